@@ -1,0 +1,22 @@
+"""Systems, frames, batches, readers and writers, splits and the data shipped with the package."""
+
+from gnn.data.batching import Batch, PreparedFrame, collate, neighbour_pairs, prepare
+from gnn.data.formats import read_frames, write_frames
+from gnn.data.shipped import load_shipped, shipped_path
+from gnn.data.splits import split_by_run
+from gnn.data.systems import Frame, System
+
+__all__ = [
+    "Batch",
+    "Frame",
+    "PreparedFrame",
+    "System",
+    "collate",
+    "load_shipped",
+    "neighbour_pairs",
+    "prepare",
+    "read_frames",
+    "shipped_path",
+    "split_by_run",
+    "write_frames",
+]

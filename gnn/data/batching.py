@@ -1,0 +1,303 @@
+"""Many systems as one set of tensors: neighbour pairs, preparation per frame, batches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from gnn.data.systems import Frame, System
+
+_DENSE_ATOMS = 200  # up to here a full distance matrix is faster than a k-d tree
+_LABELS = ("energy", "forces", "mm_forces", "dipole")
+
+
+def neighbour_pairs(
+    positions: NDArray[np.float64], cutoff: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """All ordered pairs of points with 0 < distance < cutoff.
+
+    Parameters
+    ----------
+    positions
+        Points in Å, shape (n, 3).
+    cutoff
+        Largest distance in Å (excluded), > 0.
+
+    Returns
+    -------
+    senders, receivers
+        Indices, shape (pairs,), sorted by receiver and then by sender.
+
+    Raises
+    ------
+    ValueError
+        If the cutoff is not a positive finite number.
+    """
+    if not (np.isfinite(cutoff) and cutoff > 0):
+        raise ValueError(f"cutoff: expected a positive number of Å, got {cutoff}")
+    if len(positions) <= _DENSE_ATOMS:
+        squared = ((positions[:, None, :] - positions[None, :, :]) ** 2).sum(-1)
+        receivers, senders = np.nonzero((squared > 0) & (squared < cutoff * cutoff))
+        return senders.astype(np.int64), receivers.astype(np.int64)
+    pairs = cKDTree(positions).query_pairs(cutoff, output_type="ndarray")
+    squared = ((positions[pairs[:, 0]] - positions[pairs[:, 1]]) ** 2).sum(-1)
+    pairs = pairs[(squared > 0) & (squared < cutoff * cutoff)]  # the tree keeps its border
+    senders, receivers = np.concatenate([pairs, pairs[:, ::-1]]).T
+    order = np.lexsort((senders, receivers))
+    return senders[order].astype(np.int64), receivers[order].astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedFrame:
+    """What a batch needs of one frame, worked out once: centred tensors, edges, labels.
+
+    Made by :func:`prepare`; shapes as in :class:`Batch` with one system.
+    """
+
+    numbers: Tensor
+    positions: Tensor
+    charge: Tensor
+    mm_positions: Tensor
+    mm_charges: Tensor
+    origin: Tensor
+    senders: Tensor
+    receivers: Tensor
+    energy: Tensor | None
+    forces: Tensor | None
+    mm_forces: Tensor | None
+    dipole: Tensor | None
+    cutoff: float
+    dtype: torch.dtype
+
+
+@dataclass(eq=False)
+class Batch:
+    """Several systems as one set of tensors; systems are contiguous.
+
+    The coordinates of each system are shifted so that the unweighted mean of its atoms is zero:
+    in float64 before the cast, so that float32 is safe anywhere in space. All quantities of a
+    batch are about these centred origins, **also the dipole**, which differs from the frame's by
+    charge times `origin` (of matter to ions only).
+
+    Attributes
+    ----------
+    numbers
+        Atomic numbers, int64, (N,).
+    positions
+        Centred positions of all atoms in Å, (N, 3).
+    batch
+        System of each atom, int64, sorted, (N,).
+    charge
+        Total charge of each system in e, (B,).
+    mm_positions, mm_charges, mm_batch
+        Point charges: centred positions in Å (M, 3), charges in e (M,), their systems (M,).
+    origin
+        What was subtracted from each system's coordinates in Å, float64, (B, 3).
+    senders, receivers
+        Ordered pairs of atoms of one system with 0 < distance < cutoff, int64, (E,), sorted by
+        receiver.
+    n_systems
+        Number of systems B.
+    energy
+        eV, (B,), always float64: total energies need it. Labels are None when any item lacks
+        them.
+    forces, mm_forces
+        eV/Å, (N, 3) and (M, 3).
+    dipole
+        e Å, (B, 3), about the centred origin.
+    """
+
+    numbers: Tensor
+    positions: Tensor
+    batch: Tensor
+    charge: Tensor
+    mm_positions: Tensor
+    mm_charges: Tensor
+    mm_batch: Tensor
+    origin: Tensor
+    senders: Tensor
+    receivers: Tensor
+    n_systems: int
+    energy: Tensor | None = None
+    forces: Tensor | None = None
+    mm_forces: Tensor | None = None
+    dipole: Tensor | None = None
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms N of all systems."""
+        return self.numbers.shape[0]
+
+    @property
+    def n_mm(self) -> int:
+        """Number of point charges M of all systems."""
+        return self.mm_charges.shape[0]
+
+    def to(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> "Batch":
+        """Copy on another device and/or with another floating-point type.
+
+        `energy` and `origin` stay float64; indices stay integers.
+        """
+        if isinstance(device, torch.dtype):
+            device, dtype = None, device
+        changed: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                cast = value.is_floating_point() and field.name not in ("energy", "origin")
+                changed[field.name] = value.to(device=device, dtype=dtype if cast else None)
+        return replace(self, **changed)
+
+
+def prepare(
+    item: System | Frame, cutoff: float, dtype: torch.dtype = torch.float32
+) -> PreparedFrame:
+    """Work out once what every batch with this system or frame needs.
+
+    Parameters
+    ----------
+    item
+        System, or frame with labels.
+    cutoff
+        Cutoff of the neighbour pairs in Å.
+    dtype
+        Floating-point type of the model.
+
+    Returns
+    -------
+    PreparedFrame
+        To be passed to :func:`collate` any number of times.
+
+    Raises
+    ------
+    TypeError
+        If `item` is neither a System nor a Frame, or `dtype` no floating-point type.
+    ValueError
+        If the cutoff is not a positive number.
+    """
+    if not dtype.is_floating_point:
+        raise TypeError(f"dtype: expected a floating-point type such as torch.float32, got {dtype}")
+    if isinstance(item, System):
+        frame = Frame(item)
+    elif isinstance(item, Frame):
+        frame = item
+    else:
+        raise TypeError(f"expected a System or Frame, got {type(item).__name__}")
+    system = frame.system
+    origin = system.positions.mean(0)
+    positions = system.positions - origin
+    senders, receivers = neighbour_pairs(positions, cutoff)
+    dipole = None if frame.dipole is None else (frame.dipole - system.charge * origin)[None]
+
+    def cast(array: Any) -> Tensor:
+        return torch.tensor(array, dtype=dtype)
+
+    return PreparedFrame(
+        numbers=torch.tensor(system.numbers),
+        positions=cast(positions),
+        charge=cast([system.charge]),
+        mm_positions=cast(system.mm_positions - origin),
+        mm_charges=cast(system.mm_charges),
+        origin=torch.tensor(origin[None]),
+        senders=torch.tensor(senders),
+        receivers=torch.tensor(receivers),
+        energy=None if frame.energy is None else torch.tensor([frame.energy], dtype=torch.float64),
+        forces=None if frame.forces is None else cast(frame.forces),
+        mm_forces=None if frame.mm_forces is None else cast(frame.mm_forces),
+        dipole=None if dipole is None else cast(dipole),
+        cutoff=float(cutoff),
+        dtype=dtype,
+    )
+
+
+def _checked(
+    items: Sequence[System | Frame | PreparedFrame], cutoff: float | None, dtype: torch.dtype | None
+) -> list[PreparedFrame]:
+    """All items prepared, for one cutoff and one type."""
+    if isinstance(items, System | Frame | PreparedFrame):
+        raise TypeError(f"expected a list of systems or frames, got one {type(items).__name__}")
+    if len(items) == 0:
+        raise ValueError("a batch needs at least one system, got an empty list")
+    first = next((item for item in items if isinstance(item, PreparedFrame)), None)
+    if cutoff is None:
+        if first is None:
+            raise ValueError("cutoff: needed for systems and frames that are not prepared yet")
+        cutoff = first.cutoff
+    if dtype is None:
+        dtype = torch.float32 if first is None else first.dtype
+    prepared = []
+    for item in items:
+        ready = item if isinstance(item, PreparedFrame) else prepare(item, cutoff, dtype)
+        if ready.cutoff != cutoff or ready.dtype != dtype:
+            raise ValueError(
+                f"a frame was prepared for cutoff {ready.cutoff} Å and {ready.dtype}, this batch "
+                f"is for cutoff {cutoff} Å and {dtype}: call prepare() again with these"
+            )
+        prepared.append(ready)
+    return prepared
+
+
+def collate(
+    items: Sequence[System | Frame | PreparedFrame],
+    cutoff: float | None = None,
+    dtype: torch.dtype | None = None,
+) -> Batch:
+    """Join systems into one batch.
+
+    Parameters
+    ----------
+    items
+        Systems, frames or prepared frames, in any mixture; at least one.
+    cutoff
+        Cutoff of the neighbour pairs in Å. None: that of the prepared frames.
+    dtype
+        Floating-point type of the batch. None: that of the prepared frames, else float32.
+
+    Returns
+    -------
+    Batch
+        Labels that every item has are joined, the others are None.
+
+    Raises
+    ------
+    ValueError
+        If there are no items, or some were prepared for another cutoff or type.
+    TypeError
+        If an item is of another kind.
+    """
+    prepared = _checked(items, cutoff, dtype)
+
+    def join(name: str) -> Tensor:
+        return torch.cat([getattr(item, name) for item in prepared])
+
+    n_atoms = torch.tensor([len(item.numbers) for item in prepared])
+    n_mm = torch.tensor([len(item.mm_charges) for item in prepared])
+    n_edges = torch.tensor([len(item.senders) for item in prepared])
+    systems = torch.arange(len(prepared))
+    offsets = torch.repeat_interleave(torch.cumsum(n_atoms, 0) - n_atoms, n_edges)
+    labels = {
+        name: join(name)
+        for name in _LABELS
+        if all(getattr(item, name) is not None for item in prepared)
+    }
+    return Batch(
+        numbers=join("numbers"),
+        positions=join("positions"),
+        batch=torch.repeat_interleave(systems, n_atoms),
+        charge=join("charge"),
+        mm_positions=join("mm_positions"),
+        mm_charges=join("mm_charges"),
+        mm_batch=torch.repeat_interleave(systems, n_mm),
+        origin=join("origin"),
+        senders=join("senders") + offsets,
+        receivers=join("receivers") + offsets,
+        n_systems=len(prepared),
+        **labels,
+    )

@@ -1,0 +1,180 @@
+"""Frames in extended XYZ, through ase.
+
+Per atom: ``REF_forces`` (eV/Å). In the comment line: ``REF_energy`` (eV), ``REF_dipole`` (e Å,
+about the origin of the coordinates), ``total_charge`` (e), ``run``, ``name``, and for the point
+charges, which are not atoms of the frame, ``MM_positions`` (Å), ``MM_charges`` (e) and
+``MM_forces`` (eV/Å) as JSON lists. The optional ``energy_unit``, ``length_unit`` and
+``charge_unit`` must be eV, Å and e; without them a file is taken to be in these units.
+Coordinates have 8 decimals.
+"""
+
+import json
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gnn.data.formats import LABELS, UNITS, check_unit
+from gnn.data.systems import Frame, System
+
+#: Key of each quantity in a file, unless the caller names another.
+DEFAULT_KEYS = {
+    "energy": "REF_energy",
+    "forces": "REF_forces",
+    "dipole": "REF_dipole",
+    "mm_positions": "MM_positions",
+    "mm_charges": "MM_charges",
+    "mm_forces": "MM_forces",
+    "charge": "total_charge",
+    "run": "run",
+    "name": "name",
+}
+
+
+def _ase(name: str) -> Any:
+    """Import a module of ase, or say how to install it."""
+    from importlib import import_module
+
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            'extended XYZ files need the package ase: pip install ase, or "anisole[engines]"; '
+            "HDF5 files (.h5) do without"
+        ) from error
+
+
+def write_extxyz(path: Path, frames: Sequence[Frame]) -> None:
+    """Write frames; see :func:`gnn.data.write_frames`, which does so atomically."""
+    atoms = _ase("ase").Atoms
+    images = []
+    for frame in frames:
+        system = frame.system
+        image = atoms(numbers=system.numbers, positions=system.positions)
+        info: dict[str, Any] = {DEFAULT_KEYS["charge"]: system.charge}
+        info[DEFAULT_KEYS["run"]] = frame.run
+        info |= {key: spellings[0] for key, spellings in UNITS.items()}
+        info["length_unit"] = "Angstrom"  # keeps the file plain ASCII
+        if frame.name:
+            info[DEFAULT_KEYS["name"]] = frame.name
+        if frame.energy is not None:
+            info[DEFAULT_KEYS["energy"]] = frame.energy
+        if frame.dipole is not None:
+            info[DEFAULT_KEYS["dipole"]] = frame.dipole
+        if system.n_mm:
+            # As text: ase would reshape, transpose or squeeze arrays of 1, 3 or 9 numbers.
+            info[DEFAULT_KEYS["mm_positions"]] = json.dumps(system.mm_positions.tolist())
+            info[DEFAULT_KEYS["mm_charges"]] = json.dumps(system.mm_charges.tolist())
+            if frame.mm_forces is not None:
+                info[DEFAULT_KEYS["mm_forces"]] = json.dumps(frame.mm_forces.tolist())
+        image.info.update(info)
+        if frame.forces is not None:
+            image.set_array(DEFAULT_KEYS["forces"], frame.forces)
+        images.append(image)
+    _ase("ase.io").write(path, images, format="extxyz")
+
+
+def read_extxyz(
+    path: Path,
+    *,
+    names: Iterable[str] | None = None,
+    keys: Mapping[str, str] | None = None,
+    require: Iterable[str] = (),
+) -> list[Frame]:
+    """Read frames; see :func:`gnn.data.read_frames`."""
+    named = dict(keys or {})
+    unknown = sorted(set(named) - set(DEFAULT_KEYS))
+    if unknown:
+        raise ValueError(
+            f"keys: unknown quantity {unknown[0]!r}; known are {', '.join(DEFAULT_KEYS)}"
+        )
+    # Whoever names a key, or requires a label, wants an error when it is not there.
+    needed = set(named) | set(require)
+    if not set(require) <= set(LABELS):
+        wrong = sorted(set(require) - set(LABELS))[0]
+        raise ValueError(f"require: unknown label {wrong!r}; known are {', '.join(LABELS)}")
+    read = _ase("ase.io").read
+    try:
+        images = read(path, index=":", format="extxyz")
+    except Exception as error:  # ase raises many kinds for a malformed file
+        raise ValueError(f"{path}: cannot be read as extended XYZ: {error}") from error
+    if not images:
+        raise ValueError(f"{path}: holds no frames")
+    frames = [
+        _read_image(f"{path}, frame {i}", image, DEFAULT_KEYS | named, needed)
+        for i, image in enumerate(images)
+    ]
+    if any(image.pbc.any() for image in images):
+        warnings.warn(
+            f"{path}: the periodic cell is ignored; molecules must be whole", stacklevel=3
+        )
+    return frames if names is None else _only(path, frames, names)
+
+
+def _only(path: Path, frames: list[Frame], names: Iterable[str]) -> list[Frame]:
+    wanted = {names} if isinstance(names, str) else set(names)
+    found = {frame.name for frame in frames}
+    if not wanted <= found:
+        missing = ", ".join(map(repr, sorted(wanted - found)))
+        raise ValueError(f"{path}: no molecule {missing}; found {', '.join(sorted(found))}")
+    return [frame for frame in frames if frame.name in wanted]
+
+
+def _read_image(where: str, image: Any, keys: Mapping[str, str], needed: set[str]) -> Frame:
+    calculated = {} if image.calc is None else image.calc.results
+    for key in UNITS:
+        if key in image.info:
+            check_unit(Path(where), key, image.info[key])
+
+    def get(quantity: str, shape: tuple[int, ...]) -> Any:
+        for store in (image.arrays, image.info, calculated):
+            if keys[quantity] in store:
+                return _array(where, keys[quantity], store[keys[quantity]], shape)
+        if quantity in needed:
+            raise ValueError(
+                f"{where}: no {keys[quantity]!r} for {quantity}; found in the comment line: "
+                f"{', '.join(image.info) or 'nothing'}; per atom: {', '.join(image.arrays)}; "
+                f"read as results: {', '.join(calculated) or 'none'}. Name the key of your file: "
+                f'keys={{"{quantity}": ...}}'
+            )
+        return None
+
+    mm_forces = get("mm_forces", (-1, 3))
+    charge = get("charge", ())
+    run = get("run", ())
+    try:
+        system = System(
+            image.numbers,
+            image.positions,
+            0 if charge is None else charge,
+            get("mm_positions", (-1, 3)),
+            get("mm_charges", (-1,)),
+        )
+        return Frame(
+            system,
+            get("energy", ()),
+            get("forces", (-1, 3)),
+            mm_forces,
+            get("dipole", (-1,)),
+            0 if run is None else int(run),
+            str(image.info.get(keys["name"], "")),
+        )
+    except (ValueError, TypeError) as error:
+        if str(error).startswith(where):
+            raise
+        raise type(error)(f"{where}: {error}") from error
+
+
+def _array(where: str, key: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers of a value as ase returns it: an array, a number, or a JSON text."""
+    try:
+        if isinstance(value, str):
+            value = json.loads(value)
+        return np.asarray(value, dtype=np.float64).reshape(shape)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{where}: {key!r} should hold numbers of shape "
+            f"{str(shape).replace('-1', 'any')}, got {str(value)[:60]!r}"
+        ) from error

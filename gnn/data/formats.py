@@ -1,0 +1,232 @@
+"""Reading and writing frames: one entry for all file formats, and what the formats share."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gnn import units
+from gnn.data.systems import Frame
+
+#: Labels a frame can have.
+LABELS = ("energy", "forces", "mm_forces", "dipole")
+
+#: Attributes that name the units of a file, and the spellings accepted for eV, Å and e.
+UNITS = {
+    "energy_unit": ("eV", "ev", "electronvolt"),
+    "length_unit": ("Å", "Å", "A", "angstrom", "Angstrom", "Ångström"),
+    "charge_unit": ("e", "elementary charge"),
+}
+
+_FACTORS = {
+    "hartree": "HARTREE",
+    "ha": "HARTREE",
+    "eh": "HARTREE",
+    "a.u.": "HARTREE",
+    "au": "HARTREE",
+    "kcal/mol": "KCAL_PER_MOL",
+    "kj/mol": "KJ_PER_MOL",
+    "bohr": "BOHR",
+    "a0": "BOHR",
+    "nm": "NANOMETER",
+    "nanometer": "NANOMETER",
+}
+
+
+def check_unit(path: Path, key: str, value: Any) -> None:
+    """Refuse a unit other than eV, Å or e.
+
+    Parameters
+    ----------
+    path
+        File, for the message.
+    key
+        "energy_unit", "length_unit" or "charge_unit".
+    value
+        What the file says.
+
+    Raises
+    ------
+    ValueError
+        If the unit is another one; the message says how to convert.
+    """
+    found = value.decode() if isinstance(value, bytes) else str(value)
+    if found in UNITS[key]:
+        return
+    wanted = UNITS[key][0]
+    affected = {
+        "energy_unit": "energies and forces",
+        "length_unit": "positions and dipoles (and divide forces)",
+        "charge_unit": "charges and dipoles",
+    }[key]
+    name = _FACTORS.get(found.lower())
+    if name is None or (key == "length_unit") != (name in ("BOHR", "NANOMETER")):
+        factor = f"the value of one {found} in {wanted}"
+    else:
+        factor = f"{getattr(units, name):.10g} (gnn.units.{name})"
+    raise ValueError(
+        f"{path}: {key} is {found!r}, but frames are in eV, Å and e: multiply {affected} by "
+        f"{factor}, then set {key} to {wanted!r}"
+    )
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file of the same folder, then move it into place.
+
+    Parameters
+    ----------
+    path
+        Final place of the file; its folder is made when missing.
+    write
+        Called with the temporary path, which has the same suffix.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(
+        prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent
+    )
+    os.close(handle)
+    try:
+        write(Path(temporary))
+        # mkstemp makes files that only their owner can read; a data file follows the umask.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _format_of(path: Path) -> str:
+    formats = {".h5": "hdf5", ".hdf5": "hdf5", ".xyz": "extxyz", ".extxyz": "extxyz"}
+    try:
+        return formats[path.suffix.lower()]
+    except KeyError:
+        raise ValueError(
+            f"{path}: cannot tell the format from the suffix {path.suffix!r}; expected "
+            f"{', '.join(formats)}"
+        ) from None
+
+
+def check_required(path: Path, frames: Sequence[Frame], require: Iterable[str], hint: str) -> None:
+    """Raise a ValueError naming the first frame that lacks a required label, and what was found."""
+    require = tuple(require)
+    unknown = sorted(set(require) - set(LABELS))
+    if unknown:
+        raise ValueError(f"require: unknown label {unknown[0]!r}; known are {', '.join(LABELS)}")
+    for index, frame in enumerate(frames):
+        missing = [name for name in require if getattr(frame, name) is None]
+        if missing:
+            found = [name for name in LABELS if getattr(frame, name) is not None]
+            raise ValueError(
+                f"{path}: frame {index} has no {', '.join(missing)} "
+                f"(labels found: {', '.join(found) or 'none'}). {hint}"
+            )
+
+
+def read_frames(
+    path: str | os.PathLike[str],
+    *,
+    require: Iterable[str] = (),
+    names: Iterable[str] | None = None,
+    vacuum: bool = False,
+    keys: Mapping[str, str] | None = None,
+) -> list[Frame]:
+    """Read frames from HDF5 (.h5, .hdf5) or extended XYZ (.xyz, .extxyz).
+
+    Parameters
+    ----------
+    path
+        The file. The layouts are described in :mod:`gnn.data.hdf5` and :mod:`gnn.data.extxyz`.
+    require
+        Labels that every frame must have, of "energy", "forces", "mm_forces" and "dipole".
+    names
+        Only frames of molecules with these names. None: all.
+    vacuum
+        HDF5 only: the same geometries without point charges, with the labels computed in vacuum.
+    keys
+        extxyz only: other keys than the default ones, such as ``{"energy": "dft_energy"}``.
+
+    Returns
+    -------
+    list of Frame
+        In the order of the file; eV, Å, e.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If the suffix is unknown, a unit is another, a key is missing or the content is wrong.
+    """
+    path = Path(path)
+    kind = _format_of(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path} (looked in {path.resolve().parent})")
+    if kind == "hdf5":
+        from gnn.data.hdf5 import read_hdf5
+
+        if keys:
+            raise ValueError(f"{path}: keys can be renamed for extxyz files only")
+        frames = read_hdf5(path, names=names, vacuum=vacuum)
+        check_required(path, frames, require, "Add these datasets to the group of the molecule.")
+        return frames
+    from gnn.data.extxyz import read_extxyz
+
+    if vacuum:
+        raise ValueError(f"{path}: vacuum labels are kept in HDF5 files only")
+    return read_extxyz(path, names=names, keys=keys, require=require)
+
+
+def write_frames(
+    path: str | os.PathLike[str],
+    frames: Sequence[Frame],
+    *,
+    vacuum: Sequence[Frame] | None = None,
+    attributes: Mapping[str, str] | None = None,
+    dtype: Any = np.float64,
+) -> None:
+    """Write frames to HDF5 (.h5, .hdf5) or extended XYZ (.xyz, .extxyz), replacing the file.
+
+    Parameters
+    ----------
+    path
+        The file; a complete one appears at the end or, after an error, none.
+    frames
+        At least one.
+    vacuum
+        HDF5 only: for each frame the same atoms without point charges, with vacuum labels.
+    attributes
+        HDF5 only: remarks kept as attributes of the file, such as ``{"level": "HF/STO-3G"}``.
+    dtype
+        HDF5 only: np.float64, or np.float32 for positions, charges and forces (energies and
+        dipoles stay float64).
+
+    Raises
+    ------
+    ValueError
+        If the suffix is unknown, there are no frames, or `vacuum` does not match them.
+    """
+    path = Path(path)
+    kind = _format_of(path)
+    frames = list(frames)
+    if not frames:
+        raise ValueError(f"{path}: expected at least one frame to write, got none")
+    for frame in frames:
+        if not isinstance(frame, Frame):
+            raise TypeError(f"expected Frame objects, got {type(frame).__name__}")
+    if kind == "hdf5":
+        from gnn.data.hdf5 import write_hdf5
+
+        write_atomically(
+            path, lambda temporary: write_hdf5(temporary, frames, vacuum, attributes, dtype)
+        )
+        return
+    from gnn.data.extxyz import write_extxyz
+
+    if vacuum is not None or attributes:
+        raise ValueError(f"{path}: vacuum labels and attributes are kept in HDF5 files only")
+    write_atomically(path, lambda temporary: write_extxyz(temporary, frames))

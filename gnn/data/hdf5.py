@@ -1,0 +1,307 @@
+"""Frames in HDF5: the layout of the shipped data, which users can write themselves.
+
+File attributes (strings): ``energy_unit`` = "eV", ``length_unit`` = "Å", ``charge_unit`` = "e",
+required; others are remarks. One group for each molecule (F frames, n atoms, in all M point
+charges), named as the molecule unless it has an attribute ``name``, with the attribute
+``charge`` (total charge in e) and the datasets
+
+=============  ==========  ========  =======================================================
+numbers        (n,)        required  atomic numbers
+positions      (F, n, 3)   required  Å
+run            (F,)        optional  number of the molecular-dynamics run, default 0
+mm_ptr         (F+1,)      optional  frame i owns point charges mm_ptr[i]:mm_ptr[i+1]
+mm_positions   (M, 3)      with ptr  Å, all frames one after the other
+mm_charges     (M,)        with ptr  e
+energy         (F,)        optional  eV
+forces         (F, n, 3)   optional  eV/Å
+mm_forces      (M, 3)      optional  eV/Å
+dipole         (F, 3)      optional  e Å, about the origin of the frame's coordinates
+index          (F,)        optional  place of each frame in the file's order of frames
+vacuum/...                 optional  energy, forces, dipole of the same atoms without charges
+=============  ==========  ========  =======================================================
+
+All floating-point data may be float32 or float64. Energies should be float64.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gnn.data.formats import LABELS, UNITS, check_unit
+from gnn.data.systems import Frame, System
+
+FORMAT = "anisole-frames"
+VERSION = 1
+
+_COMPRESSION = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
+_CHUNK_BYTES = 1 << 20
+_DATASET_UNITS = {
+    "positions": "Å",
+    "mm_positions": "Å",
+    "mm_charges": "e",
+    "energy": "eV",
+    "forces": "eV/Å",
+    "mm_forces": "eV/Å",
+    "dipole": "e Å",
+}
+
+
+def write_hdf5(
+    path: Path,
+    frames: Sequence[Frame],
+    vacuum: Sequence[Frame] | None = None,
+    attributes: Mapping[str, str] | None = None,
+    dtype: Any = np.float64,
+) -> None:
+    """Write frames; see :func:`gnn.data.write_frames`, which does so atomically."""
+    import h5py
+
+    dtype = np.dtype(dtype)
+    if dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise ValueError(f"dtype: expected float32 or float64, got {dtype}")
+    _check_vacuum(frames, vacuum)
+    members: dict[tuple[Any, ...], list[int]] = {}
+    for index, frame in enumerate(frames):
+        key = _kind(frame) + (() if vacuum is None else _kind(vacuum[index]))
+        members.setdefault(key, []).append(index)
+    indices = [index for group in members.values() for index in group]
+    in_order = indices == list(range(len(frames)))
+    with h5py.File(path, "w", libver=("v108", "v108"), track_order=True) as file:
+        file.attrs.update({"format": FORMAT, "version": VERSION, **(attributes or {})})
+        file.attrs.update({key: spellings[0] for key, spellings in UNITS.items()})
+        for rows in members.values():
+            group = _new_group(file, frames[rows[0]])
+            _write_group(group, [frames[i] for i in rows], dtype)
+            if not in_order:
+                group.create_dataset("index", data=np.array(rows))
+            if vacuum is not None:
+                _write_labels(group.create_group("vacuum"), [vacuum[i] for i in rows], dtype)
+
+
+def _kind(frame: Frame) -> tuple[Any, ...]:
+    """Return what all frames of one group have in common."""
+    labels = tuple(getattr(frame, label) is not None for label in LABELS)
+    return frame.name, frame.system.numbers.tobytes(), frame.system.charge, labels
+
+
+def _check_vacuum(frames: Sequence[Frame], vacuum: Sequence[Frame] | None) -> None:
+    if vacuum is None:
+        return
+    if len(vacuum) != len(frames):
+        raise ValueError(
+            f"vacuum: expected one frame for each of the {len(frames)} frames, got {len(vacuum)}"
+        )
+    for i, (frame, alone) in enumerate(zip(frames, vacuum, strict=True)):
+        same = np.array_equal(frame.system.numbers, alone.system.numbers)
+        if not same or not np.array_equal(frame.system.positions, alone.system.positions):
+            raise ValueError(f"vacuum: frame {i} has other atoms or positions than the frame")
+        if alone.system.n_mm:
+            raise ValueError(f"vacuum: frame {i} has {alone.system.n_mm} point charges, expected 0")
+
+
+def _new_group(file: Any, frame: Frame) -> Any:
+    """Empty group for frames like this one, under a name not taken yet."""
+    base = frame.name.replace("/", "_").strip(". ") or "frames"
+    key, number = base, 1
+    while key in file:
+        number += 1
+        key = f"{base}-{number}"
+    group = file.create_group(key, track_order=True)
+    group.attrs.update({"name": frame.name, "charge": frame.system.charge})
+    return group
+
+
+def _put(group: Any, name: str, array: np.ndarray) -> None:
+    """One compressed dataset, in chunks of about a megabyte, with its unit."""
+    rows = max(1, _CHUNK_BYTES // max(1, array[:1].nbytes)) if len(array) else 1
+    options = _COMPRESSION | {"chunks": (min(rows, len(array)), *array.shape[1:])}
+    dataset = group.create_dataset(name, data=array, **(options if array.size else {}))
+    if name in _DATASET_UNITS:
+        dataset.attrs["unit"] = _DATASET_UNITS[name]
+
+
+def _write_group(group: Any, frames: list[Frame], dtype: np.dtype) -> None:
+    systems = [frame.system for frame in frames]
+    group.create_dataset("numbers", data=systems[0].numbers)
+    _put(group, "run", np.array([frame.run for frame in frames]))
+    _put(group, "positions", np.stack([system.positions for system in systems]).astype(dtype))
+    if any(system.n_mm for system in systems):
+        sizes = [system.n_mm for system in systems]
+        _put(group, "mm_ptr", np.concatenate([[0], np.cumsum(sizes)]))
+        for name in ("mm_positions", "mm_charges"):
+            joined = np.concatenate([getattr(system, name) for system in systems])
+            _put(group, name, joined.astype(dtype))
+    _write_labels(group, frames, dtype)
+
+
+def _write_labels(group: Any, frames: list[Any], dtype: np.dtype) -> None:
+    if frames[0].energy is not None:
+        _put(group, "energy", np.array([frame.energy for frame in frames], dtype=np.float64))
+    if frames[0].forces is not None:
+        _put(group, "forces", np.stack([frame.forces for frame in frames]).astype(dtype))
+    if frames[0].dipole is not None:
+        _put(group, "dipole", np.stack([frame.dipole for frame in frames]).astype(np.float64))
+    if frames[0].mm_forces is not None and any(frame.system.n_mm for frame in frames):
+        joined = np.concatenate([frame.mm_forces for frame in frames])
+        _put(group, "mm_forces", joined.astype(dtype))
+
+
+def read_hdf5(
+    path: Path, *, names: Iterable[str] | None = None, vacuum: bool = False
+) -> list[Frame]:
+    """Read frames; see :func:`gnn.data.read_frames`."""
+    import h5py
+
+    wanted = _as_names(names)
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise ValueError(f"{path}: not an HDF5 file, or damaged ({error})") from error
+    with file:
+        _check_units(path, file)
+        groups = {key: item for key, item in file.items() if isinstance(item, h5py.Group)}
+        if not groups:
+            raise ValueError(
+                f"{path}: expected one group for each molecule, found "
+                f"{_listing(file) or 'nothing'} at the top"
+            )
+        found = {key: _text(group.attrs.get("name", key)) for key, group in groups.items()}
+        if wanted is not None and not wanted <= set(found.values()):
+            missing = sorted(wanted - set(found.values()))
+            raise ValueError(
+                f"{path}: no molecule {', '.join(map(repr, missing))}; "
+                f"found {', '.join(sorted(set(found.values())))}"
+            )
+        frames: list[Frame] = []
+        order: list[int] = []
+        for key, group in groups.items():
+            if wanted is None or found[key] in wanted:
+                new, index = _read_group(f"{path}, group {key!r}", group, found[key], vacuum)
+                order.extend(range(len(frames), len(frames) + len(new)) if index is None else index)
+                frames.extend(new)
+    return [frames[i] for i in np.argsort(order, kind="stable")]
+
+
+def _as_names(names: Iterable[str] | None) -> set[str] | None:
+    if names is None:
+        return None
+    return {names} if isinstance(names, str) else set(names)
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _listing(group: Any) -> str:
+    return ", ".join(group.keys())
+
+
+def _check_units(path: Path, file: Any) -> None:
+    missing = [key for key in UNITS if key not in file.attrs]
+    if missing:
+        raise ValueError(
+            f"{path}: the file does not say its units: attributes {', '.join(missing)} are "
+            f"missing (found: {', '.join(file.attrs) or 'none'}). If it is in eV, Å and e, set "
+            + ", ".join(f"file.attrs[{key!r}] = {UNITS[key][0]!r}" for key in missing)
+        )
+    for key in UNITS:
+        check_unit(path, key, file.attrs[key])
+    if int(file.attrs.get("version", VERSION)) > VERSION:
+        raise ValueError(
+            f"{path}: layout version {file.attrs['version']} is newer than the {VERSION} this "
+            "reader knows: update anisole"
+        )
+
+
+def _dataset(
+    where: str, group: Any, name: str, shape: tuple[int | None, ...], required: bool = True
+) -> np.ndarray | None:
+    """One dataset after a check of its shape and unit; None when missing and not required."""
+    if name not in group:
+        if not required:
+            return None
+        raise ValueError(f"{where}: dataset {name!r} is missing; found {_listing(group)}")
+    dataset = group[name]
+    unit = _text(dataset.attrs.get("unit", _DATASET_UNITS.get(name, "")))
+    expected = _DATASET_UNITS.get(name, "")
+    if unit.replace("Å", "Å").replace("Angstrom", "Å").replace("angstrom", "Å") != expected:
+        raise ValueError(
+            f"{where}: dataset {name!r} has unit {unit!r}, expected {expected!r}: convert its "
+            "values (constants in gnn.units) and set the attribute 'unit'"
+        )
+    if len(shape) != dataset.ndim or any(
+        length not in (None, found) for length, found in zip(shape, dataset.shape, strict=True)
+    ):
+        raise ValueError(
+            f"{where}: dataset {name!r} has shape {dataset.shape}, expected "
+            + str(shape).replace("None", "any")
+        )
+    return dataset[()]
+
+
+def _read_group(
+    where: str, group: Any, name: str, vacuum: bool
+) -> tuple[list[Frame], list[int] | None]:
+    """Frames of one molecule and, where stored, their places in the order of the file."""
+    numbers: Any = _dataset(where, group, "numbers", (None,))
+    positions: Any = _dataset(where, group, "positions", (None, len(numbers), 3))
+    count = len(positions)
+    if "charge" not in group.attrs:
+        raise ValueError(f"{where}: attribute 'charge' (total charge in e) is missing")
+    index = _dataset(where, group, "index", (count,), required=False)
+    run: Any = _dataset(where, group, "run", (count,), required=False)
+    run = np.zeros(count, dtype=np.int64) if run is None else run
+    if vacuum and "vacuum" not in group:
+        raise ValueError(f"{where}: has no vacuum labels (group 'vacuum' is missing)")
+    surroundings = _no_charges(count) if vacuum else _read_charges(where, group, count)
+    labels = _read_labels(where, group["vacuum"] if vacuum else group, count, len(numbers))
+    pointer = surroundings.pop("mm_ptr")
+    mm_forces = None
+    if not vacuum:
+        mm_forces = _dataset(where, group, "mm_forces", (pointer[-1], 3), required=False)
+    frames = []
+    for i in range(count):
+        own = slice(pointer[i], pointer[i + 1])
+        charges = {key: value[own] for key, value in surroundings.items()}
+        given = {key: value[i] for key, value in labels.items()}
+        if mm_forces is not None:
+            given["mm_forces"] = mm_forces[own]
+        try:
+            system = System(numbers, positions[i], group.attrs["charge"], **charges)
+            frames.append(Frame(system, **given, run=int(run[i]), name=name))
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{where}, frame {i}: {error}") from error
+    return frames, None if index is None else index.tolist()
+
+
+def _no_charges(count: int) -> dict[str, Any]:
+    return {
+        "mm_ptr": np.zeros(count + 1, dtype=np.int64),
+        "mm_positions": np.zeros((0, 3)),
+        "mm_charges": np.zeros(0),
+    }
+
+
+def _read_charges(where: str, group: Any, count: int) -> dict[str, Any]:
+    stored = [name for name in ("mm_ptr", "mm_positions", "mm_charges") if name in group]
+    if not stored:
+        return _no_charges(count)
+    pointer: Any = _dataset(where, group, "mm_ptr", (count + 1,))
+    if pointer[0] != 0 or (np.diff(pointer) < 0).any():
+        raise ValueError(f"{where}: mm_ptr must begin at 0 and never decrease")
+    total = int(pointer[-1])
+    return {
+        "mm_ptr": pointer,
+        "mm_positions": _dataset(where, group, "mm_positions", (total, 3)),
+        "mm_charges": _dataset(where, group, "mm_charges", (total,)),
+    }
+
+
+def _read_labels(where: str, group: Any, count: int, n_atoms: int) -> dict[str, Any]:
+    shapes = {"energy": (count,), "forces": (count, n_atoms, 3), "dipole": (count, 3)}
+    found = {
+        name: _dataset(where, group, name, shape, required=False) for name, shape in shapes.items()
+    }
+    return {name: values for name, values in found.items() if values is not None}

@@ -1,0 +1,238 @@
+"""A QM system with its surrounding point charges, and a frame: a system with labels."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+#: Heaviest element accepted (plutonium).
+MAX_ATOMIC_NUMBER = 94
+#: Two particles closer than this (Å) are taken for a mistake in the input.
+TOO_CLOSE = 1e-3
+
+_DENSE_LIMIT = 200_000  # distances held at once before a k-d tree is used instead
+
+
+def _numpy(value: Any) -> NDArray[Any]:
+    """Array of a NumPy array, sequence or torch tensor (on any device, with or without grad)."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"expected a rectangular array of numbers, got {value!r}") from error
+    if array.size and array.dtype.kind not in "iufb":
+        raise TypeError(f"expected an array of real numbers, got dtype {array.dtype}")
+    return array
+
+
+def _floats(name: str, value: Any, shape: tuple[int | None, ...]) -> NDArray[np.float64]:
+    """Own float64 copy of `value` after a check of its shape (None: any length) and finiteness."""
+    array = np.array(_numpy(value), dtype=np.float64)
+    if array.size == 0 and 0 in (len(array), *shape):
+        array = array.reshape(tuple(0 if length is None else length for length in shape))
+    wanted = "(" + ", ".join("any" if length is None else str(length) for length in shape) + ")"
+    if array.ndim != len(shape) or any(
+        length not in (None, found) for length, found in zip(shape, array.shape, strict=True)
+    ):
+        raise ValueError(f"{name}: expected shape {wanted}, got {array.shape}")
+    if not np.isfinite(array).all():
+        first = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise ValueError(
+            f"{name}: expected finite numbers, got {array[first]} at index {first}; "
+            "remove this frame or repair its input"
+        )
+    return array
+
+
+def _atomic_numbers(value: Any) -> NDArray[np.int64]:
+    array = _numpy(value)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"numbers: expected shape (n,) with n >= 1, got {array.shape}")
+    if not np.array_equal(array, np.round(array)):
+        raise ValueError("numbers: expected whole atomic numbers, got fractions or NaN")
+    wrong = np.flatnonzero((array < 1) | (array > MAX_ATOMIC_NUMBER))
+    if wrong.size:
+        raise ValueError(
+            f"numbers: expected atomic numbers 1..{MAX_ATOMIC_NUMBER}, got {array[wrong[0]]} "
+            f"for atom {wrong[0]}"
+        )
+    return array.astype(np.int64)
+
+
+def _total_charge(value: Any) -> int:
+    array = _numpy(value)
+    if array.size != 1 or not np.isfinite(array).all() or float(array.item()) % 1:
+        raise ValueError(
+            f"charge: expected one whole number (total charge of the QM atoms in e), got {value!r}"
+        )
+    return int(array.item())
+
+
+def _closest(first: NDArray[Any], second: NDArray[Any] | None) -> tuple[float, int, int]:
+    """Smallest distance between two point sets (None: within the first), with its indices."""
+    points = first if second is None else second
+    if len(first) * len(points) > _DENSE_LIMIT:
+        neighbour = 2 if second is None else 1
+        distance, index = cKDTree(first).query(points, k=[neighbour])
+        j = int(np.argmin(distance[:, 0]))
+        return float(distance[j, 0]), int(index[j, 0]), j
+    squared = ((first[:, None, :] - points[None, :, :]) ** 2).sum(-1)
+    if second is None:
+        np.fill_diagonal(squared, np.inf)
+    i, j = divmod(int(np.argmin(squared)), len(points))
+    return float(np.sqrt(squared[i, j])), i, j
+
+
+@dataclass(frozen=True, eq=False)
+class System:
+    """Atoms treated quantum-mechanically, and the point charges around them.
+
+    Arrays may be NumPy arrays, sequences or torch tensors; they are copied.
+
+    Parameters
+    ----------
+    numbers
+        Atomic numbers, shape (n,), 1..94.
+    positions
+        Positions of the atoms in Å, shape (n, 3).
+    charge
+        Total charge of the atoms in e, a whole number.
+    mm_positions
+        Positions of the surrounding point charges in Å, shape (m, 3). None: there are none.
+    mm_charges
+        Their charges in e, shape (m,).
+
+    Raises
+    ------
+    ValueError
+        If a shape or value is wrong, two atoms coincide or a point charge lies on an atom.
+    TypeError
+        If an array does not hold real numbers.
+    """
+
+    numbers: NDArray[np.int64]
+    positions: NDArray[np.float64]
+    charge: int = 0
+    mm_positions: NDArray[np.float64] = None  # type: ignore[assignment]
+    mm_charges: NDArray[np.float64] = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if (self.mm_positions is None) != (self.mm_charges is None):
+            given, missing = "mm_positions", "mm_charges"
+            if self.mm_positions is None:
+                given, missing = missing, given
+            raise ValueError(f"{given} is given without {missing}: pass both or neither")
+        numbers = _atomic_numbers(self.numbers)
+        positions = _floats("positions", self.positions, (len(numbers), 3))
+        mm_positions = np.zeros((0, 3)) if self.mm_positions is None else self.mm_positions
+        mm_positions = _floats("mm_positions", mm_positions, (None, 3))
+        mm_charges = np.zeros(0) if self.mm_charges is None else self.mm_charges
+        mm_charges = _floats("mm_charges", mm_charges, (len(mm_positions),))
+        _check_distances(positions, mm_positions)
+        # The dataclass is frozen: this is the one place where its fields are set.
+        for name, value in {
+            "numbers": numbers,
+            "positions": positions,
+            "charge": _total_charge(self.charge),
+            "mm_positions": mm_positions,
+            "mm_charges": mm_charges,
+        }.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of QM atoms n."""
+        return len(self.numbers)
+
+    @property
+    def n_mm(self) -> int:
+        """Number of surrounding point charges m."""
+        return len(self.mm_charges)
+
+    def __repr__(self) -> str:
+        return f"System(n_atoms={self.n_atoms}, charge={self.charge:+d}, n_mm={self.n_mm})"
+
+
+def _check_distances(positions: NDArray[Any], mm_positions: NDArray[Any]) -> None:
+    if len(positions) > 1:
+        distance, i, j = _closest(positions, None)
+        if distance < TOO_CLOSE:
+            i, j = min(i, j), max(i, j)
+            raise ValueError(
+                f"atoms {i} and {j} are at one place (distance {distance:.2g} Å): "
+                "check the positions and that they are in Å"
+            )
+    if len(mm_positions):
+        distance, i, j = _closest(positions, mm_positions)
+        if distance < TOO_CLOSE:
+            raise ValueError(
+                f"MM charge {j} lies on atom {i} (distance {distance:.2g} Å): leave the QM atoms "
+                "out of mm_positions and mm_charges, and check that positions are in Å"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A system with its labels; a label that is not known is None.
+
+    Parameters
+    ----------
+    system
+        The atoms and their surroundings.
+    energy
+        Energy in eV of the atoms in the field of the point charges, without the energy of the
+        point charges among themselves.
+    forces
+        Forces on the atoms in eV/Å, shape (n, 3).
+    mm_forces
+        Forces on the point charges in eV/Å, shape (m, 3).
+    dipole
+        Dipole of the atoms in e Å, shape (3,), about the origin of the frame's coordinates.
+    run
+        Number of the molecular-dynamics run the frame comes from.
+    name
+        Name of the molecule.
+
+    Raises
+    ------
+    ValueError
+        If a label has the wrong shape or is not finite.
+    TypeError
+        If `system` is not a System or `name` not a string.
+    """
+
+    system: System
+    energy: float | None = None
+    forces: NDArray[np.float64] | None = None
+    mm_forces: NDArray[np.float64] | None = None
+    dipole: NDArray[np.float64] | None = None
+    run: int = 0
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.system, System):
+            raise TypeError(f"system: expected a System, got {type(self.system).__name__}")
+        if not isinstance(self.name, str):
+            raise TypeError(f"name: expected a string, got {type(self.name).__name__}")
+        system = self.system
+        shapes: dict[str, tuple[int, ...]] = {
+            "energy": (),
+            "forces": (system.n_atoms, 3),
+            "mm_forces": (system.n_mm, 3),
+            "dipole": (3,),
+        }
+        labels = {
+            name: _floats(name, getattr(self, name), shape)
+            for name, shape in shapes.items()
+            if getattr(self, name) is not None
+        }
+        if "forces" in labels and system.n_mm == 0:
+            # Nothing around the atoms: all zero of their forces are known. Frames in vacuum can
+            # then share a batch with embedded ones.
+            labels["mm_forces"] = np.zeros((0, 3))
+        for name, value in labels.items():
+            object.__setattr__(self, name, float(value) if name == "energy" else value)
+        object.__setattr__(self, "run", int(self.run))

@@ -1,0 +1,89 @@
+"""Physical multipoles of the atoms, read from the network's state, and their energy."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gnn.layers.networks import dense
+
+
+class PhysicalMultipoles(NamedTuple):
+    """Charges (N,) in e, dipoles (N, 3) in e Å, quadrupoles (N, 3, 3) in e Å².
+
+    Quadrupoles are traceless with Q = 1/2 sum q (r r - r² I / 3), the factor of the second
+    derivatives of the potential in the energy.
+    """
+
+    charges: Tensor
+    dipoles: Tensor
+    quadrupoles: Tensor
+
+    def packed(self) -> Tensor:
+        """Return packed moments, (N, 10)."""
+        q = self.quadrupoles
+        quadrupoles = torch.stack(
+            [q[:, 0, 0], 2 * q[:, 0, 1], 2 * q[:, 0, 2], q[:, 1, 1], 2 * q[:, 1, 2], q[:, 2, 2]], 1
+        )
+        return torch.cat([self.charges[:, None], self.dipoles, quadrupoles], dim=1)
+
+
+class MultipoleReadout(nn.Module):
+    """Read charges, dipoles and quadrupoles from node features and anisotropic state.
+
+    Charges come from a network, and what they miss of the system's charge is spread evenly, so
+    the total is conserved exactly. Dipoles and quadrupoles are combinations of the state's
+    channels with weights computed from the node's features; the state holds what the
+    surroundings induce, so these multipoles are polarisable.
+
+    Parameters
+    ----------
+    order, channels, features, hidden : int
+        Order and channels of the state; widths of node features and hidden layers.
+    """
+
+    def __init__(self, order: int, channels: int, features: int, hidden: int):
+        super().__init__()
+        self.order = min(order, 2)
+        self.charge = dense(features, hidden, 1)
+        self.weights = dense(features, hidden, self.order * channels) if self.order else None
+        self.scale = 1 / channels**0.5
+        for network in (self.charge, self.weights):
+            if network is not None:
+                nn.init.zeros_(network[-1].bias)
+
+    def forward(
+        self, nodes: Tensor, state: Tensor, charge: Tensor, batch: Tensor
+    ) -> PhysicalMultipoles:
+        """Return the multipoles of all atoms; `charge` (B,) is each system's total."""
+        raw = self.charge(nodes)[:, 0]
+        count = torch.zeros_like(charge).index_add(0, batch, torch.ones_like(raw))
+        missing = charge - torch.zeros_like(charge).index_add(0, batch, raw)
+        charges = raw + (missing / count).index_select(0, batch)
+        dipoles = state.new_zeros(len(nodes), 3)
+        quadrupoles = state.new_zeros(len(nodes), 3, 3)
+        if self.weights is not None:
+            weights = self.weights(nodes).view(len(nodes), self.order, -1) * self.scale
+            dipoles = (state[:, 1:4] * weights[:, None, 0]).sum(2)
+            if self.order > 1:
+                packed = (state[:, 4:10] * weights[:, None, 1]).sum(2)
+                quadrupoles = _unpack(packed)
+        return PhysicalMultipoles(charges, dipoles, quadrupoles)
+
+
+def _unpack(packed: Tensor) -> Tensor:
+    xx, xy, xz, yy, yz, zz = packed.unbind(1)
+    xy, xz, yz = xy / 2, xz / 2, yz / 2
+    return torch.stack([xx, xy, xz, xy, yy, yz, xz, yz, zz], dim=1).view(-1, 3, 3)
+
+
+def energy_in_field(moments: Tensor, field: Tensor) -> Tensor:
+    """Return sum_beta W_beta Phi_beta of every atom, (N,); both arguments (N, n_comp)."""
+    if moments.shape != field.shape:
+        raise ValueError(
+            f"expected moments and field of one shape, got {tuple(moments.shape)} and "
+            f"{tuple(field.shape)}"
+        )
+    return (moments * field).sum(1)
+
+

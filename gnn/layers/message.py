@@ -1,0 +1,131 @@
+"""One step of anisotropic message passing."""
+
+import torch
+from torch import Tensor, nn
+
+from gnn.layers.networks import EdgeNetwork, dense
+from gnn.layers.surroundings import Surroundings, SurroundingsCoupling
+from gnn.operators.edges import anisotropic_state, n_invariants, pair_invariants, self_invariants
+
+
+class Graph:
+    """The edges of a batch, as the layers need them.
+
+    Attributes
+    ----------
+    senders, receivers : Tensor
+        (E,) int64, sorted by receiver.
+    directions : Tensor
+        (E, 3) unit vectors from sender to receiver.
+    fade : Tensor
+        (E, 1) envelope of the distance.
+    features : Tensor
+        (E, edge_features) what every edge network sees of the edge.
+    n_nodes : int
+        Number of atoms.
+    """
+
+    def __init__(
+        self,
+        senders: Tensor,
+        receivers: Tensor,
+        directions: Tensor,
+        fade: Tensor,
+        features: Tensor,
+        n_nodes: int,
+    ):
+        self.senders, self.receivers = senders, receivers
+        self.directions, self.fade, self.features = directions, fade, features
+        self.n_nodes = n_nodes
+
+    def sum_to_receivers(self, values: Tensor) -> Tensor:
+        """Add the rows of all edges that end on a node: (E, k) to (N, k)."""
+        return values.new_zeros(self.n_nodes, values.shape[1]).index_add(0, self.receivers, values)
+
+
+class MessageStep(nn.Module):
+    """Build the anisotropic state, pass directional messages, update the nodes.
+
+    Thürlemann & Riniker, ICLR 2023, section 3: coefficients of every edge span the receiver's
+    multipoles by the edge's direction; the contractions of sender's and receiver's multipoles
+    with each other and with the direction are features of the message. Here every term carries
+    the envelope, so that nothing jumps at the cutoff; the surroundings add their field to the
+    state as one more sender would.
+
+    Parameters
+    ----------
+    order, channels : int
+        Order and number of channels of the anisotropic state.
+    features, edge_features, hidden : int
+        Widths of node features, edge features and hidden layers.
+    previous : bool
+        True if invariants of an earlier step are among the inputs of the coefficients.
+    surroundings : bool
+        False builds a step without coupling to fields.
+    method : str
+        "numba" for the fused edge operators, "torch" for their twins.
+    """
+
+    def __init__(
+        self,
+        order: int,
+        channels: int,
+        features: int,
+        edge_features: int,
+        hidden: int,
+        *,
+        previous: bool,
+        surroundings: bool = True,
+        split: bool = True,
+        method: str = "numba",
+    ):
+        super().__init__()
+        self.order, self.channels, self.method = order, channels, method
+        invariants = n_invariants(order) * channels
+        self.coefficients = EdgeNetwork(
+            features,
+            edge_features + (invariants if previous else 0),
+            hidden,
+            (order + 1) * channels,
+            split=split,
+        )
+        self.message = EdgeNetwork(
+            features, edge_features + invariants, hidden, features, split=split
+        )
+        self.coupling = SurroundingsCoupling(order, channels, features) if surroundings else None
+        coupled = self.coupling.outputs if self.coupling else 0
+        self.update = dense(2 * features + order * channels + coupled, hidden, features)
+        nn.init.zeros_(self.update[-1].bias)
+
+    def forward(
+        self,
+        nodes: Tensor,
+        graph: Graph,
+        surroundings: Surroundings | None,
+        previous: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return new nodes (N, features), the state (N, n_comp, C), the invariants (E, n * C)."""
+        ends = graph.senders, graph.receivers
+        inputs = graph.features if previous is None else torch.cat([graph.features, previous], 1)
+        weights = self.coefficients(nodes, inputs, *ends) * graph.fade
+        state = anisotropic_state(
+            weights.view(-1, self.order + 1, self.channels),
+            graph.directions,
+            graph.receivers,
+            graph.n_nodes,
+            self.order,
+            method=self.method,
+        )
+        extra = []
+        if self.coupling is not None and surroundings is not None:
+            state = state + self.coupling.induced(nodes, surroundings)
+            extra.append(self.coupling(state, surroundings))
+        elif self.coupling is not None:
+            extra.append(nodes.new_zeros(len(nodes), self.coupling.outputs))
+        invariants = pair_invariants(state, graph.directions, *ends, self.order, method=self.method)
+        invariants = invariants.flatten(1)
+        inputs = torch.cat([graph.features, invariants], 1)
+        messages = graph.sum_to_receivers(self.message(nodes, inputs, *ends) * graph.fade)
+        own = self_invariants(state, self.order)
+        nodes = nodes + self.update(torch.cat([nodes, messages, own, *extra], 1))
+        return nodes, state, invariants

@@ -1,0 +1,91 @@
+"""What particles outside the graph do to the atoms: their field, and how the state feels it."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from multipoles import indexing
+
+FIELD_ORDER = 2
+
+
+class Surroundings(NamedTuple):
+    """The field of everything that is not in the graph, at the atoms.
+
+    Attributes
+    ----------
+    field : Tensor
+        (N, 10) potential, gradient and second derivatives in V, V/Å, V/Å² (packed; no factors).
+    relative_potential : Tensor
+        (N, 1) sum over neighbours of envelope times potential difference, in V. A potential
+        that is the same everywhere must change the energy by charge times potential and by
+        nothing else, so the network sees differences only.
+    """
+
+    field: Tensor
+    relative_potential: Tensor
+
+
+class SurroundingsCoupling(nn.Module):
+    """Let the field act on the anisotropic state, and contract the two.
+
+    The field enters in two ways. It induces multipoles: each channel of the state receives the
+    field's gradient (order 1) and traceless second derivatives (order 2) times a factor computed
+    from the node's features. And it does work on the state: per channel and order the energy
+    term sum_beta W_beta Phi_beta is an input of the node's update (the relative potential stands
+    in for the potential).
+
+    Parameters
+    ----------
+    order, channels, features : int
+        Order and channels of the state; width of the node features.
+    """
+
+    detrace: Tensor
+
+    def __init__(self, order: int, channels: int, features: int):
+        super().__init__()
+        self.order = min(order, FIELD_ORDER)
+        self.channels = channels
+        self.outputs = (self.order + 1) * channels + 2
+        self.padding = indexing.n_components(order) - indexing.n_components(self.order)
+        self.factors = nn.Linear(features, self.order * channels) if self.order else None
+        if self.factors is not None:
+            nn.init.normal_(self.factors.weight, std=0.1 / features**0.5)
+        self.register_buffer("detrace", _traceless_packing(), persistent=False)
+
+    def induced(self, nodes: Tensor, surroundings: Surroundings) -> Tensor:
+        """Return what the field adds to the state, (N, n_comp(order), C)."""
+        if self.factors is None:
+            return nodes.new_zeros(len(nodes), 1, self.channels)
+        factors = self.factors(nodes).view(-1, self.order, self.channels)
+        field = surroundings.field
+        parts = [nodes.new_zeros(len(nodes), 1, self.channels)]
+        parts.append(field[:, 1:4, None] * factors[:, None, 0])
+        if self.order > 1:
+            gradient = field[:, 4:] @ self.detrace.to(field.dtype)
+            parts.append(gradient[:, :, None] * factors[:, None, 1])
+        if self.padding:
+            parts.append(nodes.new_zeros(len(nodes), self.padding, self.channels))
+        return torch.cat(parts, dim=1)
+
+    def forward(self, state: Tensor, surroundings: Surroundings) -> Tensor:
+        """Return the invariants of state and field at each atom, (N, outputs)."""
+        field, potential = surroundings.field, surroundings.relative_potential
+        terms = [potential, (field[:, 1:4] ** 2).sum(1, keepdim=True)]
+        terms.append(potential * state[:, 0])
+        if self.order > 0:
+            terms.append((field[:, 1:4, None] * state[:, 1:4]).sum(1))
+        if self.order > 1:
+            terms.append((field[:, 4:, None] * state[:, 4:10]).sum(1))
+        return torch.cat(terms, dim=1)
+
+
+def _traceless_packing() -> Tensor:
+    """Return the matrix that takes second derivatives to packed traceless moments, (6, 6)."""
+    matrix = torch.diag(torch.tensor([1.0, 2, 2, 1, 2, 1], dtype=torch.float64))
+    for i in (0, 3, 5):
+        for j in (0, 3, 5):
+            matrix[i, j] -= 1 / 3
+    return matrix

@@ -1,0 +1,144 @@
+"""The field of multipoles as one torch operator, closed under differentiation.
+
+The map Phi = F(x, s) M takes moments at sources to field derivatives at targets, and
+
+* its derivative by a target is the same map with one output order more,
+* its adjoint is the same map with targets and sources exchanged,
+* its derivative by a source is the adjoint's, with one order more.
+
+So one autograd function whose backward calls itself is differentiable to any order.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gnn.operators import field_torch
+from multipoles import indexing
+from multipoles.interactions import Neighbours, evaluate
+
+METHODS = ("direct", "torch")
+
+
+def multipole_field(
+    targets: Tensor,
+    sources: Tensor,
+    moments: Tensor,
+    order: int,
+    *,
+    kernel: Any,
+    method: str = "direct",
+    target_batch: Tensor | None = None,
+    source_batch: Tensor | None = None,
+    pairs: Tensor | None = None,
+) -> Tensor:
+    """Return the field of multipoles at targets, differentiable in all three arguments.
+
+    Parameters
+    ----------
+    targets, sources : Tensor
+        (n_targets, 3) and (n_sources, 3) points; may be the same tensor. Coincident points
+        contribute nothing.
+    moments : Tensor
+        (n_sources, [channels,] n_components) packed Cartesian moments of any order.
+    order : int
+        Highest derivative of the potential to return.
+    kernel
+        Radial kernel, such as ``multipoles.Coulomb()``.
+    method : {"direct", "torch"}
+        Compiled direct sum, or its twin in plain torch.
+    target_batch, source_batch : Tensor, optional
+        Sorted system index of every point; only points of one system interact.
+    pairs : Tensor, optional
+        (n_pairs, 2) int64, columns target and source: sum over these pairs only.
+
+    Returns
+    -------
+    Tensor
+        (n_targets, [channels,] n_components(order)): ``sum_alpha (-1)^|alpha| M_alpha
+        d^(alpha + beta) f(x - s)``.
+
+    Raises
+    ------
+    ValueError
+        If shapes or dtypes do not fit, or `method` is unknown.
+    """
+    _check(targets, sources, moments, order, method)
+    single = moments.dim() == 2
+    if single:
+        moments = moments[:, None]
+    index = [None if t is None else t.detach().cpu().numpy() for t in (target_batch, source_batch)]
+    listed = None if pairs is None else pairs.detach().cpu().numpy()
+    neighbours = Neighbours.build(len(targets), len(sources), listed, *index)
+    if method == "torch":
+        rows = torch.as_tensor(neighbours.pairs())
+        field = field_torch.field(targets, sources, moments, order, kernel, rows)
+    else:
+        field = apply(targets, sources, moments, order, kernel, neighbours)
+    return field[:, 0] if single else field
+
+
+def apply(
+    targets: Tensor, sources: Tensor, moments: Tensor, order: int, kernel: Any, neighbours: Any
+) -> Tensor:
+    """`multipole_field` without checks, for neighbours prepared once and moments with channels."""
+    return _Field.apply(targets, sources, moments, order, kernel, neighbours)
+
+
+class _Field(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, targets, sources, moments, order, kernel, neighbours):
+        ctx.save_for_backward(targets, sources, moments)
+        ctx.order, ctx.kernel, ctx.neighbours = order, kernel, neighbours
+        arrays = (t.detach().contiguous().numpy() for t in (targets, sources, moments))
+        return torch.from_numpy(evaluate(*arrays, order, kernel, neighbours))
+
+    @staticmethod
+    def backward(ctx, gradient):
+        targets, sources, moments = ctx.saved_tensors
+        by_target, by_source, by_moments = ctx.needs_input_grad[:3]
+        to_targets = to_sources = to_moments = None
+        if by_target:
+            field = apply(targets, sources, moments, ctx.order + 1, ctx.kernel, ctx.neighbours)
+            to_targets = _contract(gradient, field)
+        if by_source or by_moments:
+            order = indexing.order_of(moments.shape[-1]) + int(by_source)
+            transposed = ctx.neighbours.transposed()
+            adjoint = apply(sources, targets, gradient, order, ctx.kernel, transposed)
+            to_moments = adjoint[..., : moments.shape[-1]] if by_moments else None
+            to_sources = _contract(moments, adjoint) if by_source else None
+        return to_targets, to_sources, to_moments, None, None, None
+
+
+def _contract(weights: Tensor, field: Tensor) -> Tensor:
+    """Return sum over c and beta of weights[n, c, beta] field[n, c, beta + e_i], (n, 3)."""
+    count = weights.shape[-1]
+    if count == 1:
+        return (weights * field[..., 1:4]).sum(1)
+    places = indexing.sum_index(indexing.order_of(count), 1)[:, 1:4]
+    raised = field.index_select(-1, torch.tensor(places.ravel()))
+    raised = raised.view(len(field), -1, count, 3)
+    return (weights[..., None] * raised).sum(dim=(1, 2))
+
+
+def _check(targets: Tensor, sources: Tensor, moments: Tensor, order: int, method: str) -> None:
+    for name, points in (("targets", targets), ("sources", sources)):
+        if points.dim() != 2 or points.shape[1] != 3:
+            raise ValueError(f"expected {name} of shape (n, 3), got {tuple(points.shape)}")
+    if moments.dim() not in (2, 3) or len(moments) != len(sources):
+        raise ValueError(
+            f"expected moments of shape ({len(sources)}, [channels,] n_components), got "
+            f"{tuple(moments.shape)}"
+        )
+    indexing.order_of(moments.shape[-1])
+    kinds = {targets.dtype, sources.dtype, moments.dtype}
+    if len(kinds) > 1 or kinds.pop() not in (torch.float32, torch.float64):
+        raise ValueError(
+            "expected targets, sources and moments of one dtype, float32 or float64, got "
+            f"{targets.dtype}, {sources.dtype}, {moments.dtype}"
+        )
+    if order < 0:
+        raise ValueError(f"expected order >= 0, got {order}")
+    if method not in METHODS:
+        raise ValueError(f"expected method to be one of {METHODS}, got {method!r}")

@@ -1,0 +1,164 @@
+"""The multipole field in plain torch: the slow, obvious twin of the compiled operator.
+
+Every pair is a row. Autograd differentiates it to any order; nothing is fused and everything is
+stored, so it serves as the tests' oracle, for export, and where no compiler is at hand.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+import multipoles as mp
+from multipoles import indexing
+
+
+def field(
+    targets: Tensor, sources: Tensor, moments: Tensor, order: int, kernel, pairs: Tensor
+) -> Tensor:
+    """Return the field of multipoles, summed over given pairs.
+
+    Parameters
+    ----------
+    targets, sources : Tensor
+        (n_targets, 3) and (n_sources, 3) points.
+    moments : Tensor
+        (n_sources, channels, n_components) packed moments.
+    order : int
+        Highest derivative of the potential.
+    kernel
+        Radial kernel, one of those in `multipoles`.
+    pairs : Tensor
+        (n_pairs, 2) int64, columns target and source.
+
+    Returns
+    -------
+    Tensor
+        (n_targets, channels, n_components(order)).
+    """
+    source_order = indexing.order_of(moments.shape[-1])
+    target, source = pairs[:, 0], pairs[:, 1]
+    r = targets[target] - sources[source]
+    apart = (r.detach() != 0).any(dim=1)
+    r, target, source = r[apart], target[apart], source[apart]
+    tensor = derivatives(r, source_order + order, kernel)
+    places = torch.tensor(indexing.sum_index(source_order, order))
+    signs = torch.tensor(indexing.signs(source_order), dtype=r.dtype)
+    signed = moments[source] * signs
+    rows = torch.einsum("pca,pab->pcb", signed, tensor[:, places])
+    shape = (len(targets), moments.shape[1], indexing.n_components(order))
+    return rows.new_zeros(shape).index_add(0, target, rows)
+
+
+def derivatives(r: Tensor, order: int, kernel) -> Tensor:
+    """Return all derivatives of the kernel at points r (P, 3), packed to `order`."""
+    chain = radial_chain(kernel, (r * r).sum(dim=1), order)
+    gamma = indexing.multi_indices(order)
+    table = indexing.recursion_table(order)
+    # rows[n] holds the derivatives of (1/r d/dr)^n f that order - n still needs
+    rows: list[Tensor] = []
+    for n in range(order, -1, -1):
+        fresh = [(-1) ** n * chain[n]]
+        for row in range(1, indexing.n_components(order - n)):
+            axis, weight = int(table.axis[row]), int(table.weight[row])
+            value = r[:, axis] * rows[table.parent[row]]
+            if weight:
+                value = value + weight * rows[table.grandparent[row]]
+            fresh.append(value)
+        rows = fresh
+    return torch.stack(rows[: len(gamma)], dim=1)
+
+
+def radial_chain(kernel, r2: Tensor, n_max: int) -> list[Tensor]:
+    """Return B_n = (-1)^n (1/r d/dr)^n f for n = 0 … n_max at squared distances r2 > 0."""
+    if isinstance(kernel, mp.Coulomb):
+        return _powers(r2, 1.0, n_max)
+    if isinstance(kernel, mp.InversePower):
+        return _powers(r2, kernel.p, n_max)
+    if isinstance(kernel, mp.Erf):
+        return _erf(r2, kernel.alpha, n_max)
+    if isinstance(kernel, mp.Erfc):
+        screened = _erf(r2, kernel.alpha, n_max)
+        return [a - b for a, b in zip(_powers(r2, 1.0, n_max), screened, strict=True)]
+    if isinstance(kernel, mp.Yukawa):
+        return _yukawa(r2, kernel.kappa, n_max)
+    if isinstance(kernel, mp.Thole):
+        return _thole(r2, kernel.a, n_max)
+    if isinstance(kernel, mp.ReactionField):
+        return _reaction_field(r2, kernel, n_max)
+    raise TypeError(f"expected a radial kernel of multipoles, got {type(kernel).__name__}")
+
+
+def _powers(r2: Tensor, p: float, n_max: int) -> list[Tensor]:
+    chain = [r2 ** (-p / 2)]
+    for n in range(n_max):
+        chain.append((p + 2 * n) * chain[-1] / r2)
+    return chain
+
+
+def _erf(r2: Tensor, alpha: float, n_max: int) -> list[Tensor]:
+    """B_n = 2 alpha / sqrt(pi) (2 alpha^2)^n F_n(alpha^2 r^2), F_n the Boys function."""
+    x = alpha * alpha * r2
+    small = x < 25.0
+    inner = torch.where(small, x, torch.ones_like(x))
+    # series for the highest order, then downward: (2n + 1) F_n = 2 x F_{n+1} + exp(-x)
+    term = torch.ones_like(x) / (2 * n_max + 1)
+    series = term
+    for k in range(1, 120):
+        term = term * 2 * inner / (2 * n_max + 2 * k + 1)
+        series = series + term
+    decay = torch.exp(-inner)
+    boys = [decay * series]
+    for n in range(n_max - 1, -1, -1):
+        boys.insert(0, (2 * inner * boys[0] + decay) / (2 * n + 1))
+    outer = torch.where(small, torch.ones_like(x), x)
+    far_decay = torch.exp(-outer)
+    far = [0.5 * torch.sqrt(math.pi / outer) * torch.erf(torch.sqrt(outer))]
+    for n in range(n_max):
+        far.append(((2 * n + 1) * far[-1] - far_decay) / (2 * outer))
+    scale = 2 * alpha / math.sqrt(math.pi)
+    return [
+        scale * (2 * alpha * alpha) ** n * torch.where(small, near, away)
+        for n, (near, away) in enumerate(zip(boys, far, strict=True))
+    ]
+
+
+def _yukawa(r2: Tensor, kappa: float, n_max: int) -> list[Tensor]:
+    r = torch.sqrt(r2)
+    decay = torch.exp(-kappa * r)
+    chain = [decay / r, (1 + kappa * r) * decay / (r2 * r)]
+    for n in range(1, n_max):
+        chain.append(((2 * n + 1) * chain[n] + kappa * kappa * chain[n - 1]) / r2)
+    return chain[: n_max + 1]
+
+
+def _thole(r2: Tensor, a: float, n_max: int) -> list[Tensor]:
+    """B_n = (2n-1)!! / r^(2n+1) (1 - p_n(x) exp(-x)) with x = a r^3, for n >= 1."""
+    r = torch.sqrt(r2)
+    x = a * r2 * r
+    third = torch.tensor(2 / 3, dtype=r.dtype)
+    rest = a ** (1 / 3) * math.gamma(2 / 3) * torch.special.gammaincc(third, x)
+    chain = [-torch.expm1(-x) / r + rest]
+    polynomial, factor = [1.0], 1.0
+    for n in range(1, n_max + 1):
+        value = sum(c * x**k for k, c in enumerate(polynomial))
+        # 1 - p exp(-x) without cancellation in its leading part
+        hole = -torch.expm1(-x) - (value - 1) * torch.exp(-x)
+        chain.append(factor * hole / r ** (2 * n + 1))
+        factor *= 2 * n + 1
+        slope = [k * c for k, c in enumerate(polynomial)][1:] + [0.0]
+        step = [3 / (2 * n + 1) * (c - d) for c, d in zip(polynomial, slope, strict=True)]
+        polynomial = [c + s for c, s in zip([*polynomial, 0.0], [0.0, *step], strict=True)]
+    return chain
+
+
+def _reaction_field(r2: Tensor, kernel, n_max: int) -> list[Tensor]:
+    inside = r2 < kernel.cutoff**2
+    chain = [torch.zeros_like(r2) for _ in range(n_max + 1)]
+    for coefficient, power in kernel.terms():
+        factor = coefficient
+        for n in range(n_max + 1):
+            if factor:
+                chain[n] = chain[n] + factor * r2 ** (0.5 * power - n)
+            factor *= -(power - 2 * n)
+    return [torch.where(inside, b, torch.zeros_like(b)) for b in chain]

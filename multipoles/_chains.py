@@ -1,0 +1,250 @@
+"""Scalar functions that write the chain B_0 ... B_last of one radial kernel for one pair.
+
+All compute in float64 and write ``out[start + n * stride]``; r2 > 0. The recursions run in the
+direction in which nothing cancels, with a series where none does.
+"""
+
+import math
+
+import numpy as np
+
+from multipoles._jit import inline, jit
+
+COULOMB, YUKAWA, ERF, ERFC, THOLE, REACTION_FIELD, INVERSE_POWER = range(7)
+
+_ROOT_PI = math.sqrt(math.pi)
+_GAMMA_TWO_THIRDS = math.gamma(2.0 / 3.0)
+LONGEST = 32
+# below about this a r^3 the series in a r^3 keeps more digits than 1 - p exp(-x)
+_THOLE_SERIES = 2.5
+
+
+def _thole_polynomials() -> np.ndarray:
+    """Coefficients of p_n: p_1 = 1, p_{n+1} = p_n + 3x (p_n - p_n')/(2n+1)."""
+    table = np.zeros((LONGEST + 1, LONGEST + 1))
+    table[1, 0] = 1.0
+    k = np.arange(LONGEST + 1)
+    for n in range(1, LONGEST):
+        table[n + 1] = table[n] * (1 - 3 * k / (2 * n + 1))
+        table[n + 1, 1:] += 3 / (2 * n + 1) * table[n, :-1]
+    return table
+
+
+_THOLE = _thole_polynomials()
+
+
+@inline
+def coulomb(r2, parameters, last, out, start, stride):
+    """B_n = (2n-1)!!/r^(2n+1)."""
+    inverse = 1.0 / r2
+    b = math.sqrt(inverse)
+    out[start] = b
+    for n in range(last):
+        b *= (2 * n + 1) * inverse
+        out[start + (n + 1) * stride] = b
+
+
+@inline
+def yukawa(r2, parameters, last, out, start, stride):
+    """B_{n+1} = ((2n+1) B_n + kappa^2 B_{n-1})/r^2, that of spherical Bessel functions k_n."""
+    kappa = parameters[0]
+    r = math.sqrt(r2)
+    inverse = 1.0 / r2
+    before = math.exp(-kappa * r) / r
+    out[start] = before
+    if last == 0:
+        return
+    b = (1.0 + kappa * r) * before * inverse
+    out[start + stride] = b
+    for n in range(1, last):
+        before, b = b, ((2 * n + 1) * b + kappa * kappa * before) * inverse
+        out[start + (n + 1) * stride] = b
+
+
+@inline
+def erf(r2, parameters, last, out, start, stride):
+    """B_n = 2 alpha/sqrt(pi) (2 alpha^2)^n F_n(alpha^2 r^2), F_n Boys's function."""
+    alpha = parameters[0]
+    square = alpha * alpha
+    t = square * r2
+    decay = math.exp(-t)
+    if t > 16.0 + last:
+        r = math.sqrt(r2)
+        b = math.erf(alpha * r) / r
+        gauss = 2.0 * alpha / _ROOT_PI * decay
+        out[start] = b
+        for n in range(last):
+            b = ((2 * n + 1) * b - gauss) / r2
+            gauss *= 2.0 * square
+            out[start + (n + 1) * stride] = b
+        return
+    # all terms positive: F_n = exp(-t) sum_i (2t)^i / ((2n+1)(2n+3)...(2n+2i+1))
+    denominator = 2.0 * last + 1.0
+    term = 1.0 / denominator
+    boys = term
+    while term > 1e-17 * boys:
+        denominator += 2.0
+        term *= 2.0 * t / denominator
+        boys += term
+    boys *= decay
+    factor = 2.0 * alpha / _ROOT_PI * (2.0 * square) ** last
+    for n in range(last, -1, -1):
+        out[start + n * stride] = factor * boys
+        factor /= 2.0 * square
+        boys = (2.0 * t * boys + decay) / (2 * n - 1)
+
+
+@inline
+def erfc(r2, parameters, last, out, start, stride):
+    """B_{n+1} = ((2n+1) B_n + (2 alpha^2)^(n+1)/(alpha sqrt(pi)) exp(-alpha^2 r^2))/r^2."""
+    alpha = parameters[0]
+    square = alpha * alpha
+    r = math.sqrt(r2)
+    b = math.erfc(alpha * r) / r
+    gauss = 2.0 * alpha / _ROOT_PI * math.exp(-square * r2)
+    out[start] = b
+    for n in range(last):
+        b = ((2 * n + 1) * b + gauss) / r2
+        gauss *= 2.0 * square
+        out[start + (n + 1) * stride] = b
+
+
+@inline
+def upper_gamma_two_thirds(x):
+    """Return Gamma(2/3, x): a series below two, above a continued fraction (Lentz)."""
+    if x < 2.0:
+        shape = 2.0 / 3.0
+        term = 1.0 / shape
+        total = term
+        while term > 1e-17 * total:
+            shape += 1.0
+            term *= x / shape
+            total += term
+        return _GAMMA_TWO_THIRDS - x ** (2.0 / 3.0) * math.exp(-x) * total
+    b = x + 1.0 / 3.0
+    c = 1e300
+    d = 1.0 / b
+    fraction = d
+    for i in range(1, 200):
+        a = -i * (i - 2.0 / 3.0)
+        b += 2.0
+        d = 1.0 / (a * d + b)
+        c = b + a / c
+        factor = c * d
+        fraction *= factor
+        if abs(factor - 1.0) < 1e-16:
+            break
+    return math.exp(-x) * x ** (2.0 / 3.0) * fraction
+
+
+@inline
+def thole_series(r2, a, n):
+    """Return B_n, n >= 1, by powers of x = a r^3: -(1/r d/dr) applied to (1 - exp(-x))/r^3."""
+    r = math.sqrt(r2)
+    x = a * r2 * r
+    total = 0.0
+    size = 0.0
+    power = -1.0
+    for k in range(1, 80):
+        power *= -x / k
+        term = power
+        for j in range(n - 1):
+            term *= -(3.0 * k - 3.0 - 2.0 * j)
+        total += term
+        # a vanishing coefficient is no sign of convergence, and early ones may be small
+        size = max(size, abs(term))
+        if 3 * k > 2 * n + 3 and abs(term) < 1e-18 * size and abs(power) < 1e-18:
+            break
+    return total / (r2**n * r)
+
+
+@inline
+def thole(r2, parameters, last, out, start, stride):
+    """B_n = (2n-1)!!/r^(2n+1) (1 - p_n(x) exp(-x)), x = a r^3, p_n by `_thole_polynomials`."""
+    a = parameters[0]
+    r = math.sqrt(r2)
+    x = a * r2 * r
+    decay = math.exp(-x)
+    inverse = 1.0 / r2
+    bare = 1.0 / r
+    out[start] = bare if x > 700.0 else -math.expm1(-x) / r + a ** (1.0 / 3.0) * (
+        upper_gamma_two_thirds(x)
+    )
+    for n in range(1, last + 1):
+        bare *= (2 * n - 1) * inverse
+        if x > 700.0:
+            damped = bare
+        elif x < _THOLE_SERIES + 0.3 * n:
+            damped = thole_series(r2, a, n)
+        else:
+            p = 0.0
+            for k in range(n - 1, -1, -1):
+                p = p * x + _THOLE[n, k]
+            damped = bare * (1.0 - p * decay)
+        out[start + n * stride] = damped
+
+
+@inline
+def reaction_field(r2, parameters, last, out, start, stride):
+    """Coulomb plus k r^2 + A_m r^m + A_n r^n - C; each power gains -(m - 2j)/r^2 per link."""
+    cutoff, k, a_m, m, a_n, n, shift = (
+        parameters[0], parameters[1], parameters[2], parameters[3], parameters[4], parameters[5],
+        parameters[6],
+    )  # fmt: skip
+    r = math.sqrt(r2)
+    inside = r < cutoff
+    inverse = 1.0 / r2
+    bare = 1.0 / r
+    square = k * r2
+    first = a_m * r**m
+    second = a_n * r**n
+    out[start] = bare + square + first + second - shift if inside else 0.0
+    for j in range(last):
+        bare *= (2 * j + 1) * inverse
+        square *= -(2.0 - 2 * j) * inverse
+        first *= -(m - 2 * j) * inverse
+        second *= -(n - 2 * j) * inverse
+        out[start + (j + 1) * stride] = bare + square + first + second if inside else 0.0
+
+
+@inline
+def inverse_power(r2, parameters, last, out, start, stride):
+    """B_n = p (p+2) ... (p+2n-2) r^(-p-2n)."""
+    p = parameters[0]
+    inverse = 1.0 / r2
+    b = r2 ** (-0.5 * p)
+    out[start] = b
+    for n in range(last):
+        b *= (p + 2 * n) * inverse
+        out[start + (n + 1) * stride] = b
+
+
+@jit
+def chain_of_one(code, r2, parameters, last, out, start, stride):
+    """Write B_0 ... B_last of the kernel `code` for one pair; zeros where r2 is zero."""
+    if r2 <= 0.0:
+        for n in range(last + 1):
+            out[start + n * stride] = 0.0
+    elif code == COULOMB:
+        coulomb(r2, parameters, last, out, start, stride)
+    elif code == YUKAWA:
+        yukawa(r2, parameters, last, out, start, stride)
+    elif code == ERF:
+        erf(r2, parameters, last, out, start, stride)
+    elif code == ERFC:
+        erfc(r2, parameters, last, out, start, stride)
+    elif code == THOLE:
+        thole(r2, parameters, last, out, start, stride)
+    elif code == REACTION_FIELD:
+        reaction_field(r2, parameters, last, out, start, stride)
+    else:
+        inverse_power(r2, parameters, last, out, start, stride)
+
+
+@jit
+def chain_of_many(code, parameters, distances, out):
+    """Write the chain of each distance into a row of `out`."""
+    flat = out.reshape(-1)
+    links = out.shape[1]
+    for i in range(distances.shape[0]):
+        chain_of_one(code, distances[i] ** 2, parameters, links - 1, flat, i * links, 1)

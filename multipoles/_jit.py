@@ -1,0 +1,108 @@
+"""The one place that imports numba: how kernels are compiled, and how they are spread over threads.
+
+CUDA will enter here too (``numba.cuda`` is imported nowhere else), so that a change of compiler or
+of its options is a change of this file.
+"""
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numba
+
+# "fast" arithmetic but for NaN and infinity: coincident points make infinities that are masked
+FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn"}
+
+
+def jit(function: Callable) -> Any:
+    """Compile lazily, cache on disk, run without the interpreter's lock.
+
+    ``error_model="numpy"`` keeps divisions free of branches.
+    """
+    return numba.njit(cache=True, nogil=True, fastmath=FASTMATH, error_model="numpy")(function)
+
+
+def inline(function: Callable) -> Any:
+    """Compile a scalar function that LLVM inlines into every kernel that calls it."""
+    return numba.njit(
+        nogil=True, fastmath=FASTMATH, error_model="numpy", forceinline=True, no_cpython_wrapper=True
+    )(function)
+
+
+_pool: ThreadPoolExecutor | None = None
+_threads: int | None = None
+_lock = threading.Lock()
+
+
+def set_num_threads(threads: int) -> None:
+    """Set how many threads the kernels use (default: ``NUMBA_NUM_THREADS``, or all cores).
+
+    Raises
+    ------
+    ValueError
+        If `threads` is less than one.
+    """
+    global _pool, _threads
+    if threads < 1:
+        raise ValueError(f"expected at least one thread, got {threads}")
+    with _lock:
+        if _pool is not None and threads != _threads:
+            _pool.shutdown(wait=True)
+            _pool = None
+        _threads = int(threads)
+
+
+def get_num_threads() -> int:
+    """Return how many threads the kernels use."""
+    return _threads if _threads is not None else int(numba.config.NUMBA_NUM_THREADS)
+
+
+def run_chunks(task: Callable[[int, int], Any], n: int, work: float, grain: float = 2e5) -> list:
+    """Call ``task(start, stop)`` on consecutive ranges that cover 0..n, in threads where it pays.
+
+    Kernels release the interpreter's lock, so Python threads are enough; unlike an OpenMP region
+    they survive a fork and need no threading layer.
+
+    Parameters
+    ----------
+    task : callable
+        Works on the range [start, stop) and writes only what belongs to it.
+    n : int
+        Number of items.
+    work : float
+        Estimated cost of all items, in pair interactions.
+    grain : float
+        Least cost worth a thread of its own.
+
+    Returns
+    -------
+    list
+        What the calls returned, in order of their ranges.
+    """
+    threads = min(get_num_threads(), n, int(work // grain))
+    if threads <= 1:
+        return [task(0, n)]
+    chunks = min(n, 4 * threads)
+    bounds = [n * i // chunks for i in range(chunks + 1)]
+    futures = [_executor().submit(task, a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [future.result() for future in futures]
+
+
+def _executor() -> ThreadPoolExecutor:
+    global _pool
+    with _lock:
+        if _pool is None:
+            _pool = ThreadPoolExecutor(get_num_threads(), thread_name_prefix="multipoles")
+        return _pool
+
+
+def _forget_pool() -> None:
+    """A forked child inherits no threads: let it make its own."""
+    global _pool, _lock
+    _pool, _lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)

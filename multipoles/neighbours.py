@@ -1,0 +1,101 @@
+"""Who meets whom: all pairs, systems of a batch, or a list of pairs, laid out for the loops.
+
+A loop over all sources (of a system) reads them in *slots*: consecutive places, each system's
+number rounded up to whole vectors. Slots beyond a system's last source repeat it with zero moments.
+A pair list is stored by target (compressed rows). Nothing here knows positions or moments, so a
+layout is made once and used for many sums.
+"""
+
+from functools import cached_property
+
+import numpy as np
+
+from multipoles import _layout
+
+
+class Slots:
+    """All sources of the target's system, or of one system that holds everything.
+
+    Parameters
+    ----------
+    n_targets, n_sources : int
+        Numbers of points.
+    target_batch, source_batch : ndarray of int64, optional
+        Sorted system index of each point; None for a single system.
+    """
+
+    def __init__(self, n_targets, n_sources, target_batch=None, source_batch=None):
+        self.n_targets, self.n_sources = int(n_targets), int(n_sources)
+        self.target_batch, self.source_batch = target_batch, source_batch
+        self._layouts: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def layout(self, lanes: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the source of each slot and the range of slots of each target.
+
+        Returns
+        -------
+        slots : ndarray, int64, shape (n_slots,)
+            Index of a source; ``-1 - index`` in slots that repeat one.
+        ranges : ndarray, int64, shape (n_targets, 2)
+            First slot and the one after the last; multiples of `lanes`.
+        """
+        if lanes not in self._layouts:
+            if self.target_batch is None:
+                made = _layout.single_system(self.n_targets, self.n_sources, lanes)
+            else:
+                made = _layout.systems(self.target_batch, self.source_batch, lanes)
+            self._layouts[lanes] = made
+        return self._layouts[lanes]
+
+    @cached_property
+    def n_pairs(self) -> int:
+        """Number of pairs, for the choice of threads."""
+        if self.target_batch is None:
+            return self.n_targets * self.n_sources
+        ranges = self.layout(8)[1]
+        return int((ranges[:, 1] - ranges[:, 0]).sum())
+
+    @cached_property
+    def transposed(self) -> "Slots":
+        """The same pairs with targets and sources exchanged."""
+        other = Slots(self.n_sources, self.n_targets, self.source_batch, self.target_batch)
+        other.__dict__["transposed"] = self
+        return other
+
+
+class PairList:
+    """Given pairs.
+
+    Parameters
+    ----------
+    pairs : ndarray of int64, shape (n_pairs, 2)
+        Target and source of each pair, in any order.
+    n_targets, n_sources : int
+        Numbers of points.
+    weights : ndarray, shape (n_pairs,), optional
+        Factor of each pair's contribution; None for one.
+    """
+
+    def __init__(self, pairs, n_targets, n_sources, weights=None):
+        self.pairs, self.weights = pairs, weights
+        self.n_targets, self.n_sources = int(n_targets), int(n_sources)
+        self.n_pairs = len(pairs)
+
+    @cached_property
+    def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Start of each target's row, the sources row by row, and their weights (or none)."""
+        starts, order = _layout.sort_by_first(self.pairs, self.n_targets)
+        sources = self.pairs[:, 1][order]
+        weights = np.empty(0) if self.weights is None else np.asarray(self.weights)[order]
+        return starts, sources, weights
+
+    @cached_property
+    def transposed(self) -> "PairList":
+        """The same pairs with targets and sources exchanged."""
+        pairs = np.ascontiguousarray(self.pairs[:, ::-1])
+        other = PairList(pairs, self.n_sources, self.n_targets, self.weights)
+        other.__dict__["transposed"] = self
+        return other
+
+
+Neighbours = Slots | PairList

@@ -1,0 +1,161 @@
+"""The field operator against its torch twin, and its derivatives against finite differences."""
+
+import numpy as np
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+
+import multipoles as mp
+from gnn.operators.field import multipole_field
+from multipoles import indexing
+
+KERNELS = [
+    mp.Coulomb(),
+    mp.Yukawa(0.7),
+    mp.Erf(0.9),
+    mp.Erfc(0.6),
+    mp.Thole(0.4),
+    mp.ReactionField(9.0),
+    mp.InversePower(3),
+]
+
+
+def _points(n, seed, dtype=torch.float64):
+    # a jittered lattice keeps every pair apart
+    rng = np.random.default_rng(seed)
+    grid = np.stack(np.meshgrid(*[np.arange(4)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    rows = rng.permutation(len(grid))[:n]
+    return torch.tensor(1.3 * grid[rows] + rng.uniform(-0.3, 0.3, (n, 3)), dtype=dtype)
+
+
+def _moments(n, channels, order, seed):
+    rng = np.random.default_rng(seed)
+    shape = (n, channels, indexing.n_components(order))
+    return torch.tensor(rng.standard_normal(shape))
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: type(k).__name__)
+@pytest.mark.parametrize("source_order", [0, 1, 2])
+def test_equals_torch_twin(kernel, source_order):
+    x, s = _points(5, 0), _points(7, 1) + 0.05
+    moments = _moments(7, 3, source_order, 2)
+    for order in range(4):
+        fused = multipole_field(x, s, moments, order, kernel=kernel)
+        twin = multipole_field(x, s, moments, order, kernel=kernel, method="torch")
+        torch.testing.assert_close(fused, twin, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("same", [False, True], ids=["apart", "same"])
+@pytest.mark.parametrize("source_order", [0, 1, 2])
+@pytest.mark.parametrize("order", [0, 1, 2, 3])
+def test_gradients(source_order, order, same):
+    x = _points(3, 3).requires_grad_()
+    s = x if same else (_points(4, 4) + 0.07).requires_grad_()
+    moments = _moments(len(s), 1, source_order, 5)[:, 0].requires_grad_()
+    kernel = mp.Coulomb()
+
+    def function(x, s, m):
+        return multipole_field(x, s, m, order, kernel=kernel)
+
+    def tied(x, m):
+        return multipole_field(x, x, m, order, kernel=kernel)
+
+    arguments = (tied, (x, moments)) if same else (function, (x, s, moments))
+    assert gradcheck(*arguments, fast_mode=True)
+    assert gradgradcheck(*arguments, fast_mode=True)
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: type(k).__name__)
+def test_gradients_of_every_kernel_in_full(kernel):
+    x = _points(2, 3).requires_grad_()
+    s = (_points(2, 4) + 0.07).requires_grad_()
+    moments = _moments(2, 1, 1, 5)[:, 0].requires_grad_()
+
+    def function(x, s, m):
+        return multipole_field(x, s, m, 1, kernel=kernel)
+
+    assert gradcheck(function, (x, s, moments))
+    assert gradgradcheck(function, (x, s, moments))
+
+
+def test_third_derivatives_equal_those_of_the_twin():
+    x, s = _points(3, 0).requires_grad_(), _points(4, 1) + 0.05
+    moments = _moments(4, 1, 1, 2)
+
+    def third(method):
+        value = multipole_field(x, s, moments, 1, kernel=mp.Coulomb(), method=method).square().sum()
+        for _ in range(3):
+            (gradient,) = torch.autograd.grad(value, x, create_graph=True)
+            value = gradient.square().sum()
+        return gradient
+
+    torch.testing.assert_close(third("direct"), third("torch"), rtol=1e-9, atol=1e-9)
+
+
+def test_batches_and_pairs_are_the_same_sum():
+    x, s = _points(6, 0), _points(9, 1) + 0.05
+    moments = _moments(9, 2, 2, 2)
+    tb, sb = torch.tensor([0, 0, 1, 1, 3, 3]), torch.tensor([0, 0, 0, 1, 1, 2, 2, 3, 3])
+    pairs = torch.nonzero(tb[:, None] == sb[None])
+    shuffled = pairs[torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))]
+    batched = multipole_field(
+        x, s, moments, 2, kernel=mp.Coulomb(), target_batch=tb, source_batch=sb
+    )
+    listed = multipole_field(x, s, moments, 2, kernel=mp.Coulomb(), pairs=shuffled)
+    torch.testing.assert_close(batched, listed)
+    dense = multipole_field(x[4:], s[7:], moments[7:], 2, kernel=mp.Coulomb())
+    torch.testing.assert_close(batched[4:], dense)
+
+
+def test_gradients_through_batches_and_pairs():
+    x, s = _points(4, 0).requires_grad_(), (_points(5, 1) + 0.05).requires_grad_()
+    moments = _moments(5, 1, 1, 2).requires_grad_()
+    tb, sb = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, 1, 2])
+    pairs = torch.tensor([[3, 0], [0, 2], [0, 4], [1, 1]])
+    for where in ({"target_batch": tb, "source_batch": sb}, {"pairs": pairs}):
+
+        def function(x, s, m, where=where):
+            return multipole_field(x, s, m, 2, kernel=mp.Yukawa(0.5), **where)
+
+        assert gradcheck(function, (x, s, moments))
+        assert gradgradcheck(function, (x, s, moments), fast_mode=True)
+
+
+def test_coincident_points_contribute_nothing():
+    x = _points(3, 0)
+    moments = _moments(3, 1, 2, 1)
+    field = multipole_field(x[:1], x, moments, 3, kernel=mp.Coulomb())
+    others = multipole_field(x[:1], x[1:], moments[1:], 3, kernel=mp.Coulomb())
+    torch.testing.assert_close(field, others)
+
+
+def test_float32_and_expanded_gradients():
+    x = _points(4, 0, torch.float32).requires_grad_()
+    moments = _moments(4, 2, 1, 1).float().requires_grad_()
+    value = multipole_field(x, x, moments, 1, kernel=mp.Coulomb())
+    assert value.dtype == torch.float32
+    value.sum().backward()  # the incoming gradient has stride 0
+    assert torch.isfinite(x.grad).all() and moments.grad.shape == moments.shape
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"targets": torch.zeros(3, 2)}, "targets of shape"),
+        ({"moments": torch.zeros(2, 1)}, "moments of shape"),
+        ({"moments": torch.zeros(4, 5)}, "packed length"),
+        ({"order": -1}, "order >= 0"),
+        ({"method": "magic"}, "method"),
+        ({"targets": torch.zeros(3, 3, dtype=torch.float64)}, "one dtype"),
+    ],
+)
+def test_wrong_input(change, message):
+    given = {
+        "targets": torch.zeros(3, 3),
+        "sources": torch.ones(4, 3),
+        "moments": torch.ones(4, 1),
+        "order": 1,
+        "kernel": mp.Coulomb(),
+    }
+    with pytest.raises(ValueError, match=message):
+        multipole_field(**(given | change))
