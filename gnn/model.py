@@ -1,5 +1,6 @@
 """The AMP model: atoms in, energy, forces and multipoles out."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from gnn.layers.radial import RadialBasis
 from gnn.layers.surroundings import FIELD_ORDER, Surroundings
 from gnn.operators import field as operator
 from gnn.units import COULOMB
-from multipoles.interactions import Neighbours
+from multipoles.neighbours import Slots
 
 N_ELEMENTS = 95
 
@@ -55,6 +56,8 @@ class AMP(nn.Module):
         The same between atoms of the graph, whose near part is the network's.
     method : {"numba", "torch"}
         Compiled operators, or their plain torch twins.
+    edge_method : {"numba", "torch"}, optional
+        The same for the edge operators alone; None follows `method`.
     split : bool
         Compute the node parts of edge networks once per node (exact; False is the slow twin).
 
@@ -82,11 +85,12 @@ class AMP(nn.Module):
         damping: float = 2.0,
         qm_damping: float = 0.5,
         method: str = "numba",
+        edge_method: str | None = None,
         split: bool = True,
     ):
         super().__init__()
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
-        _check_arguments(arguments)
+        check_arguments(arguments)
         self._arguments = arguments
         self.order, self.cutoff, self.method = order, cutoff, method
         self.kernel, self.qm_kernel = mp.Erf(damping), mp.Erf(qm_damping)
@@ -104,7 +108,7 @@ class AMP(nn.Module):
                 previous=step > 0,
                 surroundings=surroundings_in_messages,
                 split=split,
-                method=method,
+                method=edge_method or method,
             )
             for step in range(steps)
         )
@@ -112,6 +116,12 @@ class AMP(nn.Module):
         self.multipoles = MultipoleReadout(order, channels, features, hidden)
         self.register_buffer("baseline", torch.zeros(N_ELEMENTS, dtype=torch.float64))
         self.register_buffer("known", torch.zeros(N_ELEMENTS, dtype=torch.bool))
+
+    @classmethod
+    def argument_defaults(cls) -> dict[str, Any]:
+        """Return the names of the constructor's arguments with their defaults."""
+        parameters = inspect.signature(cls.__init__).parameters
+        return {name: p.default for name, p in parameters.items() if name != "self"}
 
     def config(self) -> dict[str, Any]:
         """Return the arguments from which ``AMP(**config)`` builds the same architecture."""
@@ -230,23 +240,22 @@ class AMP(nn.Module):
             return None
         moments = batch.mm_charges[:, None, None] * COULOMB
         atoms, particles = batch.batch.numpy(), batch.mm_batch.numpy()
-        neighbours = Neighbours.build(len(atoms), len(particles), None, atoms, particles)
+        neighbours = Slots(len(atoms), len(particles), atoms, particles)
         return self._field(positions, mm_positions, moments, self.kernel, neighbours)
 
     def _internal_field(self, batch: Batch, positions: Tensor, moments: Tensor) -> Tensor:
         """Return the field of the atoms' own multipoles at each other, (N, 10) in V/Å^k."""
         atoms = batch.batch.numpy()
-        neighbours = Neighbours.build(len(atoms), len(atoms), None, atoms, atoms)
+        neighbours = Slots(len(atoms), len(atoms), atoms, atoms)
         scaled = moments[:, None] * COULOMB
         return self._field(positions, positions, scaled, self.qm_kernel, neighbours)
 
-    def _field(self, targets, sources, moments, kernel, neighbours: Neighbours) -> Tensor:
-        if self.method == "torch":
-            rows = torch.as_tensor(neighbours.pairs())
-            return operator.field_torch.field(
-                targets, sources, moments, FIELD_ORDER, kernel, rows
-            )[:, 0]
-        return operator.apply(targets, sources, moments, FIELD_ORDER, kernel, neighbours)[:, 0]
+    def _field(
+        self, targets: Tensor, sources: Tensor, moments: Tensor, kernel: Any, neighbours: Slots
+    ) -> Tensor:
+        method = "torch" if self.method == "torch" else "direct"
+        field = operator.apply(targets, sources, moments, FIELD_ORDER, kernel, neighbours, method)
+        return field[:, 0]
 
     def _graph(
         self, batch: Batch, positions: Tensor, nodes: Tensor, field: Tensor | None
@@ -317,17 +326,19 @@ class AMP(nn.Module):
 
 
 
-def _check_arguments(arguments: dict[str, Any]) -> None:
+def check_arguments(arguments: dict[str, Any]) -> None:
+    """Refuse arguments that `AMP` cannot be built from, with a ValueError that says why."""
     if arguments["order"] not in (0, 1, 2, 3):
         raise ValueError(f"expected order 0, 1, 2 or 3, got {arguments['order']!r}")
     for name in ("channels", "features", "steps", "edge_features", "hidden", "n_radial"):
         if not isinstance(arguments[name], int) or arguments[name] < 1:
             raise ValueError(f"expected {name} to be a positive integer, got {arguments[name]!r}")
     for name in ("cutoff", "damping", "qm_damping"):
-        if not arguments[name] > 0:
+        if not isinstance(arguments[name], int | float) or not arguments[name] > 0:
             raise ValueError(f"expected {name} > 0, got {arguments[name]!r}")
-    if arguments["method"] not in ("numba", "torch"):
-        raise ValueError(f"expected method 'numba' or 'torch', got {arguments['method']!r}")
+    for name, more in (("method", ()), ("edge_method", (None,))):
+        if arguments[name] not in ("numba", "torch", *more):
+            raise ValueError(f"expected {name} 'numba' or 'torch', got {arguments[name]!r}")
 
 
 def _per_system(output: dict[str, Tensor], batch: Batch) -> list[dict[str, Any]]:

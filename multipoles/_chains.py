@@ -16,7 +16,7 @@ _ROOT_PI = math.sqrt(math.pi)
 _GAMMA_TWO_THIRDS = math.gamma(2.0 / 3.0)
 LONGEST = 32
 # below about this a r^3 the series in a r^3 keeps more digits than 1 - p exp(-x)
-_THOLE_SERIES = 2.5
+_THOLE_SERIES = 2.3
 
 
 def _thole_polynomials() -> np.ndarray:
@@ -174,7 +174,7 @@ def thole(r2, parameters, last, out, start, stride):
         bare *= (2 * n - 1) * inverse
         if x > 700.0:
             damped = bare
-        elif x < _THOLE_SERIES + 0.3 * n:
+        elif x < _THOLE_SERIES:
             damped = thole_series(r2, a, n)
         else:
             p = 0.0

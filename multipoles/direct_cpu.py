@@ -13,7 +13,7 @@ import numpy as np
 from multipoles import _chains
 from multipoles._jit import inline, jit
 from multipoles._simd import lane_sum, load, rsqrt, splat, store
-from multipoles.pairwise import charge_field, square
+from multipoles.pairwise import charge_field, quadrupole_pair, square
 
 BYTES = 64
 
@@ -50,8 +50,7 @@ def _derivatives(top, chain, shift, recursion, weights, levels, tensor):
     for n in range(top - 1, -1, -1):
         for row in range(levels[top - n] - 1, 0, -1):
             value = load(shift, recursion[row, 0]) * load(tensor, recursion[row, 1])
-            if recursion[row, 2] >= 0:
-                value = value + load(tensor, recursion[row, 2]) * weights[row]
+            value = value + load(tensor, recursion[row, 2]) * weights[row]
             store(tensor, row * lanes, value)
         store(tensor, 0, load(chain, n * lanes))
 
@@ -220,3 +219,101 @@ def charges_of_slots(first, last, targets, packed, ranges, order, out):
             p, gx, gy, gz = p + a, gx + b, gy + c, gz + d
         out[i, 0], out[i, 1] = lane_sum(p), lane_sum(gx)
         out[i, 2], out[i, 3] = lane_sum(gy), lane_sum(gz)
+
+
+@inline
+def _site(packed, offset, stride):
+    """Return charge, dipole and quadrupole of a vector of sites."""
+    return (
+        load(packed, offset + 3 * stride),
+        (
+            load(packed, offset + 4 * stride),
+            load(packed, offset + 5 * stride),
+            load(packed, offset + 6 * stride),
+        ),
+        (
+            load(packed, offset + 7 * stride),
+            load(packed, offset + 8 * stride),
+            load(packed, offset + 9 * stride),
+            load(packed, offset + 10 * stride),
+            load(packed, offset + 11 * stride),
+            load(packed, offset + 12 * stride),
+        ),
+    )
+
+
+@inline
+def _one_site(packed, slot, stride):
+    """Return charge, dipole and quadrupole of one site, as plain numbers."""
+    return (
+        packed[slot + 3 * stride],
+        (packed[slot + 4 * stride], packed[slot + 5 * stride], packed[slot + 6 * stride]),
+        (
+            packed[slot + 7 * stride],
+            packed[slot + 8 * stride],
+            packed[slot + 9 * stride],
+            packed[slot + 10 * stride],
+            packed[slot + 11 * stride],
+            packed[slot + 12 * stride],
+        ),
+    )
+
+
+@inline
+def _accumulate(sums, offset, stride, values):
+    """Add vectors to consecutive rows of `sums`."""
+    for k in range(len(values)):
+        place = offset + k * stride
+        store(sums, place, load(sums, place) + values[k])
+
+
+@inline
+def _accumulate_sites(sums, slot, stride, own):
+    """Add the sums over the lanes of the vectors in `own` to one slot."""
+    lanes = BYTES // sums.itemsize
+    for k in range(13):
+        sums[slot + k * stride] += lane_sum(load(own, k * lanes))
+
+
+@jit
+def two_sided(first, last, packed, slots, ranges, code, parameters, out):
+    """Add gradients and fields of all unordered pairs whose first site has a slot in the range.
+
+    Charges, dipoles and quadrupoles (rows 3-12, off-diagonals halved, no signs). Rows of `out`,
+    flat like `packed`: gradient of the energy by position, then by the ten components.
+    """
+    stride = len(slots)
+    lanes = BYTES // packed.itemsize
+    # zero before, one after: from its own slot on, a site meets the later ones
+    later = np.zeros(2 * lanes, packed.dtype)
+    later[lanes:] = 1.0
+    chain = np.empty(6 * lanes, packed.dtype)
+    own = np.empty(13 * lanes, packed.dtype)
+    for i in range(first, last):
+        if slots[i] < 0:
+            continue
+        c1, d1, q1 = _one_site(packed, i, stride)
+        own[:] = 0.0
+        begin = i // lanes * lanes
+        for j in range(begin, ranges[slots[i], 1], lanes):
+            x = packed[i] - load(packed, j)
+            y = packed[i + stride] - load(packed, j + stride)
+            z = packed[i + 2 * stride] - load(packed, j + 2 * stride)
+            c2, d2, q2 = _site(packed, j, stride)
+            # a masked pair is as one of coincident points
+            r2 = square(x, y, z) * load(later, min(j - i + lanes - 1, lanes))
+            _radial_chain(code, parameters, r2, 5, chain)
+            g = (
+                load(chain, 0),
+                load(chain, lanes),
+                load(chain, 2 * lanes),
+                load(chain, 3 * lanes),
+                load(chain, 4 * lanes),
+                load(chain, 5 * lanes),
+            )
+            gradient, field1, field2 = quadrupole_pair((x, y, z), g, c1, d1, q1, c2, d2, q2)
+            _accumulate(own, 0, lanes, gradient)
+            _accumulate(own, 3 * lanes, lanes, field1)
+            _accumulate(out, j, stride, (-gradient[0], -gradient[1], -gradient[2]))
+            _accumulate(out, j + 3 * stride, stride, field2)
+        _accumulate_sites(out, i, stride, own)

@@ -1,6 +1,7 @@
 """Fields, energies and forces of multipoles: the checked functions, and the choice of a loop.
 
-`field_arrays` is the same sum without checks, for callers that know what they pass.
+`field_arrays` and `energy_forces_arrays` are the same sums without checks, for callers that know
+what they pass. A second machine's loops (CUDA) are to be chosen there too, by the kind of array.
 """
 
 from functools import lru_cache
@@ -14,6 +15,7 @@ from multipoles.neighbours import Neighbours, PairList, Slots
 from multipoles.radial import Coulomb, Kernel, kernel_object
 
 _COULOMB = Coulomb()
+_HALVES = np.array([1, 1, 1, 1, 1, 0.5, 0.5, 1, 0.5, 1])
 # the radial chain has as many links
 MAX_TOTAL_ORDER = _chains.LONGEST
 
@@ -98,7 +100,7 @@ def _tables(source_order: int, order: int, dtype: np.dtype) -> tuple:
     lanes = direct_cpu.BYTES // dtype.itemsize
     top = source_order + order
     table = indexing.recursion_table(top)
-    grandparent = np.where(table.weight > 0, table.grandparent * lanes, -1)
+    grandparent = table.grandparent * lanes
     recursion = np.stack([table.axis * lanes, table.parent * lanes, grandparent], axis=1)
     levels = np.array([indexing.n_components(n) for n in range(top + 1)])
     places = np.ascontiguousarray(indexing.sum_index(source_order, order).T * lanes)
@@ -127,7 +129,7 @@ def field_arrays(
     moments : ndarray, shape (n_sources, channels, n_components(K))
         Contiguous, of the same dtype.
     order : int
-        Highest derivative.
+        Highest derivative; K + order at most `MAX_TOTAL_ORDER`.
     kernel : Kernel
         Radial kernel.
     neighbours : Slots or PairList
@@ -138,42 +140,247 @@ def field_arrays(
     ndarray, shape (n_targets, channels, n_components(order))
     """
     n, channels = len(targets), moments.shape[1]
-    dtype = targets.dtype
-    source_order = indexing.order_of(moments.shape[2])
     n_out = indexing.n_components(order)
     if n == 0 or len(sources) == 0 or channels == 0:
-        return np.zeros((n, channels, n_out), dtype)
-    out = np.empty((n, channels, n_out), dtype)
+        return np.zeros((n, channels, n_out), targets.dtype)
+    out = np.empty((n, channels, n_out), targets.dtype)
     flat = out.reshape(n, channels * n_out)
-    signs = _signs(source_order, dtype)
-    code, parameters = kernel.code, kernel.parameter_array
-    tables = _tables(source_order, order, dtype)
-    # a pair of charges costs one; a generic one about a tenth per row and product
-    work = neighbours.n_pairs * (1 + 0.3 * len(tables[1]) + 0.1 * tables[4].size * channels)
     if isinstance(neighbours, PairList):
-        rows = neighbours.rows
+        task = _task_of_rows(targets, sources, moments, order, kernel, neighbours, flat)
+    else:
+        task = _task_of_slots(targets, sources, moments, order, kernel, neighbours, flat)
+    run_chunks(task, n, neighbours.n_pairs * _cost(moments, order, kernel))
+    return out
 
-        def task(first: int, last: int) -> None:
-            direct_cpu.field_of_rows(
-                first, last, targets, sources, moments, signs, rows, code, parameters, tables, flat
-            )
 
-        run_chunks(task, n, work)
-        return out
+def _is_charge_field(moments: np.ndarray, order: int, kernel: Kernel) -> bool:
+    return moments.shape[1:] == (1, 1) and order <= 1 and kernel.code == _chains.COULOMB
+
+
+def _cost(moments: np.ndarray, order: int, kernel: Kernel) -> float:
+    """Return the cost of one pair, one being that of two charges."""
+    if _is_charge_field(moments, order, kernel):
+        return 1.0
+    top = order + indexing.order_of(moments.shape[2])
+    rows = sum(indexing.n_components(n) for n in range(top + 1))
+    return 2 + 0.7 * rows + 0.3 * moments[0].size * indexing.n_components(order)
+
+
+def _task_of_rows(targets, sources, moments, order, kernel, pairs, out):
+    source_order = indexing.order_of(moments.shape[2])
+    signs = _signs(source_order, targets.dtype)
+    tables = _tables(source_order, order, targets.dtype)
+
+    def task(first: int, last: int) -> None:
+        direct_cpu.field_of_rows(
+            first, last, targets, sources, moments, signs, pairs.rows, kernel.code,
+            kernel.parameter_array, tables, out,
+        )  # fmt: skip
+
+    return task
+
+
+def _task_of_slots(targets, sources, moments, order, kernel, neighbours, out):
+    dtype = targets.dtype
+    source_order, channels = indexing.order_of(moments.shape[2]), moments.shape[1]
     slots, ranges = neighbours.layout(direct_cpu.BYTES // dtype.itemsize)
-    packed = direct_cpu.pack_sources(sources, moments, signs, slots)
-    if code == _chains.COULOMB and channels == 1 and source_order == 0 and order <= 1:
+    packed = direct_cpu.pack_sources(sources, moments, _signs(source_order, dtype), slots)
 
-        def task(first: int, last: int) -> None:
-            direct_cpu.charges_of_slots(first, last, targets, packed, ranges, order, flat)
-
-        run_chunks(task, n, neighbours.n_pairs)
-        return out
+    def task_charges(first: int, last: int) -> None:
+        direct_cpu.charges_of_slots(first, last, targets, packed, ranges, order, out)
 
     def task(first: int, last: int) -> None:
         direct_cpu.field_of_slots(
-            first, last, targets, packed, ranges, channels, code, parameters, tables, flat
-        )
+            first, last, targets, packed, ranges, channels, kernel.code, kernel.parameter_array,
+            _tables(source_order, order, dtype), out,
+        )  # fmt: skip
 
-    run_chunks(task, n, work)
-    return out
+    return task_charges if _is_charge_field(moments, order, kernel) else task
+
+
+def energy(
+    positions: Any,
+    moments: Any,
+    kernel: Kernel = _COULOMB,
+    pair_scale: Any = None,
+    batch: Any = None,
+) -> float:
+    """Return the energy of multipoles: half the double sum of M_i Φ(x_i), self excluded.
+
+    Parameters
+    ----------
+    positions : array_like, shape (n, 3)
+        Where the moments are.
+    moments : array_like, shape (n, [channels,] n_components(K))
+        Packed moments, see `pack`. Channels do not see each other; their energies are added.
+    kernel : Kernel
+        Radial kernel f.
+    pair_scale : tuple (pairs, factors), optional
+        Unordered pairs (P, 2) whose interaction is multiplied by a factor (P,): exclusions and
+        covalent scaling.
+    batch : array_like of int, shape (n,), optional
+        Sorted index of the system each point belongs to; only pairs of one system are summed.
+
+    Returns
+    -------
+    float
+        In units of moments and lengths with k = 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, shape or range, or holds NaN or infinity.
+    """
+    x, packed, kernel, neighbours, scaled = _sites(
+        positions, moments, kernel, pair_scale, batch, extra=0
+    )
+    if _is_two_sided(packed):
+        phi = energy_forces_arrays(x, packed, kernel, neighbours, scaled)[2]
+    else:
+        phi = _site_field(x, packed, 0, kernel, neighbours, scaled)
+    return _half_product(packed, phi)
+
+
+def energy_forces(
+    positions: Any,
+    moments: Any,
+    kernel: Kernel = _COULOMB,
+    pair_scale: Any = None,
+    batch: Any = None,
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return energy, forces at fixed moments, and the gradient by the moments.
+
+    Parameters
+    ----------
+    positions, moments, kernel, pair_scale, batch
+        See `energy`.
+
+    Returns
+    -------
+    energy : float
+    forces : ndarray, shape (n, 3)
+        -∂E/∂x at fixed moments. If moments turn with a molecule, add what the torques
+        (`torques`) do to it.
+    moment_gradients : ndarray, shape of `moments`
+        ∂E/∂M, the field at each site.
+
+    Raises
+    ------
+    TypeError, ValueError
+        See `energy`.
+    """
+    x, packed, kernel, neighbours, scaled = _sites(
+        positions, moments, kernel, pair_scale, batch, extra=1
+    )
+    total, forces, gradients = energy_forces_arrays(x, packed, kernel, neighbours, scaled)
+    return total, forces, gradients.reshape(np.shape(moments))
+
+
+def energy_forces_arrays(
+    positions: np.ndarray,
+    moments: np.ndarray,
+    kernel: Kernel,
+    neighbours: Slots,
+    scaled: PairList | None = None,
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return what `energy_forces` returns, without checks.
+
+    Parameters
+    ----------
+    positions : ndarray, shape (n, 3)
+        Contiguous, float32 or float64.
+    moments : ndarray, shape (n, channels, n_components(K))
+        Contiguous, of the same dtype.
+    kernel : Kernel
+        Radial kernel.
+    neighbours : Slots
+        With targets and sources the same points.
+    scaled : PairList, optional
+        Both directions of the scaled pairs; weights are the factors less one.
+
+    Returns
+    -------
+    energy : float
+    forces : ndarray, shape (n, 3)
+    moment_gradients : ndarray, shape (n, channels, n_components(K))
+    """
+    order = indexing.order_of(moments.shape[2])
+    if not _is_two_sided(moments):
+        phi = _site_field(positions, moments, 1, kernel, neighbours, scaled)
+        gradients = np.ascontiguousarray(phi[..., : moments.shape[2]])
+        return _half_product(moments, gradients), _forces(moments, phi, order), gradients
+    forces, gradients = _two_sided(positions, moments, kernel, neighbours)
+    if scaled is not None:
+        phi = field_arrays(positions, positions, moments, order + 1, kernel, scaled)
+        forces += _forces(moments, phi, order)
+        gradients += phi[..., : moments.shape[2]]
+    return _half_product(moments, gradients), forces, gradients
+
+
+def _sites(positions, moments, kernel, pair_scale, batch, extra):
+    """Return the checked arguments of `energy`: points, moments, kernel, all and scaled pairs."""
+    kernel = kernel_object(kernel)
+    x = checks.points(positions, "positions")
+    packed, order, _ = checks.moments(moments, len(x))
+    _check_total_order(order, order + extra)
+    scale = checks.pair_scale(pair_scale, len(x))
+    index = checks.batch_index(batch, len(x), "batch")
+    dtype = checks.common_dtype(x, packed)
+    scaled = None
+    if scale is not None and len(scale[0]):
+        pairs, factors = scale
+        if index is not None:
+            inside = index[pairs[:, 0]] == index[pairs[:, 1]]
+            pairs, factors = pairs[inside], factors[inside]
+        both = np.concatenate([pairs, pairs[:, ::-1]])
+        scaled = PairList(both, len(x), len(x), np.tile(factors - 1.0, 2))
+    neighbours = Slots(len(x), len(x), index, index)
+    return (
+        x.astype(dtype, copy=False), packed.astype(dtype, copy=False), kernel, neighbours, scaled
+    )  # fmt: skip
+
+
+def _is_two_sided(moments: np.ndarray) -> bool:
+    """Dipoles and quadrupoles have a loop over unordered pairs; charges are faster one-sided."""
+    return moments.shape[1] == 1 and moments.shape[2] in (4, 10)
+
+
+def _site_field(x, moments, extra, kernel, neighbours, scaled) -> np.ndarray:
+    order = indexing.order_of(moments.shape[2]) + extra
+    phi = field_arrays(x, x, moments, order, kernel, neighbours)
+    if scaled is not None:
+        phi += field_arrays(x, x, moments, order, kernel, scaled)
+    return phi
+
+
+def _half_product(moments: np.ndarray, phi: np.ndarray) -> float:
+    return 0.5 * float(np.einsum("nck,nck->", moments, phi, dtype=np.float64))
+
+
+def _forces(moments: np.ndarray, phi: np.ndarray, order: int) -> np.ndarray:
+    """Return -Σ_β M_β Φ_{β+e} for the three unit steps e."""
+    raised = indexing.sum_index(order, 1)[:, 1:]
+    return -np.einsum("nck,ncka->na", moments, phi[..., raised])
+
+
+def _two_sided(x, moments, kernel, neighbours) -> tuple[np.ndarray, np.ndarray]:
+    """Return forces and moment gradients by the loop over unordered pairs."""
+    n, width, dtype = len(x), moments.shape[2], x.dtype
+    if n == 0:
+        return np.zeros((0, 3), dtype), np.zeros_like(moments)
+    if width < 10:
+        moments = np.pad(moments, ((0, 0), (0, 0), (0, 10 - width)))
+    slots, ranges = neighbours.layout(direct_cpu.BYTES // dtype.itemsize)
+    packed = direct_cpu.pack_sources(x, moments, _HALVES.astype(dtype), slots)
+
+    def task(first: int, last: int) -> np.ndarray:
+        sums = np.zeros_like(packed)
+        direct_cpu.two_sided(
+            first, last, packed, slots, ranges, kernel.code, kernel.parameter_array, sums
+        )
+        return sums
+
+    # each chunk has its own sums, added in order: the result depends on their number only
+    parts = run_chunks(task, len(slots), 8.0 * neighbours.n_pairs)
+    rows = sum(parts[1:], start=parts[0]).reshape(13, -1)[:, slots >= 0].T
+    return -rows[:, :3], np.ascontiguousarray(rows[:, None, 3 : 3 + width])

@@ -55,6 +55,14 @@ class Slots:
         ranges = self.layout(8)[1]
         return int((ranges[:, 1] - ranges[:, 0]).sum())
 
+    def all_pairs(self) -> np.ndarray:
+        """Return (target, source) of every pair, int64, shape (n_pairs, 2)."""
+        if self.target_batch is None:
+            grid = np.indices((self.n_targets, self.n_sources))
+            return np.ascontiguousarray(grid.reshape(2, -1).T)
+        same = self.target_batch[:, None] == self.source_batch[None, :]
+        return np.argwhere(same)
+
     @cached_property
     def transposed(self) -> "Slots":
         """The same pairs with targets and sources exchanged."""
@@ -88,6 +96,10 @@ class PairList:
         sources = self.pairs[:, 1][order]
         weights = np.empty(0) if self.weights is None else np.asarray(self.weights)[order]
         return starts, sources, weights
+
+    def all_pairs(self) -> np.ndarray:
+        """Return (target, source) of every pair, int64, shape (n_pairs, 2)."""
+        return self.pairs
 
     @cached_property
     def transposed(self) -> "PairList":

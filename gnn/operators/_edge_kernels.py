@@ -2,12 +2,14 @@
 
 All arrays are one-dimensional views of contiguous ones: states (N, n_components, channels),
 coefficients (E, order + 1, channels), invariants (E, n_invariants, channels), directions (E, 3).
-Lanes are channels; a loop works on the nodes [first, last), whose edges begin at `edge`. Edges
-are sorted by receiver, so what belongs to the receiver stays in registers over all its edges.
+Lanes are channels, `masked` where these do not fill vectors. A loop works on the nodes
+[first, last), whose edges begin at `edge`. Edges are sorted by receiver, so what belongs to the
+receiver is loaded and stored once for all its edges; gradients by the sender's state are added to
+row ``sender - base`` of `by_senders`.
 """
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -26,14 +28,6 @@ from gnn.operators._emit import add_rows, load_rows, store_rows, zero_rows
 from multipoles import indexing
 from multipoles._jit import inline, jit
 from multipoles._simd import BYTES, lane_sum
-
-
-class Kernels(NamedTuple):
-    """Compiled loops of one operator: values, gradients, gradients of the gradients."""
-
-    values: Any
-    gradients: Any
-    second: Any
 
 
 @jit
@@ -70,12 +64,12 @@ def _add_triple(array, e, values):
 
 
 @lru_cache
-def state_kernels(order: int, masked: int) -> Kernels:
-    """Return the loops of the anisotropic state; `masked` where channels do not fill vectors."""
+def state_values_loop(order: int, masked: int) -> Any:
+    """Return the loop for the values of the anisotropic state."""
     n, ranks = indexing.n_components(order), order + 1
 
     @jit
-    def values(coefs, dirs, receivers, channels, state, first, last, edge):
+    def loop(coefs, dirs, receivers, channels, state, first, last, edge):
         lanes = BYTES // coefs.itemsize
         for node in range(first, last):
             stop = _end(receivers, edge, node)
@@ -90,8 +84,16 @@ def state_kernels(order: int, masked: int) -> Kernels:
                 store_rows(state, at, channels, traceless(order, (total,))[0], width, masked)
             edge = stop
 
+    return loop
+
+
+@lru_cache
+def state_gradients_loop(order: int, masked: int) -> Any:
+    """Return the loop for all first derivatives of the anisotropic state."""
+    n, ranks = indexing.n_components(order), order + 1
+
     @jit
-    def gradients(coefs, dirs, grads, receivers, channels, by_coefs, by_dirs, first, last, edge):
+    def loop(coefs, dirs, grads, receivers, channels, by_coefs, by_dirs, first, last, edge):
         lanes = BYTES // coefs.itemsize
         for node in range(first, last):
             stop = _end(receivers, edge, node)
@@ -108,8 +110,16 @@ def state_kernels(order: int, masked: int) -> Kernels:
                     _add_triple(by_dirs, e, by_u)
             edge = stop
 
+    return loop
+
+
+@lru_cache
+def state_second_loop(order: int, masked: int) -> Any:
+    """Return the loop for the change of all first derivatives of the anisotropic state."""
+    n, ranks = indexing.n_components(order), order + 1
+
     @jit
-    def second(
+    def loop(
         coefs, dirs, grads, d_coefs, d_dirs, receivers, channels,
         by_coefs, by_dirs, by_grads, first, last, edge,
     ):  # fmt: skip
@@ -134,19 +144,16 @@ def state_kernels(order: int, masked: int) -> Kernels:
                 store_rows(by_grads, place, channels, traceless(order, (total,))[0], width, masked)
             edge = stop
 
-    return Kernels(values, gradients, second)
+    return loop
 
 
 @lru_cache
-def pair_kernels(order: int, masked: int) -> Kernels:
-    """Return the loops of the pair invariants; `masked` where channels do not fill vectors.
-
-    Gradients by the sender's state go to row ``sender - base`` of `by_senders`.
-    """
+def pair_values_loop(order: int, masked: int) -> Any:
+    """Return the loop for the values of the pair invariants."""
     n, terms = indexing.n_components(order), len(invariant_terms(order))
 
     @jit
-    def values(state, dirs, senders, receivers, channels, found, first, last, edge):
+    def loop(state, dirs, senders, receivers, channels, found, first, last, edge):
         lanes = BYTES // state.itemsize
         for node in range(first, last):
             stop = _end(receivers, edge, node)
@@ -160,8 +167,16 @@ def pair_kernels(order: int, masked: int) -> Kernels:
                     store_rows(found, e * terms * channels + block, channels, g, width, masked)
             edge = stop
 
+    return loop
+
+
+@lru_cache
+def pair_gradients_loop(order: int, masked: int) -> Any:
+    """Return the loop for all first derivatives of the pair invariants."""
+    n, terms = indexing.n_components(order), len(invariant_terms(order))
+
     @jit
-    def gradients(
+    def loop(
         state, dirs, grads, senders, receivers, channels,
         by_state, by_senders, base, by_dirs, first, last, edge,
     ):  # fmt: skip
@@ -187,8 +202,16 @@ def pair_kernels(order: int, masked: int) -> Kernels:
                 add_rows(by_state, place, channels, total, width, masked)
             edge = stop
 
+    return loop
+
+
+@lru_cache
+def pair_second_loop(order: int, masked: int) -> Any:
+    """Return the loop for the change of all first derivatives of the pair invariants."""
+    n, terms = indexing.n_components(order), len(invariant_terms(order))
+
     @jit
-    def second(
+    def loop(
         state, dirs, grads, d_state, d_dirs, senders, receivers, channels,
         by_state, by_senders, base, by_dirs, by_grads, first, last, edge,
     ):  # fmt: skip
@@ -218,7 +241,7 @@ def pair_kernels(order: int, masked: int) -> Kernels:
                 add_rows(by_state, place, channels, total, width, masked)
             edge = stop
 
-    return Kernels(values, gradients, second)
+    return loop
 
 
 def node_ranges(receivers: np.ndarray, n_nodes: int, parts: int) -> list[tuple[int, int, int]]:

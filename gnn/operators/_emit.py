@@ -7,7 +7,8 @@ instructions for vectors of channels; loops, tables and zeros vanish. Called fro
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
@@ -16,7 +17,8 @@ from numba.extending import intrinsic
 from multipoles._simd import _FLAGS, Vec, _pointer, _splat
 
 
-class Dual(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Dual:
     """A number and its derivative along one direction; None stands for a derivative of zero."""
 
     value: Any
@@ -99,14 +101,16 @@ def emitted(plain: Callable) -> Any:
                 for value in cgutils.unpack_tuple(builder, args[1])
             ]
             packed = [
-                context.make_tuple(builder, kind, [_as_lanes(builder, item, vector) for item in out])
+                context.make_tuple(
+                    builder, kind, [_as_lanes(builder, item, vector) for item in out]
+                )
                 for kind, out in zip(sig.return_type, plain(n, *numbers), strict=True)
             ]
             return context.make_tuple(builder, sig.return_type, packed)
 
         return result(order, lists), codegen
 
-    call.plain = plain
+    call.plain = plain  # type: ignore[attr-defined]
     return call
 
 
@@ -187,10 +191,12 @@ def _writer(accumulate: bool):
             vector = context.get_value_type(values.dtype)
             rows = _rows(context, builder, array, args[0], args[1], args[2], len(values), vector)
             partial = bool(masked.literal_value)
-            for row, value in zip(rows, cgutils.unpack_tuple(builder, args[3]), strict=True):
-                if accumulate:
-                    old = _load(builder, vector, row, args[4], partial)
-                    value = builder.fadd(old, value, flags=_FLAGS)
+            rows, new = list(rows), cgutils.unpack_tuple(builder, args[3])
+            if accumulate:
+                # all loads first: one that overlaps a masked store in flight would wait for it
+                old = [_load(builder, vector, row, args[4], partial) for row in rows]
+                new = [builder.fadd(a, b, flags=_FLAGS) for a, b in zip(old, new, strict=True)]
+            for row, value in zip(rows, new, strict=True):
                 _store(builder, vector, row, value, args[4], partial)
             return context.get_dummy_value()
 

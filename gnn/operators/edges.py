@@ -5,25 +5,17 @@ the values, one for all first derivatives, one for all second derivatives, so th
 edge is ever stored. Derivatives of third and higher order go through the plain-torch twins.
 """
 
-from collections.abc import Callable
-from typing import Any
-
-import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
-from gnn.operators import _edge_kernels as kernels
 from gnn.operators import edges_torch
+from gnn.operators._edge_functions import PairInvariants, State
+from gnn.operators._edge_kernels import check_edges
 from gnn.operators._edge_math import invariant_terms
-from multipoles import _jit, indexing
-from multipoles._simd import BYTES
+from multipoles import indexing
 
 MAX_ORDER = 3
 METHODS = ("numba", "torch")
-
-# cost of one edge and channel, in units of the pair interactions that `run_chunks` counts in
-_EDGE_WORK = 1.0
 
 
 def n_invariants(order: int) -> int:
@@ -82,7 +74,7 @@ def anisotropic_state(
     if _use_torch(method, coefficients):
         return edges_torch.anisotropic_state(coefficients, directions, receivers, n_nodes, order)
     _check_indices(receivers, receivers, n_nodes)
-    return _State.apply(coefficients, directions, receivers, n_nodes, order)
+    return State.apply(coefficients, directions, receivers, n_nodes, order)
 
 
 def pair_invariants(
@@ -139,7 +131,7 @@ def pair_invariants(
     if _use_torch(method, state):
         return edges_torch.pair_invariants(state, directions, senders, receivers, order)
     _check_indices(senders, receivers, len(state))
-    return _Pair.apply(state, directions, senders, receivers, order)
+    return PairInvariants.apply(state, directions, senders, receivers, order)
 
 
 def self_invariants(state: Tensor, order: int) -> Tensor:
@@ -173,8 +165,7 @@ def _check_edges(directions: Tensor, senders: Tensor, receivers: Tensor, n_nodes
     edges = len(receivers)
     if directions.shape != (edges, 3):
         raise ValueError(
-            f"expected directions of shape (edges, 3) = ({edges}, 3), "
-            f"got {tuple(directions.shape)}"
+            f"expected directions of shape (edges, 3) = ({edges}, 3), got {tuple(directions.shape)}"
         )
     for name, index in (("senders", senders), ("receivers", receivers)):
         if index.shape != (edges,) or index.dtype != torch.int64:
@@ -187,7 +178,7 @@ def _check_edges(directions: Tensor, senders: Tensor, receivers: Tensor, n_nodes
 
 
 def _check_indices(senders: Tensor, receivers: Tensor, n_nodes: int) -> None:
-    fault = kernels.check_edges(senders.numpy(), receivers.numpy(), n_nodes)
+    fault = check_edges(senders.contiguous().numpy(), receivers.contiguous().numpy(), n_nodes)
     if fault == 1:
         raise ValueError(
             f"expected senders and receivers from 0 to {n_nodes - 1}, got "
@@ -218,241 +209,3 @@ def _use_torch(method: str, values: Tensor) -> bool:
             f"expected float32 or float64, got {values.dtype}; other dtypes need method='torch'"
         )
     return False
-
-
-# --- running the kernels ------------------------------------------------------------------------
-
-
-def _flat(tensor: Tensor):
-    """Return a one-dimensional NumPy view of a tensor's numbers, made contiguous if need be."""
-    return tensor.detach().contiguous().numpy().reshape(-1)
-
-
-def _masked(values: Tensor) -> int:
-    return int(values.shape[2] % (BYTES // values.element_size()) != 0)
-
-
-def _ranges(receivers: Any, n_nodes: int, channels: int) -> list[tuple[int, int, int]]:
-    """Return the parts of the nodes that threads work on, one part where more do not pay."""
-    work = _EDGE_WORK * len(receivers) * channels
-    parts = min(_jit.get_num_threads(), int(work // 5e4))
-    if parts <= 1:
-        return [(0, n_nodes, 0)]
-    return kernels.node_ranges(receivers, n_nodes, parts)
-
-
-def _run(task: Callable[[int, int, int], Any], ranges: list[tuple[int, int, int]]) -> list:
-    if len(ranges) == 1:
-        return [task(*ranges[0])]
-    found = _jit.run_chunks(lambda a, b: [task(*r) for r in ranges[a:b]], len(ranges), 1e12)
-    return [item for chunk in found for item in chunk]
-
-
-def _higher(twin: Callable, inputs: tuple, cotangents: tuple) -> tuple:
-    """Differentiate the second derivatives of an operator, by those of its twin."""
-    with torch.enable_grad():
-        used = [x if x.requires_grad else x.detach().requires_grad_() for x in inputs]
-        values, directions, grad, *along = used
-        first = torch.autograd.grad(
-            twin(values, directions), (values, directions), grad, create_graph=True
-        )
-        seconds = torch.autograd.grad(
-            first, (values, directions, grad), along, create_graph=True, materialize_grads=True
-        )
-    return torch.autograd.grad(
-        seconds,
-        used,
-        [torch.zeros_like(s) if c is None else c for s, c in zip(seconds, cotangents, strict=True)],
-        create_graph=torch.is_grad_enabled(),
-        materialize_grads=True,
-    )
-
-
-def _along(values: Tensor, cotangent: Tensor | None) -> Tensor:
-    return torch.zeros_like(values) if cotangent is None else cotangent
-
-
-# --- anisotropic state --------------------------------------------------------------------------
-
-
-class _State(Function):
-    @staticmethod
-    def forward(ctx, coefficients, directions, receivers, n_nodes, order):
-        ctx.save_for_backward(coefficients, directions, receivers)
-        ctx.order = order
-        channels = coefficients.shape[2]
-        components = indexing.n_components(order)
-        state = coefficients.new_empty(n_nodes, components, channels)
-        loop = kernels.state_kernels(order, _masked(coefficients)).values
-        to = receivers.numpy()
-        args = _flat(coefficients), _flat(directions), to, channels, _flat(state)
-        _run(lambda *part: loop(*args, *part), _ranges(to, n_nodes, channels))
-        return state
-
-    @staticmethod
-    def backward(ctx, grad):
-        coefficients, directions, receivers = ctx.saved_tensors
-        found = _StateGradients.apply(coefficients, directions, grad, receivers, ctx.order)
-        return *_needed(ctx, found), None, None, None
-
-
-class _StateGradients(Function):
-    @staticmethod
-    def forward(ctx, coefficients, directions, grad, receivers, order):
-        ctx.save_for_backward(coefficients, directions, grad, receivers)
-        ctx.set_materialize_grads(False)
-        ctx.order = order
-        channels = coefficients.shape[2]
-        by_coefs = torch.empty_like(coefficients, memory_format=torch.contiguous_format)
-        by_dirs = torch.zeros_like(directions, memory_format=torch.contiguous_format)
-        loop = kernels.state_kernels(order, _masked(coefficients)).gradients
-        to = receivers.numpy()
-        args = (*map(_flat, (coefficients, directions, grad)), to, channels)
-        outs = _flat(by_coefs), _flat(by_dirs)
-        _run(lambda *part: loop(*args, *outs, *part), _ranges(to, len(grad), channels))
-        return by_coefs, by_dirs
-
-    @staticmethod
-    def backward(ctx, along_coefs, along_dirs):
-        if along_coefs is None and along_dirs is None:
-            return (None,) * 5
-        coefficients, directions, grad, receivers = ctx.saved_tensors
-        along = _along(coefficients, along_coefs), _along(directions, along_dirs)
-        found = _StateSecond.apply(coefficients, directions, grad, *along, receivers, ctx.order)
-        return *_needed(ctx, found), None, None
-
-
-class _StateSecond(Function):
-    @staticmethod
-    def forward(ctx, coefficients, directions, grad, along_coefs, along_dirs, receivers, order):
-        inputs = coefficients, directions, grad, along_coefs, along_dirs
-        ctx.save_for_backward(*inputs, receivers)
-        ctx.set_materialize_grads(False)
-        ctx.order = order
-        channels = coefficients.shape[2]
-        by_coefs = torch.empty_like(coefficients, memory_format=torch.contiguous_format)
-        by_dirs = torch.zeros_like(directions, memory_format=torch.contiguous_format)
-        by_grad = torch.empty_like(grad, memory_format=torch.contiguous_format)
-        loop = kernels.state_kernels(order, _masked(coefficients)).second
-        to = receivers.numpy()
-        args = (*map(_flat, inputs), to, channels)
-        outs = _flat(by_coefs), _flat(by_dirs), _flat(by_grad)
-        _run(lambda *part: loop(*args, *outs, *part), _ranges(to, len(grad), channels))
-        return by_coefs, by_dirs, by_grad
-
-    @staticmethod
-    def backward(ctx, *cotangents):
-        *inputs, receivers = ctx.saved_tensors
-
-        def twin(coefficients, directions):
-            return edges_torch.anisotropic_state(
-                coefficients, directions, receivers, len(inputs[2]), ctx.order
-            )
-
-        return *_needed(ctx, _higher(twin, tuple(inputs), cotangents)), None, None
-
-
-def _needed(ctx, found: tuple) -> tuple:
-    return tuple(
-        g if need else None for g, need in zip(found, ctx.needs_input_grad, strict=False)
-    )
-
-
-# --- invariants of pairs ------------------------------------------------------------------------
-
-
-class _Pair(Function):
-    @staticmethod
-    def forward(ctx, state, directions, senders, receivers, order):
-        ctx.save_for_backward(state, directions, senders, receivers)
-        ctx.order = order
-        channels = state.shape[2]
-        found = state.new_empty(len(receivers), len(invariant_terms(order)), channels)
-        loop = kernels.pair_kernels(order, _masked(state)).values
-        to = receivers.numpy()
-        args = _flat(state), _flat(directions), senders.numpy(), to, channels, _flat(found)
-        _run(lambda *part: loop(*args, *part), _ranges(to, len(state), channels))
-        return found
-
-    @staticmethod
-    def backward(ctx, grad):
-        state, directions, senders, receivers = ctx.saved_tensors
-        found = _PairGradients.apply(state, directions, grad, senders, receivers, ctx.order)
-        return *_needed(ctx, found), None, None, None
-
-
-class _PairGradients(Function):
-    @staticmethod
-    def forward(ctx, state, directions, grad, senders, receivers, order):
-        ctx.save_for_backward(state, directions, grad, senders, receivers)
-        ctx.set_materialize_grads(False)
-        ctx.order = order
-        by_dirs = torch.zeros_like(directions, memory_format=torch.contiguous_format)
-        loop = kernels.pair_kernels(order, _masked(state)).gradients
-        inputs = [_flat(x) for x in (state, directions, grad)]
-        by_state = _scatter(loop, inputs, state, senders, receivers, [_flat(by_dirs)])
-        return by_state, by_dirs
-
-    @staticmethod
-    def backward(ctx, along_state, along_dirs):
-        if along_state is None and along_dirs is None:
-            return (None,) * 6
-        state, directions, grad, *ends = ctx.saved_tensors
-        along = _along(state, along_state), _along(directions, along_dirs)
-        found = _PairSecond.apply(state, directions, grad, *along, *ends, ctx.order)
-        return *_needed(ctx, found), None, None, None
-
-
-class _PairSecond(Function):
-    @staticmethod
-    def forward(ctx, state, directions, grad, along_state, along_dirs, senders, receivers, order):
-        tensors = state, directions, grad, along_state, along_dirs
-        ctx.save_for_backward(*tensors, senders, receivers)
-        ctx.set_materialize_grads(False)
-        ctx.order = order
-        by_dirs = torch.zeros_like(directions, memory_format=torch.contiguous_format)
-        by_grad = torch.empty_like(grad, memory_format=torch.contiguous_format)
-        loop = kernels.pair_kernels(order, _masked(state)).second
-        inputs = [_flat(x) for x in tensors]
-        outs = [_flat(by_dirs), _flat(by_grad)]
-        by_state = _scatter(loop, inputs, state, senders, receivers, outs)
-        return by_state, by_dirs, by_grad
-
-    @staticmethod
-    def backward(ctx, *cotangents):
-        *inputs, senders, receivers = ctx.saved_tensors
-
-        def twin(state, directions):
-            return edges_torch.pair_invariants(state, directions, senders, receivers, ctx.order)
-
-        found = _higher(twin, tuple(inputs), cotangents)
-        return *_needed(ctx, found), None, None, None
-
-
-def _scatter(
-    loop: Any, inputs: list, state: Tensor, senders: Tensor, receivers: Tensor, outs: list
-) -> Tensor:
-    """Run a loop that adds to rows of receivers and of senders; return the sums, like `state`.
-
-    Receivers belong to one part each. Senders do not, so every part but the first adds them to
-    rows of its own, from its lowest to its highest sender; these are added in order afterwards.
-    """
-    channels = state.shape[2]
-    by_state = torch.zeros_like(state, memory_format=torch.contiguous_format)
-    total, begin, to = _flat(by_state), senders.numpy(), receivers.numpy()
-    row = state.shape[1] * channels
-    ranges = _ranges(to, len(state), channels)
-
-    def task(first: int, last: int, edge: int) -> tuple:
-        rows, base = total, 0
-        if edge:
-            own = begin[edge : to.searchsorted(last)]
-            base, top = int(own.min()), int(own.max()) + 1
-            rows = np.zeros((top - base) * row, dtype=total.dtype)
-        loop(*inputs, begin, to, channels, total, rows, base, *outs, first, last, edge)
-        return rows, base
-
-    for rows, base in _run(task, ranges):
-        if rows is not total:
-            total[base * row : base * row + len(rows)] += rows
-    return by_state

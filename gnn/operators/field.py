@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from gnn.operators import field_torch
-from multipoles import indexing
-from multipoles.interactions import Neighbours, evaluate
+from multipoles import checks, indexing
+from multipoles.interactions import field_arrays
+from multipoles.neighbours import Neighbours, PairList, Slots
 
 METHODS = ("direct", "torch")
 
@@ -68,21 +69,24 @@ def multipole_field(
     single = moments.dim() == 2
     if single:
         moments = moments[:, None]
-    index = [None if t is None else t.detach().cpu().numpy() for t in (target_batch, source_batch)]
-    listed = None if pairs is None else pairs.detach().cpu().numpy()
-    neighbours = Neighbours.build(len(targets), len(sources), listed, *index)
-    if method == "torch":
-        rows = torch.as_tensor(neighbours.pairs())
-        field = field_torch.field(targets, sources, moments, order, kernel, rows)
-    else:
-        field = apply(targets, sources, moments, order, kernel, neighbours)
+    neighbours = _neighbours(len(targets), len(sources), pairs, target_batch, source_batch)
+    field = apply(targets, sources, moments, order, kernel, neighbours, method)
     return field[:, 0] if single else field
 
 
 def apply(
-    targets: Tensor, sources: Tensor, moments: Tensor, order: int, kernel: Any, neighbours: Any
+    targets: Tensor,
+    sources: Tensor,
+    moments: Tensor,
+    order: int,
+    kernel: Any,
+    neighbours: Neighbours,
+    method: str = "direct",
 ) -> Tensor:
     """`multipole_field` without checks, for neighbours prepared once and moments with channels."""
+    if method == "torch":
+        rows = torch.from_numpy(neighbours.all_pairs())
+        return field_torch.field(targets, sources, moments, order, kernel, rows)
     return _Field.apply(targets, sources, moments, order, kernel, neighbours)
 
 
@@ -92,7 +96,7 @@ class _Field(torch.autograd.Function):
         ctx.save_for_backward(targets, sources, moments)
         ctx.order, ctx.kernel, ctx.neighbours = order, kernel, neighbours
         arrays = (t.detach().contiguous().numpy() for t in (targets, sources, moments))
-        return torch.from_numpy(evaluate(*arrays, order, kernel, neighbours))
+        return torch.from_numpy(field_arrays(*arrays, order, kernel, neighbours))
 
     @staticmethod
     def backward(ctx, gradient):
@@ -104,7 +108,7 @@ class _Field(torch.autograd.Function):
             to_targets = _contract(gradient, field)
         if by_source or by_moments:
             order = indexing.order_of(moments.shape[-1]) + int(by_source)
-            transposed = ctx.neighbours.transposed()
+            transposed = ctx.neighbours.transposed
             adjoint = apply(sources, targets, gradient, order, ctx.kernel, transposed)
             to_moments = adjoint[..., : moments.shape[-1]] if by_moments else None
             to_sources = _contract(moments, adjoint) if by_source else None
@@ -120,6 +124,23 @@ def _contract(weights: Tensor, field: Tensor) -> Tensor:
     raised = field.index_select(-1, torch.tensor(places.ravel()))
     raised = raised.view(len(field), -1, count, 3)
     return (weights[..., None] * raised).sum(dim=(1, 2))
+
+
+def _neighbours(
+    n_targets: int,
+    n_sources: int,
+    pairs: Tensor | None,
+    target_batch: Tensor | None,
+    source_batch: Tensor | None,
+) -> Neighbours:
+    index = [None if t is None else t.detach().numpy() for t in (target_batch, source_batch)]
+    targets, sources = checks.batches(*index, n_targets, n_sources)
+    if pairs is None:
+        return Slots(n_targets, n_sources, targets, sources)
+    if targets is not None:
+        raise ValueError("give pairs or batches, not both: a pair list needs no system index")
+    listed = checks.pair_list(pairs.detach().numpy(), n_targets, n_sources)
+    return PairList(listed, n_targets, n_sources)
 
 
 def _check(targets: Tensor, sources: Tensor, moments: Tensor, order: int, method: str) -> None:

@@ -1,0 +1,120 @@
+"""What a training step costs: fused operators against their twins, and the state's order.
+
+Prints two tables and writes benchmarks/results/training_step.{csv,png}:
+
+1. one whole training step (energy, forces on atoms and surrounding charges, loss, backward) with
+   the compiled operators and split first layers, against the same model with the torch twins of
+   the edge operators and concatenated inputs;
+2. the same step for anisotropic states of order 0, 1, 2 and 3 (target: order 2 below 1.5 times
+   order 0).
+
+All variants take turns in one process, so that a drift of the machine's speed hits all alike.
+"""
+
+import argparse
+import csv
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gnn import AMP
+from gnn.data import collate, load_shipped, prepare
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def batch_of(model: AMP, size: int, molecule: str):
+    frames = load_shipped([molecule])[: 16 * size : 16]
+    return collate([prepare(frame, model.cutoff) for frame in frames])
+
+
+def step(model: AMP, batch, optimizer) -> None:
+    optimizer.zero_grad()
+    out = model(batch, forces=True, mm_forces=True, create_graph=True)
+    loss = (out["energy"] - batch.energy).square().mean()
+    loss = loss + (out["forces"] - batch.forces).square().mean()
+    loss = loss + 100 * (out["mm_forces"] - batch.mm_forces).square().mean()
+    loss.backward()
+    optimizer.step()
+
+
+def in_turns(tasks: dict, repeats: int) -> dict[str, np.ndarray]:
+    times: dict[str, list[float]] = {name: [] for name in tasks}
+    for round_ in range(repeats + 3):
+        for name, task in tasks.items():
+            start = time.perf_counter()
+            task()
+            if round_ >= 3:
+                times[name].append(time.perf_counter() - start)
+    return {name: np.array(values) * 1e3 for name, values in times.items()}
+
+
+def task_for(options: dict, size: int, molecule: str):
+    torch.manual_seed(0)
+    model = AMP(**options)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
+    batch = batch_of(model, size, molecule)
+    return lambda: step(model, batch, optimizer)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--molecule", default="mam")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    where = arguments.batch, arguments.molecule
+    rows = []
+    variants = {
+        "compiled": {},
+        "torch edges": {"edge_method": "torch", "split": False},
+        "all torch": {"method": "torch", "split": False},
+    }
+    repeats = arguments.repeats
+    fused = in_turns({k: task_for(o, *where) for k, o in variants.items()}, repeats)
+    print(f"training step, batch of {where[0]} frames ({where[1]}), {arguments.threads} thread(s)")
+    for name, times in fused.items():
+        ratio = np.median(times / fused["compiled"])
+        rows.append((name, times.min(), np.median(times), ratio))
+    orders = in_turns({f"order {k}": task_for({"order": k}, *where) for k in range(4)}, repeats)
+    for name, times in orders.items():
+        rows.append((name, times.min(), np.median(times), np.median(times / orders["order 0"])))
+    print(f"{'variant':>14} {'min / ms':>9} {'median':>9} {'ratio':>7}")
+    for name, low, median, ratio in rows:
+        print(f"{name:>14} {low:9.2f} {median:9.2f} {ratio:7.2f}")
+    print("ratio: to 'compiled' above, to 'order 0' below (targets: torch edges >= 1.5, ")
+    print("order 2 < 1.5)")
+    RESULTS.mkdir(exist_ok=True)
+    with open(RESULTS / "training_step.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["variant", "min_ms", "median_ms", "ratio"])
+        writer.writerows([(n, f"{a:.3f}", f"{b:.3f}", f"{r:.3f}") for n, a, b, r in rows])
+    draw(rows)
+
+
+def draw(rows) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), width_ratios=[3, 4])
+    for axis, part, title in (
+        (axes[0], rows[:3], "compiled against torch twins"),
+        (axes[1], rows[3:], "order of the anisotropic state"),
+    ):
+        names, medians = [r[0] for r in part], [r[2] for r in part]
+        bars = axis.bar(names, medians, color=["#2a6f97", "#a9d6e5", "#a9d6e5", "#a9d6e5"])
+        axis.bar_label(bars, [f"{r[3]:.2f}×" for r in part], padding=2)
+        axis.set(title=title, ylabel="training step / ms", ylim=(0, 1.15 * max(medians)))
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(RESULTS / "training_step.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()

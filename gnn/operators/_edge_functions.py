@@ -1,0 +1,342 @@
+"""The fused edge operators as autograd functions, each with first and second derivatives.
+
+Values, gradients and gradients of gradients are one pass over the edges each. With F = sum of
+values times incoming gradient, the gradients are partial derivatives of F, and the gradients of
+those with cotangents v are the change of all partial derivatives of F along v.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from gnn.operators import _edge_kernels as kernels
+from gnn.operators import edges_torch
+from gnn.operators._edge_math import invariant_terms
+from multipoles import _jit, indexing
+from multipoles._simd import BYTES
+
+Range = tuple[int, int, int]
+
+# measured nanoseconds per edge, vector of channels and component (state) or invariant (pair)
+_STATE_COST = {"values": 0.3, "gradients": 0.6, "second": 1.5}
+_PAIR_COST = {"values": 1.0, "gradients": 3.5, "second": 7.0}
+# waking a thread costs some 50 microseconds, more when another library's threads still spin
+_THREAD_GRAIN = 5e5
+
+
+class State(Function):
+    """Anisotropic state of the nodes from coefficients (E, order + 1, C) and directions."""
+
+    @staticmethod
+    def forward(ctx, coefficients, directions, receivers, n_nodes, order):
+        """Return the state, (n_nodes, n_components, C)."""
+        ctx.save_for_backward(coefficients, directions, receivers)
+        ctx.order = order
+        shape = n_nodes, indexing.n_components(order), coefficients.shape[2]
+        state = coefficients.new_empty(shape)
+        _run_state("values", (coefficients, directions), receivers, (state,), order, n_nodes)
+        return state
+
+    @staticmethod
+    def backward(ctx, grad):
+        """Return the gradients, differentiable."""
+        *inputs, receivers = ctx.saved_tensors
+        return *_needed(ctx, StateGradients.apply(*inputs, grad, receivers, ctx.order)), *[None] * 3
+
+
+class StateGradients(Function):
+    """Gradients by coefficients and directions."""
+
+    @staticmethod
+    def forward(ctx, coefficients, directions, grad, receivers, order):
+        """Return gradients like `coefficients` and `directions`."""
+        inputs = coefficients, directions, grad
+        ctx.save_for_backward(*inputs, receivers)
+        ctx.set_materialize_grads(False)
+        ctx.order = order
+        outs = _empty(coefficients), _zeros(directions)
+        _run_state("gradients", inputs, receivers, outs, order, len(grad))
+        return outs
+
+    @staticmethod
+    def backward(ctx, *cotangents):
+        """Return the gradients of the gradients, differentiable."""
+        *inputs, receivers = ctx.saved_tensors
+        if all(c is None for c in cotangents):
+            return (None,) * 5
+        along = _along(inputs, cotangents)
+        return *_needed(ctx, StateSecond.apply(*inputs, *along, receivers, ctx.order)), None, None
+
+
+class StateSecond(Function):
+    """Change of gradients and state along changes of coefficients and directions."""
+
+    @staticmethod
+    def forward(ctx, coefficients, directions, grad, along_values, along_directions, *rest):
+        """Return gradients like `coefficients`, `directions` and `grad`."""
+        receivers, order = rest
+        inputs = coefficients, directions, grad, along_values, along_directions
+        ctx.save_for_backward(*inputs, receivers)
+        ctx.set_materialize_grads(False)
+        ctx.order = order
+        outs = _empty(coefficients), _zeros(directions), _empty(grad)
+        _run_state("second", inputs, receivers, outs, order, len(grad))
+        return outs
+
+    @staticmethod
+    def backward(ctx, *cotangents):
+        """Return third derivatives, by the plain-torch twin."""
+        *inputs, receivers = ctx.saved_tensors
+        n_nodes, order = len(inputs[2]), ctx.order
+
+        def twin(coefficients, directions):
+            return edges_torch.anisotropic_state(
+                coefficients, directions, receivers, n_nodes, order
+            )
+
+        return *_needed(ctx, third_derivatives(twin, inputs, cotangents)), None, None
+
+
+class PairInvariants(Function):
+    """Invariants of the states (N, n_components, C) at the ends of edges."""
+
+    @staticmethod
+    def forward(ctx, state, directions, senders, receivers, order):
+        """Return the invariants, (E, n_invariants, C)."""
+        ctx.save_for_backward(state, directions, senders, receivers)
+        ctx.order = order
+        channels = state.shape[2]
+        found = state.new_empty(len(receivers), len(invariant_terms(order)), channels)
+        loop = kernels.pair_values_loop(order, _masked(state))
+        ends = _flat(senders), _flat(receivers)
+        args = _flat(state), _flat(directions), *ends, channels, _flat(found)
+        ranges = _ranges("values", _PAIR_COST, receivers, state, found.shape[1])
+        _run(lambda *part: loop(*args, *part), ranges)
+        return found
+
+    @staticmethod
+    def backward(ctx, grad):
+        """Return the gradients, differentiable."""
+        *inputs, senders, receivers = ctx.saved_tensors
+        found = PairGradients.apply(*inputs, grad, senders, receivers, ctx.order)
+        return *_needed(ctx, found), *[None] * 3
+
+
+class PairGradients(Function):
+    """Gradients by state and directions."""
+
+    @staticmethod
+    def forward(ctx, state, directions, grad, senders, receivers, order):
+        """Return gradients like `state` and `directions`."""
+        inputs, ends = (state, directions, grad), (senders, receivers)
+        ctx.save_for_backward(*inputs, *ends)
+        ctx.set_materialize_grads(False)
+        ctx.order = order
+        by_directions = _zeros(directions)
+        return _run_pair("gradients", inputs, ends, (by_directions,), order), by_directions
+
+    @staticmethod
+    def backward(ctx, *cotangents):
+        """Return the gradients of the gradients, differentiable."""
+        *inputs, senders, receivers = ctx.saved_tensors
+        if all(c is None for c in cotangents):
+            return (None,) * 6
+        along = _along(inputs, cotangents)
+        found = PairSecond.apply(*inputs, *along, senders, receivers, ctx.order)
+        return *_needed(ctx, found), *[None] * 3
+
+
+class PairSecond(Function):
+    """Change of gradients and invariants along changes of state and directions."""
+
+    @staticmethod
+    def forward(ctx, state, directions, grad, along_values, along_directions, *rest):
+        """Return gradients like `state`, `directions` and `grad`."""
+        *ends, order = rest
+        inputs = state, directions, grad, along_values, along_directions
+        ctx.save_for_backward(*inputs, *ends)
+        ctx.set_materialize_grads(False)
+        ctx.order = order
+        outs = _zeros(directions), _empty(grad)
+        return _run_pair("second", inputs, tuple(ends), outs, order), *outs
+
+    @staticmethod
+    def backward(ctx, *cotangents):
+        """Return third derivatives, by the plain-torch twin."""
+        *inputs, senders, receivers = ctx.saved_tensors
+
+        def twin(state, directions):
+            return edges_torch.pair_invariants(state, directions, senders, receivers, ctx.order)
+
+        return *_needed(ctx, third_derivatives(twin, inputs, cotangents)), *[None] * 3
+
+
+# --- running the loops --------------------------------------------------------------------------
+
+
+def _run_state(
+    kind: str,
+    inputs: tuple[Tensor, ...],
+    receivers: Tensor,
+    outs: tuple[Tensor, ...],
+    order: int,
+    n_nodes: int,
+) -> None:
+    factory = {
+        "values": kernels.state_values_loop,
+        "gradients": kernels.state_gradients_loop,
+        "second": kernels.state_second_loop,
+    }[kind]
+    loop = factory(order, _masked(inputs[0]))
+    args = *map(_flat, inputs), _flat(receivers), inputs[0].shape[2], *map(_flat, outs)
+    ranges = _ranges(kind, _STATE_COST, receivers, inputs[0], indexing.n_components(order), n_nodes)
+    _run(lambda *part: loop(*args, *part), ranges)
+
+
+def _run_pair(
+    kind: str,
+    inputs: tuple[Tensor, ...],
+    ends: tuple[Tensor, Tensor],
+    outs: tuple[Tensor, ...],
+    order: int,
+) -> Tensor:
+    """Run a loop that adds to rows of receivers and of senders; return the sums, like the state.
+
+    Receivers belong to one part each. Senders do not: where there are several parts, each adds
+    them to rows of its own, from its lowest to its highest sender, and these are added in order
+    afterwards.
+    """
+    state = inputs[0]
+    second = kind == "second"
+    factory = kernels.pair_second_loop if second else kernels.pair_gradients_loop
+    loop = factory(order, _masked(state))
+    by_state = _zeros(state)
+    total, senders, receivers = _flat(by_state), _flat(ends[0]), _flat(ends[1])
+    channels, row = state.shape[2], state.shape[1] * state.shape[2]
+    args = *map(_flat, inputs), senders, receivers, channels, total
+    results = [_flat(out) for out in outs]
+    ranges = _ranges(kind, _PAIR_COST, ends[1], state, len(invariant_terms(order)))
+
+    def task(first: int, last: int, edge: int) -> tuple[np.ndarray, int]:
+        rows, base = total, 0
+        if len(ranges) > 1:
+            own = senders[edge : receivers.searchsorted(last)]
+            base, top = (int(own.min()), int(own.max()) + 1) if len(own) else (0, 0)
+            rows = np.zeros((top - base) * row, dtype=total.dtype)
+        loop(*args, rows, base, *results, first, last, edge)
+        return rows, base
+
+    for rows, base in _run(task, ranges):
+        if rows is not total:
+            total[base * row : base * row + len(rows)] += rows
+    return by_state
+
+
+def _ranges(
+    kind: str,
+    cost: dict[str, float],
+    receivers: Tensor,
+    values: Tensor,
+    rows: int,
+    n_nodes: int | None = None,
+) -> list[Range]:
+    """Return the parts of the nodes that threads work on: one part where more do not pay."""
+    n_nodes = len(values) if n_nodes is None else n_nodes
+    vectors = values.shape[2] * values.element_size() // BYTES + 1
+    nanoseconds = cost[kind] * len(receivers) * rows * vectors
+    parts = min(_jit.get_num_threads(), int(nanoseconds // _THREAD_GRAIN))
+    if parts <= 1:
+        return [(0, n_nodes, 0)]
+    return kernels.node_ranges(_flat(receivers), n_nodes, parts)
+
+
+def _run(task: Callable[[int, int, int], Any], ranges: list[Range]) -> list:
+    if len(ranges) == 1:
+        return [task(*ranges[0])]
+    # the decision for threads is made: work without bound, one range for each
+    found = _jit.run_chunks(
+        lambda start, stop: [task(*ranges[i]) for i in range(start, stop)], len(ranges), 1e18
+    )
+    return [item for chunk in found for item in chunk]
+
+
+def _flat(tensor: Tensor) -> np.ndarray:
+    """Return a one-dimensional NumPy view of a tensor's numbers, made contiguous if need be."""
+    return tensor.detach().contiguous().numpy().reshape(-1)
+
+
+def _masked(values: Tensor) -> int:
+    return int(values.shape[2] * values.element_size() % BYTES != 0)
+
+
+def _empty(like: Tensor) -> Tensor:
+    return torch.empty_like(like, memory_format=torch.contiguous_format)
+
+
+def _zeros(like: Tensor) -> Tensor:
+    return torch.zeros_like(like, memory_format=torch.contiguous_format)
+
+
+# --- derivatives --------------------------------------------------------------------------------
+
+
+def _needed(ctx: Any, found: tuple) -> tuple:
+    """Return the gradients that are asked for, None in place of others."""
+    needs = ctx.needs_input_grad[: len(found)]
+    return tuple(g if need else None for g, need in zip(found, needs, strict=True))
+
+
+def _along(inputs: list[Tensor], cotangents: tuple) -> list[Tensor]:
+    return [
+        torch.zeros_like(x) if c is None else c for x, c in zip(inputs, cotangents, strict=False)
+    ]
+
+
+def third_derivatives(
+    twin: Callable[[Tensor, Tensor], Tensor], inputs: list[Tensor], cotangents: tuple
+) -> tuple[Tensor, ...]:
+    """Differentiate the second derivatives of an operator, through its twin.
+
+    Parameters
+    ----------
+    twin : callable
+        The operator in plain torch, of values and directions.
+    inputs : list of Tensor
+        Values, directions, incoming gradient, cotangents of the gradients by the first two.
+    cotangents : tuple of (Tensor or None)
+        Of the second derivatives by values, directions and incoming gradient.
+
+    Returns
+    -------
+    tuple of Tensor
+        Gradients by all `inputs`, themselves differentiable if gradients are enabled.
+    """
+    further = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # aliases: one input may have been computed from another, which is not ours to follow
+        used = [x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in inputs]
+        values, directions, grad, *along = used
+        first = _gradients([twin(values, directions)], [values, directions], [grad])
+        second = _gradients(first, [values, directions, grad], along)
+        ends = [
+            torch.zeros_like(s) if c is None else c for s, c in zip(second, cotangents, strict=True)
+        ]
+        third = _gradients(second, used, ends, further)
+    return tuple(third)
+
+
+def _gradients(
+    outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor], further: bool = True
+) -> list[Tensor]:
+    """Return gradients, zeros where outputs do not depend on inputs."""
+    pairs = [(y, c) for y, c in zip(outputs, cotangents, strict=True) if y.requires_grad]
+    if not pairs:
+        return [torch.zeros_like(x) for x in inputs]
+    used, weights = zip(*pairs, strict=True)
+    return list(
+        torch.autograd.grad(used, inputs, weights, create_graph=further, materialize_grads=True)
+    )

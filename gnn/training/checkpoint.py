@@ -1,0 +1,91 @@
+"""Checkpoints: models and the state of a training run, written whole or not at all."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gnn.data.formats import write_atomically
+from gnn.model import AMP
+
+FORMAT = "anisole-model"
+VERSION = 1
+
+
+def model_state(model: AMP) -> dict[str, Any]:
+    """Return what `load_model` needs, in tensors and plain values only."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": model.config(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "state_dict": model.state_dict(),
+    }
+
+
+def save(path: str | Path, content: dict[str, Any]) -> None:
+    """Write a checkpoint under a temporary name in the same folder, then rename it."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(Path(path), lambda temporary: torch.save(content, temporary))
+
+
+def save_model(path: str | Path, model: AMP, **extra: Any) -> None:
+    """Write a model; `extra` holds plain values kept beside it."""
+    save(path, model_state(model) | extra)
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint without running code from it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not a checkpoint of this package.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}: train a model with `anisole train`")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is not a checkpoint of anisole ({reason})") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"{path} is not a checkpoint of anisole: it lacks format '{FORMAT}'")
+    if content["version"] > VERSION:
+        raise ValueError(
+            f"{path} was written by a newer anisole (version {content['version']} of the format, "
+            f"this one reads up to {VERSION}): update anisole"
+        )
+    return content
+
+
+def load_model(path: str | Path | None = None) -> AMP:
+    """Load a model from a checkpoint.
+
+    Parameters
+    ----------
+    path : path-like, optional
+        Checkpoint written by training. None takes the one that ships with the package.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file, or no checkpoint ships with this version.
+    ValueError
+        If the file is not a checkpoint of this package.
+    """
+    if path is None:
+        path = Path(__file__).parent.parent / "data" / "model.pt"
+        if not path.is_file():
+            raise FileNotFoundError(
+                "no checkpoint ships with this version: give the path of one written by "
+                "`anisole train`"
+            )
+    content = load(path)
+    model = AMP(**content["config"]).to(getattr(torch, content["dtype"]))
+    model.load_state_dict(content["state_dict"])
+    return model.eval()

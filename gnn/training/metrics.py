@@ -1,0 +1,133 @@
+"""Errors of a model on labelled frames, per molecule and overall, and baselines beside them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gnn.data.systems import Frame, System
+
+# name of a quantity, its attribute in frames and results, unit, factor from eV, Å, e
+QUANTITIES = {
+    "energy": ("meV", 1e3),
+    "forces": ("meV/Å", 1e3),
+    "mm_forces": ("meV/Å", 1e3),
+    "dipole": ("me Å", 1e3),
+}
+
+
+class Errors(NamedTuple):
+    """Mean absolute and root-mean-square error, and the spread of the reference."""
+
+    mae: float
+    rmse: float
+    std: float
+
+    @property
+    def ratio(self) -> float:
+        """RMSE over the standard deviation of the reference."""
+        return self.rmse / self.std if self.std > 0 else float("nan")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Predictions beside references: per quantity (frame by frame) arrays of equal shape."""
+
+    names: list[str]
+    predicted: dict[str, list[NDArray[np.float64]]]
+    reference: dict[str, list[NDArray[np.float64]]]
+
+    def values(
+        self, quantity: str, name: str | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return predicted and reference numbers of one quantity, of one molecule or all."""
+        chosen = [i for i, n in enumerate(self.names) if name is None or n == name]
+        parts = []
+        for source in (self.predicted, self.reference):
+            rows = [np.ravel(source[quantity][i]) for i in chosen if source[quantity]]
+            parts.append(np.concatenate(rows) if rows else np.zeros(0))
+        return parts[0], parts[1]
+
+    def errors(self, quantity: str, name: str | None = None) -> Errors | None:
+        """Return the errors of one quantity, or None where there is nothing to compare.
+
+        The standard deviation of energies is that within molecules: the constant that tells one
+        molecule from another is no achievement.
+        """
+        predicted, reference = self.values(quantity, name)
+        if len(reference) == 0:
+            return None
+        difference = predicted - reference
+        spread = reference
+        if quantity == "energy":
+            label = np.array([n for n in self.names if name is None or n == name])
+            spread = reference.copy()
+            for one in np.unique(label):
+                spread[label == one] -= reference[label == one].mean()
+        factor = QUANTITIES[quantity][1]
+        return Errors(
+            factor * float(np.abs(difference).mean()),
+            factor * float(np.sqrt((difference**2).mean())),
+            factor * float(spread.std()),
+        )
+
+
+def compare(results: Sequence[dict[str, Any]], frames: Sequence[Frame]) -> Comparison:
+    """Put results of ``model.evaluate`` beside the labels of the frames."""
+    predicted: dict[str, list[NDArray[np.float64]]] = {}
+    reference: dict[str, list[NDArray[np.float64]]] = {}
+    for quantity in QUANTITIES:
+        labels = [getattr(frame, quantity) for frame in frames]
+        known = all(label is not None for label in labels)
+        have = known and all(quantity in result for result in results)
+        predicted[quantity] = [np.atleast_1d(r[quantity]) for r in results] if have else []
+        reference[quantity] = [np.atleast_1d(label) for label in labels] if have else []
+    return Comparison([frame_name(frame) for frame in frames], predicted, reference)
+
+
+def frame_name(frame: Frame) -> str:
+    """Return the molecule's name, or its composition and charge where it has none."""
+    if frame.name:
+        return frame.name
+    numbers, counts = np.unique(frame.system.numbers, return_counts=True)
+    formula = " ".join(f"{z}:{n}" for z, n in zip(numbers, counts, strict=True))
+    return f"{formula} ({frame.system.charge:+g})"
+
+
+def mean_baseline(training: Sequence[Frame], frames: Sequence[Frame]) -> Comparison:
+    """Return the baseline that knows only means: the molecule's mean energy, zero forces."""
+    energies: dict[str, list[float]] = {}
+    for frame in training:
+        if frame.energy is not None:
+            energies.setdefault(frame_name(frame), []).append(frame.energy)
+    results = [
+        {
+            "energy": float(np.mean(energies.get(frame_name(frame), [np.nan]))),
+            "forces": np.zeros_like(frame.system.positions),
+            "mm_forces": np.zeros_like(frame.system.mm_positions),
+        }
+        for frame in frames
+    ]
+    return compare(results, frames)
+
+
+def without_surroundings(frame: Frame) -> Frame:
+    """Return the frame with its labels but without the charges that made them."""
+    system = frame.system
+    bare = System(system.numbers, system.positions, system.charge)
+    return Frame(
+        bare, frame.energy, frame.forces, None, frame.dipole, run=frame.run, name=frame.name
+    )
+
+
+def blind_comparison(results: Sequence[dict[str, Any]], frames: Sequence[Frame]) -> Comparison:
+    """Compare a model that saw no surroundings with the true frames; it has no MM forces."""
+    seen = ("energy", "forces", "dipole")
+    filled = [
+        {name: result[name] for name in seen}
+        | {"mm_forces": np.zeros_like(frame.system.mm_positions)}
+        for result, frame in zip(results, frames, strict=True)
+    ]
+    return compare(filled, frames)

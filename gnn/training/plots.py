@@ -1,0 +1,142 @@
+"""Pictures of a training run: learning curve, parity, error bars beside the baselines."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gnn.training.metrics import QUANTITIES, Comparison
+from gnn.training.tables import TITLES
+
+BLUE, ORANGE, GREY = "#1f5f8b", "#e07a2f", "#9aa5b1"
+COLORS = ("#1f5f8b", "#e07a2f", "#3d9970", "#8e5ea2", "#b5838d", "#6c757d")
+
+
+def _pyplot() -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update(
+        {
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.titlesize": 11,
+            "axes.titlelocation": "left",
+            "legend.frameon": False,
+            "figure.dpi": 100,
+            "savefig.dpi": 150,
+        }
+    )
+    return plt
+
+
+def _save(figure: Any, path: str | Path) -> None:
+    import matplotlib.pyplot as plt
+
+    from gnn.data.formats import write_atomically
+
+    figure.tight_layout()
+    write_atomically(Path(path), lambda temporary: figure.savefig(temporary))
+    plt.close(figure)
+
+
+def learning_curve(history: Sequence[dict[str, Any]], path: str | Path) -> None:
+    """Draw training and validation loss, and validation errors, against time."""
+    plt = _pyplot()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
+    seconds = [row["seconds"] for row in history]
+    left.plot(seconds, [row["train_loss"] for row in history], color=GREY, lw=1, label="training")
+    checked = [row for row in history if row.get("validation_loss") is not None]
+    times = [row["seconds"] for row in checked]
+    if checked:
+        loss = [row["validation_loss"] for row in checked]
+        left.plot(times, loss, color=BLUE, lw=1.8, label="validation (averaged weights)")
+    for name, color in zip(("energy", "forces", "mm_forces"), COLORS, strict=False):
+        values = [row.get(f"validation_{name}_rmse") for row in checked]
+        if any(v is not None for v in values):
+            unit = QUANTITIES[name][0]
+            right.plot(times, values, color=color, lw=1.8, label=f"{TITLES[name]} / {unit}")
+    left.set(title="Loss", xlabel="training time / s", ylabel="weighted mean squared error")
+    right.set(title="Validation RMSE", xlabel="training time / s", ylabel="RMSE")
+    for axis in (left, right):
+        axis.set_yscale("log")
+        if axis.lines:
+            axis.legend()
+        axis.grid(alpha=0.25, which="both", lw=0.5)
+    _save(figure, path)
+
+
+def parity(comparison: Comparison, path: str | Path, title: str = "") -> None:
+    """Draw predicted against reference energies, QM forces and MM forces."""
+    plt = _pyplot()
+    shown = [n for n in ("energy", "forces", "mm_forces") if comparison.errors(n) is not None]
+    figure, axes = plt.subplots(1, len(shown), figsize=(3.7 * len(shown), 3.7), squeeze=False)
+    for axis, quantity in zip(axes[0], shown, strict=True):
+        if quantity == "energy":
+            _energy_parity(axis, comparison)
+        else:
+            _density_parity(axis, *comparison.values(quantity))
+        errors = comparison.errors(quantity)
+        assert errors is not None  # only such are shown
+        unit = QUANTITIES[quantity][0]
+        text = f"MAE {errors.mae:.1f} {unit}\nRMSE {errors.rmse:.1f} {unit}"
+        axis.text(0.05, 0.95, text, transform=axis.transAxes, va="top")
+        axis.set_title(TITLES[quantity])
+        unit = "eV" if quantity == "energy" else "eV/Å"
+        axis.set(xlabel=f"reference / {unit}", ylabel=f"predicted / {unit}")
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    _save(figure, path)
+
+
+def _limits(axis: Any, *values: np.ndarray) -> None:
+    low, high = min(v.min() for v in values), max(v.max() for v in values)
+    margin = 0.05 * (high - low) or 1.0
+    axis.plot([low - margin, high + margin], [low - margin, high + margin], color="k", lw=0.7)
+    axis.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin))
+    axis.set_aspect("equal")
+
+
+def _energy_parity(axis: Any, comparison: Comparison) -> None:
+    names = sorted(set(comparison.names))
+    drawn = []
+    for i, name in enumerate(names):
+        predicted, reference = comparison.values("energy", name)
+        centre = reference.mean()
+        axis.scatter(
+            reference - centre, predicted - centre, s=9, alpha=0.7, lw=0,
+            color=COLORS[i % len(COLORS)], label=name,
+        )  # fmt: skip
+        drawn += [reference - centre, predicted - centre]
+    _limits(axis, *drawn)
+    axis.legend(loc="lower right", handletextpad=0.1, fontsize=9, title="energy − mean")
+
+
+def _density_parity(axis: Any, predicted: np.ndarray, reference: np.ndarray) -> None:
+    from matplotlib.colors import LogNorm
+
+    axis.hexbin(
+        reference, predicted, gridsize=70, mincnt=1, norm=LogNorm(), cmap="viridis", lw=0.1
+    )
+    _limits(axis, predicted, reference)
+
+
+def baselines(comparisons: dict[str, Comparison], path: str | Path) -> None:
+    """Draw the RMSE of several models on the same frames as bars on a logarithmic scale."""
+    plt = _pyplot()
+    figure, axes = plt.subplots(1, 3, figsize=(9, 3.2))
+    for axis, quantity in zip(axes, ("energy", "forces", "mm_forces"), strict=True):
+        found = {k: c.errors(quantity) for k, c in comparisons.items()}
+        bars = {k: e.rmse for k, e in found.items() if e is not None}
+        colors = [BLUE if i == len(bars) - 1 else GREY for i in range(len(bars))]
+        drawn = axis.bar(range(len(bars)), list(bars.values()), color=colors, width=0.65)
+        axis.bar_label(drawn, [f"{v:.3g}" for v in bars.values()], padding=2)
+        axis.set_xticks(range(len(bars)), [k.replace(" ", "\n", 1) for k in bars], fontsize=9)
+        axis.set_yscale("log")
+        axis.set_ylim(0.5 * min(bars.values()), 2.5 * max(bars.values()))
+        axis.set_title(f"{TITLES[quantity]}: RMSE / {QUANTITIES[quantity][0]}")
+    _save(figure, path)

@@ -1,0 +1,60 @@
+"""Write what a model predicts: JSON with everything, extxyz or HDF5 with energies and forces."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gnn.data.formats import write_atomically, write_frames
+from gnn.data.systems import Frame
+
+
+def write_predictions(
+    path: str | Path, frames: Sequence[Frame], results: Sequence[dict[str, Any]]
+) -> None:
+    """Write predictions in the format that the suffix names.
+
+    Parameters
+    ----------
+    path : path-like
+        ``.json``: energies, forces, charges, dipoles, quadrupoles, in eV, Å and e. Otherwise a
+        suffix of `gnn.data.write_frames`: the structures with predicted labels.
+    frames : sequence of Frame
+        The structures.
+    results : sequence of dict
+        From ``model.evaluate``.
+
+    Raises
+    ------
+    ValueError
+        If the suffix is unknown.
+    """
+    path = Path(path)
+    if path.suffix == ".json":
+        content = {
+            "units": {"energy": "eV", "length": "Å", "charge": "e"},
+            "structures": [
+                {"numbers": frame.system.numbers.tolist()} | _plain(result)
+                for frame, result in zip(frames, results, strict=True)
+            ],
+        }
+        write_atomically(path, lambda temporary: _dump(content, temporary))
+        return
+    labels = ("energy", "forces", "mm_forces", "dipole")
+    predicted = [
+        Frame(
+            frame.system, **{name: result[name] for name in labels}, run=frame.run, name=frame.name
+        )
+        for frame, result in zip(frames, results, strict=True)
+    ]
+    write_frames(path, predicted)
+
+
+def _plain(result: dict[str, Any]) -> dict[str, Any]:
+    return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in result.items()}
+
+
+def _dump(content: dict[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(content, ensure_ascii=False))

@@ -1,0 +1,84 @@
+"""From a configuration to frames, splits and a model."""
+
+from collections.abc import Sequence
+
+import torch
+
+from gnn.data import load_shipped, read_frames, split_by_run
+from gnn.data.systems import Frame
+from gnn.model import AMP
+from gnn.training.config import Config, DataConfig
+from gnn.training.metrics import frame_name
+
+Splits = tuple[list[Frame], list[Frame], list[Frame]]
+
+
+def load_splits(data: DataConfig) -> Splits:
+    """Return training, validation and test frames.
+
+    With ``vacuum`` the training frames come a second time without surroundings, labelled so.
+
+    Raises
+    ------
+    ValueError
+        If the file holds no frame, or none of a wanted molecule.
+    """
+    frames = _read(data, vacuum=False)
+    share = data.split
+    splits = split_by_run(
+        frames, share.train, share.validation, share.test, by=share.by, seed=share.seed
+    )
+    training, validation, test = splits
+    if data.max_frames is not None:
+        training = _thin(training, data.max_frames)
+    if data.vacuum:
+        kept = {_identity(frame) for frame in training}
+        training += [f for f in _read(data, vacuum=True) if _identity(f) in kept]
+    return training, validation, test
+
+
+def _read(data: DataConfig, vacuum: bool) -> list[Frame]:
+    if data.source == "shipped":
+        return load_shipped(data.molecules, vacuum=vacuum)
+    frames = read_frames(data.source, names=data.molecules, vacuum=vacuum)
+    if not frames:
+        raise ValueError(f"{data.source} holds no frame")
+    return frames
+
+
+def _identity(frame: Frame) -> tuple:
+    return frame.name, frame.run, frame.system.positions.tobytes()
+
+
+def _thin(frames: list[Frame], count: int) -> list[Frame]:
+    """Keep evenly spaced frames of the whole list, so every run and molecule stays."""
+    if count >= len(frames):
+        return frames
+    return [frames[i * len(frames) // count] for i in range(count)]
+
+
+def build_model(config: Config, training: Sequence[Frame]) -> AMP:
+    """Return a fresh model with the baseline of the training frames, seeded by the config."""
+    if config.training.threads is not None:
+        torch.set_num_threads(config.training.threads)
+    torch.manual_seed(config.training.seed)
+    model = AMP(**config.model).to(getattr(torch, config.training.dtype))
+    model.set_baseline(training)
+    return model
+
+
+def summary(splits: Splits) -> list[str]:
+    """Return one line per molecule: how many frames and runs, charge, surroundings."""
+    lines = []
+    frames = [frame for part in splits for frame in part]
+    for name in sorted({frame_name(frame) for frame in frames}):
+        mine = [f for f in frames if frame_name(f) == name]
+        counts = [sum(frame_name(f) == name for f in part) for part in splits]
+        system = mine[0].system
+        particles = sum(len(f.system.mm_charges) for f in mine) / len(mine)
+        lines.append(
+            f"{name:<6} {len(system.numbers):2d} atoms, charge {system.charge:+.0f}, in "
+            f"{particles:.0f} charges: {counts[0]} frames to train, {counts[1]} to validate, "
+            f"{counts[2]} to test ({len({f.run for f in mine})} MD runs)"
+        )
+    return lines
