@@ -1,0 +1,1 @@
+"""The sums of `multipoles` over many points in linear time, by the fast multipole method."""

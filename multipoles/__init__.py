@@ -1,15 +1,23 @@
 """Cartesian multipoles of any order and the sums over their interactions.
 
->>> import numpy as np, multipoles as mp
+Moments are M_alpha = sum q d^alpha / alpha!, packed by order: charge, dipole, quadrupole (3×3 form
+½ sum q d⊗d, off-diagonal components counted once), ...; fields are plain derivatives of the
+potential. There are no units: k = 1.
+
+>>> import numpy as np
+>>> import multipoles as mp
 >>> positions = np.random.default_rng(0).standard_normal((5, 3))
 >>> moments = mp.pack(charges=np.ones(5))
 >>> mp.field(positions, positions, moments, order=1).shape
 (5, 4)
 """
 
+from multipoles import reference
 from multipoles._jit import get_num_threads, set_num_threads
+from multipoles.conventions import convert, from_convention
 from multipoles.indexing import n_components
-from multipoles.interactions import field
+from multipoles.interactions import energy, energy_forces, field
+from multipoles.moments import detrace, pack, rotate, shift, torques, unpack
 from multipoles.radial import (
     Coulomb,
     Erf,
@@ -30,8 +38,19 @@ __all__ = [
     "ReactionField",
     "Thole",
     "Yukawa",
+    "convert",
+    "detrace",
+    "energy",
+    "energy_forces",
     "field",
+    "from_convention",
     "get_num_threads",
     "n_components",
+    "pack",
+    "reference",
+    "rotate",
     "set_num_threads",
+    "shift",
+    "torques",
+    "unpack",
 ]

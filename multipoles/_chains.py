@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from multipoles._jit import inline, jit
+from multipoles._jit import bare, bare_inline, jit
 
 COULOMB, YUKAWA, ERF, ERFC, THOLE, REACTION_FIELD, INVERSE_POWER = range(7)
 
@@ -33,7 +33,7 @@ def _thole_polynomials() -> np.ndarray:
 _THOLE = _thole_polynomials()
 
 
-@inline
+@bare_inline
 def coulomb(r2, parameters, last, out, start, stride):
     """B_n = (2n-1)!!/r^(2n+1)."""
     inverse = 1.0 / r2
@@ -44,7 +44,7 @@ def coulomb(r2, parameters, last, out, start, stride):
         out[start + (n + 1) * stride] = b
 
 
-@inline
+@bare_inline
 def yukawa(r2, parameters, last, out, start, stride):
     """B_{n+1} = ((2n+1) B_n + kappa^2 B_{n-1})/r^2, that of spherical Bessel functions k_n."""
     kappa = parameters[0]
@@ -61,7 +61,7 @@ def yukawa(r2, parameters, last, out, start, stride):
         out[start + (n + 1) * stride] = b
 
 
-@inline
+@bare_inline
 def erf(r2, parameters, last, out, start, stride):
     """B_n = 2 alpha/sqrt(pi) (2 alpha^2)^n F_n(alpha^2 r^2), F_n Boys's function."""
     alpha = parameters[0]
@@ -94,7 +94,7 @@ def erf(r2, parameters, last, out, start, stride):
         boys = (2.0 * t * boys + decay) / (2 * n - 1)
 
 
-@inline
+@bare_inline
 def erfc(r2, parameters, last, out, start, stride):
     """B_{n+1} = ((2n+1) B_n + (2 alpha^2)^(n+1)/(alpha sqrt(pi)) exp(-alpha^2 r^2))/r^2."""
     alpha = parameters[0]
@@ -109,7 +109,7 @@ def erfc(r2, parameters, last, out, start, stride):
         out[start + (n + 1) * stride] = b
 
 
-@inline
+@bare_inline
 def upper_gamma_two_thirds(x):
     """Return Gamma(2/3, x): a series below two, above a continued fraction (Lentz)."""
     if x < 2.0:
@@ -137,7 +137,7 @@ def upper_gamma_two_thirds(x):
     return math.exp(-x) * x ** (2.0 / 3.0) * fraction
 
 
-@inline
+@bare_inline
 def thole_series(r2, a, n):
     """Return B_n, n >= 1, by powers of x = a r^3: -(1/r d/dr) applied to (1 - exp(-x))/r^3."""
     r = math.sqrt(r2)
@@ -158,7 +158,7 @@ def thole_series(r2, a, n):
     return total / (r2**n * r)
 
 
-@inline
+@bare_inline
 def thole(r2, parameters, last, out, start, stride):
     """B_n = (2n-1)!!/r^(2n+1) (1 - p_n(x) exp(-x)), x = a r^3, p_n by `_thole_polynomials`."""
     a = parameters[0]
@@ -167,8 +167,8 @@ def thole(r2, parameters, last, out, start, stride):
     decay = math.exp(-x)
     inverse = 1.0 / r2
     bare = 1.0 / r
-    out[start] = bare if x > 700.0 else -math.expm1(-x) / r + a ** (1.0 / 3.0) * (
-        upper_gamma_two_thirds(x)
+    out[start] = (
+        bare if x > 700.0 else -math.expm1(-x) / r + a ** (1.0 / 3.0) * (upper_gamma_two_thirds(x))
     )
     for n in range(1, last + 1):
         bare *= (2 * n - 1) * inverse
@@ -184,7 +184,7 @@ def thole(r2, parameters, last, out, start, stride):
         out[start + n * stride] = damped
 
 
-@inline
+@bare_inline
 def reaction_field(r2, parameters, last, out, start, stride):
     """Coulomb plus k r^2 + A_m r^m + A_n r^n - C; each power gains -(m - 2j)/r^2 per link."""
     cutoff, k, a_m, m, a_n, n, shift = (
@@ -207,7 +207,7 @@ def reaction_field(r2, parameters, last, out, start, stride):
         out[start + (j + 1) * stride] = bare + square + first + second if inside else 0.0
 
 
-@inline
+@bare_inline
 def inverse_power(r2, parameters, last, out, start, stride):
     """B_n = p (p+2) ... (p+2n-2) r^(-p-2n)."""
     p = parameters[0]
@@ -219,7 +219,7 @@ def inverse_power(r2, parameters, last, out, start, stride):
         out[start + (n + 1) * stride] = b
 
 
-@jit
+@bare
 def chain_of_one(code, r2, parameters, last, out, start, stride):
     """Write B_0 ... B_last of the kernel `code` for one pair; zeros where r2 is zero."""
     if r2 <= 0.0:

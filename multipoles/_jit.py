@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import numba
@@ -15,20 +16,50 @@ import numba
 # "fast" arithmetic but for NaN and infinity: coincident points make infinities that are masked
 FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn"}
 
+# numba's type stubs do not know all of these options
+_njit: Any = numba.njit
+_config: Any = numba.config
+
 
 def jit(function: Callable) -> Any:
     """Compile lazily, cache on disk, run without the interpreter's lock.
 
     ``error_model="numpy"`` keeps divisions free of branches.
     """
-    return numba.njit(cache=True, nogil=True, fastmath=FASTMATH, error_model="numpy")(function)
+    return _njit(cache=True, nogil=True, fastmath=FASTMATH, error_model="numpy")(function)
 
 
 def inline(function: Callable) -> Any:
-    """Compile a scalar function that LLVM inlines into every kernel that calls it."""
-    return numba.njit(
-        nogil=True, fastmath=FASTMATH, error_model="numpy", forceinline=True, no_cpython_wrapper=True
+    """Compile a scalar function that LLVM inlines into every kernel that calls it.
+
+    It cannot be called from Python.
+    """
+    return _njit(
+        nogil=True,
+        fastmath=FASTMATH,
+        error_model="numpy",
+        forceinline=True,
+        no_cpython_wrapper=True,
     )(function)
+
+
+def bare(function: Callable) -> Any:
+    """Compile a loop like `jit`, without counting references to arrays.
+
+    Counting costs an atomic operation for every array passed to a helper, more than a pair. Such a
+    loop may read and write arrays and views of them but make none: scratch comes from outside.
+    """
+    return _njit(cache=True, nogil=True, fastmath=FASTMATH, error_model="numpy", _nrt=False)(
+        function
+    )
+
+
+def bare_inline(function: Callable) -> Any:
+    """Compile a helper of `bare` loops that LLVM inlines; it cannot be called from Python."""
+    return _njit(
+        nogil=True, fastmath=FASTMATH, error_model="numpy", forceinline=True,
+        no_cpython_wrapper=True, _nrt=False,
+    )(function)  # fmt: skip
 
 
 _pool: ThreadPoolExecutor | None = None
@@ -56,7 +87,7 @@ def set_num_threads(threads: int) -> None:
 
 def get_num_threads() -> int:
     """Return how many threads the kernels use."""
-    return _threads if _threads is not None else int(numba.config.NUMBA_NUM_THREADS)
+    return _threads if _threads is not None else int(_config.NUMBA_NUM_THREADS)
 
 
 def run_chunks(task: Callable[[int, int], Any], n: int, work: float, grain: float = 2e5) -> list:
@@ -86,7 +117,7 @@ def run_chunks(task: Callable[[int, int], Any], n: int, work: float, grain: floa
         return [task(0, n)]
     chunks = min(n, 4 * threads)
     bounds = [n * i // chunks for i in range(chunks + 1)]
-    futures = [_executor().submit(task, a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    futures = [_executor().submit(task, a, b) for a, b in pairwise(bounds)]
     return [future.result() for future in futures]
 
 
@@ -99,7 +130,7 @@ def _executor() -> ThreadPoolExecutor:
 
 
 def _forget_pool() -> None:
-    """A forked child inherits no threads: let it make its own."""
+    """Let a forked child, which inherits no threads, make its own."""
     global _pool, _lock
     _pool, _lock = None, threading.Lock()
 

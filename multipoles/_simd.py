@@ -178,6 +178,31 @@ def lane_sum(typing_context, value):
     return value.dtype(value), codegen
 
 
+@intrinsic
+def lane_of(typing_context, value, lane):
+    """Return the number in one lane."""
+
+    def codegen(context, builder, sig, args):
+        return builder.extract_element(args[0], builder.trunc(args[1], ir.IntType(32)))
+
+    return value.dtype(value, types.intp), codegen
+
+
+@intrinsic
+def lane_min(typing_context, value):
+    """Return the least of the lanes."""
+
+    def codegen(context, builder, sig, args):
+        vector = args[0]
+        count = vector.type.count
+        suffix = "f64" if count == 8 else "f32"
+        kind = ir.FunctionType(vector.type.element, [vector.type])
+        name = f"llvm.vector.reduce.fmin.v{count}{suffix}"
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [vector])
+
+    return value.dtype(value), codegen
+
+
 def _has_avx512(context):
     return "+avx512f" in context.codegen().magic_tuple()[2].split(",")
 

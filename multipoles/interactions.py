@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from multipoles import _chains, checks, direct_cpu, indexing
+from multipoles import _chains, checks, direct_cpu, indexing, two_sided_cpu
 from multipoles._jit import run_chunks
 from multipoles.neighbours import Neighbours, PairList, Slots
 from multipoles.radial import Coulomb, Kernel, kernel_object
@@ -172,9 +172,12 @@ def _task_of_rows(targets, sources, moments, order, kernel, pairs, out):
     tables = _tables(source_order, order, targets.dtype)
 
     def task(first: int, last: int) -> None:
+        scratch = direct_cpu.scratch(tables[0], out.shape[1], targets.dtype)
+        lanes = direct_cpu.BYTES // targets.itemsize
+        block = direct_cpu.aligned((3 + moments[0].size) * lanes, targets.dtype)
         direct_cpu.field_of_rows(
             first, last, targets, sources, moments, signs, pairs.rows, kernel.code,
-            kernel.parameter_array, tables, out,
+            kernel.parameter_array, tables, scratch, block, out,
         )  # fmt: skip
 
     return task
@@ -190,9 +193,10 @@ def _task_of_slots(targets, sources, moments, order, kernel, neighbours, out):
         direct_cpu.charges_of_slots(first, last, targets, packed, ranges, order, out)
 
     def task(first: int, last: int) -> None:
+        scratch = direct_cpu.scratch(source_order + order, out.shape[1], dtype)
         direct_cpu.field_of_slots(
             first, last, targets, packed, ranges, channels, kernel.code, kernel.parameter_array,
-            _tables(source_order, order, dtype), out,
+            _tables(source_order, order, dtype), scratch, out,
         )  # fmt: skip
 
     return task_charges if _is_charge_field(moments, order, kernel) else task
@@ -374,13 +378,16 @@ def _two_sided(x, moments, kernel, neighbours) -> tuple[np.ndarray, np.ndarray]:
     packed = direct_cpu.pack_sources(x, moments, _HALVES.astype(dtype), slots)
 
     def task(first: int, last: int) -> np.ndarray:
-        sums = np.zeros_like(packed)
-        direct_cpu.two_sided(
-            first, last, packed, slots, ranges, kernel.code, kernel.parameter_array, sums
-        )
+        sums = direct_cpu.aligned(len(packed), dtype)
+        sums[:] = 0
+        two_sided_cpu.two_sided(
+            first, last, packed, slots, ranges, kernel.code, kernel.parameter_array,
+            two_sided_cpu.scratch(dtype), sums,
+        )  # fmt: skip
         return sums
 
     # each chunk has its own sums, added in order: the result depends on their number only
     parts = run_chunks(task, len(slots), 8.0 * neighbours.n_pairs)
-    rows = sum(parts[1:], start=parts[0]).reshape(13, -1)[:, slots >= 0].T
+    blocks = sum(parts[1:], start=parts[0]).reshape(-1, 13, direct_cpu.BYTES // dtype.itemsize)
+    rows = blocks.transpose(0, 2, 1).reshape(-1, 13)[slots >= 0]
     return -rows[:, :3], np.ascontiguousarray(rows[:, None, 3 : 3 + width])

@@ -5,16 +5,16 @@ functions use ``+ - * /`` only and compile for both. Names: (x, y, z) is target 
 quadrupole is Q r; g_n = (-1)^n B_n is the radial chain with its signs.
 """
 
-from multipoles._jit import inline
+from multipoles._jit import bare_inline
 
 
-@inline
+@bare_inline
 def square(x, y, z):
     """Return x^2 + y^2 + z^2."""
     return x * x + y * y + z * z
 
 
-@inline
+@bare_inline
 def charge_field(x, y, z, inverse, charge):
     """Return potential and gradient of a charge under 1/r; `inverse` is 1/r."""
     potential = charge * inverse
@@ -22,13 +22,13 @@ def charge_field(x, y, z, inverse, charge):
     return potential, slope * x, slope * y, slope * z
 
 
-@inline
+@bare_inline
 def dot(a, b):
     """Return the scalar product of two triples."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-@inline
+@bare_inline
 def times(q, v):
     """Return Q v for a symmetric matrix xx, xy, xz, yy, yz, zz."""
     return (
@@ -38,7 +38,7 @@ def times(q, v):
     )
 
 
-@inline
+@bare_inline
 def site_field(r, g1, g2, potential, s1, s2, v1, v2, q):
     """Return potential, gradient and Hessian r s1 + v1, delta s1 + r r s2 + r v2 + v2 r + 2 g2 Q.
 
@@ -61,7 +61,7 @@ def site_field(r, g1, g2, potential, s1, s2, v1, v2, q):
     )
 
 
-@inline
+@bare_inline
 def quadrupole_pair(r, g, c1, d1, q1, c2, d2, q2):
     """Return the interaction of two sites with charge, dipole and quadrupole, from both sides.
 

@@ -157,14 +157,15 @@ def test_third_derivatives_go_through_the_twin(order):
             # the direction also enters through the values, as in a network
             v = u.clone().requires_grad_()
             w = values * (1 + v.sum())
-            target = torch.sin(operator(w, v)).sum()
+            target = (operator(w, v) ** 2).mean()
             for _ in range(3):
                 (g,) = torch.autograd.grad(target, v, create_graph=True)
-                target = torch.sin(g).sum()
+                target = (g**2).mean() / g.detach().abs().max() ** 2
             found.append(g.detach())
     half = len(found) // 2
     for fused, twin in zip(found[:half], found[half:], strict=True):
-        torch.testing.assert_close(fused, twin, rtol=1e-9, atol=1e-9)
+        assert (twin != 0).any()
+        torch.testing.assert_close(fused, twin, rtol=1e-9, atol=1e-9 * twin.abs().max().item())
 
 
 def test_inputs_without_gradient_get_none_and_others_are_right():

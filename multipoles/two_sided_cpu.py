@@ -1,0 +1,119 @@
+"""Loop over unordered pairs of charges, dipoles and quadrupoles on the CPU: both sides at once.
+
+Blocks of sites are laid out as in `multipoles.direct_cpu`; off-diagonal quadrupole components are
+halved, so that they are those of a symmetric matrix, and no signs are applied.
+"""
+
+import numpy as np
+
+from multipoles._jit import bare, bare_inline
+from multipoles._simd import BYTES, lane_sum, load, store
+from multipoles.direct_cpu import aligned, clear, radial_chain
+from multipoles.pairwise import quadrupole_pair, square
+
+
+@bare_inline
+def _site(packed, offset):
+    """Return charge, dipole and quadrupole of a vector of sites."""
+    lanes = BYTES // packed.itemsize
+    return (
+        load(packed, offset + 3 * lanes),
+        (
+            load(packed, offset + 4 * lanes),
+            load(packed, offset + 5 * lanes),
+            load(packed, offset + 6 * lanes),
+        ),
+        (
+            load(packed, offset + 7 * lanes),
+            load(packed, offset + 8 * lanes),
+            load(packed, offset + 9 * lanes),
+            load(packed, offset + 10 * lanes),
+            load(packed, offset + 11 * lanes),
+            load(packed, offset + 12 * lanes),
+        ),
+    )
+
+
+@bare_inline
+def _one_site(packed, place):
+    """Return charge, dipole and quadrupole of one site, as plain numbers."""
+    lanes = BYTES // packed.itemsize
+    return (
+        packed[place + 3 * lanes],
+        (packed[place + 4 * lanes], packed[place + 5 * lanes], packed[place + 6 * lanes]),
+        (
+            packed[place + 7 * lanes],
+            packed[place + 8 * lanes],
+            packed[place + 9 * lanes],
+            packed[place + 10 * lanes],
+            packed[place + 11 * lanes],
+            packed[place + 12 * lanes],
+        ),
+    )
+
+
+@bare_inline
+def _accumulate(sums, offset, values):
+    """Add vectors to consecutive rows of `sums`."""
+    lanes = BYTES // sums.itemsize
+    for k in range(len(values)):
+        place = offset + k * lanes
+        store(sums, place, load(sums, place) + values[k])
+
+
+@bare_inline
+def _accumulate_site(sums, place, own):
+    """Add the sums over the lanes of the vectors in `own` to one site."""
+    lanes = BYTES // sums.itemsize
+    for k in range(13):
+        sums[place + k * lanes] += lane_sum(load(own, k * lanes))
+
+
+def scratch(dtype: np.dtype) -> tuple[np.ndarray, ...]:
+    """Return what `two_sided` works on: a mask, the chain and the sums of one site.
+
+    The mask is zero before, one after: from its own slot on, a site meets the later ones.
+    """
+    lanes = BYTES // dtype.itemsize
+    mask = np.repeat(np.array([0, 1], dtype), lanes)
+    return mask, aligned(6 * lanes, dtype), aligned(13 * lanes, dtype)
+
+
+@bare
+def two_sided(first, last, packed, slots, ranges, code, parameters, scratch, out):
+    """Add gradients and fields of all unordered pairs whose first site has a slot in the range.
+
+    Charges, dipoles and quadrupoles (rows 3-12, off-diagonals halved, no signs). Rows of `out`,
+    flat like `packed`: gradient of the energy by position, then by the ten components.
+    """
+    lanes = BYTES // packed.itemsize
+    later, chain, own = scratch
+    for i in range(first, last):
+        if slots[i] < 0:
+            continue
+        lane = i % lanes
+        place = 13 * (i - lane) + lane
+        c1, d1, q1 = _one_site(packed, place)
+        clear(own)
+        for j in range(13 * (i - lane), 13 * ranges[slots[i], 1], 13 * lanes):
+            x = packed[place] - load(packed, j)
+            y = packed[place + lanes] - load(packed, j + lanes)
+            z = packed[place + 2 * lanes] - load(packed, j + 2 * lanes)
+            c2, d2, q2 = _site(packed, j)
+            # a masked pair is as one of coincident points
+            r2 = square(x, y, z) * load(later, min(j // 13 - i + lanes - 1, lanes))
+            radial_chain(code, parameters, r2, 5, chain)
+            g = (
+                load(chain, 0),
+                load(chain, lanes),
+                load(chain, 2 * lanes),
+                load(chain, 3 * lanes),
+                load(chain, 4 * lanes),
+                load(chain, 5 * lanes),
+            )
+            gradient, field1, field2 = quadrupole_pair((x, y, z), g, c1, d1, q1, c2, d2, q2)
+            _accumulate(own, 0, gradient)
+            _accumulate(own, 3 * lanes, field1)
+            _accumulate(out, j, (-gradient[0], -gradient[1], -gradient[2]))
+            _accumulate(out, j + 3 * lanes, field2)
+        _accumulate_site(out, place, own)
