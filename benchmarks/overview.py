@@ -41,7 +41,9 @@ def draw_potential(axis, model, frame) -> None:
     width = 5.2
     x = np.linspace(-width, width, 241)
     grid = origin + x[None, :, None] * first + x[:, None, None] * second
-    potential = mp.field(grid.reshape(-1, 3), system.positions, moments, order=0, kernel=mp.Erf(1.2))
+    potential = mp.field(
+        grid.reshape(-1, 3), system.positions, moments, order=0, kernel=mp.Erf(1.2)
+    )
     values = COULOMB * potential[:, 0].reshape(len(x), len(x))
     levels = np.linspace(-1.5, 1.5, 25)
     shades = axis.contourf(x, x, values, levels, cmap="RdBu_r", extend="both", alpha=0.9)
@@ -82,9 +84,7 @@ def draw_parity(axis, comparison, quantity: str, title: str) -> None:
 
     predicted, reference = comparison.values(quantity)
     errors = comparison.errors(quantity)
-    axis.hexbin(
-        reference, predicted, gridsize=70, mincnt=1, norm=LogNorm(), cmap="viridis", lw=0.1
-    )
+    axis.hexbin(reference, predicted, gridsize=70, mincnt=1, norm=LogNorm(), cmap="viridis", lw=0.1)
     low, high = reference.min(), reference.max()
     axis.plot([low, high], [low, high], color="k", lw=0.6)
     axis.set(xlabel="B3LYP / (eV/Å)", ylabel="predicted / (eV/Å)", aspect="equal", title=title)

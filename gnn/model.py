@@ -37,7 +37,7 @@ class AMP(nn.Module):
         Order of the anisotropic state, 0 … 3. 0 is an isotropic network.
     channels : int
         Number of multipoles of each order on every atom.
-    features, edge_features, hidden : int
+    features, edge_features, hidden, mixed : int
         Widths of node features, edge features, hidden layers.
     steps : int
         Number of message-passing steps.
@@ -79,6 +79,7 @@ class AMP(nn.Module):
         *,
         edge_features: int = 32,
         hidden: int = 64,
+        mixed: int = 32,
         n_radial: int = 8,
         surroundings_in_messages: bool = True,
         qm_electrostatics: bool = True,
@@ -105,6 +106,7 @@ class AMP(nn.Module):
                 features,
                 edge_features + 1,
                 hidden,
+                mixed,
                 previous=step > 0,
                 surroundings=surroundings_in_messages,
                 split=split,
@@ -324,13 +326,11 @@ class AMP(nn.Module):
                 )
 
 
-
-
 def check_arguments(arguments: dict[str, Any]) -> None:
     """Refuse arguments that `AMP` cannot be built from, with a ValueError that says why."""
     if arguments["order"] not in (0, 1, 2, 3):
         raise ValueError(f"expected order 0, 1, 2 or 3, got {arguments['order']!r}")
-    for name in ("channels", "features", "steps", "edge_features", "hidden", "n_radial"):
+    for name in ("channels", "features", "steps", "edge_features", "hidden", "mixed", "n_radial"):
         if not isinstance(arguments[name], int) or arguments[name] < 1:
             raise ValueError(f"expected {name} to be a positive integer, got {arguments[name]!r}")
     for name in ("cutoff", "damping", "qm_damping"):

@@ -48,9 +48,6 @@ class MultipoleReadout(nn.Module):
         self.charge = dense(features, hidden, 1)
         self.weights = dense(features, hidden, self.order * channels) if self.order else None
         self.scale = 1 / channels**0.5
-        for network in (self.charge, self.weights):
-            if network is not None:
-                nn.init.zeros_(network[-1].bias)
 
     def forward(
         self, nodes: Tensor, state: Tensor, charge: Tensor, batch: Tensor
@@ -85,5 +82,3 @@ def energy_in_field(moments: Tensor, field: Tensor) -> Tensor:
             f"{tuple(field.shape)}"
         )
     return (moments * field).sum(1)
-
-

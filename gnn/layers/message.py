@@ -56,8 +56,9 @@ class MessageStep(nn.Module):
     ----------
     order, channels : int
         Order and number of channels of the anisotropic state.
-    features, edge_features, hidden : int
-        Widths of node features, edge features and hidden layers.
+    features, edge_features, hidden, mixed : int
+        Widths of node features, edge features, hidden layers, and of the linear combinations of
+        invariants that enter messages and the next step's coefficients.
     previous : bool
         True if invariants of an earlier step are among the inputs of the coefficients.
     surroundings : bool
@@ -73,6 +74,7 @@ class MessageStep(nn.Module):
         features: int,
         edge_features: int,
         hidden: int,
+        mixed: int,
         *,
         previous: bool,
         surroundings: bool = True,
@@ -81,21 +83,19 @@ class MessageStep(nn.Module):
     ):
         super().__init__()
         self.order, self.channels, self.method = order, channels, method
-        invariants = n_invariants(order) * channels
         self.coefficients = EdgeNetwork(
             features,
-            edge_features + (invariants if previous else 0),
+            edge_features + (mixed if previous else 0),
             hidden,
             (order + 1) * channels,
             split=split,
         )
-        self.message = EdgeNetwork(
-            features, edge_features + invariants, hidden, features, split=split
-        )
+        # the many invariants meet each network through one narrow linear map
+        self.mix = nn.Linear(n_invariants(order) * channels, mixed, bias=False)
+        self.message = EdgeNetwork(features, edge_features + mixed, hidden, features, split=split)
         self.coupling = SurroundingsCoupling(order, channels, features) if surroundings else None
         coupled = self.coupling.outputs if self.coupling else 0
         self.update = dense(2 * features + order * channels + coupled, hidden, features)
-        nn.init.zeros_(self.update[-1].bias)
 
     def forward(
         self,
@@ -104,7 +104,7 @@ class MessageStep(nn.Module):
         surroundings: Surroundings | None,
         previous: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return new nodes (N, features), the state (N, n_comp, C), the invariants (E, n * C)."""
+        """Return new nodes (N, features), the state (N, n_comp, C), mixed invariants (E, mixed)."""
         ends = graph.senders, graph.receivers
         inputs = graph.features if previous is None else torch.cat([graph.features, previous], 1)
         weights = self.coefficients(nodes, inputs, *ends) * graph.fade
@@ -123,7 +123,7 @@ class MessageStep(nn.Module):
         elif self.coupling is not None:
             extra.append(nodes.new_zeros(len(nodes), self.coupling.outputs))
         invariants = pair_invariants(state, graph.directions, *ends, self.order, method=self.method)
-        invariants = invariants.flatten(1)
+        invariants = self.mix(invariants.flatten(1))
         inputs = torch.cat([graph.features, invariants], 1)
         messages = graph.sum_to_receivers(self.message(nodes, inputs, *ends) * graph.fade)
         own = self_invariants(state, self.order)

@@ -6,12 +6,14 @@ from torch.nn import functional
 
 
 def dense(inputs: int, hidden: int, outputs: int, layers: int = 1) -> nn.Sequential:
-    """Return `layers` hidden layers with SiLU and a linear output."""
+    """Return `layers` hidden layers with SiLU and a linear output that starts without bias."""
     parts: list[nn.Module] = []
     for _ in range(layers):
         parts += [nn.Linear(inputs, hidden), nn.SiLU()]
         inputs = hidden
-    return nn.Sequential(*parts, nn.Linear(inputs, outputs))
+    last = nn.Linear(inputs, outputs)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(*parts, last)
 
 
 class EdgeNetwork(nn.Module):
@@ -58,4 +60,6 @@ class EdgeNetwork(nn.Module):
         weight, bias = self.first.weight, self.first.bias
         sent = functional.linear(nodes, weight[:, :n]).index_select(0, senders)
         received = functional.linear(nodes, weight[:, n : 2 * n], bias).index_select(0, receivers)
-        return self.rest(functional.silu(functional.linear(edges, weight[:, 2 * n :]) + sent + received))
+        return self.rest(
+            functional.silu(functional.linear(edges, weight[:, 2 * n :]) + sent + received)
+        )

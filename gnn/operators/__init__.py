@@ -1,0 +1,1 @@
+"""Torch operators: the multipole field, and the edge operators of message passing."""

@@ -133,8 +133,10 @@ def _neighbours(
     target_batch: Tensor | None,
     source_batch: Tensor | None,
 ) -> Neighbours:
-    index = [None if t is None else t.detach().numpy() for t in (target_batch, source_batch)]
-    targets, sources = checks.batches(*index, n_targets, n_sources)
+    first, second = (
+        None if t is None else t.detach().numpy() for t in (target_batch, source_batch)
+    )
+    targets, sources = checks.batches(first, second, n_targets, n_sources)
     if pairs is None:
         return Slots(n_targets, n_sources, targets, sources)
     if targets is not None:

@@ -146,7 +146,7 @@ def _thole(r2: Tensor, a: float, n_max: int) -> list[Tensor]:
         hole = -torch.expm1(-x) - (value - 1) * torch.exp(-x)
         chain.append(factor * hole / r ** (2 * n + 1))
         factor *= 2 * n + 1
-        slope = [k * c for k, c in enumerate(polynomial)][1:] + [0.0]
+        slope = [*(k * c for k, c in enumerate(polynomial) if k), 0.0]
         step = [3 / (2 * n + 1) * (c - d) for c, d in zip(polynomial, slope, strict=True)]
         polynomial = [c + s for c, s in zip([*polynomial, 0.0], [0.0, *step], strict=True)]
     return chain

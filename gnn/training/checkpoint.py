@@ -1,6 +1,5 @@
 """Checkpoints: models and the state of a training run, written whole or not at all."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +49,18 @@ def load(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no checkpoint at {path}: train a model with `anisole train`")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is not a checkpoint of anisole ({reason})") from None
+    except Exception as error:  # torch raises many kinds for a file that is not its own
+        if isinstance(error, OSError):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{path} is not a checkpoint of anisole, or it is damaged ({reason})"
+        ) from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of anisole: it lacks format '{FORMAT}'")
+    missing = [k for k in ("version", "config", "dtype", "state_dict") if k not in content]
+    if missing:
+        raise ValueError(f"{path} is not a complete checkpoint: {', '.join(missing)} is missing")
     if content["version"] > VERSION:
         raise ValueError(
             f"{path} was written by a newer anisole (version {content['version']} of the format, "
@@ -86,6 +92,13 @@ def load_model(path: str | Path | None = None) -> AMP:
                 "`anisole train`"
             )
     content = load(path)
-    model = AMP(**content["config"]).to(getattr(torch, content["dtype"]))
-    model.load_state_dict(content["state_dict"])
+    try:
+        model = AMP(**content["config"]).to(getattr(torch, content["dtype"]))
+        model.load_state_dict(content["state_dict"])
+    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"the weights in {path} do not fit this version's model ({reason}): load it with the "
+            "version that wrote it, or train again"
+        ) from None
     return model.eval()

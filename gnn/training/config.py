@@ -5,13 +5,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Share = float | list[int] | None
+_BRANCHES = ("float", "list[int]")  # how pydantic names the alternatives of Share
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_means_default(cls, values: Any) -> Any:
+        """Take a key with nothing behind it (None in YAML) as not given."""
+        if not isinstance(values, dict):
+            return values
+        return {k: v for k, v in values.items() if v is not None or k not in cls.model_fields}
 
 
 class SplitConfig(_Section):
@@ -90,7 +99,7 @@ def load_config(path: str | Path) -> Config:
         raise FileNotFoundError(f"no configuration at {path}: give the path of a YAML file")
     try:
         content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
     return parse_config(content if content is not None else {}, str(path))
 
@@ -102,22 +111,36 @@ def parse_config(content: Any, name: str = "configuration") -> Config:
     try:
         config = Config.model_validate(content)
     except ValidationError as error:
-        lines = [_explain(problem) for problem in error.errors()]
-        raise ValueError(f"{name}: " + "; ".join(lines)) from None
+        raise ValueError(f"{name}: {_explain(error)}") from None
     _check_model(config.model, name)
     return config
 
 
-def _explain(problem: Any) -> str:
-    place = [str(part) for part in problem["loc"]]
-    where = ".".join(place)
-    if problem["type"] != "extra_forbidden":
-        return f"{where}: {problem['msg'].lower()}, got {problem['input']!r}"
+def _explain(error: ValidationError) -> str:
+    """Say in one line what is wrong, once for each place."""
+    found: dict[str, list[str]] = {}
+    given: dict[str, Any] = {}
+    unknown = []
+    for problem in error.errors():
+        place = [str(part) for part in problem["loc"] if part not in _BRANCHES]
+        where = ".".join(place) or "keys"
+        if problem["type"] == "extra_forbidden":
+            unknown.append(f"unknown key '{where}'" + _suggestion(place[-1], _keys(place[:-1])))
+            continue
+        message = problem["msg"].removeprefix("Input ").split(", unable")[0]
+        if problem["type"] == "model_type":
+            message = f"should be a section with keys ({', '.join(_keys(place))})"
+        found.setdefault(where, []).append(message)
+        given[where] = problem["input"]
+    wrong = [f"{where}: {' or '.join(m)}, got {given[where]!r}" for where, m in found.items()]
+    return "; ".join(unknown + wrong)
+
+
+def _keys(place: list[str]) -> list[str]:
     section: Any = Config
-    for part in place[:-1]:
+    for part in place:
         section = section.model_fields[part].annotation
-    known = list(section.model_fields)
-    return f"unknown key '{where}'" + _suggestion(place[-1], known)
+    return list(section.model_fields)
 
 
 def _check_model(options: dict[str, Any], name: str) -> None:

@@ -119,9 +119,7 @@ def _energy_parity(axis: Any, comparison: Comparison) -> None:
 def _density_parity(axis: Any, predicted: np.ndarray, reference: np.ndarray) -> None:
     from matplotlib.colors import LogNorm
 
-    axis.hexbin(
-        reference, predicted, gridsize=70, mincnt=1, norm=LogNorm(), cmap="viridis", lw=0.1
-    )
+    axis.hexbin(reference, predicted, gridsize=70, mincnt=1, norm=LogNorm(), cmap="viridis", lw=0.1)
     _limits(axis, predicted, reference)
 
 

@@ -92,9 +92,7 @@ def test_rotation_translation_permutation(order):
     np.testing.assert_allclose(two["dipoles"], one["dipoles"][atoms] @ R.T, **close)
     turned = R @ one["quadrupoles"][atoms] @ R.T
     np.testing.assert_allclose(two["quadrupoles"], turned, **close)
-    np.testing.assert_allclose(
-        two["dipole"], R @ one["dipole"] + system.charge * shift, **close
-    )
+    np.testing.assert_allclose(two["dipole"], R @ one["dipole"] + system.charge * shift, **close)
 
 
 def test_no_net_force_and_no_net_torque():
@@ -201,9 +199,7 @@ def test_a_constant_potential_acts_on_the_charge_alone():
 
     charge = 100.0 / COULOMB * 1e5 / len(shell)  # a potential of 100 V
     centre = system.positions.mean(0)
-    inside = _changed(
-        system, mm_positions=shell + centre, mm_charges=np.full(len(shell), charge)
-    )
+    inside = _changed(system, mm_positions=shell + centre, mm_charges=np.full(len(shell), charge))
     free, shifted = model.evaluate([system, inside])
     assert shifted["energy"] - free["energy"] == pytest.approx(100.0, abs=1e-3)
     np.testing.assert_allclose(shifted["charges"], free["charges"], atol=1e-4)
@@ -238,7 +234,5 @@ def test_training_gradients_equal_those_of_the_twin():
         out = model(batch, forces=True, mm_forces=True, create_graph=True)
         loss = out["energy"].sum() + out["forces"].square().sum() + out["mm_forces"].square().sum()
         (loss + out["dipole"].square().sum()).backward()
-    for (name, one), (_, two) in zip(
-        fast.named_parameters(), slow.named_parameters(), strict=True
-    ):
+    for (name, one), (_, two) in zip(fast.named_parameters(), slow.named_parameters(), strict=True):
         torch.testing.assert_close(one.grad, two.grad, rtol=1e-7, atol=1e-9, msg=name)

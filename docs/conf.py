@@ -1,0 +1,58 @@
+"""Settings of the documentation; built by `make docs`."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+_PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+
+project = "anisole"
+author = "The anisole developers"
+copyright = author
+version = release = _PROJECT["version"]
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+]
+exclude_patterns = ["_build", "figures/*.py"]
+
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+default_role = "py:obj"
+add_module_names = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+autosummary_generate = False
+numpydoc_show_class_members = False
+numpydoc_class_members_toctree = False
+
+html_theme = "furo"
+html_title = f"anisole {release}"
+html_static_path = ["_static"]
+html_css_files = ["anisole.css"]
+html_show_sphinx = False
+html_theme_options = {
+    "light_css_variables": {"color-brand-primary": "#0b6e8a", "color-brand-content": "#0b6e8a"},
+    "dark_css_variables": {"color-brand-primary": "#5cc1dd", "color-brand-content": "#5cc1dd"},
+}
+
+# |alpha| in a docstring is the order of a multi-index, not a substitution of reStructuredText
+_BARS = re.compile(r"(?<!\\)\|(?=\S)([^|\n]{1,12}?)(?<=\S)\|")
+
+
+def _keep_bars(
+    _app: Any, _what: str, _name: str, _object: Any, _options: Any, lines: list[str]
+) -> None:
+    lines[:] = [_BARS.sub(r"\\|\1\\|", line) for line in lines]
+
+
+def setup(app: Any) -> None:
+    """Register what this project needs beyond the extensions."""
+    app.connect("autodoc-process-docstring", _keep_bars, priority=100)

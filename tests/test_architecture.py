@@ -1,0 +1,57 @@
+"""Who may import whom, and what an import may cost."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CORE = {"numpy", "scipy", "numba", "llvmlite"}
+ALLOWED = {"multipoles": CORE | {"multipoles"}, "fmm": CORE | {"multipoles", "fmm"}}
+# heavy packages that gnn imports inside the function that needs them
+LATE = {"ase", "openmm", "pyscf", "rdkit", "parmed", "h5py", "matplotlib", "rich"}
+
+
+def _imports(path: Path, top_level_only: bool = False) -> set[str]:
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("package", ["multipoles", "fmm"])
+def test_core_packages_import_the_core_only(package):
+    for path in (ROOT / package).rglob("*.py"):
+        foreign = _imports(path) - ALLOWED[package] - set(sys.stdlib_module_names)
+        assert not foreign, f"{path.relative_to(ROOT)} imports {foreign}"
+
+
+def test_heavy_packages_are_imported_late():
+    for path in (ROOT / "gnn").rglob("*.py"):
+        assert not _imports(path, top_level_only=True) & LATE, path.relative_to(ROOT)
+
+
+def test_numba_cuda_has_one_door():
+    for path in ROOT.glob("multipoles/*.py"):
+        if path.name != "_jit.py":
+            assert "cuda" not in {
+                alias.name
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.ImportFrom) and node.module == "numba"
+                for alias in node.names
+            }, path.name
+
+
+def test_core_imports_without_torch():
+    code = "import sys, multipoles, fmm; print('torch' in sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert run.stdout.strip() == "False"
