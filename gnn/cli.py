@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="errors of a checkpoint on labelled frames")
     evaluate.add_argument("checkpoint", metavar="CHECKPOINT")
     evaluate.add_argument(
-        "data", metavar="DATA", nargs="?", help="HDF5 or extxyz; default: the shipped test runs"
+        "data", metavar="DATA", nargs="?", help="HDF5 or extxyz; default: test runs of its training"
     )
     evaluate.add_argument("--output", default="runs/evaluate", help="folder for table and picture")
     evaluate.set_defaults(run=_evaluate)
@@ -72,9 +72,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not value > 0:
-        raise argparse.ArgumentTypeError(f"expected a time > 0 s, got {text}")
+        raise argparse.ArgumentTypeError(f"expected a time > 0 in s, got {text!r}")
     return value
 
 
@@ -100,7 +103,10 @@ def _train(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config)
     console = _console()
     comparisons = run_training(
-        config, console, resume=arguments.resume, blind=not arguments.no_blind
+        config,
+        console,
+        resume=arguments.resume,
+        blind=None if arguments.no_blind else config,
     )
     console.print(tables.error_table(comparisons[AMP_NAME], "Errors on the test frames"))
     console.print(tables.baseline_table(comparisons, "Beside the baselines (equal budgets)"))
@@ -109,14 +115,15 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from gnn.data import load_shipped, read_frames, split_by_run
+    from gnn.data import read_frames
     from gnn.training import plots, tables
     from gnn.training.checkpoint import load_model
     from gnn.training.metrics import compare
+    from gnn.training.setup import load_test_frames
 
     model = load_model(arguments.checkpoint)
     if arguments.data is None:
-        frames = split_by_run(load_shipped())[2]
+        frames = load_test_frames(arguments.checkpoint)
     else:
         frames = read_frames(arguments.data, require=("energy", "forces"))
     if not frames:
@@ -134,8 +141,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 def _predict(arguments: argparse.Namespace) -> int:
     from gnn.data import read_frames
     from gnn.training.checkpoint import load_model
-    from gnn.training.predict import write_predictions
+    from gnn.training.predict import check_suffix, write_predictions
 
+    check_suffix(arguments.output)  # before the work, not after it
     model = load_model(arguments.checkpoint)
     frames = read_frames(arguments.input)
     if not frames:

@@ -24,7 +24,13 @@ class Slots:
         Sorted system index of each point; None for a single system.
     """
 
-    def __init__(self, n_targets, n_sources, target_batch=None, source_batch=None):
+    def __init__(
+        self,
+        n_targets: int,
+        n_sources: int,
+        target_batch: np.ndarray | None = None,
+        source_batch: np.ndarray | None = None,
+    ) -> None:
         self.n_targets, self.n_sources = int(n_targets), int(n_sources)
         self.target_batch, self.source_batch = target_batch, source_batch
         self._layouts: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -49,10 +55,10 @@ class Slots:
 
     @cached_property
     def n_pairs(self) -> int:
-        """Number of pairs, for the choice of threads."""
+        """Number of pairs, those with empty slots included, for the choice of threads."""
         if self.target_batch is None:
             return self.n_targets * self.n_sources
-        ranges = self.layout(8)[1]
+        ranges = self.layout(next(iter(self._layouts), 8))[1]
         return int((ranges[:, 1] - ranges[:, 0]).sum())
 
     def all_pairs(self) -> np.ndarray:
@@ -84,7 +90,13 @@ class PairList:
         Factor of each pair's contribution; None for one.
     """
 
-    def __init__(self, pairs, n_targets, n_sources, weights=None):
+    def __init__(
+        self,
+        pairs: np.ndarray,
+        n_targets: int,
+        n_sources: int,
+        weights: np.ndarray | None = None,
+    ) -> None:
         self.pairs, self.weights = pairs, weights
         self.n_targets, self.n_sources = int(n_targets), int(n_sources)
         self.n_pairs = len(pairs)

@@ -65,7 +65,7 @@ class Kernel:
         r : array_like
             Distances, any shape. Zero, like coincident points in a sum, gives zeros.
         n_max : int
-            Last link, >= 0.
+            Last link, 0 … 32.
 
         Returns
         -------
@@ -75,11 +75,11 @@ class Kernel:
         Raises
         ------
         ValueError
-            If a distance is negative or not finite, or `n_max` is negative.
+            If a distance is negative or not finite, or `n_max` is out of range.
         """
         distances = np.asarray(r, dtype=np.float64)
-        if n_max < 0:
-            raise ValueError(f"n_max must be >= 0, got {n_max}")
+        if not 0 <= n_max <= _chains.LONGEST:
+            raise ValueError(f"n_max must be in 0 … {_chains.LONGEST}, got {n_max}")
         if not np.all(np.isfinite(distances)) or np.any(distances < 0):
             raise ValueError("distances must be finite and >= 0")
         out = np.empty((distances.size, int(n_max) + 1))

@@ -153,9 +153,11 @@ def _thole(r2: Tensor, a: float, n_max: int) -> list[Tensor]:
 
 
 def _reaction_field(r2: Tensor, kernel, n_max: int) -> list[Tensor]:
-    inside = r2 < kernel.cutoff**2
+    cutoff, k, a_m, m, a_n, n_power, shift = kernel.parameters
+    terms = ((1.0, -1.0), (k, 2.0), (a_m, m), (a_n, n_power), (-shift, 0.0))
+    inside = r2 < cutoff**2
     chain = [torch.zeros_like(r2) for _ in range(n_max + 1)]
-    for coefficient, power in kernel.terms():
+    for coefficient, power in terms:
         factor = coefficient
         for n in range(n_max + 1):
             if factor:

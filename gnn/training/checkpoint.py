@@ -49,8 +49,8 @@ def load(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no checkpoint at {path}: train a model with `anisole train`")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a file that is not its own
-        if isinstance(error, OSError):
+    except Exception as error:  # torch raises many kinds, OSError too, for a bad file
+        if isinstance(error, PermissionError):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(

@@ -29,6 +29,8 @@ def run_demo(output: str | None, seconds: float, seed: int, console: Any) -> boo
     started = time.perf_counter()
     config = demo_config(output, seconds, seed)
     folder = Path(config.output)
+    if output is not None and (folder / "last.pt").exists():
+        raise ValueError(f"{folder} holds a training run already: name another folder")
     for stale in (folder, folder / "blind"):
         (stale / "last.pt").unlink(missing_ok=True)
         (stale / "best.pt").unlink(missing_ok=True)
@@ -37,7 +39,11 @@ def run_demo(output: str | None, seconds: float, seed: int, console: Any) -> boo
         "Solutes in TIP3P water, B3LYP/6-31G* with electrostatic embedding; the test frames come "
         "from molecular-dynamics runs that training never saw.\n"
     )
-    comparisons = run_training(config, console, say=lambda line: console.print("  " + line))
+    blind = config.model_copy(deep=True)
+    blind.training.time_limit = BLIND_SHARE * seconds
+    comparisons = run_training(
+        config, console, blind=blind, say=lambda line: console.print("  " + line)
+    )
     shutil.rmtree(folder / "blind", ignore_errors=True)
     own = comparisons[AMP_NAME]
     console.print()

@@ -4,6 +4,7 @@ import copy
 import csv
 import math
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,11 @@ class Trainer:
     ):
         if not training:
             raise ValueError("expected at least one training frame, got none")
+        if validation and not _comparable(validation, config):
+            raise ValueError(
+                "the validation frames have none of the labels with a weight in the loss "
+                "(a label counts where all of them have it)"
+            )
         self.model, self.config = model, config
         self.settings = config.training
         self.validation = list(validation)
@@ -106,7 +112,7 @@ class Trainer:
         if self.folder is not None:
             self.save()
             if not (self.folder / "best.pt").exists():
-                checkpoint.save_model(self.folder / "best.pt", self.average)
+                self._save_best(epoch=self.epoch)
         return self.average
 
     @property
@@ -205,8 +211,7 @@ class Trainer:
         if total < self.best:
             self.best, self.stale = total, 0
             if self.folder is not None:
-                extra = {"epoch": self.epoch, "validation_loss": total}
-                checkpoint.save_model(self.folder / "best.pt", self.average, **extra)
+                self._save_best(epoch=self.epoch, validation_loss=total)
         else:
             self.stale += 1
         return row
@@ -222,11 +227,17 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "torch_rng": torch.get_rng_state(),
             "config": self.config.model_dump(),
+            "frames": self._fingerprint(),
             "history": self.history,
             **{name: getattr(self, name) for name in _COUNTERS},
         }
-        content = checkpoint.model_state(self.average) | {"trainer": state}
-        checkpoint.save(self.folder / "last.pt", content)
+        content = checkpoint.model_state(self.average) | {"data": state["config"]["data"]}
+        checkpoint.save(self.folder / "last.pt", content | {"trainer": state})
+
+    def _save_best(self, **remarks: Any) -> None:
+        assert self.folder is not None  # the caller asked
+        data = self.config.data.model_dump()
+        checkpoint.save_model(self.folder / "best.pt", self.average, data=data, **remarks)
 
     def resume(self, path: str | Path | None = None) -> None:
         """Continue from a checkpoint, by default ``last.pt`` of this trainer's folder.
@@ -234,7 +245,8 @@ class Trainer:
         Raises
         ------
         ValueError
-            If it was written under another configuration of model, loss or training.
+            If it was written under another configuration of data, model, loss or training, or
+            on other frames.
         """
         if path is None:
             if self.folder is None:
@@ -246,11 +258,17 @@ class Trainer:
             raise ValueError(f"{path} holds a model but no training state: resume from last.pt")
         mine = self.config.model_dump()
         for section in ("data", "model", "loss", "training"):
-            if state["config"][section] != mine[section]:
+            changes = _changes(state["config"][section], mine[section])
+            if changes:
                 raise ValueError(
-                    f"{path} was written with another configuration (section '{section}'); "
-                    "resume with the same, or start in a new folder"
+                    f"{path} was written with another configuration (section '{section}': "
+                    f"{changes}); resume with the same, or start in a new folder"
                 )
+        if state["frames"] != self._fingerprint():
+            raise ValueError(
+                f"{path} was written on other training frames: the data have changed since; "
+                "start in a new folder"
+            )
         self.average.load_state_dict(content["state_dict"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -258,6 +276,15 @@ class Trainer:
         self.history = state["history"]
         for name in _COUNTERS:
             setattr(self, name, state[name])
+
+    def _fingerprint(self) -> int:
+        """Return a checksum of the training frames, in their order."""
+        checksum = 0
+        for frame in self.frames:
+            for part in (frame.numbers, frame.positions, frame.mm_charges, frame.energy):
+                if part is not None:
+                    checksum = zlib.crc32(part.numpy().tobytes(), checksum)
+        return checksum
 
     def _write_log(self) -> None:
         assert self.folder is not None  # the caller asked
@@ -275,3 +302,15 @@ class Trainer:
 
 
 _COUNTERS = ("epoch", "step", "skipped", "stale", "elapsed", "best")
+
+
+def _comparable(frames: Sequence[Frame], config: Config) -> bool:
+    """Tell whether a quantity with a weight in the loss can be compared on these frames."""
+    weighted = [name for name in QUANTITIES if getattr(config.loss, name) > 0]
+    return any(all(getattr(frame, name) is not None for frame in frames) for name in weighted)
+
+
+def _changes(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """Return in words which values differ, or nothing."""
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    return ", ".join(f"{key} is {new.get(key)}, was {old.get(key)}" for key in keys)

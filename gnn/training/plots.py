@@ -73,7 +73,7 @@ def learning_curve(history: Sequence[dict[str, Any]], path: str | Path) -> None:
 def parity(comparison: Comparison, path: str | Path, title: str = "") -> None:
     """Draw predicted against reference energies, QM forces and MM forces."""
     plt = _pyplot()
-    shown = [n for n in ("energy", "forces", "mm_forces") if comparison.errors(n) is not None]
+    shown = _drawable(comparison)
     figure, axes = plt.subplots(1, len(shown), figsize=(3.7 * len(shown), 3.7), squeeze=False)
     for axis, quantity in zip(axes[0], shown, strict=True):
         if quantity == "energy":
@@ -126,15 +126,30 @@ def _density_parity(axis: Any, predicted: np.ndarray, reference: np.ndarray) -> 
 def baselines(comparisons: dict[str, Comparison], path: str | Path) -> None:
     """Draw the RMSE of several models on the same frames as bars on a logarithmic scale."""
     plt = _pyplot()
-    figure, axes = plt.subplots(1, 3, figsize=(9, 3.2))
-    for axis, quantity in zip(axes, ("energy", "forces", "mm_forces"), strict=True):
+    shown = _drawable(*comparisons.values())
+    own = list(comparisons)[-1]
+    figure, axes = plt.subplots(1, len(shown), figsize=(3 * len(shown), 3.2), squeeze=False)
+    for axis, quantity in zip(axes[0], shown, strict=True):
         found = {k: c.errors(quantity) for k, c in comparisons.items()}
-        bars = {k: e.rmse for k, e in found.items() if e is not None}
-        colors = [BLUE if i == len(bars) - 1 else GREY for i in range(len(bars))]
+        # a molecule that training never saw has no mean, and a logarithmic scale no zero
+        bars = {k: e.rmse for k, e in found.items() if e is not None and 0 < e.rmse < np.inf}
+        colors = [BLUE if k == own else GREY for k in bars]
         drawn = axis.bar(range(len(bars)), list(bars.values()), color=colors, width=0.65)
-        axis.bar_label(drawn, [f"{v:.3g}" for v in bars.values()], padding=2)
+        labels = [f"{v:.1f}" if v < 100 else f"{v:.0f}" for v in bars.values()]
+        axis.bar_label(drawn, labels, padding=2)
         axis.set_xticks(range(len(bars)), [k.replace(" ", "\n", 1) for k in bars], fontsize=9)
-        axis.set_yscale("log")
-        axis.set_ylim(0.5 * min(bars.values()), 2.5 * max(bars.values()))
+        if bars:
+            axis.set_yscale("log")
+            axis.set_ylim(0.5 * min(bars.values()), 2.5 * max(bars.values()))
+        axis.yaxis.set_minor_formatter("")
         axis.set_title(f"{TITLES[quantity]}: RMSE / {QUANTITIES[quantity][0]}")
     _save(figure, path)
+
+
+def _drawable(*comparisons: Comparison) -> list[str]:
+    """Return the quantities that at least one of the comparisons has."""
+    names = ("energy", "forces", "mm_forces")
+    shown = [n for n in names if any(c.errors(n) is not None for c in comparisons)]
+    if not shown:
+        raise ValueError("no energies or forces to draw: the frames have no such labels")
+    return shown

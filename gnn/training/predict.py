@@ -11,6 +11,16 @@ from gnn.data.formats import write_atomically, write_frames
 from gnn.data.systems import Frame
 
 
+def check_suffix(path: str | Path) -> None:
+    """Raise a ValueError where the suffix names no format that `write_predictions` knows."""
+    suffixes = (".json", ".xyz", ".extxyz", ".h5", ".hdf5")
+    if Path(path).suffix.lower() not in suffixes:
+        raise ValueError(
+            f"{path}: cannot tell the format from the suffix {Path(path).suffix!r}; expected "
+            f"{', '.join(suffixes)}"
+        )
+
+
 def write_predictions(
     path: str | Path, frames: Sequence[Frame], results: Sequence[dict[str, Any]]
 ) -> None:
@@ -29,10 +39,11 @@ def write_predictions(
     Raises
     ------
     ValueError
-        If the suffix is unknown.
+        If the suffix is unknown, or a result is not finite.
     """
     path = Path(path)
-    if path.suffix == ".json":
+    check_suffix(path)
+    if path.suffix.lower() == ".json":
         content = {
             "units": {"energy": "eV", "length": "Å", "charge": "e"},
             "structures": [
@@ -57,4 +68,4 @@ def _plain(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _dump(content: dict[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(content, ensure_ascii=False))
+    path.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False), encoding="utf-8")

@@ -1,5 +1,6 @@
 """Training as a user sees it: progress, result files, the baselines beside the model."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,8 +35,7 @@ class Progress:
         from rich.progress import Progress as Bar
 
         self.settings, self.console, self.label = config.training, console, label
-        self.started, self.shown = time.perf_counter(), 0.0
-        self.steps = 0
+        self.shown = -math.inf
         self.notes = ""
         self.bar = Bar(
             TextColumn("{task.description}"),
@@ -95,11 +95,14 @@ def train(
     return (load_model(best) if splits[1] else trainer.average), trainer
 
 
-def train_blind(config: Config, splits: Splits, console: Console, folder: Path) -> AMP:
+def train_blind(
+    config: Config, splits: Splits, console: Console, folder: Path, *, resume: bool = False
+) -> AMP:
     """Train the same model on the same frames without their surroundings."""
-    bare = tuple([without_surroundings(f) for f in part] for part in splits)
-    model, _ = train(config, bare, console, folder, label="blind twin")  # type: ignore[arg-type]
-    return model
+    training, validation, test = ([without_surroundings(f) for f in part] for part in splits)
+    bare = training, validation, test
+    resume = resume and (folder / "last.pt").exists()
+    return train(config, bare, console, folder, label="blind twin", resume=resume)[0]
 
 
 def with_baselines(
@@ -136,10 +139,34 @@ def run_training(
     console: Console,
     *,
     resume: bool = False,
-    blind: bool = True,
+    blind: Config | None = None,
     say: Callable[[str], None] | None = None,
 ) -> dict[str, Comparison]:
-    """Do what ``anisole train`` does: train, test beside the baselines, write the results."""
+    """Do what ``anisole train`` does: train, test beside the baselines, write the results.
+
+    Parameters
+    ----------
+    config : Config
+        The run; its output folder takes the results.
+    console : rich.console.Console
+        For progress and what is found.
+    resume : bool
+        Continue from ``last.pt`` of the folder.
+    blind : Config, optional
+        Settings under which a twin blind to its surroundings is trained; None trains none.
+    say : callable, optional
+        Takes the lines to print.
+
+    Returns
+    -------
+    dict
+        Comparisons on the test frames: baselines first, the model last.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds a run already and is not to be continued.
+    """
     say = say or console.print
     folder = Path(config.output)
     if not resume and (folder / "last.pt").exists():
@@ -156,7 +183,9 @@ def run_training(
         f"trained {parameters} parameters: {trainer.step} steps, {trainer.epoch} epochs, "
         f"{trainer.elapsed:.0f} s on {torch.get_num_threads()} threads"
     )
-    twin = train_blind(config, splits, console, folder / "blind") if blind else None
+    twin = None
+    if blind is not None:
+        twin = train_blind(blind, splits, console, folder / "blind", resume=resume)
     test = splits[2] or splits[1]
     comparisons = with_baselines(compare(model.evaluate(test), test), twin, splits[0], test)
     write_results(folder, trainer.history, comparisons)

@@ -1,12 +1,14 @@
 """From a configuration to frames, splits and a model."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 from gnn.data import load_shipped, read_frames, split_by_run
 from gnn.data.systems import Frame
 from gnn.model import AMP
+from gnn.training import checkpoint
 from gnn.training.config import Config, DataConfig
 from gnn.training.metrics import frame_name
 
@@ -21,7 +23,8 @@ def load_splits(data: DataConfig) -> Splits:
     Raises
     ------
     ValueError
-        If the file holds no frame, or none of a wanted molecule.
+        If the file holds no frame, or none of a wanted molecule, or a set to check the model on
+        holds an element that the training set lacks.
     """
     frames = _read(data, vacuum=False)
     share = data.split
@@ -34,7 +37,24 @@ def load_splits(data: DataConfig) -> Splits:
     if data.vacuum:
         kept = {_identity(frame) for frame in training}
         training += [f for f in _read(data, vacuum=True) if _identity(f) in kept]
+    _check_elements(training, validation + test)
     return training, validation, test
+
+
+def load_test_frames(path: str | Path) -> list[Frame]:
+    """Return the test frames of the run that wrote a checkpoint; without a record, the shipped."""
+    return load_splits(DataConfig(**checkpoint.load(path).get("data", {})))[2]
+
+
+def _check_elements(training: Sequence[Frame], others: Sequence[Frame]) -> None:
+    known, found = (
+        {z for f in part for z in f.system.numbers.tolist()} for part in (training, others)
+    )
+    if found - known:
+        raise ValueError(
+            f"validation or test frames hold elements {sorted(found - known)} (atomic numbers) "
+            f"that no training frame has ({sorted(known)}): split the data in another way"
+        )
 
 
 def _read(data: DataConfig, vacuum: bool) -> list[Frame]:

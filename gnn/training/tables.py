@@ -1,5 +1,6 @@
 """Tables for the terminal: errors per molecule, baselines, verdicts."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -86,7 +87,7 @@ def _add_columns(table: Any, name: str, with_ratio: bool) -> None:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
+    return "–" if value is None or math.isnan(value) else f"{value:.1f}"
 
 
 def verdicts(comparison: Comparison) -> list[tuple[str, str, str, bool]]:

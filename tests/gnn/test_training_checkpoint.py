@@ -31,7 +31,7 @@ def test_round_trip(tmp_path, dtype):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"hello", b"\x80\x04", bytes(range(256)) * 20, b"PK\x03\x04" + 100 * b"x"],
+    [b"", b"hello", b"\x80\x02", bytes(range(256)) * 20, b"PK\x03\x04" + 100 * b"x"],
     ids=["empty", "text", "pickle", "bytes", "zip"],
 )
 def test_file_of_another_kind(tmp_path, content):

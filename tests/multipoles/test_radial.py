@@ -1,0 +1,140 @@
+"""Radial kernels: chains against many digits, checks of the parameters."""
+
+import numpy as np
+import pytest
+
+import multipoles as mp
+from multipoles.radial import kernel_object
+
+mpmath = pytest.importorskip("mpmath")
+
+KERNELS = [
+    mp.Coulomb(),
+    mp.Yukawa(1.3),
+    mp.Erf(0.7),
+    mp.Erfc(0.7),
+    mp.Thole(0.39),
+    mp.ReactionField(9.0),
+    mp.ReactionField(150.0, eps=4.0, m=3, n=5),
+    mp.InversePower(2.5),
+]
+N_MAX = 12
+
+
+def radial_function(kernel, s):
+    """f as a function of s = r^2, from its definition."""
+    r = mpmath.sqrt(s)
+    match kernel:
+        case mp.Coulomb():
+            return 1 / r
+        case mp.Yukawa(kappa):
+            return mpmath.exp(-mpmath.mpf(kappa) * r) / r
+        case mp.Erf(alpha):
+            return mpmath.erf(mpmath.mpf(alpha) * r) / r
+        case mp.Erfc(alpha):
+            return mpmath.erfc(mpmath.mpf(alpha) * r) / r
+        case mp.Thole(a):
+            x = mpmath.mpf(a) * r**3
+            third = mpmath.mpf(1) / 3
+            return (1 - mpmath.exp(-x)) / r + mpmath.mpf(a) ** third * mpmath.gammainc(2 * third, x)
+        case mp.ReactionField(c, eps, m, n):
+            c, e, m, n = (mpmath.mpf(v) for v in (c, eps, m, n))
+            a_m = 3 * c ** -(m + 1) / (m * (n - m)) * (2 * e + n - 1) / (1 + 2 * e)
+            a_n = 3 * c ** -(n + 1) / (n * (m - n)) * (2 * e + m - 1) / (1 + 2 * e)
+            shift = 3 * e / ((1 + 2 * e) * c) + a_m * c**m + a_n * c**n
+            return 1 / r + (e - 1) / ((1 + 2 * e) * c**3) * s + a_m * r**m + a_n * r**n - shift
+        case mp.InversePower(p):
+            return r ** -mpmath.mpf(p)
+
+
+def exact_chain(kernel, r):
+    """B_n = (-2)^n d^n f/ds^n by Cauchy's integral over a circle around s, with 140 digits."""
+    with mpmath.workdps(140):
+        s = mpmath.mpf(float(r)) ** 2
+        points, radius = 64, s / 50
+        values = [
+            radial_function(kernel, s + radius * mpmath.expjpi(mpmath.mpf(2 * j) / points))
+            for j in range(points)
+        ]
+        chain = []
+        for n in range(N_MAX + 1):
+            terms = [
+                v * mpmath.expjpi(-mpmath.mpf(2 * j * n) / points) for j, v in enumerate(values)
+            ]
+            slope = mpmath.fsum(terms).real / points / radius**n * mpmath.factorial(n)
+            chain.append(slope * (-2) ** n)
+        return chain
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+def test_chain_to_many_digits(kernel):
+    distances = np.array([1e-3, 0.03, 0.3, 1.0, 1.7, 1.81, 2.5, 3.6, 5.5, 8.9, 20.0, 100.0])
+    chain = kernel.chain(distances, N_MAX)
+    for r, row in zip(distances, chain, strict=True):
+        if isinstance(kernel, mp.ReactionField) and r > kernel.cutoff:
+            assert not row.any()
+            continue
+        bare = mp.Coulomb().chain(r, N_MAX)
+        for n, (got, expected) in enumerate(zip(row, exact_chain(kernel, r), strict=True)):
+            # below 1e-290 float64 thins out
+            allowed = 1e-13 * abs(expected) + mpmath.mpf("1e-290")
+            if isinstance(kernel, mp.ReactionField):  # falls to zero by cancellation
+                allowed += 1e-15 / r
+            elif isinstance(kernel, mp.Thole) and r > 1:  # higher links change sign
+                allowed += 5e-16 * bare[n]
+            assert abs(mpmath.mpf(float(got)) - expected) <= allowed, (r, got, expected)
+
+
+def test_screened_and_complement_add_up_to_coulomb():
+    r = np.geomspace(0.01, 10, 30)
+    total = mp.Erf(0.9).chain(r, 8) + mp.Erfc(0.9).chain(r, 8)
+    np.testing.assert_allclose(total, mp.Coulomb().chain(r, 8), rtol=1e-13)
+
+
+def test_reaction_field_ends_smoothly():
+    kernel = mp.ReactionField(9.0)
+    inside = kernel.chain(9.0 * (1 - 1e-9), 3)
+    bare = mp.Coulomb().chain(9.0, 3)
+    assert np.all(np.abs(inside[:3]) < 1e-7 * bare[:3])
+    assert not kernel.chain([9.0, 9.1, 1e3], 3).any()
+
+
+def test_far_limit_of_thole_does_not_overflow():
+    r = np.array([20.0, 1e3, 1e6])
+    np.testing.assert_allclose(mp.Thole(0.39).chain(r, 12), mp.Coulomb().chain(r, 12), rtol=1e-13)
+
+
+def test_chain_at_zero_is_zero_and_shapes():
+    for kernel in KERNELS:
+        assert not kernel.chain(0.0, 3).any()
+    assert mp.Coulomb().chain(np.ones((2, 3)), 4).shape == (2, 3, 5)
+    assert mp.Coulomb().chain([], 4).shape == (0, 5)
+
+
+def test_kernels_are_hashable_and_compare():
+    assert mp.Thole(0.39) == mp.Thole(0.39) != mp.Thole(0.4)
+    assert len({mp.Coulomb(), mp.Coulomb(), mp.Erf(1), mp.Erf(1.0), mp.Erfc(1)}) == 3
+    assert mp.Erf(0.7).parameters == (0.7,)
+
+
+@pytest.mark.parametrize(
+    "make, error, words",
+    [
+        (lambda: mp.Yukawa(-1), ValueError, "kappa must be > 0, got -1"),
+        (lambda: mp.Erf(0), ValueError, "alpha must be > 0"),
+        (lambda: mp.Erfc(np.nan), ValueError, "finite"),
+        (lambda: mp.Thole("a"), TypeError, "must be a number"),
+        (lambda: mp.ReactionField(9, m=4, n=4), ValueError, "must differ"),
+        (lambda: mp.ReactionField(np.inf), ValueError, "finite"),
+        (lambda: mp.InversePower(None), TypeError, "must be a number"),
+        (lambda: mp.Coulomb().chain(-1.0, 2), ValueError, ">= 0"),
+        (lambda: mp.Coulomb().chain(1.0, -1), ValueError, "n_max"),
+        (lambda: mp.Coulomb().chain(np.nan, 1), ValueError, "finite"),
+        (lambda: mp.Thole(0.39).chain(1.0, 40), ValueError, "n_max must be in 0"),
+        (lambda: kernel_object(mp.Coulomb), TypeError, "call it"),
+        (lambda: kernel_object("coulomb"), TypeError, "Thole"),
+    ],
+)
+def test_wrong_input(make, error, words):
+    with pytest.raises(error, match=words):
+        make()

@@ -1,0 +1,131 @@
+"""The documentation is true: its snippets run, and its tables name what the code has."""
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+
+
+def _blocks(page: Path, language: str) -> list[tuple[int, str]]:
+    """Return first line number and text of every fenced block of a language."""
+    text = page.read_text(encoding="utf-8")
+    found = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [(text[: m.start(1)].count("\n"), m.group(1)) for m in found]
+
+
+WITH_PYTHON = [page for page in PAGES if _blocks(page, "python")]
+
+
+def test_the_pages_are_there():
+    names = {page.stem for page in WITH_PYTHON}
+    assert {"getting_started", "multipoles", "operator", "model", "data", "training"} <= names
+
+
+@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.stem)
+def test_snippets_of_a_page_run_one_after_the_other(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # some write files
+    names: dict = {"__name__": "__docs__"}
+    for line, block in _blocks(page, "python"):
+        # blank lines in front give tracebacks the line numbers of the page
+        exec(compile("\n" * line + block, str(page), "exec"), names)
+
+
+def _commands() -> list[tuple[str, list[str]]]:
+    lines = []
+    for page in PAGES:
+        for _, block in _blocks(page, "sh"):
+            for line in block.splitlines():
+                words = shlex.split(line, comments=True)
+                if words[:1] == ["anisole"] and "[" not in line:
+                    lines.append((page.stem, words[1:]))
+    return lines
+
+
+def test_commands_parse():
+    from gnn.cli import _parser
+
+    commands = _commands()
+    assert {words[0] for _, words in commands} >= {"demo", "train", "evaluate", "predict"}
+    for _, words in commands:
+        _parser().parse_args(words)  # SystemExit if it does not
+
+
+def test_generator_options_exist():
+    import argparse
+
+    from gnn.data.generate import add_arguments
+
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    known = {option for action in parser._actions for option in action.option_strings}
+    text = (DOCS / "data.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`(--[a-z-]+)`", text)) <= known
+
+
+def test_configurations_parse():
+    import yaml
+
+    from gnn.training.config import parse_config
+
+    blocks = _blocks(DOCS / "training.md", "yaml")
+    assert blocks
+    for _, block in blocks:
+        parse_config(yaml.safe_load(block))
+
+
+def _table(section: str) -> dict[str, str]:
+    """Return key and default of each row of a section's table in training.md."""
+    text = (DOCS / "training.md").read_text(encoding="utf-8")
+    part = re.split(rf"^### `{re.escape(section)}`$", text, flags=re.MULTILINE)[1]
+    part = re.split(r"^##+ ", part, flags=re.MULTILINE)[0]
+    rows = re.findall(r"^\| `(\w+)` \| (?:`([^`]*)`)? *\|", part, re.MULTILINE)
+    assert rows, f"no table of {section}"
+    return dict(rows)
+
+
+def test_every_key_of_the_configuration_is_documented_with_its_default():
+    import yaml
+
+    from gnn.model import AMP
+    from gnn.training.config import Config
+
+    sections = Config().model_dump()
+    sections["model"] = AMP.argument_defaults()
+    expected = {name: value for name, value in sections.items() if isinstance(value, dict)}
+    expected["data.split"] = expected["data"].pop("split")
+    for section, keys in expected.items():
+        documented = _table(section)
+        documented.pop("split") if section == "data" else None
+        assert documented.keys() == keys.keys(), section
+        for key, value in keys.items():
+            found = yaml.safe_load(documented[key])
+            # YAML takes 2e-05 for a string
+            found = float(found) if isinstance(value, float) else found
+            assert found == value, f"{section}.{key}"
+    assert _table("output") == {"output": Config().output}
+
+
+@pytest.mark.parametrize("module", ["multipoles", "gnn", "gnn.data"])
+def test_every_public_name_is_in_the_reference(module):
+    from importlib import import_module
+
+    text = (DOCS / "api.md").read_text(encoding="utf-8")
+    listed = {
+        name.rpartition(".")[2]
+        for name in re.findall(r"^\.\. auto(?:function|class|module):: (\S+)", text, re.MULTILINE)
+    }
+    assert set(import_module(module).__all__) <= listed
+
+
+def test_figures_have_their_scripts():
+    pictures = [p for p in (DOCS / "figures").iterdir() if p.suffix in (".png", ".svg")]
+    assert pictures
+    for picture in pictures:
+        script = picture.with_suffix(".py")
+        assert script.is_file(), f"{picture.name} has no script"
+        ast.parse(script.read_text(encoding="utf-8"))
