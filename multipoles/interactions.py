@@ -92,11 +92,12 @@ def _check_total_order(source_order: int, order: int) -> None:
 
 def _neighbours(n_targets, n_sources, pairs, target_batch, source_batch) -> Neighbours:
     targets, sources = checks.batches(target_batch, source_batch, n_targets, n_sources)
-    if pairs is None:
+    listed = checks.pair_list(pairs, n_targets, n_sources)
+    if listed is None:
         return Slots(n_targets, n_sources, targets, sources)
     if targets is not None:
         raise ValueError("give pairs or batches, not both: a pair list needs no system index")
-    return PairList(checks.pair_list(pairs, n_targets, n_sources), n_targets, n_sources)
+    return PairList(listed, n_targets, n_sources)
 
 
 @lru_cache(maxsize=256)

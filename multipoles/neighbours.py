@@ -46,7 +46,7 @@ class Slots:
             First slot and the one after the last; multiples of `lanes`.
         """
         if lanes not in self._layouts:
-            if self.target_batch is None:
+            if self.target_batch is None or self.source_batch is None:
                 made = _layout.single_system(self.n_targets, self.n_sources, lanes)
             else:
                 made = _layout.systems(self.target_batch, self.source_batch, lanes)
@@ -63,7 +63,7 @@ class Slots:
 
     def all_pairs(self) -> np.ndarray:
         """Return (target, source) of every pair, int64, shape (n_pairs, 2)."""
-        if self.target_batch is None:
+        if self.target_batch is None or self.source_batch is None:
             grid = np.indices((self.n_targets, self.n_sources))
             return np.ascontiguousarray(grid.reshape(2, -1).T)
         same = self.target_batch[:, None] == self.source_batch[None, :]

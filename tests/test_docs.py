@@ -122,6 +122,15 @@ def test_every_public_name_is_in_the_reference(module):
     assert set(import_module(module).__all__) <= listed
 
 
+def test_tolerances_are_those_of_the_validation():
+    from multipoles.validation import TOLERANCES
+
+    text = (DOCS / "multipoles.md").read_text(encoding="utf-8")
+    for dtype, tolerance in TOLERANCES.items():
+        mantissa, exponent = f"{tolerance:.0e}".split("e")
+        assert f"{mantissa}e{int(exponent)} ({dtype.name})" in text
+
+
 def test_figures_have_their_scripts():
     pictures = [p for p in (DOCS / "figures").iterdir() if p.suffix in (".png", ".svg")]
     assert pictures

@@ -137,11 +137,12 @@ def _neighbours(
         None if t is None else t.detach().numpy() for t in (target_batch, source_batch)
     )
     targets, sources = checks.batches(first, second, n_targets, n_sources)
-    if pairs is None:
+    rows = None if pairs is None else pairs.detach().numpy()
+    listed = checks.pair_list(rows, n_targets, n_sources)
+    if listed is None:
         return Slots(n_targets, n_sources, targets, sources)
     if targets is not None:
         raise ValueError("give pairs or batches, not both: a pair list needs no system index")
-    listed = checks.pair_list(pairs.detach().numpy(), n_targets, n_sources)
     return PairList(listed, n_targets, n_sources)
 
 

@@ -97,12 +97,12 @@ def train(
 
 def train_blind(
     config: Config, splits: Splits, console: Console, folder: Path, *, resume: bool = False
-) -> AMP:
+) -> tuple[AMP, Trainer]:
     """Train the same model on the same frames without their surroundings."""
     training, validation, test = ([without_surroundings(f) for f in part] for part in splits)
     bare = training, validation, test
     resume = resume and (folder / "last.pt").exists()
-    return train(config, bare, console, folder, label="blind twin", resume=resume)[0]
+    return train(config, bare, console, folder, label="blind twin", resume=resume)
 
 
 def with_baselines(
@@ -179,14 +179,18 @@ def run_training(
         say(line)
     model, trainer = train(config, splits, console, folder, resume=resume)
     parameters = sum(p.numel() for p in model.parameters())
-    say(
-        f"trained {parameters} parameters: {trainer.step} steps, {trainer.epoch} epochs, "
-        f"{trainer.elapsed:.0f} s on {torch.get_num_threads()} threads"
-    )
+    threads = torch.get_num_threads()
+    on = f"on {threads} thread{'s' if threads > 1 else ''}"
+    say(f"trained {parameters} parameters: {_effort(trainer)} {on}")
     twin = None
     if blind is not None:
-        twin = train_blind(blind, splits, console, folder / "blind", resume=resume)
+        twin, other = train_blind(blind, splits, console, folder / "blind", resume=resume)
+        say(f"blind twin: {_effort(other)}")
     test = splits[2] or splits[1]
     comparisons = with_baselines(compare(model.evaluate(test), test), twin, splits[0], test)
     write_results(folder, trainer.history, comparisons)
     return comparisons
+
+
+def _effort(trainer: Trainer) -> str:
+    return f"{trainer.step} steps, {trainer.epoch} epochs, {trainer.elapsed:.0f} s"
