@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, 1 where a check failed, or 2 where the input is wrong."""
     arguments = _parser().parse_args(argv)
     try:
-        return arguments.run(arguments)
+        with warnings.catch_warnings():
+            if not arguments.debug:
+                warnings.showwarning = _show_warning
+            return arguments.run(arguments)
     except KeyboardInterrupt:
         print("anisole: interrupted", file=sys.stderr)
         return 130
@@ -22,6 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"anisole: error: {_one_line(error)}", file=sys.stderr)
         return 2
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"anisole: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _one_line(error: BaseException) -> str:
@@ -40,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="train and test on the shipped QM/MM data in minutes")
     demo.add_argument("--output", help="folder for pictures and checkpoint (runs/demo)")
-    demo.add_argument("--time", type=_seconds, default=None, help="training time in s (200)")
+    demo.add_argument("--time", type=_seconds, default=None, help="training time in s (240)")
     demo.add_argument("--seed", type=int, default=0)
     demo.set_defaults(run=_demo)
 

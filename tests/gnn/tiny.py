@@ -1,5 +1,6 @@
 """A data set and a model small enough to train in a test."""
 
+import csv
 from functools import cache
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from gnn import AMP, Frame, System
 from gnn.data import load_shipped
 from gnn.training.config import Config, parse_config
+from gnn.training.loop import Trainer
 
 MODEL = {
     "order": 1, "channels": 4, "features": 8, "hidden": 8, "edge_features": 8, "steps": 1,
@@ -77,3 +79,21 @@ def tiny_model(frames=None, seed=0, dtype=torch.float32, **options) -> AMP:
     model = AMP(**(MODEL | options)).to(dtype)
     model.set_baseline(methanol() if frames is None else frames)
     return model
+
+
+def tiny_trainer(folder=None, model=None, frames=None, **training):
+    frames = methanol() if frames is None else frames
+    config = tiny_config(**training)
+    dtype = getattr(torch, config.training.dtype)
+    return Trainer(model or tiny_model(dtype=dtype), config, frames[:12], frames[16:20], folder)
+
+
+def assert_same_state(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        assert torch.equal(a[key], b[key]), key
+
+
+def read_log(folder):
+    with open(folder / "log.csv", newline="") as file:
+        return list(csv.DictReader(file))

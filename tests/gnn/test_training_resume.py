@@ -1,0 +1,170 @@
+"""A run that was stopped or killed continues to the same weights, bit by bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tiny import (
+    MODEL,
+    assert_same_state,
+    methanol,
+    read_log,
+    tiny_config,
+    tiny_model,
+    tiny_trainer,
+)
+
+from gnn.cli import main
+from gnn.data import write_frames
+from gnn.training.loop import Trainer
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def _without_clock(history):
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in history]
+
+
+def _assert_same_run(a, b):
+    assert_same_state(a.model.state_dict(), b.model.state_dict())
+    assert_same_state(a.average.state_dict(), b.average.state_dict())
+    assert _without_clock(a.history) == _without_clock(b.history)
+    assert (a.epoch, a.step, a.stale, a.best) == (b.epoch, b.step, b.stale, b.best)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("stop", [1, 3, 4])
+def test_resumed_run_equals_an_uninterrupted_one_bit_by_bit(tmp_path, dtype, stop):
+    options = {"epochs": 6, "dtype": dtype, "ema": 0.9, "weight_decay": 1e-3, "batch_size": 5}
+    straight = tiny_trainer(tmp_path / "a", **options)
+    straight.run()
+    tiny_trainer(tmp_path / "b", **options).run(stop)
+    other = tiny_model(seed=17, dtype=getattr(torch, dtype))  # what it holds must not matter
+    resumed = tiny_trainer(tmp_path / "b", model=other, **options)
+    resumed.resume()
+    assert resumed.epoch == stop
+    resumed.run()
+    _assert_same_run(straight, resumed)
+    for name in ("last.pt", "best.pt"):
+        a, b = (torch.load(tmp_path / x / name, weights_only=True) for x in "ab")
+        assert_same_state(a["state_dict"], b["state_dict"])
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path):
+    first = tiny_trainer(tmp_path, epochs=3)
+    first.run()
+    again = tiny_trainer(tmp_path, epochs=3)
+    again.resume()
+    again.run()
+    _assert_same_run(first, again)
+
+
+@pytest.mark.parametrize(
+    ("section", "changed"),
+    [
+        ("training", {"learning_rate": 1e-4}),
+        ("loss", {"loss": {"energy": 2.0}}),
+        ("data", {"data": {"max_frames": 3}}),
+        ("model", {"model": {"channels": 5}}),
+    ],
+)
+def test_resume_under_another_configuration_is_refused(tmp_path, section, changed):
+    tiny_trainer(tmp_path, epochs=2).run(1)
+    model = tiny_model(**changed.get("model", {}))
+    frames = methanol()
+    config = tiny_config(**({"epochs": 2} | changed))
+    other = Trainer(model, config, frames[:12], frames[16:20], tmp_path)
+    with pytest.raises(ValueError, match=f"another configuration.*section '{section}'"):
+        other.resume()
+
+
+def test_resume_says_what_differs(tmp_path):
+    tiny_trainer(tmp_path, epochs=2, learning_rate=1e-3).run(1)
+    with pytest.raises(ValueError, match=r"learning_rate is 0\.002, was 0\.001"):
+        tiny_trainer(tmp_path, epochs=2, learning_rate=2e-3).resume()
+
+
+def test_resume_on_other_data_is_refused(tmp_path):
+    tiny_trainer(tmp_path, epochs=2).run(1)
+    with pytest.raises(ValueError, match="other training frames"):
+        tiny_trainer(tmp_path, epochs=2, frames=methanol()[4:]).resume()
+
+
+def test_resume_from_a_bare_model_or_from_nothing(tmp_path):
+    trainer = tiny_trainer(tmp_path, epochs=2)
+    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+        trainer.resume()
+    trainer.run()
+    with pytest.raises(ValueError, match="holds a model but no training state"):
+        tiny_trainer(epochs=2).resume(tmp_path / "best.pt")
+
+
+def _write_run(tmp_path, name, data, epochs):
+    content = {
+        "data": {"source": str(data)},
+        "model": MODEL,
+        "training": {
+            "epochs": epochs, "batch_size": 4, "warmup_steps": 3, "validate_every": 2,
+            "checkpoint_every": 3, "threads": 1,
+        },
+        "output": str(tmp_path / name),
+    }  # fmt: skip
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def _wait_for_rows(folder, count, process, seconds=120.0):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            pytest.fail(f"the run ended early: {process.stderr.read()}")
+        if (folder / "log.csv").exists() and len(read_log(folder)) >= count:
+            return
+        time.sleep(0.01)
+    pytest.fail("the run made no progress")
+
+
+def test_run_killed_in_the_middle_resumes_to_the_same_weights(tmp_path, capsys):
+    epochs = 60
+    data = tmp_path / "data.h5"
+    write_frames(data, methanol())
+    whole = _write_run(tmp_path, "whole", data, epochs)
+    assert main(["train", str(whole), "--no-blind"]) == 0
+
+    config = _write_run(tmp_path, "killed", data, epochs)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gnn", "train", str(config), "--no-blind"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        _wait_for_rows(tmp_path / "killed", 7, process)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    reached = torch.load(tmp_path / "killed" / "last.pt", weights_only=True)["trainer"]["epoch"]
+    assert 6 <= reached < epochs
+    assert main(["train", str(config), "--no-blind", "--resume"]) == 0
+
+    for name in ("last.pt", "best.pt"):
+        a, b = (torch.load(tmp_path / x / name, weights_only=True) for x in ("whole", "killed"))
+        assert_same_state(a["state_dict"], b["state_dict"])
+        if name == "last.pt":
+            assert_same_state(a["trainer"]["model"], b["trainer"]["model"])
+            assert _without_clock(a["trainer"]["history"]) == _without_clock(
+                b["trainer"]["history"]
+            )
+    assert [row["epoch"] for row in read_log(tmp_path / "killed")] == [
+        str(k + 1) for k in range(epochs)
+    ]
