@@ -126,7 +126,7 @@ def draw(rows) -> None:
         (axes[0], rows[:3], "compiled against torch twins"),
         (axes[1], rows[3:], "order of the anisotropic state"),
     ):
-        names, medians = [r[0] for r in part], [r[2] for r in part]
+        names, medians = [r[0].replace(" ", "\n") for r in part], [r[2] for r in part]
         bars = axis.bar(names, medians, color=["#2a6f97", "#a9d6e5", "#a9d6e5", "#a9d6e5"])
         axis.bar_label(bars, [f"{r[3]:.2f}×" for r in part], padding=2)
         axis.set(title=title, ylabel="training step / ms", ylim=(0, 1.15 * max(medians)))

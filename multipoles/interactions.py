@@ -74,7 +74,7 @@ def field(
     packed, source_order, had_channels = checks.moments(moments, len(s))
     _check_total_order(source_order, order)
     dtype = checks.common_dtype(x, s, packed)
-    neighbours = _neighbours(len(x), len(s), pairs, target_batch, source_batch)
+    neighbours = neighbours_of(len(x), len(s), pairs, target_batch, source_batch)
     out = field_arrays(
         x.astype(dtype, copy=False), s.astype(dtype, copy=False),
         packed.astype(dtype, copy=False), order, kernel, neighbours,
@@ -90,7 +90,10 @@ def _check_total_order(source_order: int, order: int) -> None:
         )
 
 
-def _neighbours(n_targets, n_sources, pairs, target_batch, source_batch) -> Neighbours:
+def neighbours_of(
+    n_targets: int, n_sources: int, pairs: Any, target_batch: Any, source_batch: Any
+) -> Neighbours:
+    """Return who meets whom, from the checked arguments of `field`."""
     targets, sources = checks.batches(target_batch, source_batch, n_targets, n_sources)
     listed = checks.pair_list(pairs, n_targets, n_sources)
     if listed is None:

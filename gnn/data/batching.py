@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from gnn.data.common import LABELS
 from gnn.data.systems import Frame, System
 
 _DENSE_ATOMS = 200  # up to here a full distance matrix is faster than a k-d tree
-_LABELS = ("energy", "forces", "mm_forces", "dipole")
 
 
 def neighbour_pairs(
@@ -284,7 +284,7 @@ def collate(
     offsets = torch.repeat_interleave(torch.cumsum(n_atoms, 0) - n_atoms, n_edges)
     labels = {
         name: join(name)
-        for name in _LABELS
+        for name in LABELS
         if all(getattr(item, name) is not None for item in prepared)
     }
     return Batch(

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gnn.data.formats import LABELS, UNITS, check_unit
+from gnn.data.common import LABELS, UNITS, check_unit
 from gnn.data.systems import Frame, System
 
 #: Key of each quantity in a file, unless the caller names another.

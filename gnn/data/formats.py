@@ -1,103 +1,14 @@
-"""Reading and writing frames: one entry for all file formats, and what the formats share."""
+"""Reading and writing frames: one entry for all file formats."""
 
 import os
-import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gnn import units
+from gnn.data.common import LABELS, write_atomically
 from gnn.data.systems import Frame
-
-#: Labels a frame can have.
-LABELS = ("energy", "forces", "mm_forces", "dipole")
-
-#: Attributes that name the units of a file, and the spellings accepted for eV, Å and e.
-UNITS = {
-    "energy_unit": ("eV", "ev", "electronvolt"),
-    "length_unit": ("Å", "Å", "A", "angstrom", "Angstrom", "Ångström"),
-    "charge_unit": ("e", "elementary charge"),
-}
-
-_FACTORS = {
-    "hartree": "HARTREE",
-    "ha": "HARTREE",
-    "eh": "HARTREE",
-    "a.u.": "HARTREE",
-    "au": "HARTREE",
-    "kcal/mol": "KCAL_PER_MOL",
-    "kj/mol": "KJ_PER_MOL",
-    "bohr": "BOHR",
-    "a0": "BOHR",
-    "nm": "NANOMETER",
-    "nanometer": "NANOMETER",
-}
-
-
-def check_unit(path: Path, key: str, value: Any) -> None:
-    """Refuse a unit other than eV, Å or e.
-
-    Parameters
-    ----------
-    path
-        File, for the message.
-    key
-        "energy_unit", "length_unit" or "charge_unit".
-    value
-        What the file says.
-
-    Raises
-    ------
-    ValueError
-        If the unit is another one; the message says how to convert.
-    """
-    found = value.decode() if isinstance(value, bytes) else str(value)
-    if found in UNITS[key]:
-        return
-    wanted = UNITS[key][0]
-    affected = {
-        "energy_unit": "energies and forces",
-        "length_unit": "positions and dipoles (and divide forces)",
-        "charge_unit": "charges and dipoles",
-    }[key]
-    name = _FACTORS.get(found.lower())
-    if name is None or (key == "length_unit") != (name in ("BOHR", "NANOMETER")):
-        factor = f"the value of one {found} in {wanted}"
-    else:
-        factor = f"{getattr(units, name):.10g} (gnn.units.{name})"
-    raise ValueError(
-        f"{path}: {key} is {found!r}, but frames are in eV, Å and e: multiply {affected} by "
-        f"{factor}, then set {key} to {wanted!r}"
-    )
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file of the same folder, then move it into place.
-
-    Parameters
-    ----------
-    path
-        Final place of the file; its folder is made when missing.
-    write
-        Called with the temporary path, which has the same suffix.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(
-        prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent
-    )
-    os.close(handle)
-    try:
-        write(Path(temporary))
-        # mkstemp makes files that only their owner can read; a data file follows the umask.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _format_of(path: Path) -> str:

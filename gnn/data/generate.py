@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from gnn.data.formats import read_frames, write_atomically, write_frames
+from gnn.data.common import write_atomically
+from gnn.data.formats import read_frames, write_frames
 from gnn.data.labelling import NotConverged, label_both, level_of
 from gnn.data.sampling import (
     Dynamics,

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from gnn.data.formats import LABELS, UNITS, check_unit
+from gnn.data.common import LABELS, UNITS, check_unit
 from gnn.data.systems import Frame, System
 
 FORMAT = "anisole-frames"

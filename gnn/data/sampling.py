@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from gnn.data.formats import write_atomically
+from gnn.data.common import write_atomically
 
 _PROGRAMS = ("antechamber", "parmchk2", "tleap")
 _INSTALL = 'pip install "anisole[data]"'

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from gnn.operators import field_torch
-from multipoles import checks, indexing
-from multipoles.interactions import field_arrays
-from multipoles.neighbours import Neighbours, PairList, Slots
+from multipoles import indexing
+from multipoles.interactions import field_arrays, neighbours_of
+from multipoles.neighbours import Neighbours
 
 METHODS = ("direct", "torch")
 
@@ -126,24 +126,10 @@ def _contract(weights: Tensor, field: Tensor) -> Tensor:
     return (weights[..., None] * raised).sum(dim=(1, 2))
 
 
-def _neighbours(
-    n_targets: int,
-    n_sources: int,
-    pairs: Tensor | None,
-    target_batch: Tensor | None,
-    source_batch: Tensor | None,
-) -> Neighbours:
-    first, second = (
-        None if t is None else t.detach().numpy() for t in (target_batch, source_batch)
-    )
-    targets, sources = checks.batches(first, second, n_targets, n_sources)
-    rows = None if pairs is None else pairs.detach().numpy()
-    listed = checks.pair_list(rows, n_targets, n_sources)
-    if listed is None:
-        return Slots(n_targets, n_sources, targets, sources)
-    if targets is not None:
-        raise ValueError("give pairs or batches, not both: a pair list needs no system index")
-    return PairList(listed, n_targets, n_sources)
+def _neighbours(n_targets: int, n_sources: int, *index: Tensor | None) -> Neighbours:
+    """Return who meets whom, from a pair list or the batches of targets and of sources."""
+    pairs, targets, sources = (None if t is None else t.detach().numpy() for t in index)
+    return neighbours_of(n_targets, n_sources, pairs, targets, sources)
 
 
 def _check(targets: Tensor, sources: Tensor, moments: Tensor, order: int, method: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from gnn.data.formats import write_atomically
+from gnn.data.common import write_atomically
 from gnn.model import AMP
 
 FORMAT = "anisole-model"

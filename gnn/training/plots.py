@@ -37,7 +37,7 @@ def _pyplot() -> Any:
 def _save(figure: Any, path: str | Path) -> None:
     import matplotlib.pyplot as plt
 
-    from gnn.data.formats import write_atomically
+    from gnn.data.common import write_atomically
 
     figure.tight_layout()
     write_atomically(Path(path), lambda temporary: figure.savefig(temporary))

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from gnn.data.formats import write_atomically, write_frames
+from gnn.data.common import write_atomically
+from gnn.data.formats import write_frames
 from gnn.data.systems import Frame
 
 

@@ -110,7 +110,7 @@ def write_csv(path: Any, rows: Sequence[dict[str, Any]]) -> None:
     import csv
     from pathlib import Path
 
-    from gnn.data.formats import write_atomically
+    from gnn.data.common import write_atomically
 
     columns = list(dict.fromkeys(key for row in rows for key in row))
 

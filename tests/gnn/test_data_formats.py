@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gnn.data import Frame, System, read_frames, write_frames
-from gnn.data.formats import write_atomically
+from gnn.data.common import write_atomically
 
 
 def make_frame(n=4, m=5, seed=0, labels=("energy", "forces", "mm_forces", "dipole"), **rest):
