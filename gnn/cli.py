@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.set_defaults(run=_predict)
 
     validate = commands.add_parser("validate", help="every kernel against direct summation")
+    validate.add_argument("--verbose", action="store_true", help="print every comparison")
     validate.set_defaults(run=_validate)
     return parser
 
@@ -173,7 +174,7 @@ def _norm(vector: Any) -> float:
 def _validate(arguments: argparse.Namespace) -> int:
     from multipoles.validation import main as validate
 
-    return validate()
+    return validate(arguments.verbose)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""``python -m multipoles``: print the table of `multipoles.validation`."""
+"""``python -m multipoles``: print the table of `multipoles.validation` (all of it: --verbose)."""
 
 import sys
 
 from multipoles.validation import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(verbose="--verbose" in sys.argv[1:]))
