@@ -77,6 +77,11 @@ def _parser() -> argparse.ArgumentParser:
     validate = commands.add_parser("validate", help="every kernel against direct summation")
     validate.add_argument("--verbose", action="store_true", help="print every comparison")
     validate.set_defaults(run=_validate)
+    for command in (demo, train, evaluate, predict, validate):
+        # also behind the command; without a default there, or it would undo the one before it
+        command.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
     return parser
 
 

@@ -2,7 +2,7 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -12,7 +12,7 @@ _BRANCHES = ("float", "list[int]")  # how pydantic names the alternatives of Sha
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -72,6 +72,15 @@ class TrainingConfig(_Section):
     dtype: Literal["float32", "float64"] = "float32"
     threads: int | None = Field(default=None, ge=1)
 
+    @model_validator(mode="after")
+    def _rates_in_order(self) -> Self:
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"min_learning_rate {self.min_learning_rate:g} is above learning_rate "
+                f"{self.learning_rate:g}: lower it"
+            )
+        return self
+
 
 class Config(_Section):
     """A whole run."""
@@ -120,7 +129,7 @@ def _explain(error: ValidationError) -> str:
     """Say in one line what is wrong, once for each place."""
     found: dict[str, list[str]] = {}
     given: dict[str, Any] = {}
-    unknown = []
+    unknown = []  # and what else is said in full
     for problem in error.errors():
         place = [str(part) for part in problem["loc"] if part not in _BRANCHES]
         where = ".".join(place) or "keys"
@@ -130,6 +139,9 @@ def _explain(error: ValidationError) -> str:
         message = problem["msg"].removeprefix("Input ").split(", unable")[0]
         if problem["type"] == "model_type":
             message = f"should be a section with keys ({', '.join(_keys(place))})"
+        if problem["type"] == "value_error":  # values that do not go together; named in it
+            unknown.append(f"{where}: {message.removeprefix('Value error, ')}")
+            continue
         found.setdefault(where, []).append(message)
         given[where] = problem["input"]
     wrong = [f"{where}: {' or '.join(m)}, got {given[where]!r}" for where, m in found.items()]

@@ -79,6 +79,12 @@ class Trainer:
     ):
         if not training:
             raise ValueError("expected at least one training frame, got none")
+        bare = sum(not _comparable([frame], config) for frame in training)
+        if bare:
+            raise ValueError(
+                f"nothing to train on in {bare} of {len(training)} training frames: they have "
+                "none of the labels with a weight in the loss"
+            )
         if validation and not _comparable(validation, config):
             raise ValueError(
                 "the validation frames have none of the labels with a weight in the loss "
@@ -157,11 +163,24 @@ class Trainer:
             self.report(row)
 
     def _batches(self) -> list[np.ndarray]:
-        order = np.random.default_rng([self.settings.seed, self.epoch]).permutation(
-            len(self.frames)
-        )
-        size = min(self.settings.batch_size, len(order))
-        return [order[i : i + size] for i in range(0, len(order) - size + 1, size)]
+        """Return the frames of each step of this epoch, full batches only.
+
+        A batch keeps the labels that all its frames have: frames are batched with their like, or
+        a label that some lack would hardly ever be trained on.
+        """
+        rng = np.random.default_rng([self.settings.seed, self.epoch])
+        groups: dict[tuple[bool, ...], list[int]] = {}
+        for i in rng.permutation(len(self.frames)):
+            labels = tuple(getattr(self.frames[i], name) is not None for name in QUANTITIES)
+            groups.setdefault(labels, []).append(i)
+        batches = []
+        for group in groups.values():
+            size = min(self.settings.batch_size, len(group))
+            whole = range(0, len(group) - size + 1, size)
+            batches += [np.array(group[i : i + size]) for i in whole]
+        if len(groups) == 1:
+            return batches
+        return [batches[i] for i in rng.permutation(len(batches))]
 
     def _train_step(self, indices: np.ndarray, progress: float) -> float:
         for group in self.optimizer.param_groups:
@@ -278,10 +297,11 @@ class Trainer:
             setattr(self, name, state[name])
 
     def _fingerprint(self) -> int:
-        """Return a checksum of the training frames, in their order."""
+        """Return a checksum of the training frames and their labels, in their order."""
         checksum = 0
         for frame in self.frames:
-            for part in (frame.numbers, frame.positions, frame.mm_charges, frame.energy):
+            for name in ("numbers", "positions", "mm_positions", "mm_charges", *QUANTITIES):
+                part = getattr(frame, name)
                 if part is not None:
                     checksum = zlib.crc32(part.numpy().tobytes(), checksum)
         return checksum

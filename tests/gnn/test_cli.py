@@ -117,6 +117,8 @@ def test_interrupt_is_no_traceback(monkeypatch, capsys, tmp_path, data):
 def test_debug_shows_the_traceback(tmp_path):
     with pytest.raises(FileNotFoundError):
         main(["--debug", "train", str(tmp_path / "none.yaml")])
+    with pytest.raises(FileNotFoundError):
+        main(["train", str(tmp_path / "none.yaml"), "--debug"])
 
 
 def test_warning_is_one_line_without_code(tmp_path, model, capsys):

@@ -1,5 +1,7 @@
 """Configuration files: defaults, unknown keys, wrong values."""
 
+import math
+
 import pytest
 
 from gnn.training.config import Config, load_config, parse_config
@@ -126,3 +128,14 @@ def test_demo_configuration():
     assert config.training.seed == 7
     assert 0 < config.training.time_limit <= 100
     assert demo_config("elsewhere", 100.0, 0).output == "elsewhere"
+
+
+@pytest.mark.parametrize("key", ["learning_rate", "time_limit", "clip"])
+def test_infinite_settings_are_refused(key):
+    with pytest.raises(ValueError, match=f"training.{key}.*finite"):
+        parse_config({"training": {key: math.inf}})
+
+
+def test_rates_in_the_wrong_order_are_refused():
+    with pytest.raises(ValueError, match=r"min_learning_rate 1 is above learning_rate 0\.002"):
+        parse_config({"training": {"min_learning_rate": 1.0}})

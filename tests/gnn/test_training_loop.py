@@ -1,6 +1,7 @@
 """The trainer: schedule, learning, averaging, stopping, files."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -192,6 +193,30 @@ def test_needs_training_frames_and_labels_to_validate_on():
     bare = [Frame(f.system, run=f.run, name=f.name) for f in frames[:2]]
     with pytest.raises(ValueError, match="validation frames have none of the labels"):
         Trainer(tiny_model(), tiny_config(), frames, bare)
+
+
+def test_frames_with_other_labels_get_their_own_batches():
+    frames = methanol()[:12]
+    energies = [replace(f, forces=None, mm_forces=None, dipole=None) for f in frames[:5]]
+    forces = [replace(f, energy=None, dipole=None) for f in frames[5:]]
+    trainer = Trainer(tiny_model(), tiny_config(epochs=3), energies + forces)
+    seen = []
+    for trainer.epoch in range(20):
+        batches = trainer._batches()
+        assert all(len({i < 5 for i in batch}) == 1 for batch in batches)
+        assert [len(b) for b in batches] == [4, 4]
+        seen.append(batches[0][0] < 5)
+    assert any(seen) and not all(seen)  # neither kind always comes first
+    trainer.epoch = 0
+    trainer.run()
+    assert all(math.isfinite(row["train_loss"]) for row in trainer.history)
+
+
+def test_training_frames_without_a_label_are_refused():
+    frames = methanol()[:4]
+    bare = [Frame(f.system) for f in frames[:1]]
+    with pytest.raises(ValueError, match="nothing to train on in 1 of 5 training frames"):
+        Trainer(tiny_model(), tiny_config(), frames + bare)
 
 
 # --- files ----------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,9 @@ def test_resume_on_other_data_is_refused(tmp_path):
     tiny_trainer(tmp_path, epochs=2).run(1)
     with pytest.raises(ValueError, match="other training frames"):
         tiny_trainer(tmp_path, epochs=2, frames=methanol()[4:]).resume()
+    relabelled = [replace(frame, forces=2 * frame.forces) for frame in methanol()]
+    with pytest.raises(ValueError, match="other training frames"):
+        tiny_trainer(tmp_path, epochs=2, frames=relabelled).resume()
 
 
 def test_resume_from_a_bare_model_or_from_nothing(tmp_path):
