@@ -1,6 +1,7 @@
 """The AMP model: atoms in, energy, forces and multipoles out."""
 
 import inspect
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -328,14 +329,17 @@ class AMP(nn.Module):
 
 def check_arguments(arguments: dict[str, Any]) -> None:
     """Refuse arguments that `AMP` cannot be built from, with a ValueError that says why."""
-    if arguments["order"] not in (0, 1, 2, 3):
+    if type(arguments["order"]) is not int or arguments["order"] not in (0, 1, 2, 3):
         raise ValueError(f"expected order 0, 1, 2 or 3, got {arguments['order']!r}")
     for name in ("channels", "features", "steps", "edge_features", "hidden", "mixed", "n_radial"):
-        if not isinstance(arguments[name], int) or arguments[name] < 1:
+        if type(arguments[name]) is not int or arguments[name] < 1:
             raise ValueError(f"expected {name} to be a positive integer, got {arguments[name]!r}")
     for name in ("cutoff", "damping", "qm_damping"):
-        if not isinstance(arguments[name], int | float) or not arguments[name] > 0:
-            raise ValueError(f"expected {name} > 0, got {arguments[name]!r}")
+        if type(arguments[name]) not in (int, float) or not 0 < arguments[name] < math.inf:
+            raise ValueError(f"expected a finite {name} > 0, got {arguments[name]!r}")
+    for name in ("surroundings_in_messages", "qm_electrostatics", "split"):
+        if not isinstance(arguments[name], bool):
+            raise ValueError(f"expected {name} to be true or false, got {arguments[name]!r}")
     for name, more in (("method", ()), ("edge_method", (None,))):
         if arguments[name] not in ("numba", "torch", *more):
             raise ValueError(f"expected {name} 'numba' or 'torch', got {arguments[name]!r}")

@@ -217,7 +217,18 @@ def test_config_rebuilds_and_baseline_is_fitted():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"order": 4}, {"channels": 0}, {"cutoff": -1.0}, {"method": "c"}, {"steps": 1.5}]
+    "wrong",
+    [
+        {"order": 4},
+        {"order": 2.0},
+        {"channels": 0},
+        {"features": True},
+        {"cutoff": -1.0},
+        {"cutoff": float("inf")},
+        {"method": "c"},
+        {"split": 1},
+        {"steps": 1.5},
+    ],
 )
 def test_wrong_arguments(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
