@@ -97,7 +97,9 @@ class AMP(nn.Module):
         self.order, self.cutoff, self.method = order, cutoff, method
         self.kernel, self.qm_kernel = mp.Erf(damping), mp.Erf(qm_damping)
         self.qm_electrostatics = qm_electrostatics
+        self.surroundings_in_messages = surroundings_in_messages
         self.embedding = nn.Embedding(N_ELEMENTS, features)
+        self.charge_embedding = nn.Linear(1, features, bias=False)
         self.radial = RadialBasis(cutoff, n_radial)
         self.edges = EdgeNetwork(features, n_radial, hidden, edge_features, split=split)
         self.steps = nn.ModuleList(
@@ -118,6 +120,7 @@ class AMP(nn.Module):
         self.atom_energy = dense(features, hidden, 1)
         self.multipoles = MultipoleReadout(order, channels, features, hidden)
         self.register_buffer("baseline", torch.zeros(N_ELEMENTS, dtype=torch.float64))
+        self.register_buffer("charge_baseline", torch.zeros((), dtype=torch.float64))
         self.register_buffer("known", torch.zeros(N_ELEMENTS, dtype=torch.bool))
 
     @classmethod
@@ -142,27 +145,36 @@ class AMP(nn.Module):
 
     def _apply(self, fn, recurse=True):
         """Cast parameters, but never the baseline: total energies need float64."""
-        kept = self.baseline
+        kept = self.baseline, self.charge_baseline
         super()._apply(fn, recurse)
-        self.baseline = kept.to(self.baseline.device)
+        self.baseline, self.charge_baseline = (b.to(self.baseline.device) for b in kept)
         return self
 
     def set_baseline(self, frames: Sequence[Frame]) -> None:
-        """Fit the per-element energies to labelled frames by least squares.
+        """Fit the constant part of the energy to labelled frames, and note their elements.
+
+        By least squares of the total energies: one energy per element, and one times the total
+        charge. Where compositions do not tell these apart, the solution of least norm is taken.
+        Frames without an energy count for the elements only.
 
         Raises
         ------
         ValueError
-            If no frame has an energy.
+            If there is no frame.
         """
-        labelled = [f for f in frames if f.energy is not None]
-        if not labelled:
-            raise ValueError("expected at least one frame with an energy to fit the baseline")
-        counts = np.stack([np.bincount(f.system.numbers, minlength=N_ELEMENTS) for f in labelled])
-        energies = np.array([f.energy for f in labelled], dtype=np.float64)
-        solution = np.linalg.lstsq(counts.astype(np.float64), energies, rcond=None)[0]
-        self.baseline.copy_(torch.from_numpy(solution))
+        if not frames:
+            raise ValueError("expected at least one frame to fit the baseline, got none")
+        counts = np.stack([np.bincount(f.system.numbers, minlength=N_ELEMENTS) for f in frames])
         self.known.copy_(torch.from_numpy(counts.any(axis=0)))
+        labelled = np.array([f.energy is not None for f in frames])
+        charges = np.array([[f.system.charge] for f in frames])
+        columns = np.concatenate([counts, charges], axis=1).astype(np.float64)[labelled]
+        energies = np.array([f.energy for f in frames if f.energy is not None], dtype=np.float64)
+        solution = np.zeros(N_ELEMENTS + 1)
+        if len(energies):
+            solution = np.linalg.lstsq(columns, energies, rcond=None)[0]
+        self.baseline.copy_(torch.from_numpy(solution[:-1]))
+        self.charge_baseline.fill_(float(solution[-1]))
 
     def forward(
         self,
@@ -208,6 +220,7 @@ class AMP(nn.Module):
         results = {name: -g for name, g in zip(names, gradients, strict=True)}
         baseline = torch.zeros(batch.n_systems, dtype=torch.float64)
         baseline.index_add_(0, batch.batch, self.baseline[batch.numbers])
+        baseline += self.charge_baseline * batch.charge.double()
         results["energy"] = energy.double() + baseline
         results.update(physical._asdict())
         moment = physical.charges[:, None] * positions + physical.dipoles
@@ -219,8 +232,9 @@ class AMP(nn.Module):
     ) -> tuple[Tensor, PhysicalMultipoles]:
         """Return energies (B,) without baseline, and the physical multipoles."""
         field = self._surrounding_field(batch, positions, mm_positions)
-        nodes = self.embedding(batch.numbers)
-        graph, surroundings = self._graph(batch, positions, nodes, field)
+        nodes = self._initial_nodes(batch)
+        felt = field if self.surroundings_in_messages else None
+        graph, surroundings = self._graph(batch, positions, nodes, felt)
         previous: Tensor | None = None
         for step in self.steps:
             nodes, state, previous = step(nodes, graph, surroundings, previous)
@@ -234,6 +248,12 @@ class AMP(nn.Module):
             per_atom = per_atom + 0.5 * energy_in_field(moments, internal)
         energy = per_atom.new_zeros(batch.n_systems).index_add(0, batch.batch, per_atom)
         return energy, physical
+
+    def _initial_nodes(self, batch: Batch) -> Tensor:
+        """Return node features of element and of the system's charge per atom, (N, features)."""
+        atoms = torch.bincount(batch.batch, minlength=batch.n_systems)
+        share = (batch.charge / atoms)[:, None].index_select(0, batch.batch)
+        return self.embedding(batch.numbers) + self.charge_embedding(share)
 
     def _surrounding_field(
         self, batch: Batch, positions: Tensor, mm_positions: Tensor
@@ -301,8 +321,15 @@ class AMP(nn.Module):
         Raises
         ------
         ValueError
-            If a system holds an element that the model was not trained on.
+            If a system holds an element that the model was not trained on, or its energy or
+            forces are not finite.
+        TypeError
+            If `systems` is a single system.
         """
+        if isinstance(systems, System | Frame):
+            raise TypeError(f"expected a list of systems, got one {type(systems).__name__}: [it]")
+        if batch_size < 1:
+            raise ValueError(f"expected batch_size >= 1, got {batch_size}")
         results: list[dict[str, Any]] = []
         for start in range(0, len(systems), batch_size):
             part = systems[start : start + batch_size]
@@ -311,6 +338,7 @@ class AMP(nn.Module):
             with torch.no_grad():
                 output = self(batch, forces=True, mm_forces=True)
             results += _per_system(output, batch)
+            _check_finite(results, start)
         return results
 
     def _check_elements(self, systems: Sequence[System | Frame]) -> None:
@@ -343,6 +371,16 @@ def check_arguments(arguments: dict[str, Any]) -> None:
     for name, more in (("method", ()), ("edge_method", (None,))):
         if arguments[name] not in ("numba", "torch", *more):
             raise ValueError(f"expected {name} 'numba' or 'torch', got {arguments[name]!r}")
+
+
+def _check_finite(results: Sequence[dict[str, Any]], start: int) -> None:
+    for i, result in enumerate(results[start:], start):
+        for name, value in result.items():
+            if not np.isfinite(value).all():
+                raise ValueError(
+                    f"system {i}: the {name} came out as NaN or infinity; look for coordinates or "
+                    "charges too large for the model's precision"
+                )
 
 
 def _per_system(output: dict[str, Tensor], batch: Batch) -> list[dict[str, Any]]:

@@ -139,9 +139,8 @@ def _second_differences(model, systems):
     return np.abs(np.diff(energy, 2)).max(), np.abs(np.diff(forces, 2, axis=0)).max()
 
 
-@pytest.mark.parametrize("order", [0, 2, 3])
-def test_nothing_jumps_where_an_atom_crosses_the_cutoff(order):
-    model = _model(order)
+def _across_cutoff(model):
+    """Yield second differences of energy and forces at two step widths, across each cutoff."""
     far = np.array([[0.0, 0, 0], [1.2, 0, 0], [0.3, 1.1, 0], [0, 0, 0]])
 
     def at(r, extra):
@@ -154,8 +153,61 @@ def test_nothing_jumps_where_an_atom_crosses_the_cutoff(order):
         fine = [at(r, extra) for r in model.cutoff + np.linspace(-0.01, 0.01, 21)]
         (e1, f1), (e2, f2) = (_second_differences(model, s) for s in (coarse, fine))
         # a smooth function's second difference falls with the square of the step, a jump's not
+        yield e1, f1, e2, f2
+
+
+@pytest.mark.parametrize("order", [0, 2, 3])
+def test_nothing_jumps_where_an_atom_crosses_the_cutoff(order):
+    for e1, f1, e2, f2 in _across_cutoff(_model(order)):
+        # halving the step, a second difference falls to a quarter for C2, to a half at a kink
         assert e2 < 0.3 * e1 + 1e-11
-        assert f2 < 0.6 * f1 + 1e-11  # the force is C1: its second difference falls at least so
+        assert f2 < 0.3 * f1 + 1e-11
+
+
+def test_the_test_of_smoothness_sees_a_kink_in_the_force(monkeypatch):
+    def once_differentiable(distances, cutoff):
+        x = distances / cutoff
+        return (1 - x) ** 2 * (1 + 2 * x) * (x < 1)
+
+    monkeypatch.setattr("gnn.layers.radial.envelope", once_differentiable)
+    assert any(f2 > 0.3 * f1 + 1e-11 for _, f1, _, f2 in _across_cutoff(_model(2)))
+
+
+def test_the_network_sees_the_charge_of_the_system():
+    for system in (_molecule(n_mm=0), System([3], [[0.0, 0, 0]])):
+        model = _model(qm_electrostatics=False)
+        neutral, charged = model.evaluate([system, _changed(system, charge=1)])
+        assert abs(neutral["energy"] - charged["energy"]) > 1e-4
+    neutral, charged = model.evaluate([_molecule(), _changed(_molecule(), charge=1)])
+    assert np.abs(neutral["dipoles"] - charged["dipoles"]).max() > 1e-5
+
+
+def test_without_surroundings_in_messages_the_network_does_not_see_them():
+    model, system = _model(surroundings_in_messages=False), _molecule()
+    inside, alone = model.evaluate([system, _changed(system, mm_positions=None, mm_charges=None)])
+    for name in ("charges", "dipoles", "quadrupoles"):
+        np.testing.assert_allclose(inside[name], alone[name], rtol=0, atol=1e-14)
+    assert abs(inside["energy"] - alone["energy"]) > 1e-6
+    assert np.abs(inside["mm_forces"]).max() > 1e-6
+
+
+def test_results_that_are_not_finite_are_refused():
+    model = _model(dtype=torch.float32)
+    with pytest.raises(ValueError, match=r"system 1: .*NaN or infinity"):
+        model.evaluate([_molecule(), _changed(_molecule(n_mm=1), mm_charges=[1e36])])
+    with pytest.raises(TypeError, match="list of systems"):
+        model.evaluate(_molecule())
+    with pytest.raises(ValueError, match="batch_size"):
+        model.evaluate([_molecule()], batch_size=0)
+
+
+def test_baseline_tells_charge_from_composition():
+    water, cation = System([8, 1, 1], np.eye(3)), System([8, 1, 1], np.eye(3), 1)
+    model = _model()
+    model.set_baseline([Frame(water, energy=-2079.0), Frame(cation, energy=-2066.4)])
+    assert model.charge_baseline == pytest.approx(12.6)
+    model.set_baseline([Frame(water, forces=np.zeros((3, 3)))])
+    assert model.elements == [1, 8] and model.baseline.abs().max() == 0
 
 
 def test_nothing_jumps_along_the_path_of_a_surrounding_charge():
