@@ -158,6 +158,8 @@ def _predict(arguments: argparse.Namespace) -> int:
     from gnn.training.predict import check_suffix, write_predictions
 
     check_suffix(arguments.output)  # before the work, not after it
+    if Path(arguments.output).resolve() == Path(arguments.input).resolve():
+        raise ValueError(f"{arguments.output} is the input: name another file for the predictions")
     model = load_model(arguments.checkpoint)
     frames = read_frames(arguments.input)
     if not frames:

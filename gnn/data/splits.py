@@ -42,7 +42,8 @@ def split_by_run(
       For the shipped data: test = runs 4xx; validation = run 302 of methanol, 301 of
       methylammonium and acetate, 300 of acetic acid; training = the rest of 1xx, 2xx and 3xx.
     * Fractions that add up to 1: of the runs of each molecule, shuffled by `seed`; at least one
-      run in each set.
+      run in each set. With ``by="block"`` of its blocks: single runs put runs that share a start
+      into different sets.
     * Lists of numbers: of runs, or of blocks with ``by="block"``. At most one set may be left
       out (None) and takes all other runs; runs in no list are left out if all three are given.
 
@@ -53,7 +54,7 @@ def split_by_run(
     train, validation, test
         All None, all fractions, or lists of run (or block) numbers.
     by
-        "run" or "block": what the numbers name.
+        "run" or "block": what the numbers name and the fractions count.
     seed
         Chooses among equally good splits.
 
@@ -81,9 +82,10 @@ def split_by_run(
     kinds = {_kind(key, value) for key, value in shares.items()}
     if kinds == {"none"}:
         blocks = min(len({_block(run) for run in own}) for own in runs.values())
-        place = _by_blocks(runs, seed) if blocks >= 3 else _by_fraction(runs, None, seed)
+        place = _by_blocks(runs, seed) if blocks >= 3 else _by_fraction(runs, None, seed, by)
     elif kinds == {"fraction"}:
-        place = _by_fraction(runs, {k: float(v) for k, v in shares.items()}, seed)  # type: ignore[arg-type]
+        fractions = {k: float(v) for k, v in shares.items()}  # type: ignore[arg-type]
+        place = _by_fraction(runs, fractions, seed, by)
     elif kinds <= {"list", "none"}:
         place = _by_lists(runs, shares, by)
     else:
@@ -124,9 +126,9 @@ def _by_blocks(runs: dict[str, list[int]], seed: int) -> dict[tuple[str, int], s
 
 
 def _by_fraction(
-    runs: dict[str, list[int]], fractions: dict[str, float] | None, seed: int
+    runs: dict[str, list[int]], fractions: dict[str, float] | None, seed: int, by: str
 ) -> dict[tuple[str, int], str]:
-    """Shuffled runs of each molecule, at least one to each set."""
+    """Shuffled runs (or whole blocks of them) of each molecule, at least one to each set."""
     fractions = fractions or _DEFAULT_FRACTIONS
     if min(fractions.values()) <= 0 or abs(sum(fractions.values()) - 1) > 1e-6:
         raise ValueError(
@@ -136,20 +138,23 @@ def _by_fraction(
     place = {}
     rng = np.random.default_rng(seed)
     for name, own in runs.items():
-        if len(own) < 3:
+        number_of = _block if by == "block" else int
+        units = sorted({number_of(run) for run in own})
+        if len(units) < 3:
+            what = "block(s) of runs" if by == "block" else "molecular-dynamics run(s)"
             raise ValueError(
-                f"molecule {name!r} has {len(own)} molecular-dynamics run(s) ({_list(own)}); a "
+                f"molecule {name!r} has {len(units)} {what} ({_list(units)}); a "
                 "split needs at least 3, one for each set. Set the field 'run' of your frames, "
                 "or pass lists of runs for train, validation and test"
             )
-        shuffled = rng.permutation(own).tolist()
-        n_test = max(1, round(fractions["test"] * len(own)))
-        n_validation = max(1, round(fractions["validation"] * len(own)))
-        n_test = min(n_test, len(own) - 2)
-        n_validation = min(n_validation, len(own) - n_test - 1)
-        for i, run in enumerate(shuffled):
-            held_out = "test" if i < n_test else "validation"
-            place[name, run] = held_out if i < n_test + n_validation else "train"
+        shuffled = rng.permutation(units).tolist()
+        n_test = max(1, round(fractions["test"] * len(units)))
+        n_validation = max(1, round(fractions["validation"] * len(units)))
+        n_test = min(n_test, len(units) - 2)
+        n_validation = min(n_validation, len(units) - n_test - 1)
+        held_out = {unit: "test" for unit in shuffled[:n_test]}
+        held_out |= {unit: "validation" for unit in shuffled[n_test : n_test + n_validation]}
+        place.update({(name, run): held_out.get(number_of(run), "train") for run in own})
     return place
 
 

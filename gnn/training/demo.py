@@ -12,6 +12,7 @@ from gnn.training.config import Config, parse_config
 from gnn.training.run import AMP_NAME, run_training
 
 SECONDS = 240.0
+MARK = "demo.txt"  # in folders that a demonstration may overwrite
 BLIND_SHARE = 0.35  # of the time: steps without surroundings are cheaper, so about as many
 
 
@@ -29,11 +30,15 @@ def run_demo(output: str | None, seconds: float, seed: int, console: Any) -> boo
     started = time.perf_counter()
     config = demo_config(output, seconds, seed)
     folder = Path(config.output)
-    if output is not None and (folder / "last.pt").exists():
-        raise ValueError(f"{folder} holds a training run already: name another folder")
+    mine = (folder / MARK).exists()
+    if (folder / "last.pt").exists() and not (mine and output is None):
+        raise ValueError(
+            f"{folder} holds a training run already: name another folder with --output"
+        )
     for stale in (folder, folder / "blind"):
         (stale / "last.pt").unlink(missing_ok=True)
-        (stale / "best.pt").unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).write_text("Written by `anisole demo`; the next demonstration overwrites it.\n")
     console.print("[bold]anisole[/]: anisotropic message passing on QM/MM data")
     console.print(
         "Solutes in TIP3P water, B3LYP/6-31G* with electrostatic embedding; the test frames come "

@@ -271,6 +271,8 @@ class Trainer:
             if self.folder is None:
                 raise ValueError("this trainer has no folder: give the path of a checkpoint")
             path = self.folder / "last.pt"
+            if not path.is_file():
+                raise FileNotFoundError(f"nothing to resume in {self.folder}: leave out --resume")
         content = checkpoint.load(path)
         state = content.get("trainer")
         if state is None:

@@ -21,7 +21,7 @@ from gnn.training.metrics import (
     mean_baseline,
     without_surroundings,
 )
-from gnn.training.setup import Splits, build_model, load_splits, summary
+from gnn.training.setup import Splits, build_model, embedded, load_splits, summary
 
 Console = Any
 MEAN, BLIND, AMP_NAME = "training mean", "blind to surroundings", "this model"
@@ -90,6 +90,8 @@ def train(
         trainer = Trainer(model, config, splits[0], splits[1], folder, progress)
         if resume:
             trainer.resume()
+        else:
+            (folder / "best.pt").unlink(missing_ok=True)
         trainer.run()
     best = folder / "best.pt"
     return (load_model(best) if splits[1] else trainer.average), trainer
@@ -182,12 +184,14 @@ def run_training(
     threads = torch.get_num_threads()
     on = f"on {threads} thread{'s' if threads > 1 else ''}"
     say(f"trained {parameters} parameters: {_effort(trainer)} {on}")
+    seen = embedded(splits[0], config.data)
     twin = None
     if blind is not None:
-        twin, other = train_blind(blind, splits, console, folder / "blind", resume=resume)
+        bare = seen, *splits[1:]
+        twin, other = train_blind(blind, bare, console, folder / "blind", resume=resume)
         say(f"blind twin: {_effort(other)}")
     test = splits[2] or splits[1]
-    comparisons = with_baselines(compare(model.evaluate(test), test), twin, splits[0], test)
+    comparisons = with_baselines(compare(model.evaluate(test), test), twin, seen, test)
     write_results(folder, trainer.history, comparisons)
     return comparisons
 

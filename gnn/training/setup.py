@@ -36,14 +36,42 @@ def load_splits(data: DataConfig) -> Splits:
         training = _thin(training, data.max_frames)
     if data.vacuum:
         kept = {_identity(frame) for frame in training}
-        training += [f for f in _read(data, vacuum=True) if _identity(f) in kept]
+        copies = [f for f in _read(data, vacuum=True) if _identity(f) in kept]
+        if len(copies) != len(training):
+            raise ValueError(
+                f"data.vacuum: {len(training) - len(copies)} of {len(training)} training frames "
+                "have no vacuum labels"
+            )
+        training = training + copies
     _check_elements(training, validation + test)
     return training, validation, test
 
 
 def load_test_frames(path: str | Path) -> list[Frame]:
-    """Return the test frames of the run that wrote a checkpoint; without a record, the shipped."""
-    return load_splits(DataConfig(**checkpoint.load(path).get("data", {})))[2]
+    """Return the test frames of the run that wrote a checkpoint.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint does not say what it was trained on.
+    """
+    record = checkpoint.load(path).get("data")
+    if record is None:
+        raise ValueError(
+            f"{path} does not record the data it was trained on, so no frame is known to be "
+            "unseen: name a file of labelled frames"
+        )
+    return load_splits(DataConfig(**record))[2]
+
+
+def embedded(training: Sequence[Frame], data: DataConfig) -> list[Frame]:
+    """Return the training frames without the vacuum copies that ``data.vacuum`` adds.
+
+    The baselines learn from these: a model that sees no surroundings would otherwise get two
+    labels for one geometry, and a mean be one of two kinds of energy.
+    """
+    frames = list(training)
+    return frames[: len(frames) // 2] if data.vacuum else frames
 
 
 def _check_elements(training: Sequence[Frame], others: Sequence[Frame]) -> None:

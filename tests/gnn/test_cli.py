@@ -18,7 +18,8 @@ from gnn import Frame, System, load_model
 from gnn.cli import main
 from gnn.data import read_frames, write_frames
 from gnn.training import checkpoint, demo, setup
-from gnn.training.config import parse_config
+from gnn.training.config import DataConfig, parse_config
+from gnn.training.metrics import mean_baseline
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN_XYZ = "3\n\nO 0 0 0\nH 0.96 0 0\nH -0.24 0.93 0\n"
@@ -181,6 +182,17 @@ def test_demo_does_not_delete_a_training_run(tmp_path, small_demo, capsys):
     assert (tmp_path / "last.pt").read_bytes() == b"precious"
 
 
+def test_demo_does_not_delete_a_training_run_in_its_default_folder(
+    tmp_path, small_demo, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    precious = tmp_path / "runs" / "demo" / "last.pt"
+    precious.parent.mkdir(parents=True)
+    precious.write_bytes(b"precious")
+    assert "holds a training run already" in _error(capsys, "demo")
+    assert precious.read_bytes() == b"precious"
+
+
 def test_demo_runs_again_in_its_own_folder(tmp_path, small_demo, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
@@ -244,6 +256,15 @@ def test_train_in_vacuum(tmp_path, capsys):
     assert "nan" not in capsys.readouterr().out
 
 
+def test_baselines_learn_from_embedded_frames_only():
+    data = DataConfig(molecules=["mam"], vacuum=True)
+    training, _, test = setup.load_splits(data)
+    seen = setup.embedded(training, data)
+    assert len(training) == 2 * len(seen)
+    assert all(frame.system.n_mm for frame in seen)
+    assert mean_baseline(seen, test).errors("energy").mae < 500  # with vacuum: over 2 eV
+
+
 def test_train_on_energies_alone(tmp_path):
     source = tmp_path / "energies.h5"
     write_frames(source, [Frame(f.system, f.energy, run=f.run) for f in methanol()])
@@ -261,7 +282,7 @@ def test_existing_run_is_not_overwritten(tmp_path, data, capsys):
 
 
 def test_resume_of_nothing(tmp_path, data, capsys):
-    assert "no checkpoint at" in _error(
+    assert "nothing to resume in" in _error(
         capsys, "train", _config(tmp_path, data), "--resume", "--no-blind"
     )
 
@@ -374,6 +395,19 @@ def test_predict_to_frames(tmp_path, model, data, suffix):
         np.testing.assert_allclose(found.system.mm_charges, frame.system.mm_charges)
         for key in ("energy", "forces", "mm_forces", "dipole"):
             np.testing.assert_allclose(getattr(found, key), result[key], atol=1e-5, err_msg=key)
+
+
+def test_predict_does_not_overwrite_its_input(tmp_path, model, data, capsys):
+    own = tmp_path / "frames.h5"
+    own.write_bytes(data.read_bytes())
+    assert "is the input" in _error(capsys, "predict", model, own, "-o", own)
+    assert own.read_bytes() == data.read_bytes()
+
+
+def test_evaluate_needs_data_where_the_checkpoint_records_none(tmp_path, model, capsys):
+    bare = tmp_path / "bare.pt"
+    checkpoint.save_model(bare, load_model(model))
+    assert "does not record the data" in _error(capsys, "evaluate", bare)
 
 
 def test_predict_from_plain_xyz(tmp_path, model, capsys):

@@ -45,6 +45,16 @@ def test_fractions_never_cut_a_run(seed):
     assert [len(runs_of(part, "a")) for part in parts] == [5, 2, 3]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_fractions_of_blocks_keep_blocks_whole(seed):
+    frames = make([100, 101, 102, 200, 201, 300, 301, 400])
+    parts = split_by_run(frames, 0.5, 0.25, 0.25, by="block", seed=seed)
+    blocks = [{run // 100 for run in runs_of(part)} for part in parts]
+    assert sum(map(len, blocks)) == len(set.union(*blocks)) == 4
+    with pytest.raises(ValueError, match=r"2 block\(s\) of runs"):
+        split_by_run(make([100, 101, 200, 201]), 0.5, 0.25, 0.25, by="block")
+
+
 def test_few_blocks_fall_back_to_fractions():
     parts = split_by_run(make(range(10)))
     assert [len(runs_of(part)) for part in parts] == [7, 1, 2]

@@ -102,7 +102,7 @@ def test_resume_on_other_data_is_refused(tmp_path):
 
 def test_resume_from_a_bare_model_or_from_nothing(tmp_path):
     trainer = tiny_trainer(tmp_path, epochs=2)
-    with pytest.raises(FileNotFoundError, match="no checkpoint at"):
+    with pytest.raises(FileNotFoundError, match="nothing to resume in"):
         trainer.resume()
     trainer.run()
     with pytest.raises(ValueError, match="holds a model but no training state"):
