@@ -143,6 +143,8 @@ def _read_image(where: str, image: Any, keys: Mapping[str, str], needed: set[str
 
     mm_forces = get("mm_forces", (-1, 3))
     charge = get("charge", ())
+    if charge is None and "charge" in image.info:  # the usual key of other programs
+        charge = _array(where, "charge", image.info["charge"], ())
     run = get("run", ())
     try:
         system = System(

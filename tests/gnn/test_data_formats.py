@@ -315,3 +315,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_atomically(path, fail)
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == ["a.h5"]
+
+
+def test_extxyz_takes_the_usual_key_of_the_charge(tmp_path):
+    path = tmp_path / "hydroxide.xyz"
+    path.write_text("2\ncharge=-1\nO 0 0 0\nH 0 0 0.97\n")
+    assert read_frames(path)[0].system.charge == -1
