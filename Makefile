@@ -36,3 +36,4 @@ docs: setup
 
 clean:
 	rm -rf $(VENV) runs build dist docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find multipoles fmm gnn tests -name __pycache__ -prune -exec rm -rf {} +

@@ -2,7 +2,7 @@
 
 Molecules of 20 atoms in a batch of 16, about 12 neighbours each: values, gradients that are
 differentiated again, and the gradients of a loss on both. Prints a table and writes
-``benchmarks/results/edge_operators.csv``.
+``benchmarks/results/edge_operators_order{K}_channels{C}.csv``.
 
     python benchmarks/edge_operators.py [--order 2] [--channels 16] [--threads 2]
 """

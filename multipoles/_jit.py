@@ -1,4 +1,4 @@
-"""The one place that imports numba: how kernels are compiled, and how they are spread over threads.
+"""The one place that compiles: how kernels are made, and how they are spread over threads.
 
 CUDA will enter here too (``numba.cuda`` is imported nowhere else), so that a change of compiler or
 of its options is a change of this file.
@@ -8,7 +8,9 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -26,7 +28,27 @@ def jit(function: Callable) -> Any:
 
     ``error_model="numpy"`` keeps divisions free of branches.
     """
-    return _njit(cache=True, nogil=True, fastmath=FASTMATH, error_model="numpy")(function)
+    return _stamped(_njit(cache=True, nogil=True, fastmath=FASTMATH, error_model="numpy")(function))
+
+
+def _stamped(dispatcher: Any) -> Any:
+    """Let cached machine code expire with any source that may be inlined into it.
+
+    Numba looks at the file of the function alone; kernels are made of helpers from several. The
+    stamp covers all files of this package and of the function's own.
+    """
+    folders = {Path(__file__).parent, Path(dispatcher.py_func.__code__.co_filename).parent}
+    file = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
+    if file is not None and hasattr(file, "_source_stamp"):
+        file._source_stamp = _stamp(frozenset(folders))
+    return dispatcher
+
+
+@lru_cache
+def _stamp(folders: frozenset[Path]) -> tuple[float, int]:
+    """Return the newest change and the total size of all sources in the folders."""
+    found = [path.stat() for folder in folders for path in folder.glob("*.py")]
+    return max(s.st_mtime for s in found), sum(s.st_size for s in found)
 
 
 def inline(function: Callable) -> Any:
@@ -49,9 +71,8 @@ def bare(function: Callable) -> Any:
     Counting costs an atomic operation for every array passed to a helper, more than a pair. Such a
     loop may read and write arrays and views of them but make none: scratch comes from outside.
     """
-    return _njit(cache=True, nogil=True, fastmath=FASTMATH, error_model="numpy", _nrt=False)(
-        function
-    )
+    options = {"cache": True, "nogil": True, "fastmath": FASTMATH, "error_model": "numpy"}
+    return _stamped(_njit(**options, _nrt=False)(function))
 
 
 def bare_inline(function: Callable) -> Any:
@@ -76,8 +97,8 @@ def set_num_threads(threads: int) -> None:
         If `threads` is less than one.
     """
     global _pool, _threads
-    if threads < 1:
-        raise ValueError(f"expected at least one thread, got {threads}")
+    if threads != int(threads) or threads < 1:
+        raise ValueError(f"expected a whole number of threads, at least one, got {threads}")
     with _lock:
         if _pool is not None and threads != _threads:
             _pool.shutdown(wait=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from multipoles.indexing import n_components, order_of
+from multipoles.indexing import order_of
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -70,12 +70,19 @@ def points(x: Any, name: str) -> np.ndarray:
     Raises
     ------
     TypeError, ValueError
-        See `real`; ValueError also for another shape.
+        See `real`; ValueError also for another shape, and coordinates whose squares overflow.
     """
     array = real(x, name)
     if array.ndim != 2 or array.shape[1] != 3:
         hint = f"; a single point is {name}[None, :]" if array.shape == (3,) else ""
         raise ValueError(f"{name}: expected shape (n, 3), got {array.shape}{hint}")
+    # beyond this the square of a distance overflows
+    largest = np.sqrt(np.finfo(array.dtype).max) / 4
+    if array.size and np.abs(array).max() > largest:
+        raise ValueError(
+            f"{name}: the greatest coordinate is {np.abs(array).max():.3g}; beyond {largest:.3g} "
+            f"squares of distances overflow in {array.dtype}: use another unit of length"
+        )
     return array
 
 
@@ -272,21 +279,6 @@ def pair_scale(scale: Any, n: int) -> tuple[np.ndarray, np.ndarray] | None:
     return pairs, factors
 
 
-def sites_match(n: int, other: int, name: str, other_name: str) -> None:
-    """Raise a ValueError if two arrays do not have the same number of rows."""
-    if n != other:
-        raise ValueError(f"{name} has {n} rows but {other_name} has {other}; expected as many")
-
-
-def max_components(name: str, order: int, maximum: int) -> None:
-    """Raise a ValueError if moments are of a higher order than a function supports."""
-    if order > maximum:
-        raise ValueError(
-            f"{name}: moments up to order {maximum} ({n_components(maximum)} components) are "
-            f"supported, got order {order} ({n_components(order)} components)"
-        )
-
-
 def _to_numpy(x: Any, name: str) -> np.ndarray:
     try:
         on_gpu = hasattr(x, "__cuda_array_interface__")
@@ -307,7 +299,7 @@ def _to_numpy(x: Any, name: str) -> np.ndarray:
 
 def _integers(x: Any, name: str) -> np.ndarray:
     array = _to_numpy(x, name)
-    if array.size == 0 and isinstance(x, list | tuple):
+    if array.size == 0:
         array = array.astype(np.int64)
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, got {array.dtype}")

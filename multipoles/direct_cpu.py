@@ -13,15 +13,15 @@ import numpy as np
 
 from multipoles import _chains
 from multipoles._jit import bare, bare_inline
-from multipoles._simd import lane_min, lane_of, lane_sum, load, rsqrt, splat, store
+from multipoles._simd import BYTES, lane_min, lane_of, lane_sum, load, rsqrt, splat, store
 from multipoles.indexing import n_components
 from multipoles.pairwise import charge_field, square
 
-BYTES = 64
-# above these (alpha r)^2 the chain of erf(alpha r) / r is that of 1/r to the last digit, in float64
-# and float32: erfc and the Gaussian terms are that small against it, up to the highest order
-_POINT_LIKE_64 = 60.0
-_POINT_LIKE_32 = 35.0
+# link n of erf(alpha r)/r differs from that of 1/r by Gamma(n + 1/2, t)/Gamma(n + 1/2) of it, with
+# t = (alpha r)^2: less than the last digit above t = these plus _PER_LINK n
+_POINT_LIKE_64 = 40.0
+_POINT_LIKE_32 = 18.0
+_PER_LINK = 2.1
 
 
 @bare_inline
@@ -51,7 +51,7 @@ def _screen_near_lanes(parameters, r2, last, chain):
     """Replace 1/r by erf(alpha r) / r in the lanes where they differ in the last digit."""
     lanes = BYTES // chain.itemsize
     square_alpha = parameters[0] * parameters[0]
-    point_like = _POINT_LIKE_64 if lanes == 8 else _POINT_LIKE_32
+    point_like = (_POINT_LIKE_64 if lanes == 8 else _POINT_LIKE_32) + _PER_LINK * last
     if lane_min(r2) * square_alpha > point_like:
         return
     for lane in range(lanes):

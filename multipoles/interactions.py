@@ -72,7 +72,7 @@ def field(
     x = checks.points(targets, "targets")
     s = x if sources is targets else checks.points(sources, "sources")
     packed, source_order, had_channels = checks.moments(moments, len(s))
-    _check_total_order(source_order, order)
+    check_total_order(source_order, order)
     dtype = checks.common_dtype(x, s, packed)
     neighbours = neighbours_of(len(x), len(s), pairs, target_batch, source_batch)
     out = field_arrays(
@@ -82,7 +82,8 @@ def field(
     return out if had_channels else out[:, 0, :]
 
 
-def _check_total_order(source_order: int, order: int) -> None:
+def check_total_order(source_order: int, order: int) -> None:
+    """Raise a ValueError if a source and an output order are together too high for the tables."""
     if source_order + order > MAX_TOTAL_ORDER:
         raise ValueError(
             f"moments of order {source_order} and output of order {order}: their sum may be at "
@@ -230,7 +231,9 @@ def energy(
         Radial kernel f.
     pair_scale : tuple (pairs, factors), optional
         Unordered pairs (P, 2) whose interaction is multiplied by a factor (P,): exclusions and
-        covalent scaling.
+        covalent scaling. Dipoles and quadrupoles leave scaled pairs out of the sum; with charges
+        alone, higher orders or several channels they are subtracted from it in float64, which
+        costs digits where such a pair is far closer than others.
     batch : array_like of int, shape (n,), optional
         Sorted index of the system each point belongs to; only pairs of one system are summed.
 
@@ -309,7 +312,7 @@ def energy_forces_arrays(
     neighbours : Slots
         With targets and sources the same points.
     scaled : PairList, optional
-        Both directions of the scaled pairs; weights are the factors less one.
+        Both directions of the scaled pairs; weights are the factors.
 
     Returns
     -------
@@ -322,7 +325,7 @@ def energy_forces_arrays(
         phi = _site_field(positions, moments, 1, kernel, neighbours, scaled)
         gradients = np.ascontiguousarray(phi[..., : moments.shape[2]])
         return _half_product(moments, gradients), _forces(moments, phi, order), gradients
-    forces, gradients = _two_sided(positions, moments, kernel, neighbours)
+    forces, gradients = _two_sided(positions, moments, kernel, neighbours, scaled)
     if scaled is not None:
         phi = field_arrays(positions, positions, moments, order + 1, kernel, scaled)
         forces += _forces(moments, phi, order)
@@ -335,7 +338,7 @@ def _sites(positions, moments, kernel, pair_scale, batch, extra):
     kernel = kernel_object(kernel)
     x = checks.points(positions, "positions")
     packed, order, _ = checks.moments(moments, len(x))
-    _check_total_order(order, order + extra)
+    check_total_order(order, order + extra)
     scale = checks.pair_scale(pair_scale, len(x))
     index = checks.batch_index(batch, len(x), "batch")
     dtype = checks.common_dtype(x, packed)
@@ -346,7 +349,7 @@ def _sites(positions, moments, kernel, pair_scale, batch, extra):
             inside = index[pairs[:, 0]] == index[pairs[:, 1]]
             pairs, factors = pairs[inside], factors[inside]
         both = np.concatenate([pairs, pairs[:, ::-1]])
-        scaled = PairList(both, len(x), len(x), np.tile(factors - 1.0, 2))
+        scaled = PairList(both, len(x), len(x), np.tile(factors, 2))
     neighbours = Slots(len(x), len(x), index, index)
     return (
         x.astype(dtype, copy=False), packed.astype(dtype, copy=False), kernel, neighbours, scaled
@@ -360,10 +363,15 @@ def _is_two_sided(moments: np.ndarray) -> bool:
 
 def _site_field(x, moments, extra, kernel, neighbours, scaled) -> np.ndarray:
     order = indexing.order_of(moments.shape[2]) + extra
-    phi = field_arrays(x, x, moments, order, kernel, neighbours)
-    if scaled is not None:
-        phi += field_arrays(x, x, moments, order, kernel, scaled)
-    return phi
+    if scaled is None:
+        return field_arrays(x, x, moments, order, kernel, neighbours)
+    # scaled pairs are in the sum of all and leave it by subtraction: they may be close, so the
+    # difference is taken in float64
+    points, wide = x.astype(np.float64), moments.astype(np.float64)
+    less = PairList(scaled.pairs, len(x), len(x), scaled.weights - 1.0)
+    phi = field_arrays(points, points, wide, order, kernel, neighbours)
+    phi += field_arrays(points, points, wide, order, kernel, less)
+    return phi.astype(x.dtype)
 
 
 def _half_product(moments: np.ndarray, phi: np.ndarray) -> float:
@@ -376,8 +384,8 @@ def _forces(moments: np.ndarray, phi: np.ndarray, order: int) -> np.ndarray:
     return -np.einsum("nck,ncka->na", moments, phi[..., raised])
 
 
-def _two_sided(x, moments, kernel, neighbours) -> tuple[np.ndarray, np.ndarray]:
-    """Return forces and moment gradients by the loop over unordered pairs."""
+def _two_sided(x, moments, kernel, neighbours, scaled) -> tuple[np.ndarray, np.ndarray]:
+    """Return forces and moment gradients by the loop over unordered pairs, but the scaled ones."""
     n, width, dtype = len(x), moments.shape[2], x.dtype
     if n == 0:
         return np.zeros((0, 3), dtype), np.zeros_like(moments)
@@ -385,13 +393,17 @@ def _two_sided(x, moments, kernel, neighbours) -> tuple[np.ndarray, np.ndarray]:
         moments = np.pad(moments, ((0, 0), (0, 0), (0, 10 - width)))
     slots, ranges = neighbours.layout(direct_cpu.BYTES // dtype.itemsize)
     packed = direct_cpu.pack_sources(x, moments, _HALVES.astype(dtype), slots)
+    place_of = np.flatnonzero(slots >= 0)[np.argsort(slots[slots >= 0])]
+    starts, partners = (np.zeros(n + 1, np.int64), np.empty(0, np.int64))
+    if scaled is not None:
+        starts, partners = scaled.rows[0], place_of[scaled.rows[1]]
 
     def task(first: int, last: int) -> np.ndarray:
         sums = direct_cpu.aligned(len(packed), dtype)
         sums[:] = 0
         two_sided_cpu.two_sided(
-            first, last, packed, slots, ranges, kernel.code, kernel.parameter_array,
-            two_sided_cpu.scratch(dtype), sums,
+            first, last, packed, slots, ranges, (starts, partners), kernel.code,
+            kernel.parameter_array, two_sided_cpu.scratch(dtype, len(slots)), sums,
         )  # fmt: skip
         return sums
 

@@ -69,25 +69,29 @@ def _accumulate_site(sums, place, own):
         sums[place + k * lanes] += lane_sum(load(own, k * lanes))
 
 
-def scratch(dtype: np.dtype) -> tuple[np.ndarray, ...]:
-    """Return what `two_sided` works on: a mask, the chain and the sums of one site.
+def scratch(dtype: np.dtype, n_slots: int) -> tuple[np.ndarray, ...]:
+    """Return what `two_sided` works on: two masks, the chain and the sums of one site.
 
-    The mask is zero before, one after: from its own slot on, a site meets the later ones.
+    The first mask is zero before, one after: from its own slot on, a site meets the later ones.
+    The second is one in every slot but those of the site's skipped partners.
     """
     lanes = BYTES // dtype.itemsize
     mask = np.repeat(np.array([0, 1], dtype), lanes)
-    return mask, aligned(6 * lanes, dtype), aligned(13 * lanes, dtype)
+    return mask, np.ones(n_slots, dtype), aligned(6 * lanes, dtype), aligned(13 * lanes, dtype)
 
 
 @bare
-def two_sided(first, last, packed, slots, ranges, code, parameters, scratch, out):
+def two_sided(first, last, packed, slots, ranges, skipped, code, parameters, scratch, out):
     """Add gradients and fields of all unordered pairs whose first site has a slot in the range.
 
     Charges, dipoles and quadrupoles (rows 3-12, off-diagonals halved, no signs). Rows of `out`,
-    flat like `packed`: gradient of the energy by position, then by the ten components.
+    flat like `packed`: gradient of the energy by position, then by the ten components. `skipped`
+    holds the start of each site's row, and row by row the slots of the sites it does not meet.
     """
     lanes = BYTES // packed.itemsize
-    later, chain, own = scratch
+    later, meets, chain, own = scratch
+    starts, partners = skipped
+    off, on = out.dtype.type(0), out.dtype.type(1)
     for i in range(first, last):
         if slots[i] < 0:
             continue
@@ -95,13 +99,17 @@ def two_sided(first, last, packed, slots, ranges, code, parameters, scratch, out
         place = 13 * (i - lane) + lane
         c1, d1, q1 = _one_site(packed, place)
         clear(own)
+        site = slots[i]
+        for k in range(starts[site], starts[site + 1]):
+            meets[partners[k]] = off
         for j in range(13 * (i - lane), 13 * ranges[slots[i], 1], 13 * lanes):
             x = packed[place] - load(packed, j)
             y = packed[place + lanes] - load(packed, j + lanes)
             z = packed[place + 2 * lanes] - load(packed, j + 2 * lanes)
             c2, d2, q2 = _site(packed, j)
             # a masked pair is as one of coincident points
-            r2 = square(x, y, z) * load(later, min(j // 13 - i + lanes - 1, lanes))
+            mask = load(later, min(j // 13 - i + lanes - 1, lanes)) * load(meets, j // 13)
+            r2 = square(x, y, z) * mask
             radial_chain(code, parameters, r2, 5, chain)
             g = (
                 load(chain, 0),
@@ -117,3 +125,5 @@ def two_sided(first, last, packed, slots, ranges, code, parameters, scratch, out
             _accumulate(out, j, (-gradient[0], -gradient[1], -gradient[2]))
             _accumulate(out, j + 3 * lanes, field2)
         _accumulate_site(out, place, own)
+        for k in range(starts[site], starts[site + 1]):
+            meets[partners[k]] = on

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from gnn.operators import field_torch
-from multipoles import indexing
-from multipoles.interactions import field_arrays, neighbours_of
+from multipoles import checks, indexing
+from multipoles.interactions import check_total_order, field_arrays, neighbours_of
 from multipoles.neighbours import Neighbours
+from multipoles.radial import kernel_object
 
 METHODS = ("direct", "torch")
 
@@ -63,9 +64,14 @@ def multipole_field(
     Raises
     ------
     ValueError
-        If shapes or dtypes do not fit, or `method` is unknown.
+        If shapes or dtypes do not fit, numbers are not finite, orders are too high, or `method`
+        is unknown.
+    TypeError
+        If an argument is no tensor, or `kernel` no radial kernel.
     """
-    _check(targets, sources, moments, order, method)
+    given = {"targets": targets, "sources": sources, "moments": moments}
+    order = _check(given, order, method)
+    kernel = kernel_object(kernel)
     single = moments.dim() == 2
     if single:
         moments = moments[:, None]
@@ -95,6 +101,7 @@ class _Field(torch.autograd.Function):
     def forward(ctx, targets, sources, moments, order, kernel, neighbours):
         ctx.save_for_backward(targets, sources, moments)
         ctx.order, ctx.kernel, ctx.neighbours = order, kernel, neighbours
+        check_total_order(indexing.order_of(moments.shape[-1]), order)
         arrays = (t.detach().contiguous().numpy() for t in (targets, sources, moments))
         return torch.from_numpy(field_arrays(*arrays, order, kernel, neighbours))
 
@@ -122,33 +129,45 @@ def _contract(weights: Tensor, field: Tensor) -> Tensor:
         return (weights * field[..., 1:4]).sum(1)
     places = indexing.sum_index(indexing.order_of(count), 1)[:, 1:4]
     raised = field.index_select(-1, torch.tensor(places.ravel()))
-    raised = raised.view(len(field), -1, count, 3)
+    raised = raised.view(len(field), field.shape[1], count, 3)
     return (weights[..., None] * raised).sum(dim=(1, 2))
 
 
 def _neighbours(n_targets: int, n_sources: int, *index: Tensor | None) -> Neighbours:
     """Return who meets whom, from a pair list or the batches of targets and of sources."""
+    for tensor in index:
+        if tensor is not None and not isinstance(tensor, Tensor):
+            raise TypeError(f"expected pairs and batches as tensors, got {type(tensor).__name__}")
     pairs, targets, sources = (None if t is None else t.detach().numpy() for t in index)
     return neighbours_of(n_targets, n_sources, pairs, targets, sources)
 
 
-def _check(targets: Tensor, sources: Tensor, moments: Tensor, order: int, method: str) -> None:
-    for name, points in (("targets", targets), ("sources", sources)):
-        if points.dim() != 2 or points.shape[1] != 3:
-            raise ValueError(f"expected {name} of shape (n, 3), got {tuple(points.shape)}")
+def _check(given: dict[str, Tensor], order: int, method: str) -> int:
+    """Refuse what the operator cannot do; return the order as a plain int."""
+    for name, tensor in given.items():
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"expected {name} as a torch tensor, got {type(tensor).__name__}")
+        if tensor.device.type != "cpu":
+            raise ValueError(f"expected {name} on the CPU, got a tensor on {tensor.device}")
+        if not bool(torch.isfinite(tensor.detach()).all()):
+            raise ValueError(f"expected {name} of finite numbers, got NaN or infinity")
+    targets, sources, moments = given.values()
+    for name in ("targets", "sources"):
+        if given[name].dim() != 2 or given[name].shape[1] != 3:
+            raise ValueError(f"expected {name} of shape (n, 3), got {tuple(given[name].shape)}")
     if moments.dim() not in (2, 3) or len(moments) != len(sources):
         raise ValueError(
             f"expected moments of shape ({len(sources)}, [channels,] n_components), got "
             f"{tuple(moments.shape)}"
         )
-    indexing.order_of(moments.shape[-1])
     kinds = {targets.dtype, sources.dtype, moments.dtype}
     if len(kinds) > 1 or kinds.pop() not in (torch.float32, torch.float64):
         raise ValueError(
             "expected targets, sources and moments of one dtype, float32 or float64, got "
             f"{targets.dtype}, {sources.dtype}, {moments.dtype}"
         )
-    if order < 0:
-        raise ValueError(f"expected order >= 0, got {order}")
     if method not in METHODS:
         raise ValueError(f"expected method to be one of {METHODS}, got {method!r}")
+    order = checks.order(order)
+    check_total_order(indexing.order_of(moments.shape[-1]), order)
+    return order

@@ -142,14 +142,28 @@ def _thole(r2: Tensor, a: float, n_max: int) -> list[Tensor]:
     polynomial, factor = [1.0], 1.0
     for n in range(1, n_max + 1):
         value = sum(c * x**k for k, c in enumerate(polynomial))
-        # 1 - p exp(-x) without cancellation in its leading part
         hole = -torch.expm1(-x) - (value - 1) * torch.exp(-x)
-        chain.append(factor * hole / r ** (2 * n + 1))
+        closed = factor * hole / r ** (2 * n + 1)
+        # near zero the difference has no digits
+        chain.append(torch.where(x < 2.3, _thole_series(r, a, n), closed))
         factor *= 2 * n + 1
         slope = [*(k * c for k, c in enumerate(polynomial) if k), 0.0]
         step = [3 / (2 * n + 1) * (c - d) for c, d in zip(polynomial, slope, strict=True)]
         polynomial = [c + s for c, s in zip([*polynomial, 0.0], [0.0, *step], strict=True)]
     return chain
+
+
+def _thole_series(r: Tensor, a: float, n: int) -> Tensor:
+    """B_n by powers of r, for a r^3 < 2.3: (1 - exp(-a r^3))/r^3 differentiated term by term."""
+    r = torch.where(a * r**3 < 2.3, r, torch.full_like(r, (2.3 / a) ** (1 / 3)))
+    total = torch.zeros_like(r)
+    for k in range(1, 50):
+        factor = -((-a) ** k) / math.factorial(k)
+        for j in range(n - 1):
+            factor *= -(3 * k - 3 - 2 * j)
+        if factor:
+            total = total + factor * r ** (3 * k - 1 - 2 * n)
+    return total
 
 
 def _reaction_field(r2: Tensor, kernel, n_max: int) -> list[Tensor]:

@@ -144,7 +144,9 @@ def test_float32_and_expanded_gradients():
         ({"targets": torch.zeros(3, 2)}, "targets of shape"),
         ({"moments": torch.zeros(2, 1)}, "moments of shape"),
         ({"moments": torch.zeros(4, 5)}, "packed length"),
-        ({"order": -1}, "order >= 0"),
+        ({"order": -1}, "order"),
+        ({"order": 40}, "at most 32"),
+        ({"sources": torch.full((4, 3), float("nan"))}, "sources of finite numbers"),
         ({"method": "magic"}, "method"),
         ({"targets": torch.zeros(3, 3, dtype=torch.float64)}, "one dtype"),
     ],
@@ -159,3 +161,48 @@ def test_wrong_input(change, message):
     }
     with pytest.raises(ValueError, match=message):
         multipole_field(**(given | change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"kernel": mp.Coulomb}, {"kernel": "c"}, {"order": 1.5}, {"targets": np.zeros((3, 3))}],
+)
+def test_wrong_types(change):
+    given = {
+        "targets": torch.zeros(3, 3),
+        "sources": torch.ones(4, 3),
+        "moments": torch.ones(4, 1),
+        "order": 1,
+        "kernel": mp.Coulomb(),
+    }
+    with pytest.raises(TypeError):
+        multipole_field(**(given | change))
+
+
+@pytest.mark.parametrize("sizes", [(0, 3), (3, 0), (0, 0)])
+@pytest.mark.parametrize("source_order", [0, 1])
+def test_nothing_on_one_side(sizes, source_order):
+    x = torch.zeros(sizes[0], 3, dtype=torch.float64, requires_grad=True)
+    s = torch.ones(sizes[1], 3, dtype=torch.float64, requires_grad=True)
+    m = _moments(sizes[1], 2, source_order, 0).requires_grad_()
+    value = multipole_field(x, s, m, 2, kernel=mp.Coulomb()).square().sum()
+    first = torch.autograd.grad(value, (x, s, m), create_graph=True)
+    second = torch.autograd.grad(sum(g.square().sum() for g in first), (x, s, m))
+    for given, gradient in zip((x, s, m), second, strict=True):
+        assert gradient.shape == given.shape and not gradient.any()
+
+
+def test_thole_twin_keeps_its_digits_at_short_range():
+    x = torch.tensor([[0.02, 0.03, 0.01], [0.9, 0.1, 0.2], [1.5, 0.9, 0.4]], dtype=torch.float64)
+    s, moments = torch.zeros(1, 3, dtype=torch.float64), _moments(1, 1, 1, 0)
+    one, two = (
+        multipole_field(x, s, moments, 3, kernel=mp.Thole(0.39), method=m)
+        for m in ("direct", "torch")
+    )
+    torch.testing.assert_close(one, two, rtol=1e-11, atol=1e-11)
+
+
+def test_operators_have_one_home():
+    from gnn import operators
+
+    assert operators.multipole_field is multipole_field

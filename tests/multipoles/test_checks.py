@@ -163,11 +163,12 @@ def test_pair_scale_refuses(scale, error, words):
         checks.pair_scale(scale, 3)
 
 
-def test_counts_and_highest_order():
-    checks.sites_match(2, 2, "a", "b")
-    with pytest.raises(ValueError, match="a has 2 rows but b has 3"):
-        checks.sites_match(2, 3, "a", "b")
-    with pytest.raises(
-        ValueError, match=r"up to order 1 .4 components. are supported, got order 2"
-    ):
-        checks.max_components("M", 2, 1)
+def test_coordinates_whose_squares_overflow_are_refused():
+    for dtype, large in ((np.float32, 1e20), (np.float64, 1e160)):
+        with pytest.raises(ValueError, match="squares of distances overflow"):
+            checks.points(np.full((2, 3), large, dtype), "x")
+    assert checks.points(np.full((2, 3), 1e18, np.float32), "x").dtype == np.float32
+
+
+def test_empty_pair_list_of_floats():
+    assert checks.pair_list(np.zeros((0, 2)), 3, 3).shape == (0, 2)

@@ -1,10 +1,14 @@
 """What a fresh process pays: imports, and the first call with machine code in the cache."""
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import multipoles
 
 FIRST_CALL = """
 import time
@@ -64,6 +68,7 @@ def test_first_call_with_a_warm_cache():
     assert seconds(FIRST_CALL, tries=4) < 1.0
 
 
+@pytest.mark.slow  # an absolute speed: not every machine has it
 def test_a_small_call_costs_little():
     assert seconds(CALL_TIME) < 60e-6
 
@@ -72,3 +77,32 @@ def test_a_small_call_costs_little():
 def test_no_torch_in_a_fresh_process(module):
     script = f"import sys, {module}; assert 'torch' not in sys.modules; print(0)"
     assert seconds(script, tries=1) == 0
+
+
+def test_machine_code_expires_with_a_helper_in_another_file(tmp_path):
+    """Numba itself looks at the file of the compiled function only."""
+    package = tmp_path / "multipoles"
+    shutil.copytree(
+        Path(multipoles.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__")
+    )
+    script = (
+        "import numpy as np, multipoles as mp; print(mp.field([[1.0, 0, 0]], [[0.0, 0, 0]], "
+        "[[1.0]], order=0, kernel=mp.InversePower(2.0))[0, 0])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    environment["NUMBA_CACHE_DIR"] = str(tmp_path / "cache")
+
+    def value():
+        run = subprocess.run(
+            [sys.executable, "-c", script],
+            env=environment, cwd=tmp_path, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return float(run.stdout)
+
+    assert value() == 1.0
+    chains = package / "_chains.py"
+    source = chains.read_text()
+    changed = source.replace("b = r2 ** (-0.5 * p)", "b = 2.0 * r2 ** (-0.5 * p)")
+    assert changed != source
+    chains.write_text(changed)
+    assert value() == 2.0

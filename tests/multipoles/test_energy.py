@@ -158,3 +158,20 @@ X = np.arange(12.0).reshape(4, 3)
 def test_wrong_input(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("factor", [0.0, 0.4])
+def test_scaled_pairs_may_be_close(order, dtype, factor):
+    """An excluded pair at 1e-3 must not take the digits of the others with it."""
+    rng = np.random.default_rng(order)
+    x = np.array([[0.0, 0, 0], [1e-3, 0, 0], [1.1, 0.3, 0], [0.2, 1.4, 0.5]]).astype(dtype)
+    moments = rng.standard_normal((4, mp.n_components(order))).astype(dtype)
+    scale = (np.array([[0, 1]]), np.array([factor]))
+    got = mp.energy_forces(x, moments, pair_scale=scale)
+    expected = mp.reference.energy_forces(x, moments, pair_scale=scale)
+    tolerance = 1e-4 if dtype == np.float32 else 1e-9
+    assert got[0] == pytest.approx(expected[0], rel=tolerance)
+    for a, b in zip(got[1:], expected[1:], strict=True):
+        assert np.abs(a - b).max() < tolerance * np.abs(b).max()

@@ -228,3 +228,31 @@ ONES = np.ones((4, 1))
 def test_wrong_input(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+@pytest.mark.parametrize(("dtype", "base"), [(np.float64, 40.0), (np.float32, 18.0)])
+@pytest.mark.parametrize("top", [2, 8, 14])
+def test_screened_charges_seen_from_afar(dtype, base, top):
+    """Around the distance from which erf(alpha r)/r is summed as 1/r."""
+    alpha, order = 2.0, top // 2
+    rng = np.random.default_rng(top)
+    threshold = np.sqrt(base + 2.1 * top) / alpha
+    directions = rng.standard_normal((24, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    x = (directions * threshold * np.linspace(0.6, 1.1, 24)[:, None]).astype(dtype)
+    moments = rng.standard_normal((1, mp.n_components(top - order))).astype(dtype)
+    origin = np.zeros((1, 3), dtype)
+    for i in range(len(x)):
+        point, kernel = x[i : i + 1], mp.Erf(alpha)
+        errors = [
+            np.linalg.norm(got - expected) / np.linalg.norm(expected)
+            for got, expected in (
+                (
+                    f(point, origin, moments, order=order, kernel=k),
+                    mp.reference.field(point, origin, moments, order=order, kernel=k),
+                )
+                for f, k in ((mp.field, kernel), (mp.field, mp.Coulomb()))
+            )
+        ]
+        # as good as the bare charge, up to rounding
+        assert errors[0] < 4 * errors[1] + 50 * np.finfo(dtype).eps
