@@ -22,13 +22,14 @@ FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn"}
 _njit: Any = numba.njit
 _config: Any = numba.config
 
+# error_model="numpy" keeps divisions free of branches; kernels run without the interpreter's lock
+_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy"}
+_INLINE: dict[str, Any] = _OPTIONS | {"forceinline": True, "no_cpython_wrapper": True}
+
 
 def jit(function: Callable) -> Any:
-    """Compile lazily, cache on disk, run without the interpreter's lock.
-
-    ``error_model="numpy"`` keeps divisions free of branches.
-    """
-    return _stamped(_njit(cache=True, nogil=True, fastmath=FASTMATH, error_model="numpy")(function))
+    """Compile lazily, cache on disk, run without the interpreter's lock."""
+    return _stamped(_njit(cache=True, **_OPTIONS)(function))
 
 
 def _stamped(dispatcher: Any) -> Any:
@@ -56,13 +57,7 @@ def inline(function: Callable) -> Any:
 
     It cannot be called from Python.
     """
-    return _njit(
-        nogil=True,
-        fastmath=FASTMATH,
-        error_model="numpy",
-        forceinline=True,
-        no_cpython_wrapper=True,
-    )(function)
+    return _njit(**_INLINE)(function)
 
 
 def bare(function: Callable) -> Any:
@@ -71,16 +66,12 @@ def bare(function: Callable) -> Any:
     Counting costs an atomic operation for every array passed to a helper, more than a pair. Such a
     loop may read and write arrays and views of them but make none: scratch comes from outside.
     """
-    options = {"cache": True, "nogil": True, "fastmath": FASTMATH, "error_model": "numpy"}
-    return _stamped(_njit(**options, _nrt=False)(function))
+    return _stamped(_njit(cache=True, _nrt=False, **_OPTIONS)(function))
 
 
 def bare_inline(function: Callable) -> Any:
     """Compile a helper of `bare` loops that LLVM inlines; it cannot be called from Python."""
-    return _njit(
-        nogil=True, fastmath=FASTMATH, error_model="numpy", forceinline=True,
-        no_cpython_wrapper=True, _nrt=False,
-    )(function)  # fmt: skip
+    return _njit(_nrt=False, **_INLINE)(function)
 
 
 _pool: ThreadPoolExecutor | None = None

@@ -13,8 +13,10 @@ from numba.core import cgutils, types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
+from multipoles._jit import FASTMATH
+
 BYTES = 64
-_FLAGS = ("contract", "reassoc", "nsz", "arcp", "afn")
+FLAGS = tuple(sorted(FASTMATH))
 
 
 class Vec(types.Type):
@@ -33,7 +35,7 @@ class _VecModel(models.PrimitiveModel):
         super().__init__(manager, fe_type, ir.VectorType(scalar, fe_type.lanes))
 
 
-def _splat(builder, value, vector):
+def fill_lanes(builder, value, vector):
     """Fill all lanes of a vector with one LLVM scalar."""
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
@@ -49,10 +51,10 @@ def _as_vector(context, builder, value, from_type, to_type):
     if isinstance(from_type, Vec):
         return value
     scalar = context.cast(builder, value, from_type, to_type.dtype)
-    return _splat(builder, scalar, context.get_value_type(to_type))
+    return fill_lanes(builder, scalar, context.get_value_type(to_type))
 
 
-def _pointer(context, builder, array_type, array, index, to):
+def address_of(context, builder, array_type, array, index, to):
     """Return the address of element `index` of a one-dimensional contiguous array."""
     data = context.make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), ir.PointerType(to))
@@ -78,7 +80,7 @@ def _define_binary(op, instruction):
             _as_vector(context, builder, value, kind, sig.return_type)
             for value, kind in zip(args, sig.args, strict=True)
         )
-        return getattr(builder, instruction)(left, right, flags=_FLAGS)
+        return getattr(builder, instruction)(left, right, flags=FLAGS)
 
     for pair in ((Vec, Vec), (Vec, types.Number), (types.Number, Vec)):
         lower_builtin(op, *pair)(lower)
@@ -109,7 +111,7 @@ class _Negative(AbstractTemplate):
 @lower_builtin(operator.neg, Vec)
 def _lower_negative(context, builder, sig, args):
     zero = _constant(context.get_value_type(sig.return_type), -0.0)
-    return builder.fsub(zero, args[0], flags=_FLAGS)
+    return builder.fsub(zero, args[0], flags=FLAGS)
 
 
 # --- memory -------------------------------------------------------------------------------------
@@ -122,7 +124,7 @@ def load(typing_context, array, index):
 
     def codegen(context, builder, sig, args):
         vector = context.get_value_type(sig.return_type)
-        address = _pointer(context, builder, sig.args[0], args[0], args[1], vector)
+        address = address_of(context, builder, sig.args[0], args[0], args[1], vector)
         value = builder.load(address, typ=vector)
         value.align = array.dtype.bitwidth // 8
         return value
@@ -136,7 +138,7 @@ def store(typing_context, array, index, value):
 
     def codegen(context, builder, sig, args):
         vector = context.get_value_type(sig.args[2])
-        address = _pointer(context, builder, sig.args[0], args[0], args[1], vector)
+        address = address_of(context, builder, sig.args[0], args[0], args[1], vector)
         builder.store(args[2], address, align=array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
@@ -172,7 +174,7 @@ def lane_sum(typing_context, value):
             high = builder.shuffle_vector(
                 vector, undefined, ir.Constant(kind, list(range(count, 2 * count)))
             )
-            vector = builder.fadd(low, high, flags=_FLAGS)
+            vector = builder.fadd(low, high, flags=FLAGS)
         return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
 
     return value.dtype(value), codegen
@@ -225,15 +227,15 @@ def _refine_rsqrt(builder, r2, y, terms):
     vector = r2.type
 
     def mul(a, b):
-        return builder.fmul(a, b, flags=_FLAGS)
+        return builder.fmul(a, b, flags=FLAGS)
 
     square = mul(y, y)
-    e = builder.fsub(_constant(vector, 1.0), mul(r2, square), flags=_FLAGS)
+    e = builder.fsub(_constant(vector, 1.0), mul(r2, square), flags=FLAGS)
     series = (0.5, 0.375, 0.3125)[:terms]
     polynomial = _constant(vector, series[-1])
     for coefficient in series[-2::-1]:
-        polynomial = builder.fadd(mul(polynomial, e), _constant(vector, coefficient), flags=_FLAGS)
-    return builder.fadd(y, mul(mul(y, e), polynomial), flags=_FLAGS)
+        polynomial = builder.fadd(mul(polynomial, e), _constant(vector, coefficient), flags=FLAGS)
+    return builder.fadd(y, mul(mul(y, e), polynomial), flags=FLAGS)
 
 
 @intrinsic
@@ -255,7 +257,7 @@ def rsqrt(typing_context, r2):
         name = f"llvm.sqrt.v{vector.count}{suffix}"
         root = builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [value])
         positive = builder.fcmp_ordered(">", value, _constant(vector, 0.0))
-        inverse = builder.fdiv(_constant(vector, 1.0), root, flags=_FLAGS)
+        inverse = builder.fdiv(_constant(vector, 1.0), root, flags=FLAGS)
         return builder.select(positive, inverse, _constant(vector, 0.0))
 
     return r2(r2), codegen

@@ -393,9 +393,9 @@ def _two_sided(x, moments, kernel, neighbours, scaled) -> tuple[np.ndarray, np.n
         moments = np.pad(moments, ((0, 0), (0, 0), (0, 10 - width)))
     slots, ranges = neighbours.layout(direct_cpu.BYTES // dtype.itemsize)
     packed = direct_cpu.pack_sources(x, moments, _HALVES.astype(dtype), slots)
-    place_of = np.flatnonzero(slots >= 0)[np.argsort(slots[slots >= 0])]
-    starts, partners = (np.zeros(n + 1, np.int64), np.empty(0, np.int64))
+    starts, partners = np.zeros(n + 1, np.int64), np.empty(0, np.int64)
     if scaled is not None:
+        place_of = np.flatnonzero(slots >= 0)[np.argsort(slots[slots >= 0])]
         starts, partners = scaled.rows[0], place_of[scaled.rows[1]]
 
     def task(first: int, last: int) -> np.ndarray:

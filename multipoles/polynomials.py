@@ -30,10 +30,13 @@ def full_index(rank: int) -> np.ndarray:
     )
 
 
+@lru_cache
 def multiplicity(order: int) -> np.ndarray:
     """Return |alpha|! / alpha!: how many entries of the full tensor share a component."""
     table = np.array([float(np.prod(np.arange(1.0, rank + 1))) for rank in range(order + 1)])
-    return table[orders(order)] / factorials(order)
+    counts = table[orders(order)] / factorials(order)
+    counts.flags.writeable = False
+    return counts
 
 
 def powers(d: np.ndarray, order: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from gnn.data.common import write_atomically
+from gnn.data.common import LABELS, write_atomically
 from gnn.data.formats import read_frames, write_frames
 from gnn.data.labelling import NotConverged, label_both, level_of
 from gnn.data.sampling import (
@@ -232,7 +232,7 @@ def _save_labels(path: Path, embedded: Frame, vacuum: Frame) -> None:
     arrays = {
         f"{prefix}_{key}": getattr(frame, key)
         for prefix, frame in (("embedded", embedded), ("vacuum", vacuum))
-        for key in ("energy", "forces", "mm_forces", "dipole")
+        for key in LABELS
     }
     write_atomically(path, lambda name: np.savez(name, **arrays))
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gnn.operators._edge_math import traceless_matrix
 from multipoles import indexing
 
 FIELD_ORDER = 2
@@ -53,7 +54,9 @@ class SurroundingsCoupling(nn.Module):
         self.factors = nn.Linear(features, self.order * channels) if self.order else None
         if self.factors is not None:
             nn.init.normal_(self.factors.weight, std=0.1 / features**0.5)
-        self.register_buffer("detrace", _traceless_packing(), persistent=False)
+        # second derivatives are contracted like monomials: the same map makes them moments
+        detrace = torch.tensor(traceless_matrix(2).T)
+        self.register_buffer("detrace", detrace, persistent=False)
 
     def induced(self, nodes: Tensor, surroundings: Surroundings) -> Tensor:
         """Return what the field adds to the state, (N, n_comp(order), C)."""
@@ -80,12 +83,3 @@ class SurroundingsCoupling(nn.Module):
         if self.order > 1:
             terms.append((field[:, 4:, None] * state[:, 4:10]).sum(1))
         return torch.cat(terms, dim=1)
-
-
-def _traceless_packing() -> Tensor:
-    """Return the matrix that takes second derivatives to packed traceless moments, (6, 6)."""
-    matrix = torch.diag(torch.tensor([1.0, 2, 2, 1, 2, 1], dtype=torch.float64))
-    for i in (0, 3, 5):
-        for j in (0, 3, 5):
-            matrix[i, j] -= 1 / 3
-    return matrix

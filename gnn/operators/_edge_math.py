@@ -13,6 +13,7 @@ import numpy as np
 
 from gnn.operators._emit import Dual, emitted
 from multipoles import indexing
+from multipoles.polynomials import detrace_matrix, multiplicity
 
 Numbers = Sequence[Any]
 
@@ -28,29 +29,9 @@ def invariant_terms(order: int) -> list[tuple[int, int, int]]:
 
 
 @lru_cache
-def multiplicities(order: int) -> np.ndarray:
-    """Return how many components of the full tensor each packed one stands for, float64."""
-    whole = np.array([float(np.prod(np.arange(1, n + 1))) for n in indexing.orders(order)])
-    return whole / indexing.factorials(order)
-
-
-@lru_cache
 def traceless_matrix(degree: int) -> np.ndarray:
-    """Return the map from monomials u^beta to packed traceless tensors, for degree <= 3.
-
-    Y_alpha = multiplicity (u^alpha - u.u / (2 degree - 1) sum_i C(alpha_i, 2) u^(alpha - 2 e_i)).
-    """
-    block = indexing.order_slice(degree)
-    rows = indexing.multi_indices(degree)[block]
-    unit = np.eye(3, dtype=np.int64)
-    matrix = np.eye(len(rows))
-    for place, alpha in enumerate(rows):
-        for i in np.flatnonzero(alpha > 1):
-            for j in range(3):
-                beta = alpha + 2 * (unit[j] - unit[i])
-                column = indexing.component_index(*beta) - block.start
-                matrix[place, column] -= alpha[i] * (alpha[i] - 1) / 2 / (2 * degree - 1)
-    return matrix * multiplicities(degree)[block, None]
+    """Return the map from monomials u^beta of one degree to packed traceless moments."""
+    return detrace_matrix(degree) * multiplicity(degree)[indexing.order_slice(degree)]
 
 
 @lru_cache
@@ -177,7 +158,7 @@ def state_second(
 
 def _contractions(order: int, state: Numbers, u: Numbers) -> list[list[list[Any]]]:
     """Return [rank][k]: the state's tensor of that rank contracted with u down to rank k."""
-    weights = 1.0 / multiplicities(order)
+    weights = 1.0 / multiplicity(order)
     tensors = [m * float(w) for m, w in zip(state, weights, strict=True)]
     found = []
     for rank, tensor in enumerate(_blocks(order, tensors)):
@@ -190,7 +171,7 @@ def _contractions(order: int, state: Numbers, u: Numbers) -> list[list[list[Any]
 
 
 def _inner(rank: int, a: Numbers, b: Numbers) -> Any:
-    weights = multiplicities(rank)[indexing.order_slice(rank)]
+    weights = multiplicity(rank)[indexing.order_slice(rank)]
     return _total(x * y * float(w) for x, y, w in zip(a, b, weights, strict=True))
 
 
@@ -232,7 +213,7 @@ def _lift(order: int, bars: list, chains: list, u: Numbers) -> tuple[list[Any], 
     by_u: list[list[Any]] = [[], [], []]
     for rank in range(order + 1):
         for k in range(rank):
-            weights = multiplicities(k)[indexing.order_slice(k)]
+            weights = multiplicity(k)[indexing.order_slice(k)]
             raised: list[list[Any]] = [[] for _ in bars[rank][k + 1]]
             above = indexing.multi_indices(k + 1)[indexing.order_slice(k + 1)]
             for i, places in enumerate(_raised(k)):

@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from multipoles._simd import _FLAGS, Vec, _pointer, _splat
+from multipoles._simd import FLAGS, Vec, address_of, fill_lanes
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +64,10 @@ class _Number:
             wide = isinstance(kind, ir.VectorType)
             right = ir.Constant(kind, [number] * kind.count if wide else number)
         if isinstance(left.type, ir.VectorType) and not isinstance(right.type, ir.VectorType):
-            right = _splat(self.builder, right, left.type)
+            right = fill_lanes(self.builder, right, left.type)
         if isinstance(right.type, ir.VectorType) and not isinstance(left.type, ir.VectorType):
-            left = _splat(self.builder, left, right.type)
-        result = getattr(self.builder, instruction)(left, right, flags=_FLAGS)
+            left = fill_lanes(self.builder, left, right.type)
+        result = getattr(self.builder, instruction)(left, right, flags=FLAGS)
         return _Number(self.builder, result)
 
     def __add__(self, other: Any) -> "_Number":
@@ -119,7 +119,7 @@ def _as_lanes(builder: ir.IRBuilder, item: Any, vector: ir.Type) -> ir.Value:
         return ir.Constant(vector, [float(item)] * vector.count)
     if isinstance(item.value.type, ir.VectorType):
         return item.value
-    return _splat(builder, item.value, vector)
+    return fill_lanes(builder, item.value, vector)
 
 
 # --- rows of channels -----------------------------------------------------------------------------
@@ -129,7 +129,7 @@ def _as_lanes(builder: ir.IRBuilder, item: Any, vector: ir.Type) -> ir.Value:
 
 def _mask(builder: ir.IRBuilder, width: ir.Value, lanes: int) -> ir.Value:
     kind = ir.VectorType(ir.IntType(32), lanes)
-    bound = _splat(builder, builder.trunc(width, ir.IntType(32)), kind)
+    bound = fill_lanes(builder, builder.trunc(width, ir.IntType(32)), kind)
     return builder.icmp_signed("<", ir.Constant(kind, list(range(lanes))), bound)
 
 
@@ -163,7 +163,7 @@ def _store(builder, vector, address, value, width, masked):
 def _rows(context, builder, array_type, array, offset, channels, count, vector):
     for i in range(count):
         step = builder.mul(channels, ir.Constant(channels.type, i))
-        yield _pointer(context, builder, array_type, array, builder.add(offset, step), vector)
+        yield address_of(context, builder, array_type, array, builder.add(offset, step), vector)
 
 
 @intrinsic(prefer_literal=True)
@@ -195,7 +195,7 @@ def _writer(accumulate: bool):
             if accumulate:
                 # all loads first: one that overlaps a masked store in flight would wait for it
                 old = [_load(builder, vector, row, args[4], partial) for row in rows]
-                new = [builder.fadd(a, b, flags=_FLAGS) for a, b in zip(old, new, strict=True)]
+                new = [builder.fadd(a, b, flags=FLAGS) for a, b in zip(old, new, strict=True)]
             for row, value in zip(rows, new, strict=True):
                 _store(builder, vector, row, value, args[4], partial)
             return context.get_dummy_value()

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gnn.operators._edge_math import multiplicities, traceless_matrix
+from gnn.operators._edge_math import traceless_matrix
 from multipoles import indexing
+from multipoles.polynomials import full_index, multiplicity
 
 
 def anisotropic_state(
@@ -61,7 +62,7 @@ def self_invariants(state: Tensor, order: int) -> Tensor:
     """Return the squared norms of a state's tensors of order 1 … order, (N, order * C)."""
     if order == 0:
         return state.new_zeros(len(state), 0)
-    inverse = torch.as_tensor(1.0 / multiplicities(order)).to(state)
+    inverse = torch.as_tensor(1.0 / multiplicity(order)).to(state)
     squares = state * state * inverse[:, None]
     norms = [squares[:, indexing.order_slice(rank)].sum(1) for rank in range(1, order + 1)]
     return torch.cat(norms, dim=1)
@@ -69,8 +70,9 @@ def self_invariants(state: Tensor, order: int) -> Tensor:
 
 def _full_tensor(state: Tensor, rank: int) -> Tensor:
     """Return the tensor of one rank with all its 3^rank components, (N, 3^rank, C)."""
-    places, weights = _unpacking(rank)
+    places = full_index(rank)
     full = state.index_select(1, _index(places, state))
+    weights = 1.0 / multiplicity(rank)[places]
     return full * torch.as_tensor(weights).to(state)[:, None] if rank > 1 else full
 
 
@@ -96,15 +98,6 @@ def _monomial_recursion(degree: int) -> tuple[np.ndarray, np.ndarray]:
     lower = rows - np.eye(3, dtype=np.int64)[axis]
     start = indexing.order_slice(degree - 1).start
     return axis, np.array([indexing.component_index(*row) - start for row in lower])
-
-
-@lru_cache
-def _unpacking(rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return place and weight in the packed state of each component of the full tensor."""
-    axes = np.indices((3,) * rank).reshape(rank, 3**rank)
-    counts = np.stack([(axes == i).sum(axis=0) for i in range(3)], axis=1)
-    places = np.array([indexing.component_index(*row) for row in counts])
-    return places, 1.0 / multiplicities(rank)[places]
 
 
 def _index(places: np.ndarray, like: Tensor) -> Tensor:

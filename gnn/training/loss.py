@@ -3,9 +3,8 @@
 from torch import Tensor
 
 from gnn.data.batching import Batch
+from gnn.data.common import LABELS
 from gnn.training.config import LossConfig
-
-QUANTITIES = ("energy", "forces", "mm_forces", "dipole")
 
 
 def weighted_loss(output: dict[str, Tensor], batch: Batch, weights: LossConfig) -> Tensor:
@@ -21,7 +20,7 @@ def weighted_loss(output: dict[str, Tensor], batch: Batch, weights: LossConfig) 
         If no label of nonzero weight is there.
     """
     total: Tensor | None = None
-    for name in QUANTITIES:
+    for name in LABELS:
         weight, label = getattr(weights, name), getattr(batch, name)
         if weight == 0 or label is None or label.numel() == 0:
             continue

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gnn.data.common import write_atomically
+from gnn.data.common import LABELS, write_atomically
 from gnn.data.formats import write_frames
 from gnn.data.systems import Frame
 
@@ -54,10 +54,9 @@ def write_predictions(
         }
         write_atomically(path, lambda temporary: _dump(content, temporary))
         return
-    labels = ("energy", "forces", "mm_forces", "dipole")
     predicted = [
         Frame(
-            frame.system, **{name: result[name] for name in labels}, run=frame.run, name=frame.name
+            frame.system, **{name: result[name] for name in LABELS}, run=frame.run, name=frame.name
         )
         for frame, result in zip(frames, results, strict=True)
     ]

@@ -82,10 +82,9 @@ def train(
     *,
     label: str = "training",
     resume: bool = False,
-    start: AMP | None = None,
 ) -> tuple[AMP, Trainer]:
     """Train a model and return its best averaged weights, with the trainer."""
-    model = start if start is not None else build_model(config, splits[0])
+    model = build_model(config, splits[0])
     with Progress(console, config, label) as progress:
         trainer = Trainer(model, config, splits[0], splits[1], folder, progress)
         if resume:

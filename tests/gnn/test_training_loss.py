@@ -7,11 +7,12 @@ from tiny import methanol, tiny_model
 
 from gnn import Frame
 from gnn.data import collate
+from gnn.data.common import LABELS
 from gnn.training.config import LossConfig
-from gnn.training.loss import QUANTITIES, weighted_loss
+from gnn.training.loss import weighted_loss
 from gnn.training.metrics import without_surroundings
 
-ONLY = {name: 0.0 for name in QUANTITIES}
+ONLY = {name: 0.0 for name in LABELS}
 
 
 def _batch(frames, dtype=torch.float64):
@@ -23,13 +24,13 @@ def _output(batch, shift):
     rng = np.random.default_rng(0)
     errors = {
         name: torch.from_numpy(shift * rng.standard_normal(getattr(batch, name).shape))
-        for name in QUANTITIES
+        for name in LABELS
         if getattr(batch, name) is not None
     }
     return {name: getattr(batch, name) + error for name, error in errors.items()}, errors
 
 
-@pytest.mark.parametrize("name", QUANTITIES)
+@pytest.mark.parametrize("name", LABELS)
 def test_each_term_is_its_weight_times_the_mean_squared_error(name):
     batch = _batch(methanol()[:3])
     output, errors = _output(batch, 0.3)
