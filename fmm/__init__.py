@@ -1,1 +1,14 @@
-"""The sums of `multipoles` over many points in linear time, by the fast multipole method."""
+"""The sums of `multipoles` over many points in linear time, by the fast multipole method.
+
+>>> import numpy as np
+>>> import fmm, multipoles as mp
+>>> positions = np.random.default_rng(0).random((20000, 3))
+>>> plan = fmm.FMM(positions, tolerance=1e-4)
+>>> plan.field(mp.pack(charges=np.ones(20000)), order=1).shape
+(20000, 4)
+"""
+
+from fmm.plan import FMM, field
+from fmm.report import Report
+
+__all__ = ["FMM", "Report", "field"]

@@ -6,13 +6,16 @@ of its options is a change of this file.
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import llvmlite.binding
 import numba
 
 # "fast" arithmetic but for NaN and infinity: coincident points make infinities that are masked
@@ -102,6 +105,24 @@ def get_num_threads() -> int:
     return _threads if _threads is not None else int(_config.NUMBA_NUM_THREADS)
 
 
+_serial: ContextVar[bool] = ContextVar("serial", default=False)
+
+
+@contextmanager
+def serial() -> Iterator[None]:
+    """Keep what runs inside on the calling thread."""
+    token = _serial.set(True)
+    try:
+        yield
+    finally:
+        _serial.reset(token)
+
+
+def processor() -> str:
+    """Return the name of the processor that kernels are compiled for."""
+    return str(_config.CPU_NAME or llvmlite.binding.get_host_cpu_name())
+
+
 def run_chunks(task: Callable[[int, int], Any], n: int, work: float, grain: float = 2e5) -> list:
     """Call ``task(start, stop)`` on consecutive ranges that cover 0..n, in threads where it pays.
 
@@ -125,7 +146,7 @@ def run_chunks(task: Callable[[int, int], Any], n: int, work: float, grain: floa
         What the calls returned, in order of their ranges.
     """
     threads = min(get_num_threads(), n, int(work // grain))
-    if threads <= 1:
+    if threads <= 1 or _serial.get():
         return [task(0, n)]
     chunks = min(n, 4 * threads)
     bounds = [n * i // chunks for i in range(chunks + 1)]

@@ -1,0 +1,186 @@
+"""What the steps cost on this machine: measured once, kept in a file, used to choose leaf sizes."""
+
+import json
+import os
+from functools import lru_cache
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+
+from fmm import accuracy, expansions, harmonics, translations
+from fmm.near import near_field, pair_cost
+from multipoles._jit import processor, serial
+
+
+# looser tolerances let single precision do the far field, or everything for float32 points
+SINGLE = 1e-5
+
+
+class Machine(NamedTuple):
+    """Seconds, on one thread in float64."""
+
+    pair: float
+    """Potential and gradient of one charge at one point."""
+    multiply: float
+    """One entry of a translation matrix applied to one box."""
+    harmonic: float
+    """One harmonic of one point, formed or evaluated."""
+
+
+@lru_cache(maxsize=1)
+def machine() -> Machine:
+    """Return what was measured on this machine, from the file of an earlier process if there."""
+    path = _file()
+    try:
+        found = Machine(**json.loads(path.read_text()))
+        if all(isinstance(v, float) and v > 0 for v in found):
+            return found
+    except (OSError, ValueError, TypeError):
+        pass
+    with serial():
+        found = Machine(_time_pair(), _time_multiply(), _time_harmonic())
+    _keep(path, found)
+    return found
+
+
+def _file() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(home).expanduser() / "anisole" / f"fmm-cost-1-{processor()}.json"
+
+
+def _keep(path: Path, found: Machine) -> None:
+    """Write the file whole or not at all; without a writable home every process measures."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+            json.dump(found._asdict(), file)
+        os.replace(file.name, path)
+    except OSError:
+        pass
+
+
+def _least(run, repeats: int = 5) -> float:
+    run()
+    times = []
+    for _ in range(repeats):
+        start = perf_counter()
+        run()
+        times.append(perf_counter() - start)
+    return min(times)
+
+
+def _time_pair() -> float:
+    rng = np.random.default_rng(0)
+    x = rng.random((1024, 3))
+    charges = np.ones((len(x), 1, 1))
+    out = np.empty((len(x), 1, 4))
+    leaves = np.arange(0, 1025, 64)
+    ranges = np.tile([0, len(x)], (16, 1))
+    places = np.stack([leaves[:-1], leaves[1:]], axis=1)
+    seconds = _least(
+        lambda: near_field(x, x, charges, 1, places, np.arange(17), ranges, out), repeats=9
+    )
+    return seconds / len(x) ** 2
+
+
+def _time_multiply() -> float:
+    dtype = np.dtype(np.float64)
+    size = harmonics.n_harmonics(10)
+    length = translations.row_length(size, dtype)
+    operator = translations.operator(np.ones((size, size)), dtype)
+    boxes = np.arange(512, dtype=np.int32)
+    x, y = np.zeros(513 * length), np.zeros(513 * length)
+    places = np.empty((2, translations.GROUP + 8), np.int64)
+    seconds = _least(
+        lambda: translations.translate(
+            0, 512, *operator, boxes, boxes, 1, x, length, y, length, places
+        )
+    )
+    return seconds / (512 * size**2)
+
+
+def _time_harmonic() -> float:
+    degree, dtype = 10, np.dtype(np.float64)
+    size = harmonics.n_harmonics(degree)
+    x = np.random.default_rng(0).random((1024, 3)) - 0.5
+    moments = np.ones((len(x), 1, 1))
+    edges = np.arange(0, 1025, 64)
+    boxes = np.arange(16, dtype=np.int32)
+    none = harmonics.Terms(*(np.empty(0, np.int32),) * 3, np.empty(0))
+    out = np.zeros(17 * translations.row_length(size, dtype))
+    seconds = _least(
+        lambda: expansions.form(
+            0, 16, boxes, np.stack([edges[:-1], edges[1:]], axis=1), boxes, np.zeros((16, 3)),
+            np.ones(16), x, moments, harmonics.degrees(0), False,
+            expansions.factors(degree, dtype), none, expansions.workspace(degree, 1, dtype), out,
+            len(out) // 17,
+        )
+    )  # fmt: skip
+    return seconds / (len(x) * size)
+
+
+class Work(NamedTuple):
+    """What one evaluation asks for."""
+
+    degree: int
+    source_order: int
+    order: int
+    channels: int
+    single: bool
+    """Whether expansions are float32."""
+
+    def seconds_per_pair(self) -> float:
+        """Seconds of a pair summed directly."""
+        return machine().pair * pair_cost(self.source_order, self.order, self.channels)
+
+    def seconds_per_translation(self) -> float:
+        """Seconds of a multipole-to-local translation, averaged over shifts."""
+        degrees = accuracy.degrees(self.degree, self.source_order)
+        inner = np.abs(accuracy.shifts()).max(axis=1) <= 3
+        entries = np.mean((degrees[inner & (degrees > 0)] + 1.0) ** 4)
+        # 150 entries are the time to fetch and store a box's coefficients
+        entries = (entries + 150.0) * (0.5 if self.single else 1.0)
+        return machine().multiply * self.channels * entries
+
+    def seconds_per_leaf(self) -> float:
+        """Seconds of a leaf beside translations and pairs: sparse steps, lists, loops."""
+        size = harmonics.n_harmonics(self.degree)
+        sparse = harmonics.n_harmonics(self.order) + harmonics.n_harmonics(self.source_order)
+        return 2e-6 + 2e-9 * size * sparse * self.channels
+
+    def least_for_expansion(self) -> int:
+        """Return how many points must share a box before its expansion beats direct sums."""
+        size = harmonics.n_harmonics(self.degree + self.source_order + self.order)
+        return int(1.5 * size * machine().harmonic / self.seconds_per_pair()) + 1
+
+
+def expected_work(tolerance: float, source_order: int, order: int, channels: int) -> Work:
+    """Return what evaluations to a tolerance will ask for, by the error of points spread evenly."""
+    # potential of unit charges in one box, against the mean of 1/r^2 over the cube
+    for degree in range(max(source_order, order, 1) + 1, accuracy.MAX_DEGREE):
+        used = accuracy.degrees(degree, source_order)
+        inner = (used > 0) & (np.abs(accuracy.shifts()).max(axis=1) <= 3)
+        errors = accuracy.errors(0)[np.flatnonzero(inner), used[inner]]
+        if 2.0 * np.sqrt(np.sum(errors**2)) * 0.6 <= tolerance:
+            break
+    return Work(degree, source_order, order, channels, tolerance >= SINGLE)
+
+
+def best_occupancy(work: Work, dimension: float) -> float:
+    """Return the mean number of points a leaf should hold."""
+    sizes = np.geomspace(4, 4000, 160)
+    seconds = [seconds_per_point(work, dimension, size) for size in sizes]
+    return float(sizes[np.argmin(seconds)])
+
+
+def seconds_per_point(
+    work: Work, dimension: float, occupancy: float, crowding: float = 1.0
+) -> float:
+    """Return the cost per point of leaves of some occupancy, points filling `dimension`."""
+    near = 3.0**dimension * occupancy * crowding * work.seconds_per_pair()
+    shifts = (6.0**dimension - 3.0**dimension) / (1 - 2.0**-dimension)
+    far = shifts * work.seconds_per_translation() + work.seconds_per_leaf()
+    return near + far / occupancy

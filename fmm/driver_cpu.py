@@ -1,0 +1,301 @@
+"""The far field on the CPU, in the steps of the method: form, coarsen, transfer, refine, evaluate.
+
+Greengard & Rokhlin, J. Comput. Phys. 73, 325 (1987); for adaptive trees Cheng, Greengard & Rokhlin,
+J. Comput. Phys. 155, 468 (1999).
+"""
+
+from collections.abc import Callable
+from functools import cached_property, lru_cache
+from time import perf_counter
+
+import numpy as np
+
+from fmm import accuracy, expansions, harmonics, translations
+from fmm.geometry import Geometry
+from fmm.tree import Tree
+from multipoles._jit import bare, bare_inline, run_chunks
+from multipoles.direct_cpu import aligned
+
+_NO_TERMS = harmonics.Terms(*(np.empty(0, np.int32),) * 3, np.empty(0))
+
+
+class FarField:
+    """Expansions of one degree for one pair of orders on one tree.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        Points, tree and lists.
+    degree : int
+        Highest degree of expansions.
+    source_order, order : int
+        Order of moments and of the field.
+    dtype : dtype
+        Of expansions.
+    """
+
+    def __init__(
+        self, geometry: Geometry, degree: int, source_order: int, order: int, dtype: np.dtype
+    ) -> None:
+        self.tree, self.lists = geometry.tree, geometry.lists
+        self.sources, self.targets = geometry.sources, geometry.targets
+        self.degree, self.source_order, self.order = degree, source_order, order
+        self.dtype = np.dtype(dtype)
+        self.length = translations.row_length(harmonics.n_harmonics(degree), self.dtype)
+
+    def __call__(self, moments: np.ndarray, seconds: dict[str, float]) -> np.ndarray:
+        """Return the far field of harmonic moments.
+
+        Parameters
+        ----------
+        moments : ndarray, shape (n_sources, channels, (K + 1)^2)
+            In tree order, float64.
+        seconds : dict of str to float
+            The time of every step is added to it.
+
+        Returns
+        -------
+        ndarray, shape (n_targets, channels, (order + 1)^2)
+            Local expansions about every target, in tree order.
+        """
+        channels = moments.shape[1]
+        size = (len(self.tree.parent) + 1) * channels * self.length
+        multipoles, locals_ = np.zeros(size, self.dtype), np.zeros(size, self.dtype)
+        field = np.zeros((len(self.targets), channels, harmonics.n_harmonics(self.order)))
+        steps: dict[str, Callable[[], None]] = {
+            "form multipoles": lambda: self._form(moments, multipoles),
+            "multipole to multipole": lambda: self._coarsen(channels, multipoles),
+            "multipole to local": lambda: self._transfer(channels, multipoles, locals_),
+            "particle to local": lambda: self._form_locals(moments, locals_),
+            "local to local": lambda: self._refine(channels, locals_),
+            "evaluate locals": lambda: self._evaluate(locals_, field),
+            "multipole to particle": lambda: self._evaluate_multipoles(multipoles, field),
+        }
+        for name, step in steps.items():
+            start = perf_counter()
+            step()
+            seconds[name] = seconds.get(name, 0.0) + perf_counter() - start
+        return field
+
+    # --- points and expansions --------------------------------------------------------------------
+
+    def _form(self, moments: np.ndarray, multipoles: np.ndarray) -> None:
+        leaves = _occupied_leaves(self.tree, self.tree.source_range)
+        terms = _NO_TERMS
+        if self.source_order:
+            terms = harmonics.shift_terms(self.degree, self.source_order)
+        self._form_list(
+            leaves, leaves, np.arange(len(leaves) + 1), moments, False, self.degree, terms,
+            multipoles,
+        )  # fmt: skip
+
+    def _form_locals(self, moments: np.ndarray, locals_: np.ndarray) -> None:
+        terms = harmonics.transfer_terms(self.degree, self.source_order)
+        boxes, senders = self.lists.p2l_targets, self.lists.p2l_sources
+        self._form_list(
+            boxes, senders, _rows(boxes), moments, True, self.degree + self.source_order, terms,
+            locals_,
+        )  # fmt: skip
+
+    def _form_list(self, boxes, senders, rows, moments, irregular, degree, terms, out) -> None:
+        tree = self.tree
+        channels, columns = moments.shape[1:]
+        factor = expansions.factors(degree, self.dtype)
+
+        def task(first: int, last: int) -> None:
+            expansions.form(
+                rows[first], rows[last], boxes, tree.source_range, senders, tree.centre, tree.edge,
+                self.sources, moments, harmonics.degrees(self.source_order), irregular, factor,
+                terms, expansions.workspace(degree, channels * columns, self.dtype), out,
+                self.length,
+            )  # fmt: skip
+
+        if len(boxes):
+            run_chunks(task, len(rows) - 1, 20.0 * self.degree * len(self.sources))
+
+    def _evaluate(self, locals_: np.ndarray, field: np.ndarray) -> None:
+        leaves = _occupied_leaves(self.tree, self.tree.target_range)
+        terms = harmonics.shift_terms(self.degree, self.order) if self.order else _NO_TERMS
+        rows = np.arange(len(leaves) + 1)
+        self._evaluate_list(leaves, leaves, rows, False, self.degree, terms, locals_, field)
+
+    def _evaluate_multipoles(self, multipoles: np.ndarray, field: np.ndarray) -> None:
+        row, column, harmonic, factor = harmonics.transfer_terms(self.order, self.degree)
+        terms = harmonics.Terms(column, row, harmonic, factor)
+        receivers, boxes = self.lists.m2p_targets, self.lists.m2p_sources
+        self._evaluate_list(
+            boxes, receivers, _rows(receivers), True, self.degree + self.order, terms, multipoles,
+            field,
+        )  # fmt: skip
+
+    def _evaluate_list(
+        self, boxes, receivers, rows, irregular, degree, terms, coefficients, field
+    ) -> None:
+        tree = self.tree
+        channels, columns = field.shape[1:]
+        factor = expansions.factors(degree, self.dtype)
+
+        def task(first: int, last: int) -> None:
+            expansions.evaluate(
+                rows[first], rows[last], boxes, tree.target_range, receivers, tree.centre,
+                tree.edge, self.targets, irregular, factor, terms, harmonics.degrees(self.order),
+                expansions.workspace(degree, channels * columns, self.dtype), coefficients,
+                self.length, field,
+            )  # fmt: skip
+
+        if len(boxes):
+            run_chunks(task, len(rows) - 1, 20.0 * self.degree * len(self.targets))
+
+    # --- expansions of boxes ----------------------------------------------------------------------
+
+    def _coarsen(self, channels: int, multipoles: np.ndarray) -> None:
+        operators = translations.upward(self.degree, self.dtype)
+        for level in range(len(self.tree.level_starts) - 2, 0, -1):
+            for octant, children in enumerate(self._families[level]):
+                parents = self.tree.parent[children]
+                self._translate(operators[octant], children, parents, channels, multipoles)
+
+    def _refine(self, channels: int, locals_: np.ndarray) -> None:
+        operators = translations.downward(self.degree, self.dtype)
+        for level in range(1, len(self.tree.level_starts) - 1):
+            for octant, children in enumerate(self._families[level]):
+                parents = self.tree.parent[children]
+                self._translate(operators[octant], parents, children, channels, locals_)
+
+    @cached_property
+    def _families(self) -> list[list[np.ndarray]]:
+        """Boxes of each level, by the octant of their parent that they are."""
+        found = []
+        for first, last in zip(
+            self.tree.level_starts[:-1], self.tree.level_starts[1:], strict=True
+        ):
+            odd = self.tree.anchor[first:last] & 1
+            octant = 4 * odd[:, 0] + 2 * odd[:, 1] + odd[:, 2]
+            boxes = np.argsort(octant, kind="stable").astype(np.int32)
+            ends = np.cumsum(np.bincount(octant, minlength=8))[:-1]
+            found.append(np.split(boxes + np.int32(first), ends))
+        return found
+
+    def _translate(self, operator, sources, targets, channels, coefficients) -> None:
+        def task(first: int, last: int) -> None:
+            translations.translate(
+                first, last, *operator, sources, targets, channels, coefficients, self.length,
+                coefficients, self.length, _places(channels),
+            )  # fmt: skip
+
+        if len(sources):
+            run_chunks(task, len(sources), len(sources) * channels * self.length**2 / 20.0)
+
+    def _transfer(self, channels: int, multipoles: np.ndarray, locals_: np.ndarray) -> None:
+        starts = self.lists.m2l_starts
+        if starts[-1, -1] == starts[0, 0]:
+            return
+        operators = transfer_operators(
+            self.degree, self.source_order, self.dtype, self._widest
+        )
+        for level, (first, last) in enumerate(
+            zip(self.tree.level_starts[:-1], self.tree.level_starts[1:], strict=True)
+        ):
+            pairs = starts[level, -1] - starts[level, 0]
+            if pairs == 0:
+                continue
+
+            def task(start: int, stop: int, level=level, first=first) -> None:
+                scratch = aligned(max(operators.longest, 1), self.dtype)
+                _transfer_level(
+                    first + start, first + stop, starts[level], self.lists.m2l_targets,
+                    self.lists.m2l_sources, operators.arrays, channels, multipoles, locals_,
+                    self.length, scratch, _places(channels),
+                )  # fmt: skip
+
+            run_chunks(task, last - first, pairs * channels * self.length**2 / 60.0)
+
+    @cached_property
+    def _widest(self) -> int:
+        """Largest component of the shifts that occur."""
+        used = (np.diff(self.lists.m2l_starts, axis=1) > 0).any(0)
+        return int(np.abs(accuracy.shifts()[used]).max(initial=2))
+
+
+def _places(channels: int) -> np.ndarray:
+    return np.empty((2, translations.GROUP * channels + 8), np.int64)
+
+
+def _rows(receivers: np.ndarray) -> np.ndarray:
+    """Return where each receiver's entries start, and the end; receivers are sorted."""
+    return np.append(np.flatnonzero(np.diff(receivers, prepend=-1)), len(receivers))
+
+
+def _occupied_leaves(tree: Tree, ranges: np.ndarray) -> np.ndarray:
+    occupied = ranges[:, 1] > ranges[:, 0]
+    return np.flatnonzero((tree.n_children == 0) & occupied).astype(np.int32)
+
+
+class TransferOperators:
+    """Multipole-to-local operators of all codes, those of reflected shifts stored once.
+
+    `arrays` is what the loop reads: tiles, and per code the start of its tiles, the number of
+    columns and of vectors of rows, the octant of the reflection; and the signs of each octant.
+    """
+
+    def __init__(self, degree: int, derivatives: int, dtype: np.dtype, widest: int) -> None:
+        degrees = accuracy.degrees(degree, derivatives)
+        table = np.zeros((accuracy.N_CODES, 4), np.int64)
+        found: dict[tuple, tuple[int, translations.Operator]] = {}
+        size = 0
+        for code, shift in enumerate(accuracy.shifts()):
+            if not 2 <= np.abs(shift).max() <= widest:
+                continue
+            key = tuple(np.abs(shift).tolist())
+            if key not in found:
+                operator = translations.transfer(key, int(degrees[code]), dtype)
+                found[key] = size, operator
+                size += len(operator.tiles)
+            start, operator = found[key]
+            octant = int((shift < 0) @ (4, 2, 1))
+            table[code] = start, operator.n_columns, operator.n_vectors, octant
+        tiles = aligned(size, dtype)
+        for start, operator in found.values():
+            tiles[start : start + len(operator.tiles)] = operator.tiles
+        signs = np.stack([translations.reflection(o, degree, dtype) for o in range(8)])
+        self.arrays = tiles, table, signs
+        self.longest = max(len(operator.tiles) for _, operator in found.values())
+
+
+transfer_operators: Callable[..., TransferOperators] = lru_cache(maxsize=8)(TransferOperators)
+
+
+@bare
+def _transfer_level(
+    first, last, starts, targets, sources, operators, channels, multipoles, locals_, length,
+    scratch, places,
+):  # fmt: skip
+    """Add multipole-to-local translations to boxes first ... last - 1."""
+    tiles, table, signs = operators
+    for code in range(table.shape[0]):
+        begin = _lower(targets, starts[code], starts[code + 1], first)
+        end = _lower(targets, begin, starts[code + 1], last)
+        if begin == end:
+            continue
+        start, n_columns, n_vectors, octant = table[code]
+        total = n_columns * n_vectors * (64 // tiles.itemsize)
+        matrix = tiles[start : start + total]
+        if octant > 0:
+            translations.reflect(matrix, n_columns, n_vectors, signs[octant], scratch)
+            matrix = scratch
+        translations.translate(
+            begin, end, matrix, n_columns, n_vectors, sources, targets, channels, multipoles,
+            length, locals_, length, places,
+        )  # fmt: skip
+
+
+@bare_inline
+def _lower(values, first, last, bound):
+    """Return the first place of the sorted values[first:last] that is not below `bound`."""
+    while first < last:
+        middle = (first + last) // 2
+        if values[middle] < bound:
+            first = middle + 1
+        else:
+            last = middle
+    return first

@@ -1,0 +1,178 @@
+"""The points of a plan in the order of their tree, the tree, and who meets whom in it."""
+
+from functools import cached_property
+
+import numpy as np
+
+from fmm.accuracy import N_CODES
+from fmm.cost import Work, best_occupancy, seconds_per_point
+from fmm.lists import Lists, build_lists
+from fmm.tree import SortedPoints, Tree, build_tree, occupancy, sort_points
+from multipoles._jit import bare
+
+# boxes along the coarsest level: with halving, leaf grids of 2^k, 3 2^k and 5 2^k
+ROOT_GRIDS = (1, 3, 5)
+
+
+class Geometry:
+    """Points in tree order, their tree and its lists.
+
+    Parameters
+    ----------
+    tree : Tree
+        Tree of the points.
+    sources, targets : ndarray, shape (n, 3)
+        Points in tree order, float64; the same object if they are the same points.
+    least : int
+        Points a box must hold for its expansion to be used with single points.
+    leaf_size : int
+        Most points in a leaf, for the report.
+    """
+
+    def __init__(
+        self, tree: Tree, sources: np.ndarray, targets: np.ndarray, least: int, leaf_size: int
+    ) -> None:
+        self.tree, self.sources, self.targets = tree, sources, targets
+        self.least, self.leaf_size = least, leaf_size
+        self._points: dict[np.dtype, tuple[np.ndarray, np.ndarray]] = {}
+
+    def points(self, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+        """Return targets and sources of a dtype, from the middle of the first box."""
+        if dtype not in self._points:
+            origin = self.tree.centre[0]
+            sources = (self.sources - origin).astype(dtype)
+            same = self.targets is self.sources
+            targets = sources if same else (self.targets - origin).astype(dtype)
+            self._points[dtype] = targets, sources
+        return self._points[dtype]
+
+    @cached_property
+    def lists(self) -> Lists:
+        """Who meets whom; worked out when first needed."""
+        return build_lists(self.tree, self.least, self.least)
+
+    @cached_property
+    def has_far_field(self) -> bool:
+        """Whether any pair is not summed directly."""
+        lists = self.lists
+        return bool(len(lists.m2l_targets) or len(lists.m2p_targets) or len(lists.p2l_targets))
+
+    @cached_property
+    def near(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Ranges of targets of the leaves, starts of their ranges of sources, and these."""
+        occupied = self.tree.target_range[:, 1] > self.tree.target_range[:, 0]
+        leaves = np.flatnonzero(occupied & (self.tree.n_children == 0))
+        starts = self.lists.near_range_starts
+        return (
+            self.tree.target_range[leaves],
+            np.append(starts[leaves], starts[-1]),
+            self.lists.near_ranges,
+        )
+
+    @cached_property
+    def n_near_pairs(self) -> int:
+        """Pairs of points summed directly."""
+        leaves, starts, ranges = self.near
+        lengths = np.append(0, np.cumsum(ranges[:, 1] - ranges[:, 0]))
+        return int(((leaves[:, 1] - leaves[:, 0]) * np.diff(lengths[starts])).sum())
+
+    @cached_property
+    def far_weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs of points per level and translation code over targets, and edges of the levels."""
+        tree, lists = self.tree, self.lists
+        n_levels = len(tree.level_starts) - 1
+        weights = np.zeros((n_levels, N_CODES))
+        _count_pairs(
+            lists.m2l_starts, lists.m2l_targets, lists.m2l_sources, tree.target_range,
+            tree.source_range, weights,
+        )  # fmt: skip
+        return weights / max(len(self.targets), 1), tree.edge[tree.level_starts[:-1]]
+
+    @cached_property
+    def transposed(self) -> "Geometry":
+        """The same tree with targets and sources exchanged."""
+        if self.sources is self.targets:
+            return self
+        other = Geometry(
+            self.tree.transposed(), self.targets, self.sources, self.least, self.leaf_size
+        )
+        other.__dict__["transposed"] = self
+        return other
+
+
+@bare
+def _count_pairs(starts, targets, sources, target_range, source_range, weights):
+    for level in range(weights.shape[0]):
+        for code in range(weights.shape[1]):
+            total = 0.0
+            for i in range(starts[level, code], starts[level, code + 1]):
+                n = target_range[targets[i], 1] - target_range[targets[i], 0]
+                total += n * (source_range[sources[i], 1] - source_range[sources[i], 0])
+            weights[level, code] = total
+
+
+def arrange(
+    targets: np.ndarray,
+    sources: np.ndarray,
+    batches: tuple[np.ndarray | None, np.ndarray | None],
+    work: Work,
+    leaf_size: int | None,
+) -> Geometry:
+    """Return points, tree and lists for what is to be computed.
+
+    Parameters
+    ----------
+    targets, sources : ndarray, shape (n, 3)
+        float32 or float64; the same object if they are the same points.
+    batches : pair of ndarray or None
+        System of each target and source.
+    work : Work
+        What an evaluation asks for; decides the size of leaves.
+    leaf_size : int or None
+        Most points in a leaf; None to choose.
+    """
+    s = np.ascontiguousarray(sources, np.float64)
+    x = s if targets is sources else np.ascontiguousarray(targets, np.float64)
+    points = sort_points(x, s, *batches)
+    if leaf_size is None:
+        root_grid, leaf_size = choose_leaves(points, work)
+        if root_grid > 1:
+            points = sort_points(x, s, *batches, root_grid=root_grid)
+    tree = build_tree(points, leaf_size)
+    ordered = s[tree.source_order]
+    return Geometry(
+        tree, ordered, ordered if x is s else x[tree.target_order], work.least_for_expansion(),
+        leaf_size,
+    )  # fmt: skip
+
+
+def choose_leaves(points: SortedPoints, work: Work) -> tuple[int, int]:
+    """Return the root grid and the leaf size that cost least.
+
+    Points spread evenly fill a grid whose boxes hold about the best number; of the grids 2^k,
+    3 2^k, 5 2^k the cheapest is taken, with leaves large enough not to divide its boxes. Points
+    spread unevenly get leaves of about the best size.
+    """
+    n_systems = len(points.edge)
+    n = len(points.source_keys) / n_systems
+    boxes, crowding = occupancy(points)
+    boxes = boxes / n_systems
+    levels = np.arange(len(boxes))
+    if len(boxes) < 2 or n < 16:
+        return 1, max(int(n) * 2, 64)
+    # boxes of a grid of any size, between the levels of halving
+    grids = np.sort([root * 2.0**k for root in ROOT_GRIDS for k in range(len(boxes))])
+    filled = np.exp2(np.interp(np.log2(grids), levels, np.log2(boxes)))
+    slopes = np.gradient(np.log2(boxes))
+    dimension = np.clip(np.interp(np.log2(grids), levels, slopes), 1.0, 3.0)
+    crowd = np.interp(np.log2(grids), levels, crowding)
+    seconds = [
+        seconds_per_point(work, d, n / b, c)
+        for d, b, c in zip(dimension, filled, crowd, strict=True)
+    ]
+    best = int(np.argmin(seconds))
+    occupancy_ = n / filled[best]
+    if crowd[best] < 2.0 and n_systems == 1:
+        root = next(r for r in ROOT_GRIDS if (grids[best] / r) == 2.0 ** round(np.log2(grids[best] / r)))
+        return root, int(occupancy_ + 6 * np.sqrt(occupancy_) + 8)
+    return 1, int(2.2 * best_occupancy(work, float(dimension[best])))

@@ -1,0 +1,276 @@
+"""Plans: fields of Coulomb multipoles at many points, to a tolerance, in linear time."""
+
+import warnings
+from dataclasses import replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from fmm import accuracy, harmonics, sampling
+from fmm.cost import SINGLE, expected_work
+from fmm.driver_cpu import FarField
+from fmm.geometry import Geometry, arrange
+from fmm.near import near_field
+from fmm.report import Report
+from multipoles import checks, indexing
+from multipoles.interactions import MAX_TOTAL_ORDER, check_total_order
+
+# of the tolerance, what truncation may use by the model's reckoning
+_SHARE = 0.5
+_LEAST = 1e-14
+
+
+class FMM:
+    """Fields of multipoles at many points to a named accuracy: plan once, apply often.
+
+    Parameters
+    ----------
+    sources : array_like, shape (n_sources, 3)
+        Where moments will be.
+    targets : array_like, shape (n_targets, 3), optional
+        Where the field is wanted; default the sources, each without its own contribution. Sources
+        that coincide with a target contribute nothing.
+    tolerance : float
+        Largest relative L2 error of the field at every output order: the root mean square error
+        over all targets against the root mean square of the field.
+    source_order, order : int
+        Order of the moments and of the field that the plan is laid out for; `field` takes others
+        as well.
+    source_batch, target_batch : array_like of int, optional
+        Sorted index of the system each point belongs to; only pairs of one system are summed.
+    channels : int
+        Number of channels that the plan is laid out for; `field` takes any number.
+    leaf_size : int, optional
+        Most points that a box of the tree may hold without being divided. Chosen by default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, shape or range, or holds NaN or infinity.
+
+    Examples
+    --------
+    >>> import numpy as np, fmm, multipoles as mp
+    >>> positions = np.random.default_rng(0).random((20000, 3))
+    >>> plan = fmm.FMM(positions, tolerance=1e-4)
+    >>> plan.field(mp.pack(charges=np.ones(20000))).shape
+    (20000, 4)
+    """
+
+    def __init__(
+        self,
+        sources: Any,
+        targets: Any = None,
+        tolerance: float = 1e-6,
+        source_order: int = 0,
+        order: int = 1,
+        *,
+        source_batch: Any = None,
+        target_batch: Any = None,
+        channels: int = 1,
+        leaf_size: int | None = None,
+    ) -> None:
+        self.tolerance = _tolerance(tolerance)
+        self.source_order = checks.order(source_order, "source_order", maximum=MAX_TOTAL_ORDER)
+        self.order = checks.order(order, maximum=MAX_TOTAL_ORDER)
+        check_total_order(self.source_order, self.order)
+        s = checks.points(sources, "sources")
+        x = s if targets is None or targets is sources else checks.points(targets, "targets")
+        if x is s and target_batch is None:
+            target_batch = source_batch
+        batches = checks.batches(target_batch, source_batch, len(x), len(s))
+        self.dtype = checks.common_dtype(x, s)
+        start = perf_counter()
+        work = expected_work(self.tolerance, self.source_order, self.order, channels)
+        self._geometry = arrange(x, s, batches, work, leaf_size)
+        self._degrees: dict[tuple[int, int], int] = {}
+        self._far: dict[tuple[int, int, int], FarField] = {}
+        self._transposed: FMM | None = None
+        report = Report.of(self._geometry, self.tolerance, 0.0)
+        self._report = replace(report, plan_seconds=perf_counter() - start)
+
+    @property
+    def n_sources(self) -> int:
+        """Number of sources."""
+        return len(self._geometry.sources)
+
+    @property
+    def n_targets(self) -> int:
+        """Number of targets."""
+        return len(self._geometry.targets)
+
+    def transpose(self) -> "FMM":
+        """Return the plan with targets and sources exchanged: the adjoint map, on the same tree."""
+        if self._transposed is None:
+            other = object.__new__(FMM)
+            other.__dict__ |= self.__dict__
+            other._geometry = self._geometry.transposed
+            other.source_order, other.order = self.order, self.source_order
+            other._degrees, other._far = {}, {}
+            other._transposed = self
+            other._report = Report.of(other._geometry, self.tolerance, 0.0)
+            self._transposed = other
+        return self._transposed
+
+    def field(self, moments: Any, order: int | None = None) -> np.ndarray:
+        """Return the field of multipoles: Φ_β = Σ_i Σ_α (-1)^|α| M_α ∂^(α+β) 1/r at every target.
+
+        Parameters
+        ----------
+        moments : array_like, shape (n_sources, [channels,] n_components(K))
+            Packed moments of any order K, see `multipoles.pack`.
+        order : int, optional
+            Highest derivative; default that of the plan.
+
+        Returns
+        -------
+        ndarray, shape (n_targets, [channels,] n_components(order))
+            The same as ``multipoles.field(targets, sources, moments, order)`` within the plan's
+            tolerance at every output order. float32 if points and moments are.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument has the wrong type, shape or range, or holds NaN or infinity.
+        """
+        order = self.order if order is None else checks.order(order, maximum=MAX_TOTAL_ORDER)
+        packed, source_order, had_channels = checks.moments(moments, self.n_sources)
+        check_total_order(source_order, order)
+        dtype = np.result_type(self.dtype, packed.dtype)
+        out = self._field(packed, source_order, order, dtype)
+        return out if had_channels else out[:, 0, :]
+
+    def report(self) -> Report:
+        """Return what was chosen, and cost and error of the last evaluation; print it to read."""
+        return self._report
+
+    # --- evaluation -------------------------------------------------------------------------------
+
+    def _field(self, moments, source_order, order, dtype) -> np.ndarray:
+        geometry, tree = self._geometry, self._geometry.tree
+        channels = moments.shape[1]
+        report = replace(
+            self._report, source_order=source_order, order=order, channels=channels, degree=0,
+            precision="", seconds={}, errors=np.zeros(order + 1),
+        )  # fmt: skip
+        working = dtype if self.tolerance >= SINGLE else np.dtype(np.float64)
+        with report.timed("order"):
+            ordered = moments[tree.source_order].astype(working, copy=False)
+        out = np.empty((self.n_targets, channels, indexing.n_components(order)), working)
+        with report.timed("near field"):
+            targets, sources = geometry.points(working)
+            near_field(targets, sources, ordered, order, *geometry.near, out)
+        if geometry.has_far_field:
+            self._add_far(ordered, source_order, order, out, report)
+        with report.timed("order"):
+            result = np.empty(out.shape, dtype)
+            result[tree.target_order] = out
+        self._report = report
+        return result
+
+    def _add_far(self, moments, source_order, order, out, report) -> None:
+        """Add the far field, of a degree that keeps the tolerance at sampled targets."""
+        geometry = self._geometry
+        with report.timed("sample"):
+            sample = sampling.draw(geometry, moments, order)
+            norms = sampling.norms(sample, out, order)
+        with report.timed("order"):
+            wide = moments.astype(np.float64, copy=False)
+            harmonic = np.ascontiguousarray(wide @ harmonics.cartesian_map(source_order).T)
+        degree = self._degree(wide, norms, order)
+        to_cartesian = harmonics.cartesian_map(order)
+        inside, last = out[sample.places], np.inf
+        while degree:
+            local = self._far_field(degree, source_order, order)(harmonic, report.seconds)
+            with report.timed("sample"):
+                found = inside + local[sample.places] @ to_cartesian
+                errors = sampling.errors(found, sample, order) / norms
+            report.degree, report.errors = degree, errors
+            worst = float(np.max(errors)) / self.tolerance
+            # rounding, not truncation, when a higher degree does not help
+            if worst <= 1 or degree >= accuracy.MAX_DEGREE or worst > 0.5 * last:
+                break
+            last = worst
+            degree = min(degree + 1 + int(np.log2(worst)), accuracy.MAX_DEGREE)
+        if degree:
+            self._degrees[source_order, order] = degree
+            report.precision = self._far_dtype.name
+            with report.timed("evaluate locals"):
+                out += local @ to_cartesian
+            self._warn_if_missed(worst)
+
+    def _degree(self, moments: np.ndarray, norms: np.ndarray, order: int) -> int:
+        """Return the degree used before, or the least that the error model grants the tolerance."""
+        source_order = indexing.order_of(moments.shape[2])
+        if (source_order, order) in self._degrees:
+            return self._degrees[source_order, order]
+        squares = np.einsum("nck,nck->k", moments, moments) / max(len(moments), 1)
+        powers = np.add.reduceat(squares, [indexing.order_slice(j).start for j in range(source_order + 1)])
+        if not powers.any():
+            return 0
+        for degree in range(max(source_order, order, 1) + 1, accuracy.MAX_DEGREE):
+            expected = accuracy.predicted(*self._geometry.far_weights, degree, powers, order)
+            if np.all(expected <= _SHARE * self.tolerance * norms):
+                return degree
+        return accuracy.MAX_DEGREE
+
+    def _far_field(self, degree: int, source_order: int, order: int) -> FarField:
+        key = degree, source_order, order
+        if key not in self._far:
+            self._far[key] = FarField(self._geometry, degree, source_order, order, self._far_dtype)
+        return self._far[key]
+
+    @property
+    def _far_dtype(self) -> np.dtype:
+        return np.dtype(np.float32 if self.tolerance >= SINGLE else np.float64)
+
+    def _warn_if_missed(self, worst: float) -> None:
+        if worst > 1.5:
+            warnings.warn(
+                f"the tolerance {self.tolerance:g} was missed: the relative error at sampled "
+                f"targets is {worst * self.tolerance:.1e}; rounding may not allow more",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+
+
+def field(
+    targets: Any, sources: Any, moments: Any, order: int = 0, tolerance: float = 1e-6
+) -> np.ndarray:
+    """Return the field of multipoles at targets like `multipoles.field`, in linear time.
+
+    Parameters
+    ----------
+    targets, sources : array_like, shape (n, 3)
+        Points; a source that coincides with a target contributes nothing.
+    moments : array_like, shape (n_sources, [channels,] n_components(K))
+        Packed moments.
+    order : int
+        Highest derivative.
+    tolerance : float
+        Largest relative L2 error of the field at every output order.
+
+    Returns
+    -------
+    ndarray, shape (n_targets, [channels,] n_components(order))
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, shape or range, or holds NaN or infinity.
+    """
+    packed, source_order, _ = checks.moments(moments, None)
+    plan = FMM(sources, targets, tolerance, source_order, order, channels=packed.shape[1])
+    return plan.field(moments)
+
+
+def _tolerance(value: Any) -> float:
+    """Return the tolerance as a float, or raise."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"tolerance: expected a number, got {value!r}") from None
+    if not _LEAST <= number < 1:
+        raise ValueError(f"tolerance: expected a number from {_LEAST:g} to below 1, got {value!r}")
+    return number

@@ -1,0 +1,127 @@
+"""What a plan chose, what each step cost and how accurate the result was."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import numpy as np
+
+from fmm.geometry import Geometry
+
+STEPS = (
+    "near field",
+    "form multipoles",
+    "multipole to multipole",
+    "multipole to local",
+    "particle to local",
+    "local to local",
+    "evaluate locals",
+    "multipole to particle",
+    "sample",
+    "order",
+)
+
+
+@dataclass
+class Report:
+    """Choices, seconds and errors of a plan and of its last evaluation; `str` of it is a table.
+
+    Attributes
+    ----------
+    n_targets, n_sources, n_levels, n_boxes, n_leaves, leaf_size, root_grid : int
+        The tree: a leaf holds at most `leaf_size` points, the coarsest level at most
+        `root_grid` boxes along an axis.
+    near_pairs, translations : int
+        Pairs of points summed directly, multipole-to-local translations.
+    plan_seconds : float
+        Time to make the plan.
+    tolerance : float
+        What was asked.
+    source_order, order, channels : int
+        Of the last evaluation.
+    degree : int
+        Highest degree of expansions; 0 where all was summed directly.
+    precision : str
+        Of the far field: ``float32``, ``float64`` or empty.
+    seconds : dict of str to float
+        Time of each step of the last evaluation.
+    errors : ndarray
+        Relative L2 error per output order, measured at sampled targets against direct sums.
+    """
+
+    n_targets: int = 0
+    n_sources: int = 0
+    n_levels: int = 1
+    n_boxes: int = 1
+    n_leaves: int = 1
+    leaf_size: int = 0
+    root_grid: int = 1
+    near_pairs: int = 0
+    translations: int = 0
+    plan_seconds: float = 0.0
+    tolerance: float = 0.0
+    source_order: int = 0
+    order: int = 0
+    channels: int = 0
+    degree: int = 0
+    precision: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    errors: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    @classmethod
+    def of(cls, geometry: Geometry, tolerance: float, seconds: float) -> "Report":
+        """Return the report of a plan that has not been used."""
+        tree = geometry.tree
+        return cls(
+            n_targets=len(geometry.targets),
+            n_sources=len(geometry.sources),
+            n_levels=len(tree.level_starts) - 1,
+            n_boxes=len(tree.parent),
+            n_leaves=int(np.count_nonzero(tree.n_children == 0)),
+            leaf_size=geometry.leaf_size,
+            root_grid=int(tree.anchor[: tree.level_starts[1]].max(initial=0)) + 1,
+            near_pairs=geometry.n_near_pairs,
+            translations=len(geometry.lists.m2l_targets),
+            plan_seconds=seconds,
+            tolerance=tolerance,
+        )
+
+    @contextmanager
+    def timed(self, step: str) -> Iterator[None]:
+        """Add the time spent inside to a step."""
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[step] = self.seconds.get(step, 0.0) + perf_counter() - start
+
+    @property
+    def total_seconds(self) -> float:
+        """Time of the last evaluation."""
+        return sum(self.seconds.values())
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.n_sources} sources, {self.n_targets} targets, tolerance {self.tolerance:g}",
+            f"tree: {self.n_boxes} boxes in {self.n_levels} levels, {self.n_leaves} leaves of at "
+            f"most {self.leaf_size} points, {self.root_grid} boxes along the coarsest level",
+            f"{self.near_pairs:.3g} near pairs, {self.translations:.3g} translations",
+            f"plan {1e3 * self.plan_seconds:.1f} ms",
+        ]
+        if self.seconds:
+            far = f"degree {self.degree}, {self.precision}" if self.degree else "direct sum"
+            channels = "" if self.channels == 1 else f", {self.channels} channels"
+            lines.append(
+                f"last evaluation: moments of order {self.source_order} to field of order "
+                f"{self.order}{channels}; {far}; {1e3 * self.total_seconds:.1f} ms"
+            )
+            lines += [
+                f"  {step:<24}{1e3 * self.seconds[step]:9.1f} ms"
+                for step in STEPS
+                if self.seconds.get(step, 0.0) > 5e-6
+            ]
+        if len(self.errors):
+            measured = "  ".join(f"{k}: {error:.1e}" for k, error in enumerate(self.errors))
+            lines.append(f"relative L2 error per order at sampled targets  {measured}")
+        return "\n".join(lines)
