@@ -2,7 +2,7 @@
 
 The arithmetic runs once, when a kernel is compiled, on stand-ins whose ``+ - *`` append
 instructions for vectors of sources; its loops and dicts vanish. Sources lie in a `block`: one row
-of `WIDTH` numbers per coordinate and then per row of moments, channel by channel.
+of `width` numbers per coordinate and then per row of moments, channel by channel.
 """
 
 from typing import Any
@@ -13,29 +13,38 @@ from numba.core import types as nb_types
 from numba.extending import intrinsic
 
 from fmm import _near_math
-from multipoles._simd import Vec, fill_lanes, lane_sum, rsqrt
+from multipoles._simd import Vec, fill_lanes, rsqrt
 
-CHUNK = 512
-# rows of a power of two bytes would share the cache's few places for one address modulo 4096
-WIDTH = CHUNK + 16
+# bytes of sources in a block: about the first cache
+_BLOCK = 49152
 # products may fuse with sums, but sums keep their order: additions have units of their own
 _FLAGS = ("contract", "nsz")
 
 
 class _Number:
-    """A vector of the program being compiled."""
+    """A vector of the program being compiled, or several: one for each target of a group.
 
-    def __init__(self, builder: ir.IRBuilder, value: ir.Value):
-        self.builder, self.value = builder, value
+    Instructions for all targets of a group come one after another, so that a processor finds work
+    that does not wait for what it has just begun.
+    """
+
+    def __init__(self, builder: ir.IRBuilder, values: list[ir.Value]):
+        self.builder, self.values = builder, values
 
     def _binary(self, other: Any, instruction: str) -> "_Number":
-        kind = self.value.type
+        kind = self.values[0].type
         if isinstance(other, _Number):
-            right = other.value
+            right = other.values
         else:
-            right = ir.Constant(kind, [float(other)] * kind.count)
-        result = getattr(self.builder, instruction)(self.value, right, flags=_FLAGS)
-        return _Number(self.builder, result)
+            right = [ir.Constant(kind, [float(other)] * kind.count)]
+        operation = getattr(self.builder, instruction)
+        n = max(len(self.values), len(right))
+        pairs = zip(self._spread(self.values, n), self._spread(right, n), strict=True)
+        return _Number(self.builder, [operation(a, b, flags=_FLAGS) for a, b in pairs])
+
+    @staticmethod
+    def _spread(values: list[ir.Value], n: int) -> list[ir.Value]:
+        return values if len(values) == n else values * n
 
     def __add__(self, other: Any) -> "_Number":
         return self._binary(other, "fadd")
@@ -47,19 +56,50 @@ class _Number:
         return self if isinstance(other, float) and other == 1 else self._binary(other, "fmul")
 
     def __neg__(self) -> "_Number":
-        return _Number(self.builder, self.builder.fneg(self.value))
+        return _Number(self.builder, [self.builder.fneg(value) for value in self.values])
+
+
+def chunk(n_rows: int, itemsize: int) -> int:
+    """Return how many sources a block of so many rows holds."""
+    return min(max(_BLOCK // (n_rows * itemsize) // 64 * 64, 64), 1024 * 8 // itemsize)
+
+
+def width(source_order: int, order: int, itemsize: int) -> int:
+    """Return the length of a row of a block.
+
+    Copies of whole vectors may end beyond a chunk, by less than one. And rows a power of two bytes
+    long would share the cache's few places for addresses equal modulo 4096.
+    """
+    n_rows = 3 + len(_near_math.row_names(source_order, order))
+    return chunk(n_rows, itemsize) + 64 // itemsize
+
+
+def padded_sums(order: int, itemsize: int) -> int:
+    """Return the number of sums of a target and channel, rounded up to whole vectors."""
+    lanes = 64 // itemsize
+    return -(-len(_near_math.sum_names(order)) // lanes) * lanes
 
 
 def targets_at_once(source_order: int, order: int, single: bool) -> int:
-    """Return how many targets share the load of a source."""
-    return 2 if single and source_order == 0 and order <= 1 else 1
+    """Return how many targets share the load of a source: as registers and latencies allow."""
+    if single:
+        return 2 if order <= 1 else 1
+    if order == 0:
+        return 2 if source_order <= 1 else 4
+    return 2 if source_order == 0 and order == 1 else 1
 
 
 def sources_at_once(source_order: int, order: int, single: bool) -> int:
     """Return how many vectors of sources share the load and store of a channel's sums."""
     if single or _near_math.has_products(source_order, order):
         return 1
-    return 4 if source_order + order <= 1 else 2
+    return {0: 4, 1: 2}.get(source_order, 1)
+
+
+def n_scratch(source_order: int, order: int, channels: int, itemsize: int) -> int:
+    """Return the length of the scratch for the sums of the targets of a group, in vectors."""
+    n = targets_at_once(source_order, order, channels == 1) * len(_near_math.sum_names(order))
+    return channels * n * 64 // itemsize
 
 
 class _Loop:
@@ -71,6 +111,9 @@ class _Loop:
         self.orders = source_order, order
         self.n_rows = len(_near_math.row_names(*self.orders))
         self.n_sums = len(_near_math.sum_names(order))
+        itemsize = lane.dtype.bitwidth // 8
+        self.width = width(source_order, order, itemsize)
+        self.row = padded_sums(order, itemsize)
 
     def word(self, number):
         return ir.Constant(ir.IntType(64), number)
@@ -79,17 +122,15 @@ class _Loop:
         """Load a vector from `place`, an integer value or literal, after a pointer to numbers."""
         value = self.builder.load(self._address(pointer, place), typ=self.vector)
         value.align = self.lane.dtype.bitwidth // 8
-        return _Number(self.builder, value)
+        return _Number(self.builder, [value])
 
-    def store(self, pointer, place, number):
+    def store(self, pointer, place, value):
         align = self.lane.dtype.bitwidth // 8
-        self.builder.store(number.value, self._address(pointer, place), align=align)
+        self.builder.store(value, self._address(pointer, place), align=align)
 
     def _address(self, pointer, place):
         place = self.word(place) if isinstance(place, int) else place
-        return self.builder.bitcast(
-            self.builder.gep(pointer, [place]), ir.PointerType(self.vector)
-        )
+        return self.builder.bitcast(self.builder.gep(pointer, [place]), ir.PointerType(self.vector))
 
     def call(self, function, result, value):
         kind = self.context.typing_context.resolve_value_type(function)
@@ -100,44 +141,104 @@ class _Loop:
     def zero(self):
         return ir.Constant(self.vector, [0.0] * self.vector.count)
 
-    def shared(self, target, place, scaled):
-        """Return the geometry of a target and the vector of sources at `place`."""
+    def variables(self, n, width):
+        """Return n variables of `width` vectors each, zero: registers if there are enough."""
+        out = []
+        for _ in range(n):
+            out.append([cgutils.alloca_once(self.builder, self.vector) for _ in range(width)])
+            for place in out[-1]:
+                self.builder.store(self.zero(), place)
+        return out
+
+    def keep(self, variables, numbers):
+        for places, number in zip(variables, numbers, strict=True):
+            for place, value in zip(places, number.values, strict=True):
+                self.builder.store(value, place)
+
+    def kept(self, variables):
+        loads = ([self.builder.load(place) for place in places] for places in variables)
+        return [_Number(self.builder, values) for values in loads]
+
+    def distance(self, target, place):
+        """Return r and 1/|r| from the vector of sources at `place` to a target."""
         source = self.builder.gep(self.block, [place])
-        r = [x - self.load(source, axis * WIDTH) for axis, x in enumerate(target)]
+        r = [x - self.load(source, axis * self.width) for axis, x in enumerate(target)]
         square = r[0] * r[0] + r[1] * r[1] + r[2] * r[2]
-        inverse = _Number(self.builder, self.call(rsqrt, self.lane, square.value))
-        return _near_math.geometry(*self.orders, tuple(r), inverse, scaled)
+        roots = [self.call(rsqrt, self.lane, value) for value in square.values]
+        return *r, _Number(self.builder, roots)
+
+    def shared(self, distance, scaled):
+        """Return the geometry of a pair."""
+        return _near_math.geometry(*self.orders, distance[:3], distance[3], scaled)
 
     def moments(self, place, channel=None):
         """Return the rows of moments of the vector of sources at `place`."""
         builder = self.builder
         if channel is not None:
-            place = builder.add(place, builder.mul(channel, self.word(self.n_rows * WIDTH)))
+            place = builder.add(place, builder.mul(channel, self.word(self.n_rows * self.width)))
         source = builder.gep(self.block, [place])
-        return [self.load(source, (3 + row) * WIDTH) for row in range(self.n_rows)]
+        return [self.load(source, (3 + row) * self.width) for row in range(self.n_rows)]
 
-    def point(self, targets, index):
-        """Return the three coordinates of a target, each in all lanes."""
-        start = self.builder.mul(index, self.word(3))
+    def group(self, base, last, n):
+        """Return the indices of n targets from `base` on, and which are beyond the end.
+
+        Past the end the last target comes again; its second sums go nowhere.
+        """
+        indices, doubles = [], []
+        final = self.builder.sub(last, self.word(1))
+        for k in range(n):
+            index = self.builder.add(base, self.word(k))
+            doubles.append(self.builder.icmp_signed(">", index, final))
+            indices.append(self.builder.select(doubles[-1], final, index))
+        return indices, doubles
+
+    def points(self, targets, indices):
+        """Return the three coordinates of targets, each in all lanes."""
+        starts = [self.builder.mul(index, self.word(3)) for index in indices]
         out = []
         for axis in range(3):
-            place = self.builder.add(start, self.word(axis))
-            number = self.builder.load(self.builder.gep(targets, [place]))
-            out.append(_Number(self.builder, fill_lanes(self.builder, number, self.vector)))
+            places = [self.builder.add(start, self.word(axis)) for start in starts]
+            numbers = [self.builder.load(self.builder.gep(targets, [p])) for p in places]
+            lanes = [fill_lanes(self.builder, number, self.vector) for number in numbers]
+            out.append(_Number(self.builder, lanes))
         return out
 
-    def add_lanes(self, vector, pointer, place):
-        """Add the sum over the lanes to one number in memory."""
-        total = self.call(lane_sum, self.lane.dtype, vector)
-        address = self.builder.gep(pointer, [place])
-        old = self.builder.load(address)
-        self.builder.store(self.builder.fadd(old, total, flags=_FLAGS), address)
+    def add_lanes(self, vectors, pointer, place):
+        """Add the sum over the lanes of each vector to the numbers from `place` on."""
+        lanes = self.lane.lanes
+        vectors = vectors + [self.zero()] * (self.row - len(vectors))
+        for first in range(0, self.row, lanes):
+            total = _Number(self.builder, [self._lane_sums(vectors[first : first + lanes])])
+            at = self.builder.add(place, self.word(first))
+            self.store(pointer, at, (self.load(pointer, at) + total).values[0])
+
+    def _lane_sums(self, vectors):
+        """Return the sums over the lanes of as many vectors as a vector has lanes, as one."""
+        builder, lanes, step = self.builder, self.lane.lanes, 1
+        kind = ir.VectorType(ir.IntType(32), lanes)
+        while len(vectors) > 1:
+            # groups of `step` lanes are neighbours to be added; groups of two vectors alternate
+            group = [i // (2 * step) * 2 * step + i % step for i in range(lanes)]
+            left = [g + i // step % 2 * lanes for i, g in enumerate(group)]
+            right = ir.Constant(kind, [i + step for i in left])
+            pairs = zip(vectors[::2], vectors[1::2], strict=True)
+            vectors = [
+                builder.fadd(
+                    builder.shuffle_vector(a, b, ir.Constant(kind, left)),
+                    builder.shuffle_vector(a, b, right),
+                    flags=_FLAGS,
+                )
+                for a, b in pairs
+            ]
+            step *= 2
+        return vectors[0]
 
 
 @intrinsic(prefer_literal=True)
 def add_sources(
-    typing_context, source_order, order, single, targets, first, last, block, n, channels, vectors, sums
-):
+    typing_context, source_order, order, single, targets, first, last, block, n, channels, vectors,
+    sums,
+):  # fmt: skip
     """Add the field of the first n sources of `block` at targets first ... last - 1 to `sums`.
 
     source_order, order and single (whether there is one channel) are known when compiling. `n` is
@@ -177,69 +278,64 @@ def _one_channel(loop, data, first, last, n):
     builder = loop.builder
     at_once = targets_at_once(*loop.orders, True)
     with cgutils.for_range_slice(builder, first, last, loop.word(at_once)) as (base, _):
-        final = builder.sub(last, loop.word(1))
-        indices = []
-        for k in range(at_once):
-            index = builder.add(base, loop.word(k))
-            # past the end the last target comes twice; its second sums go nowhere
-            over = builder.icmp_signed(">", index, final)
-            indices.append((builder.select(over, final, index), over))
-        points = [loop.point(data["targets"], index) for index, _ in indices]
-        places = [
-            [cgutils.alloca_once_value(builder, loop.zero()) for _ in range(loop.n_sums)]
-            for _ in points
-        ]
-        for place in sum(places, []):
-            builder.store(loop.zero(), place)
-        with cgutils.for_range_slice(
-            builder, loop.word(0), n, loop.word(loop.lane.lanes)
-        ) as (j, _):
+        indices, doubles = loop.group(base, last, at_once)
+        points = loop.points(data["targets"], indices)
+        sums = loop.variables(loop.n_sums, at_once)
+        # the distance of the next sources is on its way while these are summed
+        ahead = loop.variables(4, at_once)
+        loop.keep(ahead, loop.distance(points, loop.word(0)))
+        lanes = loop.word(loop.lane.lanes)
+        with cgutils.for_range_slice(builder, loop.word(0), n, lanes) as (j, _):
+            distance = loop.kept(ahead)
+            loop.keep(ahead, loop.distance(points, builder.add(j, lanes)))
+            shared = loop.shared(distance, False)
             rows = loop.moments(j)
-            for point, mine in zip(points, places, strict=True):
-                shared = loop.shared(point, j, False)
-                old = [_Number(builder, builder.load(place)) for place in mine]
-                new = _near_math.add_field(*loop.orders, shared, rows, old)
-                for place, value in zip(mine, new, strict=True):
-                    builder.store(value.value, place)
-        for (index, over), mine in zip(indices, places, strict=True):
-            row = builder.mul(builder.sub(index, first), loop.word(loop.n_sums))
-            for k, place in enumerate(mine):
-                with cgutils.if_unlikely(builder, over) if False else builder.if_then(
-                    builder.not_(over)
-                ):
-                    loop.add_lanes(
-                        builder.load(place), data["sums"], builder.add(row, loop.word(k))
-                    )
+            loop.keep(sums, _near_math.add_field(*loop.orders, shared, rows, loop.kept(sums)))
+        totals = loop.kept(sums)
+        for k in range(at_once):
+            row = builder.mul(builder.sub(indices[k], first), loop.word(loop.row))
+            with builder.if_then(builder.not_(doubles[k])):
+                loop.add_lanes([total.values[k] for total in totals], data["sums"], row)
 
 
 def _many_channels(loop, data, first, last, n, channels):
     """Write the loop that runs over channels inside, their sums in memory."""
     builder = loop.builder
-    lanes = loop.lane.lanes
-    at_once = sources_at_once(*loop.orders, False)
+    lanes, vectors = loop.lane.lanes, data["vectors"]
+    at_once = targets_at_once(*loop.orders, False)
+    per_channel = loop.n_sums * at_once
     scaled = not _near_math.has_products(*loop.orders)
-    vectors = data["vectors"]
-    n_vectors = builder.mul(channels, loop.word(loop.n_sums))
-    with cgutils.for_range_slice(builder, first, last, loop.word(1)) as (index, _):
-        point = loop.point(data["targets"], index)
-        with cgutils.for_range(builder, n_vectors) as k:
+
+    def of_channel(c):
+        return builder.gep(vectors, [builder.mul(c.index, loop.word(per_channel * lanes))])
+
+    def load_sums(pointer):
+        places = [[(k * at_once + t) * lanes for t in range(at_once)] for k in range(loop.n_sums)]
+        return [_Number(builder, [loop.load(pointer, p).values[0] for p in row]) for row in places]
+
+    with cgutils.for_range_slice(builder, first, last, loop.word(at_once)) as (base, _):
+        indices, doubles = loop.group(base, last, at_once)
+        points = loop.points(data["targets"], indices)
+        with cgutils.for_range(builder, builder.mul(channels, loop.word(per_channel))) as k:
             place = builder.mul(k.index, loop.word(lanes))
-            loop.store(vectors, place, _Number(builder, loop.zero()))
-        with cgutils.for_range_slice(
-            builder, loop.word(0), n, loop.word(lanes * at_once)
-        ) as (j, _):
-            starts = [builder.add(j, loop.word(lanes * u)) for u in range(at_once)]
-            shared = [loop.shared(point, start, scaled) for start in starts]
+            loop.store(vectors, place, loop.zero())
+        step = lanes * sources_at_once(*loop.orders, False)
+        with cgutils.for_range_slice(builder, loop.word(0), n, loop.word(step)) as (j, _):
+            starts = [builder.add(j, loop.word(k)) for k in range(0, step, lanes)]
+            shared = [loop.shared(loop.distance(points, start), scaled) for start in starts]
             with cgutils.for_range(builder, channels) as c:
-                mine = builder.mul(c.index, loop.word(loop.n_sums * lanes))
-                mine = builder.gep(vectors, [mine])
-                sums = [loop.load(mine, k * lanes) for k in range(loop.n_sums)]
+                mine = of_channel(c)
+                sums = load_sums(mine)
                 for start, pair in zip(starts, shared, strict=True):
                     rows = loop.moments(start, c.index)
                     sums = _near_math.add_field(*loop.orders, pair, rows, sums)
-                for k, total in enumerate(sums):
-                    loop.store(mine, k * lanes, total)
-        row = builder.mul(builder.sub(index, first), n_vectors)
-        with cgutils.for_range(builder, n_vectors) as k:
-            vector = loop.load(vectors, builder.mul(k.index, loop.word(lanes)))
-            loop.add_lanes(vector.value, data["sums"], builder.add(row, k.index))
+                values = [value for number in sums for value in number.values]
+                for k, value in enumerate(values):
+                    loop.store(mine, k * lanes, value)
+        with cgutils.for_range(builder, channels) as c:
+            totals = load_sums(of_channel(c))
+            for t in range(at_once):
+                row = builder.mul(builder.sub(indices[t], first), channels)
+                row = builder.mul(builder.add(row, c.index), loop.word(loop.row))
+                with builder.if_then(builder.not_(doubles[t])):
+                    loop.add_lanes([total.values[t] for total in totals], data["sums"], row)

@@ -53,15 +53,12 @@ def sum_names(order: int) -> list[Index]:
     return [g for n in range(order + 1) for g in components(n)]
 
 
-def times(p: Tensor, r: Triple) -> Tensor:
-    """Return the polynomial p(t) r.t modulo t.t."""
-    out: Tensor = {}
+def times(p: Tensor, r: Triple, onto: Tensor) -> Tensor:
+    """Return the polynomial p(t) r.t modulo t.t, added to `onto`."""
+    out = dict(onto)
 
-    def add(index: Index, value: Any, sign: int = 1) -> None:
-        if index not in out:
-            out[index] = value if sign > 0 else -value
-        else:
-            out[index] = out[index] + value if sign > 0 else out[index] - value
+    def add(index: Index, value: Any) -> None:
+        out[index] = out[index] + value if index in out else value
 
     for (a, b, c), value in p.items():
         add((a + 1, b, c), value * r[0])
@@ -71,8 +68,8 @@ def times(p: Tensor, r: Triple) -> Tensor:
     for (a, b, c), value in p.items():
         if c == 1:
             fallen = value * r[2]
-            add((a + 2, b, 0), fallen, -1)
-            add((a, b + 2, 0), fallen, -1)
+            out[a + 2, b, 0] = out[a + 2, b, 0] - fallen
+            out[a, b + 2, 0] = out[a, b + 2, 0] - fallen
     return out
 
 
@@ -151,19 +148,20 @@ def geometry(source_order: int, order: int, r: Triple, inverse: Any, scaled: boo
         return _fractions(r, max(source_order, order)), _chain(inverse, top)
     shared = []
     factor, square = inverse, inverse * inverse if top else None
-    power = {(0, 0, 0): 1.0}
+    power: Tensor = {(0, 0, 0): 1.0}
     for n in range(top + 1):
         if n == 1:
             power = {(1, 0, 0): r[0], (0, 1, 0): r[1], (0, 0, 1): r[2]}
         elif n == 2:
             power = _square(r)
         elif n > 2:
-            power = times(power, r)
+            power = times(power, r, {})
         factor = factor * square if n else factor
+        values = [power[index] for index in components(n)]
         if scaled:
-            shared.append(({g: factor * v for g, v in power.items()}, None))
+            shared.append(([factor * value for value in values], None))
         else:
-            shared.append((power, factor))
+            shared.append((values, factor))
     return shared
 
 
@@ -199,24 +197,23 @@ def _chain(inverse: Any, top: int) -> list[Any]:
 def add_field(source_order: int, order: int, shared: Any, rows: list, sums: list) -> list:
     """Return the sums with one source added: moments by `row_names`, sums by `sum_names`."""
     if has_products(source_order, order):
-        new = _field(source_order, order, *shared, rows)
-        return [a + b for a, b in zip(sums, new, strict=True)]
+        return _add_products(source_order, order, *shared, rows, sums)
     if source_order > 0:
         return [_add_potential(source_order, shared, rows, sums[0])]
     out = iter(sums)
     new = []
-    for power, factor in shared:
+    for values, factor in shared:
         weight = rows[0] if factor is None else rows[0] * factor
-        new += [next(out) + weight * value for value in power.values()]
+        new += [next(out) + weight * value for value in values]
     return new
 
 
 def _add_potential(source_order: int, shared: Any, rows: list, total: Any) -> Any:
     place = 0
     for n in range(source_order + 1):
-        power, factor = shared[n]
+        values, factor = shared[n]
         part = total if factor is None else None
-        for value in power.values():
+        for value in values:
             term = rows[place] * value
             part = term if part is None else part + term
             place += 1
@@ -224,20 +221,24 @@ def _add_potential(source_order: int, shared: Any, rows: list, total: Any) -> An
     return total
 
 
-def _field(source_order: int, order: int, r: list[Triple], g: list, rows: list) -> list:
+def _add_products(
+    source_order: int, order: int, r: list[Triple], g: list, rows: list, sums: list
+) -> list:
     w = _polynomials(source_order, order, r, rows)
-    out = []
+    named = dict(zip(sum_names(order), sums, strict=True))
     for d in range(order + 1):
         p: Tensor = {}
         for k in range(d + 1):
             n = d - k
-            p = times(p, r[n + 1]) if k else p
+            # the last step of the Horner scheme adds to the sums at once
+            onto = {index: named[index] for index in components(d)} if n == 0 else {}
+            p = times(p, r[n + 1], onto) if k else onto
             for degree, coefficients in enumerate(w[k] if k < len(w) else [], start=k):
                 for index, value in coefficients.items():
                     term = value * g[degree + n]
                     p[index] = p[index] + term if index in p else term
-        out += [p[index] for index in components(d)]
-    return out
+        named |= p
+    return list(named.values())
 
 
 def _polynomials(source_order: int, order: int, r: list[Triple], rows: list) -> list[list[Tensor]]:

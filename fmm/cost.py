@@ -14,7 +14,6 @@ from fmm import accuracy, expansions, harmonics, translations
 from fmm.near import near_field, pair_cost
 from multipoles._jit import processor, serial
 
-
 # looser tolerances let single precision do the far field, or everything for float32 points
 SINGLE = 1e-5
 
@@ -93,10 +92,10 @@ def _time_multiply() -> float:
     operator = translations.operator(np.ones((size, size)), dtype)
     boxes = np.arange(512, dtype=np.int32)
     x, y = np.zeros(513 * length), np.zeros(513 * length)
-    places = np.empty((2, translations.GROUP + 8), np.int64)
+    scratch = translations.scratch(10, 1, dtype)
     seconds = _least(
         lambda: translations.translate(
-            0, 512, *operator, boxes, boxes, 1, x, length, y, length, places
+            0, 512, *operator, np.empty(0), boxes, boxes, 1, x, length, y, length, *scratch
         )
     )
     return seconds / (512 * size**2)
@@ -139,10 +138,12 @@ class Work(NamedTuple):
     def seconds_per_translation(self) -> float:
         """Seconds of a multipole-to-local translation, averaged over shifts."""
         degrees = accuracy.degrees(self.degree, self.source_order)
-        inner = np.abs(accuracy.shifts()).max(axis=1) <= 3
-        entries = np.mean((degrees[inner & (degrees > 0)] + 1.0) ** 4)
-        # 150 entries are the time to fetch and store a box's coefficients
-        entries = (entries + 150.0) * (0.5 if self.single else 1.0)
+        # a shift of three boxes along an axis occurs for one of two places in the parent
+        far = (np.abs(accuracy.shifts()) == 3).sum(axis=1)
+        weights = np.where(np.abs(accuracy.shifts()).max(axis=1) <= 3, 0.5**far, 0.0)
+        entries = np.average((degrees + 1.0) ** 4, weights=weights * (degrees > 0))
+        # of many small matrices a fifth more; 500 entries are the time to fetch and store a box
+        entries = (1.2 * entries + 500.0) * (0.5 if self.single else 1.0)
         return machine().multiply * self.channels * entries
 
     def seconds_per_leaf(self) -> float:
@@ -157,14 +158,22 @@ class Work(NamedTuple):
         return int(1.5 * size * machine().harmonic / self.seconds_per_pair()) + 1
 
 
-def expected_work(tolerance: float, source_order: int, order: int, channels: int) -> Work:
-    """Return what evaluations to a tolerance will ask for, by the error of points spread evenly."""
-    # potential of unit charges in one box, against the mean of 1/r^2 over the cube
-    for degree in range(max(source_order, order, 1) + 1, accuracy.MAX_DEGREE):
-        used = accuracy.degrees(degree, source_order)
+def expected_work(n: int, tolerance: float, source_order: int, order: int, channels: int) -> Work:
+    """Return what evaluations to a tolerance will ask for: random moments spread evenly.
+
+    The potential decides, of which the far field is the largest part. Its mean square sums
+    1/r^(2K + 2) over all others: for charges that is the whole system, and the error comes from
+    boxes of all sizes alike; for others it is the closest pairs, and the error comes from leaves,
+    here of a hundred points.
+    """
+    crowd, rank = 100.0, source_order
+    closest = 0.55 * (crowd * max(n, 1)) ** (-1 / 3)
+    share = 1 / 15 if rank == 0 else (2 * rank - 1) * closest ** (2 * rank - 1) / (4 * np.pi)
+    for degree in range(1, accuracy.MAX_DEGREE):
+        used = accuracy.degrees(degree, rank)
         inner = (used > 0) & (np.abs(accuracy.shifts()).max(axis=1) <= 3)
-        errors = accuracy.errors(0)[np.flatnonzero(inner), used[inner]]
-        if 2.0 * np.sqrt(np.sum(errors**2)) * 0.6 <= tolerance:
+        errors = accuracy.errors(rank)[np.flatnonzero(inner), used[inner]] * 0.55**rank
+        if np.sqrt(189 * np.mean(errors**2) * share) <= accuracy.SHARE * tolerance:
             break
     return Work(degree, source_order, order, channels, tolerance >= SINGLE)
 

@@ -4,9 +4,11 @@ Greengard & Rokhlin, J. Comput. Phys. 73, 325 (1987); for adaptive trees Cheng, 
 J. Comput. Phys. 155, 468 (1999).
 """
 
+import itertools
 from collections.abc import Callable
 from functools import cached_property, lru_cache
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 
@@ -179,46 +181,35 @@ class FarField:
     def _translate(self, operator, sources, targets, channels, coefficients) -> None:
         def task(first: int, last: int) -> None:
             translations.translate(
-                first, last, *operator, sources, targets, channels, coefficients, self.length,
-                coefficients, self.length, _places(channels),
+                first, last, *operator, np.empty(0, self.dtype), sources, targets, channels,
+                coefficients, self.length, coefficients, self.length,
+                *translations.scratch(self.degree, channels, self.dtype),
             )  # fmt: skip
 
         if len(sources):
             run_chunks(task, len(sources), len(sources) * channels * self.length**2 / 20.0)
 
     def _transfer(self, channels: int, multipoles: np.ndarray, locals_: np.ndarray) -> None:
-        starts = self.lists.m2l_starts
-        if starts[-1, -1] == starts[0, 0]:
+        lists = self.lists
+        pairs = len(lists.m2l_targets)
+        if pairs == 0:
             return
-        operators = transfer_operators(
-            self.degree, self.source_order, self.dtype, self._widest
-        )
-        for level, (first, last) in enumerate(
-            zip(self.tree.level_starts[:-1], self.tree.level_starts[1:], strict=True)
-        ):
-            pairs = starts[level, -1] - starts[level, 0]
-            if pairs == 0:
-                continue
+        operators = transfer_operators(self.degree, self.source_order, self.dtype, self._widest)
 
-            def task(start: int, stop: int, level=level, first=first) -> None:
-                scratch = aligned(max(operators.longest, 1), self.dtype)
-                _transfer_level(
-                    first + start, first + stop, starts[level], self.lists.m2l_targets,
-                    self.lists.m2l_sources, operators.arrays, channels, multipoles, locals_,
-                    self.length, scratch, _places(channels),
-                )  # fmt: skip
+        def task(first: int, last: int) -> None:
+            _transfer_boxes(
+                first, last, lists.m2l_starts, lists.m2l_targets, lists.m2l_sources, *operators,
+                channels, multipoles, locals_, self.length,
+                *translations.scratch(self.degree, channels, self.dtype),
+            )  # fmt: skip
 
-            run_chunks(task, last - first, pairs * channels * self.length**2 / 60.0)
+        run_chunks(task, len(self.tree.parent), pairs * channels * self.length**2 / 60.0)
 
     @cached_property
     def _widest(self) -> int:
         """Largest component of the shifts that occur."""
-        used = (np.diff(self.lists.m2l_starts, axis=1) > 0).any(0)
+        used = np.diff(self.lists.m2l_starts) > 0
         return int(np.abs(accuracy.shifts()[used]).max(initial=2))
-
-
-def _places(channels: int) -> np.ndarray:
-    return np.empty((2, translations.GROUP * channels + 8), np.int64)
 
 
 def _rows(receivers: np.ndarray) -> np.ndarray:
@@ -231,61 +222,64 @@ def _occupied_leaves(tree: Tree, ranges: np.ndarray) -> np.ndarray:
     return np.flatnonzero((tree.n_children == 0) & occupied).astype(np.int32)
 
 
-class TransferOperators:
+class TransferOperators(NamedTuple):
     """Multipole-to-local operators of all codes, those of reflected shifts stored once.
 
-    `arrays` is what the loop reads: tiles, and per code the start of its tiles, the number of
-    columns and of vectors of rows, the octant of the reflection; and the signs of each octant.
+    Attributes
+    ----------
+    tiles : ndarray
+        One operator after the other.
+    table : ndarray, shape (n, 5)
+        Code, where its tiles start and end, number of columns, octant of the reflection. Codes
+        of one operator follow each other, so that it is read from memory once.
+    signs : ndarray, shape (8, n_harmonics)
+        Signs of harmonics under the reflections of an octant.
     """
 
-    def __init__(self, degree: int, derivatives: int, dtype: np.dtype, widest: int) -> None:
-        degrees = accuracy.degrees(degree, derivatives)
-        table = np.zeros((accuracy.N_CODES, 4), np.int64)
-        found: dict[tuple, tuple[int, translations.Operator]] = {}
-        size = 0
-        for code, shift in enumerate(accuracy.shifts()):
-            if not 2 <= np.abs(shift).max() <= widest:
-                continue
-            key = tuple(np.abs(shift).tolist())
-            if key not in found:
-                operator = translations.transfer(key, int(degrees[code]), dtype)
-                found[key] = size, operator
-                size += len(operator.tiles)
-            start, operator = found[key]
-            octant = int((shift < 0) @ (4, 2, 1))
-            table[code] = start, operator.n_columns, operator.n_vectors, octant
-        tiles = aligned(size, dtype)
-        for start, operator in found.values():
-            tiles[start : start + len(operator.tiles)] = operator.tiles
-        signs = np.stack([translations.reflection(o, degree, dtype) for o in range(8)])
-        self.arrays = tiles, table, signs
-        self.longest = max(len(operator.tiles) for _, operator in found.values())
+    tiles: np.ndarray
+    table: np.ndarray
+    signs: np.ndarray
 
 
-transfer_operators: Callable[..., TransferOperators] = lru_cache(maxsize=8)(TransferOperators)
+@lru_cache(maxsize=8)
+def transfer_operators(
+    degree: int, source_order: int, dtype: np.dtype, widest: int
+) -> TransferOperators:
+    """Return the operators of shifts up to `widest`, each of the degree its distance asks for."""
+    degrees = accuracy.degrees(degree, source_order)
+    rows, parts, size = [], [], 0
+    span = range(widest + 1)
+    for shift in itertools.product(span, span, span):
+        if max(shift) < 2:
+            continue
+        codes = np.flatnonzero((np.abs(accuracy.shifts()) == shift).all(axis=1))
+        operator = translations.transfer(shift, int(degrees[codes[0]]), dtype)
+        for code in codes:
+            octant = int((accuracy.shifts()[code] < 0) @ (4, 2, 1))
+            rows.append((code, size, size + len(operator.tiles), operator.n_columns, octant))
+        parts.append(operator.tiles)
+        size += len(operator.tiles)
+    tiles = aligned(size, dtype)
+    np.concatenate(parts, out=tiles)
+    signs = np.stack([translations.reflection(octant, degree, dtype) for octant in range(8)])
+    return TransferOperators(tiles, np.array(rows), signs)
 
 
 @bare
-def _transfer_level(
-    first, last, starts, targets, sources, operators, channels, multipoles, locals_, length,
-    scratch, places,
+def _transfer_boxes(
+    first, last, starts, targets, sources, tiles, table, signs, channels, multipoles, locals_,
+    length, scratch, places,
 ):  # fmt: skip
     """Add multipole-to-local translations to boxes first ... last - 1."""
-    tiles, table, signs = operators
-    for code in range(table.shape[0]):
-        begin = _lower(targets, starts[code], starts[code + 1], first)
-        end = _lower(targets, begin, starts[code + 1], last)
-        if begin == end:
-            continue
-        start, n_columns, n_vectors, octant = table[code]
-        total = n_columns * n_vectors * (64 // tiles.itemsize)
-        matrix = tiles[start : start + total]
-        if octant > 0:
-            translations.reflect(matrix, n_columns, n_vectors, signs[octant], scratch)
-            matrix = scratch
+    for row in range(table.shape[0]):
+        code, begin, end, n_columns, octant = table[row]
+        start = _lower(targets, starts[code], starts[code + 1], first)
+        stop = _lower(targets, start, starts[code + 1], last)
+        # the first octant reflects nothing
+        turned = signs[octant] if octant > 0 else signs[0, :0]
         translations.translate(
-            begin, end, matrix, n_columns, n_vectors, sources, targets, channels, multipoles,
-            length, locals_, length, places,
+            start, stop, tiles[begin:end], n_columns, turned, sources, targets, channels,
+            multipoles, length, locals_, length, scratch, places,
         )  # fmt: skip
 
 

@@ -4,10 +4,11 @@ from functools import cached_property
 
 import numpy as np
 
+from fmm import accuracy
 from fmm.accuracy import N_CODES
 from fmm.cost import Work, best_occupancy, seconds_per_point
 from fmm.lists import Lists, build_lists
-from fmm.tree import SortedPoints, Tree, build_tree, occupancy, sort_points
+from fmm.tree import SortedPoints, build_tree, occupancy, sort_points
 from multipoles._jit import bare
 
 # boxes along the coarsest level: with halving, leaf grids of 2^k, 3 2^k and 5 2^k
@@ -19,27 +20,33 @@ class Geometry:
 
     Parameters
     ----------
-    tree : Tree
-        Tree of the points.
+    points : SortedPoints
+        Points along the curve.
     sources, targets : ndarray, shape (n, 3)
-        Points in tree order, float64; the same object if they are the same points.
+        Points in that order, float64; the same object if they are the same points.
+    leaf_size : int
+        Most points in a leaf.
     least : int
         Points a box must hold for its expansion to be used with single points.
-    leaf_size : int
-        Most points in a leaf, for the report.
     """
 
     def __init__(
-        self, tree: Tree, sources: np.ndarray, targets: np.ndarray, least: int, leaf_size: int
+        self,
+        points: SortedPoints,
+        sources: np.ndarray,
+        targets: np.ndarray,
+        leaf_size: int,
+        least: int,
     ) -> None:
-        self.tree, self.sources, self.targets = tree, sources, targets
-        self.least, self.leaf_size = least, leaf_size
+        self.sorted_points, self.sources, self.targets = points, sources, targets
+        self.leaf_size, self.least = leaf_size, least
+        self.tree = build_tree(points, leaf_size)
         self._points: dict[np.dtype, tuple[np.ndarray, np.ndarray]] = {}
 
     def points(self, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-        """Return targets and sources of a dtype, from the middle of the first box."""
+        """Return targets and sources of a dtype, counted from the middle of the first box."""
         if dtype not in self._points:
-            origin = self.tree.centre[0]
+            origin = self.tree.centre[:1].sum(axis=0)
             sources = (self.sources - origin).astype(dtype)
             same = self.targets is self.sources
             targets = sources if same else (self.targets - origin).astype(dtype)
@@ -82,33 +89,66 @@ class Geometry:
         tree, lists = self.tree, self.lists
         n_levels = len(tree.level_starts) - 1
         weights = np.zeros((n_levels, N_CODES))
+        levels = np.repeat(np.arange(n_levels), np.diff(tree.level_starts))
         _count_pairs(
-            lists.m2l_starts, lists.m2l_targets, lists.m2l_sources, tree.target_range,
+            lists.m2l_starts, lists.m2l_targets, lists.m2l_sources, levels, tree.target_range,
             tree.source_range, weights,
         )  # fmt: skip
         return weights / max(len(self.targets), 1), tree.edge[tree.level_starts[:-1]]
+
+    def least_degree(
+        self, powers: np.ndarray, norms: np.ndarray, tolerance: float, order: int
+    ) -> int:
+        """Return the least degree that the error model grants the tolerance at every order.
+
+        Parameters
+        ----------
+        powers : ndarray, shape (K + 1,)
+            Mean square of the moments of each order.
+        norms : ndarray, shape (order + 1,)
+            Root mean square of the field of each order.
+        tolerance : float
+        order : int
+        """
+        if not powers.any():
+            return 0
+        for degree in range(1, accuracy.MAX_DEGREE):
+            expected = accuracy.predicted(*self.far_weights, degree, powers, order)
+            if np.all(expected <= accuracy.SHARE * tolerance * norms):
+                return degree
+        return accuracy.MAX_DEGREE
+
+    def seconds(self, work: Work) -> float:
+        """Return what one evaluation is expected to take."""
+        leaves = np.count_nonzero(self.tree.n_children == 0)
+        return (
+            self.n_near_pairs * work.seconds_per_pair()
+            + len(self.lists.m2l_targets) * work.seconds_per_translation()
+            + leaves * work.seconds_per_leaf()
+        )
+
+    def with_leaves(self, leaf_size: int) -> "Geometry":
+        """Return the same points in a tree of other leaves."""
+        return Geometry(self.sorted_points, self.sources, self.targets, leaf_size, self.least)
 
     @cached_property
     def transposed(self) -> "Geometry":
         """The same tree with targets and sources exchanged."""
         if self.sources is self.targets:
             return self
-        other = Geometry(
-            self.tree.transposed(), self.targets, self.sources, self.least, self.leaf_size
-        )
+        points = self.sorted_points.transposed()
+        other = Geometry(points, self.targets, self.sources, self.leaf_size, self.least)
         other.__dict__["transposed"] = self
         return other
 
 
 @bare
-def _count_pairs(starts, targets, sources, target_range, source_range, weights):
-    for level in range(weights.shape[0]):
-        for code in range(weights.shape[1]):
-            total = 0.0
-            for i in range(starts[level, code], starts[level, code + 1]):
-                n = target_range[targets[i], 1] - target_range[targets[i], 0]
-                total += n * (source_range[sources[i], 1] - source_range[sources[i], 0])
-            weights[level, code] = total
+def _count_pairs(starts, targets, sources, levels, target_range, source_range, weights):
+    for code in range(weights.shape[1]):
+        for i in range(starts[code], starts[code + 1]):
+            n = target_range[targets[i], 1] - target_range[targets[i], 0]
+            n_sources = source_range[sources[i], 1] - source_range[sources[i], 0]
+            weights[levels[targets[i]], code] += n * n_sources
 
 
 def arrange(
@@ -138,12 +178,9 @@ def arrange(
         root_grid, leaf_size = choose_leaves(points, work)
         if root_grid > 1:
             points = sort_points(x, s, *batches, root_grid=root_grid)
-    tree = build_tree(points, leaf_size)
-    ordered = s[tree.source_order]
-    return Geometry(
-        tree, ordered, ordered if x is s else x[tree.target_order], work.least_for_expansion(),
-        leaf_size,
-    )  # fmt: skip
+    ordered = s[points.source_order]
+    same = ordered if x is s else x[points.target_order]
+    return Geometry(points, ordered, same, leaf_size, work.least_for_expansion())
 
 
 def choose_leaves(points: SortedPoints, work: Work) -> tuple[int, int]:
@@ -173,6 +210,10 @@ def choose_leaves(points: SortedPoints, work: Work) -> tuple[int, int]:
     best = int(np.argmin(seconds))
     occupancy_ = n / filled[best]
     if crowd[best] < 2.0 and n_systems == 1:
-        root = next(r for r in ROOT_GRIDS if (grids[best] / r) == 2.0 ** round(np.log2(grids[best] / r)))
-        return root, int(occupancy_ + 6 * np.sqrt(occupancy_) + 8)
+        root = next(
+            r for r in ROOT_GRIDS if (grids[best] / r) == 2.0 ** round(np.log2(grids[best] / r))
+        )
+        # between the fullest of these boxes and the emptiest that would be divided into them
+        above = max(occupancy_ + 3 * occupancy_**0.5, 8 * occupancy_ - 3 * (8 * occupancy_) ** 0.5)
+        return root, int(min(occupancy_ + 6 * occupancy_**0.5 + 8, above))
     return 1, int(2.2 * best_occupancy(work, float(dimension[best])))

@@ -72,7 +72,10 @@ def _harmonics(x: np.ndarray, s: np.ndarray, start: np.ndarray, degree: int) -> 
     real, imaginary = start, np.zeros_like(start)
     for m in range(degree + 1):
         if m > 0:
-            a, b = x[..., 0] * real - x[..., 1] * imaginary, x[..., 1] * real + x[..., 0] * imaginary
+            a, b = (
+                x[..., 0] * real - x[..., 1] * imaginary,
+                x[..., 1] * real + x[..., 0] * imaginary,
+            )
             real, imaginary = factor.diagonal[m, m] * a, factor.diagonal[m, m] * b
         for part, place in ((real, 2 * m - 1), (imaginary, 2 * m)) if m else ((real, 0),):
             before, last = np.zeros_like(part), part
@@ -125,7 +128,7 @@ def cartesian_map(order: int) -> np.ndarray:
         return out
 
     def radial(polynomial: np.ndarray) -> np.ndarray:
-        return sum(times(axis, times(axis, polynomial)) for axis in range(3))
+        return np.sum([times(axis, times(axis, polynomial)) for axis in range(3)], axis=0)
 
     rows = np.zeros((n_harmonics(order), size))
     real, imaginary = np.zeros(size), np.zeros(size)
@@ -227,17 +230,17 @@ def _shift_terms(degree, inner, roots, rows, columns, harmonics, factors):
     for n in range(degree + 1):
         for m in range(n + 1):
             for j in range(min(n, inner) + 1):
-                for l in range(-j, j + 1):
-                    q = m - l
+                for order in range(-j, j + 1):
+                    q = m - order
                     if abs(q) > n - j:
                         continue
-                    root = roots[n + m, j + l] * roots[n - m, j - l]
-                    c, s = _part(l)
+                    root = roots[n + m, j + order] * roots[n - m, j - order]
+                    c, s = _part(order)
                     u, v = _part(q)
                     # (c C + i s S)(u U + i v V) with y's cosine C, sine S and d's U, V
                     for sine in range(2 if m > 0 else 1):
                         norm = root * (np.sqrt(2.0) if m > 0 else 1.0)
-                        for left in range(2 if l != 0 else 1):
+                        for left in range(2 if order != 0 else 1):
                             right = (left + sine) % 2
                             if right == 1 and q == 0:
                                 continue
@@ -246,7 +249,7 @@ def _shift_terms(degree, inner, roots, rows, columns, harmonics, factors):
                                 value = -value
                             if fill:
                                 rows[count] = n * n + max(2 * m - 1, 0) + sine
-                                columns[count] = j * j + max(2 * abs(l) - 1, 0) + left
+                                columns[count] = j * j + max(2 * abs(order) - 1, 0) + left
                                 place = (n - j) * (n - j) + max(2 * abs(q) - 1, 0) + right
                                 harmonics[count] = place
                                 factors[count] = value
@@ -260,17 +263,17 @@ def _transfer_terms(degree, inner, roots, rows, columns, harmonics, factors):
     count = 0
     fill = len(rows) > 0
     for j in range(inner + 1):
-        for l in range(j + 1):
+        for order in range(j + 1):
             for k in range(degree + 1):
                 n = j + k
                 for m in range(-k, k + 1):
-                    q = l + m
-                    root = roots[n + q, j + l] * roots[n - q, j - l] * (1.0 - 2.0 * (k % 2))
+                    q = order + m
+                    root = roots[n + q, j + order] * roots[n - q, j - order] * (1.0 - 2.0 * (k % 2))
                     c, s = _part(m)
                     u, v = _part(q)
                     # (c C - i s S)(u U + i v V) with x's cosine C, sine S and d's U, V
-                    for sine in range(2 if l > 0 else 1):
-                        norm = root * (np.sqrt(2.0) if l > 0 else 1.0)
+                    for sine in range(2 if order > 0 else 1):
+                        norm = root * (np.sqrt(2.0) if order > 0 else 1.0)
                         for left in range(2 if m != 0 else 1):
                             right = (left + sine) % 2
                             if right == 1 and q == 0:
@@ -280,7 +283,7 @@ def _transfer_terms(degree, inner, roots, rows, columns, harmonics, factors):
                                 value = -value
                             if fill:
                                 rows[count] = k * k + max(2 * abs(m) - 1, 0) + left
-                                columns[count] = j * j + max(2 * l - 1, 0) + sine
+                                columns[count] = j * j + max(2 * order - 1, 0) + sine
                                 harmonics[count] = n * n + max(2 * abs(q) - 1, 0) + right
                                 factors[count] = value
                             count += 1

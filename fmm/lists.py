@@ -29,11 +29,11 @@ class Lists:
         sums directly: ``near_boxes[near_starts[b] : near_starts[b + 1]]``.
     near_range_starts, near_ranges : ndarray
         The same as ranges of sources, adjacent ones merged.
-    m2l_starts : ndarray, int64, shape (n_levels, N_CODES + 1)
-        Pairs of each level and translation code: 81 (dx + 4) + 9 (dy + 4) + dz + 4 with target
-        minus source anchor.
+    m2l_starts : ndarray, int64, shape (N_CODES + 1,)
+        Pairs of each translation code: 81 (dx + 4) + 9 (dy + 4) + dz + 4 with target minus source
+        anchor.
     m2l_targets, m2l_sources : ndarray, int32
-        Sorted by level, code and target.
+        Sorted by code, then target.
     m2p_targets, m2p_sources : ndarray, int32
         Leaf that evaluates, box whose multipoles it evaluates; sorted by target.
     p2l_targets, p2l_sources : ndarray, int32
@@ -68,11 +68,11 @@ def build_lists(tree: Tree, m2p_least: int, p2l_least: int) -> Lists:
         tree.level_starts, tree.anchor, tree.parent, tree.first_child, tree.n_children,
         tree.system, tree.target_range, tree.source_range,
     )  # fmt: skip
-    counts = np.zeros((len(tree.level_starts) - 1, N_CODES + 1), np.int64)
+    counts = np.zeros(N_CODES + 1, np.int64)
     colleagues = np.full((len(tree.parent), 27), -1, np.int32)
     _colleagues(*arrays, colleagues, counts)
-    starts = np.cumsum(counts.ravel()).reshape(counts.shape)
-    m2l = np.empty((2, starts[-1, -1]), np.int32)
+    starts = np.cumsum(counts)
+    m2l = np.empty((2, starts[-1]), np.int32)
     _transfers(*arrays, colleagues, starts.copy(), m2l)
     tallies = np.zeros((3, len(tree.parent) + 1), np.int64)
     nothing = np.empty(0, np.int32)
@@ -83,7 +83,7 @@ def build_lists(tree: Tree, m2p_least: int, p2l_least: int) -> Lists:
     _mixed(*arrays, colleagues, least, ends[:, :-1].copy(), *found)
     range_starts, ranges = _merge(ends[0], found[0], tree.source_range)
     return Lists(
-        ends[0], found[0], range_starts, ranges, starts, *m2l,
+        ends[0], found[0], range_starts, ranges, starts, m2l[0], m2l[1],
         _repeated(ends[1]), found[1], _repeated(ends[2]), found[2],
     )  # fmt: skip
 
@@ -134,7 +134,7 @@ def _colleagues(
     level_starts, anchor, parent, first_child, n_children, system, targets, sources, colleagues,
     counts,
 ):  # fmt: skip
-    """Write adjacent boxes of one size, and count pairs per level and code (one place later)."""
+    """Write adjacent boxes of one size, and count pairs per code (one place later)."""
     for box in range(level_starts[1]):
         first, last = _roots(box, level_starts, system)
         for other in range(first, last):
@@ -142,7 +142,7 @@ def _colleagues(
             if slot >= 0:
                 colleagues[box, slot] = other
             elif _occupied(targets, box) and _occupied(sources, other):
-                counts[0, _code(anchor, box, other) + 1] += 1
+                counts[_code(anchor, box, other) + 1] += 1
     for level in range(1, len(level_starts) - 1):
         for box in range(level_starts[level], level_starts[level + 1]):
             receives = _occupied(targets, box)
@@ -154,7 +154,7 @@ def _colleagues(
                     if slot >= 0:
                         colleagues[box, slot] = other
                     elif receives and _occupied(sources, other):
-                        counts[level, _code(anchor, box, other) + 1] += 1
+                        counts[_code(anchor, box, other) + 1] += 1
 
 
 @jit
@@ -162,12 +162,16 @@ def _transfers(
     level_starts, anchor, parent, first_child, n_children, system, targets, sources, colleagues,
     places, found,
 ):  # fmt: skip
-    """Write multipole-to-local pairs; `places` says where the next of a level and code goes."""
+    """Write multipole-to-local pairs; `places` says where the next of a code goes."""
     for box in range(level_starts[1]):
         first, last = _roots(box, level_starts, system)
         for other in range(first, last):
-            if _slot(anchor, box, other) < 0 and _occupied(targets, box) and _occupied(sources, other):
-                _put(places[0], _code(anchor, box, other), box, other, found)
+            if (
+                _slot(anchor, box, other) < 0
+                and _occupied(targets, box)
+                and _occupied(sources, other)
+            ):
+                _put(places, _code(anchor, box, other), box, other, found)
     for level in range(1, len(level_starts) - 1):
         for box in range(level_starts[level], level_starts[level + 1]):
             if not _occupied(targets, box):
@@ -177,7 +181,7 @@ def _transfers(
                     continue
                 for other in range(first_child[near], first_child[near] + n_children[near]):
                     if _slot(anchor, box, other) < 0 and _occupied(sources, other):
-                        _put(places[level], _code(anchor, box, other), box, other, found)
+                        _put(places, _code(anchor, box, other), box, other, found)
 
 
 @inline
@@ -255,7 +259,7 @@ def _emit(kind, target, source, tallies, found):
 def _separate(
     leaf, other, targets, sources, first_child, n_children, least, below, tallies, near, m2p, p2l
 ):
-    """A leaf and a smaller box apart from it: by expansions of the box where it holds enough."""
+    """Join a leaf and a smaller box apart from it: by expansions of a box that holds enough."""
     if _occupied(targets, leaf) and _occupied(sources, other):
         if sources[other, 1] - sources[other, 0] >= least[0]:
             _emit(1, leaf, other, tallies, m2p)

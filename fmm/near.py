@@ -5,15 +5,17 @@ into a block that stays in cache, and runs over its targets with vectors of sour
 derivatives are without trace (`_near_math`), which is exact under 1/r.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from fmm import _near_emit, _near_math
-from fmm._near_emit import CHUNK, WIDTH, add_sources
+from fmm._near_emit import add_sources
 from multipoles import indexing
 from multipoles._jit import bare, bare_inline, run_chunks
+from multipoles._simd import load, store
 from multipoles.direct_cpu import BYTES, aligned
 from multipoles.interactions import field_arrays
 from multipoles.neighbours import Slots
@@ -67,36 +69,48 @@ def near_field(
         _generic(targets, sources, moments, order, leaves, out, first, last)
         return
     dtype = targets.dtype
-    rows = source_rows(sources, moments, order)
-    kernel = _kernel(source_order, order, channels == 1)
-    unfold = _unfold(source_order, order).astype(dtype)
+    rows, n_rows = source_rows(sources, moments, order)
+    kernel = _kernel(source_order, order, channels == 1, dtype.itemsize)
+    unfold = _terms(_unfold, source_order, order, dtype)
+    width = _near_emit.width(source_order, order, dtype.itemsize)
+    chunk = _near_emit.chunk(n_rows, dtype.itemsize)
+    row = _near_emit.padded_sums(order, dtype.itemsize)
     largest = int((leaf_targets[first:last, 1] - leaf_targets[first:last, 0]).max())
-    lanes, n_sums = BYTES // dtype.itemsize, len(unfold)
 
     def task(begin: int, end: int) -> None:
-        block = aligned(len(rows) * WIDTH, dtype)
-        vectors = aligned(channels * n_sums * lanes, dtype)
-        sums = np.empty((largest * channels, n_sums), dtype)
+        block = aligned(n_rows * width, dtype)
+        vectors = aligned(
+            _near_emit.n_scratch(source_order, order, channels, dtype.itemsize), dtype
+        )
+        sums = aligned(largest * channels * row, dtype)
         for part in range(begin, end):
             kernel(
-                bounds[part], bounds[part + 1], targets, rows, *leaves, unfold, block, vectors,
-                sums, out,
+                bounds[part], bounds[part + 1], targets, rows, n_rows, *leaves, unfold, chunk,
+                block, vectors, sums, out,
             )  # fmt: skip
 
     bounds, n_pairs = _shares(leaves, first, last)
     run_chunks(task, len(bounds) - 1, n_pairs * pair_cost(source_order, order, channels))
 
 
-def source_rows(sources: np.ndarray, moments: np.ndarray, order: int) -> np.ndarray:
-    """Return coordinates and folded moments as rows, shape (3 + channels * rows, n_sources)."""
-    channels = moments.shape[1]
-    matrix = _fold(indexing.order_of(moments.shape[2]), order).astype(sources.dtype)
-    rows = np.empty((3 + channels * len(matrix), len(sources)), sources.dtype)
-    rows[:3] = sources.T
-    for channel in range(channels):
-        start = 3 + channel * len(matrix)
-        np.matmul(matrix, moments[:, channel].T, out=rows[start : start + len(matrix)])
-    return rows
+def source_rows(sources: np.ndarray, moments: np.ndarray, order: int) -> tuple[np.ndarray, int]:
+    """Return coordinates and folded moments as rows, one after another, and their number.
+
+    Rows are longer than `sources` by a vector, so that whole vectors can be copied.
+    """
+    n, channels, packed = moments.shape
+    dtype = sources.dtype
+    terms = _terms(_fold, indexing.order_of(packed), order, dtype)
+    n_rows = 3 + channels * (len(terms[0]) - 1)
+    rows = np.empty((n_rows, n + BYTES // dtype.itemsize), dtype)
+    rows[:, n:] = 0
+
+    def task(first: int, last: int) -> None:
+        _fold_sources(first, last, sources, moments, terms, rows)
+
+    # a row's number costs about as much as a pair of charges
+    run_chunks(task, n, n * n_rows)
+    return rows.reshape(-1), n_rows
 
 
 def _shares(leaves: tuple, first: int, last: int) -> tuple[np.ndarray, int]:
@@ -117,7 +131,7 @@ def _generic(targets, sources, moments, order, leaves, out, first, last) -> None
     """Do the same by the loop for any order, leaf by leaf."""
     leaf_targets, starts, ranges = leaves
     for leaf in range(first, last):
-        begin, end = leaf_targets[leaf]
+        begin, end = leaf_targets[leaf].tolist()
         near = [np.arange(a, b) for a, b in ranges[starts[leaf] : starts[leaf + 1]]]
         index = np.concatenate([np.empty(0, np.int64), *near])
         out[begin:end] = field_arrays(
@@ -130,87 +144,110 @@ def _generic(targets, sources, moments, order, leaves, out, first, last) -> None
 
 
 @lru_cache
-def _kernel(source_order: int, order: int, single: bool) -> Any:
-    """Return the loop over leaves first ... last - 1 for these orders."""
-    step_64 = _near_emit.step(source_order, order, single, 8)
+def _kernel(source_order: int, order: int, single: bool, itemsize: int) -> Any:
+    """Return the loop over leaves first ... last - 1 for these orders and numbers."""
+    step = _near_emit.step(source_order, order, single, BYTES // itemsize)
+    width = _near_emit.width(source_order, order, itemsize)
+    row = _near_emit.padded_sums(order, itemsize)
 
     @bare
     def near(
-        first, last, targets, rows, leaf_targets, range_starts, ranges, unfold, block, vectors,
-        sums, out,
+        first, last, targets, rows, n_rows, leaf_targets, range_starts, ranges, unfold, chunk,
+        block, vectors, sums, out,
     ):  # fmt: skip
-        step = step_64 * 8 // block.itemsize
         channels = out.shape[1]
-        flat = sums.reshape(sums.size)
         for leaf in range(first, last):
             begin, end = leaf_targets[leaf, 0], leaf_targets[leaf, 1]
-            _clear(flat, (end - begin) * channels * unfold.shape[0])
-            near_range, inside, stop = range_starts[leaf], 0, range_starts[leaf + 1]
-            while near_range < stop:
-                near_range, inside, n = _fill(rows, ranges, near_range, inside, stop, block)
-                n = _pad(block, rows.shape[0], n, step)
+            sums[: (end - begin) * channels * row] = 0.0
+            at, inside, stop = range_starts[leaf], 0, range_starts[leaf + 1]
+            while at < stop:
+                at, inside, n = _fill(
+                    rows, n_rows, ranges, at, inside, stop, chunk, width, step, block
+                )
                 add_sources(
                     source_order, order, single, targets, begin, end, block, n, channels, vectors,
-                    flat,
+                    sums,
                 )  # fmt: skip
-            _write(sums, unfold, begin, end, out)
+            _write(sums, row, unfold, begin, end, out)
 
     return near
 
 
 @bare_inline
-def _clear(values, n):
-    for i in range(n):
-        values[i] = 0.0
+def _fill(rows, n_rows, ranges, at, inside, stop, chunk, width, step, block):
+    """Copy sources into the block until it or the ranges end; return where to go on, and n.
 
-
-@bare_inline
-def _fill(rows, ranges, k, inside, stop, block):
-    """Copy sources into the block until it or the ranges end; return where to go on, and n."""
+    Sources are added up to a multiple of `step`: the last position again, moments of zero.
+    """
+    length = rows.shape[0] // n_rows
+    lanes = BYTES // block.itemsize
     n = 0
-    while k < stop and n < CHUNK:
-        start = ranges[k, 0] + inside
-        count = min(ranges[k, 1] - start, CHUNK - n)
-        for row in range(rows.shape[0]):
-            for j in range(count):
-                block[row * WIDTH + n + j] = rows[row, start + j]
+    while at < stop and n < chunk:
+        start = ranges[at, 0] + inside
+        count = min(ranges[at, 1] - start, chunk - n)
+        for row in range(n_rows):
+            source, target = row * length + start, row * width + n
+            for j in range(0, count, lanes):
+                store(block, target + j, load(rows, source + j))
         n += count
         inside += count
-        if start + count >= ranges[k, 1]:
-            k += 1
+        if start + count >= ranges[at, 1]:
+            at += 1
             inside = 0
-    return k, inside, n
-
-
-@bare_inline
-def _pad(block, n_rows, n, step):
-    """Fill the block up to a multiple of `step`: the last position again, moments of zero."""
     full = (n + step - 1) // step * step
     for row in range(n_rows):
-        value = block[row * WIDTH + n - 1] if row < 3 else 0.0
         for j in range(n, full):
-            block[row * WIDTH + j] = value
-    return full
+            block[row * width + j] = block[row * width + n - 1] if row < 3 else 0.0
+    return at, inside, full
 
 
 @bare_inline
-def _write(sums, unfold, begin, end, out):
+def _write(sums, row, unfold, begin, end, out):
     """Write the packed derivatives that follow from the sums."""
-    channels = out.shape[1]
+    starts, columns, factors = unfold
     for i in range(begin, end):
-        for channel in range(channels):
-            row = (i - begin) * channels + channel
+        for channel in range(out.shape[1]):
+            place = ((i - begin) * out.shape[1] + channel) * row
             for beta in range(out.shape[2]):
-                out[i, channel, beta] = 0.0
-            for k in range(unfold.shape[0]):
-                for beta in range(out.shape[2]):
-                    out[i, channel, beta] += sums[row, k] * unfold[k, beta]
+                total = sums[place + columns[starts[beta]]] * factors[starts[beta]]
+                for k in range(starts[beta] + 1, starts[beta + 1]):
+                    total += sums[place + columns[k]] * factors[k]
+                out[i, channel, beta] = total
+
+
+@bare
+def _fold_sources(first, last, sources, moments, terms, rows):
+    """Write columns first ... last - 1 of the rows of `source_rows`."""
+    starts, columns, factors = terms
+    n_folded = starts.shape[0] - 1
+    for begin in range(first, last, 64):
+        end = min(begin + 64, last)
+        for axis in range(3):
+            for j in range(begin, end):
+                rows[axis, j] = sources[j, axis]
+        for channel in range(moments.shape[1]):
+            for k in range(n_folded):
+                row = 3 + channel * n_folded + k
+                for j in range(begin, end):
+                    rows[row, j] = moments[j, channel, columns[starts[k]]] * factors[starts[k]]
+                for term in range(starts[k] + 1, starts[k + 1]):
+                    for j in range(begin, end):
+                        rows[row, j] += moments[j, channel, columns[term]] * factors[term]
 
 
 # --- tables ---------------------------------------------------------------------------------------
 
 
-@lru_cache
+@lru_cache(maxsize=256)
+def _terms(matrix: Callable, source_order: int, order: int, dtype: np.dtype) -> tuple:
+    """Return the entries of a matrix row by row: starts of rows, columns, factors."""
+    entries = matrix(source_order, order)
+    # products of small fractions: what should vanish may leave its rounding error
+    kept = np.abs(entries) > 1e-12
+    starts = np.append(0, np.cumsum(kept.sum(axis=1)))
+    return starts, np.nonzero(kept)[1], entries[kept].astype(dtype)
+
+
 def _fold(source_order: int, order: int) -> np.ndarray:
     """Return the matrix from packed moments to the rows of moments that the loop reads."""
     names = _near_math.row_names(source_order, order)
@@ -230,21 +267,20 @@ def _fold(source_order: int, order: int) -> np.ndarray:
     return out
 
 
-@lru_cache
 def _unfold(source_order: int, order: int) -> np.ndarray:
-    """Return the matrix from the loop's sums to packed derivatives, shape (sums, packed)."""
-    out = np.zeros(((order + 1) ** 2, indexing.n_components(order)))
+    """Return the matrix from the loop's sums to packed derivatives."""
+    out = np.zeros((indexing.n_components(order), (order + 1) ** 2))
     for rank in range(order + 1):
         expand = np.array(
             [
-                [_near_math.reduced(tuple(gamma)).get(index, 0.0) for gamma in _indices(rank)]
-                for index in _near_math.components(rank)
+                [_near_math.reduced(gamma).get(index, 0.0) for index in _near_math.components(rank)]
+                for gamma in _indices(rank)
             ]
         )
-        block = np.linalg.inv(_fold_matrix(rank)).T @ expand
+        block = expand @ np.linalg.inv(_fold_matrix(rank))
         if not _near_math.has_products(source_order, order):
             block = block * ((-1) ** rank * _leading(rank))
-        out[rank**2 : (rank + 1) ** 2, indexing.order_slice(rank)] = block
+        out[indexing.order_slice(rank), rank**2 : (rank + 1) ** 2] = block
     return out
 
 

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 
 from fmm import accuracy, harmonics, sampling
-from fmm.cost import SINGLE, expected_work
+from fmm.cost import SINGLE, Work, expected_work
 from fmm.driver_cpu import FarField
-from fmm.geometry import Geometry, arrange
+from fmm.geometry import arrange
 from fmm.near import near_field
 from fmm.report import Report
 from multipoles import checks, indexing
 from multipoles.interactions import MAX_TOTAL_ORDER, check_total_order
 
-# of the tolerance, what truncation may use by the model's reckoning
-_SHARE = 0.5
 _LEAST = 1e-14
+# of the tolerance, what the error at sampled targets may use: the sample is small
+_ENOUGH = 0.8
 
 
 class FMM:
@@ -75,6 +75,8 @@ class FMM:
         self.source_order = checks.order(source_order, "source_order", maximum=MAX_TOTAL_ORDER)
         self.order = checks.order(order, maximum=MAX_TOTAL_ORDER)
         check_total_order(self.source_order, self.order)
+        channels = _count(channels, "channels")
+        leaf_size = None if leaf_size is None else _count(leaf_size, "leaf_size")
         s = checks.points(sources, "sources")
         x = s if targets is None or targets is sources else checks.points(targets, "targets")
         if x is s and target_batch is None:
@@ -82,8 +84,11 @@ class FMM:
         batches = checks.batches(target_batch, source_batch, len(x), len(s))
         self.dtype = checks.common_dtype(x, s)
         start = perf_counter()
-        work = expected_work(self.tolerance, self.source_order, self.order, channels)
+        work = expected_work(len(s), self.tolerance, self.source_order, self.order, channels)
         self._geometry = arrange(x, s, batches, work, leaf_size)
+        self._expected_degree = work.degree
+        # whether leaves stay as they are whatever moments come
+        self._settled = leaf_size is not None
         self._degrees: dict[tuple[int, int], int] = {}
         self._far: dict[tuple[int, int, int], FarField] = {}
         self._transposed: FMM | None = None
@@ -161,16 +166,20 @@ class FMM:
         with report.timed("near field"):
             targets, sources = geometry.points(working)
             near_field(targets, sources, ordered, order, *geometry.near, out)
-        if geometry.has_far_field:
-            self._add_far(ordered, source_order, order, out, report)
+        if geometry.has_far_field and not self._add_far(ordered, source_order, order, out, report):
+            self._report = Report.of(self._geometry, self.tolerance, self._report.plan_seconds)
+            return self._field(moments, source_order, order, dtype)
         with report.timed("order"):
             result = np.empty(out.shape, dtype)
             result[tree.target_order] = out
         self._report = report
         return result
 
-    def _add_far(self, moments, source_order, order, out, report) -> None:
-        """Add the far field, of a degree that keeps the tolerance at sampled targets."""
+    def _add_far(self, moments, source_order, order, out, report) -> bool:
+        """Add the far field, of a degree that keeps the tolerance at sampled targets.
+
+        Return False if larger leaves were made instead, and nothing was added.
+        """
         geometry = self._geometry
         with report.timed("sample"):
             sample = sampling.draw(geometry, moments, order)
@@ -178,9 +187,16 @@ class FMM:
         with report.timed("order"):
             wide = moments.astype(np.float64, copy=False)
             harmonic = np.ascontiguousarray(wide @ harmonics.cartesian_map(source_order).T)
-        degree = self._degree(wide, norms, order)
+        if (source_order, order) not in self._degrees:
+            with report.timed("sample"):
+                powers = _powers(wide, source_order)
+                degree = geometry.least_degree(powers, norms, self.tolerance, order)
+                self._degrees[source_order, order] = degree
+                if self._enlarge_leaves(powers, norms, order, moments.shape[1]):
+                    return False
         to_cartesian = harmonics.cartesian_map(order)
         inside, last = out[sample.places], np.inf
+        degree = self._degrees[source_order, order]
         while degree:
             local = self._far_field(degree, source_order, order)(harmonic, report.seconds)
             with report.timed("sample"):
@@ -189,31 +205,47 @@ class FMM:
             report.degree, report.errors = degree, errors
             worst = float(np.max(errors)) / self.tolerance
             # rounding, not truncation, when a higher degree does not help
-            if worst <= 1 or degree >= accuracy.MAX_DEGREE or worst > 0.5 * last:
+            if worst <= _ENOUGH or degree >= accuracy.MAX_DEGREE or worst > 0.8 * last:
                 break
             last = worst
-            degree = min(degree + 1 + int(np.log2(worst)), accuracy.MAX_DEGREE)
+            degree = min(degree + 1 + int(2 * np.log2(worst / _ENOUGH)), accuracy.MAX_DEGREE)
         if degree:
             self._degrees[source_order, order] = degree
             report.precision = self._far_dtype.name
             with report.timed("evaluate locals"):
                 out += local @ to_cartesian
             self._warn_if_missed(worst)
+        return True
 
-    def _degree(self, moments: np.ndarray, norms: np.ndarray, order: int) -> int:
-        """Return the degree used before, or the least that the error model grants the tolerance."""
-        source_order = indexing.order_of(moments.shape[2])
-        if (source_order, order) in self._degrees:
-            return self._degrees[source_order, order]
-        squares = np.einsum("nck,nck->k", moments, moments) / max(len(moments), 1)
-        powers = np.add.reduceat(squares, [indexing.order_slice(j).start for j in range(source_order + 1)])
-        if not powers.any():
-            return 0
-        for degree in range(max(source_order, order, 1) + 1, accuracy.MAX_DEGREE):
-            expected = accuracy.predicted(*self._geometry.far_weights, degree, powers, order)
-            if np.all(expected <= _SHARE * self.tolerance * norms):
-                return degree
-        return accuracy.MAX_DEGREE
+    def _enlarge_leaves(self, powers, norms, order: int, channels: int) -> bool:
+        """Make larger leaves if the degree turned out much higher than the plan expected.
+
+        High orders on points that keep apart, such as a lattice, need it: there the far field is
+        a small part of the whole only if the near field reaches far enough.
+        """
+        source_order = len(powers) - 1
+        degree = self._degrees[source_order, order]
+        if self._settled or degree <= self._expected_degree + 3:
+            return False
+        self._settled = True
+        best = self._geometry
+        work = Work(degree, source_order, order, channels, self._far_dtype == np.float32)
+        least = best.seconds(work)
+        while True:
+            trial = best.with_leaves(int(2.5 * best.leaf_size))
+            degree = 0
+            if trial.has_far_field:
+                degree = trial.least_degree(powers, norms, self.tolerance, order)
+            seconds = trial.seconds(work._replace(degree=degree))
+            if seconds > 0.9 * least:
+                break
+            best, least = trial, seconds
+            if not trial.has_far_field:
+                break
+        if best is self._geometry:
+            return False
+        self._geometry, self._degrees, self._far, self._transposed = best, {}, {}, None
+        return True
 
     def _far_field(self, degree: int, source_order: int, order: int) -> FarField:
         key = degree, source_order, order
@@ -263,6 +295,22 @@ def field(
     packed, source_order, _ = checks.moments(moments, None)
     plan = FMM(sources, targets, tolerance, source_order, order, channels=packed.shape[1])
     return plan.field(moments)
+
+
+def _powers(moments: np.ndarray, source_order: int) -> np.ndarray:
+    """Return the mean square of the moments of each order."""
+    squares = np.einsum("nck,nck->k", moments, moments) / max(len(moments), 1)
+    starts = [indexing.order_slice(j).start for j in range(source_order + 1)]
+    return np.add.reduceat(squares, starts)
+
+
+def _count(value: Any, name: str) -> int:
+    """Return a whole number of at least one, or raise."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected a whole number, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name}: expected at least 1, got {value}")
+    return int(value)
 
 
 def _tolerance(value: Any) -> float:

@@ -23,7 +23,10 @@ def draw(geometry: Geometry, moments: np.ndarray, order: int) -> Sample:
     """Return the exact field, in the dtype of moments, at some targets spread over the tree."""
     targets, sources = geometry.points(moments.dtype)
     n = len(targets)
-    places = np.unique(np.linspace(0, n - 1, min(SIZE, n)).round().astype(np.int64))
+    # one of each of equal parts of the curve, at random: points may be in regular order
+    size = min(SIZE, n)
+    inside = np.random.default_rng(0).random(size)
+    places = ((np.arange(size) + inside) * (n / size)).astype(np.int64)
     begin, senders = _systems(geometry.tree)
     owner = np.searchsorted(begin, places, side="right") - 1
     used, counts = np.unique(owner, return_counts=True)

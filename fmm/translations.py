@@ -17,7 +17,7 @@ from multipoles._jit import bare, bare_inline, jit
 from multipoles._simd import BYTES
 from multipoles.direct_cpu import aligned
 
-GROUP = 64  # boxes whose coefficients stay in cache while a matrix passes by
+GROUP = 192  # boxes whose coefficients stay in cache while a matrix passes by
 
 
 class Operator(NamedTuple):
@@ -28,7 +28,6 @@ class Operator(NamedTuple):
 
     tiles: np.ndarray
     n_columns: int
-    n_vectors: int
 
 
 def row_length(n: int, dtype: np.dtype) -> int:
@@ -44,7 +43,7 @@ def operator(matrix: np.ndarray, dtype: np.dtype) -> Operator:
     n_vectors = -(-rows // lanes)
     tiles = aligned(n_vectors * lanes * columns, dtype)
     _cut(matrix, lanes, tiles)
-    return Operator(tiles, columns, n_vectors)
+    return Operator(tiles, columns)
 
 
 @jit
@@ -104,36 +103,39 @@ def reflection(octant: int, degree: int, dtype: np.dtype) -> np.ndarray:
     return signs
 
 
-@bare
-def reflect(tiles, n_columns, n_vectors, signs, out):
-    """Write an operator between reflected boxes: rows and columns times `signs`."""
-    lanes = BYTES // tiles.itemsize
-    place = 0
-    row = 0
-    while row < n_vectors:
-        height = min(ROWS, n_vectors - row) * lanes
-        for column in range(n_columns):
-            sign = signs[column]
-            for i in range(height):
-                out[place + i] = tiles[place + i] * (sign * signs[row * lanes + i])
-            place += height
-        row += ROWS
+def scratch(degree: int, channels: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Return what `translate` works on."""
+    lanes = BYTES // np.dtype(dtype).itemsize
+    tiles = aligned(ROWS * lanes * harmonics.n_harmonics(degree), np.dtype(dtype))
+    return tiles, np.empty((2, GROUP * channels + BOXES), np.int64)
 
 
 @bare
 def translate(
-    first, last, tiles, n_columns, n_vectors, sources, targets, channels, x, x_length, y, y_length,
-    places,
+    first, last, tiles, n_columns, signs, sources, targets, channels, x, x_length, y,
+    y_length, scratch, places,
 ):  # fmt: skip
     """Add the translated expansions of boxes ``sources[first:last]`` to those of `targets`.
 
-    x and y are flat, (n_boxes + 1, channels, length): the last box of x is zero, that of y takes
-    what is added to fill groups of eight. places is integer scratch, (2, GROUP * channels).
+    Parameters
+    ----------
+    tiles, n_columns
+        The operator.
+    signs
+        Of harmonics, for an operator between reflected boxes; empty for the operator itself.
+    x, y
+        Flat (n_boxes + 1, channels, length): the last box of x is zero, that of y takes what is
+        added to fill groups of eight.
+    scratch
+        Room for a row of tiles.
+    places
+        Room for integers, (2, GROUP * channels + 8).
     """
     lanes = BYTES // tiles.itemsize
     blank_x = len(x) - channels * x_length
     blank_y = len(y) - channels * y_length
     x_places, y_places = places[0], places[1]
+    n_vectors = len(tiles) // (n_columns * lanes)
     for start in range(first, last, GROUP):
         count = 0
         for i in range(start, min(start + GROUP, last)):
@@ -145,14 +147,27 @@ def translate(
             x_places[count] = blank_x
             y_places[count] = blank_y
             count += 1
-        row = 0
-        while row < n_vectors:
+        for row in range(0, n_vectors, ROWS):
+            height = min(ROWS, n_vectors - row)
             offset = row * lanes * n_columns
-            _row_of_tiles(
-                tiles, offset, n_vectors - row, x, x_places, y, y_places, count, row * lanes,
-                n_columns,
-            )  # fmt: skip
-            row += ROWS
+            if len(signs) > 0:
+                _reflect(tiles, offset, n_columns, height * lanes, row * lanes, signs, scratch)
+                _row_of_tiles(
+                    scratch, 0, height, x, x_places, y, y_places, count, row * lanes, n_columns
+                )
+            else:
+                _row_of_tiles(
+                    tiles, offset, height, x, x_places, y, y_places, count, row * lanes, n_columns
+                )
+
+
+@bare_inline
+def _reflect(tiles, place, n_columns, height, row, signs, out):
+    """Write a row of tiles between reflected boxes: rows and columns times `signs`."""
+    for column in range(n_columns):
+        sign = signs[column]
+        for i in range(height):
+            out[column * height + i] = tiles[place + column * height + i] * (sign * signs[row + i])
 
 
 @bare_inline

@@ -4,7 +4,7 @@ Points are sorted along a Morton curve; every box is a range of them. Level 0 of
 grid of up to `root_grid` cubes along an axis that covers its points.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from fmm.morton import encode
 from multipoles._jit import jit
 
 MAX_BITS = 20
+_MARGIN = 0.006
 
 
 class SortedPoints(NamedTuple):
@@ -30,6 +31,13 @@ class SortedPoints(NamedTuple):
     root_grid: int
     origin: np.ndarray
     edge: np.ndarray
+
+    def transposed(self) -> "SortedPoints":
+        """Return the points with targets and sources exchanged."""
+        return self._replace(
+            target_order=self.source_order, source_order=self.target_order,
+            target_keys=self.source_keys, source_keys=self.target_keys,
+        )  # fmt: skip
 
 
 def sort_points(
@@ -86,17 +94,18 @@ def _bounds(points, batch, low, high):
 
 def _roots(low: np.ndarray, high: np.ndarray, root_grid: int) -> tuple[np.ndarray, np.ndarray]:
     """Return origin and edge of the root cells of every system."""
-    empty = ~(low <= high).all(axis=1)
+    empty = np.any(low > high, axis=1)
     low, high = np.where(empty[:, None], 0.0, low), np.where(empty[:, None], 0.0, high)
     extent = high - low
     largest = extent.max(axis=1)
-    # a little wider, so that rounding leaves no point outside
-    edge = np.where(largest > 0, largest * (1 + 1e-12) / root_grid, 1.0)
+    # a little wider and off the middle, so that no point falls outside and the boxes are out of
+    # step with lattices: points in the corners of boxes make the error of expansions largest
+    edge = np.where(largest > 0, largest * (1 + 2 * _MARGIN) / root_grid, 1.0)
     room = np.spacing(np.abs(low).max(axis=1) + np.abs(high).max(axis=1))
-    edge = np.maximum(edge, 4 * room)
+    edge = np.maximum(edge, 64 * room)
     counts = np.clip(np.ceil(extent / edge[:, None]), 1, root_grid)
-    # points in the middle of the cells
-    return low - 0.5 * (counts * edge[:, None] - extent), edge
+    slack = counts * edge[:, None] - extent
+    return low - 0.37 * slack, edge
 
 
 def occupancy(points: SortedPoints) -> tuple[np.ndarray, np.ndarray]:
@@ -159,13 +168,6 @@ class Tree:
     source_range: np.ndarray
     centre: np.ndarray
     edge: np.ndarray
-
-    def transposed(self) -> "Tree":
-        """Return the tree with targets and sources exchanged."""
-        return replace(
-            self, target_order=self.source_order, source_order=self.target_order,
-            target_range=self.source_range, source_range=self.target_range,
-        )  # fmt: skip
 
 
 def build_tree(points: SortedPoints, leaf_size: int) -> Tree:
@@ -239,7 +241,13 @@ def _divide(target_keys, source_keys, bits, leaf_size):
     for level in range(bits):
         shift = 3 * (bits - level - 1)
         for box in range(starts[level], starts[level + 1]):
-            key, t, t_last, s, s_last = boxes[box, 0], boxes[box, 4], boxes[box, 5], boxes[box, 6], boxes[box, 7]
+            key, t, t_last, s, s_last = (
+                boxes[box, 0],
+                boxes[box, 4],
+                boxes[box, 5],
+                boxes[box, 6],
+                boxes[box, 7],
+            )
             if max(t_last - t, s_last - s) <= leaf_size:
                 continue
             # points of one key stay together at every level
