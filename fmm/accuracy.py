@@ -1,9 +1,9 @@
 """How far expansions must go: the truncation error of multipole-to-local, and the degree it asks.
 
 The table holds, for each shift between boxes of one size, the root mean square error of 1/r between
-points spread evenly in both boxes when expansions end at degree p, in units of the box edge; fitted
-by ``log10 E = a - b p - c log10(p + 1) - d / (p + 1)`` (``benchmarks/truncation.py`` makes it). Derivatives by
-source and target multiply it by about the degree each.
+points spread evenly in both boxes when expansions end at degree p, in units of the box edge,
+fitted by ``log10 E = a - b p - c log10(p + 1) - d / (p + 1)`` (``benchmarks/truncation.py`` makes
+it). Derivatives by source and target multiply it by about the degree each.
 """
 
 from functools import lru_cache
@@ -121,6 +121,6 @@ def predicted(weights: np.ndarray, edges: np.ndarray, degree: int, powers: np.nd
         for k in range(order + 1):
             error = np.where(used > 0, errors(j + k)[np.arange(N_CODES), used], 0.0)
             by_level = (weights * error**2).sum(1) * edges ** (-2.0 * (j + k + 1))
-            # of a derivative along a random direction, and of unit moments: fitted, within 1.5 times
+            # the factors of random directions and unit moments are fitted, within 1.5 times
             total[k] += power * (0.55**j * 0.85**k) ** 2 * by_level.sum()
     return np.sqrt(total)

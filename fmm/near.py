@@ -318,4 +318,6 @@ def _fold_matrix(rank: int) -> np.ndarray:
 
 def pair_cost(source_order: int, order: int, channels: int = 1) -> float:
     """Return the cost of one pair, one being that of a charge's potential and gradient."""
-    return 1.0 + 0.3 * (channels * (source_order + 1) ** 2 * (order + 1) ** 2 - 4)
+    inward, outward = (source_order + 1) ** 2, (order + 1) ** 2
+    every_channel = inward * outward * (0.028 + 0.055 * (channels - 1))
+    return 0.3 + 0.1 * (inward + outward) + every_channel
