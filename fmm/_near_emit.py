@@ -17,6 +17,7 @@ from multipoles._simd import Vec, fill_lanes, rsqrt
 
 # bytes of sources in a block: about the first cache
 _BLOCK = 49152
+_STEP = 64
 # products may fuse with sums, but sums keep their order: additions have units of their own
 _FLAGS = ("contract", "nsz")
 
@@ -60,8 +61,9 @@ class _Number:
 
 
 def chunk(n_rows: int, itemsize: int) -> int:
-    """Return how many sources a block of so many rows holds."""
-    return min(max(_BLOCK // (n_rows * itemsize) // 64 * 64, 64), 1024 * 8 // itemsize)
+    """Return how many sources a block of so many rows holds: a multiple of every `step`."""
+    fitting = _BLOCK // (n_rows * itemsize) // _STEP * _STEP
+    return min(max(fitting, _STEP), 8192 // itemsize)
 
 
 def width(source_order: int, order: int, itemsize: int) -> int:
@@ -96,8 +98,13 @@ def sources_at_once(source_order: int, order: int, single: bool) -> int:
     return {0: 4, 1: 2}.get(source_order, 1)
 
 
+def step(source_order: int, order: int, single: bool, lanes: int) -> int:
+    """Return of what the number of sources in a block must be a multiple."""
+    return lanes * sources_at_once(source_order, order, single)
+
+
 def n_scratch(source_order: int, order: int, channels: int, itemsize: int) -> int:
-    """Return the length of the scratch for the sums of the targets of a group, in vectors."""
+    """Return the length of the scratch for the sums of a group of targets."""
     n = targets_at_once(source_order, order, channels == 1) * len(_near_math.sum_names(order))
     return channels * n * 64 // itemsize
 
@@ -132,10 +139,10 @@ class _Loop:
         place = self.word(place) if isinstance(place, int) else place
         return self.builder.bitcast(self.builder.gep(pointer, [place]), ir.PointerType(self.vector))
 
-    def call(self, function, result, value):
-        kind = self.context.typing_context.resolve_value_type(function)
+    def inverse_root(self, value):
+        """Return what `rsqrt` of `_simd` makes of an LLVM vector."""
+        kind = self.context.typing_context.resolve_value_type(rsqrt)
         signature = kind.get_call_type(self.context.typing_context, (self.lane,), {})
-        assert signature.return_type == result
         return self.context.get_function(kind, signature)(self.builder, [value])
 
     def zero(self):
@@ -164,7 +171,7 @@ class _Loop:
         source = self.builder.gep(self.block, [place])
         r = [x - self.load(source, axis * self.width) for axis, x in enumerate(target)]
         square = r[0] * r[0] + r[1] * r[1] + r[2] * r[2]
-        roots = [self.call(rsqrt, self.lane, value) for value in square.values]
+        roots = [self.inverse_root(value) for value in square.values]
         return *r, _Number(self.builder, roots)
 
     def shared(self, distance, scaled):
@@ -243,7 +250,7 @@ def add_sources(
 
     source_order, order and single (whether there is one channel) are known when compiling. `n` is
     a multiple of `step(...)`. `sums` is flat, row by row of (target, channel, sum); `vectors` is
-    scratch for the sums of one target.
+    scratch of length `n_scratch`. Beyond the n sources the block has room for one more vector.
     """
     lane = Vec(block.dtype)
     orders = source_order.literal_value, order.literal_value
@@ -266,11 +273,6 @@ def add_sources(
         sums,
     )  # fmt: skip
     return signature, codegen
-
-
-def step(source_order: int, order: int, single: bool, lanes: int) -> int:
-    """Return of what the number of sources in a block must be a multiple."""
-    return lanes * sources_at_once(source_order, order, single)
 
 
 def _one_channel(loop, data, first, last, n):

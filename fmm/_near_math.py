@@ -197,7 +197,8 @@ def _chain(inverse: Any, top: int) -> list[Any]:
 def add_field(source_order: int, order: int, shared: Any, rows: list, sums: list) -> list:
     """Return the sums with one source added: moments by `row_names`, sums by `sum_names`."""
     if has_products(source_order, order):
-        return _add_products(source_order, order, *shared, rows, sums)
+        r, g = shared
+        return _add_products(source_order, order, r, g, rows, sums)
     if source_order > 0:
         return [_add_potential(source_order, shared, rows, sums[0])]
     out = iter(sums)
@@ -256,3 +257,39 @@ def _polynomials(source_order: int, order: int, r: list[Triple], rows: list) -> 
             if k <= top:
                 out[k].append(fold(tensor, k))
     return out
+
+
+# --- cost -----------------------------------------------------------------------------------------
+
+
+class _Counted:
+    """A number that counts products."""
+
+    def __init__(self, count: list[int]):
+        self.count = count
+
+    def __add__(self, other: Any) -> "_Counted":
+        return self
+
+    def __mul__(self, other: Any) -> "_Counted":
+        if not (isinstance(other, float) and other == 1):
+            self.count[0] += 1
+        return self
+
+    def __neg__(self) -> "_Counted":
+        return self
+
+    __radd__ = __sub__ = __add__
+    __rmul__ = __mul__
+
+
+def n_products(source_order: int, order: int, scaled: bool) -> tuple[int, int]:
+    """Return the number of products for the geometry of a pair, and for each channel."""
+    count = [0]
+    number = _Counted(count)
+    shared = geometry(source_order, order, (number,) * 3, number, scaled)
+    once = count[0]
+    rows = [number] * len(row_names(source_order, order))
+    sums = [number] * len(sum_names(order))
+    add_field(source_order, order, shared, rows, sums)
+    return once, count[0] - once

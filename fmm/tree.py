@@ -71,7 +71,8 @@ def sort_points(
         _bounds(sources, source_batch, low, high)
     origin, edge = _roots(low, high, root_grid)
     cells = root_grid**3
-    bits = min(MAX_BITS, (63 - (n_systems * cells - 1).bit_length()) // 3)
+    # one bit stays free, for the key that follows the last
+    bits = min(MAX_BITS, (62 - (n_systems * cells - 1).bit_length()) // 3)
     keys = encode(targets, target_batch, origin, edge, root_grid, bits)
     order = np.argsort(keys)
     found = order, keys[order]
