@@ -2,7 +2,10 @@
 
     python benchmarks/truncation.py
 
-prints one line per shift between boxes: the fit ``log10 E = a - b p - c log10(p + 1) - d / (p + 1)``
+prints one line per shift between boxes: a, b, c, d of the fit
+
+    log10 E = a - b p - c log10(p + 1) - d / (p + 1)
+
 of the error of 1/r between points spread evenly in two unit boxes, for expansions of degree p. The
 mean is taken by Gauss-Legendre quadrature, since corners matter and random points seldom meet them.
 """

@@ -2,87 +2,94 @@
 
 import argparse
 import os
+import subprocess
 import sys
 from pathlib import Path
 
+# BLAS and OpenMP read these when they are loaded
+_ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m fmm", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
+    """Run the command line; return the exit status: 1 if a tolerance was missed."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 0
+    if options.command == "validate":
+        return _validate(options)
+    if any(os.environ.get(name) != value for name, value in _ONE_THREAD.items()):
+        command = [sys.executable, "-m", "fmm", *arguments]
+        return subprocess.call(command, env=os.environ | _ONE_THREAD)
+    return _bench(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m fmm", description="Fast multipole method on the CPU."
+    )
+    commands = parser.add_subparsers(dest="command")
     check = commands.add_parser("validate", help="compare plans with direct sums")
     check.add_argument("--n", type=int, default=100_000, help="number of points")
-    check.add_argument(
-        "--distribution", default="uniform", help="name, several with commas, or all"
-    )
-    check.add_argument("--tolerance", default="1e-6", help="number, or several with commas")
-    check.add_argument("--source-order", type=int, default=0)
-    check.add_argument("--order", type=int, default=1)
+    check.add_argument("--distribution", default="uniform", help="a name, or several with commas")
+    check.add_argument("--all", action="store_true", help="all distributions")
+    check.add_argument("--tolerance", default="1e-6", help="a number, or several with commas")
+    check.add_argument("--source-order", type=int, default=0, help="of the moments")
+    check.add_argument("--order", type=int, default=1, help="of the field's highest derivatives")
     check.add_argument("--channels", type=int, default=1)
     check.add_argument("--dtype", choices=["float32", "float64"], default="float64")
+    check.add_argument("--seed", type=int, default=0)
     check.add_argument("--threads", type=int, help="default: all cores")
     check.add_argument("--verbose", action="store_true", help="print what the plans chose")
-    time = commands.add_parser("bench", help="time plans beside FMM3D (one thread)")
-    time.add_argument("--n", type=int, default=100_000, help="number of points")
-    time.add_argument("--quick", action="store_true", help="the table only, no plots")
-    time.add_argument("--output", type=Path, help="folder for CSV files and the plot")
-    options = parser.parse_args(arguments)
-    return _validate(options) if options.command == "validate" else _bench(options)
+    time = commands.add_parser("bench", help="time plans beside fmm3dpy, on one thread")
+    time.add_argument("--n", type=int, help="number of points of the table (100000; quick: 20000)")
+    time.add_argument("--quick", action="store_true", help="fewer points and repeats")
+    time.add_argument("--csv", type=Path, help="where to write what was measured")
+    time.add_argument("--plot", type=Path, help="where to write the picture")
+    return parser
 
 
 def _validate(options: argparse.Namespace) -> int:
     import multipoles
     from fmm.distributions import DISTRIBUTIONS
-    from fmm.validation import line, validate
+    from fmm.validation import details, header, line, validate
 
+    names = options.distribution.split(",")
+    if options.all or names == ["all"]:
+        names = list(DISTRIBUTIONS)
     if options.threads:
         multipoles.set_num_threads(options.threads)
-    names = list(DISTRIBUTIONS)
-    if options.distribution != "all":
-        names = options.distribution.split(",")
-    unknown = [name for name in names if name not in DISTRIBUTIONS]
-    if unknown:
-        raise SystemExit(f"unknown distribution {unknown[0]}; there are {', '.join(DISTRIBUTIONS)}")
-    orders = "  ".join(f"order {k}" for k in range(options.order + 1))
-    print(f"{'':<13}{'points':>9} {'asked':>8}  {orders}")
     missed = 0
-    for name in names:
-        for tolerance in map(float, options.tolerance.split(",")):
-            result = validate(
-                name, options.n, tolerance, options.source_order, options.order,
-                options.channels, options.dtype,
-            )  # fmt: skip
-            missed += not result.kept
-            print(line(result), flush=True)
-            if options.verbose:
-                print(result.report, flush=True)
+    try:
+        tolerances = [float(text) for text in options.tolerance.split(",")]
+        print("relative L2 error per output order, seconds, most memory so far")
+        print(header(options.order))
+        for name in names:
+            for tolerance in tolerances:
+                result = validate(
+                    name, options.n, tolerance, options.source_order, options.order,
+                    options.channels, options.dtype, options.seed,
+                )  # fmt: skip
+                missed += not result.kept
+                print(line(result), flush=True)
+                if options.verbose:
+                    print(f"{result.report}\n{details(result)}\n", flush=True)
+    except ValueError as error:
+        print(f"python -m fmm validate: {error}", file=sys.stderr)
+        return 2
     print(f"{missed} missed" if missed else "all tolerances kept")
     return 1 if missed else 0
 
 
 def _bench(options: argparse.Namespace) -> int:
-    # FMM3D reads it when loaded
-    os.environ["OMP_NUM_THREADS"] = "1"
     import multipoles
     from fmm import bench
 
     multipoles.set_num_threads(1)
-    if bench.fmm3d() is None:
-        print("fmm3dpy is not installed (pip install 'anisole[bench]'): no comparison")
-    folder = options.output
-    if folder is None:
-        here = Path("benchmarks/results")
-        folder = here if here.is_dir() else Path()
-    lines = bench.table(options.n, lambda text: print(text, flush=True))
-    bench.save_csv(folder / f"fmm_table_{options.n}.csv", lines)
-    if not options.quick:
-        show = lambda text: print(text, flush=True)  # noqa: E731
-        sizes = bench.scaling([1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000], show)
-        errors = bench.trade(100_000, show)
-        bench.save_csv(folder / "fmm_scaling.csv", sizes)
-        bench.save_csv(folder / "fmm_error_time.csv", errors)
-        bench.draw(folder / "fmm.png", sizes, errors)
-        print(f"wrote {folder / 'fmm.png'}")
+    n = options.n or (20_000 if options.quick else 100_000)
+    bench.main(n, options.quick, options.csv, options.plot)
     return 0
 
 

@@ -13,8 +13,6 @@ import numpy as np
 from fmm.lists import N_CODES, REACH
 
 MAX_DEGREE = 48
-# of the tolerance, what truncation may use by this reckoning
-SHARE = 0.5
 
 # shift (sorted, without signs): a, b, c, d
 _FITS = {
@@ -50,6 +48,15 @@ _FITS = {
     (4, 4, 3): (-1.231, 0.855, 1.983, 0.846),
     (4, 4, 4): (-1.334, 0.876, 1.996, 0.788),
 }
+
+
+def share(derivatives: int) -> float:
+    """Return what truncation may use of the tolerance by this reckoning.
+
+    The more derivatives by source and target, the more of the error is that of few pairs of points
+    in corners of boxes, and the less a mean says.
+    """
+    return 0.5 / (1 + 0.15 * max(derivatives - 1, 0))
 
 
 @lru_cache
@@ -99,8 +106,16 @@ def degrees(degree: int, derivatives: int) -> np.ndarray:
     return np.where(np.isinf(table[:, 0]), 0, found)
 
 
-def predicted(weights: np.ndarray, edges: np.ndarray, degree: int, powers: np.ndarray, order: int):
-    """Return the root mean square error of the far field per output order.
+@lru_cache
+def _squares(source_order: int, derivatives: int) -> np.ndarray:
+    """Return each code's square error if the nearest boxes' degree is p; shape (N_CODES, p)."""
+    used = np.stack([degrees(p, source_order) for p in range(MAX_DEGREE + 1)], axis=1)
+    found = np.take_along_axis(errors(derivatives), used, axis=1)
+    return np.where(np.isinf(found), 0.0, found) ** 2
+
+
+def predicted(weights: np.ndarray, edges: np.ndarray, powers: np.ndarray, order: int) -> np.ndarray:
+    """Return the mean square error of the far field.
 
     Parameters
     ----------
@@ -108,19 +123,61 @@ def predicted(weights: np.ndarray, edges: np.ndarray, degree: int, powers: np.nd
         Number of (target, source) pairs per level and code, over the number of targets.
     edges : ndarray, shape (n_levels,)
         Box edge of each level.
-    degree : int
-        Degree of the expansions.
     powers : ndarray, shape (K + 1,)
         Mean square of the moments of each order.
     order : int
         Highest output order.
+
+    Returns
+    -------
+    ndarray, shape (order + 1, n_levels, MAX_DEGREE + 1)
+        What a level contributes to an output order if its expansions end at a degree.
     """
-    used = degrees(degree, len(powers) - 1)
-    total = np.zeros(order + 1)
+    source_order = len(powers) - 1
+    total = np.zeros((order + 1, len(edges), MAX_DEGREE + 1))
     for j, power in enumerate(powers):
         for k in range(order + 1):
-            error = np.where(used > 0, errors(j + k)[np.arange(N_CODES), used], 0.0)
-            by_level = (weights * error**2).sum(1) * edges ** (-2.0 * (j + k + 1))
+            scale = edges ** (-2.0 * (j + k + 1))
             # the factors of random directions and unit moments are fitted, within 1.5 times
-            total[k] += power * (0.55**j * 0.85**k) ** 2 * by_level.sum()
-    return np.sqrt(total)
+            scale *= power * (0.55**j * 0.85**k) ** 2
+            total[k] += scale[:, None] * (weights @ _squares(source_order, j + k))
+    return total
+
+
+def choose(expected: np.ndarray, limits: np.ndarray, costs: np.ndarray) -> tuple[int, ...] | None:
+    """Return the degree of every level that keeps errors within limits at least cost.
+
+    Degrees are raised step by step, always where it takes away most error for its cost.
+
+    Parameters
+    ----------
+    expected : ndarray, shape (order + 1, n_levels, MAX_DEGREE + 1)
+        Mean square errors, see `predicted`.
+    limits : ndarray, shape (order + 1,)
+        Largest mean square error of each output order.
+    costs : ndarray, shape (n_levels, MAX_DEGREE + 1)
+        Cost of a level at each degree.
+
+    Returns
+    -------
+    tuple of int or None
+        None if even the highest degree is not enough.
+    """
+    levels = np.arange(expected.shape[1])
+    active = expected[:, :, 0].any(axis=0)
+    shares = expected / limits[:, None, None]
+    chosen = np.where(active, 1, 0)
+    later = np.arange(expected.shape[2])
+    while True:
+        now = shares[:, levels, chosen]
+        over = now.sum(axis=1) > 1
+        if not over.any():
+            return tuple(chosen.tolist())
+        gain = (now[:, :, None] - shares)[over].sum(axis=0)
+        # a degree that takes nothing away may lead to one that does
+        extra = costs - costs[levels, chosen][:, None]
+        rate = np.divide(gain, extra, out=np.zeros_like(gain), where=later > chosen[:, None])
+        level, degree = np.unravel_index(np.argmax(rate), rate.shape)
+        if rate[level, degree] <= 0:
+            return None
+        chosen[level] = degree

@@ -1,6 +1,8 @@
-"""Times of plan and evaluation beside FMM3D: what ``python -m fmm bench`` runs."""
+"""Times of plan and evaluation beside fmm3dpy: what ``python -m fmm bench`` runs."""
 
 import csv
+import importlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
@@ -8,246 +10,362 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmm.distributions import DISTRIBUTIONS, random_moments
+from fmm.distributions import cloud, random_moments
 from fmm.plan import FMM
+from fmm.validation import errors, sampled
 from multipoles import interactions
-from multipoles.indexing import order_slice
+
+# times the row's bound: what to ask for so that the measured error just keeps the bound
+_LADDER = (100.0, 50.0, 25.0, 12.0, 8.0, 5.0, 3.0, 2.0, 1.4, 1.0, 0.7, 0.4)
+# more pairs than this would take minutes
+_MOST_DIRECT = 1.1e10
 
 
 class Row(NamedTuple):
-    """One line of the table: what is computed, to which error of which output order."""
+    """A line of the table: which sum, and to which error."""
 
     name: str
     distribution: str
     source_order: int
     order: int
-    judged: int
-    """Output order whose error counts."""
+    judged: slice
+    """Output orders whose largest error counts."""
     bound: float
-    peer_eps: float
-    """Tolerance that FMM3D is asked for; zero if it cannot do this."""
-    target: float
-    """Seconds aimed at for 1e5 points, zero for none."""
+    eps: tuple[float, ...] = ()
+    """What fmm3dpy is asked for, the first that keeps the bound, else the last; none: it cannot."""
+    seconds: float = 0.0
+    """Least aim for 1e5 points; zero for none."""
+    ratio: float = 0.0
+    """Least aim for the time of fmm3dpy over ours; zero for none."""
+    multiple: float = 0.0
+    """Most times that the row before may take; zero for none."""
 
 
+_POTENTIAL, _GRADIENT, _ALL = slice(0, 1), slice(1, 2), slice(None)
+
+
+def _coarser(bound: float) -> tuple[float, ...]:
+    """Return what to ask fmm3dpy for: it is often more accurate than asked."""
+    return tuple(bound * factor for factor in (1e4, 1e3, 1e2, 10, 1, 0.1) if bound * factor < 0.5)
+
+
+_CHARGES = "charges → gradient"
 ROWS = (
-    Row("charges to gradient, 1e-3", "uniform", 0, 1, 1, 1e-3, 1e-3, 0.18),
-    Row("charges to gradient, 3e-7", "uniform", 0, 1, 1, 3e-7, 1e-6, 0.29),
-    Row("charges to gradient, 1e-9", "uniform", 0, 1, 1, 1e-9, 1e-9, 0.7),
-    Row("dipoles to gradient, 2e-8", "uniform", 1, 1, 1, 2e-8, 1e-7, 0.9),
-    Row("quadrupoles to order 3, 1e-6", "uniform", 2, 3, 0, 1e-6, 0.0, 0.0),
-    Row("sphere, potential, 1.7e-5", "sphere", 0, 1, 0, 1.7e-5, 1e-4, 0.0),
-    Row("sphere, potential, 2e-8", "sphere", 0, 1, 0, 2e-8, 1e-7, 0.0),
-    Row("sphere, potential, 1e-11", "sphere", 0, 1, 0, 1e-11, 1e-10, 0.0),
+    Row(_CHARGES, "uniform", 0, 1, _GRADIENT, 1e-3, (1e-3,), seconds=0.18, ratio=7),
+    Row(_CHARGES, "uniform", 0, 1, _GRADIENT, 3e-7, (1e-6,), seconds=0.29, ratio=19),
+    Row(_CHARGES, "uniform", 0, 1, _GRADIENT, 1e-9, _coarser(1e-9), seconds=0.7),
+    Row("… and dipoles → gradient", "uniform", 1, 1, _GRADIENT, 2e-8, _coarser(2e-8), seconds=0.9),
+    Row(_CHARGES, "uniform", 0, 1, _GRADIENT, 1e-6, _coarser(1e-6)),
+    Row("… quadrupoles → third derivatives", "uniform", 2, 3, _ALL, 1e-6, multiple=3),
+    Row("charges on a sphere → potential", "sphere", 0, 1, _POTENTIAL, 1.7e-5, _coarser(1.7e-5)),
+    Row("charges on a sphere → potential", "sphere", 0, 1, _POTENTIAL, 2e-8, _coarser(2e-8)),
+    Row("charges on a sphere → potential", "sphere", 0, 1, _POTENTIAL, 1e-11, _coarser(1e-11)),
 )
 
 
-class Measured(NamedTuple):
-    """Seconds and error of one program in one row."""
+class Measurement(NamedTuple):
+    """What one program needed; `asked` is the tolerance it was given, `again` a second field."""
 
+    part: str
+    case: str
+    program: str
+    n: int
+    asked: float
+    error: float
     seconds: float
     again: float
-    error: float
 
 
-def run(row: Row, n: int, repeats: int = 5) -> tuple[Measured, Measured | None]:
-    """Return what this library and FMM3D (if installed) need for a row.
+class Problem:
+    """Points, moments, and the exact field at sampled targets."""
 
-    The tolerance asked of this library is the loosest of a ladder that keeps the row's bound.
-    """
-    rng = np.random.default_rng(1)
-    points = DISTRIBUTIONS[row.distribution](n, rng)[1]
-    moments = random_moments(n, row.source_order, rng)[:, 0]
-    sample = rng.permutation(n)[:1000]
-    exact = interactions.field(points[sample], points, moments, order=row.order)
+    def __init__(self, distribution: str, n: int, source_order: int = 0, order: int = 1) -> None:
+        rng = np.random.default_rng(1)
+        _, self.points = cloud(distribution, n, rng)
+        self.moments = random_moments(n, source_order, rng)[:, 0]
+        self.source_order, self.order = source_order, order
+        self._places = sampled(n, rng)
+        self._exact = interactions.field(
+            self.points[self._places], self.points, self.moments, order=order
+        )
 
-    def error(field: np.ndarray) -> float:
-        part = order_slice(row.judged)
-        size = np.sqrt(np.mean(field[:, part] ** 2))
-        return float(np.sqrt(np.mean((field[sample] - exact)[:, part] ** 2)) / size)
+    def plan(self, tolerance: float) -> FMM:
+        """Return a new plan."""
+        return FMM(self.points, None, tolerance, self.source_order, self.order)
 
-    ours = None
-    for tolerance in row.bound * np.array([100, 50, 25, 12, 8, 5, 3, 2, 1.4, 1, 0.7]):
-        if (
-            error(FMM(points, None, tolerance, row.source_order, row.order).field(moments))
-            < row.bound
-        ):
-            ours = _ours(points, moments, tolerance, row, error, repeats)
-            break
-    if ours is None:
-        raise RuntimeError(f"no tolerance kept the bound of: {row.name}")
-    peer = _peer(points, moments, row, error, max(1, repeats // 2)) if row.peer_eps else None
-    return ours, peer
+    def ours(self, tolerance: float) -> np.ndarray:
+        """Return the field of a new plan."""
+        return self.plan(tolerance).field(self.moments)
 
+    def direct(self) -> np.ndarray:
+        """Return the field by direct sums."""
+        return interactions.field(self.points, self.points, self.moments, order=self.order)
 
-def _ours(points, moments, tolerance, row: Row, error, repeats: int) -> Measured:
-    times, again = [], []
-    for _ in range(repeats):
-        start = perf_counter()
-        plan = FMM(points, None, tolerance, row.source_order, row.order)
-        field = plan.field(moments)
-        times.append(perf_counter() - start)
-        start = perf_counter()
-        plan.field(moments)
-        again.append(perf_counter() - start)
-    return Measured(min(times), min(again), error(field))
+    def peer(self, eps: float) -> np.ndarray:
+        """Return potential and gradient of charges, or charges and dipoles, by fmm3dpy."""
+        dipoles = {}
+        if self.source_order == 1:
+            dipoles = {"dipvec": np.asfortranarray(self.moments[:, 1:].T)}
+        found = optional("fmm3dpy").lfmm3d(
+            eps=eps, sources=np.asfortranarray(self.points.T),
+            charges=np.ascontiguousarray(self.moments[:, 0]), pg=2, **dipoles,
+        )  # fmt: skip
+        # its kernel is 1/(4 pi r)
+        return 4 * np.pi * np.column_stack([found.pot, found.grad.T])
+
+    def error(self, field: np.ndarray, judged: slice) -> float:
+        """Return the largest relative L2 error over the output orders `judged`."""
+        return float(np.max(errors(field, self._exact, self._places)[judged]))
 
 
-def fmm3d() -> Any:
-    """Return the module fmm3dpy, or None if it is not installed."""
+def optional(name: str) -> Any:
+    """Return a module of the extra ``bench``, or None if it is not installed."""
     try:
-        import fmm3dpy
+        return importlib.import_module(name)
     except ImportError:
         return None
-    return fmm3dpy
 
 
-def peer_field(points: np.ndarray, moments: np.ndarray, eps: float) -> np.ndarray:
-    """Return potential and gradient of charges, or charges and dipoles, by FMM3D."""
-    dipoles = {}
-    if moments.shape[1] == 4:
-        dipoles = {"dipvec": np.asfortranarray(moments[:, 1:4].T)}
-    out = fmm3d().lfmm3d(
-        eps=eps, sources=np.asfortranarray(points.T), charges=moments[:, 0].copy(), pg=2, **dipoles
+def main(n: int, quick: bool = False, csv_path: Path | None = None, picture: Path | None = None):
+    """Print the table, and write all that was measured and a picture of it.
+
+    Parameters
+    ----------
+    n : int
+        Number of points of the table and of the error against time.
+    quick : bool
+        Fewer repeats, sizes and tolerances.
+    csv_path, picture : Path, optional
+        Default ``fmm_bench.csv`` and ``.png`` in the results of a checkout, else right here.
+    """
+    if optional("fmm3dpy") is None:
+        print("fmm3dpy is not installed (pip install 'anisole[bench]'): no comparison")
+    print("one thread; s: plan and first field, again: a second field of one plan\n")
+    repeats = 2 if quick else 5
+    found = table(n, repeats)
+    print("\nseconds against the number of points, charges in a cube to gradient")
+    sizes = [1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
+    found += against_size([m for m in sizes if not quick or m <= n], repeats)
+    print(f"\nerror of the gradient against seconds, {n} points")
+    found += against_tolerance(n, 10.0 ** -np.arange(2, 13, 3 if quick else 1), repeats)
+    folder = _results()
+    for path, write in (
+        (csv_path or folder / "fmm_bench.csv", save_csv),
+        (picture or folder / "fmm_bench.png", draw),
+    ):
+        # a suffix that matplotlib knows
+        part = path.with_name(f"{path.stem}.part{path.suffix}")
+        if write(part, found):
+            os.replace(part, path)
+            print(f"written: {path}")
+
+
+def _results() -> Path:
+    """Return the folder of results of a checkout, else the current one."""
+    folder = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
+    return folder if folder.is_dir() else Path()
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+def table(n: int, repeats: int) -> list[Measurement]:
+    """Measure and print all rows."""
+    print(
+        f"{n:<34}{'error ≤':>9}{'error':>9}{'s':>8}{'again':>8}{'aim':>18}"
+        f"{'fmm3dpy: eps':>14}{'error':>9}{'s':>8}{'ratio':>8}{'aim':>13}"
     )
-    return 4 * np.pi * np.concatenate([out.pot[:, None], out.grad.T], axis=1)
-
-
-def _peer(points, moments, row: Row, error, repeats: int) -> Measured | None:
-    if fmm3d() is None:
-        return None
-    times = []
-    for _ in range(repeats):
-        start = perf_counter()
-        field = peer_field(points, moments, row.peer_eps)
-        times.append(perf_counter() - start)
-    return Measured(min(times), min(times), error(field))
-
-
-def table(n: int, report: Callable[[str], None] = print) -> list[dict[str, Any]]:
-    """Run all rows, report them line by line, and return them."""
-    report(
-        f"{'':<30}{'target':>8}{'seconds':>9}{'again':>8}{'error':>9}   "
-        f"{'FMM3D':>7}{'error':>9}{'ratio':>7}"
-    )
-    lines = []
+    found: list[Measurement] = []
+    before = 0.0
     for row in ROWS:
-        ours, peer = run(row, n, repeats=5 if n <= 200_000 else 2)
-        target = f"{row.target:.2f}" if row.target and n == 100_000 else "-"
-        text = f"{row.name:<30}{target:>8}{ours.seconds:>9.3f}{ours.again:>8.3f}{ours.error:>9.1e}"
-        found = {
-            "row": row.name, "n": n, "target": row.target, "seconds": ours.seconds,
-            "again": ours.again, "error": ours.error,
-        }  # fmt: skip
-        if peer is not None:
-            ratio = peer.seconds / ours.seconds
-            text += f"   {peer.seconds:>7.2f}{peer.error:>9.1e}{ratio:>6.1f}x"
-            found |= {"fmm3d": peer.seconds, "fmm3d_error": peer.error, "ratio": ratio}
-        report(text)
-        lines.append(found)
-    return lines
+        ours, peer = measure(row, n, repeats)
+        print(_line(row, ours, peer, before, n), flush=True)
+        before = ours.seconds
+        found += [ours] if peer is None else [ours, peer]
+    return found
 
 
-def scaling(sizes: list[int], report: Callable[[str], None] = print) -> list[dict[str, Any]]:
-    """Return seconds of charges to gradient against the number of points, for every program."""
-    return [line for n in sizes for line in _at_size(n, report)]
+def measure(row: Row, n: int, repeats: int) -> tuple[Measurement, Measurement | None]:
+    """Return what this library and fmm3dpy (where it can, and is installed) need for a row.
+
+    Raises
+    ------
+    RuntimeError
+        If no tolerance keeps the row's bound.
+    """
+    problem = Problem(row.distribution, n, row.source_order, row.order)
+
+    def keeps(field: np.ndarray) -> bool:
+        return problem.error(field, row.judged) <= row.bound
+
+    asked = [row.bound * factor for factor in _LADDER if row.bound * factor < 1]
+    tolerance = next((t for t in asked if keeps(problem.ours(t))), None)
+    if tolerance is None:
+        raise RuntimeError(f"no tolerance keeps the bound {row.bound:g} of {row.name!r}")
+    eps = None
+    if row.eps and optional("fmm3dpy") is not None:
+        # not in search of the last: it is taken if all others fail
+        eps = next((e for e in row.eps[:-1] if keeps(problem.peer(e))), row.eps[-1])
+    return _side_by_side(problem, row, n, tolerance, eps, repeats)
 
 
-def _at_size(n: int, report: Callable[[str], None]) -> list[dict[str, Any]]:
-    rng = np.random.default_rng(2)
-    points, charges = rng.random((n, 3)), rng.standard_normal((n, 1))
-    seconds: dict[str, float] = {}
-    for tolerance in (1e-3, 1e-6):
-        seconds[f"anisole, {tolerance:.0e}"] = _least(
-            lambda t=tolerance: FMM(points, tolerance=t).field(charges), n
-        )
-        if fmm3d() is not None and n <= 1_000_000:
-            seconds[f"FMM3D, {tolerance:.0e}"] = _least(
-                lambda t=tolerance: peer_field(points, charges, t), n
-            )
-    if n <= 100_000:
-        seconds["direct sum"] = _least(
-            lambda: interactions.field(points, points, charges, order=1), n
-        )
-    report(f"{n:>9} points  " + "  ".join(f"{k}: {v:.4f} s" for k, v in seconds.items()))
-    return [{"program": k, "n": n, "seconds": v} for k, v in seconds.items()]
-
-
-def trade(n: int, report: Callable[[str], None] = print) -> list[dict[str, Any]]:
-    """Return error of the gradient against seconds, for a ladder of tolerances."""
-    rng = np.random.default_rng(3)
-    points, charges = rng.random((n, 3)), rng.standard_normal((n, 1))
-    sample = rng.permutation(n)[:1000]
-    exact = interactions.field(points[sample], points, charges, order=1)[:, 1:]
-    lines = []
-
-    def add(program: str, tolerance: float, compute: Callable[[], np.ndarray]) -> None:
-        difference = compute()[sample, 1:] - exact
-        error = float(np.linalg.norm(difference) / np.linalg.norm(exact))
-        seconds = _least(compute, n)
-        lines.append(
-            {"program": program, "tolerance": tolerance, "error": error, "seconds": seconds}
-        )
-
-    for tolerance in 10.0 ** -np.arange(2, 12):
-        add("anisole", tolerance, lambda t=tolerance: FMM(points, tolerance=t).field(charges))
-        if fmm3d() is not None:
-            add("FMM3D", tolerance, lambda t=tolerance: peer_field(points, charges, t))
-        report(
-            "  ".join(
-                f"{x['program']} {x['error']:.1e} {x['seconds']:.3f} s"
-                for x in lines
-                if x["tolerance"] == tolerance
-            )
-        )
-    return lines
-
-
-def _least(run: Callable[[], Any], n: int) -> float:
-    times = []
-    for _ in range(4 if n <= 100_000 else 2):
+def _side_by_side(problem, row: Row, n, tolerance, eps: float | None, repeats: int) -> tuple:
+    """Time both programs in turn."""
+    first, again, others = [], [], []
+    for k in range(repeats):
         start = perf_counter()
-        run()
+        plan = problem.plan(tolerance)
+        field = plan.field(problem.moments)
+        first.append(perf_counter() - start)
+        start = perf_counter()
+        plan.field(problem.moments)
+        again.append(perf_counter() - start)
+        if eps is not None and k < 2 and sum(others) < 20.0:
+            start = perf_counter()
+            other = problem.peer(eps)
+            others.append(perf_counter() - start)
+    case = f"{row.name}, {row.bound:g}"
+    error = problem.error(field, row.judged)
+    ours = Measurement("table", case, "anisole", n, tolerance, error, min(first), min(again))
+    if eps is None:
+        return ours, None
+    error = problem.error(other, row.judged)
+    return ours, Measurement("table", case, "fmm3dpy", n, eps, error, min(others), min(others))
+
+
+def _line(row: Row, ours: Measurement, peer: Measurement | None, before: float, n: int) -> str:
+    aim = ""
+    if row.multiple:
+        times = ours.seconds / before
+        aim = f"{times:.1f}x {_mark('≤', row.multiple, times <= row.multiple)}"
+    elif row.seconds and n == 100_000:
+        aim = _mark("≤", row.seconds, ours.seconds <= row.seconds)
+    text = (
+        f"{row.name:<34}{row.bound:>9.1e}{ours.error:>9.1e}{ours.seconds:>8.3f}{ours.again:>8.3f}"
+        f"{aim:>18}"
+    )
+    if peer is None:
+        return text
+    ratio = peer.seconds / ours.seconds
+    aim = _mark("≥", row.ratio, ratio >= row.ratio) if row.ratio else ""
+    return f"{text}{peer.asked:>14.0e}{peer.error:>9.1e}{peer.seconds:>8.2f}{ratio:>7.1f}x{aim:>13}"
+
+
+def _mark(relation: str, aim: float, met: bool) -> str:
+    return f"{relation} {aim:g} {'met' if met else 'MISSED'}"
+
+
+# --- the curves -----------------------------------------------------------------------------------
+
+
+def against_size(sizes: list[int], repeats: int) -> list[Measurement]:
+    """Measure charges in a cube to gradient at two tolerances, for all programs."""
+    found = []
+    for n in sizes:
+        problem = Problem("uniform", n)
+        runs = _programs(problem, (1e-3, 1e-6))
+        if n * n <= _MOST_DIRECT:
+            runs.append(("direct", 0.0, problem.direct))
+        mine = [_curve("size", problem, n, *run, repeats) for run in runs]
+        text = (f"{m.program}{f' {m.asked:.0e}' if m.asked else ''} {m.seconds:.4f}" for m in mine)
+        print(f"{n:>9}  " + "  ".join(text), flush=True)
+        found += mine
+    return found
+
+
+def against_tolerance(n: int, tolerances: np.ndarray, repeats: int) -> list[Measurement]:
+    """Measure charges in a cube to gradient at many tolerances."""
+    problem = Problem("uniform", n)
+    found = []
+    for tolerance in tolerances.tolist():
+        mine = [
+            _curve("tolerance", problem, n, *run, repeats)
+            for run in _programs(problem, (tolerance,))
+        ]
+        text = (f"{m.program} {m.error:.1e} {m.seconds:.4f} s" for m in mine)
+        print(f"{tolerance:>9.0e}  " + "  ".join(text), flush=True)
+        found += mine
+    return found
+
+
+def _programs(problem: Problem, tolerances: tuple) -> list[tuple[str, float, Callable]]:
+    runs = [("anisole", t, lambda t=t: problem.ours(t)) for t in tolerances]
+    if optional("fmm3dpy") is not None:
+        runs += [("fmm3dpy", t, lambda t=t: problem.peer(t)) for t in tolerances]
+    return runs
+
+
+def _curve(part, problem: Problem, n: int, program, asked, run, repeats: int) -> Measurement:
+    """Time one program: the least of several, fewer if they take long."""
+    if program == "anisole":
+        run()  # compiles what is missing
+    times: list[float] = []
+    while len(times) < repeats and sum(times) < 2.0:
+        start = perf_counter()
+        field = run()
         times.append(perf_counter() - start)
-    return min(times[1:])
+    error = problem.error(field, _GRADIENT)
+    return Measurement(part, _CHARGES, program, n, asked, error, min(times), np.nan)
 
 
-def save_csv(path: Path, lines: list[dict[str, Any]]) -> None:
-    """Write lines as CSV, whole or not at all."""
-    names = list(dict.fromkeys(name for line in lines for name in line))
-    part = path.with_suffix(".part")
-    with part.open("w", newline="") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(lines)
-    part.replace(path)
+# --- files ----------------------------------------------------------------------------------------
 
 
-def draw(path: Path, sizes: list[dict[str, Any]], errors: list[dict[str, Any]]) -> None:
-    """Draw time against number of points, and error against time."""
-    import matplotlib
+def save_csv(path: Path, found: list[Measurement]) -> bool:
+    """Write all measurements as CSV; return True."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(Measurement._fields)
+        writer.writerows(found)
+    return True
 
+
+def draw(path: Path, found: list[Measurement]) -> bool:
+    """Draw time against number of points, and error against time; False without matplotlib."""
+    matplotlib = optional("matplotlib")
+    if matplotlib is None:
+        print("no picture: matplotlib is not installed (pip install 'anisole[bench]')")
+        return False
     matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    styles = {
-        "anisole, 1e-03": ("#1b6ca8", "o-"), "anisole, 1e-06": ("#1b6ca8", "s--"),
-        "FMM3D, 1e-03": ("#c8553d", "o-"), "FMM3D, 1e-06": ("#c8553d", "s--"),
-        "direct sum": ("#888888", "^:"), "anisole": ("#1b6ca8", "o-"), "FMM3D": ("#c8553d", "o-"),
-    }  # fmt: skip
+    plt = importlib.import_module("matplotlib.pyplot")
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
-    for axis, lines, x, y in ((left, sizes, "n", "seconds"), (right, errors, "seconds", "error")):
-        for program in dict.fromkeys(line["program"] for line in lines):
-            color, style = styles[program]
-            chosen = [line for line in lines if line["program"] == program]
-            axis.loglog(
-                [line[x] for line in chosen], [line[y] for line in chosen], style, color=color,
-                label=program, ms=4,
-            )  # fmt: skip
-        axis.grid(alpha=0.3, which="both", lw=0.4)
+    _draw_sizes(left, [m for m in found if m.part == "size"])
+    _draw_errors(right, [m for m in found if m.part == "tolerance"])
+    for axis in (left, right):
+        axis.grid(alpha=0.35, lw=0.5)
+        axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False, fontsize=9)
-    left.set(xlabel="points", ylabel="seconds, plan and field, one thread")
-    right.set(xlabel="seconds", ylabel="relative L2 error of the gradient")
-    left.set_title("random charges in a cube, potential and gradient", fontsize=10)
-    right.set_title("100 000 points", fontsize=10)
     figure.savefig(path, dpi=150)
+    plt.close(figure)
+    return True
+
+
+_COLOURS = {"anisole": "#1b6ca8", "fmm3dpy": "#c8553d", "direct": "#777777"}
+
+
+def _draw_sizes(axis, found: list[Measurement]) -> None:
+    for program, asked in dict.fromkeys((m.program, m.asked) for m in found):
+        chosen = [m for m in found if (m.program, m.asked) == (program, asked)]
+        axis.loglog(
+            [m.n for m in chosen], [m.seconds for m in chosen],
+            {1e-3: "o-", 1e-6: "s--"}.get(asked, "^:"), color=_COLOURS[program], ms=4,
+            label=f"{program}, {asked:.0e}" if asked else "direct sum",
+        )  # fmt: skip
+    axis.set(xlabel="points", ylabel="seconds: plan and field, one thread")
+    axis.set_title("random charges in a cube, potential and gradient", fontsize=10)
+
+
+def _draw_errors(axis, found: list[Measurement]) -> None:
+    for program in dict.fromkeys(m.program for m in found):
+        chosen = [m for m in found if m.program == program]
+        axis.loglog(
+            [m.seconds for m in chosen], [m.error for m in chosen], "o-", ms=4,
+            color=_COLOURS[program], label=program,
+        )  # fmt: skip
+    n = found[0].n
+    if n == 100_000:
+        aims = [row for row in ROWS if row.name == _CHARGES and row.seconds]
+        axis.plot([r.seconds for r in aims], [r.bound for r in aims], "k*", ms=9, label="aims")
+    axis.set(xlabel="seconds: plan and field, one thread")
+    axis.set_ylabel("relative L2 error of the gradient")
+    axis.set_title(f"{n:,} points".replace(",", " "), fontsize=10)

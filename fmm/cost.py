@@ -121,6 +121,19 @@ def _time_harmonic() -> float:
     return seconds / (len(x) * size)
 
 
+@lru_cache
+def _entries(source_order: int) -> np.ndarray:
+    """Return the mean number of entries of multipole-to-local matrices at every degree."""
+    # a shift of three boxes along an axis occurs for one of two places in the parent
+    far = (np.abs(accuracy.shifts()) == 3).sum(axis=1)
+    weights = np.where(np.abs(accuracy.shifts()).max(axis=1) <= 3, 0.5**far, 0.0)
+    found = [0.0]
+    for degree in range(1, accuracy.MAX_DEGREE + 1):
+        used = accuracy.degrees(degree, source_order)
+        found.append(np.average((used + 1.0) ** 4, weights=weights * (used > 0)))
+    return np.array(found)
+
+
 class Work(NamedTuple):
     """What one evaluation asks for."""
 
@@ -137,14 +150,18 @@ class Work(NamedTuple):
 
     def seconds_per_translation(self) -> float:
         """Seconds of a multipole-to-local translation, averaged over shifts."""
-        degrees = accuracy.degrees(self.degree, self.source_order)
-        # a shift of three boxes along an axis occurs for one of two places in the parent
-        far = (np.abs(accuracy.shifts()) == 3).sum(axis=1)
-        weights = np.where(np.abs(accuracy.shifts()).max(axis=1) <= 3, 0.5**far, 0.0)
-        entries = np.average((degrees + 1.0) ** 4, weights=weights * (degrees > 0))
+        return float(self.translations()[self.degree])
+
+    def translations(self) -> np.ndarray:
+        """Seconds of a multipole-to-local translation at every degree."""
         # of many small matrices a fifth more; 500 entries are the time to fetch and store a box
-        entries = (1.2 * entries + 500.0) * (0.5 if self.single else 1.0)
-        return machine().multiply * self.channels * entries
+        entries = 1.2 * _entries(self.source_order) + 500.0
+        return machine().multiply * self.channels * entries * (0.5 if self.single else 1.0)
+
+    def harmonics(self) -> np.ndarray:
+        """Seconds per point to form and evaluate expansions of every degree."""
+        size = (np.arange(accuracy.MAX_DEGREE + 1.0) + 1) ** 2
+        return 2 * machine().harmonic * self.channels * size
 
     def seconds_per_leaf(self) -> float:
         """Seconds of a leaf beside translations and pairs: sparse steps, lists, loops."""
@@ -173,7 +190,7 @@ def expected_work(n: int, tolerance: float, source_order: int, order: int, chann
         used = accuracy.degrees(degree, rank)
         inner = (used > 0) & (np.abs(accuracy.shifts()).max(axis=1) <= 3)
         errors = accuracy.errors(rank)[np.flatnonzero(inner), used[inner]] * 0.55**rank
-        if np.sqrt(189 * np.mean(errors**2) * share) <= accuracy.SHARE * tolerance:
+        if np.sqrt(189 * np.mean(errors**2) * share) <= accuracy.share(rank + order) * tolerance:
             break
     return Work(degree, source_order, order, channels, tolerance >= SINGLE)
 

@@ -22,14 +22,15 @@ _NO_TERMS = harmonics.Terms(*(np.empty(0, np.int32),) * 3, np.empty(0))
 
 
 class FarField:
-    """Expansions of one degree for one pair of orders on one tree.
+    """Expansions for one pair of orders on one tree.
 
     Parameters
     ----------
     geometry : Geometry
         Points, tree and lists.
-    degree : int
-        Highest degree of expansions.
+    degrees : tuple of int
+        Degree of the multipole-to-local translations of each level; the expansions have the
+        highest. Coarse boxes are few and their errors weigh more: there a degree more is cheap.
     source_order, order : int
         Order of moments and of the field.
     dtype : dtype
@@ -37,13 +38,20 @@ class FarField:
     """
 
     def __init__(
-        self, geometry: Geometry, degree: int, source_order: int, order: int, dtype: np.dtype
+        self,
+        geometry: Geometry,
+        degrees: tuple[int, ...],
+        source_order: int,
+        order: int,
+        dtype: np.dtype,
     ) -> None:
         self.tree, self.lists = geometry.tree, geometry.lists
         self.sources, self.targets = geometry.sources, geometry.targets
-        self.degree, self.source_order, self.order = degree, source_order, order
+        self.translations = geometry.translations
+        self.degrees, self.degree = degrees, max(degrees)
+        self.source_order, self.order = source_order, order
         self.dtype = np.dtype(dtype)
-        self.length = translations.row_length(harmonics.n_harmonics(degree), self.dtype)
+        self.length = translations.row_length(harmonics.n_harmonics(self.degree), self.dtype)
 
     def __call__(self, moments: np.ndarray, seconds: dict[str, float]) -> np.ndarray:
         """Return the far field of harmonic moments.
@@ -190,20 +198,26 @@ class FarField:
             run_chunks(task, len(sources), len(sources) * channels * self.length**2 / 20.0)
 
     def _transfer(self, channels: int, multipoles: np.ndarray, locals_: np.ndarray) -> None:
+        starts = self.tree.level_starts
+        for level in np.flatnonzero(self.translations):
+            operators = transfer_operators(
+                self.degrees[level], self.source_order, self.dtype, self._widest
+            )
+            self._transfer_level(
+                starts[level], starts[level + 1], operators, channels, multipoles, locals_
+            )
+
+    def _transfer_level(self, begin, end, operators, channels, multipoles, locals_) -> None:
         lists = self.lists
-        pairs = len(lists.m2l_targets)
-        if pairs == 0:
-            return
-        operators = transfer_operators(self.degree, self.source_order, self.dtype, self._widest)
 
         def task(first: int, last: int) -> None:
             _transfer_boxes(
-                first, last, lists.m2l_starts, lists.m2l_targets, lists.m2l_sources, *operators,
-                channels, multipoles, locals_, self.length,
+                begin + first, begin + last, lists.m2l_starts, lists.m2l_targets,
+                lists.m2l_sources, *operators, channels, multipoles, locals_, self.length,
                 *translations.scratch(self.degree, channels, self.dtype),
             )  # fmt: skip
 
-        run_chunks(task, len(self.tree.parent), pairs * channels * self.length**2 / 60.0)
+        run_chunks(task, end - begin, 3.0 * (end - begin) * channels * self.length**2)
 
     @cached_property
     def _widest(self) -> int:
@@ -241,20 +255,20 @@ class TransferOperators(NamedTuple):
     signs: np.ndarray
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=6)
 def transfer_operators(
     degree: int, source_order: int, dtype: np.dtype, widest: int
 ) -> TransferOperators:
     """Return the operators of shifts up to `widest`, each of the degree its distance asks for."""
     degrees = accuracy.degrees(degree, source_order)
-    rows, parts, size = [], [], 0
     span = range(widest + 1)
-    for shift in itertools.product(span, span, span):
-        if max(shift) < 2:
-            continue
-        codes = np.flatnonzero((np.abs(accuracy.shifts()) == shift).all(axis=1))
-        operator = translations.transfer(shift, int(degrees[codes[0]]), dtype)
-        for code in codes:
+    shifts = [shift for shift in itertools.product(span, span, span) if max(shift) > 1]
+    codes = {s: np.flatnonzero((np.abs(accuracy.shifts()) == s).all(axis=1)) for s in shifts}
+    rows, parts, size = [], [], 0
+    # by degree: shifts of one degree share the terms of their matrices
+    for shift in sorted(shifts, key=lambda s: int(degrees[codes[s][0]])):
+        operator = translations.transfer(shift, int(degrees[codes[shift][0]]), dtype)
+        for code in codes[shift]:
             octant = int((accuracy.shifts()[code] < 0) @ (4, 2, 1))
             rows.append((code, size, size + len(operator.tiles), operator.n_columns, octant))
         parts.append(operator.tiles)

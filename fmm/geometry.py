@@ -96,10 +96,10 @@ class Geometry:
         )  # fmt: skip
         return weights / max(len(self.targets), 1), tree.edge[tree.level_starts[:-1]]
 
-    def least_degree(
-        self, powers: np.ndarray, norms: np.ndarray, tolerance: float, order: int
-    ) -> int:
-        """Return the least degree that the error model grants the tolerance at every order.
+    def least_degrees(
+        self, powers: np.ndarray, norms: np.ndarray, tolerance: float, work: Work
+    ) -> tuple[int, ...]:
+        """Return the degrees of the levels that the error model grants the tolerance.
 
         Parameters
         ----------
@@ -108,23 +108,40 @@ class Geometry:
         norms : ndarray, shape (order + 1,)
             Root mean square of the field of each order.
         tolerance : float
-        order : int
-        """
-        if not powers.any():
-            return 0
-        for degree in range(1, accuracy.MAX_DEGREE):
-            expected = accuracy.predicted(*self.far_weights, degree, powers, order)
-            if np.all(expected <= accuracy.SHARE * tolerance * norms):
-                return degree
-        return accuracy.MAX_DEGREE
+        work : Work
+            What is to be computed; decides what degrees cost.
 
-    def seconds(self, work: Work) -> float:
-        """Return what one evaluation is expected to take."""
+        Returns
+        -------
+        tuple of int
+            One per level; all zero if there is nothing to compute.
+        """
+        n_levels = len(self.tree.level_starts) - 1
+        if not powers.any() or not self.has_far_field:
+            return (0,) * n_levels
+        expected = accuracy.predicted(*self.far_weights, powers, len(norms) - 1)
+        share = accuracy.share(work.source_order + work.order)
+        limits = np.maximum((share * tolerance * norms) ** 2, np.finfo(float).tiny)
+        # forming and evaluating goes by the highest degree: half of it counts for every level
+        costs = self.translations[:, None] * work.translations()
+        costs += 0.5 * len(self.targets) * work.harmonics()
+        found = accuracy.choose(expected, limits, costs)
+        return found or (accuracy.MAX_DEGREE,) * n_levels
+
+    @cached_property
+    def translations(self) -> np.ndarray:
+        """Multipole-to-local translations of each level."""
+        levels = np.searchsorted(self.tree.level_starts, self.lists.m2l_targets, side="right") - 1
+        return np.bincount(levels, minlength=len(self.tree.level_starts) - 1)
+
+    def seconds(self, work: Work, degrees: tuple[int, ...]) -> float:
+        """Return what one evaluation with expansions of some degrees is expected to take."""
         leaves = np.count_nonzero(self.tree.n_children == 0)
-        return (
+        return float(
             self.n_near_pairs * work.seconds_per_pair()
-            + len(self.lists.m2l_targets) * work.seconds_per_translation()
-            + leaves * work.seconds_per_leaf()
+            + self.translations @ work.translations()[list(degrees)]
+            + leaves * work._replace(degree=max(degrees)).seconds_per_leaf()
+            + len(self.targets) * work.harmonics()[max(degrees)]
         )
 
     def with_leaves(self, leaf_size: int) -> "Geometry":

@@ -160,7 +160,7 @@ class Terms(NamedTuple):
     factor: np.ndarray
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=6)
 def shift_terms(degree: int, inner: int) -> Terms:
     """Return the terms of A(d): rho_n(y + d) = sum_j A_nj(d) rho_j(y), linear in rho(d).
 
@@ -169,7 +169,7 @@ def shift_terms(degree: int, inner: int) -> Terms:
     return _collect(_shift_terms, degree, inner)
 
 
-@lru_cache(maxsize=96)
+@lru_cache(maxsize=6)
 def transfer_terms(degree: int, inner: int) -> Terms:
     """Return the terms of B(d): iota_j(d + x) = sum_k B_kj(d) rho_k(x), linear in iota(d).
 
@@ -181,11 +181,13 @@ def transfer_terms(degree: int, inner: int) -> Terms:
 
 def _collect(build, degree: int, inner: int) -> Terms:
     roots = _root_binomials(2 * (degree + inner) + 1)
-    nothing = (np.empty(0, np.int32),) * 3 + (np.empty(0),)
+    index = np.empty(0, np.int32)
+    nothing = (index, index, index, np.empty(0))
     count = build(degree, inner, roots, *nothing)
-    found = tuple(np.empty(count, np.int32) for _ in range(3)) + (np.empty(count),)
+    row, column, harmonic = np.empty((3, count), np.int32)
+    found = Terms(row, column, harmonic, np.empty(count))
     build(degree, inner, roots, *found)
-    return Terms(*found)
+    return found
 
 
 @lru_cache(maxsize=4)

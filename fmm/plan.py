@@ -10,15 +10,17 @@ import numpy as np
 from fmm import accuracy, harmonics, sampling
 from fmm.cost import SINGLE, Work, expected_work
 from fmm.driver_cpu import FarField
-from fmm.geometry import arrange
+from fmm.geometry import Geometry, arrange
 from fmm.near import near_field
 from fmm.report import Report
 from multipoles import checks, indexing
 from multipoles.interactions import MAX_TOTAL_ORDER, check_total_order
 
 _LEAST = 1e-14
-# of the tolerance, what the error at sampled targets may use: the sample is small
-_ENOUGH = 0.8
+# of the tolerance: what the error at a few targets may be without asking more of them, and what
+# it may be there
+_SURE = 0.6
+_ENOUGH = 0.85
 
 
 class FMM:
@@ -89,8 +91,8 @@ class FMM:
         self._expected_degree = work.degree
         # whether leaves stay as they are whatever moments come
         self._settled = leaf_size is not None
-        self._degrees: dict[tuple[int, int], int] = {}
-        self._far: dict[tuple[int, int, int], FarField] = {}
+        self._degrees: dict[tuple[int, int], tuple[int, ...]] = {}
+        self._far: dict[tuple, FarField] = {}
         self._transposed: FMM | None = None
         report = Report.of(self._geometry, self.tolerance, 0.0)
         self._report = replace(report, plan_seconds=perf_counter() - start)
@@ -156,7 +158,7 @@ class FMM:
         geometry, tree = self._geometry, self._geometry.tree
         channels = moments.shape[1]
         report = replace(
-            self._report, source_order=source_order, order=order, channels=channels, degree=0,
+            self._report, source_order=source_order, order=order, channels=channels, degrees=(),
             precision="", seconds={}, errors=np.zeros(order + 1),
         )  # fmt: skip
         working = dtype if self.tolerance >= SINGLE else np.dtype(np.float64)
@@ -167,7 +169,6 @@ class FMM:
             targets, sources = geometry.points(working)
             near_field(targets, sources, ordered, order, *geometry.near, out)
         if geometry.has_far_field and not self._add_far(ordered, source_order, order, out, report):
-            self._report = Report.of(self._geometry, self.tolerance, self._report.plan_seconds)
             return self._field(moments, source_order, order, dtype)
         with report.timed("order"):
             result = np.empty(out.shape, dtype)
@@ -178,84 +179,94 @@ class FMM:
     def _add_far(self, moments, source_order, order, out, report) -> bool:
         """Add the far field, of a degree that keeps the tolerance at sampled targets.
 
-        Return False if larger leaves were made instead, and nothing was added.
+        Return False if larger leaves were made instead and nothing was added.
         """
-        geometry = self._geometry
         with report.timed("sample"):
-            sample = sampling.draw(geometry, moments, order)
-            norms = sampling.norms(sample, out, order)
+            probe = sampling.Probe(self._geometry, moments, out, order)
+            norms = probe.norms()
         with report.timed("order"):
             wide = moments.astype(np.float64, copy=False)
             harmonic = np.ascontiguousarray(wide @ harmonics.cartesian_map(source_order).T)
-        if (source_order, order) not in self._degrees:
+        key = source_order, order
+        if key not in self._degrees:
             with report.timed("sample"):
+                work = Work(0, source_order, order, moments.shape[1], self._single)
                 powers = _powers(wide, source_order)
-                degree = geometry.least_degree(powers, norms, self.tolerance, order)
-                self._degrees[source_order, order] = degree
-                if self._enlarge_leaves(powers, norms, order, moments.shape[1]):
+                if self._enlarge_leaves(powers, norms, work):
                     return False
-        to_cartesian = harmonics.cartesian_map(order)
-        inside, last = out[sample.places], np.inf
-        degree = self._degrees[source_order, order]
-        while degree:
-            local = self._far_field(degree, source_order, order)(harmonic, report.seconds)
+                degrees = self._geometry.least_degrees(powers, norms, self.tolerance, work)
+                self._degrees[key] = degrees
+        to_cartesian, last = harmonics.cartesian_map(order), np.inf
+        while any(self._degrees[key]):
+            degrees = self._degrees[key]
+            local = self._far_field(degrees, source_order, order)(harmonic, report.seconds)
             with report.timed("sample"):
-                found = inside + local[sample.places] @ to_cartesian
-                errors = sampling.errors(found, sample, order) / norms
-            report.degree, report.errors = degree, errors
+                errors = probe.errors(local[probe.places] @ to_cartesian) / norms
+                if np.max(errors) > _SURE * self.tolerance and not probe.enlarged:
+                    probe.enlarge()
+                    errors = probe.errors(local[probe.places] @ to_cartesian) / norms
+            report.degrees, report.errors = degrees, errors
             worst = float(np.max(errors)) / self.tolerance
             # rounding, not truncation, when a higher degree does not help
-            if worst <= _ENOUGH or degree >= accuracy.MAX_DEGREE or worst > 0.8 * last:
+            if worst <= _ENOUGH or max(degrees) >= accuracy.MAX_DEGREE or worst > 0.8 * last:
                 break
             last = worst
-            degree = min(degree + 1 + int(2 * np.log2(worst / _ENOUGH)), accuracy.MAX_DEGREE)
-        if degree:
-            self._degrees[source_order, order] = degree
+            more = min(1 + int(2 * np.log2(worst / _ENOUGH)), accuracy.MAX_DEGREE - max(degrees))
+            self._degrees[key] = tuple(d + more if d else 0 for d in degrees)
+        if report.degrees and worst > 1 and max(report.degrees) >= accuracy.MAX_DEGREE:
+            # no degree is enough for these boxes: sum more of it directly
+            self._lay_out(self._geometry.with_leaves(8 * self._geometry.leaf_size))
+            return False
+        if report.degrees:
             report.precision = self._far_dtype.name
             with report.timed("evaluate locals"):
                 out += local @ to_cartesian
             self._warn_if_missed(worst)
         return True
 
-    def _enlarge_leaves(self, powers, norms, order: int, channels: int) -> bool:
-        """Make larger leaves if the degree turned out much higher than the plan expected.
+    def _enlarge_leaves(self, powers: np.ndarray, norms: np.ndarray, work: Work) -> bool:
+        """Make larger leaves if the degree turns out much higher than the plan expected.
 
         High orders on points that keep apart, such as a lattice, need it: there the far field is
         a small part of the whole only if the near field reaches far enough.
         """
-        source_order = len(powers) - 1
-        degree = self._degrees[source_order, order]
-        if self._settled or degree <= self._expected_degree + 3:
+        best, tolerance = self._geometry, self.tolerance
+        degrees = best.least_degrees(powers, norms, tolerance, work)
+        if self._settled or max(degrees) <= self._expected_degree + 4:
             return False
         self._settled = True
-        best = self._geometry
-        work = Work(degree, source_order, order, channels, self._far_dtype == np.float32)
-        least = best.seconds(work)
-        while True:
+        least = best.seconds(work, degrees)
+        while best.has_far_field:
             trial = best.with_leaves(int(2.5 * best.leaf_size))
-            degree = 0
-            if trial.has_far_field:
-                degree = trial.least_degree(powers, norms, self.tolerance, order)
-            seconds = trial.seconds(work._replace(degree=degree))
+            degrees = trial.least_degrees(powers, norms, tolerance, work)
+            seconds = trial.seconds(work, degrees)
             if seconds > 0.9 * least:
                 break
             best, least = trial, seconds
-            if not trial.has_far_field:
-                break
         if best is self._geometry:
             return False
-        self._geometry, self._degrees, self._far, self._transposed = best, {}, {}, None
+        self._lay_out(best)
         return True
 
-    def _far_field(self, degree: int, source_order: int, order: int) -> FarField:
-        key = degree, source_order, order
+    def _lay_out(self, geometry: Geometry) -> None:
+        """Go over to other leaves."""
+        self._geometry, self._degrees, self._far, self._transposed = geometry, {}, {}, None
+        self._report = Report.of(geometry, self.tolerance, self._report.plan_seconds)
+
+    def _far_field(self, degrees: tuple[int, ...], source_order: int, order: int) -> FarField:
+        key = degrees, source_order, order
         if key not in self._far:
-            self._far[key] = FarField(self._geometry, degree, source_order, order, self._far_dtype)
+            self._far[key] = FarField(self._geometry, degrees, source_order, order, self._far_dtype)
         return self._far[key]
 
     @property
+    def _single(self) -> bool:
+        """Whether the far field is computed in single precision."""
+        return self.tolerance >= SINGLE
+
+    @property
     def _far_dtype(self) -> np.dtype:
-        return np.dtype(np.float32 if self.tolerance >= SINGLE else np.float64)
+        return np.dtype(np.float32 if self._single else np.float64)
 
     def _warn_if_missed(self, worst: float) -> None:
         if worst > 1.5:

@@ -40,8 +40,8 @@ class Report:
         What was asked.
     source_order, order, channels : int
         Of the last evaluation.
-    degree : int
-        Highest degree of expansions; 0 where all was summed directly.
+    degrees : tuple of int
+        Degree of the translations on every level; empty where all was summed directly.
     precision : str
         Of the far field: ``float32``, ``float64`` or empty.
     seconds : dict of str to float
@@ -64,7 +64,7 @@ class Report:
     source_order: int = 0
     order: int = 0
     channels: int = 0
-    degree: int = 0
+    degrees: tuple[int, ...] = ()
     precision: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     errors: np.ndarray = field(default_factory=lambda: np.zeros(0))
@@ -97,6 +97,11 @@ class Report:
             self.seconds[step] = self.seconds.get(step, 0.0) + perf_counter() - start
 
     @property
+    def degree(self) -> int:
+        """Highest degree of expansions; 0 where all was summed directly."""
+        return max(self.degrees, default=0)
+
+    @property
     def total_seconds(self) -> float:
         """Time of the last evaluation."""
         return sum(self.seconds.values())
@@ -110,7 +115,8 @@ class Report:
             f"plan {1e3 * self.plan_seconds:.1f} ms",
         ]
         if self.seconds:
-            far = f"degree {self.degree}, {self.precision}" if self.degree else "direct sum"
+            degrees = " ".join(map(str, self.degrees))
+            far = f"degrees {degrees} in {self.precision}" if self.degree else "direct sum"
             channels = "" if self.channels == 1 else f", {self.channels} channels"
             lines.append(
                 f"last evaluation: moments of order {self.source_order} to field of order "

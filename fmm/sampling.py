@@ -1,7 +1,5 @@
 """What a tolerance refers to: the field at a few targets by direct sums, and norms made of it."""
 
-from typing import NamedTuple
-
 import numpy as np
 
 from fmm.geometry import Geometry
@@ -9,35 +7,79 @@ from fmm.near import near_field
 from fmm.tree import Tree
 from multipoles.indexing import n_components, order_slice
 
-SIZE = 48
+SIZE = 64
+MORE = 256
 
 
-class Sample(NamedTuple):
-    """Some targets (places in tree order) and the exact field there (n, channels, components)."""
+class Probe:
+    """Targets drawn at random at which the whole field is known.
 
-    places: np.ndarray
-    exact: np.ndarray
+    Parameters
+    ----------
+    geometry : Geometry
+        Points and tree.
+    moments : ndarray, shape (n_sources, channels, n_components(K))
+        In tree order.
+    near : ndarray, shape (n_targets, channels, n_components(order))
+        The near field, in tree order.
+    order : int
+        Highest output order.
+    """
 
+    def __init__(
+        self, geometry: Geometry, moments: np.ndarray, near: np.ndarray, order: int
+    ) -> None:
+        self._geometry, self._moments, self._near, self._order = geometry, moments, near, order
+        self.places, self._far = self._draw(SIZE, seed=0)
+        self.enlarged = False
 
-def draw(geometry: Geometry, moments: np.ndarray, order: int) -> Sample:
-    """Return the exact field, in the dtype of moments, at some targets spread over the tree."""
-    targets, sources = geometry.points(moments.dtype)
-    n = len(targets)
-    # one of each of equal parts of the curve, at random: points may be in regular order
-    size = min(SIZE, n)
-    inside = np.random.default_rng(0).random(size)
-    places = ((np.arange(size) + inside) * (n / size)).astype(np.int64)
-    begin, senders = _systems(geometry.tree)
-    owner = np.searchsorted(begin, places, side="right") - 1
-    used, counts = np.unique(owner, return_counts=True)
-    ends = np.cumsum(counts)
-    exact = np.zeros((len(places), moments.shape[1], n_components(order)), moments.dtype)
-    near_field(
-        np.ascontiguousarray(targets[places]), sources, moments, order,
-        np.stack([ends - counts, ends], axis=1), np.arange(len(used) + 1),
-        np.ascontiguousarray(senders[used]), exact,
-    )  # fmt: skip
-    return Sample(places, exact)
+    def enlarge(self) -> None:
+        """Draw more targets: errors gather in the corners of boxes, few targets miss them."""
+        places, far = self._draw(MORE, seed=1)
+        self.places = np.concatenate([self.places, places])
+        self._far = np.concatenate([self._far, far])
+        self.enlarged = True
+
+    def norms(self) -> np.ndarray:
+        """Return the root mean square of the whole field per output order.
+
+        The near field is known everywhere, the far field only here; near pairs make the tail of
+        the distribution, so that this mean converges much faster than that of the whole.
+        """
+        inside = self._near[self.places]
+        squares = []
+        for k in range(self._order + 1):
+            part = order_slice(k)
+            here = _mean_square((inside + self._far)[..., part])
+            rest = here - _mean_square(inside[..., part])
+            squares.append(max(_mean_square(self._near[..., part]) + rest, 0.25 * here))
+        return np.maximum(np.sqrt(squares), np.finfo(np.float64).tiny)
+
+    def errors(self, far: np.ndarray) -> np.ndarray:
+        """Return the root mean square error of a far field at `places`, per output order."""
+        difference = far - self._far
+        parts = [order_slice(k) for k in range(self._order + 1)]
+        return np.sqrt([_mean_square(difference[..., part]) for part in parts])
+
+    def _draw(self, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return some places, one in each of equal parts of the curve, and the far field there."""
+        geometry, moments = self._geometry, self._moments
+        targets, sources = geometry.points(moments.dtype)
+        n = len(targets)
+        size = min(size, n)
+        inside = np.random.default_rng(seed).random(size)
+        places = ((np.arange(size) + inside) * (n / size)).astype(np.int64)
+        begin, senders = _systems(geometry.tree)
+        owner = np.searchsorted(begin, places, side="right") - 1
+        used, counts = np.unique(owner, return_counts=True)
+        ends = np.cumsum(counts)
+        exact = np.zeros((size, moments.shape[1], n_components(self._order)), moments.dtype)
+        near_field(
+            np.ascontiguousarray(targets[places]), sources, moments, self._order,
+            np.stack([ends - counts, ends], axis=1), np.arange(len(used) + 1),
+            np.ascontiguousarray(senders[used]), exact,
+        )  # fmt: skip
+        return places, exact - self._near[places]
 
 
 def _systems(tree: Tree) -> tuple[np.ndarray, np.ndarray]:
@@ -56,29 +98,6 @@ def _systems(tree: Tree) -> tuple[np.ndarray, np.ndarray]:
     senders = np.stack([np.minimum(least(sources), ends), ends], axis=1)
     begin = least(targets)
     return begin[begin < far], senders[begin < far]
-
-
-def norms(sample: Sample, near: np.ndarray, order: int) -> np.ndarray:
-    """Return the root mean square of the whole field per output order.
-
-    The near field is known everywhere, the whole only at the sample; near pairs make the tail of
-    the distribution, so that the mean of the difference converges much faster than that of the
-    field.
-    """
-    inside = near[sample.places]
-    found = []
-    for k in range(order + 1):
-        part = order_slice(k)
-        everywhere = _mean_square(near[..., part])
-        rest = _mean_square(sample.exact[..., part]) - _mean_square(inside[..., part])
-        found.append(max(everywhere + rest, 0.25 * _mean_square(sample.exact[..., part])))
-    return np.sqrt(np.array(found))
-
-
-def errors(found: np.ndarray, sample: Sample, order: int) -> np.ndarray:
-    """Return the root mean square error of the field found at the sample, per output order."""
-    difference = found - sample.exact
-    return np.sqrt([_mean_square(difference[..., order_slice(k)]) for k in range(order + 1)])
 
 
 def _mean_square(values: np.ndarray) -> float:
