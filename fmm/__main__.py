@@ -59,10 +59,10 @@ def _validate(options: argparse.Namespace) -> int:
     names = options.distribution.split(",")
     if options.all or names == ["all"]:
         names = list(DISTRIBUTIONS)
-    if options.threads:
-        multipoles.set_num_threads(options.threads)
     missed = 0
     try:
+        if options.threads is not None:
+            multipoles.set_num_threads(options.threads)
         tolerances = [float(text) for text in options.tolerance.split(",")]
         print("relative L2 error per output order, seconds, most memory so far")
         print(header(options.order))

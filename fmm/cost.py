@@ -16,6 +16,8 @@ from multipoles._jit import processor, serial
 
 # looser tolerances let single precision do the far field, or everything for float32 points
 SINGLE = 1e-5
+# what a far field costs however few the points are
+FIXED_SECONDS = 2e-3
 
 
 class Machine(NamedTuple):

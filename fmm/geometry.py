@@ -6,7 +6,7 @@ import numpy as np
 
 from fmm import accuracy
 from fmm.accuracy import N_CODES
-from fmm.cost import Work, best_occupancy, seconds_per_point
+from fmm.cost import FIXED_SECONDS, Work, best_occupancy, seconds_per_point
 from fmm.lists import Lists, build_lists
 from fmm.tree import SortedPoints, build_tree, occupancy, sort_points
 from multipoles._jit import bare
@@ -205,32 +205,31 @@ def choose_leaves(points: SortedPoints, work: Work) -> tuple[int, int]:
 
     Points spread evenly fill a grid whose boxes hold about the best number; of the grids 2^k,
     3 2^k, 5 2^k the cheapest is taken, with leaves large enough not to divide its boxes. Points
-    spread unevenly get leaves of about the best size.
+    spread unevenly get leaves of about the best size. Few points are one leaf, summed directly.
     """
     n_systems = len(points.edge)
-    n = len(points.source_keys) / n_systems
+    n = max(len(points.source_keys), len(points.target_keys)) / n_systems
     boxes, crowding = occupancy(points)
     boxes = boxes / n_systems
-    levels = np.arange(len(boxes))
     if len(boxes) < 2 or n < 16:
-        return 1, max(int(n) * 2, 64)
+        return 1, int(n) + 64
     # boxes of a grid of any size, between the levels of halving
-    grids = np.sort([root * 2.0**k for root in ROOT_GRIDS for k in range(len(boxes))])
-    filled = np.exp2(np.interp(np.log2(grids), levels, np.log2(boxes)))
-    slopes = np.gradient(np.log2(boxes))
-    dimension = np.clip(np.interp(np.log2(grids), levels, slopes), 1.0, 3.0)
-    crowd = np.interp(np.log2(grids), levels, crowding)
+    roots = np.repeat(ROOT_GRIDS, len(boxes))
+    grids = np.log2(roots) + np.tile(np.arange(len(boxes)), len(ROOT_GRIDS))
+    levels = np.arange(len(boxes))
+    filled = np.exp2(np.interp(grids, levels, np.log2(boxes)))
+    dimension = np.clip(np.interp(grids, levels, np.gradient(np.log2(boxes))), 1.0, 3.0)
+    crowd = np.interp(grids, levels, crowding)
     seconds = [
         seconds_per_point(work, d, n / b, c)
         for d, b, c in zip(dimension, filled, crowd, strict=True)
     ]
     best = int(np.argmin(seconds))
-    occupancy_ = n / filled[best]
+    if n * work.seconds_per_pair() < seconds[best] + FIXED_SECONDS / n:
+        return 1, int(4 * n)
     if crowd[best] < 2.0 and n_systems == 1:
-        root = next(
-            r for r in ROOT_GRIDS if (grids[best] / r) == 2.0 ** round(np.log2(grids[best] / r))
-        )
+        held = n / filled[best]
         # between the fullest of these boxes and the emptiest that would be divided into them
-        above = max(occupancy_ + 3 * occupancy_**0.5, 8 * occupancy_ - 3 * (8 * occupancy_) ** 0.5)
-        return root, int(min(occupancy_ + 6 * occupancy_**0.5 + 8, above))
+        above = max(held + 3 * held**0.5, 8 * held - 3 * (8 * held) ** 0.5)
+        return int(roots[best]), int(min(held + 6 * held**0.5 + 8, above))
     return 1, int(2.2 * best_occupancy(work, float(dimension[best])))
