@@ -29,6 +29,8 @@ bench: setup
 	$(BIN)/python benchmarks/direct_sum.py
 	$(BIN)/python benchmarks/edge_operators.py
 	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m fmm bench
 
 docs: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'

@@ -225,37 +225,53 @@ def _part(order):
 
 
 @jit
+def _products(count, root, outer, inner, q, conjugate, places, outers, inners, harmonics, factors):
+    """Write the terms of one product of complex harmonics; return how many there are by now.
+
+    It is (c C + i s S)(u U + i v V) with cosine C and sine S of order `inner` of a point, their
+    sign changed in S if `conjugate`, and U, V of order `q` of the shift; its real part belongs to
+    the cosine of order `outer` >= 0, its imaginary part to the sine. With empty arrays terms are
+    counted only.
+    """
+    c, s = _part(inner)
+    u, v = _part(q)
+    norm = root * (np.sqrt(2.0) if outer > 0 else 1.0)
+    for sine in range(2 if outer > 0 else 1):
+        for left in range(2 if inner != 0 else 1):
+            right = (left + sine) % 2
+            if right == 1 and q == 0:
+                continue
+            if len(outers) > 0:
+                value = norm * (s if left else c) * (v if right else u)
+                outers[count] = places[0] + sine
+                inners[count] = places[1] + left
+                harmonics[count] = places[2] + right
+                factors[count] = -value if left and bool(right) != conjugate else value
+            count += 1
+    return count
+
+
+@jit
+def _place(degree, order):
+    """Return the place of a harmonic's cosine."""
+    return degree * degree + max(2 * abs(order) - 1, 0)
+
+
+@jit
 def _shift_terms(degree, inner, roots, rows, columns, harmonics, factors):
     """R_n^m(y + d) = sum_jl root R_j^l(y) R_(n-j)^(m-l)(d), split into real and imaginary parts."""
     count = 0
-    fill = len(rows) > 0
     for n in range(degree + 1):
         for m in range(n + 1):
             for j in range(min(n, inner) + 1):
-                for order in range(-j, j + 1):
+                # |m - l| <= n - j
+                for order in range(max(-j, m - n + j), min(j, m + n - j) + 1):
                     q = m - order
-                    if abs(q) > n - j:
-                        continue
                     root = roots[n + m, j + order] * roots[n - m, j - order]
-                    c, s = _part(order)
-                    u, v = _part(q)
-                    # (c C + i s S)(u U + i v V) with y's cosine C, sine S and d's U, V
-                    for sine in range(2 if m > 0 else 1):
-                        norm = root * (np.sqrt(2.0) if m > 0 else 1.0)
-                        for left in range(2 if order != 0 else 1):
-                            right = (left + sine) % 2
-                            if right == 1 and q == 0:
-                                continue
-                            value = norm * (s if left else c) * (v if right else u)
-                            if left and right:
-                                value = -value
-                            if fill:
-                                rows[count] = n * n + max(2 * m - 1, 0) + sine
-                                columns[count] = j * j + max(2 * abs(order) - 1, 0) + left
-                                place = (n - j) * (n - j) + max(2 * abs(q) - 1, 0) + right
-                                harmonics[count] = place
-                                factors[count] = value
-                            count += 1
+                    places = (_place(n, m), _place(j, order), _place(n - j, q))
+                    count = _products(
+                        count, root, m, order, q, False, places, rows, columns, harmonics, factors
+                    )
     return count
 
 
@@ -263,7 +279,6 @@ def _shift_terms(degree, inner, roots, rows, columns, harmonics, factors):
 def _transfer_terms(degree, inner, roots, rows, columns, harmonics, factors):
     """I_j^l(d + x) = sum_km (-1)^k root conj(R_k^m(x)) I_(j+k)^(l+m)(d), in parts."""
     count = 0
-    fill = len(rows) > 0
     for j in range(inner + 1):
         for order in range(j + 1):
             for k in range(degree + 1):
@@ -271,22 +286,8 @@ def _transfer_terms(degree, inner, roots, rows, columns, harmonics, factors):
                 for m in range(-k, k + 1):
                     q = order + m
                     root = roots[n + q, j + order] * roots[n - q, j - order] * (1.0 - 2.0 * (k % 2))
-                    c, s = _part(m)
-                    u, v = _part(q)
-                    # (c C - i s S)(u U + i v V) with x's cosine C, sine S and d's U, V
-                    for sine in range(2 if order > 0 else 1):
-                        norm = root * (np.sqrt(2.0) if order > 0 else 1.0)
-                        for left in range(2 if m != 0 else 1):
-                            right = (left + sine) % 2
-                            if right == 1 and q == 0:
-                                continue
-                            value = norm * (s if left else c) * (v if right else u)
-                            if left and not right:
-                                value = -value
-                            if fill:
-                                rows[count] = k * k + max(2 * abs(m) - 1, 0) + left
-                                columns[count] = j * j + max(2 * order - 1, 0) + sine
-                                harmonics[count] = n * n + max(2 * abs(q) - 1, 0) + right
-                                factors[count] = value
-                            count += 1
+                    places = (_place(j, order), _place(k, m), _place(n, q))
+                    count = _products(
+                        count, root, order, m, q, True, places, columns, rows, harmonics, factors
+                    )
     return count
