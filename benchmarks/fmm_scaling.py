@@ -127,7 +127,6 @@ def save(results: list[Result]) -> None:
         writer.writerow(Result._fields)
         writer.writerows(results)
     os.replace(temporary, path)
-    print(f"written: {path}")
 
 
 def plot(results: list[Result], tolerance: float) -> None:
@@ -166,7 +165,7 @@ def plot(results: list[Result], tolerance: float) -> None:
     temporary = path.with_name("fmm_scaling.tmp.png")
     figure.savefig(temporary, dpi=150)
     os.replace(temporary, path)
-    print(f"written: {path}")
+    print(f"written: {path.with_suffix('.csv')} and {path.name}")
 
 
 def main() -> None:
@@ -190,8 +189,8 @@ def main() -> None:
             if n <= most:
                 results.append(run(n, threads, channels, options.tolerance))
                 show(results[-1])
+        save(results)  # what a run that is stopped leaves
     judge(results)
-    save(results)
     plot(results, options.tolerance)
 
 

@@ -211,7 +211,9 @@ def measure(row: Row, n: int, repeats: int) -> tuple[Measurement, Measurement | 
 
 def _side_by_side(problem, row: Row, n, tolerance, eps: float | None, repeats: int) -> tuple:
     """Time both programs in turn."""
-    first, again, others = [], [], []
+    first: list[float] = []
+    again: list[float] = []
+    others: list[float] = []
     for k in range(repeats):
         start = perf_counter()
         plan = problem.plan(tolerance)

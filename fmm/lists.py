@@ -4,18 +4,25 @@ The lists of the adaptive method (Cheng, Greengard & Rokhlin 1999, lists 1-4). E
 of a system is in exactly one of: near (leaf and box), multipole-to-local (boxes of one size, not
 adjacent, with adjacent parents), multipole-to-particle and particle-to-local (a leaf and a smaller
 box, not adjacent to it, whose parent is).
+
+The loops run twice: first with empty arrays to count, then to write.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from fmm.tree import Tree
-from multipoles._jit import inline, jit
+from fmm.tree import MAX_BITS, Tree
+from multipoles._jit import bare, bare_inline
 
 REACH = 4
 """Translation codes count shifts of -4 ... 4 along each axis."""
 N_CODES = (2 * REACH + 1) ** 3
+
+_STRIDES = np.array([(2 * REACH + 1) ** 2, 2 * REACH + 1, 1], np.int32)
+_ZERO_SHIFT = REACH * int(_STRIDES.sum())
+_ADJACENT = (np.abs(np.indices((2 * REACH + 1,) * 3) - REACH).max(axis=0) <= 1).ravel()
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,7 @@ class Lists:
         Of every box that is a leaf with targets, the boxes (not always leaves) whose sources it
         sums directly: ``near_boxes[near_starts[b] : near_starts[b + 1]]``.
     near_range_starts, near_ranges : ndarray
-        The same as ranges of sources, adjacent ones merged.
+        The same as ranges of sources, ascending, adjacent ones merged.
     m2l_starts : ndarray, int64, shape (N_CODES + 1,)
         Pairs of each translation code: 81 (dx + 4) + 9 (dy + 4) + dz + 4 with target minus source
         anchor.
@@ -53,6 +60,26 @@ class Lists:
     p2l_sources: np.ndarray
 
 
+class _Boxes(NamedTuple):
+    """What the loops read of a tree.
+
+    `place` is the anchor as one number. In it, as in the codes made of it, shifts of up to REACH
+    along each axis are told apart.
+    """
+
+    level_starts: np.ndarray
+    anchor: np.ndarray
+    place: np.ndarray
+    parent: np.ndarray
+    first_child: np.ndarray
+    n_children: np.ndarray
+    roots: np.ndarray
+    receives: np.ndarray
+    sends: np.ndarray
+    n_targets: np.ndarray
+    n_sources: np.ndarray
+
+
 def build_lists(tree: Tree, m2p_least: int, p2l_least: int) -> Lists:
     """Return the interaction lists of a tree.
 
@@ -64,178 +91,135 @@ def build_lists(tree: Tree, m2p_least: int, p2l_least: int) -> Lists:
         Fewer sources (or targets) than this in the smaller box are summed directly rather than by
         its expansion.
     """
-    arrays = (
-        tree.level_starts, tree.anchor, tree.parent, tree.first_child, tree.n_children,
-        tree.system, tree.target_range, tree.source_range,
-    )  # fmt: skip
-    counts = np.zeros(N_CODES + 1, np.int64)
-    colleagues = np.full((len(tree.parent), 27), -1, np.int32)
-    _colleagues(*arrays, colleagues, counts)
-    starts = np.cumsum(counts)
-    m2l = np.empty((2, starts[-1]), np.int32)
-    _transfers(*arrays, colleagues, starts.copy(), m2l)
-    tallies = np.zeros((3, len(tree.parent) + 1), np.int64)
+    boxes, n = _boxes(tree), len(tree.parent)
     nothing = np.empty(0, np.int32)
-    least = (m2p_least, p2l_least)
-    _mixed(*arrays, colleagues, least, tallies, nothing, nothing, nothing)
-    ends = np.cumsum(tallies, axis=1)
-    found = [np.empty(end, np.int32) for end in ends[:, -1]]
-    _mixed(*arrays, colleagues, least, ends[:, :-1].copy(), *found)
-    range_starts, ranges = _merge(ends[0], found[0], tree.source_range)
+    colleagues = np.empty((n, 27), np.int32)
+    counts = np.zeros(N_CODES + 1, np.int64)
+    _transfers(boxes, colleagues, counts[1:], nothing, nothing)
+    m2l_starts = np.cumsum(counts)
+    targets, sources = np.empty((2, m2l_starts[-1]), np.int32)
+    _transfers(boxes, colleagues, m2l_starts[:-1].copy(), targets, sources)
+    tallies = np.zeros((3, n + 1), np.int64)
+    stack, least = np.empty((2, 8 * MAX_BITS), np.int32), (m2p_least, p2l_least)
+    _neighbours(boxes, colleagues, least, stack, tallies[:, 1:], nothing, nothing, nothing)
+    starts = np.cumsum(tallies, axis=1)
+    near, m2p, p2l = (np.empty(end, np.int32) for end in starts[:, -1])
+    _neighbours(boxes, colleagues, least, stack, starts[:, :-1].copy(), near, m2p, p2l)
+    ranges, range_starts = np.empty((len(near), 2), np.int64), np.zeros(n + 1, np.int64)
+    _merge(starts[0], near, tree.source_range, range_starts, ranges)
     return Lists(
-        ends[0], found[0], range_starts, ranges, starts, m2l[0], m2l[1],
-        _repeated(ends[1]), found[1], _repeated(ends[2]), found[2],
+        starts[0], near, range_starts, ranges[: range_starts[-1]].copy(), m2l_starts, targets,
+        sources, _repeated(starts[1]), m2p, _repeated(starts[2]), p2l,
     )  # fmt: skip
 
 
-def _repeated(ends: np.ndarray) -> np.ndarray:
-    return np.repeat(np.arange(len(ends) - 1, dtype=np.int32), np.diff(ends))
+def _boxes(tree: Tree) -> _Boxes:
+    n_targets = tree.target_range[:, 1] - tree.target_range[:, 0]
+    n_sources = tree.source_range[:, 1] - tree.source_range[:, 0]
+    systems = tree.system[: tree.level_starts[1]]
+    roots = [np.searchsorted(systems, systems, side) for side in ("left", "right")]
+    return _Boxes(
+        tree.level_starts, tree.anchor, tree.anchor @ _STRIDES, tree.parent, tree.first_child,
+        tree.n_children, np.stack(roots, axis=1), n_targets > 0, n_sources > 0, n_targets,
+        n_sources,
+    )  # fmt: skip
 
 
-@inline
-def _slot(anchor, target, source):
-    """Return the place of a box among 27 neighbours, or -1 if it is not adjacent."""
-    slot = 0
-    for axis in range(3):
-        d = anchor[target, axis] - anchor[source, axis]
-        if d < -1 or d > 1:
-            return -1
-        slot = 3 * slot + d + 1
-    return slot
+def _repeated(starts: np.ndarray) -> np.ndarray:
+    """Return the row of each entry of compressed rows."""
+    return np.repeat(np.arange(len(starts) - 1, dtype=np.int32), np.diff(starts))
 
 
-@inline
-def _code(anchor, target, source):
-    code = 0
-    for axis in range(3):
-        code = (2 * REACH + 1) * code + anchor[target, axis] - anchor[source, axis] + REACH
-    return code
+@bare
+def _transfers(boxes, colleagues, places, targets, sources):
+    """Find adjacent boxes of one size, and multipole-to-local pairs.
+
+    Row b of `colleagues` gets the neighbours of box b, itself among them, ascending, then -1.
+    `places` counts the pairs of each code, or says where the next one goes.
+    """
+    for box in range(boxes.level_starts[1]):
+        first, last = boxes.roots[box, 0], boxes.roots[box, 1]
+        found = _sort_out(boxes, box, first, last, 0, colleagues, places, targets, sources)
+        colleagues[box, found:] = -1
+    for box in range(boxes.level_starts[1], len(boxes.parent)):
+        parent = boxes.parent[box]
+        found = 0
+        for i in range(27):
+            near = colleagues[parent, i]
+            if near < 0:
+                break
+            first = boxes.first_child[near]
+            last = first + boxes.n_children[near]
+            found = _sort_out(boxes, box, first, last, found, colleagues, places, targets, sources)
+        colleagues[box, found:] = -1
 
 
-@inline
-def _occupied(ranges, box):
-    return ranges[box, 1] > ranges[box, 0]
+@bare_inline
+def _sort_out(boxes, box, first, last, found, colleagues, places, targets, sources):
+    """Take boxes first ... last of one size as colleagues or pairs; return the colleagues found."""
+    here, receives = boxes.place[box] + _ZERO_SHIFT, boxes.receives[box]
+    for other in range(first, last):
+        code = here - boxes.place[other]
+        if _ADJACENT[code]:
+            colleagues[box, found] = other
+            found += 1
+        elif receives and boxes.sends[other]:
+            if len(targets) > 0:
+                targets[places[code]] = box
+                sources[places[code]] = other
+            places[code] += 1
+    return found
 
 
-@jit
-def _roots(box, level_starts, system):
-    """Return first and last root of a root's system."""
-    first = box
-    while first > 0 and system[first - 1] == system[box]:
-        first -= 1
-    last = box + 1
-    while last < level_starts[1] and system[last] == system[box]:
-        last += 1
-    return first, last
-
-
-@jit
-def _colleagues(
-    level_starts, anchor, parent, first_child, n_children, system, targets, sources, colleagues,
-    counts,
-):  # fmt: skip
-    """Write adjacent boxes of one size, and count pairs per code (one place later)."""
-    for box in range(level_starts[1]):
-        first, last = _roots(box, level_starts, system)
-        for other in range(first, last):
-            slot = _slot(anchor, box, other)
-            if slot >= 0:
-                colleagues[box, slot] = other
-            elif _occupied(targets, box) and _occupied(sources, other):
-                counts[_code(anchor, box, other) + 1] += 1
-    for level in range(1, len(level_starts) - 1):
-        for box in range(level_starts[level], level_starts[level + 1]):
-            receives = _occupied(targets, box)
-            for near in colleagues[parent[box]]:
-                if near < 0:
-                    continue
-                for other in range(first_child[near], first_child[near] + n_children[near]):
-                    slot = _slot(anchor, box, other)
-                    if slot >= 0:
-                        colleagues[box, slot] = other
-                    elif receives and _occupied(sources, other):
-                        counts[_code(anchor, box, other) + 1] += 1
-
-
-@jit
-def _transfers(
-    level_starts, anchor, parent, first_child, n_children, system, targets, sources, colleagues,
-    places, found,
-):  # fmt: skip
-    """Write multipole-to-local pairs; `places` says where the next of a code goes."""
-    for box in range(level_starts[1]):
-        first, last = _roots(box, level_starts, system)
-        for other in range(first, last):
-            if (
-                _slot(anchor, box, other) < 0
-                and _occupied(targets, box)
-                and _occupied(sources, other)
-            ):
-                _put(places, _code(anchor, box, other), box, other, found)
-    for level in range(1, len(level_starts) - 1):
-        for box in range(level_starts[level], level_starts[level + 1]):
-            if not _occupied(targets, box):
-                continue
-            for near in colleagues[parent[box]]:
-                if near < 0:
-                    continue
-                for other in range(first_child[near], first_child[near] + n_children[near]):
-                    if _slot(anchor, box, other) < 0 and _occupied(sources, other):
-                        _put(places, _code(anchor, box, other), box, other, found)
-
-
-@inline
-def _put(places, code, target, source, found):
-    place = places[code]
-    found[0, place] = target
-    found[1, place] = source
-    places[code] += 1
-
-
-@jit
-def _mixed(
-    level_starts, anchor, parent, first_child, n_children, system, targets, sources, colleagues,
-    least, tallies, near, m2p, p2l,
-):  # fmt: skip
+@bare
+def _neighbours(boxes, colleagues, least, stack, places, near, m2p, p2l):
     """Find near, multipole-to-particle and particle-to-local pairs of every leaf.
 
-    With empty lists count them in `tallies` (one place later), else write them where these say.
+    The rows of `places` count near, m2p and p2l pairs of each target, or say where the next goes.
     """
-    stack = np.empty(4096, np.int32)
-    shifts = np.empty(4096, np.int32)
-    below = np.empty(4096, np.int32)
-    for leaf in range(len(parent)):
-        if n_children[leaf] > 0:
+    for leaf in range(len(boxes.parent)):
+        if boxes.n_children[leaf] > 0:
             continue
-        for colleague in colleagues[leaf]:
+        for i in range(27):
+            colleague = colleagues[leaf, i]
             if colleague < 0:
-                continue
-            if n_children[colleague] == 0:
-                if _occupied(targets, leaf) and _occupied(sources, colleague):
-                    _emit(0, leaf, colleague, tallies, near)
-                continue
-            top = 1
-            stack[0], shifts[0] = colleague, 0
-            while top > 0:
-                top -= 1
-                box, shift = stack[top], shifts[top] + 1
-                for other in range(first_child[box], first_child[box] + n_children[box]):
-                    if not _touches(anchor, leaf, other, shift):
-                        _separate(
-                            leaf, other, targets, sources, first_child, n_children, least, below,
-                            tallies, near, m2p, p2l,
-                        )  # fmt: skip
-                    elif n_children[other] > 0:
-                        stack[top], shifts[top] = other, shift
-                        top += 1
-                    else:
-                        if _occupied(targets, leaf) and _occupied(sources, other):
-                            _emit(0, leaf, other, tallies, near)
-                        if _occupied(targets, other) and _occupied(sources, leaf):
-                            _emit(0, other, leaf, tallies, near)
+                break
+            if boxes.n_children[colleague] > 0:
+                _descend(boxes, leaf, colleague, least, stack, places, near, m2p, p2l)
+            elif boxes.receives[leaf] and boxes.sends[colleague]:
+                _emit(places[0], leaf, colleague, near)
 
 
-@inline
+@bare_inline
+def _emit(places, target, source, found):
+    if len(found) > 0:
+        found[places[target]] = source
+    places[target] += 1
+
+
+@bare_inline
+def _descend(boxes, leaf, colleague, least, stack, places, near, m2p, p2l):
+    """Find the pairs, both ways, of a leaf and the smaller boxes inside a colleague."""
+    stack[0, 0], stack[1, 0] = colleague, 0
+    top = 1
+    while top > 0:
+        top -= 1
+        box, shift = stack[0, top], stack[1, top] + 1
+        first = boxes.first_child[box]
+        for other in range(first, first + boxes.n_children[box]):
+            if not _touches(boxes.anchor, leaf, other, shift):
+                _separate(boxes, leaf, other, least, stack, top, places, near, m2p, p2l)
+            elif boxes.n_children[other] > 0:
+                stack[0, top], stack[1, top] = other, shift
+                top += 1
+            else:
+                if boxes.receives[leaf] and boxes.sends[other]:
+                    _emit(places[0], leaf, other, near)
+                if boxes.receives[other] and boxes.sends[leaf]:
+                    _emit(places[0], other, leaf, near)
+
+
+@bare_inline
 def _touches(anchor, leaf, other, shift):
     """Return whether a box that is 2^shift times smaller touches the leaf."""
     for axis in range(3):
@@ -246,56 +230,49 @@ def _touches(anchor, leaf, other, shift):
     return True
 
 
-@inline
-def _emit(kind, target, source, tallies, found):
-    if len(found) == 0:
-        tallies[kind, target + 1] += 1
-    else:
-        found[tallies[kind, target]] = source
-        tallies[kind, target] += 1
+@bare_inline
+def _separate(boxes, leaf, other, least, stack, top, places, near, m2p, p2l):
+    """Join a leaf and a smaller box apart from it: by expansions of a box that holds enough.
 
-
-@inline
-def _separate(
-    leaf, other, targets, sources, first_child, n_children, least, below, tallies, near, m2p, p2l
-):
-    """Join a leaf and a smaller box apart from it: by expansions of a box that holds enough."""
-    if _occupied(targets, leaf) and _occupied(sources, other):
-        if sources[other, 1] - sources[other, 0] >= least[0]:
-            _emit(1, leaf, other, tallies, m2p)
+    `other` may not be on the stack, which is used from `top` on and left as it was below.
+    """
+    if boxes.receives[leaf] and boxes.sends[other]:
+        if boxes.n_sources[other] >= least[0]:
+            _emit(places[1], leaf, other, m2p)
         else:
-            _emit(0, leaf, other, tallies, near)
-    if _occupied(targets, other) and _occupied(sources, leaf):
-        if targets[other, 1] - targets[other, 0] >= least[1]:
-            _emit(2, other, leaf, tallies, p2l)
-            return
-        below[0] = other
-        top = 1
-        while top > 0:
-            top -= 1
-            box = below[top]
-            if n_children[box] == 0:
-                if _occupied(targets, box):
-                    _emit(0, box, leaf, tallies, near)
-                continue
-            for child in range(first_child[box], first_child[box] + n_children[box]):
-                below[top] = child
-                top += 1
+            _emit(places[0], leaf, other, near)
+    if not (boxes.receives[other] and boxes.sends[leaf]):
+        return
+    if boxes.n_targets[other] >= least[1]:
+        _emit(places[2], other, leaf, p2l)
+        return
+    # near lists are those of leaves
+    bottom = top
+    stack[0, top] = other
+    top += 1
+    while top > bottom:
+        top -= 1
+        box = stack[0, top]
+        if boxes.n_children[box] == 0:
+            if boxes.receives[box]:
+                _emit(places[0], box, leaf, near)
+            continue
+        for child in range(boxes.first_child[box], boxes.first_child[box] + boxes.n_children[box]):
+            stack[0, top] = child
+            top += 1
 
 
-@jit
-def _merge(starts, boxes, sources):
-    """Return the ranges of sources of near boxes, adjacent ones merged."""
-    ranges = np.empty((len(boxes), 2), np.int64)
-    range_starts = np.zeros(len(starts), np.int64)
+@bare
+def _merge(starts, near, sources, range_starts, ranges):
+    """Write the ranges of sources of near boxes, ascending, adjacent ones merged."""
     count = 0
-    for leaf in range(len(starts) - 1):
+    for box in range(len(starts) - 1):
         first = count
-        for i in range(starts[leaf], starts[leaf + 1]):
-            begin, end = sources[boxes[i], 0], sources[boxes[i], 1]
+        for i in range(starts[box], starts[box + 1]):
+            begin, end = sources[near[i], 0], sources[near[i], 1]
             place = count
             while place > first and ranges[place - 1, 0] > begin:
-                ranges[place] = ranges[place - 1]
+                ranges[place, 0], ranges[place, 1] = ranges[place - 1, 0], ranges[place - 1, 1]
                 place -= 1
             ranges[place, 0], ranges[place, 1] = begin, end
             count += 1
@@ -305,8 +282,6 @@ def _merge(starts, boxes, sources):
                 ranges[kept, 1] = ranges[i, 1]
             else:
                 kept += 1
-                ranges[kept] = ranges[i]
-        if count > first:
-            count = kept + 1
-        range_starts[leaf + 1] = count
-    return range_starts, ranges[:count].copy()
+                ranges[kept, 0], ranges[kept, 1] = ranges[i, 0], ranges[i, 1]
+        count = min(count, kept + 1)
+        range_starts[box + 1] = count

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fmm.morton import encode
-from multipoles._jit import jit
+from multipoles._jit import bare, bare_inline, jit
 
 MAX_BITS = 20
 _MARGIN = 0.006
@@ -54,34 +54,58 @@ def sort_points(
     targets, sources : ndarray, shape (n, 3)
         float64, contiguous; the same object if they are the same points.
     target_batch, source_batch : ndarray of int64, optional
-        Sorted system index of each point.
+        Sorted system index of each point; indices may have gaps.
     root_grid : int
         Most root cells along an axis.
     """
-    same = targets is sources
-    n_systems = 1
-    if target_batch is not None and source_batch is not None:
-        n_systems = 1 + int(max(target_batch.max(initial=-1), source_batch.max(initial=-1)))
+    target_system, source_system, n_systems = _systems(target_batch, source_batch)
+    # points of one place may still be of different systems
+    same = targets is sources and np.array_equal(target_system, source_system)
     low, high = np.full((n_systems, 3), np.inf), np.full((n_systems, 3), -np.inf)
-    none = np.empty(0, np.int64)
-    target_batch = none if target_batch is None else target_batch
-    source_batch = none if source_batch is None else source_batch
-    _bounds(targets, target_batch, low, high)
+    _bounds(targets, target_system, low, high)
     if not same:
-        _bounds(sources, source_batch, low, high)
+        _bounds(sources, source_system, low, high)
     origin, edge = _roots(low, high, root_grid)
-    cells = root_grid**3
     # one bit stays free, for the key that follows the last
-    bits = min(MAX_BITS, (62 - (n_systems * cells - 1).bit_length()) // 3)
-    keys = encode(targets, target_batch, origin, edge, root_grid, bits)
+    bits = min(MAX_BITS, (62 - (n_systems * root_grid**3 - 1).bit_length()) // 3)
+    keys = encode(targets, target_system, origin, edge, root_grid, bits)
     order = np.argsort(keys)
     found = order, keys[order]
     other = found
     if not same:
-        keys = encode(sources, source_batch, origin, edge, root_grid, bits)
+        keys = encode(sources, source_system, origin, edge, root_grid, bits)
         order = np.argsort(keys)
         other = order, keys[order]
     return SortedPoints(found[0], other[0], found[1], other[1], bits, root_grid, origin, edge)
+
+
+def _systems(
+    target_batch: np.ndarray | None, source_batch: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the systems of targets and sources, numbered without gaps, and how many there are."""
+    if target_batch is None or source_batch is None:
+        return np.empty(0, np.int64), np.empty(0, np.int64), 1
+    targets, sources = np.empty_like(target_batch), np.empty_like(source_batch)
+    return targets, sources, _number(target_batch, source_batch, targets, sources)
+
+
+@bare
+def _number(target_batch, source_batch, targets, sources):
+    n_targets, n_sources = len(target_batch), len(source_batch)
+    t = s = count = 0
+    while t < n_targets or s < n_sources:
+        if s == n_sources or (t < n_targets and target_batch[t] <= source_batch[s]):
+            system = target_batch[t]
+        else:
+            system = source_batch[s]
+        while t < n_targets and target_batch[t] == system:
+            targets[t] = count
+            t += 1
+        while s < n_sources and source_batch[s] == system:
+            sources[s] = count
+            s += 1
+        count += 1
+    return count
 
 
 @jit
@@ -150,7 +174,7 @@ class Tree:
     anchor : ndarray, int32, shape (n_boxes, 3)
         Place in the grid of the box's level and system.
     parent, first_child, n_children, system : ndarray, int32, shape (n_boxes,)
-        A leaf has no children; boxes of level 0 have parent -1.
+        A leaf has no children; boxes of level 0 have parent -1. Systems are numbered without gaps.
     target_range, source_range : ndarray, int64, shape (n_boxes, 2)
         Sorted points inside.
     centre : ndarray, shape (n_boxes, 3)
@@ -193,7 +217,7 @@ def build_tree(points: SortedPoints, leaf_size: int) -> Tree:
     )  # fmt: skip
 
 
-@jit
+@bare_inline
 def _upper(keys, first, last, bound):
     """Return the first place of the sorted keys[first:last] above `bound`."""
     while first < last:
@@ -205,74 +229,62 @@ def _upper(keys, first, last, bound):
     return first
 
 
-@jit
-def _grown(array, needed):
-    """Return a copy with room for `needed` rows and as many again."""
-    larger = np.empty((2 * needed, array.shape[1]), array.dtype)
-    larger[: len(array)] = array
-    return larger
+@bare
+def _cut(target_keys, source_keys, ranges, shift, parent, boxes, count):
+    """Append the boxes of one size that hold the points of the ranges; return the new count.
+
+    A box's row is key, parent, first child, number of children, targets' and sources' range.
+    """
+    t, t_last, s, s_last = ranges
+    while t < t_last or s < s_last:
+        if s == s_last or (t < t_last and target_keys[t] <= source_keys[s]):
+            key = target_keys[t] >> shift
+        else:
+            key = source_keys[s] >> shift
+        bound = ((key + 1) << shift) - 1
+        row = boxes[count]
+        row[0], row[1], row[2], row[3], row[4], row[6] = key, parent, 0, 0, t, s
+        t = _upper(target_keys, t, t_last, bound)
+        s = _upper(source_keys, s, s_last, bound)
+        row[5], row[7] = t, s
+        count += 1
+    return count
+
+
+@bare_inline
+def _is_one_key(target_keys, source_keys, ranges):
+    """Return whether all points of the ranges have one key: no level tells them apart."""
+    t, t_last, s, s_last = ranges
+    if t == t_last:
+        return source_keys[s] == source_keys[s_last - 1]
+    if s == s_last:
+        return target_keys[t] == target_keys[t_last - 1]
+    low, high = min(target_keys[t], source_keys[s]), target_keys[t_last - 1]
+    return low == max(high, source_keys[s_last - 1])
 
 
 @jit
 def _divide(target_keys, source_keys, bits, leaf_size):
-    """Return level starts, keys, parents, children and ranges of all boxes.
-
-    A box's row is key, parent, first child, number of children, targets' and sources' range.
-    """
-    n_targets, n_sources = len(target_keys), len(source_keys)
-    boxes = np.empty((64 + 4 * max(n_targets, n_sources) // leaf_size, 8), np.int64)
-    starts = [0]
-    count = t = s = 0
-    shift = 3 * bits
-    while t < n_targets or s < n_sources:
-        key = np.int64(2**62)
-        if t < n_targets:
-            key = min(key, target_keys[t] >> shift)
-        if s < n_sources:
-            key = min(key, source_keys[s] >> shift)
-        bound = ((key + 1) << shift) - 1
-        t_end = _upper(target_keys, t, n_targets, bound)
-        s_end = _upper(source_keys, s, n_sources, bound)
-        if count == len(boxes):
-            boxes = _grown(boxes, count)
-        boxes[count] = (key, -1, 0, 0, t, t_end, s, s_end)
-        count += 1
-        t, s = t_end, s_end
-    starts.append(count)
+    """Return level starts, keys, parents, children and ranges of all boxes."""
+    ranges = 0, len(target_keys), 0, len(source_keys)
+    cells = 1 + (max(target_keys[-1:].sum(), source_keys[-1:].sum()) >> 3 * bits)
+    n_roots = min(cells, ranges[1] + ranges[3])
+    boxes = np.empty((n_roots + 64 + 4 * max(ranges[1], ranges[3]) // leaf_size, 8), np.int64)
+    count = _cut(target_keys, source_keys, ranges, 3 * bits, -1, boxes, 0)
+    starts = [0, count]
     for level in range(bits):
-        shift = 3 * (bits - level - 1)
         for box in range(starts[level], starts[level + 1]):
-            key, t, t_last, s, s_last = (
-                boxes[box, 0],
-                boxes[box, 4],
-                boxes[box, 5],
-                boxes[box, 6],
-                boxes[box, 7],
-            )
-            if max(t_last - t, s_last - s) <= leaf_size:
+            ranges = boxes[box, 4], boxes[box, 5], boxes[box, 6], boxes[box, 7]
+            if max(ranges[1] - ranges[0], ranges[3] - ranges[2]) <= leaf_size:
                 continue
-            # points of one key stay together at every level
-            low, high = np.int64(2**62), np.int64(-1)
-            if t < t_last:
-                low, high = target_keys[t], target_keys[t_last - 1]
-            if s < s_last:
-                low, high = min(low, source_keys[s]), max(high, source_keys[s_last - 1])
-            if low == high:
+            if _is_one_key(target_keys, source_keys, ranges):
                 continue
-            boxes[box, 2] = count
-            for octant in range(8):
-                child = 8 * key + octant
-                bound = ((child + 1) << shift) - 1
-                t_end = _upper(target_keys, t, t_last, bound)
-                s_end = _upper(source_keys, s, s_last, bound)
-                if t_end > t or s_end > s:
-                    if count == len(boxes):
-                        boxes = _grown(boxes, count)
-                    boxes[count] = (child, box, 0, 0, t, t_end, s, s_end)
-                    count += 1
-                t, s = t_end, s_end
-            boxes[box, 3] = count - boxes[box, 2]
-        if count == starts[level + 1]:
+            if count + 8 > len(boxes):
+                boxes = np.concatenate((boxes, np.empty_like(boxes)))
+            first, shift = count, 3 * (bits - level - 1)
+            count = _cut(target_keys, source_keys, ranges, shift, box, boxes, count)
+            boxes[box, 2], boxes[box, 3] = first, count - first
+        if count == starts[-1]:
             break
         starts.append(count)
     boxes = boxes[:count]
