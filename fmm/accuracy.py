@@ -13,6 +13,10 @@ import numpy as np
 from fmm.lists import N_CODES, REACH
 
 MAX_DEGREE = 48
+# the code of no shift stands for single points that meet the expansion of a box: they end at full
+# degree, and their error is below that of this shift
+POINTS = (N_CODES - 1) // 2
+_LIKE_POINTS = (2, 1, 1)
 
 # shift (sorted, without signs): a, b, c, d
 _FITS = {
@@ -72,8 +76,8 @@ def _errors() -> np.ndarray:
     p = np.arange(MAX_DEGREE + 1)
     table = np.full((N_CODES, len(p)), np.inf)
     for code, shift in enumerate(np.sort(np.abs(shifts()), axis=1)[:, ::-1].tolist()):
-        if max(shift) >= 2:
-            a, b, c, d = _FITS[tuple(shift)]
+        if max(shift) >= 2 or code == POINTS:
+            a, b, c, d = _FITS[_LIKE_POINTS if code == POINTS else tuple(shift)]
             table[code] = a - b * p - c * np.log10(p + 1) - d / (p + 1)
     return table
 
@@ -103,6 +107,7 @@ def degrees(degree: int, derivatives: int) -> np.ndarray:
     nearest = int(np.flatnonzero((shifts() == (2, 0, 0)).all(1))[0])
     enough = table[:, : degree + 1] < np.minimum(0.7 * table[nearest, degree], table[:, :1])
     found = np.where(enough.any(1), enough.argmax(1), degree)
+    found[POINTS] = degree
     return np.where(np.isinf(table[:, 0]), 0, found)
 
 

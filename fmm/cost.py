@@ -128,7 +128,8 @@ def _entries(source_order: int) -> np.ndarray:
     """Return the mean number of entries of multipole-to-local matrices at every degree."""
     # a shift of three boxes along an axis occurs for one of two places in the parent
     far = (np.abs(accuracy.shifts()) == 3).sum(axis=1)
-    weights = np.where(np.abs(accuracy.shifts()).max(axis=1) <= 3, 0.5**far, 0.0)
+    reach = np.abs(accuracy.shifts()).max(axis=1)
+    weights = np.where((reach > 1) & (reach <= 3), 0.5**far, 0.0)
     found = [0.0]
     for degree in range(1, accuracy.MAX_DEGREE + 1):
         used = accuracy.degrees(degree, source_order)
@@ -190,7 +191,8 @@ def expected_work(n: int, tolerance: float, source_order: int, order: int, chann
     share = 1 / 15 if rank == 0 else (2 * rank - 1) * closest ** (2 * rank - 1) / (4 * np.pi)
     for degree in range(1, accuracy.MAX_DEGREE):
         used = accuracy.degrees(degree, rank)
-        inner = (used > 0) & (np.abs(accuracy.shifts()).max(axis=1) <= 3)
+        reach = np.abs(accuracy.shifts()).max(axis=1)
+        inner = (used > 0) & (reach > 1) & (reach <= 3)
         errors = accuracy.errors(rank)[np.flatnonzero(inner), used[inner]] * 0.55**rank
         if np.sqrt(189 * np.mean(errors**2) * share) <= accuracy.share(rank + order) * tolerance:
             break

@@ -85,15 +85,27 @@ class Geometry:
 
     @cached_property
     def far_weights(self) -> tuple[np.ndarray, np.ndarray]:
-        """Pairs of points per level and translation code over targets, and edges of the levels."""
+        """Pairs of points per level and translation code over targets, and edges of the levels.
+
+        Single points that meet expansions have a code of their own.
+        """
         tree, lists = self.tree, self.lists
         n_levels = len(tree.level_starts) - 1
         weights = np.zeros((n_levels, N_CODES))
         levels = np.repeat(np.arange(n_levels), np.diff(tree.level_starts))
+        ranges = tree.target_range, tree.source_range
         _count_pairs(
-            lists.m2l_starts, lists.m2l_targets, lists.m2l_sources, levels, tree.target_range,
-            tree.source_range, weights,
-        )  # fmt: skip
+            lists.m2l_starts, lists.m2l_targets, lists.m2l_sources, levels, *ranges, weights
+        )
+        for targets, sources, boxes in (
+            (lists.m2p_targets, lists.m2p_sources, lists.m2p_sources),
+            (lists.p2l_targets, lists.p2l_sources, lists.p2l_targets),
+        ):
+            n_targets, n_sources = (
+                (r[b, 1] - r[b, 0]).astype(np.float64)
+                for r, b in zip(ranges, (targets, sources), strict=True)
+            )
+            weights[:, accuracy.POINTS] += np.bincount(levels[boxes], n_targets * n_sources, n_levels)
         return weights / max(len(self.targets), 1), tree.edge[tree.level_starts[:-1]]
 
     def least_degrees(

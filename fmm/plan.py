@@ -19,8 +19,8 @@ from multipoles.interactions import MAX_TOTAL_ORDER, check_total_order
 _LEAST = 1e-14
 # of the tolerance: what the error at a few targets may be without asking more of them, and what
 # it may be there
-_SURE = 0.6
-_ENOUGH = 0.85
+_SURE = 0.5
+_ENOUGH = 0.75
 
 
 class FMM:

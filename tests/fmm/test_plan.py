@@ -343,3 +343,19 @@ def test_bad_points_and_settings(arguments, error, message):
 def test_bad_moments(moments, order, error, message):
     with pytest.raises(error, match=message):
         fmm.FMM(X).field(moments, order=order)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_points_that_meet_expansions_only(swapped):
+    """A few points beside a dense group: no two boxes meet by their expansions."""
+    rng = np.random.default_rng(19)
+    few = np.concatenate([rng.uniform(0.55, 0.95, (40, 3)), [[0.0, 0.0, 0.0], [1.0, 1.0, 1.0]]])
+    many = rng.uniform(0.2, 0.4, (6000, 3))
+    x, s = (many, few) if swapped else (few, many)
+    q = rng.standard_normal((len(s), 1))
+    plan = fmm.FMM(s, x, 1e-6, order=2, leaf_size=100)
+    lists = plan._geometry.lists
+    assert len(lists.p2l_targets if swapped else lists.m2p_targets)
+    found = plan.field(q)
+    assert plan.report().degree > 0
+    assert clouds.errors(found, mp.field(x, s, q, order=2), 2).max() <= 1e-6

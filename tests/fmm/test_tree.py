@@ -18,6 +18,7 @@ def _check_boxes(tree, targets, sources, leaf_size):
         _check_children(tree, box)
     most = np.zeros(len(tree.parent), np.int64)
     differ = np.zeros(len(tree.parent))
+    assert (tree.anchor >= 0).all()
     for ranges, order, points in (
         (tree.target_range, tree.target_order, targets),
         (tree.source_range, tree.source_order, sources),
@@ -30,7 +31,7 @@ def _check_boxes(tree, targets, sources, leaf_size):
             inside = points[order[slice(*range_)]]
             reach = np.abs(inside - tree.centre[box]).max(initial=0)
             room = 1e-9 * tree.edge[box] + 1e-12 * np.abs(points).max(initial=0)
-            assert reach <= tree.edge[box] / 2 + room
+            assert reach <= tree.edge[box] / 2 + room + np.finfo(float).tiny
             if len(inside):
                 differ[box] = max(differ[box], np.ptp(inside, axis=0).max())
         most = np.maximum(most, ranges[:, 1] - ranges[:, 0])
@@ -79,7 +80,7 @@ def test_boxes_hold_their_points(shape, root_grid):
     m=st.integers(1, 120),
     leaf_size=st.integers(1, 20),
     root_grid=st.integers(1, 5),
-    scale=st.sampled_from([1e-300, 1e-9, 1.0, 1e200]),
+    scale=st.sampled_from([1e-320, 1e-300, 1e-9, 1.0, 1e200]),
     offset=st.sampled_from([0.0, 1.0, -1e5]),
     decimals=st.integers(0, 12),
     seed=st.integers(0, 2**31),
@@ -88,6 +89,14 @@ def test_boxes_hold_any_points(n, m, leaf_size, root_grid, scale, offset, decima
     rng = np.random.default_rng(seed)
     x, s = (scale * (np.round(rng.random((k, 3)), decimals) + offset) for k in (n, m))
     _check_boxes(_tree(x, s, leaf_size, root_grid), x, s, leaf_size)
+
+
+def test_roots_are_wider_than_rounding():
+    x = np.full((2, 3), 1e15)
+    x[1] += np.spacing(1e15)
+    tree = _tree(x, x, 5)
+    assert tree.edge[0] >= 64 * np.spacing(1e15)
+    _check_boxes(tree, x, x, 5)
 
 
 def test_points_exchanged_have_the_same_boxes():
