@@ -105,7 +105,8 @@ class Geometry:
                 (r[b, 1] - r[b, 0]).astype(np.float64)
                 for r, b in zip(ranges, (targets, sources), strict=True)
             )
-            weights[:, accuracy.POINTS] += np.bincount(levels[boxes], n_targets * n_sources, n_levels)
+            pairs = np.bincount(levels[boxes], n_targets * n_sources, n_levels)
+            weights[:, accuracy.POINTS] += pairs
         return weights / max(len(self.targets), 1), tree.edge[tree.level_starts[:-1]]
 
     def least_degrees(

@@ -40,7 +40,8 @@ def _check_boxes(tree, targets, sources, leaf_size):
     assert (most[~leaf] > leaf_size).all()
     # too many for a leaf only if nothing tells them apart: 15 levels or more
     crowded = leaf & (most > leaf_size)
-    assert (differ[crowded] <= tree.edge[tree.level_starts[0]] / 2**15).all()
+    finest = tree.edge.max(initial=0) / 2**15 + np.finfo(float).tiny
+    assert (differ[crowded] <= finest).all()
 
 
 def _check_children(tree, box):
