@@ -199,15 +199,17 @@ class FarField:
 
     def _transfer(self, channels: int, multipoles: np.ndarray, locals_: np.ndarray) -> None:
         starts = self.tree.level_starts
-        for level in np.flatnonzero(self.translations):
-            operators = transfer_operators(
-                self.degrees[level], self.source_order, self.dtype, self._widest
-            )
-            self._transfer_level(
-                starts[level], starts[level + 1], operators, channels, multipoles, locals_
-            )
+        levels = np.flatnonzero(self.translations).tolist()
+        # levels of one degree together: its matrices are read from memory once
+        for degree, group in itertools.groupby(levels, key=self.degrees.__getitem__):
+            together = list(group)
+            operators = transfer_operators(degree, self.source_order, self.dtype, self._widest)
+            self._transfer_levels(
+                starts[together[0]], starts[together[-1] + 1], operators, channels, multipoles,
+                locals_,
+            )  # fmt: skip
 
-    def _transfer_level(self, begin, end, operators, channels, multipoles, locals_) -> None:
+    def _transfer_levels(self, begin, end, operators, channels, multipoles, locals_) -> None:
         lists = self.lists
 
         def task(first: int, last: int) -> None:

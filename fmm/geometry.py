@@ -13,6 +13,8 @@ from multipoles._jit import bare
 
 # boxes along the coarsest level: with halving, leaf grids of 2^k, 3 2^k and 5 2^k
 ROOT_GRIDS = (1, 3, 5)
+# levels that may have degrees of their own
+_DEGREES = 4
 
 
 class Geometry:
@@ -138,8 +140,14 @@ class Geometry:
         # forming and evaluating goes by the highest degree: half of it counts for every level
         costs = self.translations[:, None] * work.translations()
         costs += 0.5 * len(self.targets) * work.harmonics()
-        found = accuracy.choose(expected, limits, costs)
-        return found or (accuracy.MAX_DEGREE,) * n_levels
+        active = np.any(expected[:, :, 0] > 0, axis=0)
+        if np.count_nonzero(active) > _DEGREES:
+            # the matrices of every degree pass by once: with few boxes on each level, one degree
+            expected, costs = expected.sum(axis=1, keepdims=True), costs.sum(axis=0, keepdims=True)
+        found = accuracy.choose(expected, limits, costs) or (accuracy.MAX_DEGREE,)
+        if len(found) < n_levels:
+            return tuple(found[0] if used else 0 for used in active)
+        return found
 
     @cached_property
     def translations(self) -> np.ndarray:
@@ -209,7 +217,8 @@ def arrange(
         if root_grid > 1:
             points = sort_points(x, s, *batches, root_grid=root_grid)
     ordered = s[points.source_order]
-    same = ordered if x is s else x[points.target_order]
+    # the same points in other systems are sorted differently
+    same = ordered if points.target_order is points.source_order else x[points.target_order]
     return Geometry(points, ordered, same, leaf_size, work.least_for_expansion())
 
 

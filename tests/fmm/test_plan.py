@@ -359,3 +359,13 @@ def test_points_that_meet_expansions_only(swapped):
     found = plan.field(q)
     assert plan.report().degree > 0
     assert clouds.errors(found, mp.field(x, s, q, order=2), 2).max() <= 1e-6
+
+
+def test_the_same_points_in_other_systems():
+    rng = np.random.default_rng(20)
+    x, q = rng.random((1500, 3)), rng.standard_normal((1500, 1))
+    sources, targets = np.repeat([0, 1], [900, 600]), np.repeat([0, 1], [400, 1100])
+    plan = fmm.FMM(x, x, 1e-6, source_batch=sources, target_batch=targets, leaf_size=40)
+    exact = mp.field(x, x, q, 1, target_batch=targets, source_batch=sources)
+    assert clouds.errors(plan.field(q), exact, 1).max() <= 1e-6
+    assert plan.report().degree > 0
