@@ -18,6 +18,8 @@ from fmm.tree import Tree
 from multipoles._jit import bare, bare_inline, run_chunks
 from multipoles.direct_cpu import aligned
 
+# bytes of expansions that stay in cache
+_CACHE = 12e6
 _NO_TERMS = harmonics.Terms(*(np.empty(0, np.int32),) * 3, np.empty(0))
 
 
@@ -68,10 +70,26 @@ class FarField:
         ndarray, shape (n_targets, channels, (order + 1)^2)
             Local expansions about every target, in tree order.
         """
+        columns = harmonics.n_harmonics(self.order)
+        field = np.zeros((len(self.targets), moments.shape[1], columns))
+        # as many channels at once as the cache holds
+        one = 2 * len(self.tree.parent) * self.length * self.dtype.itemsize
+        block = max(1, int(_CACHE // one))
+        for first in range(0, moments.shape[1], block):
+            part = np.ascontiguousarray(moments[:, first : first + block])
+            if part.shape == moments.shape:
+                self._apply(part, field, seconds)
+            else:
+                found = np.zeros((len(field), part.shape[1], columns))
+                self._apply(part, found, seconds)
+                field[:, first : first + block] = found
+        return field
+
+    def _apply(self, moments: np.ndarray, field: np.ndarray, seconds: dict[str, float]) -> None:
+        """Add the field of some channels."""
         channels = moments.shape[1]
         size = (len(self.tree.parent) + 1) * channels * self.length
         multipoles, locals_ = np.zeros(size, self.dtype), np.zeros(size, self.dtype)
-        field = np.zeros((len(self.targets), channels, harmonics.n_harmonics(self.order)))
         steps: dict[str, Callable[[], None]] = {
             "form multipoles": lambda: self._form(moments, multipoles),
             "multipole to multipole": lambda: self._coarsen(channels, multipoles),
@@ -85,7 +103,6 @@ class FarField:
             start = perf_counter()
             step()
             seconds[name] = seconds.get(name, 0.0) + perf_counter() - start
-        return field
 
     # --- points and expansions --------------------------------------------------------------------
 
