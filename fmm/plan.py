@@ -213,7 +213,8 @@ class FMM:
             last = worst
             more = min(1 + int(2 * np.log2(worst / _ENOUGH)), accuracy.MAX_DEGREE - max(degrees))
             self._degrees[key] = tuple(d + more if d else 0 for d in degrees)
-        if report.degrees and worst > 1 and max(report.degrees) >= accuracy.MAX_DEGREE:
+        highest = max(report.degrees, default=0)
+        if highest >= accuracy.MAX_DEGREE and worst > 1 and self._can_grow():
             # no degree is enough for these boxes: sum more of it directly
             self._lay_out(self._geometry.with_leaves(8 * self._geometry.leaf_size))
             return False
@@ -247,6 +248,12 @@ class FMM:
             return False
         self._lay_out(best)
         return True
+
+    def _can_grow(self) -> bool:
+        """Whether larger leaves would leave less to expansions: root boxes stay as they are."""
+        geometry = self._geometry
+        below = geometry.translations[1:].any()
+        return bool(below) and geometry.leaf_size < max(self.n_sources, self.n_targets)
 
     def _lay_out(self, geometry: Geometry) -> None:
         """Go over to other leaves."""
