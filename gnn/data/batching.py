@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
+from torch.nn.functional import pad
 
 from gnn.data.common import LABELS
 from gnn.data.systems import Frame, System
@@ -63,7 +64,9 @@ class PreparedFrame:
     positions: Tensor
     charge: Tensor
     mm_positions: Tensor
-    mm_charges: Tensor
+    mm_moments: Tensor
+    uniform_field: Tensor
+    external_field: Tensor
     origin: Tensor
     senders: Tensor
     receivers: Tensor
@@ -94,8 +97,13 @@ class Batch:
         System of each atom, int64, sorted, (N,).
     charge
         Total charge of each system in e, (B,).
-    mm_positions, mm_charges, mm_batch
-        Point charges: centred positions in Å (M, 3), charges in e (M,), their systems (M,).
+    mm_positions, mm_moments, mm_batch
+        Surrounding particles: centred positions in Å (M, 3), packed moments in e Å^k, (M, 1) or
+        (M, 10), their systems (M,).
+    uniform_field
+        Electric field in V/Å, zero potential at the centred origin, (B, 3).
+    external_field
+        Potential at the atoms and its derivatives in V/Å^k, packed, (N, 0), (N, 1) … (N, 20).
     origin
         What was subtracted from each system's coordinates in Å, float64, (B, 3).
     senders, receivers
@@ -117,8 +125,10 @@ class Batch:
     batch: Tensor
     charge: Tensor
     mm_positions: Tensor
-    mm_charges: Tensor
+    mm_moments: Tensor
     mm_batch: Tensor
+    uniform_field: Tensor
+    external_field: Tensor
     origin: Tensor
     senders: Tensor
     receivers: Tensor
@@ -135,8 +145,13 @@ class Batch:
 
     @property
     def n_mm(self) -> int:
-        """Number of point charges M of all systems."""
-        return self.mm_charges.shape[0]
+        """Number of surrounding particles M of all systems."""
+        return self.mm_moments.shape[0]
+
+    @property
+    def mm_charges(self) -> Tensor:
+        """Charges of the surrounding particles in e, (M,)."""
+        return self.mm_moments[:, 0]
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -204,7 +219,9 @@ def prepare(
         positions=cast(positions),
         charge=cast([system.charge]),
         mm_positions=cast(system.mm_positions - origin),
-        mm_charges=cast(system.mm_charges),
+        mm_moments=cast(_mm_moments(system)),
+        uniform_field=cast(_uniform_field(system)),
+        external_field=cast(_external_field(system, origin)),
         origin=torch.tensor(origin[None]),
         senders=torch.tensor(senders),
         receivers=torch.tensor(receivers),
@@ -215,6 +232,39 @@ def prepare(
         cutoff=float(cutoff),
         dtype=dtype,
     )
+
+
+def _mm_moments(system: System) -> NDArray[np.float64]:
+    """Return packed moments of the surrounding particles, (m, 1) if all are charges, or (m, 10)."""
+    charges = system.mm_charges[:, None]
+    if system.mm_dipoles is None and system.mm_quadrupoles is None:
+        return charges
+    count = len(charges)
+    dipoles = np.zeros((count, 3)) if system.mm_dipoles is None else system.mm_dipoles
+    q = np.zeros((count, 3, 3)) if system.mm_quadrupoles is None else system.mm_quadrupoles
+    twice = q + q.swapaxes(1, 2)  # a packed off-diagonal component holds both
+    quadrupoles = np.stack(
+        [q[:, 0, 0], twice[:, 0, 1], twice[:, 0, 2], q[:, 1, 1], twice[:, 1, 2], q[:, 2, 2]], 1
+    )
+    return np.concatenate([charges, dipoles, quadrupoles], axis=1)
+
+
+def _uniform_field(system: System) -> NDArray[np.float64]:
+    return np.zeros((1, 3)) if system.uniform_field is None else system.uniform_field[None]
+
+
+def _external_field(system: System, origin: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the external field at the atoms, with the constant that centring takes away.
+
+    The potential of a uniform field is zero at the frame's origin, that of a batch at the
+    centred one.
+    """
+    field = system.external_field
+    if system.uniform_field is None:
+        return np.zeros((system.n_atoms, 0)) if field is None else field
+    field = np.zeros((system.n_atoms, 1)) if field is None else field.copy()
+    field[:, 0] -= origin @ system.uniform_field
+    return field
 
 
 def _checked(
@@ -277,8 +327,13 @@ def collate(
     def join(name: str) -> Tensor:
         return torch.cat([getattr(item, name) for item in prepared])
 
+    def join_padded(name: str) -> Tensor:
+        rows = [getattr(item, name) for item in prepared]
+        width = max(row.shape[1] for row in rows)
+        return torch.cat([pad(row, (0, width - row.shape[1])) for row in rows])
+
     n_atoms = torch.tensor([len(item.numbers) for item in prepared])
-    n_mm = torch.tensor([len(item.mm_charges) for item in prepared])
+    n_mm = torch.tensor([len(item.mm_moments) for item in prepared])
     n_edges = torch.tensor([len(item.senders) for item in prepared])
     systems = torch.arange(len(prepared))
     offsets = torch.repeat_interleave(torch.cumsum(n_atoms, 0) - n_atoms, n_edges)
@@ -293,8 +348,10 @@ def collate(
         batch=torch.repeat_interleave(systems, n_atoms),
         charge=join("charge"),
         mm_positions=join("mm_positions"),
-        mm_charges=join("mm_charges"),
+        mm_moments=join_padded("mm_moments"),
         mm_batch=torch.repeat_interleave(systems, n_mm),
+        uniform_field=join("uniform_field"),
+        external_field=join_padded("external_field"),
         origin=join("origin"),
         senders=join("senders") + offsets,
         receivers=join("receivers") + offsets,

@@ -9,6 +9,10 @@ from scipy.spatial import cKDTree
 
 #: Heaviest element accepted (plutonium).
 MAX_ATOMIC_NUMBER = 94
+#: Components of an external field up to its third derivatives.
+FIELD_COMPONENTS = (1, 4, 10, 20)
+#: What a system may hold beyond atoms and point charges.
+OPTIONAL_FIELDS = ("mm_dipoles", "mm_quadrupoles", "uniform_field", "external_field")
 #: Two particles closer than this (Å) are taken for a mistake in the input.
 TOO_CLOSE = 1e-3
 
@@ -104,6 +108,18 @@ class System:
         Positions of the surrounding point charges in Å, shape (m, 3). None: there are none.
     mm_charges
         Their charges in e, shape (m,).
+    mm_dipoles, mm_quadrupoles
+        Their dipoles in e Å, shape (m, 3), and quadrupoles in e Å², shape (m, 3, 3), symmetric,
+        in the convention Q = 1/2 sum q r r (a traceless Buckingham quadrupole divided by 3).
+        None: zero.
+    uniform_field
+        Electric field in V/Å, shape (3,), the same everywhere; its potential is -F.x, zero at
+        the origin of the coordinates.
+    external_field
+        Any other electrostatic potential at the atoms, shape (n, 1), (n, 4), (n, 10) or (n, 20):
+        potential in V, gradient in V/Å, second and third derivatives, packed as by
+        `multipoles.field`. Between the given positions it is its Taylor polynomial, which is
+        what forces see of it.
 
     Raises
     ------
@@ -118,6 +134,10 @@ class System:
     charge: int = 0
     mm_positions: NDArray[np.float64] = None  # type: ignore[assignment]
     mm_charges: NDArray[np.float64] = None  # type: ignore[assignment]
+    mm_dipoles: NDArray[np.float64] | None = None
+    mm_quadrupoles: NDArray[np.float64] | None = None
+    uniform_field: NDArray[np.float64] | None = None
+    external_field: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         if (self.mm_positions is None) != (self.mm_charges is None):
@@ -139,8 +159,32 @@ class System:
             "charge": _total_charge(self.charge),
             "mm_positions": mm_positions,
             "mm_charges": mm_charges,
+            **self._checked_fields(len(numbers), len(mm_positions)),
         }.items():
             object.__setattr__(self, name, value)
+
+    def _checked_fields(self, n_atoms: int, n_mm: int) -> dict[str, NDArray[np.float64]]:
+        """Return what was given of multipoles and fields, checked and copied."""
+        shapes: dict[str, tuple[int | None, ...]] = {
+            "mm_dipoles": (n_mm, 3),
+            "mm_quadrupoles": (n_mm, 3, 3),
+            "uniform_field": (3,),
+            "external_field": (n_atoms, None),
+        }
+        found = {
+            name: _floats(name, getattr(self, name), shape)
+            for name, shape in shapes.items()
+            if getattr(self, name) is not None
+        }
+        quadrupoles, external = found.get("mm_quadrupoles"), found.get("external_field")
+        if quadrupoles is not None and not np.allclose(quadrupoles, quadrupoles.swapaxes(1, 2)):
+            raise ValueError("mm_quadrupoles: expected symmetric matrices")
+        if external is not None and external.shape[1] not in FIELD_COMPONENTS:
+            raise ValueError(
+                f"external_field: expected {n_atoms} rows of 1, 4, 10 or 20 components (potential, "
+                f"gradient, second and third derivatives), got shape {external.shape}"
+            )
+        return found
 
     @property
     def n_atoms(self) -> int:

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from gnn.layers.networks import dense
 
@@ -31,8 +32,9 @@ class PhysicalMultipoles(NamedTuple):
 class MultipoleReadout(nn.Module):
     """Read charges, dipoles and quadrupoles from node features and anisotropic state.
 
-    Charges come from a network, and what they miss of the system's charge is spread evenly, so
-    the total is conserved exactly. Dipoles and quadrupoles are combinations of the state's
+    Charges come from a network, and what they miss of the system's charge is shared among the
+    atoms by positive weights, which another output of the network gives: the total is conserved
+    exactly. Dipoles and quadrupoles are combinations of the state's
     channels with weights computed from the node's features; the state holds what the
     surroundings induce, so these multipoles are polarisable.
 
@@ -45,7 +47,7 @@ class MultipoleReadout(nn.Module):
     def __init__(self, order: int, channels: int, features: int, hidden: int):
         super().__init__()
         self.order = min(order, 2)
-        self.charge = dense(features, hidden, 1)
+        self.charge = dense(features, hidden, 2)
         self.weights = dense(features, hidden, self.order * channels) if self.order else None
         self.scale = 1 / channels**0.5
 
@@ -53,10 +55,11 @@ class MultipoleReadout(nn.Module):
         self, nodes: Tensor, state: Tensor, charge: Tensor, batch: Tensor
     ) -> PhysicalMultipoles:
         """Return the multipoles of all atoms; `charge` (B,) is each system's total."""
-        raw = self.charge(nodes)[:, 0]
-        count = torch.zeros_like(charge).index_add(0, batch, torch.ones_like(raw))
+        raw, share = self.charge(nodes).unbind(1)
+        share = functional.softplus(share)
         missing = charge - torch.zeros_like(charge).index_add(0, batch, raw)
-        charges = raw + (missing / count).index_select(0, batch)
+        shares = torch.zeros_like(charge).index_add(0, batch, share)
+        charges = raw + share * (missing / shares).index_select(0, batch)
         dipoles = state.new_zeros(len(nodes), 3)
         quadrupoles = state.new_zeros(len(nodes), 3, 3)
         if self.weights is not None:

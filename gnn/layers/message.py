@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from gnn.layers.long_range import FieldOfAtoms, LongRange
 from gnn.layers.networks import EdgeNetwork, dense
 from gnn.layers.surroundings import Surroundings, SurroundingsCoupling
 from gnn.operators.edges import anisotropic_state, n_invariants, pair_invariants, self_invariants
@@ -63,6 +64,8 @@ class MessageStep(nn.Module):
         True if invariants of an earlier step are among the inputs of the coefficients.
     surroundings : bool
         False builds a step without coupling to fields.
+    long_range : LongRange, optional
+        What the field of all other atoms' states gives to the update.
     method : str
         "numba" for the fused edge operators, "torch" for their twins.
     """
@@ -78,6 +81,7 @@ class MessageStep(nn.Module):
         *,
         previous: bool,
         surroundings: bool = True,
+        long_range: LongRange | None = None,
         split: bool = True,
         method: str = "numba",
     ):
@@ -94,7 +98,8 @@ class MessageStep(nn.Module):
         self.mix = nn.Linear(n_invariants(order) * channels, mixed, bias=False)
         self.message = EdgeNetwork(features, edge_features + mixed, hidden, features, split=split)
         self.coupling = SurroundingsCoupling(order, channels, features) if surroundings else None
-        coupled = self.coupling.outputs if self.coupling else 0
+        self.long_range = long_range
+        coupled = sum(part.outputs for part in (self.coupling, long_range) if part is not None)
         self.update = dense(2 * features + order * channels + coupled, hidden, features)
 
     def forward(
@@ -103,6 +108,7 @@ class MessageStep(nn.Module):
         graph: Graph,
         surroundings: Surroundings | None,
         previous: Tensor | None,
+        field_of_atoms: FieldOfAtoms | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return new nodes (N, features), the state (N, n_comp, C), mixed invariants (E, mixed)."""
         ends = graph.senders, graph.receivers
@@ -120,8 +126,8 @@ class MessageStep(nn.Module):
         if self.coupling is not None and surroundings is not None:
             state = state + self.coupling.induced(nodes, surroundings)
             extra.append(self.coupling(state, surroundings))
-        elif self.coupling is not None:
-            extra.append(nodes.new_zeros(len(nodes), self.coupling.outputs))
+        if self.long_range is not None and field_of_atoms is not None:
+            extra.append(self.long_range(state, field_of_atoms))
         invariants = pair_invariants(state, graph.directions, *ends, self.order, method=self.method)
         invariants = self.mix(invariants.flatten(1))
         inputs = torch.cat([graph.features, invariants], 1)

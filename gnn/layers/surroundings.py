@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gnn.data.batching import Batch
 from gnn.operators._edge_math import traceless_matrix
 from multipoles import indexing
 
@@ -26,6 +27,38 @@ class Surroundings(NamedTuple):
 
     field: Tensor
     relative_potential: Tensor
+
+
+def given_field(batch: Batch) -> Tensor:
+    """Return the field that is not made by particles, at the atoms: uniform and external.
+
+    Packed like `Surroundings.field`, (N, 10). The external field is continued from where it was
+    given by its Taylor polynomial, so that forces and the field's given derivatives agree.
+    """
+    positions = batch.positions
+    uniform = batch.uniform_field.index_select(0, batch.batch)
+    potential = -(positions * uniform).sum(1, keepdim=True)
+    field = torch.cat([potential, -uniform, positions.new_zeros(len(positions), 6)], dim=1)
+    if batch.external_field.shape[1]:
+        field = field + _taylor(batch.external_field, positions - positions.detach())
+    return field
+
+
+def _taylor(field: Tensor, displacement: Tensor) -> Tensor:
+    """Return sum_gamma Phi_(beta + gamma) d^gamma / gamma! for |beta| <= 2, (N, 10)."""
+    order = indexing.order_of(field.shape[1])
+    terms: list[Tensor] = []
+    for beta in indexing.multi_indices(FIELD_ORDER):
+        total = displacement.new_zeros(len(displacement))
+        for gamma in indexing.multi_indices(order):
+            if beta.sum() + gamma.sum() <= order:
+                monomial = field[:, indexing.component_index(*(beta + gamma))]
+                for axis, power in enumerate(gamma):
+                    for k in range(1, power + 1):
+                        monomial = monomial * displacement[:, axis] / k
+                total = total + monomial
+        terms.append(total)
+    return torch.stack(terms, dim=1)
 
 
 class SurroundingsCoupling(nn.Module):

@@ -302,7 +302,7 @@ class Trainer:
         """Return a checksum of the training frames and their labels, in their order."""
         checksum = 0
         for frame in self.frames:
-            for name in ("numbers", "positions", "mm_positions", "mm_charges", *QUANTITIES):
+            for name in (*_INPUTS, *QUANTITIES):
                 part = getattr(frame, name)
                 if part is not None:
                     checksum = zlib.crc32(part.numpy().tobytes(), checksum)
@@ -323,6 +323,9 @@ class Trainer:
             writer.writerows(rows)
 
 
+_INPUTS = (
+    "numbers", "positions", "mm_positions", "mm_moments", "uniform_field", "external_field",
+)  # fmt: skip
 _COUNTERS = ("epoch", "step", "skipped", "stale", "elapsed", "best")
 
 

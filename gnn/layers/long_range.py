@@ -1,0 +1,63 @@
+"""What atoms beyond the cutoff do to an atom: the field of their anisotropic states."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from multipoles import indexing
+
+MAX_ORDER = 2
+#: Takes moments (N, channels, n_comp) on all atoms to their field there, of the same shape.
+FieldOfAtoms = Callable[[Tensor], Tensor]
+
+
+class LongRange(nn.Module):
+    """Contract the state of every atom with the field of all other atoms' states.
+
+    Linear combinations of the state's channels, one set for each order, are taken for multipoles
+    and make a field under a kernel that is Coulomb's at long range. The field does work on other
+    combinations of the atom's own state, sum_beta W_beta Phi_beta for each order and channel;
+    these numbers, and the potentials, are invariant under rotation and enter the node's update.
+    The cutoff is the unit of length here, so that all numbers are of one size.
+
+    Parameters
+    ----------
+    order, channels : int
+        Order (2 at most is used) and channels of the state.
+    selected : int
+        Number of long-ranged channels.
+    cutoff : float
+        Unit of length in Å.
+    """
+
+    scale: Tensor
+
+    def __init__(self, order: int, channels: int, selected: int, cutoff: float):
+        super().__init__()
+        self.order = min(order, MAX_ORDER)
+        self.outputs = (self.order + 2) * selected
+        shape = self.order + 1, channels, selected
+        self.sent = nn.Parameter(torch.randn(shape) * (0.3 / channels**0.5))
+        self.received = nn.Parameter(torch.randn(shape) * (0.3 / channels**0.5))
+        ranks = torch.tensor(indexing.orders(self.order))
+        self.register_buffer("ranks", ranks, persistent=False)
+        self.register_buffer("scale", float(cutoff) ** ranks, persistent=False)
+        self.cutoff = cutoff
+
+    def forward(self, state: Tensor, field_of: FieldOfAtoms) -> Tensor:
+        """Return invariants (N, outputs) of states (N, n_comp, C)."""
+        field = field_of(self._moments(state, self.sent))
+        own = self._moments(state, self.received)
+        work = own * field * self.cutoff  # field of rank l carries 1 / length^(l + 1)
+        blocks = [field[:, :, 0] * self.cutoff]
+        for rank in range(self.order + 1):
+            blocks.append(work[:, :, indexing.order_slice(rank)].sum(2))
+        return torch.cat(blocks, dim=1)
+
+    def _moments(self, state: Tensor, weights: Tensor) -> Tensor:
+        """Mix channels order by order: (N, n_comp, C) to moments (N, selected, n_comp)."""
+        parts = [
+            state[:, indexing.order_slice(rank)] @ weights[rank] for rank in range(self.order + 1)
+        ]
+        return torch.cat(parts, dim=1).transpose(1, 2) * self.scale.to(state.dtype)

@@ -1,0 +1,237 @@
+"""What every potential energy surface of this package does: batches in, energies and forces out."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gnn.data.batching import Batch, collate
+from gnn.data.systems import Frame, System
+
+N_ELEMENTS = 95
+PER_ATOM = ("forces", "charges", "dipoles", "quadrupoles")
+
+
+class Potential(nn.Module):
+    """An energy of atoms in their surroundings, with its derivatives.
+
+    A subclass sets `cutoff` (of the graph's edges, Å) and defines `_energy`. The derivatives are
+    taken here, so that they are the energy's own.
+
+    Attributes
+    ----------
+    baseline : Tensor
+        (95,) float64 energy per element in eV, which the network does not learn.
+    charge_baseline : Tensor
+        () float64 energy per unit of total charge in eV.
+    known : Tensor
+        (95,) bool, elements seen in training.
+    """
+
+    cutoff: float
+    known: Tensor
+    baseline: Tensor
+    charge_baseline: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("baseline", torch.zeros(N_ELEMENTS, dtype=torch.float64))
+        self.register_buffer("charge_baseline", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("known", torch.zeros(N_ELEMENTS, dtype=torch.bool))
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments from which the class builds the same architecture."""
+        raise NotImplementedError
+
+    def _energy(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return energies (B,) in eV without the baseline, and the atoms' multipoles.
+
+        Those are ``charges`` (N,) e, ``dipoles`` (N, 3) e Å and ``quadrupoles`` (N, 3, 3) e Å²,
+        and ``dipole`` (B, 3) where the molecular dipole is not the response to a field.
+        """
+        raise NotImplementedError
+
+    @property
+    def elements(self) -> list[int]:
+        """Atomic numbers seen in training, sorted; empty before `set_baseline`."""
+        return torch.nonzero(self.known)[:, 0].tolist()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the parameters."""
+        return next(self.parameters()).dtype
+
+    def _apply(self, fn, recurse=True):
+        """Cast parameters, but never the baseline: total energies need float64."""
+        kept = self.baseline, self.charge_baseline
+        super()._apply(fn, recurse)
+        self.baseline, self.charge_baseline = (b.to(self.baseline.device) for b in kept)
+        return self
+
+    def set_baseline(self, frames: Sequence[Frame]) -> None:
+        """Fit the constant part of the energy to labelled frames, and note their elements.
+
+        By least squares of the total energies: one energy per element, and one times the total
+        charge. Where compositions do not tell these apart, the solution of least norm is taken.
+        Frames without an energy count for the elements only.
+
+        Raises
+        ------
+        ValueError
+            If there is no frame.
+        """
+        self._fit_baseline(frames, np.zeros(len(frames)))
+
+    def _fit_baseline(self, frames: Sequence[Frame], predicted: np.ndarray) -> None:
+        if not frames:
+            raise ValueError("expected at least one frame to fit the baseline, got none")
+        counts = np.stack([np.bincount(f.system.numbers, minlength=N_ELEMENTS) for f in frames])
+        self.known.copy_(torch.from_numpy(counts.any(axis=0)))
+        labelled = np.array([f.energy is not None for f in frames])
+        charges = np.array([[f.system.charge] for f in frames])
+        columns = np.concatenate([counts, charges], axis=1).astype(np.float64)[labelled]
+        energies = np.array([f.energy for f in frames if f.energy is not None], dtype=np.float64)
+        solution = np.zeros(N_ELEMENTS + 1)
+        if len(energies):
+            energies = energies - predicted[labelled]
+            solution = np.linalg.lstsq(columns, energies, rcond=None)[0]
+        self.baseline.copy_(torch.from_numpy(solution[:-1]))
+        self.charge_baseline.fill_(float(solution[-1]))
+
+    def forward(
+        self,
+        batch: Batch,
+        forces: bool = False,
+        mm_forces: bool = False,
+        create_graph: bool = False,
+    ) -> dict[str, Tensor]:
+        """Evaluate a batch.
+
+        Parameters
+        ----------
+        batch : Batch
+            From `gnn.data.batching.collate`.
+        forces, mm_forces : bool
+            Also return the forces on atoms, and on surrounding particles (of fixed orientation).
+        create_graph : bool
+            Keep the graph of the derivatives, to train on them.
+
+        Returns
+        -------
+        dict
+            ``energy`` (B,) eV float64, ``charges`` (N,), ``dipoles`` (N, 3), ``quadrupoles``
+            (N, 3, 3); ``forces`` (N, 3) and ``mm_forces`` (M, 3) in eV/Å when asked for, and
+            then also ``dipole`` (B, 3) in e Å about the batch's centred origin, which is minus
+            the derivative of the energy by a uniform field.
+        """
+        derived = forces or mm_forces
+        asked = {"positions": forces, "mm_positions": mm_forces, "uniform_field": derived}
+        with torch.set_grad_enabled(derived or torch.is_grad_enabled()):
+            leaves = {
+                name: getattr(batch, name).detach().requires_grad_()
+                for name, wanted in asked.items()
+                if wanted
+            }
+            energy, results = self._energy(replace(batch, **leaves))
+            gradients = (
+                torch.autograd.grad(
+                    energy.sum(),
+                    list(leaves.values()),
+                    create_graph=create_graph,
+                    materialize_grads=True,
+                )
+                if leaves
+                else ()
+            )
+        names = {"positions": "forces", "mm_positions": "mm_forces", "uniform_field": "dipole"}
+        for leaf, gradient in zip(leaves, gradients, strict=True):
+            results.setdefault(names[leaf], -gradient)
+        baseline = torch.zeros(batch.n_systems, dtype=torch.float64)
+        baseline.index_add_(0, batch.batch, self.baseline[batch.numbers])
+        baseline += self.charge_baseline * batch.charge.double()
+        results["energy"] = energy.double() + baseline
+        return results
+
+    def evaluate(
+        self, systems: Sequence[System | Frame], batch_size: int = 32
+    ) -> list[dict[str, Any]]:
+        """Return energy, forces and multipoles of each system as NumPy arrays.
+
+        Parameters
+        ----------
+        systems : sequence of System or Frame
+            May differ in size, charge and number of surrounding particles.
+        batch_size : int
+            Systems evaluated at once.
+
+        Returns
+        -------
+        list of dict
+            Per system: ``energy`` (float, eV), ``forces`` (n, 3) and ``mm_forces`` (m, 3) in
+            eV/Å, ``charges`` (n,) e, ``dipoles`` (n, 3) e Å, ``quadrupoles`` (n, 3, 3) e Å²,
+            ``dipole`` (3,) e Å about the origin of the coordinates.
+
+        Raises
+        ------
+        ValueError
+            If a system holds an element that the model was not trained on, or its energy or
+            forces are not finite.
+        TypeError
+            If `systems` is a single system.
+        """
+        if isinstance(systems, System | Frame):
+            raise TypeError(f"expected a list of systems, got one {type(systems).__name__}: [it]")
+        if batch_size < 1:
+            raise ValueError(f"expected batch_size >= 1, got {batch_size}")
+        results: list[dict[str, Any]] = []
+        for start in range(0, len(systems), batch_size):
+            part = systems[start : start + batch_size]
+            self._check_elements(part)
+            batch = collate(part, self.cutoff, dtype=self.dtype)
+            with torch.no_grad():
+                output = self(batch, forces=True, mm_forces=True)
+            results += _per_system(output, batch)
+            _check_finite(results, start)
+        return results
+
+    def _check_elements(self, systems: Sequence[System | Frame]) -> None:
+        known = self.elements
+        if not known:
+            return
+        for item in systems:
+            system = item.system if isinstance(item, Frame) else item
+            unknown = sorted(set(system.numbers.tolist()) - set(known))
+            if unknown:
+                raise ValueError(
+                    f"the model was trained on elements {known} (atomic numbers) and knows "
+                    f"nothing of {unknown}; train on data that contain them"
+                )
+
+
+def _check_finite(results: Sequence[dict[str, Any]], start: int) -> None:
+    for i, result in enumerate(results[start:], start):
+        for name, value in result.items():
+            if not np.isfinite(value).all():
+                raise ValueError(
+                    f"system {i}: the {name} came out as NaN or infinity; look for coordinates or "
+                    "charges too large for the model's precision"
+                )
+
+
+def _per_system(output: dict[str, Tensor], batch: Batch) -> list[dict[str, Any]]:
+    arrays = {k: v.detach().double().numpy() for k, v in output.items()}
+    atoms = np.bincount(batch.batch.numpy(), minlength=batch.n_systems).cumsum()[:-1]
+    particles = np.bincount(batch.mm_batch.numpy(), minlength=batch.n_systems).cumsum()[:-1]
+    split = {name: np.split(arrays[name], atoms) for name in PER_ATOM if name in arrays}
+    split["mm_forces"] = np.split(arrays["mm_forces"], particles)
+    return [
+        {
+            "energy": float(arrays["energy"][i]),
+            "dipole": arrays["dipole"][i] + batch.charge[i].item() * batch.origin[i].numpy(),
+            **{name: parts[i] for name, parts in split.items()},
+        }
+        for i in range(batch.n_systems)
+    ]
