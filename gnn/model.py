@@ -94,6 +94,7 @@ class AMP(Potential):
         long_range: bool = False,
         long_channels: int = 4,
         damping: float = 2.0,
+        smearing: tuple[float, ...] = (),
         qm_damping: float = 0.5,
         method: str = "numba",
         field_method: str = "auto",
@@ -109,6 +110,7 @@ class AMP(Potential):
         self.qm_electrostatics = qm_electrostatics
         self.surroundings_in_messages = surroundings_in_messages
         self.mm_electrostatics, self.field_method = mm_electrostatics, field_method
+        self.smeared_kernels = [mp.Erf(width) for width in smearing]
         self.long_kernel = mp.Erf(qm_damping)
         self.embedding = nn.Embedding(N_ELEMENTS, features)
         self.charge_embedding = nn.Linear(1, features, bias=False)
@@ -127,7 +129,7 @@ class AMP(Potential):
                 hidden,
                 mixed,
                 previous=step > 0,
-                surroundings=surroundings_in_messages,
+                fields=(1 + len(smearing)) * surroundings_in_messages,
                 long_range=LongRange(order, channels, long_channels, cutoff)
                 if long_range
                 else None,
@@ -138,6 +140,9 @@ class AMP(Potential):
         )
         self.atom_energy = dense(features, hidden, 1)
         self.multipoles = MultipoleReadout(order, channels, features, hidden)
+        self.penetration = nn.ModuleList(
+            MultipoleReadout(order, channels, features, hidden, conserved=False) for _ in smearing
+        )
 
     @classmethod
     def argument_defaults(cls) -> dict[str, Any]:
@@ -150,9 +155,9 @@ class AMP(Potential):
         return dict(self._arguments)
 
     def _energy(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        field = self._outer_field(batch)
+        fields = self._outer_fields(batch)
         nodes = self._initial_nodes(batch)
-        graph, surroundings = self._graph(batch, nodes, field)
+        graph, surroundings = self._graph(batch, nodes, fields)
         field_of_atoms = partial(self._field_of_atoms, batch, self.long_kernel)
         previous: Tensor | None = None
         for step in self.steps:
@@ -161,7 +166,10 @@ class AMP(Potential):
         moments = physical.packed()
         per_atom = self.atom_energy(nodes)[:, 0]
         if self.mm_electrostatics:
-            per_atom = per_atom + energy_in_field(moments, field)
+            per_atom = per_atom + energy_in_field(moments, fields[:, 0])
+            for i, readout in enumerate(self.penetration, start=1):
+                extra = readout(nodes, state, batch.charge, batch.batch).packed()
+                per_atom = per_atom + energy_in_field(extra, fields[:, i])
         if self.qm_electrostatics:
             internal = self._field_of_atoms(batch, self.qm_kernel, moments[:, None] * COULOMB)
             per_atom = per_atom + 0.5 * energy_in_field(moments, internal[:, 0])
@@ -174,17 +182,23 @@ class AMP(Potential):
         share = (batch.charge / atoms)[:, None].index_select(0, batch.batch)
         return self.embedding(batch.numbers) + self.charge_embedding(share)
 
-    def _outer_field(self, batch: Batch) -> Tensor:
-        """Return potential and derivatives of all surroundings at the atoms, (N, 10) in V/Å^k."""
-        field = given_field(batch)
+    def _outer_fields(self, batch: Batch) -> Tensor:
+        """Return potential and derivatives of all surroundings at the atoms, (N, F, 10) in V/Å^k.
+
+        First the field itself, then what wider Gaussians in place of the sources add to it.
+        """
+        given = given_field(batch)
         if batch.n_mm == 0:
-            return field
+            rest = given.new_zeros(len(given), len(self.smeared_kernels), given.shape[1])
+            return torch.cat([given[:, None], rest], dim=1)
         ends = batch.batch, batch.mm_batch
         moments = batch.mm_moments[:, None] * COULOMB
-        made = self._field(
-            batch.positions, batch.mm_positions, moments, FIELD_ORDER, self.kernel, ends
-        )
-        return field + made[:, 0]
+        made = [
+            self._field(batch.positions, batch.mm_positions, moments, FIELD_ORDER, kernel, ends)
+            for kernel in (self.kernel, *self.smeared_kernels)
+        ]
+        field = made[0]
+        return torch.cat([field + given[:, None], *(wide - field for wide in made[1:])], dim=1)
 
     def _field_of_atoms(self, batch: Batch, kernel: Any, moments: Tensor) -> Tensor:
         """Return the field of moments (N, channels, n_comp) on all atoms at each other."""
@@ -205,7 +219,7 @@ class AMP(Potential):
         return operator.apply(targets, sources, moments, order, kernel, neighbours, method)
 
     def _graph(
-        self, batch: Batch, nodes: Tensor, field: Tensor
+        self, batch: Batch, nodes: Tensor, fields: Tensor
     ) -> tuple[Graph, Surroundings | None]:
         senders, receivers, positions = batch.senders, batch.receivers, batch.positions
         vectors = positions.index_select(0, receivers) - positions.index_select(0, senders)
@@ -214,10 +228,11 @@ class AMP(Potential):
         features = self.edges(nodes, basis, senders, receivers)
         surroundings = None
         if self.surroundings_in_messages:
-            potential = field[:, :1]
+            potential = fields[:, 0, :1]
             step = potential.index_select(0, receivers) - potential.index_select(0, senders)
             relative = torch.zeros_like(potential).index_add(0, receivers, step * fade)
-            surroundings = Surroundings(field, relative)
+            seen = torch.cat([relative, fields[:, 1:, 0]], dim=1)
+            surroundings = Surroundings(fields, seen)
             features = torch.cat([features, step], dim=1)
         graph = Graph(senders, receivers, vectors / distances, fade, features, len(positions))
         return graph, surroundings

@@ -42,11 +42,15 @@ class MultipoleReadout(nn.Module):
     ----------
     order, channels, features, hidden : int
         Order and channels of the state; widths of node features and hidden layers.
+    conserved : bool
+        False leaves the charges as the network gives them.
     """
 
-    def __init__(self, order: int, channels: int, features: int, hidden: int):
+    def __init__(
+        self, order: int, channels: int, features: int, hidden: int, *, conserved: bool = True
+    ):
         super().__init__()
-        self.order = min(order, 2)
+        self.order, self.conserved = min(order, 2), conserved
         self.charge = dense(features, hidden, 2)
         self.weights = dense(features, hidden, self.order * channels) if self.order else None
         self.scale = 1 / channels**0.5
@@ -55,11 +59,12 @@ class MultipoleReadout(nn.Module):
         self, nodes: Tensor, state: Tensor, charge: Tensor, batch: Tensor
     ) -> PhysicalMultipoles:
         """Return the multipoles of all atoms; `charge` (B,) is each system's total."""
-        raw, share = self.charge(nodes).unbind(1)
-        share = functional.softplus(share)
-        missing = charge - torch.zeros_like(charge).index_add(0, batch, raw)
-        shares = torch.zeros_like(charge).index_add(0, batch, share)
-        charges = raw + share * (missing / shares).index_select(0, batch)
+        charges, share = self.charge(nodes).unbind(1)
+        if self.conserved:
+            share = functional.softplus(share)
+            missing = charge - torch.zeros_like(charge).index_add(0, batch, charges)
+            shares = torch.zeros_like(charge).index_add(0, batch, share)
+            charges = charges + share * (missing / shares).index_select(0, batch)
         dipoles = state.new_zeros(len(nodes), 3)
         quadrupoles = state.new_zeros(len(nodes), 3, 3)
         if self.weights is not None:

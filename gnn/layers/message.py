@@ -62,8 +62,8 @@ class MessageStep(nn.Module):
         invariants that enter messages and the next step's coefficients.
     previous : bool
         True if invariants of an earlier step are among the inputs of the coefficients.
-    surroundings : bool
-        False builds a step without coupling to fields.
+    fields : int
+        Number of fields of the surroundings; 0 builds a step without coupling to them.
     long_range : LongRange, optional
         What the field of all other atoms' states gives to the update.
     method : str
@@ -80,7 +80,7 @@ class MessageStep(nn.Module):
         mixed: int,
         *,
         previous: bool,
-        surroundings: bool = True,
+        fields: int = 1,
         long_range: LongRange | None = None,
         split: bool = True,
         method: str = "numba",
@@ -97,7 +97,7 @@ class MessageStep(nn.Module):
         # the many invariants meet each network through one narrow linear map
         self.mix = nn.Linear(n_invariants(order) * channels, mixed, bias=False)
         self.message = EdgeNetwork(features, edge_features + mixed, hidden, features, split=split)
-        self.coupling = SurroundingsCoupling(order, channels, features) if surroundings else None
+        self.coupling = SurroundingsCoupling(order, channels, features, fields) if fields else None
         self.long_range = long_range
         coupled = sum(part.outputs for part in (self.coupling, long_range) if part is not None)
         self.update = dense(2 * features + order * channels + coupled, hidden, features)

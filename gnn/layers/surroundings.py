@@ -18,15 +18,17 @@ class Surroundings(NamedTuple):
     Attributes
     ----------
     field : Tensor
-        (N, 10) potential, gradient and second derivatives in V, V/Å, V/Å² (packed; no factors).
-    relative_potential : Tensor
-        (N, 1) sum over neighbours of envelope times potential difference, in V. A potential
-        that is the same everywhere must change the energy by charge times potential and by
-        nothing else, so the network sees differences only.
+        (N, F, 10) potential, gradient and second derivatives in V, V/Å, V/Å² (packed; no
+        factors): first the field itself, then what smearing the sources by wider Gaussians adds
+        to it, which is short-ranged.
+    potential : Tensor
+        (N, F) what the network sees of the potentials, in V. Of the field itself it is the sum
+        over neighbours of envelope times potential difference: a potential that is the same
+        everywhere must change the energy by charge times potential and by nothing else.
     """
 
     field: Tensor
-    relative_potential: Tensor
+    potential: Tensor
 
 
 def given_field(batch: Batch) -> Tensor:
@@ -74,17 +76,20 @@ class SurroundingsCoupling(nn.Module):
     ----------
     order, channels, features : int
         Order and channels of the state; width of the node features.
+    fields : int
+        Number of fields F.
     """
 
     detrace: Tensor
 
-    def __init__(self, order: int, channels: int, features: int):
+    def __init__(self, order: int, channels: int, features: int, fields: int):
         super().__init__()
-        self.order = min(order, FIELD_ORDER)
+        self.order, self.fields = min(order, FIELD_ORDER), fields
         self.channels = channels
-        self.outputs = (self.order + 1) * channels + 2
+        self.outputs = fields * ((self.order + 1) * channels + 2)
         self.padding = indexing.n_components(order) - indexing.n_components(self.order)
-        self.factors = nn.Linear(features, self.order * channels) if self.order else None
+        outputs = self.order * fields * channels
+        self.factors = nn.Linear(features, outputs) if self.order else None
         if self.factors is not None:
             nn.init.normal_(self.factors.weight, std=0.1 / features**0.5)
         # second derivatives are contracted like monomials: the same map makes them moments
@@ -95,24 +100,24 @@ class SurroundingsCoupling(nn.Module):
         """Return what the field adds to the state, (N, n_comp(order), C)."""
         if self.factors is None:
             return nodes.new_zeros(len(nodes), 1, self.channels)
-        factors = self.factors(nodes).view(-1, self.order, self.channels)
+        factors = self.factors(nodes).view(-1, self.order, self.fields, self.channels)
         field = surroundings.field
         parts = [nodes.new_zeros(len(nodes), 1, self.channels)]
-        parts.append(field[:, 1:4, None] * factors[:, None, 0])
+        parts.append(field[:, :, 1:4].transpose(1, 2) @ factors[:, 0])
         if self.order > 1:
-            gradient = field[:, 4:] @ self.detrace.to(field.dtype)
-            parts.append(gradient[:, :, None] * factors[:, None, 1])
+            gradient = field[:, :, 4:] @ self.detrace.to(field.dtype)
+            parts.append(gradient.transpose(1, 2) @ factors[:, 1])
         if self.padding:
             parts.append(nodes.new_zeros(len(nodes), self.padding, self.channels))
         return torch.cat(parts, dim=1)
 
     def forward(self, state: Tensor, surroundings: Surroundings) -> Tensor:
         """Return the invariants of state and field at each atom, (N, outputs)."""
-        field, potential = surroundings.field, surroundings.relative_potential
-        terms = [potential, (field[:, 1:4] ** 2).sum(1, keepdim=True)]
-        terms.append(potential * state[:, 0])
+        field, potential = surroundings.field, surroundings.potential
+        terms = [potential, (field[:, :, 1:4] ** 2).sum(2)]
+        terms.append((potential[:, :, None] * state[:, :1]).flatten(1))
         if self.order > 0:
-            terms.append((field[:, 1:4, None] * state[:, 1:4]).sum(1))
+            terms.append((field[:, :, 1:4] @ state[:, 1:4]).flatten(1))
         if self.order > 1:
-            terms.append((field[:, 4:, None] * state[:, 4:10]).sum(1))
+            terms.append((field[:, :, 4:] @ state[:, 4:10]).flatten(1))
         return torch.cat(terms, dim=1)
