@@ -54,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train a model as a YAML file says")
     train.add_argument("config", metavar="CONFIG", help="YAML file")
+    train.add_argument(
+        "--from", dest="start", metavar="CHECKPOINT", help="start from the weights of a checkpoint"
+    )
     train.add_argument("--resume", action="store_true", help="continue from last.pt")
     train.add_argument("--no-blind", action="store_true", help="skip the blind baseline")
     train.set_defaults(run=_train)
@@ -67,17 +70,29 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=_evaluate)
 
     predict = commands.add_parser("predict", help="energies, forces and multipoles of structures")
-    predict.add_argument("checkpoint", metavar="CHECKPOINT")
+    predict.add_argument(
+        "checkpoint", metavar="CHECKPOINT", nargs="?", help="default: the one that ships"
+    )
     predict.add_argument("input", metavar="INPUT", help="xyz, extxyz or HDF5")
     predict.add_argument(
         "-o", "--output", required=True, help="json (everything), extxyz or HDF5 (labels)"
     )
     predict.set_defaults(run=_predict)
 
+    weights = commands.add_parser(
+        "import-weights", help="turn the published weights of AMP-BMS into a checkpoint"
+    )
+    weights.add_argument("weights", metavar="STATE_DICT", help="the file that its authors publish")
+    weights.add_argument("-o", "--output", required=True, help="checkpoint to write (.pt)")
+    weights.add_argument(
+        "--pol-scaling", type=float, default=0.35, help="strength of polarisation (0.35)"
+    )
+    weights.set_defaults(run=_import_weights)
+
     validate = commands.add_parser("validate", help="every kernel against direct summation")
     validate.add_argument("--verbose", action="store_true", help="print every comparison")
     validate.set_defaults(run=_validate)
-    for command in (demo, train, evaluate, predict, validate):
+    for command in (demo, train, evaluate, predict, weights, validate):
         # also behind the command; without a default there, or it would undo the one before it
         command.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
@@ -111,10 +126,12 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _train(arguments: argparse.Namespace) -> int:
     from gnn.training import tables
-    from gnn.training.config import load_config
+    from gnn.training.config import load_config, parse_config
     from gnn.training.run import AMP_NAME, run_training
 
     config = load_config(arguments.config)
+    if arguments.start is not None:
+        config = parse_config(config.model_dump() | {"start": arguments.start}, arguments.config)
     console = _console()
     comparisons = run_training(
         config,
@@ -171,6 +188,17 @@ def _predict(arguments: argparse.Namespace) -> int:
     if len(results) > 10:
         print(f"… {len(results)} structures in all")
     print(f"written: {arguments.output}")
+    return 0
+
+
+def _import_weights(arguments: argparse.Namespace) -> int:
+    from gnn.published import load_amp_bms
+    from gnn.training.checkpoint import save_model
+
+    model = load_amp_bms(arguments.weights, pol_scaling=arguments.pol_scaling)
+    save_model(arguments.output, model)
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"written: {arguments.output} ({parameters} parameters, elements {model.elements})")
     return 0
 
 

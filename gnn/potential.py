@@ -85,6 +85,29 @@ class Potential(nn.Module):
         """
         self._fit_baseline(frames, np.zeros(len(frames)))
 
+    def refit_baseline(self, frames: Sequence[Frame]) -> None:
+        """Fit the constant part of the energy anew, beside what the weights predict.
+
+        For labels of another origin than those that the model was trained on. Elements that the
+        model knew stay known.
+
+        Raises
+        ------
+        ValueError
+            If there is no frame.
+        """
+        known = self.known.clone()
+        self.known.fill_(False)
+        own = np.array([result["energy"] for result in self.evaluate(frames)])
+        constants = np.array([self._constant(frame.system) for frame in frames])
+        self._fit_baseline(frames, own - constants)
+        self.known.logical_or_(known)
+
+    def _constant(self, system: System) -> float:
+        """Return the part of a system's energy that the baseline gives, in eV."""
+        elements = float(self.baseline[torch.from_numpy(system.numbers)].sum())
+        return elements + float(self.charge_baseline) * system.charge
+
     def _fit_baseline(self, frames: Sequence[Frame], predicted: np.ndarray) -> None:
         if not frames:
             raise ValueError("expected at least one frame to fit the baseline, got none")

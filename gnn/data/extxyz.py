@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from gnn.data.common import LABELS, UNITS, check_unit
-from gnn.data.systems import Frame, System
+from gnn.data.systems import OPTIONAL_FIELDS, Frame, System
 
 #: Key of each quantity in a file, unless the caller names another.
 DEFAULT_KEYS = {
@@ -52,6 +52,9 @@ def write_extxyz(path: Path, frames: Sequence[Frame]) -> None:
     images = []
     for frame in frames:
         system = frame.system
+        beyond = [name for name in OPTIONAL_FIELDS if getattr(system, name) is not None]
+        if beyond:
+            raise ValueError(f"extxyz has no place for {', '.join(beyond)}: write HDF5 (.h5)")
         image = atoms(numbers=system.numbers, positions=system.positions)
         info: dict[str, Any] = {DEFAULT_KEYS["charge"]: system.charge}
         info[DEFAULT_KEYS["run"]] = frame.run

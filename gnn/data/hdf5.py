@@ -5,20 +5,24 @@ required; others are remarks. One group for each molecule (F frames, n atoms, in
 charges), named as the molecule unless it has an attribute ``name``, with the attribute
 ``charge`` (total charge in e) and the datasets
 
-=============  ==========  ========  =======================================================
+============== ==========  ========  =======================================================
 numbers        (n,)        required  atomic numbers
 positions      (F, n, 3)   required  Å
 run            (F,)        optional  number of the molecular-dynamics run, default 0
 mm_ptr         (F+1,)      optional  frame i owns point charges mm_ptr[i]:mm_ptr[i+1]
 mm_positions   (M, 3)      with ptr  Å, all frames one after the other
 mm_charges     (M,)        with ptr  e
+mm_dipoles     (M, 3)      optional  e Å
+mm_quadrupoles (M, 3, 3)   optional  e Å²
+uniform_field  (F, 3)      optional  V/Å
+external_field (F, n, k)   optional  V/Å^l, k = 1, 4, 10 or 20
 energy         (F,)        optional  eV
 forces         (F, n, 3)   optional  eV/Å
 mm_forces      (M, 3)      optional  eV/Å
 dipole         (F, 3)      optional  e Å, about the origin of the frame's coordinates
 index          (F,)        optional  place of each frame in the file's order of frames
 vacuum/...                 optional  energy, forces, dipole of the same atoms without charges
-=============  ==========  ========  =======================================================
+============== ==========  ========  =======================================================
 
 All floating-point data may be float32 or float64. Energies should be float64.
 """
@@ -30,7 +34,7 @@ from typing import Any
 import numpy as np
 
 from gnn.data.common import LABELS, UNITS, check_unit
-from gnn.data.systems import Frame, System
+from gnn.data.systems import OPTIONAL_FIELDS, Frame, System
 
 FORMAT = "anisole-frames"
 VERSION = 1
@@ -41,6 +45,10 @@ _DATASET_UNITS = {
     "positions": "Å",
     "mm_positions": "Å",
     "mm_charges": "e",
+    "mm_dipoles": "e Å",
+    "mm_quadrupoles": "e Å²",
+    "uniform_field": "V/Å",
+    "external_field": "V/Å^l",
     "energy": "eV",
     "forces": "eV/Å",
     "mm_forces": "eV/Å",
@@ -83,7 +91,8 @@ def write_hdf5(
 def _kind(frame: Frame) -> tuple[Any, ...]:
     """Return what all frames of one group have in common."""
     labels = tuple(getattr(frame, label) is not None for label in LABELS)
-    return frame.name, frame.system.numbers.tobytes(), frame.system.charge, labels
+    fields = tuple(np.shape(getattr(frame.system, name))[-1:] for name in OPTIONAL_FIELDS)
+    return frame.name, frame.system.numbers.tobytes(), frame.system.charge, labels, fields
 
 
 def _check_vacuum(frames: Sequence[Frame], vacuum: Sequence[Frame] | None) -> None:
@@ -133,6 +142,10 @@ def _write_group(group: Any, frames: list[Frame], dtype: np.dtype) -> None:
         for name in ("mm_positions", "mm_charges"):
             joined = np.concatenate([getattr(system, name) for system in systems])
             _put(group, name, joined.astype(dtype))
+    for name in OPTIONAL_FIELDS:
+        if getattr(systems[0], name) is not None:
+            join = np.concatenate if name.startswith("mm_") else np.stack
+            _put(group, name, join([getattr(s, name) for s in systems]).astype(dtype))
     _write_labels(group, frames, dtype)
 
 
@@ -256,6 +269,7 @@ def _read_group(
     if vacuum and "vacuum" not in group:
         raise ValueError(f"{where}: has no vacuum labels (group 'vacuum' is missing)")
     surroundings = _no_charges(count) if vacuum else _read_charges(where, group, count)
+    fields = {} if vacuum else _read_fields(where, group, count, len(numbers))
     labels = _read_labels(where, group["vacuum"] if vacuum else group, count, len(numbers))
     pointer = surroundings.pop("mm_ptr")
     mm_forces = None
@@ -269,7 +283,8 @@ def _read_group(
         if mm_forces is not None:
             given["mm_forces"] = mm_forces[own]
         try:
-            system = System(numbers, positions[i], group.attrs["charge"], **charges)
+            around = charges | {key: value[i] for key, value in fields.items()}
+            system = System(numbers, positions[i], group.attrs["charge"], **around)
             frames.append(Frame(system, **given, run=int(run[i]), name=name))
         except (ValueError, TypeError) as error:
             raise type(error)(f"{where}, frame {i}: {error}") from error
@@ -292,11 +307,22 @@ def _read_charges(where: str, group: Any, count: int) -> dict[str, Any]:
     if pointer[0] != 0 or (np.diff(pointer) < 0).any():
         raise ValueError(f"{where}: mm_ptr must begin at 0 and never decrease")
     total = int(pointer[-1])
-    return {
+    found = {
         "mm_ptr": pointer,
         "mm_positions": _dataset(where, group, "mm_positions", (total, 3)),
         "mm_charges": _dataset(where, group, "mm_charges", (total,)),
     }
+    for name, shape in (("mm_dipoles", (total, 3)), ("mm_quadrupoles", (total, 3, 3))):
+        multipoles = _dataset(where, group, name, shape, required=False)
+        if multipoles is not None:
+            found[name] = multipoles
+    return found
+
+
+def _read_fields(where: str, group: Any, count: int, n_atoms: int) -> dict[str, np.ndarray]:
+    shapes = {"uniform_field": (count, 3), "external_field": (count, n_atoms, None)}
+    found = {name: _dataset(where, group, name, s, required=False) for name, s in shapes.items()}
+    return {name: values for name, values in found.items() if values is not None}
 
 
 def _read_labels(where: str, group: Any, count: int, n_atoms: int) -> dict[str, Any]:

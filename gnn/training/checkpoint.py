@@ -1,22 +1,25 @@
 """Checkpoints: models and the state of a training run, written whole or not at all."""
 
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from gnn.data.common import write_atomically
-from gnn.model import AMP
+from gnn.potential import Potential
 
 FORMAT = "anisole-model"
-VERSION = 1
+VERSION = 2
+_KINDS = {"AMP": "gnn.model", "AmpBms": "gnn.published"}  # classes and where they live
 
 
-def model_state(model: AMP) -> dict[str, Any]:
+def model_state(model: Potential) -> dict[str, Any]:
     """Return what `load_model` needs, in tensors and plain values only."""
     return {
         "format": FORMAT,
         "version": VERSION,
+        "kind": type(model).__name__,
         "config": model.config(),
         "dtype": str(model.dtype).removeprefix("torch."),
         "state_dict": model.state_dict(),
@@ -29,7 +32,7 @@ def save(path: str | Path, content: dict[str, Any]) -> None:
     write_atomically(Path(path), lambda temporary: torch.save(content, temporary))
 
 
-def save_model(path: str | Path, model: AMP, **extra: Any) -> None:
+def save_model(path: str | Path, model: Potential, **extra: Any) -> None:
     """Write a model; `extra` holds plain values kept beside it."""
     save(path, model_state(model) | extra)
 
@@ -69,7 +72,7 @@ def load(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def load_model(path: str | Path | None = None) -> AMP:
+def load_model(path: str | Path | None = None) -> Potential:
     """Load a model from a checkpoint.
 
     Parameters
@@ -93,7 +96,8 @@ def load_model(path: str | Path | None = None) -> AMP:
             )
     content = load(path)
     try:
-        model = AMP(**content["config"]).to(getattr(torch, content["dtype"]))
+        kind = _class_of(content.get("kind", "AMP"))
+        model: Potential = kind(**content["config"]).to(getattr(torch, content["dtype"]))
         model.load_state_dict(content["state_dict"])
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -102,3 +106,9 @@ def load_model(path: str | Path | None = None) -> AMP:
             "version that wrote it, or train again"
         ) from None
     return model.eval()
+
+
+def _class_of(name: str) -> Any:
+    if name not in _KINDS:
+        raise ValueError(f"it holds a model of kind {name!r}, known are {', '.join(_KINDS)}")
+    return getattr(import_module(_KINDS[name]), name)

@@ -89,7 +89,17 @@ class Config(_Section):
     model: dict[str, Any] = {}
     loss: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()
+    start: str | None = None
     output: str = "runs/train"
+
+    @model_validator(mode="after")
+    def _start_has_its_own_model(self) -> Self:
+        if self.start is not None and self.model:
+            raise ValueError(
+                f"start: the checkpoint {self.start} brings its architecture with it: leave out "
+                "the section 'model'"
+            )
+        return self
 
 
 def load_config(path: str | Path) -> Config:

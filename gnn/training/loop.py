@@ -15,7 +15,7 @@ from torch import nn
 
 from gnn.data.batching import collate, prepare
 from gnn.data.systems import Frame
-from gnn.model import AMP
+from gnn.potential import Potential
 from gnn.training import checkpoint
 from gnn.training.config import Config, TrainingConfig
 from gnn.training.loss import weighted_loss
@@ -56,7 +56,7 @@ class Trainer:
 
     Parameters
     ----------
-    model : AMP
+    model : Potential
         Changed in place.
     config : Config
         Weights of the loss and settings of the training.
@@ -70,7 +70,7 @@ class Trainer:
 
     def __init__(
         self,
-        model: AMP,
+        model: Potential,
         config: Config,
         training: Sequence[Frame],
         validation: Sequence[Frame] = (),
@@ -108,7 +108,7 @@ class Trainer:
 
     # --- running ----------------------------------------------------------------------------------
 
-    def run(self, max_epochs: int | None = None) -> AMP:
+    def run(self, max_epochs: int | None = None) -> Potential:
         """Train to the end (or `max_epochs` more epochs) and return the averaged model."""
         stop_at = self.settings.epochs
         if max_epochs is not None:

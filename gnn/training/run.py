@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from gnn.data.systems import Frame
-from gnn.model import AMP
+from gnn.potential import Potential
 from gnn.training import plots, tables
 from gnn.training.checkpoint import load_model
 from gnn.training.config import Config
@@ -82,7 +82,7 @@ def train(
     *,
     label: str = "training",
     resume: bool = False,
-) -> tuple[AMP, Trainer]:
+) -> tuple[Potential, Trainer]:
     """Train a model and return its best averaged weights, with the trainer."""
     model = build_model(config, splits[0])
     with Progress(console, config, label) as progress:
@@ -98,7 +98,7 @@ def train(
 
 def train_blind(
     config: Config, splits: Splits, console: Console, folder: Path, *, resume: bool = False
-) -> tuple[AMP, Trainer]:
+) -> tuple[Potential, Trainer]:
     """Train the same model on the same frames without their surroundings."""
     training, validation, test = ([without_surroundings(f) for f in part] for part in splits)
     bare = training, validation, test
@@ -107,7 +107,7 @@ def train_blind(
 
 
 def with_baselines(
-    own: Comparison, blind: AMP | None, training: Sequence[Frame], test: Sequence[Frame]
+    own: Comparison, blind: Potential | None, training: Sequence[Frame], test: Sequence[Frame]
 ) -> dict[str, Comparison]:
     """Return the comparisons of the training mean, of the blind model and of the model."""
     found = {MEAN: mean_baseline(training, test)}

@@ -8,6 +8,7 @@ import torch
 from gnn.data import load_shipped, read_frames, split_by_run
 from gnn.data.systems import Frame
 from gnn.model import AMP
+from gnn.potential import Potential
 from gnn.training import checkpoint
 from gnn.training.config import Config, DataConfig
 from gnn.training.metrics import frame_name
@@ -105,13 +106,22 @@ def _thin(frames: list[Frame], count: int) -> list[Frame]:
     return [frames[i * len(frames) // count] for i in range(count)]
 
 
-def build_model(config: Config, training: Sequence[Frame]) -> AMP:
-    """Return a fresh model with the baseline of the training frames, seeded by the config."""
+def build_model(config: Config, training: Sequence[Frame]) -> Potential:
+    """Return the model to train, seeded by the config, with a baseline for the training frames.
+
+    Fresh, or that of the checkpoint named by ``start``, whose weights are kept while the constant
+    part of its energy is fitted anew: the labels may be of another level of theory.
+    """
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
     torch.manual_seed(config.training.seed)
-    model = AMP(**config.model).to(getattr(torch, config.training.dtype))
-    model.set_baseline(training)
+    dtype = getattr(torch, config.training.dtype)
+    if config.start is None:
+        model: Potential = AMP(**config.model).to(dtype)
+        model.set_baseline(training)
+        return model
+    model = checkpoint.load_model(config.start).to(dtype).train()
+    model.refit_baseline(training)
     return model
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from gnn.data import Frame, System, read_frames, write_frames
 from gnn.data.common import write_atomically
+from gnn.data.systems import OPTIONAL_FIELDS
 
 
 def make_frame(n=4, m=5, seed=0, labels=("energy", "forces", "mm_forces", "dipole"), **rest):
@@ -321,3 +322,28 @@ def test_extxyz_takes_the_usual_key_of_the_charge(tmp_path):
     path = tmp_path / "hydroxide.xyz"
     path.write_text("2\ncharge=-1\nO 0 0 0\nH 0 0 0.97\n")
     assert read_frames(path)[0].system.charge == -1
+
+
+def _in_fields(rng, n_mm=2):
+    symmetric = rng.standard_normal((n_mm, 3, 3))
+    return System(
+        [8, 1], rng.standard_normal((2, 3)), 0, 5 + rng.standard_normal((n_mm, 3)), [0.4] * n_mm,
+        mm_dipoles=rng.standard_normal((n_mm, 3)),
+        mm_quadrupoles=symmetric + symmetric.swapaxes(1, 2),
+        uniform_field=rng.standard_normal(3), external_field=rng.standard_normal((2, 10)),
+    )  # fmt: skip
+
+
+def test_multipoles_and_fields_survive_hdf5_and_are_not_lost_in_extxyz(tmp_path):
+    rng = np.random.default_rng(0)
+    plain = System([8, 1], [[0.0, 0, 0], [1, 0, 0]], 0, [[5.0, 0, 0]], [0.3])
+    frames = [Frame(s, energy=1.0) for s in (_in_fields(rng), plain, _in_fields(rng, 3))]
+    write_frames(tmp_path / "fields.h5", frames)
+    for old, new in zip(frames, read_frames(tmp_path / "fields.h5"), strict=True):
+        for name in ("mm_charges", *OPTIONAL_FIELDS):
+            given, found = getattr(old.system, name), getattr(new.system, name)
+            assert (given is None) == (found is None), name
+            if given is not None:
+                np.testing.assert_array_equal(given, found, name)
+    with pytest.raises(ValueError, match=r"extxyz has no place for mm_dipoles.*write HDF5"):
+        write_frames(tmp_path / "fields.xyz", frames)
