@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -60,8 +61,14 @@ class AMP(Potential):
     damping : float
         Surrounding charges act as Gaussians of this inverse width in 1/Å (erf(a r) / r): true
         point charges beyond contact distance, finite on top of an atom.
+    smearing : sequence of float
+        Inverse widths in 1/Å of wider Gaussians through which the atoms also see the
+        surroundings: electron density reaches out to nearby charges, and feels less of them than
+        a nucleus would. For each of them, further multipoles are read from the state, and do
+        work in the difference of the two fields, which is short-ranged.
     qm_damping : float
-        The same between atoms of the graph, whose near part is the network's.
+        Multipoles of atoms act on each other as Gaussians of this inverse width in 1/Å; their
+        near part is the network's.
     method : {"numba", "torch"}
         Compiled operators, or their plain torch twins.
     field_method : {"auto", "direct", "fmm"}
@@ -94,7 +101,7 @@ class AMP(Potential):
         long_range: bool = False,
         long_channels: int = 4,
         damping: float = 2.0,
-        smearing: tuple[float, ...] = (),
+        smearing: Sequence[float] = (1.2,),
         qm_damping: float = 0.5,
         method: str = "numba",
         field_method: str = "auto",
@@ -102,6 +109,7 @@ class AMP(Potential):
         split: bool = True,
     ):
         super().__init__()
+        smearing = list(smearing)
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         check_arguments(arguments)
         self._arguments = arguments
@@ -257,6 +265,12 @@ def check_arguments(arguments: dict[str, Any]) -> None:
     for name in ("cutoff", "damping", "qm_damping"):
         if type(arguments[name]) not in (int, float) or not 0 < arguments[name] < math.inf:
             raise ValueError(f"expected a finite {name} > 0, got {arguments[name]!r}")
+    widths = arguments["smearing"]
+    if not all(type(a) in (int, float) and 0 < a < arguments["damping"] for a in widths):
+        raise ValueError(
+            f"expected smearing of numbers between 0 and damping ({arguments['damping']}), got "
+            f"{widths!r}"
+        )
     for name in (
         "surroundings_in_messages",
         "mm_electrostatics",

@@ -1,0 +1,118 @@
+"""What the scripts that train many models share: one run, a table that is continued, a budget."""
+
+import csv
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gnn import AMP
+from gnn.data.systems import Frame
+from gnn.potential import Potential
+from gnn.training.config import Config, parse_config
+from gnn.training.loop import Trainer
+from gnn.training.metrics import compare
+from gnn.training.setup import build_model
+
+RESULTS = Path(__file__).parent / "results"
+QUANTITIES = ("energy", "forces", "mm_forces")
+ERRORS = tuple(f"{name}_{kind}" for name in QUANTITIES for kind in ("mae", "rmse", "percent"))
+
+
+def settings(steps: int, frames: int, model: dict[str, Any] | None = None, **more: Any) -> Config:
+    """Return a configuration of about so many steps on so many frames."""
+    training = {"threads": 1, "batch_size": min(8, frames)} | more.pop("training", {})
+    per_epoch = max(1, frames // training["batch_size"])
+    epochs = max(1, round(steps / per_epoch))
+    training |= {"epochs": epochs, "validate_every": max(1, epochs // 10)}
+    return parse_config({"model": model or {}, "training": training, **more})
+
+
+def train(
+    config: Config, training: Sequence[Frame], validation: Sequence[Frame] = ()
+) -> tuple[Potential, Trainer]:
+    """Train without writing files; return the averaged model, and the trainer."""
+    torch.set_num_threads(1)
+    trainer = Trainer(build_model(config, training), config, training, validation)
+    return trainer.run(), trainer
+
+
+def errors(results: Sequence[dict[str, Any]], frames: Sequence[Frame], name: str | None = None):
+    """Return errors in meV and meV/Å, and RMSE in percent of the reference's spread."""
+    comparison, row = compare(results, frames), {}
+    for quantity in QUANTITIES:
+        found = comparison.errors(quantity, name)
+        if found is not None:
+            row |= {
+                f"{quantity}_mae": round(found.mae, 3),
+                f"{quantity}_rmse": round(found.rmse, 3),
+                f"{quantity}_percent": round(100 * found.ratio, 3),
+            }
+    return row
+
+
+def thinned(frames: Sequence[Frame], count: int) -> list[Frame]:
+    """Return evenly spaced frames, so that every molecule and run stays."""
+    return [frames[i * len(frames) // count] for i in range(min(count, len(frames)))]
+
+
+def of_size(parameters: int, **options: Any) -> dict[str, Any]:
+    """Return options whose width makes a model of about so many parameters."""
+
+    def count(width: int) -> int:
+        model = AMP(**options, features=width, hidden=width)
+        return sum(p.numel() for p in model.parameters())
+
+    width = min(range(16, 161), key=lambda w: abs(count(w) - parameters))
+    return options | {"features": width, "hidden": width}
+
+
+class Table:
+    """Rows of a CSV file, keyed by some columns; finished rows are not computed again.
+
+    Parameters
+    ----------
+    name : str
+        File ``benchmarks/results/<name>.csv``.
+    keys, columns : sequence of str
+        Columns that tell one run from another, and those of its results.
+    fresh : bool
+        Forget what is there.
+    """
+
+    def __init__(self, name: str, keys: Sequence[str], columns: Sequence[str], fresh: bool):
+        self.path = RESULTS / f"{name}.csv"
+        self.keys, self.columns = tuple(keys), (*keys, *columns)
+        self.rows: list[dict[str, Any]] = []
+        if self.path.exists() and not fresh:
+            with open(self.path, newline="") as file:
+                self.rows = [dict(row) for row in csv.DictReader(file)]
+
+    def fill(self, key: tuple, compute: Callable[[], Iterable[dict[str, Any]]]) -> None:
+        """Add the rows of one run, unless a row that begins with `key` is there."""
+        wanted = tuple(map(str, key))
+        if any(tuple(row[k] for k in self.keys[: len(key)]) == wanted for row in self.rows):
+            return
+        start = dict(zip(self.keys, key, strict=False))
+        for row in compute():
+            self.rows.append({k: str(v) for k, v in (start | row).items()})
+            print("  ".join(f"{k} {v}" for k, v in self.rows[-1].items() if v != ""), flush=True)
+        self._write()
+
+    def _write(self) -> None:
+        RESULTS.mkdir(exist_ok=True)
+        temporary = self.path.with_suffix(".part")
+        with open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, self.columns, restval="")
+            writer.writeheader()
+            writer.writerows(self.rows)
+        os.replace(temporary, self.path)
+
+    def value(self, column: str, **wanted: Any) -> float:
+        """Return the number in the one row that has these values."""
+        for row in self.rows:
+            if all(row[k] == str(v) for k, v in wanted.items()):
+                return float(row[column] or "nan")
+        return float("nan")
