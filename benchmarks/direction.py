@@ -4,7 +4,7 @@ Trains one model for all shipped molecules per order and number of training fram
 number of optimisation steps and nearly the same number of parameters (narrower layers for higher
 orders), and tests on the held-out molecular-dynamics runs. Then times training steps of the four
 models side by side. Prints a table; writes benchmarks/results/direction{,_time}.csv and .png. Runs
-that are in the CSV already are not repeated; --fresh repeats them. About 35 minutes on one core.
+that are in the CSV already are not repeated; --fresh repeats them. About half an hour on one core.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def time_steps(training, parameters: int, repeats: int = 20) -> dict[int, float]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--frames", type=int, nargs="+", default=[60, 180, 730])
     parser.add_argument("--parameters", type=int, default=120_000)
     parser.add_argument("--seed", type=int, default=0)
