@@ -62,7 +62,7 @@ def test_forces_are_the_gradient_of_the_energy(order, method):
 
 @pytest.mark.parametrize("order", [0, 1, 2, 3])
 def test_compiled_equals_torch(order):
-    fast, system = _model(order), _molecule()
+    fast, system = _model(order, long_range=True), _molecule()
     slow = AMP(**(fast.config() | {"method": "torch", "split": False})).double()
     slow.load_state_dict(fast.state_dict())
     for one, two in zip(fast.evaluate([system]), slow.evaluate([system]), strict=True):
@@ -72,7 +72,7 @@ def test_compiled_equals_torch(order):
 
 @pytest.mark.parametrize("order", [0, 1, 2, 3])
 def test_rotation_translation_permutation(order):
-    model, system = _model(order), _molecule(charge=-1)
+    model, system = _model(order, long_range=True), _molecule(charge=-1)
     R = Rotation.random(rng=np.random.default_rng(3)).as_matrix()
     shift = np.array([3.0, -8.0, 5.0])
     atoms, particles = np.random.default_rng(4).permutation(9), np.arange(12)[::-1]
@@ -105,7 +105,7 @@ def test_no_net_force_and_no_net_torque():
 
 
 def test_a_batch_equals_single_systems():
-    model = _model()
+    model = _model(long_range=True)
     systems = [
         _molecule(0, n_mm=12),
         System([8], [[0.0, 0.0, 0.0]], -2, [[3.0, 0, 0]], [0.4]),
@@ -157,8 +157,9 @@ def _across_cutoff(model):
 
 
 @pytest.mark.parametrize("order", [0, 2, 3])
-def test_nothing_jumps_where_an_atom_crosses_the_cutoff(order):
-    for e1, f1, e2, f2 in _across_cutoff(_model(order)):
+@pytest.mark.parametrize("long_range", [False, True])
+def test_nothing_jumps_where_an_atom_crosses_the_cutoff(order, long_range):
+    for e1, f1, e2, f2 in _across_cutoff(_model(order, long_range=long_range)):
         # halving the step, a second difference falls to a quarter for C2, to a half at a kink
         assert e2 < 0.3 * e1 + 1e-11
         assert f2 < 0.3 * f1 + 1e-11
@@ -257,6 +258,37 @@ def test_a_constant_potential_acts_on_the_charge_alone():
     np.testing.assert_allclose(shifted["charges"], free["charges"], atol=1e-4)
 
 
+def _two_groups(distance, turn=0.0):
+    """Two molecules at a distance, the second turned about an axis across it."""
+    one = np.array([[0.0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
+    rotation = Rotation.from_euler("y", turn).as_matrix()
+    return System([8, 1, 1] * 2, np.concatenate([one, one @ rotation.T + [distance, 0, 0]]))
+
+
+def test_atoms_beyond_the_cutoff_act_through_their_states_only_if_long_ranged():
+    """And the action depends on how they are turned: it is anisotropic."""
+    for long_range in (False, True):
+        model = _model(qm_electrostatics=False, long_range=long_range)
+        near, turned, far = model.evaluate(
+            [_two_groups(12.0), _two_groups(12.0, 1.0), _two_groups(40.0)]
+        )
+        acts = abs(near["energy"] - far["energy"]) > 1e-8
+        turns = abs(near["energy"] - turned["energy"]) > 1e-8
+        assert (acts, turns) == (long_range, long_range)
+        assert (np.abs(near["forces"].reshape(2, 3, 3).sum(1)).max() > 1e-8) == long_range
+
+
+@pytest.mark.parametrize("order", [0, 2])
+def test_the_field_of_states_falls_as_its_order_says(order):
+    """Charges in the state act as 1/r^2 on another atom's force, however damped nearby."""
+    model = _model(order, qm_electrostatics=False, long_range=True)
+    forces = [
+        result["forces"][:3].sum(0)[0]
+        for result in model.evaluate([_two_groups(r) for r in (400.0, 800.0)])
+    ]
+    assert np.log2(forces[0] / forces[1]) == pytest.approx(2.0, abs=0.05)
+
+
 def test_config_rebuilds_and_baseline_is_fitted():
     model = _model(1)
     assert AMP(**model.config()).config() == model.config()
@@ -289,7 +321,7 @@ def test_wrong_arguments(wrong):
 
 def test_training_gradients_equal_those_of_the_twin():
     """The double backward that training on forces needs, compiled against plain torch."""
-    fast = _model(2)
+    fast = _model(2, long_range=True)
     slow = AMP(**(fast.config() | {"method": "torch", "split": False})).double()
     slow.load_state_dict(fast.state_dict())
     batch = collate([_molecule(0), _molecule(1, 7)], fast.cutoff, torch.float64)
