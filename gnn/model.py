@@ -18,12 +18,15 @@ from gnn.layers.networks import EdgeNetwork, dense
 from gnn.layers.radial import RadialBasis
 from gnn.layers.surroundings import FIELD_ORDER, Surroundings, given_field
 from gnn.operators import field as operator
+from gnn.operators.near_pairs import near_pairs
 from gnn.potential import N_ELEMENTS, Potential
 from gnn.units import COULOMB
 from multipoles import indexing
-from multipoles.neighbours import Slots
+from multipoles.neighbours import Neighbours, Slots
 
 FIELD_METHODS = ("auto", "direct", "fmm")
+# erf(x) and its derivatives are those of 1 to the last digit beyond this
+_DECAYED, _DECAYED_FLOAT32 = 6.0, 4.5
 
 
 class AMP(Potential):
@@ -118,6 +121,7 @@ class AMP(Potential):
         self.qm_electrostatics = qm_electrostatics
         self.surroundings_in_messages = surroundings_in_messages
         self.mm_electrostatics, self.field_method = mm_electrostatics, field_method
+        self.smearing = smearing
         self.smeared_kernels = [mp.Erf(width) for width in smearing]
         self.long_kernel = mp.Erf(qm_damping)
         self.embedding = nn.Embedding(N_ELEMENTS, features)
@@ -199,19 +203,28 @@ class AMP(Potential):
         if batch.n_mm == 0:
             rest = given.new_zeros(len(given), len(self.smeared_kernels), given.shape[1])
             return torch.cat([given[:, None], rest], dim=1)
-        ends = batch.batch, batch.mm_batch
+        atoms, particles = batch.positions, batch.mm_positions
         moments = batch.mm_moments[:, None] * COULOMB
-        made = [
-            self._field(batch.positions, batch.mm_positions, moments, FIELD_ORDER, kernel, ends)
-            for kernel in (self.kernel, *self.smeared_kernels)
-        ]
-        field = made[0]
-        return torch.cat([field + given[:, None], *(wide - field for wide in made[1:])], dim=1)
+        index = batch.batch.numpy(), batch.mm_batch.numpy()
+        everybody = Slots(len(atoms), len(particles), *index)
+        sharp = self._field(atoms, particles, moments, FIELD_ORDER, self.kernel, everybody)
+        fields = [sharp + given[:, None]]
+        for kernel, width in zip(self.smeared_kernels, self.smearing, strict=True):
+            reach = (_DECAYED if atoms.dtype == torch.float64 else _DECAYED_FLOAT32) / width
+            points = atoms.detach().numpy(), particles.detach().numpy()
+            near = near_pairs(*points, *index, reach)
+            wide, sharp = (
+                self._field(atoms, particles, moments, FIELD_ORDER, k, near)
+                for k in (kernel, self.kernel)
+            )
+            fields.append(wide - sharp)
+        return torch.cat(fields, dim=1)
 
     def _field_of_atoms(self, batch: Batch, kernel: Any, moments: Tensor) -> Tensor:
         """Return the field of moments (N, channels, n_comp) on all atoms at each other."""
-        order, ends = indexing.order_of(moments.shape[2]), (batch.batch, batch.batch)
-        return self._field(batch.positions, batch.positions, moments, order, kernel, ends)
+        order, index = indexing.order_of(moments.shape[2]), batch.batch.numpy()
+        everybody = Slots(len(index), len(index), index, index)
+        return self._field(batch.positions, batch.positions, moments, order, kernel, everybody)
 
     def _field(
         self,
@@ -220,10 +233,9 @@ class AMP(Potential):
         moments: Tensor,
         order: int,
         kernel: Any,
-        ends: tuple[Tensor, Tensor],
+        neighbours: Neighbours,
     ) -> Tensor:
         method = "torch" if self.method == "torch" else "direct"
-        neighbours = Slots(len(targets), len(sources), *(index.numpy() for index in ends))
         return operator.apply(targets, sources, moments, order, kernel, neighbours, method)
 
     def _graph(

@@ -1,0 +1,72 @@
+"""Which atoms and surrounding particles are near each other: pairs for short-ranged fields."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from multipoles import _jit
+from multipoles.neighbours import PairList
+
+_BRUTE_FORCE = 5e7  # distances, above which a tree pays
+
+
+def near_pairs(
+    targets: NDArray, sources: NDArray, target_batch: NDArray, source_batch: NDArray, reach: float
+) -> PairList:
+    """Return all pairs of a target and a source of one system within a distance.
+
+    Parameters
+    ----------
+    targets, sources : ndarray, shape (n, 3) and (m, 3)
+        Points.
+    target_batch, source_batch : ndarray of int64
+        Sorted system of each point.
+    reach : float
+        Largest distance.
+
+    Returns
+    -------
+    PairList
+        By target.
+    """
+    n, m = len(targets), len(sources)
+    systems = int(target_batch[-1]) + 1 if n else 1
+    if n * m / systems > _BRUTE_FORCE:
+        pairs = _by_tree(targets, sources, target_batch, source_batch, reach)
+    else:
+        ends = np.searchsorted(source_batch, np.arange(systems + 1))
+        counts = np.zeros(n, np.int64)
+        none = np.empty((0, 2), np.int64)
+        _brute_force(targets, sources, target_batch, ends, reach * reach, counts, none)
+        pairs = np.empty((int(counts.sum()), 2), np.int64)
+        starts = np.cumsum(counts) - counts
+        _brute_force(targets, sources, target_batch, ends, reach * reach, starts, pairs)
+    return PairList(pairs, n, m)
+
+
+@_jit.jit
+def _brute_force(targets, sources, target_batch, ends, reach2, places, pairs):
+    """Count the pairs of each target in `places`, or write them from there on."""
+    writing = len(pairs) > 0
+    for i in range(len(targets)):
+        x, y, z = targets[i, 0], targets[i, 1], targets[i, 2]
+        place = places[i]
+        for j in range(ends[target_batch[i]], ends[target_batch[i] + 1]):
+            a, b, c = x - sources[j, 0], y - sources[j, 1], z - sources[j, 2]
+            if a * a + b * b + c * c <= reach2:
+                if writing:
+                    pairs[place, 0], pairs[place, 1] = i, j
+                place += 1
+        if not writing:
+            places[i] = place
+
+
+def _by_tree(targets, sources, target_batch, source_batch, reach) -> NDArray[np.int64]:
+    # systems are told apart by a fourth coordinate, further apart than the reach
+    low, high = targets.min(0) - reach, targets.max(0) + reach
+    inside = np.flatnonzero(((sources >= low) & (sources <= high)).all(1))
+    one = np.column_stack([targets, 2 * reach * target_batch]).astype(np.float64)
+    two = np.column_stack([sources[inside], 2 * reach * source_batch[inside]]).astype(np.float64)
+    found = cKDTree(one).sparse_distance_matrix(cKDTree(two), reach, output_type="ndarray")
+    pairs = np.column_stack([found["i"], inside[found["j"]]]).astype(np.int64)
+    return pairs[np.argsort(pairs[:, 0], kind="stable")]
