@@ -12,10 +12,21 @@ import time
 
 import numpy as np
 import torch
-from _experiments import ERRORS, RESULTS, Table, errors, of_size, settings, thinned, train
+from _experiments import (
+    ERRORS,
+    RESULTS,
+    Table,
+    errors,
+    first_frames,
+    label_decades,
+    of_size,
+    settings,
+    thinned,
+    train,
+)
 
 from gnn import AMP
-from gnn.data import collate, load_shipped, prepare, split_by_run
+from gnn.data import collate, prepare, split_by_run
 from gnn.training.config import LossConfig
 from gnn.training.loss import weighted_loss
 
@@ -57,7 +68,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fresh", action="store_true")
     arguments = parser.parse_args()
-    everything, _, test = split_by_run(load_shipped())
+    everything, _, test = split_by_run(first_frames())
     table = Table("direction", ("order", "frames", "steps", "seed"), ("parameters", *ERRORS),
                   arguments.fresh)  # fmt: skip
     for frames in arguments.frames:
@@ -121,6 +132,7 @@ def draw(table: Table, times: dict[int, float], arguments) -> None:
         axis.set(title=title, xlabel="training frames")
         axis.set_xticks(arguments.frames, [str(n) for n in arguments.frames])
         axis.minorticks_off()
+        label_decades(axis)
     axes[0].legend(frameon=False)
     bars = axes[3].bar([f"order {o}" for o in ORDERS], list(times.values()), color=COLORS)
     axes[3].bar_label(bars, [f"{t / times[0]:.2f}×" for t in times.values()], padding=2)

@@ -13,9 +13,19 @@ benchmarks/results/finetune.{csv,png}. Runs that are in the CSV already are not 
 import argparse
 import math
 
-from _experiments import ERRORS, RESULTS, Table, errors, settings, thinned, train
+from _experiments import (
+    ERRORS,
+    RESULTS,
+    Table,
+    errors,
+    first_frames,
+    label_decades,
+    settings,
+    thinned,
+    train,
+)
 
-from gnn.data import load_shipped, split_by_run
+from gnn.data import split_by_run
 from gnn.training.checkpoint import load_model
 
 STARTS = ("published, as it is", "published, fine-tuned", "from scratch")
@@ -31,7 +41,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fresh", action="store_true")
     arguments = parser.parse_args()
-    everything, _, test = split_by_run(load_shipped())
+    everything, _, test = split_by_run(first_frames())
     table = Table("finetune", ("start", "frames", "steps", "seed"), ERRORS, arguments.fresh)
 
     def run(start: str, frames: int):
@@ -95,6 +105,7 @@ def draw(table: Table, arguments) -> None:
         axis.set(title=title, xlabel="training frames")
         axis.set_xticks(arguments.frames, [str(n) for n in arguments.frames])
         axis.minorticks_off()
+        label_decades(axis)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False, fontsize=8)
     figure.tight_layout()

@@ -16,10 +16,19 @@ import argparse
 from dataclasses import replace
 
 import numpy as np
-from _experiments import ERRORS, RESULTS, Table, errors, settings, train
+from _experiments import (
+    ERRORS,
+    RESULTS,
+    Table,
+    errors,
+    first_frames,
+    label_decades,
+    settings,
+    train,
+)
 
 import multipoles as mp
-from gnn.data import load_shipped, split_by_run
+from gnn.data import split_by_run
 from gnn.units import COULOMB
 
 WAYS = {
@@ -142,7 +151,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fresh", action="store_true")
     arguments = parser.parse_args()
-    frames, inside = load_shipped(), load_shipped(vacuum=True)
+    frames, inside = first_frames(), first_frames(vacuum=True)
     table = Table("surroundings", ("molecule", "steps", "seed", "way", "of"), ERRORS,
                   arguments.fresh)  # fmt: skip
     for name in NAMES:
@@ -189,7 +198,12 @@ def draw(table: Table, steps: int) -> None:
             values = [table.value(column, molecule=n, of=n, way=way, steps=steps) for n in NAMES]
             axis.bar(places + 0.16 * (i - 2), values, 0.15, color=color, label=way)
         axis.set(title=title, yscale="log")
-        axis.set_xticks(places, [t.replace(" ", "\n") for t in NAMES.values()], fontsize=8)
+        axis.set_xticks(
+            places,
+            [t.replace("ylamm", "yl-\namm").replace(" ", "\n") for t in NAMES.values()],
+            fontsize=8,
+        )
+        label_decades(axis)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False, fontsize=8, ncols=2, loc="upper right")
     low, high = axes[0].get_ylim()
