@@ -1,0 +1,324 @@
+"""AMP-BMS: the published model of biomolecules in the field of their surroundings."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gnn.data.batching import Batch
+from gnn.data.systems import Frame
+from gnn.potential import Potential
+from gnn.published import electrostatics
+from gnn.published.dispersion import Dispersion
+from gnn.published.layers import (
+    AMP_BMS_TERMS,
+    BesselBasis,
+    EdgeGraph,
+    EdgePerceptron,
+    PublishedStep,
+    full_quadrupoles,
+    perceptron,
+)
+from gnn.published.pairs import Pairs, pairs_among, pairs_within
+from gnn.published.polarisation import Polarisation
+from gnn.published.repulsion import OUTER, zbl
+from gnn.published.units import COULOMB
+from gnn.units import KJ_PER_MOL
+from multipoles.radial import ReactionField
+
+MODES = ("training", "simulation", "simulation-published")
+#: The network's charges are in units of 1 / this many e.
+_CHARGE_UNIT = COULOMB**0.5
+_CONTACT = 4.0
+_SIZES = (
+    "features", "edge_features", "channels", "steps", "hidden", "readout", "n_radial",
+    "n_radial_mm", "elements",
+)  # fmt: skip
+_LENGTHS = ("cutoff", "cutoff_pairs", "cutoff_polarisation", "cutoff_mm", "eps")
+
+
+class AmpBms(Potential):
+    """Anisotropic message passing with explicit electrostatics, dispersion and repulsion.
+
+    The energy is that of the publication, in eV: a network's energy of every atom; charges of
+    the atoms with each other in a reaction field; charges, dipoles and quadrupoles of the atoms
+    in the field of the surrounding charges; dispersion; screened repulsion of the nuclei. Charges
+    within `cutoff_polarisation` induce multipoles, which enter the last messages and the
+    electrostatics. Surrounding dipoles and quadrupoles, and fields that are not made by
+    particles, take part in the electrostatics (of the mode "training") and do not polarise.
+
+    Parameters
+    ----------
+    features, edge_features, hidden, readout : int
+        Widths of node features, edge features and hidden layers, and of hidden layers that read
+        charges and polarisabilities.
+    channels, steps, n_radial, n_radial_mm : int
+        Channels of the state, message-passing steps, Bessel functions of edges and of pairs with
+        surrounding charges.
+    cutoff, cutoff_pairs, cutoff_polarisation, cutoff_mm : float
+        Reach in Å of edges; of electrostatics and dispersion among atoms; of polarisation; and,
+        in simulation modes, of the electrostatics with surrounding charges.
+    pol_scaling : float
+        Factor on the induced multipoles; the publication calibrated 0.35 after training with 1.
+    mode : {"training", "simulation", "simulation-published"}
+        How atoms feel surrounding charges. "training": all of them, by 1/r, as the weights were
+        trained. "simulation": those within `cutoff_mm`, in a reaction field. The last one does
+        the same as published: fields are taken as if the potential were 1/r, times its ratio to
+        that, and so are not its derivatives (about half at 3 Å).
+    eps : float
+        Relative permittivity of the reaction fields.
+    box : sequence of 3 float, optional
+        Edges in Å of an orthorhombic box; all vectors are of minimum image. Simulation modes only.
+    elements : int
+        Size of the tables by atomic number.
+
+    References
+    ----------
+    The AMP-BMS model of the Riniker group, ETH Zurich, https://github.com/rinikerlab/amp_bms.
+    """
+
+    def __init__(
+        self,
+        features: int = 128,
+        edge_features: int = 32,
+        channels: int = 8,
+        steps: int = 2,
+        *,
+        hidden: int = 128,
+        readout: int = 64,
+        n_radial: int = 8,
+        n_radial_mm: int = 2,
+        cutoff: float = 4.0,
+        cutoff_pairs: float = 14.0,
+        cutoff_polarisation: float = 8.0,
+        cutoff_mm: float = 9.0,
+        pol_scaling: float = 0.35,
+        mode: str = "training",
+        eps: float = 78.4,
+        box: Sequence[float] | None = None,
+        elements: int = 54,
+    ):
+        super().__init__()
+        box = None if box is None else [float(edge) for edge in box]
+        self._arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        _check_arguments(self._arguments)
+        self.cutoff, self.cutoff_pairs, self.cutoff_mm = cutoff, cutoff_pairs, cutoff_mm
+        self.mode, self.box = mode, box
+        self.internal_kernel = ReactionField(cutoff_pairs, eps)
+        self.outer_kernel = ReactionField(cutoff_mm, eps)
+        self.embedding = nn.Embedding(elements, features)
+        self.radial = BesselBasis(cutoff, n_radial)
+        self.edges = EdgePerceptron(features, n_radial, edge_features, 1, edge_features)
+        self.steps = nn.ModuleList(
+            PublishedStep(
+                AMP_BMS_TERMS,
+                channels,
+                features,
+                edge_features,
+                hidden,
+                previous=step > 0,
+                extra_channels=int(step == steps - 1),
+                monopoles=False,
+            )
+            for step in range(steps)
+        )
+        self.polarisation = Polarisation(cutoff_polarisation, n_radial_mm, pol_scaling)
+        self.charge = perceptron(features, readout, 1, 1)
+        self.response = perceptron(features, readout, 1, 3)
+        self.atom_energy = perceptron(features, hidden, 2, 1)
+        self.dispersion = Dispersion(elements)
+
+    def config(self) -> dict[str, Any]:
+        """Return the arguments from which ``AmpBms(**config)`` builds the same architecture."""
+        return dict(self._arguments)
+
+    def set_baseline(self, frames: Sequence[Frame]) -> None:
+        """Fit the constant part of the energy to labels minus the model's own energies.
+
+        The energies of the network, of charges, dispersion and repulsion stay: the baseline is
+        what labels of another level of theory or another origin have beside them.
+
+        Raises
+        ------
+        ValueError
+            If there is no frame.
+        """
+        self.refit_baseline(frames)
+
+    def parts(self, batch: Batch) -> dict[str, Tensor]:
+        """Return what the energy is made of, in the publication's units kJ/mol, Å and e.
+
+        Returns
+        -------
+        dict
+            Energies of each system (B,), float64: ``nodes``, ``coulomb_qm`` (charges of atoms
+            with each other), ``coulomb_mm`` (multipoles of atoms in the surroundings' field),
+            ``dispersion``, ``repulsion`` and their sum ``total``. Of each atom: ``charges`` (N,),
+            ``dipoles`` (N, 3), ``quadrupoles`` (N, 3, 3); their induced part
+            ``induced_dipoles``, ``induced_quadrupoles``; ``c6`` (N,) in kJ Å^6/mol;
+            ``c6_factors`` (N,) to the free atom's; ``features`` (N, features).
+        """
+        self._check_numbers(batch)
+        box = self._box()
+        near = self._near(batch, box)
+        nodes = self.embedding(batch.numbers)
+        graph = self._graph(batch, nodes, box)
+        previous: Tensor | None = None
+        for step in self.steps[:-1]:
+            nodes, _, previous = step(nodes, graph, previous)
+        response = functional.softplus(self.response(nodes))
+        induced = self._induced(batch, near, response)
+
+        def append(state: Tensor, _: Tensor) -> Tensor:
+            return torch.cat([state, induced[:, :, None]], 2)
+
+        nodes, state, _ = self.steps[-1](nodes, graph, previous, append)
+        charges = self._charges(nodes, batch)
+        moments = (state[:, :, 0] + induced)[:, 1:] / _CHARGE_UNIT
+        moments = torch.cat([charges[:, None], moments], 1)
+        factors = response[:, 0]
+        energies = self._pair_energies(batch, box, charges, factors) | {
+            "nodes": _per_system(self.atom_energy(nodes)[:, 0], batch.batch, batch),
+            "coulomb_mm": self._coulomb_mm(batch, near, moments),
+        }
+        return energies | {
+            "total": torch.stack(list(energies.values())).sum(0),
+            "charges": charges,
+            "dipoles": moments[:, 1:4],
+            "quadrupoles": full_quadrupoles(moments[:, 4:]),
+            "induced_dipoles": induced[:, 1:4] / _CHARGE_UNIT,
+            "induced_quadrupoles": full_quadrupoles(induced[:, 4:] / _CHARGE_UNIT),
+            "c6": self.dispersion.coefficients(factors, batch.numbers),
+            "c6_factors": factors,
+            "features": nodes,
+        }
+
+    def _energy(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        parts = self.parts(batch)
+        multipoles = {name: parts[name] for name in ("charges", "dipoles", "quadrupoles")}
+        return parts["total"] * KJ_PER_MOL, multipoles
+
+    def _box(self) -> Tensor | None:
+        return None if self.box is None else torch.tensor(self.box, dtype=torch.float64)
+
+    def _graph(self, batch: Batch, nodes: Tensor, box: Tensor | None) -> EdgeGraph:
+        positions = batch.positions
+        if box is None:
+            senders, receivers = batch.senders, batch.receivers
+            vectors = positions.index_select(0, receivers) - positions.index_select(0, senders)
+        else:  # the batch's edges know no box
+            atoms = positions, positions, batch.batch, batch.batch
+            found = pairs_within(*atoms, self.cutoff, box)
+            apart = found.first != found.second
+            vectors = -found.vectors(positions, positions)[apart]
+            senders, receivers = found.second[apart], found.first[apart]
+        distances = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+        basis, fade = self.radial(distances)
+        ends = senders, receivers
+        features = self.edges(nodes, [basis], *ends)
+        return EdgeGraph(*ends, vectors / distances, fade, features, len(positions))
+
+    def _near(self, batch: Batch, box: Tensor | None) -> tuple[Pairs, Tensor]:
+        """Return pairs of an atom and a surrounding particle near it, and their vectors."""
+        reach = self.polarisation.cutoff
+        if self.mode != "training":
+            reach = max(reach, self.cutoff_mm)
+        points = batch.positions, batch.mm_positions
+        pairs = pairs_within(*points, batch.batch, batch.mm_batch, reach, box)
+        return pairs, pairs.vectors(*points)
+
+    def _induced(self, batch: Batch, near: tuple[Pairs, Tensor], response: Tensor) -> Tensor:
+        """Return the multipoles induced by surrounding charges, (N, 10), in the network's units."""
+        pairs, vectors = near
+        sums = self.polarisation(vectors, pairs, batch.mm_charges, len(response))
+        dipole, quadrupole = response[:, 1:2], response[:, 2:3]
+        factors = [torch.zeros_like(dipole), dipole.expand(-1, 3), quadrupole.expand(-1, 6)]
+        return sums * torch.cat(factors, 1)
+
+    def _charges(self, nodes: Tensor, batch: Batch) -> Tensor:
+        """Return charges (N,) in e; what the network's miss of the total is shared evenly."""
+        charges = self.charge(nodes)[:, 0] / _CHARGE_UNIT
+        found = torch.zeros_like(batch.charge).index_add(0, batch.batch, charges)
+        atoms = torch.bincount(batch.batch, minlength=batch.n_systems)
+        return charges + ((batch.charge - found) / atoms).index_select(0, batch.batch)
+
+    def _pair_energies(
+        self, batch: Batch, box: Tensor | None, charges: Tensor, factors: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the energies of pairs of atoms of each system."""
+        positions, numbers = batch.positions, batch.numbers
+        pairs = pairs_among(positions, batch.batch, self.cutoff_pairs, box)
+        first, second = pairs.first, pairs.second
+        distances = torch.linalg.vector_norm(pairs.vectors(positions, positions), dim=1)
+        charged = electrostatics.charges_of_pairs(
+            distances, pairs, charges, self.internal_kernel, _CONTACT
+        )
+        dispersed = self.dispersion(distances, first, second, factors, numbers)
+        close = torch.nonzero(distances.detach() < OUTER)[:, 0]
+        first, second, short = (t.index_select(0, close) for t in (first, second, distances))
+        repelled = zbl(short, first, second, numbers)
+        system = batch.batch.index_select(0, pairs.first)
+        return {
+            "coulomb_qm": _per_system(charged, system, batch),
+            "dispersion": _per_system(dispersed, system, batch),
+            "repulsion": _per_system(repelled, system.index_select(0, close), batch),
+        }
+
+    def _coulomb_mm(self, batch: Batch, near: tuple[Pairs, Tensor], moments: Tensor) -> Tensor:
+        if self.mode == "training":
+            return _per_system(electrostatics.energy_of_all(moments, batch), batch.batch, batch)
+        pairs, vectors = near
+        energies = electrostatics.energy_of_pairs(
+            moments,
+            batch.mm_charges,
+            vectors,
+            pairs,
+            self.outer_kernel,
+            consistent=self.mode == "simulation",
+        )
+        return _per_system(energies, batch.batch.index_select(0, pairs.first), batch)
+
+    def _check_numbers(self, batch: Batch) -> None:
+        largest = self.embedding.num_embeddings - 1
+        if int(batch.numbers.max()) > largest:
+            raise ValueError(
+                f"expected atomic numbers up to {largest}, got {int(batch.numbers.max())}"
+            )
+        if self.mode != "training" and batch.mm_moments.shape[1] > 1:
+            raise ValueError(
+                "expected surrounding charges only: multipoles take part in mode 'training'"
+            )
+
+
+def _per_system(values: Tensor, system: Tensor, batch: Batch) -> Tensor:
+    """Return the sums of each system's values, (B,), in float64."""
+    total = torch.zeros(batch.n_systems, dtype=torch.float64)
+    return total.index_add(0, system, values.double())
+
+
+def _check_arguments(arguments: dict[str, Any]) -> None:
+    for name, value in arguments.items():
+        whole = name in _SIZES
+        if (whole or name in _LENGTHS) and not (
+            type(value) in ((int,) if whole else (int, float)) and 0 < value < float("inf")
+        ):
+            kind = "a positive integer" if whole else "a finite number > 0"
+            raise ValueError(f"expected {name} to be {kind}, got {value!r}")
+    scaling = arguments["pol_scaling"]
+    if type(scaling) not in (int, float) or not 0 <= scaling < float("inf"):
+        raise ValueError(f"expected a finite pol_scaling >= 0, got {scaling!r}")
+    mode, box = arguments["mode"], arguments["box"]
+    if mode not in MODES:
+        raise ValueError(f"expected mode to be one of {MODES}, got {mode!r}")
+    if box is None:
+        return
+    if mode == "training":
+        raise ValueError("expected no box in mode 'training', which sums over all charges by 1/r")
+    reach = max(arguments[name] for name in ("cutoff", "cutoff_polarisation", "cutoff_mm"))
+    if len(box) != 3 or not all(2 * reach <= edge < float("inf") for edge in box):
+        raise ValueError(
+            f"expected a box of three edges of at least twice the largest cutoff ({reach} Å), got "
+            f"{box}"
+        )

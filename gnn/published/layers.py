@@ -1,0 +1,283 @@
+"""Layers that the published models share; each model is a configuration of them.
+
+Networks keep their first layer as one matrix, with columns in this package's order: sender,
+receiver, then what belongs to the edge; invariants by term and then by channel. Readers of
+published weights (`gnn.published.weights`) bring columns to this order.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gnn.layers.radial import envelope
+from gnn.operators.edges import anisotropic_state, pair_invariants
+
+ORDER = 2
+
+
+def perceptron(inputs: int, hidden: int, layers: int, outputs: int | None = None) -> nn.Sequential:
+    """Return `layers` hidden layers with SiLU after each, then a linear output without bias.
+
+    Without `outputs` the last hidden layer is the output.
+    """
+    parts: list[nn.Module] = []
+    for _ in range(layers):
+        parts += [nn.Linear(inputs, hidden), nn.SiLU()]
+        inputs = hidden
+    if outputs is not None:
+        parts.append(nn.Linear(inputs, outputs, bias=False))
+    return nn.Sequential(*parts)
+
+
+class EdgePerceptron(nn.Module):
+    """A `perceptron` on [sender features, receiver features, edge features].
+
+    The first layer is computed once per node and only then gathered to the edges, which is exact.
+
+    Parameters
+    ----------
+    features, edge_features, hidden, layers : int
+        Widths of node features, edge features and hidden layers; number of these.
+    outputs : int, optional
+        Width of a linear output without bias.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        edge_features: int,
+        hidden: int,
+        layers: int,
+        outputs: int | None = None,
+    ):
+        super().__init__()
+        self.features = features
+        self.first = nn.Linear(2 * features + edge_features, hidden)
+        rest = perceptron(hidden, hidden, layers - 1, outputs)
+        self.rest = nn.Sequential(nn.SiLU(), *rest)
+
+    def forward(
+        self, nodes: Tensor, edges: Sequence[Tensor], senders: Tensor, receivers: Tensor
+    ) -> Tensor:
+        """Return (E, outputs) of nodes (N, features) and blocks of edge features (E, width)."""
+        n, weight = self.features, self.first.weight
+        sent = functional.linear(nodes, weight[:, :n])
+        received = functional.linear(nodes, weight[:, n : 2 * n], self.first.bias)
+        total = sent.index_select(0, senders) + received.index_select(0, receivers)
+        place = 2 * n
+        for block in edges:
+            columns = weight[:, place : place + block.shape[1]]
+            total = torch.addmm(total, block, columns.T)
+            place += block.shape[1]
+        return self.rest(total)
+
+
+class BesselBasis(nn.Module):
+    """sin(n pi r/c) under the envelope c/r (1 - 28 x^6 + 48 x^7 - 21 x^8), x = r/c.
+
+    Parameters
+    ----------
+    cutoff : float
+        Radius c in Å.
+    size : int
+        Number of functions.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, cutoff: float, size: int):
+        super().__init__()
+        self.cutoff = cutoff
+        frequencies = torch.arange(1, size + 1, dtype=torch.float32) * torch.pi
+        self.register_buffer("frequencies", frequencies)
+
+    def forward(self, distances: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the basis (P, size) and the envelope (P, 1) at distances (P, 1)."""
+        fade = envelope(distances, self.cutoff) * (self.cutoff / distances)
+        return fade * torch.sin(distances * (self.frequencies / self.cutoff)), fade
+
+
+class EdgeGraph(NamedTuple):
+    """The edges of a batch: ends (E,), unit vectors (E, 3), envelope (E, 1), features (E, k)."""
+
+    senders: Tensor
+    receivers: Tensor
+    directions: Tensor
+    fade: Tensor
+    features: Tensor
+    n_nodes: int
+
+
+# --- invariants ---------------------------------------------------------------------------------
+
+# the eleven of `pair_invariants` at order 2; 1 is the sender, 2 the receiver
+_BASIC = ("m1", "m2", "d1", "d2", "s1", "s2", "DD", "Dy", "yD", "yy", "QQ")
+
+
+class Terms:
+    """A model's list of invariants, products of at most two of those of `pair_invariants`.
+
+    With monopoles m, dipoles D, quadrupoles Q, d = D.u, y = Q u, s = u.Q.u; the operator gives
+    m1, m2, d1, d2, s1, s2 (sender and receiver) and DD = D1.D2, Dy = D1.y2, yD = y1.D2, yy, QQ.
+
+    Parameters
+    ----------
+    names : str
+        Terms divided by blanks: an optional number, then one invariant or two, joined by ``*``.
+    """
+
+    def __init__(self, names: str):
+        self.factors, self.pairs = [], []
+        for name in names.split():
+            parts = name.split("*")
+            sign = -1.0 if parts[0].startswith("-") else 1.0
+            parts[0] = parts[0].removeprefix("-")
+            if parts[0].isdigit():
+                sign *= float(parts.pop(0))
+            self.factors.append(sign)
+            self.pairs.append([_BASIC.index(part) for part in parts])
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __call__(self, basic: Tensor) -> Tensor:
+        """Return the terms (E, len, C) of the eleven invariants (E, 11, C)."""
+        columns = basic.unbind(1)
+        terms = []
+        for factor, pair in zip(self.factors, self.pairs, strict=True):
+            term = columns[pair[0]] if len(pair) == 1 else columns[pair[0]] * columns[pair[1]]
+            terms.append(term if factor == 1 else term * factor)
+        return torch.stack(terms, dim=1)
+
+
+#: AMP-BMS, in the operator's order, without monopoles.
+AMP_BMS_TERMS = Terms("d1 d2 s1 s2 DD Dy yD yy QQ")
+AMP_QMMM_MINIMAL_TERMS = Terms("m1 m2 d1 d2 DD s1 s2 yD Dy QQ yy")
+AMP_QMMM_PRECISION_TERMS = Terms(
+    "m1 m2 m1*m2 d1*m2 -d2*m1 DD d1 d2 -d1*d2 s1 s2 2*yD -2*Dy s1*m2 s2*m1 2*QQ -4*yy -s1*d2 s2*d1"
+)
+ANA2B_TERMS = Terms("m1 m2 d1*m2 -d2*m1 DD d1 d2 -d1*d2 s1 s2 yD Dy s1*m2 s2*m1 QQ yy -s1*d2 s2*d1")
+
+
+# --- a step -------------------------------------------------------------------------------------
+
+#: Takes a state (N, 10, C) and the nodes (N, features) to a state that also feels surroundings.
+Polarise = Callable[[Tensor, Tensor], Tensor]
+
+
+class PublishedStep(nn.Module):
+    """One step of message passing as published: state, invariants, messages, update.
+
+    Parameters
+    ----------
+    terms : Terms
+        The invariants.
+    channels, features, edge_features, hidden : int
+        Channels of the state; widths of nodes, of edges and of hidden layers.
+    previous : bool
+        True if invariants of an earlier step are among the inputs of the coefficients.
+    extra_channels : int
+        Channels that polarisation appends in this step.
+    monopoles : bool
+        False leaves the state without monopoles.
+    coefficient_layers, gate_layers : int
+        Hidden layers of the coefficients, and of a network that scales each invariant (0: none).
+    norms : bool
+        Let the norms of the node's own multipoles enter its update.
+    faded_state : bool
+        Multiply the coefficients by the envelope.
+    """
+
+    def __init__(
+        self,
+        terms: Terms,
+        channels: int,
+        features: int,
+        edge_features: int,
+        hidden: int,
+        *,
+        previous: bool,
+        extra_channels: int = 0,
+        monopoles: bool = True,
+        coefficient_layers: int = 2,
+        gate_layers: int = 0,
+        norms: bool = False,
+        faded_state: bool = True,
+        message_scale: float = 1.0,
+    ):
+        super().__init__()
+        self.terms, self.channels = terms, channels
+        self.monopoles, self.norms, self.faded_state = monopoles, norms, faded_state
+        self.message_scale = message_scale
+        before = edge_features + (len(terms) * channels if previous else 0)
+        width = len(terms) * (channels + extra_channels)
+        ranks = ORDER + int(monopoles)
+        self.coefficients = EdgePerceptron(
+            features, before, hidden, coefficient_layers, ranks * channels
+        )
+        self.gate = (
+            EdgePerceptron(features, before, hidden, gate_layers, width) if gate_layers else None
+        )
+        self.message = EdgePerceptron(features, width + edge_features, hidden, 2)
+        own = 3 * channels if norms else 0
+        self.update = perceptron(2 * features + own, features, 2)
+
+    def forward(
+        self,
+        nodes: Tensor,
+        graph: EdgeGraph,
+        previous: Tensor | None = None,
+        polarise: Polarise | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return new nodes (N, features), the state (N, 10, C), the invariants (E, width)."""
+        ends = graph.senders, graph.receivers
+        before = [graph.features] if previous is None else [previous, graph.features]
+        weights = self.coefficients(nodes, before, *ends)
+        state = build_state(
+            weights * graph.fade if self.faded_state else weights, graph, self.channels
+        )
+        if polarise is not None:
+            state = polarise(state, nodes)
+        basic = pair_invariants(state, graph.directions, *ends, ORDER)
+        if self.monopoles:
+            invariants = self.terms(basic).flatten(1)
+        else:  # all but the monopoles', which are zero
+            invariants = basic.flatten(1)[:, 2 * state.shape[2] :]
+        if self.gate is not None:
+            invariants = invariants * self.gate(nodes, before, *ends)
+        messages = self.message(nodes, [invariants, graph.features], *ends) * graph.fade
+        summed = nodes.new_zeros(nodes.shape).index_add(0, graph.receivers, messages)
+        inputs = [nodes, summed * self.message_scale if self.message_scale != 1 else summed]
+        if self.norms:
+            inputs.append(state_norms(state))
+        return nodes + self.update(torch.cat(inputs, 1)), state, invariants
+
+
+def build_state(weights: Tensor, graph: EdgeGraph, channels: int) -> Tensor:
+    """Return the state (N, 10, C) of coefficients (E, 2 C) or (E, 3 C), these with monopoles."""
+    if weights.shape[1] == ORDER * channels:
+        weights = functional.pad(weights, (channels, 0))
+    weights = weights.view(-1, ORDER + 1, channels)
+    return anisotropic_state(weights, graph.directions, graph.receivers, graph.n_nodes, ORDER)
+
+
+def state_norms(state: Tensor) -> Tensor:
+    """Return monopoles and the norms of dipoles and quadrupoles, by kind, (N, 3 C).
+
+    A norm of zero has a gradient of zero.
+    """
+    dipoles = state[:, 1:4].square().sum(1)
+    packed = state[:, 4:10].square()
+    quadrupoles = packed[:, [0, 3, 5]].sum(1) + 0.5 * packed[:, [1, 2, 4]].sum(1)
+    squares = torch.cat([dipoles, quadrupoles], 1)
+    norms = torch.where(squares > 0, squares, torch.ones_like(squares)).sqrt()
+    return torch.cat([state[:, 0], norms * (squares > 0)], 1)
+
+
+def full_quadrupoles(packed: Tensor) -> Tensor:
+    """Return 3 x 3 tensors (N, 3, 3) of packed components (N, 6), whose off-diagonals are sums."""
+    halves = packed.new_tensor([1, 0.5, 0.5, 1, 0.5, 1])
+    return (packed * halves)[:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].view(-1, 3, 3)

@@ -1,0 +1,81 @@
+"""Pairs of points within a distance, by minimum image where there is a box."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gnn.operators.near_pairs import near_pairs
+
+
+class Pairs(NamedTuple):
+    """Indices of two points each (P,), and what to add to second minus first in Å (P, 3).
+
+    Sorted by the first; without a box there is nothing to add.
+    """
+
+    first: Tensor
+    second: Tensor
+    shift: Tensor | None
+
+    def vectors(self, one: Tensor, two: Tensor) -> Tensor:
+        """Return the vectors from points of `one` to points of `two`, (P, 3)."""
+        vectors = two.index_select(0, self.second) - one.index_select(0, self.first)
+        return vectors if self.shift is None else vectors + self.shift
+
+
+def pairs_within(
+    one: Tensor,
+    two: Tensor,
+    batch_one: Tensor,
+    batch_two: Tensor,
+    reach: float,
+    box: Tensor | None = None,
+) -> Pairs:
+    """Return all pairs of a point of `one` and a point of `two` of one system within `reach`.
+
+    Parameters
+    ----------
+    one, two : Tensor
+        (n, 3) and (m, 3) points in Å.
+    batch_one, batch_two : Tensor
+        Sorted system of each point.
+    reach : float
+        Largest distance in Å.
+    box : Tensor, optional
+        (3,) edges of an orthorhombic box in Å.
+    """
+    points = one.detach().numpy(), two.detach().numpy()
+    batches = batch_one.numpy(), batch_two.numpy()
+    if box is None:
+        rows = near_pairs(*points, *batches, reach).pairs
+        first, second = torch.from_numpy(np.ascontiguousarray(rows.T))
+        return Pairs(first, second, None)
+    first, second, shift = _by_minimum_image(*points, *batches, reach, box.numpy())
+    return Pairs(torch.from_numpy(first), torch.from_numpy(second), torch.from_numpy(shift))
+
+
+def pairs_among(points: Tensor, batch: Tensor, reach: float, box: Tensor | None = None) -> Pairs:
+    """Return all unordered pairs of different points of one system within `reach`."""
+    pairs = pairs_within(points, points, batch, batch, reach, box)
+    once = pairs.first < pairs.second
+    shift = None if pairs.shift is None else pairs.shift[once]
+    return Pairs(pairs.first[once], pairs.second[once], shift)
+
+
+def _by_minimum_image(
+    one: NDArray,
+    two: NDArray,
+    batch_one: NDArray,
+    batch_two: NDArray,
+    reach: float,
+    box: NDArray[np.float64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray]:
+    vectors = two[None] - one[:, None]
+    shift = -box.astype(one.dtype) * np.round(vectors / box)
+    squared = ((vectors + shift) ** 2).sum(-1)
+    same = batch_one[:, None] == batch_two[None]
+    first, second = np.nonzero((squared <= reach * reach) & same)
+    return first, second, shift[first, second].astype(one.dtype)
