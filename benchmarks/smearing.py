@@ -1,4 +1,4 @@
-"""What a charge inside the electron density does: the surroundings' field with smearing and without.
+"""Charges inside the electron density: the surroundings' field with smearing and without.
 
 Trains on acetate and methylammonium in water, each alone, with and without the smeared field, with
 the same number of steps; the errors of the energy on training frames tell what the model cannot
