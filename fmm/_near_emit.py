@@ -1,8 +1,9 @@
 """The inner loop of the near field: `_near_math` written as vector instructions for given orders.
 
-The arithmetic runs once, when a kernel is compiled, on stand-ins whose ``+ - *`` append
-instructions for vectors of sources; its loops and dicts vanish. Sources lie in a `block`: one row
-of `width` numbers per coordinate and then per row of moments, channel by channel.
+Under a damped kernel it is `_near_damped`, but 1/r where all sources of a vector are beyond the
+kernel's reach. The arithmetic runs once, when a kernel is compiled, on stand-ins whose ``+ - *``
+append instructions for vectors of sources; its loops and dicts vanish. Sources lie in a `block`:
+one row of `width` numbers per coordinate and then per row of moments, channel by channel.
 """
 
 from typing import Any
@@ -12,8 +13,10 @@ from numba.core import cgutils
 from numba.core import types as nb_types
 from numba.extending import intrinsic
 
-from fmm import _near_math
+from fmm import _near_damped, _near_math
+from multipoles._chains import COULOMB
 from multipoles._simd import Vec, fill_lanes, rsqrt
+from multipoles.direct_cpu import radial_chain
 
 # bytes of sources in a block: about the first cache
 _BLOCK = 49152
@@ -60,26 +63,31 @@ class _Number:
         return _Number(self.builder, [self.builder.fneg(value) for value in self.values])
 
 
+def arithmetic(damped: bool) -> Any:
+    """Return the module of the arithmetic: that of 1/r, or that of damped kernels."""
+    return _near_damped if damped else _near_math
+
+
 def chunk(n_rows: int, itemsize: int) -> int:
     """Return how many sources a block of so many rows holds: a multiple of every `step`."""
     fitting = _BLOCK // (n_rows * itemsize) // _STEP * _STEP
     return min(max(fitting, _STEP), 8192 // itemsize)
 
 
-def width(source_order: int, order: int, itemsize: int) -> int:
+def width(source_order: int, order: int, itemsize: int, damped: bool = False) -> int:
     """Return the length of a row of a block.
 
     Copies of whole vectors may end beyond a chunk, by less than one. And rows a power of two bytes
     long would share the cache's few places for addresses equal modulo 4096.
     """
-    n_rows = 3 + len(_near_math.row_names(source_order, order))
+    n_rows = 3 + len(arithmetic(damped).row_names(source_order, order))
     return chunk(n_rows, itemsize) + 64 // itemsize
 
 
-def padded_sums(order: int, itemsize: int) -> int:
+def padded_sums(order: int, itemsize: int, damped: bool = False) -> int:
     """Return the number of sums of a target and channel, rounded up to whole vectors."""
     lanes = 64 // itemsize
-    return -(-len(_near_math.sum_names(order)) // lanes) * lanes
+    return -(-len(arithmetic(damped).sum_names(order)) // lanes) * lanes
 
 
 def targets_at_once(source_order: int, order: int, single: bool) -> int:
@@ -91,36 +99,41 @@ def targets_at_once(source_order: int, order: int, single: bool) -> int:
     return 2 if source_order == 0 and order == 1 else 1
 
 
-def sources_at_once(source_order: int, order: int, single: bool) -> int:
+def sources_at_once(source_order: int, order: int, single: bool, damped: bool = False) -> int:
     """Return how many vectors of sources share the load and store of a channel's sums."""
-    if single or _near_math.has_products(source_order, order):
+    if single or damped or _near_math.has_products(source_order, order):
         return 1
     return {0: 4, 1: 2}.get(source_order, 1)
 
 
-def step(source_order: int, order: int, single: bool, lanes: int) -> int:
+def step(source_order: int, order: int, single: bool, lanes: int, damped: bool = False) -> int:
     """Return of what the number of sources in a block must be a multiple."""
-    return lanes * sources_at_once(source_order, order, single)
+    return lanes * sources_at_once(source_order, order, single, damped)
 
 
-def n_scratch(source_order: int, order: int, channels: int, itemsize: int) -> int:
+def n_scratch(
+    source_order: int, order: int, channels: int, itemsize: int, damped: bool = False
+) -> int:
     """Return the length of the scratch for the sums of a group of targets."""
-    n = targets_at_once(source_order, order, channels == 1) * len(_near_math.sum_names(order))
+    n = targets_at_once(source_order, order, channels == 1)
+    n *= len(arithmetic(damped).sum_names(order))
     return channels * n * 64 // itemsize
 
 
 class _Loop:
     """One loop being written: addresses, loads and calls of vector functions."""
 
-    def __init__(self, context, builder, lane, block, source_order, order):
+    def __init__(self, context, builder, lane, block, source_order, order, damping=None):
         self.context, self.builder, self.lane, self.block = context, builder, lane, block
         self.vector = context.get_value_type(lane)
         self.orders = source_order, order
-        self.n_rows = len(_near_math.row_names(*self.orders))
-        self.n_sums = len(_near_math.sum_names(order))
+        self.damping, damped = damping, damping is not None
+        self.arithmetic = arithmetic(damped)
+        self.n_rows = len(self.arithmetic.row_names(*self.orders))
+        self.n_sums = len(self.arithmetic.sum_names(order))
         itemsize = lane.dtype.bitwidth // 8
-        self.width = width(source_order, order, itemsize)
-        self.row = padded_sums(order, itemsize)
+        self.width = width(source_order, order, itemsize, damped)
+        self.row = padded_sums(order, itemsize, damped)
 
     def word(self, number):
         return ir.Constant(ir.IntType(64), number)
@@ -177,6 +190,20 @@ class _Loop:
     def shared(self, distance, scaled):
         """Return the geometry of a pair."""
         return _near_math.geometry(*self.orders, distance[:3], distance[3], scaled)
+
+    def by_reach(self, distance, add):
+        """Write two branches, each calling `add` with the geometry of a pair.
+
+        One is for vectors with a source within the kernel's reach of a target, the other for 1/r.
+        """
+        r, inverse = distance[:3], distance[3]
+        square = r[0] * r[0] + r[1] * r[1] + r[2] * r[2]
+        with self.builder.if_else(self.damping.reaches(self.builder, square.values)) as (near, far):
+            with near:
+                chain = self.damping.chain(self, square, sum(self.orders))
+                add(_near_damped.geometry(*self.orders, r, square, chain))
+            with far:
+                add(_near_damped.undamped(*self.orders, r, inverse))
 
     def moments(self, place, channel=None):
         """Return the rows of moments of the vector of sources at `place`."""
@@ -241,16 +268,54 @@ class _Loop:
         return vectors[0]
 
 
+class _Damping:
+    """A damped kernel in a loop being written: where it acts, and its chain."""
+
+    def __init__(self, context, lane, code, kinds, values):
+        self.context, self.lane, self.code = context, lane, code
+        self.kinds, self.values = kinds, values  # of parameters, scratch of the chain, reach^2
+
+    def reaches(self, builder, squares):
+        """Return whether any lane of some vectors of r^2 is within reach."""
+        reach = fill_lanes(builder, self.values[2], squares[0].type)
+        bits = ir.IntType(self.lane.lanes)
+        any_lane = ir.Constant(bits, 0)
+        for square in squares:
+            mask = builder.fcmp_ordered("<", square, reach)
+            any_lane = builder.or_(any_lane, builder.bitcast(mask, bits))
+        return builder.icmp_unsigned("!=", any_lane, ir.Constant(bits, 0))
+
+    def chain(self, loop, square, last):
+        """Return g_0 ... g_last, 1/r's in lanes beyond reach."""
+        code = self.code
+
+        def write(parameters, r2, last, chain):
+            radial_chain(code, parameters, r2, last, chain)
+
+        parameters, scratch = self.kinds[:2]
+        word = nb_types.intp
+        kind = nb_types.none(parameters, self.lane, word, scratch)
+        pointer = self.context.make_array(scratch)(self.context, loop.builder, self.values[1]).data
+        links: list[list] = [[] for _ in range(last + 1)]
+        for value in square.values:
+            arguments = self.values[0], value, loop.word(last), self.values[1]
+            self.context.compile_internal(loop.builder, write, kind, arguments)
+            for n, values in enumerate(links):
+                values += loop.load(pointer, n * self.lane.lanes).values
+        return [_Number(loop.builder, values) for values in links]
+
+
 @intrinsic(prefer_literal=True)
 def add_sources(
-    typing_context, source_order, order, single, targets, first, last, block, n, channels, vectors,
-    sums,
+    typing_context, source_order, order, single, code, targets, first, last, block, n, channels,
+    vectors, sums, parameters, chain, reach,
 ):  # fmt: skip
     """Add the field of the first n sources of `block` at targets first ... last - 1 to `sums`.
 
-    source_order, order and single (whether there is one channel) are known when compiling. `n` is
-    a multiple of `step(...)`. `sums` is flat, row by row of (target, channel, sum); `vectors` is
-    scratch of length `n_scratch`. Beyond the n sources the block has room for one more vector.
+    source_order, order, single (whether there is one channel) and the kernel's code are known when
+    compiling. `n` is a multiple of `step(...)`. `sums` is flat, row by row of (target, channel,
+    sum); `vectors` is scratch of length `n_scratch`, `chain` of as many vectors as the kernel's
+    chain has links. Beyond the n sources the block has room for one more vector.
     """
     lane = Vec(block.dtype)
     orders = source_order.literal_value, order.literal_value
@@ -258,19 +323,26 @@ def add_sources(
     def codegen(context, builder, sig, args):
         data = {
             name: context.make_array(sig.args[i])(context, builder, args[i]).data
-            for name, i in (("targets", 3), ("block", 6), ("vectors", 9), ("sums", 10))
+            for name, i in (("targets", 4), ("block", 7), ("vectors", 10), ("sums", 11))
         }
-        loop = _Loop(context, builder, lane, data["block"], *orders)
+        damping = None
+        if code.literal_value != COULOMB:
+            reach = context.cast(builder, args[14], sig.args[14], lane.dtype)
+            square = builder.fmul(reach, reach)
+            damping = _Damping(
+                context, lane, code.literal_value, sig.args[12:14], (*args[12:14], square)
+            )
+        loop = _Loop(context, builder, lane, data["block"], *orders, damping)
         if single.literal_value:
-            _one_channel(loop, data, args[4], args[5], args[7])
+            _one_channel(loop, data, args[5], args[6], args[8])
         else:
-            _many_channels(loop, data, args[4], args[5], args[7], args[8])
+            _many_channels(loop, data, args[5], args[6], args[8], args[9])
         return context.get_dummy_value()
 
     integer = nb_types.intp
     signature = nb_types.void(
-        source_order, order, single, targets, integer, integer, block, integer, integer, vectors,
-        sums,
+        source_order, order, single, code, targets, integer, integer, block, integer, integer,
+        vectors, sums, parameters, chain, reach,
     )  # fmt: skip
     return signature, codegen
 
@@ -290,9 +362,16 @@ def _one_channel(loop, data, first, last, n):
         with cgutils.for_range_slice(builder, loop.word(0), n, lanes) as (j, _):
             distance = loop.kept(ahead)
             loop.keep(ahead, loop.distance(points, builder.add(j, lanes)))
-            shared = loop.shared(distance, False)
-            rows = loop.moments(j)
-            loop.keep(sums, _near_math.add_field(*loop.orders, shared, rows, loop.kept(sums)))
+
+            def add(shared, j=j):
+                rows = loop.moments(j)
+                found = loop.arithmetic.add_field(*loop.orders, shared, rows, loop.kept(sums))
+                loop.keep(sums, found)
+
+            if loop.damping is None:
+                add(loop.shared(distance, False))
+            else:
+                loop.by_reach(distance, add)
         totals = loop.kept(sums)
         for k in range(at_once):
             row = builder.mul(builder.sub(indices[k], first), loop.word(loop.row))
@@ -321,19 +400,26 @@ def _many_channels(loop, data, first, last, n, channels):
         with cgutils.for_range(builder, builder.mul(channels, loop.word(per_channel))) as k:
             place = builder.mul(k.index, loop.word(lanes))
             loop.store(vectors, place, loop.zero())
-        step = lanes * sources_at_once(*loop.orders, False)
+        step = lanes * sources_at_once(*loop.orders, False, loop.damping is not None)
         with cgutils.for_range_slice(builder, loop.word(0), n, loop.word(step)) as (j, _):
             starts = [builder.add(j, loop.word(k)) for k in range(0, step, lanes)]
-            shared = [loop.shared(loop.distance(points, start), scaled) for start in starts]
-            with cgutils.for_range(builder, channels) as c:
-                mine = of_channel(c)
-                sums = load_sums(mine)
-                for start, pair in zip(starts, shared, strict=True):
-                    rows = loop.moments(start, c.index)
-                    sums = _near_math.add_field(*loop.orders, pair, rows, sums)
-                values = [value for number in sums for value in number.values]
-                for k, value in enumerate(values):
-                    loop.store(mine, k * lanes, value)
+            distances = [loop.distance(points, start) for start in starts]
+
+            def add(*pairs, starts=starts):
+                with cgutils.for_range(builder, channels) as c:
+                    mine = of_channel(c)
+                    sums = load_sums(mine)
+                    for start, pair in zip(starts, pairs, strict=True):
+                        rows = loop.moments(start, c.index)
+                        sums = loop.arithmetic.add_field(*loop.orders, pair, rows, sums)
+                    values = [value for number in sums for value in number.values]
+                    for k, value in enumerate(values):
+                        loop.store(mine, k * lanes, value)
+
+            if loop.damping is None:
+                add(*(loop.shared(distance, scaled) for distance in distances))
+            else:
+                loop.by_reach(distances[0], add)
         with cgutils.for_range(builder, channels) as c:
             totals = load_sums(of_channel(c))
             for t in range(at_once):

@@ -16,7 +16,7 @@ taken modulo t.t, again with z-powers at most one. A Horner scheme sums over k.
 Numbers know ``+ - *``; tensors and polynomials are dicts by multi-index.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 Index = tuple[int, int, int]
@@ -145,7 +145,7 @@ def geometry(source_order: int, order: int, r: Triple, inverse: Any, scaled: boo
     """
     top = source_order + order
     if has_products(source_order, order):
-        return _fractions(r, max(source_order, order)), _chain(inverse, top)
+        return fractions(r, max(source_order, order)), coulomb_chain(inverse, top)
     shared = []
     factor, square = inverse, inverse * inverse if top else None
     power: Tensor = {(0, 0, 0): 1.0}
@@ -177,13 +177,13 @@ def _square(r: Triple) -> Tensor:
     }
 
 
-def _fractions(r: Triple, top: int) -> list[Triple]:
+def fractions(r: Triple, top: int) -> list[Triple]:
     """Return r / j for j = 1 ... top, at place j."""
     x, y, z = r
     return [r, r, *((x * (1.0 / j), y * (1.0 / j), z * (1.0 / j)) for j in range(2, top + 1))]
 
 
-def _chain(inverse: Any, top: int) -> list[Any]:
+def coulomb_chain(inverse: Any, top: int) -> list[Any]:
     """Return g_0 ... g_top: g_{n+1} = -(2n + 1) g_n / r^2, the factors by additions."""
     factor = -(inverse * inverse)
     step = factor + factor
@@ -198,7 +198,7 @@ def add_field(source_order: int, order: int, shared: Any, rows: list, sums: list
     """Return the sums with one source added: moments by `row_names`, sums by `sum_names`."""
     if has_products(source_order, order):
         r, g = shared
-        return _add_products(source_order, order, r, g, rows, sums)
+        return add_products(order, r, [(polynomials(source_order, order, r, rows), g)], sums)
     if source_order > 0:
         return [_add_potential(source_order, shared, rows, sums[0])]
     out = iter(sums)
@@ -222,10 +222,8 @@ def _add_potential(source_order: int, shared: Any, rows: list, total: Any) -> An
     return total
 
 
-def _add_products(
-    source_order: int, order: int, r: list[Triple], g: list, rows: list, sums: list
-) -> list:
-    w = _polynomials(source_order, order, r, rows)
+def add_products(order: int, r: list[Triple], terms: list[tuple[list, list]], sums: list) -> list:
+    """Return the sums with W_kn added, for each of several moments: `polynomials` and a chain."""
     named = dict(zip(sum_names(order), sums, strict=True))
     for d in range(order + 1):
         p: Tensor = {}
@@ -234,15 +232,16 @@ def _add_products(
             # the last step of the Horner scheme adds to the sums at once
             onto = {index: named[index] for index in components(d)} if n == 0 else {}
             p = times(p, r[n + 1], onto) if k else onto
-            for degree, coefficients in enumerate(w[k] if k < len(w) else [], start=k):
-                for index, value in coefficients.items():
-                    term = value * g[degree + n]
-                    p[index] = p[index] + term if index in p else term
+            for w, g in terms:
+                for degree, coefficients in enumerate(w[k] if k < len(w) else [], start=k):
+                    for index, value in coefficients.items():
+                        term = value * g[degree + n]
+                        p[index] = p[index] + term if index in p else term
         named |= p
     return list(named.values())
 
 
-def _polynomials(source_order: int, order: int, r: list[Triple], rows: list) -> list[list[Tensor]]:
+def polynomials(source_order: int, order: int, r: list[Triple], rows: list) -> list[list[Tensor]]:
     """Return (t.grad)^k P_l / k! for k up to both orders and l = k ... source_order."""
     named = dict(zip(row_names(source_order, order), rows, strict=True))
     top = min(source_order, order)
@@ -285,11 +284,22 @@ class _Counted:
 
 def n_products(source_order: int, order: int, scaled: bool) -> tuple[int, int]:
     """Return the number of products for the geometry of a pair, and for each channel."""
+
+    def run(number):
+        shared = geometry(source_order, order, (number,) * 3, number, scaled)
+        yield
+        rows = [number] * len(row_names(source_order, order))
+        add_field(source_order, order, shared, rows, [number] * len(sum_names(order)))
+
+    return count_products(run)
+
+
+def count_products(run: Callable[[Any], Iterator[None]]) -> tuple[int, int]:
+    """Return the products of a computation on a number, before and after it yields."""
     count = [0]
-    number = _Counted(count)
-    shared = geometry(source_order, order, (number,) * 3, number, scaled)
+    steps = run(_Counted(count))
+    next(steps)
     once = count[0]
-    rows = [number] * len(row_names(source_order, order))
-    sums = [number] * len(sum_names(order))
-    add_field(source_order, order, shared, rows, sums)
+    for _ in steps:
+        pass
     return once, count[0] - once

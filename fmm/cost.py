@@ -146,10 +146,13 @@ class Work(NamedTuple):
     channels: int
     single: bool
     """Whether expansions are float32."""
+    damped: bool = False
+    """Whether the kernel is another than 1/r at short range."""
 
     def seconds_per_pair(self) -> float:
         """Seconds of a pair summed directly."""
-        return machine().pair * pair_cost(self.source_order, self.order, self.channels)
+        cost = pair_cost(self.source_order, self.order, self.channels, self.damped)
+        return machine().pair * cost
 
     def seconds_per_translation(self) -> float:
         """Seconds of a multipole-to-local translation, averaged over shifts."""
@@ -178,7 +181,10 @@ class Work(NamedTuple):
         return int(1.5 * size * machine().harmonic / self.seconds_per_pair()) + 1
 
 
-def expected_work(n: int, tolerance: float, source_order: int, order: int, channels: int) -> Work:
+@lru_cache
+def expected_work(
+    n: int, tolerance: float, source_order: int, order: int, channels: int, damped: bool = False
+) -> Work:
     """Return what evaluations to a tolerance will ask for: random moments spread evenly.
 
     The potential decides, of which the far field is the largest part. Its mean square sums
@@ -196,7 +202,7 @@ def expected_work(n: int, tolerance: float, source_order: int, order: int, chann
         errors = accuracy.errors(rank)[np.flatnonzero(inner), used[inner]] * 0.55**rank
         if np.sqrt(189 * np.mean(errors**2) * share) <= accuracy.share(rank + order) * tolerance:
             break
-    return Work(degree, source_order, order, channels, tolerance >= SINGLE)
+    return Work(degree, source_order, order, channels, tolerance >= SINGLE, damped)
 
 
 def best_occupancy(work: Work, dimension: float) -> float:

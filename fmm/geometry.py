@@ -30,6 +30,9 @@ class Geometry:
         Most points in a leaf.
     least : int
         Points a box must hold for its expansion to be used with single points.
+    smallest : float
+        Least edge of a box that is made by division. Points closer than that are near: boxes that
+        do not touch are apart by the edge of the smaller one.
     """
 
     def __init__(
@@ -39,10 +42,11 @@ class Geometry:
         targets: np.ndarray,
         leaf_size: int,
         least: int,
+        smallest: float = 0.0,
     ) -> None:
         self.sorted_points, self.sources, self.targets = points, sources, targets
-        self.leaf_size, self.least = leaf_size, least
-        self.tree = build_tree(points, leaf_size)
+        self.leaf_size, self.least, self.smallest = leaf_size, least, smallest
+        self.tree = build_tree(points, leaf_size, smallest)
         self._points: dict[np.dtype, tuple[np.ndarray, np.ndarray]] = {}
 
     def points(self, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
@@ -54,6 +58,16 @@ class Geometry:
             targets = sources if same else (self.targets - origin).astype(dtype)
             self._points[dtype] = targets, sources
         return self._points[dtype]
+
+    def unsorted(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return targets and sources, float64, in the order in which they were given."""
+        sources = np.empty_like(self.sources)
+        sources[self.tree.source_order] = self.sources
+        if self.targets is self.sources:
+            return sources, sources
+        targets = np.empty_like(self.targets)
+        targets[self.tree.target_order] = self.targets
+        return targets, sources
 
     @cached_property
     def lists(self) -> Lists:
@@ -167,7 +181,9 @@ class Geometry:
 
     def with_leaves(self, leaf_size: int) -> "Geometry":
         """Return the same points in a tree of other leaves."""
-        return Geometry(self.sorted_points, self.sources, self.targets, leaf_size, self.least)
+        return Geometry(
+            self.sorted_points, self.sources, self.targets, leaf_size, self.least, self.smallest
+        )
 
     @cached_property
     def transposed(self) -> "Geometry":
@@ -175,7 +191,9 @@ class Geometry:
         if self.sources is self.targets:
             return self
         points = self.sorted_points.transposed()
-        other = Geometry(points, self.targets, self.sources, self.leaf_size, self.least)
+        other = Geometry(
+            points, self.targets, self.sources, self.leaf_size, self.least, self.smallest
+        )
         other.__dict__["transposed"] = self
         return other
 
@@ -195,6 +213,7 @@ def arrange(
     batches: tuple[np.ndarray | None, np.ndarray | None],
     work: Work,
     leaf_size: int | None,
+    smallest: float = 0.0,
 ) -> Geometry:
     """Return points, tree and lists for what is to be computed.
 
@@ -208,21 +227,23 @@ def arrange(
         What an evaluation asks for; decides the size of leaves.
     leaf_size : int or None
         Most points in a leaf; None to choose.
+    smallest : float
+        Points closer than this are to be near.
     """
     s = np.ascontiguousarray(sources, np.float64)
     x = s if targets is sources else np.ascontiguousarray(targets, np.float64)
     points = sort_points(x, s, *batches)
     if leaf_size is None:
-        root_grid, leaf_size = choose_leaves(points, work)
+        root_grid, leaf_size = choose_leaves(points, work, smallest)
         if root_grid > 1:
             points = sort_points(x, s, *batches, root_grid=root_grid)
     ordered = s[points.source_order]
     # the same points in other systems are sorted differently
     same = ordered if points.target_order is points.source_order else x[points.target_order]
-    return Geometry(points, ordered, same, leaf_size, work.least_for_expansion())
+    return Geometry(points, ordered, same, leaf_size, work.least_for_expansion(), smallest)
 
 
-def choose_leaves(points: SortedPoints, work: Work) -> tuple[int, int]:
+def choose_leaves(points: SortedPoints, work: Work, smallest: float = 0.0) -> tuple[int, int]:
     """Return the root grid and the leaf size that cost least.
 
     Points spread evenly fill a grid whose boxes hold about the best number; of the grids 2^k,
@@ -242,10 +263,13 @@ def choose_leaves(points: SortedPoints, work: Work) -> tuple[int, int]:
     filled = np.exp2(np.interp(grids, levels, np.log2(boxes)))
     dimension = np.clip(np.interp(grids, levels, np.gradient(np.log2(boxes))), 1.0, 3.0)
     crowd = np.interp(grids, levels, crowding)
-    seconds = [
-        seconds_per_point(work, d, n / b, c)
-        for d, b, c in zip(dimension, filled, crowd, strict=True)
-    ]
+    seconds = np.array(
+        [
+            seconds_per_point(work, d, n / b, c)
+            for d, b, c in zip(dimension, filled, crowd, strict=True)
+        ]
+    )
+    seconds[(points.edge.max() < smallest * np.exp2(grids)) & (grids > 0)] = np.inf
     best = int(np.argmin(seconds))
     if n * work.seconds_per_pair() < seconds[best] + FIXED_SECONDS / n:
         return 1, int(4 * n)

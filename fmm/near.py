@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fmm import _near_emit, _near_math
+from fmm import _near_damped, _near_emit, _near_math
 from fmm._near_emit import add_sources
 from multipoles import indexing
 from multipoles._jit import bare, bare_inline, run_chunks
@@ -19,9 +19,9 @@ from multipoles._simd import load, store
 from multipoles.direct_cpu import BYTES, aligned
 from multipoles.interactions import field_arrays
 from multipoles.neighbours import Slots
-from multipoles.polynomials import detrace_matrix
-from multipoles.radial import Coulomb
+from multipoles.radial import Coulomb, Kernel
 
+_COULOMB = Coulomb()
 # beyond, straight-line code compiles for more than a second
 MAX_EMITTED = 12
 # products that cost as much as what all pairs share: r, 1/r and the loop
@@ -41,8 +41,10 @@ def near_field(
     out: np.ndarray,
     first: int = 0,
     last: int | None = None,
+    kernel: Kernel = _COULOMB,
+    reach: float = 0.0,
 ) -> None:
-    """Write the field of the sources near each leaf, under 1/r, at the leaf's targets.
+    """Write the field of the sources near each leaf at the leaf's targets.
 
     Parameters
     ----------
@@ -62,6 +64,10 @@ def near_field(
         Overwritten at the targets of leaves first ... last - 1; zeros where nothing is near.
     first, last : int
         Leaves to work on; default all.
+    kernel : Kernel
+        Radial kernel.
+    reach : float
+        Distance from which on it may be taken for 1/r.
     """
     last = len(leaf_targets) if last is None else last
     channels = moments.shape[1]
@@ -70,41 +76,43 @@ def near_field(
     source_order = indexing.order_of(moments.shape[2])
     leaves = leaf_targets, range_starts, ranges
     if source_order + order > MAX_EMITTED:
-        _generic(targets, sources, moments, order, leaves, out, first, last)
+        _generic(targets, sources, moments, order, leaves, out, first, last, kernel)
         return
-    dtype = targets.dtype
-    rows, n_rows = source_rows(sources, moments, order)
-    kernel = _kernel(source_order, order, channels == 1, dtype.itemsize)
-    unfold = _terms(_unfold, source_order, order, dtype)
-    width = _near_emit.width(source_order, order, dtype.itemsize)
+    dtype, damped = targets.dtype, kernel.code != _COULOMB.code
+    rows, n_rows = source_rows(sources, moments, order, damped)
+    loop = _loop(source_order, order, channels == 1, dtype.itemsize, kernel.code)
+    unfold = _terms(_unfold, source_order, order, damped, dtype)
     chunk = _near_emit.chunk(n_rows, dtype.itemsize)
-    row = _near_emit.padded_sums(order, dtype.itemsize)
+    width = _near_emit.width(source_order, order, dtype.itemsize, damped)
+    row = _near_emit.padded_sums(order, dtype.itemsize, damped)
+    n_scratch = _near_emit.n_scratch(source_order, order, channels, dtype.itemsize, damped)
     largest = int((leaf_targets[first:last, 1] - leaf_targets[first:last, 0]).max())
 
     def task(begin: int, end: int) -> None:
         block = aligned(n_rows * width, dtype)
-        vectors = aligned(
-            _near_emit.n_scratch(source_order, order, channels, dtype.itemsize), dtype
-        )
+        vectors = aligned(n_scratch, dtype)
+        chain = aligned((source_order + order + 1) * BYTES // dtype.itemsize, dtype)
         sums = aligned(largest * channels * row, dtype)
         for part in range(begin, end):
-            kernel(
+            loop(
                 bounds[part], bounds[part + 1], targets, rows, n_rows, *leaves, unfold, chunk,
-                block, vectors, sums, out,
+                block, vectors, sums, kernel.parameter_array, chain, reach, out,
             )  # fmt: skip
 
     bounds, n_pairs = _shares(leaves, first, last)
-    run_chunks(task, len(bounds) - 1, n_pairs * pair_cost(source_order, order, channels))
+    run_chunks(task, len(bounds) - 1, n_pairs * pair_cost(source_order, order, channels, damped))
 
 
-def source_rows(sources: np.ndarray, moments: np.ndarray, order: int) -> tuple[np.ndarray, int]:
+def source_rows(
+    sources: np.ndarray, moments: np.ndarray, order: int, damped: bool = False
+) -> tuple[np.ndarray, int]:
     """Return coordinates and folded moments as rows, one after another, and their number.
 
     Rows are longer than `sources` by a vector, so that whole vectors can be copied.
     """
     n, channels, packed = moments.shape
     dtype = sources.dtype
-    terms = _terms(_fold, indexing.order_of(packed), order, dtype)
+    terms = _terms(_fold, indexing.order_of(packed), order, damped, dtype)
     n_rows = 3 + channels * (len(terms[0]) - 1)
     rows = np.empty((n_rows, n + BYTES // dtype.itemsize), dtype)
     rows[:, n:] = 0
@@ -131,7 +139,7 @@ def _shares(leaves: tuple, first: int, last: int) -> tuple[np.ndarray, int]:
     return np.concatenate([[first], inner, [last]]), int(total[-1])
 
 
-def _generic(targets, sources, moments, order, leaves, out, first, last) -> None:
+def _generic(targets, sources, moments, order, leaves, out, first, last, kernel) -> None:
     """Do the same by the loop for any order, leaf by leaf."""
     leaf_targets, starts, ranges = leaves
     for leaf in range(first, last):
@@ -140,7 +148,7 @@ def _generic(targets, sources, moments, order, leaves, out, first, last) -> None
         index = np.concatenate([np.empty(0, np.int64), *near])
         out[begin:end] = field_arrays(
             targets[begin:end], sources[index], np.ascontiguousarray(moments[index]), order,
-            Coulomb(), Slots(end - begin, len(index)),
+            kernel, Slots(end - begin, len(index)),
         )  # fmt: skip
 
 
@@ -148,16 +156,17 @@ def _generic(targets, sources, moments, order, leaves, out, first, last) -> None
 
 
 @lru_cache
-def _kernel(source_order: int, order: int, single: bool, itemsize: int) -> Any:
+def _loop(source_order: int, order: int, single: bool, itemsize: int, code: int) -> Any:
     """Return the loop over leaves first ... last - 1 for these orders and numbers."""
-    step = _near_emit.step(source_order, order, single, BYTES // itemsize)
-    width = _near_emit.width(source_order, order, itemsize)
-    row = _near_emit.padded_sums(order, itemsize)
+    damped = code != _COULOMB.code
+    step = _near_emit.step(source_order, order, single, BYTES // itemsize, damped)
+    width = _near_emit.width(source_order, order, itemsize, damped)
+    row = _near_emit.padded_sums(order, itemsize, damped)
 
     @bare
     def near(
         first, last, targets, rows, n_rows, leaf_targets, range_starts, ranges, unfold, chunk,
-        block, vectors, sums, out,
+        block, vectors, sums, parameters, chain, reach, out,
     ):  # fmt: skip
         channels = out.shape[1]
         for leaf in range(first, last):
@@ -169,8 +178,8 @@ def _kernel(source_order: int, order: int, single: bool, itemsize: int) -> Any:
                     rows, n_rows, ranges, at, inside, stop, chunk, width, step, block
                 )
                 add_sources(
-                    source_order, order, single, targets, begin, end, block, n, channels, vectors,
-                    sums,
+                    source_order, order, single, code, targets, begin, end, block, n, channels,
+                    vectors, sums, parameters, chain, reach,
                 )  # fmt: skip
             _write(sums, row, unfold, begin, end, out)
 
@@ -243,49 +252,52 @@ def _fold_sources(first, last, sources, moments, terms, rows):
 
 
 @lru_cache(maxsize=256)
-def _terms(matrix: Callable, source_order: int, order: int, dtype: np.dtype) -> tuple:
+def _terms(matrix: Callable, source_order: int, order: int, damped: bool, dtype: np.dtype) -> tuple:
     """Return the entries of a matrix row by row: starts of rows, columns, factors."""
-    entries = matrix(source_order, order)
+    entries = matrix(source_order, order, damped)
     # products of small fractions: what should vanish may leave its rounding error
     kept = np.abs(entries) > 1e-12
     starts = np.append(0, np.cumsum(kept.sum(axis=1)))
     return starts, np.ascontiguousarray(np.nonzero(kept)[1]), entries[kept].astype(dtype)
 
 
-def _fold(source_order: int, order: int) -> np.ndarray:
+def _fold(source_order: int, order: int, damped: bool = False) -> np.ndarray:
     """Return the matrix from packed moments to the rows of moments that the loop reads."""
-    names = _near_math.row_names(source_order, order)
+    names = _near_emit.arithmetic(damped).row_names(source_order, order)
     out = np.zeros((len(names), indexing.n_components(source_order)))
-    for rank in range(source_order + 1):
-        place = indexing.order_slice(rank)
-        plain = _traceless(rank)
-        if _near_math.has_products(source_order, order):
-            plain = plain * (-1) ** rank
-        else:
-            plain = plain * _leading(rank)
-        folded = _fold_matrix(rank) @ plain
-        at = {gamma: i for i, gamma in enumerate(_near_math.components(rank))}
-        for row, (degree, gamma, is_folded) in enumerate(names):
-            if degree == rank:
-                out[row, place] = (folded if is_folded else plain)[at[gamma]]
+    mixed = damped or _near_math.has_products(source_order, order)
+    for row, name in enumerate(names):
+        level, rank, gamma, is_folded = name if damped else (0, *name)
+        plain = _of_level(rank, level) * ((-1) ** rank if mixed else _leading(rank))
+        chosen = _fold_matrix(rank) @ plain if is_folded else plain
+        place = indexing.order_slice(rank + 2 * level)
+        out[row, place] = chosen[_near_math.components(rank).index(gamma)]
     return out
 
 
-def _unfold(source_order: int, order: int) -> np.ndarray:
+def _unfold(source_order: int, order: int, damped: bool = False) -> np.ndarray:
     """Return the matrix from the loop's sums to packed derivatives."""
-    out = np.zeros((indexing.n_components(order), (order + 1) ** 2))
-    for rank in range(order + 1):
-        expand = np.array(
-            [
-                [_near_math.reduced(gamma).get(index, 0.0) for index in _near_math.components(rank)]
-                for gamma in _indices(rank)
-            ]
-        )
-        block = expand @ np.linalg.inv(_fold_matrix(rank))
-        if not _near_math.has_products(source_order, order):
-            block = block * ((-1) ** rank * _leading(rank))
-        out[indexing.order_slice(rank), rank**2 : (rank + 1) ** 2] = block
+    n_sums = len(_near_emit.arithmetic(damped).sum_names(order))
+    out = np.zeros((indexing.n_components(order), n_sums))
+    mixed = damped or _near_math.has_products(source_order, order)
+    first = 0
+    for level in range(order // 2 + 1 if damped else 1):
+        for rank in range(order - 2 * level + 1):
+            block = _expansion(rank) @ np.linalg.inv(_fold_matrix(rank))
+            if not mixed:
+                block = block * ((-1) ** rank * _leading(rank))
+            rows = indexing.order_slice(rank + 2 * level)
+            columns = slice(first + rank**2, first + (rank + 1) ** 2)
+            out[rows, columns] = _near_damped.derivatives_of_level(rank, level) @ block
+        first += (order - 2 * level + 1) ** 2
     return out
+
+
+def _expansion(rank: int) -> np.ndarray:
+    """Return the matrix from the components of a traceless tensor to all."""
+    to = _near_math.components(rank)
+    rows = ([_near_math.reduced(gamma).get(index, 0.0) for index in to] for gamma in _indices(rank))
+    return np.array(list(rows))
 
 
 def _indices(rank: int) -> list[tuple[int, int, int]]:
@@ -298,11 +310,11 @@ def _leading(rank: int) -> float:
     return float(np.prod([(2 * n - 1) / n for n in range(1, rank + 1)]))
 
 
-def _traceless(rank: int) -> np.ndarray:
-    """Return the matrix from packed moments of one order to gamma! M_gamma without trace."""
+def _of_level(rank: int, level: int) -> np.ndarray:
+    """Return the matrix from packed moments of one order to gamma! H_gamma of a level."""
     start = indexing.order_slice(rank).start
     factorials = indexing.factorials(rank)
-    all_rows = detrace_matrix(rank) * factorials[start:, None]
+    all_rows = _near_damped.moments_of_level(rank, level) * factorials[start:, None]
     places = [indexing.component_index(*gamma) - start for gamma in _near_math.components(rank)]
     return all_rows[places]
 
@@ -321,16 +333,21 @@ def _fold_matrix(rank: int) -> np.ndarray:
 
 
 @lru_cache
-def pair_cost(source_order: int, order: int, channels: int = 1) -> float:
+def pair_cost(source_order: int, order: int, channels: int = 1, damped: bool = False) -> float:
     """Return the cost of one pair, one being that of a charge's potential and gradient.
 
     The products of its arithmetic, as two start in a cycle, and what else a loop does: fitted to
-    times for K to 3, D to 4 and up to 16 channels.
+    times for K to 3, D to 4 and up to 16 channels. Under a damped kernel, of a pair beyond its
+    reach: how many are within does not depend on the leaves.
     """
     single = channels == 1
-    scaled = not single and not _near_math.has_products(source_order, order)
-    once, each = _near_math.n_products(source_order, order, scaled)
+    if damped:
+        once, each = _near_damped.n_products(source_order, order)
+    else:
+        scaled = not single and not _near_math.has_products(source_order, order)
+        once, each = _near_math.n_products(source_order, order, scaled)
     # moments of many channels come from the second cache
-    loads = 0.0 if single else 0.7 * len(_near_math.row_names(source_order, order))
+    names = _near_emit.arithmetic(damped).row_names(source_order, order)
+    loads = 0.0 if single else 0.7 * len(names)
     cost = (_DISTANCE + once + channels * (each + loads)) / 20.0
     return cost if source_order + order <= MAX_EMITTED else _GENERIC * cost

@@ -1,7 +1,8 @@
-"""Plans: fields of Coulomb multipoles at many points, to a tolerance, in linear time."""
+"""Plans: fields of multipoles at many points, to a tolerance, in linear time."""
 
 import warnings
 from dataclasses import replace
+from math import inf
 from time import perf_counter
 from typing import Any
 
@@ -15,12 +16,17 @@ from fmm.near import near_field
 from fmm.report import Report
 from multipoles import checks, indexing
 from multipoles.interactions import MAX_TOTAL_ORDER, check_total_order
+from multipoles.radial import Coulomb, Kernel, kernel_object
 
 _LEAST = 1e-14
 # of the tolerance: what the error at a few targets may be without asking more of them, and what
 # it may be there
 _SURE = 0.5
 _ENOUGH = 0.75
+# of the tolerance: by how much a kernel taken for 1/r may differ from it
+_NEGLIGIBLE = 0.05
+_COULOMB = Coulomb()
+_Batches = tuple[np.ndarray | None, np.ndarray | None]
 
 
 class FMM:
@@ -45,6 +51,9 @@ class FMM:
         Number of channels that the plan is laid out for; `field` takes any number.
     leaf_size : int, optional
         Most points that a box of the tree may hold without being divided. Chosen by default.
+    kernel : Kernel
+        Radial kernel: 1/r, or one that is 1/r from some distance on (`Softened`, `Erf`). Boxes of
+        the tree are not smaller than this distance: within it all pairs are summed directly.
 
     Raises
     ------
@@ -72,6 +81,7 @@ class FMM:
         target_batch: Any = None,
         channels: int = 1,
         leaf_size: int | None = None,
+        kernel: Kernel = _COULOMB,
     ) -> None:
         self.tolerance = _tolerance(tolerance)
         self.source_order = checks.order(source_order, "source_order", maximum=MAX_TOTAL_ORDER)
@@ -79,6 +89,7 @@ class FMM:
         check_total_order(self.source_order, self.order)
         channels = _count(channels, "channels")
         leaf_size = None if leaf_size is None else _count(leaf_size, "leaf_size")
+        self.kernel = kernel_object(kernel)
         s = checks.points(sources, "sources")
         x = s if targets is None or targets is sources else checks.points(targets, "targets")
         if x is s and target_batch is None:
@@ -86,8 +97,14 @@ class FMM:
         batches = checks.batches(target_batch, source_batch, len(x), len(s))
         self.dtype = checks.common_dtype(x, s)
         start = perf_counter()
-        work = expected_work(len(s), self.tolerance, self.source_order, self.order, channels)
-        self._geometry = arrange(x, s, batches, work, leaf_size)
+        damped = self.kernel.code != _COULOMB.code
+        work = expected_work(
+            len(s), self.tolerance, self.source_order, self.order, channels, damped
+        )
+        # gradients ask for an order more, and theirs for another
+        reach = self._reach(self.source_order + self.order + 2)
+        self._geometry = arrange(x, s, batches, work, leaf_size, reach)
+        self._choice: tuple[_Batches, Work, int | None] = batches, work, leaf_size
         self._expected_degree = work.degree
         # whether leaves stay as they are whatever moments come
         self._settled = leaf_size is not None
@@ -113,6 +130,8 @@ class FMM:
             other = object.__new__(FMM)
             other.__dict__ |= self.__dict__
             other._geometry = self._geometry.transposed
+            (x_batch, s_batch), work, leaf_size = self._choice
+            other._choice = (s_batch, x_batch), work, leaf_size
             other.source_order, other.order = self.order, self.source_order
             other._degrees, other._far = {}, {}
             other._transposed = self
@@ -121,7 +140,7 @@ class FMM:
         return self._transposed
 
     def field(self, moments: Any, order: int | None = None) -> np.ndarray:
-        """Return the field of multipoles: Φ_β = Σ_i Σ_α (-1)^|α| M_α ∂^(α+β) 1/r at every target.
+        """Return the field of multipoles: Φ_β = Σ_i Σ_α (-1)^|α| M_α ∂^(α+β) f at every target.
 
         Parameters
         ----------
@@ -133,8 +152,8 @@ class FMM:
         Returns
         -------
         ndarray, shape (n_targets, [channels,] n_components(order))
-            The same as ``multipoles.field(targets, sources, moments, order)`` within the plan's
-            tolerance at every output order. float32 if points and moments are.
+            The same as ``multipoles.field(targets, sources, moments, order, kernel)`` within the
+            plan's tolerance at every output order. float32 if points and moments are.
 
         Raises
         ------
@@ -155,6 +174,11 @@ class FMM:
     # --- evaluation -------------------------------------------------------------------------------
 
     def _field(self, moments, source_order, order, dtype) -> np.ndarray:
+        reach = self._reach(source_order + order)
+        if reach > self._geometry.smallest:
+            batches, work, leaf_size = self._choice
+            points = self._geometry.unsorted()
+            self._lay_out(arrange(*points, batches, work, leaf_size, reach))
         geometry, tree = self._geometry, self._geometry.tree
         channels = moments.shape[1]
         report = replace(
@@ -167,7 +191,10 @@ class FMM:
         out = np.empty((self.n_targets, channels, indexing.n_components(order)), working)
         with report.timed("near field"):
             targets, sources = geometry.points(working)
-            near_field(targets, sources, ordered, order, *geometry.near, out)
+            near_field(
+                targets, sources, ordered, order, *geometry.near, out, kernel=self.kernel,
+                reach=reach,
+            )  # fmt: skip
         if geometry.has_far_field and not self._add_far(ordered, source_order, order, out, report):
             return self._field(moments, source_order, order, dtype)
         with report.timed("order"):
@@ -182,7 +209,8 @@ class FMM:
         Return False if larger leaves were made instead and nothing was added.
         """
         with report.timed("sample"):
-            probe = sampling.Probe(self._geometry, moments, out, order)
+            reach = self._reach(source_order + order)
+            probe = sampling.Probe(self._geometry, moments, out, order, self.kernel, reach)
             norms = probe.norms()
         with report.timed("order"):
             wide = moments.astype(np.float64, copy=False)
@@ -190,13 +218,14 @@ class FMM:
         key = source_order, order
         if key not in self._degrees:
             with report.timed("sample"):
-                work = Work(0, source_order, order, moments.shape[1], self._single)
+                damped = self.kernel.code != _COULOMB.code
+                work = Work(0, source_order, order, moments.shape[1], self._single, damped)
                 powers = _powers(wide, source_order)
                 if self._enlarge_leaves(powers, norms, work):
                     return False
                 degrees = self._geometry.least_degrees(powers, norms, self.tolerance, work)
                 self._degrees[key] = degrees
-        to_cartesian, last = harmonics.cartesian_map(order), np.inf
+        to_cartesian, last, in_vain = harmonics.cartesian_map(order), np.inf, 0
         while any(self._degrees[key]):
             degrees = self._degrees[key]
             local = self._far_field(degrees, source_order, order)(harmonic, report.seconds)
@@ -207,11 +236,13 @@ class FMM:
                     errors = probe.errors(local[probe.places] @ to_cartesian) / norms
             report.degrees, report.errors = degrees, errors
             worst = float(np.max(errors)) / self.tolerance
-            # rounding, not truncation, when a higher degree does not help
-            if worst <= _ENOUGH or max(degrees) >= accuracy.MAX_DEGREE or worst > 0.8 * last:
+            # rounding, not truncation, when a higher degree does not help; distant boxes, whose
+            # degree is a fraction of it, may not notice the first time
+            in_vain += worst > 0.8 * last
+            if worst <= _ENOUGH or max(degrees) >= accuracy.MAX_DEGREE or in_vain > 1:
                 break
-            last = worst
-            more = min(1 + int(2 * np.log2(worst / _ENOUGH)), accuracy.MAX_DEGREE - max(degrees))
+            more = 1 + int(2 * np.log2(worst / _ENOUGH)) if worst <= 0.8 * last else 6
+            last, more = worst, min(more, accuracy.MAX_DEGREE - max(degrees))
             self._degrees[key] = tuple(d + more if d else 0 for d in degrees)
         highest = max(report.degrees, default=0)
         if highest >= accuracy.MAX_DEGREE and worst > 1 and self._can_grow():
@@ -266,6 +297,16 @@ class FMM:
             self._far[key] = FarField(self._geometry, degrees, source_order, order, self._far_dtype)
         return self._far[key]
 
+    def _reach(self, links: int) -> float:
+        """Return the distance from which on the kernel is 1/r, within the tolerance."""
+        found = self.kernel.coulomb_beyond(_NEGLIGIBLE * self.tolerance, links)
+        if not found < inf:
+            raise ValueError(
+                "kernel: expected one that is 1/r beyond some distance, Coulomb(), Softened(...) "
+                f"or Erf(...), got {self.kernel}"
+            )
+        return found
+
     @property
     def _single(self) -> bool:
         """Whether the far field is computed in single precision."""
@@ -286,7 +327,12 @@ class FMM:
 
 
 def field(
-    targets: Any, sources: Any, moments: Any, order: int = 0, tolerance: float = 1e-6
+    targets: Any,
+    sources: Any,
+    moments: Any,
+    order: int = 0,
+    tolerance: float = 1e-6,
+    kernel: Kernel = _COULOMB,
 ) -> np.ndarray:
     """Return the field of multipoles at targets like `multipoles.field`, in linear time.
 
@@ -300,6 +346,8 @@ def field(
         Highest derivative.
     tolerance : float
         Largest relative L2 error of the field at every output order.
+    kernel : Kernel
+        Radial kernel: `Coulomb`, or `Softened` or `Erf`, which are 1/r from some distance on.
 
     Returns
     -------
@@ -311,7 +359,9 @@ def field(
         If an argument has the wrong type, shape or range, or holds NaN or infinity.
     """
     packed, source_order, _ = checks.moments(moments, None)
-    plan = FMM(sources, targets, tolerance, source_order, order, channels=packed.shape[1])
+    plan = FMM(
+        sources, targets, tolerance, source_order, order, channels=packed.shape[1], kernel=kernel
+    )
     return plan.field(moments)
 
 

@@ -6,6 +6,7 @@ from fmm.geometry import Geometry
 from fmm.near import near_field
 from fmm.tree import Tree
 from multipoles.indexing import n_components, order_slice
+from multipoles.radial import Kernel
 
 SIZE = 64
 MORE = 256
@@ -24,20 +25,39 @@ class Probe:
         The near field, in tree order.
     order : int
         Highest output order.
+    kernel : Kernel
+        Radial kernel.
+    reach : float
+        Distance from which on it may be taken for 1/r.
     """
 
     def __init__(
-        self, geometry: Geometry, moments: np.ndarray, near: np.ndarray, order: int
+        self,
+        geometry: Geometry,
+        moments: np.ndarray,
+        near: np.ndarray,
+        order: int,
+        kernel: Kernel,
+        reach: float,
     ) -> None:
         self._geometry, self._moments, self._near, self._order = geometry, moments, near, order
-        self.places, self._far = self._draw(SIZE, seed=0)
+        self._kernel, self._reach = kernel, reach
+        self.places = self._spread(SIZE, seed=0)
+        self._chosen = np.zeros(len(self.places), bool)
+        if reach > 0:
+            # what is close is damped and does not cover the errors of few pairs any more
+            corners = _in_corners(geometry.tree, geometry.targets, SIZE)
+            self.places = np.concatenate([self.places, corners])
+            self._chosen = np.append(self._chosen, np.ones(len(corners), bool))
+        self._far = self._exact(self.places)
         self.enlarged = False
 
     def enlarge(self) -> None:
         """Draw more targets: errors gather in the corners of boxes, few targets miss them."""
-        places, far = self._draw(MORE, seed=1)
+        places = self._spread(MORE, seed=1)
         self.places = np.concatenate([self.places, places])
-        self._far = np.concatenate([self._far, far])
+        self._chosen = np.append(self._chosen, np.zeros(len(places), bool))
+        self._far = np.concatenate([self._far, self._exact(places)])
         self.enlarged = True
 
     def norms(self) -> np.ndarray:
@@ -46,40 +66,60 @@ class Probe:
         The near field is known everywhere, the far field only here; near pairs make the tail of
         the distribution, so that this mean converges much faster than that of the whole.
         """
-        inside = self._near[self.places]
+        drawn = ~self._chosen
+        inside, far = self._near[self.places[drawn]], self._far[drawn]
         squares = []
         for k in range(self._order + 1):
             part = order_slice(k)
-            here = _mean_square((inside + self._far)[..., part])
+            here = _mean_square((inside + far)[..., part])
             rest = here - _mean_square(inside[..., part])
             squares.append(max(_mean_square(self._near[..., part]) + rest, 0.25 * here))
         return np.maximum(np.sqrt(squares), np.finfo(np.float64).tiny)
 
     def errors(self, far: np.ndarray) -> np.ndarray:
-        """Return the root mean square error of a far field at `places`, per output order."""
-        difference = far - self._far
-        parts = [order_slice(k) for k in range(self._order + 1)]
-        return np.sqrt([_mean_square(difference[..., part]) for part in parts])
+        """Return the root mean square error of a far field at `places`, per output order.
 
-    def _draw(self, size: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return some places, one in each of equal parts of the curve, and the far field there."""
-        geometry, moments = self._geometry, self._moments
-        targets, sources = geometry.points(moments.dtype)
-        n = len(targets)
+        Targets chosen for their place stand for themselves, those drawn for all others.
+        """
+        difference = far - self._far
+        drawn, chosen = difference[~self._chosen], difference[self._chosen]
+        share = len(chosen) / max(len(self._near), 1)
+        parts = [order_slice(k) for k in range(self._order + 1)]
+        squares = [
+            _mean_square(drawn[..., part]) + share * _mean_square(chosen[..., part])
+            for part in parts
+        ]
+        return np.sqrt(squares)
+
+    def _spread(self, size: int, seed: int) -> np.ndarray:
+        """Return some places, one drawn in each of equal parts of the curve."""
+        n = len(self._near)
         size = min(size, n)
         inside = np.random.default_rng(seed).random(size)
-        places = ((np.arange(size) + inside) * (n / size)).astype(np.int64)
+        return ((np.arange(size) + inside) * (n / size)).astype(np.int64)
+
+    def _exact(self, places: np.ndarray) -> np.ndarray:
+        """Return the far field at some places, ascending or not."""
+        order = np.argsort(places)
+        out = np.empty((len(places), *self._near.shape[1:]), self._near.dtype)
+        out[order] = self._sum(places[order])
+        return out
+
+    def _sum(self, places: np.ndarray) -> np.ndarray:
+        """Return the far field at ascending places."""
+        geometry, moments = self._geometry, self._moments
+        targets, sources = geometry.points(moments.dtype)
         begin, senders = _systems(geometry.tree)
         owner = np.searchsorted(begin, places, side="right") - 1
         used, counts = np.unique(owner, return_counts=True)
         ends = np.cumsum(counts)
-        exact = np.zeros((size, moments.shape[1], n_components(self._order)), moments.dtype)
+        exact = np.zeros((len(places), moments.shape[1], n_components(self._order)), moments.dtype)
         near_field(
             np.ascontiguousarray(targets[places]), sources, moments, self._order,
             np.stack([ends - counts, ends], axis=1), np.arange(len(used) + 1),
-            np.ascontiguousarray(senders[used]), exact,
+            np.ascontiguousarray(senders[used]), exact, kernel=self._kernel, reach=self._reach,
         )  # fmt: skip
-        return places, exact - self._near[places]
+        return exact - self._near[places]
 
 
 def _systems(tree: Tree) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +140,18 @@ def _systems(tree: Tree) -> tuple[np.ndarray, np.ndarray]:
     return begin[begin < far], senders[begin < far]
 
 
+def _in_corners(tree: Tree, targets: np.ndarray, size: int) -> np.ndarray:
+    """Return the places of the targets that are farthest from the centres of their leaves."""
+    ranges = tree.target_range
+    leaves = np.flatnonzero((tree.n_children == 0) & (ranges[:, 1] > ranges[:, 0]))
+    leaves = leaves[np.argsort(ranges[leaves, 0])]
+    leaf = np.repeat(leaves, ranges[leaves, 1] - ranges[leaves, 0])
+    distance = ((targets - tree.centre[leaf]) ** 2).sum(axis=1) / tree.edge[leaf] ** 2
+    size = min(size, len(distance))
+    return np.argpartition(distance, len(distance) - size)[len(distance) - size :]
+
+
 def _mean_square(values: np.ndarray) -> float:
     """Return the mean over points of the sum of squares over components."""
-    flat = values.reshape(len(values), -1)
+    flat = values.reshape(len(values), values[:1].size)
     return float(np.einsum("ni,ni->", flat, flat, dtype=np.float64)) / max(len(values), 1)

@@ -195,14 +195,20 @@ class Tree:
     edge: np.ndarray
 
 
-def build_tree(points: SortedPoints, leaf_size: int) -> Tree:
+def build_tree(points: SortedPoints, leaf_size: int, smallest: float = 0.0) -> Tree:
     """Return the tree whose leaves hold at most `leaf_size` targets and sources.
 
-    Points that no level of the tree can tell apart stay together in larger leaves.
+    Points that no level of the tree can tell apart stay together in larger leaves, and so do those
+    of boxes whose halves would have an edge below `smallest`.
     """
+    halvings = np.full(len(points.edge), points.bits)
+    if smallest > 0:
+        possible = np.floor(np.log2(np.maximum(points.edge / smallest, 1.0)))
+        halvings = np.minimum(halvings, possible.astype(np.int64))
     level_starts, keys, parent, children, targets, sources = _divide(
-        points.target_keys, points.source_keys, points.bits, leaf_size
-    )
+        points.target_keys, points.source_keys, points.bits, leaf_size, halvings,
+        points.root_grid**3,
+    )  # fmt: skip
     n = len(parent)
     anchor, centre = np.empty((n, 3), np.int32), np.empty((n, 3))
     system, edge = np.empty(n, np.int32), np.empty(n)
@@ -264,8 +270,11 @@ def _is_one_key(target_keys, source_keys, ranges):
 
 
 @jit
-def _divide(target_keys, source_keys, bits, leaf_size):
-    """Return level starts, keys, parents, children and ranges of all boxes."""
+def _divide(target_keys, source_keys, bits, leaf_size, halvings, cells_of_system):
+    """Return level starts, keys, parents, children and ranges of all boxes.
+
+    The boxes of a system are divided into at most as many levels as `halvings` says.
+    """
     ranges = 0, len(target_keys), 0, len(source_keys)
     cells = 1 + (max(target_keys[-1:].sum(), source_keys[-1:].sum()) >> 3 * bits)
     n_roots = min(cells, ranges[1] + ranges[3])
@@ -276,6 +285,8 @@ def _divide(target_keys, source_keys, bits, leaf_size):
         for box in range(starts[level], starts[level + 1]):
             ranges = boxes[box, 4], boxes[box, 5], boxes[box, 6], boxes[box, 7]
             if max(ranges[1] - ranges[0], ranges[3] - ranges[2]) <= leaf_size:
+                continue
+            if level >= halvings[(boxes[box, 0] >> 3 * level) // cells_of_system]:
                 continue
             if _is_one_key(target_keys, source_keys, ranges):
                 continue

@@ -25,6 +25,7 @@ from multipoles.radial import (
     InversePower,
     Kernel,
     ReactionField,
+    Softened,
     Thole,
     Yukawa,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "InversePower",
     "Kernel",
     "ReactionField",
+    "Softened",
     "Thole",
     "Yukawa",
     "convert",

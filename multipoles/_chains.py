@@ -10,7 +10,7 @@ import numpy as np
 
 from multipoles._jit import bare, bare_inline, jit
 
-COULOMB, YUKAWA, ERF, ERFC, THOLE, REACTION_FIELD, INVERSE_POWER = range(7)
+COULOMB, YUKAWA, ERF, ERFC, THOLE, REACTION_FIELD, INVERSE_POWER, SOFTENED = range(8)
 
 _ROOT_PI = math.sqrt(math.pi)
 _GAMMA_TWO_THIRDS = math.gamma(2.0 / 3.0)
@@ -31,6 +31,20 @@ def _thole_polynomials() -> np.ndarray:
 
 
 _THOLE = _thole_polynomials()
+
+
+def _softened_polynomials() -> np.ndarray:
+    """Coefficients of (s - 1)^k in the n-th derivative of the series of s^(-1/2), times 2^n."""
+    size = LONGEST + 1
+    table = np.zeros((size, size))
+    binomial = np.cumprod([1.0, *((-0.5 - k) / (k + 1) for k in range(size - 1))])
+    for n in range(size):
+        for k in range(size - n):
+            table[n, k] = 2.0**n * binomial[n + k] * math.perm(n + k, n)
+    return table
+
+
+SOFTENED_TABLE = _softened_polynomials()
 
 
 @bare_inline
@@ -219,6 +233,24 @@ def inverse_power(r2, parameters, last, out, start, stride):
         out[start + (n + 1) * stride] = b
 
 
+@bare_inline
+def softened(r2, parameters, last, out, start, stride):
+    """B_n = (-2/c^2)^n g^(n)(s)/c with s = r^2/c^2, g the series of s^(-1/2) about 1; s < 1."""
+    cutoff, terms = parameters[0], int(parameters[1])
+    square = cutoff * cutoff
+    if r2 >= square:
+        coulomb(r2, parameters, last, out, start, stride)
+        return
+    u = (r2 - square) / square
+    scale = 1.0 / cutoff
+    for n in range(last + 1):
+        value = 0.0
+        for k in range(terms - 1 - n, -1, -1):
+            value = value * u + SOFTENED_TABLE[n, k]
+        out[start + n * stride] = value * scale
+        scale /= -square
+
+
 @bare
 def chain_of_one(code, r2, parameters, last, out, start, stride):
     """Write B_0 ... B_last of the kernel `code` for one pair; zeros where r2 is zero."""
@@ -237,6 +269,8 @@ def chain_of_one(code, r2, parameters, last, out, start, stride):
         thole(r2, parameters, last, out, start, stride)
     elif code == REACTION_FIELD:
         reaction_field(r2, parameters, last, out, start, stride)
+    elif code == SOFTENED:
+        softened(r2, parameters, last, out, start, stride)
     else:
         inverse_power(r2, parameters, last, out, start, stride)
 

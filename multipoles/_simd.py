@@ -205,6 +205,20 @@ def lane_min(typing_context, value):
     return value.dtype(value), codegen
 
 
+@intrinsic
+def within(typing_context, value, bound, inside, outside):
+    """Return `inside` in the lanes where 0 < value < bound, else `outside`."""
+
+    def codegen(context, builder, sig, args):
+        vector = args[0].type
+        limit = _as_vector(context, builder, args[1], sig.args[1], sig.args[0])
+        below = builder.fcmp_ordered("<", args[0], limit)
+        above = builder.fcmp_ordered(">", args[0], _constant(vector, 0.0))
+        return builder.select(builder.and_(below, above), args[2], args[3])
+
+    return value(value, bound, inside, outside), codegen
+
+
 def _has_avx512(context):
     return "+avx512f" in context.codegen().magic_tuple()[2].split(",")
 

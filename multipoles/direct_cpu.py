@@ -13,7 +13,7 @@ import numpy as np
 
 from multipoles import _chains
 from multipoles._jit import bare, bare_inline
-from multipoles._simd import BYTES, lane_min, lane_of, lane_sum, load, rsqrt, splat, store
+from multipoles._simd import BYTES, lane_min, lane_of, lane_sum, load, rsqrt, splat, store, within
 from multipoles.indexing import n_components
 from multipoles.pairwise import charge_field, square
 
@@ -28,7 +28,7 @@ _PER_LINK = 2.1
 def radial_chain(code, parameters, r2, last, chain):
     """Write g_0 ... g_last, g_n = (-1)^n B_n, as vectors; zeros where r2 is zero."""
     lanes = BYTES // chain.itemsize
-    if code == _chains.COULOMB or code == _chains.ERF:
+    if code == _chains.COULOMB or code == _chains.ERF or code == _chains.SOFTENED:
         inverse = rsqrt(r2)
         square_inverse = inverse * inverse
         g = inverse
@@ -38,6 +38,8 @@ def radial_chain(code, parameters, r2, last, chain):
             store(chain, (n + 1) * lanes, g)
         if code == _chains.ERF:
             _screen_near_lanes(parameters, r2, last, chain)
+        elif code == _chains.SOFTENED:
+            _soften_near_lanes(parameters, r2, last, chain)
         return
     store(chain, 0, r2)
     for lane in range(lanes):
@@ -60,6 +62,25 @@ def _screen_near_lanes(parameters, r2, last, chain):
             _chains.chain_of_one(_chains.ERF, distance2, parameters, last, chain, lane, lanes)
             for n in range(1, last + 1, 2):
                 chain[n * lanes + lane] = -chain[n * lanes + lane]
+
+
+@bare_inline
+def _soften_near_lanes(parameters, r2, last, chain):
+    """Replace 1/r by the series about the cutoff in the lanes inside of it."""
+    lanes = BYTES // chain.itemsize
+    cutoff, terms = parameters[0], int(parameters[1])
+    square = cutoff * cutoff
+    if lane_min(r2) >= square:
+        return
+    inverse = 1.0 / square
+    u = r2 * inverse - 1.0
+    scale = 1.0 / cutoff
+    for n in range(last + 1):
+        value = u - u
+        for k in range(terms - 1 - n, -1, -1):
+            value = value * u + _chains.SOFTENED_TABLE[n, k]
+        store(chain, n * lanes, within(r2, square, value * scale, load(chain, n * lanes)))
+        scale *= inverse
 
 
 @bare_inline

@@ -9,10 +9,11 @@ All kernels act between points at a distance r > 0; coincident points contribute
 
 from dataclasses import dataclass, fields
 from functools import cached_property
-from math import isfinite
+from math import inf, isfinite
 from typing import ClassVar
 
 import numpy as np
+from scipy import special
 
 from multipoles import _chains
 
@@ -57,6 +58,23 @@ class Kernel:
         array.flags.writeable = False
         return array
 
+    def coulomb_beyond(self, tolerance: float, links: int) -> float:
+        """Return the distance from which on the kernel is 1/r.
+
+        Parameters
+        ----------
+        tolerance : float
+            Relative difference that does not matter.
+        links : int
+            Last link of the chain for which this is to hold.
+
+        Returns
+        -------
+        float
+            Infinity if there is no such distance.
+        """
+        return inf
+
     def chain(self, r, n_max: int) -> np.ndarray:
         """Return B_0 ... B_n_max at distances r, computed in float64.
 
@@ -93,6 +111,46 @@ class Coulomb(Kernel):
 
     code: ClassVar[int] = _chains.COULOMB
 
+    def coulomb_beyond(self, tolerance: float, links: int) -> float:
+        """Return zero: everywhere."""
+        return 0.0
+
+
+@dataclass(frozen=True)
+class Softened(Kernel):
+    """1/r from a cutoff on; inside, an even polynomial of r that goes on smoothly.
+
+    f = sum_(j < terms) binomial(-1/2, j) (s - 1)^j / c with s = (r/c)^2 < 1: the Taylor series of
+    s^(-1/2) about the cutoff. It is finite and smooth everywhere but at the cutoff, where
+    terms - 1 derivatives are continuous. The splitting of the multilevel summation method (Skeel,
+    Tezcan & Hardy, J. Comput. Chem. 23, 673 (2002); Hardy, Stone & Schulten, Parallel Comput. 35,
+    164 (2009)).
+
+    Parameters
+    ----------
+    cutoff : float
+        Distance c, > 0.
+    terms : int
+        Terms of the series, 1 … 33.
+    """
+
+    code: ClassVar[int] = _chains.SOFTENED
+    cutoff: float
+    terms: int = 8
+
+    def _check(self) -> None:
+        super()._check()
+        if self.terms != int(self.terms) or self.terms > _chains.LONGEST + 1:
+            raise ValueError(
+                f"Softened: terms must be a whole number in 1 … {_chains.LONGEST + 1}, "
+                f"got {self.terms:g}"
+            )
+        object.__setattr__(self, "terms", int(self.terms))
+
+    def coulomb_beyond(self, tolerance: float, links: int) -> float:
+        """Return the cutoff, whatever the tolerance."""
+        return self.cutoff
+
 
 @dataclass(frozen=True)
 class Yukawa(Kernel):
@@ -121,6 +179,10 @@ class Erf(Kernel):
 
     code: ClassVar[int] = _chains.ERF
     alpha: float
+
+    def coulomb_beyond(self, tolerance: float, links: int) -> float:
+        """Return where Gamma(n + 1/2, t)/Gamma(n + 1/2), t = (alpha r)^2, is the tolerance."""
+        return float(special.gammainccinv(links + 0.5, tolerance)) ** 0.5 / self.alpha
 
 
 @dataclass(frozen=True)

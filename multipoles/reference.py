@@ -351,6 +351,17 @@ def _reaction_field(kernel: Any, s: np.ndarray, order: int) -> np.ndarray:
     return np.where(s < c**2, out, 0.0)
 
 
+def _softened(kernel: Any, s: np.ndarray, order: int) -> np.ndarray:
+    c = kernel.cutoff
+    # the polynomial of the series itself, moved from 1 to s/c^2 by differentiation
+    poly = np.polynomial.Polynomial([special.binom(-0.5, j) for j in range(kernel.terms)])
+    inside = np.empty((order + 1, len(s)))
+    for k in range(order + 1):
+        slope = poly.deriv(k) if k else poly
+        inside[k] = slope(s / c**2 - 1) / (factorial(k) * c ** (2 * k + 1))
+    return np.where(s < c**2, inside, _power(s, -0.5, order))
+
+
 _SERIES: dict[str, Callable[[Any, np.ndarray, int], np.ndarray]] = {
     "Coulomb": _coulomb,
     "Yukawa": _yukawa,
@@ -359,4 +370,5 @@ _SERIES: dict[str, Callable[[Any, np.ndarray, int], np.ndarray]] = {
     "Thole": _thole,
     "ReactionField": _reaction_field,
     "InversePower": _inverse_power,
+    "Softened": _softened,
 }

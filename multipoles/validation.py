@@ -16,6 +16,7 @@ KERNELS: tuple[radial.Kernel, ...] = (
     radial.Erfc(0.7),
     radial.Thole(0.39),
     radial.ReactionField(4.0),
+    radial.Softened(2.0),
     radial.InversePower(2.5),
 )
 ORDERS = ((0, 1), (1, 2), (2, 3), (3, 3), (4, 6))

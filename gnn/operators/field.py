@@ -6,21 +6,24 @@ The map Phi = F(x, s) M takes moments at sources to field derivatives at targets
 * its adjoint is the same map with targets and sources exchanged,
 * its derivative by a source is the adjoint's, with one order more.
 
-So one autograd function whose backward calls itself is differentiable to any order.
+So one autograd function whose backward calls itself is differentiable to any order. How a field is
+summed is the affair of an evaluator, which serves all derivatives: a tree is planned once.
 """
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from gnn.operators import field_torch
+from gnn.operators import _evaluators, field_torch
+from gnn.operators._evaluators import Evaluator
 from multipoles import checks, indexing
-from multipoles.interactions import check_total_order, field_arrays, neighbours_of
+from multipoles.interactions import check_total_order, neighbours_of
 from multipoles.neighbours import Neighbours
 from multipoles.radial import kernel_object
 
-METHODS = ("direct", "torch")
+METHODS = (*_evaluators.METHODS, "torch")
 
 
 def multipole_field(
@@ -31,6 +34,7 @@ def multipole_field(
     *,
     kernel: Any,
     method: str = "direct",
+    tolerance: float = 1e-6,
     target_batch: Tensor | None = None,
     source_batch: Tensor | None = None,
     pairs: Tensor | None = None,
@@ -48,8 +52,12 @@ def multipole_field(
         Highest derivative of the potential to return.
     kernel
         Radial kernel, such as ``multipoles.Coulomb()``.
-    method : {"direct", "torch"}
-        Compiled direct sum, or its twin in plain torch.
+    method : {"direct", "fmm", "auto", "torch"}
+        Compiled direct sum; the fast multipole method, for kernels that are Coulomb at long range;
+        what of the two is expected to be faster; or the direct sum's twin in plain torch.
+    tolerance : float
+        Of the fast multipole method: largest relative L2 error of the field at every output order,
+        and of the fields that make its derivatives.
     target_batch, source_batch : Tensor, optional
         Sorted system index of every point; only points of one system interact.
     pairs : Tensor, optional
@@ -64,19 +72,19 @@ def multipole_field(
     Raises
     ------
     ValueError
-        If shapes or dtypes do not fit, numbers are not finite, orders are too high, or `method`
-        is unknown.
+        If shapes or dtypes do not fit, numbers are not finite, orders are too high, `method` is
+        unknown, or the fast multipole method cannot do what is asked.
     TypeError
         If an argument is no tensor, or `kernel` no radial kernel.
     """
     given = {"targets": targets, "sources": sources, "moments": moments}
-    order = _check(given, order, method)
+    order = _check(given, order, method, tolerance)
     kernel = kernel_object(kernel)
     single = moments.dim() == 2
     if single:
         moments = moments[:, None]
     neighbours = _neighbours(len(targets), len(sources), pairs, target_batch, source_batch)
-    field = apply(targets, sources, moments, order, kernel, neighbours, method)
+    field = apply(targets, sources, moments, order, kernel, neighbours, method, tolerance)
     return field[:, 0] if single else field
 
 
@@ -88,22 +96,35 @@ def apply(
     kernel: Any,
     neighbours: Neighbours,
     method: str = "direct",
+    tolerance: float = 1e-6,
 ) -> Tensor:
     """`multipole_field` without checks, for neighbours prepared once and moments with channels."""
     if method == "torch":
         rows = torch.from_numpy(neighbours.all_pairs())
         return field_torch.field(targets, sources, moments, order, kernel, rows)
-    return _Field.apply(targets, sources, moments, order, kernel, neighbours)
+    x, m = _array(targets), _array(moments)
+    s = x if _is_same(targets, sources) else _array(sources)
+    evaluator = _evaluators.evaluator(method, x, s, m, order, kernel, neighbours, tolerance)
+    return _Field.apply(targets, sources, moments, order, evaluator)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().contiguous().numpy()
+
+
+def _is_same(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors are the same numbers in memory."""
+    return a.data_ptr() == b.data_ptr() and (a.shape, a.stride()) == (b.shape, b.stride())
 
 
 class _Field(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, targets, sources, moments, order, kernel, neighbours):
+    def forward(ctx, targets, sources, moments, order: int, evaluator: Evaluator):
         ctx.save_for_backward(targets, sources, moments)
-        ctx.order, ctx.kernel, ctx.neighbours = order, kernel, neighbours
+        ctx.order, ctx.evaluator = order, evaluator
         check_total_order(indexing.order_of(moments.shape[-1]), order)
-        arrays = (t.detach().contiguous().numpy() for t in (targets, sources, moments))
-        return torch.from_numpy(field_arrays(*arrays, order, kernel, neighbours))
+        x, s, m = (_array(tensor) for tensor in (targets, sources, moments))
+        return torch.from_numpy(evaluator.field(x, s, m, order))
 
     @staticmethod
     def backward(ctx, gradient):
@@ -111,15 +132,14 @@ class _Field(torch.autograd.Function):
         by_target, by_source, by_moments = ctx.needs_input_grad[:3]
         to_targets = to_sources = to_moments = None
         if by_target:
-            field = apply(targets, sources, moments, ctx.order + 1, ctx.kernel, ctx.neighbours)
+            field = _Field.apply(targets, sources, moments, ctx.order + 1, ctx.evaluator)
             to_targets = _contract(gradient, field)
         if by_source or by_moments:
             order = indexing.order_of(moments.shape[-1]) + int(by_source)
-            transposed = ctx.neighbours.transposed
-            adjoint = apply(sources, targets, gradient, order, ctx.kernel, transposed)
+            adjoint = _Field.apply(sources, targets, gradient, order, ctx.evaluator.transposed)
             to_moments = adjoint[..., : moments.shape[-1]] if by_moments else None
             to_sources = _contract(moments, adjoint) if by_source else None
-        return to_targets, to_sources, to_moments, None, None, None
+        return to_targets, to_sources, to_moments, None, None
 
 
 def _contract(weights: Tensor, field: Tensor) -> Tensor:
@@ -142,7 +162,7 @@ def _neighbours(n_targets: int, n_sources: int, *index: Tensor | None) -> Neighb
     return neighbours_of(n_targets, n_sources, pairs, targets, sources)
 
 
-def _check(given: dict[str, Tensor], order: int, method: str) -> int:
+def _check(given: dict[str, Tensor], order: int, method: str, tolerance: float) -> int:
     """Refuse what the operator cannot do; return the order as a plain int."""
     for name, tensor in given.items():
         if not isinstance(tensor, Tensor):
@@ -168,6 +188,8 @@ def _check(given: dict[str, Tensor], order: int, method: str) -> int:
         )
     if method not in METHODS:
         raise ValueError(f"expected method to be one of {METHODS}, got {method!r}")
+    if not isinstance(tolerance, int | float) or not 1e-14 <= tolerance < 1:
+        raise ValueError(f"expected a tolerance from 1e-14 to below 1, got {tolerance!r}")
     order = checks.order(order)
     check_total_order(indexing.order_of(moments.shape[-1]), order)
     return order

@@ -86,6 +86,8 @@ def radial_chain(kernel, r2: Tensor, n_max: int) -> list[Tensor]:
         return _thole(r2, kernel.a, n_max)
     if isinstance(kernel, mp.ReactionField):
         return _reaction_field(r2, kernel, n_max)
+    if isinstance(kernel, mp.Softened):
+        return _softened(r2, kernel.cutoff, kernel.terms, n_max)
     raise TypeError(f"expected a radial kernel of multipoles, got {type(kernel).__name__}")
 
 
@@ -93,6 +95,24 @@ def _powers(r2: Tensor, p: float, n_max: int) -> list[Tensor]:
     chain = [r2 ** (-p / 2)]
     for n in range(n_max):
         chain.append((p + 2 * n) * chain[-1] / r2)
+    return chain
+
+
+def _softened(r2: Tensor, cutoff: float, terms: int, n_max: int) -> list[Tensor]:
+    """B_n = (-2/c^2)^n g^(n)(s)/c inside the cutoff, g the series of s^(-1/2) about s = 1."""
+    inside = r2 < cutoff**2
+    u = r2 / cutoff**2 - 1
+    coefficients = [1.0]
+    for j in range(terms - 1):
+        coefficients.append(coefficients[-1] * (-0.5 - j) / (j + 1))
+    chain = []
+    outside = _powers(torch.where(inside, torch.full_like(r2, cutoff**2), r2), 1.0, n_max)
+    for n in range(n_max + 1):
+        value = torch.zeros_like(u)
+        for c in reversed(coefficients):
+            value = value * u + c
+        chain.append(torch.where(inside, (-2 / cutoff**2) ** n * value / cutoff, outside[n]))
+        coefficients = [k * c for k, c in enumerate(coefficients)][1:]
     return chain
 
 

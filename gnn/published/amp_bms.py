@@ -19,6 +19,8 @@ from gnn.published.layers import (
     EdgePerceptron,
     PublishedStep,
     full_quadrupoles,
+    neutralised,
+    per_system,
     perceptron,
 )
 from gnn.published.pairs import Pairs, pairs_among, pairs_within
@@ -175,12 +177,12 @@ class AmpBms(Potential):
             return torch.cat([state, induced[:, :, None]], 2)
 
         nodes, state, _ = self.steps[-1](nodes, graph, previous, append)
-        charges = self._charges(nodes, batch)
+        charges = neutralised(self.charge(nodes)[:, 0] / _CHARGE_UNIT, batch)
         moments = (state[:, :, 0] + induced)[:, 1:] / _CHARGE_UNIT
         moments = torch.cat([charges[:, None], moments], 1)
         factors = response[:, 0]
         energies = self._pair_energies(batch, box, charges, factors) | {
-            "nodes": _per_system(self.atom_energy(nodes)[:, 0], batch.batch, batch),
+            "nodes": per_system(self.atom_energy(nodes)[:, 0], batch.batch, batch),
             "coulomb_mm": self._coulomb_mm(batch, near, moments),
         }
         return energies | {
@@ -237,13 +239,6 @@ class AmpBms(Potential):
         factors = [torch.zeros_like(dipole), dipole.expand(-1, 3), quadrupole.expand(-1, 6)]
         return sums * torch.cat(factors, 1)
 
-    def _charges(self, nodes: Tensor, batch: Batch) -> Tensor:
-        """Return charges (N,) in e; what the network's miss of the total is shared evenly."""
-        charges = self.charge(nodes)[:, 0] / _CHARGE_UNIT
-        found = torch.zeros_like(batch.charge).index_add(0, batch.batch, charges)
-        atoms = torch.bincount(batch.batch, minlength=batch.n_systems)
-        return charges + ((batch.charge - found) / atoms).index_select(0, batch.batch)
-
     def _pair_energies(
         self, batch: Batch, box: Tensor | None, charges: Tensor, factors: Tensor
     ) -> dict[str, Tensor]:
@@ -253,7 +248,7 @@ class AmpBms(Potential):
         first, second = pairs.first, pairs.second
         distances = torch.linalg.vector_norm(pairs.vectors(positions, positions), dim=1)
         charged = electrostatics.charges_of_pairs(
-            distances, pairs, charges, self.internal_kernel, _CONTACT
+            distances, pairs, charges, _CONTACT, self.internal_kernel
         )
         dispersed = self.dispersion(distances, first, second, factors, numbers)
         close = torch.nonzero(distances.detach() < OUTER)[:, 0]
@@ -261,14 +256,14 @@ class AmpBms(Potential):
         repelled = zbl(short, first, second, numbers)
         system = batch.batch.index_select(0, pairs.first)
         return {
-            "coulomb_qm": _per_system(charged, system, batch),
-            "dispersion": _per_system(dispersed, system, batch),
-            "repulsion": _per_system(repelled, system.index_select(0, close), batch),
+            "coulomb_qm": per_system(charged, system, batch),
+            "dispersion": per_system(dispersed, system, batch),
+            "repulsion": per_system(repelled, system.index_select(0, close), batch),
         }
 
     def _coulomb_mm(self, batch: Batch, near: tuple[Pairs, Tensor], moments: Tensor) -> Tensor:
         if self.mode == "training":
-            return _per_system(electrostatics.energy_of_all(moments, batch), batch.batch, batch)
+            return per_system(electrostatics.energy_of_all(moments, batch), batch.batch, batch)
         pairs, vectors = near
         energies = electrostatics.energy_of_pairs(
             moments,
@@ -278,7 +273,7 @@ class AmpBms(Potential):
             self.outer_kernel,
             consistent=self.mode == "simulation",
         )
-        return _per_system(energies, batch.batch.index_select(0, pairs.first), batch)
+        return per_system(energies, batch.batch.index_select(0, pairs.first), batch)
 
     def _check_numbers(self, batch: Batch) -> None:
         largest = self.embedding.num_embeddings - 1
@@ -290,12 +285,6 @@ class AmpBms(Potential):
             raise ValueError(
                 "expected surrounding charges only: multipoles take part in mode 'training'"
             )
-
-
-def _per_system(values: Tensor, system: Tensor, batch: Batch) -> Tensor:
-    """Return the sums of each system's values, (B,), in float64."""
-    total = torch.zeros(batch.n_systems, dtype=torch.float64)
-    return total.index_add(0, system, values.double())
 
 
 def _check_arguments(arguments: dict[str, Any]) -> None:

@@ -18,15 +18,22 @@ FIELD_ORDER = 2
 
 
 def charges_of_pairs(
-    distances: Tensor, pairs: Pairs, charges: Tensor, kernel: ReactionField, contact: float
+    distances: Tensor,
+    pairs: Pairs,
+    charges: Tensor,
+    contact: float,
+    kernel: ReactionField | None = None,
 ) -> Tensor:
     """Return the energy of charges with each other in kJ/mol, (P,), at distances (P,) in Å.
 
-    The kernel is switched on from zero at distance zero to all of it at the distance `contact`.
+    The kernel, 1/r if None, is switched on from zero at distance zero to all of it at the distance
+    `contact`.
     """
-    _, k, a_m, m, a_n, n, shift = kernel.parameters
-    r2 = distances * distances
-    potential = 1 / distances + k * r2 + a_m * r2 ** (m / 2) + a_n * r2 ** (n / 2) - shift
+    potential = 1 / distances
+    if kernel is not None:
+        _, k, a_m, m, a_n, n, shift = kernel.parameters
+        r2 = distances * distances
+        potential = potential + k * r2 + a_m * r2 ** (m / 2) + a_n * r2 ** (n / 2) - shift
     x = (distances / contact).clamp(max=1)
     switch = x * x * x * (10 + x * (6 * x - 15))
     product = charges.index_select(0, pairs.first) * charges.index_select(0, pairs.second)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gnn.data.batching import Batch
 from gnn.layers.radial import envelope
 from gnn.operators.edges import anisotropic_state, pair_invariants
 
@@ -98,6 +99,26 @@ class BesselBasis(nn.Module):
         """Return the basis (P, size) and the envelope (P, 1) at distances (P, 1)."""
         fade = envelope(distances, self.cutoff) * (self.cutoff / distances)
         return fade * torch.sin(distances * (self.frequencies / self.cutoff)), fade
+
+
+class SpeciesEdges(nn.Module):
+    """Edge features linear in radial functions and in the elements of both ends.
+
+    Parameters
+    ----------
+    n_radial, elements, outputs : int
+        Radial functions, size of the tables by atomic number, width of the features.
+    """
+
+    def __init__(self, n_radial: int, elements: int, outputs: int):
+        super().__init__()
+        self.radial = nn.Linear(n_radial, outputs, bias=False)
+        self.sender = nn.Embedding(elements, outputs)
+        self.receiver = nn.Embedding(elements, outputs)
+
+    def forward(self, basis: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
+        """Return features (E, outputs) of a basis (E, n_radial) and atomic numbers (E,)."""
+        return self.radial(basis) + self.sender(senders) + self.receiver(receivers)
 
 
 class EdgeGraph(NamedTuple):
@@ -281,3 +302,25 @@ def full_quadrupoles(packed: Tensor) -> Tensor:
     """Return 3 x 3 tensors (N, 3, 3) of packed components (N, 6), whose off-diagonals are sums."""
     halves = packed.new_tensor([1, 0.5, 0.5, 1, 0.5, 1])
     return (packed * halves)[:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].view(-1, 3, 3)
+
+
+def neutralised(charges: Tensor, batch: Batch) -> Tensor:
+    """Return charges (N,) plus what they miss of their system's, shared evenly."""
+    found = torch.zeros_like(batch.charge).index_add(0, batch.batch, charges)
+    atoms = torch.bincount(batch.batch, minlength=batch.n_systems)
+    return charges + ((batch.charge - found) / atoms).index_select(0, batch.batch)
+
+
+def per_system(values: Tensor, system: Tensor, batch: Batch) -> Tensor:
+    """Return the sums of each system's values, (B,), in float64."""
+    total = torch.zeros(batch.n_systems, dtype=torch.float64)
+    return total.index_add(0, system, values.double())
+
+
+def edge_geometry(batch: Batch, radial: BesselBasis) -> tuple[Tensor, Tensor, Tensor]:
+    """Return unit vectors (E, 3), radial functions (E, n) and envelope (E, 1) of all edges."""
+    ends = batch.receivers, batch.senders
+    one, two = (batch.positions.index_select(0, end) for end in ends)
+    vectors = one - two
+    distances = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return vectors / distances, *radial(distances)

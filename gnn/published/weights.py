@@ -95,18 +95,20 @@ def _amp_bms_state(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
         "polarisation.network": "B_coefficients",
         "atom_energy": "V.potential",
     }.items():
-        own |= _network(published, theirs, ours)
+        own |= network_of(published, theirs, ours)
     features = own["embedding.weight"].shape[1]
-    edges = _network(published, "edge_embedding", "edges", first="edges.first")
+    edges = network_of(published, "edge_embedding", "edges", first="edges.first")
     weight = edges["edges.first.weight"]
     radial = weight.shape[1] - 2 * features
     edges["edges.first.weight"] = torch.cat([weight[:, radial:], weight[:, :radial]], 1)
     own |= edges
     for step in range(2):
-        own |= _network(published, f"in_update_layers.{step}", f"steps.{step}.update")
+        own |= network_of(published, f"in_update_layers.{step}", f"steps.{step}.update")
         for name, theirs in (("coefficients", "eq"), ("message", "in")):
             ours = f"steps.{step}.{name}"
-            network = _network(published, f"{theirs}_message_layers.{step}", ours, f"{ours}.first")
+            network = network_of(
+                published, f"{theirs}_message_layers.{step}", ours, f"{ours}.first"
+            )
             weight = network[f"{ours}.first.weight"]
             end = weight.shape[1] - own["edges.rest.1.weight"].shape[0]
             network[f"{ours}.first.weight"] = terms_first(weight, 2 * features, end, _AMP_BMS_ORDER)
@@ -114,7 +116,7 @@ def _amp_bms_state(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return own
 
 
-def _network(
+def network_of(
     published: Mapping[str, Tensor], theirs: str, ours: str, first: str | None = None
 ) -> dict[str, Tensor]:
     """Return a published network's weights by our names.

@@ -6,8 +6,10 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 import multipoles as mp
-from gnn.operators.field import multipole_field
+from gnn.operators import _evaluators
+from gnn.operators.field import apply, multipole_field
 from multipoles import indexing
+from multipoles.neighbours import PairList, Slots
 
 KERNELS = [
     mp.Coulomb(),
@@ -17,6 +19,8 @@ KERNELS = [
     mp.Thole(0.4),
     mp.ReactionField(9.0),
     mp.InversePower(3),
+    mp.Softened(2.5),
+    mp.Softened(3.0, 4),
 ]
 
 
@@ -148,6 +152,10 @@ def test_float32_and_expanded_gradients():
         ({"order": 40}, "at most 32"),
         ({"sources": torch.full((4, 3), float("nan"))}, "sources of finite numbers"),
         ({"method": "magic"}, "method"),
+        ({"method": "fmm", "pairs": torch.tensor([[0, 1]])}, "no list of pairs"),
+        ({"method": "fmm", "kernel": mp.Yukawa(1.0)}, "1/r beyond some distance"),
+        ({"tolerance": 0.0}, "tolerance"),
+        ({"tolerance": "tight"}, "tolerance"),
         ({"targets": torch.zeros(3, 3, dtype=torch.float64)}, "one dtype"),
     ],
 )
@@ -200,6 +208,133 @@ def test_thole_twin_keeps_its_digits_at_short_range():
         for m in ("direct", "torch")
     )
     torch.testing.assert_close(one, two, rtol=1e-11, atol=1e-11)
+
+
+# --- the fast multipole method ------------------------------------------------------------------
+
+DAMPED = [mp.Coulomb(), mp.Softened(0.5), mp.Erf(14.0)]
+
+
+@pytest.fixture
+def far(monkeypatch):
+    """Leaves so small that few points already make a far field; says if one was used."""
+    used = []
+
+    class Watched(_evaluators.FMM):
+        def field(self, moments, order=None):
+            found = super().field(moments, order)
+            used.append(self.report().degree)
+            return found
+
+        def transpose(self):
+            other = super().transpose()
+            other.__class__ = Watched
+            return other
+
+    monkeypatch.setattr(_evaluators, "FMM", Watched)
+    monkeypatch.setattr(_evaluators, "_LEAF_SIZE", 1)
+    return used
+
+
+def _two_groups(n, seed):
+    """Points of which those of the first half meet the others by short expansions."""
+    points = _points(n, seed)
+    points[n // 2 :] += torch.tensor([40.0, 35.0, 30.0])
+    return points.requires_grad_()
+
+
+def _derivatives(method, x, s, m, kernel, **batches):
+    """Field, first and second derivatives of a function of it, each by all arguments."""
+    order = 1
+    field = multipole_field(
+        x, s, m, order, kernel=kernel, method=method, tolerance=1e-12, **batches
+    )
+    weights = torch.linspace(-1, 1, field.numel(), dtype=field.dtype).view(field.shape)
+    value = (weights * field).sum() + field.square().sum()
+    first = torch.autograd.grad(value, (x, s, m), create_graph=True)
+    second = torch.autograd.grad(sum(g.square().sum() for g in first), (x, s, m))
+    return field, *first, *second
+
+
+@pytest.mark.parametrize("batches", [False, True], ids=["one system", "batch"])
+@pytest.mark.parametrize("same", [False, True], ids=["apart", "same"])
+@pytest.mark.parametrize("kernel", DAMPED, ids=lambda k: type(k).__name__)
+def test_fmm_and_its_derivatives_equal_direct_sums(kernel, same, batches, far):
+    x = _two_groups(20, 0)
+    s = x if same else _two_groups(26, 1)
+    m = _moments(len(s), 2, 1, 2).requires_grad_()
+    index = {}
+    if batches:
+        index["target_batch"] = (torch.arange(len(x)) >= 15).long()
+        index["source_batch"] = (torch.arange(len(s)) >= (15 if same else 20)).long()
+    exact = _derivatives("direct", x, s, m, kernel, **index)
+    found = _derivatives("fmm", x, s, m, kernel, **index)
+    assert np.mean(np.array(far) > 0) > 0.5, "summed directly: nothing was tested"
+    for a, b in zip(found, exact, strict=True):
+        assert torch.linalg.vector_norm(a - b) <= 1e-8 * torch.linalg.vector_norm(b)
+
+
+@pytest.mark.parametrize("kernel", DAMPED, ids=lambda k: type(k).__name__)
+def test_gradients_of_the_fmm(kernel, far):
+    x, s = _two_groups(6, 3), _two_groups(8, 4)
+    moments = _moments(8, 1, 1, 5)[:, 0].requires_grad_()
+    index = torch.tensor([0, 0, 0, 0, 0, 1]), torch.tensor([0, 0, 0, 0, 0, 0, 1, 1])
+    options = {"kernel": kernel, "method": "fmm", "tolerance": 1e-11}
+
+    def function(x, s, m):
+        return multipole_field(x, s, m, 1, target_batch=index[0], source_batch=index[1], **options)
+
+    def tied(x, m):
+        return multipole_field(x, x, m, 1, **options)
+
+    assert gradcheck(function, (x, s, moments), fast_mode=True)
+    assert gradgradcheck(function, (x, s, moments), fast_mode=True)
+    own = _moments(6, 1, 1, 5)[:, 0].requires_grad_()
+    assert gradcheck(tied, (x, own), fast_mode=True)
+    assert gradgradcheck(tied, (x, own), fast_mode=True)
+    assert np.mean(np.array(far) > 0) > 0.5
+
+
+def test_fmm_keeps_a_loose_tolerance_in_float32():
+    rng = np.random.default_rng(0)
+    x = torch.tensor(20 * rng.random((6000, 3)), dtype=torch.float32, requires_grad=True)
+    m = torch.tensor(rng.standard_normal((6000, 2, 1)), dtype=torch.float32)
+
+    def run(method):
+        kernel = mp.Softened(2.0)
+        field = multipole_field(x, x, m, 1, kernel=kernel, method=method, tolerance=1e-3)
+        (gradient,) = torch.autograd.grad((field * m).sum(), x)
+        return field, gradient
+
+    for a, b in zip(run("fmm"), run("direct"), strict=True):
+        error = torch.linalg.vector_norm(a - b) / torch.linalg.vector_norm(b)
+        assert a.dtype == torch.float32 and 1e-7 < error < 2e-3
+
+
+def test_auto_makes_no_tree_for_few_points_and_one_for_many(monkeypatch):
+    made = []
+    plan = _evaluators.FMM
+    monkeypatch.setattr(_evaluators, "FMM", lambda *a, **k: made.append(a) or plan(*a, **k))
+
+    def run(n, kernel, neighbours=None):
+        x = torch.rand(n, 3, generator=torch.Generator().manual_seed(0))
+        neighbours = neighbours or Slots(n, n)
+        apply(x, x, torch.ones(n, 1, 1), 0, kernel, neighbours, "auto", 1e-3)
+        return len(made)
+
+    assert run(300, mp.Coulomb()) == 0
+    assert run(20_000, mp.Softened(0.01)) == 1
+    # where there is no other way
+    assert run(3000, mp.Yukawa(1.0)) == 1
+    assert run(20_000, mp.Coulomb(), PairList(np.array([[0, 1]]), 20_000, 20_000)) == 1
+
+
+def test_apply_without_a_method_is_direct():
+    x, m = _points(5, 0), _moments(5, 1, 0, 0)
+    found = apply(x, x, m, 1, mp.Yukawa(0.5), Slots(5, 5))
+    torch.testing.assert_close(found, multipole_field(x, x, m, 1, kernel=mp.Yukawa(0.5)))
+    with pytest.raises(ValueError, match="method"):
+        apply(x, x, m, 1, mp.Coulomb(), Slots(5, 5), "magic")
 
 
 def test_operators_have_one_home():

@@ -17,6 +17,8 @@ KERNELS = [
     mp.ReactionField(9.0),
     mp.ReactionField(150.0, eps=4.0, m=3, n=5),
     mp.InversePower(2.5),
+    mp.Softened(3.0),
+    mp.Softened(9.5, 15),
 ]
 N_MAX = 12
 
@@ -43,6 +45,14 @@ def radial_function(kernel, s):
             a_n = 3 * c ** -(n + 1) / (n * (m - n)) * (2 * e + m - 1) / (1 + 2 * e)
             shift = 3 * e / ((1 + 2 * e) * c) + a_m * c**m + a_n * c**n
             return 1 / r + (e - 1) / ((1 + 2 * e) * c**3) * s + a_m * r**m + a_n * r**n - shift
+        case mp.Softened(c, terms):
+            scaled = s / mpmath.mpf(c) ** 2
+            if abs(scaled) >= 1:
+                return 1 / r
+            parts = (
+                mpmath.binomial(mpmath.mpf("-0.5"), j) * (scaled - 1) ** j for j in range(terms)
+            )
+            return mpmath.fsum(parts) / c
         case mp.InversePower(p):
             return r ** -mpmath.mpf(p)
 
@@ -76,6 +86,9 @@ def test_chain_to_many_digits(kernel):
             continue
         bare = mp.Coulomb().chain(r, N_MAX)
         for n, (got, expected) in enumerate(zip(row, exact_chain(kernel, r), strict=True)):
+            if isinstance(kernel, mp.Softened) and r < kernel.cutoff and n >= kernel.terms:
+                assert got == 0  # links beyond the series
+                continue
             # below 1e-290 float64 thins out
             allowed = 1e-13 * abs(expected) + mpmath.mpf("1e-290")
             if isinstance(kernel, mp.ReactionField):  # falls to zero by cancellation
@@ -97,6 +110,38 @@ def test_reaction_field_ends_smoothly():
     bare = mp.Coulomb().chain(9.0, 3)
     assert np.all(np.abs(inside[:3]) < 1e-7 * bare[:3])
     assert not kernel.chain([9.0, 9.1, 1e3], 3).any()
+
+
+@pytest.mark.parametrize("terms", [1, 3, 8])
+def test_softened_ends_as_smoothly_as_it_says(terms):
+    kernel, bare = mp.Softened(2.0, terms), mp.Coulomb()
+    r = 2.0 * (1 - 1e-7)
+    inside, outside = kernel.chain(r, terms), bare.chain(r, terms)
+    np.testing.assert_allclose(inside[:terms], outside[:terms], rtol=1e-5)
+    assert inside[terms] == 0  # the first derivative that jumps
+    beyond = np.array([2.0, 2.1, 50.0])
+    np.testing.assert_array_equal(kernel.chain(beyond, 12), bare.chain(beyond, 12))
+
+
+def test_softened_is_finite_and_flat_at_zero():
+    chain = mp.Softened(2.0, 3).chain([1e-12, 1e-6], 3)
+    # 15/8 - 5/4 s + 3/8 s^2, the splitting of the literature
+    np.testing.assert_allclose(chain, [[15 / 16, 5 / 16, 3 / 32, 0]] * 2, rtol=1e-11)
+
+
+def test_distance_from_which_kernels_are_coulomb():
+    bare = mp.Coulomb()
+    assert bare.coulomb_beyond(1e-9, 4) == 0
+    assert mp.Softened(3.5).coulomb_beyond(1e-9, 4) == 3.5
+    for tolerance, links in ((1e-3, 0), (1e-6, 3), (1e-9, 8)):
+        kernel = mp.Erf(0.7)
+        r = kernel.coulomb_beyond(tolerance, links) * np.array([0.9, 1.0, 1.1])
+        exact = bare.chain(r, links)
+        before, there, after = np.abs(kernel.chain(r, links) / exact - 1).max(axis=1)
+        np.testing.assert_allclose(there, tolerance, rtol=1e-4)
+        assert before > tolerance > after
+    for kernel in (mp.Yukawa(1), mp.Erfc(1), mp.Thole(1), mp.ReactionField(9), mp.InversePower(2)):
+        assert kernel.coulomb_beyond(1e-3, 1) == np.inf
 
 
 def test_far_limit_of_thole_does_not_overflow():
@@ -127,6 +172,10 @@ def test_kernels_are_hashable_and_compare():
         (lambda: mp.ReactionField(9, m=4, n=4), ValueError, "must differ"),
         (lambda: mp.ReactionField(np.inf), ValueError, "finite"),
         (lambda: mp.InversePower(None), TypeError, "must be a number"),
+        (lambda: mp.Softened(-2), ValueError, "cutoff must be > 0"),
+        (lambda: mp.Softened(2, 0), ValueError, "terms must be > 0"),
+        (lambda: mp.Softened(2, 2.5), ValueError, "whole number in 1 … 33, got 2.5"),
+        (lambda: mp.Softened(2, 34), ValueError, "whole number"),
         (lambda: mp.Coulomb().chain(-1.0, 2), ValueError, ">= 0"),
         (lambda: mp.Coulomb().chain(1.0, -1), ValueError, "n_max"),
         (lambda: mp.Coulomb().chain(np.nan, 1), ValueError, "finite"),

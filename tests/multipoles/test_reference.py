@@ -13,6 +13,7 @@ from multipoles.radial import (
     Erfc,
     InversePower,
     ReactionField,
+    Softened,
     Thole,
     Yukawa,
 )
@@ -27,6 +28,8 @@ KERNELS = [
     ReactionField(12.0, eps=5.0, m=3, n=5),
     InversePower(6),
     InversePower(2.5),
+    Softened(2.0),
+    Softened(8.0, 12),
 ]
 IDS = [repr(k) for k in KERNELS]
 kernels = pytest.mark.parametrize("kernel", KERNELS, ids=IDS)
@@ -48,6 +51,12 @@ def exact_kernel(mp, kernel, s):
     if name == "Thole":
         a, third = mp.mpf(kernel.a), mp.mpf(1) / 3
         return (1 - mp.exp(-a * r**3)) / r + a**third * mp.gammainc(2 * third, a * r**3)
+    if name == "Softened":
+        square = s / mp.mpf(kernel.cutoff) ** 2
+        if abs(square) >= 1:
+            return 1 / r
+        terms = (mp.binomial(mp.mpf("-0.5"), j) * (square - 1) ** j for j in range(kernel.terms))
+        return mp.fsum(terms) / kernel.cutoff
     c, eps, m, n = (mp.mpf(v) for v in (kernel.cutoff, kernel.eps, kernel.m, kernel.n))
     # the shift is the one for which f, f' and f'' vanish at the cutoff
     k = (eps - 1) / ((1 + 2 * eps) * c**3)
