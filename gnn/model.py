@@ -22,7 +22,7 @@ from gnn.operators.near_pairs import near_pairs
 from gnn.potential import N_ELEMENTS, Potential
 from gnn.units import COULOMB
 from multipoles import indexing
-from multipoles.neighbours import Neighbours, Slots
+from multipoles.neighbours import Neighbours, PairList, Slots
 
 FIELD_METHODS = ("auto", "direct", "fmm")
 # erf(x) and its derivatives are those of 1 to the last digit beyond this
@@ -76,6 +76,8 @@ class AMP(Potential):
         Compiled operators, or their plain torch twins.
     field_method : {"auto", "direct", "fmm"}
         How fields are summed: directly, by the fast multipole method, or as pays.
+    field_tolerance : float
+        Relative error of the fast multipole method.
     edge_method : {"numba", "torch"}, optional
         The same for the edge operators alone; None follows `method`.
     split : bool
@@ -108,6 +110,7 @@ class AMP(Potential):
         qm_damping: float = 0.5,
         method: str = "numba",
         field_method: str = "auto",
+        field_tolerance: float = 1e-6,
         edge_method: str | None = None,
         split: bool = True,
     ):
@@ -120,10 +123,11 @@ class AMP(Potential):
         self.kernel, self.qm_kernel = mp.Erf(damping), mp.Erf(qm_damping)
         self.qm_electrostatics = qm_electrostatics
         self.surroundings_in_messages = surroundings_in_messages
-        self.mm_electrostatics, self.field_method = mm_electrostatics, field_method
+        self.mm_electrostatics = mm_electrostatics
+        self.field_method, self.field_tolerance = field_method, field_tolerance
         self.smearing = smearing
         self.smeared_kernels = [mp.Erf(width) for width in smearing]
-        self.long_kernel = mp.Erf(qm_damping)
+        self.long_kernel = mp.Softened(cutoff)
         self.embedding = nn.Embedding(N_ELEMENTS, features)
         self.charge_embedding = nn.Linear(1, features, bias=False)
         self.radial = RadialBasis(cutoff, n_radial)
@@ -235,8 +239,13 @@ class AMP(Potential):
         kernel: Any,
         neighbours: Neighbours,
     ) -> Tensor:
-        method = "torch" if self.method == "torch" else "direct"
-        return operator.apply(targets, sources, moments, order, kernel, neighbours, method)
+        method = "torch" if self.method == "torch" else self.field_method
+        if isinstance(neighbours, PairList):
+            method = "torch" if method == "torch" else "direct"
+        tolerance = self.field_tolerance
+        return operator.apply(
+            targets, sources, moments, order, kernel, neighbours, method, tolerance
+        )
 
     def _graph(
         self, batch: Batch, nodes: Tensor, fields: Tensor
@@ -274,7 +283,7 @@ def check_arguments(arguments: dict[str, Any]) -> None:
     ):
         if type(arguments[name]) is not int or arguments[name] < 1:
             raise ValueError(f"expected {name} to be a positive integer, got {arguments[name]!r}")
-    for name in ("cutoff", "damping", "qm_damping"):
+    for name in ("cutoff", "damping", "qm_damping", "field_tolerance"):
         if type(arguments[name]) not in (int, float) or not 0 < arguments[name] < math.inf:
             raise ValueError(f"expected a finite {name} > 0, got {arguments[name]!r}")
     widths = arguments["smearing"]
