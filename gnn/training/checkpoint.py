@@ -11,6 +11,8 @@ from gnn.potential import Potential
 
 FORMAT = "anisole-model"
 VERSION = 2
+#: The model trained on the shipped frames.
+SHIPPED = Path(__file__).parent.parent / "data" / "model.pt"
 _KINDS = {"AMP": "gnn.model", "AmpBms": "gnn.published"}  # classes and where they live
 
 
@@ -83,17 +85,12 @@ def load_model(path: str | Path | None = None) -> Potential:
     Raises
     ------
     FileNotFoundError
-        If there is no such file, or no checkpoint ships with this version.
+        If there is no such file.
     ValueError
         If the file is not a checkpoint of this package.
     """
     if path is None:
-        path = Path(__file__).parent.parent / "data" / "model.pt"
-        if not path.is_file():
-            raise FileNotFoundError(
-                "no checkpoint ships with this version: give the path of one written by "
-                "`anisole train`"
-            )
+        path = SHIPPED
     content = load(path)
     try:
         kind = _class_of(content.get("kind", "AMP"))

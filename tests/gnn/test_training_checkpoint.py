@@ -6,7 +6,9 @@ import torch
 from tiny import methanol, tiny_model
 
 from gnn import load_model
+from gnn.data import load_shipped, split_by_run
 from gnn.training import checkpoint
+from gnn.training.metrics import compare
 
 
 def _assert_equal_predictions(a, b):
@@ -117,3 +119,14 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch
         checkpoint.save_model(path, tiny_model(seed=1))
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
+
+
+def test_the_shipped_model_is_small_and_right_on_frames_it_never_saw():
+    assert checkpoint.SHIPPED.stat().st_size < 5e6
+    model = load_model()
+    _, _, test = split_by_run(load_shipped())
+    frames = test[::10]
+    comparison = compare(model.evaluate(frames), frames)
+    energy, forces, mm = (comparison.errors(n) for n in ("energy", "forces", "mm_forces"))
+    assert energy.mae < 10 and forces.rmse < 60 and mm.ratio < 0.03
+    assert model.elements == [1, 6, 7, 8]
