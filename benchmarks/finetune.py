@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--from", dest="start", required=True, metavar="CHECKPOINT")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--rate", type=float, default=5e-4, help="learning rate of fine-tuning")
-    parser.add_argument("--frames", type=int, nargs="+", default=[24, 120, 730])
+    parser.add_argument("--frames", type=int, nargs="+", default=[60, 180, 730])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fresh", action="store_true")
     arguments = parser.parse_args()
