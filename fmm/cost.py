@@ -183,9 +183,17 @@ class Work(NamedTuple):
 
 @lru_cache
 def expected_work(
-    n: int, tolerance: float, source_order: int, order: int, channels: int, damped: bool = False
+    n: int,
+    tolerance: float,
+    source_order: int,
+    order: int,
+    channels: int,
+    damped: bool = False,
+    reach: float = 0.0,
 ) -> Work:
     """Return what evaluations to a tolerance will ask for: random moments spread evenly.
+
+    `reach` is that of a damped kernel in units of the mean distance, n^(-1/3) of the whole.
 
     The potential decides, of which the far field is the largest part. Its mean square sums
     1/r^(2K + 2) over all others: for charges that is the whole system, and the error comes from
@@ -194,15 +202,27 @@ def expected_work(
     """
     crowd, rank = 100.0, source_order
     closest = 0.55 * (crowd * max(n, 1)) ** (-1 / 3)
-    share = 1 / 15 if rank == 0 else (2 * rank - 1) * closest ** (2 * rank - 1) / (4 * np.pi)
+    # a damped kernel ends to grow at about a third of its reach: then derivatives ask for more
+    closest = min(max(closest, 0.3 * reach * crowd ** (-1 / 3)), 0.5)
+    derivatives = range(order + 1 if damped else 1)
     for degree in range(1, accuracy.MAX_DEGREE):
-        used = accuracy.degrees(degree, rank)
-        reach = np.abs(accuracy.shifts()).max(axis=1)
-        inner = (used > 0) & (reach > 1) & (reach <= 3)
-        errors = accuracy.errors(rank)[np.flatnonzero(inner), used[inner]] * 0.55**rank
-        if np.sqrt(189 * np.mean(errors**2) * share) <= accuracy.share(rank + order) * tolerance:
+        worst = max(_expected_error(degree, rank, k, closest) for k in derivatives)
+        if worst <= accuracy.share(rank + order) * tolerance:
             break
     return Work(degree, source_order, order, channels, tolerance >= SINGLE, damped)
+
+
+def _expected_error(degree: int, rank: int, derivative: int, closest: float) -> float:
+    """Return the relative error of a derivative's far field, points no closer than `closest`."""
+    used = accuracy.degrees(degree, rank)
+    widest = np.abs(accuracy.shifts()).max(axis=1)
+    inner = (used > 0) & (widest > 1) & (widest <= 3)
+    power = rank + derivative
+    errors = accuracy.errors(power)[np.flatnonzero(inner), used[inner]]
+    errors = errors * 0.55**rank * 0.85**derivative
+    # the mean square of 1/r^(power + 1)
+    share = 1 / 15 if power == 0 else (2 * power - 1) * closest ** (2 * power - 1) / (4 * np.pi)
+    return float(np.sqrt(189 * np.mean(errors**2) * share))
 
 
 def best_occupancy(work: Work, dimension: float) -> float:

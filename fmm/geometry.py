@@ -169,20 +169,31 @@ class Geometry:
         levels = np.searchsorted(self.tree.level_starts, self.lists.m2l_targets, side="right") - 1
         return np.bincount(levels, minlength=len(self.tree.level_starts) - 1)
 
+    @cached_property
+    def n_mixed(self) -> int:
+        """Points that meet expansions of boxes."""
+        tree, lists = self.tree, self.lists
+        ranges = tree.target_range[lists.m2p_targets], tree.source_range[lists.p2l_sources]
+        return int(sum((r[:, 1] - r[:, 0]).sum() for r in ranges))
+
     def seconds(self, work: Work, degrees: tuple[int, ...]) -> float:
         """Return what one evaluation with expansions of some degrees is expected to take."""
         leaves = np.count_nonzero(self.tree.n_children == 0)
+        harmonics = work.harmonics()
+        full = min(max(degrees) + work.source_order + work.order, accuracy.MAX_DEGREE)
         return float(
             self.n_near_pairs * work.seconds_per_pair()
             + self.translations @ work.translations()[list(degrees)]
             + leaves * work._replace(degree=max(degrees)).seconds_per_leaf()
-            + len(self.targets) * work.harmonics()[max(degrees)]
+            + len(self.targets) * harmonics[max(degrees)]
+            + 0.5 * self.n_mixed * harmonics[full]
         )
 
-    def with_leaves(self, leaf_size: int) -> "Geometry":
+    def with_leaves(self, leaf_size: int, least: int | None = None) -> "Geometry":
         """Return the same points in a tree of other leaves."""
+        least = self.least if least is None else least
         return Geometry(
-            self.sorted_points, self.sources, self.targets, leaf_size, self.least, self.smallest
+            self.sorted_points, self.sources, self.targets, leaf_size, least, self.smallest
         )
 
     @cached_property

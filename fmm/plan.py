@@ -97,12 +97,12 @@ class FMM:
         batches = checks.batches(target_batch, source_batch, len(x), len(s))
         self.dtype = checks.common_dtype(x, s)
         start = perf_counter()
-        damped = self.kernel.code != _COULOMB.code
-        work = expected_work(
-            len(s), self.tolerance, self.source_order, self.order, channels, damped
-        )
         # gradients ask for an order more, and theirs for another
         reach = self._reach(self.source_order + self.order + 2)
+        work = expected_work(
+            len(s), self.tolerance, self.source_order, self.order, channels,
+            self.kernel.code != _COULOMB.code, _in_distances(reach, s),
+        )  # fmt: skip
         self._geometry = arrange(x, s, batches, work, leaf_size, reach)
         self._choice: tuple[_Batches, Work, int | None] = batches, work, leaf_size
         self._expected_degree = work.degree
@@ -267,14 +267,15 @@ class FMM:
         if self._settled or max(degrees) <= self._expected_degree + 4:
             return False
         self._settled = True
-        least = best.seconds(work, degrees)
+        shortest = best.seconds(work, degrees)
         while best.has_far_field:
-            trial = best.with_leaves(int(2.5 * best.leaf_size))
+            least = work._replace(degree=max(degrees)).least_for_expansion()
+            trial = best.with_leaves(int(2.5 * best.leaf_size), least)
             degrees = trial.least_degrees(powers, norms, tolerance, work)
             seconds = trial.seconds(work, degrees)
-            if seconds > 0.9 * least:
+            if seconds > 0.9 * shortest:
                 break
-            best, least = trial, seconds
+            best, shortest = trial, seconds
         if best is self._geometry:
             return False
         self._lay_out(best)
@@ -363,6 +364,15 @@ def field(
         sources, targets, tolerance, source_order, order, channels=packed.shape[1], kernel=kernel
     )
     return plan.field(moments)
+
+
+def _in_distances(reach: float, points: np.ndarray) -> float:
+    """Return a length in units of the mean distance of points, rounded; zero if it is zero."""
+    if reach == 0 or len(points) == 0:
+        return 0.0
+    extent = np.maximum(np.ptp(points, axis=0).astype(np.float64), reach)
+    distance = np.exp(np.mean(np.log(extent))) / len(points) ** (1 / 3)
+    return float(2.0 ** (0.5 * round(2 * np.log2(reach / distance))))
 
 
 def _powers(moments: np.ndarray, source_order: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from torch.nn import functional
 from gnn.data.batching import Batch
 from gnn.data.systems import Frame
 from gnn.potential import Potential
-from gnn.published import electrostatics
+from gnn.published import electrostatics, fused
 from gnn.published.dispersion import Dispersion
 from gnn.published.layers import (
     AMP_BMS_TERMS,
@@ -23,9 +23,9 @@ from gnn.published.layers import (
     per_system,
     perceptron,
 )
-from gnn.published.pairs import Pairs, pairs_among, pairs_within
+from gnn.published.pair_energies import PairEnergies
+from gnn.published.pairs import Pairs, pairs_within
 from gnn.published.polarisation import Polarisation
-from gnn.published.repulsion import OUTER, zbl
 from gnn.published.units import COULOMB
 from gnn.units import KJ_PER_MOL
 from multipoles.radial import ReactionField
@@ -149,6 +149,17 @@ class AmpBms(Potential):
         """
         self.refit_baseline(frames)
 
+    def forward(
+        self,
+        batch: Batch,
+        forces: bool = False,
+        mm_forces: bool = False,
+        create_graph: bool = False,
+    ) -> dict[str, Tensor]:
+        """Evaluate a batch; see `gnn.potential.Potential.forward`."""
+        with fused.twins(create_graph):
+            return super().forward(batch, forces, mm_forces, create_graph)
+
     def parts(self, batch: Batch) -> dict[str, Tensor]:
         """Return what the energy is made of, in the publication's units kJ/mol, Å and e.
 
@@ -222,19 +233,17 @@ class AmpBms(Potential):
         features = self.edges(nodes, [basis], *ends)
         return EdgeGraph(*ends, vectors / distances, fade, features, len(positions))
 
-    def _near(self, batch: Batch, box: Tensor | None) -> tuple[Pairs, Tensor]:
-        """Return pairs of an atom and a surrounding particle near it, and their vectors."""
+    def _near(self, batch: Batch, box: Tensor | None) -> Pairs:
+        """Return pairs of an atom and a surrounding particle near it."""
         reach = self.polarisation.cutoff
         if self.mode != "training":
             reach = max(reach, self.cutoff_mm)
         points = batch.positions, batch.mm_positions
-        pairs = pairs_within(*points, batch.batch, batch.mm_batch, reach, box)
-        return pairs, pairs.vectors(*points)
+        return pairs_within(*points, batch.batch, batch.mm_batch, reach, box)
 
-    def _induced(self, batch: Batch, near: tuple[Pairs, Tensor], response: Tensor) -> Tensor:
+    def _induced(self, batch: Batch, near: Pairs, response: Tensor) -> Tensor:
         """Return the multipoles induced by surrounding charges, (N, 10), in the network's units."""
-        pairs, vectors = near
-        sums = self.polarisation(vectors, pairs, batch.mm_charges, len(response))
+        sums = self.polarisation(batch.positions, batch.mm_positions, batch.mm_charges, near)
         dipole, quadrupole = response[:, 1:2], response[:, 2:3]
         factors = [torch.zeros_like(dipole), dipole.expand(-1, 3), quadrupole.expand(-1, 6)]
         return sums * torch.cat(factors, 1)
@@ -243,37 +252,23 @@ class AmpBms(Potential):
         self, batch: Batch, box: Tensor | None, charges: Tensor, factors: Tensor
     ) -> dict[str, Tensor]:
         """Return the energies of pairs of atoms of each system."""
-        positions, numbers = batch.positions, batch.numbers
-        pairs = pairs_among(positions, batch.batch, self.cutoff_pairs, box)
-        first, second = pairs.first, pairs.second
-        distances = torch.linalg.vector_norm(pairs.vectors(positions, positions), dim=1)
-        charged = electrostatics.charges_of_pairs(
-            distances, pairs, charges, _CONTACT, self.internal_kernel
-        )
-        dispersed = self.dispersion(distances, first, second, factors, numbers)
-        close = torch.nonzero(distances.detach() < OUTER)[:, 0]
-        first, second, short = (t.index_select(0, close) for t in (first, second, distances))
-        repelled = zbl(short, first, second, numbers)
-        system = batch.batch.index_select(0, pairs.first)
-        return {
-            "coulomb_qm": per_system(charged, system, batch),
-            "dispersion": per_system(dispersed, system, batch),
-            "repulsion": per_system(repelled, system.index_select(0, close), batch),
-        }
+        operator = PairEnergies(batch, self.dispersion, self.internal_kernel, _CONTACT, box)
+        energies = fused.apply(operator, batch.positions, charges, factors)
+        names = ("coulomb_qm", "dispersion", "repulsion")
+        return dict(zip(names, energies.unbind(1), strict=True))
 
-    def _coulomb_mm(self, batch: Batch, near: tuple[Pairs, Tensor], moments: Tensor) -> Tensor:
+    def _coulomb_mm(self, batch: Batch, near: Pairs, moments: Tensor) -> Tensor:
         if self.mode == "training":
             return per_system(electrostatics.energy_of_all(moments, batch), batch.batch, batch)
-        pairs, vectors = near
         energies = electrostatics.energy_of_pairs(
             moments,
             batch.mm_charges,
-            vectors,
-            pairs,
+            near.vectors(batch.positions, batch.mm_positions),
+            near,
             self.outer_kernel,
             consistent=self.mode == "simulation",
         )
-        return per_system(energies, batch.batch.index_select(0, pairs.first), batch)
+        return per_system(energies, batch.batch.index_select(0, near.first), batch)
 
     def _check_numbers(self, batch: Batch) -> None:
         largest = self.embedding.num_embeddings - 1

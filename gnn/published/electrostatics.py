@@ -1,5 +1,7 @@
 """Electrostatics of AMP-BMS: charges of atoms, and their multipoles with surrounding charges."""
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gnn.data.batching import Batch
@@ -7,9 +9,13 @@ from gnn.layers.electrostatics import energy_in_field
 from gnn.layers.surroundings import given_field
 from gnn.operators import field as operator
 from gnn.operators.field_torch import radial_chain
+from gnn.published import _coupling, fused
 from gnn.published.pairs import Pairs
 from gnn.published.units import COULOMB
 from gnn.units import KJ_PER_MOL
+from multipoles._jit import run_chunks
+from multipoles._simd import BYTES
+from multipoles.direct_cpu import pack_sources
 from multipoles.neighbours import Slots
 from multipoles.radial import Coulomb, ReactionField
 
@@ -45,14 +51,76 @@ def energy_of_all(moments: Tensor, batch: Batch) -> Tensor:
 
     Particles act by 1/r, at whatever distance.
     """
-    field = given_field(batch) / KJ_PER_MOL
-    if batch.n_mm:
-        sources = batch.mm_moments[:, None] * COULOMB
-        index = batch.batch.numpy(), batch.mm_batch.numpy()
-        everybody = Slots(len(batch.positions), batch.n_mm, *index)
-        points = batch.positions, batch.mm_positions
-        field = field + operator.apply(*points, sources, FIELD_ORDER, _COULOMB, everybody)[:, 0]
-    return energy_in_field(moments, field)
+    energy = energy_in_field(moments, given_field(batch)) / KJ_PER_MOL
+    if not batch.n_mm:
+        return energy
+    operator = ChargeCoupling(batch.batch.numpy(), batch.mm_batch.numpy(), batch.mm_moments)
+    inputs = batch.positions, batch.mm_positions, moments
+    if batch.mm_moments.shape[1] > 1 or batch.mm_moments.requires_grad:
+        return energy + operator.twin(*inputs)
+    return energy + fused.apply(operator, *inputs)
+
+
+class ChargeCoupling:
+    """The energy of atoms' multipoles with all charges of their system by 1/r, fused.
+
+    A map (`gnn.published.fused.Operator`) of atoms' positions (N, 3), particles' positions (M, 3)
+    and packed moments (N, 10) to energies (N,) in kJ/mol.
+
+    Parameters
+    ----------
+    batch, mm_batch : ndarray of int64
+        Sorted system of each atom and particle.
+    sources : Tensor
+        (M, 1) charges in e, or for the twin moments (M, n_comp).
+    """
+
+    def __init__(self, batch: NDArray[np.int64], mm_batch: NDArray[np.int64], sources: Tensor):
+        self.sources = sources
+        self.pairs = Slots(len(batch), len(mm_batch), batch, mm_batch)
+
+    def values(self, atoms: NDArray, particles: NDArray, moments: NDArray) -> NDArray:
+        """Return the energies."""
+        packed, _, ranges = self._packed(particles)
+        found = np.empty_like(moments)
+        run_chunks(
+            lambda *part: _coupling.fields(*part, atoms, packed, ranges, found),
+            len(atoms),
+            self.pairs.n_pairs,
+        )
+        self._field = found
+        return (moments * found).sum(1)
+
+    def gradients(
+        self, weights: NDArray, atoms: NDArray, particles: NDArray, moments: NDArray
+    ) -> tuple[NDArray, NDArray, NDArray]:
+        """Return the gradients by both positions and by the moments."""
+        packed, slots, ranges = self._packed(particles)
+        by_atoms = np.empty_like(atoms)
+
+        def task(begin: int, end: int) -> NDArray:
+            by_slots = np.zeros(3 * len(slots), atoms.dtype)
+            _coupling.forces(
+                begin, end, atoms, moments, weights, packed, ranges, by_atoms, by_slots
+            )
+            return by_slots
+
+        parts = run_chunks(task, len(atoms), 2 * self.pairs.n_pairs)
+        by_slots = sum(parts[1:], start=parts[0]).reshape(-1, 3, BYTES // atoms.itemsize)
+        by_particles = by_slots.transpose(0, 2, 1).reshape(-1, 3)[slots >= 0]
+        return by_atoms, by_particles, self._field * weights[:, None]
+
+    def twin(self, atoms: Tensor, particles: Tensor, moments: Tensor) -> Tensor:
+        """Return the energies by the field operator, which autograd differentiates."""
+        sources = self.sources[:, None] * COULOMB
+        field = operator.apply(atoms, particles, sources, FIELD_ORDER, _COULOMB, self.pairs)
+        return energy_in_field(moments, field[:, 0])
+
+    def _packed(self, particles: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+        slots, ranges = self.pairs.layout(BYTES // particles.itemsize)
+        charges = self.sources.detach().numpy()[:, None] * particles.dtype.type(COULOMB)
+        one = np.ones(1, particles.dtype)
+        return pack_sources(particles, charges, one, slots), slots, ranges
 
 
 def energy_of_pairs(

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from gnn.operators.near_pairs import near_pairs
 
+_HELD = 1_000_000  # distances at once
+
 
 class Pairs(NamedTuple):
     """Indices of two points each (P,), and what to add to second minus first in Å (P, 3).
@@ -73,9 +75,15 @@ def _by_minimum_image(
     reach: float,
     box: NDArray[np.float64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray]:
-    vectors = two[None] - one[:, None]
-    shift = -box.astype(one.dtype) * np.round(vectors / box)
-    squared = ((vectors + shift) ** 2).sum(-1)
-    same = batch_one[:, None] == batch_two[None]
-    first, second = np.nonzero((squared <= reach * reach) & same)
-    return first, second, shift[first, second].astype(one.dtype)
+    found = []
+    rows = max(1, _HELD // max(1, len(two)))
+    for start in range(0, len(one), rows):
+        part = slice(start, start + rows)
+        vectors = two[None] - one[part, None]
+        shift = -box * np.round(vectors / box)
+        squared = ((vectors + shift) ** 2).sum(-1)
+        same = batch_one[part, None] == batch_two[None]
+        first, second = np.nonzero((squared <= reach * reach) & same)
+        found.append((first + start, second, shift[first, second].astype(one.dtype)))
+    first, second, shift = (np.concatenate(column) for column in zip(*found, strict=True))
+    return first, second, shift

@@ -5,9 +5,9 @@ from torch import Tensor
 
 from gnn.published.units import BOHR, COULOMB
 
-_WEIGHTS = 0.1818, 0.5099, 0.2802, 0.02817
-_RATES = 3.2, 0.9423, 0.4028, 0.2016
-_LENGTH = 0.8854 * BOHR
+WEIGHTS = 0.1818, 0.5099, 0.2802, 0.02817
+RATES = 3.2, 0.9423, 0.4028, 0.2016
+LENGTH = 0.8854 * BOHR
 #: Where the repulsion begins to fade, and where it ends, in Å.
 INNER, OUTER = 3.0, 4.0
 
@@ -16,9 +16,9 @@ def zbl(distances: Tensor, first: Tensor, second: Tensor, numbers: Tensor) -> Te
     """Return the energy of each pair in kJ/mol, (P,), at distances (P,) in Å below `OUTER`."""
     charge = numbers.to(distances.dtype)
     power = charge**0.23
-    rate = (power.index_select(0, first) + power.index_select(0, second)) / _LENGTH
-    x = -(rate * distances)[:, None] * distances.new_tensor(_RATES)
-    screening = torch.exp(x) @ distances.new_tensor(_WEIGHTS)
+    rate = (power.index_select(0, first) + power.index_select(0, second)) / LENGTH
+    x = -(rate * distances)[:, None] * distances.new_tensor(RATES)
+    screening = torch.exp(x) @ distances.new_tensor(WEIGHTS)
     product = charge.index_select(0, first) * charge.index_select(0, second)
     t = ((distances - INNER) / (OUTER - INNER)).clamp(min=0)
     fade = 1 + t * t * t * (-10 + t * (15 - 6 * t))

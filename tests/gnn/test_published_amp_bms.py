@@ -361,6 +361,25 @@ def test_baseline_is_what_labels_have_beside_the_model():
     assert [r["energy"] for r in model.evaluate(systems)] == pytest.approx(labels, abs=1e-6)
 
 
+def test_trains_like_any_model():
+    from tiny import methanol as frames_of_methanol
+    from tiny import tiny_trainer
+
+    frames = frames_of_methanol()
+    model = small_model().float().train()
+    model.set_baseline(frames[:12])
+    trainer = tiny_trainer(model=model, frames=frames, epochs=12, learning_rate=3e-3)
+
+    def force_error(trained):
+        results = trained.evaluate(frames[:12])
+        return np.mean([((r["forces"] - f.forces) ** 2).mean() for r, f in zip(
+            results, frames[:12], strict=True)])  # fmt: skip
+
+    before = force_error(model)
+    trainer.run()
+    assert force_error(trainer.model) < 0.7 * before
+
+
 def test_config_builds_the_same_architecture():
     model = small_model(mode="simulation", box=(30, 30, 31), pol_scaling=1.0)
     again = AmpBms(**model.config()).double()

@@ -1,0 +1,82 @@
+"""Loops of point multipoles with point charges by 1/r: arrays in, arrays out.
+
+Charges are packed by `multipoles.direct_cpu.pack_sources`: slots in blocks of as many as a vector
+has lanes, of which x, y, z and charge are a vector each. The loops work on atoms [begin, end).
+"""
+
+from multipoles._jit import bare
+from multipoles._simd import BYTES, lane_sum, load, rsqrt, splat, store
+
+
+@bare
+def fields(begin, end, atoms, packed, ranges, found):
+    """Write potential, gradient and second derivatives at the atoms to `found` (n, 10)."""
+    lanes = BYTES // packed.itemsize
+    for a in range(begin, end):
+        x, y, z = atoms[a, 0], atoms[a, 1], atoms[a, 2]
+        s0 = splat(packed, 0.0)
+        sx, sy, sz = s0, s0, s0
+        sxx, sxy, sxz, syy, syz, szz = s0, s0, s0, s0, s0, s0
+        for slot in range(ranges[a, 0], ranges[a, 1], lanes):
+            at = 4 * slot
+            dx, dy = load(packed, at) - x, load(packed, at + lanes) - y
+            dz, q = load(packed, at + 2 * lanes) - z, load(packed, at + 3 * lanes)
+            inverse = rsqrt(dx * dx + dy * dy + dz * dz)
+            square = inverse * inverse
+            b0 = q * inverse
+            b1 = b0 * square
+            b2 = b1 * square * 3.0
+            s0 = s0 + b0
+            sx, sy, sz = sx + b1 * dx, sy + b1 * dy, sz + b1 * dz
+            tx, ty, tz = b2 * dx, b2 * dy, b2 * dz
+            sxx, sxy, sxz = sxx + (tx * dx - b1), sxy + tx * dy, sxz + tx * dz
+            syy, syz, szz = syy + (ty * dy - b1), syz + ty * dz, szz + (tz * dz - b1)
+        sums = (s0, sx, sy, sz, sxx, sxy, sxz, syy, syz, szz)
+        for k in range(10):
+            found[a, k] = lane_sum(sums[k])
+
+
+@bare
+def forces(begin, end, atoms, moments, weights, packed, ranges, by_atoms, by_charges):
+    """Write the gradient of sum_a weights_a E_a by the atoms, and add that by packed charges.
+
+    `moments` (n, 10) are packed; `by_charges` holds x, y, z of each block.
+    """
+    lanes = BYTES // packed.itemsize
+    for a in range(begin, end):
+        x, y, z, w = atoms[a, 0], atoms[a, 1], atoms[a, 2], weights[a]
+        m, px, py, pz = w * moments[a, 0], w * moments[a, 1], w * moments[a, 2], w * moments[a, 3]
+        # half the packed off-diagonals are the tensor's
+        half = w / 2
+        qxx, qyy, qzz = w * moments[a, 4], w * moments[a, 7], w * moments[a, 9]
+        qxy, qxz, qyz = half * moments[a, 5], half * moments[a, 6], half * moments[a, 8]
+        trace = qxx + qyy + qzz
+        sx = splat(packed, 0.0)
+        sy, sz = sx, sx
+        for slot in range(ranges[a, 0], ranges[a, 1], lanes):
+            at = 4 * slot
+            dx, dy = load(packed, at) - x, load(packed, at + lanes) - y
+            dz, q = load(packed, at + 2 * lanes) - z, load(packed, at + 3 * lanes)
+            inverse = rsqrt(dx * dx + dy * dy + dz * dz)
+            square = inverse * inverse
+            b1 = q * inverse * square
+            b2 = b1 * square * 3.0
+            b3 = b2 * square * 5.0
+            ux = dx * qxx + dy * qxy + dz * qxz
+            uy = dx * qxy + dy * qyy + dz * qyz
+            uz = dx * qxz + dy * qyz + dz * qzz
+            along = dx * px + dy * py + dz * pz
+            twice = ux * dx + uy * dy + uz * dz
+            # gradient by the charge's place
+            radial = b2 * (trace - along) - b1 * m - b3 * twice
+            b2 = b2 * 2.0
+            fx = radial * dx + b1 * px + b2 * ux
+            fy = radial * dy + b1 * py + b2 * uy
+            fz = radial * dz + b1 * pz + b2 * uz
+            to = 3 * slot
+            store(by_charges, to, load(by_charges, to) + fx)
+            store(by_charges, to + lanes, load(by_charges, to + lanes) + fy)
+            store(by_charges, to + 2 * lanes, load(by_charges, to + 2 * lanes) + fz)
+            sx, sy, sz = sx + fx, sy + fy, sz + fz
+        by_atoms[a, 0], by_atoms[a, 1] = -lane_sum(sx), -lane_sum(sy)
+        by_atoms[a, 2] = -lane_sum(sz)

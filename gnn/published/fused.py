@@ -1,0 +1,118 @@
+"""Compiled operators with compiled first derivatives, and torch twins for all others."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.autograd import Function
+
+
+class Operator(Protocol):
+    """A map of tensors to one tensor, whose constants the object holds; for one application."""
+
+    @property
+    def values(self) -> Callable[..., NDArray]:
+        """Takes the inputs as arrays to the result."""
+
+    @property
+    def gradients(self) -> Callable[..., Sequence[NDArray]]:
+        """Takes weights and inputs to the gradient of sum weights times result by every input.
+
+        It is called after `values`, with the same inputs.
+        """
+
+    @property
+    def twin(self) -> Callable[..., Tensor]:
+        """Takes the inputs as tensors to the result, in operations that autograd differentiates."""
+
+
+def apply(operator: Operator, *inputs: Tensor) -> Tensor:
+    """Return the operator's result, differentiable to any order.
+
+    Parameters
+    ----------
+    operator : Operator
+        What to compute.
+    inputs : Tensor
+        What it depends on.
+
+    Returns
+    -------
+    Tensor
+        First derivatives are the operator's own; second and higher ones go through the twin.
+    """
+    return operator.twin(*inputs) if _use_twins.get() else _Values.apply(operator, *inputs)
+
+
+_use_twins: ContextVar[bool] = ContextVar("use_twins", default=False)
+
+
+@contextmanager
+def twins(used: bool = True) -> Iterator[None]:
+    """Apply the twins inside, if `used`: they are faster where second derivatives will follow."""
+    token = _use_twins.set(used)
+    try:
+        yield
+    finally:
+        _use_twins.reset(token)
+
+
+def _arrays(tensors: Sequence[Tensor]) -> list[NDArray]:
+    return [t.detach().contiguous().numpy() for t in tensors]
+
+
+class _Values(Function):
+    @staticmethod
+    def forward(ctx: Any, operator: Operator, *inputs: Tensor) -> Tensor:
+        ctx.save_for_backward(*inputs)
+        ctx.operator = operator
+        return torch.from_numpy(operator.values(*_arrays(inputs)))
+
+    @staticmethod
+    def backward(ctx: Any, weights: Tensor) -> tuple:
+        found = _Gradients.apply(ctx.operator, weights, *ctx.saved_tensors)
+        needs = ctx.needs_input_grad[1:]
+        return None, *(g if need else None for g, need in zip(found, needs, strict=True))
+
+
+class _Gradients(Function):
+    @staticmethod
+    def forward(ctx: Any, operator: Operator, weights: Tensor, *inputs: Tensor) -> tuple:
+        ctx.save_for_backward(weights, *inputs)
+        ctx.set_materialize_grads(False)
+        ctx.operator = operator
+        found = operator.gradients(*_arrays([weights, *inputs]))
+        return tuple(torch.from_numpy(array) for array in found)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple:
+        further = torch.is_grad_enabled()
+        given = [c is not None for c in cotangents]
+        if not any(given):
+            return (None,) * (2 + len(given))
+        with torch.enable_grad():
+            # aliases: one input may have been computed from another, which is not ours to follow
+            used = [
+                t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
+                for t in ctx.saved_tensors
+            ]
+            weights, *inputs = used
+            asked = [t for t, wanted in zip(inputs, given, strict=True) if wanted]
+            result = ctx.operator.twin(*inputs)
+            first = torch.autograd.grad(
+                result, asked, weights, create_graph=True, materialize_grads=True
+            )
+            ends = [c for c in cotangents if c is not None]
+            pairs = [(y, c) for y, c in zip(first, ends, strict=True) if y.requires_grad]
+            second: Sequence[Tensor | None] = [None] * len(used)
+            if pairs:
+                outputs, weighted = zip(*pairs, strict=True)
+                second = torch.autograd.grad(
+                    outputs, used, weighted, create_graph=further, materialize_grads=True
+                )
+        needs = ctx.needs_input_grad[1:]
+        return None, *(g if need else None for g, need in zip(second, needs, strict=True))
