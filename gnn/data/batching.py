@@ -149,6 +149,11 @@ class Batch:
         return self.mm_moments.shape[0]
 
     @property
+    def has_uniform_field(self) -> bool:
+        """True if any system is in a uniform field."""
+        return bool(self.uniform_field.detach().any())
+
+    @property
     def mm_charges(self) -> Tensor:
         """Charges of the surrounding particles in e, (M,)."""
         return self.mm_moments[:, 0]

@@ -211,6 +211,10 @@ class AmpBms(Potential):
     def _energy(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         parts = self.parts(batch)
         multipoles = {name: parts[name] for name in ("charges", "dipoles", "quadrupoles")}
+        if self.mode != "training":  # there is no uniform field to respond to
+            moments = parts["charges"][:, None] * batch.positions + parts["dipoles"]
+            total = moments.new_zeros(batch.n_systems, 3)
+            multipoles["dipole"] = total.index_add(0, batch.batch, moments)
         return parts["total"] * KJ_PER_MOL, multipoles
 
     def _box(self) -> Tensor | None:
@@ -279,6 +283,10 @@ class AmpBms(Potential):
         if self.mode != "training" and batch.mm_moments.shape[1] > 1:
             raise ValueError(
                 "expected surrounding charges only: multipoles take part in mode 'training'"
+            )
+        if self.mode != "training" and (batch.external_field.shape[1] or batch.has_uniform_field):
+            raise ValueError(
+                "expected no uniform or external field: they take part in mode 'training'"
             )
 
 
