@@ -35,7 +35,7 @@ COLORS = ("#9aa5b1", "#e07a5f", "#01497c")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--from", dest="start", required=True, metavar="CHECKPOINT")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--rate", type=float, default=5e-4, help="learning rate of fine-tuning")
     parser.add_argument("--frames", type=int, nargs="+", default=[60, 180, 730])
     parser.add_argument("--seed", type=int, default=0)
