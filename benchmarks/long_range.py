@@ -1,13 +1,14 @@
 """Time and memory of the field of anisotropic states at each other, from a thousand to a million.
 
-    python benchmarks/long_range.py [--max 1000000] [--threads 1]
+    python benchmarks/long_range.py [--max 1000000] [--threads 1] [--methods direct ...]
 
 Atoms on a jittered lattice of 0.1 per cubic ångström; states of 16 channels and order 2, their
 field to order 2 under `Softened(5.0)`, in float32: what a model with long range asks for in every
 step. Forward, and forward with the gradient by positions and states; by the fast multipole method
 at two tolerances and directly (what would take more than a minute is extrapolated from fewer
 targets, and marked). Every run has a process of its own, so that the most memory it held is its
-own. Prints a table; writes results/long_range.csv and results/long_range.png beside this file.
+own. Prints a table; writes results/long_range.csv and results/long_range.png beside this file,
+where rows of methods that are not asked for stay.
 """
 
 import argparse
@@ -86,14 +87,19 @@ def measure(n: int, method: str) -> Result:
                 (part[:count] * field).sum().backward()
         return time.perf_counter() - start
 
-    some = min(n, max(32, int(SAMPLED_PAIRS / n)))
-    # few targets tell how long all would take
-    trial = min(step(some, False) for _ in range(2)) * n / some if name == "direct" else 0.0
-    times, extrapolated = [], trial > PATIENCE / 3
+    some = min(n // 2, max(32, int(SAMPLED_PAIRS / n)))
+
+    def slope(differentiate: bool) -> float:
+        """Return the time of all targets from that of some and of twice as many."""
+        few, more = (
+            min(step(count, differentiate) for _ in range(3)) for count in (some, 2 * some)
+        )
+        return max(more - few, 0.5 * few) * n / some
+
+    times, extrapolated = [], name == "direct" and slope(False) > PATIENCE / 3
     for differentiate in (False, True):
         if extrapolated:
-            scale = n / some
-            times.append(step(some, differentiate) * scale)
+            times.append(slope(differentiate))
         else:
             # the first time compiles
             repeats = 3 if n <= 100_000 else 1
@@ -166,6 +172,23 @@ def save(results: list[Result]) -> None:
     os.replace(temporary, path)
 
 
+def kept(methods: list[str]) -> list[Result]:
+    """Return the rows of an earlier run for other methods than these."""
+    path = RESULTS / "long_range.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    return [
+        Result(
+            int(r["n"]), r["method"], float(r["forward"]), float(r["both"]), int(r["memory"]),
+            r["extrapolated"] == "True", float(r["error"]),
+        )
+        for r in rows
+        if r["method"] not in methods
+    ]  # fmt: skip
+
+
 def plot(results: list[Result], threads: int) -> None:
     try:
         import matplotlib
@@ -210,6 +233,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--max", type=int, default=1_000_000, help="most atoms")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
@@ -220,9 +244,9 @@ def main() -> None:
         f"{'atoms':>9}  {'method':<10}{'forward s':>11}{'+ grad. s':>11}{'µs/atom':>10}"
         f"{'memory GB':>11}{'error':>11}"
     )
-    results = []
+    results = kept(options.methods)
     for n in (n for n in SIZES if n <= options.max):
-        for method in METHODS:
+        for method in options.methods:
             results.append(run(n, method, options.threads))
             show(results[-1])
         save(results)  # what a run that is stopped leaves
