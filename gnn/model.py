@@ -250,8 +250,7 @@ class AMP(Potential):
     def _graph(
         self, batch: Batch, nodes: Tensor, fields: Tensor
     ) -> tuple[Graph, Surroundings | None]:
-        senders, receivers, positions = batch.senders, batch.receivers, batch.positions
-        vectors = positions.index_select(0, receivers) - positions.index_select(0, senders)
+        senders, receivers, vectors = batch.senders, batch.receivers, batch.edge_vectors
         distances = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
         basis, fade = self.radial(distances)
         features = self.edges(nodes, basis, senders, receivers)
@@ -263,7 +262,7 @@ class AMP(Potential):
             seen = torch.cat([relative, fields[:, 1:, 0]], dim=1)
             surroundings = Surroundings(fields, seen)
             features = torch.cat([features, step], dim=1)
-        graph = Graph(senders, receivers, vectors / distances, fade, features, len(positions))
+        graph = Graph(senders, receivers, vectors / distances, fade, features, batch.n_atoms)
         return graph, surroundings
 
 

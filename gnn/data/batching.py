@@ -11,6 +11,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import pad
 
+import multipoles as mp
 from gnn.data.common import LABELS
 from gnn.data.systems import Frame, System
 
@@ -98,8 +99,8 @@ class Batch:
     charge
         Total charge of each system in e, (B,).
     mm_positions, mm_moments, mm_batch
-        Surrounding particles: centred positions in Å (M, 3), packed moments in e Å^k, (M, 1) or
-        (M, 10), their systems (M,).
+        Surrounding particles: centred positions in Å (M, 3), packed moments in e Å^k, (M, 1),
+        (M, 4) or (M, 10), their systems (M,).
     uniform_field
         Electric field in V/Å, zero potential at the centred origin, (B, 3).
     external_field
@@ -147,6 +148,13 @@ class Batch:
     def n_mm(self) -> int:
         """Number of surrounding particles M of all systems."""
         return self.mm_moments.shape[0]
+
+    @property
+    def edge_vectors(self) -> Tensor:
+        """Vectors from sender to receiver of every edge in Å, (E, 3)."""
+        ends = self.receivers, self.senders
+        receivers, senders = (self.positions.index_select(0, end) for end in ends)
+        return receivers - senders
 
     @property
     def has_uniform_field(self) -> bool:
@@ -240,18 +248,11 @@ def prepare(
 
 
 def _mm_moments(system: System) -> NDArray[np.float64]:
-    """Return packed moments of the surrounding particles, (m, 1) if all are charges, or (m, 10)."""
-    charges = system.mm_charges[:, None]
-    if system.mm_dipoles is None and system.mm_quadrupoles is None:
-        return charges
-    count = len(charges)
-    dipoles = np.zeros((count, 3)) if system.mm_dipoles is None else system.mm_dipoles
-    q = np.zeros((count, 3, 3)) if system.mm_quadrupoles is None else system.mm_quadrupoles
-    twice = q + q.swapaxes(1, 2)  # a packed off-diagonal component holds both
-    quadrupoles = np.stack(
-        [q[:, 0, 0], twice[:, 0, 1], twice[:, 0, 2], q[:, 1, 1], twice[:, 1, 2], q[:, 2, 2]], 1
-    )
-    return np.concatenate([charges, dipoles, quadrupoles], axis=1)
+    """Return packed moments of the surrounding particles, (m, 1), (m, 4) or (m, 10)."""
+    quadrupoles = system.mm_quadrupoles
+    if quadrupoles is not None:  # symmetric but for rounding
+        quadrupoles = 0.5 * (quadrupoles + quadrupoles.swapaxes(1, 2))
+    return mp.pack(system.mm_charges, system.mm_dipoles, quadrupoles)
 
 
 def _uniform_field(system: System) -> NDArray[np.float64]:

@@ -72,11 +72,12 @@ class MultipoleReadout(nn.Module):
             dipoles = (state[:, 1:4] * weights[:, None, 0]).sum(2)
             if self.order > 1:
                 packed = (state[:, 4:10] * weights[:, None, 1]).sum(2)
-                quadrupoles = _unpack(packed)
+                quadrupoles = full_quadrupoles(packed)
         return PhysicalMultipoles(charges, dipoles, quadrupoles)
 
 
-def _unpack(packed: Tensor) -> Tensor:
+def full_quadrupoles(packed: Tensor) -> Tensor:
+    """Return 3 x 3 tensors (N, 3, 3) of packed components (N, 6), whose off-diagonals are sums."""
     xx, xy, xz, yy, yz, zz = packed.unbind(1)
     xy, xz, yz = xy / 2, xz / 2, yz / 2
     return torch.stack([xx, xy, xz, xy, yy, yz, xz, yz, zz], dim=1).view(-1, 3, 3)

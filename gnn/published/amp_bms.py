@@ -9,19 +9,20 @@ from torch.nn import functional
 
 from gnn.data.batching import Batch
 from gnn.data.systems import Frame
+from gnn.layers.electrostatics import full_quadrupoles
+from gnn.layers.message import Graph
 from gnn.potential import Potential
 from gnn.published import electrostatics, fused
 from gnn.published.dispersion import Dispersion
 from gnn.published.layers import (
     AMP_BMS_TERMS,
     BesselBasis,
-    EdgeGraph,
     EdgePerceptron,
     PublishedStep,
-    full_quadrupoles,
     neutralised,
     per_system,
     perceptron,
+    scaled_by_order,
 )
 from gnn.published.pair_energies import PairEnergies
 from gnn.published.pairs import Pairs, pairs_within
@@ -220,11 +221,10 @@ class AmpBms(Potential):
     def _box(self) -> Tensor | None:
         return None if self.box is None else torch.tensor(self.box, dtype=torch.float64)
 
-    def _graph(self, batch: Batch, nodes: Tensor, box: Tensor | None) -> EdgeGraph:
+    def _graph(self, batch: Batch, nodes: Tensor, box: Tensor | None) -> Graph:
         positions = batch.positions
         if box is None:
-            senders, receivers = batch.senders, batch.receivers
-            vectors = positions.index_select(0, receivers) - positions.index_select(0, senders)
+            senders, receivers, vectors = batch.senders, batch.receivers, batch.edge_vectors
         else:  # the batch's edges know no box
             atoms = positions, positions, batch.batch, batch.batch
             found = pairs_within(*atoms, self.cutoff, box)
@@ -235,7 +235,7 @@ class AmpBms(Potential):
         basis, fade = self.radial(distances)
         ends = senders, receivers
         features = self.edges(nodes, [basis], *ends)
-        return EdgeGraph(*ends, vectors / distances, fade, features, len(positions))
+        return Graph(*ends, vectors / distances, fade, features, len(positions))
 
     def _near(self, batch: Batch, box: Tensor | None) -> Pairs:
         """Return pairs of an atom and a surrounding particle near it."""
@@ -248,9 +248,7 @@ class AmpBms(Potential):
     def _induced(self, batch: Batch, near: Pairs, response: Tensor) -> Tensor:
         """Return the multipoles induced by surrounding charges, (N, 10), in the network's units."""
         sums = self.polarisation(batch.positions, batch.mm_positions, batch.mm_charges, near)
-        dipole, quadrupole = response[:, 1:2], response[:, 2:3]
-        factors = [torch.zeros_like(dipole), dipole.expand(-1, 3), quadrupole.expand(-1, 6)]
-        return sums * torch.cat(factors, 1)
+        return scaled_by_order(sums, response[:, 1:2], response[:, 2:3])
 
     def _pair_energies(
         self, batch: Batch, box: Tensor | None, charges: Tensor, factors: Tensor

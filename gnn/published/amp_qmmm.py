@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gnn.data.batching import Batch
+from gnn.layers.electrostatics import full_quadrupoles
 from gnn.operators.edges import anisotropic_state
 from gnn.potential import Potential
 from gnn.published import electrostatics
@@ -15,16 +16,15 @@ from gnn.published.layers import (
     AMP_QMMM_PRECISION_TERMS,
     ORDER,
     BesselBasis,
-    EdgeGraph,
     EdgePerceptron,
     PublishedStep,
     SpeciesEdges,
     build_state,
-    edge_geometry,
-    full_quadrupoles,
     neutralised,
     per_system,
     perceptron,
+    scaled_by_order,
+    species_graph,
 )
 from gnn.published.pairs import Pairs, pairs_among, pairs_within
 from gnn.units import KJ_PER_MOL
@@ -113,10 +113,7 @@ class AmpQmmm(Potential):
 
     def _energy(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         charges_near = self.induction.near(batch)
-        directions, basis, fade = edge_geometry(batch, self.radial)
-        ends = batch.senders, batch.receivers
-        features = self.edges(basis, *(batch.numbers.index_select(0, end) for end in ends))
-        graph = EdgeGraph(*ends, directions, fade, features, batch.n_atoms)
+        graph = species_graph(batch, self.radial, self.edges)
         initial = nodes = self.embedding(batch.numbers)
         previous: Tensor | None = None
         for step in self.steps[:-1]:
@@ -133,7 +130,8 @@ class AmpQmmm(Potential):
         if self.induction_physical is not None:
             inputs = self.induction.inputs(state, initial, charges_near)
             induced = self.induction_physical(inputs, nodes, charges_near)
-        weights = self.multipoles(nodes, [invariants, features], *ends) * fade
+        ends = graph.senders, graph.receivers
+        weights = self.multipoles(nodes, [invariants, graph.features], *ends) * graph.fade
         poles = build_state(weights, graph, 1)[:, 1:, 0] + induced[:, 1:]
         charges = neutralised(self.charge(nodes)[:, 0] * _UNIT, batch)
         moments = torch.cat([charges[:, None], poles * _UNIT], 1)
@@ -187,8 +185,7 @@ class _Response(nn.Module):
             weights[:, :, None], near.directions, near.pairs.first, near.n_atoms, ORDER
         )[:, :, 0]
         alpha = functional.softplus(self.polarisability(nodes))
-        dipole, quadrupole = alpha[:, :1].expand(-1, 3), alpha[:, 1:2].expand(-1, 6)
-        return sums * torch.cat([torch.zeros_like(alpha[:, :1]), dipole, quadrupole], 1)
+        return scaled_by_order(sums, alpha[:, :1], alpha[:, 1:2])
 
 
 class _Induction(nn.Module):

@@ -10,12 +10,11 @@ from gnn.potential import Potential
 from gnn.published.layers import (
     ANA2B_TERMS,
     BesselBasis,
-    EdgeGraph,
     PublishedStep,
     SpeciesEdges,
-    edge_geometry,
     per_system,
     perceptron,
+    species_graph,
     state_norms,
 )
 from gnn.units import KJ_PER_MOL
@@ -82,10 +81,7 @@ class Ana2b(Potential):
 
     def readout_features(self, batch: Batch) -> Tensor:
         """Return what the atoms' energies are read from, (N, features + 3 channels)."""
-        directions, basis, fade = edge_geometry(batch, self.radial)
-        ends = batch.senders, batch.receivers
-        features = self.edges(basis, *(batch.numbers.index_select(0, end) for end in ends))
-        graph = EdgeGraph(*ends, directions, fade, features, batch.n_atoms)
+        graph = species_graph(batch, self.radial, self.edges)
         nodes = self.embedding(batch.numbers)
         previous: Tensor | None = None
         for step in self.steps:

@@ -6,13 +6,13 @@ published weights (`gnn.published.weights`) bring columns to this order.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from gnn.data.batching import Batch
+from gnn.layers.message import Graph
 from gnn.layers.radial import envelope
 from gnn.operators.edges import anisotropic_state, pair_invariants
 
@@ -119,17 +119,6 @@ class SpeciesEdges(nn.Module):
     def forward(self, basis: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
         """Return features (E, outputs) of a basis (E, n_radial) and atomic numbers (E,)."""
         return self.radial(basis) + self.sender(senders) + self.receiver(receivers)
-
-
-class EdgeGraph(NamedTuple):
-    """The edges of a batch: ends (E,), unit vectors (E, 3), envelope (E, 1), features (E, k)."""
-
-    senders: Tensor
-    receivers: Tensor
-    directions: Tensor
-    fade: Tensor
-    features: Tensor
-    n_nodes: int
 
 
 # --- invariants ---------------------------------------------------------------------------------
@@ -249,7 +238,7 @@ class PublishedStep(nn.Module):
     def forward(
         self,
         nodes: Tensor,
-        graph: EdgeGraph,
+        graph: Graph,
         previous: Tensor | None = None,
         polarise: Polarise | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -270,14 +259,14 @@ class PublishedStep(nn.Module):
         if self.gate is not None:
             invariants = invariants * self.gate(nodes, before, *ends)
         messages = self.message(nodes, [invariants, graph.features], *ends) * graph.fade
-        summed = nodes.new_zeros(nodes.shape).index_add(0, graph.receivers, messages)
+        summed = graph.sum_to_receivers(messages)
         inputs = [nodes, summed * self.message_scale if self.message_scale != 1 else summed]
         if self.norms:
             inputs.append(state_norms(state))
         return nodes + self.update(torch.cat(inputs, 1)), state, invariants
 
 
-def build_state(weights: Tensor, graph: EdgeGraph, channels: int) -> Tensor:
+def build_state(weights: Tensor, graph: Graph, channels: int) -> Tensor:
     """Return the state (N, 10, C) of coefficients (E, 2 C) or (E, 3 C), these with monopoles."""
     if weights.shape[1] == ORDER * channels:
         weights = functional.pad(weights, (channels, 0))
@@ -298,12 +287,6 @@ def state_norms(state: Tensor) -> Tensor:
     return torch.cat([state[:, 0], norms * (squares > 0)], 1)
 
 
-def full_quadrupoles(packed: Tensor) -> Tensor:
-    """Return 3 x 3 tensors (N, 3, 3) of packed components (N, 6), whose off-diagonals are sums."""
-    halves = packed.new_tensor([1, 0.5, 0.5, 1, 0.5, 1])
-    return (packed * halves)[:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].view(-1, 3, 3)
-
-
 def neutralised(charges: Tensor, batch: Batch) -> Tensor:
     """Return charges (N,) plus what they miss of their system's, shared evenly."""
     found = torch.zeros_like(batch.charge).index_add(0, batch.batch, charges)
@@ -317,10 +300,17 @@ def per_system(values: Tensor, system: Tensor, batch: Batch) -> Tensor:
     return total.index_add(0, system, values.double())
 
 
-def edge_geometry(batch: Batch, radial: BesselBasis) -> tuple[Tensor, Tensor, Tensor]:
-    """Return unit vectors (E, 3), radial functions (E, n) and envelope (E, 1) of all edges."""
-    ends = batch.receivers, batch.senders
-    one, two = (batch.positions.index_select(0, end) for end in ends)
-    vectors = one - two
+def species_graph(batch: Batch, radial: BesselBasis, edges: SpeciesEdges) -> Graph:
+    """Return the edges of a batch with features by distance and elements."""
+    ends = batch.senders, batch.receivers
+    vectors = batch.edge_vectors
     distances = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-    return vectors / distances, *radial(distances)
+    basis, fade = radial(distances)
+    features = edges(basis, *(batch.numbers.index_select(0, end) for end in ends))
+    return Graph(*ends, vectors / distances, fade, features, batch.n_atoms)
+
+
+def scaled_by_order(sums: Tensor, dipole: Tensor, quadrupole: Tensor) -> Tensor:
+    """Return sums (N, 10) without monopoles, times factors (N, 1) of dipoles and quadrupoles."""
+    factors = [torch.zeros_like(dipole), dipole.expand(-1, 3), quadrupole.expand(-1, 6)]
+    return sums * torch.cat(factors, 1)

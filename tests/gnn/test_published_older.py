@@ -10,7 +10,7 @@ from gnn import System
 from gnn.data.batching import collate
 from gnn.operators.edges import pair_invariants
 from gnn.published import AmpQmmm, Ana2b, read_amp_qmmm, read_ana2b
-from gnn.published.layers import ANA2B_TERMS, edge_geometry
+from gnn.published.layers import ANA2B_TERMS, species_graph
 from gnn.units import KJ_PER_MOL
 
 NUMBERS = {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9, "S": 16, "Cl": 17}
@@ -137,7 +137,8 @@ def test_other_weights_are_refused():
 def test_geometry_of_edges_points_to_the_receiver():
     model = Ana2b(8, 8, 2, 1)
     batch = collate([System([1, 1], [[0, 0, 0], [0, 0, 2.0]])], 5.0, torch.float32)
-    directions, _, fade = edge_geometry(batch, model.radial)
+    graph = species_graph(batch, model.radial, model.edges)
+    directions, fade = graph.directions, graph.fade
     assert torch.equal(directions[:, 2], torch.tensor([-1.0, 1.0]))
     assert batch.receivers.tolist() == [0, 1]
     x = 2 / 5
