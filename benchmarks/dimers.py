@@ -97,10 +97,8 @@ def random_dimers(kind: str, count: int, low: float, high: float, rng) -> Iterat
 
 
 def scan(kind: str) -> Iterator[list[System]]:
-    """Yield dimers along the axis of the water's dipole (or of an N-H bond's bisector)."""
+    """Yield dimers of undistorted monomers along z, the axis of the water's dipole."""
     first, second = (monomer(name, None) for name in KINDS[kind])
-    if kind == "ion-dipole":  # oxygen towards the cation
-        second = System(second.numbers, second.positions * [1, 1, -1] * [1, 1, -1], 0)
     for distance in np.geomspace(4.0, 25.0, 13):
         yield [first, moved(second, [0, 0, distance])]
 
