@@ -15,6 +15,7 @@ from torch.autograd import Function
 
 from gnn.operators import _edge_kernels as kernels
 from gnn.operators import edges_torch
+from gnn.operators._derivatives import aliases, gradients
 from gnn.operators._edge_math import invariant_terms
 from multipoles import _jit, indexing
 from multipoles._simd import BYTES
@@ -317,26 +318,12 @@ def third_derivatives(
     """
     further = torch.is_grad_enabled()
     with torch.enable_grad():
-        # aliases: one input may have been computed from another, which is not ours to follow
-        used = [x.view_as(x) if x.requires_grad else x.detach().requires_grad_() for x in inputs]
+        used = aliases(inputs)
         values, directions, grad, *along = used
-        first = _gradients([twin(values, directions)], [values, directions], [grad])
-        second = _gradients(first, [values, directions, grad], along)
+        first = gradients([twin(values, directions)], [values, directions], [grad])
+        second = gradients(first, [values, directions, grad], along)
         ends = [
             torch.zeros_like(s) if c is None else c for s, c in zip(second, cotangents, strict=True)
         ]
-        third = _gradients(second, used, ends, further)
+        third = gradients(second, used, ends, further)
     return tuple(third)
-
-
-def _gradients(
-    outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor], further: bool = True
-) -> list[Tensor]:
-    """Return gradients, zeros where outputs do not depend on inputs."""
-    pairs = [(y, c) for y, c in zip(outputs, cotangents, strict=True) if y.requires_grad]
-    if not pairs:
-        return [torch.zeros_like(x) for x in inputs]
-    used, weights = zip(*pairs, strict=True)
-    return list(
-        torch.autograd.grad(used, inputs, weights, create_graph=further, materialize_grads=True)
-    )

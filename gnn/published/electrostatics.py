@@ -17,7 +17,7 @@ from multipoles._jit import run_chunks
 from multipoles._simd import BYTES
 from multipoles.direct_cpu import pack_sources
 from multipoles.neighbours import Slots
-from multipoles.radial import Coulomb, ReactionField
+from multipoles.radial import Coulomb, Kernel, ReactionField
 
 _COULOMB = Coulomb()
 FIELD_ORDER = 2
@@ -28,18 +28,14 @@ def charges_of_pairs(
     pairs: Pairs,
     charges: Tensor,
     contact: float,
-    kernel: ReactionField | None = None,
+    kernel: Kernel = _COULOMB,
 ) -> Tensor:
     """Return the energy of charges with each other in kJ/mol, (P,), at distances (P,) in Å.
 
-    The kernel, 1/r if None, is switched on from zero at distance zero to all of it at the distance
+    The kernel is switched on from zero at distance zero to all of it at the distance
     `contact`.
     """
-    potential = 1 / distances
-    if kernel is not None:
-        _, k, a_m, m, a_n, n, shift = kernel.parameters
-        r2 = distances * distances
-        potential = potential + k * r2 + a_m * r2 ** (m / 2) + a_n * r2 ** (n / 2) - shift
+    (potential,) = radial_chain(kernel, distances * distances, 0)
     x = (distances / contact).clamp(max=1)
     switch = x * x * x * (10 + x * (6 * x - 15))
     product = charges.index_select(0, pairs.first) * charges.index_select(0, pairs.second)

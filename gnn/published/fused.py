@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import Function
 
+from gnn.operators._derivatives import aliases, gradients
+
 
 class Operator(Protocol):
     """A map of tensors to one tensor, whose constants the object holds; for one application."""
@@ -95,24 +97,10 @@ class _Gradients(Function):
         if not any(given):
             return (None,) * (2 + len(given))
         with torch.enable_grad():
-            # aliases: one input may have been computed from another, which is not ours to follow
-            used = [
-                t.view_as(t) if t.requires_grad else t.detach().requires_grad_()
-                for t in ctx.saved_tensors
-            ]
-            weights, *inputs = used
+            weights, *inputs = used = aliases(ctx.saved_tensors)
             asked = [t for t, wanted in zip(inputs, given, strict=True) if wanted]
-            result = ctx.operator.twin(*inputs)
-            first = torch.autograd.grad(
-                result, asked, weights, create_graph=True, materialize_grads=True
-            )
+            first = gradients([ctx.operator.twin(*inputs)], asked, [weights])
             ends = [c for c in cotangents if c is not None]
-            pairs = [(y, c) for y, c in zip(first, ends, strict=True) if y.requires_grad]
-            second: Sequence[Tensor | None] = [None] * len(used)
-            if pairs:
-                outputs, weighted = zip(*pairs, strict=True)
-                second = torch.autograd.grad(
-                    outputs, used, weighted, create_graph=further, materialize_grads=True
-                )
+            second = gradients(first, used, ends, further)
         needs = ctx.needs_input_grad[1:]
         return None, *(g if need else None for g, need in zip(second, needs, strict=True))
