@@ -4,8 +4,19 @@ Charges are packed by `multipoles.direct_cpu.pack_sources`: slots in blocks of a
 has lanes, of which x, y, z and charge are a vector each. The loops work on atoms [begin, end).
 """
 
-from multipoles._jit import bare
+from multipoles._jit import bare, bare_inline
 from multipoles._simd import BYTES, lane_sum, load, rsqrt, splat, store
+from multipoles.pairwise import square
+
+
+@bare_inline
+def approach(packed, slot, x, y, z):
+    """Return the vectors from a point to a vector of charges, the charges, and 1/r."""
+    lanes = BYTES // packed.itemsize
+    at = 4 * slot
+    dx, dy = load(packed, at) - x, load(packed, at + lanes) - y
+    dz, q = load(packed, at + 2 * lanes) - z, load(packed, at + 3 * lanes)
+    return dx, dy, dz, q, rsqrt(square(dx, dy, dz))
 
 
 @bare
@@ -18,14 +29,11 @@ def fields(begin, end, atoms, packed, ranges, found):
         sx, sy, sz = s0, s0, s0
         sxx, sxy, sxz, syy, syz, szz = s0, s0, s0, s0, s0, s0
         for slot in range(ranges[a, 0], ranges[a, 1], lanes):
-            at = 4 * slot
-            dx, dy = load(packed, at) - x, load(packed, at + lanes) - y
-            dz, q = load(packed, at + 2 * lanes) - z, load(packed, at + 3 * lanes)
-            inverse = rsqrt(dx * dx + dy * dy + dz * dz)
-            square = inverse * inverse
+            dx, dy, dz, q, inverse = approach(packed, slot, x, y, z)
+            inverse2 = inverse * inverse
             b0 = q * inverse
-            b1 = b0 * square
-            b2 = b1 * square * 3.0
+            b1 = b0 * inverse2
+            b2 = b1 * inverse2 * 3.0
             s0 = s0 + b0
             sx, sy, sz = sx + b1 * dx, sy + b1 * dy, sz + b1 * dz
             tx, ty, tz = b2 * dx, b2 * dy, b2 * dz
@@ -54,14 +62,11 @@ def forces(begin, end, atoms, moments, weights, packed, ranges, by_atoms, by_cha
         sx = splat(packed, 0.0)
         sy, sz = sx, sx
         for slot in range(ranges[a, 0], ranges[a, 1], lanes):
-            at = 4 * slot
-            dx, dy = load(packed, at) - x, load(packed, at + lanes) - y
-            dz, q = load(packed, at + 2 * lanes) - z, load(packed, at + 3 * lanes)
-            inverse = rsqrt(dx * dx + dy * dy + dz * dz)
-            square = inverse * inverse
-            b1 = q * inverse * square
-            b2 = b1 * square * 3.0
-            b3 = b2 * square * 5.0
+            dx, dy, dz, q, inverse = approach(packed, slot, x, y, z)
+            inverse2 = inverse * inverse
+            b1 = q * inverse * inverse2
+            b2 = b1 * inverse2 * 3.0
+            b3 = b2 * inverse2 * 5.0
             ux = dx * qxx + dy * qxy + dz * qxz
             uy = dx * qxy + dy * qyy + dz * qyz
             uz = dx * qxz + dy * qyz + dz * qzz

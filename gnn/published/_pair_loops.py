@@ -82,6 +82,24 @@ def image(x, edge):
     return x - edge * math.floor(x / edge + 0.5) if edge > 0.0 else x
 
 
+@bare_inline
+def separation(x, i, j, box):
+    """Return the vector from atom i to the nearest image of atom j, and its length."""
+    dx = image(np.float64(x[j, 0]) - x[i, 0], box[0])
+    dy = image(np.float64(x[j, 1]) - x[i, 1], box[1])
+    dz = image(np.float64(x[j, 2]) - x[i, 2], box[2])
+    return dx, dy, dz, math.sqrt(dx * dx + dy * dy + dz * dz)
+
+
+@bare_inline
+def functions(r, i, j, atoms, constants, out):
+    """Write all three functions of the distance of two atoms, with their slopes, to `out`."""
+    contact, field, damping, zbl = constants
+    charges(r, field[0], contact, field, out)
+    dispersion(r, atoms[i, 2] * atoms[j, 2], damping, out)
+    repulsion(r, atoms[i, 4] + atoms[j, 4], zbl, out)
+
+
 @bare
 def energies(x, atoms, ends, box, constants, out, sums):
     """Add the energies of all pairs of each system to its row of `sums` (B, 3).
@@ -95,21 +113,14 @@ def energies(x, atoms, ends, box, constants, out, sums):
     constants : contact distance, and arrays of the three functions above.
     out : (6,) scratch.
     """
-    contact, field, damping, zbl = constants
-    square = field[0] * field[0]
+    reach = constants[1][0]
     for b in range(len(ends) - 1):
         for i in range(ends[b], ends[b + 1]):
             for j in range(i + 1, ends[b + 1]):
-                dx = image(np.float64(x[j, 0]) - x[i, 0], box[0])
-                dy = image(np.float64(x[j, 1]) - x[i, 1], box[1])
-                dz = image(np.float64(x[j, 2]) - x[i, 2], box[2])
-                r2 = dx * dx + dy * dy + dz * dz
-                if r2 > square:
+                _, _, _, r = separation(x, i, j, box)
+                if r > reach:
                     continue
-                r = math.sqrt(r2)
-                charges(r, field[0], contact, field, out)
-                dispersion(r, atoms[i, 2] * atoms[j, 2], damping, out)
-                repulsion(r, atoms[i, 4] + atoms[j, 4], zbl, out)
+                functions(r, i, j, atoms, constants, out)
                 sums[b, 0] += atoms[i, 0] * atoms[j, 0] * out[0]
                 sums[b, 1] += atoms[i, 1] * atoms[j, 1] * out[2]
                 sums[b, 2] += atoms[i, 3] * atoms[j, 3] * out[4]
@@ -121,21 +132,14 @@ def gradients(x, atoms, ends, box, constants, out, weights, by_atoms):
 
     By position (3), charge and root of C6; the other arguments are those of `energies`.
     """
-    contact, field, damping, zbl = constants
-    square = field[0] * field[0]
+    reach = constants[1][0]
     for b in range(len(ends) - 1):
         for i in range(ends[b], ends[b + 1]):
             for j in range(i + 1, ends[b + 1]):
-                dx = image(np.float64(x[j, 0]) - x[i, 0], box[0])
-                dy = image(np.float64(x[j, 1]) - x[i, 1], box[1])
-                dz = image(np.float64(x[j, 2]) - x[i, 2], box[2])
-                r2 = dx * dx + dy * dy + dz * dz
-                if r2 > square:
+                dx, dy, dz, r = separation(x, i, j, box)
+                if r > reach:
                     continue
-                r = math.sqrt(r2)
-                charges(r, field[0], contact, field, out)
-                dispersion(r, atoms[i, 2] * atoms[j, 2], damping, out)
-                repulsion(r, atoms[i, 4] + atoms[j, 4], zbl, out)
+                functions(r, i, j, atoms, constants, out)
                 slope = weights[b, 0] * atoms[i, 0] * atoms[j, 0] * out[1]
                 slope += weights[b, 1] * atoms[i, 1] * atoms[j, 1] * out[3]
                 slope += weights[b, 2] * atoms[i, 3] * atoms[j, 3] * out[5]

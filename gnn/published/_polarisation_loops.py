@@ -54,6 +54,15 @@ def offset(atoms, particles, shift, pair, i, j, axis):
     return difference + shift[pair, axis] if len(shift) else difference
 
 
+@bare_inline
+def separation(atoms, particles, shift, pair, i, j):
+    """Return the vector from atom to particle, and its square."""
+    x = offset(atoms, particles, shift, pair, i, j, 0)
+    y = offset(atoms, particles, shift, pair, i, j, 1)
+    z = offset(atoms, particles, shift, pair, i, j, 2)
+    return x, y, z, x * x + y * y + z * z
+
+
 @bare
 def sums(atoms, particles, charges, pairs, shift, constants, network, kept, found):
     """Add what all pairs induce to `found` (N, 10)."""
@@ -62,10 +71,7 @@ def sums(atoms, particles, charges, pairs, shift, constants, network, kept, foun
     first, second = pairs
     for pair in range(len(first)):
         i, j = first[pair], second[pair]
-        x = offset(atoms, particles, shift, pair, i, j, 0)
-        y = offset(atoms, particles, shift, pair, i, j, 1)
-        z = offset(atoms, particles, shift, pair, i, j, 2)
-        r2 = x * x + y * y + z * z
+        x, y, z, r2 = separation(atoms, particles, shift, pair, i, j)
         r = math.sqrt(r2)
         if r >= cutoff:
             continue
@@ -100,10 +106,7 @@ def gradients(
     outer = network[2]
     for pair in range(len(first)):
         i, j = first[pair], second[pair]
-        x = offset(atoms, particles, shift, pair, i, j, 0)
-        y = offset(atoms, particles, shift, pair, i, j, 1)
-        z = offset(atoms, particles, shift, pair, i, j, 2)
-        r2 = x * x + y * y + z * z
+        x, y, z, r2 = separation(atoms, particles, shift, pair, i, j)
         r = math.sqrt(r2)
         if r >= cutoff:
             continue
