@@ -3,7 +3,6 @@
 import inspect
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,17 +11,17 @@ from torch import Tensor, nn
 import multipoles as mp
 from gnn.data.batching import Batch
 from gnn.layers.electrostatics import MultipoleReadout, energy_in_field
-from gnn.layers.long_range import LongRange
+from gnn.layers.long_range import MAX_ORDER, LongRange
 from gnn.layers.message import Graph, MessageStep
 from gnn.layers.networks import EdgeNetwork, dense
 from gnn.layers.radial import RadialBasis
 from gnn.layers.surroundings import FIELD_ORDER, Surroundings, given_field
 from gnn.operators import field as operator
+from gnn.operators.field import FieldOf
 from gnn.operators.near_pairs import near_pairs
 from gnn.potential import N_ELEMENTS, Potential
 from gnn.units import COULOMB
-from multipoles import indexing
-from multipoles.neighbours import Neighbours, PairList, Slots
+from multipoles.neighbours import Slots
 
 FIELD_METHODS = ("auto", "direct", "fmm")
 # erf(x) and its derivatives are those of 1 to the last digit beyond this
@@ -119,13 +118,14 @@ class AMP(Potential):
         arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
         check_arguments(arguments)
         self._arguments = arguments
-        self.order, self.cutoff, self.method = order, cutoff, method
+        self.order, self.cutoff = order, cutoff
         self.kernel, self.qm_kernel = mp.Erf(damping), mp.Erf(qm_damping)
         self.qm_electrostatics = qm_electrostatics
         self.surroundings_in_messages = surroundings_in_messages
         self.mm_electrostatics = mm_electrostatics
-        self.field_method, self.field_tolerance = field_method, field_tolerance
-        self.smearing = smearing
+        self.field_method = "torch" if method == "torch" else field_method
+        self.near_method = "torch" if method == "torch" else "direct"
+        self.field_tolerance = field_tolerance
         self.smeared_kernels = [mp.Erf(width) for width in smearing]
         self.long_kernel = mp.Softened(cutoff)
         self.embedding = nn.Embedding(N_ELEMENTS, features)
@@ -174,7 +174,8 @@ class AMP(Potential):
         fields = self._outer_fields(batch)
         nodes = self._initial_nodes(batch)
         graph, surroundings = self._graph(batch, nodes, fields)
-        field_of_atoms = partial(self._field_of_atoms, batch, self.long_kernel)
+        # one plan for all steps
+        field_of_atoms = self._field_of_atoms(batch, self.long_kernel, min(self.order, MAX_ORDER))
         previous: Tensor | None = None
         for step in self.steps:
             nodes, state, previous = step(nodes, graph, surroundings, previous, field_of_atoms)
@@ -187,7 +188,8 @@ class AMP(Potential):
                 extra = readout(nodes, state, batch.charge, batch.batch).packed()
                 per_atom = per_atom + energy_in_field(extra, fields[:, i])
         if self.qm_electrostatics:
-            internal = self._field_of_atoms(batch, self.qm_kernel, moments[:, None] * COULOMB)
+            field_of = self._field_of_atoms(batch, self.qm_kernel, FIELD_ORDER)
+            internal = field_of(moments[:, None] * COULOMB)
             per_atom = per_atom + 0.5 * energy_in_field(moments, internal[:, 0])
         energy = per_atom.new_zeros(batch.n_systems).index_add(0, batch.batch, per_atom)
         return energy, physical._asdict()
@@ -211,41 +213,30 @@ class AMP(Potential):
         moments = batch.mm_moments[:, None] * COULOMB
         index = batch.batch.numpy(), batch.mm_batch.numpy()
         everybody = Slots(len(atoms), len(particles), *index)
-        sharp = self._field(atoms, particles, moments, FIELD_ORDER, self.kernel, everybody)
-        fields = [sharp + given[:, None]]
-        for kernel, width in zip(self.smeared_kernels, self.smearing, strict=True):
-            reach = (_DECAYED if atoms.dtype == torch.float64 else _DECAYED_FLOAT32) / width
-            points = atoms.detach().numpy(), particles.detach().numpy()
-            near = near_pairs(*points, *index, reach)
-            wide, sharp = (
-                self._field(atoms, particles, moments, FIELD_ORDER, k, near)
+        field_of = self._field_of(atoms, particles, FIELD_ORDER, self.kernel, everybody)
+        fields = [field_of(moments) + given[:, None]]
+        decayed = _DECAYED if atoms.dtype == torch.float64 else _DECAYED_FLOAT32
+        points = atoms.detach().numpy(), particles.detach().numpy()
+        for kernel in self.smeared_kernels:
+            near = near_pairs(*points, *index, decayed / kernel.alpha)
+            smeared, sharp = (
+                operator.apply(atoms, particles, moments, FIELD_ORDER, k, near, self.near_method)
                 for k in (kernel, self.kernel)
             )
-            fields.append(wide - sharp)
+            fields.append(smeared - sharp)
         return torch.cat(fields, dim=1)
 
-    def _field_of_atoms(self, batch: Batch, kernel: Any, moments: Tensor) -> Tensor:
-        """Return the field of moments (N, channels, n_comp) on all atoms at each other."""
-        order, index = indexing.order_of(moments.shape[2]), batch.batch.numpy()
+    def _field_of_atoms(self, batch: Batch, kernel: Any, order: int) -> FieldOf:
+        """Return what takes moments (N, channels, n_comp) on all atoms to their field there."""
+        index = batch.batch.numpy()
         everybody = Slots(len(index), len(index), index, index)
-        return self._field(batch.positions, batch.positions, moments, order, kernel, everybody)
+        return self._field_of(batch.positions, batch.positions, order, kernel, everybody)
 
-    def _field(
-        self,
-        targets: Tensor,
-        sources: Tensor,
-        moments: Tensor,
-        order: int,
-        kernel: Any,
-        neighbours: Neighbours,
-    ) -> Tensor:
-        method = "torch" if self.method == "torch" else self.field_method
-        if isinstance(neighbours, PairList):
-            method = "torch" if method == "torch" else "direct"
-        tolerance = self.field_tolerance
-        return operator.apply(
-            targets, sources, moments, order, kernel, neighbours, method, tolerance
-        )
+    def _field_of(
+        self, targets: Tensor, sources: Tensor, order: int, kernel: Any, everybody: Slots
+    ) -> FieldOf:
+        method, tolerance = self.field_method, self.field_tolerance
+        return FieldOf(targets, sources, order, kernel, everybody, method, tolerance)
 
     def _graph(
         self, batch: Batch, nodes: Tensor, fields: Tensor

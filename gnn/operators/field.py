@@ -99,13 +99,46 @@ def apply(
     tolerance: float = 1e-6,
 ) -> Tensor:
     """`multipole_field` without checks, for neighbours prepared once and moments with channels."""
-    if method == "torch":
-        rows = torch.from_numpy(neighbours.all_pairs())
-        return field_torch.field(targets, sources, moments, order, kernel, rows)
-    x, m = _array(targets), _array(moments)
-    s = x if _is_same(targets, sources) else _array(sources)
-    evaluator = _evaluators.evaluator(method, x, s, m, order, kernel, neighbours, tolerance)
-    return _Field.apply(targets, sources, moments, order, evaluator)
+    return FieldOf(targets, sources, order, kernel, neighbours, method, tolerance)(moments)
+
+
+class FieldOf:
+    """`apply` for several moments on the same points: what the first call plans serves the others.
+
+    Parameters are those of `multipole_field`; moments of all calls have one shape.
+    """
+
+    def __init__(
+        self,
+        targets: Tensor,
+        sources: Tensor,
+        order: int,
+        kernel: Any,
+        neighbours: Neighbours,
+        method: str = "direct",
+        tolerance: float = 1e-6,
+    ) -> None:
+        self.points, self.order = (targets, sources), order
+        self.kernel, self.neighbours = kernel, neighbours
+        self.method, self.tolerance = method, tolerance
+        self._evaluator: Evaluator | None = None
+
+    def __call__(self, moments: Tensor) -> Tensor:
+        """Return the field (n_targets, channels, n_components(order))."""
+        if self.method == "torch":
+            rows = torch.from_numpy(self.neighbours.all_pairs())
+            return field_torch.field(*self.points, moments, self.order, self.kernel, rows)
+        if self._evaluator is None:
+            self._evaluator = self._plan(moments)
+        return _Field.apply(*self.points, moments, self.order, self._evaluator)
+
+    def _plan(self, moments: Tensor) -> Evaluator:
+        targets, sources = self.points
+        x, m = _array(targets), _array(moments)
+        s = x if _is_same(targets, sources) else _array(sources)
+        return _evaluators.evaluator(
+            self.method, x, s, m, self.order, self.kernel, self.neighbours, self.tolerance
+        )
 
 
 def _array(tensor: Tensor) -> np.ndarray:
