@@ -1,12 +1,11 @@
 """What the scripts that train many models share: one run, a table that is continued, a budget."""
 
 import csv
-import os
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
+from _output import RESULTS, write_table
 
 from gnn import AMP
 from gnn.data import load_shipped
@@ -17,8 +16,12 @@ from gnn.training.loop import Trainer
 from gnn.training.metrics import compare
 from gnn.training.setup import build_model
 
-RESULTS = Path(__file__).parent / "results"
 QUANTITIES = ("energy", "forces", "mm_forces")
+PANELS = (
+    ("energy_mae", "energy, MAE / meV"),
+    ("forces_rmse", "QM forces, RMSE / meV/Å"),
+    ("mm_forces_rmse", "MM forces, RMSE / meV/Å"),
+)
 ERRORS = tuple(f"{name}_{kind}" for name in QUANTITIES for kind in ("mae", "rmse", "percent"))
 
 
@@ -92,11 +95,11 @@ class Table:
     """
 
     def __init__(self, name: str, keys: Sequence[str], columns: Sequence[str], fresh: bool):
-        self.path = RESULTS / f"{name}.csv"
+        self.name, path = name, RESULTS / f"{name}.csv"
         self.keys, self.columns = tuple(keys), (*keys, *columns)
         self.rows: list[dict[str, Any]] = []
-        if self.path.exists() and not fresh:
-            with open(self.path, newline="") as file:
+        if path.exists() and not fresh:
+            with open(path, newline="") as file:
                 self.rows = [dict(row) for row in csv.DictReader(file)]
 
     def fill(self, key: tuple, compute: Callable[[], Iterable[dict[str, Any]]]) -> None:
@@ -108,16 +111,7 @@ class Table:
         for row in compute():
             self.rows.append({k: str(v) for k, v in (start | row).items()})
             print("  ".join(f"{k} {v}" for k, v in self.rows[-1].items() if v != ""), flush=True)
-        self._write()
-
-    def _write(self) -> None:
-        RESULTS.mkdir(exist_ok=True)
-        temporary = self.path.with_suffix(".part")
-        with open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, self.columns, restval="")
-            writer.writeheader()
-            writer.writerows(self.rows)
-        os.replace(temporary, self.path)
+        write_table(self.name, self.columns, self.rows)
 
     def value(self, column: str, **wanted: Any) -> float:
         """Return the number in the one row that has these values."""
@@ -125,6 +119,23 @@ class Table:
             if all(row[k] == str(v) for k, v in wanted.items()):
                 return float(row[column] or "nan")
         return float("nan")
+
+
+def learning_curves(
+    axes: Iterable[Any], frames: Sequence[int], curves: dict[str, tuple[str, Callable]]
+) -> None:
+    """Draw one panel of errors against the number of training frames for each of `PANELS`.
+
+    `curves` holds per label a colour, and a function from a column to one value per number.
+    """
+    for axis, (column, title) in zip(axes, PANELS, strict=True):
+        for label, (color, values) in curves.items():
+            axis.loglog(frames, values(column), "o-", color=color, label=label)
+        axis.set(title=title, xlabel="training frames")
+        axis.set_xticks(frames, [str(n) for n in frames])
+        axis.minorticks_off()
+        label_decades(axis)
+        axis.spines[["top", "right"]].set_visible(False)
 
 
 def label_decades(axis: Any) -> None:

@@ -19,7 +19,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from _experiments import RESULTS, Table, first_frames, settings, train
+from _experiments import Table, first_frames, settings, train
+from _output import pyplot, write_picture
 
 from gnn.data import split_by_run
 
@@ -128,11 +129,8 @@ def report(table: Table) -> None:
 
 
 def draw(table: Table) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    if (plt := pyplot()) is None:
+        return
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.4))
     places, labels = np.arange(len(NAMES) + 1), [*NAMES, "all"]
     panels = (("energy_mae", "energy, MAE / meV"), ("forces_rmse", "forces, RMSE / meV/Å"))
@@ -155,7 +153,7 @@ def draw(table: Table) -> None:
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    figure.savefig(RESULTS / "against_mace.png", dpi=150)
+    write_picture("against_mace", figure)
 
 
 if __name__ == "__main__":

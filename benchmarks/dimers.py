@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from _experiments import RESULTS, Table, errors, settings, train
+from _experiments import Table, errors, settings, train
+from _output import pyplot, write_picture
 
 from gnn import Frame, System
 from gnn.data import read_frames, write_frames
@@ -215,11 +216,8 @@ def report(models: dict, everything: list[Frame]) -> None:
 
 
 def draw(curves: dict) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    if (plt := pyplot()) is None:
+        return
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6))
     for axis, (kind, (r, true, found)) in zip(axes, curves.items(), strict=True):
         axis.axvspan(r.min() * 0.9, SEEN, color="#f1f1f1", lw=0)
@@ -235,7 +233,7 @@ def draw(curves: dict) -> None:
     axes[0].set_ylabel("|interaction energy| / meV")
     axes[0].legend(frameon=False)
     figure.tight_layout()
-    figure.savefig(RESULTS / "dimers.png", dpi=150)
+    write_picture("dimers", figure)
 
 
 if __name__ == "__main__":

@@ -7,20 +7,17 @@ the least of several repeats. Pairs are (target, source) for charges, unordered 
 """
 
 import argparse
-import csv
-import os
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+from _output import pyplot, write_picture, write_table
 
 import multipoles as mp
 from multipoles import reference
 from multipoles.pairwise import quadrupole_pair
 
-RESULTS = Path(__file__).resolve().parent / "results"
 # least rates on one thread, pairs per second
 TARGETS = {
     ("charges", "float64"): 1.5e9,
@@ -194,26 +191,8 @@ def show(results: list[Result]) -> None:
         )
 
 
-def save(results: list[Result]) -> None:
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / "direct_sum.csv"
-    temporary = path.with_suffix(".csv.tmp")
-    with temporary.open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(Result._fields)
-        writer.writerows(results)
-    os.replace(temporary, path)
-    print(f"written: {path}")
-
-
 def plot(results: list[Result]) -> None:
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-    except ImportError:
-        print("no picture: matplotlib is not installed")
+    if (plt := pyplot()) is None:
         return
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), constrained_layout=True)
     for axis, case in zip(axes, ("charges", "quadrupoles"), strict=True):
@@ -226,11 +205,7 @@ def plot(results: list[Result]) -> None:
                 axis.plot([row.target / 1e6] * 2, [place - 0.4, place + 0.4], "k:", label="target")
         axis.invert_yaxis()
         axis.set(title=case, xlabel="million pairs per second")
-    path = RESULTS / "direct_sum.png"
-    temporary = path.with_name("direct_sum.tmp.png")
-    figure.savefig(temporary, dpi=150)
-    os.replace(temporary, path)
-    print(f"written: {path}")
+    print(f"written: {write_picture('direct_sum', figure)}")
 
 
 def main() -> None:
@@ -250,7 +225,7 @@ def main() -> None:
     for dtype in (np.float64, np.float32):
         results += quadrupoles(2000 if quick else 5000, dtype, threads, repeats)
     show(results)
-    save(results)
+    print(f"written: {write_table('direct_sum', Result._fields, results)}")
     plot(results)
 
 

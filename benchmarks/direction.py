@@ -9,21 +9,22 @@ that are in the CSV already are not repeated; --fresh repeats them. About half a
 
 import argparse
 import time
+from functools import partial
 
 import numpy as np
 import torch
 from _experiments import (
     ERRORS,
-    RESULTS,
     Table,
     errors,
     first_frames,
-    label_decades,
+    learning_curves,
     of_size,
     settings,
     thinned,
     train,
 )
+from _output import pyplot, write_picture
 
 from gnn import AMP
 from gnn.data import collate, prepare, split_by_run
@@ -111,36 +112,28 @@ def report(table: Table, times: dict[int, float], arguments) -> None:
 
 
 def draw(table: Table, times: dict[int, float], arguments) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    if (plt := pyplot()) is None:
+        return
     figure, axes = plt.subplots(1, 4, figsize=(14, 3.4))
-    panels = (
-        ("energy_mae", "energy, MAE / meV"),
-        ("forces_rmse", "QM forces, RMSE / meV/Å"),
-        ("mm_forces_rmse", "MM forces, RMSE / meV/Å"),
-    )
-    for axis, (column, title) in zip(axes, panels, strict=False):
-        for order, color in zip(ORDERS, COLORS, strict=True):
-            found = [
-                table.value(column, order=order, frames=n, steps=arguments.steps)
-                for n in arguments.frames
-            ]
-            axis.loglog(arguments.frames, found, "o-", color=color, label=f"order {order}")
-        axis.set(title=title, xlabel="training frames")
-        axis.set_xticks(arguments.frames, [str(n) for n in arguments.frames])
-        axis.minorticks_off()
-        label_decades(axis)
+
+    def values(order: int, column: str) -> list[float]:
+        return [
+            table.value(column, order=order, frames=n, steps=arguments.steps)
+            for n in arguments.frames
+        ]
+
+    curves = {
+        f"order {order}": (color, partial(values, order))
+        for order, color in zip(ORDERS, COLORS, strict=True)
+    }
+    learning_curves(axes[:3], arguments.frames, curves)
     axes[0].legend(frameon=False)
     bars = axes[3].bar([f"order {o}" for o in ORDERS], list(times.values()), color=COLORS)
     axes[3].bar_label(bars, [f"{t / times[0]:.2f}×" for t in times.values()], padding=2)
     axes[3].set(title="training step / ms", ylim=(0, 1.15 * max(times.values())))
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
+    axes[3].spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    figure.savefig(RESULTS / "direction.png", dpi=150)
+    write_picture("direction", figure)
 
 
 if __name__ == "__main__":

@@ -11,19 +11,18 @@ benchmarks/results/finetune.{csv,png}. Runs that are in the CSV already are not 
 """
 
 import argparse
-import math
 
 from _experiments import (
     ERRORS,
-    RESULTS,
     Table,
     errors,
     first_frames,
-    label_decades,
+    learning_curves,
     settings,
     thinned,
     train,
 )
+from _output import pyplot, write_picture
 
 from gnn.data import split_by_run
 from gnn.training.checkpoint import load_model
@@ -86,30 +85,17 @@ def report(table: Table, arguments) -> None:
 
 
 def draw(table: Table, arguments) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    if (plt := pyplot()) is None:
+        return
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.4))
-    panels = (
-        ("energy_mae", "energy, MAE / meV"),
-        ("forces_rmse", "QM forces, RMSE / meV/Å"),
-        ("mm_forces_rmse", "MM forces, RMSE / meV/Å"),
-    )
-    for axis, (column, title) in zip(axes, panels, strict=True):
-        for start, color in zip(STARTS, COLORS, strict=True):
-            found = values(table, column, start, arguments)
-            if not all(map(math.isnan, found)):
-                axis.loglog(arguments.frames, found, "o-", color=color, label=start)
-        axis.set(title=title, xlabel="training frames")
-        axis.set_xticks(arguments.frames, [str(n) for n in arguments.frames])
-        axis.minorticks_off()
-        label_decades(axis)
-        axis.spines[["top", "right"]].set_visible(False)
+    curves = {
+        start: (color, lambda column, start=start: values(table, column, start, arguments))
+        for start, color in zip(STARTS, COLORS, strict=True)
+    }
+    learning_curves(axes, arguments.frames, curves)
     axes[0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
-    figure.savefig(RESULTS / "finetune.png", dpi=150)
+    write_picture("finetune", figure)
 
 
 if __name__ == "__main__":

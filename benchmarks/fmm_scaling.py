@@ -8,18 +8,14 @@ table; writes results/fmm_scaling.csv and results/fmm_scaling.png beside this fi
 """
 
 import argparse
-import csv
 import json
 import os
-import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from _output import pyplot, run_alone, write_scaling, write_table
 
-RESULTS = Path(__file__).resolve().parent / "results"
 SIZES = (1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000)
 # (threads, channels): how many points at most; sixteen fields of more fill the memory
 LIMITS = {(1, 1): 10_000_000, (2, 1): 10_000_000, (1, 16): 1_000_000, (2, 16): 1_000_000}
@@ -70,14 +66,7 @@ def measure(n: int, threads: int, channels: int, tolerance: float) -> Result:
 
 def run(n: int, threads: int, channels: int, tolerance: float) -> Result:
     """Measure in a fresh process; BLAS keeps to as many threads as the kernels."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    command = [sys.executable, __file__, "--one", json.dumps([n, threads, channels, tolerance])]
-    # standard error stays that of this process: what goes wrong is seen
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, check=True, text=True,
-        env=os.environ | dict.fromkeys(names, str(threads)),
-    )  # fmt: skip
-    return Result(*json.loads(done.stdout.splitlines()[-1]))
+    return Result(*run_alone(__file__, [n, threads, channels, tolerance], threads))
 
 
 def show(result: Result) -> None:
@@ -118,25 +107,8 @@ def judge(results: list[Result]) -> None:
         print(f"seconds grow as points to the power {power:.2f} from 100000 on")
 
 
-def save(results: list[Result]) -> None:
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / "fmm_scaling.csv"
-    temporary = path.with_suffix(".csv.tmp")
-    with temporary.open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(Result._fields)
-        writer.writerows(results)
-    os.replace(temporary, path)
-
-
 def plot(results: list[Result], tolerance: float) -> None:
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-    except ImportError:
-        print("no picture: matplotlib is not installed")
+    if (plt := pyplot()) is None:
         return
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     colours, styles = {1: "#1b6ca8", 16: "#c8553d"}, {1: "o-", 2: "s--"}
@@ -157,15 +129,7 @@ def plot(results: list[Result], tolerance: float) -> None:
     left.set(xlabel="points", ylabel="seconds: plan and first field")
     right.set(xlabel="points", ylabel="most memory of the process, GB")
     left.set_title(f"charges in a cube to gradient, tolerance {tolerance:g}", fontsize=10)
-    for axis in (left, right):
-        axis.grid(alpha=0.35, lw=0.5)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False, fontsize=9)
-    path = RESULTS / "fmm_scaling.png"
-    temporary = path.with_name("fmm_scaling.tmp.png")
-    figure.savefig(temporary, dpi=150)
-    os.replace(temporary, path)
-    print(f"written: {path.with_suffix('.csv')} and {path.name}")
+    write_scaling("fmm_scaling", figure, (left, right))
 
 
 def main() -> None:
@@ -189,7 +153,7 @@ def main() -> None:
             if n <= most:
                 results.append(run(n, threads, channels, options.tolerance))
                 show(results[-1])
-        save(results)  # what a run that is stopped leaves
+        write_table("fmm_scaling", Result._fields, results)  # what a run that is stopped leaves
     judge(results)
     plot(results, options.tolerance)
 

@@ -14,16 +14,12 @@ where rows of methods that are not asked for stay.
 import argparse
 import csv
 import json
-import os
-import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from _output import RESULTS, pyplot, run_alone, write_scaling, write_table
 
-RESULTS = Path(__file__).resolve().parent / "results"
 SIZES = (1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 METHODS = {"direct": 0.0, "fmm 1e-3": 1e-3, "fmm 1e-5": 1e-5}
 DENSITY, CHANNELS, ORDER, CUTOFF = 0.1, 16, 2, 5.0
@@ -127,13 +123,8 @@ def _error(x, states, kernel, tolerance: float) -> float:
 
 def run(n: int, method: str, threads: int) -> Result:
     """Measure in a fresh process."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-    command = [sys.executable, __file__, "--one", json.dumps([n, method])]
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, check=True, text=True,
-        env=os.environ | dict.fromkeys(names, str(threads)),
-    )  # fmt: skip
-    return Result(*json.loads(done.stdout.splitlines()[-1]))
+    alone = run_alone(__file__, [n, method], threads, NUMBA_NUM_THREADS=str(threads))
+    return Result(*alone)
 
 
 def show(r: Result) -> None:
@@ -161,17 +152,6 @@ def judge(results: list[Result]) -> None:
             print(f"{r.method}, a million atoms: {r.memory / 1e9:.1f} GB (aim ≤ 20: {verdict})")
 
 
-def save(results: list[Result]) -> None:
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / "long_range.csv"
-    temporary = path.with_suffix(".csv.tmp")
-    with temporary.open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(Result._fields)
-        writer.writerows(results)
-    os.replace(temporary, path)
-
-
 def kept(methods: list[str]) -> list[Result]:
     """Return the rows of an earlier run for other methods than these."""
     path = RESULTS / "long_range.csv"
@@ -190,13 +170,7 @@ def kept(methods: list[str]) -> list[Result]:
 
 
 def plot(results: list[Result], threads: int) -> None:
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-    except ImportError:
-        print("no picture: matplotlib is not installed")
+    if (plt := pyplot()) is None:
         return
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     colours = dict(zip(METHODS, ("0.45", "#1b6ca8", "#c8553d"), strict=True))
@@ -218,15 +192,7 @@ def plot(results: list[Result], threads: int) -> None:
     left.set(xlabel="atoms", ylabel="seconds (open: extrapolated)")
     right.set(xlabel="atoms", ylabel="most memory of the process, GB")
     left.set_title(f"16 channels of order 2, float32, {threads} thread(s)", fontsize=10)
-    for axis in (left, right):
-        axis.grid(alpha=0.35, lw=0.5)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False, fontsize=8)
-    path = RESULTS / "long_range.png"
-    temporary = path.with_name("long_range.tmp.png")
-    figure.savefig(temporary, dpi=150)
-    os.replace(temporary, path)
-    print(f"written: {path.with_suffix('.csv')} and {path.name}")
+    write_scaling("long_range", figure, (left, right), fontsize=8)
 
 
 def main() -> None:
@@ -249,7 +215,7 @@ def main() -> None:
         for method in options.methods:
             results.append(run(n, method, options.threads))
             show(results[-1])
-        save(results)  # what a run that is stopped leaves
+        write_table("long_range", Result._fields, results)  # what a run that is stopped leaves
     judge(results)
     plot(results, options.threads)
 

@@ -14,17 +14,17 @@ published_accuracy.png. Either part alone: leave out --s66x8, or give --skip-shi
 """
 
 import argparse
-import csv
 from pathlib import Path
 
 import numpy as np
 import torch
+from _experiments import PANELS
+from _output import pyplot, write_picture, write_table
 
 from gnn import System
 from gnn.data import collate, load_shipped
 from gnn.published import AmpBms, load_amp_bms
 
-RESULTS = Path(__file__).parent / "results"
 PARTS = ("nodes", "coulomb_qm", "coulomb_mm", "dispersion", "repulsion")
 SCALINGS = (0.35, 1.0)
 NAMES = {"meoh": "methanol", "mam": "methylammonium", "oac": "acetate", "acoh": "acetic acid"}
@@ -96,20 +96,13 @@ def shipped(weights: Path, every: int) -> list[dict]:
 
 
 def write(name: str, rows: list[dict]) -> None:
-    RESULTS.mkdir(exist_ok=True)
-    with open(RESULTS / f"published_{name}.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()}
-                         for row in rows)  # fmt: skip
+    shown = [{k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+    write_table(f"published_{name}", list(rows[0]), shown)
 
 
 def draw(dimers: list[dict], frames: list[dict]) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    if (plt := pyplot()) is None:
+        return
     figure, axes = plt.subplots(1, 4, figsize=(15, 3.4))
     by_scale = dimers[:-1]
     x = [row["scale"] for row in by_scale]
@@ -118,13 +111,8 @@ def draw(dimers: list[dict], frames: list[dict]) -> None:
     axes[0].plot(x, [row["mae"] for row in by_scale], "o-", color="#01497c", label="MAE")
     axes[0].set(title="S66x8, kJ/mol", xlabel="distance / equilibrium", yscale="log")
     axes[0].legend(frameon=False)
-    panels = (
-        ("energy_mae", "energy, MAE / meV"),
-        ("forces_rmse", "QM forces, RMSE / meV/Å"),
-        ("mm_forces_rmse", "MM forces, RMSE / meV/Å"),
-    )
     places = np.arange(len(NAMES))
-    for axis, (column, title) in zip(axes[1:], panels, strict=True):
+    for axis, (column, title) in zip(axes[1:], PANELS, strict=True):
         for i, scaling in enumerate(SCALINGS):
             values = [row[column] for row in frames if row["pol_scaling"] == scaling]
             axis.bar(places + 0.36 * (i - 0.5), values, 0.34, color=("#e07a5f", "#01497c")[i],
@@ -133,7 +121,7 @@ def draw(dimers: list[dict], frames: list[dict]) -> None:
         axis.set_xticks(places, NAMES.values(), fontsize=7)
     axes[1].legend(frameon=False, fontsize=7)
     figure.tight_layout()
-    figure.savefig(RESULTS / "published_accuracy.png", dpi=150)
+    write_picture("published_accuracy", figure)
 
 
 def main() -> None:

@@ -11,19 +11,18 @@ Prints a table and writes benchmarks/results/published_speed.csv; --profile adds
 """
 
 import argparse
-import csv
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
+from _output import write_table
 
 import multipoles as mp
 from gnn import System
 from gnn.data import collate
 from gnn.published import load_amp_bms
 
-RESULTS = Path(__file__).parent / "results"
 SIZES = ((22, 999), (60, 3000), (200, 3000))
 MODES = ("training", "simulation")
 
@@ -113,11 +112,7 @@ def main() -> None:
             print(f"  {key:<32}{row[key]:8.2f}")
         if arguments.profile:
             profile(models["training"], system)
-    RESULTS.mkdir(exist_ok=True)
-    with open(RESULTS / "published_speed.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+    write_table("published_speed", list(rows[0]), rows)
 
 
 if __name__ == "__main__":

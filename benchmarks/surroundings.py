@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 from _experiments import (
     ERRORS,
-    RESULTS,
+    PANELS,
     Table,
     errors,
     first_frames,
@@ -26,6 +26,7 @@ from _experiments import (
     settings,
     train,
 )
+from _output import pyplot, write_picture
 
 import multipoles as mp
 from gnn.data import split_by_run
@@ -181,19 +182,11 @@ def report(table: Table, steps: int) -> None:
 
 
 def draw(table: Table, steps: int) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    if (plt := pyplot()) is None:
+        return
     figure, axes = plt.subplots(1, 3, figsize=(14, 3.6))
-    panels = (
-        ("energy_mae", "energy, MAE / meV"),
-        ("forces_rmse", "QM forces, RMSE / meV/Å"),
-        ("mm_forces_rmse", "MM forces, RMSE / meV/Å"),
-    )
     places = np.arange(len(NAMES))
-    for axis, (column, title) in zip(axes, panels, strict=True):
+    for axis, (column, title) in zip(axes, PANELS, strict=True):
         for i, (way, color) in enumerate(zip(WAYS, COLORS, strict=True)):
             values = [table.value(column, molecule=n, of=n, way=way, steps=steps) for n in NAMES]
             axis.bar(places + 0.16 * (i - 2), values, 0.15, color=color, label=way)
@@ -209,7 +202,7 @@ def draw(table: Table, steps: int) -> None:
     low, high = axes[0].get_ylim()
     axes[0].set_ylim(low, 6 * high)
     figure.tight_layout()
-    figure.savefig(RESULTS / "surroundings.png", dpi=150)
+    write_picture("surroundings", figure)
 
 
 if __name__ == "__main__":

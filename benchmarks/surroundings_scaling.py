@@ -12,18 +12,13 @@ by that, and the fast multipole method's is the better one.
 """
 
 import argparse
-import csv
 import json
-import os
-import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from _output import pyplot, run_alone, write_scaling, write_table
 
-RESULTS = Path(__file__).resolve().parent / "results"
 SIZES = (1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 METHODS = ("direct", "fmm", "auto")
 ATOMS, DENSITY = 100, 0.1
@@ -96,14 +91,9 @@ def measure(n: int, method: str) -> Result:
 
 def run(n: int, method: str, threads: int) -> Result:
     """Measure in a fresh process."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
-    command = [sys.executable, __file__, "--one", json.dumps([n, method])]
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, check=True, text=True,
-        # waiting threads do not keep others from working
-        env=os.environ | dict.fromkeys(names, str(threads)) | {"OMP_WAIT_POLICY": "PASSIVE"},
-    )  # fmt: skip
-    return Result(*json.loads(done.stdout.splitlines()[-1]))
+    # waiting threads do not keep others from working
+    environment = {"NUMBA_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
+    return Result(*run_alone(__file__, [n, method], threads, **environment))
 
 
 def show(r: Result) -> None:
@@ -130,25 +120,8 @@ def judge(results: list[Result]) -> None:
             )
 
 
-def save(results: list[Result]) -> None:
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / "surroundings_scaling.csv"
-    temporary = path.with_suffix(".csv.tmp")
-    with temporary.open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(Result._fields)
-        writer.writerows(results)
-    os.replace(temporary, path)
-
-
 def plot(results: list[Result], threads: int) -> None:
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-    except ImportError:
-        print("no picture: matplotlib is not installed")
+    if (plt := pyplot()) is None:
         return
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     colours = dict(zip(METHODS, ("0.45", "#c8553d", "#1b6ca8"), strict=True))
@@ -163,15 +136,7 @@ def plot(results: list[Result], threads: int) -> None:
     left.set(xlabel="surrounding charges", ylabel="seconds: energy and all forces")
     right.set(xlabel="surrounding charges", ylabel="most memory of the process, GB")
     left.set_title(f"{ATOMS} atoms in N charges, {threads} thread(s)", fontsize=10)
-    for axis in (left, right):
-        axis.grid(alpha=0.35, lw=0.5)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(frameon=False, fontsize=9)
-    path = RESULTS / "surroundings_scaling.png"
-    temporary = path.with_name("surroundings_scaling.tmp.png")
-    figure.savefig(temporary, dpi=150)
-    os.replace(temporary, path)
-    print(f"written: {path.with_suffix('.csv')} and {path.name}")
+    write_scaling("surroundings_scaling", figure, (left, right))
 
 
 def main() -> None:
@@ -193,7 +158,9 @@ def main() -> None:
         for method in METHODS:
             results.append(run(n, method, options.threads))
             show(results[-1])
-        save(results)  # what a run that is stopped leaves
+        write_table(
+            "surroundings_scaling", Result._fields, results
+        )  # what a run that is stopped leaves
     judge(results)
     plot(results, options.threads)
 
