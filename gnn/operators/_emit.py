@@ -110,7 +110,7 @@ def emitted(plain: Callable) -> Any:
 
         return result(order, lists), codegen
 
-    call.plain = plain  # type: ignore[attr-defined]
+    call.plain = plain
     return call
 
 

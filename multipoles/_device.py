@@ -1,0 +1,138 @@
+"""Arrays on the GPU: taken from any library without a copy, and given back as that library's.
+
+Kernels see Numba's device arrays. Memory comes from the caller's library, whose allocator is
+faster than the driver's, and kernels run on the stream that is current there.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+
+from multipoles._cuda import SIMULATED, cuda
+
+
+class Space(ABC):
+    """Where arrays of one library live: its memory and its stream.
+
+    Attributes
+    ----------
+    stream
+        Stream of `numba.cuda` for kernels.
+    """
+
+    stream: Any = 0
+
+    @abstractmethod
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Return an uninitialised array on the device, as Numba sees it."""
+
+    @abstractmethod
+    def give(self, array: Any) -> Any:
+        """Return an array made by `empty` as one of the caller's library."""
+
+    def upload(self, array: np.ndarray) -> Any:
+        """Return a copy of an array of the host on the device."""
+        out = self.empty(array.shape, array.dtype)
+        if array.size:
+            out.copy_to_device(np.ascontiguousarray(array), stream=self.stream)
+        return out
+
+    def download(self, array: Any) -> np.ndarray:
+        """Return a copy on the host; waits for what the stream has to do before."""
+        return array.copy_to_host(stream=self.stream)
+
+
+class NumbaSpace(Space):
+    """Numba's own arrays, and those of libraries that are not known here."""
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Return an uninitialised array on the device."""
+        return cuda.device_array(shape, np.dtype(dtype), stream=self.stream)
+
+    def give(self, array: Any) -> Any:
+        """Return the array itself."""
+        return array
+
+
+class TorchSpace(Space):
+    """Tensors of one device, on torch's current stream."""
+
+    def __init__(self, tensor: Any) -> None:
+        import torch
+
+        self.torch, self.device = torch, tensor.device
+        # torch's default stream is the legacy one, which Numba calls 0
+        number = torch.cuda.current_stream(self.device).cuda_stream
+        self.stream = cuda.external_stream(number) if number else 0
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Return an uninitialised tensor, as Numba sees it."""
+        kind = getattr(self.torch, np.dtype(dtype).name)
+        return view(self.torch.empty(shape, dtype=kind, device=self.device))
+
+    def give(self, array: Any) -> Any:
+        """Return the tensor."""
+        return self.torch.as_tensor(array, device=self.device)
+
+
+class CupySpace(Space):
+    """CuPy's arrays, on its current stream."""
+
+    def __init__(self, array: Any) -> None:
+        import cupy
+
+        self.cupy = cupy
+        number = cupy.cuda.get_current_stream().ptr
+        self.stream = cuda.external_stream(number) if number else 0
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Return an uninitialised array, as Numba sees it."""
+        return view(self.cupy.empty(shape, np.dtype(dtype)))
+
+    def give(self, array: Any) -> Any:
+        """Return the array of CuPy, which keeps the memory."""
+        return self.cupy.asarray(array)
+
+
+class JaxSpace(NumbaSpace):
+    """JAX's arrays, which cannot be written: memory is Numba's, and waits where JAX takes it."""
+
+    def give(self, array: Any) -> Any:
+        """Return an array of JAX on the same memory."""
+        import jax
+
+        cuda.synchronize()
+        return jax.numpy.asarray(array)
+
+
+_SPACES: dict[str, Any] = {"torch": TorchSpace, "cupy": CupySpace, "jaxlib": JaxSpace}
+
+
+def space_of(array: Any) -> Space:
+    """Return the space of an array on the device."""
+    kind = _SPACES.get(type(array).__module__.partition(".")[0], NumbaSpace)
+    if SIMULATED or kind in (NumbaSpace, JaxSpace):
+        return JaxSpace() if kind is JaxSpace else NumbaSpace()
+    return kind(array)
+
+
+def view(array: Any) -> Any:
+    """Return an array on the device as Numba sees it; nothing is copied."""
+    if hasattr(array, "detach"):
+        array = array.detach()
+    if hasattr(array, "__cuda_ndarray__"):
+        return array
+    return cuda.as_cuda_array(array, sync=False)
+
+
+def on_device(array: Any) -> bool:
+    """Return whether an array lies on a GPU."""
+    if hasattr(array, "__cuda_ndarray__"):
+        return True
+    if isinstance(getattr(array, "device", None), str | type(None)) and not hasattr(
+        array, "__dlpack_device__"
+    ):
+        return hasattr(array, "__cuda_array_interface__")
+    # torch offers both on tensors of the CPU too
+    return int(array.__dlpack_device__()[0]) == 2
