@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from _output import RESULTS, write_table
+from _output import RESULTS, label_decades, write_table
 
 from gnn import AMP
 from gnn.data import load_shipped
@@ -136,12 +136,3 @@ def learning_curves(
         axis.minorticks_off()
         label_decades(axis)
         axis.spines[["top", "right"]].set_visible(False)
-
-
-def label_decades(axis: Any) -> None:
-    """Label 1, 2 and 5 of every decade of a logarithmic axis, in plain numbers."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.yaxis.set_minor_locator(NullLocator())

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 RESULTS = Path(__file__).resolve().parent / "results"
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -68,8 +70,19 @@ def write_picture(name: str, figure: Any) -> Path:
 def write_scaling(name: str, figure: Any, axes: Iterable, fontsize: int = 9) -> None:
     """Finish a picture of times and memory against sizes, and write it."""
     for axis in axes:
+        if np.ptp(np.log10(axis.get_ylim())) < 2.5:
+            label_decades(axis)
         axis.grid(alpha=0.35, lw=0.5)
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False, fontsize=fontsize)
     path = write_picture(name, figure)
     print(f"written: {path.with_suffix('.csv')} and {path.name}")
+
+
+def label_decades(axis: Any) -> None:
+    """Label 1, 2 and 5 of every decade of a logarithmic axis, in plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_locator(NullLocator())

@@ -22,11 +22,10 @@ from _experiments import (
     Table,
     errors,
     first_frames,
-    label_decades,
     settings,
     train,
 )
-from _output import pyplot, write_picture
+from _output import label_decades, pyplot, write_picture
 
 import multipoles as mp
 from gnn.data import split_by_run
