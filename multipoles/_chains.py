@@ -1,7 +1,8 @@
 """Scalar functions that write the chain B_0 ... B_last of one radial kernel for one pair.
 
-All compute in float64 and write ``out[start + n * stride]``; r2 > 0. The recursions run in the
-direction in which nothing cancels, with a series where none does.
+They write ``out[start + n * stride]``; r2 > 0. The recursions run in the direction in which
+nothing cancels, with a series where none does. The CPU computes them in float64, the GPU in the
+type of its kernels: so factors are running real numbers, since an integer times float32 is float64.
 """
 
 import math
@@ -52,9 +53,11 @@ def coulomb(r2, parameters, last, out, start, stride):
     """B_n = (2n-1)!!/r^(2n+1)."""
     inverse = 1.0 / r2
     b = math.sqrt(inverse)
+    odd = 1.0
     out[start] = b
     for n in range(last):
-        b *= (2 * n + 1) * inverse
+        b *= odd * inverse
+        odd += 2.0
         out[start + (n + 1) * stride] = b
 
 
@@ -70,8 +73,10 @@ def yukawa(r2, parameters, last, out, start, stride):
         return
     b = (1.0 + kappa * r) * before * inverse
     out[start + stride] = b
+    odd = 3.0
     for n in range(1, last):
-        before, b = b, ((2 * n + 1) * b + kappa * kappa * before) * inverse
+        before, b = b, (odd * b + kappa * kappa * before) * inverse
+        odd += 2.0
         out[start + (n + 1) * stride] = b
 
 
@@ -82,18 +87,26 @@ def erf(r2, parameters, last, out, start, stride):
     square = alpha * alpha
     t = square * r2
     decay = math.exp(-t)
-    if t > 16.0 + last:
+    odd = 1.0
+    power = 2.0 * alpha / _ROOT_PI
+    for _ in range(last):
+        odd += 2.0
+        power *= 2.0 * square
+    # 16 + last
+    if 2.0 * t > 31.0 + odd:
         r = math.sqrt(r2)
         b = math.erf(alpha * r) / r
         gauss = 2.0 * alpha / _ROOT_PI * decay
+        odd = 1.0
         out[start] = b
         for n in range(last):
-            b = ((2 * n + 1) * b - gauss) / r2
+            b = (odd * b - gauss) / r2
+            odd += 2.0
             gauss *= 2.0 * square
             out[start + (n + 1) * stride] = b
         return
     # all terms positive: F_n = exp(-t) sum_i (2t)^i / ((2n+1)(2n+3)...(2n+2i+1))
-    denominator = 2.0 * last + 1.0
+    denominator = odd
     term = 1.0 / denominator
     boys = term
     while term > 1e-17 * boys:
@@ -101,11 +114,11 @@ def erf(r2, parameters, last, out, start, stride):
         term *= 2.0 * t / denominator
         boys += term
     boys *= decay
-    factor = 2.0 * alpha / _ROOT_PI * (2.0 * square) ** last
     for n in range(last, -1, -1):
-        out[start + n * stride] = factor * boys
-        factor /= 2.0 * square
-        boys = (2.0 * t * boys + decay) / (2 * n - 1)
+        out[start + n * stride] = power * boys
+        power /= 2.0 * square
+        odd -= 2.0
+        boys = (2.0 * t * boys + decay) / odd
 
 
 @bare_inline
@@ -116,9 +129,11 @@ def erfc(r2, parameters, last, out, start, stride):
     r = math.sqrt(r2)
     b = math.erfc(alpha * r) / r
     gauss = 2.0 * alpha / _ROOT_PI * math.exp(-square * r2)
+    odd = 1.0
     out[start] = b
     for n in range(last):
-        b = ((2 * n + 1) * b + gauss) / r2
+        b = (odd * b + gauss) / r2
+        odd += 2.0
         gauss *= 2.0 * square
         out[start + (n + 1) * stride] = b
 
@@ -136,11 +151,13 @@ def upper_gamma_two_thirds(x):
             total += term
         return _GAMMA_TWO_THIRDS - x ** (2.0 / 3.0) * math.exp(-x) * total
     b = x + 1.0 / 3.0
-    c = 1e300
+    c = 1e30
     d = 1.0 / b
     fraction = d
-    for i in range(1, 200):
-        a = -i * (i - 2.0 / 3.0)
+    count = 0.0
+    for _ in range(1, 200):
+        count += 1.0
+        a = -count * (count - 2.0 / 3.0)
         b += 2.0
         d = 1.0 / (a * d + b)
         c = b + a / c
@@ -159,17 +176,23 @@ def thole_series(r2, a, n):
     total = 0.0
     size = 0.0
     power = -1.0
+    count = 0.0
     for k in range(1, 80):
-        power *= -x / k
+        count += 1.0
+        power *= -x / count
         term = power
-        for j in range(n - 1):
-            term *= -(3.0 * k - 3.0 - 2.0 * j)
+        step = 3.0 * count - 3.0
+        for _ in range(n - 1):
+            term *= -step
+            step -= 2.0
         total += term
         # a vanishing coefficient is no sign of convergence, and early ones may be small
         size = max(size, abs(term))
         if 3 * k > 2 * n + 3 and abs(term) < 1e-18 * size and abs(power) < 1e-18:
             break
-    return total / (r2**n * r)
+    for _ in range(n):
+        total /= r2
+    return total / r
 
 
 @bare_inline
@@ -184,8 +207,10 @@ def thole(r2, parameters, last, out, start, stride):
     out[start] = (
         bare if x > 700.0 else -math.expm1(-x) / r + a ** (1.0 / 3.0) * (upper_gamma_two_thirds(x))
     )
+    odd = 1.0
     for n in range(1, last + 1):
-        bare *= (2 * n - 1) * inverse
+        bare *= odd * inverse
+        odd += 2.0
         if x > 700.0:
             damped = bare
         elif x < _THOLE_SERIES:
@@ -213,11 +238,13 @@ def reaction_field(r2, parameters, last, out, start, stride):
     first = a_m * r**m
     second = a_n * r**n
     out[start] = bare + square + first + second - shift if inside else 0.0
+    even = 0.0
     for j in range(last):
-        bare *= (2 * j + 1) * inverse
-        square *= -(2.0 - 2 * j) * inverse
-        first *= -(m - 2 * j) * inverse
-        second *= -(n - 2 * j) * inverse
+        bare *= (even + 1.0) * inverse
+        square *= (even - 2.0) * inverse
+        first *= (even - m) * inverse
+        second *= (even - n) * inverse
+        even += 2.0
         out[start + (j + 1) * stride] = bare + square + first + second if inside else 0.0
 
 
@@ -227,9 +254,11 @@ def inverse_power(r2, parameters, last, out, start, stride):
     p = parameters[0]
     inverse = 1.0 / r2
     b = r2 ** (-0.5 * p)
+    even = 0.0
     out[start] = b
     for n in range(last):
-        b *= (p + 2 * n) * inverse
+        b *= (p + even) * inverse
+        even += 2.0
         out[start + (n + 1) * stride] = b
 
 

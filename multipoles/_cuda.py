@@ -10,6 +10,7 @@ thread at a time, on small cases and without a GPU; `launched` remembers what ra
 compiles it in a process without the simulator.
 """
 
+import dis
 from collections.abc import Callable
 from functools import cache, wraps
 from types import CellType, CodeType, FunctionType
@@ -62,8 +63,10 @@ def retargeted(function: Callable, dtype: np.dtype) -> FunctionType:
 
 
 def _names(code: CodeType) -> set[str]:
+    """Return the globals that the code reads; names of attributes may be the same as others."""
+    found = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
     inner = (c for c in code.co_consts if isinstance(c, CodeType))
-    return set(code.co_names).union(*map(_names, inner))
+    return found.union(*map(_names, inner))
 
 
 def _typed(code: CodeType, dtype: np.dtype) -> CodeType:
@@ -179,9 +182,11 @@ def emitted(plain: Callable) -> Any:
     from numba.cuda import cgutils, types
     from numba.cuda.extending import intrinsic
 
-    @intrinsic(prefer_literal=True)
+    @intrinsic
     def call(typing_context, order, lists):
-        n = order.literal_value
+        n = getattr(order, "literal_value", None)
+        if n is None:  # literals are tried next
+            return None
         kind = next(item.dtype for item in lists)
         shape = [len(out) for out in plain(n, *([1.0] * len(item) for item in lists))]
         result = types.Tuple([types.UniTuple(kind, length) for length in shape])
@@ -203,6 +208,39 @@ def emitted(plain: Callable) -> Any:
         return result(order, lists), codegen
 
     return call
+
+
+class WrittenOut:
+    """Plain arithmetic as kernels call it: ``f(code, (list, ...))`` returns a tuple of tuples."""
+
+    def __init__(self, plain: Callable) -> None:
+        self.plain = plain
+
+
+@cache
+def loader(n: int) -> Device:
+    """Return the function for kernels that reads n consecutive numbers of an array as a tuple."""
+    items = "".join(f"a[i + {k}], " for k in range(n))
+    return Device(_made(f"def load(a, i):\n    return ({items})", "load"))
+
+
+@cache
+def storer(n: int) -> Device:
+    """Return the function for kernels that writes a tuple of n numbers to an array."""
+    lines = "".join(f"    a[i + {k}] = v[{k}]\n" for k in range(n))
+    return Device(_made(f"def store(a, i, v):\n{lines}", "store"))
+
+
+@cache
+def zeros(n: int) -> Device:
+    """Return the function for kernels that makes a tuple of n zeros."""
+    return Device(_made(f"def make():\n    return ({'0.0, ' * n})", "make"))
+
+
+def _made(source: str, name: str) -> Callable:
+    scope: dict[str, Any] = {}
+    exec(source, scope)
+    return scope[name]
 
 
 class _Rsqrt(Device):

@@ -5,7 +5,8 @@ faster than the driver's, and kernels run on the stream that is current there.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,9 +20,13 @@ class Space(ABC):
     ----------
     stream
         Stream of `numba.cuda` for kernels.
+    key
+        Names library and device.
     """
 
     stream: Any = 0
+    key: Any = "numba"
+    _constants: ClassVar[dict[Any, Any]] = {}
 
     @abstractmethod
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -30,6 +35,13 @@ class Space(ABC):
     @abstractmethod
     def give(self, array: Any) -> Any:
         """Return an array made by `empty` as one of the caller's library."""
+
+    def constant(self, key: Any, make: Callable[[], np.ndarray]) -> Any:
+        """Return what `make` returns, on the device; made and copied once for every key."""
+        full = self.key, key
+        if full not in self._constants:
+            self._constants[full] = self.upload(make())
+        return self._constants[full]
 
     def upload(self, array: np.ndarray) -> Any:
         """Return a copy of an array of the host on the device."""
@@ -62,6 +74,7 @@ class TorchSpace(Space):
         import torch
 
         self.torch, self.device = torch, tensor.device
+        self.key = "torch", tensor.device.index
         # torch's default stream is the legacy one, which Numba calls 0
         number = torch.cuda.current_stream(self.device).cuda_stream
         self.stream = cuda.external_stream(number) if number else 0
@@ -83,6 +96,7 @@ class CupySpace(Space):
         import cupy
 
         self.cupy = cupy
+        self.key = "cupy", array.device.id
         number = cupy.cuda.get_current_stream().ptr
         self.stream = cuda.external_stream(number) if number else 0
 

@@ -1,0 +1,365 @@
+"""Loops over pairs on the GPU: device arrays in, device arrays out, no checks.
+
+A thread gathers the field at one target, for a group of channels, so that no two threads write to
+one place and every run gives the same bits. Up to `MAX_EMITTED` orders the arithmetic of a pair is
+written out (`multipoles._plain`) and everything of a thread stays in registers; above, one loop
+serves all orders by tables, as on the CPU.
+
+Positions, moments and results are flat arrays of one type; of moments and results, channels of a
+point follow each other.
+"""
+
+from functools import cache, lru_cache
+from typing import Any
+
+import numpy as np
+
+from multipoles import _chains, _plain, indexing
+from multipoles._chains import chain_of_one
+from multipoles._cuda import (
+    REAL,
+    SIMULATED,
+    Device,
+    WrittenOut,
+    cuda,
+    kernels,
+    loader,
+    rsqrt,
+    storer,
+    zeros,
+)
+from multipoles._device import Space
+from multipoles.neighbours_cuda import DeviceNeighbours, DevicePairs
+from multipoles.pairwise import square
+from multipoles.radial import Kernel
+
+MAX_EMITTED = 6
+THREADS = 4 if SIMULATED else 128
+# bytes of shared memory for a tile of sources
+_SHARED = 40_000
+# blocks that keep a large device busy
+_BLOCKS = 2 if SIMULATED else 1024
+_CHAINS = {
+    _chains.YUKAWA: _chains.yukawa,
+    _chains.ERF: _chains.erf,
+    _chains.ERFC: _chains.erfc,
+    _chains.THOLE: _chains.thole,
+    _chains.REACTION_FIELD: _chains.reaction_field,
+    _chains.INVERSE_POWER: _chains.inverse_power,
+    _chains.SOFTENED: _chains.softened,
+}
+
+coulomb_chain = WrittenOut(_plain.coulomb_chain)
+signed_chain = WrittenOut(_plain.signed_chain)
+add_field = WrittenOut(_plain.add_field)
+add = WrittenOut(_plain.add)
+times = WrittenOut(_plain.times)
+
+
+@cache
+def chain_function(code: int, kernel: int) -> Device:
+    """Return the function for kernels that makes g_0 ... g_top of a radial kernel; r2 may be 0."""
+    source_order, order, _ = _plain.orders_of(code)
+    top = source_order + order
+    links, load = top + 1, loader(top + 1)
+    if kernel == _chains.COULOMB:
+
+        def coulomb(r2, parameters):
+            return coulomb_chain(code, ((rsqrt(r2),),))[0]
+
+        return Device(coulomb)
+    one = _CHAINS[kernel]
+
+    def other(r2, parameters):
+        work = cuda.local.array(links, REAL)
+        for n in range(links):
+            work[n] = 0.0
+        if r2 > 0.0:
+            one(r2, parameters, top, work, 0, 1)
+        return signed_chain(code, (load(work, 0),))[0]
+
+    return Device(other)
+
+
+def _tile(n_in: int) -> int:
+    """Return how many sources shared memory holds in float64."""
+    tile = THREADS
+    while tile > 8 and tile * (3 + n_in) * 8 > _SHARED:
+        tile //= 2
+    return tile
+
+
+@kernels
+def all_pairs(code, kernel):
+    """All sources, in tiles; a block sums those of one part for some targets and channels."""
+    source_order, order, group = _plain.orders_of(code)
+    n_in, n_out = (group * indexing.n_components(n) for n in (source_order, order))
+    load, store, zero = loader(n_in), storer(n_out), zeros(n_out)
+    chain_of = chain_function(code, kernel)
+    tile = _tile(n_in)
+    n_positions, n_moments = 3 * tile, n_in * tile
+
+    def loop(targets, sources, moments, parameters, channels, length, out):
+        positions = cuda.shared.array(n_positions, REAL)
+        values = cuda.shared.array(n_moments, REAL)
+        thread = cuda.threadIdx.x
+        n_targets, n_sources = targets.shape[0] // 3, sources.shape[0] // 3
+        i = cuda.blockIdx.x * THREADS + thread
+        here = min(i, n_targets - 1)
+        x, y, z = targets[3 * here], targets[3 * here + 1], targets[3 * here + 2]
+        begin = cuda.blockIdx.y * length
+        end = min(begin + length, n_sources)
+        row, column = channels * n_in // group, cuda.blockIdx.z * n_in
+        total = zero()
+        for first in range(begin, end, tile):
+            count = min(tile, end - first)
+            cuda.syncthreads()
+            for k in range(thread, 3 * count, THREADS):
+                positions[k] = sources[3 * first + k]
+            for k in range(thread, n_in * count, THREADS):
+                values[k] = moments[(first + k // n_in) * row + column + k % n_in]
+            cuda.syncthreads()
+            part = zero()
+            for k in range(count):
+                r = (x - positions[3 * k], y - positions[3 * k + 1], z - positions[3 * k + 2])
+                chain = chain_of(square(r[0], r[1], r[2]), parameters)
+                part = add_field(code, (part, chain, r, load(values, n_in * k)))[0]
+            # the sum of sums keeps the digits that one long sum would lose
+            total = add(code, (total, part))[0]
+        if i < n_targets:
+            width = channels * n_out // group
+            place = (cuda.blockIdx.y * n_targets + i) * width
+            store(out, place + cuda.blockIdx.z * n_out, total)
+
+    return loop
+
+
+@kernels
+def own_pairs(code, kernel, step, listed, weighted):
+    """The sources of each target: a range (step 2), or a row of a list (step 1)."""
+    source_order, order, group = _plain.orders_of(code)
+    n_in, n_out = (group * indexing.n_components(n) for n in (source_order, order))
+    load, store, zero = loader(n_in), storer(n_out), zeros(n_out)
+    chain_of = chain_function(code, kernel)
+
+    def loop(targets, sources, moments, parameters, channels, bounds, list_, weights, out):
+        i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+        if i >= targets.shape[0] // 3:
+            return
+        x, y, z = targets[3 * i], targets[3 * i + 1], targets[3 * i + 2]
+        row, column = channels * n_in // group, cuda.blockIdx.y * n_in
+        total = zero()
+        for k in range(bounds[step * i], bounds[step * i + 1]):
+            j = list_[k] if listed else k
+            r = (x - sources[3 * j], y - sources[3 * j + 1], z - sources[3 * j + 2])
+            chain = chain_of(square(r[0], r[1], r[2]), parameters)
+            if weighted:
+                chain = times(code, (chain, (weights[k],)))[0]
+            total = add_field(code, (total, chain, r, load(moments, j * row + column)))[0]
+        store(out, i * (channels * n_out // group) + cuda.blockIdx.y * n_out, total)
+
+    return loop
+
+
+@kernels
+def own_pairs_of_any_order(top, kernel, step, listed, weighted):
+    """The same for orders whose arithmetic is too long to write out."""
+    rows = indexing.n_components(top)
+    links = top + 1
+
+    def loop(
+        targets, sources, moments, parameters, channels, bounds, list_, weights, recursion, factors,
+        levels, places, signs, out,
+    ):  # fmt: skip
+        chain, tensor = cuda.local.array(links, REAL), cuda.local.array(rows, REAL)
+        i, channel = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.blockIdx.y
+        if i >= targets.shape[0] // 3:
+            return
+        n_out, n_in = places.shape
+        start = (i * channels + channel) * n_out
+        for beta in range(n_out):
+            out[start + beta] = 0.0
+        for k in range(bounds[step * i], bounds[step * i + 1]):
+            j = list_[k] if listed else k
+            x = targets[3 * i] - sources[3 * j]
+            y = targets[3 * i + 1] - sources[3 * j + 1]
+            z = targets[3 * i + 2] - sources[3 * j + 2]
+            chain_of_one(kernel, square(x, y, z), parameters, top, chain, 0, 1)
+            for n in range(1, links, 2):
+                chain[n] = -chain[n]
+            tensor[0] = chain[top]
+            for n in range(top - 1, -1, -1):
+                for row in range(levels[top - n] - 1, 0, -1):
+                    axis = recursion[row, 0]
+                    step_ = x if axis == 0 else (y if axis == 1 else z)
+                    value = step_ * tensor[recursion[row, 1]]
+                    tensor[row] = value + tensor[recursion[row, 2]] * factors[row]
+                tensor[0] = chain[n]
+            source = (j * channels + channel) * n_in
+            for beta in range(n_out):
+                value = 0.0
+                for alpha in range(n_in):
+                    moment = moments[source + alpha] * signs[alpha]
+                    value += moment * tensor[places[beta, alpha]]
+                out[start + beta] += value * weights[k] if weighted else value
+
+    return loop
+
+
+@kernels
+def sum_parts():
+    """Add the parts of every number, in order."""
+
+    def loop(parts, n, out):
+        i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+        if i < out.shape[0]:
+            value = parts[i]
+            for part in range(1, n):
+                value += parts[part * out.shape[0] + i]
+            out[i] = value
+
+    return loop
+
+
+# --- launches -------------------------------------------------------------------------------------
+
+
+def blocks_for(n: int) -> int:
+    """Return how many blocks have a thread for each of n items."""
+    return -(-n // THREADS)
+
+
+def field(
+    space: Space,
+    targets: Any,
+    sources: Any,
+    moments: Any,
+    order: int,
+    kernel: Kernel,
+    neighbours: DeviceNeighbours,
+) -> Any:
+    """Return the field of multipoles at the targets, on the device.
+
+    Parameters
+    ----------
+    space : Space
+        Where the arrays are.
+    targets, sources : device array, shape (n, 3)
+        Contiguous, of one dtype.
+    moments : device array, shape (n_sources, channels, n_components(K))
+    order : int
+        Highest derivative.
+    kernel : Kernel
+    neighbours : DeviceNeighbours
+        Which pairs.
+
+    Returns
+    -------
+    device array, shape (n_targets, channels, n_components(order))
+    """
+    n, channels, n_in = len(targets), moments.shape[1], moments.shape[2]
+    shape = (n, channels, indexing.n_components(order))
+    dtype = np.dtype(targets.dtype)
+    out = space.empty(shape, dtype)
+    if out.size == 0 or len(sources) == 0:
+        return fill(space, out, 0.0)
+    flat = out.reshape(-1)
+    arrays = tuple(array.reshape(-1) for array in (targets, sources, moments))
+    parameters = space.constant((kernel, dtype.name), lambda: kernel.parameter_array.astype(dtype))
+    source_order = indexing.order_of(n_in)
+    if source_order + order > MAX_EMITTED:
+        _of_any_order(space, dtype, arrays, parameters, channels, source_order, order, kernel,
+                      neighbours, flat)  # fmt: skip
+        return out
+    group = _group(source_order, order, channels)
+    code = _plain.orders_code(source_order, order, group)
+    if neighbours.is_complete:
+        _all_pairs(space, dtype, code, kernel, arrays, parameters, channels, flat)
+        return out
+    bounds, list_, weights, flags = _own(space, neighbours, dtype)
+    own_pairs(code, kernel.code, *flags)(
+        space.stream, dtype, (blocks_for(n), channels // group), THREADS, *arrays, parameters,
+        channels, bounds, list_, weights, flat,
+    )  # fmt: skip
+    return out
+
+
+def _group(source_order: int, order: int, channels: int) -> int:
+    """Return how many channels a thread takes: what they share is computed once."""
+    numbers = indexing.n_components(order)
+    return next(g for g in (4, 2, 1) if channels % g == 0 and (g == 1 or g * numbers <= 40))
+
+
+def _all_pairs(space, dtype, code, kernel, arrays, parameters, channels, out) -> None:
+    targets, sources, _ = arrays
+    group = _plain.orders_of(code)[2]
+    blocks, groups = blocks_for(targets.shape[0] // 3), channels // group
+    n_sources = sources.shape[0] // 3
+    # few targets in many sources: the sources are divided too
+    parts = max(1, min(_BLOCKS // (blocks * groups), blocks_for(n_sources)))
+    length = -(-n_sources // parts)
+    parts = -(-n_sources // length)
+    found = out if parts == 1 else space.empty((parts * out.shape[0],), dtype)
+    all_pairs(code, kernel.code)(
+        space.stream, dtype, (blocks, parts, groups), THREADS, *arrays, parameters, channels,
+        length, found,
+    )  # fmt: skip
+    if parts > 1:
+        sum_parts()(space.stream, dtype, blocks_for(out.shape[0]), THREADS, found, parts, out)
+
+
+def _own(space, neighbours, dtype) -> tuple[Any, Any, Any, tuple[int, int, int]]:
+    """Return bounds, list and weights of each target's sources, and what kernels ask of them."""
+    nothing = space.constant(("nothing", dtype.name), lambda: np.zeros(1, dtype))
+    if not isinstance(neighbours, DevicePairs):
+        bounds = neighbours.ranges(space)
+        return bounds, bounds, nothing, (2, 0, 0)
+    starts, list_, weights = neighbours.rows(space, dtype)
+    weighted = weights is not None
+    return starts, list_, weights if weighted else nothing, (1, 1, int(weighted))
+
+
+def _of_any_order(
+    space, dtype, arrays, parameters, channels, source_order, order, kernel, neighbours, out
+) -> None:
+    top = source_order + order
+    bounds, list_, weights, flags = _own(space, neighbours, dtype)
+    names = ("recursion", "factors", "levels", "places", "signs")
+    made = _tables(source_order, order, dtype)
+    tables = [
+        space.constant((name, source_order, order, dtype.name), lambda array=array: array)
+        for name, array in zip(names, made, strict=True)
+    ]
+    own_pairs_of_any_order(top, kernel.code, *flags)(
+        space.stream, dtype, (blocks_for(arrays[0].shape[0] // 3), channels), THREADS, *arrays,
+        parameters, channels, bounds, list_, weights, *tables, out,
+    )  # fmt: skip
+
+
+@lru_cache(maxsize=64)
+def _tables(source_order: int, order: int, dtype: np.dtype) -> tuple[np.ndarray, ...]:
+    """Return recursion, its factors, sizes of levels, places of products, and signs of moments."""
+    top = source_order + order
+    table = indexing.recursion_table(top)
+    recursion = np.stack([table.axis, table.parent, table.grandparent], axis=1).astype(np.int32)
+    levels = np.array([indexing.n_components(n) for n in range(top + 1)], np.int32)
+    places = np.ascontiguousarray(indexing.sum_index(source_order, order).T.astype(np.int32))
+    signs = indexing.signs(source_order).astype(dtype)
+    return recursion, table.weight.astype(dtype), levels, places, signs
+
+
+@kernels
+def _fill():
+    def loop(value, out):
+        i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+        if i < out.shape[0]:
+            out[i] = value
+
+    return loop
+
+
+def fill(space: Space, array: Any, value: float) -> Any:
+    """Set all numbers of an array of reals; return it."""
+    flat = array.reshape(-1)
+    _fill()(space.stream, array.dtype, blocks_for(flat.shape[0]), THREADS, value, flat)
+    return array

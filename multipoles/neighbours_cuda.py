@@ -1,0 +1,169 @@
+"""Who meets whom on the GPU: all pairs, systems of a batch, or a list of pairs.
+
+The counterparts of `multipoles.neighbours`; made once and used for many sums.
+"""
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from multipoles._cuda import cuda, kernels
+from multipoles._device import Space
+from multipoles._sorting_cuda import THREADS, argsort, blocks_for
+
+_INTEGERS = np.dtype(np.float64)  # kernels without real numbers are compiled for one type
+
+
+class DeviceNeighbours:
+    """All sources of the target's system, or of one system that holds everything.
+
+    Parameters
+    ----------
+    n_targets, n_sources : int
+        Numbers of points.
+    target_batch, source_batch : device array of int64, optional
+        Sorted system index of each point; None for a single system.
+    """
+
+    def __init__(
+        self, n_targets: int, n_sources: int, target_batch: Any = None, source_batch: Any = None
+    ) -> None:
+        self.n_targets, self.n_sources = int(n_targets), int(n_sources)
+        self.target_batch, self.source_batch = target_batch, source_batch
+        self._ranges: Any = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every target meets every source."""
+        return self.target_batch is None
+
+    def ranges(self, space: Space) -> Any:
+        """Return first source and the one after the last of each target, flat."""
+        if self._ranges is None:
+            self._ranges = space.empty((2 * self.n_targets,), np.int64)
+            batches = (self.target_batch, self.source_batch)
+            make = _all_sources() if self.is_complete else _ranges_of_systems()
+            given = (self.n_sources,) if self.is_complete else batches
+            blocks = blocks_for(self.n_targets)
+            make(space.stream, _INTEGERS, blocks, THREADS, *given, self._ranges)
+        return self._ranges
+
+    @cached_property
+    def transposed(self) -> "DeviceNeighbours":
+        """The same pairs with targets and sources exchanged."""
+        other = DeviceNeighbours(
+            self.n_sources, self.n_targets, self.source_batch, self.target_batch
+        )
+        other.__dict__["transposed"] = self
+        return other
+
+
+class DevicePairs(DeviceNeighbours):
+    """Given pairs.
+
+    Parameters
+    ----------
+    targets, sources : device array of int64, shape (n_pairs,)
+        Of each pair, in any order.
+    n_targets, n_sources : int
+        Numbers of points.
+    weights : device array, shape (n_pairs,), optional
+        Factor of each pair's contribution; None for one.
+    """
+
+    def __init__(
+        self, targets: Any, sources: Any, n_targets: int, n_sources: int, weights: Any = None
+    ) -> None:
+        super().__init__(n_targets, n_sources)
+        self.targets, self.sources, self.weights = targets, sources, weights
+        self._rows: tuple[Any, Any, Any] | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Not even if the list holds all pairs."""
+        return False
+
+    def rows(self, space: Space, dtype: np.dtype) -> tuple[Any, Any, Any]:
+        """Return the start of each target's row, the sources row by row, and weights or None."""
+        if self._rows is None:
+            bits = max(1, int(self.n_targets).bit_length())
+            order, sorted_targets = argsort(space, self.targets, bits)
+            n = self.sources.shape[0]
+            starts = space.empty((self.n_targets + 1,), np.int64)
+            blocks = blocks_for(self.n_targets + 1)
+            _starts_of_rows()(space.stream, _INTEGERS, blocks, THREADS, sorted_targets, starts)
+            sources = space.empty((n,), np.int64)
+            _gather()(space.stream, _INTEGERS, blocks_for(n), THREADS, self.sources, order, sources)
+            weights = None
+            if self.weights is not None:
+                weights = space.empty((n,), dtype)
+                _gather()(space.stream, dtype, blocks_for(n), THREADS, self.weights, order, weights)
+            self._rows = starts, sources, weights
+        return self._rows
+
+    @cached_property
+    def transposed(self) -> "DevicePairs":
+        """The same pairs with targets and sources exchanged."""
+        other = DevicePairs(
+            self.sources, self.targets, self.n_sources, self.n_targets, self.weights
+        )
+        other.__dict__["transposed"] = self
+        return other
+
+
+@kernels
+def _all_sources():
+    def loop(n_sources, ranges):
+        i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+        if i < ranges.shape[0] // 2:
+            ranges[2 * i], ranges[2 * i + 1] = 0, n_sources
+
+    return loop
+
+
+@kernels
+def _ranges_of_systems():
+    def loop(target_batch, source_batch, ranges):
+        i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+        if i < target_batch.shape[0]:
+            system = target_batch[i]
+            for side in range(2):
+                first, last = 0, source_batch.shape[0]
+                while first < last:
+                    middle = (first + last) // 2
+                    if source_batch[middle] < system + side:
+                        first = middle + 1
+                    else:
+                        last = middle
+                ranges[2 * i + side] = first
+
+    return loop
+
+
+@kernels
+def _starts_of_rows():
+    def loop(keys, starts):
+        """Write the first place of each key among the sorted keys, and their number."""
+        i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+        if i < starts.shape[0]:
+            first, last = 0, keys.shape[0]
+            while first < last:
+                middle = (first + last) // 2
+                if keys[middle] < i:
+                    first = middle + 1
+                else:
+                    last = middle
+            starts[i] = first
+
+    return loop
+
+
+@kernels
+def _gather():
+    def loop(values, places, out):
+        i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+        if i < out.shape[0]:
+            out[i] = values[places[i]]
+
+    return loop
