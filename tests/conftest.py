@@ -1,16 +1,20 @@
-"""Shared fixtures; kernels compiled for the tests are cached in a folder named by the sources."""
+"""Shared fixtures; where kernels are cached, and what stands in for a GPU where there is none."""
 
 import hashlib
+import json
 import os
+import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
+from ptx_worker import launches
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def _sources_hash() -> str:
+def sources_hash() -> str:
+    """Return a name for the state of all sources that have kernels."""
     digest = hashlib.sha256()
     for package in ("multipoles", "fmm", "gnn/operators"):  # where kernels live
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -18,11 +22,52 @@ def _sources_hash() -> str:
     return digest.hexdigest()[:16]
 
 
+def _gpu_present() -> bool:
+    if any(Path("/dev").glob("nvidia[0-9]*")):
+        return True
+    try:  # Windows, and Linux within it
+        return subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
 # Numba's cache does not see a change in a helper of another file: a new folder per state of the
-# sources keeps stale machine code out. Set before numba is imported anywhere.
+# sources keeps stale machine code out. Both are set before numba is imported anywhere.
 os.environ.setdefault(
-    "NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"anisole-numba-{_sources_hash()}")
+    "NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"anisole-numba-{sources_hash()}")
 )
+if not _gpu_present():
+    os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option by which scripts learn what kernels there are."""
+    parser.addoption("--launches", metavar="FILE", help="write kernels that the simulator ran")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what needs a GPU where there is none; compile last what was launched before."""
+    items.sort(key=lambda item: item.path.name == "test_ptx.py")
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and (reason := _why_no_gpu()):
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def _why_no_gpu() -> str | None:
+    try:
+        from multipoles._cuda import SIMULATED, cuda
+    except ImportError:
+        return "needs numba-cuda (extra `cuda`)"
+    if SIMULATED:
+        return "needs a GPU: kernels run in the simulator"
+    return None if cuda.is_available() else "needs a GPU: Numba finds no driver"
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the launches where they were asked for."""
+    if path := session.config.getoption("--launches"):
+        Path(path).write_text(json.dumps(launches()))
 
 
 @pytest.fixture(scope="session")

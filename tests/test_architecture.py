@@ -12,6 +12,8 @@ CORE = {"numpy", "scipy", "numba", "llvmlite"}
 ALLOWED = {"multipoles": CORE | {"multipoles"}, "fmm": CORE | {"multipoles", "fmm"}}
 # what a command of the core imports where it needs it
 COMMANDS = {"fmm/bench.py": {"fmm3dpy", "matplotlib"}}
+# libraries whose arrays come and go, imported when one of theirs has come
+ARRAYS = {"multipoles/_device.py": {"torch", "cupy", "jax"}}
 # heavy packages that gnn imports inside the function that needs them
 LATE = {"ase", "openmm", "pyscf", "rdkit", "parmed", "h5py", "matplotlib", "rich"}
 
@@ -31,7 +33,7 @@ def _imports(path: Path, top_level_only: bool = False) -> set[str]:
 @pytest.mark.parametrize("package", ["multipoles", "fmm"])
 def test_core_packages_import_the_core_only(package):
     for path in (ROOT / package).rglob("*.py"):
-        late = COMMANDS.get(str(path.relative_to(ROOT)), set())
+        late = (COMMANDS | ARRAYS).get(str(path.relative_to(ROOT)), set())
         assert not _imports(path, top_level_only=True) & late
         foreign = _imports(path) - ALLOWED[package] - set(sys.stdlib_module_names) - late
         assert not foreign, f"{path.relative_to(ROOT)} imports {foreign}"
@@ -42,15 +44,32 @@ def test_heavy_packages_are_imported_late():
         assert not _imports(path, top_level_only=True) & LATE, path.relative_to(ROOT)
 
 
+def _names_numba_cuda(path: Path) -> bool:
+    """Whether a module imports numba.cuda, in any way."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        if any(name.startswith("numba.cuda") for name in names):
+            return True
+    return False
+
+
 def test_numba_cuda_has_one_door():
-    for path in ROOT.glob("multipoles/*.py"):
-        if path.name != "_jit.py":
-            assert "cuda" not in {
-                alias.name
-                for node in ast.walk(ast.parse(path.read_text()))
-                if isinstance(node, ast.ImportFrom) and node.module == "numba"
-                for alias in node.names
-            }, path.name
+    paths = [p for package in ("multipoles", "fmm", "gnn") for p in (ROOT / package).rglob("*.py")]
+    doors = {str(path.relative_to(ROOT)) for path in paths if _names_numba_cuda(path)}
+    assert doors == {"multipoles/_cuda.py"}
+
+
+def test_core_imports_without_numba_cuda():
+    code = "import sys, multipoles, fmm; print('numba.cuda' in sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert run.stdout.strip() == "False"
 
 
 def test_core_imports_without_torch():
