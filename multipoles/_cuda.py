@@ -87,7 +87,8 @@ def _converted(value: Any, dtype: np.dtype) -> Any:
     if isinstance(value, Real):
         return dtype.type if SIMULATED else _numba_type(dtype)
     if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-        return value.astype(dtype)
+        with np.errstate(over="ignore"):  # of a table that is longer than float32 can use
+            return value.astype(dtype)
     if isinstance(value, Device):
         return value.of(dtype)
     if hasattr(value, "plain"):

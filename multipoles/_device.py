@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from multipoles._cuda import SIMULATED, cuda
+from multipoles._dlpack import Imported
 
 
 class Space(ABC):
@@ -132,21 +133,22 @@ def space_of(array: Any) -> Space:
 
 
 def view(array: Any) -> Any:
-    """Return an array on the device as Numba sees it; nothing is copied."""
+    """Return an array on the device as Numba sees it; nothing is copied.
+
+    Raises
+    ------
+    TypeError
+        If it offers neither ``__cuda_array_interface__`` nor DLPack.
+    """
     if hasattr(array, "detach"):
         array = array.detach()
     if hasattr(array, "__cuda_ndarray__"):
         return array
-    return cuda.as_cuda_array(array, sync=False)
-
-
-def on_device(array: Any) -> bool:
-    """Return whether an array lies on a GPU."""
-    if hasattr(array, "__cuda_ndarray__"):
-        return True
-    if isinstance(getattr(array, "device", None), str | type(None)) and not hasattr(
-        array, "__dlpack_device__"
-    ):
-        return hasattr(array, "__cuda_array_interface__")
-    # torch offers both on tensors of the CPU too
-    return int(array.__dlpack_device__()[0]) == 2
+    if hasattr(array, "__cuda_array_interface__"):
+        return cuda.as_cuda_array(array, sync=False)
+    if hasattr(array, "__dlpack__"):
+        return cuda.as_cuda_array(Imported(array), sync=False)
+    raise TypeError(
+        "expected an array on a GPU that offers __cuda_array_interface__ or DLPack, got "
+        f"{type(array).__name__}"
+    )

@@ -89,7 +89,7 @@ def add_field(code: int, sums: Numbers, chain: Numbers, r: Numbers, moments: Num
         return [[total + value for total, value in zip(sums, tensor, strict=True)]]
     tensor = derivatives(source_order + order, chain, r)
     n_in = indexing.n_components(source_order)
-    out = []
+    out: list[Any] = []
     for channel in range(channels):
         for terms in _products(source_order, order):
             total = sums[len(out)]

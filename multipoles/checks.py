@@ -148,6 +148,16 @@ def order(value: Any, name: str = "order", maximum: int | None = None) -> int:
     return int(value)
 
 
+def on_device(array: Any) -> bool:
+    """Return whether an array lies on a GPU; nothing of it is read."""
+    if hasattr(array, "__cuda_ndarray__"):
+        return True
+    if hasattr(array, "__dlpack_device__"):
+        # torch and NumPy have it for arrays of the CPU too; 2 is CUDA's number
+        return int(array.__dlpack_device__()[0]) == 2
+    return hasattr(array, "__cuda_array_interface__")
+
+
 def common_dtype(*arrays: Any) -> np.dtype:
     """Return float32 if every array given is float32, else float64; None is passed over."""
     given = [a for a in arrays if a is not None]

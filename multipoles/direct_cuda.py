@@ -91,7 +91,7 @@ def _tile(n_in: int) -> int:
 
 @kernels
 def all_pairs(code, kernel):
-    """All sources, in tiles; a block sums those of one part for some targets and channels."""
+    """Sum all sources, in tiles; a block those of one part for some targets and channels."""
     source_order, order, group = _plain.orders_of(code)
     n_in, n_out = (group * indexing.n_components(n) for n in (source_order, order))
     load, store, zero = loader(n_in), storer(n_out), zeros(n_out)
@@ -136,7 +136,7 @@ def all_pairs(code, kernel):
 
 @kernels
 def own_pairs(code, kernel, step, listed, weighted):
-    """The sources of each target: a range (step 2), or a row of a list (step 1)."""
+    """Sum the sources of each target: a range (step 2), or a row of a list (step 1)."""
     source_order, order, group = _plain.orders_of(code)
     n_in, n_out = (group * indexing.n_components(n) for n in (source_order, order))
     load, store, zero = loader(n_in), storer(n_out), zeros(n_out)
@@ -163,7 +163,7 @@ def own_pairs(code, kernel, step, listed, weighted):
 
 @kernels
 def own_pairs_of_any_order(top, kernel, step, listed, weighted):
-    """The same for orders whose arithmetic is too long to write out."""
+    """Sum them for orders whose arithmetic is too long to write out."""
     rows = indexing.n_components(top)
     links = top + 1
 

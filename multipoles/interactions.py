@@ -1,7 +1,7 @@
 """Fields, energies and forces of multipoles: the checked functions, and the choice of a loop.
 
 `field_arrays` and `energy_forces_arrays` are the same sums without checks, for callers that know
-what they pass. A second machine's loops (CUDA) are to be chosen there too, by the kind of array.
+what they pass. Arrays on a GPU go to `multipoles.interactions_cuda`.
 """
 
 from functools import lru_cache
@@ -64,11 +64,22 @@ def field(
 
     Notes
     -----
+    Arrays on a GPU (Numba, CuPy, torch, JAX, or anything with ``__cuda_array_interface__`` or
+    DLPack) are taken without a copy, all of one library, device and dtype; the result is an array
+    of that library, computed on its current stream without waiting. Their numbers and indices are
+    not checked. Every run gives the same bits.
+
     An order n of K + `order` needs 1/r^(2n+1): in float32 sums of high order overflow to infinity
     or NaN where points are closer than about 1e-3 (n = 6) or 2e-2 (n = 10); float64 does not.
     """
     kernel = kernel_object(kernel)
     order = checks.order(order, maximum=MAX_TOTAL_ORDER)
+    if any(checks.on_device(array) for array in (targets, sources, moments)):
+        from multipoles import interactions_cuda
+
+        return interactions_cuda.field(
+            targets, sources, moments, order, kernel, pairs, target_batch, source_batch
+        )
     x = checks.points(targets, "targets")
     s = x if sources is targets else checks.points(sources, "sources")
     packed, source_order, had_channels = checks.moments(moments, len(s))
@@ -232,8 +243,8 @@ def energy(
     pair_scale : tuple (pairs, factors), optional
         Unordered pairs (P, 2) whose interaction is multiplied by a factor (P,): exclusions and
         covalent scaling. Dipoles and quadrupoles leave scaled pairs out of the sum; with charges
-        alone, higher orders or several channels they are subtracted from it in float64, which
-        costs digits where such a pair is far closer than others.
+        alone, higher orders or several channels, and on a GPU, they are subtracted from it in
+        float64, which costs digits where such a pair is far closer than others.
     batch : array_like of int, shape (n,), optional
         Sorted index of the system each point belongs to; only pairs of one system are summed.
 
@@ -247,6 +258,8 @@ def energy(
     TypeError, ValueError
         If an argument has the wrong type, shape or range, or holds NaN or infinity.
     """
+    if checks.on_device(positions) or checks.on_device(moments):
+        return energy_forces(positions, moments, kernel, pair_scale, batch)[0]
     x, packed, kernel, neighbours, scaled = _sites(
         positions, moments, kernel, pair_scale, batch, extra=0
     )
@@ -285,6 +298,12 @@ def energy_forces(
     TypeError, ValueError
         See `energy`.
     """
+    if checks.on_device(positions) or checks.on_device(moments):
+        from multipoles import interactions_cuda
+
+        return interactions_cuda.energy_forces(
+            positions, moments, kernel_object(kernel), pair_scale, batch
+        )
     x, packed, kernel, neighbours, scaled = _sites(
         positions, moments, kernel, pair_scale, batch, extra=1
     )
