@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from multipoles._jit import inline, jit
+from multipoles._jit import bare_inline, inline, jit
 
 
 def encode(
@@ -42,18 +42,24 @@ def _spread(i):
     return (i | i << 2) & 0x1249249249249249
 
 
-@jit
-def _encode(points, batch, origin, edge, root_grid, bits, keys):
+@bare_inline
+def key_of(points, i, system, origin, edge, root_grid, bits):
+    """Return the key of one point."""
     fine = np.int64(1) << bits
     last = root_grid * fine - 1
+    scale = fine / edge[system]
+    cell = np.int64(system)
+    inside = np.int64(0)
+    for axis in range(3):
+        place = np.int64((points[i, axis] - origin[system, axis]) * scale)
+        place = max(np.int64(0), min(place, last))
+        cell = cell * root_grid + (place >> bits)
+        inside |= _spread(place & (fine - 1)) << (2 - axis)
+    return cell << (3 * bits) | inside
+
+
+@jit
+def _encode(points, batch, origin, edge, root_grid, bits, keys):
     for i in range(len(points)):
         system = batch[i] if len(batch) else 0
-        scale = fine / edge[system]
-        cell = system
-        inside = np.int64(0)
-        for axis in range(3):
-            place = np.int64((points[i, axis] - origin[system, axis]) * scale)
-            place = max(np.int64(0), min(place, last))
-            cell = cell * root_grid + (place >> bits)
-            inside |= _spread(place & (fine - 1)) << (2 - axis)
-        keys[i] = cell << (3 * bits) | inside
+        keys[i] = key_of(points, i, system, origin, edge, root_grid, bits)

@@ -65,9 +65,8 @@ def sort_points(
     _bounds(targets, target_system, low, high)
     if not same:
         _bounds(sources, source_system, low, high)
-    origin, edge = _roots(low, high, root_grid)
-    # one bit stays free, for the key that follows the last
-    bits = min(MAX_BITS, (62 - (n_systems * root_grid**3 - 1).bit_length()) // 3)
+    origin, edge = roots(low, high, root_grid)
+    bits = bits_of(n_systems, root_grid)
     keys = encode(targets, target_system, origin, edge, root_grid, bits)
     order = np.argsort(keys)
     found = order, keys[order]
@@ -117,7 +116,13 @@ def _bounds(points, batch, low, high):
             high[system, axis] = max(high[system, axis], points[i, axis])
 
 
-def _roots(low: np.ndarray, high: np.ndarray, root_grid: int) -> tuple[np.ndarray, np.ndarray]:
+def bits_of(n_systems: int, root_grid: int) -> int:
+    """Return the bits of each coordinate in keys."""
+    # one bit stays free, for the key that follows the last
+    return min(MAX_BITS, (62 - (n_systems * root_grid**3 - 1).bit_length()) // 3)
+
+
+def roots(low: np.ndarray, high: np.ndarray, root_grid: int) -> tuple[np.ndarray, np.ndarray]:
     """Return origin and edge of the root cells of every system."""
     empty = np.any(low > high, axis=1)
     low, high = np.where(empty[:, None], 0.0, low), np.where(empty[:, None], 0.0, high)
@@ -142,8 +147,12 @@ def occupancy(points: SortedPoints) -> tuple[np.ndarray, np.ndarray]:
     counts = np.zeros((points.bits + 1, 2), np.int64)
     n_levels = _occupancy(points.source_keys, points.bits, counts)
     boxes, squares = counts[:n_levels].T
-    n = max(len(points.source_keys), 1)
-    return boxes, squares * boxes / n**2
+    return crowding(boxes, squares, len(points.source_keys))
+
+
+def crowding(boxes: np.ndarray, squares: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return boxes and crowding, from boxes and the sum of the squares of what they hold."""
+    return boxes, squares * boxes / max(n, 1) ** 2
 
 
 @jit
@@ -201,13 +210,9 @@ def build_tree(points: SortedPoints, leaf_size: int, smallest: float = 0.0) -> T
     Points that no level of the tree can tell apart stay together in larger leaves, and so do those
     of boxes whose halves would have an edge below `smallest`.
     """
-    halvings = np.full(len(points.edge), points.bits)
-    if smallest > 0:
-        possible = np.floor(np.log2(np.maximum(points.edge / smallest, 1.0)))
-        halvings = np.minimum(halvings, possible.astype(np.int64))
     level_starts, keys, parent, children, targets, sources = _divide(
-        points.target_keys, points.source_keys, points.bits, leaf_size, halvings,
-        points.root_grid**3,
+        points.target_keys, points.source_keys, points.bits, leaf_size,
+        most_halvings(points, smallest), points.root_grid**3,
     )  # fmt: skip
     n = len(parent)
     anchor, centre = np.empty((n, 3), np.int32), np.empty((n, 3))
@@ -223,8 +228,17 @@ def build_tree(points: SortedPoints, leaf_size: int, smallest: float = 0.0) -> T
     )  # fmt: skip
 
 
+def most_halvings(points: SortedPoints, smallest: float) -> np.ndarray:
+    """Return how often the boxes of each system may be halved."""
+    halvings = np.full(len(points.edge), points.bits)
+    if smallest > 0:
+        possible = np.floor(np.log2(np.maximum(points.edge / smallest, 1.0)))
+        halvings = np.minimum(halvings, possible.astype(np.int64))
+    return halvings
+
+
 @bare_inline
-def _upper(keys, first, last, bound):
+def upper(keys, first, last, bound):
     """Return the first place of the sorted keys[first:last] above `bound`."""
     while first < last:
         middle = (first + last) // 2
@@ -250,8 +264,8 @@ def _cut(target_keys, source_keys, ranges, shift, parent, boxes, count):
         bound = ((key + 1) << shift) - 1
         row = boxes[count]
         row[0], row[1], row[2], row[3], row[4], row[6] = key, parent, 0, 0, t, s
-        t = _upper(target_keys, t, t_last, bound)
-        s = _upper(source_keys, s, s_last, bound)
+        t = upper(target_keys, t, t_last, bound)
+        s = upper(source_keys, s, s_last, bound)
         row[5], row[7] = t, s
         count += 1
     return count
@@ -269,6 +283,14 @@ def _is_one_key(target_keys, source_keys, ranges):
     return low == max(high, source_keys[s_last - 1])
 
 
+@bare_inline
+def divides(target_keys, source_keys, ranges, leaf_size, level, most):
+    """Return whether a box is divided: it holds many points and a level below tells them apart."""
+    if max(ranges[1] - ranges[0], ranges[3] - ranges[2]) <= leaf_size or level >= most:
+        return False
+    return not _is_one_key(target_keys, source_keys, ranges)
+
+
 @jit
 def _divide(target_keys, source_keys, bits, leaf_size, halvings, cells_of_system):
     """Return level starts, keys, parents, children and ranges of all boxes.
@@ -284,11 +306,8 @@ def _divide(target_keys, source_keys, bits, leaf_size, halvings, cells_of_system
     for level in range(bits):
         for box in range(starts[level], starts[level + 1]):
             ranges = boxes[box, 4], boxes[box, 5], boxes[box, 6], boxes[box, 7]
-            if max(ranges[1] - ranges[0], ranges[3] - ranges[2]) <= leaf_size:
-                continue
-            if level >= halvings[(boxes[box, 0] >> 3 * level) // cells_of_system]:
-                continue
-            if _is_one_key(target_keys, source_keys, ranges):
+            most = halvings[(boxes[box, 0] >> 3 * level) // cells_of_system]
+            if not divides(target_keys, source_keys, ranges, leaf_size, level, most):
                 continue
             if count + 8 > len(boxes):
                 boxes = np.concatenate((boxes, np.empty_like(boxes)))
@@ -312,18 +331,23 @@ def _divide(target_keys, source_keys, bits, leaf_size, halvings, cells_of_system
 @jit
 def _place(level_starts, keys, root_grid, origin, edges, anchor, system, centre, edge):
     """Write where boxes are, from their keys."""
-    cells = root_grid**3
     for level in range(len(level_starts) - 1):
         for box in range(level_starts[level], level_starts[level + 1]):
-            root = keys[box] >> (3 * level)
-            owner, cell = root // cells, root % cells
-            system[box] = owner
-            place = (cell // root_grid**2, cell // root_grid % root_grid, cell % root_grid)
-            size = edges[owner] / 2**level
-            edge[box] = size
-            for axis in range(3):
-                a = place[axis]
-                for bit in range(level - 1, -1, -1):
-                    a = 2 * a + (keys[box] >> (3 * bit + 2 - axis) & 1)
-                anchor[box, axis] = a
-                centre[box, axis] = origin[owner, axis] + (a + 0.5) * size
+            place_box(box, keys[box], level, root_grid, origin, edges, anchor, system, centre, edge)
+
+
+@bare_inline
+def place_box(box, key, level, root_grid, origin, edges, anchor, system, centre, edge):
+    """Write where one box is, from its key."""
+    root = key >> (3 * level)
+    owner, cell = root // root_grid**3, root % root_grid**3
+    system[box] = owner
+    place = (cell // root_grid**2, cell // root_grid % root_grid, cell % root_grid)
+    size = edges[owner] / (1 << level)
+    edge[box] = size
+    for axis in range(3):
+        a = place[axis]
+        for bit in range(level - 1, -1, -1):
+            a = 2 * a + (key >> (3 * bit + 2 - axis) & 1)
+        anchor[box, axis] = a
+        centre[box, axis] = origin[owner, axis] + (a + 0.5) * size
