@@ -218,18 +218,93 @@ class WrittenOut:
         self.plain = plain
 
 
+class Access(Device):
+    """A function for kernels that reads or writes consecutive numbers of an array as a tuple.
+
+    Unlike an index in a kernel, the place is not compared with zero: that would cost more than
+    the arithmetic of a pair.
+    """
+
+    def __init__(self, function: Callable, intrinsic: Callable[[], Any]) -> None:
+        super().__init__(function)
+        self._intrinsic = intrinsic
+
+    def of(self, dtype: np.dtype) -> Any:
+        """Return the function; it serves arrays of all types."""
+        return self.function if SIMULATED else self._intrinsic()
+
+
 @cache
-def loader(n: int) -> Device:
-    """Return the function for kernels that reads n consecutive numbers of an array as a tuple."""
+def loader(n: int, aligned: int = 1) -> Access:
+    """Return the function for kernels that reads n numbers, ``load(array, place)``.
+
+    Places that are multiples of `aligned` allow wider loads.
+    """
+
+    @cache
+    def compiled() -> Any:
+        from llvmlite import ir
+        from numba.cuda import types
+        from numba.cuda.extending import intrinsic
+
+        @intrinsic
+        def load(typing_context, array, place):
+            def codegen(context, builder, sig, args):
+                kind = context.get_data_type(array.dtype)
+                width = min(16 * 8 // array.dtype.bitwidth, aligned)
+                values = []
+                for first in range(0, n, width):
+                    count = min(width, n - first)
+                    pointer = _address(context, builder, array, args, first)
+                    if count < width or width == 1:
+                        for k in range(first, first + count):
+                            pointer = _address(context, builder, array, args, k)
+                            values.append(builder.load(pointer, typ=kind))
+                        continue
+                    vector = ir.VectorType(kind, width)
+                    wide = builder.load(builder.bitcast(pointer, vector.as_pointer()), typ=vector)
+                    wide.align = width * array.dtype.bitwidth // 8
+                    lanes = [ir.Constant(ir.IntType(32), k) for k in range(width)]
+                    values += [builder.extract_element(wide, lane) for lane in lanes]
+                return context.make_tuple(builder, sig.return_type, values)
+
+            return types.UniTuple(array.dtype, n)(array, types.intp), codegen
+
+        return load
+
     items = "".join(f"a[i + {k}], " for k in range(n))
-    return Device(_made(f"def load(a, i):\n    return ({items})", "load"))
+    return Access(_made(f"def load(a, i):\n    return ({items})", "load"), compiled)
 
 
 @cache
-def storer(n: int) -> Device:
-    """Return the function for kernels that writes a tuple of n numbers to an array."""
+def storer(n: int) -> Access:
+    """Return the function for kernels that writes n numbers, ``store(array, place, tuple)``."""
+
+    @cache
+    def compiled() -> Any:
+        from numba.cuda import cgutils, types
+        from numba.cuda.extending import intrinsic
+
+        @intrinsic
+        def store(typing_context, array, place, values):
+            def codegen(context, builder, sig, args):
+                for k, value in enumerate(cgutils.unpack_tuple(builder, args[2])):
+                    builder.store(value, _address(context, builder, array, args, k))
+                return context.get_dummy_value()
+
+            return types.void(array, types.intp, values), codegen
+
+        return store
+
     lines = "".join(f"    a[i + {k}] = v[{k}]\n" for k in range(n))
-    return Device(_made(f"def store(a, i, v):\n{lines}", "store"))
+    return Access(_made(f"def store(a, i, v):\n{lines}", "store"), compiled)
+
+
+def _address(context: Any, builder: Any, array: Any, args: Any, offset: int) -> Any:
+    """Return the address of the number `offset` after the place of an access."""
+    data = context.make_array(array)(context, builder, args[0]).data
+    place = builder.gep(data, [args[1]], inbounds=True)
+    return builder.gep(place, [args[1].type(offset)], inbounds=True) if offset else place
 
 
 @cache
@@ -253,13 +328,14 @@ class _Rsqrt(Device):
         return cuda.libdevice.rsqrtf if dtype == np.float32 else cuda.libdevice.rsqrt
 
 
-_positive_rsqrt = _Rsqrt(lambda r2: type(r2)(1.0) / np.sqrt(r2))
+_positive_rsqrt = _Rsqrt(lambda r2: type(r2)(1.0) / np.sqrt(r2) if r2 > 0 else r2)
 
 
 @device
 def rsqrt(r2):
     """Return 1/sqrt(r2), and zero where r2 is zero: coincident points contribute nothing."""
-    return _positive_rsqrt(r2) if r2 > 0.0 else r2
+    root = _positive_rsqrt(r2)
+    return root if r2 > 0.0 else 0.0
 
 
 # --- kernels --------------------------------------------------------------------------------------

@@ -35,6 +35,8 @@ from multipoles.radial import Kernel
 
 MAX_EMITTED = 6
 THREADS = 4 if SIMULATED else 128
+# records in shared memory start at multiples of so many numbers
+_ALIGNED = 4
 # bytes of shared memory for a tile of sources
 _SHARED = 40_000
 # blocks that keep a large device busy
@@ -81,12 +83,13 @@ def chain_function(code: int, kernel: int) -> Device:
     return Device(other)
 
 
-def _tile(n_in: int) -> int:
-    """Return how many sources shared memory holds in float64."""
+def _layout(n_in: int) -> tuple[int, int]:
+    """Return the length of a source's record in shared memory, and how many records it holds."""
+    length = -(-(3 + n_in) // _ALIGNED) * _ALIGNED
     tile = THREADS
-    while tile > 8 and tile * (3 + n_in) * 8 > _SHARED:
+    while tile > 8 and tile * length * 8 > _SHARED:
         tile //= 2
-    return tile
+    return length, tile
 
 
 @kernels
@@ -94,42 +97,49 @@ def all_pairs(code, kernel):
     """Sum all sources, in tiles; a block those of one part for some targets and channels."""
     source_order, order, group = _plain.orders_of(code)
     n_in, n_out = (group * indexing.n_components(n) for n in (source_order, order))
-    load, store, zero = loader(n_in), storer(n_out), zeros(n_out)
     chain_of = chain_function(code, kernel)
-    tile = _tile(n_in)
-    n_positions, n_moments = 3 * tile, n_in * tile
+    length, tile = _layout(n_in)
+    size = length * tile
+    load, store, zero = loader(length, _ALIGNED), storer(n_out), zeros(n_out)
+    end_of_moments = 3 + n_in
 
-    def loop(targets, sources, moments, parameters, channels, length, out):
-        positions = cuda.shared.array(n_positions, REAL)
-        values = cuda.shared.array(n_moments, REAL)
+    def loop(targets, sources, moments, parameters, channels, part, out):
+        records = cuda.shared.array(size, REAL)
         thread = cuda.threadIdx.x
         n_targets, n_sources = targets.shape[0] // 3, sources.shape[0] // 3
         i = cuda.blockIdx.x * THREADS + thread
         here = min(i, n_targets - 1)
         x, y, z = targets[3 * here], targets[3 * here + 1], targets[3 * here + 2]
-        begin = cuda.blockIdx.y * length
-        end = min(begin + length, n_sources)
+        begin = cuda.blockIdx.y * part
+        end = min(begin + part, n_sources)
         row, column = channels * n_in // group, cuda.blockIdx.z * n_in
         total = zero()
         for first in range(begin, end, tile):
-            count = min(tile, end - first)
             cuda.syncthreads()
-            for k in range(thread, 3 * count, THREADS):
-                positions[k] = sources[3 * first + k]
-            for k in range(thread, n_in * count, THREADS):
-                values[k] = moments[(first + k // n_in) * row + column + k % n_in]
+            for k in range(thread, size, THREADS):
+                item, j = k % length, first + k // length
+                value = 0.0  # no moments beyond the end, so that every tile is full
+                if item < 3:
+                    value = sources[3 * min(j, end - 1) + item]
+                elif item < end_of_moments and j < end:
+                    value = moments[j * row + column + item - 3]
+                records[k] = value
             cuda.syncthreads()
-            part = zero()
-            for k in range(count):
-                r = (x - positions[3 * k], y - positions[3 * k + 1], z - positions[3 * k + 2])
+            some = zero()
+            # not a range: its counting would cost as much as a charge's arithmetic
+            place = 0
+            while place < size:
+                source = load(records, place)
+                r = (x - source[0], y - source[1], z - source[2])
                 chain = chain_of(square(r[0], r[1], r[2]), parameters)
-                part = add_field(code, (part, chain, r, load(values, n_in * k)))[0]
+                some = add_field(code, (some, chain, r, source[3:end_of_moments]))[0]
+                place += length
             # the sum of sums keeps the digits that one long sum would lose
-            total = add(code, (total, part))[0]
+            total = add(code, (total, some))[0]
         if i < n_targets:
             width = channels * n_out // group
-            place = (cuda.blockIdx.y * n_targets + i) * width
-            store(out, place + cuda.blockIdx.z * n_out, total)
+            row = (cuda.blockIdx.y * n_targets + i) * width
+            store(out, row + cuda.blockIdx.z * n_out, total)
 
     return loop
 
@@ -139,23 +149,26 @@ def own_pairs(code, kernel, step, listed, weighted):
     """Sum the sources of each target: a range (step 2), or a row of a list (step 1)."""
     source_order, order, group = _plain.orders_of(code)
     n_in, n_out = (group * indexing.n_components(n) for n in (source_order, order))
-    load, store, zero = loader(n_in), storer(n_out), zeros(n_out)
+    point, load, store, zero = loader(3), loader(n_in), storer(n_out), zeros(n_out)
     chain_of = chain_function(code, kernel)
 
     def loop(targets, sources, moments, parameters, channels, bounds, list_, weights, out):
         i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
         if i >= targets.shape[0] // 3:
             return
-        x, y, z = targets[3 * i], targets[3 * i + 1], targets[3 * i + 2]
+        here = point(targets, 3 * i)
         row, column = channels * n_in // group, cuda.blockIdx.y * n_in
         total = zero()
-        for k in range(bounds[step * i], bounds[step * i + 1]):
+        k, end = bounds[step * i], bounds[step * i + 1]
+        while k < end:
             j = list_[k] if listed else k
-            r = (x - sources[3 * j], y - sources[3 * j + 1], z - sources[3 * j + 2])
+            there = point(sources, 3 * j)
+            r = (here[0] - there[0], here[1] - there[1], here[2] - there[2])
             chain = chain_of(square(r[0], r[1], r[2]), parameters)
             if weighted:
                 chain = times(code, (chain, (weights[k],)))[0]
             total = add_field(code, (total, chain, r, load(moments, j * row + column)))[0]
+            k += 1
         store(out, i * (channels * n_out // group) + cuda.blockIdx.y * n_out, total)
 
     return loop
