@@ -1,0 +1,164 @@
+"""What the benchmarks on the GPU share: arrays there, times by events, rows, and ceilings."""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from multipoles._cuda import SIMULATED, _positive_rsqrt, cuda, kernels
+from multipoles._device import NumbaSpace, space_of, view
+
+CHAINS, ROUNDS = 8, 4 if SIMULATED else 4096
+THREADS = 2 if SIMULATED else 256
+
+
+@dataclass
+class Row:
+    """One measurement: seconds, what was asked for, and the error of what was computed."""
+
+    case: str
+    n: int
+    dtype: str
+    seconds: float
+    target: float | None = None
+    rate: float | None = None  # per second, of what `unit` says
+    unit: str = ""
+    limit: float | None = None  # fraction of the device's limit
+    error: float | None = None
+    bound: float | None = None  # what the error may be
+    remark: str = ""
+
+    def entries(self) -> dict:
+        """Return the row of the table: whether target and bound were met beside the numbers."""
+        found = asdict(self)
+        timed = self.target is not None and not math.isnan(self.seconds)
+        found["met"] = self.seconds <= self.target if timed else ""
+        found["right"] = "" if None in (self.error, self.bound) else self.error <= self.bound
+        return found
+
+
+class Place:
+    """The GPU, or the simulator in its place: arrays there and back, and times.
+
+    Parameters
+    ----------
+    smoke : bool
+        Run everything once in the simulator; times are not taken, and are NaN.
+    """
+
+    def __init__(self, smoke: bool) -> None:
+        self.smoke = smoke
+
+    def put(self, array: np.ndarray) -> Any:
+        """Return a copy on the device: a tensor of torch, or Numba's array in the simulator."""
+        if self.smoke:
+            return NumbaSpace().upload(np.ascontiguousarray(array))
+        import torch
+
+        return torch.as_tensor(np.ascontiguousarray(array), device="cuda")
+
+    def take(self, array: Any) -> np.ndarray:
+        """Return a copy on the host, in float64."""
+        host = array.copy_to_host() if self.smoke else array.detach().cpu().numpy()
+        return np.asarray(host, np.float64)
+
+    def seconds(self, task: Callable[[], Any], repeats: int = 7, warm: int = 2) -> float:
+        """Return the least time of a task between two events of the current stream."""
+        if self.smoke:
+            task()
+            return math.nan
+        import torch
+
+        for _ in range(warm):
+            task()
+        times = []
+        for _ in range(repeats):
+            torch.cuda.synchronize()
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            task()
+            end.record()
+            end.synchronize()
+            times.append(start.elapsed_time(end) * 1e-3)
+        return min(times)
+
+
+def relative(got: np.ndarray, expected: np.ndarray) -> float:
+    """Return the relative L2 error; of a field, give one order of derivatives at a time."""
+    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+
+
+# --- ceilings -------------------------------------------------------------------------------------
+
+
+@kernels
+def multiply_add():
+    """Return the loop of CHAINS independent chains of fused multiply-adds, all in registers."""
+
+    def loop(scale, shift, rounds, out):
+        i = cuda.grid(1)
+        a = b = c = d = e = f = g = h = out[i]
+        b += shift
+        c -= shift
+        d += scale
+        e -= scale
+        f *= scale
+        g *= shift
+        h *= shift * scale
+        for _ in range(rounds):
+            a = a * scale + shift
+            b = b * scale + shift
+            c = c * scale + shift
+            d = d * scale + shift
+            e = e * scale + shift
+            f = f * scale + shift
+            g = g * scale + shift
+            h = h * scale + shift
+        out[i] = ((a + b) + (c + d)) + ((e + f) + (g + h))
+
+    return loop
+
+
+@kernels
+def reciprocal_roots():
+    """Return the loop of CHAINS independent chains of reciprocal square roots, in registers."""
+
+    def loop(scale, shift, rounds, out):
+        i = cuda.grid(1)
+        a = b = c = d = e = f = g = h = out[i]
+        b += shift
+        c *= scale
+        d += scale
+        e += scale + shift
+        f *= scale * scale
+        g *= shift
+        h *= shift * scale
+        for _ in range(rounds):
+            a = _positive_rsqrt(a)
+            b = _positive_rsqrt(b)
+            c = _positive_rsqrt(c)
+            d = _positive_rsqrt(d)
+            e = _positive_rsqrt(e)
+            f = _positive_rsqrt(f)
+            g = _positive_rsqrt(g)
+            h = _positive_rsqrt(h)
+        out[i] = ((a + b) + (c + d)) + ((e + f) + (g + h))
+
+    return loop
+
+
+def ceilings(place: Place) -> tuple[float, float]:
+    """Return how many float32 multiply-adds and reciprocal square roots a second there can be."""
+    blocks = 2 if SIMULATED else 132 * 64
+    out = place.put(np.linspace(1, 2, blocks * THREADS, dtype=np.float32))
+    stream, seen = space_of(out).stream, view(out)
+    rates = []
+    for kernel in (multiply_add(), reciprocal_roots()):
+
+        def task(kernel=kernel) -> None:
+            kernel(stream, np.float32, blocks, THREADS, 0.999, 0.001, ROUNDS, seen)
+
+        rates.append(blocks * THREADS * CHAINS * ROUNDS / place.seconds(task))
+    return rates[0], rates[1]
