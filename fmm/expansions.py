@@ -37,10 +37,8 @@ def factors(degree: int, dtype: np.dtype) -> np.ndarray:
 
 
 @bare_inline
-def _harmonics(factor, x, y, z, s, start, zero, offset, out):
-    """Write harmonics of one vector of points; consecutive ones are VECTORS vectors apart."""
-    lanes = BYTES // out.itemsize
-    step = VECTORS * lanes
+def write_harmonics(factor, x, y, z, s, start, zero, offset, step, out):
+    """Write harmonics of one point or vector of points, consecutive ones a step apart."""
     degree = factor.shape[1] - 1
     real, imaginary = start, zero
     for m in range(degree + 1):
@@ -80,7 +78,7 @@ def _all_harmonics(count, irregular, factor, block, out):
             start = rsqrt(s)
             s = start * start
             x, y, z = x * s, y * s, z * s
-        _harmonics(factor, x, y, z, s, start, zero, v, out)
+        write_harmonics(factor, x, y, z, s, start, zero, v, step, out)
 
 
 @bare_inline

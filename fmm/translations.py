@@ -64,17 +64,17 @@ def upward(degree: int, dtype: np.dtype) -> tuple[Operator, ...]:
 
     Octant 4 ix + 2 iy + iz is where the child lies in its parent.
     """
-    return tuple(operator(_shift(octant, degree), dtype) for octant in range(8))
+    return tuple(operator(shift_matrix(octant, degree), dtype) for octant in range(8))
 
 
 @lru_cache(maxsize=16)
 def downward(degree: int, dtype: np.dtype) -> tuple[Operator, ...]:
     """Return the local-to-local operators of the eight octants."""
-    return tuple(operator(0.5 * _shift(octant, degree).T, dtype) for octant in range(8))
+    return tuple(operator(0.5 * shift_matrix(octant, degree).T, dtype) for octant in range(8))
 
 
 @lru_cache(maxsize=32)
-def _shift(octant: int, degree: int) -> np.ndarray:
+def shift_matrix(octant: int, degree: int) -> np.ndarray:
     """Return A(d) with columns times 2^-j: from a child's units to its parent's."""
     corner = np.array([octant >> 2 & 1, octant >> 1 & 1, octant & 1])
     size = harmonics.n_harmonics(degree)
@@ -86,11 +86,16 @@ def _shift(octant: int, degree: int) -> np.ndarray:
 
 def transfer(vector: tuple[int, int, int], degree: int, dtype: np.dtype) -> Operator:
     """Return the multipole-to-local operator of target minus source anchor, components >= 0."""
+    return operator(transfer_matrix(vector, degree), dtype)
+
+
+def transfer_matrix(vector: tuple[int, int, int], degree: int) -> np.ndarray:
+    """Return the matrix of `transfer`."""
     size = harmonics.n_harmonics(degree)
     matrix = np.empty((size, size))
     h = harmonics.irregular(np.array(vector, np.float64), 2 * degree)
     harmonics.dense(harmonics.transfer_terms(degree, degree), h, matrix)
-    return operator(matrix, dtype)
+    return matrix
 
 
 @lru_cache(maxsize=512)

@@ -29,6 +29,7 @@ class Real:
 
 REAL = Real()
 _NUMBERS = {np.dtype(np.float32): np.float32, np.dtype(np.float64): np.float64}
+_substitutes: list[tuple[Any, "Device"]] = []
 launched: dict[tuple, "Kernel"] = {}
 """Kernel, type of numbers and types of arguments of every launch in the simulator."""
 
@@ -84,6 +85,9 @@ def _number(value: Any, dtype: np.dtype) -> Any:
 
 def _converted(value: Any, dtype: np.dtype) -> Any:
     """Return what stands for a global or a variable of the closure in the copy."""
+    for original, other in _substitutes:
+        if value is original:
+            return other.of(dtype)
     if isinstance(value, Real):
         return dtype.type if SIMULATED else _numba_type(dtype)
     if isinstance(value, np.ndarray) and value.dtype.kind == "f":
@@ -126,6 +130,11 @@ def _device_function(function: Callable, dtype: np.dtype) -> Any:
 
 
 device = Device
+
+
+def substitute(original: Any, function: Device) -> None:
+    """Let kernels have one function where shared sources call another, that of vectors."""
+    _substitutes.append((original, function))
 
 
 # --- arithmetic written once on numbers -----------------------------------------------------------

@@ -36,7 +36,7 @@ from multipoles.radial import Kernel
 MAX_EMITTED = 6
 THREADS = 4 if SIMULATED else 128
 # records in shared memory start at multiples of so many numbers
-_ALIGNED = 4
+ALIGNED = 4
 # bytes of shared memory for a tile of sources
 _SHARED = 40_000
 # blocks that keep a large device busy
@@ -83,10 +83,10 @@ def chain_function(code: int, kernel: int) -> Device:
     return Device(other)
 
 
-def _layout(n_in: int) -> tuple[int, int]:
+def record_layout(n_in: int, threads: int) -> tuple[int, int]:
     """Return the length of a source's record in shared memory, and how many records it holds."""
-    length = -(-(3 + n_in) // _ALIGNED) * _ALIGNED
-    tile = THREADS
+    length = -(-(3 + n_in) // ALIGNED) * ALIGNED
+    tile = threads
     while tile > 8 and tile * length * 8 > _SHARED:
         tile //= 2
     return length, tile
@@ -98,9 +98,9 @@ def all_pairs(code, kernel):
     source_order, order, group = _plain.orders_of(code)
     n_in, n_out = (group * indexing.n_components(n) for n in (source_order, order))
     chain_of = chain_function(code, kernel)
-    length, tile = _layout(n_in)
+    length, tile = record_layout(n_in, THREADS)
     size = length * tile
-    load, store, zero = loader(length, _ALIGNED), storer(n_out), zeros(n_out)
+    load, store, zero = loader(length, ALIGNED), storer(n_out), zeros(n_out)
     end_of_moments = 3 + n_in
 
     def loop(targets, sources, moments, parameters, channels, part, out):
@@ -174,17 +174,52 @@ def own_pairs(code, kernel, step, listed, weighted):
     return loop
 
 
+@cache
+def add_pair_of_any_order(top: int, kernel: int) -> Device:
+    """Return the function for kernels that adds the field of one source, by tables."""
+    links = top + 1
+
+    def add_pair(
+        targets, i, sources, j, moments, source, weight, parameters, chain, tensor, recursion,
+        factors, levels, places, signs, out, start,
+    ):  # fmt: skip
+        x = targets[3 * i] - sources[3 * j]
+        y = targets[3 * i + 1] - sources[3 * j + 1]
+        z = targets[3 * i + 2] - sources[3 * j + 2]
+        chain_of_one(kernel, square(x, y, z), parameters, top, chain, 0, 1)
+        for n in range(1, links, 2):
+            chain[n] = -chain[n]
+        tensor[0] = chain[top]
+        for n in range(top - 1, -1, -1):
+            for row in range(levels[top - n] - 1, 0, -1):
+                axis = recursion[row, 0]
+                step = x if axis == 0 else (y if axis == 1 else z)
+                value = step * tensor[recursion[row, 1]]
+                tensor[row] = value + tensor[recursion[row, 2]] * factors[row]
+            tensor[0] = chain[n]
+        n_out, n_in = places.shape
+        for beta in range(n_out):
+            value = 0.0
+            for alpha in range(n_in):
+                value += moments[source + alpha] * signs[alpha] * tensor[places[beta, alpha]]
+            out[start + beta] += value * weight
+
+    return Device(add_pair)
+
+
 @kernels
 def own_pairs_of_any_order(top, kernel, step, listed, weighted):
     """Sum them for orders whose arithmetic is too long to write out."""
     rows = indexing.n_components(top)
     links = top + 1
+    add_pair = add_pair_of_any_order(top, kernel)
 
     def loop(
         targets, sources, moments, parameters, channels, bounds, list_, weights, recursion, factors,
         levels, places, signs, out,
     ):  # fmt: skip
-        chain, tensor = cuda.local.array(links, REAL), cuda.local.array(rows, REAL)
+        chain = cuda.local.array(links, REAL)
+        tensor = cuda.local.array(rows, REAL)
         i, channel = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.blockIdx.y
         if i >= targets.shape[0] // 3:
             return
@@ -194,27 +229,11 @@ def own_pairs_of_any_order(top, kernel, step, listed, weighted):
             out[start + beta] = 0.0
         for k in range(bounds[step * i], bounds[step * i + 1]):
             j = list_[k] if listed else k
-            x = targets[3 * i] - sources[3 * j]
-            y = targets[3 * i + 1] - sources[3 * j + 1]
-            z = targets[3 * i + 2] - sources[3 * j + 2]
-            chain_of_one(kernel, square(x, y, z), parameters, top, chain, 0, 1)
-            for n in range(1, links, 2):
-                chain[n] = -chain[n]
-            tensor[0] = chain[top]
-            for n in range(top - 1, -1, -1):
-                for row in range(levels[top - n] - 1, 0, -1):
-                    axis = recursion[row, 0]
-                    step_ = x if axis == 0 else (y if axis == 1 else z)
-                    value = step_ * tensor[recursion[row, 1]]
-                    tensor[row] = value + tensor[recursion[row, 2]] * factors[row]
-                tensor[0] = chain[n]
-            source = (j * channels + channel) * n_in
-            for beta in range(n_out):
-                value = 0.0
-                for alpha in range(n_in):
-                    moment = moments[source + alpha] * signs[alpha]
-                    value += moment * tensor[places[beta, alpha]]
-                out[start + beta] += value * weights[k] if weighted else value
+            weight = weights[k] if weighted else 1.0
+            add_pair(
+                targets, i, sources, j, moments, (j * channels + channel) * n_in, weight,
+                parameters, chain, tensor, recursion, factors, levels, places, signs, out, start,
+            )  # fmt: skip
 
     return loop
 
@@ -278,13 +297,13 @@ def field(
         return fill(space, out, 0.0)
     flat = out.reshape(-1)
     arrays = tuple(array.reshape(-1) for array in (targets, sources, moments))
-    parameters = space.constant((kernel, dtype.name), lambda: kernel.parameter_array.astype(dtype))
+    parameters = parameters_of(space, kernel, dtype)
     source_order = indexing.order_of(n_in)
     if source_order + order > MAX_EMITTED:
         _of_any_order(space, dtype, arrays, parameters, channels, source_order, order, kernel,
                       neighbours, flat)  # fmt: skip
         return out
-    group = _group(source_order, order, channels)
+    group = channel_group(source_order, order, channels)
     code = _plain.orders_code(source_order, order, group)
     if neighbours.is_complete:
         _all_pairs(space, dtype, code, kernel, arrays, parameters, channels, flat)
@@ -297,7 +316,7 @@ def field(
     return out
 
 
-def _group(source_order: int, order: int, channels: int) -> int:
+def channel_group(source_order: int, order: int, channels: int) -> int:
     """Return how many channels a thread takes: what they share is computed once."""
     numbers = indexing.n_components(order)
     return next(g for g in (4, 2, 1) if channels % g == 0 and (g == 1 or g * numbers <= 40))
@@ -337,16 +356,28 @@ def _of_any_order(
 ) -> None:
     top = source_order + order
     bounds, list_, weights, flags = _own(space, neighbours, dtype)
-    names = ("recursion", "factors", "levels", "places", "signs")
-    made = _tables(source_order, order, dtype)
-    tables = [
-        space.constant((name, source_order, order, dtype.name), lambda array=array: array)
-        for name, array in zip(names, made, strict=True)
-    ]
+    tables = tables_of_any_order(space, source_order, order, dtype)
     own_pairs_of_any_order(top, kernel.code, *flags)(
         space.stream, dtype, (blocks_for(arrays[0].shape[0] // 3), channels), THREADS, *arrays,
         parameters, channels, bounds, list_, weights, *tables, out,
     )  # fmt: skip
+
+
+def parameters_of(space: Space, kernel: Kernel, dtype: np.dtype) -> Any:
+    """Return the parameters of a radial kernel on the device."""
+    return space.constant((kernel, dtype.name), lambda: kernel.parameter_array.astype(dtype))
+
+
+def tables_of_any_order(
+    space: Space, source_order: int, order: int, dtype: np.dtype
+) -> tuple[Any, ...]:
+    """Return what loops for any order read, on the device."""
+    names = ("recursion", "factors", "levels", "places", "signs")
+    made = _tables(source_order, order, dtype)
+    return tuple(
+        space.constant((name, source_order, order, dtype.name), lambda array=array: array)
+        for name, array in zip(names, made, strict=True)
+    )
 
 
 @lru_cache(maxsize=64)

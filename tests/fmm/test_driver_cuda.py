@@ -1,0 +1,170 @@
+"""Far and near field on the GPU, or in the simulator, against those of the CPU."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import multipoles as mp
+from fmm import accuracy, driver_cpu, harmonics, near, translations
+from fmm.geometry import Geometry
+from fmm.tree import sort_points
+from multipoles import indexing
+
+pytest.importorskip("numba.cuda")
+from fmm import driver_cuda, near_cuda
+from multipoles._device import NumbaSpace
+from multipoles.direct_cuda import fill
+
+pytestmark = pytest.mark.cuda
+
+SPACE = NumbaSpace()
+DEGREE = 2
+
+
+def uploaded(geometry):
+    """Return a geometry of the CPU with its arrays on the device."""
+
+    def there(thing):
+        return SPACE.upload(thing) if isinstance(thing, np.ndarray) else thing
+
+    tree = {name: there(array) for name, array in vars(geometry.tree).items()}
+    tree["level_starts"] = geometry.tree.level_starts
+    lists = {name: there(array) for name, array in vars(geometry.lists).items()}
+    return SimpleNamespace(
+        tree=SimpleNamespace(**tree),
+        lists=SimpleNamespace(**lists),
+        points=lambda dtype: tuple(there(array) for array in geometry.points(dtype)),
+    )
+
+
+@pytest.fixture(scope="module")
+def geometry():
+    """Even and crowded points: all kinds of lists occur."""
+    rng = np.random.default_rng(3)
+    x = np.concatenate([rng.random((16, 3)), 0.4 + 0.03 * rng.random((12, 3))])
+    points = sort_points(x, x)
+    ordered = x[points.source_order]
+    found = Geometry(points, ordered, ordered, 4, 2)
+    for kind in ("m2l_targets", "m2p_targets", "p2l_targets"):
+        assert len(getattr(found.lists, kind)), kind
+    return found
+
+
+class Steps:
+    """The same state on both machines, and a comparison after each step."""
+
+    def __init__(self, geometry, source_order, order, channels, dtype):
+        rng = np.random.default_rng(5)
+        self.dtype = np.dtype(dtype)
+        n_levels = len(geometry.tree.level_starts) - 1
+        degrees = (DEGREE,) * n_levels
+        args = degrees, source_order, order, self.dtype
+        self.cpu = driver_cpu.FarField(geometry, *args)
+        self.gpu = driver_cuda.FarField(uploaded(geometry), *args, SPACE)
+        self.channels, self.n = channels, len(geometry.tree.parent)
+        shape = (len(geometry.sources), channels, harmonics.n_harmonics(source_order))
+        self.moments = rng.normal(size=shape)
+        self.there = SPACE.upload(self.moments.astype(dtype)).reshape(-1)
+
+    def state(self):
+        """Return random expansions, as they lie on the CPU and on the GPU."""
+        rng = np.random.default_rng(6)
+        on_cpu = np.zeros((self.n + 1, self.channels, self.cpu.length), self.dtype)
+        on_gpu = rng.normal(size=(self.n, self.channels, self.gpu.length)).astype(self.dtype)
+        on_cpu[: self.n, :, : self.gpu.length] = on_gpu
+        return on_cpu.reshape(-1), SPACE.upload(on_gpu).reshape(-1)
+
+    def compare(self, on_cpu, on_gpu):
+        found = SPACE.download(on_gpu).reshape(self.n, self.channels, -1)
+        wanted = on_cpu.reshape(self.n + 1, self.channels, -1)[: self.n, :, : self.gpu.length]
+        self.close(found, wanted)
+
+    def close(self, found, wanted):
+        tolerance = 1e-12 if self.dtype == np.float64 else 2e-5
+        assert np.abs(found - wanted).max() <= tolerance * np.abs(wanted).max()
+        assert np.abs(wanted).max() > 0
+
+
+@pytest.mark.parametrize(
+    "source_order, order, channels, dtype", [(0, 1, 2, np.float32), (1, 2, 1, np.float64)]
+)
+def test_steps_between_points_and_expansions(geometry, source_order, order, channels, dtype):
+    steps = Steps(geometry, source_order, order, channels, dtype)
+    for name in ("_form", "_form_locals"):
+        on_cpu, on_gpu = steps.state()
+        getattr(steps.cpu, name)(steps.moments, on_cpu)
+        getattr(steps.gpu, name)(steps.there, channels, on_gpu)
+        steps.compare(on_cpu, on_gpu)
+    shape = (len(geometry.targets), channels, harmonics.n_harmonics(order))
+    for name in ("_evaluate", "_evaluate_multipoles"):
+        on_cpu, on_gpu = steps.state()
+        field, there = np.zeros(shape), fill(SPACE, SPACE.empty(shape, dtype), 0.0)
+        getattr(steps.cpu, name)(on_cpu, field)
+        getattr(steps.gpu, name)(channels, on_gpu, there.reshape(-1))
+        steps.close(SPACE.download(there), field)
+
+
+@pytest.mark.parametrize("channels, dtype", [(1, np.float32), (2, np.float64)])
+def test_steps_between_expansions(geometry, channels, dtype):
+    steps = Steps(geometry, 0, 1, channels, dtype)
+    for name in ("_coarsen", "_refine"):
+        on_cpu, on_gpu = steps.state()
+        getattr(steps.cpu, name)(channels, on_cpu)
+        getattr(steps.gpu, name)(channels, on_gpu)
+        steps.compare(on_cpu, on_gpu)
+
+
+def transferred(geometry, multipoles, degree):
+    """Return the local expansions from multipoles (n_boxes, channels, harmonics), pair by pair."""
+    lists, out = geometry.lists, np.zeros_like(multipoles)
+    for code, shift in enumerate(accuracy.shifts()):
+        for pair in range(lists.m2l_starts[code], lists.m2l_starts[code + 1]):
+            octant = int((shift < 0) @ (4, 2, 1))
+            signs = translations.reflection(octant, degree, np.dtype(float))[: out.shape[2]]
+            matrix = translations.transfer_matrix(tuple(np.abs(shift).tolist()), degree)
+            sent = multipoles[lists.m2l_sources[pair]] * signs
+            out[lists.m2l_targets[pair]] += sent @ matrix.T * signs
+    return out
+
+
+def test_multipole_to_local(geometry):
+    # not the CPU's, which cuts distant translations short
+    steps = Steps(geometry, 0, 1, 2, np.float64)
+    _, multipoles = steps.state()
+    locals_ = fill(SPACE, SPACE.empty(multipoles.shape, np.float64), 0.0)
+    steps.gpu._transfer(2, multipoles, locals_)
+    shape = steps.n, 2, steps.gpu.length
+    wanted = transferred(geometry, SPACE.download(multipoles).reshape(shape), DEGREE)
+    steps.close(SPACE.download(locals_).reshape(shape), wanted)
+
+
+@pytest.mark.parametrize(
+    "source_order, order, channels, dtype, kernel",
+    [
+        (0, 1, 1, np.float32, mp.Coulomb()),
+        (1, 2, 2, np.float64, mp.Coulomb()),
+        (1, 1, 1, np.float64, mp.Erf(3.0)),
+        (4, 3, 1, np.float64, mp.Coulomb()),
+    ],
+)
+def test_near_field(geometry, source_order, order, channels, dtype, kernel):
+    rng = np.random.default_rng(8)
+    n = len(geometry.sources)
+    moments = rng.normal(size=(n, channels, indexing.n_components(source_order))).astype(dtype)
+    targets, sources = geometry.points(np.dtype(dtype))
+    wanted = np.zeros((n, channels, indexing.n_components(order)), dtype)
+    reach = kernel.coulomb_beyond(1e-16, source_order + order)
+    near.near_field(
+        targets, sources, moments, order, *geometry.near, wanted, kernel=kernel, reach=reach
+    )
+    out = SPACE.empty(wanted.shape, dtype)
+    there = [SPACE.upload(array) for array in (targets, sources, moments)]
+    leaves = [SPACE.upload(array) for array in geometry.near]
+    near_cuda.near_field(SPACE, *there, order, *leaves, out, kernel=kernel)
+    found = SPACE.download(out)
+    tolerance = 1e-12 if dtype == np.float64 else 2e-5
+    for rank in range(order + 1):
+        own = indexing.order_slice(rank)
+        error = np.abs(found[..., own] - wanted[..., own]).max()
+        assert error <= tolerance * np.abs(wanted[..., own]).max()
