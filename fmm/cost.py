@@ -29,6 +29,18 @@ class Machine(NamedTuple):
     """One entry of a translation matrix applied to one box."""
     harmonic: float
     """One harmonic of one point, formed or evaluated."""
+    leaf: float = 2e-6
+    """What a leaf costs beside translations and pairs: lists, loops."""
+
+
+GPU = {
+    "cuda float32": Machine(pair=1e-12, multiply=4e-13, harmonic=2e-12, leaf=2e-9),
+    "cuda float64": Machine(pair=4e-12, multiply=4e-13, harmonic=4e-12, leaf=4e-9),
+}
+"""Defaults for graphics processors, by the type of numbers of the near field.
+
+They are not measured: reckoned for an H100 from its peak rates, a third to a half of them in the
+near field and a tenth in translations. They decide about leaves; `leaf_size` overrides that."""
 
 
 @lru_cache(maxsize=1)
@@ -148,11 +160,17 @@ class Work(NamedTuple):
     """Whether expansions are float32."""
     damped: bool = False
     """Whether the kernel is another than 1/r at short range."""
+    processor: str = "cpu"
+    """Whose times count: ``cpu``, ``cuda float32`` or ``cuda float64``."""
+
+    def machine(self) -> Machine:
+        """Return the times that count."""
+        return GPU.get(self.processor) or machine()
 
     def seconds_per_pair(self) -> float:
         """Seconds of a pair summed directly."""
         cost = pair_cost(self.source_order, self.order, self.channels, self.damped)
-        return machine().pair * cost
+        return self.machine().pair * cost
 
     def seconds_per_translation(self) -> float:
         """Seconds of a multipole-to-local translation, averaged over shifts."""
@@ -162,23 +180,23 @@ class Work(NamedTuple):
         """Seconds of a multipole-to-local translation at every degree."""
         # of many small matrices a fifth more; 500 entries are the time to fetch and store a box
         entries = 1.2 * _entries(self.source_order) + 500.0
-        return machine().multiply * self.channels * entries * (0.5 if self.single else 1.0)
+        return self.machine().multiply * self.channels * entries * (0.5 if self.single else 1.0)
 
     def harmonics(self) -> np.ndarray:
         """Seconds per point to form and evaluate expansions of every degree."""
         size = (np.arange(accuracy.MAX_DEGREE + 1.0) + 1) ** 2
-        return 2 * machine().harmonic * self.channels * size
+        return 2 * self.machine().harmonic * self.channels * size
 
     def seconds_per_leaf(self) -> float:
         """Seconds of a leaf beside translations and pairs: sparse steps, lists, loops."""
         size = harmonics.n_harmonics(self.degree)
         sparse = harmonics.n_harmonics(self.order) + harmonics.n_harmonics(self.source_order)
-        return 2e-6 + 2e-9 * size * sparse * self.channels
+        return self.machine().leaf * (1 + 1e-3 * size * sparse * self.channels)
 
     def least_for_expansion(self) -> int:
         """Return how many points must share a box before its expansion beats direct sums."""
         size = harmonics.n_harmonics(self.degree + self.source_order + self.order)
-        return int(1.5 * size * machine().harmonic / self.seconds_per_pair()) + 1
+        return int(1.5 * size * self.machine().harmonic / self.seconds_per_pair()) + 1
 
 
 @lru_cache

@@ -8,8 +8,10 @@ from fmm import accuracy
 from fmm.accuracy import N_CODES
 from fmm.cost import FIXED_SECONDS, Work, best_occupancy, seconds_per_point
 from fmm.lists import Lists, build_lists
-from fmm.tree import SortedPoints, build_tree, occupancy, sort_points
+from fmm.tree import SortedPoints, Tree, build_tree, occupancy, sort_points
 from multipoles._jit import bare
+
+Batches = tuple[np.ndarray | None, np.ndarray | None]
 
 # boxes along the coarsest level: with halving, leaf grids of 2^k, 3 2^k and 5 2^k
 ROOT_GRIDS = (1, 3, 5)
@@ -46,8 +48,11 @@ class Geometry:
     ) -> None:
         self.sorted_points, self.sources, self.targets = points, sources, targets
         self.leaf_size, self.least, self.smallest = leaf_size, least, smallest
-        self.tree = build_tree(points, leaf_size, smallest)
+        self.tree = self._tree()
         self._points: dict[np.dtype, tuple[np.ndarray, np.ndarray]] = {}
+
+    def _tree(self) -> Tree:
+        return build_tree(self.sorted_points, self.leaf_size, self.smallest)
 
     def points(self, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
         """Return targets and sources of a dtype, counted from the middle of the first box."""
@@ -78,7 +83,8 @@ class Geometry:
     def has_far_field(self) -> bool:
         """Whether any pair is not summed directly."""
         lists = self.lists
-        return bool(len(lists.m2l_targets) or len(lists.m2p_targets) or len(lists.p2l_targets))
+        kinds = lists.m2l_targets, lists.m2p_targets, lists.p2l_targets
+        return any(boxes.shape[0] for boxes in kinds)
 
     @cached_property
     def near(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -176,15 +182,24 @@ class Geometry:
         ranges = tree.target_range[lists.m2p_targets], tree.source_range[lists.p2l_sources]
         return int(sum((r[:, 1] - r[:, 0]).sum() for r in ranges))
 
+    @cached_property
+    def n_leaves(self) -> int:
+        """Boxes that are not divided."""
+        return int(np.count_nonzero(self.tree.n_children == 0))
+
+    @cached_property
+    def n_across(self) -> int:
+        """Boxes along the coarsest level."""
+        return int(self.tree.anchor[: self.tree.level_starts[1]].max(initial=0)) + 1
+
     def seconds(self, work: Work, degrees: tuple[int, ...]) -> float:
         """Return what one evaluation with expansions of some degrees is expected to take."""
-        leaves = np.count_nonzero(self.tree.n_children == 0)
         harmonics = work.harmonics()
         full = min(max(degrees) + work.source_order + work.order, accuracy.MAX_DEGREE)
         return float(
             self.n_near_pairs * work.seconds_per_pair()
             + self.translations @ work.translations()[list(degrees)]
-            + leaves * work._replace(degree=max(degrees)).seconds_per_leaf()
+            + self.n_leaves * work._replace(degree=max(degrees)).seconds_per_leaf()
             + len(self.targets) * harmonics[max(degrees)]
             + 0.5 * self.n_mixed * harmonics[full]
         )
@@ -192,9 +207,10 @@ class Geometry:
     def with_leaves(self, leaf_size: int, least: int | None = None) -> "Geometry":
         """Return the same points in a tree of other leaves."""
         least = self.least if least is None else least
-        return Geometry(
-            self.sorted_points, self.sources, self.targets, leaf_size, least, self.smallest
-        )
+        return self._like(self.sorted_points, self.sources, self.targets, leaf_size, least)
+
+    def _like(self, points, sources, targets, leaf_size, least) -> "Geometry":
+        return Geometry(points, sources, targets, leaf_size, least, self.smallest)
 
     @cached_property
     def transposed(self) -> "Geometry":
@@ -202,11 +218,34 @@ class Geometry:
         if self.sources is self.targets:
             return self
         points = self.sorted_points.transposed()
-        other = Geometry(
-            points, self.targets, self.sources, self.leaf_size, self.least, self.smallest
-        )
+        other = self._like(points, self.targets, self.sources, self.leaf_size, self.least)
         other.__dict__["transposed"] = self
         return other
+
+    def moved(self, targets: np.ndarray, sources: np.ndarray, batches: Batches) -> "Geometry":
+        """Return other points in a tree of the same kind: root grid, leaf size, smallest box.
+
+        Parameters
+        ----------
+        targets, sources : ndarray, shape (n, 3)
+            float32 or float64; the same object if they are the same points.
+        batches : pair of ndarray or None
+            System of each target and source.
+        """
+        s = np.ascontiguousarray(sources, np.float64)
+        x = s if targets is sources else np.ascontiguousarray(targets, np.float64)
+        points = sort_points(x, s, *batches, root_grid=self.sorted_points.root_grid)
+        return self._like(points, *_ordered(points, x, s), self.leaf_size, self.least)
+
+
+def _ordered(
+    points: SortedPoints, targets: np.ndarray, sources: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return sources and targets along the curve."""
+    ordered = sources[points.source_order]
+    # the same points in other systems are sorted differently
+    same = points.target_order is points.source_order
+    return ordered, ordered if same else targets[points.target_order]
 
 
 @bare
@@ -221,7 +260,7 @@ def _count_pairs(starts, targets, sources, levels, target_range, source_range, w
 def arrange(
     targets: np.ndarray,
     sources: np.ndarray,
-    batches: tuple[np.ndarray | None, np.ndarray | None],
+    batches: Batches,
     work: Work,
     leaf_size: int | None,
     smallest: float = 0.0,
@@ -245,25 +284,37 @@ def arrange(
     x = s if targets is sources else np.ascontiguousarray(targets, np.float64)
     points = sort_points(x, s, *batches)
     if leaf_size is None:
-        root_grid, leaf_size = choose_leaves(points, work, smallest)
+        root_grid, leaf_size = choose_leaves(points, occupancy(points), work, smallest)
         if root_grid > 1:
             points = sort_points(x, s, *batches, root_grid=root_grid)
-    ordered = s[points.source_order]
-    # the same points in other systems are sorted differently
-    same = ordered if points.target_order is points.source_order else x[points.target_order]
-    return Geometry(points, ordered, same, leaf_size, work.least_for_expansion(), smallest)
+    return Geometry(
+        points, *_ordered(points, x, s), leaf_size, work.least_for_expansion(), smallest
+    )
 
 
-def choose_leaves(points: SortedPoints, work: Work, smallest: float = 0.0) -> tuple[int, int]:
+def choose_leaves(
+    points: SortedPoints, filling: tuple[np.ndarray, np.ndarray], work: Work, smallest: float = 0.0
+) -> tuple[int, int]:
     """Return the root grid and the leaf size that cost least.
 
     Points spread evenly fill a grid whose boxes hold about the best number; of the grids 2^k,
     3 2^k, 5 2^k the cheapest is taken, with leaves large enough not to divide its boxes. Points
     spread unevenly get leaves of about the best size. Few points are one leaf, summed directly.
+
+    Parameters
+    ----------
+    points : SortedPoints
+        On the host or the device.
+    filling : pair of ndarray
+        What `occupancy` says of them.
+    work : Work
+        What is to be computed.
+    smallest : float
+        Least edge of boxes that are made by division.
     """
     n_systems = len(points.edge)
-    n = max(len(points.source_keys), len(points.target_keys)) / n_systems
-    boxes, crowding = occupancy(points)
+    n = max(points.source_keys.shape[0], points.target_keys.shape[0]) / n_systems
+    boxes, crowding = filling
     boxes = boxes / n_systems
     if len(boxes) < 2 or n < 16:
         return 1, int(n) + 64

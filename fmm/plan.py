@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from fmm import accuracy, harmonics, sampling
+from fmm import accuracy
 from fmm.cost import SINGLE, Work, expected_work
-from fmm.driver_cpu import FarField
-from fmm.geometry import Geometry, arrange
-from fmm.near import near_field
+from fmm.geometry import Batches, Geometry
 from fmm.report import Report
-from multipoles import checks, indexing
+from fmm.steps_cpu import HostSteps, precision
+from multipoles import checks
 from multipoles.interactions import MAX_TOTAL_ORDER, check_total_order
 from multipoles.radial import Coulomb, Kernel, kernel_object
 
@@ -26,7 +25,8 @@ _ENOUGH = 0.75
 # of the tolerance: by how much a kernel taken for 1/r may differ from it
 _NEGLIGIBLE = 0.05
 _COULOMB = Coulomb()
-_Batches = tuple[np.ndarray | None, np.ndarray | None]
+# logarithm of edges that count as the same
+_SAME_EDGE = 0.1
 
 
 class FMM:
@@ -90,39 +90,39 @@ class FMM:
         channels = _count(channels, "channels")
         leaf_size = None if leaf_size is None else _count(leaf_size, "leaf_size")
         self.kernel = kernel_object(kernel)
-        s = checks.points(sources, "sources")
-        x = s if targets is None or targets is sources else checks.points(targets, "targets")
-        if x is s and target_batch is None:
-            target_batch = source_batch
-        batches = checks.batches(target_batch, source_batch, len(x), len(s))
+        self._steps = _steps(sources, targets)
+        x, s, batches = self._steps.points(sources, targets, source_batch, target_batch)
         self.dtype = checks.common_dtype(x, s)
         start = perf_counter()
         # gradients ask for an order more, and theirs for another
         reach = self._reach(self.source_order + self.order + 2)
+        distances = _in_distances(reach, self._steps.extent(s), s.shape[0]) if reach > 0 else 0.0
         work = expected_work(
-            len(s), self.tolerance, self.source_order, self.order, channels,
-            self.kernel.code != _COULOMB.code, _in_distances(reach, s),
-        )  # fmt: skip
-        self._geometry = arrange(x, s, batches, work, leaf_size, reach)
-        self._choice: tuple[_Batches, Work, int | None] = batches, work, leaf_size
+            s.shape[0], self.tolerance, self.source_order, self.order, channels,
+            self.kernel.code != _COULOMB.code, distances,
+        )._replace(processor=self._steps.processor(self.dtype))  # fmt: skip
+        self._geometry = self._steps.arrange(x, s, batches, work, leaf_size, reach)
+        self._choice: tuple[Batches, Work, int | None] = batches, work, leaf_size
         self._expected_degree = work.degree
         # whether leaves stay as they are whatever moments come
         self._settled = leaf_size is not None
         self._degrees: dict[tuple[int, int], tuple[int, ...]] = {}
-        self._far: dict[tuple, FarField] = {}
+        self._sure: set[tuple[int, int]] = set()
+        self._far: dict[tuple, Any] = {}
         self._transposed: FMM | None = None
-        report = Report.of(self._geometry, self.tolerance, 0.0)
-        self._report = replace(report, plan_seconds=perf_counter() - start)
+        self._geometry.lists  # noqa: B018 - worked out here
+        seconds = perf_counter() - start
+        self._report = Report(tolerance=self.tolerance, plan_seconds=seconds)
 
     @property
     def n_sources(self) -> int:
         """Number of sources."""
-        return len(self._geometry.sources)
+        return int(self._geometry.sources.shape[0])
 
     @property
     def n_targets(self) -> int:
         """Number of targets."""
-        return len(self._geometry.targets)
+        return int(self._geometry.targets.shape[0])
 
     def transpose(self) -> "FMM":
         """Return the plan with targets and sources exchanged: the adjoint map, on the same tree."""
@@ -133,9 +133,9 @@ class FMM:
             (x_batch, s_batch), work, leaf_size = self._choice
             other._choice = (s_batch, x_batch), work, leaf_size
             other.source_order, other.order = self.order, self.source_order
-            other._degrees, other._far = {}, {}
+            other._degrees, other._sure, other._far = {}, set(), {}
             other._transposed = self
-            other._report = Report.of(other._geometry, self.tolerance, 0.0)
+            other._report = Report(tolerance=self.tolerance)
             self._transposed = other
         return self._transposed
 
@@ -161,45 +161,89 @@ class FMM:
             If an argument has the wrong type, shape or range, or holds NaN or infinity.
         """
         order = self.order if order is None else checks.order(order, maximum=MAX_TOTAL_ORDER)
-        packed, source_order, had_channels = checks.moments(moments, self.n_sources)
+        packed, source_order, had_channels, dtype = self._steps.moments(
+            moments, self.n_sources, self.dtype
+        )
         check_total_order(source_order, order)
-        dtype = np.result_type(self.dtype, packed.dtype)
         out = self._field(packed, source_order, order, dtype)
-        return out if had_channels else out[:, 0, :]
+        return self._steps.give(out, had_channels)
+
+    def rebuild(self, sources: Any, targets: Any = None, *, check: bool | None = None) -> None:
+        """Go over to new positions of the same points, as in a step of dynamics.
+
+        Root grid, size of leaves and degrees stay; tree and lists are made anew. On a GPU nothing
+        but numbers of boxes and pairs, and the corners of the systems, come to the host.
+
+        Parameters
+        ----------
+        sources : array_like, shape (n_sources, 3)
+            As many as before, in the same systems.
+        targets : array_like, shape (n_targets, 3), optional
+            Must be given if, and only if, they were when the plan was made.
+        check : bool, optional
+            Whether the next evaluation of each pair of orders measures errors again and mends
+            degrees. Default: if the edge of boxes is another by more than a tenth. On the CPU
+            every evaluation does.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an argument has the wrong type or shape, or lies elsewhere than the plan's points.
+        """
+        before, (batches, _, _) = self._geometry, self._choice
+        if (targets is None or targets is sources) != (before.targets is before.sources):
+            raise ValueError(
+                "targets: expected "
+                + ("none: the plan has none" if targets is not None else "those of the plan too")
+            )
+        _same_place(self._steps, sources, targets)
+        x, s, _ = self._steps.points(sources, targets, None, None)
+        if (x.shape, s.shape) != (before.targets.shape, before.sources.shape):
+            raise ValueError(
+                f"expected as many points as before, {self.n_targets} targets and "
+                f"{self.n_sources} sources, got {x.shape[0]} and {s.shape[0]}"
+            )
+        if checks.common_dtype(x, s) != self.dtype:
+            raise TypeError(f"expected points of {self.dtype} as before, got {s.dtype}")
+        start = perf_counter()
+        after = before.moved(x, s, batches)
+        kept, sure = self._degrees, self._sure
+        self._lay_out(after)
+        edges = before.sorted_points.edge, after.sorted_points.edge
+        if check is None:
+            check = bool(np.any(np.abs(np.log(edges[1] / edges[0])) > _SAME_EDGE))
+        n_levels = len(after.tree.level_starts) - 1
+        for key, degrees in kept.items():
+            if any(degrees):
+                self._degrees[key] = _for_levels(degrees, n_levels)
+        self._sure = set() if check else sure & self._degrees.keys()
+        self._report = replace(self._report, plan_seconds=perf_counter() - start)
 
     def report(self) -> Report:
         """Return what was chosen, and cost and error of the last evaluation; print it to read."""
-        return self._report
+        return self._report.of(self._geometry)
 
     # --- evaluation -------------------------------------------------------------------------------
 
-    def _field(self, moments, source_order, order, dtype) -> np.ndarray:
+    def _field(self, moments, source_order, order, dtype) -> Any:
         reach = self._reach(source_order + order)
         if reach > self._geometry.smallest:
             batches, work, leaf_size = self._choice
             points = self._geometry.unsorted()
-            self._lay_out(arrange(*points, batches, work, leaf_size, reach))
-        geometry, tree = self._geometry, self._geometry.tree
-        channels = moments.shape[1]
+            self._lay_out(self._steps.arrange(*points, batches, work, leaf_size, reach))
+        geometry, steps = self._geometry, self._steps
         report = replace(
-            self._report, source_order=source_order, order=order, channels=channels, degrees=(),
-            precision="", seconds={}, errors=np.zeros(order + 1),
+            self._report, source_order=source_order, order=order, channels=moments.shape[1],
+            degrees=(), precision="", seconds={}, errors=np.zeros(order + 1),
         )  # fmt: skip
-        working = dtype if self.tolerance >= SINGLE else np.dtype(np.float64)
         with report.timed("order"):
-            ordered = moments[tree.source_order].astype(working, copy=False)
-        out = np.empty((self.n_targets, channels, indexing.n_components(order)), working)
+            ordered = steps.order(geometry, moments, precision(self.tolerance, dtype))
         with report.timed("near field"):
-            targets, sources = geometry.points(working)
-            near_field(
-                targets, sources, ordered, order, *geometry.near, out, kernel=self.kernel,
-                reach=reach,
-            )  # fmt: skip
+            out = steps.near(geometry, ordered, order, self.kernel, reach)
         if geometry.has_far_field and not self._add_far(ordered, source_order, order, out, report):
             return self._field(moments, source_order, order, dtype)
         with report.timed("order"):
-            result = np.empty(out.shape, dtype)
-            result[tree.target_order] = out
+            result = steps.unorder(geometry, out, dtype)
         self._report = report
         return result
 
@@ -208,32 +252,37 @@ class FMM:
 
         Return False if larger leaves were made instead and nothing was added.
         """
+        key, steps = (source_order, order), self._steps
+        if steps.device and key in self._sure:
+            self._add_known(moments, key, out, report)
+            return True
         with report.timed("sample"):
             reach = self._reach(source_order + order)
-            probe = sampling.Probe(self._geometry, moments, out, order, self.kernel, reach)
+            probe = steps.probe(self._geometry, moments, out, order, self.kernel, reach)
             norms = probe.norms()
         with report.timed("order"):
-            wide = moments.astype(np.float64, copy=False)
-            harmonic = np.ascontiguousarray(wide @ harmonics.cartesian_map(source_order).T)
-        key = source_order, order
+            harmonic = steps.harmonic(moments, source_order)
         if key not in self._degrees:
             with report.timed("sample"):
                 damped = self.kernel.code != _COULOMB.code
-                work = Work(0, source_order, order, moments.shape[1], self._single, damped)
-                powers = _powers(wide, source_order)
+                work = Work(
+                    0, source_order, order, moments.shape[1], self._single, damped,
+                    self._choice[1].processor,
+                )  # fmt: skip
+                powers = steps.powers(moments, source_order)
                 if self._enlarge_leaves(powers, norms, work):
                     return False
                 degrees = self._geometry.least_degrees(powers, norms, self.tolerance, work)
                 self._degrees[key] = degrees
-        to_cartesian, last, in_vain = harmonics.cartesian_map(order), np.inf, 0
+        last, in_vain = np.inf, 0
         while any(self._degrees[key]):
             degrees = self._degrees[key]
             local = self._far_field(degrees, source_order, order)(harmonic, report.seconds)
             with report.timed("sample"):
-                errors = probe.errors(local[probe.places] @ to_cartesian) / norms
+                errors = probe.errors(steps.sampled(local, probe.places, order)) / norms
                 if np.max(errors) > _SURE * self.tolerance and not probe.enlarged:
                     probe.enlarge()
-                    errors = probe.errors(local[probe.places] @ to_cartesian) / norms
+                    errors = probe.errors(steps.sampled(local, probe.places, order)) / norms
             report.degrees, report.errors = degrees, errors
             worst = float(np.max(errors)) / self.tolerance
             # rounding, not truncation, when a higher degree does not help; distant boxes, whose
@@ -252,9 +301,20 @@ class FMM:
         if report.degrees:
             report.precision = self._far_dtype.name
             with report.timed("evaluate locals"):
-                out += local @ to_cartesian
+                steps.add(out, local, order)
             self._warn_if_missed(worst)
+        self._sure.add(key)
         return True
+
+    def _add_known(self, moments, key: tuple[int, int], out, report) -> None:
+        """Add the far field of degrees that were found before."""
+        report.degrees = self._degrees[key]
+        if not any(report.degrees):
+            return
+        report.precision, report.errors = self._far_dtype.name, self._report.errors
+        harmonic = self._steps.harmonic(moments, key[0])
+        local = self._far_field(report.degrees, *key)(harmonic, report.seconds)
+        self._steps.add(out, local, key[1])
 
     def _enlarge_leaves(self, powers: np.ndarray, norms: np.ndarray, work: Work) -> bool:
         """Make larger leaves if the degree turns out much higher than the plan expected.
@@ -290,12 +350,13 @@ class FMM:
     def _lay_out(self, geometry: Geometry) -> None:
         """Go over to other leaves."""
         self._geometry, self._degrees, self._far, self._transposed = geometry, {}, {}, None
-        self._report = Report.of(geometry, self.tolerance, self._report.plan_seconds)
+        self._sure = set()
+        self._report = Report(tolerance=self.tolerance, plan_seconds=self._report.plan_seconds)
 
-    def _far_field(self, degrees: tuple[int, ...], source_order: int, order: int) -> FarField:
+    def _far_field(self, degrees: tuple[int, ...], source_order: int, order: int) -> Any:
         key = degrees, source_order, order
         if key not in self._far:
-            self._far[key] = FarField(self._geometry, degrees, source_order, order, self._far_dtype)
+            self._far[key] = self._steps.far(self._geometry, *key, self._far_dtype)
         return self._far[key]
 
     def _reach(self, links: int) -> float:
@@ -359,27 +420,47 @@ def field(
     TypeError, ValueError
         If an argument has the wrong type, shape or range, or holds NaN or infinity.
     """
-    packed, source_order, _ = checks.moments(moments, None)
+    packed, source_order, *_ = _steps(sources, targets).moments(moments, None, None)
     plan = FMM(
         sources, targets, tolerance, source_order, order, channels=packed.shape[1], kernel=kernel
     )
     return plan.field(moments)
 
 
-def _in_distances(reach: float, points: np.ndarray) -> float:
-    """Return a length in units of the mean distance of points, rounded; zero if it is zero."""
-    if reach == 0 or len(points) == 0:
+def _steps(sources: Any, targets: Any) -> Any:
+    """Return the steps of the place where the points lie."""
+    for array in (sources, targets):
+        if array is not None and checks.on_device(array):
+            from fmm.steps_cuda import DeviceSteps
+
+            return DeviceSteps(array)
+    return HostSteps()
+
+
+def _same_place(steps: Any, *arrays: Any) -> None:
+    """Raise a TypeError if an array lies elsewhere than a plan's points."""
+    for array in arrays:
+        if array is not None and checks.on_device(array) != steps.device:
+            places = {True: "a GPU", False: "the CPU"}
+            raise TypeError(
+                f"expected points on {places[steps.device]}, where those of the plan lie, got a "
+                f"{type(array).__name__} on {places[not steps.device]}"
+            )
+
+
+def _for_levels(degrees: tuple[int, ...], n_levels: int) -> tuple[int, ...]:
+    """Return degrees for another number of levels; levels that had none get the highest."""
+    most = max(degrees)
+    found = [d or most for d in degrees[:n_levels]]
+    return (*found, *[most] * (n_levels - len(found)))
+
+
+def _in_distances(reach: float, extent: np.ndarray, n: int) -> float:
+    """Return a length in units of the mean distance of n points, rounded."""
+    if n == 0:
         return 0.0
-    extent = np.maximum(np.ptp(points, axis=0).astype(np.float64), reach)
-    distance = np.exp(np.mean(np.log(extent))) / len(points) ** (1 / 3)
+    distance = np.exp(np.mean(np.log(np.maximum(extent, reach)))) / n ** (1 / 3)
     return float(2.0 ** (0.5 * round(2 * np.log2(reach / distance))))
-
-
-def _powers(moments: np.ndarray, source_order: int) -> np.ndarray:
-    """Return the mean square of the moments of each order."""
-    squares = np.einsum("nck,nck->k", moments, moments) / max(len(moments), 1)
-    starts = [indexing.order_slice(j).start for j in range(source_order + 1)]
-    return np.add.reduceat(squares, starts)
 
 
 def _count(value: Any, name: str) -> int:

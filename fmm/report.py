@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import numpy as np
@@ -45,7 +45,8 @@ class Report:
     precision : str
         Of the far field: ``float32``, ``float64`` or empty.
     seconds : dict of str to float
-        Time of each step of the last evaluation.
+        Time of each step of the last evaluation; on a GPU, which works on while the host goes on,
+        that which the host spent.
     errors : ndarray
         Relative L2 error per output order, measured at sampled targets against direct sums.
     """
@@ -69,22 +70,19 @@ class Report:
     seconds: dict[str, float] = field(default_factory=dict)
     errors: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
-    @classmethod
-    def of(cls, geometry: Geometry, tolerance: float, seconds: float) -> "Report":
-        """Return the report of a plan that has not been used."""
-        tree = geometry.tree
-        return cls(
-            n_targets=len(geometry.targets),
-            n_sources=len(geometry.sources),
-            n_levels=len(tree.level_starts) - 1,
-            n_boxes=len(tree.parent),
-            n_leaves=int(np.count_nonzero(tree.n_children == 0)),
+    def of(self, geometry: Geometry) -> "Report":
+        """Return the report with what there is to say of a tree."""
+        return replace(
+            self,
+            n_targets=geometry.targets.shape[0],
+            n_sources=geometry.sources.shape[0],
+            n_levels=len(geometry.tree.level_starts) - 1,
+            n_boxes=geometry.tree.parent.shape[0],
+            n_leaves=geometry.n_leaves,
             leaf_size=geometry.leaf_size,
-            root_grid=int(tree.anchor[: tree.level_starts[1]].max(initial=0)) + 1,
+            root_grid=geometry.n_across,
             near_pairs=geometry.n_near_pairs,
-            translations=len(geometry.lists.m2l_targets),
-            plan_seconds=seconds,
-            tolerance=tolerance,
+            translations=geometry.lists.m2l_targets.shape[0],
         )
 
     @contextmanager

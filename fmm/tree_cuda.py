@@ -169,6 +169,13 @@ def _bounds(space: Space, points: Any, starts: Any, low: np.ndarray, high: np.nd
     np.maximum(high, found[:, :, 1].max(axis=1), out=high)
 
 
+def corners(space: Space, points: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lowest and highest coordinates of points, on the host."""
+    low, high = np.full((1, 3), inf), np.full((1, 3), -inf)
+    _bounds(space, points, space.upload(np.array([0, points.shape[0]])), low, high)
+    return low[0], high[0]
+
+
 @kernels
 def _corners():
     def loop(points, starts, parts, out):

@@ -369,3 +369,38 @@ def test_the_same_points_in_other_systems():
     exact = mp.field(x, x, q, 1, target_batch=targets, source_batch=sources)
     assert clouds.errors(plan.field(q), exact, 1).max() <= 1e-6
     assert plan.report().degree > 0
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_rebuilt_plan_is_that_of_the_new_positions(apart):
+    rng = np.random.default_rng(31)
+    s, x = rng.random((4000, 3)), rng.random((1500, 3)) if apart else None
+    moments = rng.standard_normal((4000, 1))
+    plan = fmm.FMM(s, x, 1e-5, leaf_size=30)
+    plan.field(moments)
+    degrees = plan.report().degrees
+    s2 = s + 0.02 * rng.standard_normal(s.shape)
+    x2 = x + 0.02 if apart else None
+    plan.rebuild(s2, x2)
+    found = plan.field(moments)
+    exact = mp.field(s2 if x2 is None else x2, s2, moments, 1)
+    assert np.all(clouds.errors(found, exact, 1) < 1e-5)
+    assert max(plan.report().degrees) >= max(degrees)
+    assert plan.report().leaf_size == 30
+    # grown by four times: the levels are others
+    plan.rebuild(s * [1, 1, 4], None if x is None else x * [1, 1, 4])
+    exact = mp.field((s if x is None else x) * [1, 1, 4], s * [1, 1, 4], moments, 1)
+    assert np.all(clouds.errors(plan.field(moments), exact, 1) < 1e-5)
+
+
+def test_rebuild_takes_what_the_plan_was_made_of():
+    x = np.random.default_rng(32).random((30, 3))
+    plan = fmm.FMM(x)
+    with pytest.raises(ValueError, match="30 targets and 30 sources, got 29 and 29"):
+        plan.rebuild(x[1:])
+    with pytest.raises(ValueError, match="targets: expected none"):
+        plan.rebuild(x, x + 1)
+    with pytest.raises(ValueError, match="targets: expected those"):
+        fmm.FMM(x, x + 1).rebuild(x)
+    with pytest.raises(TypeError, match="float64 as before, got float32"):
+        plan.rebuild(x.astype(np.float32))

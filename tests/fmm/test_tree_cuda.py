@@ -61,19 +61,19 @@ def check(points, tree, there, found):
 @pytest.mark.parametrize("shape", list(clouds.SHAPES))
 def test_same_boxes_as_on_the_cpu(shape):
     rng = np.random.default_rng(0)
-    x = clouds.SHAPES[shape](60, rng)
-    check(*both(x, x, 7))
+    x = clouds.SHAPES[shape](27, rng)
+    check(*both(x, x, 4))
 
 
 @pytest.mark.parametrize("kind", ["far apart", "nested"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_targets_apart_from_sources(kind, dtype):
-    x, s = clouds.apart(kind, 60, np.random.default_rng(1))
-    check(*both(x.astype(dtype), s.astype(dtype), 6, root_grid=3))
+    x, s = clouds.apart(kind, 30, np.random.default_rng(1))
+    check(*both(x.astype(dtype), s.astype(dtype), 6, root_grid=2))
 
 
 def test_same_points_share_arrays():
-    x = np.random.default_rng(2).random((40, 3))
+    x = np.random.default_rng(2).random((20, 3))
     *_, found = both(x, x, 5)
     assert found.target_order is found.source_order
     assert found.target_range is found.source_range
@@ -81,8 +81,8 @@ def test_same_points_share_arrays():
 
 def test_systems_may_have_gaps_and_lack_targets_or_sources():
     rng = np.random.default_rng(3)
-    batch, other = np.repeat([0, 5, 10**15], [20, 1, 30]), np.repeat([3, 5], [15, 12])
-    x, s = rng.random((51, 3)) + batch[:, None] % 7, rng.random((27, 3))
+    batch, other = np.repeat([0, 5, 10**15], [12, 1, 9]), np.repeat([3, 5], [10, 8])
+    x, s = rng.random((22, 3)) + batch[:, None] % 7, rng.random((18, 3))
     check(*both(x, s, 6, 2, (batch, other)))
     check(*both(x, x, 6, 1, (batch, batch)))
 
@@ -95,9 +95,9 @@ def test_batches_must_be_sorted():
 
 def test_smallest_boxes_and_points_at_one_place():
     rng = np.random.default_rng(4)
-    x = rng.random((50, 3))
+    x = rng.random((20, 3))
     check(*both(x, x, 4, smallest=0.3))
-    check(*both(np.repeat(x[:3], 12, axis=0), x, 4))
+    check(*both(np.repeat(x[:3], 6, axis=0), x, 4))
 
 
 @pytest.mark.parametrize("n", [0, 1])
@@ -109,7 +109,7 @@ def test_few_points(n):
 
 @pytest.mark.parametrize("shape", ["uniform", "two clusters"])
 def test_crowding(shape):
-    x = clouds.SHAPES[shape](70, np.random.default_rng(6))
+    x = clouds.SHAPES[shape](40, np.random.default_rng(6))
     points, _, there, _ = both(x, x, 20)
     for found, expected in zip(
         tree_cuda.occupancy(SPACE, there), cpu.occupancy(points), strict=True

@@ -1,0 +1,370 @@
+"""Points, tree and lists on the GPU, under the names of `fmm.geometry`."""
+
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fmm.accuracy import N_CODES, POINTS
+from fmm.cost import Work
+from fmm.geometry import Batches, Geometry, choose_leaves
+from fmm.lists_cuda import DeviceLists, build_lists
+from fmm.tree import SortedPoints, Tree, upper
+from fmm.tree_cuda import build_tree, gather, launch, occupancy, scatter, sort_points, total
+from multipoles._cuda import cuda, kernels
+from multipoles._device import Space
+from multipoles._sorting_cuda import blocks_for, running_sum
+
+# pairs that a thread counts: they are sorted, so that it adds to few places
+_RUN = 32
+
+
+class _Tally(NamedTuple):
+    """Counts on the host, exact: sums of integers."""
+
+    weights: np.ndarray
+    """Pairs of points per level and translation code."""
+    translations: np.ndarray
+    """Multipole-to-local pairs of each level."""
+    near: int
+    mixed: int
+    leaves: int
+
+
+class DeviceGeometry(Geometry):
+    """Points in tree order, tree and lists, all on the device.
+
+    On the host are ``tree.level_starts`` and what `Geometry` gives as numbers.
+
+    Parameters
+    ----------
+    space : Space
+        Where the arrays are.
+    points, sources, targets, leaf_size, least, smallest
+        As those of `Geometry`.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        points: SortedPoints,
+        sources: Any,
+        targets: Any,
+        leaf_size: int,
+        least: int,
+        smallest: float = 0.0,
+    ) -> None:
+        self.space = space
+        super().__init__(points, sources, targets, leaf_size, least, smallest)
+
+    def _tree(self) -> Tree:
+        return build_tree(self.space, self.sorted_points, self.leaf_size, self.smallest)
+
+    def _like(self, points, sources, targets, leaf_size, least) -> "DeviceGeometry":
+        return DeviceGeometry(self.space, points, sources, targets, leaf_size, least, self.smallest)
+
+    def points(self, dtype: np.dtype) -> tuple[Any, Any]:
+        """Return targets and sources of a dtype, counted from the middle of the first box."""
+        dtype = np.dtype(dtype)
+        if dtype not in self._points:
+            sources = self._counted(self.sources, dtype)
+            same = self.targets is self.sources
+            self._points[dtype] = sources if same else self._counted(self.targets, dtype), sources
+        return self._points[dtype]
+
+    def _counted(self, points: Any, dtype: np.dtype) -> Any:
+        out = self.space.empty(points.shape, dtype)
+        launch(self.space, _shift(), points.shape[0], points, self.tree.centre, out)
+        return out
+
+    def unsorted(self) -> tuple[Any, Any]:
+        """Return targets and sources, float64, in the order in which they were given."""
+        sources = scatter(self.space, self.sources, self.tree.source_order)
+        if self.targets is self.sources:
+            return sources, sources
+        return scatter(self.space, self.targets, self.tree.target_order), sources
+
+    @cached_property
+    def lists(self) -> DeviceLists:
+        """Who meets whom; worked out when first needed."""
+        return build_lists(self.space, self.tree, self.least, self.least)
+
+    @cached_property
+    def target_leaves(self) -> Any:
+        """Leaves with targets, int32."""
+        return _leaves(self.space, self.tree, self.tree.target_range)
+
+    @cached_property
+    def source_leaves(self) -> Any:
+        """Leaves with sources, int32."""
+        if self.sources is self.targets:
+            return self.target_leaves
+        return _leaves(self.space, self.tree, self.tree.source_range)
+
+    @cached_property
+    def near(self) -> tuple[Any, Any, Any]:
+        """Ranges of targets of the leaves, starts of their ranges of sources, and these."""
+        space, leaves = self.space, self.target_leaves
+        n = leaves.shape[0]
+        targets, starts = space.empty((n, 2), np.int64), space.empty((n + 1,), np.int64)
+        launch(
+            space, _near(), n + 1, leaves, self.tree.target_range, self.lists.near_range_starts,
+            targets, starts,
+        )  # fmt: skip
+        return targets, starts, self.lists.near_ranges
+
+    @cached_property
+    def _tally(self) -> _Tally:
+        tree, lists, space = self.tree, self.lists, self.space
+        n_levels = len(tree.level_starts) - 1
+        level_starts = space.upload(tree.level_starts)
+        weights = space.upload(np.zeros((n_levels, N_CODES), np.int64))
+        counts = space.upload(np.zeros(n_levels + 2, np.int64))
+        ranges = tree.target_range, tree.source_range
+        n = lists.m2l_targets.shape[0]
+        launch(
+            space, _weigh(), blocks_for(n, _RUN), lists.m2l_targets, lists.m2l_sources,
+            lists.m2l_codes, level_starts, *ranges, weights, counts,
+        )  # fmt: skip
+        for targets, sources, boxes, moving in (
+            (lists.m2p_targets, lists.m2p_sources, lists.m2p_sources, 0),
+            (lists.p2l_targets, lists.p2l_sources, lists.p2l_targets, 1),
+        ):
+            launch(
+                space, _weigh_mixed(), targets.shape[0], targets, sources, boxes, moving,
+                level_starts, *ranges, weights, counts,
+            )  # fmt: skip
+        leaves, starts, near = self.near
+        launch(space, _weigh_near(), leaves.shape[0], leaves, starts, near, counts)
+        found = space.download(counts)
+        whole = _divided(space, tree)
+        return _Tally(
+            space.download(weights).astype(np.float64), found[:n_levels], int(found[-2]),
+            int(found[-1]), tree.parent.shape[0] - whole,
+        )  # fmt: skip
+
+    @property
+    def n_near_pairs(self) -> int:
+        """Pairs of points summed directly."""
+        return self._tally.near
+
+    @property
+    def n_mixed(self) -> int:
+        """Points that meet expansions of boxes."""
+        return self._tally.mixed
+
+    @property
+    def n_leaves(self) -> int:
+        """Boxes that are not divided."""
+        return self._tally.leaves
+
+    @property
+    def translations(self) -> np.ndarray:
+        """Multipole-to-local translations of each level."""
+        return self._tally.translations
+
+    @cached_property
+    def far_weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs of points per level and translation code over targets, and edges of the levels."""
+        n_levels = len(self.tree.level_starts) - 1
+        first = self.tree.level_starts[:1]
+        edge = self.space.download(self.tree.edge[int(first[0]) : 1])
+        edges = edge[:1] / 2.0 ** np.arange(n_levels) if len(edge) else np.ones(n_levels)
+        return self._tally.weights / max(self.targets.shape[0], 1), edges
+
+    @cached_property
+    def n_across(self) -> int:
+        """Boxes along the coarsest level."""
+        roots = self.space.download(self.tree.anchor[: int(self.tree.level_starts[1])])
+        return int(roots.max(initial=0)) + 1
+
+    @property
+    def roots(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Systems, and ranges of targets and sources, of the boxes of level 0, on the host."""
+        n, tree = int(self.tree.level_starts[1]), self.tree
+        system, targets, sources = (
+            self.space.download(a[:n]) for a in (tree.system, tree.target_range, tree.source_range)
+        )
+        return system, targets, sources
+
+    def moved(self, targets: Any, sources: Any, batches: Batches) -> "DeviceGeometry":
+        """Return other points in a tree of the same kind: root grid, leaf size, smallest box."""
+        grid = self.sorted_points.root_grid
+        points = sort_points(self.space, targets, sources, *batches, root_grid=grid)
+        ordered = _ordered(self.space, points, targets, sources)
+        return self._like(points, *ordered, self.leaf_size, self.least)
+
+
+def arrange(
+    space: Space,
+    targets: Any,
+    sources: Any,
+    batches: Batches,
+    work: Work,
+    leaf_size: int | None,
+    smallest: float = 0.0,
+) -> DeviceGeometry:
+    """Return points, tree and lists for what is to be computed, see `fmm.geometry.arrange`."""
+    points = sort_points(space, targets, sources, *batches)
+    if leaf_size is None:
+        filling = occupancy(space, points)
+        root_grid, leaf_size = choose_leaves(points, filling, work, smallest)
+        if root_grid > 1:
+            points = sort_points(space, targets, sources, *batches, root_grid=root_grid)
+    ordered = _ordered(space, points, targets, sources)
+    least = work.least_for_expansion()
+    return DeviceGeometry(space, points, *ordered, leaf_size, least, smallest)
+
+
+def _ordered(space: Space, points: SortedPoints, targets: Any, sources: Any) -> tuple[Any, Any]:
+    """Return sources and targets along the curve, float64."""
+    ordered = gather(space, sources, points.source_order)
+    same = points.target_order is points.source_order
+    return ordered, ordered if same else gather(space, targets, points.target_order)
+
+
+@kernels
+def _shift():
+    def loop(points, centre, out):
+        i = cuda.grid(1)
+        if i < points.shape[0]:
+            for axis in range(3):
+                out[i, axis] = points[i, axis] - centre[0, axis]
+
+    return loop
+
+
+# --- leaves ---------------------------------------------------------------------------------------
+
+
+def _leaves(space: Space, tree: Tree, ranges: Any) -> Any:
+    """Return the leaves that hold points."""
+    n = tree.parent.shape[0]
+    marks = space.empty((n,), np.int64)
+    launch(space, _mark_leaves(), n, tree.n_children, ranges, marks)
+    places = running_sum(space, marks)
+    out = space.empty((total(space, places),), np.int32)
+    launch(space, _number(), n, places, out)
+    return out
+
+
+def _divided(space: Space, tree: Tree) -> int:
+    """Return how many boxes are divided."""
+    n = tree.parent.shape[0]
+    marks = space.empty((n,), np.int64)
+    launch(space, _mark_divided(), n, tree.n_children, marks)
+    return total(space, running_sum(space, marks))
+
+
+@kernels
+def _mark_leaves():
+    def loop(n_children, ranges, out):
+        box = cuda.grid(1)
+        if box < out.shape[0]:
+            out[box] = 1 if n_children[box] == 0 and ranges[box, 1] > ranges[box, 0] else 0
+
+    return loop
+
+
+@kernels
+def _mark_divided():
+    def loop(n_children, out):
+        box = cuda.grid(1)
+        if box < out.shape[0]:
+            out[box] = 1 if n_children[box] > 0 else 0
+
+    return loop
+
+
+@kernels
+def _number():
+    def loop(places, out):
+        """Write the numbers of what is marked."""
+        i = cuda.grid(1)
+        if i < places.shape[0] - 1 and places[i] < places[i + 1]:
+            out[places[i]] = i
+
+    return loop
+
+
+@kernels
+def _near():
+    def loop(leaves, target_range, range_starts, targets, starts):
+        i = cuda.grid(1)
+        if i == leaves.shape[0]:
+            # boxes that are no leaves, or without targets, have no ranges
+            starts[i] = range_starts[range_starts.shape[0] - 1]
+        elif i < leaves.shape[0]:
+            box = leaves[i]
+            starts[i] = range_starts[box]
+            targets[i, 0] = target_range[box, 0]
+            targets[i, 1] = target_range[box, 1]
+
+    return loop
+
+
+# --- counts: sums of integers, whose order does not matter ----------------------------------------
+
+
+@kernels
+def _weigh():
+    def loop(targets, sources, codes, level_starts, target_range, source_range, weights, counts):
+        """Add pairs of points, and of boxes, by level and code."""
+        first = cuda.grid(1) * _RUN
+        last = min(first + _RUN, targets.shape[0])
+        if first >= last:
+            return
+        level = upper(level_starts, 0, level_starts.shape[0], targets[first]) - 1
+        code = codes[first]
+        pairs, boxes = 0, 0
+        for i in range(first, last):
+            target, source = targets[i], sources[i]
+            inside = level_starts[level] <= target and target < level_starts[level + 1]
+            if codes[i] != code or not inside:
+                cuda.atomic.add(weights, (level, code), pairs)
+                cuda.atomic.add(counts, level, boxes)
+                level = upper(level_starts, 0, level_starts.shape[0], target) - 1
+                code = codes[i]
+                pairs, boxes = 0, 0
+            boxes += 1
+            pairs += (target_range[target, 1] - target_range[target, 0]) * (
+                source_range[source, 1] - source_range[source, 0]
+            )
+        cuda.atomic.add(weights, (level, code), pairs)
+        cuda.atomic.add(counts, level, boxes)
+
+    return loop
+
+
+@kernels
+def _weigh_mixed():
+    def loop(
+        targets, sources, boxes, of_sources, level_starts, target_range, source_range, weights,
+        counts,
+    ):  # fmt: skip
+        """Add pairs of points that one expansion stands for, and the single points among them."""
+        i = cuda.grid(1)
+        if i >= targets.shape[0]:
+            return
+        n_targets = target_range[targets[i], 1] - target_range[targets[i], 0]
+        n_sources = source_range[sources[i], 1] - source_range[sources[i], 0]
+        level = upper(level_starts, 0, level_starts.shape[0], boxes[i]) - 1
+        cuda.atomic.add(weights, (level, POINTS), n_targets * n_sources)
+        single = n_sources if of_sources else n_targets
+        cuda.atomic.add(counts, counts.shape[0] - 1, single)
+
+    return loop
+
+
+@kernels
+def _weigh_near():
+    def loop(leaves, starts, ranges, counts):
+        i = cuda.grid(1)
+        if i >= leaves.shape[0]:
+            return
+        n = 0
+        for k in range(starts[i], starts[i + 1]):
+            n += ranges[k, 1] - ranges[k, 0]
+        cuda.atomic.add(counts, counts.shape[0] - 2, n * (leaves[i, 1] - leaves[i, 0]))
+
+    return loop

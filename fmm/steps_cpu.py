@@ -1,0 +1,129 @@
+"""What a plan asks for, step by step, on the CPU; `fmm.steps_cuda` offers the same on a GPU."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fmm import harmonics
+from fmm.cost import SINGLE
+from fmm.driver_cpu import FarField
+from fmm.geometry import Batches, Geometry, arrange
+from fmm.near import near_field
+from fmm.sampling import Probe
+from multipoles import checks, indexing
+from multipoles.radial import Kernel
+
+
+class HostSteps:
+    """Arrays of NumPy, arithmetic of this machine's processor.
+
+    Attributes
+    ----------
+    device : bool
+        Whether arrays lie on a GPU.
+    """
+
+    device = False
+
+    def points(
+        self, sources: Any, targets: Any, source_batch: Any, target_batch: Any
+    ) -> tuple[Any, Any, Batches]:
+        """Return targets, sources and both batches, checked; targets are sources if None."""
+        s = checks.points(sources, "sources")
+        x = s if targets is None or targets is sources else checks.points(targets, "targets")
+        if x is s and target_batch is None:
+            target_batch = source_batch
+        return x, s, checks.batches(target_batch, source_batch, len(x), len(s))
+
+    def moments(self, moments: Any, n: int | None, dtype: Any) -> tuple[Any, int, bool, np.dtype]:
+        """Return moments with channels, their order, whether they had them, and the result's type.
+
+        `dtype` is that of the points, if they are known.
+        """
+        if checks.on_device(moments):
+            raise TypeError(
+                "moments: the points lie on the CPU and these on a GPU (a "
+                f"{type(moments).__name__}); nothing is moved silently: put all in one place"
+            )
+        packed, source_order, had_channels = checks.moments(moments, n)
+        dtype = packed.dtype if dtype is None else np.result_type(dtype, packed.dtype)
+        return packed, source_order, had_channels, dtype
+
+    def processor(self, dtype: np.dtype) -> str:
+        """Return whose times decide about leaves."""
+        return "cpu"
+
+    def extent(self, points: Any) -> np.ndarray:
+        """Return how far points extend along each axis."""
+        return np.ptp(points, axis=0).astype(np.float64)
+
+    def arrange(self, targets, sources, batches, work, leaf_size, smallest) -> Geometry:
+        """Return points, tree and lists, see `fmm.geometry.arrange`."""
+        return arrange(targets, sources, batches, work, leaf_size, smallest)
+
+    def order(self, geometry: Geometry, moments: Any, dtype: np.dtype) -> Any:
+        """Return moments in the order of the tree."""
+        return moments[geometry.tree.source_order].astype(dtype, copy=False)
+
+    def near(
+        self, geometry: Geometry, moments: Any, order: int, kernel: Kernel, reach: float
+    ) -> Any:
+        """Return the near field, in the order of the tree."""
+        targets, sources = geometry.points(moments.dtype)
+        shape = len(targets), moments.shape[1], indexing.n_components(order)
+        out = np.empty(shape, moments.dtype)
+        near_field(
+            targets, sources, moments, order, *geometry.near, out, kernel=kernel, reach=reach
+        )
+        return out
+
+    def probe(self, geometry, moments, near, order, kernel, reach) -> Probe:
+        """Return the field at sampled targets."""
+        return Probe(geometry, moments, near, order, kernel, reach)
+
+    def powers(self, moments: Any, source_order: int) -> np.ndarray:
+        """Return the mean square of the moments of each order."""
+        wide = moments.astype(np.float64, copy=False)
+        squares = np.einsum("nck,nck->k", wide, wide) / max(len(moments), 1)
+        starts = [indexing.order_slice(j).start for j in range(source_order + 1)]
+        return np.add.reduceat(squares, starts)
+
+    def harmonic(self, moments: Any, source_order: int) -> Any:
+        """Return moments by harmonics, as the far field takes them."""
+        wide = moments.astype(np.float64, copy=False)
+        return np.ascontiguousarray(wide @ harmonics.cartesian_map(source_order).T)
+
+    def far(
+        self,
+        geometry: Geometry,
+        degrees: tuple[int, ...],
+        source_order: int,
+        order: int,
+        dtype: np.dtype,
+    ) -> Callable[[Any, dict[str, float]], Any]:
+        """Return what computes the far field of harmonic moments."""
+        return FarField(geometry, degrees, source_order, order, dtype)
+
+    def sampled(self, local: Any, places: np.ndarray, order: int) -> np.ndarray:
+        """Return the derivatives that local expansions give at some places."""
+        return local[places] @ harmonics.cartesian_map(order)
+
+    def add(self, out: Any, local: Any, order: int) -> None:
+        """Add the derivatives that local expansions give."""
+        out += local @ harmonics.cartesian_map(order)
+
+    def unorder(self, geometry: Geometry, out: Any, dtype: np.dtype) -> Any:
+        """Return a field in the order in which targets were given."""
+        result = np.empty(out.shape, dtype)
+        result[geometry.tree.target_order] = out
+        return result
+
+    def give(self, out: Any, had_channels: bool) -> Any:
+        """Return a field as the caller gets it."""
+        return out if had_channels else out[:, 0, :]
+
+
+def precision(tolerance: float, dtype: np.dtype) -> np.dtype:
+    """Return the type of numbers in which near fields are summed."""
+    return dtype if tolerance >= SINGLE else np.dtype(np.float64)
