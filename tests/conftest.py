@@ -1,6 +1,5 @@
 """Shared fixtures; where kernels are cached, and what stands in for a GPU where there is none."""
 
-import hashlib
 import json
 import os
 import subprocess
@@ -9,17 +8,7 @@ from pathlib import Path
 
 import pytest
 from ptx_worker import launches
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-def sources_hash() -> str:
-    """Return a name for the state of all sources that have kernels."""
-    digest = hashlib.sha256()
-    for package in ("multipoles", "fmm", "gnn/operators"):  # where kernels live
-        for path in sorted((ROOT / package).rglob("*.py")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+from source_state import ROOT, sources_hash
 
 
 def _gpu_present() -> bool:

@@ -9,8 +9,8 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, sources_hash
 from ptx_worker import CAPABILITIES, launches
+from source_state import ROOT, sources_hash
 
 pytestmark = pytest.mark.cuda
 TESTS = ROOT / "tests"
