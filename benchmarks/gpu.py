@@ -269,6 +269,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.smoke:
         os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
+        sys.setswitchinterval(1e-5)  # its threads wait for each other by turns
         device = "simulator"
     elif reason := why_not():
         print(f"No GPU was measured: {reason}.")

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -27,6 +28,9 @@ os.environ.setdefault(
 )
 if not _gpu_present():
     os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
+if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
+    # threads of the simulator wait for each other by turns: short turns make it ten times faster
+    sys.setswitchinterval(1e-5)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
