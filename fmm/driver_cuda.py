@@ -5,7 +5,7 @@ bits. Expansions are (box, channel, harmonic), in units of the box's edge.
 """
 
 import itertools
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,28 @@ import numpy as np
 from fmm import accuracy, expansions_cuda, harmonics, translations
 from fmm.expansions_cuda import THREADS
 from fmm.lists import N_CODES
-from multipoles._cuda import REAL, SIMULATED, WrittenOut, cuda, kernels, loader, storer, zeros
+from multipoles._cuda import (
+    REAL,
+    SIMULATED,
+    Device,
+    WrittenOut,
+    cuda,
+    kernels,
+    loader,
+    storer,
+    zeros,
+)
 from multipoles._device import Space
 from multipoles.direct_cuda import blocks_for, fill
 
-# boxes that translate by one matrix together, and the target boxes that a block owns
+# threads that translate the boxes of a group, and how many target boxes it has
+_WORKERS = 4 if SIMULATED else 256
+_GROUP = 32 if SIMULATED else 64
+# boxes that one thread translates together, and columns of a matrix that it reads at once
 _PAIRS = 4 if SIMULATED else 16
-_GROUP = 32 if SIMULATED else 128
-# columns of a matrix whose coefficients lie in shared memory
-_CHUNK = 16 if SIMULATED else 128
+_COLUMNS = 4
+# coefficients in shared memory
+_ENTRIES = 64 if SIMULATED else 4096
 _GEOMETRY = np.dtype(np.float64)
 
 
@@ -30,7 +43,12 @@ def _scaled_sum(code: int, sums: Any, values: Any, factor: Any) -> list[list[Any
     return [[s + v * factor[0] for s, v in zip(sums, values, strict=True)]]
 
 
-scaled_sum = WrittenOut(_scaled_sum)
+def _scaled(code: int, values: Any, factor: Any) -> list[list[Any]]:
+    """Return values * factor."""
+    return [[v * factor[0] for v in values]]
+
+
+scaled_sum, scaled = WrittenOut(_scaled_sum), WrittenOut(_scaled)
 
 
 class FarField:
@@ -224,10 +242,11 @@ class FarField:
             begin, end = int(starts[together[0]]), int(starts[together[-1] + 1])
             places = self._places(begin, end)
             codes, operators, signs = transfer_operators(self.space, degree, self.dtype)
-            _transfer()(
-                self.space.stream, self.dtype, (places.shape[0] - 1, channels), THREADS, places,
-                codes, self.lists.m2l_targets, self.lists.m2l_sources, operators, signs,
-                harmonics.n_harmonics(degree), self.length, channels, multipoles, locals_,
+            n = harmonics.n_harmonics(degree)
+            _transfer(_teams(n))(
+                self.space.stream, self.dtype, (places.shape[0] - 1, channels), _WORKERS, places,
+                codes, self.lists.m2l_targets, self.lists.m2l_sources, operators, signs, n,
+                self.length, channels, multipoles, locals_,
             )  # fmt: skip
 
     def _places(self, begin: int, end: int) -> Any:
@@ -251,11 +270,18 @@ def _threads() -> int:
     return 4 if SIMULATED else 128
 
 
+def _teams(n: int) -> int:
+    """Return into how many teams a block's threads divide if a team takes n rows of a matrix."""
+    if SIMULATED:
+        return 2
+    return next((teams for teams in (4, 2) if n <= _WORKERS // teams), 1)
+
+
 def transfer_operators(space: Space, degree: int, dtype: np.dtype) -> tuple[Any, Any, Any]:
     """Return codes with their matrix and reflection, the matrices, and signs of reflections.
 
-    Matrices of shifts with components >= 0 alone, each column after column; others are theirs
-    between reflected boxes.
+    Matrices of shifts with components >= 0 alone, each column after column, columns of zeros up
+    to a multiple of `_COLUMNS`; others are theirs between reflected boxes.
     """
     reach = int(np.abs(accuracy.shifts()).max())
     span = range(reach + 1)
@@ -271,8 +297,11 @@ def transfer_operators(space: Space, degree: int, dtype: np.dtype) -> tuple[Any,
         return np.array(sorted(rows, key=lambda row: row[1:]), np.int32)
 
     def matrices() -> np.ndarray:
-        made = (translations.transfer_matrix(shift, degree).T.astype(dtype) for shift in shifts)
-        return np.stack(list(made)).reshape(-1)
+        n = harmonics.n_harmonics(degree)
+        out = np.zeros((len(shifts), -(-n // _COLUMNS) * _COLUMNS, n), dtype)
+        for i, shift in enumerate(shifts):
+            out[i, :n] = translations.transfer_matrix(shift, degree).T
+        return out.reshape(-1)
 
     def signs() -> np.ndarray:
         size = harmonics.n_harmonics(degree)
@@ -364,51 +393,104 @@ def _find_places():
 
 
 @kernels
-def _transfer():
-    """Add multipole-to-local translations to the boxes of a group, code by code."""
-    size = _PAIRS * _CHUNK
-    load, store, zero = loader(_PAIRS, 4), storer(_PAIRS), zeros(_PAIRS)
+def _transfer(teams):
+    """Add multipole-to-local translations to the boxes of a group, code by code.
+
+    Each team of threads takes some pairs of a code, each thread of it a row of the matrix. The
+    targets of one code are distinct, so that no two threads write to one place.
+    """
+    rows, together = _WORKERS // teams, teams * _PAIRS
+    chunk = _ENTRIES // together
+    # four more: fewer conflicts between the banks of shared memory
+    stride = together + 4
+    size = stride * chunk
+    gather, add_rows = _gather(rows, stride), _add_rows()
+    load, entry, zero = loader(_PAIRS, 4), loader(1), zeros(_PAIRS)
 
     def loop(
         places, codes, targets, sources, operators, signs, n, length, channels, multipoles, locals_
     ):
         x = cuda.shared.array(size, REAL)
-        thread, group, channel = cuda.threadIdx.x, cuda.blockIdx.x, cuda.blockIdx.y
         work = cuda.local.array(_PAIRS, REAL)
+        thread, group, channel = cuda.threadIdx.x, cuda.blockIdx.x, cuda.blockIdx.y
+        team, row = thread // rows, thread % rows
+        n_columns = (n + _COLUMNS - 1) // _COLUMNS * _COLUMNS
         for item in range(codes.shape[0]):
-            code, matrix, octant = codes[item, 0], codes[item, 1] * n * n, codes[item, 2] * n
-            first, stop = places[group, code], places[group + 1, code]
-            while first < stop:
+            code, octant = codes[item, 0], codes[item, 2] * n
+            matrix = codes[item, 1] * n * n_columns
+            begin, stop = places[group, code], places[group + 1, code]
+            while begin < stop:
+                first = begin + team * _PAIRS
                 count = min(_PAIRS, stop - first)
-                for begin in range(0, n, _CHUNK):
-                    width = min(_CHUNK, n - begin)
+                for column in range(0, n_columns, chunk):
+                    width = min(chunk, n_columns - column)
                     cuda.syncthreads()
-                    for k in range(thread, _PAIRS * width, THREADS):
-                        pair, j = k // width, k % width
-                        value = 0.0
-                        if pair < count:
-                            box = sources[first + pair] * channels + channel
-                            value = multipoles[box * length + begin + j]
-                            value *= signs[octant + begin + j]
-                        x[j * _PAIRS + pair] = value
+                    gather(
+                        row, team * _PAIRS, column, width, n, sources, first, count, channels,
+                        channel, length, multipoles, signs, octant, work, x,
+                    )  # fmt: skip
                     cuda.syncthreads()
-                    for i in range(thread, n, THREADS):
+                    for i in range(row, n if count > 0 else 0, rows):
                         total = zero()
-                        place, end, entry = 0, width * _PAIRS, matrix + begin * n + i
+                        place, at = team * _PAIRS, matrix + column * n + i
+                        end = place + width * stride
                         while place < end:
-                            factor = operators[entry]
-                            total = scaled_sum(0, (total, load(x, place), (factor,)))[0]
-                            place += _PAIRS
-                            entry += n
-                        store(work, 0, total)
-                        # this thread alone writes row i of the boxes of this group
-                        for pair in range(_PAIRS):
-                            if pair < count:
-                                box = targets[first + pair] * channels + channel
-                                locals_[box * length + i] += work[pair] * signs[octant + i]
-                first += _PAIRS
+                            a, b = entry(operators, at), entry(operators, at + n)
+                            c, d = entry(operators, at + 2 * n), entry(operators, at + 3 * n)
+                            total = scaled_sum(0, (total, load(x, place), a))[0]
+                            total = scaled_sum(0, (total, load(x, place + stride), b))[0]
+                            total = scaled_sum(0, (total, load(x, place + 2 * stride), c))[0]
+                            total = scaled_sum(0, (total, load(x, place + 3 * stride), d))[0]
+                            place += _COLUMNS * stride
+                            at += _COLUMNS * n
+                        add_rows(
+                            total, signs[octant + i], i, targets, first, count, channels, channel,
+                            length, work, locals_,
+                        )  # fmt: skip
+                begin += together
 
     return loop
+
+
+@cache
+def _gather(rows: int, stride: int) -> Device:
+    """Return the function for kernels that reads some columns of a team's coefficients."""
+    load, store = loader(_PAIRS), storer(_PAIRS)
+
+    def gather(
+        row, team, column, width, n, sources, first, count, channels, channel, length, multipoles,
+        signs, octant, work, x,
+    ):  # fmt: skip
+        for j in range(row, width if count > 0 else 0, rows):
+            # columns beyond the last are zeros in the matrix, pairs beyond it are not written
+            harmonic = min(column + j, n - 1)
+            for pair in range(_PAIRS):
+                box = sources[first + min(pair, count - 1)] * channels + channel
+                work[pair] = multipoles[box * length + harmonic]
+            store(x, j * stride + team, scaled(0, (load(work, 0), (signs[octant + harmonic],)))[0])
+
+    return Device(gather)
+
+
+@cache
+def _add_rows() -> Device:
+    """Return the function for kernels that adds a row of each pair's product to its target."""
+    load, store = loader(_PAIRS), storer(_PAIRS)
+
+    def add_rows(
+        total, sign, i, targets, first, count, channels, channel, length, work, locals_
+    ):  # fmt: skip
+        # all are read before any is written: the device waits once
+        for pair in range(_PAIRS):
+            box = targets[first + min(pair, count - 1)] * channels + channel
+            work[pair] = locals_[box * length + i]
+        store(work, 0, scaled_sum(0, (load(work, 0), total, (sign,)))[0])
+        for pair in range(_PAIRS):
+            if pair < count:
+                box = targets[first + pair] * channels + channel
+                locals_[box * length + i] = work[pair]
+
+    return Device(add_rows)
 
 
 # --- lists ----------------------------------------------------------------------------------------

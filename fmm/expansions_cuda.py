@@ -4,7 +4,8 @@ The harmonics of some points at a time lie in shared memory, made by the recursi
 are taken in a fixed order: every run gives the same bits.
 """
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,8 @@ def _points_at_once(size: int) -> int:
     return max(1, min(16 if SIMULATED else 32, _SHARED // (8 * size)))
 
 
-def _harmonics_function(size: int, irregular: int) -> Device:
+def _harmonics_function(stride: int, irregular: int) -> Device:
     """Return the function for kernels that writes the harmonics of a block of points."""
-    step = _points_at_once(size)
 
     def write(count, points, first, centres, box, scale, factor, h):
         zero = scale - scale
@@ -48,7 +48,7 @@ def _harmonics_function(size: int, irregular: int) -> Device:
                 start = rsqrt(s)
                 s = start * start
                 x, y, z = x * s, y * s, z * s
-            write_harmonics(factor, x, y, z, s, start, zero, i, step, h)
+            write_harmonics(factor, x, y, z, s, start, zero, i, stride, h)
 
     return Device(write)
 
@@ -58,8 +58,10 @@ def form(degree, irregular):
     """Add expansions of points to boxes: a block works on the entries of one row of a list."""
     size = harmonics.n_harmonics(degree)
     step = _points_at_once(size)
-    write = _harmonics_function(size, irregular)
-    room = size * step
+    # odd: threads that read neighbouring harmonics find them in different banks
+    stride = step + 1 - step % 2
+    write = _harmonics_function(stride, irregular)
+    room = size * stride
 
     def loop(
         rows, boxes, senders, ranges, centres, edges, points, moments, channels, columns,
@@ -91,7 +93,7 @@ def form(degree, irregular):
                         total = sums[k]
                         for i in range(count):
                             moment = moments[((first + i) * channels + channel) * columns + column]
-                            total += h[k * step + i] * moment
+                            total += h[k * stride + i] * moment
                         sums[k] = total
             cuda.syncthreads()
             for row in range(thread, n, THREADS):
@@ -109,8 +111,10 @@ def evaluate(degree, irregular):
     """Add the field of boxes' expansions at points: a block works on one row of a list."""
     size = harmonics.n_harmonics(degree)
     step = _points_at_once(size)
-    write = _harmonics_function(size, irregular)
-    room = size * step
+    # odd: threads that read neighbouring harmonics find them in different banks
+    stride = step + 1 - step % 2
+    write = _harmonics_function(stride, irregular)
+    room = size * stride
 
     def loop(
         rows, boxes, receivers, ranges, centres, edges, points, coefficients, channels, columns,
@@ -144,7 +148,7 @@ def evaluate(degree, irregular):
                     for i in range(thread, count, THREADS):
                         total = 0.0
                         for k in range(size):
-                            total += sums[k] * h[k * step + i]
+                            total += sums[k] * h[k * stride + i]
                         out[((first + i) * channels + channel) * columns + column] += total
 
     return loop
@@ -170,14 +174,23 @@ def tables(
     space: Space, kind: str, degree: int, inner: int, by_harmonic: bool, dtype: np.dtype
 ) -> tuple[Any, Any, Any]:
     """Return starts, indices and factors of the sparse step on the device."""
-    made = _terms(kind, degree, inner, by_harmonic)
-    return tuple(
-        space.constant(
-            ("terms", kind, degree, inner, by_harmonic, part, dtype.name),
-            lambda array=array: array.astype(dtype) if array.dtype.kind == "f" else array,
-        )
-        for part, array in enumerate(made)
-    )  # type: ignore[return-value]
+    starts, indices, factors = (
+        space.constant(("terms", kind, degree, inner, by_harmonic, part, dtype.name), made)
+        for part, made in enumerate(_parts(kind, degree, inner, by_harmonic, dtype))
+    )
+    return starts, indices, factors
+
+
+def _parts(
+    kind: str, degree: int, inner: int, by_harmonic: bool, dtype: np.dtype
+) -> list[Callable[[], np.ndarray]]:
+    """Return what makes starts, indices and factors."""
+
+    def part(i: int) -> np.ndarray:
+        array = _terms(kind, degree, inner, by_harmonic)[i]
+        return array.astype(dtype) if array.dtype.kind == "f" else array
+
+    return [partial(part, i) for i in range(3)]
 
 
 def recursion(space: Space, degree: int, dtype: np.dtype) -> Any:
