@@ -5,50 +5,30 @@ bits. Expansions are (box, channel, harmonic), in units of the box's edge.
 """
 
 import itertools
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from fmm import accuracy, expansions_cuda, harmonics, translations
+from fmm import expansions_cuda, harmonics
 from fmm.expansions_cuda import THREADS
 from fmm.lists import N_CODES
-from multipoles._cuda import (
-    REAL,
-    SIMULATED,
-    Device,
-    WrittenOut,
-    cuda,
-    kernels,
-    loader,
-    storer,
-    zeros,
+from fmm.translations_cuda import (
+    GROUP,
+    WORKERS,
+    coarsen,
+    find_places,
+    refine,
+    shift_operators,
+    teams_for,
+    transfer,
+    transfer_operators,
 )
+from multipoles._cuda import SIMULATED, cuda, kernels
 from multipoles._device import Space
 from multipoles.direct_cuda import blocks_for, fill
 
-# threads that translate the boxes of a group, and how many target boxes it has
-_WORKERS = 4 if SIMULATED else 256
-_GROUP = 32 if SIMULATED else 64
-# boxes that one thread translates together, and columns of a matrix that it reads at once
-_PAIRS = 4 if SIMULATED else 16
-_COLUMNS = 4
-# coefficients in shared memory
-_ENTRIES = 64 if SIMULATED else 4096
 _GEOMETRY = np.dtype(np.float64)
-
-
-def _scaled_sum(code: int, sums: Any, values: Any, factor: Any) -> list[list[Any]]:
-    """Return sums + values * factor."""
-    return [[s + v * factor[0] for s, v in zip(sums, values, strict=True)]]
-
-
-def _scaled(code: int, values: Any, factor: Any) -> list[list[Any]]:
-    """Return values * factor."""
-    return [[v * factor[0] for v in values]]
-
-
-scaled_sum, scaled = WrittenOut(_scaled_sum), WrittenOut(_scaled)
 
 
 class FarField:
@@ -202,36 +182,25 @@ class FarField:
     # --- expansions of boxes ----------------------------------------------------------------------
 
     def _coarsen(self, channels: int, multipoles: Any) -> None:
-        operators = self._shifts("upward")
+        operators = shift_operators(self.space, "upward", self.degree, self.dtype)
         starts = self.tree.level_starts
         for level in range(len(starts) - 3, -1, -1):
             begin, end = int(starts[level]), int(starts[level + 1])
-            _coarsen()(
+            coarsen()(
                 self.space.stream, self.dtype, (end - begin, channels), THREADS, begin,
                 self.tree.first_child, self.tree.n_children, self.tree.anchor, operators,
                 self.length, channels, multipoles,
             )  # fmt: skip
 
     def _refine(self, channels: int, locals_: Any) -> None:
-        operators = self._shifts("downward")
+        operators = shift_operators(self.space, "downward", self.degree, self.dtype)
         starts = self.tree.level_starts
         for level in range(1, len(starts) - 1):
             begin, end = int(starts[level]), int(starts[level + 1])
-            _refine()(
+            refine()(
                 self.space.stream, self.dtype, (end - begin, channels), THREADS, begin,
                 self.tree.parent, self.tree.anchor, operators, self.length, channels, locals_,
             )  # fmt: skip
-
-    def _shifts(self, way: str) -> Any:
-        """Return the matrices of the eight octants, each column after column."""
-
-        def make() -> np.ndarray:
-            matrices = [translations.shift_matrix(octant, self.degree) for octant in range(8)]
-            if way == "downward":
-                matrices = [0.5 * matrix.T for matrix in matrices]
-            return np.stack([m.T for m in matrices]).astype(self.dtype).reshape(-1)
-
-        return self.space.constant((way, self.degree, self.dtype.name), make)
 
     def _transfer(self, channels: int, multipoles: Any, locals_: Any) -> None:
         starts = self.tree.level_starts
@@ -243,8 +212,8 @@ class FarField:
             places = self._places(begin, end)
             codes, operators, signs = transfer_operators(self.space, degree, self.dtype)
             n = harmonics.n_harmonics(degree)
-            _transfer(_teams(n))(
-                self.space.stream, self.dtype, (places.shape[0] - 1, channels), _WORKERS, places,
+            transfer(teams_for(n))(
+                self.space.stream, self.dtype, (places.shape[0] - 1, channels), WORKERS, places,
                 codes, self.lists.m2l_targets, self.lists.m2l_sources, operators, signs, n,
                 self.length, channels, multipoles, locals_,
             )  # fmt: skip
@@ -252,9 +221,9 @@ class FarField:
     def _places(self, begin: int, end: int) -> Any:
         """Return where the pairs of each group of target boxes start, per code."""
         if (begin, end) not in self._known_places:
-            groups = -(-(end - begin) // _GROUP)
+            groups = -(-(end - begin) // GROUP)
             places = self.space.empty((groups + 1, N_CODES), np.int32)
-            _find_places()(
+            find_places()(
                 self.space.stream, _GEOMETRY, (blocks_for(N_CODES), groups + 1), _threads(), begin,
                 end, self.lists.m2l_starts, self.lists.m2l_targets, places,
             )  # fmt: skip
@@ -270,52 +239,6 @@ def _threads() -> int:
     return 4 if SIMULATED else 128
 
 
-def _teams(n: int) -> int:
-    """Return into how many teams a block's threads divide if a team takes n rows of a matrix."""
-    if SIMULATED:
-        return 2
-    return next((teams for teams in (4, 2) if n <= _WORKERS // teams), 1)
-
-
-def transfer_operators(space: Space, degree: int, dtype: np.dtype) -> tuple[Any, Any, Any]:
-    """Return codes with their matrix and reflection, the matrices, and signs of reflections.
-
-    Matrices of shifts with components >= 0 alone, each column after column, columns of zeros up
-    to a multiple of `_COLUMNS`; others are theirs between reflected boxes.
-    """
-    reach = int(np.abs(accuracy.shifts()).max())
-    span = range(reach + 1)
-    shifts = [shift for shift in itertools.product(span, span, span) if max(shift) > 1]
-
-    def codes() -> np.ndarray:
-        rows = []
-        for code, shift in enumerate(accuracy.shifts().tolist()):
-            if max(map(abs, shift)) > 1:
-                octant = 4 * (shift[0] < 0) + 2 * (shift[1] < 0) + (shift[2] < 0)
-                rows.append((code, shifts.index(tuple(map(abs, shift))), octant))
-        # codes of one matrix follow each other: it is read from memory once
-        return np.array(sorted(rows, key=lambda row: row[1:]), np.int32)
-
-    def matrices() -> np.ndarray:
-        n = harmonics.n_harmonics(degree)
-        out = np.zeros((len(shifts), -(-n // _COLUMNS) * _COLUMNS, n), dtype)
-        for i, shift in enumerate(shifts):
-            out[i, :n] = translations.transfer_matrix(shift, degree).T
-        return out.reshape(-1)
-
-    def signs() -> np.ndarray:
-        size = harmonics.n_harmonics(degree)
-        return np.stack(
-            [translations.reflection(octant, degree, dtype)[:size] for octant in range(8)]
-        ).reshape(-1)
-
-    return (
-        space.constant("transfer codes", codes),
-        space.constant(("transfer", degree, dtype.name), matrices),
-        space.constant(("reflections", degree, dtype.name), signs),
-    )
-
-
 # --- kernels --------------------------------------------------------------------------------------
 
 
@@ -329,168 +252,6 @@ def _relative():
                 centres[3 * i + axis] = centre[3 * i + axis] - centre[axis]
 
     return loop
-
-
-@kernels
-def _coarsen():
-    """Add to a parent the translated multipoles of its children."""
-
-    def loop(begin, first_child, n_children, anchor, operators, length, channels, multipoles):
-        parent, channel = begin + cuda.blockIdx.x, cuda.blockIdx.y
-        first = first_child[parent]
-        for i in range(cuda.threadIdx.x, length, THREADS):
-            total = 0.0
-            for child in range(first, first + n_children[parent]):
-                octant = (
-                    4 * (anchor[child, 0] & 1) + 2 * (anchor[child, 1] & 1) + (anchor[child, 2] & 1)
-                )
-                place = (child * channels + channel) * length
-                matrix = octant * length * length + i
-                for j in range(length):
-                    total += operators[matrix + j * length] * multipoles[place + j]
-            if n_children[parent] > 0:
-                multipoles[(parent * channels + channel) * length + i] += total
-
-    return loop
-
-
-@kernels
-def _refine():
-    """Add to a child the translated local expansion of its parent."""
-
-    def loop(begin, parents, anchor, operators, length, channels, locals_):
-        child, channel = begin + cuda.blockIdx.x, cuda.blockIdx.y
-        octant = 4 * (anchor[child, 0] & 1) + 2 * (anchor[child, 1] & 1) + (anchor[child, 2] & 1)
-        place = (parents[child] * channels + channel) * length
-        for i in range(cuda.threadIdx.x, length, THREADS):
-            matrix = octant * length * length + i
-            total = 0.0
-            for j in range(length):
-                total += operators[matrix + j * length] * locals_[place + j]
-            locals_[(child * channels + channel) * length + i] += total
-
-    return loop
-
-
-@kernels
-def _find_places():
-    """Write the first pair of each code whose target is not before a group's first box."""
-
-    def loop(begin, end, starts, targets, places):
-        code, group = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x, cuda.blockIdx.y
-        if code < places.shape[1]:
-            bound = min(begin + group * _GROUP, end)
-            first, last = starts[code], starts[code + 1]
-            while first < last:
-                middle = (first + last) // 2
-                if targets[middle] < bound:
-                    first = middle + 1
-                else:
-                    last = middle
-            places[group, code] = first
-
-    return loop
-
-
-@kernels
-def _transfer(teams):
-    """Add multipole-to-local translations to the boxes of a group, code by code.
-
-    Each team of threads takes some pairs of a code, each thread of it a row of the matrix. The
-    targets of one code are distinct, so that no two threads write to one place.
-    """
-    rows, together = _WORKERS // teams, teams * _PAIRS
-    chunk = _ENTRIES // together
-    # four more: fewer conflicts between the banks of shared memory
-    stride = together + 4
-    size = stride * chunk
-    gather, add_rows = _gather(rows, stride), _add_rows()
-    load, entry, zero = loader(_PAIRS, 4), loader(1), zeros(_PAIRS)
-
-    def loop(
-        places, codes, targets, sources, operators, signs, n, length, channels, multipoles, locals_
-    ):
-        x = cuda.shared.array(size, REAL)
-        work = cuda.local.array(_PAIRS, REAL)
-        thread, group, channel = cuda.threadIdx.x, cuda.blockIdx.x, cuda.blockIdx.y
-        team, row = thread // rows, thread % rows
-        n_columns = (n + _COLUMNS - 1) // _COLUMNS * _COLUMNS
-        for item in range(codes.shape[0]):
-            code, octant = codes[item, 0], codes[item, 2] * n
-            matrix = codes[item, 1] * n * n_columns
-            begin, stop = places[group, code], places[group + 1, code]
-            while begin < stop:
-                first = begin + team * _PAIRS
-                count = min(_PAIRS, stop - first)
-                for column in range(0, n_columns, chunk):
-                    width = min(chunk, n_columns - column)
-                    cuda.syncthreads()
-                    gather(
-                        row, team * _PAIRS, column, width, n, sources, first, count, channels,
-                        channel, length, multipoles, signs, octant, work, x,
-                    )  # fmt: skip
-                    cuda.syncthreads()
-                    for i in range(row, n if count > 0 else 0, rows):
-                        total = zero()
-                        place, at = team * _PAIRS, matrix + column * n + i
-                        end = place + width * stride
-                        while place < end:
-                            a, b = entry(operators, at), entry(operators, at + n)
-                            c, d = entry(operators, at + 2 * n), entry(operators, at + 3 * n)
-                            total = scaled_sum(0, (total, load(x, place), a))[0]
-                            total = scaled_sum(0, (total, load(x, place + stride), b))[0]
-                            total = scaled_sum(0, (total, load(x, place + 2 * stride), c))[0]
-                            total = scaled_sum(0, (total, load(x, place + 3 * stride), d))[0]
-                            place += _COLUMNS * stride
-                            at += _COLUMNS * n
-                        add_rows(
-                            total, signs[octant + i], i, targets, first, count, channels, channel,
-                            length, work, locals_,
-                        )  # fmt: skip
-                begin += together
-
-    return loop
-
-
-@cache
-def _gather(rows: int, stride: int) -> Device:
-    """Return the function for kernels that reads some columns of a team's coefficients."""
-    load, store = loader(_PAIRS), storer(_PAIRS)
-
-    def gather(
-        row, team, column, width, n, sources, first, count, channels, channel, length, multipoles,
-        signs, octant, work, x,
-    ):  # fmt: skip
-        for j in range(row, width if count > 0 else 0, rows):
-            # columns beyond the last are zeros in the matrix, pairs beyond it are not written
-            harmonic = min(column + j, n - 1)
-            for pair in range(_PAIRS):
-                box = sources[first + min(pair, count - 1)] * channels + channel
-                work[pair] = multipoles[box * length + harmonic]
-            store(x, j * stride + team, scaled(0, (load(work, 0), (signs[octant + harmonic],)))[0])
-
-    return Device(gather)
-
-
-@cache
-def _add_rows() -> Device:
-    """Return the function for kernels that adds a row of each pair's product to its target."""
-    load, store = loader(_PAIRS), storer(_PAIRS)
-
-    def add_rows(
-        total, sign, i, targets, first, count, channels, channel, length, work, locals_
-    ):  # fmt: skip
-        # all are read before any is written: the device waits once
-        for pair in range(_PAIRS):
-            box = targets[first + min(pair, count - 1)] * channels + channel
-            work[pair] = locals_[box * length + i]
-        store(work, 0, scaled_sum(0, (load(work, 0), total, (sign,)))[0])
-        for pair in range(_PAIRS):
-            if pair < count:
-                box = targets[first + pair] * channels + channel
-                locals_[box * length + i] = work[pair]
-
-    return Device(add_rows)
 
 
 # --- lists ----------------------------------------------------------------------------------------

@@ -128,8 +128,10 @@ def transferred(geometry, multipoles, degree):
     return out
 
 
-def test_multipole_to_local(geometry):
+@pytest.mark.parametrize("teams", [1, 2, 4])
+def test_multipole_to_local(geometry, teams, monkeypatch):
     # not the CPU's, which cuts distant translations short
+    monkeypatch.setattr(driver_cuda, "teams_for", lambda n: teams)
     steps = Steps(geometry, 0, 1, 2, np.float64)
     _, multipoles = steps.state()
     locals_ = fill(SPACE, SPACE.empty(multipoles.shape, np.float64), 0.0)
@@ -144,6 +146,7 @@ def test_multipole_to_local(geometry):
     [
         (0, 1, 1, np.float32, mp.Coulomb()),
         (1, 2, 2, np.float64, mp.Coulomb()),
+        (2, 3, 1, np.float32, mp.Coulomb()),
         (1, 1, 1, np.float64, mp.Erf(3.0)),
         (4, 3, 1, np.float64, mp.Coulomb()),
     ],
