@@ -11,7 +11,7 @@ compiles it in a process without the simulator.
 """
 
 import dis
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache, wraps
 from types import CellType, CodeType, FunctionType
 from typing import Any
@@ -309,6 +309,69 @@ def storer(n: int) -> Access:
     return Access(_made(f"def store(a, i, v):\n{lines}", "store"), compiled)
 
 
+@cache
+def row_loader(n: int) -> Access:
+    """Return the function that reads n numbers a step apart, ``load(array, place, step)``."""
+
+    @cache
+    def compiled() -> Any:
+        from numba.cuda import types
+        from numba.cuda.extending import intrinsic
+
+        @intrinsic
+        def load(typing_context, array, place, step):
+            def codegen(context, builder, sig, args):
+                kind = context.get_data_type(array.dtype)
+                values = [
+                    builder.load(pointer, typ=kind)
+                    for pointer in _rows(context, builder, array, args, n)
+                ]
+                return context.make_tuple(builder, sig.return_type, values)
+
+            return types.UniTuple(array.dtype, n)(array, types.intp, types.intp), codegen
+
+        return load
+
+    items = "".join(f"a[i + {k} * step], " for k in range(n))
+    return Access(_made(f"def load(a, i, step):\n    return ({items})", "load"), compiled)
+
+
+@cache
+def row_storer(n: int) -> Access:
+    """Return the function that writes n numbers a step apart, ``store(array, place, step, v)``."""
+
+    @cache
+    def compiled() -> Any:
+        from numba.cuda import cgutils, types
+        from numba.cuda.extending import intrinsic
+
+        @intrinsic
+        def store(typing_context, array, place, step, values):
+            def codegen(context, builder, sig, args):
+                rows = _rows(context, builder, array, args, n)
+                for value, pointer in zip(
+                    cgutils.unpack_tuple(builder, args[3]), rows, strict=True
+                ):
+                    builder.store(value, pointer)
+                return context.get_dummy_value()
+
+            return types.void(array, types.intp, types.intp, values), codegen
+
+        return store
+
+    lines = "".join(f"    a[i + {k} * step] = v[{k}]\n" for k in range(n))
+    return Access(_made(f"def store(a, i, step, v):\n{lines}", "store"), compiled)
+
+
+def _rows(context: Any, builder: Any, array: Any, args: Any, n: int) -> Iterator[Any]:
+    """Yield the addresses of n numbers a step apart."""
+    pointer = _address(context, builder, array, args, 0)
+    for k in range(n):
+        if k:
+            pointer = builder.gep(pointer, [args[2]], inbounds=True)
+        yield pointer
+
+
 def _address(context: Any, builder: Any, array: Any, args: Any, offset: int) -> Any:
     """Return the address of the number `offset` after the place of an access."""
     data = context.make_array(array)(context, builder, args[0]).data
@@ -345,6 +408,13 @@ def rsqrt(r2):
     """Return 1/sqrt(r2), and zero where r2 is zero: coincident points contribute nothing."""
     root = _positive_rsqrt(r2)
     return root if r2 > 0.0 else 0.0
+
+
+def simulated(array: np.ndarray) -> Any:
+    """Return an array of the host as the simulator's kernels take it, on the same memory."""
+    from numba.cuda.simulator.cudadrv.devicearray import FakeCUDAArray
+
+    return FakeCUDAArray(array)
 
 
 # --- kernels --------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from multipoles._cuda import SIMULATED, cuda
+from multipoles._cuda import SIMULATED, cuda, simulated
 from multipoles._dlpack import Imported
 
 
@@ -144,6 +144,8 @@ def view(array: Any) -> Any:
         array = array.detach()
     if hasattr(array, "__cuda_ndarray__"):
         return array
+    if SIMULATED and hasattr(array, "numpy"):
+        return simulated(array.numpy())
     if hasattr(array, "__cuda_array_interface__"):
         return cuda.as_cuda_array(array, sync=False)
     if hasattr(array, "__dlpack__"):

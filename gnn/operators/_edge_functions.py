@@ -22,6 +22,8 @@ from multipoles._simd import BYTES
 
 Range = tuple[int, int, int]
 
+# whether Numba's simulator of the GPU takes tensors of the CPU (`_edge_cuda.emulated`)
+emulated = False
 # measured nanoseconds per edge, vector of channels and component (state) or invariant (pair)
 _STATE_COST = {"values": 0.3, "gradients": 0.6, "second": 1.5}
 _PAIR_COST = {"values": 1.0, "gradients": 3.5, "second": 7.0}
@@ -112,6 +114,9 @@ class PairInvariants(Function):
         ctx.order = order
         channels = state.shape[2]
         found = state.new_empty(len(receivers), len(invariant_terms(order)), channels)
+        if _on_gpu(state):
+            _gpu().run_pair_values(state, directions, (senders, receivers), found, order)
+            return found
         loop = kernels.pair_values_loop(order, _masked(state))
         ends = _flat(senders), _flat(receivers)
         args = _flat(state), _flat(directions), *ends, channels, _flat(found)
@@ -187,6 +192,9 @@ def _run_state(
     order: int,
     n_nodes: int,
 ) -> None:
+    if _on_gpu(inputs[0]):
+        _gpu().run_state(kind, inputs, receivers, outs, order)
+        return
     factory = {
         "values": kernels.state_values_loop,
         "gradients": kernels.state_gradients_loop,
@@ -212,6 +220,8 @@ def _run_pair(
     afterwards.
     """
     state = inputs[0]
+    if _on_gpu(state):
+        return _gpu().run_pair(kind, inputs, ends, outs, order)
     second = kind == "second"
     factory = kernels.pair_second_loop if second else kernels.pair_gradients_loop
     loop = factory(order, _masked(state))
@@ -263,6 +273,17 @@ def _run(task: Callable[[int, int, int], Any], ranges: list[Range]) -> list:
         lambda start, stop: [task(*ranges[i]) for i in range(start, stop)], len(ranges), 1e18
     )
     return [item for chunk in found for item in chunk]
+
+
+def _on_gpu(tensor: Tensor) -> bool:
+    return tensor.is_cuda or emulated
+
+
+def _gpu() -> Any:
+    """Return the launches of the GPU, which is imported where it is used."""
+    from gnn.operators import _edge_cuda
+
+    return _edge_cuda
 
 
 def _flat(tensor: Tensor) -> np.ndarray:

@@ -1,0 +1,337 @@
+"""The edge operators on the GPU: launches on torch's stream, nothing waits.
+
+The arithmetic of an edge is `_edge_math`, that of the CPU's loops. A thread takes one edge, or one
+node, and one channel. What many edges add to one place is written edge by edge first, then gathered
+by the place's own thread in a fixed order: every run gives the same bits.
+
+Arrays are as in `_edge_kernels`: flat, channels last. In Numba's simulator tensors of the CPU stand
+in for those of a device (`emulated`).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gnn.operators import _edge_functions
+from gnn.operators._edge_math import (
+    invariant_terms,
+    pair_gradients,
+    pair_second,
+    pair_values,
+    state_gradients,
+    state_second,
+    state_term,
+    traceless,
+    traceless_adjoint,
+)
+from multipoles import indexing
+from multipoles._cuda import SIMULATED, cuda, kernels, loader, row_loader, row_storer, zeros
+from multipoles._device import NumbaSpace, space_of, view
+
+THREADS = 4 if SIMULATED else 128
+
+
+@contextmanager
+def emulated() -> Iterator[None]:
+    """Let the simulator run these kernels on tensors of the CPU; for tests."""
+    before = _edge_functions.emulated
+    _edge_functions.emulated = SIMULATED
+    try:
+        yield
+    finally:
+        _edge_functions.emulated = before
+
+
+# --- launches -------------------------------------------------------------------------------------
+
+
+def run_state(
+    kind: str, inputs: tuple[Tensor, ...], receivers: Tensor, outs: tuple[Tensor, ...], order: int
+) -> None:
+    """Compute values, gradients or second derivatives of the state; like `_run_state`."""
+    channels = inputs[0].shape[2]
+    if kind == "values":
+        state = outs[0]
+        starts = _row_starts(receivers, len(state))
+        _launch(state_values(order), inputs[0], len(state), *inputs, starts, channels, state)
+        return
+    edges = len(receivers)
+    parts = inputs[0].new_empty(edges, 3, channels)
+    if kind == "gradients":
+        loop = state_gradients_by_edge(order)
+        _launch(loop, inputs[0], edges, *inputs, receivers, channels, outs[0], parts)
+    else:
+        loop = state_second_by_edge(order)
+        _launch(loop, inputs[0], edges, *inputs, receivers, channels, outs[0], parts)
+        starts, by_grads = _row_starts(receivers, len(outs[2])), outs[2]
+        loop = state_second_by_node(order)
+        _launch(loop, inputs[0], len(by_grads), *inputs, starts, channels, by_grads)
+    _add_channels(parts, outs[1])
+
+
+def run_pair_values(
+    state: Tensor, directions: Tensor, ends: tuple[Tensor, Tensor], found: Tensor, order: int
+) -> None:
+    """Compute the pair invariants."""
+    _launch(
+        pair_values_by_edge(order), state, len(ends[1]), state, directions, *ends, state.shape[2],
+        found,
+    )  # fmt: skip
+
+
+def run_pair(
+    kind: str,
+    inputs: tuple[Tensor, ...],
+    ends: tuple[Tensor, Tensor],
+    outs: tuple[Tensor, ...],
+    order: int,
+) -> Tensor:
+    """Compute first or second derivatives of the pair invariants; like `_run_pair`."""
+    state, (senders, receivers) = inputs[0], ends
+    edges, (nodes, components, channels) = len(receivers), state.shape
+    sent, received = (state.new_empty(edges, components, channels) for _ in range(2))
+    parts = state.new_empty(edges, 3, channels)
+    made = pair_second_by_edge if kind == "second" else pair_gradients_by_edge
+    extra = outs[1:]
+    _launch(
+        made(order), state, edges, *inputs, senders, receivers, channels, sent, received, parts,
+        *extra,
+    )  # fmt: skip
+    _add_channels(parts, outs[0])
+    by_state = torch.empty_like(state, memory_format=torch.contiguous_format)
+    by_sender, places = _rows_of(senders, nodes)
+    _launch(
+        gathered(components), state, nodes, received, _row_starts(receivers, nodes), sent,
+        by_sender, places, channels, by_state,
+    )  # fmt: skip
+    return by_state
+
+
+def _launch(kernel: Any, like: Tensor, rows: int, *arguments: Any) -> None:
+    """Run a kernel with a thread for each row and channel."""
+    if rows == 0 or like.shape[2] == 0:
+        return
+    space = NumbaSpace() if SIMULATED else space_of(like)
+    dtype = np.dtype(str(like.dtype).removeprefix("torch."))
+    flat = (_flat(a) if isinstance(a, Tensor) else a for a in arguments)
+    blocks = -(-rows * like.shape[2] // THREADS)
+    kernel(space.stream, dtype, blocks, THREADS, *flat)
+
+
+def _flat(tensor: Tensor) -> Any:
+    return view(tensor.detach().contiguous().reshape(-1))
+
+
+def _add_channels(parts: Tensor, out: Tensor) -> None:
+    """Write the sums over channels of (E, 3, channels)."""
+    torch.sum(parts, dim=2, out=out)
+
+
+def _row_starts(receivers: Tensor, nodes: int) -> Tensor:
+    """Return where the edges of each node start, and the end; receivers are sorted."""
+    return torch.searchsorted(receivers, torch.arange(nodes + 1, device=receivers.device))
+
+
+def _rows_of(senders: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
+    """Return where the edges that each node sends start in the order that sorts them, and it.
+
+    Kept with the tensor, whose edges serve every layer and derivative.
+    """
+    kept = getattr(senders, "_rows", None)
+    if kept is None or kept[0] != (senders._version, nodes):
+        places = torch.argsort(senders, stable=True)
+        kept = (senders._version, nodes), _row_starts(senders[places], nodes), places
+        senders._rows = kept  # type: ignore[attr-defined]
+    return kept[1], kept[2]
+
+
+# --- the anisotropic state ------------------------------------------------------------------------
+
+
+@kernels
+def state_values(order):
+    """Write the state of a node."""
+    n, ranks = indexing.n_components(order), order + 1
+    load, point, store, zero = row_loader(ranks), loader(3), row_storer(n), zeros(n)
+
+    def loop(coefs, dirs, starts, channels, state):
+        t = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+        node, channel = t // channels, t % channels
+        if node < starts.shape[0] - 1:
+            total = zero()
+            e, end = starts[node], starts[node + 1]
+            while e < end:
+                c = load(coefs, e * ranks * channels + channel, channels)
+                total = state_term(order, (total, c, point(dirs, 3 * e)))[0]
+                e += 1
+            place = node * n * channels + channel
+            store(state, place, channels, traceless(order, (total,))[0])
+
+    return loop
+
+
+@kernels
+def state_gradients_by_edge(order):
+    """Write gradients by coefficients, and by directions for each channel."""
+    n, ranks = indexing.n_components(order), order + 1
+    load, load_state, point = row_loader(ranks), row_loader(n), loader(3)
+    store, store_direction = row_storer(ranks), row_storer(3)
+
+    def loop(coefs, dirs, grads, receivers, channels, by_coefs, parts):
+        t = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+        e, channel = t // channels, t % channels
+        if e < receivers.shape[0]:
+            g = load_state(grads, receivers[e] * n * channels + channel, channels)
+            g = traceless_adjoint(order, (g,))[0]
+            place = e * ranks * channels + channel
+            c = load(coefs, place, channels)
+            by_c, by_u = state_gradients(order, (c, point(dirs, 3 * e), g))
+            store(by_coefs, place, channels, by_c)
+            store_direction(parts, 3 * e * channels + channel, channels, by_u)
+
+    return loop
+
+
+@kernels
+def state_second_by_edge(order):
+    """Write the change of gradients by coefficients and by directions."""
+    n, ranks = indexing.n_components(order), order + 1
+    load, load_state, point, zero = row_loader(ranks), row_loader(n), loader(3), zeros(n)
+    store, store_direction = row_storer(ranks), row_storer(3)
+
+    def loop(coefs, dirs, grads, d_coefs, d_dirs, receivers, channels, by_coefs, parts):
+        t = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+        e, channel = t // channels, t % channels
+        if e < receivers.shape[0]:
+            g = load_state(grads, receivers[e] * n * channels + channel, channels)
+            g = traceless_adjoint(order, (g,))[0]
+            place = e * ranks * channels + channel
+            c, dc = load(coefs, place, channels), load(d_coefs, place, channels)
+            u, du = point(dirs, 3 * e), point(d_dirs, 3 * e)
+            by_c, by_u, _ = state_second(order, (zero(), c, u, g, dc, du))
+            store(by_coefs, place, channels, by_c)
+            store_direction(parts, 3 * e * channels + channel, channels, by_u)
+
+    return loop
+
+
+@kernels
+def state_second_by_node(order):
+    """Write the change of the state."""
+    n, ranks = indexing.n_components(order), order + 1
+    load, point, store, zero = row_loader(ranks), loader(3), row_storer(n), zeros(n)
+
+    def loop(coefs, dirs, grads, d_coefs, d_dirs, starts, channels, by_grads):
+        t = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+        node, channel = t // channels, t % channels
+        if node < starts.shape[0] - 1:
+            total, nothing = zero(), zero()
+            e, end = starts[node], starts[node + 1]
+            while e < end:
+                place = e * ranks * channels + channel
+                c, dc = load(coefs, place, channels), load(d_coefs, place, channels)
+                u, du = point(dirs, 3 * e), point(d_dirs, 3 * e)
+                total = state_second(order, (total, c, u, nothing, dc, du))[2]
+                e += 1
+            place = node * n * channels + channel
+            store(by_grads, place, channels, traceless(order, (total,))[0])
+
+    return loop
+
+
+# --- pair invariants ------------------------------------------------------------------------------
+
+
+@kernels
+def pair_values_by_edge(order):
+    """Write the invariants of an edge."""
+    n, terms = indexing.n_components(order), len(invariant_terms(order))
+    load, point, store = row_loader(n), loader(3), row_storer(terms)
+
+    def loop(state, dirs, senders, receivers, channels, found):
+        t = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+        e, channel = t // channels, t % channels
+        if e < receivers.shape[0]:
+            one = load(state, senders[e] * n * channels + channel, channels)
+            two = load(state, receivers[e] * n * channels + channel, channels)
+            values = pair_values(order, (one, two, point(dirs, 3 * e)))[0]
+            store(found, e * terms * channels + channel, channels, values)
+
+    return loop
+
+
+@kernels
+def pair_gradients_by_edge(order):
+    """Write an edge's gradients by the states of its sender and receiver, and by its direction."""
+    n, terms = indexing.n_components(order), len(invariant_terms(order))
+    load, load_terms, point, zero = row_loader(n), row_loader(terms), loader(3), zeros(n)
+    store, store_direction = row_storer(n), row_storer(3)
+
+    def loop(state, dirs, grads, senders, receivers, channels, sent, received, parts):
+        t = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+        e, channel = t // channels, t % channels
+        if e < receivers.shape[0]:
+            one = load(state, senders[e] * n * channels + channel, channels)
+            two = load(state, receivers[e] * n * channels + channel, channels)
+            g = load_terms(grads, e * terms * channels + channel, channels)
+            by_one, by_two, by_u = pair_gradients(order, (one, two, point(dirs, 3 * e), g, zero()))
+            store(sent, e * n * channels + channel, channels, by_one)
+            store(received, e * n * channels + channel, channels, by_two)
+            store_direction(parts, 3 * e * channels + channel, channels, by_u)
+
+    return loop
+
+
+@kernels
+def pair_second_by_edge(order):
+    """Write the change of an edge's gradients, and of its invariants."""
+    n, terms = indexing.n_components(order), len(invariant_terms(order))
+    load, load_terms, point, zero = row_loader(n), row_loader(terms), loader(3), zeros(n)
+    store, store_terms, store_direction = row_storer(n), row_storer(terms), row_storer(3)
+
+    def loop(
+        state, dirs, grads, d_state, d_dirs, senders, receivers, channels, sent, received, parts,
+        by_grads,
+    ):  # fmt: skip
+        t = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+        e, channel = t // channels, t % channels
+        if e < receivers.shape[0]:
+            first = senders[e] * n * channels + channel
+            second = receivers[e] * n * channels + channel
+            one, d_one = load(state, first, channels), load(d_state, first, channels)
+            two, d_two = load(state, second, channels), load(d_state, second, channels)
+            place = e * terms * channels + channel
+            g = load_terms(grads, place, channels)
+            u, du = point(dirs, 3 * e), point(d_dirs, 3 * e)
+            by_one, by_two, by_u, by_g = pair_second(
+                order, (one, two, u, g, d_one, d_two, du, zero())
+            )
+            store_terms(by_grads, place, channels, by_g)
+            store(sent, e * n * channels + channel, channels, by_one)
+            store(received, e * n * channels + channel, channels, by_two)
+            store_direction(parts, 3 * e * channels + channel, channels, by_u)
+
+    return loop
+
+
+@kernels
+def gathered(n):
+    """Write the sum of what a node received on its edges and of what it sent on others."""
+
+    def loop(received, starts, sent, sender_starts, places, channels, out):
+        t = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+        node, channel = t // channels, t % channels
+        if node < starts.shape[0] - 1:
+            for i in range(n):
+                total = 0.0
+                for e in range(starts[node], starts[node + 1]):
+                    total += received[(e * n + i) * channels + channel]
+                for k in range(sender_starts[node], sender_starts[node + 1]):
+                    total += sent[(places[k] * n + i) * channels + channel]
+                out[(node * n + i) * channels + channel] = total
+
+    return loop

@@ -1,0 +1,88 @@
+"""The edge operators on the GPU, or in the simulator, against the loops of the CPU."""
+
+import pytest
+import torch
+
+from gnn.operators import edges
+
+pytest.importorskip("numba.cuda")
+from gnn.operators import _edge_cuda
+from multipoles._cuda import SIMULATED
+
+pytestmark = pytest.mark.cuda
+
+# node 3 sends nothing, node 4 has no edges at all
+SENDERS, RECEIVERS, NODES = [1, 2, 0, 3, 0, 1], [0, 0, 1, 1, 2, 3], 5
+
+
+def on_device(tensor):
+    return tensor if SIMULATED else tensor.cuda()
+
+
+def derivatives(order, channels, dtype, place, n_edges=6):
+    """Return state, invariants, and first and second derivatives of a function of both."""
+    torch.manual_seed(order)
+    senders, receivers = (
+        place(torch.tensor(i[:n_edges], dtype=torch.int64)) for i in (SENDERS, RECEIVERS)
+    )
+    u = torch.nn.functional.normalize(torch.randn(n_edges, 3, dtype=dtype), dim=1)
+    c = torch.randn(n_edges, order + 1, channels, dtype=dtype)
+    c, u = place(c).requires_grad_(), place(u).requires_grad_()
+    state = edges.anisotropic_state(c, u, receivers, NODES, order)
+    invariants = edges.pair_invariants(state, u, senders, receivers, order)
+    value = invariants.sin().sum() + state.pow(3).sum()
+    first = torch.autograd.grad(value, [c, u], create_graph=True)
+    second = torch.autograd.grad(sum(x.cos().sum() for x in first), [c, u])
+    return [x.detach().cpu() for x in (state, invariants, *first, *second)]
+
+
+def both(*case):
+    wanted = derivatives(*case[:3], lambda tensor: tensor, *case[3:])
+    with _edge_cuda.emulated():
+        return derivatives(*case[:3], on_device, *case[3:]), wanted
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("order", range(4))
+def test_all_derivatives(order, dtype):
+    tolerance = 1e-12 if dtype == torch.float64 else 3e-5
+    for found, wanted in zip(*both(order, 3, dtype), strict=True):
+        assert (found - wanted).abs().max() <= tolerance * max(1.0, wanted.abs().max())
+
+
+def test_the_kernels_were_used():
+    def refuse(*_):
+        raise AssertionError("ran on the GPU")
+
+    kept, _edge_cuda._launch = _edge_cuda._launch, refuse
+    try:
+        with pytest.raises(AssertionError, match="ran on the GPU"):
+            both(1, 2, torch.float64)
+    finally:
+        _edge_cuda._launch = kept
+
+
+def test_no_edges():
+    for found, wanted in zip(*both(2, 2, torch.float64, 0), strict=True):
+        assert found.shape == wanted.shape and torch.equal(found, wanted)
+
+
+def test_the_same_bits_in_every_run():
+    with _edge_cuda.emulated():
+        first, second = (derivatives(2, 2, torch.float32, on_device) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_gradcheck():
+    torch.manual_seed(0)
+    senders, receivers = (on_device(torch.tensor(i[:3])) for i in (SENDERS, RECEIVERS))
+    u = on_device(torch.randn(3, 3, dtype=torch.float64)).requires_grad_()
+    c = on_device(torch.randn(3, 2, 1, dtype=torch.float64)).requires_grad_()
+
+    def operator(c, u):
+        state = edges.anisotropic_state(c, u, receivers, 3, 1)
+        return edges.pair_invariants(state, u, senders, receivers, 1)
+
+    with _edge_cuda.emulated():
+        assert torch.autograd.gradcheck(operator, (c, u))
+        assert torch.autograd.gradgradcheck(operator, (c, u))
