@@ -9,7 +9,7 @@ Positions, moments and results are flat arrays of one type; of moments and resul
 point follow each other.
 """
 
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -375,7 +375,7 @@ def tables_of_any_order(
     names = ("recursion", "factors", "levels", "places", "signs")
     made = _tables(source_order, order, dtype)
     return tuple(
-        space.constant((name, source_order, order, dtype.name), lambda array=array: array)
+        space.constant((name, source_order, order, dtype.name), partial(np.asarray, array))
         for name, array in zip(names, made, strict=True)
     )
 

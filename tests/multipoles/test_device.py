@@ -24,7 +24,9 @@ class ByDlpack:
 
 
 class ByInterface:
-    __cuda_array_interface__ = {"shape": (1, 3)}
+    @property
+    def __cuda_array_interface__(self):
+        return {"shape": (1, 3)}
 
 
 def test_who_lies_on_a_gpu():
