@@ -29,8 +29,14 @@ def _put(out, place, value):
 substitute(store, Device(_put))
 
 
-def _points_at_once(size: int) -> int:
-    return max(1, min(16 if SIMULATED else 32, _SHARED // (8 * size)))
+def _points_at_once(size: int) -> tuple[int, int]:
+    """Return for how many points harmonics are made together, and how far apart they lie.
+
+    The distance is odd: threads that read neighbouring harmonics find them in different banks.
+    """
+    most = 16 if SIMULATED else 32
+    n = _SHARED // (8 * size)
+    return (most, most + 1) if n >= most else (max(n - 1, 0) | 1, max(n - 1, 0) | 1)
 
 
 def _harmonics_function(stride: int, irregular: int) -> Device:
@@ -57,9 +63,7 @@ def _harmonics_function(stride: int, irregular: int) -> Device:
 def form(degree, irregular):
     """Add expansions of points to boxes: a block works on the entries of one row of a list."""
     size = harmonics.n_harmonics(degree)
-    step = _points_at_once(size)
-    # odd: threads that read neighbouring harmonics find them in different banks
-    stride = step + 1 - step % 2
+    step, stride = _points_at_once(size)
     write = _harmonics_function(stride, irregular)
     room = size * stride
 
@@ -110,9 +114,7 @@ def form(degree, irregular):
 def evaluate(degree, irregular):
     """Add the field of boxes' expansions at points: a block works on one row of a list."""
     size = harmonics.n_harmonics(degree)
-    step = _points_at_once(size)
-    # odd: threads that read neighbouring harmonics find them in different banks
-    stride = step + 1 - step % 2
+    step, stride = _points_at_once(size)
     write = _harmonics_function(stride, irregular)
     room = size * stride
 

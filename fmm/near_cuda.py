@@ -128,7 +128,9 @@ def _near(code, kernel):
                     cuda.syncthreads()
                     some = zero()
                     place = 0
-                    while place < full:
+                    # a warp without targets copies only
+                    end = full if begin + thread // 32 * 32 < last else 0
+                    while place < end:
                         source = load(records, place)
                         r = (here[0] - source[0], here[1] - source[1], here[2] - source[2])
                         chain = chain_of(square(r[0], r[1], r[2]), parameters)
