@@ -31,11 +31,13 @@ class Machine(NamedTuple):
     """One harmonic of one point, formed or evaluated."""
     leaf: float = 2e-6
     """What a leaf costs beside translations and pairs: lists, loops."""
+    least: float = 1.0
+    """Fewest points that leaves should hold on average: threads without a target idle."""
 
 
 GPU = {
-    "cuda float32": Machine(pair=1e-12, multiply=4e-13, harmonic=2e-12, leaf=2e-9),
-    "cuda float64": Machine(pair=4e-12, multiply=4e-13, harmonic=4e-12, leaf=4e-9),
+    "cuda float32": Machine(pair=1e-12, multiply=4e-13, harmonic=2e-12, leaf=2e-9, least=32.0),
+    "cuda float64": Machine(pair=4e-12, multiply=4e-13, harmonic=4e-12, leaf=4e-9, least=32.0),
 }
 """Defaults for graphics processors, by the type of numbers of the near field.
 
@@ -245,7 +247,7 @@ def _expected_error(degree: int, rank: int, derivative: int, closest: float) -> 
 
 def best_occupancy(work: Work, dimension: float) -> float:
     """Return the mean number of points a leaf should hold."""
-    sizes = np.geomspace(4, 4000, 160)
+    sizes = np.geomspace(max(4.0, work.machine().least), 4000, 160)
     seconds = [seconds_per_point(work, dimension, size) for size in sizes]
     return float(sizes[np.argmin(seconds)])
 

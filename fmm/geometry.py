@@ -331,7 +331,9 @@ def choose_leaves(
             for d, b, c in zip(dimension, filled, crowd, strict=True)
         ]
     )
-    seconds[(points.edge.max() < smallest * np.exp2(grids)) & (grids > 0)] = np.inf
+    too_small = points.edge.max() < smallest * np.exp2(grids)
+    too_empty = n < work.machine().least * filled
+    seconds[(too_small | too_empty) & (grids > 0)] = np.inf
     best = int(np.argmin(seconds))
     if n * work.seconds_per_pair() < seconds[best] + FIXED_SECONDS / n:
         return 1, int(4 * n)

@@ -32,6 +32,13 @@ _SAME_EDGE = 0.1
 class FMM:
     """Fields of multipoles at many points to a named accuracy: plan once, apply often.
 
+    Points on a GPU (arrays that offer ``__cuda_array_interface__`` or DLPack: Numba, CuPy, torch,
+    JAX) are planned and evaluated there; batches and moments must lie beside them, of one dtype,
+    and fields come back as arrays of the same library. Values are not checked there. The host
+    waits for the device while it plans, and in the first evaluation of each pair of orders, which
+    chooses degrees; later ones only launch. Every sum is gathered in a fixed order: every run gives
+    the same bits.
+
     Parameters
     ----------
     sources : array_like, shape (n_sources, 3)
@@ -125,7 +132,10 @@ class FMM:
         return int(self._geometry.targets.shape[0])
 
     def transpose(self) -> "FMM":
-        """Return the plan with targets and sources exchanged: the adjoint map, on the same tree."""
+        """Return the plan with targets and sources exchanged: the adjoint map, on the same tree.
+
+        It keeps its positions when this plan is rebuilt, which then makes another.
+        """
         if self._transposed is None:
             other = object.__new__(FMM)
             other.__dict__ |= self.__dict__
