@@ -114,7 +114,7 @@ class PairInvariants(Function):
         ctx.order = order
         channels = state.shape[2]
         found = state.new_empty(len(receivers), len(invariant_terms(order)), channels)
-        if _on_gpu(state):
+        if on_gpu(state):
             _gpu().run_pair_values(state, directions, (senders, receivers), found, order)
             return found
         loop = kernels.pair_values_loop(order, _masked(state))
@@ -192,7 +192,7 @@ def _run_state(
     order: int,
     n_nodes: int,
 ) -> None:
-    if _on_gpu(inputs[0]):
+    if on_gpu(inputs[0]):
         _gpu().run_state(kind, inputs, receivers, outs, order)
         return
     factory = {
@@ -220,7 +220,7 @@ def _run_pair(
     afterwards.
     """
     state = inputs[0]
-    if _on_gpu(state):
+    if on_gpu(state):
         return _gpu().run_pair(kind, inputs, ends, outs, order)
     second = kind == "second"
     factory = kernels.pair_second_loop if second else kernels.pair_gradients_loop
@@ -275,7 +275,8 @@ def _run(task: Callable[[int, int, int], Any], ranges: list[Range]) -> list:
     return [item for chunk in found for item in chunk]
 
 
-def _on_gpu(tensor: Tensor) -> bool:
+def on_gpu(tensor: Tensor) -> bool:
+    """Return whether a tensor's operators run on a GPU, or in its simulator."""
     return tensor.is_cuda or emulated
 
 

@@ -3,6 +3,9 @@
 Thürlemann & Riniker, ICLR 2023, section 3. Both are fused: one compiled pass over the edges for
 the values, one for all first derivatives, one for all second derivatives, so that no tensor of an
 edge is ever stored. Derivatives of third and higher order go through the plain-torch twins.
+
+Tensors on a GPU run in `_edge_cuda`, on torch's current stream. There, indices are trusted: to
+check that nodes exist and that receivers are sorted, the host would have to wait.
 """
 
 import torch
@@ -49,7 +52,7 @@ def anisotropic_state(
     n_nodes, order : int
         Number of nodes; highest order of the state, 0 to 3.
     method : str
-        "numba" for the fused operator (CPU), "torch" for its plain twin.
+        "numba" for the fused operator (CPU or GPU), "torch" for its plain twin.
 
     Returns
     -------
@@ -106,7 +109,7 @@ def pair_invariants(
     order : int
         Highest order of the state, 0 to 3.
     method : str
-        "numba" for the fused operator (CPU), "torch" for its plain twin.
+        "numba" for the fused operator (CPU or GPU), "torch" for its plain twin.
 
     Returns
     -------
@@ -175,6 +178,9 @@ def _check_edges(directions: Tensor, senders: Tensor, receivers: Tensor, n_nodes
             )
     if n_nodes < 0:
         raise ValueError(f"expected n_nodes >= 0, got {n_nodes}")
+    devices = {directions.device, senders.device, receivers.device}
+    if len(devices) > 1:
+        raise ValueError(f"expected tensors of one device, got {sorted(map(str, devices))}")
 
 
 def _check_indices(senders: Tensor, receivers: Tensor, n_nodes: int) -> None:
@@ -194,6 +200,11 @@ def _check_indices(senders: Tensor, receivers: Tensor, n_nodes: int) -> None:
 
 
 def _check_dtypes(values: Tensor, directions: Tensor) -> None:
+    if values.device != directions.device:
+        raise ValueError(
+            f"expected tensors of one device, got {values.device} and directions on "
+            f"{directions.device}"
+        )
     if values.dtype != directions.dtype or not values.is_floating_point():
         raise TypeError(
             "expected floating-point tensors of one dtype, "
