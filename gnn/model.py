@@ -18,10 +18,8 @@ from gnn.layers.radial import RadialBasis
 from gnn.layers.surroundings import FIELD_ORDER, Surroundings, given_field
 from gnn.operators import field as operator
 from gnn.operators.field import FieldOf
-from gnn.operators.near_pairs import near_pairs
 from gnn.potential import N_ELEMENTS, Potential
 from gnn.units import COULOMB
-from multipoles.neighbours import Slots
 
 FIELD_METHODS = ("auto", "direct", "fmm")
 # erf(x) and its derivatives are those of 1 to the last digit beyond this
@@ -211,14 +209,13 @@ class AMP(Potential):
             return torch.cat([given[:, None], rest], dim=1)
         atoms, particles = batch.positions, batch.mm_positions
         moments = batch.mm_moments[:, None] * COULOMB
-        index = batch.batch.numpy(), batch.mm_batch.numpy()
-        everybody = Slots(len(atoms), len(particles), *index)
+        index = batch.batch, batch.mm_batch
+        everybody = operator.neighbours_of_systems(atoms, *index)
         field_of = self._field_of(atoms, particles, FIELD_ORDER, self.kernel, everybody)
         fields = [field_of(moments) + given[:, None]]
         decayed = _DECAYED if atoms.dtype == torch.float64 else _DECAYED_FLOAT32
-        points = atoms.detach().numpy(), particles.detach().numpy()
         for kernel in self.smeared_kernels:
-            near = near_pairs(*points, *index, decayed / kernel.alpha)
+            near = operator.neighbours_within(atoms, particles, *index, decayed / kernel.alpha)
             smeared, sharp = (
                 operator.apply(atoms, particles, moments, FIELD_ORDER, k, near, self.near_method)
                 for k in (kernel, self.kernel)
@@ -228,12 +225,11 @@ class AMP(Potential):
 
     def _field_of_atoms(self, batch: Batch, kernel: Any, order: int) -> FieldOf:
         """Return what takes moments (N, channels, n_comp) on all atoms to their field there."""
-        index = batch.batch.numpy()
-        everybody = Slots(len(index), len(index), index, index)
+        everybody = operator.neighbours_of_systems(batch.positions, batch.batch, batch.batch)
         return self._field_of(batch.positions, batch.positions, order, kernel, everybody)
 
     def _field_of(
-        self, targets: Tensor, sources: Tensor, order: int, kernel: Any, everybody: Slots
+        self, targets: Tensor, sources: Tensor, order: int, kernel: Any, everybody: Any
     ) -> FieldOf:
         method, tolerance = self.field_method, self.field_tolerance
         return FieldOf(targets, sources, order, kernel, everybody, method, tolerance)

@@ -172,7 +172,7 @@ class Potential(nn.Module):
         names = {"positions": "forces", "mm_positions": "mm_forces", "uniform_field": "dipole"}
         for leaf, gradient in zip(leaves, gradients, strict=True):
             results.setdefault(names[leaf], -gradient)
-        baseline = torch.zeros(batch.n_systems, dtype=torch.float64)
+        baseline = energy.new_zeros(batch.n_systems, dtype=torch.float64)
         baseline.index_add_(0, batch.batch, self.baseline[batch.numbers])
         baseline += self.charge_baseline * batch.charge.double()
         results["energy"] = energy.double() + baseline
@@ -215,7 +215,7 @@ class Potential(nn.Module):
             self._check_elements(part)
             batch = collate(part, self.cutoff, dtype=self.dtype)
             with torch.no_grad():
-                output = self(batch, forces=True, mm_forces=True)
+                output = self(batch.to(self.baseline.device), forces=True, mm_forces=True)
             results += _per_system(output, batch)
             _check_finite(results, start)
         return results
@@ -245,7 +245,7 @@ def _check_finite(results: Sequence[dict[str, Any]], start: int) -> None:
 
 
 def _per_system(output: dict[str, Tensor], batch: Batch) -> list[dict[str, Any]]:
-    arrays = {k: v.detach().double().numpy() for k, v in output.items()}
+    arrays = {k: v.detach().double().cpu().numpy() for k, v in output.items()}
     atoms = np.bincount(batch.batch.numpy(), minlength=batch.n_systems).cumsum()[:-1]
     particles = np.bincount(batch.mm_batch.numpy(), minlength=batch.n_systems).cumsum()[:-1]
     split = {name: np.split(arrays[name], atoms) for name in PER_ATOM if name in arrays}

@@ -10,6 +10,7 @@ So one autograd function whose backward calls itself is differentiable to any or
 summed is the affair of an evaluator, which serves all derivatives: a tree is planned once.
 """
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,12 @@ import torch
 from torch import Tensor
 
 from gnn.operators import _evaluators, field_torch
+from gnn.operators._edge_functions import on_gpu
 from gnn.operators._evaluators import Evaluator
+from gnn.operators.near_pairs import near_pairs
 from multipoles import checks, indexing
 from multipoles.interactions import check_total_order, neighbours_of
-from multipoles.neighbours import Neighbours
+from multipoles.neighbours import Slots
 from multipoles.radial import kernel_object
 
 METHODS = (*_evaluators.METHODS, "torch")
@@ -83,7 +86,7 @@ def multipole_field(
     single = moments.dim() == 2
     if single:
         moments = moments[:, None]
-    neighbours = _neighbours(len(targets), len(sources), pairs, target_batch, source_batch)
+    neighbours = _neighbours(targets, len(sources), pairs, target_batch, source_batch)
     field = apply(targets, sources, moments, order, kernel, neighbours, method, tolerance)
     return field[:, 0] if single else field
 
@@ -94,7 +97,7 @@ def apply(
     moments: Tensor,
     order: int,
     kernel: Any,
-    neighbours: Neighbours,
+    neighbours: Any,
     method: str = "direct",
     tolerance: float = 1e-6,
 ) -> Tensor:
@@ -114,7 +117,7 @@ class FieldOf:
         sources: Tensor,
         order: int,
         kernel: Any,
-        neighbours: Neighbours,
+        neighbours: Any,
         method: str = "direct",
         tolerance: float = 1e-6,
     ) -> None:
@@ -126,6 +129,8 @@ class FieldOf:
     def __call__(self, moments: Tensor) -> Tensor:
         """Return the field (n_targets, channels, n_components(order))."""
         if self.method == "torch":
+            if self.points[0].is_cuda:
+                raise ValueError("method 'torch' sums on the CPU, got tensors on a GPU")
             rows = torch.from_numpy(self.neighbours.all_pairs())
             return field_torch.field(*self.points, moments, self.order, self.kernel, rows)
         if self._evaluator is None:
@@ -134,8 +139,16 @@ class FieldOf:
 
     def _plan(self, moments: Tensor) -> Evaluator:
         targets, sources = self.points
+        same = _is_same(targets, sources)
+        if on_gpu(targets):
+            points = targets.detach()
+            others = points if same else sources.detach()
+            return _gpu().evaluator(
+                self.method, points, others, moments.detach(), self.order, self.kernel,
+                self.neighbours, self.tolerance,
+            )  # fmt: skip
         x, m = _array(targets), _array(moments)
-        s = x if _is_same(targets, sources) else _array(sources)
+        s = x if same else _array(sources)
         return _evaluators.evaluator(
             self.method, x, s, m, self.order, self.kernel, self.neighbours, self.tolerance
         )
@@ -152,10 +165,13 @@ def _is_same(a: Tensor, b: Tensor) -> bool:
 
 class _Field(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, targets, sources, moments, order: int, evaluator: Evaluator):
+    def forward(ctx, targets, sources, moments, order: int, evaluator: Any):
         ctx.save_for_backward(targets, sources, moments)
         ctx.order, ctx.evaluator = order, evaluator
         check_total_order(indexing.order_of(moments.shape[-1]), order)
+        if on_gpu(targets):
+            given = (t.detach().contiguous() for t in (targets, sources, moments))
+            return evaluator.field(*given, order)
         x, s, m = (_array(tensor) for tensor in (targets, sources, moments))
         return torch.from_numpy(evaluator.field(x, s, m, order))
 
@@ -180,19 +196,80 @@ def _contract(weights: Tensor, field: Tensor) -> Tensor:
     count = weights.shape[-1]
     if count == 1:
         return (weights * field[..., 1:4]).sum(1)
-    places = indexing.sum_index(indexing.order_of(count), 1)[:, 1:4]
-    raised = field.index_select(-1, torch.tensor(places.ravel()))
+    raised = field.index_select(-1, _raised_places(indexing.order_of(count), field.device))
     raised = raised.view(len(field), field.shape[1], count, 3)
     return (weights[..., None] * raised).sum(dim=(1, 2))
 
 
-def _neighbours(n_targets: int, n_sources: int, *index: Tensor | None) -> Neighbours:
+@cache
+def _raised_places(order: int, device: torch.device) -> Tensor:
+    """Return the places of beta + e_i for all beta up to an order."""
+    return torch.tensor(indexing.sum_index(order, 1)[:, 1:4].ravel(), device=device)
+
+
+def neighbours_of_systems(points: Tensor, target_batch: Tensor, source_batch: Tensor) -> Any:
+    """Return that all points of a system meet, on the device of `points`."""
+    n_targets, n_sources = len(target_batch), len(source_batch)
+    if on_gpu(points):
+        return _gpu().everybody(n_targets, n_sources, target_batch, source_batch)
+    return Slots(n_targets, n_sources, target_batch.numpy(), source_batch.numpy())
+
+
+def neighbours_within(
+    targets: Tensor, sources: Tensor, target_batch: Tensor, source_batch: Tensor, reach: float
+) -> Any:
+    """Return the pairs of systems within a distance, found on the host, on the points' device."""
+    points = targets.detach().cpu().numpy(), sources.detach().cpu().numpy()
+    near = near_pairs(*points, target_batch.cpu().numpy(), source_batch.cpu().numpy(), reach)
+    return _gpu().uploaded(near, targets) if on_gpu(targets) else near
+
+
+def _gpu() -> Any:
+    """Return the sums on the GPU, which are imported where they are used."""
+    from gnn.operators import _field_cuda
+
+    return _field_cuda
+
+
+def _neighbours_on_gpu(
+    points: Tensor,
+    n_sources: int,
+    pairs: Tensor | None,
+    target_batch: Tensor | None,
+    source_batch: Tensor | None,
+) -> Any:
+    given = {"pairs": pairs, "target_batch": target_batch, "source_batch": source_batch}
+    n = len(points)
+    shapes = {"pairs": (-1, 2), "target_batch": (n,), "source_batch": (n_sources,)}
+    for name, tensor in given.items():
+        if tensor is None:
+            continue
+        if tensor.device != points.device or tensor.dtype != torch.int64:
+            raise ValueError(
+                f"expected {name} as int64 on {points.device}, got {tensor.dtype} on "
+                f"{tensor.device}"
+            )
+        wanted = shapes[name]
+        if tensor.dim() != len(wanted) or (tensor.shape[-1] != wanted[-1]):
+            raise ValueError(f"expected {name} of shape {wanted}, got {tuple(tensor.shape)}")
+    if (target_batch is None) != (source_batch is None):
+        raise ValueError("expected target_batch and source_batch together, got one of them")
+    if pairs is None:
+        return _gpu().everybody(n, n_sources, target_batch, source_batch)
+    if target_batch is not None:
+        raise ValueError("give pairs or batches, not both: a pair list needs no system index")
+    return _gpu().listed(pairs, n, n_sources)
+
+
+def _neighbours(points: Tensor, n_sources: int, *index: Tensor | None) -> Any:
     """Return who meets whom, from a pair list or the batches of targets and of sources."""
     for tensor in index:
         if tensor is not None and not isinstance(tensor, Tensor):
             raise TypeError(f"expected pairs and batches as tensors, got {type(tensor).__name__}")
+    if on_gpu(points):
+        return _neighbours_on_gpu(points, n_sources, *index)
     pairs, targets, sources = (None if t is None else t.detach().numpy() for t in index)
-    return neighbours_of(n_targets, n_sources, pairs, targets, sources)
+    return neighbours_of(len(points), n_sources, pairs, targets, sources)
 
 
 def _check(given: dict[str, Tensor], order: int, method: str, tolerance: float) -> int:
@@ -200,9 +277,15 @@ def _check(given: dict[str, Tensor], order: int, method: str, tolerance: float) 
     for name, tensor in given.items():
         if not isinstance(tensor, Tensor):
             raise TypeError(f"expected {name} as a torch tensor, got {type(tensor).__name__}")
-        if tensor.device.type != "cpu":
-            raise ValueError(f"expected {name} on the CPU, got a tensor on {tensor.device}")
-        if not bool(torch.isfinite(tensor.detach()).all()):
+        if tensor.device.type not in ("cpu", "cuda"):
+            raise ValueError(f"expected {name} on the CPU or a GPU, got one on {tensor.device}")
+        if tensor.device != given["targets"].device:
+            raise ValueError(
+                f"expected tensors of one device, got targets on {given['targets'].device} and "
+                f"{name} on {tensor.device}"
+            )
+        # on a GPU the host would have to wait for the answer
+        if not tensor.is_cuda and not bool(torch.isfinite(tensor.detach()).all()):
             raise ValueError(f"expected {name} of finite numbers, got NaN or infinity")
     targets, sources, moments = given.values()
     for name in ("targets", "sources"):

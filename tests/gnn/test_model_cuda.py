@@ -1,0 +1,71 @@
+"""Fields and the model on the GPU, or in the simulator, against the CPU."""
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("numba.cuda")
+
+import multipoles as mp
+from gnn import AMP, System
+from gnn.data import collate, prepare
+from gnn.operators import _edge_cuda, _field_cuda, multipole_field
+from multipoles._cuda import SIMULATED
+
+pytestmark = pytest.mark.cuda
+
+
+def on_device(tensor):
+    return tensor if SIMULATED else tensor.to("cuda")
+
+
+def field_and_derivatives(place, **index):
+    torch.manual_seed(0)
+    shapes = (4, 3), (5, 3), (5, 2, 4)
+    x, s, m = (place(torch.randn(n, dtype=torch.float64)).requires_grad_() for n in shapes)
+    index = {name: place(torch.tensor(value)) for name, value in index.items()}
+    out = multipole_field(x, s, m, 1, kernel=mp.Coulomb(), **index)
+    first = torch.autograd.grad(out.sin().sum(), [x, s, m], create_graph=True)
+    second = torch.autograd.grad(sum(g.square().sum() for g in first), [x, s, m])
+    return [t.detach().cpu() for t in (out, *first, *second)]
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        {},
+        {"target_batch": [0, 0, 1, 1], "source_batch": [0, 1, 1, 1, 1]},
+        {"pairs": [[0, 1], [0, 4], [3, 2]]},
+    ],
+)
+def test_field(index):
+    wanted = field_and_derivatives(lambda t: t, **index)
+    with _edge_cuda.emulated():
+        found = field_and_derivatives(on_device, **index)
+    for got, right in zip(found, wanted, strict=True):
+        torch.testing.assert_close(got, right, rtol=1e-10, atol=1e-10)
+
+
+def test_energy_and_forces_of_a_model(monkeypatch):
+    torch.manual_seed(0)
+    model = AMP(
+        order=1, channels=2, features=4, hidden=4, mixed=2, edge_features=3, n_radial=3, steps=1,
+        field_method="direct",
+    ).double()  # fmt: skip
+    rng = np.random.default_rng(0)
+    system = System(
+        [8, 1, 1], np.array([[0.0, 0, 0], [0.9, 0, 0], [0, 0.9, 0.1]]), 0,
+        rng.standard_normal((2, 3)) + 4, np.array([0.4, -0.4]),
+    )  # fmt: skip
+    batch = collate([prepare(system, model.cutoff, torch.float64)])
+    wanted = model(batch, forces=True, mm_forces=True)
+    sums = []
+    kept = _field_cuda.Direct.field
+    monkeypatch.setattr(_field_cuda.Direct, "field", lambda *given: sums.append(1) or kept(*given))
+    if not SIMULATED:
+        model, batch = model.to("cuda"), batch.to("cuda")
+    with _edge_cuda.emulated():
+        found = model(batch, forces=True, mm_forces=True)
+    assert sums
+    for name in ("energy", "forces", "mm_forces", "charges"):
+        torch.testing.assert_close(found[name].cpu(), wanted[name], rtol=1e-9, atol=1e-9)
