@@ -11,6 +11,8 @@ compiles it in a process without the simulator.
 """
 
 import dis
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from functools import cache, wraps
 from types import CellType, CodeType, FunctionType
@@ -21,6 +23,32 @@ from numba import config, cuda
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
 CAPABILITIES = ((8, 0), (9, 0))
+
+
+def _share_arrays_safely() -> None:
+    """Let threads of the simulator find a shared array one after another.
+
+    Its own way lets two threads that come at once make an array each.
+    """
+    from numba.cuda.simulator.kernelapi import FakeCUDAShared
+
+    lock, found_by = threading.Lock(), FakeCUDAShared.array
+
+    def array(self: Any, shape: Any, dtype: Any, alignment: Any = None) -> Any:
+        if not isinstance(shape, tuple) and shape == 0:
+            return found_by(self, shape, dtype)
+        frame = sys._getframe(1)
+        with lock:
+            key = frame.f_code, frame.f_lasti
+            if key not in self._allocations:
+                self._allocations[key] = np.empty(shape, dtype)
+            return self._allocations[key]
+
+    FakeCUDAShared.array = array
+
+
+if SIMULATED:
+    _share_arrays_safely()
 
 
 class Real:
