@@ -10,7 +10,8 @@ import numpy as np
 
 from multipoles._cuda import cuda, kernels
 from multipoles._device import Space
-from multipoles._sorting_cuda import THREADS, argsort, blocks_for
+from multipoles._sorting_cuda import THREADS, argsort, blocks_for, running_sum
+from multipoles.pairwise import square
 
 _INTEGERS = np.dtype(np.float64)  # kernels without real numbers are compiled for one type
 
@@ -110,6 +111,69 @@ class DevicePairs(DeviceNeighbours):
         )
         other.__dict__["transposed"] = self
         return other
+
+
+def pairs_within(
+    space: Space, targets: Any, sources: Any, neighbours: DeviceNeighbours, reach: float
+) -> DevicePairs:
+    """Return those pairs that are no further apart than a distance; waits for their number.
+
+    Parameters
+    ----------
+    space : Space
+        Where the arrays are.
+    targets, sources : device array, shape (n, 3)
+        Points, of one dtype.
+    neighbours : DeviceNeighbours
+        All pairs, or those of systems.
+    reach : float
+        Largest distance.
+    """
+    n, dtype = len(targets), np.dtype(targets.dtype)
+    counts, blocks = space.empty((n,), np.int64), blocks_for(n)
+    points = targets.reshape(-1), sources.reshape(-1), neighbours.ranges(space), reach * reach
+    _count_near()(space.stream, dtype, blocks, THREADS, *points, counts)
+    starts = running_sum(space, counts)
+    total = int(space.download(starts[n : n + 1])[0])
+    ends = space.empty((total,), np.int64), space.empty((total,), np.int64)
+    _list_near()(space.stream, dtype, blocks if total else 0, THREADS, *points, starts, *ends)
+    found = DevicePairs(*ends, n, len(sources))
+    found._rows = starts, ends[1], None
+    return found
+
+
+@kernels
+def _count_near():
+    def loop(targets, sources, ranges, reach2, counts):
+        i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+        if i < counts.shape[0]:
+            count = 0
+            for j in range(ranges[2 * i], ranges[2 * i + 1]):
+                x = targets[3 * i] - sources[3 * j]
+                y = targets[3 * i + 1] - sources[3 * j + 1]
+                z = targets[3 * i + 2] - sources[3 * j + 2]
+                if square(x, y, z) <= reach2:
+                    count += 1
+            counts[i] = count
+
+    return loop
+
+
+@kernels
+def _list_near():
+    def loop(targets, sources, ranges, reach2, starts, first, second):
+        i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+        if i < starts.shape[0] - 1:
+            place = starts[i]
+            for j in range(ranges[2 * i], ranges[2 * i + 1]):
+                x = targets[3 * i] - sources[3 * j]
+                y = targets[3 * i + 1] - sources[3 * j + 1]
+                z = targets[3 * i + 2] - sources[3 * j + 2]
+                if square(x, y, z) <= reach2:
+                    first[place], second[place] = i, j
+                    place += 1
+
+    return loop
 
 
 @kernels

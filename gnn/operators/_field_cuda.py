@@ -5,16 +5,29 @@ In Numba's simulator tensors of the CPU stand in for those of a device (`_edge_c
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fmm import FMM
 from multipoles import direct_cuda, indexing
 from multipoles._cuda import SIMULATED
-from multipoles._device import NumbaSpace, space_of, view
-from multipoles.neighbours import PairList
-from multipoles.neighbours_cuda import DeviceNeighbours, DevicePairs
+from multipoles._device import NumbaSpace, Space, space_of, view
+from multipoles.neighbours_cuda import DeviceNeighbours, DevicePairs, pairs_within
+
+
+class Systems(DeviceNeighbours):
+    """All pairs of a system, told by tensors, which plans take as they are."""
+
+    def __init__(
+        self,
+        n_targets: int,
+        n_sources: int,
+        target_batch: Tensor | None = None,
+        source_batch: Tensor | None = None,
+    ) -> None:
+        self.tensors = target_batch, source_batch
+        seen = (None if b is None else _index(b) for b in self.tensors)
+        super().__init__(n_targets, n_sources, *seen)
 
 
 class Direct:
@@ -28,7 +41,7 @@ class Direct:
         shape = len(targets), moments.shape[1], indexing.n_components(order)
         if 0 in (*shape, len(sources)):
             return moments.new_zeros(shape)
-        space = NumbaSpace() if SIMULATED else space_of(targets)
+        space = _space(targets)
         x, s, m = (view(t.detach().contiguous()) for t in (targets, sources, moments))
         found = direct_cuda.field(space, x, s, m, order, self.kernel, self.neighbours)
         return torch.from_numpy(space.download(found)) if SIMULATED else space.give(found)
@@ -50,30 +63,54 @@ def evaluator(
     tolerance: float,
 ) -> Any:
     """Return what sums by a method; like `_evaluators.evaluator`, but ``"auto"`` is direct."""
-    from gnn.operators._evaluators import METHODS, Planned
+    from gnn.operators._evaluators import METHODS
 
     if method not in METHODS:
         raise ValueError(f"expected method to be one of {METHODS}, got {method!r}")
     if method != "fmm":
         return Direct(kernel, neighbours)
-    if isinstance(neighbours, DevicePairs):
+    if not isinstance(neighbours, Systems):
         raise ValueError(
             "method 'fmm' sums over all pairs of a system, expected no list of pairs: use 'direct'"
         )
+    points = sources.contiguous()
+    others = points if targets is sources else targets.contiguous()
+    batches = neighbours.tensors
+    if SIMULATED:
+        points, others = (view(t) for t in (points, others))
+        batches = neighbours.target_batch, neighbours.source_batch
     plan = FMM(
-        sources, targets, tolerance, indexing.order_of(moments.shape[2]), order,
-        source_batch=neighbours.source_batch, target_batch=neighbours.target_batch,
+        points, others, tolerance, indexing.order_of(moments.shape[2]), order,
+        target_batch=batches[0], source_batch=batches[1],
         channels=max(moments.shape[1], 1), kernel=kernel,
     )  # fmt: skip
     return Planned(plan)
+
+
+class Planned:
+    """The fast multipole method on a plan, which holds the points."""
+
+    def __init__(self, plan: FMM) -> None:
+        self.plan = plan
+
+    def field(self, targets: Tensor, sources: Tensor, moments: Tensor, order: int) -> Tensor:
+        """Return the field at the plan's targets."""
+        given = moments.detach().contiguous()
+        if SIMULATED:
+            return torch.from_numpy(self.plan.field(view(given), order).copy_to_host())
+        return self.plan.field(given, order)
+
+    @property
+    def transposed(self) -> "Planned":
+        """The same tree with targets and sources exchanged."""
+        return Planned(self.plan.transpose())
 
 
 def everybody(
     n_targets: int, n_sources: int, target_batch: Tensor | None, source_batch: Tensor | None
 ) -> DeviceNeighbours:
     """Return the neighbours of systems, or of a single one."""
-    batches = (None if b is None else _index(b) for b in (target_batch, source_batch))
-    return DeviceNeighbours(n_targets, n_sources, *batches)
+    return Systems(n_targets, n_sources, target_batch, source_batch)
 
 
 def listed(pairs: Tensor, n_targets: int, n_sources: int) -> DevicePairs:
@@ -81,10 +118,17 @@ def listed(pairs: Tensor, n_targets: int, n_sources: int) -> DevicePairs:
     return DevicePairs(_index(pairs[:, 0]), _index(pairs[:, 1]), n_targets, n_sources)
 
 
-def uploaded(pairs: PairList, like: Tensor) -> DevicePairs:
-    """Return a list made on the host, on the tensor's device."""
-    rows = torch.from_numpy(np.ascontiguousarray(pairs.all_pairs())).to(like.device)
-    return listed(rows, pairs.n_targets, pairs.n_sources)
+def within(
+    targets: Tensor, sources: Tensor, target_batch: Tensor, source_batch: Tensor, reach: float
+) -> DevicePairs:
+    """Return the pairs of systems within a distance."""
+    systems = everybody(len(targets), len(sources), target_batch, source_batch)
+    points = (view(t.contiguous()) for t in (targets, sources))
+    return pairs_within(_space(targets), *points, systems, reach)
+
+
+def _space(tensor: Tensor) -> Space:
+    return NumbaSpace() if SIMULATED else space_of(tensor)
 
 
 def _index(tensor: Tensor) -> Any:

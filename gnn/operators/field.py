@@ -218,10 +218,11 @@ def neighbours_of_systems(points: Tensor, target_batch: Tensor, source_batch: Te
 def neighbours_within(
     targets: Tensor, sources: Tensor, target_batch: Tensor, source_batch: Tensor, reach: float
 ) -> Any:
-    """Return the pairs of systems within a distance, found on the host, on the points' device."""
-    points = targets.detach().cpu().numpy(), sources.detach().cpu().numpy()
-    near = near_pairs(*points, target_batch.cpu().numpy(), source_batch.cpu().numpy(), reach)
-    return _gpu().uploaded(near, targets) if on_gpu(targets) else near
+    """Return the pairs of systems within a distance, on the device of the points."""
+    points, batches = (targets.detach(), sources.detach()), (target_batch, source_batch)
+    if on_gpu(targets):
+        return _gpu().within(*points, *batches, reach)
+    return near_pairs(*(t.numpy() for t in (*points, *batches)), reach)
 
 
 def _gpu() -> Any:

@@ -9,7 +9,8 @@ pytest.importorskip("numba.cuda")
 import multipoles as mp
 from gnn import AMP, System
 from gnn.data import collate, prepare
-from gnn.operators import _edge_cuda, _field_cuda, multipole_field
+from gnn.operators import _edge_cuda, _field_cuda, field, multipole_field
+from gnn.operators.near_pairs import near_pairs
 from multipoles._cuda import SIMULATED
 
 pytestmark = pytest.mark.cuda
@@ -19,12 +20,12 @@ def on_device(tensor):
     return tensor if SIMULATED else tensor.to("cuda")
 
 
-def field_and_derivatives(place, **index):
+def field_and_derivatives(place, method="direct", **index):
     torch.manual_seed(0)
     shapes = (4, 3), (5, 3), (5, 2, 4)
     x, s, m = (place(torch.randn(n, dtype=torch.float64)).requires_grad_() for n in shapes)
     index = {name: place(torch.tensor(value)) for name, value in index.items()}
-    out = multipole_field(x, s, m, 1, kernel=mp.Coulomb(), **index)
+    out = multipole_field(x, s, m, 1, kernel=mp.Coulomb(), method=method, **index)
     first = torch.autograd.grad(out.sin().sum(), [x, s, m], create_graph=True)
     second = torch.autograd.grad(sum(g.square().sum() for g in first), [x, s, m])
     return [t.detach().cpu() for t in (out, *first, *second)]
@@ -44,6 +45,40 @@ def test_field(index):
         found = field_and_derivatives(on_device, **index)
     for got, right in zip(found, wanted, strict=True):
         torch.testing.assert_close(got, right, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "index", [{}, {"target_batch": [0, 0, 1, 1], "source_batch": [0, 1, 1, 1, 1]}]
+)
+def test_field_by_the_fast_multipole_method(index):
+    # few points: one box for each system, so that nothing is approximate
+    wanted = field_and_derivatives(lambda t: t, **index)
+    with _edge_cuda.emulated():
+        found = field_and_derivatives(on_device, "fmm", **index)
+    for got, right in zip(found, wanted, strict=True):
+        torch.testing.assert_close(got, right, rtol=1e-9, atol=1e-9)
+
+
+def test_the_fast_multipole_method_takes_no_list():
+    x, pairs = on_device(torch.randn(3, 3)), on_device(torch.tensor([[0, 1]]))
+    with _edge_cuda.emulated(), pytest.raises(ValueError, match="expected no list of pairs"):
+        multipole_field(
+            x, x, on_device(torch.ones(3, 1)), 0, kernel=mp.Coulomb(), method="fmm", pairs=pairs
+        )
+
+
+@pytest.mark.parametrize("reach", [1.5, 0.0])
+def test_pairs_within_a_distance(reach):
+    torch.manual_seed(1)
+    given = torch.randn(5, 3), torch.randn(7, 3)
+    batches = torch.tensor([0, 0, 1, 1, 3]), torch.tensor([0, 0, 0, 1, 2, 3, 3])
+    wanted = near_pairs(*(t.numpy() for t in (*given, *batches)), reach)
+    assert (len(wanted.pairs) > 2) == (reach > 0)
+    with _edge_cuda.emulated():
+        found = field.neighbours_within(*(on_device(t) for t in (*given, *batches)), reach)
+    starts, sources, _ = found.rows(None, None)
+    assert np.array_equal(starts.copy_to_host(), wanted.rows[0])
+    assert np.array_equal(sources.copy_to_host(), wanted.rows[1])
 
 
 def test_energy_and_forces_of_a_model(monkeypatch):
