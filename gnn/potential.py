@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ class Potential(nn.Module):
 
     cutoff: float
     known: Tensor
+    runs_on_gpu: ClassVar[bool] = True
     baseline: Tensor
     charge_baseline: Tensor
 
@@ -150,6 +151,11 @@ class Potential(nn.Module):
             then also ``dipole`` (B, 3) in e Å about the batch's centred origin, which is minus
             the derivative of the energy by a uniform field.
         """
+        if batch.positions.is_cuda and not self.runs_on_gpu:
+            raise ValueError(
+                f"{type(self).__name__} runs on the CPU, got a batch on {batch.positions.device}; "
+                "AMP runs on a GPU"
+            )
         derived = forces or mm_forces
         asked = {"positions": forces, "mm_positions": mm_forces, "uniform_field": derived}
         with torch.set_grad_enabled(derived or torch.is_grad_enabled()):

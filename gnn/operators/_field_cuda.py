@@ -96,9 +96,8 @@ class Planned:
     def field(self, targets: Tensor, sources: Tensor, moments: Tensor, order: int) -> Tensor:
         """Return the field at the plan's targets."""
         given = moments.detach().contiguous()
-        if SIMULATED:
-            return torch.from_numpy(self.plan.field(view(given), order).copy_to_host())
-        return self.plan.field(given, order)
+        found: Any = self.plan.field(view(given) if SIMULATED else given, order)
+        return torch.from_numpy(found.copy_to_host()) if SIMULATED else found
 
     @property
     def transposed(self) -> "Planned":
@@ -123,8 +122,8 @@ def within(
 ) -> DevicePairs:
     """Return the pairs of systems within a distance."""
     systems = everybody(len(targets), len(sources), target_batch, source_batch)
-    points = (view(t.contiguous()) for t in (targets, sources))
-    return pairs_within(_space(targets), *points, systems, reach)
+    x, s = view(targets.contiguous()), view(sources.contiguous())
+    return pairs_within(_space(targets), x, s, systems, reach)
 
 
 def _space(tensor: Tensor) -> Space:

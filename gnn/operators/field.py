@@ -219,10 +219,10 @@ def neighbours_within(
     targets: Tensor, sources: Tensor, target_batch: Tensor, source_batch: Tensor, reach: float
 ) -> Any:
     """Return the pairs of systems within a distance, on the device of the points."""
-    points, batches = (targets.detach(), sources.detach()), (target_batch, source_batch)
+    x, s = targets.detach(), sources.detach()
     if on_gpu(targets):
-        return _gpu().within(*points, *batches, reach)
-    return near_pairs(*(t.numpy() for t in (*points, *batches)), reach)
+        return _gpu().within(x, s, target_batch, source_batch, reach)
+    return near_pairs(x.numpy(), s.numpy(), target_batch.numpy(), source_batch.numpy(), reach)
 
 
 def _gpu() -> Any:

@@ -82,6 +82,8 @@ class AmpBms(Potential):
     The AMP-BMS model of the Riniker group, ETH Zurich, https://github.com/rinikerlab/amp_bms.
     """
 
+    runs_on_gpu = False
+
     def __init__(
         self,
         features: int = 128,

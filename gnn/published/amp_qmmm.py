@@ -59,6 +59,8 @@ class AmpQmmm(Potential):
     Thürlemann et al., arXiv:2411.19728.
     """
 
+    runs_on_gpu = False
+
     def __init__(
         self,
         kind: str = "minimal",

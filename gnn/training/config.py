@@ -71,6 +71,7 @@ class TrainingConfig(_Section):
     seed: int = 0
     dtype: Literal["float32", "float64"] = "float32"
     threads: int | None = Field(default=None, ge=1)
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
 
     @model_validator(mode="after")
     def _rates_in_order(self) -> Self:

@@ -90,8 +90,9 @@ class Trainer:
                 "the validation frames have none of the labels with a weight in the loss "
                 "(a label counts where all of them have it)"
             )
-        self.model, self.config = model, config
         self.settings = config.training
+        self.device = training_device(self.settings.device)
+        self.model, self.config = model.to(self.device), config
         self.validation = list(validation)
         self.folder = None if folder is None else Path(folder)
         self.report = report
@@ -185,7 +186,7 @@ class Trainer:
     def _train_step(self, indices: np.ndarray, progress: float) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.settings, self.step, progress)
-        batch = collate([self.frames[i] for i in indices])
+        batch = collate([self.frames[i] for i in indices]).to(self.device)
         with_mm = batch.mm_forces is not None and self.config.loss.mm_forces > 0
         with_mm = with_mm and batch.n_mm > 0
         output = self.model(batch, forces=True, mm_forces=with_mm, create_graph=True)
@@ -321,6 +322,22 @@ class Trainer:
             if fresh:
                 writer.writeheader()
             writer.writerows(rows)
+
+
+def training_device(name: str) -> torch.device:
+    """Return the device that the setting names.
+
+    Raises
+    ------
+    ValueError
+        If a GPU is asked for where torch sees none.
+    """
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise ValueError(
+            "training.device: cuda was asked for, but torch sees no GPU here; use cpu, or auto"
+        )
+    return torch.device("cuda" if name != "cpu" and found else "cpu")
 
 
 _INPUTS = (

@@ -1,5 +1,7 @@
 """Fields and the model on the GPU, or in the simulator, against the CPU."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from gnn import AMP, System
 from gnn.data import collate, prepare
 from gnn.operators import _edge_cuda, _field_cuda, field, multipole_field
 from gnn.operators.near_pairs import near_pairs
+from gnn.published import AmpBms
 from multipoles._cuda import SIMULATED
 
 pytestmark = pytest.mark.cuda
@@ -104,3 +107,10 @@ def test_energy_and_forces_of_a_model(monkeypatch):
     assert sums
     for name in ("energy", "forces", "mm_forces", "charges"):
         torch.testing.assert_close(found[name].cpu(), wanted[name], rtol=1e-9, atol=1e-9)
+
+
+def test_published_models_stay_on_the_cpu():
+    model = AmpBms(features=4, channels=2)
+    batch = SimpleNamespace(positions=SimpleNamespace(is_cuda=True, device="cuda:0"))
+    with pytest.raises(ValueError, match="AmpBms runs on the CPU, got a batch on cuda:0"):
+        model(batch)

@@ -11,7 +11,7 @@ from tiny import assert_same_state, methanol, read_log, tiny_config, tiny_model,
 from gnn import Frame, load_model
 from gnn.training import loop
 from gnn.training.config import TrainingConfig
-from gnn.training.loop import COLUMNS, Trainer, learning_rate
+from gnn.training.loop import COLUMNS, Trainer, learning_rate, training_device
 
 # --- the schedule ---------------------------------------------------------------------------------
 
@@ -266,3 +266,13 @@ def test_log_has_one_row_per_epoch_also_after_resume(tmp_path):
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4", "5", "6"]
     assert [float(row["train_loss"]) for row in rows] == [r["train_loss"] for r in again.history]
     assert [bool(row["validation_loss"]) for row in rows] == [False, True] * 3
+
+
+def test_device():
+    assert training_device("cpu").type == "cpu"
+    if torch.cuda.is_available():
+        assert training_device("auto").type == training_device("cuda").type == "cuda"
+    else:
+        assert training_device("auto").type == "cpu"
+        with pytest.raises(ValueError, match=r"training\.device: cuda was asked for"):
+            training_device("cuda")
