@@ -53,7 +53,10 @@ class Space(ABC):
 
     def download(self, array: Any) -> np.ndarray:
         """Return a copy on the host; waits for what the stream has to do before."""
-        return array.copy_to_host(stream=self.stream)
+        found = array.copy_to_host(stream=self.stream)
+        if self.stream:
+            self.stream.synchronize()
+        return found
 
 
 class NumbaSpace(Space):
@@ -75,6 +78,7 @@ class TorchSpace(Space):
         import torch
 
         self.torch, self.device = torch, tensor.device
+        _work_on(tensor.device.index)
         self.key = "torch", tensor.device.index
         # torch's default stream is the legacy one, which Numba calls 0
         number = torch.cuda.current_stream(self.device).cuda_stream
@@ -87,6 +91,9 @@ class TorchSpace(Space):
 
     def give(self, array: Any) -> Any:
         """Return the tensor."""
+        if array.size == 0:
+            kind = getattr(self.torch, np.dtype(array.dtype).name)
+            return self.torch.empty(tuple(array.shape), dtype=kind, device=self.device)
         return self.torch.as_tensor(array, device=self.device)
 
 
@@ -97,6 +104,7 @@ class CupySpace(Space):
         import cupy
 
         self.cupy = cupy
+        _work_on(array.device.id)
         self.key = "cupy", array.device.id
         number = cupy.cuda.get_current_stream().ptr
         self.stream = cuda.external_stream(number) if number else 0
@@ -122,6 +130,12 @@ class JaxSpace(NumbaSpace):
 
 
 _SPACES: dict[str, Any] = {"torch": TorchSpace, "cupy": CupySpace, "jaxlib": JaxSpace}
+
+
+def _work_on(device: int) -> None:
+    """Let kernels of this thread run on a device by its number."""
+    if cuda.get_current_device().id != device:
+        cuda.select_device(device)
 
 
 def space_of(array: Any) -> Space:
