@@ -155,7 +155,10 @@ def on_device(array: Any) -> bool:
     if hasattr(array, "__dlpack_device__"):
         # torch and NumPy have it for arrays of the CPU too; 2 is CUDA's number
         return int(array.__dlpack_device__()[0]) == 2
-    return hasattr(array, "__cuda_array_interface__")
+    try:
+        return hasattr(array, "__cuda_array_interface__")
+    except RuntimeError:  # the answer of some libraries for arrays that require gradients
+        return True
 
 
 def common_dtype(*arrays: Any) -> np.dtype:
@@ -290,14 +293,10 @@ def pair_scale(scale: Any, n: int) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def _to_numpy(x: Any, name: str) -> np.ndarray:
-    try:
-        on_gpu = hasattr(x, "__cuda_array_interface__")
-    except RuntimeError:  # torch's answer for a CUDA tensor that requires grad
-        on_gpu = True
-    if on_gpu:
+    if on_device(x):
         raise TypeError(
-            f"{name}: this array lies on a GPU, where this function does not run; copy it to the "
-            "CPU first"
+            f"{name}: this array lies on a GPU, where this function does not run or its other "
+            "arguments are not; nothing is moved silently: copy it to the CPU, or all to the GPU"
         )
     try:
         return np.asarray(x)

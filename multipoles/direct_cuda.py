@@ -319,6 +319,9 @@ def field(
 def channel_group(source_order: int, order: int, channels: int) -> int:
     """Return how many channels a thread takes: what they share is computed once."""
     numbers = indexing.n_components(order)
+    # more derivatives than that leave no registers for a second channel
+    if source_order + order > 4:
+        return 1
     return next(g for g in (4, 2, 1) if channels % g == 0 and (g == 1 or g * numbers <= 40))
 
 

@@ -79,6 +79,7 @@ class DevicePairs(DeviceNeighbours):
         super().__init__(n_targets, n_sources)
         self.targets, self.sources, self.weights = targets, sources, weights
         self._rows: tuple[Any, Any, Any] | None = None
+        self._weights: dict[np.dtype, Any] = {}
 
     @property
     def is_complete(self) -> bool:
@@ -87,21 +88,25 @@ class DevicePairs(DeviceNeighbours):
 
     def rows(self, space: Space, dtype: np.dtype) -> tuple[Any, Any, Any]:
         """Return the start of each target's row, the sources row by row, and weights or None."""
+        n = self.sources.shape[0]
         if self._rows is None:
             bits = max(1, int(self.n_targets).bit_length())
             order, sorted_targets = argsort(space, self.targets, bits)
-            n = self.sources.shape[0]
             starts = space.empty((self.n_targets + 1,), np.int64)
             blocks = blocks_for(self.n_targets + 1)
             _starts_of_rows()(space.stream, _INTEGERS, blocks, THREADS, sorted_targets, starts)
             sources = space.empty((n,), np.int64)
             _gather()(space.stream, _INTEGERS, blocks_for(n), THREADS, self.sources, order, sources)
-            weights = None
-            if self.weights is not None:
-                weights = space.empty((n,), dtype)
-                _gather()(space.stream, dtype, blocks_for(n), THREADS, self.weights, order, weights)
-            self._rows = starts, sources, weights
-        return self._rows
+            self._rows = starts, sources, order
+        starts, sources, order = self._rows
+        if self.weights is None:
+            return starts, sources, None
+        if dtype not in self._weights:
+            weights = space.empty((n,), dtype)
+            kind = np.result_type(self.weights.dtype, dtype)
+            _gather()(space.stream, kind, blocks_for(n), THREADS, self.weights, order, weights)
+            self._weights[dtype] = weights
+        return starts, sources, self._weights[dtype]
 
     @cached_property
     def transposed(self) -> "DevicePairs":

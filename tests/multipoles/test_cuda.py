@@ -5,11 +5,14 @@ import pytest
 
 import multipoles as mp
 from multipoles import _plain, indexing
+from multipoles.interactions import field_arrays
+from multipoles.neighbours import PairList
 
 pytest.importorskip("numba.cuda")
 from multipoles import direct_cuda
 from multipoles._cuda import SIMULATED, cuda
 from multipoles._device import NumbaSpace
+from multipoles.neighbours_cuda import DevicePairs
 
 pytestmark = pytest.mark.cuda
 
@@ -162,6 +165,35 @@ def test_what_is_refused(rng):
         mp.field(there, there, moments, pairs=np.zeros((1, 2), np.int64))
     with pytest.raises(ValueError, match="contiguous"):
         mp.field(cuda.to_device(np.zeros((4, 6)))[:, ::2], there, moments)
+
+
+def test_an_index_on_the_device_beside_points_of_the_host(rng):
+    x, moments = np.zeros((2, 3)), np.ones((2, 1))
+    pairs, batch = cuda.to_device(np.array([[0, 1]])), cuda.to_device(np.zeros(2, np.int64))
+    factors = cuda.to_device(np.ones(1))
+    for call in (
+        lambda: mp.field(x, x, moments, pairs=pairs),
+        lambda: mp.field(x, x, moments, target_batch=batch, source_batch=batch),
+        lambda: mp.energy(x, moments, batch=batch),
+        lambda: mp.energy_forces(x, moments, pair_scale=(pairs, factors)),
+    ):
+        with pytest.raises(TypeError, match="lies on a GPU"):
+            call()
+
+
+def test_a_list_with_weights_serves_both_types(rng):
+    space = NumbaSpace()
+    ends = [space.upload(np.array(i)) for i in ([0, 1, 1], [2, 0, 1])]
+    weights = space.upload(np.array([0.5, 2.0, -1.0]))
+    pairs = DevicePairs(*ends, 2, 3, weights)
+    for dtype in (np.float64, np.float32):
+        targets, sources = (a.astype(dtype) for a in points(rng, 2, 3))
+        moments = rng.normal(size=(3, 1, 1)).astype(dtype)
+        there = [space.upload(a) for a in (targets, sources, moments)]
+        found = direct_cuda.field(space, *there, 1, mp.Coulomb(), pairs)
+        listed = PairList(np.array([[0, 2], [1, 0], [1, 1]]), 2, 3, np.array([0.5, 2.0, -1.0]))
+        close(found, field_arrays(targets, sources, moments, 1, mp.Coulomb(), listed), dtype)
+        assert pairs.rows(space, np.dtype(dtype))[2].dtype == dtype
 
 
 def test_arithmetic_that_is_written_out_computes_on_floats(rng):
