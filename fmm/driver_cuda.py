@@ -24,11 +24,12 @@ from fmm.translations_cuda import (
     transfer,
     transfer_operators,
 )
-from multipoles._cuda import SIMULATED, cuda, kernels
+from fmm.tree_cuda import GEOMETRY, launch, mark_begins
+from multipoles._cuda import cuda, kernels
 from multipoles._device import Space
-from multipoles.direct_cuda import blocks_for, fill
-
-_GEOMETRY = np.dtype(np.float64)
+from multipoles._sorting_cuda import THREADS as BLOCK
+from multipoles._sorting_cuda import blocks_for, count_up, marked
+from multipoles.direct_cuda import fill
 
 
 class FarField:
@@ -64,6 +65,7 @@ class FarField:
         self.length = harmonics.n_harmonics(self.degree)
         self.n_boxes = self.tree.parent.shape[0]
         self.targets, self.sources = (a.reshape(-1) for a in geometry.points(self.dtype))
+        self.target_leaves, self.source_leaves = geometry.target_leaves, geometry.source_leaves
         self.centres, self.edges = self._boxes()
 
     def __call__(self, moments: Any) -> Any:
@@ -100,16 +102,13 @@ class FarField:
         """Return centres, counted from the first box's, and edges, of the expansions' type."""
         space, n = self.space, self.n_boxes
         centres, edges = space.empty((3 * n,), self.dtype), space.empty((n,), self.dtype)
-        _relative()(
-            space.stream, _GEOMETRY, blocks_for(n), _threads(), self.tree.centre.reshape(-1),
-            self.tree.edge, centres, edges,
-        )  # fmt: skip
+        launch(space, _relative(), n, self.tree.centre.reshape(-1), self.tree.edge, centres, edges)
         return centres, edges
 
     # --- points and expansions --------------------------------------------------------------------
 
     def _form(self, moments: Any, channels: int, multipoles: Any) -> None:
-        leaves, rows = self._source_leaves
+        leaves, rows = self.source_leaves, self._source_rows
         self._form_list(leaves, leaves, rows, moments, channels, 0, self.degree, multipoles)
 
     def _form_locals(self, moments: Any, channels: int, locals_: Any) -> None:
@@ -132,7 +131,7 @@ class FarField:
         )  # fmt: skip
 
     def _evaluate(self, channels: int, locals_: Any, field: Any) -> None:
-        leaves, rows = self._target_leaves
+        leaves, rows = self.target_leaves, self._target_rows
         self._evaluate_list(leaves, leaves, rows, locals_, channels, 0, self.degree, field)
 
     def _evaluate_multipoles(self, channels: int, multipoles: Any, field: Any) -> None:
@@ -159,25 +158,26 @@ class FarField:
         )  # fmt: skip
 
     @cached_property
-    def _source_leaves(self) -> tuple[Any, Any]:
-        return self._leaves(self.tree.source_range)
+    def _source_rows(self) -> Any:
+        return count_up(self.space, self.source_leaves.shape[0] + 1)
 
     @cached_property
-    def _target_leaves(self) -> tuple[Any, Any]:
-        return self._leaves(self.tree.target_range)
-
-    def _leaves(self, ranges: Any) -> tuple[Any, Any]:
-        """Return the occupied leaves, and where the one entry of each starts."""
-        leaves = occupied_leaves(self.space, self.tree.n_children, ranges)
-        return leaves, count_up(self.space, leaves.shape[0] + 1)
+    def _target_rows(self) -> Any:
+        return count_up(self.space, self.target_leaves.shape[0] + 1)
 
     @cached_property
     def _p2l_rows(self) -> Any:
-        return starts_of(self.space, self.lists.p2l_targets)
+        return self._rows(self.lists.p2l_targets)
 
     @cached_property
     def _m2p_rows(self) -> Any:
-        return starts_of(self.space, self.lists.m2p_targets)
+        return self._rows(self.lists.m2p_targets)
+
+    def _rows(self, receivers: Any) -> Any:
+        """Return where each receiver's entries start, and the end; receivers are sorted."""
+        begins = self.space.empty((receivers.shape[0] + 1,), np.int64)
+        launch(self.space, mark_begins(), begins.shape[0], receivers, begins)
+        return marked(self.space, begins)
 
     # --- expansions of boxes ----------------------------------------------------------------------
 
@@ -224,8 +224,8 @@ class FarField:
             groups = -(-(end - begin) // GROUP)
             places = self.space.empty((groups + 1, N_CODES), np.int32)
             find_places()(
-                self.space.stream, _GEOMETRY, (blocks_for(N_CODES), groups + 1), _threads(), begin,
-                end, self.lists.m2l_starts, self.lists.m2l_targets, places,
+                self.space.stream, GEOMETRY, (blocks_for(N_CODES), groups + 1), BLOCK, begin, end,
+                self.lists.m2l_starts, self.lists.m2l_targets, places,
             )  # fmt: skip
             self._known_places[begin, end] = places
         return self._known_places[begin, end]
@@ -235,104 +235,16 @@ class FarField:
         return {}
 
 
-def _threads() -> int:
-    return 4 if SIMULATED else 128
-
-
 # --- kernels --------------------------------------------------------------------------------------
 
 
 @kernels
 def _relative():
     def loop(centre, edge, centres, edges):
-        i = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
+        i = cuda.grid(1)
         if i < edges.shape[0]:
             edges[i] = edge[i]
             for axis in range(3):
                 centres[3 * i + axis] = centre[3 * i + axis] - centre[axis]
-
-    return loop
-
-
-# --- lists ----------------------------------------------------------------------------------------
-
-
-def occupied_leaves(space: Space, n_children: Any, ranges: Any) -> Any:
-    """Return the leaves with points, ascending; waits for their number."""
-    from multipoles._sorting_cuda import running_sum
-
-    n = n_children.shape[0]
-    flags = space.empty((n,), np.int64)
-    blocks, threads = blocks_for(n), _threads()
-    _is_occupied()(space.stream, _GEOMETRY, blocks, threads, n_children, ranges.reshape(-1), flags)
-    return _selected(space, flags, running_sum(space, flags))
-
-
-def starts_of(space: Space, sorted_values: Any) -> Any:
-    """Return where each run of equal values starts, and the end; waits for their number."""
-    from multipoles._sorting_cuda import running_sum
-
-    n = sorted_values.shape[0]
-    flags = space.empty((n,), np.int64)
-    if n:
-        _is_first()(space.stream, _GEOMETRY, blocks_for(n), _threads(), sorted_values, flags)
-    return _selected(space, flags, running_sum(space, flags), n)
-
-
-def _selected(space: Space, flags: Any, sums: Any, end: int = -1) -> Any:
-    """Return the places of flags that are set, and `end` after them if it is not negative."""
-    n = flags.shape[0]
-    count = int(space.download(sums[n : n + 1])[0])
-    out = space.empty((count + (end >= 0),), np.int64)
-    blocks = blocks_for(max(n, 1))
-    _select()(space.stream, _GEOMETRY, blocks, _threads(), flags, sums, end, out)
-    return out
-
-
-def count_up(space: Space, n: int) -> Any:
-    """Return 0 ... n - 1."""
-    out = space.empty((n,), np.int64)
-    _count()(space.stream, _GEOMETRY, blocks_for(n), _threads(), out)
-    return out
-
-
-@kernels
-def _is_occupied():
-    def loop(n_children, ranges, flags):
-        i = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
-        if i < flags.shape[0]:
-            flags[i] = 1 if n_children[i] == 0 and ranges[2 * i + 1] > ranges[2 * i] else 0
-
-    return loop
-
-
-@kernels
-def _is_first():
-    def loop(values, flags):
-        i = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
-        if i < flags.shape[0]:
-            flags[i] = 1 if i == 0 or values[i] != values[max(i - 1, 0)] else 0
-
-    return loop
-
-
-@kernels
-def _select():
-    def loop(flags, sums, end, out):
-        i = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
-        if i < flags.shape[0] and flags[i] == 1:
-            out[sums[i]] = i
-        if i == 0 and end >= 0:
-            out[out.shape[0] - 1] = end
-
-    return loop
-
-
-@kernels
-def _count():
-    def loop(out):
-        i = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x
-        if i < out.shape[0]:
-            out[i] = i
 
     return loop

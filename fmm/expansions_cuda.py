@@ -63,6 +63,7 @@ def _harmonics_function(stride: int, irregular: int) -> Device:
 def form(degree, irregular):
     """Add expansions of points to boxes: a block works on the entries of one row of a list."""
     size = harmonics.n_harmonics(degree)
+    sign = -1.0 if irregular else 1.0
     step, stride = _points_at_once(size)
     write = _harmonics_function(stride, irregular)
     room = size * stride
@@ -88,10 +89,7 @@ def form(degree, irregular):
                 for first in range(begin, end, step):
                     count = min(step, end - first)
                     cuda.syncthreads()
-                    if irregular:
-                        write(count, points, first, centres, box, -scale, factor, h)
-                    else:
-                        write(count, points, first, centres, box, scale, factor, h)
+                    write(count, points, first, centres, box, sign * scale, factor, h)
                     cuda.syncthreads()
                     for k in range(thread, size, THREADS):
                         total = sums[k]

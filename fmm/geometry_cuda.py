@@ -10,10 +10,10 @@ from fmm.cost import Work
 from fmm.geometry import Batches, Geometry, choose_leaves
 from fmm.lists_cuda import DeviceLists, build_lists
 from fmm.tree import SortedPoints, Tree, upper
-from fmm.tree_cuda import build_tree, gather, launch, occupancy, scatter, sort_points, total
+from fmm.tree_cuda import build_tree, gather, launch, occupancy, scatter, sort_points
 from multipoles._cuda import cuda, kernels
 from multipoles._device import Space
-from multipoles._sorting_cuda import blocks_for, running_sum
+from multipoles._sorting_cuda import blocks_for, marked, running_sum, total
 
 # pairs that a thread counts: they are sorted, so that it adds to few places
 _RUN = 32
@@ -91,12 +91,12 @@ class DeviceGeometry(Geometry):
 
     @cached_property
     def target_leaves(self) -> Any:
-        """Leaves with targets, int32."""
+        """Leaves with targets, int64."""
         return _leaves(self.space, self.tree, self.tree.target_range)
 
     @cached_property
     def source_leaves(self) -> Any:
-        """Leaves with sources, int32."""
+        """Leaves with sources, int64."""
         if self.sources is self.targets:
             return self.target_leaves
         return _leaves(self.space, self.tree, self.tree.source_range)
@@ -242,10 +242,7 @@ def _leaves(space: Space, tree: Tree, ranges: Any) -> Any:
     n = tree.parent.shape[0]
     marks = space.empty((n,), np.int64)
     launch(space, _mark_leaves(), n, tree.n_children, ranges, marks)
-    places = running_sum(space, marks)
-    out = space.empty((total(space, places),), np.int32)
-    launch(space, _number(), n, places, out)
-    return out
+    return marked(space, marks)
 
 
 def _divided(space: Space, tree: Tree) -> int:
@@ -272,17 +269,6 @@ def _mark_divided():
         box = cuda.grid(1)
         if box < out.shape[0]:
             out[box] = 1 if n_children[box] > 0 else 0
-
-    return loop
-
-
-@kernels
-def _number():
-    def loop(places, out):
-        """Write the numbers of what is marked."""
-        i = cuda.grid(1)
-        if i < places.shape[0] - 1 and places[i] < places[i + 1]:
-            out[places[i]] = i
 
     return loop
 

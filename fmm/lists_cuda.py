@@ -21,10 +21,10 @@ from fmm.lists import (
     transfers_of,
 )
 from fmm.tree import Tree, upper
-from fmm.tree_cuda import launch, total
+from fmm.tree_cuda import launch
 from multipoles._cuda import cuda, kernels
 from multipoles._device import Space
-from multipoles._sorting_cuda import argsort, running_sum
+from multipoles._sorting_cuda import argsort, row_starts, running_sum, taken, total
 
 _X, _Y, _Z = map(int, STRIDES)
 _CODE_BITS = (N_CODES - 1).bit_length()
@@ -126,9 +126,8 @@ def _transfers(space: Space, tree: Tree, boxes: tuple, colleagues: Any) -> tuple
         space, _transfer(), n, *boxes, 0, n, colleagues, places, counts, targets, sources, codes
     )  # fmt: skip
     order, codes = argsort(space, codes, _CODE_BITS)
-    starts = space.empty((N_CODES + 1,), np.int64)
-    launch(space, _row_starts(), N_CODES + 1, codes, starts)
-    return _taken(space, targets, order), _taken(space, sources, order), codes, starts
+    starts = row_starts(space, codes, N_CODES)
+    return taken(space, targets, order), taken(space, sources, order), codes, starts
 
 
 @kernels
@@ -155,33 +154,6 @@ def _transfer():
     return loop
 
 
-@kernels
-def _row_starts():
-    def loop(rows, starts):
-        """Find where each row starts among sorted rows."""
-        i = cuda.grid(1)
-        if i < starts.shape[0]:
-            starts[i] = upper(rows, 0, rows.shape[0], i - 1)
-
-    return loop
-
-
-def _taken(space: Space, values: Any, order: Any) -> Any:
-    out = space.empty(values.shape, values.dtype)
-    launch(space, _take(), values.shape[0], values, order, out)
-    return out
-
-
-@kernels
-def _take():
-    def loop(values, order, out):
-        i = cuda.grid(1)
-        if i < order.shape[0]:
-            out[i] = values[order[i]]
-
-    return loop
-
-
 # --- leaves and their neighbours ------------------------------------------------------------------
 
 
@@ -199,10 +171,9 @@ def _neighbours(space: Space, boxes: tuple, colleagues: Any, least: tuple[int, i
     found, rows = space.empty((n_pairs,), np.int32), space.empty((n_pairs,), np.int64)
     launch(space, _meet(), n, *boxes, colleagues, *least, places, counts, found, rows)
     order, rows = argsort(space, rows, (3 * n).bit_length())
-    starts, targets = space.empty((3 * n + 1,), np.int64), space.empty((n_pairs,), np.int32)
-    launch(space, _row_starts(), 3 * n + 1, rows, starts)
+    starts, targets = row_starts(space, rows, 3 * n), space.empty((n_pairs,), np.int32)
     launch(space, _name_targets(), n_pairs, rows, n, targets)
-    return starts, _taken(space, found, order), targets
+    return starts, taken(space, found, order), targets
 
 
 @kernels

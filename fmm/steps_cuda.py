@@ -16,7 +16,7 @@ from fmm.geometry import Batches
 from fmm.geometry_cuda import DeviceGeometry, arrange
 from fmm.near_cuda import near_field
 from fmm.sampling import Probe, senders_of
-from fmm.tree_cuda import GEOMETRY, corners, launch
+from fmm.tree_cuda import GEOMETRY, corners, gather, launch
 from multipoles import checks, indexing
 from multipoles import interactions_cuda as given
 from multipoles._cuda import REAL, SIMULATED, cuda, kernels
@@ -54,11 +54,11 @@ class DeviceSteps:
         names = {"sources": sources}
         if targets is not None and targets is not sources:
             names["targets"] = targets
-        _, found = given._points(names)
+        _, found = given.points_of(names)
         s, x = found[0], found[-1]
         if x is s and target_batch is None:
             target_batch = source_batch
-        batches = given._batches(self.space, target_batch, source_batch, x.shape[0], s.shape[0])
+        batches = given.batches_of(self.space, target_batch, source_batch, x.shape[0], s.shape[0])
         if x is s and target_batch is source_batch:
             batches = batches[1], batches[1]
         return x, s, batches
@@ -74,7 +74,7 @@ class DeviceSteps:
                 f"{type(moments).__name__}); nothing is moved silently: put all in one place"
             )
         like = _Like(n if n is not None else moments.shape[0], dtype or np.dtype(_name(moments)))
-        packed, had_channels = given._moments(self.space, moments, like)
+        packed, had_channels = given.moments_of(self.space, moments, like)
         self.space = space_of(moments)
         return packed, indexing.order_of(packed.shape[2]), had_channels, np.dtype(packed.dtype)
 
@@ -250,8 +250,7 @@ class DeviceProbe(Probe):
         targets, sources = geometry.points(dtype)
         counts, senders = senders_of(places, *geometry.roots)
         rows, leaves, ranges = _shared(counts, senders)
-        here = space.empty((len(rows), 3), dtype)
-        launch(space, _pick_points(), len(rows), targets, space.upload(places[rows]), here)
+        here = gather(space, targets, space.upload(places[rows]), dtype)
         n_out = indexing.n_components(self._order)
         out = space.upload(np.zeros((len(rows), moments.shape[1], n_out), dtype))
         near_field(
@@ -355,17 +354,6 @@ def _squares():
             for other in range(THREADS):
                 total += shared[other]
             sums[part, column] = total
-
-    return loop
-
-
-@kernels
-def _pick_points():
-    def loop(points, places, out):
-        i = cuda.grid(1)
-        if i < places.shape[0]:
-            for axis in range(3):
-                out[i, axis] = points[places[i], axis]
 
     return loop
 

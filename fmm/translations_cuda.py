@@ -11,6 +11,7 @@ import numpy as np
 
 from fmm import accuracy, harmonics, translations
 from fmm.expansions_cuda import THREADS
+from fmm.tree import upper
 from multipoles._cuda import (
     REAL,
     SIMULATED,
@@ -154,14 +155,7 @@ def find_places():
         code, group = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x, cuda.blockIdx.y
         if code < places.shape[1]:
             bound = min(begin + group * GROUP, end)
-            first, last = starts[code], starts[code + 1]
-            while first < last:
-                middle = (first + last) // 2
-                if targets[middle] < bound:
-                    first = middle + 1
-                else:
-                    last = middle
-            places[group, code] = first
+            places[group, code] = upper(targets, starts[code], starts[code + 1], bound - 1)
 
     return loop
 

@@ -24,7 +24,7 @@ from fmm.tree import (
 )
 from multipoles._cuda import SIMULATED, cuda, kernels
 from multipoles._device import Space
-from multipoles._sorting_cuda import argsort, blocks_for, running_sum
+from multipoles._sorting_cuda import argsort, blocks_for, marked, running_sum, taken, total
 
 THREADS = 8 if SIMULATED else 128
 GEOMETRY = np.dtype(np.float64)
@@ -37,12 +37,6 @@ _GRAIN = 32 if SIMULATED else 4096
 def launch(space: Space, kernel: Any, n: int, *args: Any) -> None:
     """Run a kernel of the geometry with a thread for each of n items."""
     kernel(space.stream, GEOMETRY, blocks_for(n, THREADS), THREADS, *args)
-
-
-def total(space: Space, sums: Any) -> int:
-    """Return the last of running sums; waits for it."""
-    last = sums.shape[0] - 1
-    return int(space.download(sums[last : last + 1])[0])
 
 
 # --- points along the curve -----------------------------------------------------------------------
@@ -104,11 +98,8 @@ def _names(space: Space, batch: Any, label: str) -> np.ndarray:
     """Return the systems that points belong to, one number each, on the host."""
     n = batch.shape[0]
     begins = space.empty((n,), np.int64)
-    launch(space, _mark_begins(), n, batch, begins)
-    places = running_sum(space, begins)
-    found = space.empty((total(space, places),), np.int64)
-    launch(space, _collect(), n, batch, places, found)
-    names = space.download(found)
+    launch(space, mark_begins(), n, batch, begins)
+    names = space.download(taken(space, batch, marked(space, begins), np.int64))
     if np.any(np.diff(names) <= 0):
         raise ValueError(f"{label}: expected sorted system indices, got {names} in this order")
     return names
@@ -125,22 +116,13 @@ def _starts(space: Space, points: Any, batch: Any, systems: np.ndarray) -> Any:
 
 
 @kernels
-def _mark_begins():
-    def loop(batch, out):
+def mark_begins():
+    """Mark where runs of equal values begin, and their end if there is room for it."""
+
+    def loop(values, out):
         i = cuda.grid(1)
-        if i < batch.shape[0]:
-            out[i] = 1 if i == 0 or batch[i] != batch[i - 1] else 0
-
-    return loop
-
-
-@kernels
-def _collect():
-    def loop(values, places, out):
-        """Write the values whose places differ from the next ones."""
-        i = cuda.grid(1)
-        if i < values.shape[0] and places[i] < places[i + 1]:
-            out[places[i]] = values[i]
+        if i < out.shape[0]:
+            out[i] = 1 if i == 0 or i == values.shape[0] or values[i] != values[i - 1] else 0
 
     return loop
 
@@ -216,9 +198,9 @@ def _encode():
     return loop
 
 
-def gather(space: Space, points: Any, order: Any) -> Any:
-    """Return points in an order, as float64."""
-    out = space.empty((order.shape[0], 3), np.float64)
+def gather(space: Space, points: Any, order: Any, dtype: Any = np.float64) -> Any:
+    """Return points in an order."""
+    out = space.empty((order.shape[0], 3), dtype)
     launch(space, _gather(), order.shape[0], points, order, out)
     return out
 

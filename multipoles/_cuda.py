@@ -152,9 +152,7 @@ class Device:
 @cache
 def _device_function(function: Callable, dtype: np.dtype) -> Any:
     copy = retargeted(function, dtype)
-    return cuda.jit(device=True)(copy) if SIMULATED else (
-        cuda.jit(device=True, inline="always")(copy)
-    )  # fmt: skip
+    return cuda.jit(device=True, inline="always")(copy)
 
 
 device = Device
@@ -174,10 +172,10 @@ class _Number:
     def __init__(self, builder: Any, value: Any) -> None:
         self.builder, self.value = builder, value
 
-    def _binary(self, other: Any, instruction: str, swapped: bool = False) -> "_Number":
+    def _binary(self, other: Any, instruction: str) -> "_Number":
         right = other.value if isinstance(other, _Number) else self.value.type(float(other))
-        left, right = (right, self.value) if swapped else (self.value, right)
-        return _Number(self.builder, getattr(self.builder, instruction)(left, right, flags=_FAST))
+        write = getattr(self.builder, instruction)
+        return _Number(self.builder, write(self.value, right, flags=_FAST))
 
     def __add__(self, other: Any) -> "_Number":
         return self if isinstance(other, float) and other == 0 else self._binary(other, "fadd")
@@ -187,15 +185,6 @@ class _Number:
 
     def __sub__(self, other: Any) -> "_Number":
         return self._binary(other, "fsub")
-
-    def __rsub__(self, other: Any) -> "_Number":
-        return self._binary(other, "fsub", swapped=True)
-
-    def __truediv__(self, other: Any) -> "_Number":
-        return self._binary(other, "fdiv")
-
-    def __neg__(self) -> "_Number":
-        return self._binary(0.0, "fsub", swapped=True)
 
     __radd__ = __add__
     __rmul__ = __mul__

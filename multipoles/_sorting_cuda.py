@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from multipoles._cuda import SIMULATED, cuda, kernels
+from multipoles._cuda import SIMULATED, cuda, device, kernels
 from multipoles._device import Space
 
 # the simulator makes a Python thread of each
@@ -13,7 +13,7 @@ _ITEMS = 16 if SIMULATED else 8
 _CHUNK = THREADS * _ITEMS
 _BITS = 4
 _DIGITS = 1 << _BITS
-_INTEGER = np.dtype(np.float64)  # kernels without real numbers are compiled once
+INTEGERS = np.dtype(np.float64)  # kernels without real numbers are compiled once
 
 
 def blocks_for(n: int, per_block: int = THREADS) -> int:
@@ -41,10 +41,10 @@ def running_sum(space: Space, counts: Any) -> Any:
         out.copy_to_device(np.zeros(1, np.int64), stream=space.stream)
         return out
     sums = space.empty((blocks,), np.int64)
-    _sums_of_chunks()(space.stream, _INTEGER, blocks, THREADS, counts, out, sums)
+    _sums_of_chunks()(space.stream, INTEGERS, blocks, THREADS, counts, out, sums)
     if blocks > 1:
         before = running_sum(space, sums)
-        _add_to_chunks()(space.stream, _INTEGER, blocks, THREADS, before, out)
+        _add_to_chunks()(space.stream, INTEGERS, blocks, THREADS, before, out)
     return out
 
 
@@ -91,6 +91,86 @@ def _add_to_chunks():
     return loop
 
 
+def total(space: Space, sums: Any) -> int:
+    """Return the last of running sums; waits for it."""
+    last = sums.shape[0] - 1
+    return int(space.download(sums[last : last + 1])[0])
+
+
+def marked(space: Space, marks: Any) -> Any:
+    """Return the places of marks that are one, ascending, int64; waits for their number."""
+    n = marks.shape[0]
+    places = running_sum(space, marks)
+    out = space.empty((total(space, places),), np.int64)
+    _places_of_marks()(space.stream, INTEGERS, blocks_for(n), THREADS, places, out)
+    return out
+
+
+@kernels
+def _places_of_marks():
+    def loop(places, out):
+        i = cuda.grid(1)
+        if i < places.shape[0] - 1 and places[i] < places[i + 1]:
+            out[places[i]] = i
+
+    return loop
+
+
+def count_up(space: Space, n: int) -> Any:
+    """Return 0 ... n - 1, int64."""
+    out = space.empty((n,), np.int64)
+    _count_up()(space.stream, INTEGERS, blocks_for(n), THREADS, out)
+    return out
+
+
+def taken(space: Space, values: Any, order: Any, dtype: Any = None) -> Any:
+    """Return numbers in an order, of their own type or another."""
+    out = space.empty(order.shape, dtype or values.dtype)
+    kind = INTEGERS if values.dtype.kind == "i" else np.result_type(values.dtype, out.dtype)
+    _take()(space.stream, kind, blocks_for(order.shape[0]), THREADS, values, order, out)
+    return out
+
+
+@kernels
+def _take():
+    def loop(values, order, out):
+        i = cuda.grid(1)
+        if i < out.shape[0]:
+            out[i] = values[order[i]]
+
+    return loop
+
+
+@device
+def first_not_below(values, bound):
+    """Return the first place of sorted values that is not below a bound."""
+    first, last = 0, values.shape[0]
+    while first < last:
+        middle = (first + last) // 2
+        if values[middle] < bound:
+            first = middle + 1
+        else:
+            last = middle
+    return first
+
+
+def row_starts(space: Space, rows: Any, n: int) -> Any:
+    """Return where each of n rows starts among sorted row numbers, and where the last ends."""
+    out = space.empty((n + 1,), np.int64)
+    _row_starts()(space.stream, INTEGERS, blocks_for(n + 1), THREADS, rows, out)
+    return out
+
+
+@kernels
+def _row_starts():
+    def loop(rows, starts):
+        i = cuda.grid(1)
+        if i < starts.shape[0]:
+            starts[i] = first_not_below(rows, i)
+
+    return loop
+
+
 def argsort(space: Space, keys: Any, bits: int = 63) -> tuple[Any, Any]:
     """Return the stable order that sorts keys, and the keys in it.
 
@@ -112,15 +192,15 @@ def argsort(space: Space, keys: Any, bits: int = 63) -> tuple[Any, Any]:
     order, found = space.empty((2, n), np.int64), space.empty((2, n), np.int64)
     blocks = blocks_for(n, _CHUNK)
     counts = space.empty((_DIGITS * blocks,), np.int64)
-    _count_up()(space.stream, _INTEGER, blocks_for(n), THREADS, order[0])
+    _count_up()(space.stream, INTEGERS, blocks_for(n), THREADS, order[0])
     here = 0
     source = keys
     for shift in range(0, bits, _BITS):
-        _count_digits()(space.stream, _INTEGER, blocks, THREADS, source, shift, counts)
+        _count_digits()(space.stream, INTEGERS, blocks, THREADS, source, shift, counts)
         places = running_sum(space, counts)
         there = 1 - here
         _scatter()(
-            space.stream, _INTEGER, blocks, THREADS, source, order[here], shift, places,
+            space.stream, INTEGERS, blocks, THREADS, source, order[here], shift, places,
             found[there], order[there],
         )  # fmt: skip
         here, source = there, found[there]

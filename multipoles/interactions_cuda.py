@@ -31,15 +31,15 @@ def field(
     source_batch: Any = None,
 ) -> Any:
     """Return the field of multipoles on the GPU; see `multipoles.field`."""
-    space, (x, s) = _points({"targets": targets, "sources": sources})
-    packed, had_channels = _moments(space, moments, s)
+    space, (x, s) = points_of({"targets": targets, "sources": sources})
+    packed, had_channels = moments_of(space, moments, s)
     check_total_order(indexing.order_of(packed.shape[2]), order)
     if pairs is not None:
         if target_batch is not None or source_batch is not None:
             raise ValueError("give pairs or batches, not both: a pair list needs no system index")
         neighbours: DeviceNeighbours = DevicePairs(*_columns(space, pairs, "pairs"), len(x), len(s))
     else:
-        batches = _batches(space, target_batch, source_batch, len(x), len(s))
+        batches = batches_of(space, target_batch, source_batch, len(x), len(s))
         neighbours = DeviceNeighbours(len(x), len(s), *batches)
     out = direct_cuda.field(space, x, s, packed, order, kernel, neighbours)
     return space.give(out if had_channels else out.reshape(out.shape[0], out.shape[2]))
@@ -52,8 +52,8 @@ def energy_forces(
 
     The energy is a number of the host: the call waits for the device.
     """
-    space, (x,) = _points({"positions": positions})
-    packed, had_channels = _moments(space, moments, x)
+    space, (x,) = points_of({"positions": positions})
+    packed, had_channels = moments_of(space, moments, x)
     order = indexing.order_of(packed.shape[2])
     check_total_order(order, order + 1)
     phi = _site_field(space, x, packed, order + 1, kernel, pair_scale, batch)
@@ -77,7 +77,7 @@ def energy_forces(
 # --- checks ---------------------------------------------------------------------------------------
 
 
-def _points(given: dict[str, Any]) -> tuple[Space, list[Any]]:
+def points_of(given: dict[str, Any]) -> tuple[Space, list[Any]]:
     """Return the space of the first array, and all as Numba sees them: (n, 3), of one dtype."""
     first = next((a for a in given.values() if on_device(a)), None)
     space = space_of(first) if first is not None else None
@@ -118,7 +118,7 @@ def _check_dtype(seen: Any, other: Any, name: str, other_name: str) -> None:
         )
 
 
-def _moments(space: Space, moments: Any, points: Any) -> tuple[Any, bool]:
+def moments_of(space: Space, moments: Any, points: Any) -> tuple[Any, bool]:
     """Return moments with a channel axis, and whether they had it."""
     seen = _array(space, moments, "moments")
     _check_dtype(seen, points, "moments", "points")
@@ -138,7 +138,10 @@ def _moments(space: Space, moments: Any, points: Any) -> tuple[Any, bool]:
     return seen.reshape(seen.shape[0], 1, seen.shape[1]), False
 
 
-def _batches(space: Space, targets: Any, sources: Any, n_targets: int, n_sources: int):
+def batches_of(
+    space: Space, targets: Any, sources: Any, n_targets: int, n_sources: int
+) -> tuple[Any, Any]:
+    """Return both system indices as Numba sees them, or (None, None) if neither is given."""
     if targets is None and sources is None:
         return None, None
     if targets is None or sources is None:

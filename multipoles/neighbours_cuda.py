@@ -10,10 +10,18 @@ import numpy as np
 
 from multipoles._cuda import cuda, kernels
 from multipoles._device import Space
-from multipoles._sorting_cuda import THREADS, argsort, blocks_for, running_sum
+from multipoles._sorting_cuda import (
+    INTEGERS,
+    THREADS,
+    argsort,
+    blocks_for,
+    first_not_below,
+    row_starts,
+    running_sum,
+    taken,
+    total,
+)
 from multipoles.pairwise import square
-
-_INTEGERS = np.dtype(np.float64)  # kernels without real numbers are compiled for one type
 
 
 class DeviceNeighbours:
@@ -47,7 +55,7 @@ class DeviceNeighbours:
             make = _all_sources() if self.is_complete else _ranges_of_systems()
             given = (self.n_sources,) if self.is_complete else batches
             blocks = blocks_for(self.n_targets)
-            make(space.stream, _INTEGERS, blocks, THREADS, *given, self._ranges)
+            make(space.stream, INTEGERS, blocks, THREADS, *given, self._ranges)
         return self._ranges
 
     @cached_property
@@ -88,24 +96,16 @@ class DevicePairs(DeviceNeighbours):
 
     def rows(self, space: Space, dtype: np.dtype) -> tuple[Any, Any, Any]:
         """Return the start of each target's row, the sources row by row, and weights or None."""
-        n = self.sources.shape[0]
         if self._rows is None:
             bits = max(1, int(self.n_targets).bit_length())
             order, sorted_targets = argsort(space, self.targets, bits)
-            starts = space.empty((self.n_targets + 1,), np.int64)
-            blocks = blocks_for(self.n_targets + 1)
-            _starts_of_rows()(space.stream, _INTEGERS, blocks, THREADS, sorted_targets, starts)
-            sources = space.empty((n,), np.int64)
-            _gather()(space.stream, _INTEGERS, blocks_for(n), THREADS, self.sources, order, sources)
-            self._rows = starts, sources, order
+            starts = row_starts(space, sorted_targets, self.n_targets)
+            self._rows = starts, taken(space, self.sources, order), order
         starts, sources, order = self._rows
         if self.weights is None:
             return starts, sources, None
         if dtype not in self._weights:
-            weights = space.empty((n,), dtype)
-            kind = np.result_type(self.weights.dtype, dtype)
-            _gather()(space.stream, kind, blocks_for(n), THREADS, self.weights, order, weights)
-            self._weights[dtype] = weights
+            self._weights[dtype] = taken(space, self.weights, order, dtype)
         return starts, sources, self._weights[dtype]
 
     @cached_property
@@ -139,9 +139,9 @@ def pairs_within(
     points = targets.reshape(-1), sources.reshape(-1), neighbours.ranges(space), reach * reach
     _count_near()(space.stream, dtype, blocks, THREADS, *points, counts)
     starts = running_sum(space, counts)
-    total = int(space.download(starts[n : n + 1])[0])
-    ends = space.empty((total,), np.int64), space.empty((total,), np.int64)
-    _list_near()(space.stream, dtype, blocks if total else 0, THREADS, *points, starts, *ends)
+    n_pairs = total(space, starts)
+    ends = space.empty((n_pairs,), np.int64), space.empty((n_pairs,), np.int64)
+    _list_near()(space.stream, dtype, blocks if n_pairs else 0, THREADS, *points, starts, *ends)
     found = DevicePairs(*ends, n, len(sources))
     found._rows = starts, ends[1], None
     return found
@@ -198,41 +198,6 @@ def _ranges_of_systems():
         if i < target_batch.shape[0]:
             system = target_batch[i]
             for side in range(2):
-                first, last = 0, source_batch.shape[0]
-                while first < last:
-                    middle = (first + last) // 2
-                    if source_batch[middle] < system + side:
-                        first = middle + 1
-                    else:
-                        last = middle
-                ranges[2 * i + side] = first
-
-    return loop
-
-
-@kernels
-def _starts_of_rows():
-    def loop(keys, starts):
-        """Write the first place of each key among the sorted keys, and their number."""
-        i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
-        if i < starts.shape[0]:
-            first, last = 0, keys.shape[0]
-            while first < last:
-                middle = (first + last) // 2
-                if keys[middle] < i:
-                    first = middle + 1
-                else:
-                    last = middle
-            starts[i] = first
-
-    return loop
-
-
-@kernels
-def _gather():
-    def loop(values, places, out):
-        i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
-        if i < out.shape[0]:
-            out[i] = values[places[i]]
+                ranges[2 * i + side] = first_not_below(source_batch, system + side)
 
     return loop

@@ -1,4 +1,4 @@
-"""Every kernel that ran in the simulator in this session compiles for real GPUs; runs last."""
+"""Every kernel that ran in the simulator before compiles for real GPUs; runs last."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def double_precision(compiled: list[tuple[str, str, dict]]) -> list[tuple[str, i
 def compiled() -> list[tuple[str, str, dict]]:
     found = launches()
     if not found:
-        pytest.skip("no kernel ran in the simulator in this session")
+        pytest.skip("no kernel ran in the simulator before")
     return facts_of(found, str(Path(tempfile.gettempdir(), f"anisole-ptx-{sources_hash()}")))
 
 

@@ -28,12 +28,17 @@ def uploaded(geometry):
     def there(thing):
         return SPACE.upload(thing) if isinstance(thing, np.ndarray) else thing
 
+    def occupied(ranges):
+        return np.flatnonzero((geometry.tree.n_children == 0) & (ranges[:, 1] > ranges[:, 0]))
+
     tree = {name: there(array) for name, array in vars(geometry.tree).items()}
     tree["level_starts"] = geometry.tree.level_starts
     lists = {name: there(array) for name, array in vars(geometry.lists).items()}
     return SimpleNamespace(
         tree=SimpleNamespace(**tree),
         lists=SimpleNamespace(**lists),
+        source_leaves=there(occupied(geometry.tree.source_range)),
+        target_leaves=there(occupied(geometry.tree.target_range)),
         points=lambda dtype: tuple(there(array) for array in geometry.points(dtype)),
     )
 
