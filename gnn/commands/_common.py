@@ -1,0 +1,24 @@
+"""What several commands share."""
+
+import argparse
+import sys
+from typing import Any
+
+
+def seconds(text: str) -> float:
+    """Read a time in s, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"expected a time > 0 in s, got {text!r}")
+    return value
+
+
+def console() -> Any:
+    """Return the console that commands print to."""
+    from rich.console import Console
+
+    # without a terminal rich would wrap tables at 80 columns
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 110)

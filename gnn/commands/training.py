@@ -1,0 +1,85 @@
+"""``anisole demo``, ``train`` and ``evaluate``."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from gnn.commands._common import console, seconds
+
+
+def register(commands: Any) -> None:
+    """Add the commands of this module."""
+    demo = commands.add_parser("demo", help="train and test on the shipped QM/MM data in minutes")
+    demo.add_argument("--output", help="folder for pictures and checkpoint (runs/demo)")
+    demo.add_argument("--time", type=seconds, default=None, help="training time in s (240)")
+    demo.add_argument("--seed", type=int, default=0)
+    demo.set_defaults(run=_demo)
+
+    train = commands.add_parser("train", help="train a model as a YAML file says")
+    train.add_argument("config", metavar="CONFIG", help="YAML file")
+    train.add_argument(
+        "--from", dest="start", metavar="CHECKPOINT", help="start from the weights of a checkpoint"
+    )
+    train.add_argument("--resume", action="store_true", help="continue from last.pt")
+    train.add_argument("--no-blind", action="store_true", help="skip the blind baseline")
+    train.set_defaults(run=_train)
+
+    evaluate = commands.add_parser("evaluate", help="errors of a checkpoint on labelled frames")
+    evaluate.add_argument("checkpoint", metavar="CHECKPOINT")
+    evaluate.add_argument(
+        "data", metavar="DATA", nargs="?", help="HDF5 or extxyz; default: test runs of its training"
+    )
+    evaluate.add_argument("--output", default="runs/evaluate", help="folder for table and picture")
+    evaluate.set_defaults(run=_evaluate)
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from gnn.training.demo import SECONDS, run_demo
+
+    limit = arguments.time if arguments.time is not None else SECONDS
+    return 0 if run_demo(arguments.output, limit, arguments.seed, console()) else 1
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from gnn.training import tables
+    from gnn.training.config import load_config, parse_config
+    from gnn.training.run import AMP_NAME, run_training
+
+    config = load_config(arguments.config)
+    if arguments.start is not None:
+        config = parse_config(config.model_dump() | {"start": arguments.start}, arguments.config)
+    screen = console()
+    comparisons = run_training(
+        config,
+        screen,
+        resume=arguments.resume,
+        blind=None if arguments.no_blind else config,
+    )
+    screen.print(tables.error_table(comparisons[AMP_NAME], "Errors on the test frames"))
+    screen.print(tables.baseline_table(comparisons, "Beside the baselines (equal budgets)"))
+    screen.print(f"checkpoints, log, tables and pictures: {config.output}/")
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    from gnn.data import read_frames
+    from gnn.training import plots, tables
+    from gnn.training.checkpoint import load_model
+    from gnn.training.metrics import compare
+    from gnn.training.setup import load_test_frames
+
+    model = load_model(arguments.checkpoint)
+    if arguments.data is None:
+        frames = load_test_frames(arguments.checkpoint)
+    else:
+        frames = read_frames(arguments.data, require=("energy", "forces"))
+    if not frames:
+        raise ValueError(f"{arguments.data} holds no frame")
+    comparison = compare(model.evaluate(frames), frames)
+    folder = Path(arguments.output)
+    plots.parity(comparison, folder / "parity.png", f"{len(frames)} frames")
+    tables.write_csv(folder / "errors.csv", tables.error_rows(comparison))
+    screen = console()
+    screen.print(tables.error_table(comparison, f"Errors of {arguments.checkpoint}"))
+    screen.print(f"table and picture: {folder}/errors.csv, {folder}/parity.png")
+    return 0

@@ -1,0 +1,75 @@
+"""``anisole predict``, ``import-weights`` and ``validate``: what is done with a finished model."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def register(commands: Any) -> None:
+    """Add the commands of this module."""
+    predict = commands.add_parser("predict", help="energies, forces and multipoles of structures")
+    predict.add_argument(
+        "checkpoint", metavar="CHECKPOINT", nargs="?", help="default: the one that ships"
+    )
+    predict.add_argument("input", metavar="INPUT", help="xyz, extxyz or HDF5")
+    predict.add_argument(
+        "-o", "--output", required=True, help="json (everything), extxyz or HDF5 (labels)"
+    )
+    predict.set_defaults(run=_predict)
+
+    weights = commands.add_parser(
+        "import-weights", help="turn the published weights of AMP-BMS into a checkpoint"
+    )
+    weights.add_argument("weights", metavar="STATE_DICT", help="the file that its authors publish")
+    weights.add_argument("-o", "--output", required=True, help="checkpoint to write (.pt)")
+    weights.add_argument(
+        "--pol-scaling", type=float, default=0.35, help="strength of polarisation (0.35)"
+    )
+    weights.set_defaults(run=_import_weights)
+
+    validate = commands.add_parser("validate", help="every kernel against direct summation")
+    validate.add_argument("--verbose", action="store_true", help="print every comparison")
+    validate.set_defaults(run=_validate)
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    from gnn.data import read_frames
+    from gnn.training.checkpoint import load_model
+    from gnn.training.predict import check_suffix, write_predictions
+
+    check_suffix(arguments.output)  # before the work, not after it
+    if Path(arguments.output).resolve() == Path(arguments.input).resolve():
+        raise ValueError(f"{arguments.output} is the input: name another file for the predictions")
+    model = load_model(arguments.checkpoint)
+    frames = read_frames(arguments.input)
+    if not frames:
+        raise ValueError(f"{arguments.input} holds no structure")
+    results = model.evaluate(frames)
+    write_predictions(arguments.output, frames, results)
+    for i, result in enumerate(results[:10]):
+        print(f"{i}: energy {result['energy']:.6f} eV, |dipole| {_norm(result['dipole']):.4f} e Å")
+    if len(results) > 10:
+        print(f"… {len(results)} structures in all")
+    print(f"written: {arguments.output}")
+    return 0
+
+
+def _import_weights(arguments: argparse.Namespace) -> int:
+    from gnn.published import load_amp_bms
+    from gnn.training.checkpoint import save_model
+
+    model = load_amp_bms(arguments.weights, pol_scaling=arguments.pol_scaling)
+    save_model(arguments.output, model)
+    parameters = sum(p.numel() for p in model.parameters())
+    print(f"written: {arguments.output} ({parameters} parameters, elements {model.elements})")
+    return 0
+
+
+def _norm(vector: Any) -> float:
+    return float((vector**2).sum() ** 0.5)
+
+
+def _validate(arguments: argparse.Namespace) -> int:
+    from multipoles.validation import main as validate
+
+    return validate(arguments.verbose)
