@@ -131,6 +131,7 @@ class Potential(nn.Module):
         forces: bool = False,
         mm_forces: bool = False,
         create_graph: bool = False,
+        mm_potential: bool = False,
     ) -> dict[str, Tensor]:
         """Evaluate a batch.
 
@@ -142,6 +143,8 @@ class Potential(nn.Module):
             Also return the forces on atoms, and on surrounding particles (of fixed orientation).
         create_graph : bool
             Keep the graph of the derivatives, to train on them.
+        mm_potential : bool
+            Also return the derivatives of the energies by the surrounding charges.
 
         Returns
         -------
@@ -149,7 +152,8 @@ class Potential(nn.Module):
             ``energy`` (B,) eV float64, ``charges`` (N,), ``dipoles`` (N, 3), ``quadrupoles``
             (N, 3, 3); ``forces`` (N, 3) and ``mm_forces`` (M, 3) in eV/Å when asked for, and
             then also ``dipole`` (B, 3) in e Å about the batch's centred origin, which is minus
-            the derivative of the energy by a uniform field.
+            the derivative of the energy by a uniform field; ``mm_potential`` (M,) in V when asked
+            for: the potential of the atoms at the surrounding charges.
         """
         if batch.positions.is_cuda and not self.runs_on_gpu:
             raise ValueError(
@@ -157,8 +161,13 @@ class Potential(nn.Module):
                 "AMP runs on a GPU"
             )
         derived = forces or mm_forces
-        asked = {"positions": forces, "mm_positions": mm_forces, "uniform_field": derived}
-        with torch.set_grad_enabled(derived or torch.is_grad_enabled()):
+        asked = {
+            "positions": forces,
+            "mm_positions": mm_forces,
+            "uniform_field": derived,
+            "mm_moments": mm_potential,
+        }
+        with torch.set_grad_enabled(any(asked.values()) or torch.is_grad_enabled()):
             leaves = {
                 name: getattr(batch, name).detach().requires_grad_()
                 for name, wanted in asked.items()
@@ -177,7 +186,10 @@ class Potential(nn.Module):
             )
         names = {"positions": "forces", "mm_positions": "mm_forces", "uniform_field": "dipole"}
         for leaf, gradient in zip(leaves, gradients, strict=True):
-            results.setdefault(names[leaf], -gradient)
+            if leaf == "mm_moments":
+                results["mm_potential"] = gradient[:, 0]
+            else:
+                results.setdefault(names[leaf], -gradient)
         baseline = energy.new_zeros(batch.n_systems, dtype=torch.float64)
         baseline.index_add_(0, batch.batch, self.baseline[batch.numbers])
         baseline += self.charge_baseline * batch.charge.double()

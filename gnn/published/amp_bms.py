@@ -158,10 +158,11 @@ class AmpBms(Potential):
         forces: bool = False,
         mm_forces: bool = False,
         create_graph: bool = False,
+        mm_potential: bool = False,
     ) -> dict[str, Tensor]:
         """Evaluate a batch; see `gnn.potential.Potential.forward`."""
         with fused.twins(create_graph):
-            return super().forward(batch, forces, mm_forces, create_graph)
+            return super().forward(batch, forces, mm_forces, create_graph, mm_potential)
 
     def parts(self, batch: Batch) -> dict[str, Tensor]:
         """Return what the energy is made of, in the publication's units kJ/mol, Å and e.

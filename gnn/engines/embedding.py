@@ -1,0 +1,212 @@
+"""A potential in a periodic bath of charges, cut off smoothly: energies and forces that agree."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gnn.data.batching import Batch, neighbour_pairs
+from gnn.potential import Potential
+
+Array = NDArray[Any]
+
+
+def switch(distance: Array, start: float, end: float) -> tuple[Array, Array]:
+    """Return the polynomial of fifth degree that falls from 1 to 0, and its derivative.
+
+    Both are continuous, the second derivative too.
+    """
+    x = np.clip((distance - start) / (end - start), 0.0, 1.0)
+    value = 1 + x**3 * (-10 + x * (15 - 6 * x))
+    slope = -30 * x**2 * (1 - x) ** 2 / (end - start)
+    return value, slope
+
+
+def nearest_image(vectors: Array, box: Array | None) -> Array:
+    """Return vectors (…, 3) moved by whole boxes to near the origin.
+
+    Parameters
+    ----------
+    vectors
+        In Å.
+    box
+        Box vectors as rows, (3, 3) in Å, in reduced form as OpenMM has them. None: no box.
+    """
+    if box is None:
+        return vectors
+    for axis in (2, 1, 0):
+        vectors = vectors - box[axis] * np.round(vectors[..., axis : axis + 1] / box[axis, axis])
+    return vectors
+
+
+class Embedding:
+    """Energy of QM atoms in the point charges around them, of which the far ones fade away.
+
+    The charges come in groups (molecules, residues) that fade as a whole, so that no group is
+    split into charged parts. The weight of a group is ``w = 1 - prod_i (1 - s(r_i))``, where r_i
+    is the distance of its centre to QM atom i and s falls smoothly from 1 to 0 over the last
+    `switch_width` before `cutoff`. The model sees the charges ``q w`` at their minimum images.
+    Forces are the exact gradient of this energy, that of the weights included.
+
+    Parameters
+    ----------
+    model : Potential
+        Any model of this package; its type (float32, float64) is that of the calculation.
+    numbers
+        Atomic numbers of the QM atoms, (n,).
+    charge
+        Their total charge in e.
+    mm_charges
+        Charges of the particles around them in e, (m,).
+    groups
+        Group of each particle, (m,), whole numbers from 0 without gaps; sorted.
+    centres
+        Weight of each particle in the centre of its group, (m,), adding up to 1 in each.
+    cutoff, switch_width
+        In Å, with 0 < switch_width <= cutoff.
+
+    Raises
+    ------
+    ValueError
+        If a cutoff or a shape is wrong, or the model does not know an element.
+    """
+
+    def __init__(
+        self,
+        model: Potential,
+        numbers: Array,
+        charge: int,
+        mm_charges: Array,
+        groups: Array,
+        centres: Array,
+        cutoff: float = 9.0,
+        switch_width: float = 1.5,
+    ):
+        if not 0 < switch_width <= cutoff < np.inf:
+            raise ValueError(
+                f"expected 0 < switch_width <= cutoff in Å, got {switch_width} and {cutoff}"
+            )
+        unknown = sorted(set(np.asarray(numbers).tolist()) - set(model.elements))
+        if model.elements and unknown:
+            raise ValueError(
+                f"the model was trained on elements {model.elements} (atomic numbers) and knows "
+                f"nothing of {unknown}"
+            )
+        self.model = model
+        self.numbers = torch.tensor(np.asarray(numbers), dtype=torch.int64)
+        self.charge = torch.tensor([charge], dtype=model.dtype)
+        self.mm_charges = np.asarray(mm_charges, dtype=np.float64)
+        self.groups, self.centres = np.asarray(groups), np.asarray(centres, dtype=np.float64)
+        self.n_groups = int(self.groups[-1]) + 1 if len(self.groups) else 0
+        self.first = np.searchsorted(self.groups, np.arange(self.n_groups))
+        self.start, self.cutoff = cutoff - switch_width, cutoff
+
+    def energy_forces(self, positions: Array, box: Array | None = None) -> tuple[float, Array]:
+        """Return the energy in eV and the forces on all particles in eV/Å.
+
+        Parameters
+        ----------
+        positions
+            Of the QM atoms and then of the others in Å, (n + m, 3), in any image.
+        box
+            Box vectors as rows in Å, (3, 3), in reduced form. None: no box.
+
+        Raises
+        ------
+        ValueError
+            If the box is too small for the cutoff, or the result is not finite.
+        """
+        n = len(self.numbers)
+        atoms = positions[0] + nearest_image(positions[:n] - positions[0], box)
+        origin = atoms.mean(axis=0)
+        atoms = atoms - origin
+        radius = float(np.linalg.norm(atoms, axis=1).max())
+        _check_box(radius, box, self.cutoff)
+        around, centres = self._whole_groups(positions[n:] - origin, box)
+        near = np.flatnonzero(np.linalg.norm(centres, axis=1) < self.cutoff + radius)
+        weights = np.zeros(self.n_groups)
+        weights[near], slopes = self._weights(centres[near], atoms)
+        seen = np.flatnonzero((weights[self.groups] > 0) & (self.mm_charges != 0))
+        groups, charges = self.groups[seen], self.mm_charges[seen]
+        output = self._evaluate(atoms, around[seen], charges * weights[groups], origin)
+        forces = np.zeros_like(positions)
+        forces[n + seen] = _array(output["mm_forces"])
+        # what the weights do: the derivative of the energy by each, times its slope
+        work = np.bincount(groups, _array(output["mm_potential"]) * charges, self.n_groups)
+        pull = work[near, None, None] * slopes
+        forces[:n] = _array(output["forces"]) + pull.sum(axis=0)
+        on_centres = np.zeros((self.n_groups, 3))
+        on_centres[near] = -pull.sum(axis=1)
+        forces[n:] += self.centres[:, None] * on_centres[self.groups]
+        energy = float(output["energy"][0].detach())
+        if not (np.isfinite(energy) and np.isfinite(forces).all()):
+            raise ValueError(
+                "the model's energy or forces came out as NaN or infinity: the geometry has left "
+                "what the model can describe (time step, start structure, training data?)"
+            )
+        return energy, forces
+
+    def _whole_groups(self, particles: Array, box: Array | None) -> tuple[Array, Array]:
+        """Return particles (m, 3), groups whole and near the origin, and their centres (g, 3)."""
+        if self.n_groups == 0:
+            return particles, np.zeros((0, 3))
+        corner = particles[self.first]
+        inside = nearest_image(particles - corner[self.groups], box)
+        offset = np.add.reduceat(self.centres[:, None] * inside, self.first)
+        centres = nearest_image(corner + offset, box)
+        return inside + (centres - offset)[self.groups], centres
+
+    def _weights(self, centres: Array, atoms: Array) -> tuple[Array, Array]:
+        """Return weights (g,) and their slopes (g, n, 3): derivatives by the centres, per atom.
+
+        By the atoms they are the negative of that.
+        """
+        vectors = centres[:, None] - atoms
+        distances = np.linalg.norm(vectors, axis=2)
+        values, slopes = switch(distances, self.start, self.cutoff)
+        absent = 1 - values
+        product = absent.prod(axis=1)
+        # where a factor is zero its slope is zero, too
+        others = product[:, None] / np.where(absent > 0, absent, 1.0)
+        scale = others * slopes / np.maximum(distances, 1e-12)
+        return 1 - product, scale[:, :, None] * vectors
+
+    def _evaluate(
+        self, atoms: Array, around: Array, charges: Array, origin: Array
+    ) -> dict[str, torch.Tensor]:
+        model = self.model
+        senders, receivers = neighbour_pairs(atoms, model.cutoff)
+        dtype, n = model.dtype, len(atoms)
+        batch = Batch(
+            numbers=self.numbers,
+            positions=torch.tensor(atoms, dtype=dtype),
+            batch=torch.zeros(n, dtype=torch.int64),
+            charge=self.charge,
+            mm_positions=torch.tensor(around, dtype=dtype),
+            mm_moments=torch.tensor(charges[:, None], dtype=dtype),
+            mm_batch=torch.zeros(len(around), dtype=torch.int64),
+            uniform_field=torch.zeros(1, 3, dtype=dtype),
+            external_field=torch.zeros(n, 0, dtype=dtype),
+            origin=torch.tensor(origin[None]),
+            senders=torch.tensor(senders),
+            receivers=torch.tensor(receivers),
+            n_systems=1,
+        )
+        return model(batch, forces=True, mm_forces=True, mm_potential=True)
+
+
+def _array(tensor: torch.Tensor) -> Array:
+    return tensor.detach().double().numpy()
+
+
+def _check_box(radius: float, box: Array | None, cutoff: float) -> None:
+    if box is None:
+        return
+    smallest = float(np.diag(box).min())
+    if cutoff + radius > 0.5 * smallest:
+        raise ValueError(
+            f"the box ({smallest:.1f} Å at its narrowest) is too small: the cutoff ({cutoff:g} Å) "
+            f"and the radius of the QM atoms ({radius:.1f} Å) together must stay below half of "
+            "it; use more water, or a shorter cutoff"
+        )
