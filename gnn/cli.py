@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from gnn.commands import training, use
+from gnn.commands import dynamics, training, use
 
-_GROUPS = (training, use)
+_GROUPS = (training, use, dynamics)
 _EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, ImportError)
 
 

@@ -1,0 +1,137 @@
+"""``anisole md``: QM/MM molecular dynamics in OpenMM."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from gnn.commands._common import console
+
+
+def register(commands: Any) -> None:
+    """Add the command."""
+    md = commands.add_parser("md", help="QM/MM molecular dynamics of a molecule in water")
+    add = md.add_argument
+    add("--smiles", help="the molecule, such as CO; needs AmberTools (extra 'data')")
+    add("--solvent", choices=["water"], default="water", help="TIP3P (default)")
+    add("--prmtop", help="instead of --smiles: an Amber topology, and …")
+    add("--coordinates", metavar="RST7", help="… its coordinates, with a box")
+    add("--qm-residue", type=int, default=0, help="with --prmtop: residue that the model computes")
+    add("--model", metavar="CHECKPOINT", help="default: the one that ships")
+    add("--steps", type=int, required=True, help="in all")
+    add("--timestep", type=float, default=0.5, help="fs (%(default)s)")
+    add("--ensemble", choices=["nvt", "npt", "nve"], default="nvt")
+    add("--temperature", type=float, default=300.0, help="K (%(default)s)")
+    add("--friction", type=float, default=1.0, help="1/ps (%(default)s)")
+    add("--cutoff", type=float, default=9.0, help="reach of charges, Å (%(default)s)")
+    add("--padding", type=float, default=12.0, help="water to the walls, Å (%(default)s)")
+    add("--precision", choices=["float32", "float64"], default="float32", help="of the model")
+    add("--classical", action="store_true", help="the force field alone, for comparison")
+    add("--interval", type=int, default=100, help="steps between frames (%(default)s)")
+    add("--checkpoint-interval", type=int, default=1000, help="steps (%(default)s)")
+    add("--trajectory", choices=["xtc", "dcd"], default="xtc")
+    add("--equilibration", type=float, default=10.0, help="classical, ps (%(default)s)")
+    add("--seed", type=int, default=0)
+    add("--platform", help="of OpenMM: CPU, CUDA, Reference, … (default: the fastest)")
+    add("--threads", type=int, help="of OpenMM's CPU platform (default: all cores)")
+    add("--output", default="runs/md", help="folder (%(default)s)")
+    add("--resume", action="store_true", help="continue from the last checkpoint")
+    md.set_defaults(run=_md)
+
+
+def _md(arguments: argparse.Namespace) -> int:
+    from gnn.engines.dynamics import Run, Settings
+
+    names = Settings.__dataclass_fields__
+    settings = Settings(**{name: getattr(arguments, name) for name in names})
+    folder, screen = Path(arguments.output), console()
+    _files(arguments, folder, screen)
+    model = None if arguments.model is None else Path(arguments.model)
+    run = Run(folder, settings, model, arguments.qm_residue, say=screen.print)
+    kind = "classical" if settings.classical else "QM/MM"
+    screen.print(
+        f"{kind} molecular dynamics: {len(run.qm_atoms)} solute atoms, "
+        f"{run.topology.getNumAtoms()} in all, {settings.steps} steps of {settings.timestep:g} fs, "
+        f"{settings.ensemble.upper()}"
+    )
+    with _Progress(screen, settings.steps) as progress:
+        run.run(arguments.resume, progress)
+    _summary(run, kind, screen)
+    return 0
+
+
+def _files(arguments: argparse.Namespace, folder: Path, screen: Any) -> None:
+    """Put topology and coordinates of the box into the folder, unless they are there."""
+    from shutil import copyfile
+
+    from gnn.data.common import write_atomically
+
+    folder.mkdir(parents=True, exist_ok=True)
+    given = arguments.prmtop, arguments.coordinates
+    if arguments.resume and (folder / "solute.prmtop").is_file():
+        return
+    if (arguments.smiles is None) == (arguments.prmtop is None):
+        raise ValueError("expected either --smiles, or --prmtop and --coordinates")
+    if arguments.prmtop is not None:
+        if arguments.coordinates is None:
+            raise ValueError("--prmtop needs --coordinates")
+        for source, name in zip(given, ("solute.prmtop", "solute.rst7"), strict=True):
+            if not Path(source).is_file():
+                raise FileNotFoundError(f"no file {source}")
+            write_atomically(folder / name, lambda path, source=source: copyfile(source, path))
+        return
+    from gnn.data.sampling import molecule, parametrise
+
+    screen.print(f"force field of {arguments.smiles} (GAFF2, AM1-BCC charges) in TIP3P water")
+    try:
+        mol = molecule(arguments.smiles)
+        charge = sum(atom.GetFormalCharge() for atom in mol.GetAtoms())
+        parametrise(mol, charge, arguments.padding, folder)
+    except (ImportError, RuntimeError) as error:
+        raise OSError(str(error)) from error
+
+
+class _Progress:
+    """A bar on a terminal, a line for every tenth elsewhere."""
+
+    def __init__(self, screen: Any, steps: int):
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.screen, self.steps, self.shown = screen, steps, 0
+        columns = (BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeRemainingColumn())
+        note = TextColumn("{task.fields[note]}")
+        self.bar = Progress(*columns, note, console=screen, disable=not screen.is_terminal)
+        self.task = self.bar.add_task("", total=steps, note="")
+
+    def __enter__(self) -> "_Progress":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, step: int, speed: float) -> None:
+        note = f"step {step}, {speed:.2f} ns/day"
+        self.bar.update(self.task, completed=step, note=note)
+        tenth = 10 * step // self.steps
+        if not self.screen.is_terminal and tenth > self.shown:
+            self.screen.print(f"  {100 * step // self.steps:3d} %  {note}")
+            self.shown = tenth
+
+
+def _summary(run: Any, kind: str, screen: Any) -> None:
+    import numpy as np
+
+    from gnn.engines.analysis import energy_drift, picture, read_log
+
+    log, settings = read_log(run.log), run.settings
+    temperature = log["temperature_k"][len(log["temperature_k"]) // 2 :]
+    speed = np.nanmedian(log["ns_per_day"])
+    screen.print(
+        f"temperature {temperature.mean():.0f} ± {temperature.std():.0f} K in the second half; "
+        f"median speed {speed:.2f} ns/day ({1e-6 * settings.timestep * 8.64e7 / speed:.1f} ms/step)"
+    )
+    if settings.ensemble == "nve" and len(log["step"]) > 2:
+        drift, error = energy_drift(log, run.degrees_of_freedom, settings.temperature)
+        screen.print(f"energy drift {drift:.1e} ± {error:.0e} kT per degree of freedom and ns")
+    picture(run.folder, run.topology, run.qm_atoms, f"{kind}, {settings.ensemble.upper()}")
+    screen.print(f"trajectory, log, picture: {run.trajectory}, {run.log}, {run.folder / 'md.png'}")

@@ -1,0 +1,418 @@
+"""Molecular dynamics of a solute in water: set-up, the run itself, and going on after a kill.
+
+A run lives in one folder: the force field's files (``solute.prmtop``, ``solute.rst7``), the
+equilibrated box (``start.xml``), ``topology.pdb``, ``trajectory.xtc`` (or ``.dcd``), ``log.csv``
+and ``checkpoint.npz``. The checkpoint knows how long trajectory and log were when it was written:
+a run that goes on cuts both there, so that nothing is missing and nothing comes twice.
+"""
+
+import csv
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from gnn.data.common import write_atomically
+from gnn.engines.openmm import create_system
+
+COLUMNS = (
+    "step", "time_ps", "potential_kj_mol", "kinetic_kj_mol", "total_kj_mol", "temperature_k",
+    "density_g_ml", "ns_per_day",
+)  # fmt: skip
+_STILL_FREE = ("steps", "threads", "platform")  # may change when a run goes on
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What determines a run.
+
+    Parameters
+    ----------
+    steps
+        In all, from the equilibrated start.
+    timestep
+        In fs.
+    ensemble
+        "nvt" (Langevin), "npt" (with a barostat at 1 bar) or "nve" (Verlet).
+    temperature
+        In K.
+    friction
+        Of the Langevin thermostat in 1/ps.
+    cutoff
+        Reach in Å within which the model sees charges.
+    precision
+        "float32" or "float64", of the model.
+    classical
+        Leave the model out: the force field alone, for comparison.
+    interval
+        Steps between frames of the trajectory and rows of the log.
+    checkpoint_interval
+        Steps between checkpoints; what a kill can lose.
+    trajectory
+        "xtc" or "dcd".
+    equilibration
+        Time in ps at constant pressure, with the force field, before the start.
+    seed
+        Of velocities and thermostat.
+    platform
+        Of OpenMM, "CPU", "Reference", "CUDA", …; None: the fastest.
+    threads
+        Of OpenMM's CPU platform; None: all.
+    """
+
+    steps: int
+    timestep: float = 0.5
+    ensemble: str = "nvt"
+    temperature: float = 300.0
+    friction: float = 1.0
+    cutoff: float = 9.0
+    precision: str = "float32"
+    classical: bool = False
+    interval: int = 100
+    checkpoint_interval: int = 1000
+    trajectory: str = "xtc"
+    equilibration: float = 10.0
+    seed: int = 0
+    platform: str | None = None
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        choices = {
+            "ensemble": ("nvt", "npt", "nve"),
+            "precision": ("float32", "float64"),
+            "trajectory": ("xtc", "dcd"),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"expected {name} to be one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
+        for name in ("steps", "interval", "checkpoint_interval"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"expected {name} >= 1, got {getattr(self, name)}")
+        for name in ("timestep", "temperature", "friction", "cutoff"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"expected {name} > 0, got {getattr(self, name)}")
+        if self.equilibration < 0:
+            raise ValueError(f"expected equilibration >= 0 ps, got {self.equilibration}")
+        if self.checkpoint_interval % self.interval:
+            raise ValueError(
+                f"expected checkpoint_interval to be a multiple of interval ({self.interval}), got "
+                f"{self.checkpoint_interval}"
+            )
+
+
+class Run:
+    """One molecular-dynamics run in a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Holds ``solute.prmtop`` and ``solute.rst7``; takes all results.
+    settings : Settings
+        What to do.
+    model : Potential or path, optional
+        None: the one that ships.
+    qm_residue : int
+        Number from 0 of the residue that the model computes.
+    say : callable
+        Takes lines of progress.
+
+    Raises
+    ------
+    ValueError
+        If settings and files do not fit.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Settings,
+        model: Any = None,
+        qm_residue: int = 0,
+        say: Callable[[str], None] = print,
+    ):
+        from openmm import app
+
+        self.folder, self.settings, self.say = folder, settings, say
+        self.model, self.qm_residue = model, qm_residue
+        self.prmtop = app.AmberPrmtopFile(str(folder / "solute.prmtop"))
+        self.start = app.AmberInpcrdFile(str(folder / "solute.rst7"))
+        self.topology = self.prmtop.topology
+        self.topology.setPeriodicBoxVectors(self.start.boxVectors)
+        residues = list(self.topology.residues())
+        if not 0 <= qm_residue < len(residues):
+            raise ValueError(f"expected a residue from 0 to {len(residues) - 1}, got {qm_residue}")
+        self.qm_atoms = [atom.index for atom in residues[qm_residue].atoms()]
+        self.trajectory = folder / f"trajectory.{settings.trajectory}"
+        self.log, self.checkpoint = folder / "log.csv", folder / "checkpoint.npz"
+        self.degrees_of_freedom, self._mass = 0, 0.0
+
+    # --- the run ----------------------------------------------------------------------------------
+
+    def run(
+        self, resume: bool = False, progress: Callable[[int, float], None] | None = None
+    ) -> None:
+        """Do all steps; with `resume`, those after the last checkpoint.
+
+        `progress` is called with the step and the speed in ns/day.
+        """
+        if self.checkpoint.is_file() and not resume:
+            raise ValueError(
+                f"{self.folder} holds a run already: continue it with --resume, or name another "
+                "folder"
+            )
+        simulation = self._simulation()
+        if resume:
+            step = self._restore(simulation)
+        else:
+            step = 0
+            self._begin(simulation)
+        clock = time.perf_counter()
+        while step < self.settings.steps:
+            count = min(self.settings.interval, self.settings.steps - step)
+            simulation.step(count)
+            step += count
+            now = time.perf_counter()
+            speed = count * self.settings.timestep * 1e-6 / ((now - clock) / 86400)
+            clock = now
+            self._record(simulation, step, speed)
+            if step % self.settings.checkpoint_interval == 0 or step == self.settings.steps:
+                self._save(simulation, step)
+            if progress is not None:
+                progress(step, speed)
+
+    def _system(self) -> Any:
+        from openmm import app, unit
+
+        options = {
+            "nonbondedMethod": app.PME,
+            "nonbondedCutoff": 0.9 * unit.nanometer,
+            "switchDistance": 0.8 * unit.nanometer,
+            "rigidWater": True,
+            "ewaldErrorTolerance": 1e-5,
+        }
+        if self.settings.classical:
+            return self.prmtop.createSystem(constraints=None, **options)
+        return create_system(
+            self.topology,
+            self.prmtop,
+            self.qm_atoms,
+            self.model,
+            cutoff=self.settings.cutoff,
+            dtype=getattr(torch, self.settings.precision),
+            constraints=None,
+            **options,
+        )
+
+    def _simulation(self) -> Any:
+        import openmm
+        from openmm import app, unit
+
+        settings, system = self.settings, self._system()
+        kelvin = settings.temperature * unit.kelvin
+        step = settings.timestep * unit.femtosecond
+        if settings.ensemble == "nve":
+            integrator = openmm.VerletIntegrator(step)
+        else:
+            friction = settings.friction / unit.picosecond
+            integrator = openmm.LangevinMiddleIntegrator(kelvin, friction, step)
+            integrator.setRandomNumberSeed(settings.seed + 1)
+        integrator.setConstraintTolerance(1e-8)
+        if settings.ensemble == "npt":
+            barostat = openmm.MonteCarloBarostat(1 * unit.bar, kelvin)
+            barostat.setRandomNumberSeed(settings.seed + 1)
+            system.addForce(barostat)
+        masses = [system.getParticleMass(i)._value for i in range(system.getNumParticles())]
+        self.degrees_of_freedom, self._mass = degrees_of_freedom(system), sum(masses)
+        return app.Simulation(self.topology, system, integrator, *_platform(settings))
+
+    def _begin(self, simulation: Any) -> None:
+        """Start from the equilibrated box, with empty trajectory and log."""
+        from openmm import XmlSerializer, app, unit
+
+        state = XmlSerializer.deserialize(equilibrated(self))
+        context = simulation.context
+        context.setPeriodicBoxVectors(*state.getPeriodicBoxVectors())
+        context.setPositions(state.getPositions())
+        if not self.settings.classical:
+            simulation.minimizeEnergy(maxIterations=20)
+        context.setVelocitiesToTemperature(
+            self.settings.temperature * unit.kelvin, self.settings.seed + 1
+        )
+        positions = context.getState(positions=True, enforcePeriodicBox=True).getPositions()
+
+        def write(path: Path) -> None:
+            with open(path, "w", encoding="utf-8") as file:
+                app.PDBFile.writeFile(self.topology, positions, file)
+
+        write_atomically(self.folder / "topology.pdb", write)
+        self.trajectory.unlink(missing_ok=True)
+        with open(self.log, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerow(COLUMNS)
+        self._record(simulation, 0, float("nan"))
+        self._save(simulation, 0)
+
+    def _record(self, simulation: Any, step: int, speed: float) -> None:
+        """Append one frame and one row."""
+        from openmm import unit
+
+        state = simulation.context.getState(positions=True, energy=True, enforcePeriodicBox=True)
+        box = state.getPeriodicBoxVectors()
+        self._write_frame(state.getPositions(asNumpy=True), box, step)
+        potential = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
+        kinetic = state.getKineticEnergy().value_in_unit(unit.kilojoule_per_mole)
+        gas = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)
+        volume = state.getPeriodicBoxVolume().value_in_unit(unit.nanometer**3)
+        row = (
+            step,
+            f"{step * self.settings.timestep * 1e-3:.6g}",
+            *(f"{energy:.10g}" for energy in (potential, kinetic, potential + kinetic)),
+            f"{2 * kinetic / (self.degrees_of_freedom * gas):.6g}",
+            f"{self._mass / volume / 602.214076:.6g}",
+            f"{speed:.4g}",
+        )
+        with open(self.log, "a", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerow(row)
+
+    def _write_frame(self, positions: Any, box: Any, step: int) -> None:
+        from openmm import app, unit
+
+        settings = self.settings
+        append = self.trajectory.is_file()
+        arguments = (self.topology, settings.timestep * unit.femtosecond, 0, settings.interval)
+        if settings.trajectory == "xtc":
+            file = app.XTCFile(str(self.trajectory), *arguments, append=append)
+            file.writeModel(positions, periodicBoxVectors=box)
+            return
+        with open(self.trajectory, "r+b" if append else "w+b") as stream:
+            app.DCDFile(stream, *arguments, append=append).writeModel(
+                positions, periodicBoxVectors=box
+            )
+
+    # --- going on ---------------------------------------------------------------------------------
+
+    def _record_of_settings(self) -> dict[str, Any]:
+        return {k: v for k, v in asdict(self.settings).items() if k not in _STILL_FREE} | {
+            "model": str(self.model),
+            "qm_residue": self.qm_residue,
+        }
+
+    def _save(self, simulation: Any, step: int) -> None:
+        record = {
+            "step": step,
+            "trajectory_bytes": self.trajectory.stat().st_size,
+            "frames": step // self.settings.interval + 1,
+            "log_bytes": self.log.stat().st_size,
+            "platform": simulation.context.getPlatform().getName(),
+            "settings": self._record_of_settings(),
+        }
+        state = np.frombuffer(simulation.context.createCheckpoint(), dtype=np.uint8)
+        text = json.dumps(record)
+        write_atomically(self.checkpoint, lambda path: np.savez(path, state=state, record=text))
+
+    def _restore(self, simulation: Any) -> int:
+        if not self.checkpoint.is_file():
+            raise FileNotFoundError(f"nothing to resume in {self.folder}: leave out --resume")
+        with np.load(self.checkpoint) as file:
+            record, state = json.loads(str(file["record"])), file["state"].tobytes()
+        now, before = self._record_of_settings(), record["settings"]
+        changed = [
+            f"{key} was {before.get(key)}, now {now[key]}"
+            for key in now
+            if now[key] != before.get(key)
+        ]
+        if changed:
+            raise ValueError(f"{self.folder} was begun with other settings: {'; '.join(changed)}")
+        try:
+            simulation.context.loadCheckpoint(state)
+        except Exception as error:  # OpenMMException: another platform, machine or version
+            raise ValueError(
+                f"{self.checkpoint} cannot be loaded here ({error}); it was written on platform "
+                f"{record['platform']}"
+            ) from None
+        for path, size in (
+            (self.trajectory, record["trajectory_bytes"]),
+            (self.log, record["log_bytes"]),
+        ):
+            if not path.is_file() or path.stat().st_size < size:
+                raise ValueError(
+                    f"{path} is shorter than its checkpoint says: start in a new folder"
+                )
+            os.truncate(path, size)
+        if self.settings.trajectory == "dcd":
+            with open(self.trajectory, "r+b") as stream:  # the header counts the frames
+                stream.seek(8)
+                stream.write(int(record["frames"]).to_bytes(4, "little"))
+        simulation.currentStep = record["step"]
+        self.say(f"going on from step {record['step']}")
+        return int(record["step"])
+
+
+def _platform(settings: Settings) -> tuple[Any, ...]:
+    import openmm
+
+    if settings.platform is None:
+        count = openmm.Platform.getNumPlatforms()
+        platforms = [openmm.Platform.getPlatform(i) for i in range(count)]
+        platform = max(platforms, key=lambda found: found.getSpeed())
+    else:
+        try:
+            platform = openmm.Platform.getPlatformByName(settings.platform)
+        except openmm.OpenMMException as error:
+            raise ValueError(f"platform: {error}") from None
+    if platform.getName() != "CPU":
+        return (platform,)
+    properties = {"DeterministicForces": "true"}
+    if settings.threads is not None:
+        properties["Threads"] = str(settings.threads)
+    return platform, properties
+
+
+def degrees_of_freedom(system: Any) -> int:
+    """Return 3 for each particle with mass, less the constraints and the motion of the centre."""
+    import openmm
+
+    massive = sum(system.getParticleMass(i)._value > 0 for i in range(system.getNumParticles()))
+    centre = any(isinstance(force, openmm.CMMotionRemover) for force in system.getForces())
+    return 3 * massive - system.getNumConstraints() - 3 * centre
+
+
+def equilibrated(run: Run) -> str:
+    """Return the state (XML) of the box after classical equilibration, made once per folder."""
+    import openmm
+    from openmm import app, unit
+
+    path, settings = run.folder / "start.xml", run.settings
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    run.say(f"equilibrating with the force field, {settings.equilibration:g} ps at 1 bar")
+    system = run.prmtop.createSystem(
+        nonbondedMethod=app.PME, nonbondedCutoff=0.9 * unit.nanometer, rigidWater=True
+    )
+    kelvin = settings.temperature * unit.kelvin
+    barostat = openmm.MonteCarloBarostat(1 * unit.bar, kelvin)
+    barostat.setRandomNumberSeed(settings.seed + 1)
+    system.addForce(barostat)
+    integrator = openmm.LangevinMiddleIntegrator(kelvin, 2 / unit.picosecond, 1 * unit.femtosecond)
+    integrator.setRandomNumberSeed(settings.seed + 1)
+    fastest = replace(settings, platform=None)
+    simulation = app.Simulation(run.topology, system, integrator, *_platform(fastest))
+    simulation.context.setPositions(run.start.positions)
+    simulation.minimizeEnergy(maxIterations=300)
+    simulation.context.setVelocitiesToTemperature(kelvin, settings.seed + 1)
+    simulation.step(round(settings.equilibration * 1000))
+    state = simulation.context.getState(positions=True, velocities=True)
+    text = openmm.XmlSerializer.serialize(state)
+    write_atomically(path, lambda name: _write(name, text))
+    return text
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
