@@ -165,36 +165,46 @@ def read_hdf5(
     path: Path, *, names: Iterable[str] | None = None, vacuum: bool = False
 ) -> list[Frame]:
     """Read frames; see :func:`gnn.data.read_frames`."""
+    frames: list[Frame] = []
+    order: list[int] = []
+    with open_hdf5(path) as file:
+        for key, name in named_groups(path, file, names).items():
+            new, index = read_group(f"{path}, group {key!r}", file[key], name, vacuum)
+            order.extend(range(len(frames), len(frames) + len(new)) if index is None else index)
+            frames.extend(new)
+    return [frames[i] for i in np.argsort(order, kind="stable")]
+
+
+def open_hdf5(path: Path) -> Any:
+    """Open a file of frames for reading, or raise a ValueError."""
     import h5py
 
-    wanted = _as_names(names)
     try:
-        file = h5py.File(path, "r")
+        return h5py.File(path, "r")
     except OSError as error:
         raise ValueError(f"{path}: not an HDF5 file, or damaged ({error})") from error
-    with file:
-        _check_units(path, file)
-        groups = {key: item for key, item in file.items() if isinstance(item, h5py.Group)}
-        if not groups:
-            raise ValueError(
-                f"{path}: expected one group for each molecule, found "
-                f"{_listing(file) or 'nothing'} at the top"
-            )
-        found = {key: _text(group.attrs.get("name", key)) for key, group in groups.items()}
-        if wanted is not None and not wanted <= set(found.values()):
-            missing = sorted(wanted - set(found.values()))
-            raise ValueError(
-                f"{path}: no molecule {', '.join(map(repr, missing))}; "
-                f"found {', '.join(sorted(set(found.values())))}"
-            )
-        frames: list[Frame] = []
-        order: list[int] = []
-        for key, group in groups.items():
-            if wanted is None or found[key] in wanted:
-                new, index = _read_group(f"{path}, group {key!r}", group, found[key], vacuum)
-                order.extend(range(len(frames), len(frames) + len(new)) if index is None else index)
-                frames.extend(new)
-    return [frames[i] for i in np.argsort(order, kind="stable")]
+
+
+def named_groups(path: Path, file: Any, names: Iterable[str] | None) -> dict[str, str]:
+    """Return key and molecule's name of each wanted group, after a check of the file's units."""
+    _check_units(path, file)
+    groups = {key: item for key, item in file.items() if hasattr(item, "keys")}
+    if not groups:
+        raise ValueError(
+            f"{path}: expected one group for each molecule, found "
+            f"{_listing(file) or 'nothing'} at the top"
+        )
+    found = {key: _text(group.attrs.get("name", key)) for key, group in groups.items()}
+    wanted = _as_names(names)
+    if wanted is None:
+        return found
+    if not wanted <= set(found.values()):
+        missing = sorted(wanted - set(found.values()))
+        raise ValueError(
+            f"{path}: no molecule {', '.join(map(repr, missing))}; "
+            f"found {', '.join(sorted(set(found.values())))}"
+        )
+    return {key: name for key, name in found.items() if name in wanted}
 
 
 def _as_names(names: Iterable[str] | None) -> set[str] | None:
@@ -254,10 +264,10 @@ def _dataset(
     return dataset[()]
 
 
-def _read_group(
+def read_group(
     where: str, group: Any, name: str, vacuum: bool
 ) -> tuple[list[Frame], list[int] | None]:
-    """Frames of one molecule and, where stored, their places in the order of the file."""
+    """Return the frames of one molecule and, where stored, their places in the order of the file."""
     numbers: Any = _dataset(where, group, "numbers", (None,))
     positions: Any = _dataset(where, group, "positions", (None, len(numbers), 3))
     count = len(positions)
