@@ -1,6 +1,7 @@
 """Settings of the documentation; built by `make docs`."""
 
 import re
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "sphinx-mathjax-offline",
 ]
-exclude_patterns = ["_build", "figures/*.py"]
+exclude_patterns = ["_build", "_generated", "figures/*.py"]
 
-myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = ["amsmath", "attrs_block", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 default_role = "py:obj"
@@ -55,6 +56,14 @@ def _keep_bars(
     lines[:] = [_BARS.sub(r"\\|\1\\|", line) for line in lines]
 
 
+def _make_benchmarks(app: Any) -> None:
+    sys.path.insert(0, str(app.confdir))
+    from make_benchmarks import make
+
+    make()
+
+
 def setup(app: Any) -> None:
     """Register what this project needs beyond the extensions."""
+    app.connect("builder-inited", _make_benchmarks)
     app.connect("autodoc-process-docstring", _keep_bars, priority=100)

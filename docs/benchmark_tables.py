@@ -1,0 +1,376 @@
+"""Tables of the documentation, from the files in benchmarks/results."""
+
+import csv
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+Row = dict[str, str]
+Table = tuple[Sequence[str], Iterable[Sequence[str]]]
+
+RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
+MOLECULES = {
+    "meoh": "methanol", "mam": "methylammonium", "oac": "acetate", "acoh": "acetic acid",
+}  # fmt: skip
+KINDS = {"ion pair": "ion pair", "ion-dipole": "ion–dipole", "dipole-dipole": "dipole–dipole"}
+
+
+# names of the files of results read so far, each with its rows
+FILES: dict[str, list[Row]] = {}
+
+
+def read(name: str) -> list[Row]:
+    """Return the rows of a file of results, and note that it was read."""
+    with (RESULTS / f"{name}.csv").open(newline="", encoding="utf-8") as stream:
+        return FILES.setdefault(name, list(csv.DictReader(stream)))
+
+
+def short(value: float | str, digits: int = 2) -> str:
+    """Return a number with so many significant digits, as people write it."""
+    value = float(value)
+    if value == 0 or not math.isfinite(value):
+        return "0" if value == 0 else "–"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    if abs(value) < 1e-3:
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        return f"{mantissa.replace('-', '−')}e−{abs(int(exponent))}"
+    text = f"{value:,.{decimals}f}".replace(",", " ")
+    return text.replace("-", "−")
+
+
+def count(value: float | str) -> str:
+    """Return a whole number with spaces between thousands."""
+    return f"{int(float(value)):,}".replace(",", " ")
+
+
+def gigabytes(value: str) -> str:
+    """Return bytes as GB."""
+    return f"{float(value) / 1e9:.1f} GB"
+
+
+def marked(cells: list[tuple[str, ...]]) -> list[str]:
+    """Join the numbers of each cell, the best of each kind in bold."""
+    best = [min(map(float, kind)) for kind in zip(*cells, strict=True)]
+    return [
+        " / ".join(
+            f"**{number}**" if float(number) == least else number
+            for number, least in zip(cell, best, strict=True)
+        )
+        for cell in cells
+    ]
+
+
+def errors(row: Row) -> tuple[str, ...]:
+    """Return errors of energy, QM forces and MM forces, rounded."""
+    return tuple(
+        f"{float(row[key]):.{decimals if float(row[key]) < 100 else 0}f}"
+        for key, decimals in (("energy_mae", 1), ("forces_rmse", 0), ("mm_forces_rmse", 1))
+    )
+
+
+def select(rows: list[Row], **wanted: str) -> Row:
+    """Return the first row with the given values."""
+    return next(row for row in rows if all(row[key] == value for key, value in wanted.items()))
+
+
+def values(rows: list[Row], column: str) -> list[str]:
+    """Return the different values of a column, in the order of the file."""
+    return list(dict.fromkeys(row[column] for row in rows))
+
+
+# --- what the model's parts are worth -----------------------------------------------------------
+
+
+def direction() -> Table:
+    rows, time = read("direction"), read("direction_time")
+    orders = values(rows, "order")
+    body = [
+        [frames, *marked([errors(select(rows, order=k, frames=frames)) for k in orders])]
+        for frames in values(rows, "frames")
+    ]
+    steps = [f"{float(row['step_ms']):.1f} ms ({float(row['ratio']):.2f} ×)" for row in time]
+    return ["training frames", *(f"order {k}" for k in orders)], [*body, ["training step", *steps]]
+
+
+def surroundings() -> Table:
+    rows = read("surroundings")
+    ways = {
+        "vacuum": "vacuum", "mechanical": "mechanical", "electrostatics": "electrostatics only",
+        "messages": "field in messages only", "both": "both",
+    }  # fmt: skip
+    body = []
+    for molecule in (*MOLECULES, "all"):
+        of = "all" if molecule == "all" else molecule
+        found = [row for row in rows if row["molecule"] == molecule and row["of"] == of]
+        cells = marked([errors(select(found, way=way)) for way in ways])
+        body.append([MOLECULES.get(molecule, "all, one model"), *cells])
+    return ["", *ways.values()], body
+
+
+def dimers() -> Table:
+    rows, models = read("dimers"), ("local", "long-range")
+    body = [[label] for label in KINDS.values()]
+    for where in ("within", "beyond"):
+        for line, kind in zip(body, KINDS, strict=True):
+            found = [select(rows, model=model, kind=kind, where=where) for model in models]
+            line += marked([errors({**row, "mm_forces_rmse": "0"})[:2] for row in found])
+    ranges = ("2.6–8 Å", "8–25 Å")
+    return ["", *(f"{model}, {distance}" for distance in ranges for model in models)], body
+
+
+def dimers_scan() -> Table:
+    theory = dict(zip(KINDS, ("−1", "−2", "−3"), strict=True))
+    body = []
+    for kind, label in KINDS.items():
+        far = [r for r in read("dimers_scan") if r["kind"] == kind and float(r["distance"]) > 8.5]
+        found = [_exponent(far, column) for column in ("reference", "local", "long-range")]
+        body.append([label, theory[kind], *found])
+    return ["", "theory", "RHF", "local", "long-range"], body
+
+
+def _exponent(rows: list[Row], column: str) -> str:
+    """Return the slope of the energy between first and last row in logarithms."""
+    points = [(math.log(float(r["distance"])), abs(float(r[column]))) for r in rows]
+    if any(energy < 1e-5 for _, energy in points):
+        return "no interaction"
+    x, y = [p[0] for p in points], [math.log(p[1]) for p in points]
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    above = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    slope = above / sum((a - mean_x) ** 2 for a in x)
+    return f"{slope:.2f}".replace("-", "−") if abs(slope) > 5e-3 else "0"
+
+
+def against_mace() -> Table:
+    rows = read("against_mace")
+    names = {"MACE": "MACE", "ours": "anisole"}
+    systems = (*MOLECULES, "all")
+    best: dict[str, list[str]] = {}
+    for of in systems:
+        pair = [select(rows, model=m, of=of) for m in names]
+        cells = marked(
+            [(f"{float(r['energy_mae']):.1f}", f"{float(r['forces_rmse']):.1f}") for r in pair]
+        )
+        for name, cell in zip(names.values(), cells, strict=True):
+            best.setdefault(name, []).append(cell)
+    header = ["meV, meV/Å", *MOLECULES.values(), "all"]
+    return header, [[name, *cells] for name, cells in best.items()]
+
+
+def against_mace_speed() -> Table:
+    rows = [row for row in read("against_mace") if row["of"] == "all"]
+    header = ["", "parameters", "steps in 600 s", "training step", "one frame", "in a batch of 32"]
+    body = [
+        ["MACE" if r["model"] == "MACE" else "anisole", count(r["parameters"]), count(r["steps"])]
+        + [f"{short(r[key])} ms" for key in ("step_ms", "single_ms", "batch_ms")]
+        for r in rows
+    ]
+    return header, body
+
+
+def finetune() -> Table:
+    rows = read("finetune")
+    frames = values(rows, "frames")
+    columns = {n: marked([errors(select(rows, start=s, frames=n)) for s in values(rows, "start")])
+               for n in frames}  # fmt: skip
+    starts = values(rows, "start")
+    body = [[start, *(columns[n][i] for n in frames)] for i, start in enumerate(starts)]
+    return ["", *(f"{n} frames" for n in frames)], body
+
+
+def smearing() -> Table:
+    body = []
+    for row in read("smearing"):
+        way = row["smearing"]
+        name = "point charges only" if way == "none" else f"smeared too, {way} / Å"
+        body.append([name, row["on"], *errors(row)])
+    return ["", "frames of", "energy MAE, meV", "QM forces", "MM forces"], body
+
+
+def shipped_model_errors() -> Table:
+    rows = {row["molecule"]: row for row in read("shipped_model_errors")}
+    body = []
+    for name in (*MOLECULES, "all"):
+        row = rows[name]
+        force = [
+            f"{float(row[f'{k}_rmse']):.1f} ({100 * float(row[f'{k}_ratio']):.1f} %)"
+            for k in ("forces", "mm_forces")
+        ]
+        energy, dipole = (f"{float(row[k]):.1f}" for k in ("energy_mae", "dipole_mae"))
+        body.append([MOLECULES.get(name, "all"), row["frames"], energy, *force, dipole])
+    header = ["test runs", "frames", "energy MAE, meV", "QM forces RMSE, meV/Å"]
+    return [*header, "MM forces RMSE, meV/Å", "dipole MAE, me Å"], body
+
+
+def published_s66x8() -> Table:
+    rows = read("published_s66x8")
+    return ["distance / equilibrium", *(row["scale"] for row in rows)], [
+        ["MAE, kJ/mol", *(f"{float(row['mae']):.2f}" for row in rows)]
+    ]
+
+
+def published_shipped() -> Table:
+    rows = read("published_shipped")
+    body = [
+        [
+            MOLECULES[row["molecule"]], row["pol_scaling"], f"{float(row['energy_mae']):.0f}",
+            f"{float(row['forces_rmse']):.0f} ({float(row['forces_percent']):.0f} %)",
+            f"{float(row['mm_forces_rmse']):.1f} ({float(row['mm_forces_percent']):.1f} %)",
+        ]
+        for molecule in MOLECULES for row in rows if row["molecule"] == molecule
+    ]  # fmt: skip
+    return ["", "factor", "energy MAE, meV", "QM forces, meV/Å", "MM forces, meV/Å"], body
+
+
+# --- speed --------------------------------------------------------------------------------------
+
+
+def direct_sum() -> Table:
+    cases = {
+        "charges": "charges → potential, gradient",
+        "quadrupoles": "through quadrupoles → energy, forces, torques",
+    }
+    body = [
+        [
+            cases[row["case"]], row["dtype"], f"{row['loop']}", row["threads"],
+            f"{float(row['rate']) / 1e9:.2f}",
+            f"{float(row['ratio']):.2f} ×" if row["ratio"] else "1", short(row["error"]),
+        ]
+        for row in read("direct_sum")
+    ]  # fmt: skip
+    return ["sum", "type", "loop", "threads", "10⁹ pairs / s", "against plain Numba", "error"], body
+
+
+def fmm_bench() -> Table:
+    rows = [row for row in read("fmm_bench") if row["part"] == "table"]
+    body = []
+    for case in values(rows, "case"):
+        what, _, below = case.rpartition(", ")
+        ours = select(rows, case=case, program="anisole")
+        least = f"{float(below):.1e}".replace(".0", "").replace("-0", "-").replace("-", "−")
+        cells = [what, least, short(ours["error"])]
+        cells += [f"{float(ours[key]):.3f}" for key in ("seconds", "again")]
+        for row in rows:
+            if row["case"] == case and row["program"] == "fmm3dpy":
+                ratio = float(row["seconds"]) / float(ours["seconds"])
+                cells += [f"{float(row['seconds']):.2f}", short(row["error"]), f"{ratio:.0f} ×"]
+        body.append(cells + ["–"] * (8 - len(cells)))
+    header = ["sum", "error below", "reached", "seconds", "again"]
+    return [*header, "FMM3D, seconds", "its error", "ratio"], body
+
+
+def fmm_scaling() -> Table:
+    rows = [row for row in read("fmm_scaling") if float(row["n"]) in (1e4, 1e5, 1e6, 1e7)]
+    body = [
+        [count(row["n"]), row["channels"], row["threads"], short(row["plan"]), short(row["first"]),
+         short(row["again"]), gigabytes(row["memory"])]
+        for row in sorted(rows, key=lambda r: (int(r["n"]), int(r["channels"])))
+    ]  # fmt: skip
+    return [
+        "points",
+        "channels",
+        "threads",
+        "plan, s",
+        "first field, s",
+        "again, s",
+        "memory",
+    ], body
+
+
+def edge_operators() -> Table:
+    body = []
+    sizes = {tuple(map(int, re.findall(r"\d+", p.stem))): p.stem
+             for p in RESULTS.glob("edge_operators_*.csv")}  # fmt: skip
+    for (order, channels), name in sorted(sizes.items()):
+        rows = read(name)
+        for operator in values(rows, "operator"):
+            found = [row for row in rows if row["operator"] == operator]
+            times = [f"{short(r['fused_min_ms'])} ({float(r['ratio_min']):.0f} ×)" for r in found]
+            size = f"order {order}, {channels} channels"
+            body.append([size, operator.replace("_", " "), *times])
+    return ["", "operator, ms", "values", "first derivatives", "second", "all"], body
+
+
+def training_step() -> Table:
+    rows = read("training_step")
+    body = [[r["variant"], f"{float(r['min_ms']):.0f}", f"{float(r['ratio']):.2f} ×"] for r in rows]
+    return ["variant", "ms", "ratio"], body
+
+
+def long_range() -> Table:
+    rows = read("long_range")
+    sizes = [n for n in values(rows, "n") if math.log10(float(n)).is_integer()]
+    body = []
+    for method in values(rows, "method"):
+        cells = []
+        for n in sizes:
+            row = select(rows, n=n, method=method)
+            guess = " †" if row["extrapolated"] == "True" else ""
+            cells.append(f"{short(row['forward'])} / {short(row['both'])}{guess}")
+        body.append([method, *cells])
+    fmm = [select(rows, n=n, method="fmm 1e-3") for n in sizes]
+    body.append(["memory, fmm 1e-3", *(gigabytes(row["memory"]) for row in fmm)])
+    return ["seconds", *map(count, sizes)], body
+
+
+def surroundings_scaling() -> Table:
+    rows = read("surroundings_scaling")
+    sizes = [n for n in values(rows, "n") if math.log10(float(n)).is_integer()]
+    body = []
+    for method in values(rows, "method"):
+        found = [select(rows, n=n, method=method) for n in sizes]
+        body.append([method, *(f"{short(r['again'])} s, {gigabytes(r['memory'])}" for r in found)])
+    return ["", *map(count, sizes)], body
+
+
+def published_speed() -> Table:
+    rows = read("published_speed")
+    columns = [key for key in rows[0] if "," in key]
+    body = [
+        [f"{row['atoms']} + {row['charges']}", *(f"{float(row[key]):.1f}" for key in columns)]
+        for row in rows
+    ]
+    return ["atoms + charges, ms", *columns], body
+
+
+def gpu_kernels() -> Table:
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in read("gpu_kernels"):
+        groups.setdefault((row["kernel"].rpartition(".")[0], row["dtype"]), []).append(row)
+    body = []
+    for (module, dtype), rows in sorted(groups.items()):
+        spilled = max(int(row["spill_stores"] or 0) + int(row["spill_loads"] or 0) for row in rows)
+        most = [
+            str(max(int(r["registers"]) for r in rows if r["capability"] == capability))
+            for capability in ("sm_80", "sm_90")
+        ]
+        body.append([f"`{module}`", dtype, str(len(rows) // 2), *most, str(spilled)])
+    return ["module", "type", "variants", "registers, sm_80", "sm_90", "bytes spilled"], body
+
+
+TABLES: dict[str, tuple[Callable[[], Table], str]] = {
+    name: (function, command or f"python benchmarks/{name}.py")
+    for name, function, command in (
+        ("direction", direction, ""),
+        ("surroundings", surroundings, ""),
+        ("dimers", dimers, ""),
+        ("dimers_scan", dimers_scan, "python benchmarks/dimers.py"),
+        ("against_mace", against_mace, ""),
+        ("against_mace_speed", against_mace_speed, "python benchmarks/against_mace.py"),
+        ("finetune", finetune, ""),
+        ("smearing", smearing, ""),
+        ("shipped_model_errors", shipped_model_errors,
+         "anisole train benchmarks/shipped_model.yaml --no-blind"),
+        ("published_s66x8", published_s66x8, "python benchmarks/published_accuracy.py"),
+        ("published_shipped", published_shipped, "python benchmarks/published_accuracy.py"),
+        ("direct_sum", direct_sum, ""),
+        ("fmm_bench", fmm_bench, "python -m fmm bench"),
+        ("fmm_scaling", fmm_scaling, ""),
+        ("edge_operators", edge_operators, ""),
+        ("training_step", training_step, ""),
+        ("long_range", long_range, ""),
+        ("surroundings_scaling", surroundings_scaling, ""),
+        ("published_speed", published_speed, ""),
+        ("gpu_kernels", gpu_kernels, ""),
+    )
+}  # fmt: skip
