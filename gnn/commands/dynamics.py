@@ -11,7 +11,11 @@ def register(commands: Any) -> None:
     """Add the command."""
     md = commands.add_parser("md", help="QM/MM molecular dynamics of a molecule in water")
     add = md.add_argument
-    add("--smiles", help="the molecule, such as CO; needs AmberTools (extra 'data')")
+    add(
+        "--smiles",
+        help="such as CC[NH3+]; needs AmberTools (extra 'data'). Default: the methanol "
+        "in water that ships",
+    )
     add("--solvent", choices=["water"], default="water", help="TIP3P (default)")
     add("--prmtop", help="instead of --smiles: an Amber topology, and …")
     add("--coordinates", metavar="RST7", help="… its coordinates, with a box")
@@ -61,6 +65,7 @@ def _md(arguments: argparse.Namespace) -> int:
 
 def _files(arguments: argparse.Namespace, folder: Path, screen: Any) -> None:
     """Put topology and coordinates of the box into the folder, unless they are there."""
+    from functools import partial
     from shutil import copyfile
 
     from gnn.data.common import write_atomically
@@ -69,15 +74,21 @@ def _files(arguments: argparse.Namespace, folder: Path, screen: Any) -> None:
     given = arguments.prmtop, arguments.coordinates
     if arguments.resume and (folder / "solute.prmtop").is_file():
         return
-    if (arguments.smiles is None) == (arguments.prmtop is None):
-        raise ValueError("expected either --smiles, or --prmtop and --coordinates")
+    if arguments.smiles is not None and arguments.prmtop is not None:
+        raise ValueError("expected either --smiles, or --prmtop and --coordinates, got both")
+    if arguments.smiles is None and arguments.prmtop is None:
+        from gnn.engines.dynamics import shipped_box
+
+        screen.print("no molecule named: methanol in water, the box that ships")
+        shipped_box(folder)
+        return
     if arguments.prmtop is not None:
         if arguments.coordinates is None:
             raise ValueError("--prmtop needs --coordinates")
         for source, name in zip(given, ("solute.prmtop", "solute.rst7"), strict=True):
             if not Path(source).is_file():
                 raise FileNotFoundError(f"no file {source}")
-            write_atomically(folder / name, lambda path, source=source: copyfile(source, path))
+            write_atomically(folder / name, partial(copyfile, source))
         return
     from gnn.data.sampling import molecule, parametrise
 

@@ -52,17 +52,17 @@ def radial_distribution(
     ValueError
         If a kind is empty, or a box is smaller than twice the range.
     """
-    first, second = np.asarray(first), np.asarray(second)
     if not (len(first) and len(second)):
         raise ValueError(f"expected atoms of both kinds, got {len(first)} and {len(second)}")
+    one, other = np.asarray(first), np.asarray(second)
     edges = np.arange(0.0, end + 0.5 * width, width)
     shells = 4 / 3 * np.pi * np.diff(edges**3)
     counts, ideal, found = np.zeros(len(shells)), np.zeros(len(shells)), 0
-    pairs = len(first) * len(second) - len(np.intersect1d(first, second))
+    pairs = len(one) * len(other) - len(np.intersect1d(one, other))
     for positions, box in zip(frames, boxes, strict=True):
         if end > 0.5 * box.min():
             raise ValueError(f"the range ({end:g} Å) is beyond half of the box ({box.min():.1f} Å)")
-        vectors = positions[second] - positions[first][:, None]
+        vectors = positions[other] - positions[one][:, None]
         vectors -= box * np.round(vectors / box)
         distances = np.linalg.norm(vectors, axis=2)
         distances = distances[distances > 0]

@@ -115,8 +115,10 @@ class Embedding:
         Raises
         ------
         ValueError
-            If the box is too small for the cutoff, or the result is not finite.
+            If the box is too small for the cutoff, or positions or result are not finite.
         """
+        if not np.isfinite(positions).all():
+            raise ValueError("the positions hold NaN or infinity: the time step may be too long")
         n = len(self.numbers)
         atoms = positions[0] + nearest_image(positions[:n] - positions[0], box)
         origin = atoms.mean(axis=0)

@@ -1,0 +1,331 @@
+"""QM/MM systems in OpenMM: energies against their parts, forces against finite differences."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gnn import System, load_model
+from gnn.engines.dynamics import shipped_box
+from gnn.engines.embedding import Embedding, nearest_image, switch
+from gnn.units import KJ_PER_MOL, NANOMETER
+
+openmm = pytest.importorskip("openmm", reason="needs the package openmm (extra 'engines')")
+from openmm import app, unit  # noqa: E402
+
+N = 6
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model().double()
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory):
+    """Topology and positions of methanol in water."""
+    folder = tmp_path_factory.mktemp("box")
+    shipped_box(folder)
+    prmtop = app.AmberPrmtopFile(str(folder / "solute.prmtop"))
+    start = app.AmberInpcrdFile(str(folder / "solute.rst7"))
+    prmtop.topology.setPeriodicBoxVectors(start.boxVectors)
+    return prmtop, start
+
+
+def qmmm(box, model, **options):
+    from gnn.engines.openmm import create_system
+
+    prmtop, _ = box
+    return create_system(prmtop.topology, prmtop, range(N), model, dtype=torch.float64, **options)
+
+
+def context_of(system, start, platform="Reference"):
+    integrator = openmm.VerletIntegrator(0.5 * unit.femtosecond)
+    context = openmm.Context(system, integrator, openmm.Platform.getPlatformByName(platform))
+    context.setPeriodicBoxVectors(*start.boxVectors)
+    context.setPositions(start.positions)
+    return context
+
+
+def nanometres(quantity):
+    return np.asarray(quantity.value_in_unit(unit.nanometer))
+
+
+def energy(context, groups=-1):
+    return context.getState(energy=True, groups=groups).getPotentialEnergy()._value
+
+
+def tiny(model, seed=0, n_waters=6):
+    """Water as QM in a few charge groups, some of them in the shell where they fade."""
+    rng = np.random.default_rng(seed)
+    atoms = np.array([[0.0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
+    away = rng.standard_normal((n_waters, 3))
+    away *= np.linspace(3.0, 6.4, n_waters)[:, None] / np.linalg.norm(away, axis=1)[:, None]
+    turned = [atoms @ np.linalg.qr(rng.standard_normal((3, 3)))[0] for _ in range(n_waters)]
+    around = (away[:, None] + np.array(turned)).reshape(-1, 3)
+    groups = np.repeat(np.arange(n_waters), 3)
+    embedding = Embedding(
+        model,
+        np.array([8, 1, 1]),
+        0,
+        np.tile([-0.8, 0.4, 0.4], n_waters),
+        groups,
+        np.tile([1.0, 0, 0], n_waters),
+        cutoff=6.0,
+        switch_width=2.5,
+    )
+    return embedding, np.concatenate([atoms, around])
+
+
+# --- the embedding by itself ----------------------------------------------------------------------
+
+
+def test_switch_falls_smoothly_from_one_to_zero():
+    r = np.array([0.0, 3.0, 4.0, 5.0, 9.0])
+    value, slope = switch(r, 3.0, 5.0)
+    np.testing.assert_allclose(value, [1, 1, 0.5, 0, 0])
+    np.testing.assert_allclose(slope[[0, 1, 3, 4]], 0)
+    r, h = np.linspace(3.1, 4.9, 7), 1e-6
+    numeric = (switch(r + h, 3.0, 5.0)[0] - switch(r - h, 3.0, 5.0)[0]) / (2 * h)
+    np.testing.assert_allclose(switch(r, 3.0, 5.0)[1], numeric, rtol=1e-7)
+
+
+def test_nearest_image_in_a_skewed_box():
+    box = np.array([[20.0, 0, 0], [4.0, 18.0, 0], [-5.0, 6.0, 17.0]])
+    rng = np.random.default_rng(1)
+    short = rng.uniform(-3, 3, (50, 3))
+    moved = short + rng.integers(-3, 4, (50, 3)) @ box
+    np.testing.assert_allclose(nearest_image(moved, box), short, atol=1e-12)
+    assert nearest_image(moved, None) is moved
+
+
+@pytest.mark.parametrize("box", [None, np.diag([19.0, 21.0, 20.0])], ids=["free", "periodic"])
+def test_forces_are_the_gradient_of_the_energy_in_the_fading_shell(model, box):
+    embedding, positions = tiny(model)
+    _, forces = embedding.energy_forces(positions, box)
+    h, numeric = 3e-5, np.zeros_like(forces)
+    for i in range(len(positions)):
+        for axis in range(3):
+            moved = [positions.copy(), positions.copy()]
+            moved[0][i, axis] += h
+            moved[1][i, axis] -= h
+            up, down = (embedding.energy_forces(x, box)[0] for x in moved)
+            numeric[i, axis] = -(up - down) / (2 * h)
+    assert np.abs(forces[3:]).max() > 1e-3
+    np.testing.assert_allclose(forces, numeric, atol=2e-7)
+
+
+def test_images_do_not_matter(model):
+    box = np.diag([19.0, 21.0, 20.0])
+    embedding, positions = tiny(model)
+    energy, forces = embedding.energy_forces(positions, box)
+    rng = np.random.default_rng(2)
+    moved = positions + rng.integers(-2, 3, positions.shape) @ box  # molecules torn apart, too
+    again, same = embedding.energy_forces(moved, box)
+    assert again == pytest.approx(energy, abs=1e-9)
+    np.testing.assert_allclose(same, forces, atol=1e-9)
+    assert embedding.energy_forces(positions)[0] == pytest.approx(energy, abs=1e-9)
+
+
+def test_within_the_shell_it_is_the_model_itself(model):
+    embedding, positions = tiny(model)
+    embedding.start, embedding.cutoff = 50.0, 60.0
+    energy, forces = embedding.energy_forces(positions)
+    system = System([8, 1, 1], positions[:3], 0, positions[3:], embedding.mm_charges)
+    result = model.evaluate([system])[0]
+    assert energy == pytest.approx(result["energy"], abs=1e-9)
+    expected = np.concatenate([result["forces"], result["mm_forces"]])
+    np.testing.assert_allclose(forces, expected, atol=1e-9)
+
+
+def test_beyond_the_cutoff_there_is_nothing(model):
+    embedding, positions = tiny(model)
+    positions[3:] += [40.0, 0, 0]
+    energy, forces = embedding.energy_forces(positions)
+    alone = model.evaluate([System([8, 1, 1], positions[:3])])[0]
+    assert energy == pytest.approx(alone["energy"], abs=1e-9)
+    np.testing.assert_allclose(forces[3:], 0)
+
+
+def test_the_energy_is_smooth_where_a_group_leaves(model):
+    embedding, positions = tiny(model, n_waters=1)
+    direction = positions[3] / np.linalg.norm(positions[3])
+    steps = np.arange(0, 4.0, 0.02)  # from 3 Å to beyond the cutoff
+    along = []
+    for step in steps:
+        moved = positions.copy()
+        moved[3:] += step * direction
+        along.append(embedding.energy_forces(moved)[0])
+    curvature = np.diff(along, 2) / 0.02**2
+    assert np.abs(np.diff(curvature)).max() < 0.15 * np.abs(curvature).max()
+
+
+def test_a_box_too_small_is_refused(model):
+    embedding, positions = tiny(model)
+    with pytest.raises(ValueError, match="too small"):
+        embedding.energy_forces(positions, np.diag([13.0, 30, 30]))
+
+
+def test_numbers_that_are_not_finite_are_refused(model):
+    embedding, positions = tiny(model)
+    positions[4] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        embedding.energy_forces(positions)
+
+
+def test_wrong_cutoffs_and_elements(model):
+    with pytest.raises(ValueError, match="switch_width"):
+        Embedding(model, [8], 0, [], [], [], cutoff=5.0, switch_width=6.0)
+    with pytest.raises(ValueError, match=r"knows nothing of \[79\]"):
+        Embedding(model, [79], 0, [], [], [])
+
+
+# --- in OpenMM ------------------------------------------------------------------------------------
+
+
+def test_energy_is_the_sum_of_its_parts(box, model):
+    """The model's part equals the model; the rest equals the force field with charges taken out."""
+    prmtop, start = box
+    system = qmmm(box, model, switch_width=0.5)
+    context = context_of(system, start)
+    positions = nanometres(start.positions) * NANOMETER
+    lengths = np.diag(nanometres(start.boxVectors)) * NANOMETER
+    solute = positions[:N] - positions[:N].mean(0)
+    waters = (positions[N:] - positions[:N].mean(0)).reshape(-1, 3, 3)
+    waters = waters - lengths * np.round(waters[:, :1] / lengths)
+    distance = np.linalg.norm(waters[:, :1] - solute, axis=2).min(1)
+    weight = 1 - np.prod(
+        1 - switch(np.linalg.norm(waters[:, :1] - solute, axis=2), 8.5, 9.0)[0], axis=1
+    )
+    assert ((distance > 8.5) & (distance < 9.0)).any()  # some do fade
+    near = weight > 0
+    charges = weight[near, None] * np.array([-0.834, 0.417, 0.417])
+    numbers = [atom.element.atomic_number for atom in list(prmtop.topology.atoms())[:N]]
+    alone = System(numbers, solute, 0, waters[near].reshape(-1, 3), charges.ravel())
+    expected = model.evaluate([alone])[0]["energy"] / KJ_PER_MOL
+    assert energy(context, groups={1}) == pytest.approx(expected, abs=1e-3)
+    # classical rest: the whole force field, without what the solute's charges and bonds do
+    bare = qmmm(box, model)
+    plain = prmtop.createSystem(
+        nonbondedMethod=app.PME,
+        nonbondedCutoff=0.9 * unit.nanometer,
+        switchDistance=0.8 * unit.nanometer,
+        constraints=None,
+    )
+    for force in plain.getForces():
+        if isinstance(force, openmm.NonbondedForce):
+            for i in range(N):
+                force.setParticleParameters(i, 0.0, *force.getParticleParameters(i)[1:])
+            force.setForceGroup(2)
+    lj_water = energy(context_of(plain, start), groups={2})
+    # the solute's own Lennard-Jones energy, by hand
+    nonbonded = next(f for f in plain.getForces() if isinstance(f, openmm.NonbondedForce))
+    pairs = {
+        frozenset(nonbonded.getExceptionParameters(k)[:2]): nonbonded.getExceptionParameters(k)
+        for k in range(nonbonded.getNumExceptions())
+    }
+    own = 0.0
+    for i in range(N):
+        for j in range(i + 1, N):
+            r = np.linalg.norm(solute[i] - solute[j]) / NANOMETER
+            first, second = (nonbonded.getParticleParameters(k) for k in (i, j))
+            sigma = 0.5 * (first[1]._value + second[1]._value)
+            epsilon = np.sqrt(first[2]._value * second[2]._value)
+            charge = 0.0
+            if frozenset((i, j)) in pairs:
+                _, _, product, length, depth = pairs[frozenset((i, j))]
+                sigma, epsilon, charge = length._value, depth._value, product._value
+            own += 4 * epsilon * ((sigma / r) ** 12 - (sigma / r) ** 6) + 138.93546 * charge / r
+    # flexible bonds of the solute are zero in the QM/MM system, and water is rigid
+    assert energy(context_of(bare, start), groups={0}) == pytest.approx(lj_water - own, abs=0.5)
+
+
+def test_forces_against_finite_differences_of_the_total_energy(box, model):
+    _, start = box
+    system = qmmm(box, model, ewaldErrorTolerance=1e-5)
+    context = context_of(system, start)
+    forces = context.getState(forces=True).getForces(asNumpy=True)._value
+    positions = nanometres(start.positions)
+    near = np.argsort(np.linalg.norm(positions[N:] - positions[1], axis=1))[0] + N
+    # 0.5 kJ/mol/nm: what the mesh sums of PME leave of 1e3
+    for i in (0, 1, 5, near):
+        for axis in range(3):
+            h, found = 1e-4, []
+            for sign in (1, -1):
+                moved = positions.copy()
+                moved[i, axis] += sign * h
+                context.setPositions(moved)
+                found.append(energy(context))
+            numeric = -(found[0] - found[1]) / (2 * h)
+            assert forces[i, axis] == pytest.approx(numeric, abs=0.5, rel=1e-3)
+
+
+def test_the_solute_is_free_and_uncharged(box, model):
+    prmtop, _ = box
+    system = qmmm(box, model, constraints=app.HBonds)
+    constrained = {
+        i for k in range(system.getNumConstraints()) for i in system.getConstraintParameters(k)[:2]
+    }
+    assert constrained == set(range(N, prmtop.topology.getNumAtoms()))
+    nonbonded = next(f for f in system.getForces() if isinstance(f, openmm.NonbondedForce))
+    assert all(nonbonded.getParticleParameters(i)[0]._value == 0 for i in range(N))
+    assert all(nonbonded.getParticleParameters(i)[2]._value > 0 for i in (0, 1))
+
+
+def test_a_force_field_of_openmm_and_the_charge_of_the_solute(model):
+    """Water in water by ForceField; one of them is the model's."""
+    forcefield = app.ForceField("amber14/tip3p.xml")
+    modeller = app.Modeller(app.Topology(), [])
+    modeller.addSolvent(forcefield, boxSize=openmm.Vec3(2.4, 2.4, 2.4), model="tip3p")
+    from gnn.engines.openmm import create_system
+
+    system = create_system(modeller.topology, forcefield, [3, 4, 5], model)
+    assert system.getNumForces() > 2
+    context = openmm.Context(system, openmm.VerletIntegrator(0.001))
+    context.setPositions(modeller.positions)
+    forces = context.getState(forces=True, groups={1}).getForces(asNumpy=True)._value
+    assert np.abs(forces[3:6]).max() > 10 and np.isfinite(forces).all()
+    copy = openmm.XmlSerializer.deserialize(openmm.XmlSerializer.serialize(system))
+    again = openmm.Context(copy, openmm.VerletIntegrator(0.001))
+    again.setPositions(modeller.positions)
+    assert energy(again, {1}) == pytest.approx(energy(context, {1}), abs=1e-6)
+
+
+def test_what_cannot_be_split_is_refused(box, model):
+    from gnn.engines.openmm import create_system
+
+    prmtop, _ = box
+    topology = prmtop.topology
+    with pytest.raises(ValueError, match="would be cut"):
+        create_system(topology, prmtop, [0, 1], model)
+    for wrong in ([], [0, 0], [-1], [10**6]):
+        with pytest.raises(ValueError, match="expected qm_atoms"):
+            create_system(topology, prmtop, wrong, model)
+    with pytest.raises(TypeError, match="mm_forcefield"):
+        create_system(topology, "amber", range(N), model)
+    with pytest.raises(TypeError, match="expected a model"):
+        create_system(topology, prmtop, range(N), 3)
+    born = prmtop.createSystem(implicitSolvent=app.OBC2)
+    with pytest.raises(ValueError, match="cannot be split"):
+        create_system(topology, born, range(N), model)
+    with pytest.raises(ValueError, match="takes no options"):
+        create_system(topology, prmtop.createSystem(), range(N), model, rigidWater=True)
+
+
+def test_a_published_checkpoint(box):
+    weights = Path(__file__).parents[3] / "shared/reference/amp_bms_MIN_state_dict"
+    if not weights.is_file():
+        pytest.skip("needs the weights that the authors of AMP-BMS publish")
+    from gnn.published import load_amp_bms
+
+    embedding, positions = tiny(load_amp_bms(weights).double())
+    energy, forces = embedding.energy_forces(positions)
+    h = 1e-4
+    for i, axis in ((0, 0), (4, 1), (12, 2), (18, 0)):
+        moved = [positions.copy(), positions.copy()]
+        moved[0][i, axis] += h
+        moved[1][i, axis] -= h
+        up, down = (embedding.energy_forces(x)[0] for x in moved)
+        assert forces[i, axis] == pytest.approx(-(up - down) / (2 * h), abs=1e-6)
+    assert np.isfinite(energy)
