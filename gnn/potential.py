@@ -1,7 +1,8 @@
 """What every potential energy surface of this package does: batches in, energies and forces out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import repeat
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from gnn.data.batching import Batch, collate
+from gnn.data.streaming import Head
 from gnn.data.systems import Frame, System
 
 N_ELEMENTS = 95
+_AT_ONCE = 256  # frames held at once where many are gone through
 PER_ATOM = ("forces", "charges", "dipoles", "quadrupoles")
 
 
@@ -72,7 +75,7 @@ class Potential(nn.Module):
         self.baseline, self.charge_baseline = (b.to(self.baseline.device) for b in kept)
         return self
 
-    def set_baseline(self, frames: Sequence[Frame]) -> None:
+    def set_baseline(self, frames: Iterable[Frame | Head]) -> None:
         """Fit the constant part of the energy to labelled frames, and note their elements.
 
         By least squares of the total energies: one energy per element, and one times the total
@@ -84,7 +87,7 @@ class Potential(nn.Module):
         ValueError
             If there is no frame.
         """
-        self._fit_baseline(frames, np.zeros(len(frames)))
+        self._fit_baseline(frames, repeat(0.0))
 
     def refit_baseline(self, frames: Sequence[Frame]) -> None:
         """Fit the constant part of the energy anew, beside what the weights predict.
@@ -99,9 +102,12 @@ class Potential(nn.Module):
         """
         known = self.known.clone()
         self.known.fill_(False)
-        own = np.array([result["energy"] for result in self.evaluate(frames)])
-        constants = np.array([self._constant(frame.system) for frame in frames])
-        self._fit_baseline(frames, own - constants)
+        own = []
+        for start in range(0, len(frames), _AT_ONCE):
+            part = frames[start : start + _AT_ONCE]
+            for frame, result in zip(part, self.evaluate(part), strict=True):
+                own.append(result["energy"] - self._constant(frame.system))
+        self._fit_baseline(frames, own)
         self.known.logical_or_(known)
 
     def _constant(self, system: System) -> float:
@@ -109,19 +115,25 @@ class Potential(nn.Module):
         elements = float(self.baseline[torch.from_numpy(system.numbers)].sum())
         return elements + float(self.charge_baseline) * system.charge
 
-    def _fit_baseline(self, frames: Sequence[Frame], predicted: np.ndarray) -> None:
-        if not frames:
+    def _fit_baseline(self, frames: Iterable[Frame | Head], predicted: Iterable[float]) -> None:
+        """Fit what is left of the energies; frames of one composition are one row of the fit."""
+        found: dict[tuple[bytes, int], list[float]] = {}
+        for frame, own in zip(frames, predicted, strict=False):
+            counts = np.bincount(frame.system.numbers, minlength=N_ELEMENTS)
+            rest = found.setdefault((counts.tobytes(), frame.system.charge), [])
+            if frame.energy is not None:
+                rest.append(frame.energy - own)
+        if not found:
             raise ValueError("expected at least one frame to fit the baseline, got none")
-        counts = np.stack([np.bincount(f.system.numbers, minlength=N_ELEMENTS) for f in frames])
-        self.known.copy_(torch.from_numpy(counts.any(axis=0)))
-        labelled = np.array([f.energy is not None for f in frames])
-        charges = np.array([[f.system.charge] for f in frames])
-        columns = np.concatenate([counts, charges], axis=1).astype(np.float64)[labelled]
-        energies = np.array([f.energy for f in frames if f.energy is not None], dtype=np.float64)
+        rows = np.stack([np.append(np.frombuffer(c, dtype=np.int64), q) for c, q in found])
+        self.known.copy_(torch.from_numpy(rows[:, :-1].any(axis=0)))
+        labelled = [bool(rest) for rest in found.values()]
         solution = np.zeros(N_ELEMENTS + 1)
-        if len(energies):
-            energies = energies - predicted[labelled]
-            solution = np.linalg.lstsq(columns, energies, rcond=None)[0]
+        if any(labelled):
+            weights = np.sqrt([len(rest) for rest in found.values() if rest])
+            means = np.array([np.mean(rest) for rest in found.values() if rest])
+            columns = weights[:, None] * rows[labelled]
+            solution = np.linalg.lstsq(columns, weights * means, rcond=None)[0]
         self.baseline.copy_(torch.from_numpy(solution[:-1]))
         self.charge_baseline.fill_(float(solution[-1]))
 

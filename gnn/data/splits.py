@@ -71,13 +71,30 @@ def split_by_run(
         If fractions and lists are mixed.
     """
     frames = list(frames)
-    if not frames:
+    places = [(frame.name, frame.run) for frame in frames]
+    parts = split_indices(places, train, validation, test, by=by, seed=seed)
+    first, second, third = ([frames[i] for i in part] for part in parts)
+    return first, second, third
+
+
+def split_indices(
+    places: Sequence[tuple[str, int]],
+    train: Share = None,
+    validation: Share = None,
+    test: Share = None,
+    *,
+    by: str = "run",
+    seed: int = 0,
+) -> tuple[list[int], list[int], list[int]]:
+    """Return which frames `split_by_run` puts into each set, from their names and runs."""
+    if not places:
         raise ValueError("expected at least one frame to split, got none")
     if by not in ("run", "block"):
         raise ValueError(f'by: expected "run" or "block", got {by!r}')
     runs: dict[str, list[int]] = {}
-    for name in dict.fromkeys(frame.name for frame in frames):
-        runs[name] = sorted({frame.run for frame in frames if frame.name == name})
+    for name, run in sorted(set(places), key=lambda pair: pair[1]):
+        runs.setdefault(name, []).append(run)
+    runs = {name: runs[name] for name in dict.fromkeys(name for name, _ in places)}
     shares = {"train": train, "validation": validation, "test": test}
     kinds = {_kind(key, value) for key, value in shares.items()}
     if kinds == {"none"}:
@@ -90,7 +107,7 @@ def split_by_run(
         place = _by_lists(runs, shares, by)
     else:
         raise TypeError("train, validation, test: expected three fractions or lists, not a mixture")
-    return _gather(frames, place)
+    return _gather(places, place)
 
 
 def _block(run: int) -> int:
@@ -188,10 +205,12 @@ def _list(numbers: Sequence[int] | set[int]) -> str:
     return ", ".join(map(str, sorted(numbers)))
 
 
-def _gather(frames: list[Frame], place: dict[tuple[str, int], str]) -> Split:
-    sets: dict[str, list[Frame]] = {key: [] for key in (*_SETS, "")}
-    for frame in frames:
-        sets[place[frame.name, frame.run]].append(frame)
+def _gather(
+    places: Sequence[tuple[str, int]], chosen: dict[tuple[str, int], str]
+) -> tuple[list[int], list[int], list[int]]:
+    sets: dict[str, list[int]] = {key: [] for key in (*_SETS, "")}
+    for i, place in enumerate(places):
+        sets[chosen[place]].append(i)
     empty = [key for key in _SETS if not sets[key]]
     if empty:
         raise ValueError(f"the {empty[0]} set is empty: give it at least one run")

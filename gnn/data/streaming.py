@@ -1,0 +1,294 @@
+"""Frames that stay in their HDF5 file: read block by block when asked for.
+
+What is held of every frame is a row of a small index (a few dozen bytes); of the arrays only the
+blocks used last. So data larger than memory can be trained on. Frames are random access, but cheap
+only near each other: `StreamedFrames.order` shuffles them so that they stay near.
+"""
+
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gnn.data.common import LABELS
+from gnn.data.hdf5 import named_groups, open_hdf5, read_group
+from gnn.data.systems import Frame
+
+
+class Atoms(NamedTuple):
+    """What is known of a system without reading its coordinates."""
+
+    numbers: NDArray[np.int64]
+    charge: int
+    n_mm: int
+
+
+class Head(NamedTuple):
+    """What is known of a frame without reading its arrays; None for an energy it lacks."""
+
+    system: Atoms
+    energy: float | None
+    run: int
+    name: str
+
+
+class _Rows:
+    """Some rows of a group of the file, with the interface of the group.
+
+    Datasets per frame begin at `first`; those per point charge where `mm_ptr` says.
+    """
+
+    def __init__(self, group: Any, first: int, count: int, pointer: NDArray[np.int64] | None):
+        self.group, self.attrs = group, group.attrs
+        self.frames = slice(first, first + count)
+        self.pointer = pointer
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.group
+
+    def keys(self) -> Any:
+        return self.group.keys()
+
+    def __getitem__(self, name: str) -> Any:
+        item = self.group[name]
+        if hasattr(item, "keys"):
+            return _Rows(item, self.frames.start, self.frames.stop - self.frames.start, None)
+        if name == "numbers":
+            return item
+        if name == "mm_ptr":
+            own = self.pointer[self.frames.start : self.frames.stop + 1]  # type: ignore[index]
+            return _Part(item, None, own - own[0])
+        rows = self.frames
+        if name.startswith("mm_") and self.pointer is not None:
+            rows = slice(*(int(self.pointer[i]) for i in (rows.start, rows.stop)))
+        return _Part(item, rows)
+
+
+class _Part:
+    """Some rows of a dataset, with the interface of the dataset."""
+
+    def __init__(self, dataset: Any, rows: slice | None, values: Any = None):
+        self.dataset, self.rows, self.values = dataset, rows, values
+        self.attrs, self.ndim = dataset.attrs, dataset.ndim
+        length = len(values) if rows is None else rows.stop - rows.start
+        self.shape = (length, *dataset.shape[1:])
+
+    def __getitem__(self, _: tuple[()]) -> NDArray[Any]:
+        return self.values if self.rows is None else self.dataset[self.rows]
+
+
+class _Store:
+    """An open file: its groups, their small datasets, and the blocks of frames used last."""
+
+    def __init__(self, path: Path, names: Sequence[str] | None, block: int, held: int):
+        self.path, self.block, self.held = path, block, held
+        self.file = open_hdf5(path)
+        found = named_groups(path, self.file, names)
+        self.keys, self.names = list(found), list(found.values())
+        self.groups = [self.file[key] for key in self.keys]
+        self.numbers = [group["numbers"][()] for group in self.groups]
+        self.charges = [int(group.attrs["charge"]) for group in self.groups]
+        self.pointers = [g["mm_ptr"][()] if "mm_ptr" in g else None for g in self.groups]
+        self.blocks: OrderedDict[tuple[bool, int, int], list[Frame]] = OrderedDict()
+        self.reads = 0
+
+    def frame(self, vacuum: bool, group: int, row: int) -> Frame:
+        key = vacuum, group, row // self.block
+        if key not in self.blocks:
+            while len(self.blocks) >= self.held:
+                self.blocks.popitem(last=False)
+            self.blocks[key] = self._read(*key)
+        self.blocks.move_to_end(key)
+        return self.blocks[key][row % self.block]
+
+    def _read(self, vacuum: bool, number: int, block: int) -> list[Frame]:
+        self.reads += 1
+        group, first = self.groups[number], block * self.block
+        count = min(self.block, len(group["positions"]) - first)
+        rows = _Rows(group, first, count, self.pointers[number])
+        where = f"{self.path}, group {self.keys[number]!r}, from frame {first}"
+        return read_group(where, rows, self.names[number], vacuum)[0]
+
+
+class StreamedFrames(Sequence[Any]):
+    """A sequence of frames in an HDF5 file that are read when they are asked for.
+
+    Made by `stream_frames`. Slices are lists; `take` gives a part that is still in the file.
+
+    Attributes
+    ----------
+    entries : ndarray
+        Place of each frame: group, row, and 1 where it stands for the vacuum copy, (n, 3).
+    """
+
+    def __init__(self, store: _Store, entries: NDArray[np.int64], function: Any = None):
+        self._store, self.entries, self._function = store, entries, function
+        self._labels: NDArray[np.bool_] | None = None
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        group, row, vacuum = self.entries[index].tolist()
+        frame = self._store.frame(bool(vacuum), group, row)
+        return frame if self._function is None else self._function(frame)
+
+    def take(self, indices: Any) -> "StreamedFrames":
+        """Return some of the frames, in the order of the indices."""
+        chosen = self.entries[np.asarray(indices, dtype=np.int64)]
+        return StreamedFrames(self._store, chosen, self._function)
+
+    def map(self, function: Callable[[Any], Any]) -> "StreamedFrames":
+        """Return the sequence of ``function(frame)``, worked out when asked for."""
+        before = self._function
+        both = function if before is None else lambda frame: function(before(frame))
+        return StreamedFrames(self._store, self.entries, both)
+
+    def with_vacuum(self) -> "StreamedFrames":
+        """Return these frames, and then each of them with its vacuum labels.
+
+        Raises
+        ------
+        ValueError
+            If a molecule has no vacuum labels in the file.
+        """
+        for number in np.unique(self.entries[:, 0]):
+            if "vacuum" not in self._store.groups[number]:
+                raise ValueError(
+                    f"{self._store.path}, group {self._store.keys[number]!r}: has no vacuum "
+                    "labels (group 'vacuum' is missing)"
+                )
+        copies = self.entries.copy()
+        copies[:, 2] = 1
+        both = np.concatenate([self.entries, copies])
+        return StreamedFrames(self._store, both, self._function)
+
+    def heads(self) -> Iterator[Head]:
+        """Yield what the index knows of each frame."""
+        store = self._store
+        energies, runs = self._column("energy"), self._column("run")
+        for (number, row, vacuum), energy, run in zip(self.entries, energies, runs, strict=True):
+            pointer = None if vacuum else store.pointers[number]
+            n_mm = 0 if pointer is None else int(pointer[row + 1] - pointer[row])
+            atoms = Atoms(store.numbers[number], store.charges[number], n_mm)
+            known = None if np.isnan(energy) else float(energy)
+            yield Head(atoms, known, 0 if np.isnan(run) else int(run), store.names[number])
+
+    def _column(self, name: str) -> NDArray[np.float64]:
+        """Return a number of every frame, NaN where the file does not have it."""
+        values = np.full(len(self), np.nan)
+        for number, vacuum in np.unique(self.entries[:, ::2], axis=0):
+            mine = (self.entries[:, ::2] == (number, vacuum)).all(1)
+            group = self._store.groups[number]
+            group = group["vacuum"] if vacuum and name != "run" else group
+            if name in group:
+                values[mine] = group[name][()][self.entries[mine, 1]]
+        return values
+
+    def labels(self) -> NDArray[np.bool_]:
+        """Return which labels each frame has, (n, 4), in the order of `LABELS`.
+
+        One frame is read of every group, with and without surroundings: the others are alike.
+        """
+        if self._labels is None:
+            around = np.array([head.system.n_mm > 0 for head in self.heads()])
+            kinds = np.column_stack([self.entries[:, ::2], around])
+            _, first, which = np.unique(kinds, axis=0, return_index=True, return_inverse=True)
+            examples = [self[i] for i in first]
+            table = [[getattr(frame, name) is not None for name in LABELS] for frame in examples]
+            self._labels = np.array(table)[which.ravel()]
+        return self._labels
+
+    def order(self, rng: np.random.Generator) -> list[NDArray[np.int64]]:
+        """Return the frames in random order, in parts that fit into memory.
+
+        Blocks are shuffled; then the frames of as many of them as are held are shuffled together.
+        Where all frames are held it is one permutation of them all.
+        """
+        places = np.column_stack([self.entries[:, ::2], self.entries[:, 1] // self._store.block])
+        _, which, sizes = np.unique(places, axis=0, return_inverse=True, return_counts=True)
+        held, count = self._store.held, len(sizes)
+        if count <= held:
+            return [rng.permutation(len(self))]
+        members = np.split(np.argsort(which.ravel(), kind="stable"), np.cumsum(sizes)[:-1])
+        blocks = rng.permutation(count)
+        return [
+            rng.permutation(np.concatenate([members[b] for b in blocks[start : start + held]]))
+            for start in range(0, count, held)
+        ]
+
+    def fingerprint(self) -> int:
+        """Return a checksum that changes with the data: places, energies, sizes of what is stored.
+
+        The arrays are not read: their compressed sizes stand for them.
+        """
+        checksum = zlib.crc32(self.entries.tobytes())
+        checksum = zlib.crc32(self._column("energy").tobytes(), checksum)
+
+        def add(name: str, item: Any) -> None:
+            nonlocal checksum
+            if not hasattr(item, "shape"):
+                return
+            sizes = [item.id.get_storage_size()]
+            if item.chunks is not None:
+                sizes += [item.id.get_chunk_info(i).size for i in range(item.id.get_num_chunks())]
+            checksum = zlib.crc32(f"{name} {item.shape} {sizes}".encode(), checksum)
+
+        for number in np.unique(self.entries[:, 0]):
+            self._store.groups[number].visititems(add)
+        return checksum
+
+
+def stream_frames(
+    path: str | Path, *, names: Sequence[str] | None = None, block: int = 256, held: int = 8
+) -> StreamedFrames:
+    """Open an HDF5 file of frames without reading them.
+
+    Parameters
+    ----------
+    path
+        Written by `write_frames`.
+    names
+        Only frames of molecules with these names. None: all.
+    block
+        Frames that are read at once.
+    held
+        Blocks held in memory, and shuffled together.
+
+    Returns
+    -------
+    StreamedFrames
+        In the order of the file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not an HDF5 file of frames, or `block` or `held` is less than one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path} (looked in {path.resolve().parent})")
+    if path.suffix.lower() not in (".h5", ".hdf5"):
+        raise ValueError(
+            f"{path}: only HDF5 files can be streamed; convert it with read_frames and write_frames"
+        )
+    if block < 1 or held < 1:
+        raise ValueError(f"expected block and held of at least 1, got {block} and {held}")
+    store = _Store(path, names, block, held)
+    entries, order = [], []
+    for number, group in enumerate(store.groups):
+        count = len(group["positions"])
+        before = sum(map(len, entries))
+        rows = np.arange(count)
+        entries.append(np.column_stack([np.full(count, number), rows, np.zeros_like(rows)]))
+        order.append(group["index"][()] if "index" in group else before + rows)
+    places = np.concatenate(entries)[np.argsort(np.concatenate(order), kind="stable")]
+    return StreamedFrames(store, places)
