@@ -41,6 +41,15 @@ class DataConfig(_Section):
     vacuum: bool = False
     split: SplitConfig = SplitConfig()
     max_frames: int | None = Field(default=None, ge=1)
+    keys: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _keys_are_for_extxyz(self) -> Self:
+        if self.keys and Path(self.source).suffix.lower() not in (".xyz", ".extxyz"):
+            raise ValueError(
+                f"keys can be renamed for extxyz files only, and source is {self.source!r}"
+            )
+        return self
 
 
 class LossConfig(_Section):

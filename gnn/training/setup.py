@@ -89,7 +89,9 @@ def _check_elements(training: Sequence[Frame], others: Sequence[Frame]) -> None:
 def _read(data: DataConfig, vacuum: bool) -> list[Frame]:
     if data.source == "shipped":
         return load_shipped(data.molecules, vacuum=vacuum)
-    frames = read_frames(data.source, names=data.molecules, vacuum=vacuum)
+    frames = read_frames(
+        data.source, names=data.molecules, vacuum=vacuum, keys=data.keys
+    )
     if not frames:
         raise ValueError(f"{data.source} holds no frame")
     return frames
