@@ -209,7 +209,7 @@ class Potential(nn.Module):
         return results
 
     def evaluate(
-        self, systems: Sequence[System | Frame], batch_size: int = 32
+        self, systems: Sequence[System | Frame], batch_size: int = 32, forces: bool = True
     ) -> list[dict[str, Any]]:
         """Return energy, forces and multipoles of each system as NumPy arrays.
 
@@ -219,6 +219,9 @@ class Potential(nn.Module):
             May differ in size, charge and number of surrounding particles.
         batch_size : int
             Systems evaluated at once.
+        forces : bool
+            Whether to take derivatives; without them, ``forces``, ``mm_forces`` and ``dipole``
+            are missing.
 
         Returns
         -------
@@ -245,7 +248,7 @@ class Potential(nn.Module):
             self._check_elements(part)
             batch = collate(part, self.cutoff, dtype=self.dtype)
             with torch.no_grad():
-                output = self(batch.to(self.baseline.device), forces=True, mm_forces=True)
+                output = self(batch.to(self.baseline.device), forces=forces, mm_forces=forces)
             results += _per_system(output, batch)
             _check_finite(results, start)
         return results
@@ -278,13 +281,9 @@ def _per_system(output: dict[str, Tensor], batch: Batch) -> list[dict[str, Any]]
     arrays = {k: v.detach().double().cpu().numpy() for k, v in output.items()}
     atoms = np.bincount(batch.batch.numpy(), minlength=batch.n_systems).cumsum()[:-1]
     particles = np.bincount(batch.mm_batch.numpy(), minlength=batch.n_systems).cumsum()[:-1]
-    split = {name: np.split(arrays[name], atoms) for name in PER_ATOM if name in arrays}
-    split["mm_forces"] = np.split(arrays["mm_forces"], particles)
-    return [
-        {
-            "energy": float(arrays["energy"][i]),
-            "dipole": arrays["dipole"][i] + batch.charge[i].item() * batch.origin[i].numpy(),
-            **{name: parts[i] for name, parts in split.items()},
-        }
-        for i in range(batch.n_systems)
-    ]
+    split: dict[str, Any] = {"energy": arrays["energy"].tolist()}
+    if "mm_forces" in arrays:  # with derivatives
+        split["dipole"] = arrays["dipole"] + (batch.charge.double()[:, None] * batch.origin).numpy()
+        split["mm_forces"] = np.split(arrays["mm_forces"], particles)
+    split |= {name: np.split(arrays[name], atoms) for name in PER_ATOM if name in arrays}
+    return [{name: parts[i] for name, parts in split.items()} for i in range(batch.n_systems)]

@@ -32,7 +32,7 @@ def _numpy(value: Any) -> NDArray[Any]:
     return array
 
 
-def _floats(name: str, value: Any, shape: tuple[int | None, ...]) -> NDArray[np.float64]:
+def float_array(name: str, value: Any, shape: tuple[int | None, ...]) -> NDArray[np.float64]:
     """Own float64 copy of `value` after a check of its shape (None: any length) and finiteness."""
     array = np.array(_numpy(value), dtype=np.float64)
     if array.size == 0 and 0 in (len(array), *shape):
@@ -66,7 +66,8 @@ def _atomic_numbers(value: Any) -> NDArray[np.int64]:
     return array.astype(np.int64)
 
 
-def _total_charge(value: Any) -> int:
+def total_charge(value: Any) -> int:
+    """Return a charge in e as an int, after a check that it is one whole number."""
     array = _numpy(value)
     if array.size != 1 or not np.isfinite(array).all() or float(array.item()) % 1:
         raise ValueError(
@@ -146,17 +147,17 @@ class System:
                 given, missing = missing, given
             raise ValueError(f"{given} is given without {missing}: pass both or neither")
         numbers = _atomic_numbers(self.numbers)
-        positions = _floats("positions", self.positions, (len(numbers), 3))
+        positions = float_array("positions", self.positions, (len(numbers), 3))
         mm_positions = np.zeros((0, 3)) if self.mm_positions is None else self.mm_positions
-        mm_positions = _floats("mm_positions", mm_positions, (None, 3))
+        mm_positions = float_array("mm_positions", mm_positions, (None, 3))
         mm_charges = np.zeros(0) if self.mm_charges is None else self.mm_charges
-        mm_charges = _floats("mm_charges", mm_charges, (len(mm_positions),))
+        mm_charges = float_array("mm_charges", mm_charges, (len(mm_positions),))
         _check_distances(positions, mm_positions)
         # The dataclass is frozen: this is the one place where its fields are set.
         for name, value in {
             "numbers": numbers,
             "positions": positions,
-            "charge": _total_charge(self.charge),
+            "charge": total_charge(self.charge),
             "mm_positions": mm_positions,
             "mm_charges": mm_charges,
             **self._checked_fields(len(numbers), len(mm_positions)),
@@ -172,7 +173,7 @@ class System:
             "external_field": (n_atoms, None),
         }
         found = {
-            name: _floats(name, getattr(self, name), shape)
+            name: float_array(name, getattr(self, name), shape)
             for name, shape in shapes.items()
             if getattr(self, name) is not None
         }
@@ -269,7 +270,7 @@ class Frame:
             "dipole": (3,),
         }
         labels = {
-            name: _floats(name, getattr(self, name), shape)
+            name: float_array(name, getattr(self, name), shape)
             for name, shape in shapes.items()
             if getattr(self, name) is not None
         }
