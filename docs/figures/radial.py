@@ -2,17 +2,12 @@
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
+from _style import COLORS, plt
 
 import multipoles as mp
 from gnn.layers.radial import envelope
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-COLORS = ("#0b6e8a", "#c8553d", "#5b8c3a", "#7a5195", "#d99a2b")
 
 
 def draw_envelopes(axis) -> None:
@@ -38,7 +33,7 @@ def draw_kernels(axis) -> None:
         "ReactionField(4)": mp.ReactionField(4.0),
     }
     for (name, kernel), color in zip(kernels.items(), COLORS, strict=True):
-        axis.plot(r, kernel.chain(r, 1)[:, 1] / bare, color=color, lw=1.6, label=name)
+        axis.plot(r, kernel.chain(r, 1)[:, 1] / bare, color=color, label=name)
     axis.axhline(1, color="0.6", lw=0.8)
     axis.set(xlim=(0, 5), ylim=(-0.03, 1.08), xlabel="r", title="force / Coulomb force")
     axis.legend(frameon=False, fontsize=8)
@@ -46,9 +41,7 @@ def draw_kernels(axis) -> None:
 
 def main() -> None:
     """Write the picture beside this script."""
-    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9.5})
-    plt.rcParams.update({"axes.titlesize": 10.5, "svg.hashsalt": "anisole"})
-    figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.1), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.1))
     draw_envelopes(axes[0])
     draw_kernels(axes[1])
     figure.savefig(Path(__file__).with_suffix(".svg"), metadata={"Date": None})
