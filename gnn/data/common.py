@@ -11,6 +11,9 @@ from gnn import units
 #: Labels a frame can have.
 LABELS = ("energy", "forces", "mm_forces", "dipole")
 
+#: Multipoles of the atoms that a frame can have beside its labels; nothing is trained on them.
+ATOMIC_LABELS = ("charges", "dipoles", "quadrupoles")
+
 #: Attributes that name the units of a file, and the spellings accepted for eV, Å and e.
 UNITS = {
     "energy_unit": ("eV", "ev", "electronvolt"),

@@ -1,10 +1,12 @@
 """Frames in extended XYZ, through ase.
 
-Per atom: ``REF_forces`` (eV/Å). In the comment line: ``REF_energy`` (eV), ``REF_dipole`` (e Å,
-about the origin of the coordinates), ``total_charge`` (e), ``run``, ``name``, and for the point
-charges, which are not atoms of the frame, ``MM_positions`` (Å), ``MM_charges`` (e) and
-``MM_forces`` (eV/Å) as JSON lists. The optional ``energy_unit``, ``length_unit`` and
-``charge_unit`` must be eV, Å and e; without them a file is taken to be in these units.
+Per atom: ``REF_forces`` (eV/Å), and the multipoles ``REF_charges`` (e), ``REF_dipoles`` (e Å) and
+``REF_quadrupoles`` (e Å², nine columns) where they are known. In the comment line: ``REF_energy``
+(eV), ``REF_dipole`` (e Å, about the origin of the coordinates), ``total_charge`` (e), ``run``,
+``name``, and for the point charges, which are not atoms of the frame, ``MM_positions`` (Å),
+``MM_charges`` (e) and ``MM_forces`` (eV/Å) as JSON lists. The optional ``energy_unit``,
+``length_unit`` and ``charge_unit`` must be eV, Å and e; without them a file is taken to be in
+these units.
 Coordinates have 8 decimals.
 """
 
@@ -16,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from gnn.data.common import LABELS, UNITS, check_unit
+from gnn.data.common import ATOMIC_LABELS, LABELS, UNITS, check_unit
 from gnn.data.systems import OPTIONAL_FIELDS, Frame, System
 
 #: Key of each quantity in a file, unless the caller names another.
@@ -30,6 +32,9 @@ DEFAULT_KEYS = {
     "charge": "total_charge",
     "run": "run",
     "name": "name",
+    "charges": "REF_charges",
+    "dipoles": "REF_dipoles",
+    "quadrupoles": "REF_quadrupoles",
 }
 
 
@@ -75,6 +80,11 @@ def write_extxyz(path: Path, frames: Sequence[Frame]) -> None:
         image.info.update(info)
         if frame.forces is not None:
             image.set_array(DEFAULT_KEYS["forces"], frame.forces)
+        for name in ATOMIC_LABELS:
+            values = getattr(frame, name)
+            if values is not None:
+                columns = values if values.ndim < 3 else values.reshape(-1, 9)
+                image.set_array(DEFAULT_KEYS[name], columns)
         images.append(image)
     _ase("ase.io").write(path, images, format="extxyz")
 
@@ -165,6 +175,9 @@ def _read_image(where: str, image: Any, keys: Mapping[str, str], needed: set[str
             get("dipole", (-1,)),
             0 if run is None else int(run),
             str(image.info.get(keys["name"], "")),
+            get("charges", (-1,)),
+            get("dipoles", (-1, 3)),
+            get("quadrupoles", (-1, 3, 3)),
         )
     except (ValueError, TypeError) as error:
         if str(error).startswith(where):

@@ -5,24 +5,27 @@ required; others are remarks. One group for each molecule (F frames, n atoms, in
 charges), named as the molecule unless it has an attribute ``name``, with the attribute
 ``charge`` (total charge in e) and the datasets
 
-============== ==========  ========  =======================================================
-numbers        (n,)        required  atomic numbers
-positions      (F, n, 3)   required  Å
-run            (F,)        optional  number of the molecular-dynamics run, default 0
-mm_ptr         (F+1,)      optional  frame i owns point charges mm_ptr[i]:mm_ptr[i+1]
-mm_positions   (M, 3)      with ptr  Å, all frames one after the other
-mm_charges     (M,)        with ptr  e
-mm_dipoles     (M, 3)      optional  e Å
-mm_quadrupoles (M, 3, 3)   optional  e Å²
-uniform_field  (F, 3)      optional  V/Å
-external_field (F, n, k)   optional  V/Å^l, k = 1, 4, 10 or 20
-energy         (F,)        optional  eV
-forces         (F, n, 3)   optional  eV/Å
-mm_forces      (M, 3)      optional  eV/Å
-dipole         (F, 3)      optional  e Å, about the origin of the frame's coordinates
-index          (F,)        optional  place of each frame in the file's order of frames
-vacuum/...                 optional  energy, forces, dipole of the same atoms without charges
-============== ==========  ========  =======================================================
+============== ============ ======== =======================================================
+numbers        (n,)         required atomic numbers
+positions      (F, n, 3)    required Å
+run            (F,)         optional number of the molecular-dynamics run, default 0
+mm_ptr         (F+1,)       optional frame i owns point charges mm_ptr[i]:mm_ptr[i+1]
+mm_positions   (M, 3)       with ptr Å, all frames one after the other
+mm_charges     (M,)         with ptr e
+mm_dipoles     (M, 3)       optional e Å
+mm_quadrupoles (M, 3, 3)    optional e Å²
+uniform_field  (F, 3)       optional V/Å
+external_field (F, n, k)    optional V/Å^l, k = 1, 4, 10 or 20
+energy         (F,)         optional eV
+forces         (F, n, 3)    optional eV/Å
+mm_forces      (M, 3)       optional eV/Å
+dipole         (F, 3)       optional e Å, about the origin of the frame's coordinates
+charges        (F, n)       optional e, of the atoms, such as those of MBIS
+dipoles        (F, n, 3)    optional e Å, of the atoms
+quadrupoles    (F, n, 3, 3) optional e Å², of the atoms, Q = 1/2 sum q r r
+index          (F,)         optional place of each frame in the file's order of frames
+vacuum/...                  optional the same labels of the same atoms without charges
+============== ============ ======== =======================================================
 
 All floating-point data may be float32 or float64. Energies should be float64.
 """
@@ -33,7 +36,7 @@ from typing import Any
 
 import numpy as np
 
-from gnn.data.common import LABELS, UNITS, check_unit
+from gnn.data.common import ATOMIC_LABELS, LABELS, UNITS, check_unit
 from gnn.data.systems import OPTIONAL_FIELDS, Frame, System
 
 FORMAT = "anisole-frames"
@@ -53,6 +56,9 @@ _DATASET_UNITS = {
     "forces": "eV/Å",
     "mm_forces": "eV/Å",
     "dipole": "e Å",
+    "charges": "e",
+    "dipoles": "e Å",
+    "quadrupoles": "e Å²",
 }
 
 
@@ -90,7 +96,7 @@ def write_hdf5(
 
 def _kind(frame: Frame) -> tuple[Any, ...]:
     """Return what all frames of one group have in common."""
-    labels = tuple(getattr(frame, label) is not None for label in LABELS)
+    labels = tuple(getattr(frame, label) is not None for label in (*LABELS, *ATOMIC_LABELS))
     fields = tuple(np.shape(getattr(frame.system, name))[-1:] for name in OPTIONAL_FIELDS)
     return frame.name, frame.system.numbers.tobytes(), frame.system.charge, labels, fields
 
@@ -159,6 +165,9 @@ def _write_labels(group: Any, frames: list[Any], dtype: np.dtype) -> None:
     if frames[0].mm_forces is not None and any(frame.system.n_mm for frame in frames):
         joined = np.concatenate([frame.mm_forces for frame in frames])
         _put(group, "mm_forces", joined.astype(dtype))
+    for name in ATOMIC_LABELS:
+        if getattr(frames[0], name) is not None:
+            _put(group, name, np.stack([getattr(frame, name) for frame in frames]).astype(dtype))
 
 
 def read_hdf5(
@@ -336,7 +345,14 @@ def _read_fields(where: str, group: Any, count: int, n_atoms: int) -> dict[str, 
 
 
 def _read_labels(where: str, group: Any, count: int, n_atoms: int) -> dict[str, Any]:
-    shapes = {"energy": (count,), "forces": (count, n_atoms, 3), "dipole": (count, 3)}
+    shapes = {
+        "energy": (count,),
+        "forces": (count, n_atoms, 3),
+        "dipole": (count, 3),
+        "charges": (count, n_atoms),
+        "dipoles": (count, n_atoms, 3),
+        "quadrupoles": (count, n_atoms, 3, 3),
+    }
     found = {
         name: _dataset(where, group, name, shape, required=False) for name, shape in shapes.items()
     }

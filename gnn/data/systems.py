@@ -240,6 +240,9 @@ class Frame:
         Number of the molecular-dynamics run the frame comes from.
     name
         Name of the molecule.
+    charges, dipoles, quadrupoles
+        Multipoles of the atoms, such as those of MBIS: e, shape (n,); e Å, (n, 3); and e Å²,
+        (n, 3, 3), in the convention Q = 1/2 sum q r r.
 
     Raises
     ------
@@ -256,6 +259,9 @@ class Frame:
     dipole: NDArray[np.float64] | None = None
     run: int = 0
     name: str = ""
+    charges: NDArray[np.float64] | None = None
+    dipoles: NDArray[np.float64] | None = None
+    quadrupoles: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.system, System):
@@ -268,6 +274,9 @@ class Frame:
             "forces": (system.n_atoms, 3),
             "mm_forces": (system.n_mm, 3),
             "dipole": (3,),
+            "charges": (system.n_atoms,),
+            "dipoles": (system.n_atoms, 3),
+            "quadrupoles": (system.n_atoms, 3, 3),
         }
         labels = {
             name: float_array(name, getattr(self, name), shape)

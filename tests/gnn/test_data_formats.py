@@ -6,6 +6,7 @@ import pytest
 
 from gnn.data import Frame, System, read_frames, write_frames
 from gnn.data.common import write_atomically
+from gnn.data.common import ATOMIC_LABELS
 from gnn.data.systems import OPTIONAL_FIELDS
 
 
@@ -347,3 +348,22 @@ def test_multipoles_and_fields_survive_hdf5_and_are_not_lost_in_extxyz(tmp_path)
                 np.testing.assert_array_equal(given, found, name)
     with pytest.raises(ValueError, match=r"extxyz has no place for mm_dipoles.*write HDF5"):
         write_frames(tmp_path / "fields.xyz", frames)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".extxyz"])
+def test_multipoles_of_atoms_come_back(tmp_path, suffix):
+    rng = np.random.default_rng(0)
+    frames = []
+    for n in (1, 3):
+        quadrupoles = rng.random((n, 3, 3))
+        system = System([8] * n, 5 * rng.random((n, 3)))
+        given = rng.random(n), rng.random((n, 3)), quadrupoles + quadrupoles.swapaxes(1, 2)
+        frames.append(Frame(system, 1.0, None, None, None, 0, "x", *given))
+    frames.append(Frame(System([8], [[0, 0, 0]]), 1.0, name="x"))  # none of this one
+    path = tmp_path / f"multipoles{suffix}"
+    write_frames(path, frames)
+    again = read_frames(path)
+    assert again[2].charges is None and again[2].quadrupoles is None
+    for old, new in zip(frames[:2], again, strict=False):
+        for name in ATOMIC_LABELS:
+            np.testing.assert_allclose(getattr(new, name), getattr(old, name), atol=1e-8)
