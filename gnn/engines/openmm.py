@@ -10,7 +10,6 @@ import copy
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -49,29 +48,18 @@ class QMMMForce:
         For the particles that the force acts on, QM atoms first.
     periodic : bool
         Whether there is a box.
-
-    Attributes
-    ----------
-    calls : int
-        How often it was called.
-    seconds : float
-        Time spent in it.
     """
 
     def __init__(self, embedding: Embedding, periodic: bool):
         self.embedding, self.periodic = embedding, periodic
-        self.calls, self.seconds = 0, 0.0
 
     def __call__(self, state: Any) -> tuple[float, np.ndarray]:
         """Return energy in kJ/mol and forces (particles, 3) in kJ/mol/nm."""
-        start = perf_counter()
         positions = np.asarray(state.getPositions(asNumpy=True)._value) * NANOMETER
         box = None
         if self.periodic:
             box = np.asarray(state.getPeriodicBoxVectors(asNumpy=True)._value) * NANOMETER
         energy, forces = self.embedding.energy_forces(positions, box)
-        self.calls += 1
-        self.seconds += perf_counter() - start
         return energy / KJ_PER_MOL, forces * (NANOMETER / KJ_PER_MOL)
 
 

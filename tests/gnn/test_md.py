@@ -173,6 +173,31 @@ def test_total_energy_is_kept_without_a_thermostat(box, tmp_path):
     assert np.ptp(log["total_kj_mol"][2:]) < 0.05 * np.ptp(log["kinetic_kj_mol"][2:])
 
 
+@pytest.mark.slow
+def test_drift_of_the_energy_in_five_picoseconds(box, tmp_path):
+    """Target: 1e-2 kT per degree of freedom and nanosecond."""
+    steps = "--steps", 10_000, "--interval", 20
+    options = "--ensemble", "nve", "--precision", "float64", "--platform", "Reference"
+    assert main(command(box, tmp_path, *steps, *options)) == 0
+    run = Run(tmp_path, Settings(steps=10_000, ensemble="nve", platform="Reference"))
+    run._simulation()
+    log = read_log(tmp_path / "log.csv")
+    drift, error = energy_drift(log, run.degrees_of_freedom, 300)
+    assert abs(drift) + 2 * error < 1e-2
+
+
+@pytest.mark.slow
+def test_twenty_picoseconds_at_300_kelvin_are_stable(box, tmp_path):
+    assert main(command(box, tmp_path, "--steps", 40_000, "--interval", 100)) == 0
+    log = read_log(tmp_path / "log.csv")
+    late = log["temperature_k"][len(log["step"]) // 4 :]
+    assert abs(late.mean() - 300) < 5 and late.std() < 15
+    frames, _ = read_trajectory(tmp_path / "trajectory.xtc")
+    for pair, (low, high) in {(0, 1): (1.2, 1.7), (1, 5): (0.8, 1.25), (0, 2): (0.9, 1.35)}.items():
+        bond = np.linalg.norm(frames[:, pair[0]] - frames[:, pair[1]], axis=1)
+        assert np.all((bond > low) & (bond < high)), pair
+
+
 # --- analysis -------------------------------------------------------------------------------------
 
 
