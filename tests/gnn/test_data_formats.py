@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from gnn.data import Frame, System, read_frames, write_frames
-from gnn.data.common import write_atomically
-from gnn.data.common import ATOMIC_LABELS
+from gnn.data.common import ATOMIC_LABELS, write_atomically
 from gnn.data.systems import OPTIONAL_FIELDS
 
 
