@@ -43,7 +43,8 @@ def register(commands: Any) -> None:
 
 
 def _md(arguments: argparse.Namespace) -> int:
-    from gnn.engines.dynamics import Run, Settings
+    from gnn.engines.dynamics import Run
+    from gnn.engines.settings import Settings
 
     names = Settings.__dataclass_fields__
     settings = Settings(**{name: getattr(arguments, name) for name in names})
@@ -77,7 +78,7 @@ def _files(arguments: argparse.Namespace, folder: Path, screen: Any) -> None:
     if arguments.smiles is not None and arguments.prmtop is not None:
         raise ValueError("expected either --smiles, or --prmtop and --coordinates, got both")
     if arguments.smiles is None and arguments.prmtop is None:
-        from gnn.engines.dynamics import shipped_box
+        from gnn.engines.box import shipped_box
 
         screen.print("no molecule named: methanol in water, the box that ships")
         shipped_box(folder)

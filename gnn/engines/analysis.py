@@ -75,7 +75,13 @@ def radial_distribution(
 
 
 def read_trajectory(path: Path) -> tuple[Array, Array]:
-    """Read an XTC trajectory: positions (frames, n, 3) and box lengths (frames, 3) in Å."""
+    """Read an XTC trajectory: positions (frames, n, 3) and box lengths (frames, 3) in Å.
+
+    Raises
+    ------
+    ValueError
+        If it is no XTC file, or the box is not rectangular.
+    """
     from openmm.app.internal.xtc_utils import read_xtc
 
     if path.suffix != ".xtc":
@@ -84,6 +90,8 @@ def read_trajectory(path: Path) -> tuple[Array, Array]:
         raise FileNotFoundError(f"no trajectory {path}")
     positions, boxes, _, _ = read_xtc(str(path).encode())
     lengths = np.diagonal(np.moveaxis(boxes, 2, 0), axis1=1, axis2=2)
+    if np.count_nonzero(boxes) > lengths.size:
+        raise ValueError(f"{path}: expected a rectangular box")
     return 10.0 * np.moveaxis(positions, 2, 0), 10.0 * lengths
 
 
@@ -133,7 +141,8 @@ def picture(folder: Path, topology: Any, solute: Sequence[int], title: str) -> P
     axes[1].plot(log["time_ps"], energy, lw=0.8, color="#b4431d")
     axes[1].set(xlabel="time / ps", ylabel="total energy − start / kJ mol⁻¹")
     path = folder / "trajectory.xtc"
-    if path.is_file() and oxygens:
+    rectangular = np.count_nonzero(topology.getPeriodicBoxVectors()._value) == 3
+    if path.is_file() and oxygens and rectangular:
         frames, boxes = read_trajectory(path)
         end = min(8.0, 0.5 * float(boxes.min()))
         for i in heavy:

@@ -7,13 +7,11 @@ a run that goes on cuts both there, so that nothing is missing and nothing comes
 """
 
 import csv
-import gzip
 import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,94 +19,15 @@ import numpy as np
 import torch
 
 from gnn.data.common import write_atomically
+from gnn.engines.box import degrees_of_freedom, equilibrated, platform_of
 from gnn.engines.openmm import create_system
+from gnn.engines.settings import Settings
 
 COLUMNS = (
     "step", "time_ps", "potential_kj_mol", "kinetic_kj_mol", "total_kj_mol", "temperature_k",
     "density_g_ml", "ns_per_day",
 )  # fmt: skip
 _STILL_FREE = ("steps", "threads", "platform")  # may change when a run goes on
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What determines a run.
-
-    Parameters
-    ----------
-    steps
-        In all, from the equilibrated start.
-    timestep
-        In fs.
-    ensemble
-        "nvt" (Langevin), "npt" (with a barostat at 1 bar) or "nve" (Verlet).
-    temperature
-        In K.
-    friction
-        Of the Langevin thermostat in 1/ps.
-    cutoff
-        Reach in Å within which the model sees charges.
-    precision
-        "float32" or "float64", of the model.
-    classical
-        Leave the model out: the force field alone, for comparison.
-    interval
-        Steps between frames of the trajectory and rows of the log.
-    checkpoint_interval
-        Steps between checkpoints; what a kill can lose.
-    trajectory
-        "xtc" or "dcd".
-    equilibration
-        Time in ps at constant pressure, with the force field, before the start. 0 takes the
-        coordinates as they are.
-    seed
-        Of velocities and thermostat.
-    platform
-        Of OpenMM, "CPU", "Reference", "CUDA", …; None: the fastest.
-    threads
-        Of OpenMM's CPU platform; None: all.
-    """
-
-    steps: int
-    timestep: float = 0.5
-    ensemble: str = "nvt"
-    temperature: float = 300.0
-    friction: float = 1.0
-    cutoff: float = 9.0
-    precision: str = "float32"
-    classical: bool = False
-    interval: int = 100
-    checkpoint_interval: int = 1000
-    trajectory: str = "xtc"
-    equilibration: float = 10.0
-    seed: int = 0
-    platform: str | None = None
-    threads: int | None = None
-
-    def __post_init__(self) -> None:
-        choices = {
-            "ensemble": ("nvt", "npt", "nve"),
-            "precision": ("float32", "float64"),
-            "trajectory": ("xtc", "dcd"),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"expected {name} to be one of {', '.join(known)}, got {getattr(self, name)!r}"
-                )
-        for name in ("steps", "interval", "checkpoint_interval"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name} >= 1, got {getattr(self, name)}")
-        for name in ("timestep", "temperature", "friction", "cutoff"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"expected {name} > 0, got {getattr(self, name)}")
-        if self.equilibration < 0:
-            raise ValueError(f"expected equilibration >= 0 ps, got {self.equilibration}")
-        if self.checkpoint_interval % self.interval:
-            raise ValueError(
-                f"expected checkpoint_interval to be a multiple of interval ({self.interval}), got "
-                f"{self.checkpoint_interval}"
-            )
 
 
 class Run:
@@ -156,6 +75,7 @@ class Run:
         self.trajectory = folder / f"trajectory.{settings.trajectory}"
         self.log, self.checkpoint = folder / "log.csv", folder / "checkpoint.npz"
         self.degrees_of_freedom, self._mass = 0, 0.0
+        self._frames = 0
 
     # --- the run ----------------------------------------------------------------------------------
 
@@ -179,7 +99,8 @@ class Run:
             self._begin(simulation)
         clock = time.perf_counter()
         while step < self.settings.steps:
-            count = min(self.settings.interval, self.settings.steps - step)
+            interval = self.settings.interval
+            count = min(interval - step % interval, self.settings.steps - step)
             simulation.step(count)
             step += count
             now = time.perf_counter()
@@ -234,13 +155,17 @@ class Run:
             system.addForce(barostat)
         masses = [system.getParticleMass(i)._value for i in range(system.getNumParticles())]
         self.degrees_of_freedom, self._mass = degrees_of_freedom(system), sum(masses)
-        return app.Simulation(self.topology, system, integrator, *_platform(settings))
+        return app.Simulation(self.topology, system, integrator, *platform_of(settings))
 
     def _begin(self, simulation: Any) -> None:
         """Start from the equilibrated box, with empty trajectory and log."""
         from openmm import XmlSerializer, app, unit
 
-        state = XmlSerializer.deserialize(equilibrated(self))
+        state = XmlSerializer.deserialize(
+            equilibrated(
+                self.folder / "start.xml", self.prmtop, self.start, self.settings, self.say
+            )
+        )
         context = simulation.context
         context.setPeriodicBoxVectors(*state.getPeriodicBoxVectors())
         context.setPositions(state.getPositions())
@@ -266,7 +191,7 @@ class Run:
 
         state = simulation.context.getState(positions=True, energy=True, enforcePeriodicBox=True)
         box = state.getPeriodicBoxVectors()
-        self._write_frame(state.getPositions(asNumpy=True), box, step)
+        self._write_frame(state.getPositions(asNumpy=True), box)
         potential = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
         kinetic = state.getKineticEnergy().value_in_unit(unit.kilojoule_per_mole)
         gas = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)
@@ -282,11 +207,11 @@ class Run:
         with open(self.log, "a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(row)
 
-    def _write_frame(self, positions: Any, box: Any, step: int) -> None:
+    def _write_frame(self, positions: Any, box: Any) -> None:
         from openmm import app, unit
 
-        settings = self.settings
-        append = self.trajectory.is_file()
+        settings, append = self.settings, self.trajectory.is_file()
+        self._frames += 1
         arguments = (self.topology, settings.timestep * unit.femtosecond, 0, settings.interval)
         if settings.trajectory == "xtc":
             file = app.XTCFile(str(self.trajectory), *arguments, append=append)
@@ -309,7 +234,7 @@ class Run:
         record = {
             "step": step,
             "trajectory_bytes": self.trajectory.stat().st_size,
-            "frames": step // self.settings.interval + 1,
+            "frames": self._frames,
             "log_bytes": self.log.stat().st_size,
             "platform": simulation.context.getPlatform().getName(),
             "settings": self._record_of_settings(),
@@ -355,78 +280,6 @@ class Run:
             with open(self.trajectory, "r+b") as stream:  # the header counts the frames
                 stream.seek(8)
                 stream.write(int(record["frames"]).to_bytes(4, "little"))
-        simulation.currentStep = record["step"]
+        simulation.currentStep, self._frames = record["step"], record["frames"]
         self.say(f"going on from step {record['step']}")
         return int(record["step"])
-
-
-def _platform(settings: Settings) -> tuple[Any, ...]:
-    import openmm
-
-    if settings.platform is None:
-        count = openmm.Platform.getNumPlatforms()
-        platforms = [openmm.Platform.getPlatform(i) for i in range(count)]
-        platform = max(platforms, key=lambda found: found.getSpeed())
-    else:
-        try:
-            platform = openmm.Platform.getPlatformByName(settings.platform)
-        except openmm.OpenMMException as error:
-            raise ValueError(f"platform: {error}") from None
-    if platform.getName() != "CPU":
-        return (platform,)
-    properties = {"DeterministicForces": "true"}
-    if settings.threads is not None:
-        properties["Threads"] = str(settings.threads)
-    return platform, properties
-
-
-def degrees_of_freedom(system: Any) -> int:
-    """Return 3 for each particle with mass, less the constraints and the motion of the centre."""
-    import openmm
-
-    massive = sum(system.getParticleMass(i)._value > 0 for i in range(system.getNumParticles()))
-    centre = any(isinstance(force, openmm.CMMotionRemover) for force in system.getForces())
-    return 3 * massive - system.getNumConstraints() - 3 * centre
-
-
-def equilibrated(run: Run) -> str:
-    """Return the state (XML) of the box after classical equilibration, made once per folder."""
-    import openmm
-    from openmm import app, unit
-
-    path, settings = run.folder / "start.xml", run.settings
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    if settings.equilibration:
-        run.say(f"equilibrating with the force field, {settings.equilibration:g} ps at 1 bar")
-    system = run.prmtop.createSystem(
-        nonbondedMethod=app.PME, nonbondedCutoff=0.9 * unit.nanometer, rigidWater=True
-    )
-    kelvin = settings.temperature * unit.kelvin
-    barostat = openmm.MonteCarloBarostat(1 * unit.bar, kelvin)
-    barostat.setRandomNumberSeed(settings.seed + 1)
-    system.addForce(barostat)
-    integrator = openmm.LangevinMiddleIntegrator(kelvin, 2 / unit.picosecond, 1 * unit.femtosecond)
-    integrator.setRandomNumberSeed(settings.seed + 1)
-    fastest = replace(settings, platform=None)
-    simulation = app.Simulation(run.topology, system, integrator, *_platform(fastest))
-    simulation.context.setPositions(run.start.positions)
-    if settings.equilibration:
-        simulation.minimizeEnergy(maxIterations=300)
-    simulation.context.setVelocitiesToTemperature(kelvin, settings.seed + 1)
-    simulation.step(round(settings.equilibration * 1000))
-    state = simulation.context.getState(positions=True, velocities=True)
-    text = openmm.XmlSerializer.serialize(state)
-    write_atomically(path, partial(_write_bytes, text.encode()))
-    return text
-
-
-def shipped_box(folder: Path) -> None:
-    """Put methanol in 368 TIP3P waters, equilibrated (GAFF2, AM1-BCC), into a folder."""
-    for path in (Path(__file__).parent / "methanol").glob("*.gz"):
-        content = gzip.decompress(path.read_bytes())
-        write_atomically(folder / path.stem, partial(_write_bytes, content))
-
-
-def _write_bytes(content: bytes, path: Path) -> None:
-    path.write_bytes(content)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gnn import System, load_model
-from gnn.engines.dynamics import shipped_box
+from gnn.engines.box import shipped_box
 from gnn.engines.embedding import Embedding, nearest_image, switch
 from gnn.units import KJ_PER_MOL, NANOMETER
 

@@ -18,7 +18,9 @@ from gnn.engines.analysis import (
     read_log,
     read_trajectory,
 )
-from gnn.engines.dynamics import Run, Settings, shipped_box
+from gnn.engines.box import shipped_box
+from gnn.engines.dynamics import Run
+from gnn.engines.settings import Settings
 
 
 @pytest.fixture(scope="module")
