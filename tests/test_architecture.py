@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,22 @@ COMMANDS = {"fmm/bench.py": {"fmm3dpy", "matplotlib"}}
 ARRAYS = {"multipoles/_device.py": {"torch", "cupy", "jax"}}
 # heavy packages that gnn imports inside the function that needs them
 LATE = {"ase", "openmm", "pyscf", "rdkit", "parmed", "h5py", "matplotlib", "rich"}
+# modules that define a subclass of such a package's class; no other module imports them
+SUBCLASSES = {"gnn/engines/ase.py": {"ase"}}
+
+
+def _at_import(node: ast.AST) -> Iterator[ast.AST]:
+    """Walk over what runs when a module is imported: all but the bodies of functions."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield child
+            yield from _at_import(child)
 
 
 def _imports(path: Path, top_level_only: bool = False) -> set[str]:
     tree = ast.parse(path.read_text())
-    nodes = tree.body if top_level_only else ast.walk(tree)
     found = set()
-    for node in nodes:
+    for node in _at_import(tree) if top_level_only else ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -41,7 +51,21 @@ def test_core_packages_import_the_core_only(package):
 
 def test_heavy_packages_are_imported_late():
     for path in (ROOT / "gnn").rglob("*.py"):
-        assert not _imports(path, top_level_only=True) & LATE, path.relative_to(ROOT)
+        name = str(path.relative_to(ROOT))
+        assert _imports(path, top_level_only=True) & LATE == SUBCLASSES.get(name, set()), name
+
+
+@pytest.mark.parametrize("subclass", SUBCLASSES)
+def test_modules_that_need_a_heavy_package_are_imported_by_nobody(subclass):
+    module = subclass.removesuffix(".py").replace("/", ".")
+    package, _, name = module.rpartition(".")
+    for path in (ROOT / "gnn").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                assert module not in {alias.name for alias in node.names}, path
+            elif isinstance(node, ast.ImportFrom):
+                assert node.module != module, path
+                assert (node.module, name) not in {(package, a.name) for a in node.names}, path
 
 
 def _names_numba_cuda(path: Path) -> bool:

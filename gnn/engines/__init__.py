@@ -1,0 +1,1 @@
+"""Models in the programs of others: ASE and OpenMM."""

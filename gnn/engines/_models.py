@@ -1,0 +1,39 @@
+"""What every engine does first: take a model in any of the forms in which users have one."""
+
+import copy
+from pathlib import Path
+
+import torch
+
+from gnn.potential import Potential
+from gnn.training.checkpoint import load_model
+
+
+def ready_model(
+    model: Potential | str | Path | None, dtype: torch.dtype | str | None = None
+) -> Potential:
+    """Return an own copy of a model for use alone: no gradients of its weights.
+
+    Parameters
+    ----------
+    model : Potential, path of a checkpoint, or None
+        None: the model that ships.
+    dtype : torch.dtype or str, optional
+        Floating-point type in which it computes, such as ``"float64"``. None: that of its weights.
+
+    Raises
+    ------
+    TypeError
+        If `model` or `dtype` is of another kind.
+    OSError, ValueError
+        If the checkpoint cannot be read.
+    """
+    kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if dtype is not None and kind not in (torch.float32, torch.float64):
+        raise TypeError(f"expected dtype to be 'float32' or 'float64', got {dtype!r}")
+    if model is None or isinstance(model, str | Path):
+        model = load_model(model)
+    if not isinstance(model, Potential):
+        raise TypeError(f"expected a model or the path of a checkpoint, got {type(model).__name__}")
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    return model if kind is None else model.to(kind)

@@ -1,0 +1,290 @@
+"""ASE calculator: a model for `ase.Atoms`, alone or in the field of what surrounds them."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from gnn.data.systems import System, float_array, total_charge
+from gnn.engines._models import ready_model
+from gnn.potential import PER_ATOM, Potential
+
+try:
+    from ase import Atoms
+    from ase.calculators.calculator import Calculator, all_changes
+except ImportError as error:
+    raise ImportError(
+        "gnn.engines.ase needs the package ase: pip install 'anisole[engines]'"
+    ) from error
+
+Array = NDArray[np.float64]
+
+#: Shapes of what may surround the atoms (None: any length).
+_SURROUNDINGS: dict[str, tuple[int | None, ...]] = {
+    "mm_positions": (None, 3),
+    "mm_charges": (None,),
+    "mm_dipoles": (None, 3),
+    "mm_quadrupoles": (None, 3, 3),
+    "uniform_field": (3,),
+}
+_WITHOUT_DERIVATIVES = {"energy", "free_energy", "charges"}
+_ROUNDING = 1e-2  # largest distance in e of added initial charges from a whole number
+
+
+class AMPCalculator(Calculator):
+    """Energy, forces, charges and dipole of a molecule by a model of this package.
+
+    Units are ASE's: eV, Å, e. The molecule is in open space: periodic boundaries are refused. The
+    energy holds the interaction of the atoms with their surroundings, not that of the
+    surroundings among themselves.
+
+    Parameters
+    ----------
+    model : Potential, path of a checkpoint, or None
+        `gnn.AMP`, `gnn.published.AmpBms`, …; None: the model that ships.
+    charge : int, optional
+        Total charge in e. None: ``atoms.info["charge"]``, else ``atoms.info["total_charge"]``,
+        else the sum of the atoms' initial charges, which is zero where none are set.
+    mm_positions, mm_charges : array_like, optional
+        Point charges around the atoms: positions (m, 3) in Å, charges (m,) in e.
+    mm_dipoles, mm_quadrupoles : array_like, optional
+        Multipoles at the same positions, (m, 3) in e Å and (m, 3, 3) in e Å², as in `gnn.System`.
+    uniform_field : array_like, optional
+        Electric field (3,) in V/Å; its potential is zero at the origin of the coordinates.
+    external_field : callable, optional
+        Any other field: takes positions (n, 3) in Å and returns the potential there in V with its
+        derivatives in V/Å^k, (n, 4), (n, 10) or (n, 20), packed as by `multipoles.field`.
+    dtype : torch.dtype or str, optional
+        Type in which the model computes, such as ``"float64"``. None: that of its weights.
+
+    Raises
+    ------
+    OSError
+        If there is no checkpoint at a path.
+    ValueError
+        If an array or the charge is wrong; later, with the atoms, what `gnn.System` refuses,
+        periodic boundaries, and elements that the model was not trained on.
+    TypeError
+        If an argument is of another kind.
+
+    Notes
+    -----
+    All but `model` and `dtype` can be replaced with ``calc.set(mm_positions=…)``, which discards
+    the results so far. `embed` and `get_forces_on_point_charges` are what ASE's QM/MM calculators
+    (`ase.calculators.qmmm.EIQMMM`) ask of a QM calculator.
+    """
+
+    # of the types that ASE declares
+    implemented_properties = ["energy", "free_energy", "forces", "charges", "dipole"]  # noqa: RUF012
+    default_parameters = dict.fromkeys(("charge", *_SURROUNDINGS, "external_field"))
+    ignored_changes = {"cell", "initial_magmoms"}  # noqa: RUF012
+    discard_results_on_any_change = True
+
+    def __init__(
+        self,
+        model: Potential | str | Path | None = None,
+        *,
+        charge: int | None = None,
+        mm_positions: ArrayLike | None = None,
+        mm_charges: ArrayLike | None = None,
+        mm_dipoles: ArrayLike | None = None,
+        mm_quadrupoles: ArrayLike | None = None,
+        uniform_field: ArrayLike | None = None,
+        external_field: Callable[[Array], ArrayLike] | None = None,
+        dtype: torch.dtype | str | None = None,
+    ):
+        self.model = ready_model(model, dtype)
+        self._embedded = False
+        self._found: dict[str, Any] = {}
+        super().__init__(
+            charge=charge,
+            mm_positions=mm_positions,
+            mm_charges=mm_charges,
+            mm_dipoles=mm_dipoles,
+            mm_quadrupoles=mm_quadrupoles,
+            uniform_field=uniform_field,
+            external_field=external_field,
+        )
+
+    def set(self, **changes: Any) -> dict[str, Any]:
+        """Replace the charge or parts of the surroundings; None takes a part away.
+
+        Parameters
+        ----------
+        **changes
+            Arguments of the constructor other than `model` and `dtype`. Arrays are copied.
+
+        Returns
+        -------
+        dict
+            What was not as before.
+
+        Raises
+        ------
+        ValueError
+            If a name, shape or value is wrong.
+        TypeError
+            If a value is of another kind.
+        """
+        unknown = ", ".join(sorted(changes.keys() - self.default_parameters.keys()))
+        if unknown:
+            raise ValueError(f"cannot set {unknown}, only {', '.join(self.default_parameters)}")
+        checked = {name: _checked(name, value) for name, value in changes.items()}
+        changed: dict[str, Any] = super().set(**checked)
+        return changed
+
+    def todict(self, skip_default: bool = True) -> dict[str, Any]:
+        """Return what ASE writes beside results: the model's kind, the charge, a count.
+
+        Not the surroundings themselves, which would be written with every frame of a trajectory.
+        """
+        charges = self.parameters["mm_charges"]
+        return {
+            "model": type(self.model).__name__,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "charge": self.parameters["charge"],
+            "n_mm": 0 if charges is None else len(charges),
+        }
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """Return what changed since the last calculation, a charge in ``atoms.info`` included."""
+        changes: list[str] = super().check_state(atoms, tol)
+        if not changes and self._charge(atoms) != self._charge(self.atoms):
+            changes.append("charge")
+        return changes
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Iterable[str] = ("energy",),
+        system_changes: Iterable[str] = tuple(all_changes),
+    ) -> None:
+        """Evaluate the model; derivatives are taken only where `properties` need them.
+
+        Raises
+        ------
+        ValueError
+            If the model cannot compute these atoms (see the class), or there are none.
+        """
+        super().calculate(atoms, properties, system_changes)
+        if self.atoms is None:
+            raise ValueError("there are no atoms yet: pass them, or attach the calculator to some")
+        # ASE's QM/MM asks for the energy and then for all forces, in every step
+        derivatives = self._embedded or not _WITHOUT_DERIVATIVES.issuperset(properties)
+        (self._found,) = self.model.evaluate([self._system(self.atoms)], forces=derivatives)
+        self.results = {
+            name: self._found[name] for name in self.implemented_properties if name in self._found
+        }
+        self.results["free_energy"] = self._found["energy"]
+
+    def get_atomic_multipoles(self, atoms: Atoms | None = None) -> dict[str, Array]:
+        """Return the multipoles of the atoms.
+
+        Returns
+        -------
+        dict
+            ``charges`` (n,) in e, ``dipoles`` (n, 3) in e Å, ``quadrupoles`` (n, 3, 3) in e Å² in
+            the convention of `gnn.System`.
+        """
+        self.get_property("charges", atoms)
+        return {name: self._found[name].copy() for name in PER_ATOM if name != "forces"}
+
+    def get_forces_on_point_charges(self, atoms: Atoms | None = None) -> Array:
+        """Return the forces of the atoms on the surrounding charges, (m, 3) in eV/Å.
+
+        On particles with dipoles or quadrupoles: at fixed orientation.
+        """
+        self.get_property("forces", atoms)
+        forces: Array = self._found["mm_forces"].copy()
+        return forces
+
+    def embed(self, charges: ArrayLike, positions: ArrayLike | None = None) -> "PointCharges":
+        """Surround the atoms with point charges, in place of all particles so far.
+
+        Parameters
+        ----------
+        charges : array_like
+            In e, (m,).
+        positions : array_like, optional
+            In Å, (m, 3). None: they come later, by `PointCharges.set_positions`.
+
+        Returns
+        -------
+        PointCharges
+            Through which ASE's QM/MM calculators move the charges and ask for their forces.
+        """
+        self.set(mm_charges=charges, mm_positions=positions, mm_dipoles=None, mm_quadrupoles=None)
+        self._embedded = True
+        return PointCharges(self)
+
+    def _charge(self, atoms: Atoms) -> int:
+        """Return the total charge of atoms in e."""
+        if self.parameters["charge"] is not None:
+            return int(self.parameters["charge"])
+        for name in ("charge", "total_charge"):
+            if name in atoms.info:
+                return total_charge(atoms.info[name])
+        total = float(atoms.get_initial_charges().sum())
+        if not abs(total - np.round(total)) <= _ROUNDING:
+            raise ValueError(
+                f"the initial charges of the atoms add up to {total:g} e, no whole number: pass "
+                'charge=, or set atoms.info["charge"]'
+            )
+        return round(total)
+
+    def _system(self, atoms: Atoms) -> System:
+        if atoms.pbc.any():
+            raise ValueError(
+                f"the atoms are periodic (pbc {atoms.pbc.tolist()}), the model computes one "
+                "molecule in open space and would not see its images: make the molecule whole "
+                "and set atoms.pbc = False (the cell may stay)"
+            )
+        given = {name: self.parameters[name] for name in _SURROUNDINGS}
+        field = self.parameters["external_field"]
+        if field is not None:
+            given["external_field"] = field(atoms.positions.copy())
+        return System(atoms.numbers, atoms.positions, self._charge(atoms), **given)
+
+
+class PointCharges:
+    """The charges around the atoms of a calculator, as ASE's QM/MM calculators handle them.
+
+    Parameters
+    ----------
+    calculator : AMPCalculator
+        Whose surroundings these are.
+    """
+
+    def __init__(self, calculator: AMPCalculator):
+        self.calculator = calculator
+
+    def set_positions(self, positions: ArrayLike) -> None:
+        """Move the charges to positions (m, 3) in Å."""
+        self.calculator.set(mm_positions=positions)
+
+    def set_charges(self, charges: ArrayLike) -> None:
+        """Replace the charges, (m,) in e."""
+        self.calculator.set(mm_charges=charges)
+
+    def get_forces(self, calculator: AMPCalculator) -> Array:
+        """Return the forces on the charges after a calculation, (m, 3) in eV/Å."""
+        return calculator.get_forces_on_point_charges()
+
+
+def _checked(name: str, value: Any) -> Any:
+    """Return an own copy of a parameter's value, after a check of its kind and shape."""
+    if value is None:
+        return None
+    if name == "charge":
+        return total_charge(value)
+    if name in _SURROUNDINGS:
+        return float_array(name, value, _SURROUNDINGS[name])
+    if not callable(value):
+        raise TypeError(
+            f"{name}: expected a function that takes positions (n, 3) and returns the field "
+            f"there, got {type(value).__name__}"
+        )
+    return value
