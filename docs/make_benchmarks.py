@@ -16,7 +16,7 @@ FOLDER = Path(__file__).resolve().parent / "_generated"
 # of files that do not say it themselves in columns `machine` or `device`, and `date`
 MACHINE, DATE = "Shared AMD EPYC (Zen 5)", "November 2026"
 NO_MACHINE = {"gpu_kernels": "Compiled for both architectures without a device"}
-MOST_ROWS = 60
+MOST_ROWS = 30
 
 
 def make(folder: Path = FOLDER) -> None:
@@ -41,17 +41,21 @@ def others(shown: Iterable[str]) -> list[str]:
     for path in sorted(RESULTS.glob("*.csv")):
         if path.stem not in shown:
             rows = tables.read(path.stem)
-            text += [f"### {path.stem.replace('_', ' ')}", "", markdown(*as_it_is(rows)), ""]
+            text += [f"### {path.stem.replace('_', ' ')}", ""]
+            text += [markdown(*as_it_is(rows)), ""] if len(rows) <= MOST_ROWS else []
             if (RESULTS / f"{path.stem}.png").is_file():
                 text += [f"![{path.stem}](../benchmarks/results/{path.stem}.png)", ""]
-            text += [f"{{.measured}}\n{where_and_when(rows)}; `{path.name}`.", ""]
+            text += [
+                f"{{.measured}}\n{where_and_when(rows)}; {len(rows)} rows in `{path.name}`.",
+                "",
+            ]
     return text
 
 
 def as_it_is(rows: list[Row]) -> Table:
-    """Return the first rows of a file with rounded numbers, without columns said elsewhere."""
+    """Return a file with rounded numbers, without columns said elsewhere."""
     columns = [key for key in (rows[0] if rows else {}) if key not in ("machine", "device", "date")]
-    return columns, [[rounded(row[key] or "") for key in columns] for row in rows[:MOST_ROWS]]
+    return columns, [[rounded(row[key] or "") for key in columns] for row in rows]
 
 
 def rounded(text: str) -> str:

@@ -9,7 +9,9 @@ BOXES = {
     "nodes": ((4.3, 4.3), 2.1, 1.0, GREEN, ("nodes and edges", "features h, e", "envelope w(r)")),
     "field": ((4.3, 1.2), 2.1, 1.0, BLUE, ("field at the atoms", "φ, ∇φ, ∇∇φ", "and smeared Δ")),
     "state": ((7.55, 4.3), 2.1, 1.0, RED, ("anisotropic state", "S = Σ c ⟦u⊗u…⟧", "orders 0 … 3")),
-    "message": ((10.75, 4.3), 2.1, 1.0, RED, ("messages", "invariants of both", "ends: D·u, u·Qu, …")),
+    "message": (
+        (10.75, 4.3), 2.1, 1.0, RED, ("messages", "invariants of both", "ends: D·u, u·Qu, …")
+    ),
     "long": ((7.55, 2.7), 2.1, 0.8, PURPLE, ("long range", "field of all states")),
     "update": ((10.75, 2.7), 2.1, 0.8, RED, ("update", "h ← h + MLP(…)")),
     "multipoles": (

@@ -32,7 +32,7 @@ def draw_kernels(axis) -> None:
         "Yukawa(0.5)": mp.Yukawa(0.5),
         "ReactionField(4)": mp.ReactionField(4.0),
     }
-    for (name, kernel), color in zip(kernels.items(), COLORS, strict=True):
+    for (name, kernel), color in zip(kernels.items(), COLORS, strict=False):
         axis.plot(r, kernel.chain(r, 1)[:, 1] / bare, color=color, label=name)
     axis.axhline(1, color="0.6", lw=0.8)
     axis.set(xlim=(0, 5), ylim=(-0.03, 1.08), xlabel="r", title="force / Coulomb force")

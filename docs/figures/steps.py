@@ -80,7 +80,7 @@ def main() -> None:
         if box != leaf:
             bend = 0.35 * np.sign(x[leaf] - x[box])
             arrow(axis, (x[box], bottom - 0.06), (x[leaf], bottom - 0.06), ORANGE, bend)
-    for k, text in enumerate((f"level {level}" for level in range(levels.max() + 1))):
+    for k, text in enumerate(f"level {level}" for level in range(levels.max() + 1)):
         axis.text(-0.02, -k, text, ha="right", va="center", fontsize=9)
     axis.text(-0.02, bottom, "points", ha="right", va="center", fontsize=9)
     labels = (
