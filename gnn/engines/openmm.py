@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from gnn.engines._models import ready_model
 from gnn.engines.embedding import Embedding
 from gnn.potential import Potential
-from gnn.training.checkpoint import load_model
 from gnn.units import KJ_PER_MOL, NANOMETER
 
 #: Bonded forces by the name of a term: how many particles it has, and which parameters make it
@@ -143,7 +143,7 @@ def create_system(
     inside = set(qm)
     others = [atom for atom in atoms if atom.index not in inside]
     embedding = Embedding(
-        _prepared(model, dtype),
+        ready_model(model, dtype),
         np.array([atoms[i].element.atomic_number for i in qm]),
         charge,
         charges[[atom.index for atom in others]],
@@ -159,16 +159,6 @@ def create_system(
     force.setName("QMMMForce")
     system.addForce(force)
     return system
-
-
-def _prepared(model: Any, dtype: torch.dtype | None) -> Potential:
-    if model is None or isinstance(model, str | Path):
-        model = load_model(model)
-    if not isinstance(model, Potential):
-        raise TypeError(f"expected a model or the path of a checkpoint, got {type(model).__name__}")
-    model = copy.deepcopy(model).eval()
-    model.requires_grad_(False)
-    return model if dtype is None else model.to(dtype)
 
 
 def _classical_system(topology: Any, mm_forcefield: Any, options: dict[str, Any]) -> Any:
