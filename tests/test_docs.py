@@ -1,6 +1,7 @@
 """The documentation is true: its snippets run, and its tables name what the code has."""
 
 import ast
+import csv
 import re
 import shlex
 from pathlib import Path
@@ -39,7 +40,7 @@ def _commands() -> list[tuple[str, list[str]]]:
     lines = []
     for page in PAGES:
         for _, block in _blocks(page, "sh"):
-            for line in block.splitlines():
+            for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line, comments=True)
                 if words[:1] == ["anisole"] and "[" not in line:
                     lines.append((page.stem, words[1:]))
@@ -112,7 +113,7 @@ def test_every_key_of_the_configuration_is_documented_with_its_default():
     assert _table("start") == {"start": "null"} and Config().start is None
 
 
-@pytest.mark.parametrize("module", ["multipoles", "gnn", "gnn.data"])
+@pytest.mark.parametrize("module", ["multipoles", "fmm", "gnn", "gnn.data", "gnn.published"])
 def test_every_public_name_is_in_the_reference(module):
     from importlib import import_module
 
@@ -131,6 +132,51 @@ def test_tolerances_are_those_of_the_validation():
     for dtype, tolerance in TOLERANCES.items():
         mantissa, exponent = f"{tolerance:.0e}".split("e")
         assert f"{mantissa}e{int(exponent)} ({dtype.name})" in text
+
+
+@pytest.fixture
+def benchmarks(monkeypatch):
+    """The module that writes the tables of the pages."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    import make_benchmarks
+
+    return make_benchmarks
+
+
+def test_tables_of_the_pages_are_made_from_the_results(benchmarks, tmp_path):
+    benchmarks.make(tmp_path)
+    made = {path.stem for path in tmp_path.glob("*.md")}
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    included = re.findall(r"^```\{include\} _generated/(\w+)\.md$", text, re.MULTILINE)
+    assert sorted(included) == sorted(made), "every table on one page, and on one only"
+    pictures = set(re.findall(r"\(_generated/(\w+\.png)\)", text))
+    assert pictures == {path.name for path in tmp_path.glob("*.png")}
+    table = (tmp_path / "shipped_model_errors.md").read_text(encoding="utf-8")
+    with (DOCS.parent / "benchmarks/results/shipped_model_errors.csv").open() as stream:
+        expected = {row["molecule"]: float(row["energy_mae"]) for row in csv.DictReader(stream)}
+    found = re.findall(r"^\| ([a-z ]+) \| \d+ \| ([\d.]+) \|", table, re.MULTILINE)
+    assert found[-1] == ("all", f"{expected['all']:.1f}") and len(found) == len(expected)
+
+
+def test_a_file_of_results_that_no_table_shows_is_shown_as_it_is(benchmarks, tmp_path, monkeypatch):
+    (tmp_path / "new_one.csv").write_text("what,seconds,machine,date\na,0.12345,M1,2027-01-02\n")
+    monkeypatch.setattr(benchmarks, "RESULTS", tmp_path)
+    monkeypatch.setattr(benchmarks.tables, "RESULTS", tmp_path)
+    text = "\n".join(benchmarks.others(set()))
+    assert "| what | seconds |" in text and "| a | 0.123 |" in text
+    assert "M1, 2027-01-02; 1 rows in `new_one.csv`." in text
+
+
+def test_numbers_are_written_as_people_write_them(benchmarks):
+    short = benchmarks.tables.short
+    assert [short(x) for x in (1234567, 99.6, 0.0499, -2.5e-7)] == [
+        "1 234 567",
+        "100",
+        "0.050",
+        "−2.5e−7",
+    ]
+    assert short(0) == "0" and short("nan") == "–"
+    assert benchmarks.tables.marked([("1.0", "5"), ("2.0", "4")]) == ["**1.0** / 5", "2.0 / **4**"]
 
 
 def test_figures_have_their_scripts():

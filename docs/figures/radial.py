@@ -1,24 +1,9 @@
-"""Draw `radial.svg`: the envelope of the network's edges, and what the kernels do to charges."""
-
-from pathlib import Path
+"""Draw `radial.png`: the force between two charges under the kernels."""
 
 import numpy as np
-import torch
-from _style import COLORS, plt
+from _style import COLORS, plt, save
 
 import multipoles as mp
-from gnn.layers.radial import envelope
-
-
-def draw_envelopes(axis) -> None:
-    """Draw our envelope and the published one, which has a factor r_c / r."""
-    x = np.linspace(0.02, 1.15, 400)
-    ours = envelope(torch.from_numpy(x), 1.0).numpy()
-    axis.plot(x, ours, color=COLORS[0], lw=2, label="here")
-    axis.plot(x, ours / x, color=COLORS[1], lw=1.5, ls="--", label="published (1/x …)")
-    axis.axvline(1, color="0.6", lw=0.8)
-    axis.set(ylim=(-0.1, 4), xlim=(0, 1.15), xlabel="x = r / cutoff", title="envelope of an edge")
-    axis.legend(frameon=False)
 
 
 def draw_kernels(axis) -> None:
@@ -41,11 +26,9 @@ def draw_kernels(axis) -> None:
 
 def main() -> None:
     """Write the picture beside this script."""
-    figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.1))
-    draw_envelopes(axes[0])
-    draw_kernels(axes[1])
-    figure.savefig(Path(__file__).with_suffix(".svg"), metadata={"Date": None})
-    plt.close(figure)
+    figure, axis = plt.subplots(figsize=(5.4, 3.0))
+    draw_kernels(axis)
+    save(figure, __file__)
 
 
 if __name__ == "__main__":
