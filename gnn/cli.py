@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from gnn.commands import dynamics, training, use
+from gnn.commands import data, dynamics, training, use
 
-_GROUPS = (training, use, dynamics)
+_GROUPS = (training, use, data, dynamics)
 _EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, ImportError)
 
 

@@ -56,14 +56,15 @@ def test_commands_parse():
         _parser().parse_args(words)  # SystemExit if it does not
 
 
-def test_generator_options_exist():
+def test_options_of_data_exist():
     import argparse
 
-    from gnn.data.generate import add_arguments
+    from gnn.commands import data
 
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    known = {option for action in parser._actions for option in action.option_strings}
+    commands = argparse.ArgumentParser().add_subparsers()
+    data.register(commands)
+    actions = commands.choices["data"]._subparsers._group_actions[0].choices
+    known = {o for a in actions.values() for option in a._actions for o in option.option_strings}
     text = (DOCS / "data.md").read_text(encoding="utf-8")
     assert set(re.findall(r"`(--[a-z-]+)`", text)) <= known
 

@@ -1,8 +1,10 @@
 """What all file formats of frames share: labels, units, and files written whole or not at all."""
 
+import errno
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +100,35 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def locked(path: Path, refusal: str, *, wait: bool = False) -> Iterator[None]:
+    """Keep other processes out that use this with the same file; the lock ends with the process.
+
+    Parameters
+    ----------
+    path
+        File to lock, made when missing; on a file system without locks nothing is locked.
+    refusal
+        Message for the one that comes second.
+    wait
+        Wait for the other process instead.
+
+    Raises
+    ------
+    OSError
+        If another process holds the lock and this one does not wait.
+    """
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise OSError(refusal) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+        yield

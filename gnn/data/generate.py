@@ -1,44 +1,47 @@
-"""Make QM/MM reference data for a molecule given as a SMILES string.
-
-    python -m gnn.data.generate CO --name meoh --frames 100 --out data.h5
+"""QM/MM reference data for a molecule given as a SMILES string: ``anisole data generate``.
 
 Molecular dynamics of the molecule in TIP3P water (OpenMM, GAFF2/AM1-BCC), quantum chemistry with
 electrostatic embedding for each snapshot (PySCF), and one HDF5 file of the layout of
 :mod:`gnn.data.hdf5`. Needs the extra ``data``: ``pip install "anisole[data]"``.
 
-Each finished frame is kept in a work folder beside the output file: the same command, started
-again after an interruption or with more frames, goes on where it stopped. Other molecules already
-in the output file stay there. The runs are numbered 100, 200, 300, … (one block each), so that
+Each finished frame is kept in a work folder beside the output file: the same call, made again
+after an interruption or with more frames, goes on where it stopped. Other molecules already in the
+output file stay there. The runs are numbered 100, 200, 300, … (one block each), so that
 :func:`gnn.data.split_by_run` holds out whole runs.
 """
 
-import argparse
 import json
 import re
-import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gnn.data.common import LABELS, write_atomically
+from gnn.data.common import ATOMIC_LABELS, LABELS, locked, write_atomically
 from gnn.data.formats import read_frames, write_frames
-from gnn.data.labelling import NotConverged, label_both, level_of
+from gnn.data.labelling import label_both, level_of
 from gnn.data.sampling import (
     Dynamics,
     check_installed,
+    load,
     molecule,
     parametrise,
-    snapshots,
-    stored_snapshots,
+    run_dynamics,
+    snapshot_path,
+    store,
 )
 from gnn.data.splits import RUNS_PER_BLOCK
 from gnn.data.systems import Frame, System
+from gnn.data.workers import Event, Workers
 
 _FEWEST_RUNS = 3  # below, a split by run has nothing to hold out
+Say = Callable[[str], None]
+Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,8 @@ class Recipe:
         Integration grid of density functionals.
     padding
         Least water in Å between the solute and the walls of the box.
+    mbis
+        Add multipoles of the atoms (:func:`gnn.data.mbis.mbis`).
     dynamics
         Settings of the molecular dynamics.
     """
@@ -69,6 +74,7 @@ class Recipe:
     level: str = "B3LYP/6-31G*"
     grid_level: int = 2
     padding: float = 12.0
+    mbis: bool = False
     dynamics: Dynamics = field(default_factory=Dynamics)
 
 
@@ -78,8 +84,10 @@ def generate(
     out: Path,
     *,
     runs: int = 4,
+    processes: int = 1,
     work: Path | None = None,
-    say: Callable[[str], None] = print,
+    say: Say = print,
+    progress: Progress = lambda done, total, line: print(f"{line} ({done} of {total})"),
 ) -> int:
     """Make frames and write them to an HDF5 file.
 
@@ -93,10 +101,15 @@ def generate(
         HDF5 file; other molecules in it are kept.
     runs
         Number of independent molecular-dynamics runs.
+    processes
+        Number of processes at work; each takes the threads of ``recipe.dynamics``.
     work
         Folder for what is finished. None: ``<out>.work/<name>``.
     say
-        Takes lines of progress.
+        Takes lines about what goes on.
+    progress
+        Called after each frame with the number of frames labelled by this call, the number it
+        has to label, and a line about the frame.
 
     Returns
     -------
@@ -109,30 +122,56 @@ def generate(
         If programs are missing or fail.
     ValueError
         If the input is wrong or does not fit what is already there.
+    OSError
+        If a file cannot be written, or another process is at work in the same folder.
     """
+    _check(recipe, frames, out, runs, processes)
+    check_installed()
+    mol = molecule(recipe.smiles, recipe.charge)
+    level_of(recipe.level, {atom.GetSymbol() for atom in mol.GetAtoms()})
+    work = work or _beside(out) / recipe.name
+    (work / "labels").mkdir(parents=True, exist_ok=True)
+    with locked(work / "lock", f"another process makes frames in {work}: wait for it to end"):
+        for rest in work.glob("**/.run_*"):  # of a call that was killed
+            rest.unlink(missing_ok=True)
+        _check_recipe(recipe, work)
+        _others(recipe, out)  # fail now rather than after hours
+        if runs < _FEWEST_RUNS:
+            say(f"note: {runs} run(s) cannot be split by run into three sets; use at least 3")
+        say(f"{recipe.name}: force field of {recipe.smiles} (AM1-BCC charges, GAFF2, TIP3P)")
+        parametrise(mol, recipe.charge, recipe.padding, work)
+        say(f"{recipe.name}: molecular dynamics of {runs} runs, then labels at {recipe.level}")
+        tasks = [
+            _Task(RUNS_PER_BLOCK * (k + 1), frames // runs + (k < frames % runs))
+            for k in range(runs)
+        ]
+        try:
+            _all_frames(recipe, tasks, work, processes, say, progress)
+        except BaseException:
+            with suppress(OSError):  # the first error is the one to show
+                _assemble(recipe, work, out)
+            raise
+        total = _assemble(recipe, work, out)
+    say(f"{out}: {total} frames of {recipe.name}")
+    return total
+
+
+def _beside(out: Path) -> Path:
+    return out.with_name(out.name + ".work")
+
+
+def _check(recipe: Recipe, frames: int, out: Path, runs: int, processes: int) -> None:
     if out.suffix.lower() not in (".h5", ".hdf5"):
         raise ValueError(f"{out}: expected a file name ending in .h5 or .hdf5")
     if not re.fullmatch(r"[\w.+-]+", recipe.name) or recipe.name.startswith("."):
         raise ValueError(f"name: expected letters, digits, _ . + -, got {recipe.name!r}")
     if not 1 <= runs <= frames:
         raise ValueError(f"expected 1 <= runs <= frames, got {runs} runs and {frames} frames")
-    check_installed()
-    level_of(recipe.level)
-    mol = molecule(recipe.smiles, recipe.charge)
-    work = work or out.with_name(out.name + ".work") / recipe.name
-    (work / "labels").mkdir(parents=True, exist_ok=True)
-    _check_recipe(recipe, work)
-    _others(recipe, out)  # fail now rather than after hours
-    if runs < _FEWEST_RUNS:
-        say(f"note: {runs} run(s) cannot be split by run into three sets; use at least 3")
-    say(f"{recipe.name}: force field of {recipe.smiles} (AM1-BCC charges, GAFF2, TIP3P)")
-    parametrise(mol, recipe.charge, recipe.padding, work)
-    try:
-        _all_frames(recipe, frames, runs, work, say)
-    finally:
-        total = _assemble(recipe, work, out)
-        say(f"{out}: {total} frames of {recipe.name}")
-    return total
+    if processes < 1 or recipe.dynamics.threads < 1:
+        raise ValueError(
+            f"expected at least one process and one thread, got {processes} and "
+            f"{recipe.dynamics.threads}"
+        )
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
@@ -162,49 +201,71 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _run_numbers(runs: int) -> list[int]:
-    return [RUNS_PER_BLOCK * (k + 1) for k in range(runs)]
+@dataclass(frozen=True)
+class _Task:
+    """The dynamics of a run (no index), or the labels of one of its snapshots."""
+
+    run: int
+    count: int
+    index: int | None = None
+
+    def __str__(self) -> str:
+        if self.index is None:
+            return f"run {self.run}: molecular dynamics"
+        return f"run {self.run} frame {self.index + 1}/{self.count}"
+
+
+def _do(recipe: Recipe, work: Path, task: _Task) -> Iterator[Any]:
+    """Carry out a task in a worker: yields numbers of snapshots, or a line about the labels."""
+    if task.index is None:
+        yield from run_dynamics(work, task.run, task.count, recipe.dynamics)
+        return
+    system = _system(recipe, load(snapshot_path(work, task.run, task.index)))
+    embedded, vacuum = label_both(system, recipe.level, recipe.grid_level, recipe.mbis)
+    arrays = {
+        f"{prefix}_{key}": getattr(frame, key)
+        for prefix, frame in (("embedded", embedded), ("vacuum", vacuum))
+        for key in (*LABELS, *ATOMIC_LABELS)
+        if getattr(frame, key) is not None
+    }
+    store(_label_path(work, task.run, task.index), arrays)
+    yield _summary(embedded, vacuum)
 
 
 def _all_frames(
-    recipe: Recipe, frames: int, runs: int, work: Path, say: Callable[[str], None]
+    recipe: Recipe, tasks: list[_Task], work: Path, processes: int, say: Say, progress: Progress
 ) -> None:
     """Dynamics and labels of every frame that is not there yet."""
-    timer = _Timer(frames)
-    for k, run in enumerate(_run_numbers(runs)):
-        count = frames // runs + (k < frames % runs)
-        say(f"{recipe.name}: run {run} ({k + 1} of {runs}), molecular dynamics, {count} snapshots")
-        for i, shot in enumerate(snapshots(work, run, count, recipe.dynamics)):
-            path = _label_path(work, run, i)
-            where = f"run {run} frame {i + 1}/{count}"
-            if path.is_file():
-                timer.skip()
-                continue
-            system = _system(recipe, shot)
-            try:
-                embedded, vacuum = label_both(system, recipe.level, recipe.grid_level)
-            except NotConverged as error:
-                say(f"{where}: left out, {error} (tried again by the next call)")
-                timer.skip()
-                continue
-            _save_labels(path, embedded, vacuum)
-            say(f"{where}: {_summary(embedded, vacuum)}; {timer.done()}")
+    total, done = sum(task.count for task in tasks), 0
+    waiting = deque(tasks)
+    seen: set[_Task] = set()
+    threads = recipe.dynamics.threads
+    with Workers(partial(_do, recipe, work), processes, threads) as workers:
+        for event in workers.events(waiting):
+            task = event.task
+            if event.kind in ("failed", "lost"):
+                _complain(event, say)
+                stored = [label for label in seen if label.run == task.run]
+                total -= task.count - len(stored) if task.index is None else 1
+            elif event.kind == "item" and task.index is not None:
+                done += 1
+                progress(done, total, f"{task}: {event.value}")
+            elif event.kind == "item" and event.value is not None:
+                label = replace(task, index=event.value)
+                if label in seen:
+                    continue
+                seen.add(label)
+                if _label_path(work, label.run, event.value).is_file():
+                    total -= 1
+                else:
+                    waiting.append(label)
 
 
-class _Timer:
-    """Rate and remaining time of the frames that had to be computed."""
-
-    def __init__(self, total: int) -> None:
-        self.left, self.computed, self.start = total, 0, time.monotonic()
-
-    def skip(self) -> None:
-        self.left -= 1
-
-    def done(self) -> str:
-        self.left -= 1
-        self.computed += 1
-        each = (time.monotonic() - self.start) / self.computed
-        return f"{each:.1f} s a frame, {self.left * each / 60:.0f} min left"
+def _complain(event: Event, say: Say) -> None:
+    """Say what went wrong with one task, or raise what concerns them all."""
+    if isinstance(event.value, OSError) or (event.kind == "failed" and event.task.index is None):
+        raise event.value
+    say(f"{event.task}: left out, {event.value} (tried again by the next call)")
 
 
 def _summary(embedded: Frame, vacuum: Frame) -> str:
@@ -228,33 +289,19 @@ def _label_path(work: Path, run: int, index: int) -> Path:
     return work / "labels" / f"run_{run}_frame_{index:05d}.npz"
 
 
-def _save_labels(path: Path, embedded: Frame, vacuum: Frame) -> None:
-    arrays = {
-        f"{prefix}_{key}": getattr(frame, key)
-        for prefix, frame in (("embedded", embedded), ("vacuum", vacuum))
-        for key in LABELS
-    }
-    write_atomically(path, lambda name: np.savez(name, **arrays))
-
-
 def _finished(recipe: Recipe, work: Path) -> list[tuple[Frame, Frame]]:
     """All frames of a work folder that have labels: embedded and vacuum."""
     found = []
-    for path in sorted(work.glob("run_*.npz"), key=lambda path: int(path.stem.split("_")[1])):
-        run = int(path.stem.split("_")[1])
-        for i, shot in enumerate(stored_snapshots(path)):
-            if not _label_path(work, run, i).is_file():
-                continue
-            with np.load(_label_path(work, run, i)) as file:
-                labels = {key: file[key] for key in file.files}
-            system = _system(recipe, shot)
-            alone = System(system.numbers, system.positions, system.charge)
-            found.append(
-                (
-                    Frame(system, **_labels(labels, "embedded"), run=run, name=recipe.name),
-                    Frame(alone, **_labels(labels, "vacuum"), run=run, name=recipe.name),
-                )
-            )
+    numbers = (re.findall(r"\d+", path.stem) for path in (work / "labels").glob("run_*.npz"))
+    for run, index in sorted((int(run), int(index)) for run, index in numbers):
+        system = _system(recipe, load(snapshot_path(work, run, index)))
+        labels = load(_label_path(work, run, index))
+        alone = System(system.numbers, system.positions, system.charge)
+        embedded, vacuum = (
+            Frame(part, **_labels(labels, prefix), run=run, name=recipe.name)
+            for part, prefix in ((system, "embedded"), (alone, "vacuum"))
+        )
+        found.append((embedded, vacuum))
     return found
 
 
@@ -289,96 +336,19 @@ def _others(recipe: Recipe, out: Path) -> tuple[list[tuple[Frame, Frame]], dict[
 
 def _assemble(recipe: Recipe, work: Path, out: Path) -> int:
     """Write the output file from the work folder and what it holds of other molecules."""
-    before, remarks = _others(recipe, out)
     own = _finished(recipe, work)
     ours = {(frame.run, frame.energy) for frame, _ in own}
-    # Frames of this molecule from a work folder that is gone are kept, too.
-    kept = [
-        pair
-        for pair in before
-        if pair[0].name != recipe.name or (pair[0].run, pair[0].energy) not in ours
-    ]
-    pairs = kept + own
-    if own:
-        remarks |= {"level": recipe.level, f"smiles_{recipe.name}": recipe.smiles}
-        embedded, vacuum = (list(frames) for frames in zip(*pairs, strict=True))
-        write_frames(out, embedded, vacuum=vacuum, attributes=remarks, dtype=np.float32)
+    with locked(_beside(out) / "lock", f"{out} is written by another process", wait=True):
+        before, remarks = _others(recipe, out)
+        # Frames of this molecule from a work folder that is gone are kept, too.
+        pairs = own + [
+            pair
+            for pair in before
+            if pair[0].name != recipe.name or (pair[0].run, pair[0].energy) not in ours
+        ]
+        pairs.sort(key=lambda pair: (pair[0].name, pair[0].run))  # stable: the same file each time
+        if own:
+            remarks |= {"level": recipe.level, f"smiles_{recipe.name}": recipe.smiles}
+            embedded, vacuum = (list(frames) for frames in zip(*pairs, strict=True))
+            write_frames(out, embedded, vacuum=vacuum, attributes=remarks, dtype=np.float32)
     return sum(frame.name == recipe.name for frame, _ in pairs)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of :func:`run` to a parser."""
-    add = parser.add_argument
-    add("smiles", help="the molecule, such as CO or C[NH3+] or CC(=O)[O-]")
-    add("--name", required=True, help="name of the molecule in the file")
-    add("--charge", type=int, help="total charge in e (default: from the SMILES string)")
-    add("--frames", type=int, default=100, help="number of frames in all (default %(default)s)")
-    add("--out", type=Path, required=True, help="HDF5 file (.h5); other molecules in it are kept")
-    add("--runs", type=int, default=4, help="independent MD runs (default %(default)s)")
-    add("--level", default="B3LYP/6-31G*", help="METHOD/BASIS (default %(default)s)")
-    add("--grid-level", type=int, default=2, help="DFT grid of PySCF, 0-9 (default %(default)s)")
-    add("--temperature", type=float, default=300.0, help="K (default %(default)s)")
-    add("--equilibration", type=int, default=6000, help="steps of 1 fs (default %(default)s)")
-    add("--interval", type=int, default=150, help="steps between frames (default %(default)s)")
-    add("--cutoff", type=float, default=9.0, help="waters within, Å (default %(default)s)")
-    add("--padding", type=float, default=12.0, help="water to the walls, Å (default %(default)s)")
-    add("--threads", type=int, default=1, help="CPU threads (default %(default)s)")
-    add("--work", type=Path, help="folder for finished frames (default OUT.work/NAME)")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Carry out a parsed command line; returns the exit status."""
-    try:
-        check_installed()
-        from pyscf import lib
-        from rdkit import Chem
-
-        lib.num_threads(arguments.threads)
-        charge = arguments.charge
-        if charge is None:
-            charge = Chem.GetFormalCharge(molecule(arguments.smiles))
-        dynamics = Dynamics(
-            arguments.temperature,
-            arguments.equilibration,
-            arguments.interval,
-            arguments.cutoff,
-            arguments.threads,
-        )
-        recipe = Recipe(
-            arguments.smiles,
-            arguments.name,
-            charge,
-            arguments.level,
-            arguments.grid_level,
-            arguments.padding,
-            dynamics,
-        )
-        generate(
-            recipe,
-            arguments.frames,
-            arguments.out,
-            runs=arguments.runs,
-            work=arguments.work,
-            say=lambda line: print(line, flush=True),
-        )
-    except (RuntimeError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``python -m gnn.data.generate``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m gnn.data.generate",
-        description="Make QM/MM reference data for a molecule given as a SMILES string.",
-    )
-    add_arguments(parser)
-    return run(parser.parse_args(argv))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,9 +1,11 @@
 """Labels for reference data: quantum chemistry with electrostatic embedding (extra ``data``)."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from gnn.data.mbis import mbis
 from gnn.data.systems import Frame, System
 from gnn.units import BOHR, HARTREE
 
@@ -12,13 +14,14 @@ class NotConverged(RuntimeError):
     """The self-consistent field did not converge."""
 
 
-def level_of(text: str) -> tuple[str, str]:
+def level_of(text: str, elements: Iterable[str] = ()) -> tuple[str, str]:
     """Split a level into method and basis, such as "B3LYP/6-31G*" or "HF/STO-3G".
 
     Raises
     ------
     ValueError
-        If it is not of the form METHOD/BASIS, or PySCF knows no such functional.
+        If it is not of the form METHOD/BASIS, or PySCF knows no such functional, or no such basis
+        for one of the elements.
     """
     method, separator, basis = text.partition("/")
     if not (method and separator and basis):
@@ -30,11 +33,23 @@ def level_of(text: str) -> tuple[str, str]:
             dft.libxc.parse_xc(method)
         except (KeyError, ValueError) as error:
             raise ValueError(f"level: {method!r} is no functional of PySCF ({error})") from error
+    for element in elements:
+        from pyscf import gto
+
+        try:
+            gto.basis.load(basis, element)
+        except Exception as error:  # PySCF raises many kinds
+            raise ValueError(f"level: PySCF has no basis {basis!r} for {element}") from error
     return method, basis
 
 
 def label(
-    system: System, level: str, *, guess: np.ndarray | None = None, grid_level: int = 2
+    system: System,
+    level: str,
+    *,
+    guess: np.ndarray | None = None,
+    grid_level: int = 2,
+    multipoles: bool = False,
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Energy, forces and dipole of a closed-shell system in the field of its point charges.
 
@@ -48,12 +63,15 @@ def label(
         Density matrix to start from, such as that of the same atoms in vacuum.
     grid_level
         Fineness of the integration grid of density functionals.
+    multipoles
+        Add those of the atoms by :func:`gnn.data.mbis.mbis`.
 
     Returns
     -------
     labels : dict
         energy (eV), forces (n, 3) and mm_forces (m, 3) (eV/Å), dipole (3,) (e Å, about the origin
-        of the coordinates). The energy includes nuclei-charge terms, not charge-charge ones.
+        of the coordinates); with `multipoles` also charges, dipoles and quadrupoles. The energy
+        includes nuclei-charge terms, not charge-charge ones.
     density : array
         Density matrix.
 
@@ -89,10 +107,13 @@ def label(
         mm_forces = -(gradient.grad_nuc_mm() + gradient.grad_hcore_mm(density)) * atomic_unit
     dipole = field.dip_moment(unit="AU", verbose=0) * BOHR
     labels = {"energy": energy * HARTREE, "forces": forces, "mm_forces": mm_forces}
-    return labels | {"dipole": np.asarray(dipole)}, density
+    labels["dipole"] = np.asarray(dipole)
+    return labels | (mbis(mol, density) if multipoles else {}), density
 
 
-def label_both(system: System, level: str, grid_level: int = 2) -> tuple[Frame, Frame]:
+def label_both(
+    system: System, level: str, grid_level: int = 2, multipoles: bool = False
+) -> tuple[Frame, Frame]:
     """Frames of a system with its point charges and without them.
 
     Raises
@@ -101,6 +122,7 @@ def label_both(system: System, level: str, grid_level: int = 2) -> tuple[Frame, 
         If the self-consistent field does not converge.
     """
     alone = System(system.numbers, system.positions, system.charge)
-    vacuum, density = label(alone, level, grid_level=grid_level)
-    embedded, _ = label(system, level, guess=density, grid_level=grid_level)
+    options: dict[str, Any] = {"grid_level": grid_level, "multipoles": multipoles}
+    vacuum, density = label(alone, level, **options)
+    embedded, _ = label(system, level, guess=density, **options)
     return Frame(system, **embedded), Frame(alone, **vacuum)

@@ -4,7 +4,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import numpy as np
 from gnn.data.common import write_atomically
 
 _PROGRAMS = ("antechamber", "parmchk2", "tleap")
+_EQUILIBRATION_PART = 1000  # steps after which the state is stored
 _INSTALL = 'pip install "anisole[data]"'
 
 
@@ -176,104 +179,165 @@ class Dynamics:
     threads: int = 1
 
 
-def snapshots(folder: Path, run: int, count: int, settings: Dynamics) -> list[dict[str, Any]]:
-    """Snapshots of one molecular-dynamics run, continued or read where they exist already.
+def run_dynamics(folder: Path, run: int, count: int, settings: Dynamics) -> Iterator[int | None]:
+    """Carry out one molecular-dynamics run, or go on with it, and store its snapshots.
+
+    After each part of the equilibration and each snapshot the state is stored, and the dynamics
+    begin anew from what is stored, with random numbers of their own: a run that was killed goes on
+    to the same snapshots as one that was not (with the same number of threads).
 
     Parameters
     ----------
     folder
-        With the topology; gets ``run_<run>.npz`` (snapshots) and ``run_<run>.xml`` (last state).
+        With the topology; gets ``run_<run>.state`` and ``snapshots/``.
     run
-        Number of the run, which is also its random seed.
+        Number of the run, from which its random numbers follow.
     count
         Number of snapshots.
     settings
         Of the dynamics.
 
-    Returns
-    -------
-    list of dict
-        Each with numbers (n,), positions (n, 3), mm_positions (m, 3) and mm_charges (m,): Å and e
-        in float32, solute about the origin, waters whole and at minimum image.
+    Yields
+    ------
+    int or None
+        Number of a snapshot that is stored now, or None after a part without one.
 
     Raises
     ------
     RuntimeError
         If the box is too small for the cutoff.
     """
-    path = folder / f"run_{run}.npz"
-    known = stored_snapshots(path)
-    if len(known) < count:
-        state = path.with_suffix(".xml") if known else None
-        simulation, charges, numbers = _simulation(folder, run + len(known), settings, state)
-        for _ in range(count - len(known)):
-            simulation.step(settings.interval)
-            known.append(_snapshot(simulation, charges, numbers, settings.cutoff))
-        write_atomically(path.with_suffix(".xml"), lambda name: simulation.saveState(str(name)))
-        flat = {f"{key}_{i}": value for i, shot in enumerate(known) for key, value in shot.items()}
-        write_atomically(path, lambda name: np.savez_compressed(name, **flat))
-    return known[:count]
+    known = 0
+    while known < count and snapshot_path(folder, run, known).is_file():
+        yield known
+        known += 1
+    if known == count:
+        return
+    (folder / "snapshots").mkdir(exist_ok=True)
+    box = _Box(folder, settings)
+    path = folder / f"run_{run}.state"
+    part, text = _read_state(path)
+    lengths = _equilibration(settings.equilibration)
+    if part == 0:
+        text = box.prepared(_seed(run, 0))
+    while part < len(lengths) + count:
+        steps = lengths[part] if part < len(lengths) else settings.interval
+        text = box.advance(text, steps, _seed(run, part + 1))
+        index = part - len(lengths)
+        if index >= 0 and not snapshot_path(folder, run, index).is_file():
+            store(snapshot_path(folder, run, index), box.snapshot())
+        part += 1
+        write_atomically(path, partial(_write_state, part, text))
+        yield index if index >= 0 else None
 
 
-def stored_snapshots(path: Path) -> list[dict[str, Any]]:
-    """Read the snapshots of one run; none if there is no such file."""
-    if not path.is_file():
-        return []
+def snapshot_path(folder: Path, run: int, index: int) -> Path:
+    """Where a snapshot is stored: numbers, positions, mm_positions, mm_charges (Å and e)."""
+    return folder / "snapshots" / f"run_{run}_frame_{index:05d}.npz"
+
+
+def store(path: Path, arrays: dict[str, Any]) -> None:
+    """Write named arrays to a file, whole or not at all."""
+    write_atomically(path, lambda name: np.savez_compressed(name, **arrays))
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read what :func:`store` wrote."""
     with np.load(path) as file:
-        found: dict[int, dict[str, Any]] = {}
-        for key in file.files:
-            name, number = key.rsplit("_", 1)
-            found.setdefault(int(number), {})[name] = file[key]
-    return [found[i] for i in range(len(found))]
+        return {key: file[key] for key in file.files}
 
 
-def _simulation(
-    folder: Path, seed: int, settings: Dynamics, state: Path | None
-) -> tuple[Any, np.ndarray, np.ndarray]:
-    """Equilibrated OpenMM simulation, the charges of all particles and the solute's numbers."""
-    import openmm
-    from openmm import app, unit
+def _equilibration(steps: int) -> list[int]:
+    """Lengths of the parts of the equilibration."""
+    whole, rest = divmod(steps, _EQUILIBRATION_PART)
+    return [_EQUILIBRATION_PART] * whole + [rest] * (rest > 0)
 
-    topology = app.AmberPrmtopFile(str(folder / "solute.prmtop"))
-    start = app.AmberInpcrdFile(str(folder / "solute.rst7"))
-    topology.topology.setPeriodicBoxVectors(start.boxVectors)
-    system = topology.createSystem(
-        nonbondedMethod=app.PME,
-        nonbondedCutoff=0.9 * unit.nanometer,
-        rigidWater=True,
-        constraints=None,
-    )
-    kelvin = settings.temperature * unit.kelvin
-    barostat = openmm.MonteCarloBarostat(1 * unit.bar, kelvin)
-    barostat.setRandomNumberSeed(seed)
-    system.addForce(barostat)
-    integrator = openmm.LangevinMiddleIntegrator(kelvin, 2 / unit.picosecond, 1 * unit.femtosecond)
-    integrator.setRandomNumberSeed(seed)
-    simulation = app.Simulation(
-        topology.topology,
-        system,
-        integrator,
-        openmm.Platform.getPlatformByName("CPU"),
-        {"Threads": str(settings.threads)},
-    )
-    if state is not None:
-        simulation.loadState(str(state))
-    else:
-        simulation.context.setPositions(start.positions)
-        simulation.minimizeEnergy(maxIterations=300)
-        simulation.context.setVelocitiesToTemperature(kelvin, seed)
-        simulation.step(settings.equilibration)
-    force = next(f for f in system.getForces() if isinstance(f, openmm.NonbondedForce))
-    charges = [
-        force.getParticleParameters(i)[0].value_in_unit(unit.elementary_charge)
-        for i in range(system.getNumParticles())
-    ]
-    solute = next(topology.topology.residues())
-    return (
-        simulation,
-        np.array(charges),
-        np.array([a.element.atomic_number for a in solute.atoms()]),
-    )
+
+def _seed(run: int, part: int) -> int:
+    """Seed of the random numbers of one part of a run; never 0, which OpenMM takes for any."""
+    return 1 + int(np.random.SeedSequence([run, part]).generate_state(1)[0]) % (2**31 - 2)
+
+
+def _read_state(path: Path) -> tuple[int, str]:
+    """Return how many parts of a run are done, and the state after them."""
+    if not path.is_file():
+        return 0, ""
+    number, _, text = path.read_text(encoding="utf-8").partition("\n")
+    return int(number), text
+
+
+def _write_state(part: int, text: str, path: Path) -> None:
+    path.write_text(f"{part}\n{text}", encoding="utf-8")
+
+
+class _Box:
+    """The solvated molecule in OpenMM, driven from one stored state to the next."""
+
+    def __init__(self, folder: Path, settings: Dynamics) -> None:
+        import openmm
+        from openmm import app, unit
+
+        topology = app.AmberPrmtopFile(str(folder / "solute.prmtop"))
+        self.start = app.AmberInpcrdFile(str(folder / "solute.rst7"))
+        topology.topology.setPeriodicBoxVectors(self.start.boxVectors)
+        system = topology.createSystem(
+            nonbondedMethod=app.PME,
+            nonbondedCutoff=0.9 * unit.nanometer,
+            rigidWater=True,
+            constraints=None,
+        )
+        self.kelvin = settings.temperature * unit.kelvin
+        self.cutoff = settings.cutoff
+        self.barostat = openmm.MonteCarloBarostat(1 * unit.bar, self.kelvin)
+        system.addForce(self.barostat)
+        self.integrator = openmm.LangevinMiddleIntegrator(
+            self.kelvin, 2 / unit.picosecond, 1 * unit.femtosecond
+        )
+        self.simulation = app.Simulation(
+            topology.topology,
+            system,
+            self.integrator,
+            openmm.Platform.getPlatformByName("CPU"),
+            {"Threads": str(settings.threads), "DeterministicForces": "true"},
+        )
+        force = next(f for f in system.getForces() if isinstance(f, openmm.NonbondedForce))
+        self.charges = np.array(
+            [
+                force.getParticleParameters(i)[0].value_in_unit(unit.elementary_charge)
+                for i in range(system.getNumParticles())
+            ]
+        )
+        solute = next(topology.topology.residues())
+        self.numbers = np.array([a.element.atomic_number for a in solute.atoms()])
+
+    def prepared(self, seed: int) -> str:
+        """Minimise the energy, draw velocities, and return the state."""
+        context = self.simulation.context
+        context.setPositions(self.start.positions)
+        self.simulation.minimizeEnergy(maxIterations=300)
+        context.setVelocitiesToTemperature(self.kelvin, seed)
+        return self._state()
+
+    def advance(self, text: str, steps: int, seed: int) -> str:
+        """Go on from a state with fresh random numbers; return the state after `steps`."""
+        import openmm
+
+        self.integrator.setRandomNumberSeed(seed)
+        self.barostat.setRandomNumberSeed(seed)
+        self.simulation.context.reinitialize()
+        self.simulation.context.setState(openmm.XmlSerializer.deserialize(text))
+        self.simulation.step(steps)
+        return self._state()
+
+    def _state(self) -> str:
+        import openmm
+
+        state = self.simulation.context.getState(getPositions=True, getVelocities=True)
+        return openmm.XmlSerializer.serialize(state)
+
+    def snapshot(self) -> dict[str, np.ndarray]:
+        """Return the snapshot of now."""
+        return _snapshot(self.simulation, self.charges, self.numbers, self.cutoff)
 
 
 def _snapshot(

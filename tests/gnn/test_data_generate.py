@@ -1,79 +1,81 @@
-"""The script's bookkeeping with stand-ins for dynamics and quantum chemistry; once for real."""
+"""The bookkeeping with stand-ins for dynamics and quantum chemistry; once for real."""
 
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
+import cheap_generation
 import numpy as np
 import pytest
 
-from gnn.data import Frame, System, generate, read_frames, sampling, split_by_run
-from gnn.data.labelling import NotConverged
-from gnn.data.sampling import stored_snapshots
+from gnn.cli import main
+from gnn.data import generate, read_frames, sampling, split_by_run
+from gnn.data.common import locked
+from gnn.data.workers import Event
 
 
-class Fake:
-    """Dynamics and labels that cost nothing, and a count of the labels computed."""
+class InProcess:
+    """Workers that work here, where things can be replaced; fails at a chosen label."""
 
-    def __init__(self):
-        self.labelled = 0
-        self.fail_at = None
-        self.error = KeyboardInterrupt
+    labelled, fail_at, error = 0, 0, KeyboardInterrupt
 
-    def snapshots(self, folder, run, count, settings):
-        path = folder / f"run_{run}.npz"
-        known = stored_snapshots(path)
-        for i in range(len(known), count):
-            rng = np.random.default_rng([run, i])
-            known.append(
-                {
-                    "numbers": np.array([6, 8]),
-                    "positions": rng.random((2, 3)).astype(np.float32),
-                    "mm_positions": (5 + rng.random((3, 3))).astype(np.float32),
-                    "mm_charges": np.array([-0.8, 0.4, 0.4], dtype=np.float32),
-                }
-            )
-        np.savez(path, **{f"{k}_{i}": v for i, shot in enumerate(known) for k, v in shot.items()})
-        return known[:count]
+    def __init__(self, work, count, threads):
+        self.work = work
 
-    def label_both(self, system, level, grid_level):
-        self.labelled += 1
-        if self.labelled == self.fail_at:
-            raise self.error("told to fail")
-        energy = float(system.positions.sum())
-        alone = System(system.numbers, system.positions, system.charge)
-        zeros = np.zeros((2, 3))
-        return (
-            Frame(system, energy, zeros, np.zeros((3, 3)), np.ones(3)),
-            Frame(alone, energy + 1, zeros, None, np.zeros(3)),
-        )
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def events(self, tasks):
+        while tasks:
+            task = tasks.popleft()
+            try:
+                if task.index is not None:
+                    type(self).labelled += 1
+                    if self.labelled == self.fail_at:
+                        raise self.error("told to fail")
+                for item in self.work(task):
+                    yield Event(task, "item", item)
+                yield Event(task, "done")
+            except Exception as error:
+                yield Event(task, "failed", error)
 
 
 @pytest.fixture
 def fake(monkeypatch):
-    fake = Fake()
-    for name in ("check_installed", "level_of", "molecule", "parametrise"):
-        monkeypatch.setattr(generate, name, lambda *arguments: None)
-    monkeypatch.setattr(generate, "snapshots", fake.snapshots)
-    monkeypatch.setattr(generate, "label_both", fake.label_both)
-    return fake
+    class Fake(InProcess):
+        pass
+
+    cheap_generation.replace_the_costly(monkeypatch.setattr)
+    monkeypatch.setattr(generate, "Workers", Fake)
+    return Fake
 
 
 def make(out, frames=6, runs=3, name="co", **changes):
-    lines = []
+    lines, progress = [], []
     recipe = generate.Recipe("[C-]#[O+]", name, 0, **changes)
-    count = generate.generate(recipe, frames, out, runs=runs, say=lines.append)
-    return count, lines
+    count = generate.generate(
+        recipe, frames, out, runs=runs, say=lines.append, progress=lambda *a: progress.append(a)
+    )
+    return count, lines, progress
 
 
 def test_frames_and_progress(fake, tmp_path):
     out = tmp_path / "d.h5"
-    count, lines = make(out, frames=7)
+    count, _, progress = make(out, frames=7)
     assert count == 7
     frames, vacuum = read_frames(out), read_frames(out, vacuum=True)
     assert [frame.run for frame in frames] == [100, 100, 100, 200, 200, 300, 300]
     assert vacuum[2].energy == pytest.approx(frames[2].energy + 1)
     assert {len(part) > 0 for part in split_by_run(frames)} == {True}
-    assert sum("s a frame" in line and "min left" in line for line in lines) == 7
+    assert [(done, total) for done, total, _ in progress] == [(i + 1, 7) for i in range(7)]
+    assert progress[0][2].startswith("run 100 frame 1/3: ")
 
 
 def test_interrupted_and_continued(fake, tmp_path):
@@ -82,19 +84,37 @@ def test_interrupted_and_continued(fake, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         make(out)
     assert len(read_frames(out)) == 3  # what was finished is in the file
-    count, _ = make(out)
+    count, _, progress = make(out)
     assert (count, fake.labelled) == (6, 4 + 3)
-    count, _ = make(out, frames=9)
-    assert (count, fake.labelled) == (9, 4 + 3 + 3)
+    assert [(done, total) for done, total, _ in progress] == [(1, 3), (2, 3), (3, 3)]
+    assert (make(out, frames=9)[0], fake.labelled) == (9, 4 + 3 + 3)
 
 
-def test_not_converged_is_left_out_and_tried_again(fake, tmp_path):
+def test_a_frame_that_fails_is_left_out_and_tried_again(fake, tmp_path):
     out = tmp_path / "d.h5"
-    fake.fail_at, fake.error = 2, NotConverged
-    count, lines = make(out)
+    fake.fail_at, fake.error = 2, RuntimeError
+    count, lines, progress = make(out)
     assert count == 5 and any("told to fail" in line for line in lines)
-    count, _ = make(out)
-    assert (count, fake.labelled) == (6, 7)
+    assert progress[-1][:2] == (5, 5)
+    assert (make(out)[0], fake.labelled) == (6, 7)
+
+
+def test_a_full_disk_ends_the_work_and_is_named(fake, tmp_path):
+    fake.fail_at, fake.error = 2, OSError
+    with pytest.raises(OSError, match="told to fail"):
+        make(tmp_path / "d.h5")
+    assert fake.labelled == 2
+
+
+def test_dynamics_that_fail_end_the_work(fake, tmp_path, monkeypatch):
+    def too_small(*_):
+        raise RuntimeError("the box is too small")
+        yield
+
+    monkeypatch.setattr(generate, "run_dynamics", too_small)
+    with pytest.raises(RuntimeError, match="too small"):
+        make(tmp_path / "d.h5")
+    assert not (tmp_path / "d.h5").exists()
 
 
 def test_other_molecules_are_kept(fake, tmp_path):
@@ -107,8 +127,6 @@ def test_other_molecules_are_kept(fake, tmp_path):
 
 
 def test_frames_are_kept_without_their_work_folder(fake, tmp_path):
-    import shutil
-
     out = tmp_path / "d.h5"
     make(out)
     shutil.rmtree(tmp_path / "d.h5.work")
@@ -120,6 +138,8 @@ def test_changed_settings_are_refused(fake, tmp_path):
     make(out)
     with pytest.raises(ValueError, match=r"other settings: padding 12.0, now 20.0"):
         make(out, padding=20.0)
+    with pytest.raises(ValueError, match=r"other settings: mbis False, now True"):
+        make(out, mbis=True)
     with pytest.raises(ValueError, match=r"holds frames at level B3LYP.* not HF/STO-3G"):
         make(out, name="other", level="HF/STO-3G")
 
@@ -131,13 +151,57 @@ def test_wrong_arguments(fake, tmp_path):
         make(tmp_path / "d.h5", frames=2)
     with pytest.raises(ValueError, match="name: expected letters"):
         make(tmp_path / "d.h5", name="../x")
+    with pytest.raises(ValueError, match="at least one process"):
+        recipe = generate.Recipe("C", "c", 0)
+        generate.generate(recipe, 3, tmp_path / "d.h5", runs=3, processes=0)
+
+
+def test_two_processes_in_one_folder_are_refused(fake, tmp_path):
+    folder = tmp_path / "d.h5.work" / "co"
+    with locked(folder / "lock", "taken"):
+        # a lock is the process's: another one has to try
+        code = (
+            "from gnn.data.common import locked; from pathlib import Path\n"
+            f"with locked(Path({str(folder / 'lock')!r}), 'taken'): pass"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and "OSError: taken" in done.stderr
+    assert make(tmp_path / "d.h5")[0] == 6  # free again
+
+
+def _start(out):
+    return subprocess.Popen(
+        [sys.executable, cheap_generation.__file__, str(out)],
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+
+
+def test_killed_and_resumed_gives_the_same_file(fake, tmp_path):
+    whole, broken = tmp_path / "whole" / "d.h5", tmp_path / "broken" / "d.h5"
+    labels = tmp_path / "broken" / "d.h5.work" / "co" / "labels"
+    first = _start(broken)
+    while len(list(labels.glob("run_*"))) < 3:
+        assert first.poll() is None
+        time.sleep(0.02)
+    first.send_signal(signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    assert not broken.exists()
+    kept = {path: path.stat().st_mtime_ns for path in labels.glob("run_*")}
+    assert 3 <= len(kept) < 16
+    assert _start(broken).wait() == 0
+    make(whole, frames=16, runs=4)
+    assert len(read_frames(broken)) == 16
+    assert broken.read_bytes() == whole.read_bytes()
+    assert all(path.stat().st_mtime_ns == then for path, then in kept.items())  # none made anew
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_what_is_not_installed_is_named(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sampling, "program", _no_program)
-    code = generate.main(["CO", "--name", "meoh", "--out", str(tmp_path / "d.h5")])
+    code = main(["data", "generate", "CO", "--out", str(tmp_path / "d.h5")])
     message = capsys.readouterr().err
-    assert code == 1
+    assert code == 2
     assert "antechamber (AmberTools)" in message and 'pip install "anisole[data]"' in message
 
 
@@ -145,30 +209,62 @@ def _no_program(name):
     raise RuntimeError(f"no {name}")
 
 
-def test_help_needs_nothing_installed():
-    done = subprocess.run(
-        [sys.executable, "-m", "gnn.data.generate", "--help"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0 and "--level" in done.stdout and not done.stderr
+def test_names_by_default_and_wrong_ones(fake, monkeypatch, capsys, tmp_path):
+    pytest.importorskip("rdkit")
+    monkeypatch.setattr(sampling, "check_installed", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    options = ["--frames", "3", "--runs", "3"]
+    assert main(["data", "generate", "CO", "[C-]#[O+]", *options]) == 0
+    assert "run 300 frame 1/1" in capsys.readouterr().out
+    assert {frame.name for frame in read_frames("CH4O.h5")} == {"CH4O"}
+    assert {frame.name for frame in read_frames("CO.h5")} == {"CO"}
+    assert main(["data", "generate", "CO", "O", "--name", "x", *options]) == 2
+    assert "one --name for each" in capsys.readouterr().err
+    assert main(["data", "generate", "CO", "OC", *options]) == 2
+    assert "two molecules have one name" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_end_to_end(tmp_path):
-    try:
-        sampling.check_installed()
-    except RuntimeError as error:
-        pytest.skip(str(error))
+    _needs_everything()
     out = tmp_path / "d.h5"
-    command = "CO --name meoh --frames 2 --runs 2 --level HF/STO-3G --equilibration 20 --interval 5"
-    assert generate.main([*command.split(), "--out", str(out)]) == 0
+    options = "--frames 2 --runs 2 --level HF/STO-3G --equilibration 20 --interval 5 --mbis"
+    command = ["data", "generate", "CO", "--processes", "2", *options.split(), "--out", str(out)]
+    assert main(command) == 0
     for frame, alone in zip(read_frames(out), read_frames(out, vacuum=True), strict=True):
         assert frame.system.n_mm > 100 and frame.system.n_mm % 3 == 0
         # Hartree-Fock has no integration grid: the forces add up to nothing.
         np.testing.assert_allclose(frame.forces.sum(0) + frame.mm_forces.sum(0), 0, atol=1e-5)
         assert -3100 < frame.energy < -3000 and abs(frame.energy - alone.energy) < 5
+        for one in (frame, alone):
+            dipole = one.charges @ one.system.positions + one.dipoles.sum(0)
+            np.testing.assert_allclose(dipole, one.dipole, atol=1e-4)
+
+
+def _needs_everything():
+    try:
+        sampling.check_installed()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.slow
+def test_dynamics_that_were_stopped_go_on_to_the_same_snapshots(tmp_path):
+    _needs_everything()
+    box, settings = tmp_path / "box", sampling.Dynamics(equilibration=1010, interval=10)
+    box.mkdir()
+    sampling.parametrise(sampling.molecule("CO"), 0, 12.0, box)
+    whole, broken = (shutil.copytree(box, tmp_path / name) for name in ("whole", "broken"))
+    assert list(sampling.run_dynamics(whole, 100, 2, settings)) == [None, None, 0, 1]
+    for stored in (None, None, 0):
+        stopped = sampling.run_dynamics(broken, 100, 2, settings)
+        assert next(stopped) == stored
+        stopped.close()
+    list(sampling.run_dynamics(broken, 100, 2, settings))
+    for i in range(2):
+        one, other = (sampling.load(sampling.snapshot_path(f, 100, i)) for f in (whole, broken))
+        for name in one:
+            np.testing.assert_array_equal(one[name], other[name])
 
 
 @pytest.mark.slow

@@ -1,0 +1,202 @@
+"""``anisole data generate``, ``info`` and ``convert``."""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from gnn.commands._common import console
+
+
+def register(commands: Any) -> None:
+    """Add the command with its subcommands."""
+    data = commands.add_parser("data", help="make, inspect and convert frames")
+    actions = data.add_subparsers(required=True, metavar="ACTION")
+
+    generate = actions.add_parser("generate", help="QM/MM frames of molecules in water")
+    _generate_options(generate)
+    generate.set_defaults(run=_generate)
+
+    info = actions.add_parser("info", help="what a file holds, and which frames look wrong")
+    info.add_argument("file", metavar="FILE", help="HDF5, extxyz, or shipped")
+    info.add_argument("-o", "--output", type=Path, help="picture with histograms (.png)")
+    add_keys(info)
+    info.set_defaults(run=_info)
+
+    convert = actions.add_parser("convert", help="from HDF5 to extxyz, or back")
+    convert.add_argument("input", metavar="IN", help="HDF5 or extxyz")
+    convert.add_argument("output", metavar="OUT", help="HDF5 or extxyz, as the suffix says")
+    add_keys(convert)
+    convert.set_defaults(run=_convert)
+    for action in actions.choices.values():
+        action.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
+
+
+def add_keys(parser: Any) -> None:
+    """Add the option that renames the keys of extxyz files."""
+    parser.add_argument(
+        "--keys",
+        nargs="+",
+        action="extend",
+        type=_key,
+        default=[],
+        metavar="NAME=KEY",
+        help="extxyz: keys other than the default ones, such as energy=dft_energy",
+    )
+
+
+def _key(text: str) -> tuple[str, str]:
+    name, separator, key = text.partition("=")
+    if not (name and separator and key):
+        raise argparse.ArgumentTypeError(f"expected NAME=KEY, such as energy=dft_energy: {text!r}")
+    return name, key
+
+
+def _generate_options(parser: Any) -> None:
+    add = parser.add_argument
+    add("smiles", nargs="+", help="molecules, such as CO or C[NH3+] or CC(=O)[O-]")
+    add("--name", action="append", help="in the file, once for each molecule (default: formula)")
+    add("--out", type=Path, help="HDF5 file (.h5); what it holds is kept (default: NAME.h5)")
+    add("--frames", type=int, default=100, help="of each molecule (default %(default)s)")
+    add("--runs", type=int, default=4, help="independent MD runs (default %(default)s)")
+    add("--processes", type=int, default=1, help="at work at a time (default %(default)s)")
+    add("--threads", type=int, default=1, help="of each process (default %(default)s)")
+    add("--mbis", action="store_true", help="add multipoles of the atoms, by MBIS")
+    add("--level", default="B3LYP/6-31G*", help="METHOD/BASIS (default %(default)s)")
+    add("--grid-level", type=int, default=2, help="DFT grid of PySCF, 0-9 (default %(default)s)")
+    add("--temperature", type=float, default=300.0, help="K (default %(default)s)")
+    add("--equilibration", type=int, default=6000, help="steps of 1 fs (default %(default)s)")
+    add("--interval", type=int, default=150, help="steps between frames (default %(default)s)")
+    add("--cutoff", type=float, default=9.0, help="waters within, Å (default %(default)s)")
+    add("--padding", type=float, default=12.0, help="water to the walls, Å (default %(default)s)")
+    add("--work", type=Path, help="folder for finished frames (default OUT.work)")
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    names = arguments.name or [None] * len(arguments.smiles)
+    if len(names) != len(arguments.smiles):
+        raise ValueError(
+            f"expected one --name for each of the {len(arguments.smiles)} molecules, got "
+            f"{len(names)}"
+        )
+    try:
+        recipes = [_recipe(*pair, arguments) for pair in zip(arguments.smiles, names, strict=True)]
+        if len({recipe.name for recipe in recipes}) < len(recipes):
+            raise ValueError("two molecules have one name: give each its own by --name")
+        for recipe in recipes:
+            _generate_one(recipe, arguments)
+    except RuntimeError as error:
+        raise OSError(str(error)) from error
+    return 0
+
+
+def _recipe(smiles: str, name: str | None, arguments: argparse.Namespace) -> Any:
+    from gnn.data.generate import Recipe
+    from gnn.data.sampling import Dynamics, check_installed, molecule
+
+    check_installed()
+    from rdkit.Chem import GetFormalCharge
+    from rdkit.Chem.rdMolDescriptors import CalcMolFormula
+
+    mol = molecule(smiles)
+    return Recipe(
+        smiles,
+        CalcMolFormula(mol) if name is None else name,
+        GetFormalCharge(mol),
+        arguments.level,
+        arguments.grid_level,
+        arguments.padding,
+        arguments.mbis,
+        Dynamics(
+            arguments.temperature,
+            arguments.equilibration,
+            arguments.interval,
+            arguments.cutoff,
+            arguments.threads,
+        ),
+    )
+
+
+def _generate_one(recipe: Any, arguments: argparse.Namespace) -> None:
+    from gnn.data.generate import generate
+
+    out = arguments.out or Path(f"{recipe.name}.h5")
+    work = None if arguments.work is None else arguments.work / recipe.name
+    screen = console()
+    start = time.monotonic()
+    with _Progress(screen) as progress:
+        try:
+            generate(
+                recipe,
+                arguments.frames,
+                out,
+                runs=arguments.runs,
+                processes=arguments.processes,
+                work=work,
+                say=screen.print,
+                progress=progress,
+            )
+        except KeyboardInterrupt:
+            screen.print("interrupted: the same command goes on from here")
+            raise
+    screen.print(f"{progress.done} frames labelled in {_time(time.monotonic() - start)}")
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 180 else f"{seconds / 60:.0f} min"
+
+
+class _Progress:
+    """A bar on a terminal, a line for each frame elsewhere; frames per second and time left."""
+
+    def __init__(self, screen: Any) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+        self.screen, self.done, self.start = screen, 0, 0.0
+        note = TextColumn("{task.fields[note]}")
+        self.bar = Progress(
+            BarColumn(), MofNCompleteColumn(), note, console=screen, disable=not screen.is_terminal
+        )
+        self.task = self.bar.add_task("", total=None, note="force field, molecular dynamics")
+
+    def __enter__(self) -> "_Progress":
+        self.bar.start()
+        self.start = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def __call__(self, done: int, total: int, line: str) -> None:
+        self.done = done
+        rate = done / (time.monotonic() - self.start)
+        pace = f"{rate:.2f} frames/s, {_time((total - done) / rate)} left"
+        self.bar.update(self.task, completed=done, total=total, note=f"{pace}; {line}")
+        if not self.screen.is_terminal:
+            self.screen.print(f"{line}; {pace}", soft_wrap=True)
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from gnn.data import info
+
+    summary = info.read_summary(arguments.file, keys=dict(arguments.keys))
+    screen = console()
+    for part in info.tables(summary):
+        screen.print(part)
+    if arguments.output is not None:
+        info.picture(summary, arguments.output)
+        screen.print(f"picture: {arguments.output}")
+    return 0
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from gnn.data import read_frames, write_frames
+
+    if Path(arguments.input).resolve() == Path(arguments.output).resolve():
+        raise ValueError(f"{arguments.output} is the input: name another file")
+    frames = read_frames(arguments.input, keys=dict(arguments.keys))
+    write_frames(arguments.output, frames)
+    print(f"written: {arguments.output} ({len(frames)} frames)")
+    return 0
