@@ -1,7 +1,8 @@
-"""The one place that compiles: how kernels are made, and how they are spread over threads.
+"""Kernels for the CPU: how they are compiled, and how they are spread over threads.
 
-CUDA will enter here too (``numba.cuda`` is imported nowhere else), so that a change of compiler or
-of its options is a change of this file.
+No other module calls Numba's compiler, so a change of its options is a change of this file. Where
+machine code is kept is the matter of `multipoles._cache`; kernels for the GPU come from
+`multipoles._cuda`.
 """
 
 import os
@@ -10,13 +11,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import llvmlite.binding
 import numba
+from numba.core.compiler_lock import global_compiler_lock
+
+from multipoles._cache import cache_for
 
 # "fast" arithmetic but for NaN and infinity: coincident points make infinities that are masked
 FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn"}
@@ -32,27 +34,13 @@ _INLINE: dict[str, Any] = _OPTIONS | {"forceinline": True, "no_cpython_wrapper":
 
 def jit(function: Callable) -> Any:
     """Compile lazily, cache on disk, run without the interpreter's lock."""
-    return _stamped(_njit(cache=True, **_OPTIONS)(function))
+    return _cached(_njit(**_OPTIONS)(function))
 
 
-def _stamped(dispatcher: Any) -> Any:
-    """Let cached machine code expire with any source that may be inlined into it.
-
-    Numba looks at the file of the function alone; kernels are made of helpers from several. The
-    stamp covers all files of this package and of the function's own.
-    """
-    folders = {Path(__file__).parent, Path(dispatcher.py_func.__code__.co_filename).parent}
-    file = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
-    if file is not None and hasattr(file, "_source_stamp"):
-        file._source_stamp = _stamp(frozenset(folders))
+def _cached(dispatcher: Any) -> Any:
+    """Let a dispatcher keep its machine code in our files instead of Numba's."""
+    dispatcher._cache = cache_for(dispatcher.py_func)
     return dispatcher
-
-
-@lru_cache
-def _stamp(folders: frozenset[Path]) -> tuple[float, int]:
-    """Return the newest change and the total size of all sources in the folders."""
-    found = [path.stat() for folder in folders for path in folder.glob("*.py")]
-    return max(s.st_mtime for s in found), sum(s.st_size for s in found)
 
 
 def inline(function: Callable) -> Any:
@@ -69,7 +57,7 @@ def bare(function: Callable) -> Any:
     Counting costs an atomic operation for every array passed to a helper, more than a pair. Such a
     loop may read and write arrays and views of them but make none: scratch comes from outside.
     """
-    return _stamped(_njit(cache=True, _nrt=False, **_OPTIONS)(function))
+    return _cached(_njit(_nrt=False, **_OPTIONS)(function))
 
 
 def bare_inline(function: Callable) -> Any:
@@ -170,3 +158,9 @@ def _forget_pool() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
+    # a fork while another thread compiles would leave the child a lock that nobody opens
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
