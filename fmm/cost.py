@@ -62,13 +62,16 @@ def machine() -> Machine:
 
 
 def _file() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "anisole" / f"fmm-cost-1-{processor()}.json"
+    # of a user without a home it stays "~", where `Path.expanduser` would raise
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(home) / "anisole" / f"fmm-cost-1-{processor()}.json"
 
 
 def _keep(path: Path, found: Machine) -> None:
     """Write the file whole or not at all; without a writable home every process measures."""
     try:
+        if not path.is_absolute():
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
             json.dump(found._asdict(), file)

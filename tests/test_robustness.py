@@ -103,6 +103,14 @@ def test_the_command_runs_from_a_read_only_install(read_only_install):
     assert "predict" in out and errors == ""
 
 
+def test_a_user_without_a_name_or_home_has_no_file_of_costs(tmp_path):
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        pytest.skip("needs root, to become a user that the machine does not know")
+    code = "import os, fmm.cost as c; os.environ.pop('HOME', 0); os.setuid(61234); f = c._file(); "
+    code += "c._keep(f, c.GPU['cuda float32']); print(f.is_absolute(), f.exists())"
+    assert run(code, tmp_path, cwd=ROOT, env={"XDG_CACHE_HOME": ""}) == ("False False", "")
+
+
 def test_a_full_disk_costs_a_warning(tmp_path):
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
     out, errors = run(limit + FIELD, tmp_path)
