@@ -23,7 +23,18 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "sphinx-mathjax-offline",
 ]
-exclude_patterns = ["_build", "_generated", "figures/*.py"]
+exclude_patterns = ["_build", "_generated", "figures/*.py", "gallery"]
+
+sys.path.insert(0, str(Path(__file__).parent / "gallery"))  # the examples share helpers
+sphinx_gallery_conf = {
+    "examples_dirs": "gallery",
+    "gallery_dirs": "auto_gallery",
+    "filename_pattern": "/plot_",
+    "ignore_pattern": r"/(?!plot_)\w+\.py$",
+    "download_all_examples": False,
+    "show_memory": False,
+    "abort_on_example_error": True,
+}
 
 myst_enable_extensions = ["amsmath", "attrs_block", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
