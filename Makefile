@@ -42,5 +42,5 @@ docs: setup
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 clean:
-	rm -rf $(VENV) runs build dist docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) runs build dist docs/_build docs/_generated docs/auto_gallery *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find multipoles fmm gnn tests -name __pycache__ -prune -exec rm -rf {} +
