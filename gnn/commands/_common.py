@@ -22,3 +22,23 @@ def console() -> Any:
 
     # without a terminal rich would wrap tables at 80 columns
     return Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+
+
+def add_keys(parser: Any) -> None:
+    """Add the option that renames the keys of extxyz files."""
+    parser.add_argument(
+        "--keys",
+        nargs="+",
+        action="extend",
+        type=_key,
+        default=[],
+        metavar="NAME=KEY",
+        help="extxyz: keys other than the default ones, such as energy=dft_energy",
+    )
+
+
+def _key(text: str) -> tuple[str, str]:
+    name, separator, key = text.partition("=")
+    if not (name and separator and key):
+        raise argparse.ArgumentTypeError(f"expected NAME=KEY, such as energy=dft_energy: {text!r}")
+    return name, key

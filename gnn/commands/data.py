@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gnn.commands._common import console
+from gnn.commands._common import add_keys, console
 
 
 def register(commands: Any) -> None:
@@ -32,26 +32,6 @@ def register(commands: Any) -> None:
         action.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
         )
-
-
-def add_keys(parser: Any) -> None:
-    """Add the option that renames the keys of extxyz files."""
-    parser.add_argument(
-        "--keys",
-        nargs="+",
-        action="extend",
-        type=_key,
-        default=[],
-        metavar="NAME=KEY",
-        help="extxyz: keys other than the default ones, such as energy=dft_energy",
-    )
-
-
-def _key(text: str) -> tuple[str, str]:
-    name, separator, key = text.partition("=")
-    if not (name and separator and key):
-        raise argparse.ArgumentTypeError(f"expected NAME=KEY, such as energy=dft_energy: {text!r}")
-    return name, key
 
 
 def _generate_options(parser: Any) -> None:

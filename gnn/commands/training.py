@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from gnn.commands._common import console, seconds
+from gnn.commands._common import add_keys, console, seconds
 
 
 def register(commands: Any) -> None:
@@ -30,6 +30,7 @@ def register(commands: Any) -> None:
         "data", metavar="DATA", nargs="?", help="HDF5 or extxyz; default: test runs of its training"
     )
     evaluate.add_argument("--output", default="runs/evaluate", help="folder for table and picture")
+    add_keys(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
 
@@ -72,7 +73,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.data is None:
         frames = load_test_frames(arguments.checkpoint)
     else:
-        frames = read_frames(arguments.data, require=("energy", "forces"))
+        keys = dict(arguments.keys)
+        frames = read_frames(arguments.data, require=("energy", "forces"), keys=keys)
     if not frames:
         raise ValueError(f"{arguments.data} holds no frame")
     comparison = compare(model.evaluate(frames), frames)

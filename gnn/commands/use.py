@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from gnn.commands._common import add_keys
+
 
 def register(commands: Any) -> None:
     """Add the commands of this module."""
@@ -15,6 +17,7 @@ def register(commands: Any) -> None:
     predict.add_argument(
         "-o", "--output", required=True, help="json (everything), extxyz or HDF5 (labels)"
     )
+    add_keys(predict)
     predict.set_defaults(run=_predict)
 
     weights = commands.add_parser(
@@ -41,7 +44,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     if Path(arguments.output).resolve() == Path(arguments.input).resolve():
         raise ValueError(f"{arguments.output} is the input: name another file for the predictions")
     model = load_model(arguments.checkpoint)
-    frames = read_frames(arguments.input)
+    frames = read_frames(arguments.input, keys=dict(arguments.keys))
     if not frames:
         raise ValueError(f"{arguments.input} holds no structure")
     results = model.evaluate(frames)

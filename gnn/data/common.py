@@ -84,7 +84,22 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         Final place of the file; its folder is made when missing.
     write
         Called with the temporary path, which has the same suffix.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written (full disk, read-only folder, …); nothing of it is left.
     """
+    try:
+        _write_and_rename(path, write)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        # named as the caller named it, not as the temporary file
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+
+
+def _write_and_rename(path: Path, write: Callable[[Path], None]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(
         prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent

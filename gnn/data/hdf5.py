@@ -31,6 +31,7 @@ All floating-point data may be float32 or float64. Energies should be float64.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,9 @@ def write_hdf5(
         members.setdefault(key, []).append(index)
     indices = [index for group in members.values() for index in group]
     in_order = indices == list(range(len(frames)))
-    with h5py.File(path, "w", libver=("v108", "v108"), track_order=True) as file:
+    # In memory first: where a disk is full, the HDF5 library cannot even close its file.
+    image = BytesIO()
+    with h5py.File(image, "w", libver=("v108", "v108"), track_order=True) as file:
         file.attrs.update({"format": FORMAT, "version": VERSION, **(attributes or {})})
         file.attrs.update({key: spellings[0] for key, spellings in UNITS.items()})
         for rows in members.values():
@@ -92,6 +95,7 @@ def write_hdf5(
                 group.create_dataset("index", data=np.array(rows))
             if vacuum is not None:
                 _write_labels(group.create_group("vacuum"), [vacuum[i] for i in rows], dtype)
+    path.write_bytes(image.getbuffer())
 
 
 def _kind(frame: Frame) -> tuple[Any, ...]:
@@ -276,7 +280,7 @@ def _dataset(
 def read_group(
     where: str, group: Any, name: str, vacuum: bool
 ) -> tuple[list[Frame], list[int] | None]:
-    """Return the frames of one molecule and, where stored, their places in the order of the file."""
+    """Return the frames of one molecule and, where stored, their places in the file's order."""
     numbers: Any = _dataset(where, group, "numbers", (None,))
     positions: Any = _dataset(where, group, "positions", (None, len(numbers), 3))
     count = len(positions)

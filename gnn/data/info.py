@@ -211,8 +211,9 @@ def tables(summary: Summary) -> list[Any]:
     if not summary.flags:
         parts.append("No frame looks wrong: none twice, no net force, no outlier.")
     for reason, found in summary.flags.items():
-        shown = ", ".join(map(str, found[:8])) + (", …" if len(found) > 8 else "")
-        parts.append(f"[yellow]look again[/]: {len(found)} frames with {reason}: {shown}")
+        shown = ", ".join(map(str, found[:8])) + (f", … ({len(found)})" if len(found) > 8 else "")
+        word = "frame" if len(found) == 1 else "frames"
+        parts.append(f"[yellow]look again[/]: {reason}: {word} {shown}")
     return parts
 
 

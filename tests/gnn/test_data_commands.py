@@ -1,0 +1,144 @@
+"""``anisole data info`` and ``convert``, and keys of one's own for extxyz files."""
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from gnn.cli import main
+from gnn.data import Frame, System, info, load_shipped, read_frames, write_frames
+
+
+@pytest.fixture(scope="module")
+def frames():
+    return load_shipped(["acoh"])[:40]
+
+
+def test_summary_of_the_shipped_frames():
+    summary = info.read_summary("shipped")
+    assert not summary.flags  # they were checked
+    values = summary.values
+    assert len(values["energy"]) == 1290 and np.isfinite(list(values.values())).all()
+    assert values["net_force"].max() == pytest.approx(6.3e-3, rel=0.02)
+    assert values["nearest_charge"].min() == pytest.approx(1.512, abs=1e-3)
+    acetate = [f.name == "oac" for f in summary.frames]
+    assert values["energy"][acetate].mean() == pytest.approx(0, abs=1e-9)
+    assert -8 < values["embedding"][acetate].mean() < -5  # an anion in water
+    assert values["n_mm"][acetate].min() == 393
+
+
+def _changed(frame, **changes):
+    known = {name: getattr(frame, name) for name in ("energy", "forces", "mm_forces", "dipole")}
+    given = {"system": frame.system, "run": frame.run, "name": frame.name} | known
+    return Frame(**given | changes)
+
+
+def test_wrong_frames_are_found(frames):
+    wrong = list(frames)
+    wrong[3] = _changed(frames[3], energy=frames[3].energy + 27.2)  # another program's unit
+    wrong[5] = _changed(frames[5], forces=-frames[5].forces)
+    wrong[7] = frames[2]
+    old = frames[9].system
+    near = old.mm_positions.copy()
+    near[0] = old.positions[0] + [0.5, 0, 0]
+    system = System(old.numbers, old.positions, old.charge, near, old.mm_charges)
+    wrong[9] = _changed(frames[9], system=system)
+    flags = info.summarise("x", wrong).flags
+    found = {reason.split(" ")[0]: numbers for reason, numbers in flags.items()}
+    assert found["energy"] == [3]
+    assert found["net"] == [5]
+    assert found["the"] == [7]
+    assert found["a"] == [9]
+    assert not info.summarise("x", frames).flags
+
+
+def test_info_prints_and_draws(frames, tmp_path, capsys):
+    path, picture = tmp_path / "some.extxyz", tmp_path / "some.png"
+    bare = Frame(System([8, 1, 1], [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]]), name="water")
+    write_frames(path, [*frames[:3], bare, frames[0]])
+    assert main(["data", "info", str(path), "--output", str(picture)]) == 0
+    text = capsys.readouterr().out
+    assert "5 frames" in text and "C2H4O2" in text and "H2O" in text
+    sizes = [frame.system.n_mm for frame in frames[:3]]
+    assert (
+        f"{min(sizes)} to {max(sizes)}" in text
+        and "energy, forces, mm_forces, dipole" in text
+        and "none" in text
+    )
+    assert "1 frames with the same geometry as an earlier frame: 4" in text
+    from PIL import Image
+
+    pixels = np.asarray(Image.open(picture).convert("L"))
+    assert pixels.shape[0] > 500 and (pixels < 250).mean() > 0.03
+
+
+def test_keys_of_ones_own(frames, tmp_path, capsys):
+    path = tmp_path / "own.extxyz"
+    write_frames(path, frames[:2])
+    text = path.read_text().replace("REF_energy", "dft_energy").replace("REF_forces", "dft_forces")
+    path.write_text(text)
+    keys = ["--keys", "energy=dft_energy", "forces=dft_forces"]
+    out = tmp_path / "out.h5"
+    assert main(["data", "convert", str(path), str(out), *keys]) == 0
+    for old, new in zip(frames, read_frames(out), strict=False):
+        assert new.energy == pytest.approx(old.energy) and new.forces is not None
+    assert main(["data", "info", str(path), *keys]) == 0
+    assert "energy, forces" in capsys.readouterr().out
+    from gnn.training.config import parse_config
+    from gnn.training.setup import _read
+
+    named = {"source": str(path), "keys": {"energy": "dft_energy"}}
+    assert _read(parse_config({"data": named}).data, False)[0].energy is not None
+    with pytest.raises(ValueError, match="for extxyz files only"):
+        parse_config({"data": {"keys": {"energy": "dft_energy"}}})
+    assert main(["data", "info", str(path), "--keys", "energy=other"]) == 2
+    assert "no 'other' for energy" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["data", "info", str(path), "--keys", "energy"])
+    assert "expected NAME=KEY" in capsys.readouterr().err
+
+
+def test_convert_refuses_its_own_input(frames, tmp_path, capsys):
+    path = tmp_path / "a.h5"
+    write_frames(path, frames[:1])
+    assert main(["data", "convert", str(path), str(path)]) == 2
+    assert "is the input" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".extxyz"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_a_file_that_cannot_be_put_in_place(frames, tmp_path, monkeypatch, capsys, suffix, code):
+    source, target = tmp_path / "a.h5", tmp_path / f"b{suffix}"
+    write_frames(source, frames[:2])
+    target.write_text("what was there")
+
+    def fail(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "replace", fail)
+    assert main(["data", "convert", str(source), str(target)]) == 2
+    message = capsys.readouterr().err
+    assert str(target) in message and os.strerror(code) in message and "Traceback" not in message
+    assert target.read_text() == "what was there"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", target.name]
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".extxyz"])
+def test_a_disk_that_fills_up(frames, tmp_path, suffix):
+    source, target = tmp_path / "a.h5", tmp_path / "out" / f"b{suffix}"
+    write_frames(source, frames)
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    done = subprocess.run(
+        [sys.executable, "-m", "gnn", "data", "convert", str(source), str(target)],
+        capture_output=True, text=True, preexec_fn=limit,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert f"File too large: '{target}'" in done.stderr and "Traceback" not in done.stderr
+    assert not list(target.parent.iterdir())
