@@ -69,7 +69,7 @@ def test_info_prints_and_draws(frames, tmp_path, capsys):
         and "energy, forces, mm_forces, dipole" in text
         and "none" in text
     )
-    assert "1 frames with the same geometry as an earlier frame: 4" in text
+    assert "look again: the same geometry as an earlier frame: frame 4" in text
     from PIL import Image
 
     pixels = np.asarray(Image.open(picture).convert("L"))
