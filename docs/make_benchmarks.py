@@ -37,19 +37,20 @@ def make(folder: Path = FOLDER) -> None:
 
 def others(shown: Iterable[str]) -> list[str]:
     """Return the text of all files of results that no table shows."""
-    text = []
+    text, long = [], []
     for path in sorted(RESULTS.glob("*.csv")):
-        if path.stem not in shown:
-            rows = tables.read(path.stem)
-            text += [f"### {path.stem.replace('_', ' ')}", ""]
-            text += [markdown(*as_it_is(rows)), ""] if len(rows) <= MOST_ROWS else []
-            if (RESULTS / f"{path.stem}.png").is_file():
-                text += [f"![{path.stem}](../benchmarks/results/{path.stem}.png)", ""]
-            text += [
-                f"{{.measured}}\n{where_and_when(rows)}; {len(rows)} rows in `{path.name}`.",
-                "",
-            ]
-    return text
+        if path.stem in shown:
+            continue
+        rows, picture = tables.read(path.stem), path.with_suffix(".png")
+        if len(rows) > MOST_ROWS and not picture.is_file():
+            long.append(f"`{path.name}` ({len(rows)} rows)")
+            continue
+        text += [f"### {path.stem.replace('_', ' ')}", ""]
+        text += [markdown(*as_it_is(rows)), ""] if len(rows) <= MOST_ROWS else []
+        if picture.is_file():
+            text += [f"![{path.stem}](../benchmarks/results/{picture.name})", ""]
+        text += [f"{{.measured}}\n{where_and_when(rows)}; `{path.name}`.", ""]
+    return text + ([f"Longer files without a picture: {', '.join(long)}."] if long else [])
 
 
 def as_it_is(rows: list[Row]) -> Table:

@@ -163,9 +163,11 @@ def test_a_file_of_results_that_no_table_shows_is_shown_as_it_is(benchmarks, tmp
     (tmp_path / "new_one.csv").write_text("what,seconds,machine,date\na,0.12345,M1,2027-01-02\n")
     monkeypatch.setattr(benchmarks, "RESULTS", tmp_path)
     monkeypatch.setattr(benchmarks.tables, "RESULTS", tmp_path)
+    (tmp_path / "long_one.csv").write_text("x\n" + "1\n" * 80)
     text = "\n".join(benchmarks.others(set()))
+    assert "`long_one.csv` (80 rows)" in text
     assert "| what | seconds |" in text and "| a | 0.123 |" in text
-    assert "M1, 2027-01-02; 1 rows in `new_one.csv`." in text
+    assert "M1, 2027-01-02; `new_one.csv`." in text
 
 
 def test_numbers_are_written_as_people_write_them(benchmarks):
