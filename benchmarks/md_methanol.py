@@ -136,20 +136,23 @@ def draw(curves: dict[str, dict[str, np.ndarray]], log: dict[str, np.ndarray]) -
     if plt is None:
         return
     names = [name for name in next(iter(curves.values())) if name != "r"]
-    figure, axes = plt.subplots(1, len(names) + 1, figsize=(15, 3.2), layout="constrained")
+    figure, grid = plt.subplots(2, 3, figsize=(9, 5.4), layout="constrained")
+    axes = grid.flat
     colours = {"QM/MM": "#0b6e8a", "classical (GAFF2)": "#b4431d"}
     for axis, name in zip(axes, names, strict=False):
         for label, found in curves.items():
             axis.plot(found["r"], found[name], label=label, color=colours[label], lw=1.4)
         axis.axhline(1, color="0.8", lw=0.8, zorder=0)
         axis.set(title=name, xlabel="r / Å", xlim=(0, 8))
-    axes[0].set_ylabel("g(r)")
+    for axis in (axes[0], axes[3]):
+        axis.set_ylabel("g(r)")
     axes[0].legend(frameon=False, fontsize=8)
     total, kinetic = log["total_kj_mol"], log["kinetic_kj_mol"]
-    axes[-1].plot(log["time_ps"], kinetic - kinetic.mean(), lw=0.5, color="0.7", label="kinetic")
-    axes[-1].plot(log["time_ps"], total - total[0], lw=1, color="#0b6e8a", label="total")
-    axes[-1].set(title="NVE, float64", xlabel="time / ps", ylabel="E − mean / kJ mol⁻¹")
-    axes[-1].legend(frameon=False, fontsize=8)
+    axes[4].plot(log["time_ps"], kinetic - kinetic.mean(), lw=0.5, color="0.7", label="kinetic")
+    axes[4].plot(log["time_ps"], total - total[0], lw=1, color="#0b6e8a", label="total")
+    axes[4].set(title="NVE, float64", xlabel="time / ps", ylabel="E − mean / kJ mol⁻¹")
+    axes[4].legend(frameon=False, fontsize=8)
+    axes[5].set_axis_off()
     print(f"written: {write_picture('md_methanol', figure)}")
 
 

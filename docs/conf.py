@@ -30,9 +30,10 @@ sphinx_gallery_conf = {
     "examples_dirs": "gallery",
     "gallery_dirs": "auto_gallery",
     "filename_pattern": "/plot_",
-    "ignore_pattern": r"/(?!plot_)\w+\.py$",
+    "ignore_pattern": r"(amoeba|induced)\.py$",
     "download_all_examples": False,
     "show_memory": False,
+    "remove_config_comments": True,
     "abort_on_example_error": True,
 }
 

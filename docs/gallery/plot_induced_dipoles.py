@@ -88,7 +88,7 @@ print(f"relative difference of the dipoles to OpenMM's: {difference:.1e}")
 assert difference < 1e-6
 
 # %%
-# A molecule of water in water gains about half of its permanent dipole again, mostly along it:
+# Water polarises water: the dipole of a molecule grows by about 40 %.
 
 DEBYE = 4.80320  # of 1 e Å
 charges, dipoles = sites.moments[:, :1], sites.moments[:, 1:4]

@@ -114,6 +114,7 @@ print(f"{1e3 * elapsed:.0f} ms a step, tree and lists included; energy kept with
 
 # %%
 
+# sphinx_gallery_thumbnail_number = 2
 figure, axes = plt.subplots(2, 3, figsize=(12, 8), layout="constrained", facecolor="black")
 for axis, (k, points) in zip(axes.flat, frames.items(), strict=False):
     for part, colour in ((points[:half], "#5cc1dd"), (points[half:], "#ffb27d")):
