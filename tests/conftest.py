@@ -21,8 +21,8 @@ def _gpu_present() -> bool:
         return False
 
 
-# Numba's cache does not see a change in a helper of another file: a new folder per state of the
-# sources keeps stale machine code out. Both are set before numba is imported anywhere.
+# A cache of their own, one for each state of the sources: tests of an older checkout do not throw
+# out what this one compiled. Both are set before numba is imported anywhere.
 os.environ.setdefault(
     "NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"anisole-numba-{sources_hash()}")
 )
