@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from gnn.commands import data, dynamics, training, use
+from gnn.commands import data, dynamics, export, training, use
 
-_GROUPS = (training, use, data, dynamics)
+_GROUPS = (training, use, data, dynamics, export)
 _EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, ImportError)
 
 

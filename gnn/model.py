@@ -194,7 +194,8 @@ class AMP(Potential):
 
     def _initial_nodes(self, batch: Batch) -> Tensor:
         """Return node features of element and of the system's charge per atom, (N, features)."""
-        atoms = torch.bincount(batch.batch, minlength=batch.n_systems)
+        atoms = torch.zeros_like(batch.charge)
+        atoms = atoms.index_add(0, batch.batch, atoms.new_ones(batch.n_atoms))
         share = (batch.charge / atoms)[:, None].index_select(0, batch.batch)
         return self.embedding(batch.numbers) + self.charge_embedding(share)
 

@@ -65,10 +65,10 @@ class MultipoleReadout(nn.Module):
             missing = charge - torch.zeros_like(charge).index_add(0, batch, charges)
             shares = torch.zeros_like(charge).index_add(0, batch, share)
             charges = charges + share * (missing / shares).index_select(0, batch)
-        dipoles = state.new_zeros(len(nodes), 3)
-        quadrupoles = state.new_zeros(len(nodes), 3, 3)
+        dipoles = state.new_zeros(nodes.shape[0], 3)
+        quadrupoles = state.new_zeros(nodes.shape[0], 3, 3)
         if self.weights is not None:
-            weights = self.weights(nodes).view(len(nodes), self.order, -1) * self.scale
+            weights = self.weights(nodes).view(nodes.shape[0], self.order, -1) * self.scale
             dipoles = (state[:, 1:4] * weights[:, None, 0]).sum(2)
             if self.order > 1:
                 packed = (state[:, 4:10] * weights[:, None, 1]).sum(2)

@@ -40,7 +40,7 @@ def given_field(batch: Batch) -> Tensor:
     positions = batch.positions
     uniform = batch.uniform_field.index_select(0, batch.batch)
     potential = -(positions * uniform).sum(1, keepdim=True)
-    field = torch.cat([potential, -uniform, positions.new_zeros(len(positions), 6)], dim=1)
+    field = torch.cat([potential, -uniform, positions.new_zeros(positions.shape[0], 6)], dim=1)
     if batch.external_field.shape[1]:
         field = field + _taylor(batch.external_field, positions - positions.detach())
     return field
@@ -51,7 +51,7 @@ def _taylor(field: Tensor, displacement: Tensor) -> Tensor:
     order = indexing.order_of(field.shape[1])
     terms: list[Tensor] = []
     for beta in indexing.multi_indices(FIELD_ORDER):
-        total = displacement.new_zeros(len(displacement))
+        total = displacement.new_zeros(displacement.shape[0])
         for gamma in indexing.multi_indices(order):
             if beta.sum() + gamma.sum() <= order:
                 monomial = field[:, indexing.component_index(*(beta + gamma))]
@@ -99,16 +99,16 @@ class SurroundingsCoupling(nn.Module):
     def induced(self, nodes: Tensor, surroundings: Surroundings) -> Tensor:
         """Return what the field adds to the state, (N, n_comp(order), C)."""
         if self.factors is None:
-            return nodes.new_zeros(len(nodes), 1, self.channels)
+            return nodes.new_zeros(nodes.shape[0], 1, self.channels)
         factors = self.factors(nodes).view(-1, self.order, self.fields, self.channels)
         field = surroundings.field
-        parts = [nodes.new_zeros(len(nodes), 1, self.channels)]
+        parts = [nodes.new_zeros(nodes.shape[0], 1, self.channels)]
         parts.append(field[:, :, 1:4].transpose(1, 2) @ factors[:, 0])
         if self.order > 1:
             gradient = field[:, :, 4:] @ self.detrace.to(field.dtype)
             parts.append(gradient.transpose(1, 2) @ factors[:, 1])
         if self.padding:
-            parts.append(nodes.new_zeros(len(nodes), self.padding, self.channels))
+            parts.append(nodes.new_zeros(nodes.shape[0], self.padding, self.channels))
         return torch.cat(parts, dim=1)
 
     def forward(self, state: Tensor, surroundings: Surroundings) -> Tensor:

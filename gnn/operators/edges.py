@@ -67,7 +67,7 @@ def anisotropic_state(
         If dtypes differ or are not floating point.
     """
     _check_edges(directions, receivers, receivers, n_nodes)
-    shape = (len(receivers), _checked_order(order) + 1)
+    shape = (receivers.shape[0], _checked_order(order) + 1)
     if coefficients.ndim != 3 or coefficients.shape[:2] != shape:
         raise ValueError(
             f"expected coefficients of shape (edges, order + 1, channels) = {(*shape, 'C')}, "
@@ -123,7 +123,7 @@ def pair_invariants(
     TypeError
         If dtypes differ or are not floating point.
     """
-    _check_edges(directions, senders, receivers, len(state))
+    _check_edges(directions, senders, receivers, state.shape[0])
     components = indexing.n_components(_checked_order(order))
     if state.ndim != 3 or state.shape[1] != components:
         raise ValueError(
@@ -165,7 +165,7 @@ def _checked_order(order: int) -> int:
 
 
 def _check_edges(directions: Tensor, senders: Tensor, receivers: Tensor, n_nodes: int) -> None:
-    edges = len(receivers)
+    edges = receivers.shape[0]
     if directions.shape != (edges, 3):
         raise ValueError(
             f"expected directions of shape (edges, 3) = ({edges}, 3), got {tuple(directions.shape)}"

@@ -32,7 +32,7 @@ def traceless_harmonics(directions: Tensor, order: int) -> Tensor:
     Harmonic for any u, unit or not: order 2 is u_a u_b - delta_ab u.u/3. Packed off-diagonals
     hold sums, as moments do.
     """
-    monomials = [directions.new_ones(len(directions), 1)]
+    monomials = [directions.new_ones(directions.shape[0], 1)]
     blocks = [monomials[0]]
     for degree in range(1, order + 1):
         axis, parent = _monomial_recursion(degree)
@@ -61,7 +61,7 @@ def pair_invariants(
 def self_invariants(state: Tensor, order: int) -> Tensor:
     """Return the squared norms of a state's tensors of order 1 … order, (N, order * C)."""
     if order == 0:
-        return state.new_zeros(len(state), 0)
+        return state.new_zeros(state.shape[0], 0)
     inverse = torch.as_tensor(1.0 / multiplicity(order)).to(state)
     squares = state * state * inverse[:, None]
     norms = [squares[:, indexing.order_slice(rank)].sum(1) for rank in range(1, order + 1)]

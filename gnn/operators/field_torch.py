@@ -36,18 +36,43 @@ def field(
     Tensor
         (n_targets, channels, n_components(order)).
     """
-    source_order = indexing.order_of(moments.shape[-1])
     target, source = pairs[:, 0], pairs[:, 1]
     r = targets[target] - sources[source]
     apart = (r.detach() != 0).any(dim=1)
     r, target, source = r[apart], target[apart], source[apart]
+    rows = _of_pairs(r, moments[source], order, kernel)
+    return rows.new_zeros(len(targets), *rows.shape[1:]).index_add(0, target, rows)
+
+
+def field_where(
+    targets: Tensor,
+    sources: Tensor,
+    moments: Tensor,
+    order: int,
+    kernel,
+    pairs: tuple[Tensor, Tensor],
+    meets: Tensor,
+) -> Tensor:
+    """`field` for tracing: no shape depends on a number.
+
+    `pairs` are targets and sources (P,), of which only those count where `meets` (P,) is true.
+    """
+    target, source = pairs
+    r = targets.index_select(0, target) - sources.index_select(0, source)
+    meets = meets & (r.detach() != 0).any(dim=1)
+    r = torch.where(meets[:, None], r, torch.ones_like(r))
+    rows = _of_pairs(r, moments.index_select(0, source), order, kernel)
+    rows = rows * meets[:, None, None]
+    return rows.new_zeros(targets.shape[0], *rows.shape[1:]).index_add(0, target, rows)
+
+
+def _of_pairs(r: Tensor, moments: Tensor, order: int, kernel) -> Tensor:
+    """Return what each pair adds to its target's field, (P, channels, n_components(order))."""
+    source_order = indexing.order_of(moments.shape[-1])
     tensor = derivatives(r, source_order + order, kernel)
     places = torch.tensor(indexing.sum_index(source_order, order))
     signs = torch.tensor(indexing.signs(source_order), dtype=r.dtype)
-    signed = moments[source] * signs
-    rows = torch.einsum("pca,pab->pcb", signed, tensor[:, places])
-    shape = (len(targets), moments.shape[1], indexing.n_components(order))
-    return rows.new_zeros(shape).index_add(0, target, rows)
+    return torch.einsum("pca,pab->pcb", moments * signs, tensor[:, places])
 
 
 def derivatives(r: Tensor, order: int, kernel) -> Tensor:
@@ -119,14 +144,15 @@ def _softened(r2: Tensor, cutoff: float, terms: int, n_max: int) -> list[Tensor]
 def _erf(r2: Tensor, alpha: float, n_max: int) -> list[Tensor]:
     """B_n = 2 alpha / sqrt(pi) (2 alpha^2)^n F_n(alpha^2 r^2), F_n the Boys function."""
     x = alpha * alpha * r2
-    small = x < 25.0
+    small = x < 8.0
     inner = torch.where(small, x, torch.ones_like(x))
     # series for the highest order, then downward: (2n + 1) F_n = 2 x F_{n+1} + exp(-x)
-    term = torch.ones_like(x) / (2 * n_max + 1)
-    series = term
-    for k in range(1, 120):
-        term = term * 2 * inner / (2 * n_max + 2 * k + 1)
-        series = series + term
+    coefficients = [1 / (2 * n_max + 1)]
+    for k in range(1, 56):
+        coefficients.append(coefficients[-1] * 2 / (2 * n_max + 2 * k + 1))
+    series = torch.zeros_like(x)
+    for coefficient in reversed(coefficients):
+        series = series * inner + coefficient
     decay = torch.exp(-inner)
     boys = [decay * series]
     for n in range(n_max - 1, -1, -1):
