@@ -338,7 +338,9 @@ def published_speed() -> Table:
 def gpu_kernels() -> Table:
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in read("gpu_kernels"):
-        groups.setdefault((row["kernel"].rpartition(".")[0], row["dtype"]), []).append(row)
+        module = re.sub(r"^mp\.", "multipoles.", row["kernel"].rpartition(".")[0])
+        module = re.sub(r"^operators\.", "gnn.operators.", module)
+        groups.setdefault((module, row["dtype"]), []).append(row)
     body = []
     for (module, dtype), rows in sorted(groups.items()):
         spilled = max(int(row["spill_stores"] or 0) + int(row["spill_loads"] or 0) for row in rows)

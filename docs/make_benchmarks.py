@@ -130,16 +130,19 @@ def draw_edge_operators(path: Path) -> None:
 
 
 def draw_published_speed(path: Path) -> None:
-    """Draw the time of the published model against its size."""
-    figure, axis = axes(figsize=(6, 3))
+    """Draw the time of the published model for systems of three sizes."""
+    figure, axis = axes(figsize=(7, 2.4))
     header, body = tables.published_speed()
     rows = list(body)
-    for column, color, marker in ((2, "#0b6e8a", "o"), (5, "#c8553d", "s")):
+    for shift, column, color in ((-0.2, 2, "#0b6e8a"), (0.2, 5, "#c8553d")):
         label = header[column].split(",")[0]
+        places = [k + shift for k in range(len(rows))]
         times = [float(row[column]) for row in rows]
-        name = f"energy and forces, {label} mode"
-        axis.plot([row[0] for row in rows], times, marker, ls="-", color=color, label=name)
-    axis.set(xlabel="atoms + surrounding charges", ylabel="ms", ylim=(0, None))
+        bars = axis.barh(places, times, 0.38, color=color, label=f"{label} mode")
+        axis.bar_label(bars, padding=3, fontsize=9)
+    axis.set_yticks(range(len(rows)), [row[0] for row in rows])
+    axis.invert_yaxis()
+    axis.set(xlabel="energy and forces, ms", ylabel="atoms + charges")
     axis.legend(frameon=False, fontsize=9)
     figure.savefig(path, dpi=150)
 
