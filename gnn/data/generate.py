@@ -257,8 +257,9 @@ def _all_frames(
                 seen.add(label)
                 if _label_path(work, label.run, event.value).is_file():
                     total -= 1
-                else:
-                    waiting.append(label)
+                else:  # before the dynamics of the runs that are left
+                    labels = sum(other.index is not None for other in waiting)
+                    waiting.insert(labels, label)
 
 
 def _complain(event: Event, say: Say) -> None:
