@@ -16,7 +16,7 @@ Here AMOEBA's water is solved, with Thole's damping at short range, and compared
 # dipoles, quadrupoles and polarisabilities of AMOEBA (2018); the helpers are in ``amoeba.py``.
 
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 
 import amoeba
 import induced
@@ -69,9 +69,8 @@ molecule = np.arange(len(x)) // 3
 # .. literalinclude:: ../gallery/induced.py
 #    :pyobject: solve
 
-start = perf_counter()
 found = induced.solve(x, *sites, molecule)
-print(f"{len(found.residuals)} iterations, {perf_counter() - start:.1f} s")
+print(f"{len(found.residuals)} iterations to a residual of 1e-10")
 
 # %%
 # The same from OpenMM
@@ -100,22 +99,24 @@ print(f"permanent {np.linalg.norm(permanent, axis=1).mean():.2f} D, in water {to
 # %%
 # Larger boxes
 # ------------
-# The box is repeated in space; the number of iterations stays, and a field costs linear time.
+# The box is repeated in space; the number of iterations stays, and a field costs linear time. The
+# first solution compiles and is not counted. A plan for few points sums directly.
 
 period = 30.0
 box = everything.reshape(-1, 3)
 cell = amoeba.sites(amoeba.create_system(topology_of(len(everything))), box)
 sizes, seconds = [], []
-for copies in ((1, 1, 1), (2, 1, 1), (2, 2, 1), (2, 2, 2)):
+for copies in ((2, 1, 1), (1, 1, 1), (2, 1, 1), (2, 2, 1), (2, 2, 2)):
     shifts = period * np.indices(copies).reshape(3, -1).T
     many = (box + shifts[:, None]).reshape(-1, 3)
     moments = np.tile(cell.moments, (len(shifts), 1))
     rest = [np.tile(values, len(shifts)) for values in cell[1:]]
-    start = perf_counter()
+    start = process_time()
     answer = induced.solve(many, moments, *rest, np.arange(len(many)) // 3, tolerance=1e-5)
     sizes.append(len(many))
-    seconds.append(perf_counter() - start)
+    seconds.append(process_time() - start)
     print(f"{sizes[-1]:6d} sites: {len(answer.residuals)} iterations, {seconds[-1]:.1f} s")
+sizes, seconds = sizes[1:], seconds[1:]
 
 # %%
 

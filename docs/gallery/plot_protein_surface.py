@@ -14,7 +14,7 @@ made of 400 000 points, and the potential is evaluated at each of them.
 # read AMOEBA's multipoles are in ``amoeba.py``.
 
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 
 import amoeba
 import matplotlib.pyplot as plt
@@ -88,11 +88,11 @@ print(f"{len(seen)} points on the surface")
 
 
 def timed(name, function):
-    """Return a result and print its time; the first call, which compiles, is not counted."""
+    """Return a result and print its processor time, without the first call, which compiles."""
     function()
-    start = perf_counter()
+    start = process_time()
     result = function()
-    print(f"{name}: {perf_counter() - start:.2f} s")
+    print(f"{name}: {process_time() - start:.2f} s")
     return VOLT * result[:, 0]
 
 
