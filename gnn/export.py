@@ -153,7 +153,11 @@ def export_model(model: Potential, path: str | Path, *, mm_order: int = 0) -> Pa
     buffer = io.BytesIO()
     extra = {"metadata.json": json.dumps(_metadata(model, mm_order))}
     torch.export.save(program, buffer, extra_files=extra)
-    write_atomically(path, lambda temporary: temporary.write_bytes(buffer.getvalue()))
+
+    def write(temporary: Path) -> None:
+        temporary.write_bytes(buffer.getvalue())
+
+    write_atomically(path, write)
     return path
 
 

@@ -12,6 +12,8 @@ from torch import Tensor
 import multipoles as mp
 from multipoles import indexing
 
+_NEAR = 8.0  # (a r)^2 up to which the Boys functions are summed as a series
+
 
 def field(
     targets: Tensor, sources: Tensor, moments: Tensor, order: int, kernel, pairs: Tensor
@@ -144,15 +146,17 @@ def _softened(r2: Tensor, cutoff: float, terms: int, n_max: int) -> list[Tensor]
 def _erf(r2: Tensor, alpha: float, n_max: int) -> list[Tensor]:
     """B_n = 2 alpha / sqrt(pi) (2 alpha^2)^n F_n(alpha^2 r^2), F_n the Boys function."""
     x = alpha * alpha * r2
-    small = x < 8.0
+    small = x < _NEAR
     inner = torch.where(small, x, torch.ones_like(x))
     # series for the highest order, then downward: (2n + 1) F_n = 2 x F_{n+1} + exp(-x)
     coefficients = [1 / (2 * n_max + 1)]
     for k in range(1, 56):
-        coefficients.append(coefficients[-1] * 2 / (2 * n_max + 2 * k + 1))
+        coefficients.append(coefficients[-1] * 2 * _NEAR / (2 * n_max + 2 * k + 1))
+    # in a variable up to 1: powers of a larger one would leave float32 in derivatives
+    fraction = inner / _NEAR
     series = torch.zeros_like(x)
     for coefficient in reversed(coefficients):
-        series = series * inner + coefficient
+        series = series * fraction + coefficient
     decay = torch.exp(-inner)
     boys = [decay * series]
     for n in range(n_max - 1, -1, -1):
