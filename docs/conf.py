@@ -33,6 +33,7 @@ sphinx_gallery_conf = {
     "ignore_pattern": r"(amoeba|induced)\.py$",
     "download_all_examples": False,
     "show_memory": False,
+    "write_computation_times": False,
     "remove_config_comments": True,
     "abort_on_example_error": True,
 }
