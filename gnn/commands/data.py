@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,7 @@ def _generate_one(recipe: Any, arguments: argparse.Namespace) -> None:
     out = arguments.out or Path(f"{recipe.name}.h5")
     work = None if arguments.work is None else arguments.work / recipe.name
     screen = console()
+    say = partial(screen.print, markup=False, soft_wrap=True)  # brackets of SMILES are no markup
     start = time.monotonic()
     with _Progress(screen) as progress:
         try:
@@ -115,7 +117,7 @@ def _generate_one(recipe: Any, arguments: argparse.Namespace) -> None:
                 runs=arguments.runs,
                 processes=arguments.processes,
                 work=work,
-                say=screen.print,
+                say=say,
                 progress=progress,
             )
         except KeyboardInterrupt:
@@ -135,7 +137,7 @@ class _Progress:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
         self.screen, self.done, self.start = screen, 0, 0.0
-        note = TextColumn("{task.fields[note]}")
+        note = TextColumn("{task.fields[note]}", markup=False)
         self.bar = Progress(
             BarColumn(), MofNCompleteColumn(), note, console=screen, disable=not screen.is_terminal
         )
@@ -155,7 +157,7 @@ class _Progress:
         pace = f"{rate:.2f} frames/s, {_time((total - done) / rate)} left"
         self.bar.update(self.task, completed=done, total=total, note=f"{pace}; {line}")
         if not self.screen.is_terminal:
-            self.screen.print(f"{line}; {pace}", soft_wrap=True)
+            self.screen.print(f"{line}; {pace}", markup=False, soft_wrap=True)
 
 
 def _info(arguments: argparse.Namespace) -> int:

@@ -10,8 +10,10 @@ output file stay there. The runs are numbered 100, 200, 300, … (one block each
 :func:`gnn.data.split_by_run` holds out whole runs.
 """
 
+import glob
 import json
 import re
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -132,8 +134,7 @@ def generate(
     work = work or _beside(out) / recipe.name
     (work / "labels").mkdir(parents=True, exist_ok=True)
     with locked(work / "lock", f"another process makes frames in {work}: wait for it to end"):
-        for rest in work.glob("**/.run_*"):  # of a call that was killed
-            rest.unlink(missing_ok=True)
+        _remove_leftovers(work)
         _check_recipe(recipe, work)
         _others(recipe, out)  # fail now rather than after hours
         if runs < _FEWEST_RUNS:
@@ -154,6 +155,14 @@ def generate(
         total = _assemble(recipe, work, out)
     say(f"{out}: {total} frames of {recipe.name}")
     return total
+
+
+def _remove_leftovers(work: Path) -> None:
+    """Remove the temporary files of a call that was killed."""
+    for rest in [*work.glob("**/.run_*"), *work.glob(".recipe-*")]:
+        rest.unlink(missing_ok=True)
+    for rest in work.glob(".amber-*"):
+        shutil.rmtree(rest, ignore_errors=True)
 
 
 def _beside(out: Path) -> Path:
@@ -340,6 +349,8 @@ def _assemble(recipe: Recipe, work: Path, out: Path) -> int:
     own = _finished(recipe, work)
     ours = {(frame.run, frame.energy) for frame, _ in own}
     with locked(_beside(out) / "lock", f"{out} is written by another process", wait=True):
+        for rest in out.parent.glob(f".{glob.escape(out.stem)}-????????{out.suffix}"):
+            rest.unlink(missing_ok=True)  # of a call that was killed while it wrote
         before, remarks = _others(recipe, out)
         # Frames of this molecule from a work folder that is gone are kept, too.
         pairs = own + [

@@ -202,11 +202,14 @@ def _outliers(values: NDArray[Any], own: list[int], logs: bool) -> list[int]:
 
 def tables(summary: Summary) -> list[Any]:
     """Return a summary as tables and lines for a rich console."""
+    from rich.markup import escape
+
     parts: list[Any] = [
-        f"{summary.name}: {len(summary.frames)} frames; energies in eV, lengths in Å, charges in e"
+        f"{escape(summary.name)}: {len(summary.frames)} frames; "
+        "energies in eV, lengths in Å, charges in e"
     ]
     told = {k: v for k, v in summary.remarks.items() if k == "level" or k.startswith("smiles_")}
-    parts += [f"{key}: {value}" for key, value in told.items()]
+    parts += [escape(f"{key}: {value}") for key, value in told.items()]
     parts += [_molecules(summary), _quantities(summary)]
     if not summary.flags:
         parts.append("No frame looks wrong: none twice, no net force, no outlier.")
@@ -218,6 +221,7 @@ def tables(summary: Summary) -> list[Any]:
 
 
 def _molecules(summary: Summary) -> Any:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="Molecules")
@@ -228,7 +232,7 @@ def _molecules(summary: Summary) -> Any:
         frames = [summary.frames[i] for i in own]
         system, sizes = frames[0].system, [frame.system.n_mm for frame in frames]
         table.add_row(
-            frames[0].name or "–",
+            escape(frames[0].name) or "–",
             _formula(system.numbers),
             f"{system.charge:+d}" if system.charge else "0",
             str(len(frames)),

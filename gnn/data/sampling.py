@@ -123,7 +123,7 @@ def parametrise(mol: Any, charge: int, padding: float, folder: Path) -> None:
     results = [folder / "solute.prmtop", folder / "solute.rst7"]
     if all(path.is_file() for path in results):
         return
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+    with tempfile.TemporaryDirectory(prefix=".amber-", dir=folder) as temporary:
         work = Path(temporary)
         Chem.MolToMolFile(mol, str(work / "solute.mol"))
         _call(

@@ -187,6 +187,9 @@ def test_killed_and_resumed_gives_the_same_file(fake, tmp_path):
     first.send_signal(signal.SIGKILL)
     assert first.wait() == -signal.SIGKILL
     assert not broken.exists()
+    leftover = labels / ".run_100_frame_00000-abcdefgh.npz"  # killed while it wrote
+    leftover.write_bytes(b"half")
+    (broken.parent / ".d-abcdefgh.h5").write_bytes(b"half")
     kept = {path: path.stat().st_mtime_ns for path in labels.glob("run_*")}
     assert 3 <= len(kept) < 16
     assert _start(broken).wait() == 0
@@ -214,9 +217,12 @@ def test_names_by_default_and_wrong_ones(fake, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sampling, "check_installed", lambda: None)
     monkeypatch.chdir(tmp_path)
     options = ["--frames", "3", "--runs", "3"]
-    assert main(["data", "generate", "CO", "[C-]#[O+]", *options]) == 0
-    assert "run 300 frame 1/1" in capsys.readouterr().out
-    assert {frame.name for frame in read_frames("CH4O.h5")} == {"CH4O"}
+    assert main(["data", "generate", "c1cc[nH]c1", "[C-]#[O+]", *options]) == 0
+    text = capsys.readouterr().out
+    assert "run 300 frame 1/1" in text and "force field of c1cc[nH]c1" in text
+    assert {frame.name for frame in read_frames("C4H5N.h5")} == {"C4H5N"}
+    assert main(["data", "info", "C4H5N.h5"]) == 0
+    assert "smiles_C4H5N: c1cc[nH]c1" in capsys.readouterr().out
     assert {frame.name for frame in read_frames("CO.h5")} == {"CO"}
     assert main(["data", "generate", "CO", "O", "--name", "x", *options]) == 2
     assert "one --name for each" in capsys.readouterr().err
