@@ -11,7 +11,8 @@ from typing import Any
 import benchmark_tables as tables
 from benchmark_tables import RESULTS, Row, Table
 
-FOLDER = Path(__file__).resolve().parent / "_generated"
+DOCS = Path(__file__).resolve().parent
+FOLDER = DOCS / "_generated"
 
 # of files that do not say it themselves in columns `machine` or `device`, and `date`
 MACHINE, DATE = "Shared AMD EPYC (Zen 5)", "November 2026"
@@ -36,10 +37,11 @@ def make(folder: Path = FOLDER) -> None:
 
 
 def others(shown: Iterable[str]) -> list[str]:
-    """Return the text of all files of results that no table shows."""
+    """Return the text of all files of results that no table and no page shows."""
     text, long = [], []
+    pages = "".join(page.read_text(encoding="utf-8") for page in sorted(DOCS.glob("*.md")))
     for path in sorted(RESULTS.glob("*.csv")):
-        if path.stem in shown:
+        if path.stem in shown or f"results/{path.stem}." in pages:
             continue
         rows, picture = tables.read(path.stem), path.with_suffix(".png")
         if len(rows) > MOST_ROWS and not picture.is_file():
