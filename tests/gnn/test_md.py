@@ -176,6 +176,21 @@ def test_total_energy_is_kept_without_a_thermostat(box, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_box_made_from_smiles(tmp_path):
+    from gnn.data.sampling import program
+
+    pytest.importorskip("rdkit", reason="needs the package rdkit (extra 'data')")
+    try:
+        program("tleap")
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    options = "--padding", "10.5", "--equilibration", "1", "--interval", "5", "--output"
+    arguments = ["md", "--smiles", "C[NH3+]", "--steps", "10", *options, str(tmp_path)]
+    assert main([*arguments, "--checkpoint-interval", "10"]) == 0
+    assert read_log(tmp_path / "log.csv")["step"].tolist() == [0, 5, 10]
+
+
+@pytest.mark.slow
 def test_drift_of_the_energy_in_five_picoseconds(box, tmp_path):
     """Target: 1e-2 kT per degree of freedom and nanosecond."""
     steps = "--steps", 10_000, "--interval", 20
