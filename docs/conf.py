@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent / "gallery"))  # the examples share
 sphinx_gallery_conf = {
     "examples_dirs": "gallery",
     "gallery_dirs": "auto_gallery",
+    "within_subsection_order": "ExampleTitleSortKey",
     "filename_pattern": "/plot_",
     "ignore_pattern": r"(amoeba|induced)\.py$",
     "download_all_examples": False,

@@ -24,9 +24,13 @@ def multipole_force(system):
 
 
 def create_system(topology):
-    """Build the AMOEBA system of a topology, without a box."""
+    """Build the AMOEBA system of a topology, without a box and with multipoles alone."""
     field = app.ForceField("amoeba2018.xml")
-    return field.createSystem(topology, nonbondedMethod=app.NoCutoff, polarization="mutual")
+    system = field.createSystem(topology, nonbondedMethod=app.NoCutoff, polarization="mutual")
+    for i in reversed(range(system.getNumForces())):
+        if not isinstance(system.getForce(i), AmoebaMultipoleForce):
+            system.removeForce(i)
+    return system
 
 
 def sites(system, positions):

@@ -13,7 +13,8 @@ Here AMOEBA's water is solved, with Thole's damping at short range, and compared
 # Water from OpenMM
 # -----------------
 # OpenMM comes with a small box of water. We take the 216 molecules at its centre, and read charges,
-# dipoles, quadrupoles and polarisabilities of AMOEBA (2018); the helpers are in ``amoeba.py``.
+# dipoles, quadrupoles and polarisabilities of AMOEBA (2018). The helpers are in
+# :download:`amoeba.py <../gallery/amoeba.py>` and :download:`induced.py <../gallery/induced.py>`.
 
 from pathlib import Path
 from time import process_time

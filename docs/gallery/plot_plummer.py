@@ -46,7 +46,7 @@ n = 100_000
 x, v = plummer(n)
 mass = mp.pack(charges=np.full(n, 1 / n))
 plan = fmm.FMM(x, tolerance=1e-4)
-plan.field(mass, order=1)  # the first call compiles and chooses degrees
+phi = plan.field(mass, order=1)  # the first call compiles and chooses degrees
 
 # %%
 # Direct sums at 500 of the stars tell the error, and what all of them would cost.

@@ -11,7 +11,7 @@ made of 400 000 points, and the potential is evaluated at each of them.
 # A protein from OpenMM
 # ---------------------
 # OpenMM ships the villin headpiece in a box of water; the protein alone is kept. The helpers that
-# read AMOEBA's multipoles are in ``amoeba.py``.
+# read AMOEBA's multipoles are in :download:`amoeba.py <../gallery/amoeba.py>`.
 
 from pathlib import Path
 from time import process_time
