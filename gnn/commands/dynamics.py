@@ -93,7 +93,8 @@ def _files(arguments: argparse.Namespace, folder: Path, screen: Any) -> None:
         return
     from gnn.data.sampling import molecule, parametrise
 
-    screen.print(f"force field of {arguments.smiles} (GAFF2, AM1-BCC charges) in TIP3P water")
+    line = f"force field of {arguments.smiles} (GAFF2, AM1-BCC charges) in TIP3P water"
+    screen.print(line, markup=False)  # rich would take [nH] for markup
     try:
         mol = molecule(arguments.smiles)
         charge = sum(atom.GetFormalCharge() for atom in mol.GetAtoms())
