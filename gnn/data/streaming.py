@@ -283,12 +283,14 @@ def stream_frames(
     if block < 1 or held < 1:
         raise ValueError(f"expected block and held of at least 1, got {block} and {held}")
     store = _Store(path, names, block, held)
-    entries, order = [], []
+    entries: list[NDArray[np.int64]] = []
+    order: list[NDArray[np.int64]] = []
+    before = 0
     for number, group in enumerate(store.groups):
         count = len(group["positions"])
-        before = sum(map(len, entries))
         rows = np.arange(count)
         entries.append(np.column_stack([np.full(count, number), rows, np.zeros_like(rows)]))
         order.append(group["index"][()] if "index" in group else before + rows)
+        before += count
     places = np.concatenate(entries)[np.argsort(np.concatenate(order), kind="stable")]
     return StreamedFrames(store, places)

@@ -1,6 +1,6 @@
 """AMP-BMS: the published model of biomolecules in the field of their surroundings."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gnn.data.batching import Batch
+from gnn.data.streaming import Head
 from gnn.data.systems import Frame
 from gnn.layers.electrostatics import full_quadrupoles
 from gnn.layers.message import Graph
@@ -139,7 +140,7 @@ class AmpBms(Potential):
         """Return the arguments from which ``AmpBms(**config)`` builds the same architecture."""
         return dict(self._arguments)
 
-    def set_baseline(self, frames: Sequence[Frame]) -> None:
+    def set_baseline(self, frames: Iterable[Frame | Head]) -> None:
         """Fit the constant part of the energy to labels minus the model's own energies.
 
         The energies of the network, of charges, dispersion and repulsion stay: the baseline is
@@ -149,8 +150,14 @@ class AmpBms(Potential):
         ------
         ValueError
             If there is no frame.
+        TypeError
+            If frames are given by what a file's index knows of them: this needs their geometry.
         """
-        self.refit_baseline(frames)
+        everything = list(frames)
+        geometries = [frame for frame in everything if isinstance(frame, Frame)]
+        if len(geometries) < len(everything):
+            raise TypeError("expected whole frames: the model's own energies are subtracted")
+        self.refit_baseline(geometries)
 
     def forward(
         self,

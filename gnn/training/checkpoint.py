@@ -1,5 +1,9 @@
 """Checkpoints: models and the state of a training run, written whole or not at all."""
 
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,8 @@ FORMAT = "anisole-model"
 VERSION = 2
 #: The model trained on the shipped frames.
 SHIPPED = Path(__file__).parent.parent / "data" / "model.pt"
-_KINDS = {"AMP": "gnn.model", "AmpBms": "gnn.published"}  # classes and where they live
+#: Classes of models and where they live.
+_KINDS = {"AMP": "gnn.model", "AmpBms": "gnn.published", "Committee": "gnn.training.committee"}
 
 
 def model_state(model: Potential) -> dict[str, Any]:
@@ -29,9 +34,61 @@ def model_state(model: Potential) -> dict[str, Any]:
 
 
 def save(path: str | Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint under a temporary name in the same folder, then rename it."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(Path(path), lambda temporary: torch.save(content, temporary))
+    """Write a checkpoint under a temporary name in the same folder, then rename it.
+
+    Raises
+    ------
+    OSError
+        If the disk is full or the folder cannot be written to; a checkpoint that was there before
+        is as it was.
+    """
+    buffer = io.BytesIO()  # torch's own writer hides why a file could not be written
+    torch.save(content, buffer)
+    write_atomically(Path(path), partial(_write_bytes, buffer.getvalue()))
+
+
+def _write_bytes(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Say of an error which file could not be written."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(
+            f"cannot write {path}: {reason}; mend that and continue with --resume: what was saved "
+            "before is whole"
+        ) from error
+
+
+def check_folder(folder: Path) -> None:
+    """Make a folder for results, and raise an OSError where nothing can be written in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "probe.tmp", partial(_write_bytes, b"probe"))
+        (folder / "probe.tmp").unlink()
+    except OSError as error:
+        raise OSError(
+            f"cannot write in the output folder {folder}: {error.strerror or error}; name another "
+            "one (output: in the configuration)"
+        ) from error
+
+
+def last_of(folder: Path) -> Path:
+    """Return the checkpoint to continue from.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none.
+    """
+    path = folder / "last.pt"
+    if not path.is_file():
+        raise FileNotFoundError(f"nothing to resume in {folder}: leave out --resume")
+    return path
 
 
 def save_model(path: str | Path, model: Potential, **extra: Any) -> None:
@@ -93,8 +150,7 @@ def load_model(path: str | Path | None = None) -> Potential:
         path = SHIPPED
     content = load(path)
     try:
-        kind = _class_of(content.get("kind", "AMP"))
-        model: Potential = kind(**content["config"]).to(getattr(torch, content["dtype"]))
+        model = model_from(content).to(getattr(torch, content["dtype"]))
         model.load_state_dict(content["state_dict"])
     except (AttributeError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -103,6 +159,12 @@ def load_model(path: str | Path | None = None) -> Potential:
             "version that wrote it, or train again"
         ) from None
     return model.eval()
+
+
+def model_from(description: dict[str, Any]) -> Potential:
+    """Build a model, without weights, from its ``kind`` (default AMP) and ``config``."""
+    model: Potential = _class_of(description.get("kind", "AMP"))(**description["config"])
+    return model
 
 
 def _class_of(name: str) -> Any:

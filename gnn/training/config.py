@@ -42,6 +42,9 @@ class DataConfig(_Section):
     split: SplitConfig = SplitConfig()
     max_frames: int | None = Field(default=None, ge=1)
     keys: dict[str, str] = {}
+    stream: bool = False
+    stream_block: int = Field(default=256, ge=1)
+    stream_buffer: int = Field(default=8, ge=1)
 
     @model_validator(mode="after")
     def _keys_are_for_extxyz(self) -> Self:
@@ -81,6 +84,7 @@ class TrainingConfig(_Section):
     dtype: Literal["float32", "float64"] = "float32"
     threads: int | None = Field(default=None, ge=1)
     device: Literal["cpu", "cuda", "auto"] = "cpu"
+    tensorboard: bool = False
 
     @model_validator(mode="after")
     def _rates_in_order(self) -> Self:
@@ -92,6 +96,13 @@ class TrainingConfig(_Section):
         return self
 
 
+class CommitteeConfig(_Section):
+    """How many models to train, and whether each gets molecular-dynamics runs of its own."""
+
+    members: int = Field(default=1, ge=1)
+    bootstrap: bool = False
+
+
 class Config(_Section):
     """A whole run."""
 
@@ -99,6 +110,7 @@ class Config(_Section):
     model: dict[str, Any] = {}
     loss: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()
+    committee: CommitteeConfig = CommitteeConfig()
     start: str | None = None
     output: str = "runs/train"
 

@@ -4,24 +4,27 @@ import copy
 import csv
 import math
 import time
-import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from gnn.data.batching import collate, prepare
-from gnn.data.systems import Frame
+from gnn.data.batching import collate
+from gnn.data.common import LABELS
 from gnn.potential import Potential
 from gnn.training import checkpoint
+from gnn.training.board import Board
 from gnn.training.config import Config, TrainingConfig
-from gnn.training.loss import weighted_loss
+from gnn.training.feed import Feed, Frames, label_table
+from gnn.training.loss import label_counts, weighted_loss
 from gnn.training.metrics import QUANTITIES, compare
+from gnn.training.parallel import Ranks
 
 MAX_SKIPPED = 20  # steps in a row whose loss or gradient is not finite
+_AT_ONCE = 256  # validation frames held at once
 COLUMNS = (
     "epoch", "step", "seconds", "learning_rate", "train_loss", "validation_loss",
     *(f"validation_{name}_rmse" for name in QUANTITIES),
@@ -61,42 +64,34 @@ class Trainer:
     config : Config
         Weights of the loss and settings of the training.
     training, validation : sequence of Frame
-        Labelled frames; validation may be empty.
+        Labelled frames, in memory or streamed from a file; validation may be empty.
     folder : path-like, optional
         For ``last.pt``, ``best.pt`` and ``log.csv``; None writes nothing.
     report : callable, optional
         Called after every epoch with a row of the history.
+    ranks : Ranks, optional
+        The processes that train together, each called with the same arguments.
     """
 
     def __init__(
         self,
         model: Potential,
         config: Config,
-        training: Sequence[Frame],
-        validation: Sequence[Frame] = (),
+        training: Frames,
+        validation: Frames = (),
         folder: str | Path | None = None,
         report: Report | None = None,
+        ranks: Ranks | None = None,
     ):
-        if not training:
-            raise ValueError("expected at least one training frame, got none")
-        bare = sum(not _comparable([frame], config) for frame in training)
-        if bare:
-            raise ValueError(
-                f"nothing to train on in {bare} of {len(training)} training frames: they have "
-                "none of the labels with a weight in the loss"
-            )
-        if validation and not _comparable(validation, config):
-            raise ValueError(
-                "the validation frames have none of the labels with a weight in the loss "
-                "(a label counts where all of them have it)"
-            )
-        self.settings = config.training
+        self.validated = _check_labels(training, validation, config)
+        self.settings, self.ranks = config.training, ranks or Ranks()
         self.device = training_device(self.settings.device)
         self.model, self.config = model.to(self.device), config
-        self.validation = list(validation)
+        self.ranks.copy_from_first(model.state_dict().values())
+        self.validation = validation
         self.folder = None if folder is None else Path(folder)
         self.report = report
-        self.frames = [prepare(frame, model.cutoff, model.dtype) for frame in training]
+        self.feed = Feed(training, model)
         self.average = copy.deepcopy(model).eval()
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=0.0, weight_decay=self.settings.weight_decay
@@ -106,20 +101,26 @@ class Trainer:
         self.best = math.inf
         self.history: list[dict[str, Any]] = []
         self._logged = False
+        self._board: Board | None = None
+        if self.settings.tensorboard and self.folder is not None and self.ranks.first:
+            self._board = Board(self.folder / "tensorboard")
 
     # --- running ----------------------------------------------------------------------------------
 
     def run(self, max_epochs: int | None = None) -> Potential:
         """Train to the end (or `max_epochs` more epochs) and return the averaged model."""
+        if self.folder is not None and self.ranks.first:
+            checkpoint.check_folder(self.folder)  # now, not after the first epochs
         stop_at = self.settings.epochs
         if max_epochs is not None:
             stop_at = min(stop_at, self.epoch + max_epochs)
         while self.epoch < stop_at and not self.finished:
             self._run_epoch()
-        if self.folder is not None:
+        if self.folder is not None and self.ranks.first:
             self.save()
             if not (self.folder / "best.pt").exists():
                 self._save_best(epoch=self.epoch)
+        self.ranks.wait()  # the files are there for all
         return self.average
 
     @property
@@ -142,7 +143,7 @@ class Trainer:
             progress = (self.step + 1) / (self.settings.epochs * len(batches))
             progress = max(progress, self._progress_of_time())
             losses.append(self._train_step(indices, progress))
-            self.elapsed = before + time.perf_counter() - started
+            self.elapsed = self.ranks.from_first(before + time.perf_counter() - started)
             if self._progress_of_time() >= 1.0:
                 break
         self.epoch += 1
@@ -151,57 +152,62 @@ class Trainer:
         row |= {"learning_rate": self.optimizer.param_groups[0]["lr"]}
         row["train_loss"] = float(np.nanmean(losses)) if np.isfinite(losses).any() else math.nan
         due = self.epoch % self.settings.validate_every == 0 or self.finished
-        if self.validation and due:
+        if self.validated and due:
             row |= self._validate()
-        self.elapsed = before + time.perf_counter() - started
+        self.elapsed = self.ranks.from_first(before + time.perf_counter() - started)
         row["seconds"] = round(self.elapsed, 3)
         self.history.append(row)
+        if self.ranks.first:
+            self._record(row)
+
+    def _record(self, row: dict[str, Any]) -> None:
+        """Write what an epoch leaves behind, and tell of it."""
         if self.folder is not None:
             if self.epoch % self.settings.checkpoint_every == 0:
                 self.save()
             self._write_log()
+        if self._board is not None:
+            self._board.add(self.history)
         if self.report is not None:
             self.report(row)
 
     def _batches(self) -> list[np.ndarray]:
-        """Return the frames of each step of this epoch, full batches only.
-
-        A batch keeps the labels that all its frames have: frames are batched with their like, or
-        a label that some lack would hardly ever be trained on.
-        """
+        """Return the frames of each step of this epoch."""
         rng = np.random.default_rng([self.settings.seed, self.epoch])
-        groups: dict[tuple[bool, ...], list[int]] = {}
-        for i in rng.permutation(len(self.frames)):
-            labels = tuple(getattr(self.frames[i], name) is not None for name in QUANTITIES)
-            groups.setdefault(labels, []).append(i)
-        batches = []
-        for group in groups.values():
-            size = min(self.settings.batch_size, len(group))
-            whole = range(0, len(group) - size + 1, size)
-            batches += [np.array(group[i : i + size]) for i in whole]
-        if len(groups) == 1:
-            return batches
-        return [batches[i] for i in rng.permutation(len(batches))]
+        return self.feed.batches(self.settings.batch_size, rng)
 
     def _train_step(self, indices: np.ndarray, progress: float) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.settings, self.step, progress)
-        batch = collate([self.frames[i] for i in indices]).to(self.device)
-        with_mm = batch.mm_forces is not None and self.config.loss.mm_forces > 0
-        with_mm = with_mm and batch.n_mm > 0
-        output = self.model(batch, forces=True, mm_forces=with_mm, create_graph=True)
-        loss = weighted_loss(output, batch, self.config.loss)
         self.optimizer.zero_grad()
-        loss.backward()
+        part = self._loss(self.ranks.share(indices))
+        if part.requires_grad:
+            part.backward()
+        self.ranks.add_gradients(self.model.parameters())
+        loss = self.ranks.sum(np.array([part.item()]))[0]
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         self.step += 1
-        if not torch.isfinite(loss) or not torch.isfinite(norm):
+        if not math.isfinite(loss) or not torch.isfinite(norm):
             self._skip()
             return math.nan
         self.skipped = 0
         self.optimizer.step()
         self._update_average()
-        return loss.item()
+        return float(loss)
+
+    def _loss(self, indices: np.ndarray) -> Tensor:
+        """Return the part of the batch's loss that this process's frames have in it."""
+        batch = collate(self.feed[indices]).to(self.device) if len(indices) else None
+        counts = label_counts(batch)
+        if self.ranks.size > 1:
+            totals = self.ranks.sum(np.array([counts[name] for name in LABELS], dtype=float))
+            counts = dict(zip(LABELS, totals, strict=True))
+        if batch is None:
+            return torch.zeros(())
+        with_mm = batch.mm_forces is not None and self.config.loss.mm_forces > 0
+        with_mm = with_mm and batch.n_mm > 0
+        output = self.model(batch, forces=True, mm_forces=with_mm, create_graph=True)
+        return weighted_loss(output, batch, self.config.loss, counts)
 
     def _skip(self) -> None:
         self.skipped += 1
@@ -219,22 +225,35 @@ class Trainer:
             mean.lerp_(value, 1 - decay)
 
     def _validate(self) -> dict[str, Any]:
-        comparison = compare(self.average.evaluate(self.validation), self.validation)
-        weights, total, row = self.config.loss, 0.0, {}
-        for name, (_, factor) in QUANTITIES.items():
-            errors = comparison.errors(name)
-            if errors is None:
-                continue
-            row[f"validation_{name}_rmse"] = errors.rmse
-            total += getattr(weights, name) * (errors.rmse / factor) ** 2
+        rmse = self._validation_rmse()
+        row: dict[str, Any] = {f"validation_{name}_rmse": value for name, value in rmse.items()}
+        weights, factors = self.config.loss, {name: f for name, (_, f) in QUANTITIES.items()}
+        total = sum(getattr(weights, name) * (rmse[name] / factors[name]) ** 2 for name in rmse)
         row["validation_loss"] = total
         if total < self.best:
             self.best, self.stale = total, 0
-            if self.folder is not None:
+            if self.folder is not None and self.ranks.first:
                 self._save_best(epoch=self.epoch, validation_loss=total)
         else:
             self.stale += 1
         return row
+
+    def _validation_rmse(self) -> dict[str, float]:
+        """Return the errors of the average, each process working on its share of the frames."""
+        mine = np.array_split(np.arange(len(self.validation)), self.ranks.size)[self.ranks.rank]
+        sums = np.zeros((len(self.validated), 2))  # of squared errors, and of how many there are
+        for start in range(0, len(mine), _AT_ONCE):
+            frames = [self.validation[i] for i in mine[start : start + _AT_ONCE]]
+            comparison = compare(self.average.evaluate(frames), frames)
+            for k, name in enumerate(self.validated):
+                predicted, reference = comparison.values(name)
+                sums[k] += ((predicted - reference) ** 2).sum(), len(reference)
+        squares, counts = self.ranks.sum(sums).T
+        return {
+            name: QUANTITIES[name][1] * math.sqrt(square / count)
+            for name, square, count in zip(self.validated, squares, counts, strict=True)
+            if count
+        }
 
     # --- saving and resuming ----------------------------------------------------------------------
 
@@ -247,7 +266,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "torch_rng": torch.get_rng_state(),
             "config": self.config.model_dump(),
-            "frames": self._fingerprint(),
+            "frames": self.feed.fingerprint,
             "history": self.history,
             **{name: getattr(self, name) for name in _COUNTERS},
         }
@@ -271,22 +290,20 @@ class Trainer:
         if path is None:
             if self.folder is None:
                 raise ValueError("this trainer has no folder: give the path of a checkpoint")
-            path = self.folder / "last.pt"
-            if not path.is_file():
-                raise FileNotFoundError(f"nothing to resume in {self.folder}: leave out --resume")
+            path = checkpoint.last_of(self.folder)
         content = checkpoint.load(path)
         state = content.get("trainer")
         if state is None:
             raise ValueError(f"{path} holds a model but no training state: resume from last.pt")
-        mine = self.config.model_dump()
+        mine, old = self.config.model_dump(), _with_defaults(state["config"])
         for section in ("data", "model", "loss", "training"):
-            changes = _changes(state["config"][section], mine[section])
+            changes = _changes(old[section], mine[section])
             if changes:
                 raise ValueError(
                     f"{path} was written with another configuration (section '{section}': "
                     f"{changes}); resume with the same, or start in a new folder"
                 )
-        if state["frames"] != self._fingerprint():
+        if state["frames"] != self.feed.fingerprint:
             raise ValueError(
                 f"{path} was written on other training frames: the data have changed since; "
                 "start in a new folder"
@@ -298,26 +315,17 @@ class Trainer:
         self.history = state["history"]
         for name in _COUNTERS:
             setattr(self, name, state[name])
-
-    def _fingerprint(self) -> int:
-        """Return a checksum of the training frames and their labels, in their order."""
-        checksum = 0
-        for frame in self.frames:
-            for name in (*_INPUTS, *QUANTITIES):
-                part = getattr(frame, name)
-                if part is not None:
-                    checksum = zlib.crc32(part.numpy().tobytes(), checksum)
-        return checksum
+        if self._board is not None:
+            self._board.forget_after(self.step)
 
     def _write_log(self) -> None:
         assert self.folder is not None  # the caller asked
-        path = self.folder / "log.csv"
         # the first row of a process rewrites the file: a killed run may have logged epochs that
         # are trained again
         fresh, self._logged = not self._logged, True
-        path.parent.mkdir(parents=True, exist_ok=True)
         rows = self.history if fresh else self.history[-1:]
-        with open(path, "w" if fresh else "a", newline="") as file:
+        path = self.folder / "log.csv"
+        with checkpoint.writing(path), open(path, "w" if fresh else "a", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             if fresh:
                 writer.writeheader()
@@ -340,19 +348,38 @@ def training_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and found else "cpu")
 
 
-_INPUTS = (
-    "numbers", "positions", "mm_positions", "mm_moments", "uniform_field", "external_field",
-)  # fmt: skip
+_FREE = ("tensorboard",)  # keys that a run may change on the way
 _COUNTERS = ("epoch", "step", "skipped", "stale", "elapsed", "best")
 
 
-def _comparable(frames: Sequence[Frame], config: Config) -> bool:
-    """Tell whether a quantity with a weight in the loss can be compared on these frames."""
-    weighted = [name for name in QUANTITIES if getattr(config.loss, name) > 0]
-    return any(all(getattr(frame, name) is not None for frame in frames) for name in weighted)
+def _check_labels(training: Frames, validation: Frames, config: Config) -> list[str]:
+    """Return the quantities to validate on; refuse frames that say nothing of the loss."""
+    if not len(training):
+        raise ValueError("expected at least one training frame, got none")
+    weighted = np.array([getattr(config.loss, name) > 0 for name in LABELS])
+    bare = np.count_nonzero(~(label_table(training) & weighted).any(axis=1))
+    if bare:
+        raise ValueError(
+            f"nothing to train on in {bare} of {len(training)} training frames: they have "
+            "none of the labels with a weight in the loss"
+        )
+    if not len(validation):
+        return []
+    shared = np.atleast_1d(label_table(validation).all(axis=0))
+    if not (shared & weighted).any():
+        raise ValueError(
+            "the validation frames have none of the labels with a weight in the loss "
+            "(a label counts where all of them have it)"
+        )
+    return [name for name, there in zip(LABELS, shared, strict=True) if there]
+
+
+def _with_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration with the keys that have come since it was written."""
+    return Config.model_validate(config).model_dump()
 
 
 def _changes(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """Return in words which values differ, or nothing."""
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    """Return in words which values differ of those that decide the weights, or nothing."""
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key) and key not in _FREE]
     return ", ".join(f"{key} is {new.get(key)}, was {old.get(key)}" for key in keys)

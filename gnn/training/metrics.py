@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gnn.data.streaming import Head
 from gnn.data.systems import Frame, System
 
 # name of a quantity, its attribute in frames and results, unit, factor from eV, Å, e
@@ -87,7 +88,7 @@ def compare(results: Sequence[dict[str, Any]], frames: Sequence[Frame]) -> Compa
     return Comparison([frame_name(frame) for frame in frames], predicted, reference)
 
 
-def frame_name(frame: Frame) -> str:
+def frame_name(frame: Frame | Head) -> str:
     """Return the molecule's name, or its composition and charge where it has none."""
     if frame.name:
         return frame.name

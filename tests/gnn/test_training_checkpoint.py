@@ -109,12 +109,11 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch
     checkpoint.save_model(path, tiny_model())
     before = path.read_bytes()
 
-    def half_written(content, file):
-        with open(file, "wb") as stream:
-            stream.write(b"half a checkpoint")
+    def half_written(content, path):
+        path.write_bytes(b"half a checkpoint")
         raise failure
 
-    monkeypatch.setattr(torch, "save", half_written)
+    monkeypatch.setattr(checkpoint, "_write_bytes", half_written)
     with pytest.raises(type(failure)):
         checkpoint.save_model(path, tiny_model(seed=1))
     assert path.read_bytes() == before

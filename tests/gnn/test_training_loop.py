@@ -130,18 +130,10 @@ def test_early_stopping_keeps_the_best(tmp_path, monkeypatch):
     trainer = tiny_trainer(tmp_path, epochs=50, validate_every=1, patience=3)
     losses = iter([5.0, 3.0, 4.0, 3.5, 3.0, 1.0])
 
-    class Errors:
-        def __init__(self, value):
-            self.rmse = value
+    def errors():
+        return {"energy": 1e3 * math.sqrt(next(losses))}
 
-    class Comparison:
-        def __init__(self, value):
-            self.value = value
-
-        def errors(self, name):
-            return Errors(1e3 * math.sqrt(self.value)) if name == "energy" else None
-
-    monkeypatch.setattr(loop, "compare", lambda *_: Comparison(next(losses)))
+    monkeypatch.setattr(trainer, "_validation_rmse", errors)
     trainer.run()
     assert trainer.epoch == 5 and trainer.finished and trainer.best == pytest.approx(3.0)
     best = torch.load(tmp_path / "best.pt", weights_only=True)
@@ -153,8 +145,8 @@ def _poison(trainer, steps):
     """Make the loss of some steps NaN."""
     real = loop.weighted_loss
 
-    def poisoned(output, batch, weights):
-        loss = real(output, batch, weights)
+    def poisoned(output, batch, weights, counts):
+        loss = real(output, batch, weights, counts)
         return loss * math.nan if steps(trainer.step) else loss
 
     return poisoned
