@@ -21,6 +21,9 @@ def register(commands: Any) -> None:
         "--from", dest="start", metavar="CHECKPOINT", help="start from the weights of a checkpoint"
     )
     train.add_argument("--resume", action="store_true", help="continue from last.pt")
+    train.add_argument(
+        "--committee", type=int, metavar="N", help="train N models that also tell their uncertainty"
+    )
     train.add_argument("--no-blind", action="store_true", help="skip the blind baseline")
     train.set_defaults(run=_train)
 
@@ -49,6 +52,9 @@ def _train(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.config)
     if arguments.start is not None:
         config = parse_config(config.model_dump() | {"start": arguments.start}, arguments.config)
+    if arguments.committee is not None:
+        changed = config.committee.model_dump() | {"members": arguments.committee}
+        config = parse_config(config.model_dump() | {"committee": changed}, arguments.config)
     screen = console()
     comparisons = run_training(
         config,
@@ -56,6 +62,8 @@ def _train(arguments: argparse.Namespace) -> int:
         resume=arguments.resume,
         blind=None if arguments.no_blind else config,
     )
+    if not comparisons:  # another process of torchrun prints them
+        return 0
     screen.print(tables.error_table(comparisons[AMP_NAME], "Errors on the test frames"))
     screen.print(tables.baseline_table(comparisons, "Beside the baselines (equal budgets)"))
     screen.print(f"checkpoints, log, tables and pictures: {config.output}/")
@@ -67,7 +75,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from gnn.training import plots, tables
     from gnn.training.checkpoint import load_model
     from gnn.training.metrics import compare
+    from gnn.training.run import report_spread
     from gnn.training.setup import load_test_frames
+    from gnn.training.uncertainty import has_spread
 
     model = load_model(arguments.checkpoint)
     if arguments.data is None:
@@ -75,13 +85,16 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     else:
         keys = dict(arguments.keys)
         frames = read_frames(arguments.data, require=("energy", "forces"), keys=keys)
-    if not frames:
+    if not len(frames):
         raise ValueError(f"{arguments.data} holds no frame")
-    comparison = compare(model.evaluate(frames), frames)
+    results = model.evaluate(frames)
+    comparison = compare(results, frames)
     folder = Path(arguments.output)
     plots.parity(comparison, folder / "parity.png", f"{len(frames)} frames")
     tables.write_csv(folder / "errors.csv", tables.error_rows(comparison))
     screen = console()
     screen.print(tables.error_table(comparison, f"Errors of {arguments.checkpoint}"))
+    if has_spread(results):
+        report_spread(results, frames, folder, screen)
     screen.print(f"table and picture: {folder}/errors.csv, {folder}/parity.png")
     return 0

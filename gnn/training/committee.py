@@ -1,4 +1,4 @@
-"""Committees: several models trained alike but for chance; their mean, and how far they disagree."""
+"""Committees: models trained alike but for chance; their mean, and how far they disagree."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -13,7 +13,8 @@ BLUE, ORANGE, GREY = "#1f5f8b", "#e07a2f", "#9aa5b1"
 COLORS = ("#1f5f8b", "#e07a2f", "#3d9970", "#8e5ea2", "#b5838d", "#6c757d")
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """Return matplotlib.pyplot in the style of all pictures, for files."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -34,7 +35,8 @@ def _pyplot() -> Any:
     return plt
 
 
-def _save(figure: Any, path: str | Path) -> None:
+def save_figure(figure: Any, path: str | Path) -> None:
+    """Write a figure whole or not at all, and close it."""
     import matplotlib.pyplot as plt
 
     from gnn.data.common import write_atomically
@@ -46,7 +48,7 @@ def _save(figure: Any, path: str | Path) -> None:
 
 def learning_curve(history: Sequence[dict[str, Any]], path: str | Path) -> None:
     """Draw training and validation loss, and validation errors, against time."""
-    plt = _pyplot()
+    plt = pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
     seconds = [row["seconds"] for row in history]
     left.plot(seconds, [row["train_loss"] for row in history], color=GREY, lw=1, label="training")
@@ -67,12 +69,12 @@ def learning_curve(history: Sequence[dict[str, Any]], path: str | Path) -> None:
         if axis.lines:
             axis.legend()
         axis.grid(alpha=0.25, which="both", lw=0.5)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def parity(comparison: Comparison, path: str | Path, title: str = "") -> None:
     """Draw predicted against reference energies, QM forces and MM forces."""
-    plt = _pyplot()
+    plt = pyplot()
     shown = _drawable(comparison)
     figure, axes = plt.subplots(1, len(shown), figsize=(3.7 * len(shown), 3.7), squeeze=False)
     for axis, quantity in zip(axes[0], shown, strict=True):
@@ -90,7 +92,7 @@ def parity(comparison: Comparison, path: str | Path, title: str = "") -> None:
         axis.set(xlabel=f"reference / {unit}", ylabel=f"predicted / {unit}")
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _limits(axis: Any, *values: np.ndarray) -> None:
@@ -125,7 +127,7 @@ def _density_parity(axis: Any, predicted: np.ndarray, reference: np.ndarray) -> 
 
 def baselines(comparisons: dict[str, Comparison], path: str | Path) -> None:
     """Draw the RMSE of several models on the same frames as bars on a logarithmic scale."""
-    plt = _pyplot()
+    plt = pyplot()
     shown = _drawable(*comparisons.values())
     own = list(comparisons)[-1]
     figure, axes = plt.subplots(1, len(shown), figsize=(3 * len(shown), 3.2), squeeze=False)
@@ -143,7 +145,7 @@ def baselines(comparisons: dict[str, Comparison], path: str | Path) -> None:
             axis.set_ylim(0.5 * min(bars.values()), 2.5 * max(bars.values()))
         axis.yaxis.set_minor_formatter("")
         axis.set_title(f"{TITLES[quantity]}: RMSE / {QUANTITIES[quantity][0]}")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _drawable(*comparisons: Comparison) -> list[str]:

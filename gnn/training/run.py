@@ -6,22 +6,29 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from gnn.data.streaming import StreamedFrames
 from gnn.data.systems import Frame
 from gnn.potential import Potential
-from gnn.training import plots, tables
-from gnn.training.checkpoint import load_model
+from gnn.training import parallel, plots, tables
+from gnn.training.checkpoint import last_of, load_model, save_model
+from gnn.training.committee import Committee
 from gnn.training.config import Config
-from gnn.training.loop import Trainer
+from gnn.training.feed import Frames, heads, take
+from gnn.training.loop import Trainer, training_device
 from gnn.training.metrics import (
     Comparison,
     blind_comparison,
     compare,
+    frame_name,
     mean_baseline,
     without_surroundings,
 )
+from gnn.training.parallel import Ranks
 from gnn.training.setup import Splits, build_model, embedded, load_splits, summary
+from gnn.training.uncertainty import has_spread, spread_picture, spread_rows, spread_table
 
 Console = Any
 MEAN, BLIND, AMP_NAME = "training mean", "blind to surroundings", "this model"
@@ -82,28 +89,94 @@ def train(
     *,
     label: str = "training",
     resume: bool = False,
+    ranks: Ranks | None = None,
 ) -> tuple[Potential, Trainer]:
-    """Train a model and return its best averaged weights, with the trainer."""
-    model = build_model(config, splits[0])
+    """Train a model and return its best averaged weights, with the trainer.
+
+    Of several processes the first writes and reports; each returns the model.
+    """
+    ranks = ranks or Ranks()
+    model = build_model(config, splits[0], last_of(folder) if resume else None)
+    best = folder / "best.pt"
     with Progress(console, config, label) as progress:
-        trainer = Trainer(model, config, splits[0], splits[1], folder, progress)
+        trainer = Trainer(model, config, splits[0], splits[1], folder, progress, ranks)
         if resume:
             trainer.resume()
-        else:
-            (folder / "best.pt").unlink(missing_ok=True)
+        elif ranks.first:
+            best.unlink(missing_ok=True)
         trainer.run()
-    best = folder / "best.pt"
-    return (load_model(best) if splits[1] else trainer.average), trainer
+    return (load_model(best) if len(splits[1]) else trainer.average), trainer
+
+
+def train_committee(
+    config: Config,
+    splits: Splits,
+    console: Console,
+    folder: Path,
+    *,
+    resume: bool = False,
+    ranks: Ranks | None = None,
+) -> Committee:
+    """Train the members one after the other, each in a folder of its own, and join them.
+
+    They differ in the seed of weights and order and, with ``committee.bootstrap``, in the
+    molecular-dynamics runs they learn from. Members that are there already are continued.
+    """
+    members = []
+    for k in range(config.committee.members):
+        mine = folder / f"member_{k}"
+        changed = {"seed": config.training.seed + k}
+        member = config.model_copy(
+            update={"training": config.training.model_copy(update=changed), "output": str(mine)}
+        )
+        training = splits[0]
+        if config.committee.bootstrap:
+            training = take(training, resampled_runs(training, config.training.seed + k))
+        go_on = resume and (mine / "last.pt").is_file()
+        label = f"member {k + 1} of {config.committee.members}"
+        parts = training, *splits[1:]
+        model, _ = train(member, parts, console, mine, label=label, resume=go_on, ranks=ranks)
+        members.append(model)
+    committee = Committee(members)
+    if ranks is None or ranks.first:
+        save_model(folder / "committee.pt", committee, data=config.data.model_dump())
+    return committee
+
+
+def resampled_runs(frames: Frames, seed: int) -> list[int]:
+    """Return indices of frames: as many runs as there are, drawn with replacement."""
+    runs: dict[tuple[str, int], list[int]] = {}
+    for i, head in enumerate(heads(frames)):
+        runs.setdefault((frame_name(head), head.run), []).append(i)
+    kinds: dict[str, list[list[int]]] = {}
+    for (name, _), indices in sorted(runs.items()):
+        kinds.setdefault(name, []).append(indices)
+    rng = np.random.default_rng([seed, 0])
+    # within each molecule, so that none is lost
+    drawn = [kind[i] for kind in kinds.values() for i in rng.integers(len(kind), size=len(kind))]
+    return sorted(i for indices in drawn for i in indices)
 
 
 def train_blind(
-    config: Config, splits: Splits, console: Console, folder: Path, *, resume: bool = False
+    config: Config,
+    splits: Splits,
+    console: Console,
+    folder: Path,
+    *,
+    resume: bool = False,
+    ranks: Ranks | None = None,
 ) -> tuple[Potential, Trainer]:
     """Train the same model on the same frames without their surroundings."""
-    training, validation, test = ([without_surroundings(f) for f in part] for part in splits)
+    training, validation, test = (_bare(part) for part in splits)
     bare = training, validation, test
     resume = resume and (folder / "last.pt").exists()
-    return train(config, bare, console, folder, label="blind twin", resume=resume)
+    return train(config, bare, console, folder, label="blind twin", resume=resume, ranks=ranks)
+
+
+def _bare(frames: Frames) -> Frames:
+    if isinstance(frames, StreamedFrames):
+        return frames.map(without_surroundings)
+    return [without_surroundings(frame) for frame in frames]
 
 
 def with_baselines(
@@ -161,38 +234,88 @@ def run_training(
     Returns
     -------
     dict
-        Comparisons on the test frames: baselines first, the model last.
+        Comparisons on the test frames: baselines first, the model last. Of several processes
+        (``torchrun``), the first returns them and the others nothing.
 
     Raises
     ------
     ValueError
         If the folder holds a run already and is not to be continued.
     """
-    say = say or console.print
-    folder = Path(config.output)
-    if not resume and (folder / "last.pt").exists():
+    with parallel.start(training_device(config.training.device)) as ranks:
+        if not ranks.first:
+            from rich.console import Console as Screen
+
+            console, say = Screen(quiet=True), _silence
+        return _run(config, console, say or console.print, resume, blind, ranks)
+
+
+def _run(
+    config: Config,
+    console: Console,
+    say: Callable[[str], None],
+    resume: bool,
+    blind: Config | None,
+    ranks: Ranks,
+) -> dict[str, Comparison]:
+    folder, committee = Path(config.output), config.committee.members > 1
+    known = folder / ("member_0/last.pt" if committee else "last.pt")
+    if not resume and ranks.from_first(known.exists()):
         raise ValueError(
             f"{folder} holds a training run already: continue it with --resume, or set another "
             "output folder"
         )
+    if resume and committee:
+        last_of(known.parent)
     splits = load_splits(config.data)
+    if ranks.size > 1:
+        say(f"{ranks.size} processes train together")
     for line in summary(splits):
         say(line)
-    model, trainer = train(config, splits, console, folder, resume=resume)
-    parameters = sum(p.numel() for p in model.parameters())
-    threads = torch.get_num_threads()
-    on = f"on {threads} thread{'s' if threads > 1 else ''}"
-    say(f"trained {parameters} parameters: {_effort(trainer)} {on}")
+    history: Sequence[dict[str, Any]] = []
+    if committee:
+        model: Potential = train_committee(
+            config, splits, console, folder, resume=resume, ranks=ranks
+        )
+        say(f"trained {config.committee.members} models: {folder}/committee.pt")
+    else:
+        model, trainer = train(config, splits, console, folder, resume=resume, ranks=ranks)
+        history = trainer.history
+        parameters = sum(p.numel() for p in model.parameters())
+        threads = torch.get_num_threads()
+        on = f"on {threads} thread{'s' if threads > 1 else ''}"
+        say(f"trained {parameters} parameters: {_effort(trainer)} {on}")
     seen = embedded(splits[0], config.data)
     twin = None
     if blind is not None:
         bare = seen, *splits[1:]
-        twin, other = train_blind(blind, bare, console, folder / "blind", resume=resume)
+        twin, other = train_blind(
+            blind, bare, console, folder / "blind", resume=resume, ranks=ranks
+        )
         say(f"blind twin: {_effort(other)}")
-    test = splits[2] or splits[1]
-    comparisons = with_baselines(compare(model.evaluate(test), test), twin, seen, test)
-    write_results(folder, trainer.history, comparisons)
+    if not ranks.first:
+        return {}
+    test = splits[2] if len(splits[2]) else splits[1]
+    results = model.evaluate(test)
+    if has_spread(results):
+        report_spread(results, test, folder, console)
+    comparisons = with_baselines(compare(results, test), twin, seen, test)
+    write_results(folder, history, comparisons)
     return comparisons
+
+
+def report_spread(
+    results: Sequence[dict[str, Any]], frames: Sequence[Frame], folder: Path, console: Console
+) -> None:
+    """Print and write what a committee's disagreement says of its errors."""
+    rows = spread_rows(results, frames)
+    console.print(spread_table(rows))
+    tables.write_csv(folder / "spread.csv", rows)
+    spread_picture(results, frames, folder / "spread.png")
+
+
+def _silence(_: str) -> None:
+    """Print nothing: the first of several processes does."""
 
 
 def _effort(trainer: Trainer) -> str:

@@ -32,7 +32,7 @@ def error_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 def error_table(comparison: Comparison, title: str) -> Any:
     """Return a rich table of `error_rows`."""
-    table = _table(title)
+    table = plain_table(title)
     table.add_column("molecule")
     table.add_column("frames", justify="right")
     for name in QUANTITIES:
@@ -50,7 +50,7 @@ def error_table(comparison: Comparison, title: str) -> Any:
 
 def baseline_table(comparisons: dict[str, Comparison], title: str) -> Any:
     """Return a rich table of several comparisons on the same frames."""
-    table = _table(title)
+    table = plain_table(title)
     table.add_column("")
     shown = ("energy", "forces", "mm_forces")
     for name in shown:
@@ -64,7 +64,8 @@ def baseline_table(comparisons: dict[str, Comparison], title: str) -> Any:
     return table
 
 
-def _table(title: str) -> Any:
+def plain_table(title: str) -> Any:
+    """Return an empty table in the style of all."""
     from rich import box
     from rich.table import Table
 

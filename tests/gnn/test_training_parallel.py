@@ -1,0 +1,165 @@
+"""Several processes train as one does; frames from a file train as frames in memory do."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tiny import MODEL, methanol, read_log, tiny_config, tiny_model
+
+from gnn.cli import main
+from gnn.data import write_frames
+from gnn.data.streaming import stream_frames
+from gnn.training.checkpoint import load
+from gnn.training.loop import Trainer
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "data.h5"
+    write_frames(path, methanol())
+    return path
+
+
+def write_config(folder, data, **options):
+    content = {
+        "data": {"source": str(data)} | options.pop("reading", {}),
+        "model": MODEL,
+        "training": {
+            "epochs": 3, "batch_size": 5, "warmup_steps": 3, "validate_every": 1,
+            "checkpoint_every": 1, "threads": 1, "dtype": "float64",
+        } | options.pop("training", {}),
+        "output": str(folder),
+    } | options  # fmt: skip
+    path = Path(f"{folder}.yaml")
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def torchrun(*arguments, processes=2):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    done = subprocess.run(
+        [*command, "--master-port", str(20000 + os.getpid() % 20000), "-m", "gnn", *arguments],
+        cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
+    return done
+
+
+def weights(folder, name="last.pt"):
+    return load(folder / name)["trainer"]["model"]
+
+
+def assert_close(one, other, tolerance):
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        if value.is_floating_point():
+            assert (value - other[key]).abs().max() <= tolerance * (1 + value.abs().max()), key
+
+
+def test_two_processes_train_like_one(data, tmp_path):
+    """Batches of five are shared three to two, so that plain means of means would be wrong."""
+    alone = write_config(tmp_path / "alone", data)
+    assert main(["train", str(alone), "--no-blind"]) == 0
+    done = torchrun("train", str(write_config(tmp_path / "both", data)), "--no-blind")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Errors on the test frames") == 1  # one of them prints
+    assert "2 processes train together" in done.stdout
+    assert_close(weights(tmp_path / "alone"), weights(tmp_path / "both"), 1e-10)
+    for one, two in zip(read_log(tmp_path / "alone"), read_log(tmp_path / "both"), strict=True):
+        for name in ("train_loss", "validation_loss", "validation_forces_rmse"):
+            assert float(one[name]) == pytest.approx(float(two[name]), rel=1e-10)
+    # and a run of one goes on with two
+    config = write_config(tmp_path / "alone", data, training={"epochs": 3})
+    done = torchrun("train", str(config), "--no-blind", "--resume")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_mistake_ends_all_processes_with_its_message(data, tmp_path):
+    config = write_config(tmp_path / "run", tmp_path / "none.h5")
+    done = torchrun("train", str(config))
+    assert done.returncode != 0
+    assert "no file" in done.stderr
+
+
+def test_streamed_frames_train_to_the_same_weights(data, tmp_path):
+    for name, options in (("memory", {}), ("file", {"stream": True})):
+        config = write_config(tmp_path / name, data, reading=options)
+        assert main(["train", str(config), "--no-blind"]) == 0
+    assert_close(weights(tmp_path / "memory"), weights(tmp_path / "file"), 0.0)
+
+
+def test_streamed_frames_are_those_of_the_file(data):
+    frames, streamed = methanol(), stream_frames(data, block=5, held=2)
+    assert len(streamed) == len(frames)
+    for i in (0, 23, 7, 12, 3):
+        np.testing.assert_array_equal(streamed[i].system.positions, frames[i].system.positions)
+        np.testing.assert_array_equal(streamed[i].mm_forces, frames[i].mm_forces)
+        assert streamed[i].energy == frames[i].energy and streamed[i].run == frames[i].run
+    assert [head.energy for head in streamed.heads()] == [frame.energy for frame in frames]
+    part = streamed.take([4, 2]).map(lambda frame: frame.energy)
+    assert list(part) == [frames[4].energy, frames[2].energy]
+
+
+def test_only_some_blocks_are_in_memory(data, monkeypatch):
+    streamed = stream_frames(data, block=4, held=2)
+    reads = []
+    order = streamed.order(np.random.default_rng(0))
+    assert sorted(np.concatenate(order)) == list(range(24))
+    assert [len(part) for part in order] == [8, 8, 8]  # two blocks of four at a time
+    import gnn.data.streaming as module
+
+    real = module.read_group
+
+    def counted(where, rows, *rest):
+        reads.append(where)
+        return real(where, rows, *rest)
+
+    monkeypatch.setattr(module, "read_group", counted)
+    for part in order:
+        for i in part:
+            streamed[i]
+    assert len(reads) == 6  # each block once, although every frame was asked for at random
+
+
+def test_streaming_is_for_hdf5(tmp_path):
+    path = tmp_path / "frames.xyz"
+    path.write_text("")
+    with pytest.raises(ValueError, match="only HDF5 files can be streamed"):
+        stream_frames(path)
+    with pytest.raises(FileNotFoundError, match="no file"):
+        stream_frames(tmp_path / "none.h5")
+
+
+def test_tensorboard_gets_each_step_once(tmp_path):
+    reader = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator",
+        reason="needs the package tensorboard",
+    )
+    frames = methanol()
+
+    def trainer():
+        config = tiny_config(tensorboard=True, epochs=4, validate_every=1, checkpoint_every=2)
+        return Trainer(tiny_model(), config, frames[:12], frames[16:20], tmp_path)
+
+    trainer().run(max_epochs=3)
+    # killed in the third epoch: its checkpoint is that of the second
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert state["trainer"]["epoch"] == 3
+    again = trainer()
+    again.resume()
+    again.run()
+    events = reader.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert "loss/training" in events.Tags()["scalars"]
+    steps = [event.step for event in events.Scalars("loss/training")]
+    assert steps == [3, 6, 9, 12]
+    values = [event.value for event in events.Scalars("loss/validation")]
+    logged = [float(row["validation_loss"]) for row in read_log(tmp_path)]
+    np.testing.assert_allclose(values, logged, rtol=1e-6)
