@@ -1,6 +1,8 @@
 """``anisole md``: QM/MM molecular dynamics in OpenMM."""
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ def register(commands: Any) -> None:
     add("--seed", type=int, default=0)
     add("--platform", help="of OpenMM: CPU, CUDA, Reference, … (default: the fastest)")
     add("--threads", type=int, help="of OpenMM's CPU platform (default: all cores)")
+    add("--model-threads", type=int, default=1, help="for the model (%(default)s)")
     add("--output", default="runs/md", help="folder (%(default)s)")
     add("--resume", action="store_true", help="continue from the last checkpoint")
     md.set_defaults(run=_md)
@@ -58,7 +61,7 @@ def _md(arguments: argparse.Namespace) -> int:
         f"{run.topology.getNumAtoms()} in all, {settings.steps} steps of {settings.timestep:g} fs, "
         f"{settings.ensemble.upper()}"
     )
-    with _Progress(screen, settings.steps) as progress:
+    with _threads(arguments.model_threads), _Progress(screen, settings.steps) as progress:
         run.run(arguments.resume, progress)
     _summary(run, kind, screen)
     return 0
@@ -101,6 +104,25 @@ def _files(arguments: argparse.Namespace, folder: Path, screen: Any) -> None:
         parametrise(mol, charge, arguments.padding, folder)
     except (ImportError, RuntimeError) as error:
         raise OSError(str(error)) from error
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let the model use so many threads: their number decides the last digits, too."""
+    import torch
+
+    import multipoles
+
+    if count < 1:
+        raise ValueError(f"expected --model-threads >= 1, got {count}")
+    before = torch.get_num_threads(), multipoles.get_num_threads()
+    torch.set_num_threads(count)
+    multipoles.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        multipoles.set_num_threads(before[1])
 
 
 class _Progress:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections import deque
 
 import pytest
@@ -16,6 +17,7 @@ def work(task):
         raise OSError(28, "no space")
     if task == "fail":
         raise KeyError("wrong")
+    time.sleep(0.3)  # so that one process cannot do them all before the other has begun
     yield task, os.environ["OMP_NUM_THREADS"]
     yield os.getpid(), None
 
