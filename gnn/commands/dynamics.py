@@ -35,7 +35,7 @@ def register(commands: Any) -> None:
     add("--interval", type=int, default=100, help="steps between frames (%(default)s)")
     add("--checkpoint-interval", type=int, default=1000, help="steps (%(default)s)")
     add("--trajectory", choices=["xtc", "dcd"], default="xtc")
-    add("--equilibration", type=float, default=10.0, help="classical, ps (%(default)s)")
+    add("--equilibration", type=float, help="classical, ps (10; 0 for the box that ships)")
     add("--seed", type=int, default=0)
     add("--platform", help="of OpenMM: CPU, CUDA, Reference, … (default: the fastest)")
     add("--threads", type=int, help="of OpenMM's CPU platform (default: all cores)")
@@ -49,6 +49,9 @@ def _md(arguments: argparse.Namespace) -> int:
     from gnn.engines.dynamics import Run
     from gnn.engines.settings import Settings
 
+    if arguments.equilibration is None:
+        made_here = arguments.smiles is not None or arguments.prmtop is not None
+        arguments.equilibration = 10.0 if made_here else 0.0
     names = Settings.__dataclass_fields__
     settings = Settings(**{name: getattr(arguments, name) for name in names})
     folder, screen = Path(arguments.output), console()

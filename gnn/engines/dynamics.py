@@ -27,7 +27,7 @@ COLUMNS = (
     "step", "time_ps", "potential_kj_mol", "kinetic_kj_mol", "total_kj_mol", "temperature_k",
     "density_g_ml", "ns_per_day",
 )  # fmt: skip
-_STILL_FREE = ("steps", "threads", "platform")  # may change when a run goes on
+_STILL_FREE = ("steps", "threads", "platform", "equilibration")  # may change on the way
 
 
 class Run:
