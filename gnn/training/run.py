@@ -259,8 +259,9 @@ def _run(
     ranks: Ranks,
 ) -> dict[str, Comparison]:
     folder, committee = Path(config.output), config.committee.members > 1
-    known = folder / ("member_0/last.pt" if committee else "last.pt")
-    if not resume and ranks.from_first(known.exists()):
+    runs = [folder / "last.pt", folder / "member_0" / "last.pt"]
+    known = runs[committee]
+    if not resume and ranks.from_first(any(path.exists() for path in runs)):
         raise ValueError(
             f"{folder} holds a training run already: continue it with --resume, or set another "
             "output folder"

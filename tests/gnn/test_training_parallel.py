@@ -1,5 +1,6 @@
 """Several processes train as one does; frames from a file train as frames in memory do."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -14,8 +15,11 @@ from tiny import MODEL, methanol, read_log, tiny_config, tiny_model
 from gnn.cli import main
 from gnn.data import write_frames
 from gnn.data.streaming import stream_frames
+from gnn.training import checkpoint
 from gnn.training.checkpoint import load
+from gnn.training.config import load_config
 from gnn.training.loop import Trainer
+from gnn.training.setup import build_model, load_splits
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -75,10 +79,17 @@ def test_two_processes_train_like_one(data, tmp_path):
     for one, two in zip(read_log(tmp_path / "alone"), read_log(tmp_path / "both"), strict=True):
         for name in ("train_loss", "validation_loss", "validation_forces_rmse"):
             assert float(one[name]) == pytest.approx(float(two[name]), rel=1e-10)
-    # and a run of one goes on with two
-    config = write_config(tmp_path / "alone", data, training={"epochs": 3})
-    done = torchrun("train", str(config), "--no-blind", "--resume")
+    # and a run begun with one process goes on with two
+    path = write_config(tmp_path / "begun", data)
+    config = load_config(path)
+    training, validation, _ = load_splits(config.data)
+    trainer = Trainer(
+        build_model(config, training), config, training, validation, tmp_path / "begun"
+    )
+    trainer.run(max_epochs=1)
+    done = torchrun("train", str(path), "--no-blind", "--resume")
     assert done.returncode == 0, done.stderr
+    assert_close(weights(tmp_path / "alone"), weights(tmp_path / "begun"), 1e-10)
 
 
 def test_a_mistake_ends_all_processes_with_its_message(data, tmp_path):
@@ -86,6 +97,31 @@ def test_a_mistake_ends_all_processes_with_its_message(data, tmp_path):
     done = torchrun("train", str(config))
     assert done.returncode != 0
     assert "no file" in done.stderr
+
+
+def test_a_full_disk_ends_the_run_with_a_message_and_loses_nothing(
+    data, tmp_path, monkeypatch, capsys
+):
+    alone = write_config(tmp_path / "alone", data)
+    assert main(["train", str(alone), "--no-blind"]) == 0
+    config = write_config(tmp_path / "run", data)
+    written, write = [], checkpoint._write_bytes
+
+    def full(content, path):
+        written.append(path)
+        if len(written) > 4:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write(content, path)
+
+    monkeypatch.setattr(checkpoint, "_write_bytes", full)
+    capsys.readouterr()
+    assert main(["train", str(config), "--no-blind"]) == 2
+    message = capsys.readouterr().err
+    assert "No space left on device" in message and str(tmp_path / "run") in message
+    monkeypatch.undo()
+    assert {p.suffix for p in (tmp_path / "run").iterdir()} <= {".pt", ".csv"}  # no leftovers
+    assert main(["train", str(config), "--no-blind", "--resume"]) == 0
+    assert_close(weights(tmp_path / "alone"), weights(tmp_path / "run"), 0.0)
 
 
 def test_streamed_frames_train_to_the_same_weights(data, tmp_path):
