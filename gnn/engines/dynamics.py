@@ -20,7 +20,7 @@ import torch
 
 from gnn.data.common import write_atomically
 from gnn.engines.box import degrees_of_freedom, equilibrated, platform_of
-from gnn.engines.openmm import create_system
+from gnn.engines.openmm import classical_system, create_system
 from gnn.engines.settings import Settings
 
 COLUMNS = (
@@ -113,17 +113,9 @@ class Run:
                 progress(step, speed)
 
     def _system(self) -> Any:
-        from openmm import app, unit
-
-        options = {
-            "nonbondedMethod": app.PME,
-            "nonbondedCutoff": 0.9 * unit.nanometer,
-            "switchDistance": 0.8 * unit.nanometer,
-            "rigidWater": True,
-            "ewaldErrorTolerance": 1e-5,
-        }
+        precise: dict[str, Any] = {"ewaldErrorTolerance": 1e-5}
         if self.settings.classical:
-            return self.prmtop.createSystem(constraints=None, **options)
+            return classical_system(self.topology, self.prmtop, precise)
         return create_system(
             self.topology,
             self.prmtop,
@@ -131,8 +123,7 @@ class Run:
             self.model,
             cutoff=self.settings.cutoff,
             dtype=getattr(torch, self.settings.precision),
-            constraints=None,
-            **options,
+            **precise,
         )
 
     def _simulation(self) -> Any:

@@ -123,7 +123,7 @@ def create_system(
     """
     import openmm
 
-    system = _classical_system(topology, mm_forcefield, options)
+    system = classical_system(topology, mm_forcefield, options)
     atoms = list(topology.atoms())
     if len(atoms) != system.getNumParticles():
         raise ValueError(
@@ -161,7 +161,8 @@ def create_system(
     return system
 
 
-def _classical_system(topology: Any, mm_forcefield: Any, options: dict[str, Any]) -> Any:
+def classical_system(topology: Any, mm_forcefield: Any, options: dict[str, Any]) -> Any:
+    """Build the system of a force field alone; see `create_system` for arguments and defaults."""
     import openmm
     from openmm import app, unit
 

@@ -1,7 +1,6 @@
 """Committees: models trained alike but for chance; their mean, and how far they disagree."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -106,10 +105,3 @@ def _together(opinions: Sequence[dict[str, Any]]) -> dict[str, Any]:
     spreads = {f"{k}_std": stacked[k].std(axis=0, ddof=1) for k in SPREADS if k in stacked}
     both = means | spreads
     return {k: float(v) if k in ("energy", "energy_std") else v for k, v in both.items()}
-
-
-def committee_of(paths: Sequence[Path]) -> Committee:
-    """Load the members' checkpoints and join them."""
-    from gnn.training.checkpoint import load_model
-
-    return Committee([load_model(path) for path in paths])

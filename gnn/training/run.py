@@ -185,8 +185,7 @@ def with_baselines(
     """Return the comparisons of the training mean, of the blind model and of the model."""
     found = {MEAN: mean_baseline(training, test)}
     if blind is not None:
-        bare = [without_surroundings(frame) for frame in test]
-        found[BLIND] = blind_comparison(blind.evaluate(bare), test)
+        found[BLIND] = blind_comparison(blind.evaluate(_bare(test)), test)
     return found | {AMP_NAME: own}
 
 
@@ -260,14 +259,13 @@ def _run(
 ) -> dict[str, Comparison]:
     folder, committee = Path(config.output), config.committee.members > 1
     runs = [folder / "last.pt", folder / "member_0" / "last.pt"]
-    known = runs[committee]
     if not resume and ranks.from_first(any(path.exists() for path in runs)):
         raise ValueError(
             f"{folder} holds a training run already: continue it with --resume, or set another "
             "output folder"
         )
     if resume and committee:
-        last_of(known.parent)
+        last_of(folder / "member_0")
     splits = load_splits(config.data)
     if ranks.size > 1:
         say(f"{ranks.size} processes train together")
