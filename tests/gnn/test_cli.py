@@ -17,7 +17,7 @@ from tiny import MODEL, methanol, tiny_model
 from gnn import Frame, System, load_model
 from gnn.cli import main
 from gnn.data import read_frames, write_frames
-from gnn.training import checkpoint, demo, setup
+from gnn.training import checkpoint, demo, setup, sources
 from gnn.training.config import DataConfig, parse_config
 from gnn.training.metrics import mean_baseline
 
@@ -146,7 +146,7 @@ def small_demo(monkeypatch):
         return parse_config(content)
 
     monkeypatch.setattr(demo, "demo_config", small)
-    monkeypatch.setattr(setup, "load_shipped", lambda *_, **__: methanol())
+    monkeypatch.setattr(sources, "load_shipped", lambda *_, **__: methanol())
 
 
 def test_demo(tmp_path, small_demo, capsys):

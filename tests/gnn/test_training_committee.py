@@ -12,8 +12,7 @@ from gnn import System, load_model
 from gnn.cli import main
 from gnn.data import write_frames
 from gnn.training.checkpoint import save_model
-from gnn.training.committee import Committee
-from gnn.training.run import resampled_runs
+from gnn.training.committee import Committee, resampled
 from gnn.training.uncertainty import spread_rows
 
 
@@ -84,12 +83,12 @@ def test_members_must_go_together():
 
 def test_bootstrap_draws_whole_runs():
     frames = methanol()
-    chosen = resampled_runs(frames, seed=1)
+    chosen = resampled(frames, seed=1)
     assert len(chosen) == len(frames)
     runs = [frames[i].run for i in chosen]
     assert 1 < len(set(runs)) < len({frame.run for frame in frames})
     assert all(runs.count(run) % 4 == 0 for run in set(runs))
-    assert resampled_runs(frames, seed=1) == chosen != resampled_runs(frames, seed=2)
+    assert resampled(frames, seed=1) == chosen != resampled(frames, seed=2)
 
 
 def test_spread_and_error_that_go_together_are_seen():
