@@ -91,40 +91,43 @@ def partition(
         raise TypeError("train, validation, test: a split by frame takes fractions, not lists")
     if kinds == {"none", "fraction"}:
         raise TypeError("train, validation, test: expected three fractions or none")
-    poor = set() if by is None else {head.name for head in heads}
-    if by is None:
-        runs: dict[str, set[int]] = {}
-        for name, run in places:
-            runs.setdefault(name, set()).add(run)
-        poor = {name for name, own in runs.items() if len(own) < _FEWEST}
+    fewest = _FEWEST if by is None else len(heads) + 1
+    poor = {name for name, own in _runs_of(heads).items() if len(own) < fewest}
     return _by_run_or_frame(heads, shares, poor, by is not None, seed)
 
 
 def hold_out(heads: Sequence[Frame | Head], seed: int = 0) -> Partition:
-    """Take a part of the training frames to validate on: whole runs, or else stretches."""
-    places = [(head.name, head.run) for head in heads]
-    own = len({run for _, run in places})
-    if min(len({r for n, r in places if n == name}) for name, _ in set(places)) > 1:
+    """Take a tenth of the training frames to validate on: whole runs, or else stretches."""
+    runs = _runs_of(heads)
+    if min(map(len, runs.values())) > 1:
         rng = np.random.default_rng(seed)
         chosen = set()
-        for name in dict.fromkeys(name for name, _ in places):
-            runs = sorted({r for n, r in places if n == name})
-            count = min(max(1, round(HELD_OUT * len(runs))), len(runs) - 1)
-            chosen |= {(name, run) for run in rng.permutation(runs)[:count].tolist()}
-        held = [i for i, place in enumerate(places) if place in chosen]
-        kept = [i for i, place in enumerate(places) if place not in chosen]
-        return Partition(kept, held, [], f"{len(held)} of {len(heads)} in whole runs of {own}")
-    fractions = {"train": 1 - HELD_OUT, "validation": HELD_OUT, "test": 0.0}
-    sets = _stretches(heads, range(len(heads)), fractions, seed)
+        for name, own in runs.items():
+            count = max(1, round(HELD_OUT * len(own)))
+            chosen |= {(name, run) for run in rng.permutation(sorted(own))[:count].tolist()}
+        inside = [(head.name, head.run) in chosen for head in heads]
+        sets = [[i for i, there in enumerate(inside) if there is want] for want in (False, True)]
+        how = "whole runs"
+    else:
+        fractions = {"train": 1 - HELD_OUT, "validation": HELD_OUT, "test": 0.0}
+        sets = _stretches(heads, range(len(heads)), fractions, seed)[:2]
+        how = "stretches of neighbours"
     _keep_elements(heads, sets)
-    kept, held, _ = sets
+    kept, held = map(sorted, sets)
     if not kept or not held:
         raise ValueError(
             f"{len(heads)} training frame{'s' * (len(heads) > 1)} can spare none to validate on: "
             "name a file (data.valid), or give more frames"
         )
-    remark = f"{len(held)} of {len(heads)} in stretches of neighbours"
-    return Partition(sorted(kept), sorted(held), [], remark)
+    return Partition(kept, held, [], f"{len(held)} of {len(heads)} in {how}")
+
+
+def _runs_of(heads: Sequence[Frame | Head]) -> dict[str, set[int]]:
+    """Return the runs of each molecule."""
+    runs: dict[str, set[int]] = {}
+    for head in heads:
+        runs.setdefault(head.name, set()).add(head.run)
+    return runs
 
 
 # --- by frame -------------------------------------------------------------------------------------

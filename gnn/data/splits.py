@@ -158,7 +158,7 @@ def _by_fraction(
             raise ValueError(
                 f"molecule {name!r} has {len(units)} {what} ({_list(units)}); a "
                 "split needs at least 3, one for each set. Set the field 'run' of your frames, "
-                "or pass lists of runs for train, validation and test"
+                "split by frame (by: frame), or pass lists of runs for train, validation and test"
             )
         shuffled = rng.permutation(units).tolist()
         n_test = max(1, round(fractions["test"] * len(units)))
