@@ -1,5 +1,7 @@
 """Symbols of the elements."""
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 _SYMBOLS = (
@@ -32,3 +34,10 @@ def atomic_number(element: Any) -> int:
 def symbol(number: int) -> str:
     """Return the symbol of an atomic number."""
     return SYMBOLS[number - 1]
+
+
+def formula(numbers: Iterable[int]) -> str:
+    """Return a composition, such as CH4O, with carbon and hydrogen first."""
+    counts = Counter(symbol(z) for z in numbers)
+    order = sorted(counts, key=lambda s: ({"C": 0, "H": 1}.get(s, 2), s))
+    return "".join(s + (str(counts[s]) if counts[s] > 1 else "") for s in order)

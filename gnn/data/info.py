@@ -1,6 +1,5 @@
 """What a file of frames holds, which of its frames look wrong, and a picture of it."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from gnn.data.common import ATOMIC_LABELS, LABELS
-from gnn.data.elements import symbol
+from gnn.data.elements import formula
 from gnn.data.formats import read_frames
 from gnn.data.shipped import shipped_path
 from gnn.data.systems import Frame
@@ -229,7 +228,7 @@ def _molecules(summary: Summary) -> Any:
         system, sizes = frames[0].system, [frame.system.n_mm for frame in frames]
         table.add_row(
             escape(frames[0].name) or "–",
-            _formula(system.numbers),
+            formula(system.numbers),
             f"{system.charge:+d}" if system.charge else "0",
             str(len(frames)),
             str(len({frame.run for frame in frames})),
@@ -237,13 +236,6 @@ def _molecules(summary: Summary) -> Any:
             _labels(frames, bool(np.isfinite(summary.values["embedding"][own]).all())),
         )
     return table
-
-
-def _formula(numbers: NDArray[np.int64]) -> str:
-    """Return the composition with carbon and hydrogen first."""
-    counts = Counter(symbol(z) for z in numbers)
-    order = sorted(counts, key=lambda s: ({"C": 0, "H": 1}.get(s, 2), s))
-    return "".join(s + (str(counts[s]) if counts[s] > 1 else "") for s in order)
 
 
 def _labels(frames: Sequence[Frame], vacuum: bool) -> str:
