@@ -144,13 +144,13 @@ def test_a_run_that_ran_out_of_time_is_given_more(tmp_path):
 
 
 def test_patience_may_be_raised(tmp_path):
-    first = tiny_trainer(tmp_path, epochs=9, patience=1, validate_every=1, learning_rate=1e-5)
+    first = tiny_trainer(tmp_path, epochs=9, patience=1, validate_every=1)
     first.stale, first.epoch = 1, 2
     first.save()
-    same = tiny_trainer(tmp_path, epochs=9, patience=1, validate_every=1, learning_rate=1e-5)
+    same = tiny_trainer(tmp_path, epochs=9, patience=1, validate_every=1)
     (line,) = same.resume()
     assert "1 validations brought no improvement (training.patience: 1)" in line
-    more = tiny_trainer(tmp_path, epochs=9, patience=2, validate_every=1, learning_rate=1e-5)
+    more = tiny_trainer(tmp_path, epochs=9, patience=2, validate_every=1)
     assert more.resume() == ["training.patience is 2 now, was 1"] and not more.finished
 
 
