@@ -9,6 +9,7 @@ from gnn.training.config import Config
 LENGTH = ("epochs", "time_limit", "patience")
 #: Settings that do not touch the weights, or only in rounding (`device`).
 HARMLESS = ("tensorboard", "threads", "checkpoint_every", "validate_every", "device")
+_FILES = ("source", "train", "valid", "test")
 
 
 def agree(old: dict[str, Any], new: Config, path: Any) -> list[str]:
@@ -58,8 +59,17 @@ def agree(old: dict[str, Any], new: Config, path: Any) -> list[str]:
     return [f"training.{key} is {value} now, was {was}" for _, key, was, value in applied]
 
 
-def _same_file(one: Any, other: Any) -> bool:
-    return os.path.abspath(one) == os.path.abspath(other)
+def _same_file(one: str, other: str) -> bool:
+    first, second = (os.path.abspath(os.path.expanduser(path)) for path in (one, other))
+    return first == second
+
+
+def _same_files(one: Any, other: Any) -> bool:
+    """Tell whether paths, or lists of them, name the same files in other words."""
+    first, second = ([given] if isinstance(given, str) else given for given in (one, other))
+    if first is None or second is None or len(first) != len(second):
+        return False
+    return all(_same_file(a, b) for a, b in zip(first, second, strict=True))
 
 
 def _changes(section: str, old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -70,7 +80,9 @@ def _changes(section: str, old: dict[str, Any], new: dict[str, Any]) -> list[tup
         if isinstance(was, dict) and isinstance(value, dict) and key == "split":
             found += [(f"split.{k}", a, b) for k, a, b in _changes("split", was, value)]
         # runs were once the only way, and the frames themselves are compared
-        elif was != value and not (section == "split" and {was, value} == {None, "run"}):
+        elif section == "split" and {was, value} == {None, "run"}:
+            continue
+        elif was != value and not (key in _FILES and _same_files(was, value)):
             found.append((key, was, value))
     return found
 

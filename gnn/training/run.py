@@ -329,6 +329,12 @@ def _about(config: Config, data: LoadedData) -> list[str]:
     """Return lines on isolated atoms and on what makes a committee's members differ."""
     elements = {z for head in heads(data.splits[0]) for z in set(head.system.numbers.tolist())}
     lines = isolated_lines(data.isolated, elements, config.start)
+    if config.committee.perturbation and not config.perturbation:
+        lines.append(
+            "committee.perturbation is not used: it is for members that start from a checkpoint"
+        )
+    if config.committee.bootstrap and config.committee.members == 1:
+        lines.append("committee.bootstrap is not used: there is one member, which sees all frames")
     if config.committee.members > 1:
         started = config.start is not None
         lines.append(differences(data.splits[0], config.perturbation, config.bootstrap, started))

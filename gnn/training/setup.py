@@ -23,6 +23,7 @@ from gnn.training.metrics import frame_name
 from gnn.training.sources import open_frames, with_vacuum
 
 Splits = tuple[Frames, Frames, Frames]
+_SHOWN = 20  # molecules of which a line each is printed
 _SAME = 4  # decimals of coordinates in Å to which two geometries are compared
 
 
@@ -317,7 +318,7 @@ def summary(splits: Splits) -> list[str]:
             mine["runs"].add(head.run)
             mine["mm"] += system.n_mm
     lines = []
-    for name, mine in sorted(found.items()):
+    for name, mine in sorted(found.items())[:_SHOWN]:
         counts, system = mine["counts"], mine["system"]
         around = f"{mine['mm'] / sum(counts):.0f} charges" if mine["mm"] else "vacuum"
         number = len(mine["runs"])
@@ -327,4 +328,7 @@ def summary(splits: Splits) -> list[str]:
             f"{around}: {counts[0]} frames to train, {counts[1]} to "
             f"validate, {counts[2]} to test{runs}"
         )
+    if len(found) > _SHOWN:
+        totals = " / ".join(str(len(part)) for part in splits)
+        lines.append(f"… {len(found)} molecules in all: {totals} frames to train / validate / test")
     return lines

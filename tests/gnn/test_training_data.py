@@ -350,3 +350,10 @@ def test_a_committee_of_isolated_atoms_leaves_nothing_open():
     one, two = (model.baseline[[1, 6, 8]] for model in models)
     assert torch.allclose(one, two, atol=1e-9)
     assert models[0].charge_baseline != models[1].charge_baseline  # of which nothing is known
+
+
+def test_many_molecules_are_not_all_listed():
+    frames = [Frame(System([z], [[0.0, 0, 0]]), -1.0) for z in range(1, 61)]
+    lines = summary((frames[:50], frames[50:55], frames[55:]))
+    assert len(lines) == 21
+    assert lines[-1] == "… 60 molecules in all: 50 / 5 / 5 frames to train / validate / test"
