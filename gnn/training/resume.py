@@ -45,7 +45,7 @@ def agree(old: dict[str, Any], new: Config, path: Any) -> list[str]:
         for key, was, value in _changes(section, before[section], now[section]):
             free = section == "training" and key in LENGTH + HARMLESS
             (applied if free else refused).append((section, key, was, value))
-    if None not in (new.start, before["start"]) and not _same_file(new.start, before["start"]):
+    if new.start and before["start"] and not _same_file(new.start, before["start"]):
         refused.append(("start", "start", before["start"], new.start))
     if refused:
         told = "; ".join(
