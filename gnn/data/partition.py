@@ -116,7 +116,8 @@ def hold_out(heads: Sequence[Frame | Head], seed: int = 0) -> Partition:
         fractions = {"train": 1 - HELD_OUT, "validation": HELD_OUT, "test": 0.0}
         sets = _stretches(heads, range(len(heads)), fractions, seed)[:2]
         how = "stretches of neighbours"
-    _keep_elements(heads, sets)
+    if how != "whole runs":
+        _keep_elements(heads, sets, set(range(len(heads))))
     kept, held = map(sorted, sets)
     if not kept or not held:
         raise ValueError(
@@ -154,7 +155,7 @@ def _by_run_or_frame(
     fractions = checked_fractions(shares if given else None)
     for part, new in zip(sets, _stretches(heads, rest, fractions, seed), strict=True):
         part.extend(new)
-    moved = _keep_elements(heads, sets)
+    moved = _keep_elements(heads, sets, set(rest))
     if not all(sets):
         raise ValueError(
             f"{len(heads)} frame{'s' * (len(heads) > 1)} cannot make a training, a validation and "
@@ -225,7 +226,7 @@ def _cut(order: NDArray[np.int64], fractions: dict[str, float], sets: list[list[
         part.extend(new.tolist())
 
 
-def _keep_elements(heads: Sequence[Frame | Head], sets: list[list[int]]) -> int:
+def _keep_elements(heads: Sequence[Frame | Head], sets: list[list[int]], movable: set[int]) -> int:
     """Move frames into training that alone hold an element; return how many."""
 
     def elements(i: int) -> set[int]:
@@ -235,7 +236,7 @@ def _keep_elements(heads: Sequence[Frame | Head], sets: list[list[int]]) -> int:
     moved = 0
     for part in sets[1:]:
         for i in list(part):
-            if not elements(i) <= known:
+            if i in movable and not elements(i) <= known:
                 part.remove(i)
                 sets[0].append(i)
                 known |= elements(i)
