@@ -27,7 +27,16 @@ def test_the_pages_are_there():
     assert {"getting_started", "multipoles", "operator", "model", "data", "training"} <= names
 
 
-@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.stem)
+SLOW_PAGES = ("export",)  # traces models for minutes; tests/gnn/test_export.py does it small
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] * (page.stem in SLOW_PAGES), id=page.stem)
+        for page in WITH_PYTHON
+    ],
+)
 def test_snippets_of_a_page_run_one_after_the_other(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # some write files
     names: dict = {"__name__": "__docs__"}
