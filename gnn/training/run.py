@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,7 @@ def run_training(
             from rich.console import Console as Screen
 
             console, say = Screen(quiet=True), _silence
+            warnings.simplefilter("ignore")  # the first one's are the same
         return _run(config, console, say or console.print, resume, blind, ranks)
 
 

@@ -33,7 +33,7 @@ def _result(frame, energy_error=0.0, force_error=0.0):
     return {
         "energy": frame.energy + energy_error,
         "forces": frame.forces + force_error,
-        "mm_forces": frame.mm_forces + force_error,
+        "mm_forces": (frame.mm_forces if frame.system.n_mm else np.zeros((0, 3))) + force_error,
         "dipole": frame.dipole + 0.1,
     }
 
@@ -75,13 +75,24 @@ def test_errors_per_molecule():
     assert comparison.errors("mm_forces", "b") is None  # an ion in vacuum
 
 
-def test_a_label_that_any_frame_lacks_is_not_compared():
-    frames = [_frame(), Frame(WATER, energy=1.0)]
-    results = [_result(frames[0]), _result(frames[0], 2.0)]
+def test_each_label_of_each_frame_is_compared():
+    """Whatever the others have: errors are those of the frames with the label."""
+    frames = [_frame(name="a"), Frame(WATER, energy=1.0, name="a"), Frame(ION, name="b")]
+    frames.append(Frame(ION, forces=np.zeros((2, 3)), name="b"))
+    full = [_result(_frame(f.system)) for f in frames]
+    results = [r | {"energy": e, "forces": r["forces"] + d} for r, e, d in zip(
+        full, (0.1, 1.3, 5.0, 5.0), (0.5, 9.0, 9.0, 1.5), strict=True)]  # fmt: skip
     comparison = compare(results, frames)
-    assert comparison.errors("energy").mae == pytest.approx(500)
-    assert comparison.errors("forces") is None
-    nothing = compare(results, [Frame(WATER), Frame(WATER)])
+    assert comparison.errors("energy").mae == pytest.approx(1e3 * (0.1 + 0.3) / 2)
+    assert comparison.errors("energy", "b") is None
+    assert comparison.errors("forces", "a").rmse == pytest.approx(500)
+    assert comparison.errors("forces", "b").rmse == pytest.approx(2500)
+    expected = 1e3 * np.sqrt((9 * 0.5**2 + 6 * 2.5**2) / 15)  # by components, not by frames
+    assert comparison.errors("forces").rmse == pytest.approx(expected)
+    assert comparison.errors("mm_forces").mae == 0 and comparison.errors("dipole").mae > 0
+    counts = {q: comparison.count(q) for q in ("energy", "forces", "mm_forces", "dipole")}
+    assert counts == {"energy": (2, 4), "forces": (2, 4), "mm_forces": (1, 2), "dipole": (1, 4)}
+    nothing = compare(results[:2], [Frame(WATER), Frame(WATER)])
     assert all(nothing.errors(q) is None for q in ("energy", "forces", "mm_forces", "dipole"))
 
 
@@ -117,7 +128,7 @@ def test_mean_baseline_has_no_energy_of_a_molecule_it_never_saw():
 def test_without_surroundings_keeps_the_labels_and_the_rest():
     frame = methanol()[0]
     bare = without_surroundings(frame)
-    assert bare.system.n_mm == 0 and bare.mm_forces.shape == (0, 3)
+    assert bare.system.n_mm == 0 and bare.mm_forces is None
     assert (bare.energy, bare.run, bare.name) == (frame.energy, frame.run, frame.name)
     np.testing.assert_array_equal(bare.forces, frame.forces)
     np.testing.assert_array_equal(bare.dipole, frame.dipole)
