@@ -10,6 +10,9 @@ from gnn.training.metrics import QUANTITIES, Comparison
 
 TITLES = {"energy": "energy", "forces": "QM forces", "mm_forces": "MM forces", "dipole": "dipole"}
 
+#: Columns of names, which may be long: they are folded where numbers never are.
+_NAMES: dict[str, Any] = {"overflow": "fold", "min_width": 8}
+
 
 def error_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """Return one plain row per molecule and one for all: MAE, RMSE and RMSE / std.
@@ -59,7 +62,7 @@ def error_table(comparison: Comparison, title: str) -> Any:
 def _label_table(comparison: Comparison, quantities: Sequence[str]) -> Any:
     """Return how many frames of each molecule have the labels that not all have."""
     table = plain_table("Frames that have the label, of those that could")
-    table.add_column("molecule", overflow="fold")
+    table.add_column("molecule", **_NAMES)
     for quantity in quantities:
         table.add_column(TITLES[quantity], justify="right", no_wrap=True)
     for name in _molecules(comparison):
@@ -137,8 +140,7 @@ class _Fitting:
     def _table(self) -> Any:
         table = plain_table(self.title)
         for place, head in enumerate(self.heads):
-            # names may be long: they are folded, numbers never
-            options = {"justify": "right", "no_wrap": True} if place else {"overflow": "fold"}
+            options = {"justify": "right", "no_wrap": True} if place else _NAMES
             table.add_column(head, **options)
         return table
 
@@ -157,7 +159,7 @@ class _Fitting:
 
     def _narrow(self) -> Any:
         table = self._table()
-        table.add_column("error of", no_wrap=True)
+        table.add_column("error of")
         for head in ("MAE", "RMSE", "/ std")[: 3 if self.ratios else 2]:
             table.add_column(head, justify="right", no_wrap=True)
         for heads, row, style in self.rows:

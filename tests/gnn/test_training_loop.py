@@ -197,7 +197,7 @@ def _lacking_forces(frames, share, seed=0):
 
 
 def count_forces(monkeypatch, trainer):
-    """Run an epoch; return how many numbers of forces its losses are made of, and how many frames."""
+    """Run an epoch; return how many numbers of forces, and how many frames, are in its losses."""
     seen = []
     real = loop.weighted_loss
 

@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from gnn.training import checkpoint
 from gnn.training.checkpoint import load
 from gnn.training.config import load_config
 from gnn.training.loop import Trainer
+from gnn.training.metrics import without_surroundings
 from gnn.training.setup import build_model, load_splits
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,6 +30,19 @@ ROOT = Path(__file__).resolve().parents[2]
 def data(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "data.h5"
     write_frames(path, methanol())
+    return path
+
+
+@pytest.fixture(scope="module")
+def partial(tmp_path_factory):
+    """Frames of which some lack energies, forces, or forces on charges; some are in vacuum."""
+    frames = methanol()
+    for i, frame in enumerate(frames):
+        lacking = [n for n, k in (("energy", 3), ("forces", 4), ("mm_forces", 5)) if i % k == 1]
+        frame = replace(frame, **dict.fromkeys(lacking))
+        frames[i] = without_surroundings(frame) if i % 6 == 2 else frame
+    path = tmp_path_factory.mktemp("partial") / "data.h5"
+    write_frames(path, frames)
     return path
 
 
@@ -67,8 +82,10 @@ def assert_close(one, other, tolerance):
             assert (value - other[key]).abs().max() <= tolerance * (1 + value.abs().max()), key
 
 
-def test_two_processes_train_like_one(data, tmp_path):
-    """Batches of five are shared three to two, so that plain means of means would be wrong."""
+def test_two_processes_train_like_one(partial, tmp_path):
+    """Batches of five are shared three to two, and each process's frames have labels of their own:
+    means of means would be wrong."""
+    data = partial
     alone = write_config(tmp_path / "alone", data)
     assert main(["train", str(alone), "--no-blind"]) == 0
     done = torchrun("train", str(write_config(tmp_path / "both", data)), "--no-blind")
@@ -124,9 +141,9 @@ def test_a_full_disk_ends_the_run_with_a_message_and_loses_nothing(
     assert_close(weights(tmp_path / "alone"), weights(tmp_path / "run"), 0.0)
 
 
-def test_streamed_frames_train_to_the_same_weights(data, tmp_path):
+def test_streamed_frames_train_to_the_same_weights(partial, tmp_path):
     for name, options in (("memory", {}), ("file", {"stream": True})):
-        config = write_config(tmp_path / name, data, reading=options)
+        config = write_config(tmp_path / name, partial, reading=options)
         assert main(["train", str(config), "--no-blind"]) == 0
     assert_close(weights(tmp_path / "memory"), weights(tmp_path / "file"), 0.0)
 
