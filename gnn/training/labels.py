@@ -24,8 +24,8 @@ def check_labelled(frames: Frames, what: str) -> None:
     """Raise a ValueError where none of the frames has a label to compare with."""
     if len(frames) and not label_table(frames).any():
         raise ValueError(
-            f"{what}: none of the {len(frames)} frames has a label ({', '.join(LABELS)}), so there "
-            "is nothing to compare with; are the labels under other names?"
+            f"{what}: frame 0 has no {', '.join(LABELS)}, nor has any of the {len(frames)} frames: "
+            "there is nothing to compare with. Are the labels under other names?"
         )
 
 
@@ -107,3 +107,10 @@ def labels_to_validate(training: Frames, validation: Frames, weights: LossConfig
             stacklevel=4,
         )
     return [LABELS[k] for k in np.flatnonzero(there)]
+
+
+def tell_without_surroundings(training: Frames, validation: Frames, weights: LossConfig) -> bool:
+    """Tell whether a model blind to surroundings has labels to learn from and to be chosen by."""
+    weighted = _weighted(weights.model_copy(update={"mm_forces": 0.0}))
+    parts = [part for part in (training, validation) if len(part)]
+    return all((label_table(part) & weighted).any() for part in parts)

@@ -57,7 +57,7 @@ def test_frames_with_each_label_are_counted_for_each_part(streamed, tmp_path):
 def test_frames_to_compare_with_need_a_label():
     frames = methanol()[:3]
     check_labelled([_bare(frames[0]), frames[1]], "here")
-    with pytest.raises(ValueError, match="here: none of the 2 frames has a label"):
+    with pytest.raises(ValueError, match="here: frame 0 has no energy, .*nor has any of the 2"):
         check_labelled([_bare(frame) for frame in frames[:2]], "here")
 
 
@@ -151,4 +151,20 @@ def test_a_run_says_who_has_which_label_and_shows_numbers_for_all(partly, tmp_pa
     unlabelled = tmp_path / "bare.h5"
     write_frames(unlabelled, [_bare(frame) for frame in read_frames(partly)[:2]])
     assert main(["evaluate", best, str(unlabelled)]) == 2
-    assert "none of the 2 frames has a label" in capsys.readouterr().err
+    assert "nor has any of the 2 frames" in capsys.readouterr().err
+
+
+def test_forces_on_charges_alone_train_a_model_but_no_blind_twin(tmp_path, capsys):
+    data, config = tmp_path / "data.h5", tmp_path / "run.yaml"
+    write_frames(data, [replace(f, energy=None, forces=None, dipole=None) for f in methanol()])
+    content = {
+        "data": {"source": str(data)},
+        "model": MODEL,
+        "training": {"epochs": 1, "batch_size": 8, "validate_every": 1, "threads": 1},
+        "output": str(tmp_path / "run"),
+    }
+    config.write_text(yaml.safe_dump(content))
+    assert main(["train", str(config)]) == 0
+    said = capsys.readouterr()
+    assert "no blind twin" in said.out and "no frame has an energy" in said.err
+    assert "labels: mm_forces in all frames; energy, forces, dipole in none" in said.out

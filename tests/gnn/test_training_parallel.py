@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +15,16 @@ import yaml
 from tiny import MODEL, methanol, read_log, tiny_config, tiny_model
 
 from gnn.cli import main
-from gnn.data import write_frames
+from gnn.data import collate, read_frames, write_frames
+from gnn.data.common import LABELS
 from gnn.data.streaming import stream_frames
 from gnn.training import checkpoint
 from gnn.training.checkpoint import load
 from gnn.training.config import load_config
 from gnn.training.loop import Trainer
+from gnn.training.loss import label_counts
 from gnn.training.metrics import without_surroundings
+from gnn.training.parallel import Ranks
 from gnn.training.setup import build_model, load_splits
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -107,6 +111,19 @@ def test_two_processes_train_like_one(partial, tmp_path):
     done = torchrun("train", str(path), "--no-blind", "--resume")
     assert done.returncode == 0, done.stderr
     assert_close(weights(tmp_path / "alone"), weights(tmp_path / "begun"), 1e-10)
+
+
+def test_shares_of_the_batches_hold_all_labels_that_are_there(partial):
+    frames = read_frames(partial)
+    trainer = Trainer(tiny_model(), tiny_config(batch_size=6), frames)
+    sums: Counter = Counter()
+    for indices in trainer._batches():
+        for rank in range(2):
+            own = trainer.feed[Ranks(rank, 2).share(indices)]
+            sums.update(label_counts(collate(own)))
+    assert len(frames) == 24
+    for name in LABELS:
+        assert sums[name] == sum(np.size(v) for f in frames if (v := getattr(f, name)) is not None)
 
 
 def test_a_mistake_ends_all_processes_with_its_message(data, tmp_path):
