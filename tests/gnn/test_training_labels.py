@@ -57,7 +57,7 @@ def test_frames_with_each_label_are_counted_for_each_part(streamed, tmp_path):
 def test_frames_to_compare_with_need_a_label():
     frames = methanol()[:3]
     check_labelled([_bare(frames[0]), frames[1]], "here")
-    with pytest.raises(ValueError, match="here: frame 0 has no energy, .*nor has any of the 2"):
+    with pytest.raises(ValueError, match=r"here: frame 0 has no energy, .*nor has any of the 2"):
         check_labelled([_bare(frame) for frame in frames[:2]], "here")
 
 
