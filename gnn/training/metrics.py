@@ -98,20 +98,16 @@ class Comparison:
 
 def compare(results: Sequence[dict[str, Any]], frames: Sequence[Frame]) -> Comparison:
     """Put results of ``model.evaluate`` beside the labels that each of the frames has."""
-    nothing = np.zeros(0)
-    predicted: dict[str, list[NDArray[np.float64]]] = {}
-    reference: dict[str, list[NDArray[np.float64]]] = {}
-    for quantity in QUANTITIES:
-        pairs = [
-            (nothing, nothing)
-            if getattr(frame, quantity) is None or quantity not in result
-            else (np.ravel(result[quantity]), np.ravel(getattr(frame, quantity)))
-            for result, frame in zip(results, frames, strict=True)
-        ]
-        predicted[quantity] = [pair[0] for pair in pairs]
-        reference[quantity] = [pair[1] for pair in pairs]
-    names = [frame_name(frame) for frame in frames]
-    return Comparison(names, predicted, reference, [frame.system.n_mm > 0 for frame in frames])
+    found = Comparison([], {q: [] for q in QUANTITIES}, {q: [] for q in QUANTITIES}, [])
+    for result, frame in zip(results, frames, strict=True):
+        found.names.append(frame_name(frame))
+        found.surrounded.append(frame.system.n_mm > 0)
+        for quantity in QUANTITIES:
+            label = getattr(frame, quantity)
+            known = label is not None and quantity in result
+            found.predicted[quantity].append(np.ravel(result[quantity]) if known else np.zeros(0))
+            found.reference[quantity].append(np.ravel(label) if known else np.zeros(0))
+    return found
 
 
 def frame_name(frame: Frame | Head) -> str:

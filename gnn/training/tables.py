@@ -4,8 +4,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from rich.markup import escape
-
 from gnn.training.metrics import QUANTITIES, Comparison
 
 TITLES = {"energy": "energy", "forces": "QM forces", "mm_forces": "MM forces", "dipole": "dipole"}
@@ -61,7 +59,9 @@ def error_table(comparison: Comparison, title: str) -> Any:
 
 def _label_table(comparison: Comparison, quantities: Sequence[str]) -> Any:
     """Return how many frames of each molecule have the labels that not all have."""
-    table = plain_table("Frames that have the label, of those that could")
+    title = "Frames that have the label, of those that could"
+    table = plain_table(title)
+    table.min_width = len(title)
     table.add_column("molecule", **_NAMES)
     for quantity in quantities:
         table.add_column(TITLES[quantity], justify="right", no_wrap=True)
@@ -74,7 +74,9 @@ def _label_table(comparison: Comparison, quantities: Sequence[str]) -> Any:
 
 def baseline_table(comparisons: dict[str, Comparison], title: str) -> Any:
     """Return several comparisons on the same frames for a rich console."""
-    found = _Fitting(title, ("",), ("energy", "forces", "mm_forces"), ())
+    usual = ("energy", "forces", "mm_forces")
+    there = any(one.errors(name) for one in comparisons.values() for name in usual)
+    found = _Fitting(title, ("",), usual if there else ("dipole",), ())
     notes = []
     for place, (label, comparison) in enumerate(comparisons.items()):
         row: dict[str, float] = {}
@@ -92,6 +94,13 @@ def baseline_table(comparisons: dict[str, Comparison], title: str) -> Any:
 def _no_number(comparison: Comparison, name: str) -> bool:
     errors = comparison.errors("energy", name)
     return errors is not None and math.isnan(errors.mae)
+
+
+def escape(text: str) -> str:
+    """Return text in which nothing is taken for rich's markup."""
+    from rich.markup import escape as escaped
+
+    return escaped(text)
 
 
 def _with_notes(table: Any, *notes: Any) -> Any:
