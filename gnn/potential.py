@@ -1,5 +1,6 @@
 """What every potential energy surface of this package does: batches in, energies and forces out."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import repeat
@@ -7,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gnn.data.batching import Batch, collate
@@ -80,20 +82,24 @@ class Potential(nn.Module):
 
         By least squares of the total energies: one energy per element, and one times the total
         charge. Where compositions do not tell these apart, the solution of least norm is taken.
-        Frames without an energy count for the elements only.
+        Frames without an energy count for the elements only; a warning names those whose energies
+        the others do not determine.
 
         Raises
         ------
         ValueError
             If there is no frame.
         """
+        self.baseline.zero_()
+        self.charge_baseline.zero_()
         self._fit_baseline(frames, repeat(0.0))
 
     def refit_baseline(self, frames: Sequence[Frame]) -> None:
         """Fit the constant part of the energy anew, beside what the weights predict.
 
-        For labels of another origin than those that the model was trained on. Elements that the
-        model knew stay known.
+        For labels of another origin than those that the model was trained on: by the smallest
+        change of the constants that does it. Elements that the model knew stay known, and what
+        the frames do not tell stays as it was.
 
         Raises
         ------
@@ -102,40 +108,42 @@ class Potential(nn.Module):
         """
         known = self.known.clone()
         self.known.fill_(False)
-        own = []
+        own: list[float] = []
         for start in range(0, len(frames), _AT_ONCE):
             part = frames[start : start + _AT_ONCE]
-            for frame, result in zip(part, self.evaluate(part), strict=True):
-                own.append(result["energy"] - self._constant(frame.system))
+            labelled = [frame for frame in part if frame.energy is not None]
+            energies = iter([result["energy"] for result in self.evaluate(labelled, forces=False)])
+            own += [0.0 if frame.energy is None else next(energies) for frame in part]
         self._fit_baseline(frames, own)
         self.known.logical_or_(known)
 
-    def _constant(self, system: System) -> float:
-        """Return the part of a system's energy that the baseline gives, in eV."""
-        elements = float(self.baseline[torch.from_numpy(system.numbers)].sum())
-        return elements + float(self.charge_baseline) * system.charge
-
     def _fit_baseline(self, frames: Iterable[Frame | Head], predicted: Iterable[float]) -> None:
-        """Fit what is left of the energies; frames of one composition are one row of the fit."""
+        """Add to the constants what energies have beside predictions.
+
+        Frames of one composition are one row of the fit.
+        """
         found: dict[tuple[bytes, int], list[float]] = {}
+        lacking: dict[tuple[bytes, int], int] = {}
         for frame, own in zip(frames, predicted, strict=False):
             counts = np.bincount(frame.system.numbers, minlength=N_ELEMENTS)
-            rest = found.setdefault((counts.tobytes(), frame.system.charge), [])
-            if frame.energy is not None:
+            key = counts.tobytes(), frame.system.charge
+            rest = found.setdefault(key, [])
+            if frame.energy is None:
+                lacking[key] = lacking.get(key, 0) + 1
+            else:
                 rest.append(frame.energy - own)
         if not found:
             raise ValueError("expected at least one frame to fit the baseline, got none")
         rows = np.stack([np.append(np.frombuffer(c, dtype=np.int64), q) for c, q in found])
         self.known.copy_(torch.from_numpy(rows[:, :-1].any(axis=0)))
-        labelled = [bool(rest) for rest in found.values()]
-        solution = np.zeros(N_ELEMENTS + 1)
-        if any(labelled):
-            weights = np.sqrt([len(rest) for rest in found.values() if rest])
-            means = np.array([np.mean(rest) for rest in found.values() if rest])
-            columns = weights[:, None] * rows[labelled]
-            solution = np.linalg.lstsq(columns, weights * means, rcond=None)[0]
-        self.baseline.copy_(torch.from_numpy(solution[:-1]))
-        self.charge_baseline.fill_(float(solution[-1]))
+        labelled = np.array([bool(rest) for rest in found.values()])
+        weights = np.sqrt([len(rest) for rest in found.values() if rest])
+        means = np.array([np.mean(rest) for rest in found.values() if rest])
+        columns = weights[:, None] * rows[labelled]
+        solution = np.linalg.lstsq(columns, weights * means, rcond=None)[0]
+        self.baseline += torch.from_numpy(solution[:-1]).to(self.baseline)
+        self.charge_baseline += float(solution[-1])
+        _warn_of_open_energies(rows, labelled, [lacking.get(key, 0) for key in found])
 
     def forward(
         self,
@@ -265,6 +273,29 @@ class Potential(nn.Module):
                     f"the model was trained on elements {known} (atomic numbers) and knows "
                     f"nothing of {unknown}; train on data that contain them"
                 )
+
+
+def _warn_of_open_energies(
+    rows: NDArray[np.int64], labelled: NDArray[np.bool_], lacking: Sequence[int]
+) -> None:
+    """Warn where frames without an energy have a composition that those with one do not tell."""
+    there = rows[labelled].astype(float)
+    mix = np.linalg.lstsq(there.T, rows.T.astype(float), rcond=None)[0]
+    missed = np.abs(there.T @ mix - rows.T).max(axis=0) > 1e-6
+    count = sum(n for n, one in zip(lacking, missed, strict=True) if one)
+    if not count:
+        return
+    if not labelled.any():
+        reason = "no frame has an energy: the constant part of the energies is not fitted"
+    else:
+        first = rows[np.argmax(missed)]
+        elements = ", ".join(f"{z}: {n}" for z, n in enumerate(first[:-1]) if n)
+        reason = (
+            f"{count} frames have no energy, and those with one do not tell the constant part of "
+            f"theirs (first: atoms by atomic number {{{elements}}}, charge {first[-1]:+d}): their "
+            "energies have an unknown constant"
+        )
+    warnings.warn(reason, stacklevel=4)
 
 
 def _check_finite(results: Sequence[dict[str, Any]], start: int) -> None:

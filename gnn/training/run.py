@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from gnn.training.checkpoint import last_of, load_model, save_model
 from gnn.training.committee import Committee
 from gnn.training.config import Config
 from gnn.training.feed import Frames, heads, take
+from gnn.training.labels import tell_without_surroundings
 from gnn.training.loop import Trainer, training_device
 from gnn.training.metrics import (
     Comparison,
@@ -246,6 +248,7 @@ def run_training(
             from rich.console import Console as Screen
 
             console, say = Screen(quiet=True), _silence
+            warnings.simplefilter("ignore")  # the first one's are the same
         return _run(config, console, say or console.print, resume, blind, ranks)
 
 
@@ -286,6 +289,9 @@ def _run(
         say(f"trained {parameters} parameters: {_effort(trainer)} {on}")
     seen = embedded(splits[0], config.data)
     twin = None
+    if blind is not None and not tell_without_surroundings(seen, splits[1], blind.loss):
+        say("no blind twin: of the weighted labels the frames have forces on charges alone")
+        blind = None
     if blind is not None:
         bare = seen, *splits[1:]
         twin, other = train_blind(

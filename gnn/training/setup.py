@@ -14,6 +14,7 @@ from gnn.potential import Potential
 from gnn.training import checkpoint
 from gnn.training.config import Config, DataConfig
 from gnn.training.feed import Frames, heads, take
+from gnn.training.labels import check_labelled, label_lines
 from gnn.training.metrics import frame_name
 
 Splits = tuple[Frames, Frames, Frames]
@@ -45,6 +46,7 @@ def load_splits(data: DataConfig) -> Splits:
         training = _with_vacuum(training, data)
     validation, test = (take(frames, part) for part in others)
     _check_elements(training, validation, test)
+    check_labelled(test if len(test) else validation, "frames to test on")
     return training, validation, test
 
 
@@ -155,7 +157,7 @@ def build_model(config: Config, training: Frames, last: Path | None = None) -> P
 
 
 def summary(splits: Splits) -> list[str]:
-    """Return one line per molecule: how many frames and runs, charge, surroundings."""
+    """Return one line per molecule: frames, runs, charge, surroundings; and who has which label."""
     found: dict[str, dict] = {}
     for part, frames in enumerate(splits):
         for head in heads(frames):
@@ -174,4 +176,4 @@ def summary(splits: Splits) -> list[str]:
             f"{mine['mm'] / sum(counts):.0f} charges: {counts[0]} frames to train, {counts[1]} to "
             f"validate, {counts[2]} to test ({len(mine['runs'])} MD runs)"
         )
-    return lines
+    return lines + label_lines(dict(zip(("train", "validate", "test"), splits, strict=True)))

@@ -78,7 +78,7 @@ def spread_table(rows: Sequence[dict[str, Any]]) -> Any:
             f"{TITLES[row['quantity']]} / {row['unit']}",
             f"{row['spread']:.2f}",
             f"{row['rmse']:.2f}",
-            f"{row['correlation']:.2f}",
+            "–" if np.isnan(row["correlation"]) else f"{row['correlation']:.2f}",
             f"{100 * row['within_1']:.0f} %",
             f"{100 * row['within_2']:.0f} %",
         )
