@@ -3,10 +3,10 @@
 Per atom: ``REF_forces`` (eV/Å), and the multipoles ``REF_charges`` (e), ``REF_dipoles`` (e Å) and
 ``REF_quadrupoles`` (e Å², nine columns) where they are known. In the comment line: ``REF_energy``
 (eV), ``REF_dipole`` (e Å, about the origin of the coordinates), ``total_charge`` (e), ``run``,
-``name``, and for the point charges, which are not atoms of the frame, ``MM_positions`` (Å),
-``MM_charges`` (e) and ``MM_forces`` (eV/Å) as JSON lists. The optional ``energy_unit``,
-``length_unit`` and ``charge_unit`` must be eV, Å and e; without them a file is taken to be in
-these units.
+``name``, ``config_type``, and for the point charges, which are not atoms of the frame,
+``MM_positions`` (Å), ``MM_charges`` (e) and ``MM_forces`` (eV/Å) as JSON lists. The optional
+``energy_unit``, ``length_unit`` and ``charge_unit`` must be eV, Å and e; without them a file is
+taken to be in these units.
 Coordinates have 8 decimals.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from gnn.data.common import ATOMIC_LABELS, LABELS, UNITS, check_unit
+from gnn.data.common import ATOMIC_LABELS, LABELS, UNITS, check_unit, is_isolated
 from gnn.data.systems import OPTIONAL_FIELDS, Frame, System
 
 #: Key of each quantity in a file, unless the caller names another.
@@ -32,6 +32,7 @@ DEFAULT_KEYS = {
     "charge": "total_charge",
     "run": "run",
     "name": "name",
+    "group": "config_type",
     "charges": "REF_charges",
     "dipoles": "REF_dipoles",
     "quadrupoles": "REF_quadrupoles",
@@ -67,6 +68,8 @@ def write_extxyz(path: Path, frames: Sequence[Frame]) -> None:
         info["length_unit"] = "Angstrom"  # keeps the file plain ASCII
         if frame.name:
             info[DEFAULT_KEYS["name"]] = frame.name
+        if frame.group:
+            info[DEFAULT_KEYS["group"]] = frame.group
         if frame.energy is not None:
             info[DEFAULT_KEYS["energy"]] = frame.energy
         if frame.dipole is not None:
@@ -119,11 +122,21 @@ def read_extxyz(
         _read_image(f"{path}, frame {i}", image, DEFAULT_KEYS | named, needed)
         for i, image in enumerate(images)
     ]
+    _warn_of_runs(path, [(DEFAULT_KEYS | named)["run"] in image.info for image in images])
     if any(image.pbc.any() for image in images):
         warnings.warn(
             f"{path}: the periodic cell is ignored; molecules must be whole", stacklevel=3
         )
     return frames if names is None else _only(path, frames, names)
+
+
+def _warn_of_runs(path: Path, named: Sequence[bool]) -> None:
+    if 0 < sum(named) < len(named):
+        warnings.warn(
+            f"{path}: {len(named) - sum(named)} of {len(named)} frames name no run; they count as "
+            "one, run 0",
+            stacklevel=4,
+        )
 
 
 def _only(path: Path, frames: list[Frame], names: Iterable[str]) -> list[Frame]:
@@ -178,11 +191,18 @@ def _read_image(where: str, image: Any, keys: Mapping[str, str], needed: set[str
             get("charges", (-1,)),
             get("dipoles", (-1, 3)),
             get("quadrupoles", (-1, 3, 3)),
+            _group(image.info, keys["group"]),
         )
     except (ValueError, TypeError) as error:
         if str(error).startswith(where):
             raise
         raise type(error)(f"{where}: {error}") from error
+
+
+def _group(info: Mapping[str, Any], key: str) -> str:
+    """Return the value of the key that groups frames; isolated atoms are always called so."""
+    kind = str(info.get(DEFAULT_KEYS["group"], ""))
+    return kind if is_isolated(kind) else str(info.get(key, ""))
 
 
 def _array(where: str, key: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:

@@ -23,6 +23,7 @@ dipole         (F, 3)       optional e Å, about the origin of the frame's coord
 charges        (F, n)       optional e, of the atoms, such as those of MBIS
 dipoles        (F, n, 3)    optional e Å, of the atoms
 quadrupoles    (F, n, 3, 3) optional e Å², of the atoms, Q = 1/2 sum q r r
+group          (F,)         optional text: what sort of frame it is, see ``Frame.group``
 index          (F,)         optional place of each frame in the file's order of frames
 vacuum/...                  optional the same labels of the same atoms without charges
 ============== ============ ======== =======================================================
@@ -145,6 +146,8 @@ def _write_group(group: Any, frames: list[Frame], dtype: np.dtype) -> None:
     systems = [frame.system for frame in frames]
     group.create_dataset("numbers", data=systems[0].numbers)
     _put(group, "run", np.array([frame.run for frame in frames]))
+    if any(frame.group for frame in frames):
+        group.create_dataset("group", data=[frame.group for frame in frames])
     _put(group, "positions", np.stack([system.positions for system in systems]).astype(dtype))
     if any(system.n_mm for system in systems):
         sizes = [system.n_mm for system in systems]
@@ -289,6 +292,7 @@ def read_group(
     index = _dataset(where, group, "index", (count,), required=False)
     run: Any = _dataset(where, group, "run", (count,), required=False)
     run = np.zeros(count, dtype=np.int64) if run is None else run
+    kinds = stored_groups(where, group, count)
     if vacuum and "vacuum" not in group:
         raise ValueError(f"{where}: has no vacuum labels (group 'vacuum' is missing)")
     surroundings = _no_charges(count) if vacuum else _read_charges(where, group, count)
@@ -308,10 +312,16 @@ def read_group(
         try:
             around = charges | {key: value[i] for key, value in fields.items()}
             system = System(numbers, positions[i], group.attrs["charge"], **around)
-            frames.append(Frame(system, **given, run=int(run[i]), name=name))
+            frames.append(Frame(system, **given, run=int(run[i]), name=name, group=kinds[i]))
         except (ValueError, TypeError) as error:
             raise type(error)(f"{where}, frame {i}: {error}") from error
     return frames, None if index is None else index.tolist()
+
+
+def stored_groups(where: str, group: Any, count: int) -> list[str]:
+    """Return what the file says of the sort of each frame of a molecule, '' for nothing."""
+    kinds: Any = _dataset(where, group, "group", (count,), required=False)
+    return [""] * count if kinds is None else [_text(kind) for kind in kinds]
 
 
 def _no_charges(count: int) -> dict[str, Any]:

@@ -243,13 +243,16 @@ class Frame:
     charges, dipoles, quadrupoles
         Multipoles of the atoms, such as those of MBIS: e, shape (n,); e Å, (n, 3); and e Å²,
         (n, 3, 3), in the convention Q = 1/2 sum q r r.
+    group
+        What sort of frame the file says it is (``config_type``), or the value of the key that a
+        split goes by.
 
     Raises
     ------
     ValueError
         If a label has the wrong shape or is not finite.
     TypeError
-        If `system` is not a System or `name` not a string.
+        If `system` is not a System, or `name` or `group` not a string.
     """
 
     system: System
@@ -262,12 +265,15 @@ class Frame:
     charges: NDArray[np.float64] | None = None
     dipoles: NDArray[np.float64] | None = None
     quadrupoles: NDArray[np.float64] | None = None
+    group: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.system, System):
             raise TypeError(f"system: expected a System, got {type(self.system).__name__}")
-        if not isinstance(self.name, str):
-            raise TypeError(f"name: expected a string, got {type(self.name).__name__}")
+        for text in ("name", "group"):
+            if not isinstance(getattr(self, text), str):
+                kind = type(getattr(self, text)).__name__
+                raise TypeError(f"{text}: expected a string, got {kind}")
         system = self.system
         shapes: dict[str, tuple[int, ...]] = {
             "energy": (),

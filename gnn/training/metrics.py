@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gnn.data.elements import formula
 from gnn.data.streaming import Head
 from gnn.data.systems import Frame, System
 
@@ -114,9 +115,8 @@ def frame_name(frame: Frame | Head) -> str:
     """Return the molecule's name, or its composition and charge where it has none."""
     if frame.name:
         return frame.name
-    numbers, counts = np.unique(frame.system.numbers, return_counts=True)
-    formula = " ".join(f"{z}:{n}" for z, n in zip(numbers, counts, strict=True))
-    return f"{formula} ({frame.system.charge:+g})"
+    charge = frame.system.charge
+    return formula(frame.system.numbers) + (f" ({charge:+d})" if charge else "")
 
 
 def mean_baseline(training: Sequence[Frame], frames: Sequence[Frame]) -> Comparison:
