@@ -121,10 +121,9 @@ class Embedding:
             raise ValueError("the positions hold NaN or infinity: the time step may be too long")
         n = len(self.numbers)
         atoms = positions[0] + nearest_image(positions[:n] - positions[0], box)
+        radius = check_box(atoms, box, self.cutoff)
         origin = atoms.mean(axis=0)
         atoms = atoms - origin
-        radius = float(np.linalg.norm(atoms, axis=1).max())
-        _check_box(radius, box, self.cutoff)
         around, centres = self._whole_groups(positions[n:] - origin, box)
         near = np.flatnonzero(np.linalg.norm(centres, axis=1) < self.cutoff + radius)
         weights = np.zeros(self.n_groups)
@@ -202,13 +201,33 @@ def _array(tensor: torch.Tensor) -> Array:
     return tensor.detach().double().numpy()
 
 
-def _check_box(radius: float, box: Array | None, cutoff: float) -> None:
+def check_box(atoms: Array, box: Array | None, cutoff: float) -> float:
+    """Return the radius of atoms about their middle in Å, if the box is wide enough for them.
+
+    Parameters
+    ----------
+    atoms
+        Positions of the QM atoms, whole, (n, 3) in Å.
+    box
+        Box vectors as rows in Å, (3, 3), in reduced form. None: no box.
+    cutoff
+        Reach of charges in Å.
+
+    Raises
+    ------
+    ValueError
+        If cutoff and radius together are more than half of the box.
+    """
+    radius = float(np.linalg.norm(atoms - atoms.mean(axis=0), axis=1).max())
     if box is None:
-        return
+        return radius
     smallest = float(np.diag(box).min())
     if cutoff + radius > 0.5 * smallest:
+        most = np.floor(10 * (0.5 * smallest - radius)) / 10
+        way = "use more solvent" + (f", or a cutoff of at most {most:g} Å" if most > 0 else "")
         raise ValueError(
             f"the box ({smallest:.1f} Å at its narrowest) is too small: the cutoff ({cutoff:g} Å) "
             f"and the radius of the QM atoms ({radius:.1f} Å) together must stay below half of "
-            "it; use more water, or a shorter cutoff"
+            f"it; {way}"
         )
+    return radius

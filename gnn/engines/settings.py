@@ -75,8 +75,12 @@ class Settings:
         for name in ("timestep", "temperature", "friction", "cutoff"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"expected {name} > 0, got {getattr(self, name)}")
-        if self.equilibration < 0:
+        if not 0 <= self.equilibration < float("inf"):
             raise ValueError(f"expected equilibration >= 0 ps, got {self.equilibration}")
+        if not 0 <= self.seed < 2**31 - 1:
+            raise ValueError(f"expected seed from 0 to {2**31 - 2}, got {self.seed}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"expected threads >= 1, got {self.threads}")
         if self.checkpoint_interval % self.interval:
             raise ValueError(
                 f"expected checkpoint_interval to be a multiple of interval ({self.interval}), got "

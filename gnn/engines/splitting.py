@@ -169,15 +169,15 @@ def _check_custom(force: Any, qm: set[int]) -> None:
     """
     expression = force.getEnergyFunction()
     advice = "charges must come in a NonbondedForce, where the model finds them"
-    names = [force.getPerParticleParameterName(k) for k in range(force.getNumPerParticleParameters())]
+    names = _parameters(force)
     values = np.array(
         [force.getParticleParameters(i) for i in range(force.getNumParticles())], dtype=np.float64
     ).reshape(-1, len(names))
     for name, column in zip(names, values.T, strict=True):
         if column.any() and (_means_charge(name) or column.min() < 0):
             raise ValueError(
-                f"the parameter {name} of the CustomNonbondedForce {expression!r} ({column.min():g} "
-                f"to {column.max():g}) looks like a charge: {advice}"
+                f"the parameter {name} of the CustomNonbondedForce {expression!r} "
+                f"({column.min():g} to {column.max():g}) looks like a charge: {advice}"
             )
     exponent = _decay(force, values, qm)
     if not exponent >= _STEEPEST:
@@ -186,6 +186,11 @@ def _check_custom(force: Any, qm: set[int]) -> None:
             f"goes with r to the power {-exponent:.1f} at long range (Lennard-Jones: -7), as of "
             f"charges or what they polarise, on which the model has its own say; {advice}"
         )
+
+
+def _parameters(force: Any) -> list[str]:
+    count = force.getNumPerParticleParameters()
+    return [force.getPerParticleParameterName(k) for k in range(count)]
 
 
 def _means_charge(name: str) -> bool:
@@ -234,8 +239,8 @@ def _probe(force: Any, rows: Array) -> Any:
     import openmm
 
     probe = openmm.CustomNonbondedForce(force.getEnergyFunction())
-    for k in range(force.getNumPerParticleParameters()):
-        probe.addPerParticleParameter(force.getPerParticleParameterName(k))
+    for name in _parameters(force):
+        probe.addPerParticleParameter(name)
     for k in range(force.getNumGlobalParameters()):
         name, value = force.getGlobalParameterName(k), force.getGlobalParameterDefaultValue(k)
         probe.addGlobalParameter(name, value)
@@ -253,7 +258,7 @@ def _probe(force: Any, rows: Array) -> Any:
 
 def _check_external(force: Any, qm: set[int]) -> None:
     """Refuse an external field that acts on charges of QM atoms."""
-    names = [force.getPerParticleParameterName(k) for k in range(force.getNumPerParticleParameters())]
+    names = _parameters(force)
     for k in range(force.getNumParticles()):
         particle, values = force.getParticleParameters(k)
         for name, value in zip(names, values, strict=True):
