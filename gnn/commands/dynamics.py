@@ -74,9 +74,9 @@ def _files(arguments: argparse.Namespace, folder: Path, screen: Any) -> None:
     """Put topology and coordinates of the box into the folder, unless they are there."""
     from gnn.engines.box import shipped_box
 
+    folder.mkdir(parents=True, exist_ok=True)
     if not arguments.resume:
         _check_new(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     given = arguments.prmtop, arguments.coordinates
     if arguments.smiles is not None and given != (None, None):
         raise ValueError("expected either --smiles, or --prmtop and --coordinates, got both")

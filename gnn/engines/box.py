@@ -14,7 +14,6 @@ from gnn.data.common import write_atomically
 from gnn.engines.embedding import Array, nearest_image
 from gnn.engines.naming import is_water
 from gnn.engines.settings import Settings
-from gnn.units import NANOMETER
 
 _BONDS = (0.5, 3.5)  # Å; no bond of a force field is shorter or longer at rest
 _PARTS = 20  # of the equilibration, after each of which the density is measured
@@ -116,9 +115,12 @@ def _parsed(path: Path, reader: Callable[[str], Any], kind: str) -> Any:
         raise
     except Exception as error:  # OpenMM's readers raise what comes: IndexError, TypeError, …
         with open(path, "rb") as file:
-            line = file.readline(60).decode("ascii", "replace").strip()
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path} is no file of {kind}; it begins {line!r} ({reason})") from None
+            start = " ".join(file.read(200).decode("ascii", "replace").split())
+        shown = "".join(c for c in start if c.isprintable())[:40]
+        raise ValueError(
+            f"{path} does not read as {kind}: {f'it begins {shown!r}' if shown else 'it is empty'} "
+            f"({type(error).__name__}: {' '.join(str(error).split())})"
+        ) from None
 
 
 def _check_start(path: Path, topology: Any, positions: Array, box: Array) -> None:

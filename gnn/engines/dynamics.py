@@ -24,7 +24,7 @@ import torch
 from gnn.data.common import write_atomically
 from gnn.engines.box import degrees_of_freedom, equilibrated, platform_of, read_amber, start_of
 from gnn.engines.embedding import Array, check_box, nearest_image
-from gnn.engines.failure import explain, longest_bond, warn_of_step, write_pdb
+from gnn.engines.failure import APART, explain, longest_bond, warn_of_step, write_pdb
 from gnn.engines.naming import is_water, name_residues
 from gnn.engines.openmm import INTERRUPTED, classical_system, create_system
 from gnn.engines.settings import Settings
@@ -36,7 +36,6 @@ COLUMNS = (
     "density_g_ml", "ns_per_day",
 )  # fmt: skip
 _HOT = 3.0  # times the temperature asked for
-_STRETCHED = 1.6  # times the sum of covalent radii
 _STILL_FREE = ("steps", "threads", "platform", "equilibration")  # may change on the way
 
 
@@ -270,7 +269,7 @@ class Run:
                 stacklevel=2,
             )
         bond = longest_bond(self.qm_bonds, *self.last_frame)
-        if bond is not None and bond.ratio > _STRETCHED and "bond" not in self._warned:
+        if bond is not None and bond.ratio > APART and "bond" not in self._warned:
             self._warned.add("bond")
             warnings.warn(
                 f"step {step}: the bond {bond} is {bond.ratio:.1f} times as long as usual; the "

@@ -10,7 +10,7 @@ from gnn.data.common import write_atomically
 from gnn.engines.embedding import Array, nearest_image
 from gnn.units import NANOMETER
 
-_APART = 2.0  # times the sum of covalent radii: a bond so long is none
+APART = 1.5  # times the sum of covalent radii: a bond so long is none
 _HYDROGEN = 9.0, 16 / 17  # fs and Da: period and reduced mass of the fastest X–H stretch (O–H)
 _HEAVY = 14.5, 6.0  # the same of the fastest without hydrogen (a triple bond between carbons)
 _STEPS_PER_PERIOD = 8
@@ -89,7 +89,7 @@ def explain(run: Any, simulation: Any, reason: str) -> ValueError:
         which = "the frame recorded last"
         positions, box = run.last_frame
     bond = longest_bond(run.qm_bonds, positions, box)
-    broken = bond is not None and bond.ratio > _APART
+    broken = bond is not None and bond.ratio > APART
     if bond is not None:
         notes.append(f"longest bond of the molecule {bond}")
     if broken:
