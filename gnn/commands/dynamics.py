@@ -77,13 +77,13 @@ def _files(arguments: argparse.Namespace, folder: Path, screen: Any) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not arguments.resume:
         _check_new(folder)
-    given = arguments.prmtop, arguments.coordinates
-    if arguments.smiles is not None and given != (None, None):
+    prmtop, coordinates = arguments.prmtop, arguments.coordinates
+    if arguments.smiles is not None and (prmtop is not None or coordinates is not None):
         raise ValueError("expected either --smiles, or --prmtop and --coordinates, got both")
-    if (arguments.prmtop is None) != (arguments.coordinates is None):
+    if (prmtop is None) != (coordinates is None):
         raise ValueError("--prmtop and --coordinates need each other, got one of them")
-    if arguments.prmtop is not None:
-        _copy(*map(Path, given), folder, arguments.resume)
+    if prmtop is not None:
+        _copy(Path(prmtop), Path(coordinates), folder, arguments.resume)
         return
     if arguments.resume and (folder / "solute.prmtop").is_file():
         screen.print(f"going on with the box in {folder}")

@@ -61,7 +61,8 @@ def longest_bond(bonds: list[Any], positions: Array, box: Array) -> LongestBond 
     lengths = np.linalg.norm(vectors, axis=1)
     ratios = lengths / covalent_radii[numbers].sum(axis=1)
     k = int(np.argmax(ratios))
-    return LongestBond(*bonds[k], float(lengths[k]), float(ratios[k]))
+    first, second = bonds[k]
+    return LongestBond(first, second, float(lengths[k]), float(ratios[k]))
 
 
 def explain(run: Any, simulation: Any, reason: str) -> ValueError:
