@@ -12,7 +12,7 @@ from gnn.units import NANOMETER
 
 APART = 1.5  # times the sum of covalent radii: a bond so long is none
 _HYDROGEN = 9.0, 16 / 17  # fs and Da: period and reduced mass of the fastest X–H stretch (O–H)
-_HEAVY = 14.5, 6.0  # the same of the fastest without hydrogen (a triple bond between carbons)
+_HEAVY = 19.0, 48 / 7  # the same of a fast bond without hydrogen (C=O)
 _STEPS_PER_PERIOD = 8
 
 
@@ -83,7 +83,7 @@ def explain(run: Any, simulation: Any, reason: str) -> ValueError:
     velocities = np.asarray(state.getVelocities(asNumpy=True)._value)
     step = simulation.context.getStepCount()
     notes, which = [f"step {step}"], f"step {step}"
-    if np.isfinite(velocities).all():
+    if np.isfinite(velocities).all() and velocities.any():
         notes.append(f"{_temperature(run, simulation.system, velocities):.0f} K")
     lost = not np.isfinite(positions).all()
     if lost:

@@ -23,7 +23,7 @@ from gnn.engines.analysis import (
     read_log,
     read_trajectory,
 )
-from gnn.engines.box import read_amber, shipped_box, warn_of_density
+from gnn.engines.box import read_amber, shipped_box, start_of, warn_of_density
 from gnn.engines.dynamics import Run
 from gnn.engines.failure import longest_step
 from gnn.engines.settings import Settings
@@ -293,7 +293,7 @@ def test_a_box_that_shrinks_stops_the_run(box, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(dynamics, "check_box", lambda *_: 0.0)
     line = complaint(capsys, *command(box, tmp_path, *STEPS, "--cutoff", 10))
-    assert "stopped at step 0, 3" in line and "a cutoff of at most 9.5 Å" in line
+    assert "stopped at step 0, longest bond of" in line and "a cutoff of at most 9.5 Å" in line
     assert "step 0 is in" in line and (tmp_path / "failed.pdb").is_file()
 
 
@@ -358,9 +358,9 @@ def test_a_step_too_long_for_hydrogen(box, tmp_path):
         warnings.simplefilter("error")
         Run(tmp_path, Settings(10, timestep=1.0))._simulation()
     prmtop, _ = read_amber(box / "solute.prmtop", box / "solute.rst7")
-    heavy = prmtop.createSystem(rigidWater=True, hydrogenMass=4 * unit.amu)
+    heavy = prmtop.createSystem(rigidWater=True, hydrogenMass=3 * unit.amu)
     limit, period = longest_step(prmtop.topology, heavy)
-    assert limit == pytest.approx(period / 8) and 1.9 < limit < 2.1  # C–H: 3 and 4 Da
+    assert limit == pytest.approx(period / 8) and 1.6 < limit < 1.7  # C–H: 6 and 3 Da
     assert longest_step(prmtop.topology, prmtop.createSystem(constraints=app.AllBonds)) is None
 
 
@@ -388,11 +388,17 @@ def test_density_after_the_equilibration(box, densities, words):
 def test_a_box_of_too_little_water_warns(box, tmp_path, capsys):
     """As tleap leaves it: a tenth wider than it should be, and no time to shrink."""
 
-    def wider(lines):
-        return [*lines[:-1], "".join(f"{x:12.7f}" for x in (26, 25, 25, 90, 90, 90))]
-
+    _, start = read_amber(box / "solute.prmtop", box / "solute.rst7")
+    positions, lengths = start_of(start)
+    waters = positions[6:].reshape(-1, 3, 3)  # whole, beyond the walls too
+    waters -= np.diag(lengths) * np.round((waters - waters[:, :1]) / np.diag(lengths))
+    growth = np.array([26, 25, 25]) / np.diag(lengths) - 1
+    waters += growth * waters[:, :1]
+    positions[:6] += growth * positions[0]
+    rows = [*positions.reshape(-1, 6), [26, 25, 25, 90, 90, 90]]
+    lines = ["wide", "1110", *("".join(f"{x:12.7f}" for x in row) for row in rows)]
     shutil.copy(box / "solute.prmtop", tmp_path)
-    (tmp_path / "solute.rst7").write_text(edited(box, wider))
+    (tmp_path / "solute.rst7").write_text("\n".join(lines) + "\n")
     short = "--steps", 5, "--interval", 5, "--checkpoint-interval", 5
     assert main([*command(tmp_path, tmp_path / "run", *short), "--classical"]) == 0
     found = " ".join(capsys.readouterr().err.split())
