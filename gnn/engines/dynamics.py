@@ -23,8 +23,8 @@ import torch
 
 from gnn.data.common import write_atomically
 from gnn.engines.box import degrees_of_freedom, equilibrated, platform_of, read_amber, start_of
-from gnn.engines.embedding import Array, check_box, nearest_image
-from gnn.engines.failure import APART, explain, longest_bond, warn_of_step, write_pdb
+from gnn.engines.embedding import APART, Array, check_box, nearest_image
+from gnn.engines.failure import explain, longest_bond_of, warn_of_step, write_pdb
 from gnn.engines.naming import is_water, name_residues
 from gnn.engines.openmm import INTERRUPTED, classical_system, create_system
 from gnn.engines.settings import Settings
@@ -268,11 +268,11 @@ class Run:
                 f"step {step}: the temperature is {temperature:.0f} K, asked for were {asked:g} K",
                 stacklevel=2,
             )
-        bond = longest_bond(self.qm_bonds, *self.last_frame)
-        if bond is not None and bond.ratio > APART and "bond" not in self._warned:
+        bond, ratio = longest_bond_of(self, *self.last_frame)
+        if ratio > APART and "bond" not in self._warned:
             self._warned.add("bond")
             warnings.warn(
-                f"step {step}: the bond {bond} is {bond.ratio:.1f} times as long as usual; the "
+                f"step {step}: the bond {bond} is {ratio:.1f} times as long as usual; the "
                 "model may not know what it computes",
                 stacklevel=2,
             )

@@ -2,67 +2,38 @@
 
 import warnings
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from gnn.data.common import write_atomically
-from gnn.engines.embedding import Array, nearest_image
+from gnn.engines.embedding import APART, Array, longest_bond, nearest_image
 from gnn.units import NANOMETER
 
-APART = 1.5  # times the sum of covalent radii: a bond so long is none
 _HYDROGEN = 9.0, 16 / 17  # fs and Da: period and reduced mass of the fastest X–H stretch (O–H)
 _HEAVY = 19.0, 48 / 7  # the same of a fast bond without hydrogen (C=O)
 _STEPS_PER_PERIOD = 8
 
 
-class LongestBond(NamedTuple):
-    """The bond that is longest for its kind.
-
-    Attributes
-    ----------
-    first, second : openmm.app.topology.Atom
-        Its atoms.
-    length : float
-        In Å.
-    ratio : float
-        Length over the sum of the covalent radii.
-    """
-
-    first: Any
-    second: Any
-    length: float
-    ratio: float
-
-    def __str__(self) -> str:
-        return (
-            f"{self.first.name}–{self.second.name} (atoms {self.first.index} and "
-            f"{self.second.index}) of {self.length:.2f} Å"
-        )
-
-
-def longest_bond(bonds: list[Any], positions: Array, box: Array) -> LongestBond | None:
-    """Return the bond that is longest for its kind; None where there is none.
+def longest_bond_of(run: Any, positions: Array, box: Array) -> tuple[str, float]:
+    """Return the solute's bond that is longest for its kind, in words, and how many times.
 
     Parameters
     ----------
-    bonds : list of openmm.app.topology.Bond
-        Of atoms with elements.
+    run : gnn.engines.dynamics.Run
+        Knows the bonds.
     positions, box
         (n, 3) and (3, 3) in Å.
     """
-    from ase.data import covalent_radii
-
-    if not bonds:
-        return None
-    ends = np.array([(first.index, second.index) for first, second in bonds])
-    numbers = [[atom.element.atomic_number for atom in bond] for bond in bonds]
+    if not run.qm_bonds:
+        return "", 0.0
+    ends = np.array([(first.index, second.index) for first, second in run.qm_bonds])
+    numbers = np.array([[atom.element.atomic_number for atom in bond] for bond in run.qm_bonds])
     vectors = nearest_image(positions[ends[:, 0]] - positions[ends[:, 1]], box)
-    lengths = np.linalg.norm(vectors, axis=1)
-    ratios = lengths / covalent_radii[numbers].sum(axis=1)
-    k = int(np.argmax(ratios))
-    first, second = bonds[k]
-    return LongestBond(first, second, float(lengths[k]), float(ratios[k]))
+    length, ratio, k = longest_bond(numbers, np.stack([vectors, np.zeros_like(vectors)], 1))
+    first, second = run.qm_bonds[k]
+    name = f"{first.name}–{second.name} (atoms {first.index} and {second.index})"
+    return f"{name} of {length:.2f} Å", ratio
 
 
 def explain(run: Any, simulation: Any, reason: str) -> ValueError:
@@ -89,9 +60,9 @@ def explain(run: Any, simulation: Any, reason: str) -> ValueError:
     if lost:
         which = "the frame recorded last"
         positions, box = run.last_frame
-    bond = longest_bond(run.qm_bonds, positions, box)
-    broken = bond is not None and bond.ratio > APART
-    if bond is not None:
+    bond, ratio = longest_bond_of(run, positions, box)
+    broken = ratio > APART
+    if bond:
         notes.append(f"longest bond of the molecule {bond}")
     if broken:
         reason = "the molecule has fallen apart"

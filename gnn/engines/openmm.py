@@ -152,6 +152,7 @@ def create_system(
         *_groups(others),
         cutoff,
         switch_width,
+        _bonds(topology, qm),
     )
     periodic = system.usesPeriodicBoundaryConditions()
     force = openmm.PythonForce(QMMMForce(embedding, periodic))
@@ -217,6 +218,15 @@ def _checked_atoms(topology: Any, qm_atoms: Sequence[int]) -> list[int]:
         if atom.index in inside and atom.element is None:
             raise ValueError(f"QM atom {atom.index} ({atom.name}) has no element")
     return found
+
+
+def _bonds(topology: Any, qm: list[int]) -> np.ndarray:
+    """Return the bonds among QM atoms as pairs of their places in `qm`, (b, 2)."""
+    place = {index: k for k, index in enumerate(qm)}
+    found = [
+        [place[atom.index] for atom in bond] for bond in topology.bonds() if bond[0].index in place
+    ]
+    return np.array(found, dtype=np.int64).reshape(-1, 2)
 
 
 def _warn_of_vacuum(charges: np.ndarray, others: list[int]) -> None:

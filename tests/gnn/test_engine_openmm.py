@@ -168,6 +168,14 @@ def test_a_box_too_small_is_refused(model):
         embedding.energy_forces(positions, np.diag([13.0, 30, 30]))
 
 
+def test_a_molecule_that_falls_apart_is_not_a_box_too_small(model):
+    embedding, positions = tiny(model)
+    embedding.bonds = np.array([[0, 1], [0, 2]])
+    positions[2] += [0, 8.0, 0]
+    with pytest.raises(ValueError, match=r"fallen apart: QM atoms 0 and 2 .* are 8\.93 Å apart"):
+        embedding.energy_forces(positions, np.diag([19.0, 21.0, 20.0]))
+
+
 def test_numbers_that_are_not_finite_are_refused(model):
     embedding, positions = tiny(model)
     positions[4] = np.nan
