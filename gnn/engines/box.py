@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import constants
 
 from gnn.data.common import write_atomically
 from gnn.engines.embedding import Array, nearest_image
@@ -17,7 +18,8 @@ from gnn.engines.settings import Settings
 
 _BONDS = (0.5, 3.5)  # Å; no bond of a force field is shorter or longer at rest
 _PARTS = 20  # of the equilibration, after each of which the density is measured
-_SETTLED = 0.02  # largest relative change of the mean density between its third and last quarter
+_SETTLED = 0.02  # largest relative change of the mean density between its third and last quarter,
+_COMPRESSIBILITY = 4.6e-10  # 1/Pa, of water: how much a small box wavers beyond that
 _WATER = (0.93, 1.06)  # g/ml; TIP3P has 0.98 at 300 K, small boxes waver by 0.01 to 0.02
 _GRAM_PER_ML = 602.214076  # Da/nm³
 
@@ -131,7 +133,8 @@ def _check_start(path: Path, topology: Any, positions: Array, box: Array) -> Non
     if not (np.isfinite(box).all() and np.diag(box).min() > 1.0):
         lengths = ", ".join(f"{length:g}" for length in np.diag(box))
         raise ValueError(f"{path}: expected a box of some volume, got {lengths} Å")
-    bonds = np.array([(bond[0].index, bond[1].index) for bond in topology.bonds()], dtype=int)
+    real = (b for b in topology.bonds() if all(atom.element is not None for atom in b))
+    bonds = np.array([(bond[0].index, bond[1].index) for bond in real], dtype=int)
     if not len(bonds):
         return
     lengths = np.linalg.norm(
@@ -256,7 +259,10 @@ def warn_of_density(densities: Array, topology: Any, settings: Settings) -> None
     quarter = max(1, len(densities) // 4)
     last = float(densities[-quarter:].mean())
     before = float(densities[-2 * quarter : -quarter].mean()) if len(densities) > 1 else last
-    if abs(last / before - 1) > _SETTLED:
+    water, mass = _masses(topology)
+    volume = mass / last / _GRAM_PER_ML * 1e-27  # m³
+    wavers = (constants.Boltzmann * settings.temperature * _COMPRESSIBILITY / volume) ** 0.5
+    if abs(last / before - 1) > max(_SETTLED, 3 * wavers):
         warnings.warn(
             f"the box has not settled: its density went from {before:.3f} to {last:.3f} g/ml "
             f"({100 * (last / before - 1):+.1f} %) over the last half of the equilibration of "
@@ -265,7 +271,7 @@ def warn_of_density(densities: Array, topology: Any, settings: Settings) -> None
         )
         return
     usual = _WATER[0] < last < _WATER[1] or not 270 < settings.temperature < 340
-    if not usual and _share_of_water(topology) > 0.8:
+    if not usual and water > 0.8 * mass:
         warnings.warn(
             f"the box has a density of {last:.3f} g/ml after {picoseconds:g} ps of equilibration, "
             f"and water has 0.97 to 1.00: {longer}",
@@ -273,13 +279,13 @@ def warn_of_density(densities: Array, topology: Any, settings: Settings) -> None
         )
 
 
-def _share_of_water(topology: Any) -> float:
-    """Return the share of the mass that is water."""
+def _masses(topology: Any) -> tuple[float, float]:
+    """Return the mass of water and that of everything, in Da."""
     masses = {True: 0.0, False: 0.0}
     for residue in topology.residues():
         weights = [a.element.mass._value for a in residue.atoms() if a.element is not None]
         masses[is_water(residue)] += sum(weights)
-    return masses[True] / max(sum(masses.values()), 1e-9)
+    return masses[True], sum(masses.values())
 
 
 def shipped_box(folder: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from gnn.data.batching import Batch, neighbour_pairs
+from gnn.engines.settings import SWITCH_WIDTH
 from gnn.potential import Potential
 
 Array = NDArray[Any]
@@ -86,7 +87,7 @@ class Embedding:
         groups: Array,
         centres: Array,
         cutoff: float = 9.0,
-        switch_width: float = 1.5,
+        switch_width: float = SWITCH_WIDTH,
         bonds: Array | None = None,
     ):
         if not 0 < switch_width <= cutoff < np.inf:

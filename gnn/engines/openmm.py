@@ -17,6 +17,7 @@ import torch
 
 from gnn.engines._models import ready_model
 from gnn.engines.embedding import Embedding
+from gnn.engines.settings import SWITCH_WIDTH
 from gnn.engines.splitting import split
 from gnn.potential import Potential
 from gnn.units import KJ_PER_MOL, NANOMETER
@@ -72,7 +73,7 @@ def create_system(
     *,
     charge: int | None = None,
     cutoff: float = 9.0,
-    switch_width: float = 1.5,
+    switch_width: float = SWITCH_WIDTH,
     dtype: torch.dtype | None = None,
     **options: Any,
 ) -> Any:

@@ -373,6 +373,7 @@ def test_a_step_too_long_for_hydrogen(box, tmp_path):
         (np.array([0.80]), "density of 0.800"),
         (np.full(20, 0.985), None),
         (0.98 + 0.01 * np.cos(np.arange(20)), None),
+        (np.repeat([0.98, 1.005, 0.975], (10, 5, 5)), None),  # as a box of 11 nm³ wavers
     ],
 )  # fmt: skip
 def test_density_after_the_equilibration(box, densities, words):
@@ -412,6 +413,7 @@ def test_a_box_of_too_little_water_warns(box, tmp_path, capsys):
         ({"seed": -1}, "seed from 0"),
         ({"seed": 2**31}, "seed from 0"),
         ({"threads": 0}, "threads >= 1"),
+        ({"cutoff": 1.0}, "cutoff >= 1.5 Å"),
         ({"temperature": float("nan")}, "temperature > 0"),
         ({"equilibration": float("nan")}, "equilibration >= 0"),
         ({"ensemble": "mve"}, "ensemble to be one of nvt, npt, nve"),
