@@ -8,13 +8,14 @@ import subprocess
 import sys
 import time
 import warnings
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 pytest.importorskip("openmm", reason="needs the package openmm (extra 'engines')")
 
-from openmm import app, unit
+from openmm import OpenMMException, app, unit
 
 from gnn.cli import main
 from gnn.engines.analysis import (
@@ -25,6 +26,7 @@ from gnn.engines.analysis import (
 )
 from gnn.engines.box import read_amber, shipped_box, start_of, warn_of_density
 from gnn.engines.dynamics import Run
+from gnn.engines.embedding import Embedding
 from gnn.engines.failure import longest_step
 from gnn.engines.settings import Settings
 from gnn.engines.trajectory import Trajectory
@@ -344,6 +346,26 @@ def test_a_molecule_needs_its_package(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "rdkit", None)
     line = complaint(capsys, "md", "--smiles", "CO", "--steps", 9, "--output", tmp_path)
     assert "rdkit" in line and "anisole[data]" in line
+
+
+def test_errors_of_openmm_come_in_one_line(box, tmp_path, capsys, monkeypatch):
+    import gnn.commands.dynamics as command_of
+    import gnn.engines.box as box_of
+
+    broken = Mock(side_effect=OpenMMException("Particle coordinate\nis NaN"))
+    with monkeypatch.context() as patch:
+        patch.setattr(box_of, "_settle", broken)
+        line = complaint(capsys, *command(box, tmp_path / "a", *STEPS))
+    assert "equilibration failed at step 0 of 1 fs (Particle coordinate is NaN)" in line
+    monkeypatch.setattr(command_of, "_files", broken)
+    line = complaint(capsys, *command(box, tmp_path / "b", *STEPS))
+    assert line == "anisole: error: Particle coordinate is NaN"
+
+
+def test_an_interrupted_model_interrupts_the_run(box, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Embedding, "energy_forces", Mock(side_effect=KeyboardInterrupt))
+    assert main(command(box, tmp_path, *STEPS)) == 130
+    assert capsys.readouterr().err.strip().splitlines()[-1] == "anisole: interrupted"
 
 
 # --- warnings -------------------------------------------------------------------------------------
