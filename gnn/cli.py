@@ -36,7 +36,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 def _one_line(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
-        return f"{error}; install what is missing: pip install 'anisole[gnn]'"
+        return f"{error}; install what is missing, in a checkout: pip install '.[gnn]'"
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -4,12 +4,13 @@ import ast
 import csv
 import re
 import shlex
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-PAGES = sorted(DOCS.glob("*.md"))
+PAGES = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
 
 
 def _blocks(page: Path, language: str) -> list[tuple[int, str]]:
@@ -27,13 +28,95 @@ def test_the_pages_are_there():
     assert {"getting_started", "multipoles", "operator", "model", "data", "training"} <= names
 
 
+@pytest.fixture
+def only_known_molecules(monkeypatch):
+    """Refuse that the model that ships evaluates a molecule that it never saw."""
+    import torch
+
+    from gnn import load_model
+    from gnn.data import load_shipped
+    from gnn.potential import Potential
+
+    shipped = load_model()
+    known = {_formula(frame.system) for frame in load_shipped()}
+    evaluate = Potential.evaluate
+
+    def checked(self, systems, *args, **options):
+        if type(self) is type(shipped) and torch.equal(self.baseline, shipped.baseline):
+            found = {_formula(getattr(part, "system", part)) for part in systems}
+            assert found <= known, "an example asks the shipped model for what it does not know"
+        return evaluate(self, systems, *args, **options)
+
+    monkeypatch.setattr(Potential, "evaluate", checked)
+
+
+def _formula(system):
+    return frozenset(Counter(system.numbers.tolist()).items()), float(system.charge)
+
+
+def _printed(block: str) -> list[str]:
+    """Return what a block says that it prints: comments behind print that begin with a number."""
+    return re.findall(r"^ *print\(.*\)  # (-?\d.*)$", block, re.MULTILINE)
+
+
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.stem)
-def test_snippets_of_a_page_run_one_after_the_other(page, tmp_path, monkeypatch):
+def test_snippets_of_a_page_run_and_print_what_they_say(
+    page, tmp_path, monkeypatch, capsys, only_known_molecules
+):
     monkeypatch.chdir(tmp_path)  # some write files
     names: dict = {"__name__": "__docs__"}
     for line, block in _blocks(page, "python"):
         # blank lines in front give tracebacks the line numbers of the page
         exec(compile("\n" * line + block, str(page), "exec"), names)
+        output = capsys.readouterr().out.splitlines()
+        assert [text for text in _printed(block) if text not in output] == []
+
+
+def test_first_examples_print_an_energy():
+    for page in (DOCS.parent / "README.md", DOCS / "index.md"):
+        assert any("eV" in text for _, block in _blocks(page, "python") for text in _printed(block))
+
+
+def test_shipped_model_is_not_asked_for_water(only_known_molecules):
+    from gnn import System, load_model
+
+    model = load_model()
+    with pytest.raises(AssertionError, match="does not know"):
+        model.evaluate([System([8, 1, 1], [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])])
+
+
+def test_energies_of_examples_are_those_of_the_labels():
+    """README's methanol, alone, is within 10 meV of the nearest vacuum label (same geometry)."""
+    import numpy as np
+
+    from gnn import load_model
+    from gnn.data import load_shipped
+
+    (block,) = (b for _, b in _blocks(DOCS.parent / "README.md", "python") if "methanol" in b)
+    names: dict = {}
+    exec(block, names)
+    methanol = names["methanol"]
+    least = min(frame.energy for frame in load_shipped(["meoh"], vacuum=True))
+    alone = type(methanol)(methanol.numbers, methanol.positions)
+    energy = load_model().evaluate([alone])[0]["energy"]
+    assert abs(energy - least) < 0.01  # the geometry is that frame's, rounded
+    assert names["result"]["energy"] < energy  # water binds
+    total = names["result"]["forces"].sum(axis=0) + names["result"]["mm_forces"].sum(axis=0)
+    assert np.abs(total).max() < 1e-4
+
+
+def test_nothing_is_installed_from_an_index_that_has_it_not():
+    """There is no release: pages and messages say `pip install '.[extra]'`, in a checkout."""
+    root = DOCS.parent
+    sources = [p for part in ("gnn", "fmm", "multipoles", "benchmarks") for p in
+               (root / part).rglob("*.py")]  # fmt: skip
+    wrong = [
+        f"{path.name}: {line.strip()}"
+        for path in [*PAGES, *sources, *(DOCS / "gallery").glob("*")]
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(r"anisole\[(?!/)", line)
+    ]
+    assert wrong == []
 
 
 def _commands() -> list[tuple[str, list[str]]]:
