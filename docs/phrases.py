@@ -297,6 +297,40 @@ def training() -> list[str]:
     ]
 
 
+def questions() -> list[str]:
+    """Return cost of a step, and errors against the number of frames."""
+    speed = {row["atoms"]: row for row in read("published_speed")}
+    large = {
+        row["n"]: number(row, "again")
+        for row in read("surroundings_scaling")
+        if row["method"] == "direct"
+    }
+    step = dynamics("time of one step")
+    times = {n: number(row, "training, energy and forces") for n, row in speed.items()}
+    ships = select(read("shipped_model_errors"), molecule="all")
+    frames = ("60", "180", "730")
+    ways = (("direction", "order", "3"), ("finetune", "start", "published, fine-tuned"))
+    errors = [
+        [number(select(read(name), **{key: way}, frames=n), "energy_mae") for n in frames]
+        for name, key, way in ways
+    ]
+    return [
+        f"| {dynamics('time of model, energy and gradient'):.1f} ms | {nanoseconds(step):.1f} ns a "
+        "day, force field and all |",
+        *(
+            f"| {n} atoms in {row['charges']} charges | AMP-BMS | {times[n]:.1f} ms | "
+            f"{nanoseconds(times[n]):.1f} ns a day, the model alone |"
+            for n, row in speed.items()
+        ),
+        f"1000 charges take {1e3 * large['1000']:.0f} ms, 100 000 charges "
+        f"{1e3 * large['100000']:.0f} ms and 10⁶ charges {1e3 * large['1000000']:.0f} ms",
+        f"drifts by {power(abs(dynamics('NVE drift of the energy')))} kT per degree of freedom",
+        *(f"| {n} | {a:.1f} meV | {b:.1f} meV |" for n, a, b in zip(frames, *errors, strict=True)),
+        f"for {tables.count(run('shipped model: steps of its training'))} steps: "
+        f"{number(ships, 'energy_mae'):.1f} meV",
+    ]
+
+
 PHRASES: dict[str, Callable[[], list[str]]] = {
     "README": readme,
     "index": index,
@@ -311,6 +345,7 @@ PHRASES: dict[str, Callable[[], list[str]]] = {
     "model": model,
     "published": published,
     "benchmarks": benchmarks,
+    "questions": questions,
     "theory_fmm": theory_fmm,
     "training": training,
 }
