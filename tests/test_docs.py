@@ -28,17 +28,23 @@ def test_the_pages_are_there():
     assert {"getting_started", "multipoles", "operator", "model", "data", "training"} <= names
 
 
+@pytest.fixture(scope="module")
+def known():
+    """Formulas and charges of the molecules that the shipped model was trained on."""
+    from gnn.data import load_shipped
+
+    return {_formula(frame.system) for frame in load_shipped()}
+
+
 @pytest.fixture
-def only_known_molecules(monkeypatch):
+def only_known_molecules(monkeypatch, known):
     """Refuse that the model that ships evaluates a molecule that it never saw."""
     import torch
 
     from gnn import load_model
-    from gnn.data import load_shipped
     from gnn.potential import Potential
 
     shipped = load_model()
-    known = {_formula(frame.system) for frame in load_shipped()}
     evaluate = Potential.evaluate
 
     def checked(self, systems, *args, **options):
@@ -70,6 +76,15 @@ def test_snippets_of_a_page_run_and_print_what_they_say(
         exec(compile("\n" * line + block, str(page), "exec"), names)
         output = capsys.readouterr().out.splitlines()
         assert [text for text in _printed(block) if text not in output] == []
+    if page.stem == "ase":
+        _check_vibrations(names["wavenumbers"].real)
+
+
+def _check_vibrations(wavenumbers):
+    """The page's example gives the model's column of the page's table."""
+    with (DOCS.parent / "benchmarks/results/vibrations.csv").open(encoding="utf-8") as stream:
+        table = [float(row["model"]) for row in csv.DictReader(stream)]
+    assert max(abs(a - b) for a, b in zip(wavenumbers, table, strict=True)) < 3  # 1/cm
 
 
 def test_first_examples_print_an_energy():
@@ -115,6 +130,44 @@ def test_energies_of_examples_are_those_of_the_labels():
     assert names["result"]["energy"] < energy  # water binds
     total = names["result"]["forces"].sum(axis=0) + names["result"]["mm_forces"].sum(axis=0)
     assert np.abs(total).max() < 1e-4
+
+
+def _anchors(page: Path) -> set[str]:
+    """Return the anchors that headings and labels of a page make."""
+    text = page.read_text(encoding="utf-8")
+    heads = [
+        re.sub(r"[^\w\- ]", "", h.lower()) for h in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    ]
+    return {h.strip().replace(" ", "-") for h in heads} | set(
+        re.findall(r"^\((.*)\)=$", text, re.MULTILINE)
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_between_pages_lead_somewhere(page):
+    text = re.sub(
+        r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]*)\)", text):
+        file, _, anchor = target.partition("#")
+        if not file.startswith(("http", "_generated")):
+            path = page.parent / file if file else page
+            known = (
+                path.suffix != ".md" or not anchor or (path.is_file() and anchor in _anchors(path))
+            )
+            broken += [] if path.is_file() and known else [target]
+    assert broken == []
+
+
+def test_every_page_is_in_the_table_of_contents():
+    index = (DOCS / "index.md").read_text(encoding="utf-8")
+    listed = {
+        name
+        for block in re.findall(r"^```\{toctree\}\n(.*?)^```$", index, re.MULTILINE | re.DOTALL)
+        for name in block.split()
+    }
+    assert {page.stem for page in PAGES[1:]} - {"index"} <= listed
 
 
 def test_nothing_is_installed_from_an_index_that_has_it_not():
