@@ -3,8 +3,9 @@ QM/MM: what water does to methanol
 ==================================
 
 The model that ships computes a methanol molecule in the field of the water around it: its energy,
-the forces on its atoms *and on the water*, and how the water changes its charge distribution. Two
-pictures: the dipole in water and in vacuum, and a hydrogen bond that is stretched.
+the forces on its atoms *and on the water*, and how the water changes its charge distribution.
+Three pictures: the dipole in water and in vacuum, a hydrogen bond that is stretched, and the
+potential around the molecule.
 """
 
 # %%
