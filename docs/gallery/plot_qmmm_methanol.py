@@ -125,7 +125,7 @@ def potential(system):
     return model(batch, mm_potential=True)["mm_potential"].numpy()
 
 
-distances = np.linspace(1.6, 6.0, 45)
+distances = np.linspace(1.6, 6.0, 23)
 alone, *bonded = model.evaluate([methanol, *(surrounded(water(d), TIP3P) for d in distances)])
 energies = np.array([result["energy"] for result in bonded]) - alone["energy"]
 rigid = np.array([TIP3P @ potential(surrounded(water(d), 0 * TIP3P)) for d in distances])
