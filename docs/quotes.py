@@ -29,11 +29,11 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "training": ("(68 and 95 % if errors were normally distributed)",),
 }
 
-_NUMBER = r"\d[\d.,]*(?:·10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+|e-?\d+)?"
+_NUMBER = r"\d(?:[\d.,]| \d{3}\b)*(?:·10[⁻⁰¹²³⁴⁵⁶⁷⁸⁹]+|e-?\d+)?"
 _WORD = r"(?:a|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty)"
 _UNIT = (
     r"(?:µs|ms|s|min|minutes|seconds|hours|meV|eV|me Å|kJ/mol|kT|ns|kB|MB|GB|%|percent|×|times"
-    r"|pairs/s|G[Ff]lop/s|1/cm|D)"
+    r"|pairs/s|G[Ff]lop/s|1/cm|D|parameters)"
 )
 # a number with a unit in which results are given, or the same in words
 FIGURE = re.compile(
@@ -41,7 +41,8 @@ FIGURE = re.compile(
     rf"|\d·10⁻|\b{_WORD} (?:to {_WORD} )?(?:times (?:faster|slower|better|worse|smaller|larger"
     r"|shorter|longer|more|as)|percent|minutes|seconds|hours|e?V\b)"
     r"|\bfactors? of (?:\d|more|about|two|three|four|five|ten)"
-    r"|\ba (?:third|quarter|half) (?:more|less)\b"
+    r"|\ba (?:third|quarter|half) (?:more|less)\b|\b(?:twice|half|a third) as (?:fast|slow|long"
+    rf"|many|good|large)|\b{_WORD}fold\b|\d-fold\b|\bhalf (?:the|its|their) (?:time|error|memory)"
 )  # fmt: skip
 # what is no prose: blocks of code and formulas, formulas, code, addresses of links
 _NOT_PROSE = (

@@ -107,9 +107,13 @@ def test_shipped_model_is_not_asked_for_water(only_known_molecules):
 def test_what_the_shipped_model_says_of_water_stands_on_the_page():
     from gnn import System, load_model
 
-    energy = load_model().evaluate([System(*WATER)])[0]["energy"]
+    model = load_model()
+    energy = model.evaluate([System(*WATER)])[0]["energy"]
     text = (DOCS / "questions.md").read_text(encoding="utf-8")
     assert f"gives −{abs(energy):.0f} eV for a water molecule" in text
+    size = round(sum(p.numel() for p in model.parameters()), -3)
+    evidence = (DOCS / "evidence.md").read_text(encoding="utf-8")
+    assert f"{size:,} parameters".replace(",", " ") in evidence
 
 
 def test_energies_of_examples_are_those_of_the_labels():

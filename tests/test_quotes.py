@@ -86,6 +86,10 @@ def test_a_page_is_wrong_once_its_results_change(quotes, tmp_path, monkeypatch, 
         "We reach 4.1 ns/day.",
         "Sizes take 3 / 4 / 5 s.",
         "It takes four minutes.",
+        "This is twice as fast.",
+        "The error is half as large.",
+        "Errors fall threefold.",
+        "It has 42 000 parameters.",
     ],
 )
 def test_a_new_sentence_with_a_figure_is_found(quotes, sentence):
