@@ -45,7 +45,7 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 def _one_line(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
         extra = _EXTRAS.get((error.name or "").partition(".")[0], "gnn")
-        return f"{error}; install what is missing: pip install 'anisole[{extra}]'"
+        return f"{error}; install what is missing, in a checkout: pip install '.[{extra}]'"
     return " ".join(str(error).split()) or type(error).__name__
 
 

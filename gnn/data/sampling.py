@@ -16,7 +16,7 @@ from gnn.data.common import write_atomically
 
 _PROGRAMS = ("antechamber", "parmchk2", "tleap")
 _EQUILIBRATION_PART = 1000  # steps after which the state is stored
-_INSTALL = 'pip install "anisole[data]"'
+_INSTALL = 'pip install ".[data]", in a checkout'
 
 
 def program(name: str) -> str:
