@@ -483,7 +483,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(box, tmp_path, monkeypatch):
 
 
 def test_total_energy_is_kept_without_a_thermostat(box, tmp_path):
-    steps = "--steps", 48, "--interval", 4, "--checkpoint-interval", 48
+    steps = "--steps", 36, "--interval", 3, "--checkpoint-interval", 36
     options = "--ensemble", "nve", "--precision", "float64", "--platform", "Reference"
     assert main(command(box, tmp_path, *steps, *options)) == 0
     log = read_log(tmp_path / "log.csv")
