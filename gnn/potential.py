@@ -85,7 +85,8 @@ class Potential(nn.Module):
 
         By least squares of the total energies: one energy per element, and one times the total
         charge. Where compositions do not tell these apart, the solution of least norm is taken.
-        Frames without an energy count for the elements only.
+        Frames without an energy count for the elements only; a warning names those whose energies
+        the others do not determine.
 
         Energies of isolated atoms are taken as they are, and only those of other elements are
         fitted. If none is missing, the network begins from what is then left over per atom,
@@ -141,10 +142,14 @@ class Potential(nn.Module):
         Frames of one composition are one row of the fit.
         """
         found: dict[tuple[bytes, int], list[float]] = {}
+        lacking: dict[tuple[bytes, int], int] = {}
         for frame, own in zip(frames, predicted, strict=False):
             counts = np.bincount(frame.system.numbers, minlength=N_ELEMENTS)
-            rest = found.setdefault((counts.tobytes(), frame.system.charge), [])
-            if frame.energy is not None:
+            key = counts.tobytes(), frame.system.charge
+            rest = found.setdefault(key, [])
+            if frame.energy is None:
+                lacking[key] = lacking.get(key, 0) + 1
+            else:
                 rest.append(frame.energy - own)
         if not found:
             raise ValueError("expected at least one frame to fit the baseline, got none")
@@ -161,6 +166,8 @@ class Potential(nn.Module):
         if all_fixed:
             _check_bond(bond)
             self._begin_from(bond)
+        else:
+            _warn_of_open_energies(rows, labelled, [lacking.get(key, 0) for key in found], fixed)
 
     def _begin_from(self, bond: float) -> None:
         """Let the network begin from an energy in eV per atom, beside the isolated atoms'."""
@@ -294,6 +301,37 @@ class Potential(nn.Module):
                     f"the model was trained on elements {known} (atomic numbers) and knows "
                     f"nothing of {unknown}; train on data that contain them"
                 )
+
+
+def _warn_of_open_energies(
+    rows: NDArray[np.int64],
+    labelled: NDArray[np.bool_],
+    lacking: Sequence[int],
+    fixed: Iterable[int],
+) -> None:
+    """Warn where frames without an energy have a composition that those with one do not tell.
+
+    What is known of the `fixed` elements need not be told.
+    """
+    free = rows.astype(float)
+    free[:, list(fixed)] = 0.0
+    there = free[labelled]
+    mix = np.linalg.lstsq(there.T, free.T, rcond=None)[0]
+    missed = np.abs(there.T @ mix - free.T).max(axis=0) > 1e-6
+    count = sum(n for n, one in zip(lacking, missed, strict=True) if one)
+    if not count:
+        return
+    if not labelled.any():
+        reason = "no frame has an energy: the constant part of the energies is not fitted"
+    else:
+        first = rows[np.argmax(missed)]
+        elements = ", ".join(f"{z}: {n}" for z, n in enumerate(first[:-1]) if n)
+        reason = (
+            f"{count} frames have no energy, and those with one do not tell the constant part of "
+            f"theirs (first: atoms by atomic number {{{elements}}}, charge {first[-1]:+d}): their "
+            "energies have an unknown constant"
+        )
+    warnings.warn(reason, stacklevel=4)
 
 
 def _constants(

@@ -89,6 +89,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from gnn.data import read_frames
     from gnn.training import plots, tables
     from gnn.training.checkpoint import load_model
+    from gnn.training.labels import check_labelled
     from gnn.training.metrics import compare
     from gnn.training.run import report_spread
     from gnn.training.setup import load_test_frames
@@ -99,8 +100,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         frames = load_test_frames(arguments.checkpoint)
     else:
         keys = dict(arguments.keys)
-        frames = read_frames(arguments.data, require=("energy", "forces"), keys=keys)
+        frames = read_frames(arguments.data, keys=keys)
         frames = _without_isolated(frames, arguments.data)
+        check_labelled(frames, arguments.data)
     if not len(frames):
         raise ValueError(f"{arguments.data} holds no frame")
     results = model.evaluate(frames)

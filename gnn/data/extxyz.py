@@ -47,8 +47,7 @@ def _ase(name: str) -> Any:
         return import_module(name)
     except ImportError as error:
         raise ImportError(
-            'extended XYZ files need the package ase: pip install ase, or "anisole[engines]"; '
-            "HDF5 files (.h5) do without"
+            "extended XYZ files need the package ase: pip install ase; HDF5 files (.h5) do without"
         ) from error
 
 

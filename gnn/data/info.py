@@ -149,8 +149,9 @@ def _row(frame: Frame) -> dict[str, float]:
             row[name] = np.sqrt((forces**2).mean())
             row["largest_" + name] = np.linalg.norm(forces, axis=1).max()
     fields = system.uniform_field, system.external_field
-    if frame.forces is not None and frame.mm_forces is not None and fields == (None, None):
-        net = frame.forces.sum(0) + frame.mm_forces.sum(0)
+    around = np.zeros((0, 3)) if system.n_mm == 0 else frame.mm_forces
+    if frame.forces is not None and around is not None and fields == (None, None):
+        net = frame.forces.sum(0) + around.sum(0)
         row["net_force"] = float(np.linalg.norm(net))
     return row
 

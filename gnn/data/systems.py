@@ -233,7 +233,7 @@ class Frame:
     forces
         Forces on the atoms in eV/Å, shape (n, 3).
     mm_forces
-        Forces on the point charges in eV/Å, shape (m, 3).
+        Forces on the point charges in eV/Å, shape (m, 3). None, too, where there are no charges.
     dipole
         Dipole of the atoms in e Å, shape (3,), about the origin of the frame's coordinates.
     run
@@ -289,10 +289,9 @@ class Frame:
             for name, shape in shapes.items()
             if getattr(self, name) is not None
         }
-        if "forces" in labels and system.n_mm == 0:
-            # Nothing around the atoms: all zero of their forces are known. Frames in vacuum can
-            # then share a batch with embedded ones.
-            labels["mm_forces"] = np.zeros((0, 3))
+        if system.n_mm == 0:  # checked, but no label: there is nothing that it could tell
+            labels.pop("mm_forces", None)
+            object.__setattr__(self, "mm_forces", None)
         for name, value in labels.items():
             object.__setattr__(self, name, float(value) if name == "energy" else value)
         object.__setattr__(self, "run", int(self.run))

@@ -18,7 +18,8 @@ from gnn.potential import Potential
 from gnn.training import checkpoint
 from gnn.training.board import Board
 from gnn.training.config import Config, TrainingConfig
-from gnn.training.feed import Feed, Frames, label_table
+from gnn.training.feed import Feed, Frames
+from gnn.training.labels import labels_to_validate, with_weighted_labels
 from gnn.training.loss import label_counts, weighted_loss
 from gnn.training.metrics import QUANTITIES, compare
 from gnn.training.parallel import Ranks
@@ -65,7 +66,9 @@ class Trainer:
     config : Config
         Weights of the loss and settings of the training.
     training, validation : sequence of Frame
-        Labelled frames, in memory or streamed from a file; validation may be empty.
+        Labelled frames, in memory or streamed from a file; validation may be empty. Each label
+        of each frame counts; training frames without any that has a weight are left out, with a
+        warning.
     folder : path-like, optional
         For ``last.pt``, ``best.pt`` and ``log.csv``; None writes nothing.
     report : callable, optional
@@ -84,8 +87,9 @@ class Trainer:
         report: Report | None = None,
         ranks: Ranks | None = None,
     ):
-        self.validated = _check_labels(training, validation, config)
         self.settings, self.ranks = config.training, ranks or Ranks()
+        self.validated = labels_to_validate(training, validation, config.loss)
+        training = with_weighted_labels(training, config.loss)
         self.device = training_device(self.settings.device)
         self.model, self.config = model.to(self.device), config
         self.ranks.copy_from_first(model.state_dict().values())
@@ -205,8 +209,7 @@ class Trainer:
             counts = dict(zip(LABELS, totals, strict=True))
         if batch is None:
             return torch.zeros(())
-        with_mm = batch.mm_forces is not None and self.config.loss.mm_forces > 0
-        with_mm = with_mm and batch.n_mm > 0
+        with_mm = "mm_forces" in batch.labels and self.config.loss.mm_forces > 0
         output = self.model(batch, forces=True, mm_forces=with_mm, create_graph=True)
         return weighted_loss(output, batch, self.config.loss, counts)
 
@@ -367,25 +370,3 @@ def training_device(name: str) -> torch.device:
 
 
 _COUNTERS = ("epoch", "step", "skipped", "stale", "elapsed", "best")
-
-
-def _check_labels(training: Frames, validation: Frames, config: Config) -> list[str]:
-    """Return the quantities to validate on; refuse frames that say nothing of the loss."""
-    if not len(training):
-        raise ValueError("expected at least one training frame, got none")
-    weighted = np.array([getattr(config.loss, name) > 0 for name in LABELS])
-    bare = np.count_nonzero(~(label_table(training) & weighted).any(axis=1))
-    if bare:
-        raise ValueError(
-            f"nothing to train on in {bare} of {len(training)} training frames: they have "
-            "none of the labels with a weight in the loss"
-        )
-    if not len(validation):
-        return []
-    shared = np.atleast_1d(label_table(validation).all(axis=0))
-    if not (shared & weighted).any():
-        raise ValueError(
-            "the validation frames have none of the labels with a weight in the loss "
-            "(a label counts where all of them have it)"
-        )
-    return [name for name, there in zip(LABELS, shared, strict=True) if there]

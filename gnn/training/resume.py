@@ -45,8 +45,9 @@ def agree(old: dict[str, Any], new: Config, path: Any) -> list[str]:
         for key, was, value in _changes(section, before[section], now[section]):
             free = section == "training" and key in LENGTH + HARMLESS
             (applied if free else refused).append((section, key, was, value))
-    if new.start and before["start"] and not _same_file(new.start, before["start"]):
-        refused.append(("start", "start", before["start"], new.start))
+    began = before["start"]
+    if new.start is not None and began is not None and not _same_file(new.start, began):
+        refused.append(("start", "start", began, new.start))
     if refused:
         told = "; ".join(
             f"section '{section}': {key} is {value}, was {was}"

@@ -19,6 +19,7 @@ from gnn.training.committee import Committee, differences, resampled
 from gnn.training.config import Config
 from gnn.training.feed import Frames, heads, take
 from gnn.training.isolated import told as isolated_lines
+from gnn.training.labels import tell_without_surroundings
 from gnn.training.loop import Trainer, training_device
 from gnn.training.metrics import (
     Comparison,
@@ -259,6 +260,7 @@ def run_training(
             from rich.console import Console as Screen
 
             console, say = Screen(quiet=True), _silence
+            warnings.simplefilter("ignore")  # the first one's are the same
         return _run(config, console, say or console.print, resume, blind, ranks)
 
 
@@ -295,7 +297,11 @@ def _run(
     twin = None
     if blind is not None and not has_surroundings(seen):
         say("no blind twin: no training frame has surroundings, so it would be the same model")
-    elif blind is not None:
+        blind = None
+    elif blind is not None and not tell_without_surroundings(seen, validation, blind.loss):
+        say("no blind twin: of the weighted labels the frames have forces on charges alone")
+        blind = None
+    if blind is not None:
         bare = replace(data, splits=(seen, validation, test))
         twin, other = train_blind(
             blind, bare, console, folder / "blind", resume=resume, ranks=ranks

@@ -19,6 +19,7 @@ from gnn.training.committee import Committee, draw_undetermined, perturb
 from gnn.training.config import Config, DataConfig
 from gnn.training.feed import Frames, heads, take
 from gnn.training.isolated import Isolated, isolated_atoms, single_atoms, without_isolated
+from gnn.training.labels import check_labelled, label_lines
 from gnn.training.metrics import frame_name
 from gnn.training.sources import open_frames, with_vacuum
 
@@ -97,6 +98,7 @@ def load_data(data: DataConfig) -> LoadedData:
     if data.vacuum:
         training = with_vacuum(training, data)
     _check_elements(training, validation, test)
+    check_labelled(test if len(test) else validation, "frames to test on")
     seen = set(_geometries(training))
     for name, part in (("validation", validation), ("test", test)):
         _warn_of_copies(seen, part, name)
@@ -306,7 +308,7 @@ def _started(config: Config, member: int) -> Potential:
 
 
 def summary(splits: Splits) -> list[str]:
-    """Return one line per molecule: how many frames and runs, charge, surroundings."""
+    """Return one line per molecule: frames, runs, charge, surroundings; and who has which label."""
     found: dict[str, dict] = {}
     for part, frames in enumerate(splits):
         for head in heads(frames):
@@ -331,4 +333,4 @@ def summary(splits: Splits) -> list[str]:
     if len(found) > _SHOWN:
         totals = " / ".join(str(len(part)) for part in splits)
         lines.append(f"… {len(found)} molecules in all: {totals} frames to train / validate / test")
-    return lines
+    return lines + label_lines(dict(zip(("train", "validate", "test"), splits, strict=True)))
