@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -73,6 +74,25 @@ def check_unit(path: Path, key: str, value: Any) -> None:
         f"{path}: {key} is {found!r}, but frames are in eV, Å and e: multiply {affected} by "
         f"{factor}, then set {key} to {wanted!r}"
     )
+
+
+def check_other_unit(where: str, key: str, value: Any) -> None:
+    """Refuse a unit that is known and is another, under a key that says not of what it is.
+
+    Raises
+    ------
+    ValueError
+        If it is one.
+    """
+    words = re.split(r"[\s,/*]+", str(value).lower())
+    found = [word for word in words if word in _FACTORS] or [
+        name for name in _FACTORS if name == str(value).lower()
+    ]
+    if found:
+        raise ValueError(
+            f"{where}: {key} is {value!r}, but frames are in eV, Å and e: convert the values by "
+            f"gnn.units.{_FACTORS[found[0]]}, then leave {key!r} out"
+        )
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:

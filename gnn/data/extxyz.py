@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from gnn.data.charge import find_charge
-from gnn.data.common import ATOMIC_LABELS, LABELS, UNITS, check_unit
+from gnn.data.common import ATOMIC_LABELS, LABELS, UNITS, check_other_unit, check_unit
 from gnn.data.names import Remarks, is_gradient, not_used, unmapped
 from gnn.data.systems import OPTIONAL_FIELDS, Frame, System, run_number
 from gnn.data.xyz_text import check_rest, parse_comment, safe_text, with_symbols
@@ -281,6 +281,8 @@ class _Image:
                 raise ValueError(self._missing(quantity))
             return None
         (self.sources[quantity], value), *others = found
+        if self.sources[quantity] == "free_energy" != key:
+            self.remarks.add(self.number, "free", "the energy is read from 'free_energy'")
         for name, other in others:
             if other.shape == value.shape:
                 apart = float(np.abs(other - value).max(initial=0.0))
@@ -327,11 +329,9 @@ class _Image:
             if plain in UNITS:
                 check_unit(Path(self.where), plain, value)
             elif "unit" in plain:
-                self.remarks.add(
-                    self.number,
-                    ("unit", key),
-                    f"{key}={value!s:.20} is not used: everything is read in eV, Å and e",
-                )
+                check_other_unit(self.where, key, value)
+                told = f"{key}={value!s:.20} is not used: everything is read in eV, Å and e"
+                self.remarks.add(self.number, ("unit", key), told)
 
     def _remark_on_labels(self, frame: Frame) -> None:
         """Name what looks like a label and was not read, and labels of two origins."""

@@ -10,6 +10,8 @@ import numpy as np
 from gnn.data.common import LABELS, write_atomically
 from gnn.data.systems import Frame
 
+_PACKED = (".gz", ".bz2", ".xz", ".zip")
+
 
 def _format_of(path: Path) -> str:
     formats = {".h5": "hdf5", ".hdf5": "hdf5", ".xyz": "extxyz", ".extxyz": "extxyz"}
@@ -18,7 +20,7 @@ def _format_of(path: Path) -> str:
     except KeyError:
         raise ValueError(
             f"{path}: cannot tell the format from the suffix {path.suffix!r}; expected "
-            f"{', '.join(formats)}"
+            f"{', '.join(formats)}" + (": unpack it first" if path.suffix in _PACKED else "")
         ) from None
 
 
@@ -75,6 +77,8 @@ def read_frames(
     """
     path = Path(path)
     kind = _format_of(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: expected a file, got a folder")
     if not path.is_file():
         raise FileNotFoundError(f"no file {path} (looked in {path.resolve().parent})")
     if kind == "hdf5":

@@ -85,10 +85,11 @@ def unmapped(
             )
     if not found:
         return None
+    key, unit = found[0], _UNITS[quantity]
     return (
-        f"{quantity}: none is read, though {_list(found)} is there: if it is in {_UNITS[quantity]}, "
-        f'name it: keys={{"{quantity}": "{found[0]}"}} in Python, data: keys: {{{quantity}: '
-        f"{found[0]}}} in a configuration, --keys {quantity}={found[0]} on the command line"
+        f"{quantity}: none is read, though {_list(found)} is there: if it is in {unit}, name it: "
+        f'keys={{"{quantity}": "{key}"}} in Python, data: keys: {{{quantity}: {key}}} in a '
+        f"configuration, --keys {quantity}={key} on the command line"
     )
 
 

@@ -68,9 +68,9 @@ def safe_text(key: str, text: str) -> str:
     """Return a text such that ase writes and reads it unchanged: itself, or JSON."""
     from ase.io.extxyz import key_val_dict_to_str, key_val_str_to_dict
 
-    if re.fullmatch(r"[A-Za-z][\w.+()/ -]*", text, re.ASCII) and not text.endswith(" "):
-        if key_val_str_to_dict(key_val_dict_to_str({key: text})) == {key: text}:
-            return text
+    plain = re.fullmatch(r"[A-Za-z]([\w.+()/ -]*[\w.+()/-])?", text, re.ASCII)
+    if plain and key_val_str_to_dict(key_val_dict_to_str({key: text})) == {key: text}:
+        return text
     # ase protects quotes, but not the backslashes with which it does
     return "_JSON " + json.dumps(text).replace("\\", "\\\\")
 

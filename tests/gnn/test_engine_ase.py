@@ -15,13 +15,12 @@ from gnn.training.checkpoint import save_model
 from gnn.units import COULOMB
 
 ase = pytest.importorskip("ase", reason="needs the package ase (extra 'engines')")
-import ase.io  # noqa: E402
 from ase import Atoms, units  # noqa: E402
 from ase.build import molecule  # noqa: E402
 from ase.calculators.calculator import PropertyNotImplementedError  # noqa: E402
 from ase.calculators.qmmm import EIQMMM, LJInteractions  # noqa: E402
 from ase.calculators.tip3p import TIP3P, epsilon0, sigma0  # noqa: E402
-from ase.io import Trajectory  # noqa: E402
+from ase.io import Trajectory, write  # noqa: E402
 from ase.md.verlet import VelocityVerlet  # noqa: E402
 from ase.optimize import BFGS  # noqa: E402
 from ase.vibrations import Infrared  # noqa: E402
@@ -295,7 +294,7 @@ def test_a_file_and_the_calculator_agree_on_the_charge(model, tmp_path, recwarn)
     acetate = molecule("CH3COOH")
     del acetate[3]  # the proton
     acetate.set_initial_charges([0, -0.6, -0.6, 0.2, 0, 0, 0])
-    ase.io.write(tmp_path / "acetate.extxyz", acetate)
+    write(tmp_path / "acetate.extxyz", acetate)
     (frame,) = read_frames(tmp_path / "acetate.extxyz")
     assert frame.system.charge == -1
     acetate.calc = AMPCalculator(model)
