@@ -84,15 +84,13 @@ def check_other_unit(where: str, key: str, value: Any) -> None:
     ValueError
         If it is one.
     """
-    words = re.split(r"[\s,/*]+", str(value).lower())
-    found = [word for word in words if word in _FACTORS] or [
-        name for name in _FACTORS if name == str(value).lower()
-    ]
-    if found:
-        raise ValueError(
-            f"{where}: {key} is {value!r}, but frames are in eV, Å and e: convert the values by "
-            f"gnn.units.{_FACTORS[found[0]]}, then leave {key!r} out"
-        )
+    text = str(value).lower()
+    for name, constant in _FACTORS.items():
+        if re.search(rf"(?<![a-z]){re.escape(name)}(?![a-z])", text):
+            raise ValueError(
+                f"{where}: {key} is {value!r}, but frames are in eV, Å and e: convert the values "
+                f"with gnn.units.{constant}, then leave {key!r} out"
+            )
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
