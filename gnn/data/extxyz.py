@@ -131,7 +131,7 @@ def read_extxyz(
         )
     remarks = Remarks(path)
     keys = DEFAULT_KEYS | named
-    images = _images(path, remarks, (keys["name"], keys["run"]))
+    images = _images(path, remarks, keys["name"], keys["run"])
     texts = [str(image.info.get(keys["run"], "")).strip() for image in images]
     runs = _run_numbers(path, texts, remarks)
     frames = [
@@ -145,13 +145,13 @@ def read_extxyz(
     return frames if names is None else _only(path, frames, names)
 
 
-def _images(path: Path, remarks: Remarks, texts: tuple[str, ...]) -> list[Any]:
+def _images(path: Path, remarks: Remarks, name: str, run: str) -> list[Any]:
     """Return what ase reads, or a ValueError that says what is wrong."""
     read = partial(
         _ase("ase.io").read,
         index=":",
         format="extxyz",
-        properties_parser=partial(parse_comment, texts=texts),
+        properties_parser=partial(parse_comment, name=name, run=run),
     )
     try:
         try:

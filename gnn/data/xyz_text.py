@@ -7,6 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gnn.data.systems import MAX_ATOMIC_NUMBER
 
 _CLOSING = {"'": "'", '"': '"', "{": "}", "[": "]"}
@@ -17,8 +19,8 @@ _EMPTY = re.compile(
 _HYDROGEN = {"D", "T"}  # to a model of electrons they are hydrogen
 
 
-def parse_comment(line: str, texts: tuple[str, ...]) -> dict[str, Any]:
-    """Return what a comment line says, as ase reads it, with the values of `texts` as they stand.
+def parse_comment(line: str, name: str, run: str) -> dict[str, Any]:
+    """Return what a comment line says, as ase reads it, with name and run as they stand there.
 
     Else a name 007 would become the number 7, and T would become true. A key without a value is
     left out; ase would take the next key for its value.
@@ -29,9 +31,11 @@ def parse_comment(line: str, texts: tuple[str, ...]) -> dict[str, Any]:
         return {"comment": line}
     line = _EMPTY.sub(lambda match: "" if match[1] else match[0], line)
     info: dict[str, Any] = key_val_str_to_dict(line)
-    if any(key in info and not isinstance(info[key], str) for key in texts):
+    kept = {name: str, run: str | np.integer}  # by ase, which is faster
+    changed = [key for key, kind in kept.items() if not isinstance(info.get(key, ""), kind)]
+    if changed:
         raw = _pairs(line)
-        info |= {key: raw[key] for key in texts if key in raw and not isinstance(info[key], str)}
+        info |= {key: raw[key] for key in changed}
     return info
 
 
@@ -100,10 +104,10 @@ def with_symbols(path: Path) -> tuple[io.StringIO, dict[str, str]]:
         else:
             letters = (re.match("[A-Z][a-z]?", plain) or [""])[0]
             near = [part for part in (letters, letters[:1]) if part in atomic_numbers]
+            hint = f" (did you mean {near[0]}?)" if near else ""
             raise ValueError(
-                f"{path}, frame {frame}: species {species!r} of atom {atom} is no element"
-                + (f" (did you mean {near[0]}?)" if near else "")
-                + ": expected symbols (O), atomic numbers (8), or D and T for hydrogen"
+                f"{path}, frame {frame}: cannot be read: species {species!r} of atom {atom} is no "
+                f"element{hint}: expected symbols (O), atomic numbers (8), or D and T for hydrogen"
             )
         changed[species] = plain
         return plain
