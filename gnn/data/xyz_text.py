@@ -29,7 +29,8 @@ def parse_comment(line: str, name: str, run: str) -> dict[str, Any]:
 
     if re.fullmatch(r"[+-]?\d+\s+\d+", line):  # charge and multiplicity
         return {"comment": line}
-    line = _EMPTY.sub(lambda match: "" if match[1] else match[0], line)
+    if re.search(r"=(\"\")?\s", line):  # lines are long, and this is rare
+        line = _EMPTY.sub(lambda match: "" if match[1] else match[0], line)
     info: dict[str, Any] = key_val_str_to_dict(line)
     kept = {name: str, run: str | np.integer}  # by ase, which is faster
     changed = [key for key, kind in kept.items() if not isinstance(info.get(key, ""), kind)]
