@@ -26,7 +26,7 @@ from gnn.data.charge import find_charge
 from gnn.data.common import ATOMIC_LABELS, LABELS, UNITS, check_other_unit, check_unit
 from gnn.data.names import Remarks, is_gradient, not_used, unmapped
 from gnn.data.systems import OPTIONAL_FIELDS, Frame, System, run_number
-from gnn.data.xyz_text import check_rest, parse_comment, safe_text, with_symbols
+from gnn.data.xyz_text import check_text, parse_comment, safe_text, with_symbols
 
 #: Key of each quantity in a file, unless the caller names another.
 DEFAULT_KEYS = {
@@ -168,7 +168,7 @@ def _images(path: Path, remarks: Remarks, name: str, run: str) -> list[Any]:
     if not images:
         raise ValueError(f"{path}: holds no frames")
     if not any("comment" in image.info for image in images):  # lines of its own for a cell
-        check_rest(path, sum(len(image) + 2 for image in images))
+        check_text(path, [len(image) for image in images], remarks)
     return images
 
 
@@ -270,12 +270,12 @@ class _Image:
         """Return a quantity by its key, else ase's own result."""
         key, stores = self.keys[quantity], (self.image.arrays, self.image.info, self.results)
         own = () if quantity in self.named else ASE_RESULTS.get(quantity, ())
-        found = [
-            (name, _array(self.where, name, store[name], shape))
-            for name, places in ((key, stores), *((name, (self.results,)) for name in own))
-            for store in places
-            if name in store
-        ]
+        given = [(key, store[key]) for store in stores if key in store]
+        given += [(name, self.results[name]) for name in own if name in self.results]
+        for name, value in given:
+            if value is True:  # a key alone, as ase writes None
+                self.remarks.add(self.number, ("empty", name), f"{name!r} has no value")
+        found = [(k, _array(self.where, k, v, shape)) for k, v in given if v is not True]
         if not found:
             if quantity in self.needed:
                 raise ValueError(self._missing(quantity))
@@ -358,6 +358,8 @@ def _array(where: str, key: str, value: Any, shape: tuple[int, ...]) -> np.ndarr
     try:
         if isinstance(value, str):
             value = json.loads(value)
+        if np.asarray(value).dtype.kind == "b":
+            raise TypeError("true or false")
         return np.asarray(value, dtype=np.float64).reshape(shape)
     except (ValueError, TypeError) as error:
         raise ValueError(

@@ -47,6 +47,7 @@ from gnn.data.hdf5_checks import (
     text_of,
     warn_of_others,
 )
+from gnn.data.names import Remarks
 from gnn.data.systems import OPTIONAL_FIELDS, Frame, System, run_number
 
 FORMAT = "anisole-frames"
@@ -190,11 +191,18 @@ def read_hdf5(
     """Read frames; see :func:`gnn.data.read_frames`."""
     frames: list[Frame] = []
     order: list[int] = []
+    remarks = Remarks(path)
     with open_hdf5(path) as file:
         for key, name in named_groups(path, file, names).items():
             new, index = read_group(f"{path}, group {key!r}", file[key], name, vacuum)
             order.extend(range(len(frames), len(frames) + len(new)) if index is None else index)
             frames.extend(new)
+    for place, frame in zip(order, frames, strict=True):
+        if frame.charges is not None:
+            _, uneven = find_charge({"charge": frame.system.charge}, {"charges": frame.charges})
+            for text in uneven.values():
+                remarks.add(place, "charges", text)
+    remarks.warn(len(frames), stacklevel=3)
     return [frames[i] for i in np.argsort(order, kind="stable")]
 
 

@@ -3,12 +3,15 @@
 import io
 import json
 import re
+from collections import deque
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gnn.data.names import Remarks
 from gnn.data.systems import MAX_ATOMIC_NUMBER
 
 _CLOSING = {"'": "'", '"': '"', "{": "}", "[": "]"}
@@ -140,19 +143,30 @@ def _species_column(comment: str) -> int | None:
     return None
 
 
-def check_rest(path: Path, n_lines: int) -> None:
-    """Refuse text behind the frames that were read, which end where ase met an empty line.
+def check_text(path: Path, sizes: Sequence[int], remarks: Remarks) -> None:
+    """Look at what ase left out of frames of so many atoms: columns, and text behind them.
 
     Raises
     ------
     ValueError
-        If there is any; names the line.
+        If there is text behind the frames, which end where ase met an empty line.
     """
     with path.open() as file:
-        for number, line in enumerate(islice(file, n_lines, None), n_lines + 1):
+        for frame, size in enumerate(sizes):
+            file.readline()
+            described, comment = 4, file.readline()
+            if found := re.search(r"Properties\s*=\s*\"?([^\s\"]+)", comment):
+                described = sum(map(int, found[1].split(":")[2::3]))
+            columns = len(file.readline().split()) if size else 0
+            deque(islice(file, size - 1 if size else 0), maxlen=0)
+            if columns > described:
+                told = f"{columns} columns, of which Properties= describes {described}: no more is"
+                remarks.add(frame, "columns", f"{told} read")
+        last = sum(sizes) + 2 * len(sizes)
+        for number, line in enumerate(file, last + 1):
             if line.strip():
                 raise ValueError(
-                    f"{path}: the frames end with line {n_lines}, an empty line follows, and then "
+                    f"{path}: the frames end with line {last}, an empty line follows, and then "
                     f"more (line {number}: {line.strip()[:40]!r}): remove empty lines between "
                     "frames"
                 )

@@ -135,6 +135,25 @@ def test_other_units_are_refused_under_other_names(tmp_path, unit, message):
         read_frames(path)
 
 
+def test_a_key_without_a_value_is_no_label(tmp_path):
+    """As ase writes None; it reads the key as true, which is not 1 eV."""
+    for key in ("energy", "REF_energy"):
+        (tmp_path / "a.xyz").write_text(f'1\n{key} dipole="0 0 1"\nO 0 0 0\n')
+        with pytest.warns(UserWarning, match=f"'{key}' has no value"):
+            (frame,) = read_frames(tmp_path / "a.xyz")
+        assert frame.energy is None and frame.dipole is not None
+    (tmp_path / "a.xyz").write_text("1\nREF_energy=F\nO 0 0 0\n")
+    with pytest.raises(ValueError, match="'REF_energy' should hold numbers"):
+        read_frames(tmp_path / "a.xyz")
+
+
+def test_columns_that_no_one_describes_are_told(tmp_path):
+    path = tmp_path / "a.xyz"
+    path.write_text("1\n\nO 0 0 0 0.1 0.2 0.3\n1\nenergy=-75\nO 0 0 0\n")
+    with pytest.warns(UserWarning, match=r"7 columns, of which Properties= describes 4.*frame 0"):
+        assert read_frames(path)[0].forces is None
+
+
 # --- species and text -----------------------------------------------------------------------------
 
 
@@ -339,9 +358,16 @@ def test_charges_as_text_and_names_that_are_not_known(tmp_path, reader):
     with h5py.File(path, "a") as file:
         del file["water/dft_energy"]
         file["water"].attrs["net_charge"] = 0
+        file["water/charges"] = [[-1.2, 0.2], [-0.9, 0.2]]
+    with pytest.warns(UserWarning) as found:
+        list(reader(path))
+    told = [str(warning.message) for warning in found]
+    assert "'net_charge' (0) looks like a total charge" in told[0]
+    assert reader is stream_frames or "add up to -0.7 e, but the total charge is -1" in told[1]
+    with h5py.File(path, "a") as file:
         file["water/positions"].attrs["units"] = "bohr"
     with (
-        pytest.warns(UserWarning, match=r"'net_charge' \(0\) looks like a total charge"),
+        pytest.warns(UserWarning, match="net_charge"),
         pytest.raises(ValueError, match="'positions' has unit 'bohr', expected 'Å'"),
     ):
         list(reader(path))
