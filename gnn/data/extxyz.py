@@ -15,6 +15,7 @@ warning. Coordinates have 8 decimals.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -134,10 +135,16 @@ def read_extxyz(
     images = _images(path, remarks, keys["name"], keys["run"])
     texts = [str(image.info.get(keys["run"], "")).strip() for image in images]
     runs = _run_numbers(path, texts, remarks)
-    frames = [
-        _Image(f"{path}, frame {i}", i, image, keys, named, needed, remarks).frame(runs[i])
+    read = [
+        _Image(f"{path}, frame {i}", i, image, keys, named, needed, remarks)
         for i, image in enumerate(images)
     ]
+    frames = [image.frame(run) for image, run in zip(read, runs, strict=True)]
+    for quantity in LABELS:
+        origins = Counter(r.sources[quantity] for r in read if quantity in r.sources)
+        if len(origins) > 1:  # of several calculations, perhaps
+            told = ", ".join(f"{key!r} in {count}" for key, count in origins.items())
+            remarks.add(None, (quantity, "origins"), f"{quantity} is read from {told} frames")
     for i, image in enumerate(images):
         if image.pbc.any():
             remarks.add(i, "cell", "the periodic cell is ignored; molecules must be whole")

@@ -61,7 +61,8 @@ def read_frames(
     vacuum
         HDF5 only: the same geometries without point charges, with the labels computed in vacuum.
     keys
-        extxyz only: other keys than the default ones, such as ``{"energy": "dft_energy"}``.
+        extxyz only: other keys than the default ones, such as ``{"energy": "dft_energy"}``. One
+        that is named must be there.
 
     Returns
     -------
@@ -73,7 +74,14 @@ def read_frames(
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the suffix is unknown, a unit is another, a key is missing or the content is wrong.
+        If the suffix is unknown, a unit is another, a key is missing, the total charge is
+        contradictory (:func:`gnn.data.charge.find_charge`) or the content is wrong.
+
+    Warns
+    -----
+    UserWarning
+        Of what is there and not used: labels under names that were not mapped, keys like that of
+        a charge or a unit, stress; with the number of frames.
     """
     path = Path(path)
     kind = _format_of(path)

@@ -78,6 +78,14 @@ def test_what_is_read_where_there_is_more_than_one(tmp_path, image, energy, mess
     assert frame.energy == energy and len(found) == 1
 
 
+def test_labels_of_several_origins_are_told(tmp_path):
+    images = [molecule({"REF_energy": -75.0}), molecule(energy=-75.0), molecule(energy=-75.1)]
+    told = "energy is read from 'REF_energy' in 1, 'energy' in 2 frames"
+    with pytest.warns(UserWarning, match=told) as found:
+        assert [frame.energy for frame in read(tmp_path, *images)] == [-75.0, -75.0, -75.1]
+    assert len(found) == 1
+
+
 def test_equal_labels_of_two_names_are_no_matter(tmp_path, recwarn):
     image = molecule({"REF_energy": -75.0}, {"REF_forces": FORCES}, energy=-75.0, forces=FORCES)
     assert read(tmp_path, image)[0].energy == -75.0

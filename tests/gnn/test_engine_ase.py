@@ -480,6 +480,18 @@ def test_embedding_energy_is_the_sum_of_its_parts(model):
     assert total == pytest.approx(expected, abs=1e-9)
 
 
+def test_embedding_takes_the_charge_of_the_atoms(model):
+    """Those of the solute only: the waters' charges are the force field's."""
+    calculator = AMPCalculator(model)
+    atoms = droplet(calculator)
+    atoms.set_initial_charges([0.6, 0.4] + [0] * 4 + [-0.834, 0.417, 0.417] * 4)
+    atoms.get_potential_energy()
+    assert calculator.results["charges"].sum() == pytest.approx(1, abs=1e-10)
+    atoms.info["charge"] = 0
+    with pytest.raises(ValueError, match=r"'charge' is 0; 'initial_charges' .* to 1"):
+        droplet(calculator).calc.qmcalc.get_property("energy", atoms[:6])
+
+
 def test_embedding_forces_are_the_gradient(model):
     atoms = droplet(AMPCalculator(model))
     forces, start = atoms.get_forces(), atoms.positions.copy()
