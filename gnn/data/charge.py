@@ -14,6 +14,7 @@ CHARGE_KEYS = ("total_charge", "charge")
 
 _ROUNDING = 1e-2  # largest distance in e of added charges of atoms from a whole number
 _PER_ATOM = re.compile(r"(.*_)?charges?|charges_.*", re.IGNORECASE)
+_PERHAPS = re.compile(r"(.*_)?q|q_.*|.*charge.*", re.IGNORECASE)
 _OTHER_CHARGES = re.compile(r"nuc|core|valence|effective", re.IGNORECASE)
 _OTHER_NAMES = {"q", "qtot", "qtotal", "totalq", "netq", "chg", "chrg", "netchg", "totalchg"}
 
@@ -72,9 +73,11 @@ def find_charge(
             "or pass charge= to a calculator"
         )
     charge = claims[0][1] if claims else 0
+    perhaps = _sums(arrays, _PERHAPS)
     remarks = {
         name: f"{name!r} of the atoms add up to {total:.4g} e, but the total charge is {charge}"
-        for name, total in uneven.items()
+        for name, total in (uneven | perhaps).items()
+        if name in uneven or (_is_whole(total) and round(total) != charge)
     }
     return charge, remarks | _unused(info, set(names), charge)
 
@@ -86,12 +89,12 @@ def _stated(name: str, value: Any) -> int:
         raise type(error)(str(error).replace("charge:", f"{name!r}:", 1)) from None
 
 
-def _sums(arrays: Mapping[str, Any]) -> dict[str, float]:
+def _sums(arrays: Mapping[str, Any], names: re.Pattern[str] = _PER_ATOM) -> dict[str, float]:
     """Return the sum of each array that holds a charge for each atom, unless all are zero."""
     found: dict[str, NDArray[Any]] = {
         name: np.asarray(values)
         for name, values in arrays.items()
-        if _PER_ATOM.fullmatch(name) and not _OTHER_CHARGES.search(name)
+        if names.fullmatch(name) and not _OTHER_CHARGES.search(name)
     }
     return {
         name: float(values.sum())

@@ -25,7 +25,7 @@ import numpy as np
 
 from gnn.data.charge import find_charge
 from gnn.data.common import ATOMIC_LABELS, LABELS, UNITS, check_other_unit, check_unit
-from gnn.data.names import Remarks, is_gradient, not_used, unmapped
+from gnn.data.names import Remarks, around, is_gradient, not_used, unmapped
 from gnn.data.systems import OPTIONAL_FIELDS, Frame, System, run_number
 from gnn.data.xyz_text import check_text, parse_comment, safe_text, with_symbols
 
@@ -173,7 +173,8 @@ def _images(path: Path, remarks: Remarks, name: str, run: str) -> list[Any]:
             raise
         raise ValueError(f"{path}: cannot be read as extended XYZ: {error}") from error
     if not images:
-        raise ValueError(f"{path}: holds no frames")
+        empty = " (its first line is empty)" if path.stat().st_size else ""
+        raise ValueError(f"{path}: holds no frames{empty}")
     if not any("comment" in image.info for image in images):  # lines of its own for a cell
         check_text(path, [len(image) for image in images], remarks)
     return images
@@ -350,6 +351,13 @@ class _Image:
                 text = unmapped(quantity, info, arrays, len(image))
                 if text:
                     self.remarks.add(self.number, (quantity, "unmapped"), text)
+        charges = around([*info, *arrays])
+        if charges:
+            keys = ", ".join(
+                self.keys[name] for name in ("mm_positions", "mm_charges", "mm_forces")
+            )
+            told = f"{', '.join(charges)} looks like charges around the atoms and is not read"
+            self.remarks.add(self.number, "around", f"{told}: the keys are {keys}")
         unused = not_used([*info, *arrays])
         if unused:
             told = f"not used by models of this package: {', '.join(unused)}"

@@ -9,12 +9,13 @@ import numpy as np
 
 _UNITS = {"energy": "eV", "forces": "eV/Å", "dipole": "e Å"}
 _ENERGY = re.compile(
-    r".*energ(y|ies).*|e|e_?tot.*|.*_?toten.*|e_?pot|pe|u0?|scf.*|e[_-].+|.+[_-]e|e(pbe|b3|hf|mp|cc).*",
+    r".*energ(y|ies).*|e|e_?tot.*|.*_?toten.*|e_?pot|pe|u0?|scf.*|e0|e\(.*\)|e[_-].+|.+[_-]e|e(pbe|b3|hf|mp|cc).*",
     re.IGNORECASE,
 )
 _FORCES = re.compile(r".*forc.*|.*frc.*|f|f[_-].+|.+[_-]f|totfor", re.IGNORECASE)
 _GRADIENT = re.compile(r".*grad.*", re.IGNORECASE)
 _DIPOLE = re.compile(r".*dip.*|mu|.+[_-]mu", re.IGNORECASE)
+_AROUND = re.compile(r"(mm|pc)[_-]?(pos|ch|q|f).*|.*point_?charge.*", re.IGNORECASE)
 _NOT_USED = re.compile(r".*(stress|virial|magmom|polari[sz]ab).*|energies", re.IGNORECASE)
 
 
@@ -96,6 +97,11 @@ def unmapped(
 def not_used(names: Any) -> list[str]:
     """Return those of some names that are of quantities no model of this package has."""
     return [name for name in names if _NOT_USED.fullmatch(name)]
+
+
+def around(names: Any) -> list[str]:
+    """Return those of some names that look like charges around the atoms."""
+    return [name for name in names if _AROUND.fullmatch(name)]
 
 
 def _named(name: str, pattern: re.Pattern[str]) -> bool:

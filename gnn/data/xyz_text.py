@@ -34,6 +34,7 @@ def parse_comment(line: str, name: str, run: str) -> dict[str, Any]:
         return {"comment": line}
     if re.search(r"=(\"\")?\s", line):  # lines are long, and this is rare
         line = _EMPTY.sub(lambda match: "" if match[1] else match[0], line)
+    _check_repeated(line)
     info: dict[str, Any] = key_val_str_to_dict(line)
     kept = {name: str, run: str | np.integer}  # by ase, which is faster
     changed = [key for key, kind in kept.items() if not isinstance(info.get(key, ""), kind)]
@@ -43,7 +44,23 @@ def parse_comment(line: str, name: str, run: str) -> dict[str, Any]:
     return info
 
 
+def _check_repeated(line: str) -> None:
+    """Refuse a key that is there twice with two values, of which ase would take the last."""
+    keys = [(part.rsplit(None, 1) or [""])[-1] for part in line.split("=")[:-1]]
+    if len(set(keys)) == len(keys):  # these are of quoted text, too
+        return
+    found: dict[str, str] = {}
+    for key, value in _all_pairs(line):
+        if found.setdefault(key, value) != value:
+            raise ValueError(f"{key} is there twice, as {found[key]!r:.40} and {value!r:.40}")
+
+
 def _pairs(line: str) -> dict[str, str]:
+    """Return keys and values of a comment line as text."""
+    return dict(_all_pairs(line))
+
+
+def _all_pairs(line: str) -> list[tuple[str, str]]:
     """Return keys and values of a comment line as text, split as ase splits them."""
     pairs: list[list[list[str]]] = [[[]]]  # of each pair, the parts between signs "="
     closing, escaped = "", False
@@ -69,7 +86,9 @@ def _pairs(line: str) -> dict[str, str]:
             pairs[-1].append([])
         else:
             pairs[-1][-1].append(char)
-    return {"".join(key): "=".join("".join(part) for part in parts) for key, *parts in pairs}
+    return [
+        ("".join(key), "=".join("".join(part) for part in parts)) for key, *parts in pairs if key
+    ]
 
 
 def safe_text(key: str, text: str) -> str:

@@ -129,6 +129,11 @@ def test_a_column_that_is_nearly_stated_is_told(tmp_path):
         assert read(tmp_path / "a.xyz", COLUMN.format("charge", "charge=1"), UNEVEN) == 1
 
 
+def test_a_column_that_may_be_one_is_told(tmp_path):
+    with pytest.warns(UserWarning, match=r"'ddec_q' of the atoms add up to -0\.9999 e, but"):
+        assert read(tmp_path / "a.xyz", COLUMN.format("ddec_q", ""), SHARED) == 0
+
+
 def test_a_rule_for_arrays_alone():
     assert find_charge({}, {})[0] == 0
     assert find_charge({"charge": None}, {"initial_charges": np.zeros(3)})[0] == 0

@@ -155,6 +155,22 @@ def test_a_key_without_a_value_is_no_label(tmp_path):
         read_frames(tmp_path / "a.xyz")
 
 
+def test_charges_around_the_atoms_under_other_names(tmp_path):
+    info = {"mm_positions": [[9.0, 9, 9]], "PC_charges": [0.5], "REF_energy": -75.0}
+    told = "mm_positions, PC_charges looks like .*the keys are MM_positions, MM_charges, MM_forces"
+    with pytest.warns(UserWarning, match=told):
+        assert read(tmp_path, molecule(info))[0].system.n_mm == 0
+
+
+@pytest.mark.parametrize("key", ["charge", "energy", "name"])
+def test_a_key_that_is_there_twice(tmp_path, key):
+    (tmp_path / "a.xyz").write_text(f'1\n{key}=0 note="{key}=2" {key}=-1\nO 0 0 0\n')
+    with pytest.raises(ValueError, match=f"{key} is there twice, as '0' and '-1'"):
+        read_frames(tmp_path / "a.xyz")
+    (tmp_path / "a.xyz").write_text(f'1\n{key}=0 note="{key}=2 " {key}=0\nO 0 0 0\n')
+    assert len(read_frames(tmp_path / "a.xyz")) == 1
+
+
 def test_columns_that_no_one_describes_are_told(tmp_path):
     path = tmp_path / "a.xyz"
     path.write_text("1\n\nO 0 0 0 0.1 0.2 0.3\n1\nenergy=-75\nO 0 0 0\n")
@@ -220,6 +236,7 @@ def test_frames_behind_an_empty_line_are_not_lost(tmp_path):
     ("name", "content", "message"),
     [
         ("a.xyz", "", "holds no frames"),
+        ("a.xyz", "\n1\n\nO 0 0 0\n", r"no frames \(its first line is empty\)"),
         ("a.xyz", "3\n\nO 0 0 0\n", "cannot be read as extended XYZ: .*2 atoms|has 1 atoms"),
         ("a.h5", "3\n\nO 0 0 0\n", "not an HDF5 file, or damaged"),
         ("a.h5", "", "not an HDF5 file, or damaged"),
