@@ -175,7 +175,8 @@ def _images(path: Path, remarks: Remarks, name: str, run: str) -> list[Any]:
     if not images:
         empty = " (its first line is empty)" if path.stat().st_size else ""
         raise ValueError(f"{path}: holds no frames{empty}")
-    if not any("comment" in image.info for image in images):  # lines of its own for a cell
+    if not any("comment" in image.info and image.pbc.any() for image in images):
+        # else there are lines of their own for a cell
         check_text(path, [len(image) for image in images], remarks)
     return images
 
@@ -186,11 +187,14 @@ def _run_numbers(path: Path, texts: Sequence[str], remarks: Remarks) -> list[int
     names = []
     for i, text in enumerate(texts):
         try:
-            numbers[text] = run_number(int(text) if text.strip("+-").isdecimal() else float(text))
-        except ValueError as error:
-            if "run:" in str(error):
-                raise ValueError(f"{path}, frame {i}: {error}") from None
+            number = int(text) if text.strip("+-").isdecimal() else float(text)
+        except ValueError:
             names += [text] if text else []
+            continue
+        try:
+            numbers[text] = run_number(number)
+        except ValueError as error:
+            raise ValueError(f"{path}, frame {i}: {error}") from None
     first = max(numbers.values()) + 1
     numbers |= {name: first + k for k, name in enumerate(dict.fromkeys(names))}
     if names:
