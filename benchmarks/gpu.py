@@ -254,7 +254,7 @@ def why_not() -> str | None:
 
         from multipoles._cuda import SIMULATED, cuda
     except ImportError as missing:
-        return f"{missing} (install the extras: pip install anisole[cuda,gnn])"
+        return f"{missing} (install the extras, in a checkout: pip install '.[cuda,gnn]')"
     if SIMULATED:
         return "NUMBA_ENABLE_CUDASIM is set: kernels run in the simulator"
     if not cuda.is_available():

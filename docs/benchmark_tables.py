@@ -124,12 +124,12 @@ def dimers_scan() -> Table:
     body = []
     for kind, label in KINDS.items():
         far = [r for r in read("dimers_scan") if r["kind"] == kind and float(r["distance"]) > 8.5]
-        found = [_exponent(far, column) for column in ("reference", "local", "long-range")]
+        found = [exponent(far, column) for column in ("reference", "local", "long-range")]
         body.append([label, theory[kind], *found])
     return ["", "theory", "RHF", "local", "long-range"], body
 
 
-def _exponent(rows: list[Row], column: str) -> str:
+def exponent(rows: list[Row], column: str) -> str:
     """Return the slope of the energy between first and last row in logarithms."""
     points = [(math.log(float(r["distance"])), abs(float(r[column]))) for r in rows]
     if any(energy < 1e-5 for _, energy in points):
@@ -335,6 +335,31 @@ def published_speed() -> Table:
     return ["atoms + charges, ms", *columns], body
 
 
+def native_race() -> Table:
+    programs = ("anisole", "exafmm-t", "DMK", "FMM3D", "FMM3D (wheel)")
+    units = {"times anisole": " ×", "s": " s", "GB": " GB"}
+    lines: dict[str, dict[str, str]] = {}
+    for row in read("native_race"):
+        what = row["case"] if row["part"] == "time" else f"{row['part']}: {row['case']}"
+        lines.setdefault(what, {})[row["program"]] = row["value"] + units[row["unit"]]
+    body = [[what, *(found.get(p, "–") for p in programs)] for what, found in lines.items()]
+    return ["", *programs], body
+
+
+def single_runs() -> Table:
+    rows = read("single_runs")
+    return ["", "", "unit"], [[row["quantity"], row["value"], row["unit"]] for row in rows]
+
+
+def vibrations() -> Table:
+    keys = ("reference", "model", "intensity_reference", "intensity_model")
+    body = [[row["mode"], *(row[key] for key in keys)] for row in read("vibrations")]
+    level = "B3LYP/6-31G\\*"
+    return [
+        "mode", level, "shipped model", f"intensity, {level}", "intensity, model",
+    ], body  # fmt: skip
+
+
 def gpu_kernels() -> Table:
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in read("gpu_kernels"):
@@ -351,6 +376,9 @@ def gpu_kernels() -> Table:
         body.append([f"`{module}`", dtype, str(len(rows) // 2), *most, str(spilled)])
     return ["module", "type", "variants", "registers, sm_80", "sm_90", "bytes spilled"], body
 
+
+# instead of a command, for what was measured once and written down
+BY_HAND = "measured by hand"
 
 TABLES: dict[str, tuple[Callable[[], Table], str]] = {
     name: (function, command or f"python benchmarks/{name}.py")
@@ -376,5 +404,8 @@ TABLES: dict[str, tuple[Callable[[], Table], str]] = {
         ("surroundings_scaling", surroundings_scaling, ""),
         ("published_speed", published_speed, ""),
         ("gpu_kernels", gpu_kernels, ""),
+        ("native_race", native_race, BY_HAND),
+        ("single_runs", single_runs, BY_HAND),
+        ("vibrations", vibrations, BY_HAND),
     )
 }  # fmt: skip

@@ -29,7 +29,8 @@ def make(folder: Path = FOLDER) -> None:
         table = function()
         shown |= tables.FILES.keys()
         rows = [row for read in tables.FILES.values() for row in read]
-        caption = f"{where_and_when(rows, NO_MACHINE.get(name, MACHINE))}; `{command}`."
+        how = command if command == tables.BY_HAND else f"`{command}`"
+        caption = f"{where_and_when(rows, NO_MACHINE.get(name, MACHINE))}; {how}."
         write(folder / f"{name}.md", f"{markdown(*table)}\n\n{{.measured}}\n{caption}\n")
     write(folder / "others.md", "\n".join(others(shown)))
     draw_edge_operators(folder / "edge_operators.png")

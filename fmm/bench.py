@@ -139,7 +139,7 @@ def main(n: int, quick: bool = False, csv_path: Path | None = None, picture: Pat
         Default ``fmm_bench.csv`` and ``.png`` in the results of a checkout, else right here.
     """
     if optional("fmm3dpy") is None:
-        print("fmm3dpy is not installed (pip install 'anisole[bench]'): no comparison")
+        print("fmm3dpy is not installed (in a checkout: pip install '.[bench]'): no comparison")
     print("one thread; s: plan and first field, again: a second field of one plan\n")
     repeats = 2 if quick else 5
     found = table(n, repeats)
@@ -326,7 +326,7 @@ def draw(path: Path, found: list[Measurement]) -> bool:
     """Draw time against number of points, and error against time; False without matplotlib."""
     matplotlib = optional("matplotlib")
     if matplotlib is None:
-        print("no picture: matplotlib is not installed (pip install 'anisole[bench]')")
+        print("no picture: matplotlib is not installed (in a checkout: pip install '.[bench]')")
         return False
     matplotlib.use("Agg")
     plt = importlib.import_module("matplotlib.pyplot")

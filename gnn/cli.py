@@ -9,6 +9,9 @@ from typing import Any
 from gnn.commands import data, dynamics, export, training, use
 
 _GROUPS = (training, use, data, dynamics, export)
+_EXTRAS = {"openmm": "engines", "ase": "engines"} | dict.fromkeys(
+    ("rdkit", "pyscf", "parmed"), "data"
+)
 _EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, ImportError)
 
 
@@ -23,11 +26,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("anisole: interrupted", file=sys.stderr)
         return 130
-    except _EXPECTED as error:
-        if arguments.debug:
+    except Exception as error:
+        if arguments.debug or not _is_expected(error):
             raise
         print(f"anisole: error: {_one_line(error)}", file=sys.stderr)
         return 2
+
+
+def _is_expected(error: Exception) -> bool:
+    # by name: OpenMM, whose exceptions have no base but Exception, may not be there
+    return isinstance(error, _EXPECTED) or type(error).__name__ == "OpenMMException"
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -36,7 +44,8 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 
 def _one_line(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
-        return f"{error}; install what is missing: pip install 'anisole[gnn]'"
+        extra = _EXTRAS.get((error.name or "").partition(".")[0], "gnn")
+        return f"{error}; install what is missing, in a checkout: pip install '.[{extra}]'"
     return " ".join(str(error).split()) or type(error).__name__
 
 

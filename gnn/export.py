@@ -104,7 +104,9 @@ def _evaluate(model: Traceable, *inputs: Tensor) -> tuple[Tensor, ...]:
         "mm_positions": given["mm_positions"] - origin.index_select(0, given["mm_batch"]),
         "external_field": -shift.index_select(0, batch),
     }
-    cast = {k: v.to(model.dtype) if v.is_floating_point() else v for k, v in given.items()}
+    cast: dict[str, Any] = {
+        k: v.to(model.dtype) if v.is_floating_point() else v for k, v in given.items()
+    }
     cast |= {k: v.to(model.dtype) for k, v in centred.items()}
     systems = Batch(**cast, origin=origin, n_systems=charge.shape[0])
     results = model(systems, forces=True, mm_forces=True)
@@ -258,7 +260,7 @@ def traced_step(model: Traceable, batch: Batch, pairs: tuple[Pairs, Pairs]) -> A
 
     def evaluate(parameters: Sequence[Tensor], *given: Tensor) -> tuple[Tensor, ...]:
         fields, rows = given[: len(STEP_INPUTS)], given[len(STEP_INPUTS) :]
-        tensors = dict(zip(STEP_INPUTS, fields, strict=True))
+        tensors: dict[str, Any] = dict(zip(STEP_INPUTS, fields, strict=True))
         systems = Batch(**tensors, n_systems=tensors["charge"].shape[0])
         model.atom_pairs, model.mm_pairs = Pairs(*rows[:3]), Pairs(*rows[3:])
         state = dict(zip(names, parameters, strict=True))

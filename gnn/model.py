@@ -168,6 +168,12 @@ class AMP(Potential):
         """Return the arguments from which ``AMP(**config)`` builds the same architecture."""
         return dict(self._arguments)
 
+    def _begin_from(self, bond: float) -> None:
+        """Let the network begin from an energy in eV per atom, beside the isolated atoms'."""
+        last = self.atom_energy[-1]
+        assert isinstance(last, nn.Linear)  # for the type checker
+        nn.init.constant_(last.bias, bond)
+
     def _energy(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         fields = self._outer_fields(batch)
         nodes = self._initial_nodes(batch)

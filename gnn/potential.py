@@ -1,12 +1,14 @@
 """What every potential energy surface of this package does: batches in, energies and forces out."""
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gnn.data.batching import Batch, collate
@@ -15,6 +17,7 @@ from gnn.data.systems import Frame, System
 
 N_ELEMENTS = 95
 _AT_ONCE = 256  # frames held at once where many are gone through
+_BONDS = (-20.0, 10.0)  # eV per atom beyond which molecules and isolated atoms do not fit
 PER_ATOM = ("forces", "charges", "dipoles", "quadrupoles")
 
 
@@ -75,25 +78,42 @@ class Potential(nn.Module):
         self.baseline, self.charge_baseline = (b.to(self.baseline.device) for b in kept)
         return self
 
-    def set_baseline(self, frames: Iterable[Frame | Head]) -> None:
+    def set_baseline(
+        self, frames: Iterable[Frame | Head], isolated: Mapping[int, float] | None = None
+    ) -> None:
         """Fit the constant part of the energy to labelled frames, and note their elements.
 
         By least squares of the total energies: one energy per element, and one times the total
         charge. Where compositions do not tell these apart, the solution of least norm is taken.
-        Frames without an energy count for the elements only.
+        Frames without an energy count for the elements only; a warning names those whose energies
+        the others do not determine.
+
+        Energies of isolated atoms are taken as they are, and only those of other elements are
+        fitted. If none is missing, the network begins from what is then left over per atom,
+        which is of the size of a bond.
+
+        Parameters
+        ----------
+        frames
+            Labelled frames, or what is known of them.
+        isolated
+            Energies of isolated atoms in eV, by atomic number.
 
         Raises
         ------
         ValueError
             If there is no frame.
         """
-        self._fit_baseline(frames, repeat(0.0))
+        self.baseline.zero_()
+        self.charge_baseline.zero_()
+        self._fit_baseline(frames, repeat(0.0), isolated or {})
 
     def refit_baseline(self, frames: Sequence[Frame]) -> None:
         """Fit the constant part of the energy anew, beside what the weights predict.
 
-        For labels of another origin than those that the model was trained on. Elements that the
-        model knew stay known.
+        For labels of another origin than those that the model was trained on: by the smallest
+        change of the constants that does it. Elements that the model knew stay known, and what
+        the frames do not tell stays as it was.
 
         Raises
         ------
@@ -102,40 +122,56 @@ class Potential(nn.Module):
         """
         known = self.known.clone()
         self.known.fill_(False)
-        own = []
+        own: list[float] = []
         for start in range(0, len(frames), _AT_ONCE):
             part = frames[start : start + _AT_ONCE]
-            for frame, result in zip(part, self.evaluate(part), strict=True):
-                own.append(result["energy"] - self._constant(frame.system))
-        self._fit_baseline(frames, own)
+            labelled = [frame for frame in part if frame.energy is not None]
+            energies = iter([result["energy"] for result in self.evaluate(labelled, forces=False)])
+            own += [0.0 if frame.energy is None else next(energies) for frame in part]
+        self._fit_baseline(frames, own, {})
         self.known.logical_or_(known)
 
-    def _constant(self, system: System) -> float:
-        """Return the part of a system's energy that the baseline gives, in eV."""
-        elements = float(self.baseline[torch.from_numpy(system.numbers)].sum())
-        return elements + float(self.charge_baseline) * system.charge
+    def _fit_baseline(
+        self,
+        frames: Iterable[Frame | Head],
+        predicted: Iterable[float],
+        isolated: Mapping[int, float],
+    ) -> None:
+        """Add to the constants what energies have beside predictions.
 
-    def _fit_baseline(self, frames: Iterable[Frame | Head], predicted: Iterable[float]) -> None:
-        """Fit what is left of the energies; frames of one composition are one row of the fit."""
+        Frames of one composition are one row of the fit.
+        """
         found: dict[tuple[bytes, int], list[float]] = {}
+        lacking: dict[tuple[bytes, int], int] = {}
         for frame, own in zip(frames, predicted, strict=False):
             counts = np.bincount(frame.system.numbers, minlength=N_ELEMENTS)
-            rest = found.setdefault((counts.tobytes(), frame.system.charge), [])
-            if frame.energy is not None:
+            key = counts.tobytes(), frame.system.charge
+            rest = found.setdefault(key, [])
+            if frame.energy is None:
+                lacking[key] = lacking.get(key, 0) + 1
+            else:
                 rest.append(frame.energy - own)
         if not found:
             raise ValueError("expected at least one frame to fit the baseline, got none")
         rows = np.stack([np.append(np.frombuffer(c, dtype=np.int64), q) for c, q in found])
         self.known.copy_(torch.from_numpy(rows[:, :-1].any(axis=0)))
-        labelled = [bool(rest) for rest in found.values()]
-        solution = np.zeros(N_ELEMENTS + 1)
-        if any(labelled):
-            weights = np.sqrt([len(rest) for rest in found.values() if rest])
-            means = np.array([np.mean(rest) for rest in found.values() if rest])
-            columns = weights[:, None] * rows[labelled]
-            solution = np.linalg.lstsq(columns, weights * means, rcond=None)[0]
-        self.baseline.copy_(torch.from_numpy(solution[:-1]))
-        self.charge_baseline.fill_(float(solution[-1]))
+        labelled = np.array([bool(rest) for rest in found.values()])
+        weights = np.sqrt([len(rest) for rest in found.values() if rest])
+        means = np.array([np.mean(rest) for rest in found.values() if rest])
+        fixed = {z: isolated[z] for z in self.elements if z in isolated}
+        all_fixed = bool(fixed) and len(fixed) == len(self.elements)
+        solution, bond = _constants(rows[labelled], weights, means, fixed, all_fixed)
+        self.baseline += torch.from_numpy(solution[:-1]).to(self.baseline)
+        self.charge_baseline += float(solution[-1])
+        if all_fixed:
+            _check_bond(bond)
+            self._begin_from(bond)
+        else:
+            _warn_of_open_energies(rows, labelled, [lacking.get(key, 0) for key in found], fixed)
+
+    def _begin_from(self, bond: float) -> None:
+        """Let the network begin from an energy in eV per atom, beside the isolated atoms'."""
+        raise TypeError(f"{type(self).__name__} takes no energies of isolated atoms")
 
     def forward(
         self,
@@ -265,6 +301,66 @@ class Potential(nn.Module):
                     f"the model was trained on elements {known} (atomic numbers) and knows "
                     f"nothing of {unknown}; train on data that contain them"
                 )
+
+
+def _warn_of_open_energies(
+    rows: NDArray[np.int64],
+    labelled: NDArray[np.bool_],
+    lacking: Sequence[int],
+    fixed: Iterable[int],
+) -> None:
+    """Warn where frames without an energy have a composition that those with one do not tell.
+
+    What is known of the `fixed` elements need not be told.
+    """
+    free = rows.astype(float)
+    free[:, list(fixed)] = 0.0
+    there = free[labelled]
+    mix = np.linalg.lstsq(there.T, free.T, rcond=None)[0]
+    missed = np.abs(there.T @ mix - free.T).max(axis=0) > 1e-6
+    count = sum(n for n, one in zip(lacking, missed, strict=True) if one)
+    if not count:
+        return
+    if not labelled.any():
+        reason = "no frame has an energy: the constant part of the energies is not fitted"
+    else:
+        first = rows[np.argmax(missed)]
+        elements = ", ".join(f"{z}: {n}" for z, n in enumerate(first[:-1]) if n)
+        reason = (
+            f"{count} frames have no energy, and those with one do not tell the constant part of "
+            f"theirs (first: atoms by atomic number {{{elements}}}, charge {first[-1]:+d}): their "
+            "energies have an unknown constant"
+        )
+    warnings.warn(reason, stacklevel=4)
+
+
+def _constants(
+    rows: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    energies: NDArray[np.float64],
+    fixed: Mapping[int, float],
+    all_fixed: bool,
+) -> tuple[NDArray[np.float64], float]:
+    """Return energies of the elements and of a unit of charge, and per atom where all are fixed."""
+    solution = np.zeros(N_ELEMENTS + 1)
+    solution[list(fixed)] = list(fixed.values())
+    columns = np.column_stack([rows, all_fixed * rows[:, :-1].sum(axis=1)]).astype(float)
+    rest = energies - columns[:, :-1] @ solution
+    columns[:, list(fixed)] = 0.0
+    fit = np.linalg.lstsq(weights[:, None] * columns, weights * rest, rcond=None)[0]
+    return solution + fit[:-1], float(fit[-1])
+
+
+def _check_bond(energy: float) -> None:
+    """Warn where energies of molecules and of isolated atoms do not seem to belong together."""
+    low, high = _BONDS
+    if not low < energy < high:
+        warnings.warn(
+            f"energies less those of the isolated atoms are {energy:.1f} eV per atom, where bonds "
+            f"make {low:g} to {high:g}: is one of them in another unit or of another level of "
+            "theory?",
+            stacklevel=4,
+        )
 
 
 def _check_finite(results: Sequence[dict[str, Any]], start: int) -> None:

@@ -4,12 +4,13 @@ import ast
 import csv
 import re
 import shlex
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-PAGES = sorted(DOCS.glob("*.md"))
+PAGES = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
 
 
 def _blocks(page: Path, language: str) -> list[tuple[int, str]]:
@@ -27,13 +28,173 @@ def test_the_pages_are_there():
     assert {"getting_started", "multipoles", "operator", "model", "data", "training"} <= names
 
 
-@pytest.mark.parametrize("page", WITH_PYTHON, ids=lambda page: page.stem)
-def test_snippets_of_a_page_run_one_after_the_other(page, tmp_path, monkeypatch):
+SLOW_PAGES = ("export",)  # traces models for minutes; tests/gnn/test_export.py does it small
+
+
+@pytest.fixture(scope="module")
+def known():
+    """Formulas and charges of the molecules that the shipped model was trained on."""
+    from gnn.data import load_shipped
+
+    return {_formula(frame.system) for frame in load_shipped()}
+
+
+@pytest.fixture
+def only_known_molecules(monkeypatch, known):
+    """Refuse that the model that ships evaluates a molecule that it never saw."""
+    import torch
+
+    from gnn import load_model
+    from gnn.potential import Potential
+
+    shipped = load_model()
+    evaluate = Potential.evaluate
+
+    def checked(self, systems, *args, **options):
+        if type(self) is type(shipped) and torch.equal(self.baseline, shipped.baseline):
+            found = {_formula(getattr(part, "system", part)) for part in systems}
+            assert found <= known, "an example asks the shipped model for what it does not know"
+        return evaluate(self, systems, *args, **options)
+
+    monkeypatch.setattr(Potential, "evaluate", checked)
+
+
+def _formula(system):
+    return frozenset(Counter(system.numbers.tolist()).items()), float(system.charge)
+
+
+def _printed(block: str) -> list[str]:
+    """Return what a block says that it prints: comments behind print that begin with a number."""
+    return re.findall(r"^ *print\(.*\)  # (-?\d.*)$", block, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, marks=[pytest.mark.slow] * (page.stem in SLOW_PAGES), id=page.stem)
+        for page in WITH_PYTHON
+    ],
+)
+def test_snippets_of_a_page_run_and_print_what_they_say(
+    page, tmp_path, monkeypatch, capsys, only_known_molecules
+):
     monkeypatch.chdir(tmp_path)  # some write files
     names: dict = {"__name__": "__docs__"}
     for line, block in _blocks(page, "python"):
         # blank lines in front give tracebacks the line numbers of the page
         exec(compile("\n" * line + block, str(page), "exec"), names)
+        output = capsys.readouterr().out.splitlines()
+        assert [text for text in _printed(block) if text not in output] == []
+    if page.stem == "ase":
+        _check_vibrations(names["wavenumbers"].real)
+
+
+def _check_vibrations(wavenumbers):
+    """The page's example gives the model's column of the page's table."""
+    with (DOCS.parent / "benchmarks/results/vibrations.csv").open(encoding="utf-8") as stream:
+        table = [float(row["model"]) for row in csv.DictReader(stream)]
+    assert max(abs(a - b) for a, b in zip(wavenumbers, table, strict=True)) < 3  # 1/cm
+
+
+def test_first_examples_print_an_energy():
+    for page in (DOCS.parent / "README.md", DOCS / "index.md"):
+        assert any("eV" in text for _, block in _blocks(page, "python") for text in _printed(block))
+
+
+WATER = [8, 1, 1], [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]]
+
+
+def test_shipped_model_is_not_asked_for_water(only_known_molecules):
+    from gnn import System, load_model
+
+    model = load_model()
+    with pytest.raises(AssertionError, match="does not know"):
+        model.evaluate([System(*WATER)])
+
+
+@pytest.mark.filterwarnings("ignore")  # what it says about such a molecule is not tested here
+def test_what_the_shipped_model_says_of_water_stands_on_the_page():
+    from gnn import System, load_model
+
+    model = load_model()
+    energy = model.evaluate([System(*WATER)])[0]["energy"]
+    text = (DOCS / "questions.md").read_text(encoding="utf-8")
+    assert f"gives −{abs(energy):.0f} eV for a water molecule" in text
+    size = round(sum(p.numel() for p in model.parameters()), -3)
+    evidence = (DOCS / "evidence.md").read_text(encoding="utf-8")
+    assert f"{size:,} parameters".replace(",", " ") in evidence
+
+
+def test_energies_of_examples_are_those_of_the_labels():
+    """README's methanol, alone, is within 10 meV of the nearest vacuum label (same geometry)."""
+    import numpy as np
+
+    from gnn import load_model
+    from gnn.data import load_shipped
+
+    (block,) = (b for _, b in _blocks(DOCS.parent / "README.md", "python") if "methanol" in b)
+    names: dict = {}
+    exec(block, names)
+    methanol = names["methanol"]
+    least = min(frame.energy for frame in load_shipped(["meoh"], vacuum=True))
+    alone = type(methanol)(methanol.numbers, methanol.positions)
+    energy = load_model().evaluate([alone])[0]["energy"]
+    assert abs(energy - least) < 0.02  # the geometry is that frame's, rounded
+    assert names["result"]["energy"] < energy  # water binds
+    total = names["result"]["forces"].sum(axis=0) + names["result"]["mm_forces"].sum(axis=0)
+    assert np.abs(total).max() < 1e-4
+
+
+def _anchors(page: Path) -> set[str]:
+    """Return the anchors that headings and labels of a page make."""
+    text = page.read_text(encoding="utf-8")
+    heads = [
+        re.sub(r"[^\w\- ]", "", h.lower()) for h in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    ]
+    return {h.strip().replace(" ", "-") for h in heads} | set(
+        re.findall(r"^\((.*)\)=$", text, re.MULTILINE)
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_between_pages_lead_somewhere(page):
+    text = re.sub(
+        r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]*)\)", text):
+        file, _, anchor = target.partition("#")
+        if not file.startswith(("http", "_generated")):
+            path = page.parent / file if file else page
+            known = (
+                path.suffix != ".md" or not anchor or (path.is_file() and anchor in _anchors(path))
+            )
+            broken += [] if path.is_file() and known else [target]
+    assert broken == []
+
+
+def test_every_page_is_in_the_table_of_contents():
+    index = (DOCS / "index.md").read_text(encoding="utf-8")
+    listed = {
+        name
+        for block in re.findall(r"^```\{toctree\}\n(.*?)^```$", index, re.MULTILINE | re.DOTALL)
+        for name in block.split()
+    }
+    assert {page.stem for page in PAGES[1:]} - {"index"} <= listed
+
+
+def test_nothing_is_installed_from_an_index_that_has_it_not():
+    """There is no release: pages and messages say `pip install '.[extra]'`, in a checkout."""
+    root = DOCS.parent
+    sources = [p for part in ("gnn", "fmm", "multipoles", "benchmarks") for p in
+               (root / part).rglob("*.py")]  # fmt: skip
+    wrong = [
+        f"{path.name}: {line.strip()}"
+        for path in [*PAGES, *sources, *(DOCS / "gallery").glob("*")]
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(r"anisole\[(?!/)", line)
+    ]
+    assert wrong == []
 
 
 def _commands() -> list[tuple[str, list[str]]]:

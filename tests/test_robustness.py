@@ -119,7 +119,10 @@ def test_a_full_disk_costs_a_warning(tmp_path):
     assert not [p for p in tmp_path.rglob("*") if p.is_file()], "no leftovers"
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "garbage", "one bit"])
+@pytest.mark.parametrize(
+    "damage",
+    [*(pytest.param(d, marks=pytest.mark.slow) for d in ("empty", "garbage")), "cut", "one bit"],
+)
 def test_damaged_files_are_compiled_again(compiled, tmp_path, damage):
     cache = shutil.copytree(compiled, tmp_path / "cache")
     for path in kernel_files(cache):

@@ -72,41 +72,80 @@ def _md(arguments: argparse.Namespace) -> int:
 
 def _files(arguments: argparse.Namespace, folder: Path, screen: Any) -> None:
     """Put topology and coordinates of the box into the folder, unless they are there."""
-    from functools import partial
-    from shutil import copyfile
-
-    from gnn.data.common import write_atomically
+    from gnn.engines.box import shipped_box
 
     folder.mkdir(parents=True, exist_ok=True)
-    given = arguments.prmtop, arguments.coordinates
-    if arguments.resume and (folder / "solute.prmtop").is_file():
-        return
-    if arguments.smiles is not None and arguments.prmtop is not None:
+    if not arguments.resume:
+        _check_new(folder)
+    prmtop, coordinates = arguments.prmtop, arguments.coordinates
+    if arguments.smiles is not None and (prmtop is not None or coordinates is not None):
         raise ValueError("expected either --smiles, or --prmtop and --coordinates, got both")
-    if arguments.smiles is None and arguments.prmtop is None:
-        from gnn.engines.box import shipped_box
-
+    if (prmtop is None) != (coordinates is None):
+        raise ValueError("--prmtop and --coordinates need each other, got one of them")
+    if prmtop is not None:
+        _copy(Path(prmtop), Path(coordinates), folder, arguments.resume)
+        return
+    if arguments.resume and (folder / "solute.prmtop").is_file():
+        screen.print(f"going on with the box in {folder}")
+        return
+    if arguments.smiles is None:
         screen.print("no molecule named: methanol in water, the box that ships")
         shipped_box(folder)
         return
-    if arguments.prmtop is not None:
-        if arguments.coordinates is None:
-            raise ValueError("--prmtop needs --coordinates")
-        for source, name in zip(given, ("solute.prmtop", "solute.rst7"), strict=True):
-            if not Path(source).is_file():
-                raise FileNotFoundError(f"no file {source}")
-            write_atomically(folder / name, partial(copyfile, source))
-        return
+    if not 0 < arguments.padding < 1000:
+        raise ValueError(f"expected --padding of some Å, got {arguments.padding:g}")
     from gnn.data.sampling import molecule, parametrise
 
     line = f"force field of {arguments.smiles} (GAFF2, AM1-BCC charges) in TIP3P water"
     screen.print(line, markup=False)  # rich would take [nH] for markup
     try:
         mol = molecule(arguments.smiles)
+        _check_same(mol, folder, screen)
         charge = sum(atom.GetFormalCharge() for atom in mol.GetAtoms())
         parametrise(mol, charge, arguments.padding, folder)
-    except (ImportError, RuntimeError) as error:
+    except RuntimeError as error:  # of AmberTools, with the last lines of its output
         raise OSError(str(error)) from error
+
+
+def _check_new(folder: Path) -> None:
+    """Refuse a folder with a run in it."""
+    if (folder / "checkpoint.npz").is_file():
+        raise ValueError(
+            f"{folder} holds a run already: continue it with --resume, or name another folder"
+        )
+    (folder / "start.xml").unlink(missing_ok=True)  # of a run that never began; of another box?
+
+
+def _check_same(mol: Any, folder: Path, screen: Any) -> None:
+    """Refuse a folder with the box of another molecule, which would be taken for this one's."""
+    from gnn.engines.box import read_amber
+
+    files = folder / "solute.prmtop", folder / "solute.rst7"
+    if not all(path.is_file() for path in files):
+        return
+    residue = next(read_amber(*files)[0].topology.residues())
+    there = sorted(atom.element.symbol for atom in residue.atoms() if atom.element is not None)
+    if there != sorted(atom.GetSymbol() for atom in mol.GetAtoms()):
+        raise ValueError(f"{folder} holds the box of another molecule: name another folder")
+    screen.print(f"the box in {folder} is used")
+
+
+def _copy(prmtop: Path, coordinates: Path, folder: Path, resume: bool) -> None:
+    """Check a user's files and put them into the folder of the run; compare them, with `resume`."""
+    from functools import partial
+    from shutil import copyfile
+
+    from gnn.data.common import write_atomically
+    from gnn.engines.box import read_amber
+
+    read_amber(prmtop, coordinates)
+    for source, name in ((prmtop, "solute.prmtop"), (coordinates, "solute.rst7")):
+        own = folder / name
+        if resume and own.is_file():
+            if own.read_bytes() != source.read_bytes():
+                raise ValueError(f"{folder} was begun with another file than {source}")
+            continue
+        write_atomically(own, partial(copyfile, source))
 
 
 @contextmanager

@@ -64,16 +64,32 @@ def _train(arguments: argparse.Namespace) -> int:
     )
     if not comparisons:  # another process of torchrun prints them
         return 0
-    screen.print(tables.error_table(comparisons[AMP_NAME], "Errors on the test frames"))
-    screen.print(tables.baseline_table(comparisons, "Beside the baselines (equal budgets)"))
+    screen.print(tables.error_table(comparisons[AMP_NAME], "Errors on the held-out frames"))
+    screen.print(tables.baseline_table(comparisons, _beside(comparisons)))
     screen.print(f"checkpoints, log, tables and pictures: {config.output}/")
     return 0
+
+
+def _beside(comparisons: dict[str, Any]) -> str:
+    """Return the title of the table of baselines."""
+    return "Beside the baselines (equal budgets)" if len(comparisons) > 2 else "Beside the mean"
+
+
+def _without_isolated(frames: list[Any], name: str) -> list[Any]:
+    """Leave out isolated atoms, which are no test of a model of molecules, and say so."""
+    from gnn.training.isolated import without_isolated
+
+    kept = [frames[i] for i in without_isolated(frames)]
+    if len(kept) < len(frames):
+        console().print(f"{len(frames) - len(kept)} isolated atoms in {name} are left out")
+    return kept
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from gnn.data import read_frames
     from gnn.training import plots, tables
     from gnn.training.checkpoint import load_model
+    from gnn.training.labels import check_labelled
     from gnn.training.metrics import compare
     from gnn.training.run import report_spread
     from gnn.training.setup import load_test_frames
@@ -84,7 +100,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         frames = load_test_frames(arguments.checkpoint)
     else:
         keys = dict(arguments.keys)
-        frames = read_frames(arguments.data, require=("energy", "forces"), keys=keys)
+        frames = read_frames(arguments.data, keys=keys)
+        frames = _without_isolated(frames, arguments.data)
+        check_labelled(frames, arguments.data)
     if not len(frames):
         raise ValueError(f"{arguments.data} holds no frame")
     results = model.evaluate(frames)

@@ -1,6 +1,6 @@
 """Systems, frames, batches, readers and writers, splits and the data shipped with the package."""
 
-from gnn.data.batching import Batch, PreparedFrame, collate, neighbour_pairs, prepare
+from gnn.data.batching import Batch, Label, PreparedFrame, collate, neighbour_pairs, prepare
 from gnn.data.formats import read_frames, write_frames
 from gnn.data.shipped import load_shipped, shipped_path
 from gnn.data.splits import split_by_run
@@ -9,6 +9,7 @@ from gnn.data.systems import Frame, System
 __all__ = [
     "Batch",
     "Frame",
+    "Label",
     "PreparedFrame",
     "System",
     "collate",

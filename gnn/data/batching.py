@@ -1,8 +1,8 @@
 """Many systems as one set of tensors: neighbour pairs, preparation per frame, batches."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -52,6 +52,25 @@ def neighbour_pairs(
     senders, receivers = np.concatenate([pairs, pairs[:, ::-1]]).T
     order = np.lexsort((senders, receivers))
     return senders[order].astype(np.int64), receivers[order].astype(np.int64)
+
+
+class Label(NamedTuple):
+    """What is known of one quantity in a batch.
+
+    Attributes
+    ----------
+    values
+        Of the systems, atoms or particles that it is known for, one after the other.
+    rows
+        Which of all those of the batch these are, int64, sorted; None where it is all of them.
+    """
+
+    values: Tensor
+    rows: Tensor | None = None
+
+    def among(self, predicted: Tensor) -> Tensor:
+        """Return the rows of a quantity of the whole batch that the label is known for."""
+        return predicted if self.rows is None else predicted.index_select(0, self.rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,13 +131,11 @@ class Batch:
         receiver.
     n_systems
         Number of systems B.
-    energy
-        eV, (B,), always float64: total energies need it. Labels are None when any item lacks
-        them.
-    forces, mm_forces
-        eV/Å, (N, 3) and (M, 3).
-    dipole
-        e Å, (B, 3), about the centred origin.
+    labels
+        What is known of ``energy`` (per system, eV, always float64: total energies need it),
+        ``forces`` (per atom, eV/Å), ``mm_forces`` (per particle, eV/Å) and ``dipole`` (per
+        system, e Å, about the centred origin), by name, as `Label`. Frames may have different
+        labels; what no frame has is not in it.
     """
 
     numbers: Tensor
@@ -134,10 +151,44 @@ class Batch:
     senders: Tensor
     receivers: Tensor
     n_systems: int
-    energy: Tensor | None = None
-    forces: Tensor | None = None
-    mm_forces: Tensor | None = None
-    dipole: Tensor | None = None
+    labels: Mapping[str, Label] = field(default_factory=dict)
+
+    @property
+    def energy(self) -> Tensor | None:
+        """Labels of the energies in eV, (B,); None where no system has one.
+
+        Raises
+        ------
+        ValueError
+            As for all four labels, if some systems have one and others do not: see `labels`.
+        """
+        return self._whole("energy")
+
+    @property
+    def forces(self) -> Tensor | None:
+        """Labels of the forces on the atoms in eV/Å, (N, 3), or None."""
+        return self._whole("forces")
+
+    @property
+    def mm_forces(self) -> Tensor | None:
+        """Labels of the forces on the surrounding particles in eV/Å, (M, 3), or None."""
+        return self._whole("mm_forces")
+
+    @property
+    def dipole(self) -> Tensor | None:
+        """Labels of the dipoles in e Å, about the centred origins, (B, 3), or None."""
+        return self._whole("dipole")
+
+    def _whole(self, name: str) -> Tensor | None:
+        label = self.labels.get(name)
+        if label is None:
+            return None
+        if label.rows is not None:  # a shorter tensor might be broadcast where it is compared
+            raise ValueError(
+                f"{name}: only some systems of this batch have it; labels[{name!r}] holds "
+                f"{len(label.values)} rows, and which these are"
+            )
+        return label.values
 
     @property
     def n_atoms(self) -> int:
@@ -171,16 +222,25 @@ class Batch:
     ) -> "Batch":
         """Copy on another device and/or with another floating-point type.
 
-        `energy` and `origin` stay float64; indices stay integers.
+        `origin` and labels of the energy stay float64; indices stay integers.
         """
         if isinstance(device, torch.dtype):
             device, dtype = None, device
-        changed: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
+
+        def moved(name: str, value: Tensor) -> Tensor:
+            cast = value.is_floating_point() and name not in ("energy", "origin")
+            return value.to(device=device, dtype=dtype if cast else None)
+
+        changed: dict[str, Any] = {
+            "labels": {
+                name: Label(moved(name, values), None if rows is None else moved(name, rows))
+                for name, (values, rows) in self.labels.items()
+            }
+        }
+        for one in fields(self):
+            value = getattr(self, one.name)
             if isinstance(value, Tensor):
-                cast = value.is_floating_point() and field.name not in ("energy", "origin")
-                changed[field.name] = value.to(device=device, dtype=dtype if cast else None)
+                changed[one.name] = moved(one.name, value)
         return replace(self, **changed)
 
 
@@ -319,7 +379,7 @@ def collate(
     Returns
     -------
     Batch
-        Labels that every item has are joined, the others are None.
+        With every label of every item; see `Batch.labels`.
 
     Raises
     ------
@@ -338,15 +398,17 @@ def collate(
         width = max(row.shape[1] for row in rows)
         return torch.cat([pad(row, (0, width - row.shape[1])) for row in rows])
 
-    n_atoms = torch.tensor([len(item.numbers) for item in prepared])
-    n_mm = torch.tensor([len(item.mm_moments) for item in prepared])
+    atoms = [len(item.numbers) for item in prepared]
+    particles = [len(item.mm_moments) for item in prepared]
+    sizes = {"forces": atoms, "mm_forces": particles}
+    n_atoms, n_mm = torch.tensor(atoms), torch.tensor(particles)
     n_edges = torch.tensor([len(item.senders) for item in prepared])
     systems = torch.arange(len(prepared))
     offsets = torch.repeat_interleave(torch.cumsum(n_atoms, 0) - n_atoms, n_edges)
+    ones = [1] * len(prepared)
     labels = {
-        name: join(name)
+        name: _label([getattr(item, name) for item in prepared], sizes.get(name, ones))
         for name in LABELS
-        if all(getattr(item, name) is not None for item in prepared)
     }
     return Batch(
         numbers=join("numbers"),
@@ -362,5 +424,17 @@ def collate(
         senders=join("senders") + offsets,
         receivers=join("receivers") + offsets,
         n_systems=len(prepared),
-        **labels,
+        labels={name: label for name, label in labels.items() if label is not None},
     )
+
+
+def _label(parts: Sequence[Tensor | None], sizes: Sequence[int]) -> Label | None:
+    """Join what items of some sizes have of a label; None where none has it."""
+    there = [part for part in parts if part is not None]
+    if not there:
+        return None
+    values = torch.cat(there)
+    if len(values) == sum(sizes):
+        return Label(values)
+    known = torch.tensor([part is not None for part in parts])
+    return Label(values, torch.repeat_interleave(known, torch.tensor(sizes)).nonzero()[:, 0])

@@ -39,6 +39,11 @@ _FACTORS = {
 }
 
 
+def is_isolated(group: str) -> bool:
+    """Tell whether a frame's group says that it is an atom alone, as ``IsolatedAtom`` does."""
+    return group.replace("_", "").replace("-", "").lower() in ("isolatedatom", "isolatedatoms")
+
+
 def check_unit(path: Path, key: str, value: Any) -> None:
     """Refuse a unit other than eV, Å or e.
 

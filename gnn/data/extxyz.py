@@ -3,10 +3,10 @@
 Per atom: ``REF_forces`` (eV/Å), and the multipoles ``REF_charges`` (e), ``REF_dipoles`` (e Å) and
 ``REF_quadrupoles`` (e Å², nine columns) where they are known. In the comment line: ``REF_energy``
 (eV), ``REF_dipole`` (e Å, about the origin of the coordinates), ``total_charge`` (e), ``run``,
-``name``, and for the point charges, which are not atoms of the frame, ``MM_positions`` (Å),
-``MM_charges`` (e) and ``MM_forces`` (eV/Å) as JSON lists. The optional ``energy_unit``,
-``length_unit`` and ``charge_unit`` must be eV, Å and e; without them a file is taken to be in
-these units.
+``name``, ``config_type``, and for the point charges, which are not atoms of the frame,
+``MM_positions`` (Å), ``MM_charges`` (e) and ``MM_forces`` (eV/Å) as JSON lists. The optional
+``energy_unit``, ``length_unit`` and ``charge_unit`` must be eV, Å and e; without them a file is
+taken to be in these units.
 
 What is not there under such a name is taken from ase's own results (``energy``, ``forces``,
 ``dipole``, ``charges``), and the total charge is found as :mod:`gnn.data.charge` says. Runs may
@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 
 from gnn.data.charge import find_charge
-from gnn.data.common import ATOMIC_LABELS, LABELS, UNITS, check_other_unit, check_unit
-from gnn.data.names import Remarks, around, is_gradient, not_used, unmapped
-from gnn.data.systems import OPTIONAL_FIELDS, Frame, System, run_number
+from gnn.data.common import ATOMIC_LABELS, LABELS, UNITS, check_other_unit, check_unit, is_isolated
+from gnn.data.names import Remarks, around, is_gradient, not_used, run_numbers, unmapped
+from gnn.data.systems import OPTIONAL_FIELDS, Frame, System
 from gnn.data.xyz_text import check_text, parse_comment, safe_text, with_symbols
 
 #: Key of each quantity in a file, unless the caller names another.
@@ -40,6 +40,7 @@ DEFAULT_KEYS = {
     "charge": "total_charge",
     "run": "run",
     "name": "name",
+    "group": "config_type",
     "charges": "REF_charges",
     "dipoles": "REF_dipoles",
     "quadrupoles": "REF_quadrupoles",
@@ -63,8 +64,7 @@ def _ase(name: str) -> Any:
         return import_module(name)
     except ImportError as error:
         raise ImportError(
-            'extended XYZ files need the package ase: pip install ase, or "anisole[engines]"; '
-            "HDF5 files (.h5) do without"
+            "extended XYZ files need the package ase: pip install ase; HDF5 files (.h5) do without"
         ) from error
 
 
@@ -84,6 +84,8 @@ def write_extxyz(path: Path, frames: Sequence[Frame]) -> None:
         info["length_unit"] = "Angstrom"  # keeps the file plain ASCII
         if frame.name:
             info[DEFAULT_KEYS["name"]] = safe_text(DEFAULT_KEYS["name"], frame.name)
+        if frame.group:
+            info[DEFAULT_KEYS["group"]] = safe_text(DEFAULT_KEYS["group"], frame.group)
         if frame.energy is not None:
             info[DEFAULT_KEYS["energy"]] = frame.energy
         if frame.dipole is not None:
@@ -132,9 +134,9 @@ def read_extxyz(
         )
     remarks = Remarks(path)
     keys = DEFAULT_KEYS | named
-    images = _images(path, remarks, keys["name"], keys["run"])
+    images = _images(path, remarks, keys)
     texts = [str(image.info.get(keys["run"], "")).strip() for image in images]
-    runs = _run_numbers(path, texts, remarks)
+    runs = run_numbers(texts, remarks)
     read = [
         _Image(f"{path}, frame {i}", i, image, keys, named, needed, remarks)
         for i, image in enumerate(images)
@@ -152,13 +154,14 @@ def read_extxyz(
     return frames if names is None else _only(path, frames, names)
 
 
-def _images(path: Path, remarks: Remarks, name: str, run: str) -> list[Any]:
+def _images(path: Path, remarks: Remarks, keys: Mapping[str, str]) -> list[Any]:
     """Return what ase reads, or a ValueError that says what is wrong."""
+    texts = (keys["name"], keys["group"], DEFAULT_KEYS["group"])
     read = partial(
         _ase("ase.io").read,
         index=":",
         format="extxyz",
-        properties_parser=partial(parse_comment, name=name, run=run),
+        properties_parser=partial(parse_comment, texts=texts, run=keys["run"]),
     )
     try:
         try:
@@ -179,29 +182,6 @@ def _images(path: Path, remarks: Remarks, name: str, run: str) -> list[Any]:
         # else there are lines of their own for a cell
         check_text(path, [len(image) for image in images], remarks)
     return images
-
-
-def _run_numbers(path: Path, texts: Sequence[str], remarks: Remarks) -> list[int]:
-    """Return a number for each frame's run; names are numbered in order of appearance."""
-    numbers = {"": 0}
-    names = []
-    for i, text in enumerate(texts):
-        try:
-            number = int(text) if text.strip("+-").isdecimal() else float(text)
-        except ValueError:
-            names += [text] if text else []
-            continue
-        try:
-            numbers[text] = run_number(number)
-        except ValueError as error:
-            raise ValueError(f"{path}, frame {i}: {error}") from None
-    first = max(numbers.values()) + 1
-    numbers |= {name: first + k for k, name in enumerate(dict.fromkeys(names))}
-    if names:
-        told = [f"{name} = {numbers[name]}" for name in dict.fromkeys(names)]
-        rest = f", … ({len(told)} runs)" if len(told) > 6 else ""
-        remarks.add(None, "run", f"names of runs are numbered: {', '.join(told[:6])}{rest}")
-    return [numbers[text] for text in texts]
 
 
 def _only(path: Path, frames: list[Frame], names: Iterable[str]) -> list[Frame]:
@@ -270,6 +250,7 @@ class _Image:
                 self._get("charges", (-1,)),
                 self._get("dipoles", (-1, 3)),
                 self._get("quadrupoles", (-1, 3, 3)),
+                self._group(),
             )
         except (ValueError, TypeError) as error:
             if str(error).startswith(self.where):
@@ -325,6 +306,11 @@ class _Image:
             if name not in self.keys.values():
                 self.remarks.add(self.number, ("charge", name), text)
         return charge
+
+    def _group(self) -> str:
+        """Return the value of the key that groups frames; isolated atoms are always called so."""
+        kind = str(self.image.info.get(DEFAULT_KEYS["group"], ""))
+        return kind if is_isolated(kind) else str(self.image.info.get(self.keys["group"], ""))
 
     def _numbers(self) -> np.ndarray:
         numbers: np.ndarray = self.image.numbers

@@ -2,7 +2,7 @@
 
 Molecular dynamics of the molecule in TIP3P water (OpenMM, GAFF2/AM1-BCC), quantum chemistry with
 electrostatic embedding for each snapshot (PySCF), and one HDF5 file of the layout of
-:mod:`gnn.data.hdf5`. Needs the extra ``data``: ``pip install "anisole[data]"``.
+:mod:`gnn.data.hdf5`. Needs the extra ``data``: ``pip install ".[data]"`` in a checkout.
 
 Each finished frame is kept in a work folder beside the output file: the same call, made again
 after an interruption or with more frames, goes on where it stopped. Other molecules already in the

@@ -23,6 +23,7 @@ dipole         (F, 3)       optional e Å, about the origin of the frame's coord
 charges        (F, n)       optional e, of the atoms, such as those of MBIS
 dipoles        (F, n, 3)    optional e Å, of the atoms
 quadrupoles    (F, n, 3, 3) optional e Å², of the atoms, Q = 1/2 sum q r r
+group          (F,)         optional text: what sort of frame it is, see ``Frame.group``
 index          (F,)         optional place of each frame in the file's order of frames
 vacuum/...                  optional the same labels of the same atoms without charges
 ============== ============ ======== =======================================================
@@ -71,7 +72,7 @@ _DATASET_UNITS = {
     "dipoles": "e Å",
     "quadrupoles": "e Å²",
 }
-_KNOWN = ("numbers", "run", "mm_ptr", "index", "vacuum", *_DATASET_UNITS)
+_KNOWN = ("numbers", "run", "group", "mm_ptr", "index", "vacuum", *_DATASET_UNITS)
 
 
 def write_hdf5(
@@ -156,6 +157,8 @@ def _write_group(group: Any, frames: list[Frame], dtype: np.dtype) -> None:
     systems = [frame.system for frame in frames]
     group.create_dataset("numbers", data=systems[0].numbers)
     _put(group, "run", np.array([frame.run for frame in frames]))
+    if any(frame.group for frame in frames):
+        group.create_dataset("group", data=[frame.group for frame in frames])
     _put(group, "positions", np.stack([system.positions for system in systems]).astype(dtype))
     if any(system.n_mm for system in systems):
         sizes = [system.n_mm for system in systems]
@@ -310,6 +313,7 @@ def read_group(
     index = _dataset(where, group, "index", (count,), required=False)
     run: Any = _dataset(where, group, "run", (count,), required=False)
     run = np.zeros(count, dtype=np.int64) if run is None else run
+    kinds = stored_groups(where, group, count)
     if vacuum and "vacuum" not in group:
         raise ValueError(f"{where}: has no vacuum labels (group 'vacuum' is missing)")
     surroundings = _no_charges(count) if vacuum else _read_charges(where, group, count)
@@ -331,10 +335,16 @@ def read_group(
             if "charges" in given:  # which must add up to it, or to no whole number
                 find_charge({"charge": charge}, {"charges": given["charges"]})
             system = System(numbers, positions[i], charge, **around)
-            frames.append(Frame(system, **given, run=run[i], name=name))
+            frames.append(Frame(system, **given, run=run[i], name=name, group=kinds[i]))
         except (ValueError, TypeError) as error:
             raise type(error)(f"{where}, frame {i}: {error}") from error
     return frames, None if index is None else index.tolist()
+
+
+def stored_groups(where: str, group: Any, count: int) -> list[str]:
+    """Return what the file says of the sort of each frame of a molecule, '' for nothing."""
+    kinds: Any = _dataset(where, group, "group", (count,), required=False)
+    return [""] * count if kinds is None else [text_of(kind) for kind in kinds]
 
 
 def _no_charges(count: int) -> dict[str, Any]:

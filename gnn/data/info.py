@@ -1,6 +1,5 @@
 """What a file of frames holds, which of its frames look wrong, and a picture of it."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from gnn.data.common import ATOMIC_LABELS, LABELS
+from gnn.data.elements import formula
 from gnn.data.formats import read_frames
 from gnn.data.shipped import shipped_path
 from gnn.data.systems import Frame
@@ -22,11 +22,6 @@ CLOSE_CHARGE, CLOSE_ATOMS = 1.0, 0.6
 #: Robust standard deviations from the median of its molecule beyond which a value is an outlier.
 OUTLIER = 8.0
 
-_SYMBOLS = (
-    "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se "
-    "Br Kr Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb "
-    "Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu"
-)
 _FEWEST = 10  # frames of a molecule from which outliers are looked for
 
 #: Quantities of a frame: title and unit.
@@ -154,8 +149,9 @@ def _row(frame: Frame) -> dict[str, float]:
             row[name] = np.sqrt((forces**2).mean())
             row["largest_" + name] = np.linalg.norm(forces, axis=1).max()
     fields = system.uniform_field, system.external_field
-    if frame.forces is not None and frame.mm_forces is not None and fields == (None, None):
-        net = frame.forces.sum(0) + frame.mm_forces.sum(0)
+    around = np.zeros((0, 3)) if system.n_mm == 0 else frame.mm_forces
+    if frame.forces is not None and around is not None and fields == (None, None):
+        net = frame.forces.sum(0) + around.sum(0)
         row["net_force"] = float(np.linalg.norm(net))
     return row
 
@@ -233,7 +229,7 @@ def _molecules(summary: Summary) -> Any:
         system, sizes = frames[0].system, [frame.system.n_mm for frame in frames]
         table.add_row(
             escape(frames[0].name) or "–",
-            _formula(system.numbers),
+            formula(system.numbers),
             f"{system.charge:+d}" if system.charge else "0",
             str(len(frames)),
             str(len({frame.run for frame in frames})),
@@ -241,14 +237,6 @@ def _molecules(summary: Summary) -> Any:
             _labels(frames, bool(np.isfinite(summary.values["embedding"][own]).all())),
         )
     return table
-
-
-def _formula(numbers: NDArray[np.int64]) -> str:
-    """Return the composition with carbon and hydrogen first."""
-    symbols = _SYMBOLS.split()
-    counts = Counter(symbols[z - 1] for z in numbers)
-    order = sorted(counts, key=lambda s: ({"C": 0, "H": 1}.get(s, 2), s))
-    return "".join(symbol + (str(counts[symbol]) if counts[symbol] > 1 else "") for symbol in order)
 
 
 def _labels(frames: Sequence[Frame], vacuum: bool) -> str:

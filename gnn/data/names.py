@@ -1,11 +1,13 @@
-"""Labels under names that nobody mapped, and remarks on the frames of a file."""
+"""Names in files: labels that nobody mapped, runs that have names; and remarks on what is found."""
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from gnn.data.systems import run_number
 
 _UNITS = {"energy": "eV", "forces": "eV/Å", "dipole": "e Å"}
 _ENERGY = re.compile(
@@ -45,6 +47,33 @@ class Remarks:
             elif frames:
                 text += f" (frame {frames[0]})"
             warnings.warn(f"{self.where}: {text}", stacklevel=stacklevel + 1)
+
+
+def run_numbers(texts: Sequence[str], remarks: Remarks) -> list[int]:
+    """Return a number for each frame's run; names are numbered in order of appearance."""
+    numbers = {"": 0}
+    names = []
+    for i, text in enumerate(texts):
+        try:
+            number = int(text) if text.strip("+-").isdecimal() else float(text)
+        except ValueError:
+            names += [text] if text else []
+            continue
+        try:
+            numbers[text] = run_number(number)
+        except ValueError as error:
+            raise ValueError(f"{remarks.where}, frame {i}: {error}") from None
+    first = max(numbers.values()) + 1
+    numbers |= {name: first + k for k, name in enumerate(dict.fromkeys(names))}
+    if names:
+        told = [f"{name} = {numbers[name]}" for name in dict.fromkeys(names)]
+        rest = f", … ({len(told)} runs)" if len(told) > 6 else ""
+        remarks.add(None, "run", f"names of runs are numbered: {', '.join(told[:6])}{rest}")
+    nameless = texts.count("")
+    if 0 < nameless < len(texts):
+        count = f"{nameless} of {len(texts)} frames"
+        remarks.add(None, "no run", f"{count} name no run; they count as one, run 0")
+    return [numbers[text] for text in texts]
 
 
 def is_gradient(name: str) -> bool:

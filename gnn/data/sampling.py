@@ -16,7 +16,7 @@ from gnn.data.common import write_atomically
 
 _PROGRAMS = ("antechamber", "parmchk2", "tleap")
 _EQUILIBRATION_PART = 1000  # steps after which the state is stored
-_INSTALL = 'pip install "anisole[data]"'
+_INSTALL = 'pip install ".[data]", in a checkout'
 
 
 def program(name: str) -> str:
@@ -129,16 +129,16 @@ def parametrise(mol: Any, charge: int, padding: float, folder: Path) -> None:
         _call(
             work,
             *("antechamber", "-i", "solute.mol", "-fi", "mdl", "-o", "solute.mol2", "-fo", "mol2"),
-            *("-c", "bcc", "-at", "gaff2", "-nc", str(charge), "-rn", "SOL"),
+            *("-c", "bcc", "-at", "gaff2", "-nc", str(charge), "-rn", "LIG"),
         )
         _call(
             work,
             *("parmchk2", "-i", "solute.mol2", "-f", "mol2", "-o", "solute.frcmod", "-s", "gaff2"),
         )
         (work / "solute.leap").write_text(
-            "source leaprc.gaff2\nsource leaprc.water.tip3p\nSOL = loadmol2 solute.mol2\n"
-            f"loadamberparams solute.frcmod\nsolvateBox SOL TIP3PBOX {padding:.2f}\n"
-            "saveamberparm SOL solute.prmtop solute.rst7\nquit\n"
+            "source leaprc.gaff2\nsource leaprc.water.tip3p\nLIG = loadmol2 solute.mol2\n"
+            f"loadamberparams solute.frcmod\nsolvateBox LIG TIP3PBOX {padding:.2f}\n"
+            "saveamberparm LIG solute.prmtop solute.rst7\nquit\n"
         )
         _call(work, "tleap", "-f", "solute.leap")
         if not (work / "solute.prmtop").is_file():

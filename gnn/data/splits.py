@@ -1,4 +1,4 @@
-"""Splits of frames by molecular-dynamics run, never by frame.
+"""Splits of frames by molecular-dynamics run.
 
 Neighbouring frames of a run are correlated, and so, in part, are runs that share a common start.
 Such runs form a *block*: their numbers have the same hundreds (run // 100), so runs 300, 301 and
@@ -15,7 +15,7 @@ from gnn.data.systems import Frame
 #: Runs of one block share run // RUNS_PER_BLOCK.
 RUNS_PER_BLOCK = 100
 
-_SETS = ("train", "validation", "test")
+SETS = ("train", "validation", "test")
 _DEFAULT_FRACTIONS = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
 Share = float | Sequence[int] | None
@@ -96,7 +96,7 @@ def split_indices(
         runs.setdefault(name, []).append(run)
     runs = {name: runs[name] for name in dict.fromkeys(name for name, _ in places)}
     shares = {"train": train, "validation": validation, "test": test}
-    kinds = {_kind(key, value) for key, value in shares.items()}
+    kinds = {share_kind(key, value) for key, value in shares.items()}
     if kinds == {"none"}:
         blocks = min(len({_block(run) for run in own}) for own in runs.values())
         place = _by_blocks(runs, seed) if blocks >= 3 else _by_fraction(runs, None, seed, by)
@@ -114,7 +114,8 @@ def _block(run: int) -> int:
     return run // RUNS_PER_BLOCK
 
 
-def _kind(key: str, share: Share) -> str:
+def share_kind(key: str, share: Share) -> str:
+    """Return what a set's share is: "none", a "fraction" or a "list"."""
     if share is None:
         return "none"
     if isinstance(share, str | bytes | bool):
@@ -146,12 +147,7 @@ def _by_fraction(
     runs: dict[str, list[int]], fractions: dict[str, float] | None, seed: int, by: str
 ) -> dict[tuple[str, int], str]:
     """Shuffled runs (or whole blocks of them) of each molecule, at least one to each set."""
-    fractions = fractions or _DEFAULT_FRACTIONS
-    if min(fractions.values()) <= 0 or abs(sum(fractions.values()) - 1) > 1e-6:
-        raise ValueError(
-            "train, validation, test: expected fractions > 0 that add up to 1, got "
-            + ", ".join(f"{key} {value:g}" for key, value in fractions.items())
-        )
+    fractions = checked_fractions(fractions)
     place = {}
     rng = np.random.default_rng(seed)
     for name, own in runs.items():
@@ -162,7 +158,7 @@ def _by_fraction(
             raise ValueError(
                 f"molecule {name!r} has {len(units)} {what} ({_list(units)}); a "
                 "split needs at least 3, one for each set. Set the field 'run' of your frames, "
-                "or pass lists of runs for train, validation and test"
+                "split by frame (by: frame), or pass lists of runs for train, validation and test"
             )
         shuffled = rng.permutation(units).tolist()
         n_test = max(1, round(fractions["test"] * len(units)))
@@ -175,6 +171,17 @@ def _by_fraction(
     return place
 
 
+def checked_fractions(fractions: dict[str, float] | None) -> dict[str, float]:
+    """Return the fractions, or the default ones, after a check that they add up to one."""
+    fractions = fractions or _DEFAULT_FRACTIONS
+    if min(fractions.values()) <= 0 or abs(sum(fractions.values()) - 1) > 1e-6:
+        raise ValueError(
+            "train, validation, test: expected fractions > 0 that add up to 1, got "
+            + ", ".join(f"{key} {value:g}" for key, value in fractions.items())
+        )
+    return fractions
+
+
 def _by_lists(
     runs: dict[str, list[int]], shares: dict[str, Share], by: str
 ) -> dict[tuple[str, int], str]:
@@ -183,7 +190,7 @@ def _by_lists(
     if len(unnamed) > 1:
         raise ValueError(f"name the {by}s of at least two sets; {', '.join(unnamed)} are open")
     owner: dict[int, str] = {}
-    for key in _SETS:
+    for key in SETS:
         share = shares[key]
         for number in () if share is None else share:  # type: ignore[union-attr]
             if int(number) != number:
@@ -208,10 +215,10 @@ def _list(numbers: Sequence[int] | set[int]) -> str:
 def _gather(
     places: Sequence[tuple[str, int]], chosen: dict[tuple[str, int], str]
 ) -> tuple[list[int], list[int], list[int]]:
-    sets: dict[str, list[int]] = {key: [] for key in (*_SETS, "")}
+    sets: dict[str, list[int]] = {key: [] for key in (*SETS, "")}
     for i, place in enumerate(places):
         sets[chosen[place]].append(i)
-    empty = [key for key in _SETS if not sets[key]]
+    empty = [key for key in SETS if not sets[key]]
     if empty:
         raise ValueError(f"the {empty[0]} set is empty: give it at least one run")
     return sets["train"], sets["validation"], sets["test"]

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gnn.data.common import LABELS
-from gnn.data.hdf5 import group_head, named_groups, open_hdf5, read_group
+from gnn.data.hdf5 import group_head, named_groups, open_hdf5, read_group, stored_groups
 from gnn.data.systems import Frame
 
 
@@ -34,6 +34,7 @@ class Head(NamedTuple):
     energy: float | None
     run: int
     name: str
+    group: str
 
 
 class _Rows:
@@ -174,12 +175,30 @@ class StreamedFrames(Sequence[Any]):
         """Yield what the index knows of each frame."""
         store = self._store
         energies, runs = self._column("energy"), self._column("run")
-        for (number, row, vacuum), energy, run in zip(self.entries, energies, runs, strict=True):
+        rows = zip(self.entries, energies, runs, self._groups(), strict=True)
+        for (number, row, vacuum), energy, run, kind in rows:
             pointer = None if vacuum else store.pointers[number]
             n_mm = 0 if pointer is None else int(pointer[row + 1] - pointer[row])
             atoms = Atoms(store.numbers[number], store.charges[number], n_mm)
             known = None if np.isnan(energy) else float(energy)
-            yield Head(atoms, known, 0 if np.isnan(run) else int(run), store.names[number])
+            number_of_run = 0 if np.isnan(run) else int(run)
+            yield Head(atoms, known, number_of_run, store.names[number], kind)
+
+    def _groups(self) -> list[str]:
+        """Return what the file says of the sort of each frame."""
+        store = self._store
+        found = {
+            k: stored_groups(f"{store.path}, group {store.keys[k]!r}", g, len(g["positions"]))
+            for k, g in enumerate(store.groups)
+        }
+        return [found[k][row] for k, row in self.entries[:, :2].tolist()]
+
+    @property
+    def has_fields(self) -> bool:
+        """Whether any of the frames is in a uniform or another external field."""
+        embedded = np.unique(self.entries[self.entries[:, 2] == 0, 0])
+        groups = [self._store.groups[number] for number in embedded]
+        return any(name in g for g in groups for name in ("uniform_field", "external_field"))
 
     def _column(self, name: str) -> NDArray[np.float64]:
         """Return a number of every frame, NaN where the file does not have it."""

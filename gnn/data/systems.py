@@ -278,7 +278,7 @@ class Frame:
     forces
         Forces on the atoms in eV/Å, shape (n, 3).
     mm_forces
-        Forces on the point charges in eV/Å, shape (m, 3).
+        Forces on the point charges in eV/Å, shape (m, 3). None, too, where there are no charges.
     dipole
         Dipole of the atoms in e Å, shape (3,), about the origin of the frame's coordinates.
     run
@@ -288,13 +288,16 @@ class Frame:
     charges, dipoles, quadrupoles
         Multipoles of the atoms, such as those of MBIS: e, shape (n,); e Å, (n, 3); and e Å²,
         (n, 3, 3), in the convention Q = 1/2 sum q r r.
+    group
+        What sort of frame the file says it is (``config_type``), or the value of the key that a
+        split goes by.
 
     Raises
     ------
     ValueError
         If a label has the wrong shape or is not finite, or `run` is no whole number.
     TypeError
-        If `system` is not a System, `name` not a string, or `run` no number.
+        If `system` is not a System, `name` or `group` not a string, or `run` no number.
     """
 
     system: System
@@ -307,14 +310,17 @@ class Frame:
     charges: NDArray[np.float64] | None = None
     dipoles: NDArray[np.float64] | None = None
     quadrupoles: NDArray[np.float64] | None = None
+    group: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.system, System):
             raise TypeError(f"system: expected a System, got {type(self.system).__name__}")
-        if not isinstance(self.name, str):
-            raise TypeError(f"name: expected a string, got {type(self.name).__name__}")
-        if "\0" in self.name:
-            raise ValueError(f"name: no file keeps the null character of {self.name!r}")
+        for text in ("name", "group"):
+            if not isinstance(getattr(self, text), str):
+                kind = type(getattr(self, text)).__name__
+                raise TypeError(f"{text}: expected a string, got {kind}")
+            if "\0" in getattr(self, text):
+                raise ValueError(f"{text}: no file keeps the null character in it")
         system = self.system
         shapes: dict[str, tuple[int, ...]] = {
             "energy": (),
@@ -330,10 +336,9 @@ class Frame:
             for name, shape in shapes.items()
             if getattr(self, name) is not None
         }
-        if "forces" in labels and system.n_mm == 0:
-            # Nothing around the atoms: all zero of their forces are known. Frames in vacuum can
-            # then share a batch with embedded ones.
-            labels["mm_forces"] = np.zeros((0, 3))
+        if system.n_mm == 0:  # checked, but no label: there is nothing that it could tell
+            labels.pop("mm_forces", None)
+            object.__setattr__(self, "mm_forces", None)
         for name, value in labels.items():
             object.__setattr__(self, name, float(value) if name == "energy" else value)
         object.__setattr__(self, "run", run_number(self.run))

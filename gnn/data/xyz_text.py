@@ -22,8 +22,8 @@ _EMPTY = re.compile(
 _HYDROGEN = {"D", "T"}  # to a model of electrons they are hydrogen
 
 
-def parse_comment(line: str, name: str, run: str) -> dict[str, Any]:
-    """Return what a comment line says, as ase reads it, with name and run as they stand there.
+def parse_comment(line: str, texts: Sequence[str], run: str) -> dict[str, Any]:
+    """Return what a comment line says, as ase reads it, with texts and run as they stand there.
 
     Else a name 007 would become the number 7, and T would become true. A key without a value is
     left out; ase would take the next key for its value.
@@ -36,7 +36,7 @@ def parse_comment(line: str, name: str, run: str) -> dict[str, Any]:
         line = _EMPTY.sub(lambda match: "" if match[1] else match[0], line)
     _check_repeated(line)
     info: dict[str, Any] = key_val_str_to_dict(line)
-    kept = {name: str, run: str | np.integer}  # by ase, which is faster
+    kept = dict.fromkeys(texts, str) | {run: str | np.integer}  # by ase, which is faster
     changed = [key for key, kind in kept.items() if not isinstance(info.get(key, ""), kind)]
     if changed:
         raw = _pairs(line)

@@ -19,7 +19,7 @@ try:
     from ase.calculators.calculator import Calculator, all_changes
 except ImportError as error:
     raise ImportError(
-        "gnn.engines.ase needs the package ase: pip install 'anisole[engines]'"
+        "gnn.engines.ase needs the package ase: in a checkout, pip install '.[engines]'"
     ) from error
 
 Array = NDArray[np.float64]

@@ -2,15 +2,18 @@
 
 A run lives in one folder: the force field's files (``solute.prmtop``, ``solute.rst7``), the
 equilibrated box (``start.xml``), ``topology.pdb``, ``trajectory.xtc`` (or ``.dcd``), ``log.csv``
-and ``checkpoint.npz``. The checkpoint knows how long trajectory and log were when it was written:
-a run that goes on cuts both there, so that nothing is missing and nothing comes twice.
+and ``checkpoint.npz``; where the run had to stop, ``failed.pdb``. The checkpoint knows how long
+trajectory and log were when it was written: a run that goes on cuts both there, so that nothing is
+missing and nothing comes twice.
 """
 
 import csv
 import json
 import os
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,14 +22,20 @@ import numpy as np
 import torch
 
 from gnn.data.common import write_atomically
-from gnn.engines.box import degrees_of_freedom, equilibrated, platform_of
-from gnn.engines.openmm import classical_system, create_system
+from gnn.engines.box import degrees_of_freedom, equilibrated, platform_of, read_amber, start_of
+from gnn.engines.embedding import APART, Array, check_box, nearest_image
+from gnn.engines.failure import explain, longest_bond_of, warn_of_step, write_pdb
+from gnn.engines.naming import is_water, name_residues
+from gnn.engines.openmm import INTERRUPTED, classical_system, create_system
 from gnn.engines.settings import Settings
+from gnn.engines.trajectory import Trajectory
+from gnn.units import NANOMETER
 
 COLUMNS = (
     "step", "time_ps", "potential_kj_mol", "kinetic_kj_mol", "total_kj_mol", "temperature_k",
     "density_g_ml", "ns_per_day",
 )  # fmt: skip
+_HOT = 3.0  # times the temperature asked for
 _STILL_FREE = ("steps", "threads", "platform", "equilibration")  # may change on the way
 
 
@@ -60,22 +69,44 @@ class Run:
         qm_residue: int = 0,
         say: Callable[[str], None] = print,
     ):
-        from openmm import app
-
         self.folder, self.settings, self.say = folder, settings, say
         self.model, self.qm_residue = model, qm_residue
-        self.prmtop = app.AmberPrmtopFile(str(folder / "solute.prmtop"))
-        self.start = app.AmberInpcrdFile(str(folder / "solute.rst7"))
+        self.prmtop, self.start = read_amber(folder / "solute.prmtop", folder / "solute.rst7")
         self.topology = self.prmtop.topology
-        self.topology.setPeriodicBoxVectors(self.start.boxVectors)
-        residues = list(self.topology.residues())
-        if not 0 <= qm_residue < len(residues):
-            raise ValueError(f"expected a residue from 0 to {len(residues) - 1}, got {qm_residue}")
-        self.qm_atoms = [atom.index for atom in residues[qm_residue].atoms()]
+        self.qm_atoms = self._solute()
+        inside = set(self.qm_atoms)
+        self.qm_bonds = [
+            bond
+            for bond in self.topology.bonds()
+            if all(atom.index in inside and atom.element is not None for atom in bond)
+        ]
         self.trajectory = folder / f"trajectory.{settings.trajectory}"
         self.log, self.checkpoint = folder / "log.csv", folder / "checkpoint.npz"
         self.degrees_of_freedom, self._mass = 0, 0.0
-        self._frames = 0
+        self._frames = Trajectory(
+            self.trajectory, self.topology, settings.timestep, settings.interval
+        )
+        self.last_frame: tuple[Array, Array] = start_of(self.start)
+        self._warned: set[str] = set()
+
+    def _solute(self) -> list[int]:
+        """Return the atoms of the model's residue, which gets a name that is no other's."""
+        residues = list(self.topology.residues())
+        if not 0 <= self.qm_residue < len(residues):
+            raise ValueError(
+                f"expected a residue (--qm-residue) from 0 to {len(residues) - 1}, got "
+                f"{self.qm_residue}"
+            )
+        chosen = residues[self.qm_residue]
+        waters = sum(map(is_water, residues))
+        if is_water(chosen) and waters < len(residues):
+            warnings.warn(
+                f"residue {self.qm_residue} is one of {waters} waters among {len(residues)} "
+                "residues: is it the one that the model should compute?",
+                stacklevel=3,
+            )
+        name_residues(self.prmtop, self.qm_residue)
+        return [atom.index for atom in chosen.atoms()]
 
     # --- the run ----------------------------------------------------------------------------------
 
@@ -92,11 +123,33 @@ class Run:
                 "folder"
             )
         simulation = self._simulation()
-        if resume:
-            step = self._restore(simulation)
-        else:
-            step = 0
-            self._begin(simulation)
+        try:
+            with self._explained(simulation):
+                step = self._restore(simulation) if resume else self._begin(simulation)
+                self._advance(simulation, step, progress)
+        finally:
+            self._frames.close()
+
+    @contextmanager
+    def _explained(self, simulation: Any) -> Iterator[None]:
+        """Turn errors of OpenMM, and of the model inside it, into one that says all."""
+        import openmm
+
+        try:
+            yield
+        except openmm.OpenMMException as error:
+            if str(error) == INTERRUPTED:
+                raise KeyboardInterrupt from None
+            raise explain(self, simulation, " ".join(str(error).split())) from None
+        except FloatingPointError as error:
+            raise explain(self, simulation, str(error)) from None
+
+    def _advance(
+        self, simulation: Any, step: int, progress: Callable[[int, float], None] | None
+    ) -> None:
+        """Do what is left of the steps."""
+        if step >= self.settings.steps:
+            self.say(f"nothing to do: {step} of {self.settings.steps} steps are done")
         clock = time.perf_counter()
         while step < self.settings.steps:
             interval = self.settings.interval
@@ -144,14 +197,19 @@ class Run:
             barostat = openmm.MonteCarloBarostat(1 * unit.bar, kelvin)
             barostat.setRandomNumberSeed(settings.seed + 1)
             system.addForce(barostat)
+        warn_of_step(self.topology, system, settings.timestep)
         masses = [system.getParticleMass(i)._value for i in range(system.getNumParticles())]
         self.degrees_of_freedom, self._mass = degrees_of_freedom(system), sum(masses)
         return app.Simulation(self.topology, system, integrator, *platform_of(settings))
 
-    def _begin(self, simulation: Any) -> None:
-        """Start from the equilibrated box, with empty trajectory and log."""
-        from openmm import XmlSerializer, app, unit
+    def _begin(self, simulation: Any) -> int:
+        """Start from the equilibrated box, with empty trajectory and log; return step 0."""
+        from openmm import XmlSerializer, unit
 
+        if not self.settings.classical:
+            positions, box = self.last_frame
+            atoms = positions[self.qm_atoms] - positions[self.qm_atoms[0]]
+            check_box(nearest_image(atoms, box), box, self.settings.cutoff)
         state = XmlSerializer.deserialize(
             equilibrated(
                 self.folder / "start.xml", self.prmtop, self.start, self.settings, self.say
@@ -163,18 +221,16 @@ class Run:
         context.setVelocitiesToTemperature(
             self.settings.temperature * unit.kelvin, self.settings.seed + 1
         )
-        positions = context.getState(positions=True, enforcePeriodicBox=True).getPositions()
-
-        def write(path: Path) -> None:
-            with open(path, "w", encoding="utf-8") as file:
-                app.PDBFile.writeFile(self.topology, positions, file)
-
-        write_atomically(self.folder / "topology.pdb", write)
-        self.trajectory.unlink(missing_ok=True)
+        found = context.getState(positions=True, enforcePeriodicBox=True)
+        self.last_frame = _in_angstrom(found)
+        path = self.folder / "topology.pdb"
+        write_pdb(path, self.topology, *self.last_frame, self.qm_atoms)
+        self._frames.begin()
         with open(self.log, "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(COLUMNS)
         self._record(simulation, 0, float("nan"))
         self._save(simulation, 0)
+        return 0
 
     def _record(self, simulation: Any, step: int, speed: float) -> None:
         """Append one frame and one row."""
@@ -182,35 +238,43 @@ class Run:
 
         state = simulation.context.getState(positions=True, energy=True, enforcePeriodicBox=True)
         box = state.getPeriodicBoxVectors()
-        self._write_frame(state.getPositions(asNumpy=True), box)
         potential = state.getPotentialEnergy().value_in_unit(unit.kilojoule_per_mole)
         kinetic = state.getKineticEnergy().value_in_unit(unit.kilojoule_per_mole)
+        if not np.isfinite(potential + kinetic):
+            raise FloatingPointError(f"the energy is {potential + kinetic} kJ/mol")
+        self.last_frame = _in_angstrom(state)
+        self._frames.write(state.getPositions(asNumpy=True), box)
         gas = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)
         volume = state.getPeriodicBoxVolume().value_in_unit(unit.nanometer**3)
+        temperature = 2 * kinetic / (self.degrees_of_freedom * gas)
+        self._warn(step, temperature)
         row = (
             step,
             f"{step * self.settings.timestep * 1e-3:.6g}",
             *(f"{energy:.10g}" for energy in (potential, kinetic, potential + kinetic)),
-            f"{2 * kinetic / (self.degrees_of_freedom * gas):.6g}",
+            f"{temperature:.6g}",
             f"{self._mass / volume / 602.214076:.6g}",
             f"{speed:.4g}",
         )
         with open(self.log, "a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(row)
 
-    def _write_frame(self, positions: Any, box: Any) -> None:
-        from openmm import app, unit
-
-        settings, append = self.settings, self.trajectory.is_file()
-        self._frames += 1
-        arguments = (self.topology, settings.timestep * unit.femtosecond, 0, settings.interval)
-        if settings.trajectory == "xtc":
-            file = app.XTCFile(str(self.trajectory), *arguments, append=append)
-            file.writeModel(positions, periodicBoxVectors=box)
-            return
-        with open(self.trajectory, "r+b" if append else "w+b") as stream:
-            app.DCDFile(stream, *arguments, append=append).writeModel(
-                positions, periodicBoxVectors=box
+    def _warn(self, step: int, temperature: float) -> None:
+        """Warn, once of each, where the run heats up or a bond of the molecule is stretched."""
+        asked = self.settings.temperature
+        if temperature > _HOT * asked and "heat" not in self._warned:
+            self._warned.add("heat")
+            warnings.warn(
+                f"step {step}: the temperature is {temperature:.0f} K, asked for were {asked:g} K",
+                stacklevel=2,
+            )
+        bond, ratio = longest_bond_of(self, *self.last_frame)
+        if ratio > APART and "bond" not in self._warned:
+            self._warned.add("bond")
+            warnings.warn(
+                f"step {step}: the bond {bond} is {ratio:.1f} times as long as usual; the "
+                "model may not know what it computes",
+                stacklevel=2,
             )
 
     # --- going on ---------------------------------------------------------------------------------
@@ -224,8 +288,8 @@ class Run:
     def _save(self, simulation: Any, step: int) -> None:
         record = {
             "step": step,
-            "trajectory_bytes": self.trajectory.stat().st_size,
-            "frames": self._frames,
+            "trajectory_bytes": self._frames.size,
+            "frames": self._frames.frames,
             "log_bytes": self.log.stat().st_size,
             "platform": simulation.context.getPlatform().getName(),
             "settings": self._record_of_settings(),
@@ -266,11 +330,14 @@ class Run:
                 raise ValueError(
                     f"{path} is shorter than its checkpoint says: start in a new folder"
                 )
-            os.truncate(path, size)
-        if self.settings.trajectory == "dcd":
-            with open(self.trajectory, "r+b") as stream:  # the header counts the frames
-                stream.seek(8)
-                stream.write(int(record["frames"]).to_bytes(4, "little"))
-        simulation.currentStep, self._frames = record["step"], record["frames"]
+        os.truncate(self.log, record["log_bytes"])
+        self._frames.resume(record["trajectory_bytes"], record["frames"])
+        simulation.currentStep = record["step"]
         self.say(f"going on from step {record['step']}")
         return int(record["step"])
+
+
+def _in_angstrom(state: Any) -> tuple[Array, Array]:
+    """Return positions (n, 3) and box vectors (3, 3) of an OpenMM state."""
+    positions = np.asarray(state.getPositions(asNumpy=True)._value) * NANOMETER
+    return positions, np.asarray(state.getPeriodicBoxVectors(asNumpy=True)._value) * NANOMETER

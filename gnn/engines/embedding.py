@@ -7,9 +7,13 @@ import torch
 from numpy.typing import NDArray
 
 from gnn.data.batching import Batch, neighbour_pairs
+from gnn.engines.settings import SWITCH_WIDTH
 from gnn.potential import Potential
 
 Array = NDArray[Any]
+
+#: Times the sum of covalent radii: a bond so long is none.
+APART = 1.5
 
 
 def switch(distance: Array, start: float, end: float) -> tuple[Array, Array]:
@@ -65,6 +69,8 @@ class Embedding:
         Weight of each particle in the centre of its group, (m,), adding up to 1 in each.
     cutoff, switch_width
         In Å, with 0 < switch_width <= cutoff.
+    bonds
+        Pairs of QM atoms that are bonded, (b, 2): they say why where something goes wrong.
 
     Raises
     ------
@@ -81,7 +87,8 @@ class Embedding:
         groups: Array,
         centres: Array,
         cutoff: float = 9.0,
-        switch_width: float = 1.5,
+        switch_width: float = SWITCH_WIDTH,
+        bonds: Array | None = None,
     ):
         if not 0 < switch_width <= cutoff < np.inf:
             raise ValueError(
@@ -101,6 +108,7 @@ class Embedding:
         self.n_groups = int(self.groups[-1]) + 1 if len(self.groups) else 0
         self.first = np.searchsorted(self.groups, np.arange(self.n_groups))
         self.start, self.cutoff = cutoff - switch_width, cutoff
+        self.bonds = np.zeros((0, 2), dtype=int) if bonds is None else np.asarray(bonds)
 
     def energy_forces(self, positions: Array, box: Array | None = None) -> tuple[float, Array]:
         """Return the energy in eV and the forces on all particles in eV/Å.
@@ -115,16 +123,19 @@ class Embedding:
         Raises
         ------
         ValueError
-            If the box is too small for the cutoff, or positions or result are not finite.
+            If the box is too small for the cutoff, the atoms have come apart, or positions or
+            result are not finite.
         """
         if not np.isfinite(positions).all():
             raise ValueError("the positions hold NaN or infinity: the time step may be too long")
         n = len(self.numbers)
         atoms = positions[0] + nearest_image(positions[:n] - positions[0], box)
+        try:
+            radius = check_box(atoms, box, self.cutoff)
+        except ValueError as error:
+            raise ValueError(self._apart(atoms) or str(error)) from None
         origin = atoms.mean(axis=0)
         atoms = atoms - origin
-        radius = float(np.linalg.norm(atoms, axis=1).max())
-        _check_box(radius, box, self.cutoff)
         around, centres = self._whole_groups(positions[n:] - origin, box)
         near = np.flatnonzero(np.linalg.norm(centres, axis=1) < self.cutoff + radius)
         weights = np.zeros(self.n_groups)
@@ -144,10 +155,23 @@ class Embedding:
         energy = float(output["energy"][0].detach())
         if not (np.isfinite(energy) and np.isfinite(forces).all()):
             raise ValueError(
-                "the model's energy or forces came out as NaN or infinity: the geometry has left "
-                "what the model can describe (time step, start structure, training data?)"
+                self._apart(atoms)
+                or "the model's energy or forces came out as NaN or infinity: the geometry has "
+                "left what the model can describe (time step, start structure, training data?)"
             )
         return energy, forces
+
+    def _apart(self, atoms: Array) -> str:
+        """Return what to say of a molecule that is none any more; nothing where it is one."""
+        numbers = self.numbers.numpy()
+        length, ratio, k = longest_bond(numbers[self.bonds], atoms[self.bonds])
+        if ratio < APART:
+            return ""
+        first, second = self.bonds[k]
+        return (
+            f"the molecule has fallen apart: QM atoms {first} and {second} (elements "
+            f"{numbers[first]} and {numbers[second]}), which are bonded, are {length:.2f} Å apart"
+        )
 
     def _whole_groups(self, particles: Array, box: Array | None) -> tuple[Array, Array]:
         """Return particles (m, 3), groups whole and near the origin, and their centres (g, 3)."""
@@ -202,13 +226,53 @@ def _array(tensor: torch.Tensor) -> Array:
     return tensor.detach().double().numpy()
 
 
-def _check_box(radius: float, box: Array | None, cutoff: float) -> None:
+def longest_bond(numbers: Array, positions: Array) -> tuple[float, float, int]:
+    """Return the bond that is longest for its kind: length in Å, over the usual one, its number.
+
+    Parameters
+    ----------
+    numbers
+        Atomic numbers of the ends, (b, 2); without bonds the result is (0, 0, -1).
+    positions
+        Of the ends in Å, (b, 2, 3), whole.
+    """
+    if not len(numbers):
+        return 0.0, 0.0, -1
+    from ase.data import covalent_radii
+
+    lengths = np.linalg.norm(positions[:, 0] - positions[:, 1], axis=1)
+    ratios = lengths / covalent_radii[numbers].sum(axis=1)
+    k = int(np.argmax(ratios))
+    return float(lengths[k]), float(ratios[k]), k
+
+
+def check_box(atoms: Array, box: Array | None, cutoff: float) -> float:
+    """Return the radius of atoms about their middle in Å, if the box is wide enough for them.
+
+    Parameters
+    ----------
+    atoms
+        Positions of the QM atoms, whole, (n, 3) in Å.
+    box
+        Box vectors as rows in Å, (3, 3), in reduced form. None: no box.
+    cutoff
+        Reach of charges in Å.
+
+    Raises
+    ------
+    ValueError
+        If cutoff and radius together are more than half of the box.
+    """
+    radius = float(np.linalg.norm(atoms - atoms.mean(axis=0), axis=1).max())
     if box is None:
-        return
+        return radius
     smallest = float(np.diag(box).min())
     if cutoff + radius > 0.5 * smallest:
+        most = np.floor(10 * (0.5 * smallest - radius)) / 10
+        way = "use more solvent" + (f", or a cutoff of at most {most:g} Å" if most > 0 else "")
         raise ValueError(
             f"the box ({smallest:.1f} Å at its narrowest) is too small: the cutoff ({cutoff:g} Å) "
             f"and the radius of the QM atoms ({radius:.1f} Å) together must stay below half of "
-            "it; use more water, or a shorter cutoff"
+            f"it; {way}"
         )
+    return radius

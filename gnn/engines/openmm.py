@@ -7,8 +7,8 @@ Lennard-Jones interaction between the two. No patched engine: the model is calle
 """
 
 import copy
+import warnings
 from collections.abc import Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +17,14 @@ import torch
 
 from gnn.engines._models import ready_model
 from gnn.engines.embedding import Embedding
+from gnn.engines.settings import SWITCH_WIDTH
+from gnn.engines.splitting import split
 from gnn.potential import Potential
 from gnn.units import KJ_PER_MOL, NANOMETER
 
-#: Bonded forces by the name of a term: how many particles it has, and which parameters make it
-#: vanish when they are zero.
-_BONDED = {
-    "HarmonicBondForce": ("Bond", 2, slice(1, 2)),
-    "HarmonicAngleForce": ("Angle", 3, slice(1, 2)),
-    "PeriodicTorsionForce": ("Torsion", 4, slice(2, 3)),
-    "RBTorsionForce": ("Torsion", 4, slice(0, 6)),
-}
-#: Terms of these may be there, but not with QM atoms.
-_ELSEWHERE = {
-    "CMAPTorsionForce": ("Torsion", slice(1, 9)),
-    "CustomBondForce": ("Bond", slice(0, 2)),
-    "CustomAngleForce": ("Angle", slice(0, 3)),
-    "CustomTorsionForce": ("Torsion", slice(0, 4)),
-}
-_HARMLESS = ("CMMotionRemover", "AndersenThermostat", "CustomExternalForce")
+#: Message of an OpenMMException that stands for a KeyboardInterrupt.
+INTERRUPTED = "interrupted by the keyboard"
+_SWITCH = 8 / 9  # of the cutoff: where the Lennard-Jones interaction begins to fade
 _NEUTRAL = 1e-2  # largest distance in e of a total charge from a whole number
 
 
@@ -54,7 +43,20 @@ class QMMMForce:
         self.embedding, self.periodic = embedding, periodic
 
     def __call__(self, state: Any) -> tuple[float, np.ndarray]:
-        """Return energy in kJ/mol and forces (particles, 3) in kJ/mol/nm."""
+        """Return energy in kJ/mol and forces (particles, 3) in kJ/mol/nm.
+
+        OpenMM keeps nothing but the message of an error raised here, so that says all.
+        """
+        try:
+            return self._evaluate(state)
+        except KeyboardInterrupt:
+            raise RuntimeError(INTERRUPTED) from None
+        except ValueError:
+            raise
+        except Exception as error:
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+    def _evaluate(self, state: Any) -> tuple[float, np.ndarray]:
         positions = np.asarray(state.getPositions(asNumpy=True)._value) * NANOMETER
         box = None
         if self.periodic:
@@ -71,7 +73,7 @@ def create_system(
     *,
     charge: int | None = None,
     cutoff: float = 9.0,
-    switch_width: float = 1.5,
+    switch_width: float = SWITCH_WIDTH,
     dtype: torch.dtype | None = None,
     **options: Any,
 ) -> Any:
@@ -131,7 +133,7 @@ def create_system(
             f"and {len(atoms)}"
         )
     qm = _checked_atoms(topology, qm_atoms)
-    charges = _split(system, set(qm))
+    charges = split(system, topology, set(qm))
     total = charges[qm].sum()
     if charge is None:
         charge = round(total)
@@ -142,6 +144,7 @@ def create_system(
             )
     inside = set(qm)
     others = [atom for atom in atoms if atom.index not in inside]
+    _warn_of_vacuum(charges, [atom.index for atom in others])
     embedding = Embedding(
         ready_model(model, dtype),
         np.array([atoms[i].element.atomic_number for i in qm]),
@@ -150,6 +153,7 @@ def create_system(
         *_groups(others),
         cutoff,
         switch_width,
+        _bonds(topology, qm),
     )
     periodic = system.usesPeriodicBoundaryConditions()
     force = openmm.PythonForce(QMMMForce(embedding, periodic))
@@ -177,14 +181,22 @@ def classical_system(topology: Any, mm_forcefield: Any, options: dict[str, Any])
         )
     defaults: dict[str, Any] = {"constraints": None, "rigidWater": True}
     if topology.getPeriodicBoxVectors() is not None:
-        reach = 0.9 * unit.nanometer
-        defaults |= {
-            "nonbondedMethod": app.PME,
-            "nonbondedCutoff": reach,
-            "switchDistance": 0.8 * unit.nanometer,
-        }
+        reach = options.get("nonbondedCutoff", 0.9 * unit.nanometer)
+        defaults |= {"nonbondedMethod": app.PME, "nonbondedCutoff": reach}
+        if _fades(mm_forcefield):
+            defaults["switchDistance"] = _SWITCH * reach
     needed = [topology] if isinstance(mm_forcefield, app.ForceField) else []
     return mm_forcefield.createSystem(*needed, **(defaults | options))
+
+
+def _fades(mm_forcefield: Any) -> bool:
+    """Return whether there is a Lennard-Jones interaction to end smoothly (AMOEBA has none)."""
+    from openmm import app
+
+    if not isinstance(mm_forcefield, app.ForceField):
+        return True
+    kinds = {type(generator).__name__ for generator in mm_forcefield.getGenerators()}
+    return not kinds.isdisjoint(("NonbondedGenerator", "LennardJonesGenerator"))
 
 
 def _checked_atoms(topology: Any, qm_atoms: Sequence[int]) -> list[int]:
@@ -209,6 +221,24 @@ def _checked_atoms(topology: Any, qm_atoms: Sequence[int]) -> list[int]:
     return found
 
 
+def _bonds(topology: Any, qm: list[int]) -> np.ndarray:
+    """Return the bonds among QM atoms as pairs of their places in `qm`, (b, 2)."""
+    place = {index: k for k, index in enumerate(qm)}
+    found = [
+        [place[atom.index] for atom in bond] for bond in topology.bonds() if bond[0].index in place
+    ]
+    return np.array(found, dtype=np.int64).reshape(-1, 2)
+
+
+def _warn_of_vacuum(charges: np.ndarray, others: list[int]) -> None:
+    if others and not charges[others].any():
+        warnings.warn(
+            f"none of the {len(others)} particles around the QM atoms has a charge: the model "
+            "computes them as in vacuum",
+            stacklevel=3,
+        )
+
+
 def _groups(others: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     """Return the residue of each particle, and its weight in the centre of that residue."""
     numbers: dict[int, int] = {}
@@ -224,73 +254,3 @@ def _groups(others: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         share = np.where(count[groups] == 0, 1.0, share)
         count = np.bincount(groups, share, len(numbers))
     return groups, share / count[groups]
-
-
-def _split(system: Any, qm: set[int]) -> np.ndarray:
-    """Take the classical terms among QM atoms and their charges out; return all charges in e."""
-    charges = None
-    for force in system.getForces():
-        name = type(force).__name__
-        if name == "NonbondedForce":
-            charges = _split_nonbonded(force, qm)
-        elif name == "CustomNonbondedForce":
-            _exclude(force, qm)
-        elif name in _BONDED:
-            _remove_bonded(force, qm)
-        elif name in _ELSEWHERE:
-            _check_elsewhere(force, qm)
-        elif name not in _HARMLESS and "Barostat" not in name:
-            raise ValueError(
-                f"the force field has a {name}, which cannot be split into QM and MM parts; "
-                f"known are NonbondedForce, CustomNonbondedForce, {', '.join(_BONDED)}"
-            )
-    if charges is None:
-        raise ValueError("the force field has no NonbondedForce, from which charges are taken")
-    for i in reversed(range(system.getNumConstraints())):
-        first, second, _ = system.getConstraintParameters(i)
-        if first in qm and second in qm:
-            system.removeConstraint(i)
-    return charges
-
-
-def _split_nonbonded(force: Any, qm: set[int]) -> np.ndarray:
-    if force.getNumParticleParameterOffsets() or force.getNumExceptionParameterOffsets():
-        raise ValueError("a NonbondedForce whose charges depend on parameters cannot be split")
-    charges = np.zeros(force.getNumParticles())
-    for i in range(len(charges)):
-        charge, sigma, epsilon = force.getParticleParameters(i)
-        charges[i] = charge._value
-        if i in qm:
-            force.setParticleParameters(i, 0.0, sigma, epsilon)
-    for first, second in combinations(sorted(qm), 2):
-        force.addException(first, second, 0.0, 0.1, 0.0, True)
-    return charges
-
-
-def _exclude(force: Any, qm: set[int]) -> None:
-    known = {frozenset(force.getExclusionParticles(i)) for i in range(force.getNumExclusions())}
-    for pair in combinations(sorted(qm), 2):
-        if frozenset(pair) not in known:
-            force.addExclusion(*pair)
-
-
-def _remove_bonded(force: Any, qm: set[int]) -> None:
-    """Let the terms of QM atoms vanish (a force cannot give up terms)."""
-    term, particles, factor = _BONDED[type(force).__name__]
-    for i in range(getattr(force, f"getNum{term}s")()):
-        values = getattr(force, f"get{term}Parameters")(i)
-        if not qm.isdisjoint(values[:particles]):
-            parameters = values[particles:]
-            for k in range(*factor.indices(len(parameters))):
-                parameters[k] = 0.0 * parameters[k]
-            getattr(force, f"set{term}Parameters")(i, *values[:particles], *parameters)
-
-
-def _check_elsewhere(force: Any, qm: set[int]) -> None:
-    term, particles = _ELSEWHERE[type(force).__name__]
-    for i in range(getattr(force, f"getNum{term}s")()):
-        values = getattr(force, f"get{term}Parameters")(i)
-        if not qm.isdisjoint(values[particles]):
-            raise ValueError(
-                f"term {i} of a {type(force).__name__} acts on QM atoms and cannot be taken out"
-            )

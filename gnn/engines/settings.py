@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+#: Width in Å of the shell below the cutoff in which charges fade away.
+SWITCH_WIDTH = 1.5
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -75,8 +78,17 @@ class Settings:
         for name in ("timestep", "temperature", "friction", "cutoff"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"expected {name} > 0, got {getattr(self, name)}")
-        if self.equilibration < 0:
+        if self.cutoff < SWITCH_WIDTH:
+            raise ValueError(
+                f"expected cutoff >= {SWITCH_WIDTH:g} Å, the width in which charges fade away, got "
+                f"{self.cutoff}"
+            )
+        if not 0 <= self.equilibration < float("inf"):
             raise ValueError(f"expected equilibration >= 0 ps, got {self.equilibration}")
+        if not 0 <= self.seed < 2**31 - 1:
+            raise ValueError(f"expected seed from 0 to {2**31 - 2}, got {self.seed}")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"expected threads >= 1, got {self.threads}")
         if self.checkpoint_interval % self.interval:
             raise ValueError(
                 f"expected checkpoint_interval to be a multiple of interval ({self.interval}), got "

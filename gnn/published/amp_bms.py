@@ -1,6 +1,6 @@
 """AMP-BMS: the published model of biomolecules in the field of their surroundings."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -140,7 +140,9 @@ class AmpBms(Potential):
         """Return the arguments from which ``AmpBms(**config)`` builds the same architecture."""
         return dict(self._arguments)
 
-    def set_baseline(self, frames: Iterable[Frame | Head]) -> None:
+    def set_baseline(
+        self, frames: Iterable[Frame | Head], isolated: Mapping[int, float] | None = None
+    ) -> None:
         """Fit the constant part of the energy to labels minus the model's own energies.
 
         The energies of the network, of charges, dispersion and repulsion stay: the baseline is
@@ -151,8 +153,11 @@ class AmpBms(Potential):
         ValueError
             If there is no frame.
         TypeError
-            If frames are given by what a file's index knows of them: this needs their geometry.
+            If frames are given by what a file's index knows of them: this needs their geometry;
+            or if energies of isolated atoms are given, which the network's own are not.
         """
+        if isolated:
+            raise TypeError("AmpBms takes no energies of isolated atoms beside its own weights")
         everything = list(frames)
         geometries = [frame for frame in everything if isinstance(frame, Frame)]
         if len(geometries) < len(everything):

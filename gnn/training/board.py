@@ -28,7 +28,7 @@ class Board:
             # not ModuleNotFoundError: that would be explained by another extra
             raise ImportError(
                 "training.tensorboard needs the package tensorboard: "
-                "pip install 'anisole[tensorboard]'"
+                "in a checkout, pip install '.[tensorboard]'"
             ) from None
         self.folder, self._make = folder, SummaryWriter
         self._purge: int | None = None

@@ -1,6 +1,6 @@
 """Committees: models trained alike but for chance; their mean, and how far they disagree."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,12 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from gnn.data.batching import Batch
+from gnn.data.streaming import Head
 from gnn.data.systems import Frame, System
-from gnn.potential import Potential
+from gnn.potential import N_ELEMENTS, Potential
 from gnn.training.checkpoint import model_from
+from gnn.training.feed import Frames, heads
+from gnn.training.metrics import frame_name
 
 #: What `Committee.evaluate` gives the spread of, under the name with ``_std``.
 SPREADS = ("energy", "forces", "mm_forces", "dipole")
+#: With fewer runs of a molecule, frames are drawn instead of runs: draws would often be alike.
+FEWEST_RUNS = 4
+_CHARGE = 10.0  # eV, of the order of ionisation energies
 
 
 class Committee(Potential):
@@ -105,3 +111,112 @@ def _together(opinions: Sequence[dict[str, Any]]) -> dict[str, Any]:
     spreads = {f"{k}_std": stacked[k].std(axis=0, ddof=1) for k in SPREADS if k in stacked}
     both = means | spreads
     return {k: float(v) if k in ("energy", "energy_std") else v for k, v in both.items()}
+
+
+# --- how members are made to differ ---------------------------------------------------------------
+
+
+@torch.no_grad()
+def perturb(model: nn.Module, scale: float, seed: int) -> None:
+    """Add normal noise to all parameters.
+
+    Parameters
+    ----------
+    model
+        Changed in place.
+    scale
+        Standard deviation of the noise, relative to the root mean square of each tensor.
+    seed
+        Of the noise.
+    """
+    if scale == 0:
+        return
+    generator = torch.Generator().manual_seed(seed)
+    for values in model.parameters():
+        noise = torch.randn(values.shape, generator=generator, dtype=values.dtype)
+        values.add_(scale * values.square().mean().sqrt() * noise.to(values.device))
+
+
+def draw_undetermined(
+    model: Potential, frames: Iterable[Frame | Head], isolated: Mapping[int, float], seed: int
+) -> None:
+    """Add to a model's constants a random part that the energies of some frames cannot see.
+
+    A fit to a few compositions leaves combinations of the elements' energies open; a least-squares
+    solution would give all members the same guess, and no spread where it is wrong by hundreds of
+    eV. The part is drawn as wide as the energies of the elements are large, and for a unit of
+    charge 10 eV.
+
+    Parameters
+    ----------
+    model
+        Changed in place.
+    frames
+        Whose energies the constants are fitted to.
+    isolated
+        Elements whose energies are given, and so determined.
+    seed
+        Of the draw.
+    """
+    known = model.elements
+    rows = {
+        (*np.bincount(f.system.numbers, minlength=N_ELEMENTS)[known], f.system.charge)
+        for f in frames
+        if f.energy is not None
+    }
+    given = [[*(z == other for other in known), False] for z in known if z in isolated]
+    size = float(model.baseline[known].square().mean().sqrt())
+    sizes = np.array([size] * len(known) + [_CHARGE])
+    seen = np.array([*sorted(rows), *given], dtype=float).reshape(-1, len(sizes)) * sizes
+    drawn = np.random.default_rng([seed, 1]).standard_normal(len(sizes))
+    drawn -= np.linalg.pinv(seen, rcond=1e-9) @ (seen @ drawn)
+    model.baseline[known] += torch.from_numpy(sizes * drawn)[:-1].to(model.baseline)
+    model.charge_baseline += sizes[-1] * drawn[-1]
+
+
+def resampled(frames: Frames, seed: int) -> list[int]:
+    """Return indices of as many frames as there are, drawn with replacement.
+
+    Of each molecule whole runs are drawn, or single frames where it has fewer than `FEWEST_RUNS`.
+    """
+    rng = np.random.default_rng([seed, 0])
+    # within each molecule, so that none is lost
+    return sorted(i for units in _units(frames).values() for i in _drawn(units, rng))
+
+
+def _units(frames: Frames) -> dict[str, list[list[int]]]:
+    """Return what is drawn of each molecule: its runs, or its frames."""
+    runs: dict[tuple[str, int], list[int]] = {}
+    for i, head in enumerate(heads(frames)):
+        runs.setdefault((frame_name(head), head.run), []).append(i)
+    kinds: dict[str, list[list[int]]] = {}
+    for (name, _), indices in sorted(runs.items()):
+        kinds.setdefault(name, []).append(indices)
+    return {
+        name: own if len(own) >= FEWEST_RUNS else [[i] for indices in own for i in indices]
+        for name, own in kinds.items()
+    }
+
+
+def _drawn(units: list[list[int]], rng: np.random.Generator) -> list[int]:
+    return [i for k in rng.integers(len(units), size=len(units)) for i in units[k]]
+
+
+def differences(frames: Frames, perturbation: float, bootstrap: bool, started: bool) -> str:
+    """Return in words how the members of a committee differ."""
+    ways = ["the order of their frames"]
+    if not started:
+        ways.insert(0, "their first weights")
+    elif perturbation:
+        ways.insert(0, f"their first weights (perturbed by {perturbation:g})")
+    if bootstrap:
+        units = _units(frames)
+        single = [name for name, own in units.items() if all(len(unit) == 1 for unit in own)]
+        what = "single frames" if len(single) == len(units) else "runs"
+        if 0 < len(single) < len(units):
+            what += f" (of {', '.join(single)}, which has few runs: frames)"
+        ways.append(f"{what} drawn with replacement")
+    line = f"the members differ by {', '.join(ways)}"
+    if len(ways) == 1:
+        line += ": they begin alike on the same frames, so how they disagree says little"
+    return line

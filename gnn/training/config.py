@@ -1,14 +1,36 @@
 """Typed configuration of a training run, read from YAML; unknown keys are refused."""
 
 import difflib
+import os
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-Share = float | list[int] | None
-_BRANCHES = ("float", "list[int]")  # how pydantic names the alternatives of Share
+from gnn.data.elements import atomic_number
+
+Share = float | list[int] | list[str] | None
+Files = str | list[str]
+_BRANCHES = ("float", "list[int]", "list[str]", "str")  # how pydantic names alternatives
+_EXTXYZ = (".xyz", ".extxyz")
+#: How far two energies of one isolated atom may lie apart, in eV.
+SAME_ENERGY = 1e-3
+
+#: Noise on the weights of a committee's members that start from one checkpoint, relative to the
+#: root mean square of each tensor.
+PERTURBATION = 0.1
+
+HomePath = Annotated[str, AfterValidator(os.path.expanduser)]
 
 
 class _Section(BaseModel):
@@ -24,35 +46,105 @@ class _Section(BaseModel):
 
 
 class SplitConfig(_Section):
-    """Which molecular-dynamics runs go where: fractions, or lists of runs or blocks."""
+    """Which frames go where: fractions, or lists of runs, of blocks or of values of a key."""
 
     train: Share = None
     validation: Share = None
     test: Share = None
-    by: Literal["run", "block"] = "run"
+    by: Literal["run", "block", "frame", "key"] | None = None
+    key: str | None = None
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.by == "key" and self.key is None:
+            raise ValueError("by: key needs the name of the key (key: config_type, say)")
+        if self.key is not None and self.by not in (None, "key"):
+            raise ValueError(f"key {self.key!r} and by: {self.by} are two ways: leave out one")
+        return self
+
+    @property
+    def given(self) -> bool:
+        """Whether anything but the seed is said."""
+        return any(
+            getattr(self, name) is not None for name in type(self).model_fields if name != "seed"
+        )
 
 
 class DataConfig(_Section):
-    """Frames to train on: the shipped set, or a file in HDF5 or extxyz."""
+    """Frames to train on: the shipped set, or files in HDF5 or extxyz."""
 
-    source: str = "shipped"
+    source: Files = "shipped"
+    train: Files | None = None
+    valid: Files | None = Field(default=None, validation_alias=AliasChoices("valid", "validation"))
+    test: Files | None = None
     molecules: list[str] | None = None
     vacuum: bool = False
     split: SplitConfig = SplitConfig()
     max_frames: int | None = Field(default=None, ge=1)
     keys: dict[str, str] = {}
+    isolated_atoms: dict[int, float] = {}
     stream: bool = False
     stream_block: int = Field(default=256, ge=1)
     stream_buffer: int = Field(default=8, ge=1)
 
+    @field_validator("isolated_atoms", mode="before")
+    @classmethod
+    def _by_atomic_number(cls, given: Any) -> Any:
+        """Take symbols or numbers of the elements."""
+        if not isinstance(given, dict):
+            return given
+        found: dict[int, Any] = {}
+        for element, energy in given.items():
+            number = atomic_number(element)
+            if number in found:
+                raise ValueError(f"element {element} is named twice")
+            found[number] = energy
+        return found
+
+    @field_validator("source", "train", "valid", "test")
+    @classmethod
+    def _some_file(cls, files: Files | None) -> Files | None:
+        if files is not None and not all([files] if isinstance(files, str) else [*files, files]):
+            raise ValueError(f"expected the path of a file, or a list of them, got {files!r}")
+        return files
+
     @model_validator(mode="after")
-    def _keys_are_for_extxyz(self) -> Self:
-        if self.keys and Path(self.source).suffix.lower() not in (".xyz", ".extxyz"):
+    def _sets_are_given_once(self) -> Self:
+        others = [name for name in ("valid", "test") if getattr(self, name) is not None]
+        if self.train is None and others:
             raise ValueError(
-                f"keys can be renamed for extxyz files only, and source is {self.source!r}"
+                f"{' and '.join(others)}: a file for each set needs 'train' beside it (and no "
+                "'source')"
+            )
+        if self.train is not None and self.source != "shipped":
+            raise ValueError(
+                "name files by 'source', which is split, or by 'train', 'valid' and 'test', not "
+                "by both"
+            )
+        if self.train is not None and self.split.given:
+            raise ValueError(
+                "with a file for each set ('train') nothing is split: leave out 'split'"
             )
         return self
+
+    @model_validator(mode="after")
+    def _keys_are_for_extxyz(self) -> Self:
+        files = [file for files in self.files() for file in files]
+        if self.keys and not any(Path(file).suffix.lower() in _EXTXYZ for file in files):
+            raise ValueError(
+                f"keys can be renamed for extxyz files only, and source is {', '.join(files)!r}"
+            )
+        if self.split.key is not None and self.keys.get("group", self.split.key) != self.split.key:
+            raise ValueError(
+                f"keys: group is {self.keys['group']!r}, but split.key is {self.split.key!r}"
+            )
+        return self
+
+    def files(self) -> list[list[str]]:
+        """Return what is named as training, validation and test files, or as the one source."""
+        named = [self.source] if self.train is None else [self.train, self.valid, self.test]
+        return [[f] if isinstance(f, str) else list(f) for f in named if f is not None]
 
 
 class LossConfig(_Section):
@@ -97,10 +189,15 @@ class TrainingConfig(_Section):
 
 
 class CommitteeConfig(_Section):
-    """How many models to train, and whether each gets molecular-dynamics runs of its own."""
+    """How many models to train, and how they are made to differ.
+
+    None: members that start from a checkpoint, and so alike, are perturbed and learn from frames
+    of their own; others, which start from weights of their own, share the frames.
+    """
 
     members: int = Field(default=1, ge=1)
-    bootstrap: bool = False
+    bootstrap: bool | None = None
+    perturbation: float | None = Field(default=None, ge=0)
 
 
 class Config(_Section):
@@ -111,8 +208,8 @@ class Config(_Section):
     loss: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()
     committee: CommitteeConfig = CommitteeConfig()
-    start: str | None = None
-    output: str = "runs/train"
+    start: HomePath | None = None
+    output: HomePath = "runs/train"
 
     @model_validator(mode="after")
     def _start_has_its_own_model(self) -> Self:
@@ -122,6 +219,20 @@ class Config(_Section):
                 "the section 'model'"
             )
         return self
+
+    @property
+    def perturbation(self) -> float:
+        """How far a committee's members start from the checkpoint, relative to its weights."""
+        chosen = self.committee.perturbation
+        if self.committee.members == 1 or self.start is None:
+            return 0.0
+        return PERTURBATION if chosen is None else chosen
+
+    @property
+    def bootstrap(self) -> bool:
+        """Whether each member of the committee learns from frames of its own."""
+        chosen = self.committee.bootstrap
+        return self.start is not None if chosen is None else chosen
 
 
 def load_config(path: str | Path) -> Config:
@@ -166,7 +277,7 @@ def _explain(error: ValidationError) -> str:
         place = [str(part) for part in problem["loc"] if part not in _BRANCHES]
         where = ".".join(place) or "keys"
         if problem["type"] == "extra_forbidden":
-            unknown.append(f"unknown key '{where}'" + _suggestion(place[-1], _keys(place[:-1])))
+            unknown.append(f"unknown key '{where}'" + _suggest(place))
             continue
         message = problem["msg"].removeprefix("Input ").split(", unable")[0]
         if problem["type"] == "model_type":
@@ -180,7 +291,20 @@ def _explain(error: ValidationError) -> str:
     return "; ".join(unknown + wrong)
 
 
+def _suggest(place: list[str]) -> str:
+    """Name the section that an unknown key belongs to, or the nearest key of this one."""
+    key = place[-1]
+    for section in ("data", "data.split", "model", "loss", "training", "committee"):
+        if [section] != place[:1] and key in _keys(section.split(".")):
+            return f"; did you mean '{section}.{key}'?"
+    return _suggestion(key, _keys(place[:-1]))
+
+
 def _keys(place: list[str]) -> list[str]:
+    if place == ["model"]:
+        from gnn.model import AMP
+
+        return list(AMP.argument_defaults())
     section: Any = Config
     for part in place:
         section = section.model_fields[part].annotation

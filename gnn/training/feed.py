@@ -43,46 +43,18 @@ class Feed:
         else:
             self.frames = [ready(frame) for frame in frames]
             self.fingerprint = _checksum(self.frames)
-        _, kinds = np.unique(label_table(frames), axis=0, return_inverse=True)
-        self._kinds = kinds.ravel()
 
     def __getitem__(self, indices: Any) -> list[PreparedFrame]:
         return [self.frames[i] for i in indices]
 
     def batches(self, size: int, rng: np.random.Generator) -> list[NDArray[np.int64]]:
-        """Return the frames of each step of an epoch, full batches only.
-
-        A batch keeps the labels that all its frames have: frames are batched with their like, or
-        a label that some lack would hardly ever be trained on.
-        """
+        """Return the frames of each step of an epoch, in random order, full batches only."""
         if isinstance(self.frames, StreamedFrames):
-            parts = self.frames.order(rng)
+            order = np.concatenate(self.frames.order(rng))
         else:
-            parts = [rng.permutation(len(self.frames))]
-        return [batch for part in parts for batch in self._batches_of(part, size, rng)]
-
-    def _batches_of(
-        self, order: NDArray[np.int64], size: int, rng: np.random.Generator
-    ) -> list[NDArray[np.int64]]:
-        groups: dict[int, list[int]] = {}
-        for i in order:
-            groups.setdefault(self._kinds[i], []).append(i)
-        batches = []
-        for group in groups.values():
-            step = min(size, len(group))
-            whole = range(0, len(group) - step + 1, step)
-            batches += [np.array(group[i : i + step]) for i in whole]
-        if len(groups) == 1:
-            return batches
-        return [batches[i] for i in rng.permutation(len(batches))]
-
-
-def label_table(frames: Frames) -> NDArray[np.bool_]:
-    """Return which labels each frame has, (n, 4), in the order of `LABELS`."""
-    if isinstance(frames, StreamedFrames):
-        return frames.labels()
-    rows = [[getattr(frame, name) is not None for name in LABELS] for frame in frames]
-    return np.array(rows, dtype=bool).reshape(len(rows), len(LABELS))
+            order = rng.permutation(len(self.frames))
+        size = min(size, len(order))
+        return [order[i : i + size] for i in range(0, len(order) - size + 1, size)]
 
 
 def heads(frames: Frames) -> Iterator[Frame | Head]:

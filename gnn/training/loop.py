@@ -18,10 +18,12 @@ from gnn.potential import Potential
 from gnn.training import checkpoint
 from gnn.training.board import Board
 from gnn.training.config import Config, TrainingConfig
-from gnn.training.feed import Feed, Frames, label_table
+from gnn.training.feed import Feed, Frames
+from gnn.training.labels import labels_to_validate, with_weighted_labels
 from gnn.training.loss import label_counts, weighted_loss
 from gnn.training.metrics import QUANTITIES, compare
 from gnn.training.parallel import Ranks
+from gnn.training.resume import agree, left_to_do
 
 MAX_SKIPPED = 20  # steps in a row whose loss or gradient is not finite
 _AT_ONCE = 256  # validation frames held at once
@@ -64,7 +66,9 @@ class Trainer:
     config : Config
         Weights of the loss and settings of the training.
     training, validation : sequence of Frame
-        Labelled frames, in memory or streamed from a file; validation may be empty.
+        Labelled frames, in memory or streamed from a file; validation may be empty. Each label
+        of each frame counts; training frames without any that has a weight are left out, with a
+        warning.
     folder : path-like, optional
         For ``last.pt``, ``best.pt`` and ``log.csv``; None writes nothing.
     report : callable, optional
@@ -83,8 +87,9 @@ class Trainer:
         report: Report | None = None,
         ranks: Ranks | None = None,
     ):
-        self.validated = _check_labels(training, validation, config)
         self.settings, self.ranks = config.training, ranks or Ranks()
+        self.validated = labels_to_validate(training, validation, config.loss)
+        training = with_weighted_labels(training, config.loss)
         self.device = training_device(self.settings.device)
         self.model, self.config = model.to(self.device), config
         self.ranks.copy_from_first(model.state_dict().values())
@@ -204,8 +209,7 @@ class Trainer:
             counts = dict(zip(LABELS, totals, strict=True))
         if batch is None:
             return torch.zeros(())
-        with_mm = batch.mm_forces is not None and self.config.loss.mm_forces > 0
-        with_mm = with_mm and batch.n_mm > 0
+        with_mm = "mm_forces" in batch.labels and self.config.loss.mm_forces > 0
         output = self.model(batch, forces=True, mm_forces=with_mm, create_graph=True)
         return weighted_loss(output, batch, self.config.loss, counts)
 
@@ -278,14 +282,22 @@ class Trainer:
         data = self.config.data.model_dump()
         checkpoint.save_model(self.folder / "best.pt", self.average, data=data, **remarks)
 
-    def resume(self, path: str | Path | None = None) -> None:
+    def resume(self, path: str | Path | None = None) -> list[str]:
         """Continue from a checkpoint, by default ``last.pt`` of this trainer's folder.
+
+        A run that is given more epochs or more time follows the schedule of its new length from
+        where it stands.
+
+        Returns
+        -------
+        list of str
+            Lines that say what has changed since, and what that means.
 
         Raises
         ------
         ValueError
-            If it was written under another configuration of data, model, loss or training, or
-            on other frames.
+            If it was written under another configuration of data, model, loss or training (but
+            for how long it lasts and what is harmless), or on other frames.
         """
         if path is None:
             if self.folder is None:
@@ -295,14 +307,7 @@ class Trainer:
         state = content.get("trainer")
         if state is None:
             raise ValueError(f"{path} holds a model but no training state: resume from last.pt")
-        mine, old = self.config.model_dump(), _with_defaults(state["config"])
-        for section in ("data", "model", "loss", "training"):
-            changes = _changes(old[section], mine[section])
-            if changes:
-                raise ValueError(
-                    f"{path} was written with another configuration (section '{section}': "
-                    f"{changes}); resume with the same, or start in a new folder"
-                )
+        lines = agree(state["config"], self.config, path)
         if state["frames"] != self.feed.fingerprint:
             raise ValueError(
                 f"{path} was written on other training frames: the data have changed since; "
@@ -317,6 +322,22 @@ class Trainer:
             setattr(self, name, state[name])
         if self._board is not None:
             self._board.forget_after(self.step)
+        if self.finished:
+            return [*lines, left_to_do(self.config, self.epoch, self.elapsed, self.stale)]
+        return [*lines, *self._told_of_schedule(state["config"]["training"])]
+
+    def _told_of_schedule(self, old: dict[str, Any]) -> list[str]:
+        """Say where the learning rate goes on, if the run has another length now."""
+        settings = self.settings
+        if (old["epochs"], old["time_limit"]) == (settings.epochs, settings.time_limit):
+            return []
+        before = self.optimizer.param_groups[0]["lr"]
+        progress = max(self.epoch / settings.epochs, self._progress_of_time())
+        now = learning_rate(settings, self.step, progress)
+        return [
+            f"the learning rate follows the new length: at epoch {self.epoch} it goes from "
+            f"{before:.2g} to {now:.2g} ({100 * progress:.0f} % of the schedule)"
+        ]
 
     def _write_log(self) -> None:
         assert self.folder is not None  # the caller asked
@@ -348,38 +369,4 @@ def training_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and found else "cpu")
 
 
-_FREE = ("tensorboard",)  # keys that a run may change on the way
 _COUNTERS = ("epoch", "step", "skipped", "stale", "elapsed", "best")
-
-
-def _check_labels(training: Frames, validation: Frames, config: Config) -> list[str]:
-    """Return the quantities to validate on; refuse frames that say nothing of the loss."""
-    if not len(training):
-        raise ValueError("expected at least one training frame, got none")
-    weighted = np.array([getattr(config.loss, name) > 0 for name in LABELS])
-    bare = np.count_nonzero(~(label_table(training) & weighted).any(axis=1))
-    if bare:
-        raise ValueError(
-            f"nothing to train on in {bare} of {len(training)} training frames: they have "
-            "none of the labels with a weight in the loss"
-        )
-    if not len(validation):
-        return []
-    shared = np.atleast_1d(label_table(validation).all(axis=0))
-    if not (shared & weighted).any():
-        raise ValueError(
-            "the validation frames have none of the labels with a weight in the loss "
-            "(a label counts where all of them have it)"
-        )
-    return [name for name, there in zip(LABELS, shared, strict=True) if there]
-
-
-def _with_defaults(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration with the keys that have come since it was written."""
-    return Config.model_validate(config).model_dump()
-
-
-def _changes(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """Return in words which values differ of those that decide the weights, or nothing."""
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key) and key not in _FREE]
-    return ", ".join(f"{key} is {new.get(key)}, was {old.get(key)}" for key in keys)

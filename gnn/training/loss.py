@@ -1,4 +1,4 @@
-"""The loss: weighted mean squared errors of whatever labels a batch has."""
+"""The loss: weighted mean squared errors of whatever labels the frames of a batch have."""
 
 from collections.abc import Mapping
 
@@ -18,8 +18,8 @@ def weighted_loss(
     """Return the sum over quantities of weight times mean squared error.
 
     Energies are per system (differences of large numbers, taken in float64); forces and dipoles
-    are averaged over components. Labels that the batch lacks, and quantities of which it has
-    none (no surrounding charge, say), are left out.
+    are averaged over components. Each mean is over what is known: a frame that lacks a label
+    has no part in that term, whatever the others have.
 
     Parameters
     ----------
@@ -46,14 +46,14 @@ def weighted_loss(
         )
     total = output["energy"].new_zeros(())
     for name in names:
-        label = getattr(batch, name)
-        if label is not None and label.numel():
-            squares = (output[name] - label).square().sum()
+        label = batch.labels.get(name)
+        if label is not None:
+            squares = (label.among(output[name]) - label.values).square().sum()
             total = total + getattr(weights, name) * squares / counts[name]
     return total
 
 
 def label_counts(batch: Batch | None) -> dict[str, float]:
-    """Return how many numbers each label of a batch holds; all zero for no batch."""
-    labels = {name: getattr(batch, name, None) for name in LABELS}
-    return {name: 0.0 if label is None else label.numel() for name, label in labels.items()}
+    """Return how many numbers of each label a batch holds; all zero for no batch."""
+    labels = {} if batch is None else batch.labels
+    return {name: labels[name].values.numel() if name in labels else 0.0 for name in LABELS}

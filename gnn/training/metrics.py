@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gnn.data.elements import formula
 from gnn.data.streaming import Head
 from gnn.data.systems import Frame, System
 
@@ -34,39 +35,60 @@ class Errors(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """Predictions beside references: per quantity (frame by frame) arrays of equal shape."""
+    """Predictions beside references, frame by frame.
+
+    Attributes
+    ----------
+    names
+        Molecule of each frame.
+    predicted, reference
+        Per quantity one flat array for each frame; of no length where a frame has no such label.
+    surrounded
+        Which frames have surroundings that forces act on.
+    """
 
     names: list[str]
     predicted: dict[str, list[NDArray[np.float64]]]
     reference: dict[str, list[NDArray[np.float64]]]
+    surrounded: list[bool]
+
+    def _chosen(self, name: str | None) -> list[int]:
+        return [i for i, n in enumerate(self.names) if name is None or n == name]
+
+    def count(self, quantity: str, name: str | None = None) -> tuple[int, int]:
+        """Return how many frames have a label, and how many there are that could have it."""
+        chosen = self._chosen(name)
+        of = [i for i in chosen if quantity != "mm_forces" or self.surrounded[i]]
+        return sum(len(self.reference[quantity][i]) > 0 for i in chosen), len(of)
 
     def values(
         self, quantity: str, name: str | None = None
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return predicted and reference numbers of one quantity, of one molecule or all."""
-        chosen = [i for i, n in enumerate(self.names) if name is None or n == name]
-        parts = []
-        for source in (self.predicted, self.reference):
-            rows = [np.ravel(source[quantity][i]) for i in chosen if source[quantity]]
-            parts.append(np.concatenate(rows) if rows else np.zeros(0))
-        return parts[0], parts[1]
+        chosen = self._chosen(name)
+        predicted, reference = (
+            np.concatenate([np.zeros(0), *(source[quantity][i] for i in chosen)])
+            for source in (self.predicted, self.reference)
+        )
+        return predicted, reference
 
     def errors(self, quantity: str, name: str | None = None) -> Errors | None:
         """Return the errors of one quantity, or None where there is nothing to compare.
 
-        The standard deviation of energies is that within molecules: the constant that tells one
-        molecule from another is no achievement.
+        They are those of the frames that have the label. The standard deviation of energies is
+        that within molecules: the constant that tells one molecule from another is no achievement.
         """
         predicted, reference = self.values(quantity, name)
         if len(reference) == 0:
             return None
         difference = predicted - reference
-        spread = reference
+        spread = reference - reference[0]  # exactly zero where all are equal
         if quantity == "energy":
-            label = np.array([n for n in self.names if name is None or n == name])
-            spread = reference.copy()
+            known = [i for i in self._chosen(name) if len(self.reference[quantity][i])]
+            label = np.array([self.names[i] for i in known])
             for one in np.unique(label):
-                spread[label == one] -= reference[label == one].mean()
+                own = reference[label == one] - reference[label == one][0]
+                spread[label == one] = own - own.mean()
         factor = QUANTITIES[quantity][1]
         return Errors(
             factor * float(np.abs(difference).mean()),
@@ -76,25 +98,25 @@ class Comparison:
 
 
 def compare(results: Sequence[dict[str, Any]], frames: Sequence[Frame]) -> Comparison:
-    """Put results of ``model.evaluate`` beside the labels of the frames."""
-    predicted: dict[str, list[NDArray[np.float64]]] = {}
-    reference: dict[str, list[NDArray[np.float64]]] = {}
-    for quantity in QUANTITIES:
-        labels = [getattr(frame, quantity) for frame in frames]
-        known = all(label is not None for label in labels)
-        have = known and all(quantity in result for result in results)
-        predicted[quantity] = [np.atleast_1d(r[quantity]) for r in results] if have else []
-        reference[quantity] = [np.atleast_1d(label) for label in labels] if have else []
-    return Comparison([frame_name(frame) for frame in frames], predicted, reference)
+    """Put results of ``model.evaluate`` beside the labels that each of the frames has."""
+    found = Comparison([], {q: [] for q in QUANTITIES}, {q: [] for q in QUANTITIES}, [])
+    for result, frame in zip(results, frames, strict=True):
+        found.names.append(frame_name(frame))
+        found.surrounded.append(frame.system.n_mm > 0)
+        for quantity in QUANTITIES:
+            label = getattr(frame, quantity)
+            known = label is not None and quantity in result
+            found.predicted[quantity].append(np.ravel(result[quantity]) if known else np.zeros(0))
+            found.reference[quantity].append(np.ravel(label) if known else np.zeros(0))
+    return found
 
 
 def frame_name(frame: Frame | Head) -> str:
     """Return the molecule's name, or its composition and charge where it has none."""
     if frame.name:
         return frame.name
-    numbers, counts = np.unique(frame.system.numbers, return_counts=True)
-    formula = " ".join(f"{z}:{n}" for z, n in zip(numbers, counts, strict=True))
-    return f"{formula} ({frame.system.charge:+g})"
+    charge = frame.system.charge
+    return formula(frame.system.numbers) + (f" ({charge:+d})" if charge else "")
 
 
 def mean_baseline(training: Sequence[Frame], frames: Sequence[Frame]) -> Comparison:

@@ -56,12 +56,15 @@ def learning_curve(history: Sequence[dict[str, Any]], path: str | Path) -> None:
     times = [row["seconds"] for row in checked]
     if checked:
         loss = [row["validation_loss"] for row in checked]
-        left.plot(times, loss, color=BLUE, lw=1.8, label="validation (averaged weights)")
+        style = _line(loss, BLUE)
+        left.plot(times, loss, **style, label="validation (averaged weights)")
     for name, color in zip(("energy", "forces", "mm_forces"), COLORS, strict=False):
-        values = [row.get(f"validation_{name}_rmse") for row in checked]
-        if any(v is not None for v in values):
-            unit = QUANTITIES[name][0]
-            right.plot(times, values, color=color, lw=1.8, label=f"{TITLES[name]} / {unit}")
+        key, unit = f"validation_{name}_rmse", QUANTITIES[name][0]
+        known = [(row["seconds"], row[key]) for row in checked if row.get(key) is not None]
+        if known:
+            right.plot(
+                *zip(*known, strict=True), **_line(known, color), label=f"{TITLES[name]} / {unit}"
+            )
     left.set(title="Loss", xlabel="training time / s", ylabel="weighted mean squared error")
     right.set(title="Validation RMSE", xlabel="training time / s", ylabel="RMSE")
     for axis in (left, right):
@@ -72,8 +75,13 @@ def learning_curve(history: Sequence[dict[str, Any]], path: str | Path) -> None:
     save_figure(figure, path)
 
 
+def _line(points: Sequence[Any], color: str) -> dict[str, Any]:
+    """Return the style of a line, with a mark where it would be one point."""
+    return {"color": color, "lw": 1.8, "marker": "o" if len(points) == 1 else None}
+
+
 def parity(comparison: Comparison, path: str | Path, title: str = "") -> None:
-    """Draw predicted against reference energies, QM forces and MM forces."""
+    """Draw predicted against reference energies, QM forces and MM forces; else dipoles."""
     plt = pyplot()
     shown = _drawable(comparison)
     figure, axes = plt.subplots(1, len(shown), figsize=(3.7 * len(shown), 3.7), squeeze=False)
@@ -88,7 +96,7 @@ def parity(comparison: Comparison, path: str | Path, title: str = "") -> None:
         text = f"MAE {errors.mae:.1f} {unit}\nRMSE {errors.rmse:.1f} {unit}"
         axis.text(0.05, 0.95, text, transform=axis.transAxes, va="top")
         axis.set_title(TITLES[quantity])
-        unit = "eV" if quantity == "energy" else "eV/Å"
+        unit = {"energy": "eV", "dipole": "e Å"}.get(quantity, "eV/Å")
         axis.set(xlabel=f"reference / {unit}", ylabel=f"predicted / {unit}")
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=11)
@@ -104,10 +112,11 @@ def _limits(axis: Any, *values: np.ndarray) -> None:
 
 
 def _energy_parity(axis: Any, comparison: Comparison) -> None:
-    names = sorted(set(comparison.names))
     drawn = []
-    for i, name in enumerate(names):
+    for i, name in enumerate(sorted(set(comparison.names))):
         predicted, reference = comparison.values("energy", name)
+        if not len(reference):  # none of its frames has an energy
+            continue
         centre = reference.mean()
         axis.scatter(
             reference - centre, predicted - centre, s=9, alpha=0.7, lw=0,
@@ -150,8 +159,7 @@ def baselines(comparisons: dict[str, Comparison], path: str | Path) -> None:
 
 def _drawable(*comparisons: Comparison) -> list[str]:
     """Return the quantities that at least one of the comparisons has."""
-    names = ("energy", "forces", "mm_forces")
-    shown = [n for n in names if any(c.errors(n) is not None for c in comparisons)]
+    shown = [n for n in QUANTITIES if any(c.errors(n) is not None for c in comparisons)]
     if not shown:
         raise ValueError("no energies or forces to draw: the frames have no such labels")
-    return shown
+    return [n for n in shown if n != "dipole"] or shown  # dipoles where there is nothing else

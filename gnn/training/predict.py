@@ -56,7 +56,11 @@ def write_predictions(
         return
     predicted = [
         Frame(
-            frame.system, **{name: result[name] for name in LABELS}, run=frame.run, name=frame.name
+            frame.system,
+            **{name: result[name] for name in LABELS},
+            run=frame.run,
+            name=frame.name,
+            group=frame.group,
         )
         for frame, result in zip(frames, results, strict=True)
     ]

@@ -2,33 +2,48 @@
 
 import math
 import time
+import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from gnn.data.streaming import StreamedFrames
 from gnn.data.systems import Frame
 from gnn.potential import Potential
 from gnn.training import parallel, plots, tables
-from gnn.training.checkpoint import last_of, load_model, save_model
-from gnn.training.committee import Committee
-from gnn.training.config import Config
+from gnn.training.checkpoint import last_of, load, load_model, save_model
+from gnn.training.committee import Committee, differences, resampled
+from gnn.training.config import CommitteeConfig, Config
 from gnn.training.feed import Frames, heads, take
+from gnn.training.isolated import told as isolated_lines
+from gnn.training.labels import tell_without_surroundings
 from gnn.training.loop import Trainer, training_device
 from gnn.training.metrics import (
     Comparison,
     blind_comparison,
     compare,
-    frame_name,
     mean_baseline,
     without_surroundings,
 )
 from gnn.training.parallel import Ranks
-from gnn.training.setup import Splits, build_model, embedded, load_splits, summary
-from gnn.training.uncertainty import has_spread, spread_picture, spread_rows, spread_table
+from gnn.training.setup import (
+    LoadedData,
+    build_model,
+    embedded,
+    has_surroundings,
+    load_data,
+    summary,
+)
+from gnn.training.uncertainty import (
+    doubt,
+    has_spread,
+    spread_picture,
+    spread_rows,
+    spread_table,
+)
 
 Console = Any
 MEAN, BLIND, AMP_NAME = "training mean", "blind to surroundings", "this model"
@@ -69,9 +84,14 @@ class Progress:
         if self.settings.time_limit is not None:
             done = max(done, row["seconds"] / self.settings.time_limit)
         if row.get("validation_loss") is not None:
-            errors = (row.get(f"validation_{n}_rmse") for n in ("energy", "forces", "mm_forces"))
-            shown = ["–" if e is None else f"{e:.1f}" for e in errors]
-            self.notes = f"validation RMSE: E {shown[0]} meV, F {shown[1]}, MM {shown[2]} meV/Å"
+            shown = {
+                "energy": "E {:.1f} meV",
+                "forces": "F {:.1f} meV/Å",
+                "mm_forces": "MM {:.1f} meV/Å",
+            }
+            errors = {name: row.get(f"validation_{name}_rmse") for name in shown}
+            told = [shown[name].format(e) for name, e in errors.items() if e is not None]
+            self.notes = f"validation RMSE: {', '.join(told)}"
         rate = row["step"] / max(row["seconds"], 1e-9)
         note = f"epoch {row['epoch']}, {rate:.0f} steps/s; {self.notes}"
         self.bar.update(self.task, completed=min(done, 1.0), note=note)
@@ -83,34 +103,41 @@ class Progress:
 
 def train(
     config: Config,
-    splits: Splits,
+    data: LoadedData,
     console: Console,
     folder: Path,
     *,
     label: str = "training",
     resume: bool = False,
     ranks: Ranks | None = None,
+    member: int | None = None,
 ) -> tuple[Potential, Trainer]:
     """Train a model and return its best averaged weights, with the trainer.
 
-    Of several processes the first writes and reports; each returns the model.
+    Of several processes the first writes and reports; each returns the model. The constants of
+    a committee's member are fitted to all training frames, whichever it learns from.
     """
     ranks = ranks or Ranks()
-    model = build_model(config, splits[0], last_of(folder) if resume else None)
+    training, validation, _ = data.splits
+    last = last_of(folder) if resume else None
+    model = build_model(config, training, last, data.isolated.energies, member or 0)
+    if member is not None and config.bootstrap:
+        training = take(training, resampled(training, config.training.seed))
     best = folder / "best.pt"
     with Progress(console, config, label) as progress:
-        trainer = Trainer(model, config, splits[0], splits[1], folder, progress, ranks)
+        trainer = Trainer(model, config, training, validation, folder, progress, ranks)
         if resume:
-            trainer.resume()
+            for line in trainer.resume():
+                console.print(f"{label}: {line}", markup=False, soft_wrap=True)
         elif ranks.first:
             best.unlink(missing_ok=True)
         trainer.run()
-    return (load_model(best) if len(splits[1]) else trainer.average), trainer
+    return (load_model(best) if len(validation) else trainer.average), trainer
 
 
 def train_committee(
     config: Config,
-    splits: Splits,
+    data: LoadedData,
     console: Console,
     folder: Path,
     *,
@@ -119,8 +146,9 @@ def train_committee(
 ) -> Committee:
     """Train the members one after the other, each in a folder of its own, and join them.
 
-    They differ in the seed of weights and order and, with ``committee.bootstrap``, in the
-    molecular-dynamics runs they learn from. Members that are there already are continued.
+    They differ in the seed of weights and order and, with ``committee.bootstrap``, in the frames
+    they learn from; those that start from a checkpoint are perturbed. Members that are there
+    already are continued.
     """
     members = []
     for k in range(config.committee.members):
@@ -129,13 +157,11 @@ def train_committee(
         member = config.model_copy(
             update={"training": config.training.model_copy(update=changed), "output": str(mine)}
         )
-        training = splits[0]
-        if config.committee.bootstrap:
-            training = take(training, resampled_runs(training, config.training.seed + k))
         go_on = resume and (mine / "last.pt").is_file()
         label = f"member {k + 1} of {config.committee.members}"
-        parts = training, *splits[1:]
-        model, _ = train(member, parts, console, mine, label=label, resume=go_on, ranks=ranks)
+        model, _ = train(
+            member, data, console, mine, label=label, resume=go_on, ranks=ranks, member=k
+        )
         members.append(model)
     committee = Committee(members)
     if ranks is None or ranks.first:
@@ -143,23 +169,9 @@ def train_committee(
     return committee
 
 
-def resampled_runs(frames: Frames, seed: int) -> list[int]:
-    """Return indices of frames: as many runs as there are, drawn with replacement."""
-    runs: dict[tuple[str, int], list[int]] = {}
-    for i, head in enumerate(heads(frames)):
-        runs.setdefault((frame_name(head), head.run), []).append(i)
-    kinds: dict[str, list[list[int]]] = {}
-    for (name, _), indices in sorted(runs.items()):
-        kinds.setdefault(name, []).append(indices)
-    rng = np.random.default_rng([seed, 0])
-    # within each molecule, so that none is lost
-    drawn = [kind[i] for kind in kinds.values() for i in rng.integers(len(kind), size=len(kind))]
-    return sorted(i for indices in drawn for i in indices)
-
-
 def train_blind(
     config: Config,
-    splits: Splits,
+    data: LoadedData,
     console: Console,
     folder: Path,
     *,
@@ -167,8 +179,9 @@ def train_blind(
     ranks: Ranks | None = None,
 ) -> tuple[Potential, Trainer]:
     """Train the same model on the same frames without their surroundings."""
-    training, validation, test = (_bare(part) for part in splits)
-    bare = training, validation, test
+    training, validation, test = (_bare(part) for part in data.splits)
+    bare = replace(data, splits=(training, validation, test))
+    config = config.model_copy(update={"committee": CommitteeConfig()})
     resume = resume and (folder / "last.pt").exists()
     return train(config, bare, console, folder, label="blind twin", resume=resume, ranks=ranks)
 
@@ -196,7 +209,7 @@ def write_results(
     own = comparisons[AMP_NAME]
     if history:
         plots.learning_curve(history, folder / "learning_curve.png")
-    plots.parity(own, folder / "parity.png", f"{len(own.names)} test frames")
+    plots.parity(own, folder / "parity.png", f"{len(own.names)} held-out frames")
     plots.baselines(comparisons, folder / "baselines.png")
     tables.write_csv(folder / "errors.csv", tables.error_rows(own))
     rows = [
@@ -246,6 +259,7 @@ def run_training(
             from rich.console import Console as Screen
 
             console, say = Screen(quiet=True), _silence
+            warnings.simplefilter("ignore")  # the first one's are the same
         return _run(config, console, say or console.print, resume, blind, ranks)
 
 
@@ -264,37 +278,44 @@ def _run(
             f"{folder} holds a training run already: continue it with --resume, or set another "
             "output folder"
         )
-    if resume and committee:
-        last_of(folder / "member_0")
-    splits = load_splits(config.data)
+    if resume:
+        config = _as_begun(config, last_of(folder / "member_0" if committee else folder))
+    data = load_data(config.data)
+    training, validation, test = data.splits
     if ranks.size > 1:
         say(f"{ranks.size} processes train together")
-    for line in summary(splits):
+    for line in (*data.lines, *_about(config, data), *summary(data.splits)):
         say(line)
     history: Sequence[dict[str, Any]] = []
     if committee:
         model: Potential = train_committee(
-            config, splits, console, folder, resume=resume, ranks=ranks
+            config, data, console, folder, resume=resume, ranks=ranks
         )
         say(f"trained {config.committee.members} models: {folder}/committee.pt")
     else:
-        model, trainer = train(config, splits, console, folder, resume=resume, ranks=ranks)
+        model, trainer = train(config, data, console, folder, resume=resume, ranks=ranks)
         history = trainer.history
         parameters = sum(p.numel() for p in model.parameters())
         threads = torch.get_num_threads()
         on = f"on {threads} thread{'s' if threads > 1 else ''}"
         say(f"trained {parameters} parameters: {_effort(trainer)} {on}")
-    seen = embedded(splits[0], config.data)
+    seen = embedded(training, config.data)
     twin = None
+    if blind is not None and not has_surroundings(seen):
+        say("no blind twin: no training frame has surroundings, so it would be the same model")
+        blind = None
+    elif blind is not None and not tell_without_surroundings(seen, validation, blind.loss):
+        say("no blind twin: of the weighted labels the frames have forces on charges alone")
+        blind = None
     if blind is not None:
-        bare = seen, *splits[1:]
+        bare = replace(data, splits=(seen, validation, test))
         twin, other = train_blind(
             blind, bare, console, folder / "blind", resume=resume, ranks=ranks
         )
         say(f"blind twin: {_effort(other)}")
     if not ranks.first:
         return {}
-    test = splits[2] if len(splits[2]) else splits[1]
+    test = test if len(test) else validation
     results = model.evaluate(test)
     if has_spread(results):
         report_spread(results, test, folder, console)
@@ -303,12 +324,37 @@ def _run(
     return comparisons
 
 
+def _as_begun(config: Config, last: Path) -> Config:
+    """Return the configuration with the checkpoint that the run started from, if it names none."""
+    state = load(last).get("trainer") or {"config": {}}
+    start = state["config"].get("start") if config.start is None else config.start
+    return config.model_copy(update={"start": start})
+
+
+def _about(config: Config, data: LoadedData) -> list[str]:
+    """Return lines on isolated atoms and on what makes a committee's members differ."""
+    elements = {z for head in heads(data.splits[0]) for z in set(head.system.numbers.tolist())}
+    lines = isolated_lines(data.isolated, elements, config.start)
+    if config.committee.perturbation and not config.perturbation:
+        lines.append(
+            "committee.perturbation is not used: it is for members that start from a checkpoint"
+        )
+    if config.committee.bootstrap and config.committee.members == 1:
+        lines.append("committee.bootstrap is not used: there is one member, which sees all frames")
+    if config.committee.members > 1:
+        started = config.start is not None
+        lines.append(differences(data.splits[0], config.perturbation, config.bootstrap, started))
+    return lines
+
+
 def report_spread(
     results: Sequence[dict[str, Any]], frames: Sequence[Frame], folder: Path, console: Console
 ) -> None:
     """Print and write what a committee's disagreement says of its errors."""
     rows = spread_rows(results, frames)
     console.print(spread_table(rows))
+    if little := doubt(rows):
+        warnings.warn(little, stacklevel=2)
     tables.write_csv(folder / "spread.csv", rows)
     spread_picture(results, frames, folder / "spread.png")
 

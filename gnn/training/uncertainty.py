@@ -14,6 +14,7 @@ from gnn.training.plots import pyplot, save_figure
 from gnn.training.tables import TITLES, plain_table
 
 _SIGMAS = (1.0, 2.0)
+_LITTLE = 0.1  # spread over error below which the members agree on what is wrong
 
 
 def has_spread(results: Sequence[dict[str, Any]]) -> bool:
@@ -68,6 +69,21 @@ def spread_rows(results: Sequence[dict[str, Any]], frames: Sequence[Frame]) -> l
     return rows
 
 
+def doubt(rows: Sequence[dict[str, Any]]) -> str:
+    """Return a warning where the members agree with each other, but not with the labels."""
+    found = [row for row in rows if row["spread"] < _LITTLE * row["rmse"]]
+    if not found:
+        return ""
+    told = ", ".join(
+        f"{TITLES[row['quantity']]} {row['spread']:.3g} beside {row['rmse']:.3g} {row['unit']}"
+        for row in found
+    )
+    return (
+        f"the members agree on what is wrong (spread beside error: {told}): here their spread "
+        "says nothing of the error"
+    )
+
+
 def spread_table(rows: Sequence[dict[str, Any]]) -> Any:
     """Return the rows as a table for the terminal."""
     table = plain_table("How the members disagree, and how wrong their mean is")
@@ -78,7 +94,7 @@ def spread_table(rows: Sequence[dict[str, Any]]) -> Any:
             f"{TITLES[row['quantity']]} / {row['unit']}",
             f"{row['spread']:.2f}",
             f"{row['rmse']:.2f}",
-            f"{row['correlation']:.2f}",
+            "–" if np.isnan(row["correlation"]) else f"{row['correlation']:.2f}",
             f"{100 * row['within_1']:.0f} %",
             f"{100 * row['within_2']:.0f} %",
         )

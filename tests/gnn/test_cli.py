@@ -17,7 +17,7 @@ from tiny import MODEL, methanol, tiny_model
 from gnn import Frame, System, load_model
 from gnn.cli import main
 from gnn.data import read_frames, write_frames
-from gnn.training import checkpoint, demo, setup
+from gnn.training import checkpoint, demo, setup, sources
 from gnn.training.config import DataConfig, parse_config
 from gnn.training.metrics import mean_baseline
 
@@ -146,7 +146,7 @@ def small_demo(monkeypatch):
         return parse_config(content)
 
     monkeypatch.setattr(demo, "demo_config", small)
-    monkeypatch.setattr(setup, "load_shipped", lambda *_, **__: methanol())
+    monkeypatch.setattr(sources, "load_shipped", lambda *_, **__: methanol())
 
 
 def test_demo(tmp_path, small_demo, capsys):
@@ -254,6 +254,60 @@ def test_train_in_vacuum(tmp_path, capsys):
     )  # fmt: skip
     assert main(["train", str(_config(tmp_path, source))]) == 0
     assert "nan" not in capsys.readouterr().out
+
+
+def _ase_file(path, frames, **info):
+    """Write frames as ASE users do."""
+    from ase import Atoms
+    from ase.io import write
+
+    images = []
+    for frame in frames:
+        image = Atoms(frame.system.numbers, frame.system.positions)
+        image.info |= {"REF_energy": frame.energy} | info
+        image.arrays["REF_forces"] = frame.forces
+        images.append(image)
+    write(path, images)
+
+
+def test_a_plain_file_in_ten_lines(tmp_path, monkeypatch, capsys):
+    """No run, no name, no surroundings, isolated atoms: trained, evaluated, used."""
+    monkeypatch.chdir(tmp_path)
+    atoms = [Frame(System([z], [[0.0, 0, 0]]), e, np.zeros((1, 3)))
+             for z, e in ((1, -13.6), (6, -1028.0), (8, -2041.0))]  # fmt: skip
+    _ase_file("atoms.xyz", atoms, config_type="IsolatedAtom")
+    _ase_file("md.xyz", methanol())
+    Path("all.xyz").write_text(Path("atoms.xyz").read_text() + Path("md.xyz").read_text())
+    config = _config(tmp_path, "all.xyz", output="run")
+    assert main(["train", str(config)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "split by frame: the frames name no runs" in out
+    assert "isolated atoms (3 frames, which are not trained on): H -13.600 eV" in out
+    assert "17 frames to train, 2 to validate, 5 to test" in out
+    assert "no blind twin: no training frame has surroundings" in out
+    assert "blind to surroundings" not in out and "equal budgets" not in out
+    assert not Path("run/blind").exists()
+    with open("run/baselines.csv", newline="") as file:
+        assert [row["model"] for row in csv.DictReader(file)] == ["training mean", "this model"]
+    assert main(["evaluate", "run/best.pt"]) == 0
+    assert main(["evaluate", "run/best.pt", "all.xyz"]) == 0
+    assert "3 isolated atoms in all.xyz are left out" in capsys.readouterr().out
+    assert main(["predict", "run/best.pt", "md.xyz", "-o", "out.xyz"]) == 0
+    assert len(read_frames("out.xyz")) == 24
+
+
+def test_more_time_from_the_command_line(tmp_path, data, capsys):
+    assert main(["train", str(_config(tmp_path, data))]) == 0
+    training = {"epochs": 4, "batch_size": 4, "threads": 1, "validate_every": 1}
+    longer = _config(tmp_path, data, training=training)
+    capsys.readouterr()
+    assert main(["train", str(longer), "--resume"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    for label in ("training", "blind twin"):
+        assert f"{label}: training.epochs is 4 now, was 2" in out
+        assert f"{label}: the learning rate follows the new length: at epoch 2" in out
+    assert main(["train", str(longer), "--resume"]) == 0
+    assert "nothing is left to train: 4 epochs are done" in capsys.readouterr().out
 
 
 def test_baselines_learn_from_embedded_frames_only():

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from gnn.data import batching
 from gnn.data.batching import Batch, collate, neighbour_pairs, prepare
+from gnn.data.common import LABELS
 from gnn.data.systems import Frame, System
 
 
@@ -87,7 +90,8 @@ def test_batch_is_the_systems_one_after_the_other():
         np.testing.assert_allclose(batch.positions[own].mean(0), 0, atol=1e-13)
         np.testing.assert_allclose(batch.mm_charges[mm], system.mm_charges)
         np.testing.assert_allclose(batch.forces[own], frame.forces)
-        np.testing.assert_allclose(batch.mm_forces[mm], frame.mm_forces)
+        around = np.zeros((0, 3)) if frame.mm_forces is None else frame.mm_forces
+        np.testing.assert_allclose(batch.mm_forces[mm], around)
         assert batch.energy[i] == frame.energy
 
 
@@ -129,21 +133,59 @@ def test_energy_and_origin_stay_float64():
     assert isinstance(batch.to("cpu"), Batch) and batch.to("cpu").n_systems == 1
 
 
-def test_labels_only_when_all_have_them():
-    with_labels, without = make_frame(3, 2), make_frame(3, 2, labels=False)
-    batch = collate([with_labels, without, with_labels.system], 3.0)
-    assert batch.energy is batch.forces is batch.mm_forces is batch.dipole is None
-    vacuum = Frame(System([1, 1], [[0, 0, 0], [0, 0, 1]]), energy=1.0, forces=np.zeros((2, 3)))
-    assert collate([with_labels, vacuum], 3.0).mm_forces.shape == (2, 3)
+def test_every_label_of_every_item_is_in_the_batch():
+    """A label keeps its values and the rows they belong to; nothing stands for what is missing."""
+    full = make_frame(3, 2, 1, seed=1)
+    bare = make_frame(4, 3, seed=2, labels=False)
+    vacuum = Frame(make_frame(2, 0, seed=3).system, energy=1.0, forces=np.ones((2, 3)))
+    outer = replace(make_frame(5, 1, seed=4), energy=None, forces=None)
+    items = [bare, full, vacuum.system, vacuum, outer]
+    for batch in (
+        collate(items, 3.0, torch.float64),
+        collate([prepare(item, 3.0) for item in items]).to(torch.float64),
+    ):
+        label = batch.labels
+        assert label["energy"].rows.tolist() == [1, 3]
+        assert label["energy"].values.tolist() == [full.energy, 1.0]
+        assert label["forces"].rows.tolist() == [4, 5, 6, 9, 10]
+        assert label["mm_forces"].rows.tolist() == [3, 4, 5] and label["dipole"].rows.tolist() == [
+            1,
+            4,
+        ]
+        both = np.concatenate([full.forces, vacuum.forces])
+        np.testing.assert_allclose(label["forces"].values, both, rtol=1e-6)
+        np.testing.assert_allclose(label["mm_forces"].values[2:], outer.mm_forces, rtol=1e-6)
+        own = label["forces"].among(batch.positions)
+        assert torch.equal(own, batch.positions[label["forces"].rows])
+        assert all(one.values.isfinite().all() for one in label.values())
+
+
+def test_a_label_of_some_systems_is_not_given_for_one_of_all():
+    batch = collate([make_frame(3, 2), make_frame(3, 2, labels=False)], 3.0)
+    with pytest.raises(ValueError, match=r"energy: only some systems.*holds 1 rows"):
+        batch.energy  # noqa: B018
+    nothing = collate([make_frame(3, 2, labels=False), make_frame(1, 0).system], 3.0)
+    assert nothing.energy is nothing.forces is nothing.mm_forces is nothing.dipole is None
+
+
+def test_vacuum_and_surroundings_in_one_batch():
+    """Where nothing is around the atoms, no force on it is missing."""
+    embedded, vacuum = make_frame(3, 2), make_frame(2, 0)
+    batch = collate([vacuum, embedded, vacuum], 3.0, torch.float64)
+    assert batch.labels["mm_forces"].rows is None
+    np.testing.assert_array_equal(batch.mm_forces, embedded.mm_forces)
+    assert "mm_forces" not in collate([vacuum], 3.0).labels
 
 
 def test_prepared_frames_give_the_same_batch():
     frames = [make_frame(5, 4, 1, 1), make_frame(1, 0, 0, 2)]
     prepared = [prepare(frame, 3.0, torch.float64) for frame in frames]
     a, b = collate(frames, 3.0, torch.float64), collate(prepared)
-    for name, value in vars(a).items():
+    assert a.labels.keys() == b.labels.keys() == set(LABELS)
+    for name, value in (vars(a) | {name: getattr(a, name) for name in LABELS}).items():
         other = getattr(b, name)
-        assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
+        if name != "labels":
+            assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other
     mixed = collate([prepared[0], frames[1]])
     assert torch.equal(mixed.positions, a.positions)
 

@@ -205,7 +205,7 @@ def test_what_is_not_installed_is_named(monkeypatch, capsys, tmp_path):
     code = main(["data", "generate", "CO", "--out", str(tmp_path / "d.h5")])
     message = capsys.readouterr().err
     assert code == 2
-    assert "antechamber (AmberTools)" in message and 'pip install "anisole[data]"' in message
+    assert "antechamber (AmberTools)" in message and 'pip install ".[data]"' in message
 
 
 def _no_program(name):

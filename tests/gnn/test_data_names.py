@@ -15,16 +15,18 @@ HARD = [
 ]  # fmt: skip
 
 
-def frame(name, run=0, charge=0):
-    return Frame(System([8, 1], POSITIONS, charge), energy=-10.25, name=name, run=run)
+def frame(name, run=0, charge=0, group=""):
+    system = System([8, 1], POSITIONS, charge)
+    return Frame(system, energy=-10.25, name=name, run=run, group=group)
 
 
 @pytest.mark.parametrize("suffix", [".extxyz", ".h5"])
 def test_hard_names_together(tmp_path, suffix, recwarn):
-    frames = [frame(name, i, i % 3 - 1) for i, name in enumerate(HARD)]
+    frames = [frame(name, i, i % 3 - 1, name[::-1]) for i, name in enumerate(HARD)]
     write_frames(tmp_path / f"a{suffix}", frames)
     again = read_frames(tmp_path / f"a{suffix}")
     assert [f.name for f in again] == HARD
+    assert [f.group for f in again] == [name[::-1] for name in HARD]
     assert [(f.run, f.system.charge) for f in again] == [(f.run, f.system.charge) for f in frames]
     assert {f.energy for f in again} == {-10.25}
     assert [f.name for f in read_frames(tmp_path / f"a{suffix}", names=["007"])] == ["007"]

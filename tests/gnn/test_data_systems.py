@@ -120,6 +120,10 @@ def test_frame_checks_labels():
 
 
 def test_forces_on_no_charges_are_known():
-    assert Frame(water(), forces=WATER).mm_forces.shape == (0, 3)
+    # no charges: forces on them are no label, even where an empty array is given
+    assert Frame(water(), forces=WATER).mm_forces is None
+    assert Frame(water(), mm_forces=np.zeros((0, 3))).mm_forces is None
+    with pytest.raises(ValueError, match=r"mm_forces: expected shape \(0, 3\)"):
+        Frame(water(), mm_forces=np.zeros((2, 3)))
     assert Frame(water(**MM), forces=WATER).mm_forces is None
     assert Frame(water()).mm_forces is None

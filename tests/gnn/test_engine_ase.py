@@ -406,7 +406,9 @@ def test_periodic_atoms_are_refused_and_a_cell_alone_is_not(model):
 def test_without_ase_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ase", None)
     monkeypatch.delitem(sys.modules, "gnn.engines.ase")
-    with pytest.raises(ImportError, match=r"needs the package ase: pip install 'anisole\[engines"):
+    with pytest.raises(
+        ImportError, match=r"needs the package ase: in a checkout, pip install '\.\[engines"
+    ):
         importlib.import_module("gnn.engines.ase")
 
 

@@ -1,6 +1,7 @@
 """QM/MM systems in OpenMM: energies against their parts, forces against finite differences."""
 
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -167,6 +168,14 @@ def test_a_box_too_small_is_refused(model):
         embedding.energy_forces(positions, np.diag([13.0, 30, 30]))
 
 
+def test_a_molecule_that_falls_apart_is_not_a_box_too_small(model):
+    embedding, positions = tiny(model)
+    embedding.bonds = np.array([[0, 1], [0, 2]])
+    positions[2] += [0, 8.0, 0]
+    with pytest.raises(ValueError, match=r"fallen apart: QM atoms 0 and 2 .* are 8\.93 Å apart"):
+        embedding.energy_forces(positions, np.diag([19.0, 21.0, 20.0]))
+
+
 def test_numbers_that_are_not_finite_are_refused(model):
     embedding, positions = tiny(model)
     positions[4] = np.nan
@@ -311,6 +320,251 @@ def test_what_cannot_be_split_is_refused(box, model):
         create_system(topology, born, range(N), model)
     with pytest.raises(ValueError, match="takes no options"):
         create_system(topology, prmtop.createSystem(), range(N), model, rigidWater=True)
+
+
+# --- splitting: systems of a few waters, of which the first is the model's ------------------------
+
+
+def waters(count=6, side=None, rigid=False):
+    """Topology, system and positions (nm) of waters on a line, 3.1 Å apart."""
+    topology, system, nonbonded = app.Topology(), openmm.System(), openmm.NonbondedForce()
+    bonds, chain = openmm.HarmonicBondForce(), topology.addChain()
+    water = np.array([[0.0, 0, 0], [0.09572, 0, 0], [-0.024, 0.0927, 0]])
+    for k in range(count):
+        residue = topology.addResidue("HOH", chain)
+        atoms = [
+            topology.addAtom(name, app.Element.getBySymbol(name[0]), residue)
+            for name in ("O", "H1", "H2")
+        ]
+        for mass, charge, depth in ((16.0, -0.834, 0.636), (1.0, 0.417, 0.0), (1.0, 0.417, 0.0)):
+            system.addParticle(mass)
+            nonbonded.addParticle(charge, 0.315, depth)
+        for i, j in ((0, 1), (0, 2), (1, 2)):
+            nonbonded.addException(3 * k + i, 3 * k + j, 0, 0.1, 0)
+            length = float(np.linalg.norm(water[i] - water[j]))
+            if rigid:
+                system.addConstraint(3 * k + i, 3 * k + j, length)
+            elif i == 0:
+                bonds.addBond(3 * k + i, 3 * k + j, length, 4e5)
+            if i == 0:
+                topology.addBond(atoms[i], atoms[j])
+    system.addForce(nonbonded)
+    if not rigid:
+        system.addForce(bonds)
+    if side is not None:
+        system.setDefaultPeriodicBoxVectors(*(side * np.eye(3)))
+        nonbonded.setNonbondedMethod(nonbonded.CutoffPeriodic)
+        nonbonded.setCutoffDistance(0.9)
+    places = 0.31 * np.arange(count)[:, None, None] * np.array([0.0, 1.0, 0.0])
+    return topology, system, (water + places).reshape(-1, 3)
+
+
+CHARGES = np.tile([-0.834, 0.417, 0.417], 6)
+INSIDE = [(3 * k + i, 3 * k + j) for k in range(6) for i, j in ((0, 1), (0, 2), (1, 2))]
+
+
+def force_of(system):
+    return next(force for force in system.getForces() if isinstance(force, openmm.NonbondedForce))
+
+
+def second_force(charges):
+    force = openmm.NonbondedForce()
+    for charge in charges:
+        force.addParticle(charge, 0.1, 0.0)
+    for pair in INSIDE:
+        force.addException(*pair, 0, 0.1, 0)
+    return force
+
+
+def custom(expression, rows, names):
+    force = openmm.CustomNonbondedForce(expression)
+    for name in names:
+        force.addPerParticleParameter(name)
+    for row in rows:
+        force.addParticle(row)
+    for pair in INSIDE:
+        force.addExclusion(*pair)
+    return force
+
+
+def split_of(topology, system, model, qm=range(3), **options):
+    from gnn.engines.openmm import create_system
+
+    return create_system(topology, system, qm, model, **options)
+
+
+def model_energy(topology, system, positions, model):
+    system = split_of(topology, system, model)
+    context = openmm.Context(system, openmm.VerletIntegrator(0.001))
+    context.setPositions(positions)
+    return energy(context, {1})
+
+
+def test_charges_of_all_nonbonded_forces_reach_the_model(model):
+    topology, system, positions = waters()
+    expected = model_energy(*waters(), model)
+    vacuum = model_energy(*waters(1), model)
+    assert abs(expected - vacuum) > 1.0
+    system.addForce(second_force(np.zeros(18)))  # the last force has none
+    assert model_energy(topology, system, positions, model) == pytest.approx(expected, abs=1e-6)
+    topology, system, positions = waters()
+    first = force_of(system)
+    for i in range(9, 18):  # half of the waters here, half of them there
+        first.setParticleParameters(i, 0.0, *first.getParticleParameters(i)[1:])
+    system.addForce(second_force(np.where(np.arange(18) < 9, 0.0, CHARGES)))
+    assert model_energy(topology, system, positions, model) == pytest.approx(expected, abs=1e-6)
+
+
+LENNARD_JONES = "4*sqrt(e1*e2)*((0.5*(s1+s2)/r)^12-(0.5*(s1+s2)/r)^6)"
+
+
+@pytest.mark.parametrize(
+    ("expression", "name", "words"),
+    [
+        ("138.935456*q1*q2/r", "q", "parameter q .* looks like a charge"),
+        ("138.9*foo1*foo2*erfc(3*r)/r", "foo", "parameter foo .*-0.834 to 0.417"),
+        ("138.9*foo1*foo2*(1/r+2*r^2-1.4)", "foo", "looks like a charge"),
+        ("scale*(1/r+2*r^2); scale=foo1*foo2", "abs", "power 1.0 at long range"),
+        ("foo1*foo2*exp(-0.1*r)/r", "abs", "no Lennard-Jones"),
+        ("-foo1*foo2/r^4", "abs", "power -5.0"),
+    ],
+)
+def test_charges_in_a_custom_force_are_refused(model, expression, name, words):
+    topology, system, _ = waters()
+    values, name = (np.abs(CHARGES), "foo") if name == "abs" else (CHARGES, name)
+    system.addForce(custom(expression, values[:, None], [name]))
+    with pytest.raises(ValueError, match=words):
+        split_of(topology, system, model)
+
+
+def test_a_custom_lennard_jones_force_stays(model):
+    topology, system, positions = waters()
+    rows = np.tile([[0.6, 0.31], [0.0, 0.1], [0.0, 0.1]], (6, 1))
+    system.addForce(custom(LENNARD_JONES, rows, ["e", "s"]))
+    split = split_of(topology, system, model)
+    context = openmm.Context(split, openmm.VerletIntegrator(0.001))
+    context.setPositions(positions)
+    assert np.isfinite(energy(context))
+
+
+def test_what_acts_beside_the_model_is_refused(model):
+    def message(change):
+        topology, system, _ = waters()
+        change(system)
+        with pytest.raises(ValueError) as caught:
+            split_of(topology, system, model)
+        return str(caught.value)
+
+    def field(system):
+        force = openmm.CustomExternalForce("-q*z")
+        force.addPerParticleParameter("q")
+        force.addParticle(1, [0.417])
+        system.addForce(force)
+
+    def bond(system):
+        force = openmm.HarmonicBondForce()
+        force.addBond(0, 3, 0.3, 100.0)
+        system.addForce(force)
+
+    def one_four(system):
+        force = openmm.CustomBondForce("138.9*qq/r")  # 1-4 charges
+        force.addPerBondParameter("qq")
+        force.addBond(0, 3, [0.1])
+        system.addForce(force)
+
+    def offset(system):
+        force_of(system).addGlobalParameter("x", 0.0)
+        force_of(system).addParticleParameterOffset("x", 4, 1, 0, 0)
+
+    for change, words in {
+        (lambda s: s.addForce(second_force(CHARGES))): "18 particles have charges in several",
+        (lambda s: force_of(s).addException(0, 3, 0.0, 0.1, 0.0)): "scales the charges of atoms 0",
+        offset: "depend on parameters",
+        (lambda s: s.addConstraint(1, 3, 0.3)): "must be whole molecules",
+        bond: "must be whole molecules",
+        one_four: "acts on QM atoms",
+        field: "acts on the charge of QM atom 1",
+        (lambda s: s.addForce(openmm.GBSAOBCForce())): "implicit solvent",
+        (lambda s: s.addForce(openmm.CustomGBForce())): "implicit solvent",
+        (lambda s: s.addForce(openmm.DrudeForce())): "Drude particles are polarisable",
+        (lambda s: s.addForce(openmm.AmoebaMultipoleForce())): "AMOEBA is polarisable",
+        (lambda s: s.addForce(openmm.HippoNonbondedForce())): "HIPPO is polarisable",
+        (lambda s: s.addForce(openmm.GayBerneForce())): "has a GayBerneForce",
+    }.items():
+        assert words in message(change)
+
+
+def test_amoeba_is_refused_by_name(model):
+    topology, _, _ = waters(2)
+    with pytest.raises(ValueError, match="AMOEBA is polarisable"):
+        split_of(topology, app.ForceField("amoeba2018.xml"), model)
+
+
+def test_an_exception_with_full_charges_keeps_its_lennard_jones_alone(model):
+    topology, system, _ = waters()
+    force_of(system).addException(0, 3, 0.834**2, 0.5, 0.25)
+    force = force_of(split_of(topology, system, model))
+    found = [force.getExceptionParameters(k) for k in range(force.getNumExceptions())]
+    (own,) = (row for row in found if {row[0], row[1]} == {0, 3})
+    assert [value._value for value in own[2:]] == [0.0, 0.5, 0.25]
+
+
+def test_surroundings_without_charges_are_said_to_be_vacuum(model):
+    topology, system, _ = waters()
+    force = force_of(system)
+    for i in range(18):
+        force.setParticleParameters(i, 0.0, *force.getParticleParameters(i)[1:])
+    with pytest.warns(UserWarning, match="none of the 15 particles .* vacuum"):
+        split_of(topology, system, model)
+
+
+@pytest.mark.parametrize("rigid", [True, False])
+def test_molecules_of_the_model_stay_molecules(model, rigid):
+    """In images and under a barostat, though constraints and strength of bonds are gone."""
+    side = 2.2
+    topology, system, positions = waters(side=side, rigid=rigid)
+    system = split_of(topology, system, model, cutoff=5.0)
+    barostat = openmm.MonteCarloBarostat(2000 * unit.bar, 300, 1)
+    barostat.setRandomNumberSeed(1)
+    system.addForce(barostat)
+    platform = openmm.Platform.getPlatformByName("Reference")
+    context = openmm.Context(system, openmm.VerletIntegrator(1e-9), platform)
+    assert (0, 1, 2) in [tuple(sorted(found)) for found in context.getMolecules()]
+    context.setPositions(positions + np.array([side - 0.05, 0, 0]))  # across the wall
+    before = context.getState().getPeriodicBoxVolume()
+    context.getIntegrator().step(15)
+    state = context.getState(positions=True, enforcePeriodicBox=True)
+    assert abs(state.getPeriodicBoxVolume() / before - 1) > 1e-3
+    found = nanometres(state.getPositions(asNumpy=True))[:3]
+    lengths = np.linalg.norm(found[1:] - found[0], axis=1)
+    np.testing.assert_allclose(lengths, [0.09572, 0.09576], atol=1e-4)
+
+
+def test_lennard_jones_ends_before_a_short_cutoff(box):
+    from gnn.engines.openmm import classical_system
+
+    prmtop, _ = box
+    for cutoff in (0.7, 0.7 * unit.nanometer, 7 * unit.angstrom):
+        force = force_of(classical_system(prmtop.topology, prmtop, {"nonbondedCutoff": cutoff}))
+        assert force.getSwitchingDistance()._value == pytest.approx(0.7 * 8 / 9)
+    force = force_of(classical_system(prmtop.topology, prmtop, {}))
+    assert force.getSwitchingDistance()._value == pytest.approx(0.8)
+
+
+def test_errors_inside_openmm_keep_their_cause(model, monkeypatch):
+    topology, system, positions = waters(2)
+    split = split_of(topology, system, model)
+    context = openmm.Context(split, openmm.VerletIntegrator(0.001))
+    context.setPositions(positions)
+    for error, words in (
+        (ValueError("the box is\ntoo small"), "the box is\ntoo small"),
+        (KeyError("b"), "KeyError: 'b'"),
+        (KeyboardInterrupt(), "interrupted by the keyboard"),
+    ):
+        monkeypatch.setattr(Embedding, "energy_forces", Mock(side_effect=error))
+        with pytest.raises(openmm.OpenMMException) as caught:
+            energy(context)
+        assert str(caught.value) == words
 
 
 def test_a_published_checkpoint(box):

@@ -1,15 +1,21 @@
 """Molecular dynamics: what a run writes, and that a killed one goes on to the same result."""
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import warnings
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 pytest.importorskip("openmm", reason="needs the package openmm (extra 'engines')")
+
+from openmm import OpenMMException, app, unit
 
 from gnn.cli import main
 from gnn.engines.analysis import (
@@ -18,9 +24,12 @@ from gnn.engines.analysis import (
     read_log,
     read_trajectory,
 )
-from gnn.engines.box import shipped_box
+from gnn.engines.box import read_amber, shipped_box, start_of, warn_of_density
 from gnn.engines.dynamics import Run
+from gnn.engines.embedding import Embedding
+from gnn.engines.failure import longest_step
 from gnn.engines.settings import Settings
+from gnn.engines.trajectory import Trajectory
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +83,92 @@ def test_a_run_writes_all_that_it_says(whole, capsys):
     assert np.all((bond > 1.2) & (bond < 1.7))
     assert (whole / "md.png").stat().st_size > 10_000
     assert "HETATM" in (whole / "topology.pdb").read_text()
+
+
+def test_the_solute_is_no_water_in_files(whole):
+    lines = (whole / "topology.pdb").read_text().splitlines()
+    atoms = [line for line in lines if line.startswith("HETATM")]
+    assert [line[12:16].strip() for line in atoms[:6]] == ["C1", "O1", "H1", "H2", "H3", "H4"]
+    assert {line[17:20] for line in atoms[:6]} == {"LIG"}
+    assert {line[17:20] for line in atoms[6:]} == {"HOH"}
+    assert [line[76:78].strip() for line in atoms[:7]] == ["C", "O", "H", "H", "H", "H", "O"]
+    bonds = [line.split()[1:] for line in lines if line.startswith("CONECT")]
+    assert sum(len(row) - 1 for row in bonds) == 2 * 5
+    assert lines[1].startswith("CRYST1   23.151   22.283   22.185")
+
+
+def test_readers_of_trajectories_find_the_solute(whole):
+    analysis = pytest.importorskip("MDAnalysis", reason="needs the package MDAnalysis")
+    universe = analysis.Universe(str(whole / "topology.pdb"), str(whole / "trajectory.xtc"))
+    solute = universe.select_atoms("not water")
+    assert solute.indices.tolist() == list(range(6))
+    assert universe.select_atoms("resname LIG") == solute
+    assert len(universe.select_atoms("water")) == 3 * 368
+    assert not len(universe.select_atoms("protein or nucleic"))
+    assert len(solute.bonds) == 5
+    assert "".join(solute.elements) == "COHHHH"
+    assert len(universe.trajectory) == 13
+    for frame in universe.trajectory:
+        assert solute.bonds.values().max() < 1.8
+        np.testing.assert_allclose(frame.dimensions[:3], [23.151, 22.283, 22.185], atol=1e-3)
+    assert universe.trajectory.dt == pytest.approx(5 * 0.0005)
+
+
+def test_another_reader_finds_the_same_bonds(whole):
+    traj = pytest.importorskip("mdtraj", reason="needs the package mdtraj")
+    found = traj.load(str(whole / "trajectory.xtc"), top=str(whole / "topology.pdb"))
+    assert found.topology.select("not water").tolist() == list(range(6))
+    assert found.topology.select("resname LIG").tolist() == list(range(6))
+    assert found.topology.n_bonds == 5 + 2 * 368
+    np.testing.assert_allclose(found.time[:3], [0, 0.0025, 0.005], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [("SOL", "LIG"), ("WAT", "LIG"), ("ALA", "LIG"), ("DA", "LIG"), ("NA", "LIG"), ("Cl-", "LIG"),
+     ("TIP3", "LIG"), ("", "LIG"), ("MOH", "MOH"), ("UNL", "UNL")],
+)  # fmt: skip
+def test_names_of_residues(box, tmp_path, label, name):
+    text = (box / "solute.prmtop").read_text()
+    assert text.count("LIG ") == 2
+    (tmp_path / "solute.prmtop").write_text(text.replace("LIG ", f"{label:4s}"))
+    shutil.copy(box / "solute.rst7", tmp_path)
+    run = Run(tmp_path, Settings(10))
+    residues = list(run.topology.residues())
+    assert residues[0].name == name and {r.name for r in residues[1:]} == {"HOH"}
+    assert [a.name for a in residues[0].atoms()] == ["C1", "O1", "H1", "H2", "H3", "H4"]
+    if label == "SOL":  # no water either where another residue is the model's
+        with pytest.warns(UserWarning, match="one of 368 waters"):
+            run = Run(tmp_path, Settings(10), qm_residue=7)
+        names = [r.name for r in run.topology.residues()]
+        assert names[0] == "UNL" and names[7] == "LIG" and names.count("HOH") == 367
+
+
+@pytest.mark.parametrize("kind", ["xtc", "dcd"])
+def test_frames_are_appended_without_reading_the_file(box, tmp_path, monkeypatch, kind):
+    """Opening counts the frames that are there: once for a run, and not for every frame."""
+    topology, start = read_amber(box / "solute.prmtop", box / "solute.rst7")
+    opened = []
+    reader = {"xtc": "XTCFile", "dcd": "DCDFile"}[kind]
+    original = getattr(app, reader)
+    monkeypatch.setattr(app, reader, lambda *a, **k: opened.append(1) or original(*a, **k))
+    positions = start.getPositions(asNumpy=True)
+    path = tmp_path / f"frames.{kind}"
+    frames = Trajectory(path, topology.topology, 0.5, 10)
+    for _ in range(40):
+        frames.write(positions, start.boxVectors)
+        if frames.frames == 25:
+            size = frames.size
+    assert len(opened) == 1 and frames.frames == 40
+    whole = path.read_bytes()
+    again = Trajectory(path, topology.topology, 0.5, 10)
+    again.resume(size, 25)
+    for _ in range(15):
+        again.write(positions, start.boxVectors)
+    again.close()
+    assert len(opened) == 2 and path.read_bytes() == whole
+    again.begin()
+    assert not path.exists() and again.frames == 0
 
 
 @pytest.mark.parametrize("kind", ["xtc", "dcd"])
@@ -131,10 +226,218 @@ def test_what_is_refused(box, whole, tmp_path, capsys):
     )
 
 
+# --- wrong input ----------------------------------------------------------------------------------
+
+
+def complaint(capsys, *arguments):
+    """Return the one line that a command ends with."""
+    assert main([str(a) for a in arguments]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].startswith("anisole: error: ")
+    assert not any("Traceback" in line for line in lines)
+    return lines[-1]
+
+
+def edited(box, change):
+    lines = (box / "solute.rst7").read_text().splitlines()
+    return "\n".join(change(lines)) + "\n"
+
+
+def velocities(lines):
+    values = np.random.default_rng(0).normal(0, 0.3, 3330)
+    rows = ["".join(f"{x:12.7f}" for x in values[k : k + 6]) for k in range(0, 3330, 6)]
+    return [*lines[:2], *rows, lines[-1]]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda lines: [lines[0], "   9", *lines[2:7]], "has 9 atoms, .* has 1110"),
+        (lambda lines: lines[:-1], "has no box"),
+        (lambda lines: [*lines[:2], "nan".rjust(12) + lines[2][12:], *lines[3:]], "are NaN"),
+        (lambda lines: [*lines[:2], "*" * 12 + lines[2][12:], *lines[3:]], "does not read as"),
+        (lambda lines: [*lines[:-1], "   0.0000000" * 3 + "  90.0000000" * 3], "volume|read as"),
+        (lambda lines: [], "does not read as Amber coordinates"),
+        (velocities, "not coordinates in Å"),
+    ],
+    ids=["count", "no box", "NaN", "stars", "flat", "empty", "velocities"],
+)  # fmt: skip
+def test_coordinates_that_are_none(box, tmp_path, capsys, change, words):
+    file = tmp_path / "mine.rst7"
+    file.write_text(edited(box, change))
+    files = "--prmtop", box / "solute.prmtop", "--coordinates", file
+    line = complaint(capsys, "md", *files, "--steps", 9, "--output", tmp_path / "run")
+    assert str(file) in line and re.search(words, line)
+
+
+def test_topologies_that_are_none(box, tmp_path, capsys):
+    pdb = tmp_path / "box.pdb"
+    pdb.write_text("ATOM      1  C1  LIG A   1      13.430  13.601  10.817\nEND\n")
+    other = "--coordinates", box / "solute.rst7", "--steps", 9, "--output", tmp_path / "run"
+    line = complaint(capsys, "md", "--prmtop", pdb, *other)
+    assert f"{pdb} does not read as Amber topology (prmtop): it begins 'ATOM 1 C1 LIG" in line
+    assert "read as Amber topology" in complaint(capsys, "md", "--prmtop", "/bin/ls", *other)
+    assert "need each other" in complaint(capsys, "md", *other)
+
+
+def test_a_box_too_small_is_found_before_anything_is_done(box, tmp_path, capsys):
+    files = "--prmtop", box / "solute.prmtop", "--coordinates", box / "solute.rst7"
+    line = complaint(
+        capsys, "md", *files, "--steps", 9, "--cutoff", 12, "--output", tmp_path / "run"
+    )
+    assert "22.2 Å at its narrowest" in line and "a cutoff of at most 9.5 Å" in line
+    assert not (tmp_path / "run/start.xml").exists()
+
+
+def test_a_box_that_shrinks_stops_the_run(box, tmp_path, capsys, monkeypatch):
+    """What is raised inside of OpenMM comes out as one line."""
+    import gnn.engines.dynamics as dynamics
+
+    monkeypatch.setattr(dynamics, "check_box", lambda *_: 0.0)
+    line = complaint(capsys, *command(box, tmp_path, *STEPS, "--cutoff", 10))
+    assert "stopped at step 0, longest bond of" in line and "a cutoff of at most 9.5 Å" in line
+    assert "step 0 is in" in line and (tmp_path / "failed.pdb").is_file()
+
+
+def test_a_molecule_that_falls_apart(box, tmp_path, capsys):
+    line = complaint(capsys, *command(box, tmp_path, *STEPS, "--timestep", 9))
+    found = re.search(
+        r"stopped at step (\d+), (\d+) K, longest bond of the molecule (\w+)–(\w+) \(atoms (\d+) "
+        r"and (\d+)\) of ([\d.]+) Å: the molecule has fallen apart .*; step \1 is in (.*)$", line,
+    )  # fmt: skip
+    assert found and 1 <= int(found[1]) <= 10 and float(found[7]) > 1.4
+    last = app.PDBFile(found[8])
+    positions = np.array(last.positions.value_in_unit(unit.angstrom))
+    apart = np.linalg.norm(positions[int(found[5])] - positions[int(found[6])])
+    assert apart == pytest.approx(float(found[7]), abs=0.01)
+    assert [a.residue.name for a in last.topology.atoms()][:6] == ["LIG"] * 6
+
+
+def test_a_blow_up_leaves_the_last_good_frame(box, tmp_path, capsys):
+    options = "--classical", "--timestep", 9
+    line = complaint(capsys, *command(box, tmp_path, *STEPS, *options))
+    assert "stopped at step" in line and "NaN" in line and "the frame recorded last is in" in line
+    positions = np.array(app.PDBFile(str(tmp_path / "failed.pdb")).positions._value)
+    assert np.isfinite(positions).all()
+    np.testing.assert_allclose(np.linalg.norm(positions[0] - positions[1]), 0.14, atol=0.03)
+
+
+def test_a_run_goes_on_with_the_files_that_it_had(box, whole, tmp_path, capsys):
+    other = tmp_path / "other.rst7"
+    other.write_text(edited(box, lambda lines: [*lines, ""]))
+    arguments = command(box, whole, *STEPS, "--resume")
+    arguments[arguments.index("--coordinates") + 1] = str(other)
+    assert "begun with another file than" in complaint(capsys, *arguments)
+    before = (whole / "log.csv").read_bytes()
+    assert main(command(box, whole, *STEPS, "--resume")) == 0
+    assert "60 of 60 steps are done" in capsys.readouterr().out
+    assert (whole / "log.csv").read_bytes() == before
+
+
+def test_residues_and_folders_that_are_none(box, tmp_path, capsys):
+    line = complaint(capsys, *command(box, tmp_path / "a", *STEPS, "--qm-residue", 400))
+    assert "from 0 to 368, got 400" in line
+    (tmp_path / "file").write_text("x")
+    line = complaint(capsys, *command(box, tmp_path / "file", *STEPS))
+    assert str(tmp_path / "file") in line and "start.xml" not in line
+
+
+def test_a_molecule_needs_its_package(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "rdkit", None)
+    line = complaint(capsys, "md", "--smiles", "CO", "--steps", 9, "--output", tmp_path)
+    assert "rdkit" in line and "anisole[data]" in line
+
+
+def test_errors_of_openmm_come_in_one_line(box, tmp_path, capsys, monkeypatch):
+    import gnn.commands.dynamics as command_of
+    import gnn.engines.box as box_of
+
+    broken = Mock(side_effect=OpenMMException("Particle coordinate\nis NaN"))
+    with monkeypatch.context() as patch:
+        patch.setattr(box_of, "_settle", broken)
+        line = complaint(capsys, *command(box, tmp_path / "a", *STEPS))
+    assert "equilibration failed at step 0 of 1 fs (Particle coordinate is NaN)" in line
+    monkeypatch.setattr(command_of, "_files", broken)
+    line = complaint(capsys, *command(box, tmp_path / "b", *STEPS))
+    assert line == "anisole: error: Particle coordinate is NaN"
+
+
+def test_an_interrupted_model_interrupts_the_run(box, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Embedding, "energy_forces", Mock(side_effect=KeyboardInterrupt))
+    assert main(command(box, tmp_path, *STEPS)) == 130
+    assert capsys.readouterr().err.strip().splitlines()[-1] == "anisole: interrupted"
+
+
+# --- warnings -------------------------------------------------------------------------------------
+
+
+def test_a_step_too_long_for_hydrogen(box, tmp_path):
+    for path in box.glob("solute.*"):
+        shutil.copy(path, tmp_path)
+    with pytest.warns(UserWarning, match=r"2 fs is too long: .* 8.9 fs .*--timestep 1.1"):
+        Run(tmp_path, Settings(10, timestep=2.0))._simulation()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Run(tmp_path, Settings(10, timestep=1.0))._simulation()
+    prmtop, _ = read_amber(box / "solute.prmtop", box / "solute.rst7")
+    heavy = prmtop.createSystem(rigidWater=True, hydrogenMass=3 * unit.amu)
+    limit, period = longest_step(prmtop.topology, heavy)
+    assert limit == pytest.approx(period / 8) and 1.6 < limit < 1.7  # C–H: 6 and 3 Da
+    assert longest_step(prmtop.topology, prmtop.createSystem(constraints=app.AllBonds)) is None
+
+
+@pytest.mark.parametrize(
+    ("densities", "words"),
+    [
+        (np.linspace(0.80, 0.95, 20), r"not settled: .* from 0\.8\d+ to 0\.9\d+ .*ation 30"),
+        (np.full(20, 0.85), "density of 0.850 g/ml after 10 ps .* 0.97 to 1.00"),
+        (np.full(20, 1.20), "density of 1.200"),
+        (np.array([0.80]), "density of 0.800"),
+        (np.full(20, 0.985), None),
+        (0.98 + 0.01 * np.cos(np.arange(20)), None),
+        (np.repeat([0.98, 1.005, 0.975], (10, 5, 5)), None),  # as a box of 11 nm³ wavers
+    ],
+)  # fmt: skip
+def test_density_after_the_equilibration(box, densities, words):
+    prmtop, _ = read_amber(box / "solute.prmtop", box / "solute.rst7")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_density(densities, prmtop.topology, Settings(10))
+    assert len(caught) == (words is not None)
+    if words:
+        assert re.search(words, str(caught[0].message))
+
+
+def test_a_box_of_too_little_water_warns(box, tmp_path, capsys):
+    """As tleap leaves it: a tenth wider than it should be, and no time to shrink."""
+
+    _, start = read_amber(box / "solute.prmtop", box / "solute.rst7")
+    positions, lengths = start_of(start)
+    waters = positions[6:].reshape(-1, 3, 3)  # whole, beyond the walls too
+    waters -= np.diag(lengths) * np.round((waters - waters[:, :1]) / np.diag(lengths))
+    growth = np.array([26, 25, 25]) / np.diag(lengths) - 1
+    waters += growth * waters[:, :1]
+    positions[:6] += growth * positions[0]
+    rows = [*positions.reshape(-1, 6), [26, 25, 25, 90, 90, 90]]
+    lines = ["wide", "1110", *("".join(f"{x:12.7f}" for x in row) for row in rows)]
+    shutil.copy(box / "solute.prmtop", tmp_path)
+    (tmp_path / "solute.rst7").write_text("\n".join(lines) + "\n")
+    short = "--steps", 5, "--interval", 5, "--checkpoint-interval", 5
+    assert main([*command(tmp_path, tmp_path / "run", *short), "--classical"]) == 0
+    found = " ".join(capsys.readouterr().err.split())
+    assert "warning: the box has a density of 0.681 g/ml after 0 ps" in found
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
         ({"steps": 0}, "steps >= 1"),
+        ({"seed": -1}, "seed from 0"),
+        ({"seed": 2**31}, "seed from 0"),
+        ({"threads": 0}, "threads >= 1"),
+        ({"cutoff": 1.0}, "cutoff >= 1.5 Å"),
+        ({"temperature": float("nan")}, "temperature > 0"),
+        ({"equilibration": float("nan")}, "equilibration >= 0"),
         ({"ensemble": "mve"}, "ensemble to be one of nvt, npt, nve"),
         ({"timestep": -1.0}, "timestep > 0"),
         ({"interval": 30, "checkpoint_interval": 100}, "multiple of interval"),
@@ -166,7 +469,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(box, tmp_path, monkeypatch):
 
 
 def test_total_energy_is_kept_without_a_thermostat(box, tmp_path):
-    steps = "--steps", 80, "--interval", 4, "--checkpoint-interval", 80
+    steps = "--steps", 48, "--interval", 4, "--checkpoint-interval", 48
     options = "--ensemble", "nve", "--precision", "float64", "--platform", "Reference"
     assert main(command(box, tmp_path, *steps, *options)) == 0
     log = read_log(tmp_path / "log.csv")

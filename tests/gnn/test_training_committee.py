@@ -1,20 +1,28 @@
 """Committees: means with exact forces, spreads, training, resuming, evaluation."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from tiny import MODEL, methanol, tiny_model
+from tiny import MODEL, assert_same_state, methanol, tiny_model
 
 from gnn import System, load_model
 from gnn.cli import main
 from gnn.data import write_frames
 from gnn.training.checkpoint import save_model
-from gnn.training.committee import Committee
-from gnn.training.run import resampled_runs
-from gnn.training.uncertainty import spread_rows
+from gnn.training.committee import (
+    Committee,
+    differences,
+    draw_undetermined,
+    perturb,
+    resampled,
+)
+from gnn.training.config import PERTURBATION, parse_config
+from gnn.training.setup import build_model
+from gnn.training.uncertainty import doubt, spread_rows
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +92,142 @@ def test_members_must_go_together():
 
 def test_bootstrap_draws_whole_runs():
     frames = methanol()
-    chosen = resampled_runs(frames, seed=1)
+    chosen = resampled(frames, seed=1)
     assert len(chosen) == len(frames)
     runs = [frames[i].run for i in chosen]
     assert 1 < len(set(runs)) < len({frame.run for frame in frames})
     assert all(runs.count(run) % 4 == 0 for run in set(runs))
-    assert resampled_runs(frames, seed=1) == chosen != resampled_runs(frames, seed=2)
+    assert resampled(frames, seed=1) == chosen != resampled(frames, seed=2)
+
+
+def test_few_runs_are_no_reason_to_learn_from_the_same_frames():
+    """Of one run, two or three, whole runs drawn would often be the same ones."""
+    for runs in (1, 2, 3):
+        frames = [replace(f, run=i % runs) for i, f in enumerate(methanol())]
+        draws = [resampled(frames, seed=seed) for seed in range(4)]
+        assert len({tuple(draw) for draw in draws}) == 4
+        assert all(len(draw) == 24 and 10 < len(set(draw)) < 20 for draw in draws)
+        assert "single frames drawn" in differences(frames, 0.1, True, True)
+    few = replace(methanol()[0], name="other")
+    line = differences([*methanol(), few, few], 0.0, True, False)
+    assert "runs (of other, which has few runs: frames) drawn with replacement" in line
+
+
+def test_what_members_do_not_differ_in_is_said():
+    frames = methanol()
+    assert "first weights (perturbed by 0.1)" in differences(frames, 0.1, False, True)
+    alike = differences(frames, 0.0, False, True)
+    assert alike.endswith("they begin alike on the same frames, so how they disagree says little")
+    assert "begin alike" not in differences(frames, 0.0, False, False)
+
+
+def test_noise_is_relative_to_the_weights():
+    model, before = tiny_model(), tiny_model()
+    perturb(model, 0.05, seed=1)
+    for new, old in zip(model.parameters(), before.parameters(), strict=True):
+        size = old.square().mean().sqrt()
+        if len(old.flatten()) > 60:
+            noise = (new - old).std().item()
+            assert noise == pytest.approx(0.05 * size.item(), rel=0.3)
+    again, other = tiny_model(), tiny_model()
+    perturb(again, 0.05, seed=1)
+    perturb(other, 0.05, seed=2)
+    assert_same_state(model.state_dict(), again.state_dict())
+    assert not torch.equal(other.embedding.weight, model.embedding.weight)
+
+
+def test_constants_that_the_data_leave_open_are_drawn_for_each_member():
+    """All energies of methanol stay; that of water, which they do not tell, differs."""
+    models = [tiny_model(dtype=torch.float64) for _ in range(4)]
+    for seed, model in enumerate(models):
+        draw_undetermined(model, methanol(), {}, seed)
+    frames = methanol()[:3]
+    known = np.array([[r["energy"] for r in m.evaluate(frames)] for m in models])
+    np.testing.assert_allclose(known - known[0], 0, atol=1e-8)
+    water = [System([8, 1, 1], [[0.0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])]
+    assert np.std([m.evaluate(water)[0]["energy"] for m in models]) > 50
+    assert np.std([float(m.charge_baseline) for m in models]) > 1  # all frames are neutral
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """Four members that started from one checkpoint, and what was printed."""
+    folder = tmp_path_factory.mktemp("tuned")
+    save_model(folder / "start.pt", tiny_model())
+    write_frames(folder / "data.h5", [replace(f, run=0) for f in methanol()])
+    training = {"epochs": 1, "batch_size": 4, "threads": 1, "validate_every": 1}
+    content = {"data": {"source": str(folder / "data.h5")}, "training": training}
+    (folder / "run.yaml").write_text(yaml.safe_dump(content | {"output": str(folder / "run")}))
+    call = ["train", str(folder / "run.yaml"), "--no-blind", "--committee", "4"]
+    assert main([*call, "--from", str(folder / "start.pt")]) == 0
+    return folder, call
+
+
+def test_members_that_start_from_one_checkpoint_differ(tuned, capsys):
+    folder, _ = tuned
+    config = parse_config({"start": str(folder / "start.pt"), "committee": {"members": 4}})
+    assert config.perturbation == PERTURBATION and config.bootstrap
+    starts = []
+    for seed in range(2):
+        config.training.seed = seed
+        starts.append(build_model(config, methanol()))
+    one, two = (model.embedding.weight for model in starts)
+    assert (one - two).std() > 0.05 * one.std()
+    fingerprints = {
+        torch.load(folder / f"run/member_{k}/last.pt", weights_only=True)["trainer"]["frames"]
+        for k in range(4)
+    }
+    assert len(fingerprints) == 4  # each has learned from frames of its own
+
+
+def test_the_spread_grows_off_the_data(tuned):
+    folder, _ = tuned
+    model = load_model(folder / "run/committee.pt")
+    frames = methanol()
+    water = System([8, 1, 1], [[0.0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
+    inside = [result["energy_std"] for result in model.evaluate(frames)]
+    outside = model.evaluate([water])[0]["energy_std"]
+    assert outside > 20 * max(inside) and outside > 10
+
+
+def test_a_committee_from_a_checkpoint_goes_on_without_naming_it(tuned, capsys):
+    """The frames of each member are drawn again as they were."""
+    folder, call = tuned
+    assert main([*call, "--resume"]) == 0
+    captured = capsys.readouterr()
+    assert "perturbed by" in captured.out and "nothing is left to train" in captured.out
+    other = str(folder / "run/member_0/best.pt")
+    assert main([*call, "--resume", "--from", other]) == 2
+    assert "section 'start': start is" in capsys.readouterr().err
+    text = (folder / "run.yaml").read_text() + "committee: {bootstrap: false}\n"
+    (folder / "other.yaml").write_text(text)
+    assert main(["train", str(folder / "other.yaml"), *call[2:], "--resume"]) == 2
+    assert "section 'committee': bootstrap is False, was None" in capsys.readouterr().err
+
+
+def test_a_committee_starts_from_a_committee(committee, tmp_path):
+    save_model(tmp_path / "old.pt", committee)
+    content = {"start": str(tmp_path / "old.pt"), "training": {"dtype": "float64"}}
+    with pytest.raises(ValueError, match="is a committee of 3 models"):
+        build_model(parse_config(content), methanol())
+    members = {"members": 4, "perturbation": 0}
+    config = parse_config(content | {"committee": members})
+    for k in (0, 2, 3):
+        model = build_model(config, methanol(), member=k)
+        expected = committee.members[k % 3]
+        assert torch.equal(model.embedding.weight, expected.embedding.weight)
+
+
+def test_a_spread_of_nothing_is_not_taken_for_certainty(tmp_path, capsys):
+    alike = Committee([tiny_model(), tiny_model()])
+    save_model(tmp_path / "alike.pt", alike)
+    write_frames(tmp_path / "data.h5", methanol())
+    call = ["evaluate", str(tmp_path / "alike.pt"), str(tmp_path / "data.h5")]
+    assert main([*call, "--output", str(tmp_path / "out")]) == 0
+    captured = capsys.readouterr()
+    assert "the members agree on what is wrong" in captured.err
+    assert "energy 0 beside" in captured.err and "nan" not in captured.out
+    assert (tmp_path / "out/spread.png").stat().st_size > 5000
 
 
 def test_spread_and_error_that_go_together_are_seen():
@@ -107,6 +245,8 @@ def test_spread_and_error_that_go_together_are_seen():
     assert row["within_1"] == pytest.approx(0.68, abs=0.08)
     assert row["within_2"] == pytest.approx(0.95, abs=0.05)
     assert row["correlation"] > 0.3
+    assert doubt([row]) == ""
+    assert "QM forces 0.1 beside 9 meV/Å" in doubt([row | {"spread": 0.1, "rmse": 9.0}])
 
 
 def test_training_resuming_and_evaluating_a_committee(tmp_path, capsys):

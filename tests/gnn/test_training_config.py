@@ -54,6 +54,22 @@ def test_unknown_key_is_refused_with_the_nearest_known(content, place, suggestio
         parse_config(content)
 
 
+@pytest.mark.parametrize(
+    ("content", "suggestion"),
+    [
+        ({"epochs": 3}, "training.epochs"),
+        ({"data": {"cutoff": 5.0}}, "model.cutoff"),
+        ({"training": {"members": 2}}, "committee.members"),
+        ({"source": "x.xyz"}, "data.source"),
+        ({"data": {"key": "kind"}}, "data.split.key"),
+        ({"data": {"train_file": "x.xyz"}}, "train"),
+    ],
+)
+def test_a_key_of_another_section_is_named_with_its_section(content, suggestion):
+    with pytest.raises(ValueError, match=f"unknown key.*did you mean '{suggestion}'"):
+        parse_config(content)
+
+
 def test_unknown_key_like_no_other_lists_the_known_ones():
     with pytest.raises(ValueError, match=r"unknown key 'loss\.qqq'; known keys: energy, forces"):
         parse_config({"loss": {"qqq": 1}})

@@ -9,6 +9,8 @@ import torch
 from tiny import assert_same_state, methanol, read_log, tiny_config, tiny_model, tiny_trainer
 
 from gnn import Frame, load_model
+from gnn.data import write_frames
+from gnn.data.streaming import stream_frames
 from gnn.training import loop
 from gnn.training.config import TrainingConfig
 from gnn.training.loop import COLUMNS, Trainer, learning_rate, training_device
@@ -188,28 +190,98 @@ def test_needs_training_frames_and_labels_to_validate_on():
         Trainer(tiny_model(), tiny_config(), frames, bare)
 
 
-def test_frames_with_other_labels_get_their_own_batches():
-    frames = methanol()[:12]
-    energies = [replace(f, forces=None, mm_forces=None, dipole=None) for f in frames[:5]]
-    forces = [replace(f, energy=None, dipole=None) for f in frames[5:]]
-    trainer = Trainer(tiny_model(), tiny_config(epochs=3), energies + forces)
+def _lacking_forces(frames, share, seed=0):
+    """Frames of which a share has no forces on the atoms."""
+    lacking = np.random.default_rng(seed).permutation(len(frames))[: round(share * len(frames))]
+    return [replace(f, forces=None) if i in lacking else f for i, f in enumerate(frames)]
+
+
+def count_forces(monkeypatch, trainer):
+    """Run an epoch; return how many numbers of forces, and how many frames, are in its losses."""
     seen = []
-    for trainer.epoch in range(20):
+    real = loop.weighted_loss
+
+    def counted(output, batch, weights, counts):
+        seen.append((counts["forces"], batch.n_systems))
+        return real(output, batch, weights, counts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "weighted_loss", counted)
+        trainer.run(1)
+    return np.sum(seen, axis=0).tolist()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_epoch_uses_all_forces_that_are_there(share, streamed, monkeypatch, tmp_path):
+    frames = _lacking_forces(methanol()[:20], share)
+    there = sum(frame.forces.size for frame in frames if frame.forces is not None)
+    assert there == round((1 - share) * 20) * 18
+    if streamed:
+        write_frames(tmp_path / "data.h5", frames)
+        frames = stream_frames(tmp_path / "data.h5", block=3, held=2)
+    trainer = Trainer(tiny_model(), tiny_config(batch_size=5), frames, methanol()[20:22])
+    assert count_forces(monkeypatch, trainer) == [there, 20]
+    assert math.isfinite(trainer.history[0]["train_loss"])
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_only_one_incomplete_batch_of_an_epoch_waits_for_the_next(streamed, tmp_path):
+    """Whatever the labels, and wherever the blocks of a file end."""
+    frames = _lacking_forces(methanol()[:23], 0.5)
+    if streamed:
+        write_frames(tmp_path / "data.h5", frames)
+        frames = stream_frames(tmp_path / "data.h5", block=3, held=2)
+    trainer = Trainer(tiny_model(), tiny_config(batch_size=5), frames)
+    for trainer.epoch in range(5):
         batches = trainer._batches()
-        assert all(len({i < 5 for i in batch}) == 1 for batch in batches)
-        assert [len(b) for b in batches] == [4, 4]
-        seen.append(batches[0][0] < 5)
-    assert any(seen) and not all(seen)  # neither kind always comes first
-    trainer.epoch = 0
+        assert [len(batch) for batch in batches] == [5] * 4
+        assert len(set(np.concatenate(batches).tolist())) == 20  # each at most once
+
+
+def test_validation_counts_every_label_of_every_frame():
+    frames = methanol()
+    checked = _lacking_forces(frames[16:20], 0.5)
+    checked[0] = replace(checked[0], energy=None)
+    trainer = Trainer(tiny_model(), tiny_config(epochs=1, validate_every=1), frames[:8], checked)
     trainer.run()
-    assert all(math.isfinite(row["train_loss"]) for row in trainer.history)
+    row = trainer.history[0]
+    results = trainer.average.evaluate(checked)
+    total = 0.0
+    for name in ("energy", "forces", "mm_forces", "dipole"):
+        errors = [
+            np.ravel(r[name] - getattr(f, name))
+            for r, f in zip(results, checked, strict=True)
+            if getattr(f, name) is not None
+        ]
+        mean = (np.concatenate(errors) ** 2).mean()
+        assert row[f"validation_{name}_rmse"] == pytest.approx(1e3 * math.sqrt(mean), rel=1e-6)
+        total += getattr(trainer.config.loss, name) * mean
+    assert row["validation_loss"] == pytest.approx(total, rel=1e-6)
 
 
-def test_training_frames_without_a_label_are_refused():
-    frames = methanol()[:4]
-    bare = [Frame(f.system) for f in frames[:1]]
-    with pytest.raises(ValueError, match="nothing to train on in 1 of 5 training frames"):
-        Trainer(tiny_model(), tiny_config(), frames + bare)
+def test_a_label_that_no_validation_frame_has_is_named():
+    frames = methanol()
+    bare = [replace(f, forces=None) for f in frames[16:18]]
+    with pytest.warns(UserWarning, match="no validation frame has a label of forces"):
+        trainer = Trainer(tiny_model(), tiny_config(), frames[:8], bare)
+    assert trainer.validated == ["energy", "mm_forces", "dipole"]
+
+
+def test_frames_without_a_weighted_label_are_left_out_and_counted():
+    frames = methanol()[:12]
+    bare = [Frame(f.system) for f in methanol()[12:15]]
+    # a dipole is a label, but here it has no weight
+    bare.append(Frame(frames[0].system, dipole=np.zeros(3)))
+    weights = {"dipole": 0.0}
+    with pytest.warns(UserWarning, match=r"^4 of 16 training frames are not used.*energy, forces"):
+        mixed = Trainer(tiny_model(), tiny_config(loss=weights), bare[:2] + frames + bare[2:])
+    plain = Trainer(tiny_model(), tiny_config(loss=weights), frames)
+    mixed.run(1)
+    plain.run(1)
+    assert_same_state(mixed.model.state_dict(), plain.model.state_dict())
+    with pytest.raises(ValueError, match="nothing to train on: none of the 4 training frames"):
+        Trainer(tiny_model(), tiny_config(loss=weights), bare)
 
 
 # --- files ----------------------------------------------------------------------------------------

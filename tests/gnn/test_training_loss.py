@@ -9,7 +9,7 @@ from gnn import Frame
 from gnn.data import collate
 from gnn.data.common import LABELS
 from gnn.training.config import LossConfig
-from gnn.training.loss import weighted_loss
+from gnn.training.loss import label_counts, weighted_loss
 from gnn.training.metrics import without_surroundings
 
 ONLY = {name: 0.0 for name in LABELS}
@@ -20,14 +20,38 @@ def _batch(frames, dtype=torch.float64):
 
 
 def _output(batch, shift):
-    """Predictions that miss the labels by known amounts."""
+    """Predictions that miss the labels by known amounts, and anything where there are none."""
     rng = np.random.default_rng(0)
-    errors = {
-        name: torch.from_numpy(shift * rng.standard_normal(getattr(batch, name).shape))
-        for name in LABELS
-        if getattr(batch, name) is not None
+    sizes = {
+        "forces": (batch.n_atoms, 3),
+        "mm_forces": (batch.n_mm, 3),
+        "dipole": (batch.n_systems, 3),
     }
-    return {name: getattr(batch, name) + error for name, error in errors.items()}, errors
+    output, errors = {}, {}
+    for name in LABELS:
+        output[name] = torch.from_numpy(rng.standard_normal(sizes.get(name, batch.n_systems)))
+        if name in batch.labels:
+            values, rows = batch.labels[name]
+            errors[name] = torch.from_numpy(shift * rng.standard_normal(values.shape))
+            output[name][slice(None) if rows is None else rows] = values.double() + errors[name]
+    return output, errors
+
+
+def _only(frame, *labels):
+    return Frame(frame.system, **{name: getattr(frame, name) for name in labels}, name=frame.name)
+
+
+def _mixed():
+    """Frames with all labels, with each alone, in vacuum, and with none."""
+    frames = methanol()
+    return [
+        frames[0],
+        _only(frames[1], "energy"),
+        _only(frames[2], "forces", "dipole"),
+        without_surroundings(_only(frames[3], "forces")),
+        _only(frames[4], "mm_forces"),
+        Frame(frames[5].system),
+    ]
 
 
 @pytest.mark.parametrize("name", LABELS)
@@ -55,14 +79,55 @@ def test_energies_near_minus_ten_thousand_keep_their_digits():
     assert loss.item() == pytest.approx(1e-8, rel=1e-3)
 
 
-def test_label_that_one_frame_lacks_is_left_out():
-    first, second = methanol()[:2]
-    bare = Frame(second.system, second.energy, second.forces, name="meoh")
-    batch = _batch([first, bare])
+def test_every_label_of_a_mixed_batch_counts_and_nothing_else():
+    frames = _mixed()
+    batch = _batch(frames)
     output, errors = _output(batch, 0.3)
-    loss = weighted_loss(output, batch, LossConfig(energy=1.0, forces=1.0, dipole=1e9))
-    expected = errors["energy"].square().mean() + errors["forces"].square().mean()
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-9)
+    assert label_counts(batch) == {"energy": 2, "forces": 54, "mm_forces": 60, "dipole": 6}
+    assert [errors[name].numel() for name in LABELS] == [2, 54, 60, 6]
+    weights = LossConfig(energy=1.0, forces=2.0, mm_forces=3.0, dipole=4.0)
+    expected = sum(w * errors[n].square().mean().item() for n, w in weights.model_dump().items())
+    for name in LABELS:  # what is predicted where no label is cannot matter, whatever it is
+        rows = batch.labels[name].rows
+        lacking = torch.ones(len(output[name]), dtype=torch.bool)
+        lacking[rows] = False
+        assert lacking.any()
+        output[name][lacking] = float("nan")
+        output[name].requires_grad_()
+    loss = weighted_loss(output, batch, weights)
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+    loss.backward()
+    for name in LABELS:
+        rows, gradient = batch.labels[name].rows, output[name].grad
+        share = 2 * getattr(weights, name) / errors[name].numel()
+        torch.testing.assert_close(gradient[rows], share * errors[name], rtol=1e-9, atol=1e-9)
+        assert torch.count_nonzero(gradient) == errors[name].numel()
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model(dtype=torch.float64)
+
+
+def _gradients(model, batches, counts):
+    """Return the sum over batches of the gradients of their parts of the loss."""
+    model.zero_grad()
+    for batch in batches:
+        output = model(batch, forces=True, mm_forces=True, create_graph=True)
+        weighted_loss(output, batch, LossConfig(), counts).backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def test_gradients_of_a_mixed_batch_are_those_of_its_frames_with_the_counts_of_all(model):
+    frames = _mixed()[:5]
+    together = _gradients(model, [_batch(frames)], None)
+    # worked out without batches of several frames, and without missing labels
+    counts = {"energy": 2, "forces": 3 * 18, "mm_forces": 2 * 30, "dipole": 6}
+    alone = _gradients(model, [_batch([frame]) for frame in frames], counts)
+    assert together.keys() == alone.keys()
+    for name, gradient in together.items():
+        torch.testing.assert_close(gradient, alone[name], rtol=1e-9, atol=1e-12)
+    assert sum(float(gradient.abs().max()) for gradient in together.values()) > 0
 
 
 def test_frames_in_vacuum_have_no_term_of_mm_forces():
@@ -94,8 +159,8 @@ def test_nothing_to_train_on_where_no_charge_feels_a_force():
         weighted_loss({}, batch, LossConfig(**(ONLY | {"mm_forces": 1.0})))
 
 
-def test_gradient_reaches_every_parameter_that_decides_the_outputs():
-    model = tiny_model(dtype=torch.float64)
+def test_gradient_reaches_every_parameter_that_decides_the_outputs(model):
+    model.zero_grad()
     batch = _batch(methanol()[:2])
     output = model(batch, forces=True, mm_forces=True, create_graph=True)
     weighted_loss(output, batch, LossConfig()).backward()

@@ -33,7 +33,7 @@ def _result(frame, energy_error=0.0, force_error=0.0):
     return {
         "energy": frame.energy + energy_error,
         "forces": frame.forces + force_error,
-        "mm_forces": frame.mm_forces + force_error,
+        "mm_forces": (frame.mm_forces if frame.system.n_mm else np.zeros((0, 3))) + force_error,
         "dipole": frame.dipole + 0.1,
     }
 
@@ -75,13 +75,24 @@ def test_errors_per_molecule():
     assert comparison.errors("mm_forces", "b") is None  # an ion in vacuum
 
 
-def test_a_label_that_any_frame_lacks_is_not_compared():
-    frames = [_frame(), Frame(WATER, energy=1.0)]
-    results = [_result(frames[0]), _result(frames[0], 2.0)]
+def test_each_label_of_each_frame_is_compared():
+    """Whatever the others have: errors are those of the frames with the label."""
+    frames = [_frame(name="a"), Frame(WATER, energy=1.0, name="a"), Frame(ION, name="b")]
+    frames.append(Frame(ION, forces=np.zeros((2, 3)), name="b"))
+    full = [_result(_frame(f.system)) for f in frames]
+    results = [r | {"energy": e, "forces": r["forces"] + d} for r, e, d in zip(
+        full, (0.1, 1.3, 5.0, 5.0), (0.5, 9.0, 9.0, 1.5), strict=True)]  # fmt: skip
     comparison = compare(results, frames)
-    assert comparison.errors("energy").mae == pytest.approx(500)
-    assert comparison.errors("forces") is None
-    nothing = compare(results, [Frame(WATER), Frame(WATER)])
+    assert comparison.errors("energy").mae == pytest.approx(1e3 * (0.1 + 0.3) / 2)
+    assert comparison.errors("energy", "b") is None
+    assert comparison.errors("forces", "a").rmse == pytest.approx(500)
+    assert comparison.errors("forces", "b").rmse == pytest.approx(2500)
+    expected = 1e3 * np.sqrt((9 * 0.5**2 + 6 * 2.5**2) / 15)  # by components, not by frames
+    assert comparison.errors("forces").rmse == pytest.approx(expected)
+    assert comparison.errors("mm_forces").mae == 0 and comparison.errors("dipole").mae > 0
+    counts = {q: comparison.count(q) for q in ("energy", "forces", "mm_forces", "dipole")}
+    assert counts == {"energy": (2, 4), "forces": (2, 4), "mm_forces": (1, 2), "dipole": (1, 4)}
+    nothing = compare(results[:2], [Frame(WATER), Frame(WATER)])
     assert all(nothing.errors(q) is None for q in ("energy", "forces", "mm_forces", "dipole"))
 
 
@@ -117,7 +128,7 @@ def test_mean_baseline_has_no_energy_of_a_molecule_it_never_saw():
 def test_without_surroundings_keeps_the_labels_and_the_rest():
     frame = methanol()[0]
     bare = without_surroundings(frame)
-    assert bare.system.n_mm == 0 and bare.mm_forces.shape == (0, 3)
+    assert bare.system.n_mm == 0 and bare.mm_forces is None
     assert (bare.energy, bare.run, bare.name) == (frame.energy, frame.run, frame.name)
     np.testing.assert_array_equal(bare.forces, frame.forces)
     np.testing.assert_array_equal(bare.dipole, frame.dipole)
@@ -159,10 +170,10 @@ def test_csv_of_the_rows(tmp_path):
     assert found[1]["mm_forces_mae"] == ""
 
 
-def _text(table):
+def _text(table, width=110):
     from rich.console import Console
 
-    console = Console(width=110)
+    console = Console(width=width)
     with console.capture() as capture:
         console.print(table)
     return capture.get()
@@ -179,6 +190,53 @@ def test_baseline_table_without_an_energy_shows_a_dash_and_not_nan():
     unknown = mean_baseline([_frame(name="x")], [_frame(ION, energy=51.0, name="b")])
     text = _text(tables.baseline_table({"training mean": unknown, "this model": own}, "Beside"))
     assert "training mean" in text and "nan" not in text
+
+
+@pytest.mark.parametrize("width", [72, 80, 104, 110, 200])
+def test_no_name_or_number_is_cut_on_a_narrow_console(width):
+    many = [_frame(energy=1.0, name=n, force=1.0) for n in ("acetic acid", "[nh4+]", "x" * 70)]
+    large = compare([_result(f, -1e4, 1e3) for f in many], many)
+    baselines = {"training mean": _two_molecules(), "blind to surroundings": large, "this": large}
+    text = _text(tables.error_table(large, "Errors"), width)
+    text += _text(tables.baseline_table(baselines, "Beside"), width)
+    assert "…" not in text and "10000000.0" in text and "1000000.0" in text
+    for name in ("molecule", "frames", "energy", "QM forces", "MM forces", "dipole", "meV/Å",
+                 "MAE", "RMSE", "/ std", "[nh4+]", "blind to surroundings"):  # fmt: skip
+        assert name in text, name
+    assert all(len(line) <= width for line in text.splitlines())
+
+
+def test_frames_with_each_label_are_counted_where_not_all_have_it():
+    frames = [_frame(name="a"), Frame(WATER, energy=1.0, name="a"), _frame(ION, name="b")]
+    comparison = compare([_result(_frame(f.system, 1.0)) for f in frames], frames)
+    rows = tables.error_rows(comparison)
+    assert [row["forces_frames"] for row in rows] == [1, 1, 2]
+    assert [row["mm_forces_frames"] for row in rows] == [1, 0, 1]
+    assert "energy_frames" not in rows[0]
+    text = _text(tables.error_table(comparison, "Errors")).split("Frames that have the label")[1]
+    lines = {line.split()[0]: line.split()[1:] for line in text.splitlines()[1:] if line.strip()}
+    assert lines["a"] == ["1", "of", "2", "1", "of", "2", "1", "of", "2"]
+    assert lines["b"] == ["1", "of", "1", "–", "1", "of", "1"]  # nothing around it to be forced
+    assert lines["all"] == ["2", "of", "3", "1", "of", "2", "2", "of", "3"]
+    complete = _text(tables.error_table(_two_molecules(), "Errors"))
+    assert "Frames that have" not in complete
+
+
+def test_a_molecule_whose_mean_energy_is_unknown_is_named():
+    training = [_frame(name="x"), Frame(ION, forces=np.zeros((2, 3)), name="b")]
+    unknown = mean_baseline(training, [_frame(ION, energy=51.0, name="b"), _frame(name="x")])
+    text = _text(tables.baseline_table({"training mean": unknown}, "Beside"))
+    assert "training mean: no training frame has an energy of b" in text
+
+
+def test_references_that_do_not_vary_have_no_ratio():
+    frames = [_frame(energy=-3142.1, name="a", force=0.1) for _ in range(3)]
+    comparison = compare([_result(f, 0.1, 0.2) for f in frames], frames)
+    for name in ("energy", "forces"):
+        assert comparison.errors(name).std == 0 and np.isnan(comparison.errors(name).ratio)
+    text = _text(tables.error_table(comparison, "Errors"))
+    assert "nan" not in text and "inf" not in text
+    assert "nan" not in str(tables.verdicts(comparison))
 
 
 def test_verdicts():

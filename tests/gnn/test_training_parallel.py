@@ -4,6 +4,8 @@ import errno
 import os
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +15,16 @@ import yaml
 from tiny import MODEL, methanol, read_log, tiny_config, tiny_model
 
 from gnn.cli import main
-from gnn.data import write_frames
+from gnn.data import collate, read_frames, write_frames
+from gnn.data.common import LABELS
 from gnn.data.streaming import stream_frames
 from gnn.training import checkpoint
 from gnn.training.checkpoint import load
 from gnn.training.config import load_config
 from gnn.training.loop import Trainer
+from gnn.training.loss import label_counts
+from gnn.training.metrics import without_surroundings
+from gnn.training.parallel import Ranks
 from gnn.training.setup import build_model, load_splits
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,6 +34,19 @@ ROOT = Path(__file__).resolve().parents[2]
 def data(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "data.h5"
     write_frames(path, methanol())
+    return path
+
+
+@pytest.fixture(scope="module")
+def partial(tmp_path_factory):
+    """Frames of which some lack energies, forces, or forces on charges; some are in vacuum."""
+    frames = methanol()
+    for i, frame in enumerate(frames):
+        lacking = [n for n, k in (("energy", 3), ("forces", 4), ("mm_forces", 5)) if i % k == 1]
+        frame = replace(frame, **dict.fromkeys(lacking))
+        frames[i] = without_surroundings(frame) if i % 6 == 2 else frame
+    path = tmp_path_factory.mktemp("partial") / "data.h5"
+    write_frames(path, frames)
     return path
 
 
@@ -67,8 +86,10 @@ def assert_close(one, other, tolerance):
             assert (value - other[key]).abs().max() <= tolerance * (1 + value.abs().max()), key
 
 
-def test_two_processes_train_like_one(data, tmp_path):
-    """Batches of five are shared three to two, so that plain means of means would be wrong."""
+def test_two_processes_train_like_one(partial, tmp_path):
+    """Batches of five are shared three to two, and each process's frames have labels of their own:
+    means of means would be wrong."""
+    data = partial
     alone = write_config(tmp_path / "alone", data)
     assert main(["train", str(alone), "--no-blind"]) == 0
     done = torchrun("train", str(write_config(tmp_path / "both", data)), "--no-blind")
@@ -90,6 +111,19 @@ def test_two_processes_train_like_one(data, tmp_path):
     done = torchrun("train", str(path), "--no-blind", "--resume")
     assert done.returncode == 0, done.stderr
     assert_close(weights(tmp_path / "alone"), weights(tmp_path / "begun"), 1e-10)
+
+
+def test_shares_of_the_batches_hold_all_labels_that_are_there(partial):
+    frames = read_frames(partial)
+    trainer = Trainer(tiny_model(), tiny_config(batch_size=6), frames)
+    sums: Counter = Counter()
+    for indices in trainer._batches():
+        for rank in range(2):
+            own = trainer.feed[Ranks(rank, 2).share(indices)]
+            sums.update(label_counts(collate(own)))
+    assert len(frames) == 24
+    for name in LABELS:
+        assert sums[name] == sum(np.size(v) for f in frames if (v := getattr(f, name)) is not None)
 
 
 def test_a_mistake_ends_all_processes_with_its_message(data, tmp_path):
@@ -124,9 +158,9 @@ def test_a_full_disk_ends_the_run_with_a_message_and_loses_nothing(
     assert_close(weights(tmp_path / "alone"), weights(tmp_path / "run"), 0.0)
 
 
-def test_streamed_frames_train_to_the_same_weights(data, tmp_path):
+def test_streamed_frames_train_to_the_same_weights(partial, tmp_path):
     for name, options in (("memory", {}), ("file", {"stream": True})):
-        config = write_config(tmp_path / name, data, reading=options)
+        config = write_config(tmp_path / name, partial, reading=options)
         assert main(["train", str(config), "--no-blind"]) == 0
     assert_close(weights(tmp_path / "memory"), weights(tmp_path / "file"), 0.0)
 

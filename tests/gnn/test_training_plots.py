@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,6 +53,16 @@ SETS = {
     "vacuum": lambda: [without_surroundings(f) for f in methanol()[:4]],
     "energies": lambda: [_only(f, "energy") for f in methanol()[:4]],
     "one frame": lambda: methanol()[:1],
+    "dipoles": lambda: [_only(f, "dipole") for f in methanol()[:3]],
+    "some lack some": lambda: [
+        replace(_only(f, *labels), name=n)
+        for f, n, labels in zip(
+            methanol()[:4],
+            "abbc",
+            (("energy",), ("forces",), (), ("energy", "mm_forces")),
+            strict=True,
+        )
+    ],
     "two molecules": lambda: [
         Frame(f.system, f.energy, f.forces, f.mm_forces, name=n)
         for f, n in zip(methanol()[:4], "aabb", strict=True)
@@ -91,12 +102,28 @@ def _row(epoch, **values):
         [_row(1), _row(2)],
         [_row(1, validation_loss=1.0, validation_forces_rmse=3.0)],
         [_row(1, train_loss=math.nan), _row(2, validation_loss=math.nan)],
+        [_row(k, validation_loss=1.0, validation_forces_rmse=k % 2 or None) for k in (1, 2, 3)],
     ],
-    ids=["usual", "no validation", "one row", "not finite"],
+    ids=["usual", "no validation", "one row", "not finite", "gaps"],
 )
 def test_learning_curve(tmp_path, rows):
     plots.learning_curve(rows, tmp_path / "curve.png")
     _assert_picture(tmp_path / "curve.png")
+
+
+def test_what_is_known_is_drawn_over_gaps(tmp_path, monkeypatch):
+    """No point is lost beside rows that lack it, and one alone can be seen."""
+    drawn = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, _: drawn.append(figure))
+    rows = [_row(k, validation_loss=1.0 / k) for k in range(1, 5)]
+    for k in (0, 2):
+        rows[k]["validation_forces_rmse"] = 5.0
+    rows[3]["validation_energy_rmse"] = 7.0
+    plots.learning_curve(rows, tmp_path / "curve.png")
+    lines = {line.get_label(): line for line in drawn[0].axes[1].lines}
+    assert list(lines["QM forces / meV/Å"].get_xdata()) == [1.0, 3.0]
+    assert list(lines["energy / meV"].get_ydata()) == [7.0]
+    assert lines["energy / meV"].get_marker() == "o"
 
 
 def test_nothing_to_draw(tmp_path):

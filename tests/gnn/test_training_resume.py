@@ -23,7 +23,7 @@ from tiny import (
 
 from gnn.cli import main
 from gnn.data import write_frames
-from gnn.training.loop import Trainer
+from gnn.training.loop import Trainer, learning_rate
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -89,6 +89,98 @@ def test_resume_says_what_differs(tmp_path):
     tiny_trainer(tmp_path, epochs=2, learning_rate=1e-3).run(1)
     with pytest.raises(ValueError, match=r"learning_rate is 0\.002, was 0\.001"):
         tiny_trainer(tmp_path, epochs=2, learning_rate=2e-3).resume()
+
+
+def test_resume_names_all_that_differs(tmp_path):
+    tiny_trainer(tmp_path, epochs=2, learning_rate=1e-3).run(1)
+    frames = methanol()
+    config = tiny_config(epochs=2, clip=3.0, data={"split": {"seed": 3}})
+    other = Trainer(tiny_model(), config, frames[:12], frames[16:20], tmp_path)
+    with pytest.raises(ValueError) as caught:
+        other.resume()
+    for told in ("split.seed is 3, was 0", "learning_rate is 0.002, was 0.001", "clip is 3.0, was"):
+        assert told in str(caught.value)
+
+
+def test_a_finished_run_is_given_more_epochs(tmp_path):
+    """It goes on as a run would that had been set up so and stands where this one does."""
+    tiny_trainer(tmp_path, epochs=3).run()
+    longer = tiny_trainer(tmp_path, epochs=6)
+    changed, schedule = longer.resume()
+    assert changed == "training.epochs is 6 now, was 3"
+    # three steps an epoch: the next rate is that of half the schedule
+    assert "at epoch 3 it goes from 2e-05 to 0.001 (50 % of the schedule)" in schedule
+    weights = [p.detach().clone() for p in longer.model.parameters()]
+    longer.run()
+    assert longer.epoch == 6 and len(longer.history) == 6
+    assert any(
+        not torch.equal(a, b) for a, b in zip(weights, longer.model.parameters(), strict=True)
+    )
+    rates = [row["learning_rate"] for row in longer.history]
+    expected = [learning_rate(longer.settings, 3 * k + 2, 3 * (k + 1) / 18) for k in range(3, 6)]
+    assert rates[3:] == expected and rates[-1] == pytest.approx(2e-5)
+    assert [row["epoch"] for row in read_log(tmp_path)] == list("123456")
+    assert (
+        torch.load(tmp_path / "last.pt", weights_only=True)["trainer"]["config"]["training"][
+            "epochs"
+        ]
+        == 6
+    )  # and may be continued as such
+
+
+def test_a_run_that_ran_out_of_time_is_given_more(tmp_path):
+    first = tiny_trainer(tmp_path, epochs=50, time_limit=1e-3)
+    first.run()
+    assert first.epoch == 1
+    same = tiny_trainer(tmp_path, epochs=50, time_limit=1e-3)
+    (line,) = same.resume()
+    assert line.startswith("nothing is left to train: ") and "training.time_limit: 0.001" in line
+    more = tiny_trainer(tmp_path, epochs=3, time_limit=1e5)
+    lines = more.resume()
+    assert lines[0] == "training.epochs is 3 now, was 50"
+    assert lines[1] == "training.time_limit is 100000.0 now, was 0.001"
+    more.run()
+    assert more.epoch == 3
+
+
+def test_patience_may_be_raised(tmp_path):
+    first = tiny_trainer(tmp_path, epochs=9, patience=1, validate_every=1)
+    first.stale, first.epoch = 1, 2
+    first.save()
+    same = tiny_trainer(tmp_path, epochs=9, patience=1, validate_every=1)
+    (line,) = same.resume()
+    assert "1 validations brought no improvement (training.patience: 1)" in line
+    more = tiny_trainer(tmp_path, epochs=9, patience=2, validate_every=1)
+    assert more.resume() == ["training.patience is 2 now, was 1"] and not more.finished
+
+
+def test_what_is_harmless_may_change(tmp_path):
+    """Threads, and how often is looked and saved: the weights stay those of a straight run."""
+    straight = tiny_trainer(tmp_path / "a", epochs=4)
+    straight.run()
+    tiny_trainer(tmp_path / "b", epochs=4).run(2)
+    other = tiny_trainer(tmp_path / "b", epochs=4, threads=2, checkpoint_every=1, validate_every=1)
+    lines = other.resume()
+    assert sorted(line.split()[0] for line in lines) == [
+        "training.checkpoint_every", "training.threads", "training.validate_every",
+    ]  # fmt: skip
+    other.run()
+    assert_same_state(straight.model.state_dict(), other.model.state_dict())
+
+
+def test_runs_from_before_there_were_other_splits_go_on(tmp_path):
+    tiny_trainer(tmp_path, epochs=2).run(1)
+    content = torch.load(tmp_path / "last.pt", weights_only=True)
+    data = content["trainer"]["config"]["data"]
+    data["source"] = "./somewhere/../shipped"  # in other words
+    for key in ("train", "valid", "test", "isolated_atoms"):
+        del data[key]
+    del data["split"]["key"]
+    data["split"]["by"] = "run"
+    del content["trainer"]["config"]["committee"]["perturbation"]
+    content["trainer"]["config"]["committee"]["bootstrap"] = False
+    torch.save(content, tmp_path / "last.pt")
+    assert tiny_trainer(tmp_path, epochs=2).resume() == []
 
 
 def test_resume_on_other_data_is_refused(tmp_path):

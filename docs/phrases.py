@@ -1,0 +1,374 @@
+"""Phrases of README and the pages that quote a figure, written from their sources.
+
+A page is free text. A phrase in it that quotes a measurement stands here a second time, with a
+computed value in place of each number, so that a test sees when a file of results changes and the
+page does not. `quotes.py` compares.
+"""
+
+from collections.abc import Callable
+
+import benchmark_tables as tables
+from benchmark_tables import MOLECULES, read, select, short
+from phrases_readme import readme
+from sources import ROOT, dynamics, labels, number, points, power, run, training_minutes
+
+
+def index() -> list[str]:
+    """Return the one number of the first page."""
+    ships = select(read("shipped_model_errors"), molecule="all")
+    return [f"energies are off by {number(ships, 'energy_mae'):.1f} meV on average"]
+
+
+def evidence() -> list[str]:
+    """Return what the tables of evidence are said to show."""
+    few, many = (
+        select(read("direction"), order=o, frames=f) for o, f in (("3", "180"), ("0", "730"))
+    )
+    fewer = select(read("direction"), order="0", frames="180")
+    errors = ("energy_mae", "forces_rmse", "mm_forces_rmse")
+    better = [number(many, key) / number(few, key) for key in errors]
+    gain = max(1 - number(many, key) / number(fewer, key) for key in errors)
+    cost = number(select(read("direction_time"), order="3"), "ratio") - 1
+    far = [r for r in read("dimers_scan") if r["kind"] == "ion pair"][-1]
+    off = 1e3 * abs(number(far, "long-range") - number(far, "reference"))
+    mace, ours = (select(read("against_mace"), model=m, of="all") for m in ("MACE", "ours"))
+    tuned = {
+        f: select(read("finetune"), start="published, fine-tuned", frames=f)
+        for f in ("60", "180", "730")
+    }
+    scratch = select(read("finetune"), start="from scratch", frames="60")
+    ships = select(read("shipped_model_errors"), molecule="all")
+    best = min(number(row, "energy_mae") for row in read("finetune"))
+    size = (ROOT / "gnn" / "data" / "model.pt").stat().st_size
+    widths = [number(row, "parameters") for row in read("direction")]
+    equal = tables.count(round(sum(widths) / len(widths), -4))
+    theirs, default = (number(row, "parameters") for row in (mace, ours))
+    return [
+        f"so that all have {equal} parameters, {few['steps']} steps each",
+        f"({tables.count(round(theirs, -3))} parameters) and the schedule of its documentation; "
+        f"ours with its default settings ({tables.count(round(default, -3))})",
+        f"states of order 3, {run('shipped model: parameters')} parameters",
+        f"order 3 has errors {min(better):.1f} to {max(better):.1f} times smaller than order 0 "
+        f"trained on 730 frames, while a training step costs {100 * cost:.0f} % more",
+        f"Order 0 improves by {100 * gain:.0f} % at most from 180 to 730 frames",
+        *embeddings(),
+        f"the energy of the ion pair at {number(far, 'distance'):g} Å, "
+        f"{short(far['reference'])} eV, to {off:.1f} meV",
+        f"ours takes {number(ours, 'steps') / number(mace, 'steps'):.1f} times as many steps",
+        f"their energies are off by {number(tuned['60'], 'energy_mae'):.1f} meV, those of a model "
+        f"from scratch by {number(scratch, 'energy_mae'):.0f} meV",
+        f"within {tuned['730']['steps']} steps ({number(tuned['730'], 'energy_mae'):.1f} meV with "
+        "730)",
+        f"took {tables.count(run('shipped model: steps of its training'))}, and its error of "
+        f"{number(ships, 'energy_mae'):.1f} meV is {best / number(ships, 'energy_mae'):.1f} times "
+        "smaller than the best of this table",
+        f"{training_minutes()} minutes on one core that others used too",
+        f"({size / 1e6:.1f} MB)",
+        f"was off by {run('acetic acid: energy error with 30 training frames, order 2')} meV",
+    ]
+
+
+def embeddings() -> list[str]:
+    """Return what five ways to treat surroundings are said to show."""
+    rows = {(r["molecule"], r["of"], r["way"]): r for r in read("surroundings")}
+
+    def ratio(worse: str, better: str, column: str, *of: str) -> float:
+        return number(rows[*of, worse], column) / number(rows[*of, better], column)
+
+    energy = {m: ratio("mechanical", "electrostatics", "energy_mae", m, m) for m in MOLECULES}
+    acid = energy.pop("acoh")
+    single = {m: ratio("electrostatics", "both", "mm_forces_rmse", m, m) for m in MOLECULES}
+    every = [ratio("electrostatics", "both", "mm_forces_rmse", "all", m) for m in MOLECULES]
+    both, only = (
+        number(rows["all", "all", way], "forces_rmse") for way in ("both", "electrostatics")
+    )
+    return [
+        f"energy errors {min(energy.values()):.1f} to {max(energy.values()):.1f} times smaller "
+        f"than fixed charges (*mechanical*), for the models of one molecule; acetic acid is the "
+        f"exception ({acid:.1f} times)",
+        f"{single['meoh']:.1f} (methanol), {single['mam']:.1f} (methylammonium), "
+        f"{single['oac']:.1f} (acetate) and {single['acoh']:.1f} times (acetic acid) smaller in "
+        f"models of one molecule, and {min(every):.1f} to {max(every):.1f} times in the model of "
+        "all",
+        f"the QM forces get worse ({both:.0f} against {only:.0f} meV/Å)",
+    ]
+
+
+def fmm() -> list[str]:
+    """Return where the fast multipole method pays."""
+    share = [
+        points(n, asked) / points(n, "0.0", "direct")
+        for asked in ("0.001", "1e-06")
+        for n in (3000, 10000)
+    ]
+    return [
+        f"at 1e-3 they take {share[0]:.2f} of the time of the direct sum with 3000 charges and "
+        f"{share[1]:.2f} with 10 000; at 1e-6 {share[2]:.2f} and {share[3]:.2f}",
+    ]
+
+
+def howto_tolerance() -> list[str]:
+    """Return what a digit costs."""
+    rows = [r for r in read("fmm_bench") if r["part"] == "tolerance" and r["program"] == "anisole"]
+    digits = len(rows) - 1
+    cost = (number(rows[-1], "seconds") / number(rows[0], "seconds")) ** (1 / digits) - 1
+    return [f"Ten times the accuracy costs about {100 * cost:.0f} % more time"]
+
+
+def howto_train() -> list[str]:
+    """Return what to expect of a first training."""
+    rows = [select(read("direction"), order=k, frames="180") for k in ("2", "3")]
+    least, most = sorted(number(row, "energy_mae") for row in rows)
+    return [f"energies to {least:.0f} to {most:.0f} meV after {rows[0]['steps']} steps"]
+
+
+def md() -> list[str]:
+    """Return drift, temperatures and speed of molecular dynamics."""
+    drift = power(dynamics("NVE drift of the energy"))
+    error = power(dynamics("NVE drift, standard error"))
+    step = dynamics("time of one step")
+    parts = [
+        dynamics(f"time of {what}")
+        for what in (
+            "model, energy and gradient",
+            "all that is classical",
+            "images, weights, chain rule",
+        )
+    ]
+    near = {
+        name: max(
+            (r for r in read("md_rdf") if r["run"] == name and number(r, "r") < 2.3),
+            key=lambda r: number(r, "H(O)–O(water)"),
+        )["r"]
+        for name in tables.values(read("md_rdf"), "run")
+    }
+    model, classical = (f"{float(r):.1f}" for r in near.values())
+    return [
+        f"float64 | {drift} ± {error} kT per degree of freedom and ns",
+        f"(kinetic energy: {dynamics('NVE kinetic energy, standard deviation'):.0f} kJ/mol) | "
+        f"{dynamics('NVE total energy, standard deviation')} kJ/mol",
+        f"mean temperature | {dynamics('QM/MM, 300 K: mean temperature')} K (classical: "
+        f"{dynamics('classical (GAFF2), 300 K: mean temperature')} K)",
+        f"about {model} Å long and hardly ever broken; with the force field it is about "
+        f"{classical} Å long",
+        f"takes {step:.1f} ms at best, which is {nanoseconds(step):.1f} ns a day (a run of 2000 "
+        f"steps on two cores: {run('shipped box, 2000 steps of 0.5 fs, two cores: median step')} "
+        f"ms in the median, {run('shipped box, 2000 steps of 0.5 fs, two cores: speed')} ns a "
+        f"day); the force field alone takes {parts[1]:.1f} ms",
+        *(f"| {value:.1f} |\n" for value in (*parts, step - sum(parts))),
+    ]
+
+
+def nanoseconds(milliseconds: float, timestep: float = 0.5) -> float:
+    """Return the simulated time of a day in ns, for the time of a step and its length in fs."""
+    return 86400e3 / milliseconds * timestep * 1e-6
+
+
+def ase() -> list[str]:
+    """Return speed, conservation and vibrations of methanol with ASE."""
+    of = {row["quantity"]: row["value"] for row in read("single_runs")}
+    where = ("vacuum", "405 charges")
+    ours, bms = (
+        [of[f"AMPCalculator, methanol in {w}: {m}"] for w in where]
+        for m in ("shipped model", "AMP-BMS")
+    )
+    alone = [of[f"AMPCalculator, methanol in {w}, energy alone: shipped model"] for w in where]
+    run_of = "ASE, methanol in vacuum, 5 ps of NVE at 0.5 fs"
+    modes = [(number(r, "reference"), number(r, "model")) for r in read("vibrations")]
+    return [
+        f"The calculator adds {of['AMPCalculator: its own share of a call']} ms",
+        f"{ours[0]} ms in vacuum and {ours[1]} ms in 405 charges by the shipped model, {bms[0]} "
+        f"and {bms[1]} ms by AMP-BMS. An energy alone is {alone[0]} and {alone[1]} ms",
+        f"a standard deviation of {of[f'{run_of}: standard deviation of the energy']} meV and "
+        f"drifted by {of[f'{run_of}: drift']} kT per degree",
+        f"The largest errors are {max(abs(a - b) for a, b in modes):.0f} 1/cm (a C–H stretch) and "
+        f"{100 * max(abs(a - b) / a for a, b in modes):.0f} % (the torsion); the dipole at the "
+        f"minimum is {of['methanol at its minimum: dipole, shipped model']} D "
+        f"({of['methanol at its minimum: dipole, B3LYP/6-31G*']} D)",
+        f"dipole {of['methanol at its minimum: dipole, AMP-BMS']} D, wavenumbers "
+        f"{of['methanol at its minimum: wavenumbers, AMP-BMS']} 1/cm",
+    ]
+
+
+def data() -> list[str]:
+    """Return the noise and size of the shipped labels, and what new ones cost."""
+    of, cost = (
+        labels(),
+        {
+            key.partition(": ")[2]: row["value"]
+            for row in read("single_runs")
+            if (key := row["quantity"]).startswith("data generate")
+        },
+    )
+    least, most = sorted((of["mam"], of["oac"]))
+    return [
+        *(row_of_molecule(name) for name in MOLECULES),
+        f"the net force of a frame is up to {of['largest net']:.0e} eV/Å, typically "
+        f"{of['typical net']:.0e}".replace("e-0", "e-"),
+        f"On average ions gain {least:.1f} to {most:.1f} eV from the water, neutral molecules "
+        f"{of['meoh']:.1f} to {of['acoh']:.1f} eV",
+        f"The largest force component is {of['on atoms']:.1f} eV/Å on a solute and "
+        f"{of['on charges']:.1f} eV/Å on a point charge",
+        f"{cost['one frame of methanol, one core']} s of one core for methanol and "
+        f"{cost['one frame of acetate, one core']} s for acetate",
+        f"some {cost['dynamics before the first frame']} s before its first frame",
+        f"took {cost['8 frames of methanol with MBIS, two processes']} s",
+        f"without multipoles {cost['8 frames of water without MBIS, two processes']} s",
+    ]
+
+
+def row_of_molecule(name: str) -> str:
+    """Return what the table of the shipped frames says of a molecule."""
+    import h5py
+    import numpy as np
+
+    with h5py.File(ROOT / "gnn" / "data" / "qmmm.h5") as file:
+        group = file[name]
+        charges = np.diff(group["mm_ptr"][:])
+        frames, runs = len(group["run"]), len(set(group["run"][:]))
+        total = int(group.attrs["charge"])
+    charge = f"{total:+d}".replace("-", "−") if total else "0"
+    counts = f"{charges.min()}–{charges.max()}"
+    return f"| `{name}` | {MOLECULES[name]} | {charge} | {frames} | {runs} | {counts} |"
+
+
+def export() -> list[str]:
+    """Return what compiling a training step brings and costs."""
+    rows = {row["way"]: row for row in read("compiled_training")}
+    ours, torch, compiled = (
+        number(rows[way], "step_ms")
+        for way in ("operators in Numba", "eager torch", "traced and compiled")
+    )
+    names = {
+        "operators in Numba": "compiled by torch",
+        "eager torch": "plain torch",
+        "traced, not compiled": "traced",
+        "traced and compiled": "traced and compiled",
+    }
+    return [
+        *(
+            f"{name} | {number(rows[way], 'step_ms'):.1f} | {number(rows[way], 'least_ms'):.1f} |"
+            for way, name in names.items()
+        ),
+        f"up to {ours / compiled:.1f} times faster than our operators",
+        f"{torch / compiled:.1f} times than plain torch",
+        f"({run('compiled training: first step, nothing cached, busy machine')} s on a busy "
+        f"machine; {number(rows['traced and compiled'], 'first_s'):.0f} s from the compiler's",
+    ]
+
+
+def model() -> list[str]:
+    """Return what the smeared field is worth."""
+    way = [
+        number(select(read("smearing"), smearing=s, on="training"), "energy_mae")
+        for s in ("none", "1.2")
+    ]
+    return [
+        f"energies wrong by {way[0]:.0f} meV on training frames without it, by {way[1]:.0f} meV"
+    ]
+
+
+def published() -> list[str]:
+    """Return agreement with the original AMP-BMS, and speed beside it."""
+    same = {
+        w: run(f"AMP-BMS against the original: {w}") for w in ("energies", "forces", "multipoles")
+    }
+    new = [number(row, "training, energy and forces") for row in read("published_speed")]
+    old = [row["value"] for row in read("single_runs") if "original code" in row["quantity"]]
+    ratio = [float(a) / b for a, b in zip(old, new, strict=True)]
+    s66 = number(select(read("published_s66x8"), scale="all"), "mae")
+    return [
+        f"within {same['energies']} kJ/mol, forces within {same['forces']} kJ/mol/Å, multipoles "
+        f"within {same['multipoles']}",
+        f"agree to {same['energies']} kJ/mol; their mean absolute error against the reference "
+        f"energies is {s66:.2f} kJ/mol",
+        f"{min(ratio):.1f} to {max(ratio):.1f} times shorter than what the original program took "
+        f"on a comparable core ({old[0]}, {old[1]} and {old[2]} ms",
+        f"matrix products at {run('AMP-BMS, 200 atoms: rate of matrix products')} GFlop/s take "
+        f"about {run('AMP-BMS, 200 atoms: matrix products')} of the {new[2]:.0f} ms",
+    ]
+
+
+def benchmarks() -> list[str]:
+    """Return the share of matrix products in the published model's time."""
+    return [
+        f"matrix products at {run('AMP-BMS, 200 atoms: rate of matrix products')} GFlop/s take "
+        f"about {run('AMP-BMS, 200 atoms: matrix products')} ms",
+    ]
+
+
+def theory_fmm() -> list[str]:
+    """Return the rate of the translations."""
+    return [
+        f"reaches about {run('fmm: rate of the translations, one core')} of "
+        f"{run('fmm: greatest rate of that core')} Gflop/s per core",
+    ]
+
+
+def training() -> list[str]:
+    """Return what streaming costs and saves."""
+    rows = {row["how"]: row for row in read("streaming")}
+    memory, stream = rows["in memory"], rows["streamed"]
+    ours = select(read("against_mace"), model="ours", of="all")
+    gain = [number(row, "peak_mb") / 1e3 for row in (stream, memory)]
+    return [
+        f"Of {tables.count(memory['frames'])} methanol frames ({memory['file_mb']} MB compressed)",
+        f"takes {gain[0]:.2f} GB instead of {gain[1]:.2f} GB",
+        f"{number(stream, 'ms_per_batch'):.1f} ms a batch instead of "
+        f"{number(memory, 'ms_per_batch'):.2f} ms, beside a training step of some "
+        f"{10 * round(number(ours, 'step_ms') / 10)} ms",
+    ]
+
+
+def questions() -> list[str]:
+    """Return cost of a step, and errors against the number of frames."""
+    speed = {row["atoms"]: row for row in read("published_speed")}
+    large = {
+        row["n"]: number(row, "again")
+        for row in read("surroundings_scaling")
+        if row["method"] == "direct"
+    }
+    step = dynamics("time of one step")
+    times = {n: number(row, "training, energy and forces") for n, row in speed.items()}
+    ships = select(read("shipped_model_errors"), molecule="all")
+    frames = ("60", "180", "730")
+    ways = (("direction", "order", "3"), ("finetune", "start", "published, fine-tuned"))
+    errors = [
+        [number(select(read(name), **{key: way}, frames=n), "energy_mae") for n in frames]
+        for name, key, way in ways
+    ]
+    return [
+        f"| {dynamics('time of model, energy and gradient'):.1f} ms | {nanoseconds(step):.1f} ns a "
+        "day, force field and all |",
+        *(
+            f"| {n} atoms in {row['charges']} charges | AMP-BMS | {times[n]:.1f} ms | "
+            f"{nanoseconds(times[n]):.1f} ns a day, the model alone |"
+            for n, row in speed.items()
+        ),
+        f"1000 charges take {1e3 * large['1000']:.0f} ms, 100 000 charges "
+        f"{1e3 * large['100000']:.0f} ms and 10⁶ charges {1e3 * large['1000000']:.0f} ms",
+        f"drifts by {power(abs(dynamics('NVE drift of the energy')))} kT per degree of freedom",
+        *(f"| {n} | {a:.1f} meV | {b:.1f} meV |" for n, a, b in zip(frames, *errors, strict=True)),
+        f"for {tables.count(run('shipped model: steps of its training'))} steps: "
+        f"{number(ships, 'energy_mae'):.1f} meV",
+    ]
+
+
+PHRASES: dict[str, Callable[[], list[str]]] = {
+    "README": readme,
+    "index": index,
+    "evidence": evidence,
+    "fmm": fmm,
+    "md": md,
+    "ase": ase,
+    "howto_tolerance": howto_tolerance,
+    "howto_train": howto_train,
+    "data": data,
+    "export": export,
+    "model": model,
+    "published": published,
+    "benchmarks": benchmarks,
+    "questions": questions,
+    "theory_fmm": theory_fmm,
+    "training": training,
+}

@@ -1,0 +1,186 @@
+"""Phrases of README that quote a figure, written from their sources; see `phrases`."""
+
+import benchmark_tables as tables
+from benchmark_tables import read, select, short
+from sources import (
+    RACED,
+    THREE,
+    bench,
+    dynamics,
+    listed,
+    number,
+    points,
+    power,
+    race,
+    run,
+    training_minutes,
+)
+
+
+def comparison() -> list[str]:
+    """Return the table of README that names others."""
+    mace, ours = (select(read("against_mace"), model=m, of="all") for m in ("MACE", "ours"))
+    mev = "{energy_mae:.1f} meV{forces} {forces_rmse:.0f} meV/Å"
+    numbers = [
+        {k: float(v) for k, v in row.items() if k not in ("model", "of")} for row in (ours, mace)
+    ]
+    here, there = (
+        mev.format(**n, forces=f) for n, f in zip(numbers, (", forces", ","), strict=True)
+    )
+    speed = [number(row, "training, energy and forces") for row in read("published_speed")]
+    sizes = (("22", "1000"), ("60", "3000"), ("200", "3000"))
+    old = [
+        run(f"AMP-BMS, original code, comparable core: {n} atoms in {m} charges") for n, m in sizes
+    ]
+    wheel = " / ".join(short(bench(case, "fmm3dpy")) for case in THREE)
+    rivals = [" / ".join(race(case, p) for case in RACED) for p in ("exafmm-t", "FMM3D")]
+    return [
+        f"{listed(map(bench, THREE), '.3f')} s | the wheel of FMM3D 2.1 from PyPI, which is built "
+        f"for generic x86-64, in the same run: {wheel} s. Native builds, in another run on a "
+        f"Zen 4: exafmm-t takes {rivals[0]} times as long as *anisole*, FMM3D {rivals[1]} times",
+        f"energy drifts by {power(abs(dynamics('NVE drift of the energy')))} kT per degree of",
+        f"energy MAE {here}; one frame {number(ours, 'single_ms'):.1f} ms",
+        f"{there}, {number(mace, 'single_ms'):.1f} ms",
+        f"{speed[0]:.1f} / {speed[1]:.1f} / {speed[2]:.0f} ms, energies within "
+        f"{run('AMP-BMS against the original: energies')} kJ/mol",
+        f"comparable core: {' / '.join(old)} ms",
+    ]
+
+
+def ahead() -> list[str]:
+    """Return what README says about where others are ahead."""
+    big, first, small = "1e6 charges, 1e-3", "first field of a process", "1e4 charges, 1e-6"
+    start = [" / ".join(race(c, p, first) for c in RACED) for p in ("anisole", "exafmm-t")]
+    memory = [race(big, p, "peak memory") for p in ("anisole", "DMK", "exafmm-t", "FMM3D")]
+    compiling, wheel = (race(small, p, "first call ever") for p in ("anisole", "FMM3D (wheel)"))
+    level = race(big, "DMK")
+    return [
+        f"a little faster ({race(big, 'exafmm-t')} times our {race(big, 'anisole')} s) and DMK is "
+        f"level ({level} times)",
+        f"takes {start[0]} s, with exafmm-t {start[1]} s",
+        f"compiles for {compiling} s (10⁴ charges, 1e-6), where the wheel of FMM3D answers "
+        f"after {wheel} s",
+        f"{memory[0]} GB at 10⁶ charges and 1e-3, against {memory[1]} (DMK), "
+        f"{memory[2]} (exafmm-t) and {memory[3]} GB (FMM3D)",
+    ]
+
+
+def demo() -> list[str]:
+    """Return the demonstration and the model that ships, in README."""
+    of = {
+        key.partition(": ")[2]: row["value"]
+        for row in read("single_runs")
+        if (key := row["quantity"]).startswith("make demo")
+    }
+    ships = select(read("shipped_model_errors"), molecule="all")
+    return [
+        f"takes {('', 'one', 'two', 'three', 'four', 'five')[int(of['whole time, two cores'])]} "
+        "minutes on two cores",
+        f"about {tables.count(of['steps'])} steps in {of['training']} s on one core",
+        f"energy MAE {of['energy MAE, least of three runs']} to "
+        f"{of['energy MAE, greatest of three runs']} meV in three runs",
+        f"QM forces RMSE {of['QM forces RMSE']} meV/Å, {of['QM forces RMSE over spread']} % of "
+        f"their spread; forces on water charges {of['MM forces RMSE']} meV/Å, "
+        f"{of['MM forces RMSE over spread']} %",
+        f"energy MAE {of['energy MAE, blind']} meV; QM forces RMSE "
+        f"{of['QM forces RMSE, blind']} meV/Å",
+        f"The model that ships ({training_minutes()} minutes of training on one core)",
+        f"energy MAE {number(ships, 'energy_mae'):.1f} meV; QM forces RMSE "
+        f"{number(ships, 'forces_rmse'):.0f} meV/Å, {100 * number(ships, 'forces_ratio'):.1f} % of "
+        f"their spread; MM forces {number(ships, 'mm_forces_rmse'):.1f} meV/Å, "
+        f"{100 * number(ships, 'mm_forces_ratio'):.1f} %",
+    ]
+
+
+def measured() -> list[str]:
+    """Return the rest of README's table of what was measured."""
+    order = [select(read("direction"), order=str(k), frames="730") for k in range(4)]
+    steps = [number(row, "ratio") for row in read("direction_time")]
+    energies, forces = (
+        listed((number(row, key) for row in order), ".0f", ", ")
+        for key in ("energy_mae", "forces_rmse")
+    )
+    mace, ours = (select(read("against_mace"), model=m, of="all") for m in ("MACE", "ours"))
+    exponents = [
+        tables.exponent(
+            [r for r in read("dimers_scan") if r["kind"] == kind and float(r["distance"]) > 8.5],
+            "long-range",
+        )
+        for kind in tables.KINDS
+    ]
+    keys = ("energy_mae", "forces_rmse", "single_ms", "batch_ms")
+    pair = [number(row, key) for key in keys for row in (ours, mace)]
+    error = dynamics("NVE drift, standard error")
+    amoeba = run("216 AMOEBA waters: relative difference to OpenMM")
+    million = select(read("surroundings_scaling"), n="1000000", method="direct")
+    s66 = number(select(read("published_s66x8"), scale="all"), "mae")
+    return [
+        f"energies within {run('AMP-BMS against the original: energies')} kJ/mol, forces "
+        f"within {run('AMP-BMS against the original: forces')} kJ/mol/Å; S66x8 MAE "
+        f"{s66:.2f} kJ/mol",
+        f"energy MAE {energies} meV; QM forces RMSE {forces} meV/Å; a step "
+        f"costs 1, {listed(steps[1:], '.2f', ', ')}",
+        f"{', '.join(exponents)}; without long range 0",
+        "energy MAE {:.1f} meV (MACE {:.1f}), forces RMSE {:.0f} meV/Å ({:.0f}); one frame {:.1f} "
+        "ms ({:.1f}), in batches {:.1f} ms ({:.1f})".format(*pair),
+        f"{dynamics('time of one step'):.1f} ms a step at best, "
+        f"{run('shipped box, 2000 steps of 0.5 fs, two cores: speed')} ns/day in a run of 2000 "
+        f"(the force field alone: {dynamics('time of all that is classical'):.1f} ms); "
+        f"{dynamics('QM/MM, 300 K: length'):g} ps at 300 K stable; energy drift "
+        f"{power(dynamics('NVE drift of the energy'))} ± {power(error)} kT",
+        f"{run('two clusters of 4000 stars: one step')} ms a step (direct sum: "
+        f"{run('two clusters of 4000 stars: direct sum')} ms)",
+        f"{run('potential at 390 000 points of a protein: fmm')} s (direct sum: "
+        f"{run('potential at 390 000 points of a protein: direct sum')} s)",
+        f"{run('216 AMOEBA waters: iterations of conjugate gradients')} iterations; relative "
+        f"difference to OpenMM's {power(float(amoeba))}",
+        f"{number(million, 'again'):.1f} s, {number(million, 'memory') / 1e9:.1f} GB",
+    ]
+
+
+def speed_of_sums() -> list[str]:
+    """Return sums and operators in README's table."""
+    direct = {(r["case"], r["dtype"], r["loop"], r["threads"]): r for r in read("direct_sum")}
+    rates, plain, columns, slow = {}, [], [], []
+    for dtype in ("float64", "float32"):
+        for case in ("charges", "quadrupoles"):
+            rate = number(direct[case, dtype, "multipoles", "1"], "rate")
+            rates[case, dtype] = rate
+            loop = rate / number(direct[case, dtype, "plain Numba", "1"], "rate")
+            (plain if case == "charges" else slow).append(loop)
+        rows = number(direct["charges", dtype, "plain, (n, 3)", "1"], "rate")
+        columns.append(rates["charges", dtype] / rows)
+    edges = {
+        r["operator"]: number(r, "ratio_min")
+        for r in read("edge_operators_order2_channels16")
+        if r["part"] == "all"
+    }
+    step = {r["variant"]: number(r, "ratio") for r in read("training_step")}
+    wheel = [bench(case, "fmm3dpy") / bench(case) for case in THREE]
+    native = [race(case, "FMM3D") for case in RACED]
+    compiled = 1 / number(select(read("compiled_training"), way="traced and compiled"), "ratio")
+    return [
+        f"{rates['charges', 'float64'] / 1e9:.1f}·10⁹ pairs/s in float64, "
+        f"{rates['charges', 'float32'] / 1e9:.1f}·10⁹ in float32: as fast as a plain Numba loop "
+        f"over separate x, y, z arrays ({plain[0]:.1f}×, {plain[1]:.1f}×), {columns[0]:.0f} and "
+        f"{columns[1]:.0f} times one over (n, 3)",
+        f"{rates['quadrupoles', 'float64'] / 1e8:.1f}·10⁸ unordered pairs/s in float64, "
+        f"{rates['quadrupoles', 'float32'] / 1e8:.1f}·10⁸ in float32: {slow[0]:.0f} and "
+        f"{slow[1]:.0f} times the same formulas",
+        f"{listed(map(bench, THREE), '.3f')} s: {wheel[0]:.0f}, {wheel[1]:.0f} and {wheel[2]:.0f} "
+        "times faster than FMM3D's wheel from PyPI (built for generic x86-64) in the same run, "
+        f"{native[0]}, {native[1]} and {native[2]} times faster than a native build on a "
+        f"Zen 4; 10⁶ charges at tolerance 1e-6: {points(1000000, '1e-06'):.1f} s",
+        f"error below 1e-6 | {bench('… quadrupoles → third derivatives, 1e-06'):.2f} s",
+        f"state {edges['anisotropic_state']:.0f}×, pair invariants {edges['pair_invariants']:.0f}× "
+        "faster",
+        f"{step['torch edges']:.1f}× / {step['torch edges, not split']:.1f}× / "
+        f"{step['torch everything']:.1f}× faster",
+        f"up to {compiled:.1f}× faster than our operators",
+        " | " + ", ".join(f"{step[f'order {k}']:.2f}×" for k in (1, 2, 3)),
+    ]
+
+
+def readme() -> list[str]:
+    """Return all phrases of README."""
+    return comparison() + ahead() + demo() + measured() + speed_of_sums()

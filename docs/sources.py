@@ -1,0 +1,89 @@
+"""Figures by name, from the files in benchmarks/results and what else holds them."""
+
+import re
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from benchmark_tables import Row, read, select
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+SUPERSCRIPT = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+
+
+def path_of(page: str) -> Path:
+    """Return the file of a page."""
+    return ROOT / "README.md" if page == "README" else DOCS / f"{page}.md"
+
+
+def number(row: Row, column: str) -> float:
+    """Return one number of a row."""
+    return float(row[column])
+
+
+def power(value: float) -> str:
+    """Return a number as -8·10⁻⁴, with a minus sign as people print it."""
+    mantissa, exponent = f"{value:.0e}".split("e")
+    return f"{mantissa.replace('-', '−')}·10{str(int(exponent)).translate(SUPERSCRIPT)}"
+
+
+def listed(values: Iterable[float], form: str, between: str = " / ") -> str:
+    """Return numbers in one format, joined."""
+    return between.join(format(value, form) for value in values)
+
+
+def run(quantity: str) -> str:
+    """Return a figure of a single run as it was written down."""
+    return select(read("single_runs"), quantity=quantity)["value"]
+
+
+def race(case: str, program: str, part: str = "time") -> str:
+    """Return a figure of the race between native builds as it was written down."""
+    return select(read("native_race"), part=part, case=case, program=program)["value"]
+
+
+def dynamics(quantity: str) -> float:
+    """Return a figure of molecular dynamics of methanol in water."""
+    return number(select(read("md_methanol"), quantity=quantity), "value")
+
+
+def bench(case: str, program: str = "anisole", column: str = "seconds") -> float:
+    """Return a figure of the fast multipole method, 100 000 points."""
+    rows = read("fmm_bench")
+    return number(select(rows, part="table", case=case, program=program), column)
+
+
+def points(n: int, asked: str, program: str = "anisole") -> float:
+    """Return the seconds of so many charges in a cube."""
+    rows = read("fmm_bench")
+    return number(select(rows, part="size", n=str(n), asked=asked, program=program), "seconds")
+
+
+THREE = [f"charges → gradient, {bound}" for bound in ("0.001", "3e-07", "1e-09")]
+RACED = [f"1e5 charges, {bound}" for bound in ("1e-3", "3e-7", "1e-9")]
+
+
+@cache
+def labels() -> dict[str, float]:
+    """Return what the shipped labels hold at most, on average, and gain from the water."""
+    import h5py
+    import numpy as np
+
+    of: dict[str, float] = {"on atoms": 0.0, "on charges": 0.0}
+    net = []
+    with h5py.File(ROOT / "gnn" / "data" / "qmmm.h5") as file:
+        for name, group in file.items():
+            forces, others = group["forces"][:], group["mm_forces"][:]
+            of["on atoms"] = max(of["on atoms"], float(np.abs(forces).max()))
+            of["on charges"] = max(of["on charges"], float(np.abs(others).max()))
+            sums = np.add.reduceat(others, group["mm_ptr"][:-1], axis=0, dtype=float)
+            net += list(np.abs(forces.sum(axis=1, dtype=float) + sums).max(axis=1))
+            of[name] = float((group["vacuum/energy"][:] - group["energy"][:]).mean())
+    return {**of, "largest net": float(max(net)), "typical net": float(np.median(net))}
+
+
+def training_minutes() -> int:
+    """Return how long the model that ships was trained."""
+    text = (ROOT / "benchmarks" / "shipped_model.yaml").read_text(encoding="utf-8")
+    return round(int(re.findall(r"time_limit: (\d+)", text)[0]) / 60)

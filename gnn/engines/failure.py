@@ -1,0 +1,145 @@
+"""What a run says of itself when it goes wrong, and before: broken molecules, too long a step."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gnn.data.common import write_atomically
+from gnn.engines.embedding import APART, Array, longest_bond, nearest_image
+from gnn.units import NANOMETER
+
+_HYDROGEN = 9.0, 16 / 17  # fs and Da: period and reduced mass of the fastest X–H stretch (O–H)
+_HEAVY = 19.0, 48 / 7  # the same of a fast bond without hydrogen (C=O)
+_STEPS_PER_PERIOD = 8
+
+
+def longest_bond_of(run: Any, positions: Array, box: Array) -> tuple[str, float]:
+    """Return the solute's bond that is longest for its kind, in words, and how many times.
+
+    Parameters
+    ----------
+    run : gnn.engines.dynamics.Run
+        Knows the bonds.
+    positions, box
+        (n, 3) and (3, 3) in Å.
+    """
+    if not run.qm_bonds:
+        return "", 0.0
+    ends = np.array([(first.index, second.index) for first, second in run.qm_bonds])
+    numbers = np.array([[atom.element.atomic_number for atom in bond] for bond in run.qm_bonds])
+    vectors = nearest_image(positions[ends[:, 0]] - positions[ends[:, 1]], box)
+    length, ratio, k = longest_bond(numbers, np.stack([vectors, np.zeros_like(vectors)], 1))
+    first, second = run.qm_bonds[k]
+    name = f"{first.name}–{second.name} (atoms {first.index} and {second.index})"
+    return f"{name} of {length:.2f} Å", ratio
+
+
+def explain(run: Any, simulation: Any, reason: str) -> ValueError:
+    """Return the error of a run that cannot go on, in one line; its last frame is in a file.
+
+    Parameters
+    ----------
+    run : gnn.engines.dynamics.Run
+        With the positions (n, 3) and box (3, 3) in Å recorded last.
+    simulation : openmm.app.Simulation
+        As it was left.
+    reason
+        What OpenMM, the model or the run itself complained of.
+    """
+    state = simulation.context.getState(positions=True, velocities=True, enforcePeriodicBox=True)
+    positions = np.asarray(state.getPositions(asNumpy=True)._value) * NANOMETER
+    box = np.asarray(state.getPeriodicBoxVectors(asNumpy=True)._value) * NANOMETER
+    velocities = np.asarray(state.getVelocities(asNumpy=True)._value)
+    step = simulation.context.getStepCount()
+    notes, which = [f"step {step}"], f"step {step}"
+    if np.isfinite(velocities).all() and velocities.any():
+        notes.append(f"{_temperature(run, simulation.system, velocities):.0f} K")
+    lost = not np.isfinite(positions).all()
+    if lost:
+        which = "the frame recorded last"
+        positions, box = run.last_frame
+    bond, ratio = longest_bond_of(run, positions, box)
+    broken = ratio > APART
+    if bond:
+        notes.append(f"longest bond of the molecule {bond}")
+    if broken:
+        reason = "the molecule has fallen apart"
+    if broken or lost:
+        reason += (
+            f" (a time step of {run.settings.timestep:g} fs too long, a start structure under "
+            "strain, or a geometry that the model does not know?)"
+        )
+    path = run.folder / "failed.pdb"
+    write_pdb(path, run.topology, positions, box, run.qm_atoms)
+    return ValueError(f"the run stopped at {', '.join(notes)}: {reason}; {which} is in {path}")
+
+
+def _temperature(run: Any, system: Any, velocities: Array) -> float:
+    masses = np.array([system.getParticleMass(i)._value for i in range(len(velocities))])
+    kinetic = 0.5 * float(masses @ (velocities**2).sum(axis=1))  # Da nm²/ps² are kJ/mol
+    return 2 * kinetic / (run.degrees_of_freedom * 8.31446261815324e-3)
+
+
+def write_pdb(path: Path, topology: Any, positions: Array, box: Array, whole: Any) -> None:
+    """Write positions (n, 3) and box in Å to a PDB file; the atoms `whole` as one molecule."""
+    from openmm import Vec3, app
+
+    moved = positions.copy()
+    corner = moved[whole[0]]
+    moved[whole] = corner + nearest_image(moved[whole] - corner, box)
+    moved = np.clip(moved, -999.0, 9999.0)  # more has no room in the format
+    topology.setPeriodicBoxVectors([Vec3(*row) for row in (box / NANOMETER).tolist()])
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "w", encoding="utf-8") as file:
+            app.PDBFile.writeFile(topology, moved, file)
+
+    write_atomically(path, write)
+
+
+# --- before it goes wrong -------------------------------------------------------------------------
+
+
+def longest_step(topology: Any, system: Any) -> tuple[float, float] | None:
+    """Return the longest time step and the period of the fastest bond in fs; None without bonds.
+
+    Bonds that are constrained do not count; masses are those of the system, so that repartitioned
+    hydrogen counts with what it weighs.
+
+    Parameters
+    ----------
+    topology : openmm.app.Topology
+        Its bonds.
+    system : openmm.System
+        Its masses and constraints.
+    """
+    fixed = set()
+    for i in range(system.getNumConstraints()):
+        fixed.add(frozenset(system.getConstraintParameters(i)[:2]))
+    periods = []
+    for first, second in topology.bonds():
+        masses = [system.getParticleMass(atom.index)._value for atom in (first, second)]
+        if frozenset((first.index, second.index)) in fixed or min(masses) <= 0:
+            continue
+        reduced = masses[0] * masses[1] / sum(masses)
+        light = any(a.element is not None and a.element.symbol in "HD" for a in (first, second))
+        period, usual = _HYDROGEN if light else _HEAVY
+        periods.append(period * np.sqrt(reduced / usual))
+    return (min(periods) / _STEPS_PER_PERIOD, min(periods)) if periods else None
+
+
+def warn_of_step(topology: Any, system: Any, timestep: float) -> None:
+    """Warn where the time step in fs is too long for the fastest bond that is free to stretch."""
+    found = longest_step(topology, system)
+    if found is None or timestep <= found[0] * 1.005:
+        return
+    limit, period = found
+    warnings.warn(
+        f"a time step of {timestep:g} fs is too long: the fastest bond stretches with a period of "
+        f"about {period:.1f} fs (hydrogen of QM atoms is never constrained), which wants "
+        f"{_STEPS_PER_PERIOD} steps or more; use --timestep {np.floor(10 * limit) / 10:g} or less, "
+        "or heavier hydrogen (masses of the prmtop)",
+        stacklevel=2,
+    )

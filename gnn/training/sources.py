@@ -1,0 +1,137 @@
+"""From the section ``data`` to frames: files found, read or left to be streamed."""
+
+import glob
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from gnn.data import load_shipped, read_frames, shipped_path
+from gnn.data.streaming import StreamedFrames, stream_frames
+from gnn.data.systems import Frame
+from gnn.training.config import DataConfig
+from gnn.training.feed import Frames
+
+SHIPPED = "shipped"
+
+
+def files_of(named: Sequence[str]) -> list[Path]:
+    """Return the files that paths name; ``~`` is the home folder, ``*``, ``?`` and ``[]`` match.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a pattern matches nothing.
+    ValueError
+        If a file is named twice.
+    """
+    found: list[Path] = []
+    for text in named:
+        path = os.path.expanduser(text)
+        if glob.has_magic(path) and not os.path.exists(path):
+            matches = sorted(glob.glob(path, recursive=True))
+            if not matches:
+                raise FileNotFoundError(f"no file matches {text} (looked in {Path.cwd()})")
+            found += map(Path, matches)
+        else:
+            found.append(Path(path))
+    for file in found:
+        if found.count(file) > 1:
+            raise ValueError(f"{file} is named twice: its frames would count double")
+    return found
+
+
+def open_frames(data: DataConfig, named: Sequence[str]) -> Frames:
+    """Return all frames of some files: read, or left in their file where they are to be streamed.
+
+    Raises
+    ------
+    ValueError
+        If there is no frame, or several files are to be streamed as one.
+    """
+    if not data.stream:
+        return read(data, named)
+    files = [shipped_path()] if list(named) == [SHIPPED] else files_of(named)
+    if len(files) > 1:
+        raise ValueError(
+            f"data.stream: frames are streamed from one file, got {len(files)} ({files[0]}, …): "
+            "join them by read_frames and write_frames"
+        )
+    _warn_of_key(data, files[0])
+    return stream_frames(
+        files[0], names=data.molecules, block=data.stream_block, held=data.stream_buffer
+    )
+
+
+def read(data: DataConfig, named: Sequence[str], vacuum: bool = False) -> list[Frame]:
+    """Read all frames of some files into memory, one file after the other."""
+    if list(named) == [SHIPPED]:
+        return load_shipped(data.molecules, vacuum=vacuum)
+    files = files_of(named)
+    if len(files) == 1:
+        frames = _read_one(data, files[0], data.molecules, vacuum)
+    else:  # a molecule may be in some of them only
+        frames = [frame for file in files for frame in _read_one(data, file, None, vacuum)]
+        frames = _of_molecules(frames, data.molecules, files)
+    if not frames:
+        raise ValueError(f"{', '.join(map(str, files))} holds no frame")
+    return frames
+
+
+def _read_one(data: DataConfig, file: Path, names: list[str] | None, vacuum: bool) -> list[Frame]:
+    keys = dict(data.keys)
+    if data.split.key is not None:
+        keys["group"] = data.split.key
+    if file.suffix.lower() in (".h5", ".hdf5"):
+        _warn_of_key(data, file)
+        keys = {}
+    return read_frames(file, names=names, vacuum=vacuum, keys=keys)
+
+
+def _warn_of_key(data: DataConfig, file: Path) -> None:
+    if data.split.key not in (None, "group", "config_type"):
+        warnings.warn(
+            f"{file}: an HDF5 file has one key that groups frames, 'group', which is taken for "
+            f"{data.split.key!r}",
+            stacklevel=2,
+        )
+
+
+def _of_molecules(
+    frames: list[Frame], names: list[str] | None, files: Sequence[Path]
+) -> list[Frame]:
+    if names is None:
+        return frames
+    found = {frame.name for frame in frames}
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise ValueError(
+            f"{', '.join(map(str, files))}: no molecule {missing[0]!r}; found "
+            f"{', '.join(sorted(found))}"
+        )
+    return [frame for frame in frames if frame.name in names]
+
+
+def with_vacuum(training: Frames, data: DataConfig) -> Frames:
+    """Return training frames, and each of them again without surroundings and labelled so.
+
+    Raises
+    ------
+    ValueError
+        If not all of them have vacuum labels.
+    """
+    if isinstance(training, StreamedFrames):
+        return training.with_vacuum()
+    kept = {_identity(frame) for frame in training}
+    everything = read(data, data.files()[0], vacuum=True)
+    copies = [frame for frame in everything if _identity(frame) in kept]
+    if len(copies) != len(training):
+        raise ValueError(
+            f"data.vacuum: {len(training) - len(copies)} of {len(training)} training frames "
+            "have no vacuum labels"
+        )
+    return [*training, *copies]
+
+
+def _identity(frame: Frame) -> tuple:
+    return frame.name, frame.run, frame.system.positions.tobytes()
