@@ -2,6 +2,7 @@
 
 import argparse
 import time
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ def register(commands: Any) -> None:
     convert = actions.add_parser("convert", help="from HDF5 to extxyz, or back")
     convert.add_argument("input", metavar="IN", help="HDF5 or extxyz")
     convert.add_argument("output", metavar="OUT", help="HDF5 or extxyz, as the suffix says")
+    convert.add_argument(
+        "--without-labels", action="store_true", help="write structures that have none, too"
+    )
     add_keys(convert)
     convert.set_defaults(run=_convert)
     for action in actions.choices.values():
@@ -176,9 +180,55 @@ def _info(arguments: argparse.Namespace) -> int:
 def _convert(arguments: argparse.Namespace) -> int:
     from gnn.data import read_frames, write_frames
 
-    if Path(arguments.input).resolve() == Path(arguments.output).resolve():
+    source, target = Path(arguments.input), Path(arguments.output)
+    if source.resolve() == target.resolve():
         raise ValueError(f"{arguments.output} is the input: name another file")
-    frames = read_frames(arguments.input, keys=dict(arguments.keys))
-    write_frames(arguments.output, frames)
-    print(f"written: {arguments.output} ({len(frames)} frames)")
+    frames = read_frames(source, keys=dict(arguments.keys))
+    counts = _label_counts(frames)
+    if not counts and not arguments.without_labels:
+        raise ValueError(
+            f"{source}: none of the {len(frames)} frames has a label (energy, forces, …), so only "
+            "structures would be written: name the keys of the labels by --keys, or ask for it "
+            "by --without-labels"
+        )
+    write_frames(target, frames, **_more(source, target))
+    told = ", ".join(f"{name} {count}" for name, count in counts.items()) or "no labels"
+    print(f"written: {target} ({len(frames)} frames; {told})")
     return 0
+
+
+def _label_counts(frames: Any) -> dict[str, int]:
+    """Return how many frames carry which label; forces on no charges are none."""
+    from gnn.data.common import ATOMIC_LABELS, LABELS
+
+    counts = {
+        name: sum(
+            getattr(frame, name) is not None and (name != "mm_forces" or frame.system.n_mm > 0)
+            for frame in frames
+        )
+        for name in (*LABELS, *ATOMIC_LABELS)
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
+def _more(source: Path, target: Path) -> dict[str, Any]:
+    """Return what else an HDF5 file holds, or say that the other format has no place for it."""
+    from gnn.data import read_frames
+    from gnn.data.hdf5 import read_remarks
+
+    hdf5 = (".h5", ".hdf5")
+    if source.suffix.lower() not in hdf5:
+        return {}
+    remarks, with_vacuum, groups = read_remarks(source)
+    lost = [f"remarks ({', '.join(remarks)})"] * bool(remarks)
+    if target.suffix.lower() in hdf5 and with_vacuum in (0, groups):
+        vacuum = read_frames(source, vacuum=True) if with_vacuum else None
+        return {"attributes": remarks, "vacuum": vacuum}
+    if with_vacuum:
+        lost.insert(0, f"vacuum labels of {with_vacuum} of {groups} groups")
+    if target.suffix.lower() in hdf5:
+        warnings.warn(f"left out: {lost[0]}: all groups must have them", stacklevel=2)
+        return {"attributes": remarks}
+    if lost:
+        warnings.warn(f"extxyz has no place for {' and '.join(lost)}: left out", stacklevel=2)
+    return {}

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -78,6 +79,23 @@ def check_unit(path: Path, key: str, value: Any) -> None:
         f"{path}: {key} is {found!r}, but frames are in eV, Å and e: multiply {affected} by "
         f"{factor}, then set {key} to {wanted!r}"
     )
+
+
+def check_other_unit(where: str, key: str, value: Any) -> None:
+    """Refuse a unit that is known and is another, under a key that says not of what it is.
+
+    Raises
+    ------
+    ValueError
+        If it is one.
+    """
+    text = str(value).lower()
+    for name, constant in _FACTORS.items():
+        if re.search(rf"(?<![a-z]){re.escape(name)}(?![a-z])", text):
+            raise ValueError(
+                f"{where}: {key} is {value!r}, but frames are in eV, Å and e: convert the values "
+                f"with gnn.units.{constant}, then leave {key!r} out"
+            )
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:

@@ -7,19 +7,27 @@ Per atom: ``REF_forces`` (eV/Å), and the multipoles ``REF_charges`` (e), ``REF_
 ``MM_positions`` (Å), ``MM_charges`` (e) and ``MM_forces`` (eV/Å) as JSON lists. The optional
 ``energy_unit``, ``length_unit`` and ``charge_unit`` must be eV, Å and e; without them a file is
 taken to be in these units.
-Coordinates have 8 decimals.
+
+What is not there under such a name is taken from ase's own results (``energy``, ``forces``,
+``dipole``, ``charges``), and the total charge is found as :mod:`gnn.data.charge` says. Runs may
+have names, which are numbered. What else looks like a label, a charge or a unit is named in a
+warning. Coordinates have 8 decimals.
 """
 
 import json
-import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gnn.data.common import ATOMIC_LABELS, LABELS, UNITS, check_unit, is_isolated
+from gnn.data.charge import find_charge
+from gnn.data.common import ATOMIC_LABELS, LABELS, UNITS, check_other_unit, check_unit, is_isolated
+from gnn.data.names import Remarks, around, is_gradient, not_used, run_numbers, unmapped
 from gnn.data.systems import OPTIONAL_FIELDS, Frame, System
+from gnn.data.xyz_text import check_text, parse_comment, safe_text, with_symbols
 
 #: Key of each quantity in a file, unless the caller names another.
 DEFAULT_KEYS = {
@@ -37,6 +45,15 @@ DEFAULT_KEYS = {
     "dipoles": "REF_dipoles",
     "quadrupoles": "REF_quadrupoles",
 }
+
+#: Results of ase that are read where there is no such key.
+ASE_RESULTS = {
+    "energy": ("energy", "free_energy"),
+    "forces": ("forces",),
+    "dipole": ("dipole",),
+    "charges": ("charges",),
+}
+_ROUNDING = 1e-6  # largest difference in eV, eV/Å, e Å or e between two values of one quantity
 
 
 def _ase(name: str) -> Any:
@@ -66,9 +83,9 @@ def write_extxyz(path: Path, frames: Sequence[Frame]) -> None:
         info |= {key: spellings[0] for key, spellings in UNITS.items()}
         info["length_unit"] = "Angstrom"  # keeps the file plain ASCII
         if frame.name:
-            info[DEFAULT_KEYS["name"]] = frame.name
+            info[DEFAULT_KEYS["name"]] = safe_text(DEFAULT_KEYS["name"], frame.name)
         if frame.group:
-            info[DEFAULT_KEYS["group"]] = frame.group
+            info[DEFAULT_KEYS["group"]] = safe_text(DEFAULT_KEYS["group"], frame.group)
         if frame.energy is not None:
             info[DEFAULT_KEYS["energy"]] = frame.energy
         if frame.dipole is not None:
@@ -110,32 +127,61 @@ def read_extxyz(
     if not set(require) <= set(LABELS):
         wrong = sorted(set(require) - set(LABELS))[0]
         raise ValueError(f"require: unknown label {wrong!r}; known are {', '.join(LABELS)}")
-    read = _ase("ase.io").read
-    try:
-        images = read(path, index=":", format="extxyz")
-    except Exception as error:  # ase raises many kinds for a malformed file
-        raise ValueError(f"{path}: cannot be read as extended XYZ: {error}") from error
-    if not images:
-        raise ValueError(f"{path}: holds no frames")
-    frames = [
-        _read_image(f"{path}, frame {i}", image, DEFAULT_KEYS | named, needed)
+    if is_gradient(named.get("forces", "")):
+        raise ValueError(
+            f"keys: forces are minus the gradient, and {named['forces']!r} looks like a gradient: "
+            "store its negative under another name"
+        )
+    remarks = Remarks(path)
+    keys = DEFAULT_KEYS | named
+    images = _images(path, remarks, keys)
+    texts = [str(image.info.get(keys["run"], "")).strip() for image in images]
+    runs = run_numbers(texts, remarks)
+    read = [
+        _Image(f"{path}, frame {i}", i, image, keys, named, needed, remarks)
         for i, image in enumerate(images)
     ]
-    _warn_of_runs(path, [(DEFAULT_KEYS | named)["run"] in image.info for image in images])
-    if any(image.pbc.any() for image in images):
-        warnings.warn(
-            f"{path}: the periodic cell is ignored; molecules must be whole", stacklevel=3
-        )
+    frames = [image.frame(run) for image, run in zip(read, runs, strict=True)]
+    for quantity in LABELS:
+        origins = Counter(r.sources[quantity] for r in read if quantity in r.sources)
+        if len(origins) > 1:  # of several calculations, perhaps
+            told = ", ".join(f"{key!r} in {count}" for key, count in origins.items())
+            remarks.add(None, (quantity, "origins"), f"{quantity} is read from {told} frames")
+    for i, image in enumerate(images):
+        if image.pbc.any():
+            remarks.add(i, "cell", "the periodic cell is ignored; molecules must be whole")
+    remarks.warn(len(frames), stacklevel=3)
     return frames if names is None else _only(path, frames, names)
 
 
-def _warn_of_runs(path: Path, named: Sequence[bool]) -> None:
-    if 0 < sum(named) < len(named):
-        warnings.warn(
-            f"{path}: {len(named) - sum(named)} of {len(named)} frames name no run; they count as "
-            "one, run 0",
-            stacklevel=4,
-        )
+def _images(path: Path, remarks: Remarks, keys: Mapping[str, str]) -> list[Any]:
+    """Return what ase reads, or a ValueError that says what is wrong."""
+    texts = (keys["name"], keys["group"], DEFAULT_KEYS["group"])
+    read = partial(
+        _ase("ase.io").read,
+        index=":",
+        format="extxyz",
+        properties_parser=partial(parse_comment, texts=texts, run=keys["run"]),
+    )
+    try:
+        try:
+            images = read(path)
+        except KeyError:  # of a species that ase does not know
+            text, changed = with_symbols(path)
+            images = read(text)
+            told = ", ".join(f"{old!r} as {new}" for old, new in changed.items())
+            remarks.add(None, "species", f"species are read so: {told}")
+    except Exception as error:  # ase raises many kinds for a malformed file
+        if str(error).startswith(str(path)):
+            raise
+        raise ValueError(f"{path}: cannot be read as extended XYZ: {error}") from error
+    if not images:
+        empty = " (its first line is empty)" if path.stat().st_size else ""
+        raise ValueError(f"{path}: holds no frames{empty}")
+    if not any("comment" in image.info and image.pbc.any() for image in images):
+        # else there are lines of their own for a cell
+        check_text(path, [len(image) for image in images], remarks)
+    return images
 
 
 def _only(path: Path, frames: list[Frame], names: Iterable[str]) -> list[Frame]:
@@ -147,61 +193,169 @@ def _only(path: Path, frames: list[Frame], names: Iterable[str]) -> list[Frame]:
     return [frame for frame in frames if frame.name in wanted]
 
 
-def _read_image(where: str, image: Any, keys: Mapping[str, str], needed: set[str]) -> Frame:
-    calculated = {} if image.calc is None else image.calc.results
-    for key in UNITS:
-        if key in image.info:
-            check_unit(Path(where), key, image.info[key])
+class _Image:
+    """One frame as ase read it, and where in it each quantity is.
 
-    def get(quantity: str, shape: tuple[int, ...]) -> Any:
-        for store in (image.arrays, image.info, calculated):
-            if keys[quantity] in store:
-                return _array(where, keys[quantity], store[keys[quantity]], shape)
-        if quantity in needed:
-            raise ValueError(
-                f"{where}: no {keys[quantity]!r} for {quantity}; found in the comment line: "
-                f"{', '.join(image.info) or 'nothing'}; per atom: {', '.join(image.arrays)}; "
-                f"read as results: {', '.join(calculated) or 'none'}. Name the key of your file: "
-                f'keys={{"{quantity}": ...}}'
+    Parameters
+    ----------
+    where, number
+        File and frame, for messages.
+    image
+        Atoms of ase.
+    keys, named
+        Key of each quantity, and those that the caller named.
+    needed
+        Quantities that must be there.
+    remarks
+        Of the file; what is not used is added.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        number: int,
+        image: Any,
+        keys: Mapping[str, str],
+        named: Mapping[str, str],
+        needed: set[str],
+        remarks: Remarks,
+    ):
+        self.where, self.number, self.image, self.keys = where, number, image, keys
+        self.named, self.needed, self.remarks = named, needed, remarks
+        self.results: Mapping[str, Any] = {} if image.calc is None else image.calc.results
+        self.sources: dict[str, str] = {}  # of each label, the key it was read from
+
+    def frame(self, run: int) -> Frame:
+        """Return the frame, after a look at everything it holds."""
+        self._check_units()
+        for quantity in ("charge", "run", "name"):
+            if quantity in self.named and self.keys[quantity] not in self.image.info:
+                raise ValueError(self._missing(quantity))
+        try:
+            system = System(
+                self._numbers(),
+                self.image.positions,
+                self._charge(),
+                self._get("mm_positions", (-1, 3)),
+                self._get("mm_charges", (-1,)),
             )
-        return None
+            frame = Frame(
+                system,
+                self._get("energy", ()),
+                self._get("forces", (-1, 3)),
+                self._get("mm_forces", (-1, 3)),
+                self._get("dipole", (-1,)),
+                run,
+                str(self.image.info.get(self.keys["name"], "")),
+                self._get("charges", (-1,)),
+                self._get("dipoles", (-1, 3)),
+                self._get("quadrupoles", (-1, 3, 3)),
+                self._group(),
+            )
+        except (ValueError, TypeError) as error:
+            if str(error).startswith(self.where):
+                raise
+            raise type(error)(f"{self.where}: {error}") from error
+        self._remark_on_labels(frame)
+        return frame
 
-    mm_forces = get("mm_forces", (-1, 3))
-    charge = get("charge", ())
-    if charge is None and "charge" in image.info:  # the usual key of other programs
-        charge = _array(where, "charge", image.info["charge"], ())
-    run = get("run", ())
-    try:
-        system = System(
-            image.numbers,
-            image.positions,
-            0 if charge is None else charge,
-            get("mm_positions", (-1, 3)),
-            get("mm_charges", (-1,)),
+    def _get(self, quantity: str, shape: tuple[int, ...]) -> Any:
+        """Return a quantity by its key, else ase's own result."""
+        key, stores = self.keys[quantity], (self.image.arrays, self.image.info, self.results)
+        own = () if quantity in self.named else ASE_RESULTS.get(quantity, ())
+        given = [(key, store[key]) for store in stores if key in store]
+        given += [(name, self.results[name]) for name in own if name in self.results]
+        for name, value in given:
+            if value is True:  # a key alone, as ase writes None
+                self.remarks.add(self.number, ("empty", name), f"{name!r} has no value")
+        found = [(k, _array(self.where, k, v, shape)) for k, v in given if v is not True]
+        if not found:
+            if quantity in self.needed:
+                raise ValueError(self._missing(quantity))
+            return None
+        (self.sources[quantity], value), *others = found
+        if self.sources[quantity] == "free_energy" != key:
+            self.remarks.add(self.number, "free", "the energy is read from 'free_energy'")
+        for name, other in others:
+            if other.shape == value.shape:
+                apart = float(np.abs(other - value).max(initial=0.0))
+                if apart > _ROUNDING:
+                    self.remarks.add(
+                        self.number,
+                        (quantity, name),
+                        f"{quantity}: {self.sources[quantity]!r} is read; {name!r} is another, by "
+                        f"up to {apart:.3g}",
+                    )
+        return value
+
+    def _missing(self, quantity: str) -> str:
+        image = self.image
+        return (
+            f"{self.where}: no {self.keys[quantity]!r} for {quantity}; found in the comment line: "
+            f"{', '.join(image.info) or 'nothing'}; per atom: {', '.join(image.arrays)}; "
+            f"read as results: {', '.join(self.results) or 'none'}. Name the key of your file: "
+            f'keys={{"{quantity}": ...}}'
         )
-        return Frame(
-            system,
-            get("energy", ()),
-            get("forces", (-1, 3)),
-            mm_forces,
-            get("dipole", (-1,)),
-            0 if run is None else int(run),
-            str(image.info.get(keys["name"], "")),
-            get("charges", (-1,)),
-            get("dipoles", (-1, 3)),
-            get("quadrupoles", (-1, 3, 3)),
-            _group(image.info, keys["group"]),
-        )
-    except (ValueError, TypeError) as error:
-        if str(error).startswith(where):
-            raise
-        raise type(error)(f"{where}: {error}") from error
 
+    def _charge(self) -> int:
+        stores = {**self.results, **self.image.arrays}
+        if "charges" in self.named and self.named["charges"] in stores:
+            stores["charges"] = stores.pop(self.named["charges"])
+        charge, unused = find_charge(self.image.info, stores, self.keys["charge"])
+        for name, text in unused.items():
+            if name not in self.keys.values():
+                self.remarks.add(self.number, ("charge", name), text)
+        return charge
 
-def _group(info: Mapping[str, Any], key: str) -> str:
-    """Return the value of the key that groups frames; isolated atoms are always called so."""
-    kind = str(info.get(DEFAULT_KEYS["group"], ""))
-    return kind if is_isolated(kind) else str(info.get(key, ""))
+    def _group(self) -> str:
+        """Return the value of the key that groups frames; isolated atoms are always called so."""
+        kind = str(self.image.info.get(DEFAULT_KEYS["group"], ""))
+        return kind if is_isolated(kind) else str(self.image.info.get(self.keys["group"], ""))
+
+    def _numbers(self) -> np.ndarray:
+        numbers: np.ndarray = self.image.numbers
+        if len(numbers) and not numbers.any():
+            raise ValueError(
+                f"{self.where}: no species: expected a column 'species' of symbols or 'Z' of "
+                f"atomic numbers, found {', '.join(self.image.arrays)}"
+            )
+        return numbers
+
+    def _check_units(self) -> None:
+        for key, value in self.image.info.items():
+            plain = key.lower().removesuffix("s")
+            if plain in UNITS:
+                check_unit(Path(self.where), plain, value)
+            elif "unit" in plain:
+                check_other_unit(self.where, key, value)
+                told = f"{key}={value!s:.20} is not used: everything is read in eV, Å and e"
+                self.remarks.add(self.number, ("unit", key), told)
+
+    def _remark_on_labels(self, frame: Frame) -> None:
+        """Name what looks like a label and was not read, and labels of two origins."""
+        image, read = self.image, {*self.keys.values(), *self.sources.values(), *UNITS}
+        info = {k: v for k, v in {**image.info, **self.results}.items() if k not in read}
+        arrays = {k: v for k, v in image.arrays.items() if k not in read}
+        for quantity in ("energy", "forces", "dipole"):
+            if getattr(frame, quantity) is None:
+                text = unmapped(quantity, info, arrays, len(image))
+                if text:
+                    self.remarks.add(self.number, (quantity, "unmapped"), text)
+        charges = around([*info, *arrays])
+        if charges:
+            keys = ", ".join(
+                self.keys[name] for name in ("mm_positions", "mm_charges", "mm_forces")
+            )
+            told = f"{', '.join(charges)} looks like charges around the atoms and is not read"
+            self.remarks.add(self.number, "around", f"{told}: the keys are {keys}")
+        unused = not_used([*info, *arrays])
+        if unused:
+            told = f"not used by models of this package: {', '.join(unused)}"
+            self.remarks.add(self.number, "not used", told)
+        origins = {name: self.sources.get(name, "") for name in ("energy", "forces")}
+        if all(origins.values()) and len({key in self.results for key in origins.values()}) > 1:
+            told = f"energy is read from {origins['energy']!r}, forces from {origins['forces']!r}"
+            self.remarks.add(self.number, "origins", f"{told}: are they of one calculation?")
 
 
 def _array(where: str, key: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -209,6 +363,8 @@ def _array(where: str, key: str, value: Any, shape: tuple[int, ...]) -> np.ndarr
     try:
         if isinstance(value, str):
             value = json.loads(value)
+        if np.asarray(value).dtype.kind == "b":
+            raise TypeError("true or false")
         return np.asarray(value, dtype=np.float64).reshape(shape)
     except (ValueError, TypeError) as error:
         raise ValueError(

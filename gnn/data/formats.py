@@ -10,6 +10,8 @@ import numpy as np
 from gnn.data.common import LABELS, write_atomically
 from gnn.data.systems import Frame
 
+_PACKED = (".gz", ".bz2", ".xz", ".zip")
+
 
 def _format_of(path: Path) -> str:
     formats = {".h5": "hdf5", ".hdf5": "hdf5", ".xyz": "extxyz", ".extxyz": "extxyz"}
@@ -18,7 +20,7 @@ def _format_of(path: Path) -> str:
     except KeyError:
         raise ValueError(
             f"{path}: cannot tell the format from the suffix {path.suffix!r}; expected "
-            f"{', '.join(formats)}"
+            f"{', '.join(formats)}" + (": unpack it first" if path.suffix in _PACKED else "")
         ) from None
 
 
@@ -61,7 +63,8 @@ def read_frames(
     vacuum
         HDF5 only: the same geometries without point charges, with the labels computed in vacuum.
     keys
-        extxyz only: other keys than the default ones, such as ``{"energy": "dft_energy"}``.
+        extxyz only: other keys than the default ones, such as ``{"energy": "dft_energy"}``. One
+        that is named must be there.
 
     Returns
     -------
@@ -73,10 +76,19 @@ def read_frames(
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the suffix is unknown, a unit is another, a key is missing or the content is wrong.
+        If the suffix is unknown, a unit is another, a key is missing, the total charge is
+        contradictory (:func:`gnn.data.charge.find_charge`) or the content is wrong.
+
+    Warns
+    -----
+    UserWarning
+        Of what is there and not used: labels under names that were not mapped, keys like that of
+        a charge or a unit, stress; with the number of frames.
     """
     path = Path(path)
     kind = _format_of(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: expected a file, got a folder")
     if not path.is_file():
         raise FileNotFoundError(f"no file {path} (looked in {path.resolve().parent})")
     if kind == "hdf5":

@@ -37,9 +37,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from gnn.data.common import ATOMIC_LABELS, LABELS, UNITS, check_unit
-from gnn.data.systems import OPTIONAL_FIELDS, Frame, System
+from gnn.data.charge import find_charge
+from gnn.data.common import ATOMIC_LABELS, LABELS, UNITS
+from gnn.data.hdf5_checks import (
+    check_layout,
+    check_units,
+    group_charge,
+    text_of,
+    warn_of_others,
+)
+from gnn.data.names import Remarks
+from gnn.data.systems import OPTIONAL_FIELDS, Frame, System, run_number
 
 FORMAT = "anisole-frames"
 VERSION = 1
@@ -62,6 +72,7 @@ _DATASET_UNITS = {
     "dipoles": "e Å",
     "quadrupoles": "e Å²",
 }
+_KNOWN = ("numbers", "run", "group", "mm_ptr", "index", "vacuum", *_DATASET_UNITS)
 
 
 def write_hdf5(
@@ -183,12 +194,28 @@ def read_hdf5(
     """Read frames; see :func:`gnn.data.read_frames`."""
     frames: list[Frame] = []
     order: list[int] = []
+    remarks = Remarks(path)
     with open_hdf5(path) as file:
         for key, name in named_groups(path, file, names).items():
             new, index = read_group(f"{path}, group {key!r}", file[key], name, vacuum)
             order.extend(range(len(frames), len(frames) + len(new)) if index is None else index)
             frames.extend(new)
+    for place, frame in zip(order, frames, strict=True):
+        if frame.charges is not None:
+            _, uneven = find_charge({"charge": frame.system.charge}, {"charges": frame.charges})
+            for text in uneven.values():
+                remarks.add(place, "charges", text)
+    remarks.warn(len(frames), stacklevel=3)
     return [frames[i] for i in np.argsort(order, kind="stable")]
+
+
+def read_remarks(path: Path) -> tuple[dict[str, str], int, int]:
+    """Return the remarks of a file, how many groups have vacuum labels, and how many there are."""
+    with open_hdf5(path) as file:
+        groups = [item for item in file.values() if hasattr(item, "keys")]
+        own = {"format", "version", *UNITS}
+        remarks = {key: text_of(v) for key, v in file.attrs.items() if key not in own}
+        return remarks, sum("vacuum" in group for group in groups), len(groups)
 
 
 def open_hdf5(path: Path) -> Any:
@@ -203,14 +230,16 @@ def open_hdf5(path: Path) -> Any:
 
 def named_groups(path: Path, file: Any, names: Iterable[str] | None) -> dict[str, str]:
     """Return key and molecule's name of each wanted group, after a check of the file's units."""
-    _check_units(path, file)
+    check_layout(path, file)
+    check_units(path, file, VERSION)
     groups = {key: item for key, item in file.items() if hasattr(item, "keys")}
     if not groups:
         raise ValueError(
             f"{path}: expected one group for each molecule, found "
             f"{_listing(file) or 'nothing'} at the top"
         )
-    found = {key: _text(group.attrs.get("name", key)) for key, group in groups.items()}
+    found = {key: text_of(group.attrs.get("name", key)) for key, group in groups.items()}
+    warn_of_others(path, groups, _KNOWN)
     wanted = _as_names(names)
     if wanted is None:
         return found
@@ -223,35 +252,29 @@ def named_groups(path: Path, file: Any, names: Iterable[str] | None) -> dict[str
     return {key: name for key, name in found.items() if name in wanted}
 
 
+def group_head(where: str, group: Any) -> tuple[NDArray[np.int64], int]:
+    """Return atomic numbers and charge of a group, after a check of what each frame needs."""
+    numbers: Any = _dataset(where, group, "numbers", (None,))
+    if "positions" not in group:
+        raise ValueError(f"{where}: dataset 'positions' is missing; found {_listing(group)}")
+    charge = group_charge(where, group)
+    runs = np.asarray(group["run"][()] if "run" in group else [])
+    for run in runs if runs.dtype.kind not in "iu" else ():
+        try:
+            run_number(run)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"{where}: {error}") from None
+    return numbers, charge
+
+
 def _as_names(names: Iterable[str] | None) -> set[str] | None:
     if names is None:
         return None
     return {names} if isinstance(names, str) else set(names)
 
 
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
 def _listing(group: Any) -> str:
     return ", ".join(group.keys())
-
-
-def _check_units(path: Path, file: Any) -> None:
-    missing = [key for key in UNITS if key not in file.attrs]
-    if missing:
-        raise ValueError(
-            f"{path}: the file does not say its units: attributes {', '.join(missing)} are "
-            f"missing (found: {', '.join(file.attrs) or 'none'}). If it is in eV, Å and e, set "
-            + ", ".join(f"file.attrs[{key!r}] = {UNITS[key][0]!r}" for key in missing)
-        )
-    for key in UNITS:
-        check_unit(path, key, file.attrs[key])
-    if int(file.attrs.get("version", VERSION)) > VERSION:
-        raise ValueError(
-            f"{path}: layout version {file.attrs['version']} is newer than the {VERSION} this "
-            "reader knows: update anisole"
-        )
 
 
 def _dataset(
@@ -263,8 +286,8 @@ def _dataset(
             return None
         raise ValueError(f"{where}: dataset {name!r} is missing; found {_listing(group)}")
     dataset = group[name]
-    unit = _text(dataset.attrs.get("unit", _DATASET_UNITS.get(name, "")))
     expected = _DATASET_UNITS.get(name, "")
+    unit = text_of(dataset.attrs.get("unit", dataset.attrs.get("units", expected)))
     if unit.replace("Å", "Å").replace("Angstrom", "Å").replace("angstrom", "Å") != expected:
         raise ValueError(
             f"{where}: dataset {name!r} has unit {unit!r}, expected {expected!r}: convert its "
@@ -284,11 +307,9 @@ def read_group(
     where: str, group: Any, name: str, vacuum: bool
 ) -> tuple[list[Frame], list[int] | None]:
     """Return the frames of one molecule and, where stored, their places in the file's order."""
-    numbers: Any = _dataset(where, group, "numbers", (None,))
+    numbers, charge = group_head(where, group)
     positions: Any = _dataset(where, group, "positions", (None, len(numbers), 3))
     count = len(positions)
-    if "charge" not in group.attrs:
-        raise ValueError(f"{where}: attribute 'charge' (total charge in e) is missing")
     index = _dataset(where, group, "index", (count,), required=False)
     run: Any = _dataset(where, group, "run", (count,), required=False)
     run = np.zeros(count, dtype=np.int64) if run is None else run
@@ -311,8 +332,10 @@ def read_group(
             given["mm_forces"] = mm_forces[own]
         try:
             around = charges | {key: value[i] for key, value in fields.items()}
-            system = System(numbers, positions[i], group.attrs["charge"], **around)
-            frames.append(Frame(system, **given, run=int(run[i]), name=name, group=kinds[i]))
+            if "charges" in given:  # which must add up to it, or to no whole number
+                find_charge({"charge": charge}, {"charges": given["charges"]})
+            system = System(numbers, positions[i], charge, **around)
+            frames.append(Frame(system, **given, run=run[i], name=name, group=kinds[i]))
         except (ValueError, TypeError) as error:
             raise type(error)(f"{where}, frame {i}: {error}") from error
     return frames, None if index is None else index.tolist()
@@ -321,7 +344,7 @@ def read_group(
 def stored_groups(where: str, group: Any, count: int) -> list[str]:
     """Return what the file says of the sort of each frame of a molecule, '' for nothing."""
     kinds: Any = _dataset(where, group, "group", (count,), required=False)
-    return [""] * count if kinds is None else [_text(kind) for kind in kinds]
+    return [""] * count if kinds is None else [text_of(kind) for kind in kinds]
 
 
 def _no_charges(count: int) -> dict[str, Any]:

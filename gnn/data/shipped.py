@@ -31,7 +31,7 @@ def load_shipped(molecules: Iterable[str] | None = None, vacuum: bool = False) -
     ----------
     molecules
         Of "meoh" (methanol, 600 frames), "mam" (methylammonium, 320), "oac" (acetate, 160) and
-        "acoh" (acetic acid, 60). None: all.
+        "acoh" (acetic acid, 210). None: all.
     vacuum
         The same geometries without point charges, with the labels computed in vacuum.
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gnn.data.common import LABELS
-from gnn.data.hdf5 import named_groups, open_hdf5, read_group, stored_groups
+from gnn.data.hdf5 import group_head, named_groups, open_hdf5, read_group, stored_groups
 from gnn.data.systems import Frame
 
 
@@ -91,8 +91,9 @@ class _Store:
         found = named_groups(path, self.file, names)
         self.keys, self.names = list(found), list(found.values())
         self.groups = [self.file[key] for key in self.keys]
-        self.numbers = [group["numbers"][()] for group in self.groups]
-        self.charges = [int(group.attrs["charge"]) for group in self.groups]
+        heads = [group_head(f"{path}, group {key!r}", self.file[key]) for key in self.keys]
+        self.numbers = [numbers for numbers, _ in heads]
+        self.charges = [charge for _, charge in heads]
         self.pointers = [g["mm_ptr"][()] if "mm_ptr" in g else None for g in self.groups]
         self.blocks: OrderedDict[tuple[bool, int, int], list[Frame]] = OrderedDict()
         self.reads = 0

@@ -1,5 +1,6 @@
 """A QM system with its surrounding point charges, and a frame: a system with labels."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ OPTIONAL_FIELDS = ("mm_dipoles", "mm_quadrupoles", "uniform_field", "external_fi
 #: Two particles closer than this (Å) are taken for a mistake in the input.
 TOO_CLOSE = 1e-3
 
+_CHARGE_LIMIT = 1e6  # e; beyond it a number is something else
 _DENSE_LIMIT = 200_000  # distances held at once before a k-d tree is used instead
 
 
@@ -61,19 +63,62 @@ def _atomic_numbers(value: Any) -> NDArray[np.int64]:
     if wrong.size:
         raise ValueError(
             f"numbers: expected atomic numbers 1..{MAX_ATOMIC_NUMBER}, got {array[wrong[0]]} "
-            f"for atom {wrong[0]}"
+            f"for atom {wrong[0]}" + (" (a dummy atom?)" if array[wrong[0]] == 0 else "")
         )
     return array.astype(np.int64)
 
 
 def total_charge(value: Any) -> int:
-    """Return a charge in e as an int, after a check that it is one whole number."""
-    array = _numpy(value)
-    if array.size != 1 or not np.isfinite(array).all() or float(array.item()) % 1:
-        raise ValueError(
-            f"charge: expected one whole number (total charge of the QM atoms in e), got {value!r}"
-        )
+    """Return a charge in e as an int, after a check that it is one whole number.
+
+    Parameters
+    ----------
+    value
+        A number of any kind, an array of one, or text such as "-1", "+1" or "1-".
+
+    Raises
+    ------
+    ValueError
+        If it is another number, several, or other text.
+    TypeError
+        If it is no number: None, or true or false, which is how a key without a value is read.
+    """
+    found = (
+        value.item() if isinstance(value, np.generic | np.ndarray) and value.size == 1 else value
+    )
+    if isinstance(found, bytes):
+        found = found.decode(errors="replace")
+    if isinstance(found, str):
+        found = _charge_of_text(found)
+        found = np.nan if found is None else found
+    refusal = (
+        f"charge: expected one whole number (total charge of the QM atoms in e), got {value!r}"
+    )
+    array = None if found is None else _numpy(found)
+    if array is None or array.dtype.kind == "b":
+        no_value = "" if array is None else ", which is also how ase reads a key without a value"
+        raise TypeError(refusal + no_value)
+    if array.size != 1 or not abs(array.item()) < _CHARGE_LIMIT or float(array.item()) % 1:
+        raise ValueError(refusal)
     return int(array.item())
+
+
+def _charge_of_text(text: str) -> int | None:
+    """Return the number of "-1", "+1", "1-" or "-1.0"; None for other text."""
+    match = re.fullmatch(r"([+-]?)(\d+)(?:\.0*)?([+-]?)", text.strip().replace("−", "-"))
+    if match is None or (match[1] and match[3]):
+        return None
+    return int((match[1] or match[3]) + match[2])
+
+
+def run_number(value: Any) -> int:
+    """Return the number of a run as an int, after a check that it is one whole number."""
+    found = value.item() if getattr(value, "ndim", None) == 0 else value
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        raise TypeError(f"run: expected a whole number, got {value!r}: number the runs")
+    if not abs(found) < 2**63 or found % 1:  # no NaN either
+        raise ValueError(f"run: expected a whole number, got {value!r}")
+    return int(found)
 
 
 def _closest(first: NDArray[Any], second: NDArray[Any] | None) -> tuple[float, int, int]:
@@ -250,9 +295,9 @@ class Frame:
     Raises
     ------
     ValueError
-        If a label has the wrong shape or is not finite.
+        If a label has the wrong shape or is not finite, or `run` is no whole number.
     TypeError
-        If `system` is not a System, or `name` or `group` not a string.
+        If `system` is not a System, `name` or `group` not a string, or `run` no number.
     """
 
     system: System
@@ -274,6 +319,8 @@ class Frame:
             if not isinstance(getattr(self, text), str):
                 kind = type(getattr(self, text)).__name__
                 raise TypeError(f"{text}: expected a string, got {kind}")
+            if "\0" in getattr(self, text):
+                raise ValueError(f"{text}: no file keeps the null character in it")
         system = self.system
         shapes: dict[str, tuple[int, ...]] = {
             "energy": (),
@@ -294,4 +341,4 @@ class Frame:
             object.__setattr__(self, "mm_forces", None)
         for name, value in labels.items():
             object.__setattr__(self, name, float(value) if name == "energy" else value)
-        object.__setattr__(self, "run", int(self.run))
+        object.__setattr__(self, "run", run_number(self.run))

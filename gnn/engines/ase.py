@@ -1,5 +1,6 @@
 """ASE calculator: a model for `ase.Atoms`, alone or in the field of what surrounds them."""
 
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from gnn.data.charge import find_charge
 from gnn.data.systems import System, float_array, total_charge
 from gnn.engines._models import ready_model
 from gnn.potential import PER_ATOM, Potential
@@ -31,7 +33,6 @@ _SURROUNDINGS: dict[str, tuple[int | None, ...]] = {
     "uniform_field": (3,),
 }
 _WITHOUT_DERIVATIVES = {"energy", "free_energy", "charges"}
-_ROUNDING = 1e-2  # largest distance in e of added initial charges from a whole number
 
 
 class AMPCalculator(Calculator):
@@ -46,8 +47,9 @@ class AMPCalculator(Calculator):
     model : Potential, path of a checkpoint, or None
         `gnn.AMP`, `gnn.published.AmpBms`, …; None: the model that ships.
     charge : int, optional
-        Total charge in e. None: ``atoms.info["charge"]``, else ``atoms.info["total_charge"]``,
-        else the sum of the atoms' initial charges, which is zero where none are set.
+        Total charge in e, whatever the atoms say. None: what ``atoms.info["charge"]``,
+        ``atoms.info["total_charge"]`` and the sum of the atoms' initial charges say, which must
+        agree (:mod:`gnn.data.charge`); 0 where nothing is set.
     mm_positions, mm_charges : array_like, optional
         Point charges around the atoms: positions (m, 3) in Å, charges (m,) in e.
     mm_dipoles, mm_quadrupoles : array_like, optional
@@ -99,6 +101,7 @@ class AMPCalculator(Calculator):
         self.model = ready_model(model, dtype)
         self._embedded = False
         self._found: dict[str, Any] = {}
+        self._told: set[str] = set()  # names of what looks like a charge and is not used
         super().__init__(
             charge=charge,
             mm_positions=mm_positions,
@@ -224,16 +227,11 @@ class AMPCalculator(Calculator):
         """Return the total charge of atoms in e."""
         if self.parameters["charge"] is not None:
             return int(self.parameters["charge"])
-        for name in ("charge", "total_charge"):
-            if name in atoms.info:
-                return total_charge(atoms.info[name])
-        total = float(atoms.get_initial_charges().sum())
-        if not abs(total - np.round(total)) <= _ROUNDING:
-            raise ValueError(
-                f"the initial charges of the atoms add up to {total:g} e, no whole number: pass "
-                'charge=, or set atoms.info["charge"]'
-            )
-        return round(total)
+        charge, unused = find_charge(atoms.info, atoms.arrays)
+        for name in unused.keys() - self._told:
+            warnings.warn(f"charge of {atoms.get_chemical_formula()}: {unused[name]}", stacklevel=2)
+        self._told |= unused.keys()
+        return charge
 
     def _system(self, atoms: Atoms) -> System:
         if atoms.pbc.any():

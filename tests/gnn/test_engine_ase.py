@@ -10,7 +10,7 @@ from published_cases import WEIGHTS, small_model
 
 import multipoles as mp
 from gnn import AMP, System, load_model
-from gnn.data import load_shipped
+from gnn.data import load_shipped, read_frames
 from gnn.training.checkpoint import save_model
 from gnn.units import COULOMB
 
@@ -20,7 +20,7 @@ from ase.build import molecule  # noqa: E402
 from ase.calculators.calculator import PropertyNotImplementedError  # noqa: E402
 from ase.calculators.qmmm import EIQMMM, LJInteractions  # noqa: E402
 from ase.calculators.tip3p import TIP3P, epsilon0, sigma0  # noqa: E402
-from ase.io import Trajectory  # noqa: E402
+from ase.io import Trajectory, write  # noqa: E402
 from ase.md.verlet import VelocityVerlet  # noqa: E402
 from ase.optimize import BFGS  # noqa: E402
 from ase.vibrations import Infrared  # noqa: E402
@@ -274,12 +274,61 @@ def test_total_charge_of_the_atoms(model, embedded):
         ("total_charge", 1, cation),
         ("charge", -1.0, anion),
         ("charge", np.int64(1), cation),
+        ("charge", "-1", anion),
+        ("charge", "1+", cation),
+        ("charge", np.array(-1), anion),
     ):
-        atoms.info[name] = value
+        atoms.set_initial_charges(None)
+        atoms.info = {name: value}
         assert atoms.get_potential_energy() == pytest.approx(expected, abs=1e-8), (name, value)
-    atoms.calc.set(charge=0)
+    atoms.info = {"charge": None}  # says nothing
+    assert atoms.get_potential_energy() == pytest.approx(neutral, abs=1e-8)
+    atoms.info = {"charge": 1}
+    atoms.calc.set(charge=0)  # whatever the atoms say
     assert atoms.get_potential_energy() == pytest.approx(neutral, abs=1e-8)
     assert min(abs(neutral - anion), abs(neutral - cation), abs(anion - cation)) > 0.1
+
+
+def test_a_file_and_the_calculator_agree_on_the_charge(model, tmp_path, recwarn):
+    """One rule: initial charges count for both; the energies differ by 1.4 eV without them."""
+    acetate = molecule("CH3COOH")
+    del acetate[3]  # the proton
+    acetate.set_initial_charges([0, -0.6, -0.6, 0.2, 0, 0, 0])
+    write(tmp_path / "acetate.extxyz", acetate)
+    (frame,) = read_frames(tmp_path / "acetate.extxyz")
+    assert frame.system.charge == -1
+    acetate.calc = AMPCalculator(model)
+    (expected,) = model.evaluate([frame])
+    assert acetate.get_potential_energy() == pytest.approx(expected["energy"], abs=1e-5)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(
+    ("info", "initial", "message"),
+    [
+        ({"charge": -1, "total_charge": 0}, None, "'total_charge' is 0; 'charge' is -1"),
+        ({"charge": 0}, -1.0, "'charge' is 0; 'initial_charges' of the atoms add up to -1"),
+        ({"charge": "-1 1"}, None, "'charge': expected one whole number .* got '-1 1'"),
+        ({"charge": np.nan}, None, "'charge': expected one whole number .* got nan"),
+    ],
+)
+def test_charges_that_contradict_are_refused(model, info, initial, message):
+    atoms = molecule("CH3OH", calculator=AMPCalculator(model))
+    atoms.info.update(info)
+    if initial is not None:
+        atoms.set_initial_charges([initial] + [0] * 5)
+    with pytest.raises(ValueError, match=message):
+        atoms.get_potential_energy()
+
+
+def test_names_like_that_of_a_charge_are_named_once(model):
+    atoms = molecule("CH3OH", calculator=AMPCalculator(model))
+    atoms.info.update(net_charge=-1, Charge=0, spin=2)
+    with pytest.warns(UserWarning, match=r"'net_charge' \(-1\) looks like a total charge") as found:
+        for _ in range(2):
+            atoms.get_potential_energy()
+            atoms.rattle(1e-3)
+    assert len(found) == 1  # not for a charge of zero, which is what is used
 
 
 # --- bad input ------------------------------------------------------------------------------------
@@ -431,6 +480,18 @@ def test_embedding_energy_is_the_sum_of_its_parts(model):
     pairs, _, _ = atoms.calc.interaction.calculate(solute, waters, np.zeros(3))
     expected = result["energy"] + waters.get_potential_energy() + pairs
     assert total == pytest.approx(expected, abs=1e-9)
+
+
+def test_embedding_takes_the_charge_of_the_atoms(model):
+    """Those of the solute only: the waters' charges are the force field's."""
+    calculator = AMPCalculator(model)
+    atoms = droplet(calculator)
+    atoms.set_initial_charges([0.6, 0.4] + [0] * 4 + [-0.834, 0.417, 0.417] * 4)
+    atoms.get_potential_energy()
+    assert calculator.results["charges"].sum() == pytest.approx(1, abs=1e-10)
+    atoms.info["charge"] = 0
+    with pytest.raises(ValueError, match=r"'charge' is 0; 'initial_charges' .* to 1"):
+        droplet(calculator).calc.qmcalc.get_property("energy", atoms[:6])
 
 
 def test_embedding_forces_are_the_gradient(model):
