@@ -25,6 +25,25 @@ SIMULATED = bool(config.ENABLE_CUDASIM)
 CAPABILITIES = ((8, 0), (9, 0))
 
 
+def _register_numpy() -> None:
+    """Let numba-cuda register the functions of NumPy that it knows, one of which may be gone.
+
+    numba-cuda to 0.30.4, which takes no more additions, names `numpy.row_stack`; NumPy 2.5 has
+    dropped it, and without this no kernel compiles there. The name stands during the import only.
+    """
+    if hasattr(np, "row_stack"):
+        return
+
+    def row_stack(arrays: Any) -> Any:
+        return np.vstack(arrays)
+
+    np.row_stack = row_stack  # type: ignore[attr-defined]
+    try:
+        import numba.cuda.np.arrayobj  # noqa: F401
+    finally:
+        del np.row_stack  # type: ignore[attr-defined]
+
+
 def _share_arrays_safely() -> None:
     """Let threads of the simulator find a shared array one after another.
 
@@ -49,6 +68,8 @@ def _share_arrays_safely() -> None:
 
 if SIMULATED:
     _share_arrays_safely()
+else:
+    _register_numpy()
 
 
 class Real:
