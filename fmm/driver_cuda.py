@@ -224,7 +224,7 @@ class FarField:
             groups = -(-(end - begin) // GROUP)
             places = self.space.empty((groups + 1, N_CODES), np.int32)
             find_places()(
-                self.space.stream, GEOMETRY, (blocks_for(N_CODES), groups + 1), BLOCK, begin, end,
+                self.space.stream, GEOMETRY, (groups + 1, blocks_for(N_CODES)), BLOCK, begin, end,
                 self.lists.m2l_starts, self.lists.m2l_targets, places,
             )  # fmt: skip
             self._known_places[begin, end] = places

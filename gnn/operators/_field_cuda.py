@@ -105,6 +105,26 @@ class Planned:
         return Planned(self.plan.transpose())
 
 
+def all_pairs(neighbours: Systems | DevicePairs, device: torch.device) -> Tensor:
+    """Return targets and sources (n_pairs, 2) of all pairs, for the twin in plain torch."""
+    if isinstance(neighbours, DevicePairs):
+        return torch.stack([_tensor(neighbours.targets), _tensor(neighbours.sources)], dim=1)
+    x, s = neighbours.tensors
+    if x is None or s is None:
+        sizes = neighbours.n_targets, neighbours.n_sources
+        x, s = (torch.zeros(n, dtype=torch.int64, device=device) for n in sizes)
+    first, end = (torch.searchsorted(s, x, right=right) for right in (False, True))
+    counts = end - first
+    targets = torch.repeat_interleave(counts)
+    before = torch.repeat_interleave(torch.cumsum(counts, 0) - counts - first, counts)
+    return torch.stack([targets, torch.arange(len(targets), device=device) - before], dim=1)
+
+
+def _tensor(array: Any) -> Tensor:
+    """Return an array on the device as a tensor."""
+    return torch.from_numpy(array.copy_to_host()) if SIMULATED else torch.as_tensor(array)
+
+
 def everybody(
     n_targets: int, n_sources: int, target_batch: Tensor | None, source_batch: Tensor | None
 ) -> DeviceNeighbours:
