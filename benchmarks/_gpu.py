@@ -65,13 +65,18 @@ class Place:
         """Return a copy on the device: a tensor of torch, or Numba's array in the simulator."""
         if self.smoke:
             return NumbaSpace().upload(np.ascontiguousarray(array))
+        return self.tensor(array)
+
+    def tensor(self, array: np.ndarray) -> Any:
+        """Return a copy as a tensor of torch, which the simulator leaves on the CPU."""
         import torch
 
-        return torch.as_tensor(np.ascontiguousarray(array), device="cuda")
+        return torch.as_tensor(np.ascontiguousarray(array), device="cpu" if self.smoke else "cuda")
 
     def take(self, array: Any) -> np.ndarray:
         """Return a copy on the host, in float64."""
-        host = array.copy_to_host() if self.smoke else array.detach().cpu().numpy()
+        on_host = hasattr(array, "copy_to_host")
+        host = array.copy_to_host() if on_host else array.detach().cpu().numpy()
         return np.asarray(host, np.float64)
 
     def seconds(self, task: Callable[[], Any], repeats: int = 7, warm: int = 2) -> float:

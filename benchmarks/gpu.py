@@ -64,8 +64,7 @@ def direct(place: Any) -> Iterator[Any]:
             n * n / (0.5 * limit) if single else None, rate, "pairs",
             rate / limit if single else None, error, bound,
         )  # fmt: skip
-    if not place.smoke:
-        yield from others(place, Row)
+    yield from others(place, Row)
 
 
 def others(place: Any, row: Callable) -> Iterator[Any]:
@@ -73,9 +72,9 @@ def others(place: Any, row: Callable) -> Iterator[Any]:
     import torch
 
     rng = np.random.default_rng(0)
-    n = 20_000
+    n = 50 if place.smoke else 20_000
     x, q = rng.random((n, 3)).astype(np.float32), rng.standard_normal((n, 1)).astype(np.float32)
-    there, charges = place.put(x), place.put(q)
+    there, charges = place.tensor(x), place.tensor(q)
 
     def broadcasting() -> Any:
         parts = []

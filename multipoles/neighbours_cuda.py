@@ -98,9 +98,7 @@ class DevicePairs(DeviceNeighbours):
         starts, sources, order = space.once(self._kept, "rows", lambda: self._sort(space))
         if self.weights is None:
             return starts, sources, None
-        weights = space.once(
-            self._kept, dtype, lambda: taken(space, self.weights, order, dtype)
-        )
+        weights = space.once(self._kept, dtype, lambda: taken(space, self.weights, order, dtype))
         return starts, sources, weights
 
     def _sort(self, space: Space) -> tuple[Any, Any, Any]:
