@@ -29,8 +29,8 @@ from _output import read_table, write_table
 # 1 for their product, 1 for the potential, 3 for the gradient
 INSTRUCTIONS, ROOTS = 13, 1
 COLUMNS = (
-    "group", "case", "n", "dtype", "seconds", "target", "met", "rate", "unit", "limit", "error", "bound",
-    "right", "remark", "device", "date",
+    "group", "case", "n", "dtype", "seconds", "target", "met", "rate", "unit", "limit", "error",
+    "bound", "right", "remark", "device", "date",
 )  # fmt: skip
 
 

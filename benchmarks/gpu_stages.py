@@ -141,7 +141,7 @@ def kernels(place: Any, n: int) -> Iterator[dict]:
 
 
 def leaves(place: Any, n: int) -> Iterator[dict]:
-    """Evaluation by size of leaves: whether the cost model chooses well."""
+    """Time evaluations by size of leaves: whether the cost model chooses well."""
     import fmm
 
     x, q = points(place, n)

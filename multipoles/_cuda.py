@@ -37,11 +37,11 @@ def _register_numpy() -> None:
     def row_stack(arrays: Any) -> Any:
         return np.vstack(arrays)
 
-    np.row_stack = row_stack  # type: ignore[attr-defined]
+    np.row_stack = row_stack  # type: ignore[attr-defined]  # noqa: NPY201
     try:
         import numba.cuda.np.arrayobj  # noqa: F401
     finally:
-        del np.row_stack  # type: ignore[attr-defined]
+        del np.row_stack  # type: ignore[attr-defined]  # noqa: NPY201
 
 
 def _share_arrays_safely() -> None:

@@ -1,4 +1,4 @@
-"""The host's half of the GPU on a driver that only pretends: compiled, linked, launched, counted."""
+"""The host's half of the GPU on a driver that pretends: compiled, linked, launched, counted."""
 
 import json
 import re
@@ -35,7 +35,8 @@ def test_case(said, case):
 def test_sum_and_plan_with_kernels_run_by_the_simulator(tmp_path):
     socket, arena = str(tmp_path / "door"), str(tmp_path / "arena")
     there = environment(STUB_ARENA=arena)
-    with subprocess.Popen([sys.executable, str(HERE / "worker.py"), socket], env=there) as worker:
+    command = [sys.executable, str(HERE / "worker.py"), socket]
+    with subprocess.Popen(command, env=there | {"NUMBA_ENABLE_CUDASIM": "1"}) as worker:
         try:
             run = subprocess.run(
                 [sys.executable, str(HERE / "whole.py"), socket], env=there,

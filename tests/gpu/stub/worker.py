@@ -1,6 +1,6 @@
 """Runs, in Numba's simulator, the kernels that another process launched through the stub driver.
 
-    python worker.py SOCKET     with the arena of the other process in STUB_ARENA
+    python worker.py SOCKET     with NUMBA_ENABLE_CUDASIM=1, and the other process's STUB_ARENA
 
 Blocks have the threads that a device would get, each of them a thread of Python: slow.
 """
@@ -13,9 +13,6 @@ import pkgutil
 import sys
 import traceback
 from multiprocessing.connection import Listener
-
-os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
-sys.setswitchinterval(1e-5)
 
 import numpy as np
 
@@ -65,6 +62,7 @@ def argument(sent):
 
 
 def main():
+    sys.setswitchinterval(1e-5)  # threads wait for each other by turns
     import_kernels()
     open_arena()
     with Listener(sys.argv[1], "AF_UNIX") as door, door.accept() as caller:
