@@ -133,11 +133,11 @@ if [ $failed -ne 0 ] && [ -z "$tiny" ]; then
   exit 1
 fi
 if [ "$parts" != second ]; then
-  deadline=$((SECONDS + 420))
+  deadline=430 # seconds since the start, the look for a GPU among them
   first
 fi
 if [ "$parts" != first ]; then
-  deadline=$((SECONDS + 190))
+  [ "$parts" = second ] && deadline=190 || deadline=$((SECONDS + 190))
   second
 fi
 keep

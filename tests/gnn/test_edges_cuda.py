@@ -42,11 +42,12 @@ def both(*case):
         return derivatives(*case[:3], on_device, *case[3:]), wanted
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("order", range(4))
+@pytest.mark.parametrize(
+    "order, dtype", [*((order, torch.float64) for order in range(4)), (3, torch.float32)]
+)
 def test_all_derivatives(order, dtype):
     tolerance = 1e-12 if dtype == torch.float64 else 3e-5
-    for found, wanted in zip(*both(order, 3, dtype), strict=True):
+    for found, wanted in zip(*both(order, 2, dtype), strict=True):
         assert (found - wanted).abs().max() <= tolerance * max(1.0, wanted.abs().max())
 
 
