@@ -269,7 +269,7 @@ def measured(names: list[str], smoke: bool, device: str) -> bool:
     from _gpu import Place
 
     place, right = Place(smoke), True
-    rows = [row for row in read_table("gpu") if row["group"] not in names]
+    rows = [row for row in read_table("gpu") if row.get("group") not in names]
     for name in names:
         try:
             for found in CASES[name](place):

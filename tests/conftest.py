@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -29,23 +30,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what needs a GPU where there is none; compile last what was launched before."""
+    """Compile last what was launched before."""
     items.sort(key=lambda item: item.path.name == "test_ptx.py")
-    marked = [item for item in items if item.get_closest_marker("gpu")]
-    if marked and (found := obstacle()):
+
+
+_obstacle = cache(obstacle)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave out what needs a GPU where there is none; fail it where there is one of no use."""
+    if item.get_closest_marker("gpu") and (found := _obstacle()):
         verdict, reason = found
-        for item in marked:
-            item.add_marker(
-                pytest.mark.skip(reason=reason)
-                if verdict == "skip"
-                else pytest.mark.usefixtures("unusable_gpu")
-            )
-
-
-@pytest.fixture(scope="session")
-def unusable_gpu() -> None:
-    """Fail what needs a GPU where there is one that cannot be used."""
-    pytest.fail(str(obstacle()), pytrace=False)
+        if verdict == "skip":
+            pytest.skip(reason)
+        pytest.fail(reason, pytrace=False)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -37,6 +37,20 @@ def a_driver_that_runs_nothing_is_found_out():
     assert (_cuda.why_unusable() or "").startswith("a kernel that writes 1 wrote")
 
 
+def a_toolkit_that_is_missing_is_named():
+    from numba.cuda.cudadrv import nvvm
+
+    kept, nvvm._nvvm = nvvm._nvvm, None
+    _cuda._probe.cache_clear()
+    try:
+        reason = _cuda.why_unusable()
+    finally:
+        nvvm._nvvm = kept
+        _cuda._probe.cache_clear()
+    assert "Numba cannot compile for it" in reason and "libNVVM" in reason, reason
+    assert "anisole[cuda]" in reason
+
+
 def a_sum_is_compiled_and_launched():
     x = cuda.to_device(np.random.default_rng(0).random((300, 3)).astype(np.float32))
     q = cuda.to_device(np.ones((300, 1), np.float32))
