@@ -108,7 +108,8 @@ class Planned:
 def all_pairs(neighbours: Systems | DevicePairs, device: torch.device) -> Tensor:
     """Return targets and sources (n_pairs, 2) of all pairs, for the twin in plain torch."""
     if isinstance(neighbours, DevicePairs):
-        return torch.stack([_tensor(neighbours.targets), _tensor(neighbours.sources)], dim=1)
+        ends = neighbours.targets, neighbours.sources
+        return torch.stack([_tensor(array, device) for array in ends], dim=1)
     x, s = neighbours.tensors
     if x is None or s is None:
         sizes = neighbours.n_targets, neighbours.n_sources
@@ -120,9 +121,13 @@ def all_pairs(neighbours: Systems | DevicePairs, device: torch.device) -> Tensor
     return torch.stack([targets, torch.arange(len(targets), device=device) - before], dim=1)
 
 
-def _tensor(array: Any) -> Tensor:
-    """Return an array on the device as a tensor."""
-    return torch.from_numpy(array.copy_to_host()) if SIMULATED else torch.as_tensor(array)
+def _tensor(array: Any, device: torch.device) -> Tensor:
+    """Return integers on the device as a tensor."""
+    if array.size == 0:
+        return torch.empty(0, dtype=torch.int64, device=device)
+    if SIMULATED:
+        return torch.from_numpy(array.copy_to_host())
+    return torch.as_tensor(array, device=device)
 
 
 def everybody(
