@@ -37,7 +37,7 @@ def why_not() -> str | None:
 
         from multipoles._cuda import why_unusable
     except ImportError as missing:
-        return f"{missing} (install the extras: pip install 'anisole[cuda,gnn]')"
+        return f"{missing} (install the extras, in a checkout: pip install '.[cuda,gnn]')"
     if reason := why_unusable():
         return reason
     if not torch.cuda.is_available():

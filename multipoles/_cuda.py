@@ -493,7 +493,7 @@ def why_unusable() -> str | None:
     except Exception as error:  # libnvvm, libdevice or nvJitLink missing or of another version
         return (
             f"there is a device, but Numba cannot compile for it: {_one_line(error)} (the parts "
-            "come with pip install 'anisole[cuda]')"
+            "come with pip install '.[cuda]' in a checkout)"
         )
     return None if found == 1 else f"a kernel that writes 1 wrote {found:g}"
 

@@ -48,7 +48,7 @@ def a_toolkit_that_is_missing_is_named():
         nvvm._nvvm = kept
         _cuda._probe.cache_clear()
     assert "Numba cannot compile for it" in reason and "libNVVM" in reason, reason
-    assert "anisole[cuda]" in reason
+    assert ".[cuda]" in reason
 
 
 def a_sum_is_compiled_and_launched():
