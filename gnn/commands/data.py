@@ -175,10 +175,13 @@ def _info(arguments: argparse.Namespace) -> int:
 
 def _convert(arguments: argparse.Namespace) -> int:
     from gnn.data import read_frames, write_frames
+    from gnn.data.doubts import doubts
 
     if Path(arguments.input).resolve() == Path(arguments.output).resolve():
         raise ValueError(f"{arguments.output} is the input: name another file")
     frames = read_frames(arguments.input, keys=dict(arguments.keys))
     write_frames(arguments.output, frames)
     print(f"written: {arguments.output} ({len(frames)} frames)")
+    for doubt in doubts(frames):
+        print(f"doubt: {doubt}")
     return 0

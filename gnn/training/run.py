@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from gnn.data.doubts import doubts
 from gnn.data.streaming import StreamedFrames
 from gnn.data.systems import Frame
 from gnn.potential import Potential
@@ -269,7 +270,7 @@ def _run(
     splits = load_splits(config.data)
     if ranks.size > 1:
         say(f"{ranks.size} processes train together")
-    for line in summary(splits):
+    for line in [*summary(splits), *(f"doubt: {doubt}" for doubt in doubts(splits[0]))]:
         say(line)
     history: Sequence[dict[str, Any]] = []
     if committee:
