@@ -181,7 +181,7 @@ def _pairs(group: Sequence[Frame]) -> tuple[NDArray[np.float64], NDArray[np.floa
             continue
         work = _work(group[i], group[j])
         if work is not None:
-            rows.append((work, group[j].energy - group[i].energy))  # type: ignore[operator]
+            rows.append((work, group[j].energy - group[i].energy))
     found = np.array(rows, dtype=np.float64).reshape(-1, 2)
     return found[:, 0], found[:, 1]
 
