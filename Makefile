@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest
+JOBS ?= 2
 
-.PHONY: setup demo test lint bench gpu docs clean
+.PHONY: setup demo test test-slow lint bench gpu docs clean
 
 setup: $(STAMP)
 
@@ -17,8 +19,14 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	@$(BIN)/anisole demo
 
+# in two processes; then the kernels that ran in the simulator are compiled for real GPUs
 test: setup
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(PYTEST) -n $(JOBS) --dist worksteal -m "not slow and not gpu" --ignore tests/test_ptx.py --launches $(VENV)/launches.json
+	$(PYTEST) -m "not slow and not gpu" tests/test_ptx.py --launched $(VENV)/launches.json
+
+# what takes longer: half an hour
+test-slow: setup
+	$(PYTEST) -m "slow and not gpu"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -9,15 +9,19 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+from scipy.spatial.distance import pdist
 from torch import Tensor, nn
 
 from gnn.data.batching import Batch, collate
 from gnn.data.streaming import Head
 from gnn.data.systems import Frame, System
+from gnn.units import COULOMB
 
 N_ELEMENTS = 95
 _AT_ONCE = 256  # frames held at once where many are gone through
 _BONDS = (-20.0, 10.0)  # eV per atom beyond which molecules and isolated atoms do not fit
+_DEEPEST = 1e6  # eV per atom: uranium has 0.76e6
 PER_ATOM = ("forces", "charges", "dipoles", "quadrupoles")
 
 
@@ -270,7 +274,7 @@ class Potential(nn.Module):
         ------
         ValueError
             If a system holds an element that the model was not trained on, or its energy or
-            forces are not finite.
+            forces are not finite or its energy beyond that of any atoms.
         TypeError
             If `systems` is a single system.
         """
@@ -286,7 +290,7 @@ class Potential(nn.Module):
             with torch.no_grad():
                 output = self(batch.to(self.baseline.device), forces=forces, mm_forces=forces)
             results += _per_system(output, batch)
-            _check_finite(results, start)
+            _check_results(results, part, start)
         return results
 
     def _check_elements(self, systems: Sequence[System | Frame]) -> None:
@@ -363,14 +367,58 @@ def _check_bond(energy: float) -> None:
         )
 
 
-def _check_finite(results: Sequence[dict[str, Any]], start: int) -> None:
-    for i, result in enumerate(results[start:], start):
-        for name, value in result.items():
+def _check_results(
+    results: Sequence[dict[str, Any]], systems: Sequence[System | Frame], start: int
+) -> None:
+    """Refuse what is not finite, and energies that no nuclei and electrons have."""
+    for i, item in enumerate(systems, start):
+        system = item.system if isinstance(item, Frame) else item
+        for name, value in results[i].items():
             if not np.isfinite(value).all():
                 raise ValueError(
-                    f"system {i}: the {name} came out as NaN or infinity; look for coordinates or "
-                    "charges too large for the model's precision"
+                    f"system {i}: the {name} came out as NaN or infinity: {_extremes(system)}"
                 )
+        energy = results[i]["energy"]
+        size = _DEEPEST * system.n_atoms
+        if abs(energy) > size and (energy < 0 or energy > size + _bare_repulsion(system)):
+            raise ValueError(
+                f"system {i}: the energy came out as {energy:.3g} eV, which no nuclei and "
+                f"electrons have: {_extremes(system)}"
+            )
+
+
+def _bare_repulsion(system: System) -> float:
+    """Return the energy in eV of the nuclei without electrons."""
+    if system.n_atoms < 2:
+        return 0.0
+    first, second = np.triu_indices(system.n_atoms, 1)
+    z = system.numbers.astype(np.float64)
+    return COULOMB * float((z[first] * z[second] / pdist(system.positions)).sum())
+
+
+def _extremes(system: System) -> str:
+    """Say what of a system may be beyond a model."""
+    found = []
+    tree = cKDTree(system.positions)
+    if system.n_atoms > 1:
+        distances, others = tree.query(system.positions, k=2)
+        i = int(distances[:, 1].argmin())
+        pair = sorted((i, int(others[i, 1])))
+        numbers = " and ".join(str(z) for z in system.numbers[pair])
+        found.append(
+            f"the nearest atoms {pair[0]} and {pair[1]} (atomic numbers {numbers}) are "
+            f"{distances[i, 1]:.3g} Å apart"
+        )
+    if system.n_mm:
+        distances, atoms = tree.query(system.mm_positions)
+        j = int(distances.argmin())
+        found.append(
+            f"charge {j} is {distances[j]:.3g} Å from atom {atoms[j]}, and the largest is "
+            f"{abs(system.mm_charges).max():.3g} e"
+        )
+    size = max(float(abs(x).max(initial=0)) for x in (system.positions, system.mm_positions))
+    found.append(f"coordinates go up to {size:.3g} Å")
+    return ", ".join(found) + "; one of these is beyond what the model or its precision can do"
 
 
 def _per_system(output: dict[str, Tensor], batch: Batch) -> list[dict[str, Any]]:

@@ -34,7 +34,32 @@ _INLINE: dict[str, Any] = _OPTIONS | {"forceinline": True, "no_cpython_wrapper":
 
 def jit(function: Callable) -> Any:
     """Compile lazily, cache on disk, run without the interpreter's lock."""
-    return _cached(_njit(**_OPTIONS)(function))
+    return _cached(_compiled(_OPTIONS, function))
+
+
+def _compiled(options: dict[str, Any], function: Callable) -> Any:
+    """Return what compiles a function, whatever ``NUMBA_DISABLE_JIT`` says.
+
+    Kernels work on vectors of LLVM, which plain Python does not know: with the variable set they
+    are compiled all the same, and all else that Numba decorates is left to it.
+    """
+    if not _config.DISABLE_JIT:
+        return _njit(**options)(function)
+    with _enabled():
+        dispatcher = _njit(**options)(function)
+    # what Numba's own library adds to a function is decorated while that is compiled
+    dispatcher.compile = _enabled()(dispatcher.compile)
+    return dispatcher
+
+
+@contextmanager
+def _enabled() -> Iterator[None]:
+    before = _config.DISABLE_JIT
+    _config.DISABLE_JIT = 0
+    try:
+        yield
+    finally:
+        _config.DISABLE_JIT = before
 
 
 def _cached(dispatcher: Any) -> Any:
@@ -48,7 +73,7 @@ def inline(function: Callable) -> Any:
 
     It cannot be called from Python.
     """
-    return _njit(**_INLINE)(function)
+    return _compiled(_INLINE, function)
 
 
 def bare(function: Callable) -> Any:
@@ -57,12 +82,12 @@ def bare(function: Callable) -> Any:
     Counting costs an atomic operation for every array passed to a helper, more than a pair. Such a
     loop may read and write arrays and views of them but make none: scratch comes from outside.
     """
-    return _cached(_njit(_nrt=False, **_OPTIONS)(function))
+    return _cached(_compiled(_OPTIONS | {"_nrt": False}, function))
 
 
 def bare_inline(function: Callable) -> Any:
     """Compile a helper of `bare` loops that LLVM inlines; it cannot be called from Python."""
-    return _njit(_nrt=False, **_INLINE)(function)
+    return _compiled(_INLINE | {"_nrt": False}, function)
 
 
 _pool: ThreadPoolExecutor | None = None

@@ -19,14 +19,19 @@ os.environ.setdefault(
 )
 if not gpu_present():
     os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # processes that share the cores must not wait for each other's threads by spinning
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     # threads of the simulator wait for each other by turns: short turns make it ten times faster
     sys.setswitchinterval(1e-5)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option by which scripts learn what kernels there are."""
+    """Add the options by which runs and scripts learn what kernels there are."""
     parser.addoption("--launches", metavar="FILE", help="write kernels that the simulator ran")
+    parser.addoption("--launched", metavar="FILE", help="compile kernels that another run wrote")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,9 +52,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the launches where they were asked for."""
-    if path := session.config.getoption("--launches"):
-        Path(path).write_text(json.dumps(launches()))
+    """Write the launches where they were asked for, of all processes of the run."""
+    if not (name := session.config.getoption("--launches")):
+        return
+    worker, path = os.environ.get("PYTEST_XDIST_WORKER"), Path(name)
+    found = launches()
+    if worker is None:  # the process that started the others, or the only one
+        for part in path.parent.glob(f"{path.name}.gw*"):
+            found += [one for one in json.loads(part.read_text()) if one not in found]
+            part.unlink()
+    path = path if worker is None else path.with_name(f"{path.name}.{worker}")
+    path.write_text(json.dumps(sorted(found, key=repr)))
 
 
 @pytest.fixture(scope="session")

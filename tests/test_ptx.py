@@ -1,4 +1,7 @@
-"""Every kernel that ran in the simulator before compiles for real GPUs; runs last."""
+"""Every kernel that ran in the simulator before compiles for real GPUs.
+
+Runs last, or after a run that wrote what it launched (``--launches`` there, ``--launched`` here).
+"""
 
 import json
 import os
@@ -67,7 +70,8 @@ def one_of_each(found: list[list]) -> list[list]:
     ],
 )
 def compiled(request) -> list[tuple[str, str, dict]]:
-    found = launches()
+    path = request.config.getoption("--launched")
+    found = json.loads(Path(path).read_text()) if path else launches()
     if not found:
         pytest.skip("no kernel ran in the simulator before")
     folder = Path(tempfile.gettempdir(), f"anisole-ptx-{sources_hash()}")

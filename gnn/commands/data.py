@@ -179,6 +179,7 @@ def _info(arguments: argparse.Namespace) -> int:
 
 def _convert(arguments: argparse.Namespace) -> int:
     from gnn.data import read_frames, write_frames
+    from gnn.data.doubts import doubts
 
     source, target = Path(arguments.input), Path(arguments.output)
     if source.resolve() == target.resolve():
@@ -194,6 +195,8 @@ def _convert(arguments: argparse.Namespace) -> int:
     write_frames(target, frames, **_more(source, target))
     told = ", ".join(f"{name} {count}" for name, count in counts.items()) or "no labels"
     print(f"written: {target} ({len(frames)} frames; {told})")
+    for doubt in doubts(frames):
+        print(f"doubt: {doubt}")
     return 0
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from gnn.data.common import ATOMIC_LABELS, LABELS
+from gnn.data.doubts import doubts
 from gnn.data.elements import formula
 from gnn.data.formats import read_frames
 from gnn.data.shipped import shipped_path
@@ -56,6 +57,8 @@ class Summary:
         Reasons to look at a frame again, and the frames' numbers in the file.
     remarks
         What the file says of itself.
+    doubts
+        Of signs and units, from :func:`gnn.data.doubts.doubts`.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Summary:
     values: dict[str, NDArray[np.float64]]
     flags: dict[str, list[int]] = field(default_factory=dict)
     remarks: dict[str, str] = field(default_factory=dict)
+    doubts: list[str] = field(default_factory=list)
 
 
 def read_summary(path: str | Path, keys: Mapping[str, str] | None = None) -> Summary:
@@ -116,7 +120,8 @@ def summarise(name: str, frames: Sequence[Frame], vacuum: Sequence[Frame] | None
     for own in groups.values():
         known = values["energy"][own]
         values["energy"][own] -= known[np.isfinite(known)].mean() if np.isfinite(known).any() else 0
-    return Summary(name, frames, values, _flags(frames, values, groups))
+    flags = _flags(frames, values, groups)
+    return Summary(name, frames, values, flags, doubts=doubts([*frames, *(vacuum or ())]))
 
 
 def _number(value: float | None) -> float:
@@ -207,8 +212,11 @@ def tables(summary: Summary) -> list[Any]:
     told = {k: v for k, v in summary.remarks.items() if k == "level" or k.startswith("smiles_")}
     parts += [escape(f"{key}: {value}") for key, value in told.items()]
     parts += [_molecules(summary), _quantities(summary)]
-    if not summary.flags:
-        parts.append("No frame looks wrong: none twice, no net force, no outlier.")
+    parts += [f"[yellow]doubt[/]: {escape(doubt)}" for doubt in summary.doubts]
+    if not summary.flags and not summary.doubts:
+        parts.append(
+            "No frame looks wrong: none twice, no net force, no outlier, no other sign or unit."
+        )
     for reason, found in summary.flags.items():
         shown = ", ".join(map(str, found[:8])) + (f", … ({len(found)})" if len(found) > 8 else "")
         word = "frame" if len(found) == 1 else "frames"

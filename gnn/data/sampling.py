@@ -4,9 +4,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from gnn.data.common import write_atomically
 _PROGRAMS = ("antechamber", "parmchk2", "tleap")
 _EQUILIBRATION_PART = 1000  # steps after which the state is stored
 _INSTALL = 'pip install ".[data]", in a checkout'
+_GAFF = (1, 6, 7, 8, 9, 15, 16, 17, 35, 53)  # elements of GAFF2
+_MOST_ATOMS = 200  # for which semi-empirical charges take minutes
 
 
 def program(name: str) -> str:
@@ -34,11 +37,15 @@ def program(name: str) -> str:
     return found
 
 
-def check_installed() -> None:
-    """Raise a RuntimeError naming all that is missing of the extra ``data``."""
-    from importlib.util import find_spec
+def check_installed(packages: Sequence[str] = ("openmm", "pyscf", "rdkit")) -> None:
+    """Raise a RuntimeError naming all that is missing of the extra ``data``.
 
-    missing = [name for name in ("openmm", "pyscf", "rdkit") if find_spec(name) is None]
+    Parameters
+    ----------
+    packages
+        What is needed beside the programs of AmberTools.
+    """
+    missing = [name for name in packages if find_spec(name) is None]
     for name in _PROGRAMS:
         try:
             program(name)
@@ -46,8 +53,8 @@ def check_installed() -> None:
             missing.append(f"{name} (AmberTools)")
     if missing:
         raise RuntimeError(
-            f"making reference data needs packages that are not installed: {', '.join(missing)}. "
-            f"Install them with: {_INSTALL}"
+            "a molecule in water from its SMILES string needs packages that are not installed: "
+            f"{', '.join(missing)}. Install them with: {_INSTALL}"
         )
 
 
@@ -69,32 +76,85 @@ def molecule(smiles: str, charge: int | None = None, seed: int = 1) -> Any:
 
     Raises
     ------
+    TypeError
+        If the SMILES string is no string.
     ValueError
-        If the SMILES string is not understood, is several molecules, has unpaired electrons or
-        another charge, or no geometry is found.
+        If it is not understood, is none or several molecules, holds placeholders or elements that
+        the force field lacks, is a single atom or hydrogen alone, has too many atoms, unpaired
+        electrons or another charge, or no geometry is found.
+    RuntimeError
+        If RDKit is not installed.
     """
-    from rdkit import Chem
-    from rdkit.Chem import AllChem, Descriptors
+    if find_spec("rdkit") is None:
+        check_installed(["rdkit"])
+    from rdkit import Chem, rdBase
+    from rdkit.Chem import AllChem
 
-    found = Chem.MolFromSmiles(smiles)
-    if found is None:
-        raise ValueError(f"SMILES {smiles!r} is not understood; expected one such as CO or C[NH3+]")
-    found = Chem.AddHs(found)
-    if len(Chem.GetMolFrags(found)) != 1:
-        raise ValueError(f"SMILES {smiles!r} holds several molecules; expected one")
-    formal = Chem.GetFormalCharge(found)
-    if charge is not None and charge != formal:
-        raise ValueError(
-            f"SMILES {smiles!r} has total charge {formal:+d}, but charge {charge:+d} was asked "
-            "for: write the charges into the SMILES string, such as C[NH3+]"
-        )
-    if Descriptors.NumRadicalElectrons(found):
-        raise ValueError(f"SMILES {smiles!r} has unpaired electrons; only closed shells are done")
-    if AllChem.EmbedMolecule(found, randomSeed=seed) != 0:
-        raise ValueError(f"no geometry found for SMILES {smiles!r}")
-    if AllChem.MMFFHasAllMoleculeParams(found):
-        AllChem.MMFFOptimizeMolecule(found)
+    with rdBase.BlockLogs():  # what RDKit prints is in the errors
+        found = Chem.AddHs(_parsed(smiles))
+        _check_force_field(smiles, found)
+        formal = Chem.GetFormalCharge(found)
+        if charge is not None and charge != formal:
+            raise ValueError(
+                f"SMILES {smiles!r} has total charge {formal:+d}, but charge {charge:+d} was asked "
+                "for: write the charges into the SMILES string, such as C[NH3+]"
+            )
+        if AllChem.EmbedMolecule(found, randomSeed=seed) != 0:
+            raise ValueError(f"no geometry found for SMILES {smiles!r}")
+        if AllChem.MMFFHasAllMoleculeParams(found):
+            AllChem.MMFFOptimizeMolecule(found)
     return found
+
+
+def _parsed(smiles: str) -> Any:
+    """Return the molecule as written, without hydrogens that are not."""
+    from rdkit import Chem
+
+    if not isinstance(smiles, str):
+        raise TypeError(f"expected a SMILES string, got {smiles!r}")
+    if not smiles.strip():
+        raise ValueError(f"expected a SMILES string such as CO or C[NH3+], got {smiles!r}: nothing")
+    if len(smiles.split()) > 1 or smiles != smiles.strip():
+        raise ValueError(f"SMILES {smiles!r} holds blanks; expected one molecule, such as C[NH3+]")
+    found = Chem.MolFromSmiles(smiles)
+    if found is not None:
+        return found
+    rough = Chem.MolFromSmiles(smiles, sanitize=False)
+    problems = [] if rough is None else Chem.DetectChemistryProblems(rough)
+    reason = f" ({'; '.join(problem.Message() for problem in problems)})" if problems else ""
+    raise ValueError(
+        f"SMILES {smiles!r} is not understood{reason}; expected one such as CO or C[NH3+]"
+    )
+
+
+def _check_force_field(smiles: str, found: Any) -> None:
+    """Refuse what GAFF2, AM1-BCC charges and closed shells cannot describe."""
+    from rdkit import Chem
+    from rdkit.Chem import Descriptors
+
+    numbers = [atom.GetAtomicNum() for atom in found.GetAtoms()]
+    strange = {a.GetSymbol() for a in found.GetAtoms() if a.GetAtomicNum() not in _GAFF}
+    parts = len(Chem.GetMolFrags(found))
+    count = len(numbers)
+    if 0 in numbers:
+        raise ValueError(f"SMILES {smiles!r} holds a placeholder (*); expected whole molecules")
+    if parts > 1:
+        raise ValueError(f"SMILES {smiles!r} holds {parts} molecules; expected one")
+    if strange:
+        raise ValueError(
+            f"SMILES {smiles!r} holds {', '.join(sorted(strange))}: GAFF2 knows H, C, N, O, F, P, "
+            "S, Cl, Br and I only; give a topology of your own instead"
+        )
+    if count == 1 or set(numbers) == {1}:
+        what = "a single atom" if count == 1 else "hydrogen alone"
+        raise ValueError(f"SMILES {smiles!r} is {what}, for which GAFF2 has no parameters")
+    if count > _MOST_ATOMS:
+        raise ValueError(
+            f"SMILES {smiles!r:.40} has {count} atoms; AM1-BCC charges are made for up to "
+            f"{_MOST_ATOMS}: give a topology of your own instead"
+        )
+    if Descriptors.NumRadicalElectrons(found) or sorted(numbers) == [8, 8]:
+        raise ValueError(f"SMILES {smiles!r} has unpaired electrons; only closed shells are done")
 
 
 def parametrise(mol: Any, charge: int, padding: float, folder: Path) -> None:

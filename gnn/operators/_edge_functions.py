@@ -5,7 +5,7 @@ values times incoming gradient, the gradients are partial derivatives of F, and 
 those with cotangents v are the change of all partial derivatives of F along v.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch.autograd import Function
 
 from gnn.operators import _edge_kernels as kernels
 from gnn.operators import edges_torch
-from gnn.operators._derivatives import aliases, gradients
+from gnn.operators._derivatives import aliases, each_of_batch, gradients, transformed
 from gnn.operators._edge_math import invariant_terms
 from multipoles import _jit, indexing
 from multipoles._simd import BYTES
@@ -45,10 +45,15 @@ class State(Function):
         return state
 
     @staticmethod
+    @each_of_batch
     def backward(ctx, grad):
         """Return the gradients, differentiable."""
         *inputs, receivers = ctx.saved_tensors
-        return *_needed(ctx, StateGradients.apply(*inputs, grad, receivers, ctx.order)), *[None] * 3
+        if transformed():
+            found = _by_twin(_state_twin(receivers, len(grad), ctx.order), [*inputs, grad])
+        else:
+            found = StateGradients.apply(*inputs, grad, receivers, ctx.order)
+        return *_needed(ctx, found), *[None] * 3
 
 
 class StateGradients(Function):
@@ -66,13 +71,19 @@ class StateGradients(Function):
         return outs
 
     @staticmethod
+    @each_of_batch
     def backward(ctx, *cotangents):
         """Return the gradients of the gradients, differentiable."""
         *inputs, receivers = ctx.saved_tensors
         if all(c is None for c in cotangents):
             return (None,) * 5
         along = _along(inputs, cotangents)
-        return *_needed(ctx, StateSecond.apply(*inputs, *along, receivers, ctx.order)), None, None
+        if transformed():
+            twin = _state_twin(receivers, len(inputs[2]), ctx.order)
+            found = _by_twin(twin, inputs, along)
+        else:
+            found = StateSecond.apply(*inputs, *along, receivers, ctx.order)
+        return *_needed(ctx, found), None, None
 
 
 class StateSecond(Function):
@@ -91,16 +102,11 @@ class StateSecond(Function):
         return outs
 
     @staticmethod
+    @each_of_batch
     def backward(ctx, *cotangents):
         """Return third derivatives, by the plain-torch twin."""
         *inputs, receivers = ctx.saved_tensors
-        n_nodes, order = len(inputs[2]), ctx.order
-
-        def twin(coefficients, directions):
-            return edges_torch.anisotropic_state(
-                coefficients, directions, receivers, n_nodes, order
-            )
-
+        twin = _state_twin(receivers, len(inputs[2]), ctx.order)
         return *_needed(ctx, third_derivatives(twin, inputs, cotangents)), None, None
 
 
@@ -125,10 +131,14 @@ class PairInvariants(Function):
         return found
 
     @staticmethod
+    @each_of_batch
     def backward(ctx, grad):
         """Return the gradients, differentiable."""
         *inputs, senders, receivers = ctx.saved_tensors
-        found = PairGradients.apply(*inputs, grad, senders, receivers, ctx.order)
+        if transformed():
+            found = _by_twin(_pair_twin(senders, receivers, ctx.order), [*inputs, grad])
+        else:
+            found = PairGradients.apply(*inputs, grad, senders, receivers, ctx.order)
         return *_needed(ctx, found), *[None] * 3
 
 
@@ -146,13 +156,17 @@ class PairGradients(Function):
         return _run_pair("gradients", inputs, ends, (by_directions,), order), by_directions
 
     @staticmethod
+    @each_of_batch
     def backward(ctx, *cotangents):
         """Return the gradients of the gradients, differentiable."""
         *inputs, senders, receivers = ctx.saved_tensors
         if all(c is None for c in cotangents):
             return (None,) * 6
         along = _along(inputs, cotangents)
-        found = PairSecond.apply(*inputs, *along, senders, receivers, ctx.order)
+        if transformed():
+            found = _by_twin(_pair_twin(senders, receivers, ctx.order), inputs, along)
+        else:
+            found = PairSecond.apply(*inputs, *along, senders, receivers, ctx.order)
         return *_needed(ctx, found), *[None] * 3
 
 
@@ -171,13 +185,11 @@ class PairSecond(Function):
         return _run_pair("second", inputs, tuple(ends), outs, order), *outs
 
     @staticmethod
+    @each_of_batch
     def backward(ctx, *cotangents):
         """Return third derivatives, by the plain-torch twin."""
         *inputs, senders, receivers = ctx.saved_tensors
-
-        def twin(state, directions):
-            return edges_torch.pair_invariants(state, directions, senders, receivers, ctx.order)
-
+        twin = _pair_twin(senders, receivers, ctx.order)
         return *_needed(ctx, third_derivatives(twin, inputs, cotangents)), *[None] * 3
 
 
@@ -319,9 +331,36 @@ def _along(inputs: list[Tensor], cotangents: tuple) -> list[Tensor]:
     ]
 
 
-def third_derivatives(
-    twin: Callable[[Tensor, Tensor], Tensor], inputs: list[Tensor], cotangents: tuple
+Twin = Callable[[Tensor, Tensor], Tensor]
+
+
+def _state_twin(receivers: Tensor, n_nodes: int, order: int) -> Twin:
+    return lambda c, u: edges_torch.anisotropic_state(c, u, receivers, n_nodes, order)
+
+
+def _pair_twin(senders: Tensor, receivers: Tensor, order: int) -> Twin:
+    return lambda s, u: edges_torch.pair_invariants(s, u, senders, receivers, order)
+
+
+def _by_twin(
+    twin: Twin, inputs: list[Tensor], along: Sequence[Tensor] | None = None
 ) -> tuple[Tensor, ...]:
+    """Return first or, along cotangents of these, second derivatives through the twin.
+
+    For many incoming gradients at once, as `torch.func.vmap` and vectorised Jacobians bring them.
+    """
+    further = torch.is_grad_enabled()
+    with torch.enable_grad():
+        values, directions, grad = used = aliases(inputs)
+        one = [values, directions]
+        later = further or along is not None
+        found = gradients([twin(*one)], one, [grad], later)
+        if along is not None:
+            found = gradients(found, used, along, further)
+    return tuple(found)
+
+
+def third_derivatives(twin: Twin, inputs: list[Tensor], cotangents: tuple) -> tuple[Tensor, ...]:
     """Differentiate the second derivatives of an operator, through its twin.
 
     Parameters

@@ -4,6 +4,7 @@ An evaluator takes arrays to arrays and has a transpose, that with targets and s
 The operator and everything above know nothing else of it.
 """
 
+from collections.abc import Callable
 from math import isfinite
 from typing import Any, Protocol
 
@@ -73,6 +74,57 @@ class Planned:
     def transposed(self) -> "Planned":
         """The same tree with targets and sources exchanged."""
         return Planned(self.plan.transpose())
+
+
+class Later:
+    """An evaluator that is made when the first numbers are seen.
+
+    Under `torch.func`, points have no numbers until the innermost function runs.
+
+    Parameters
+    ----------
+    make : callable
+        Takes targets, sources and moments to an evaluator.
+    """
+
+    def __init__(self, make: Callable[[Any, Any, Any], Evaluator]) -> None:
+        self.make = make
+        self._made: Evaluator | None = None
+
+    def made(self, targets: Any, sources: Any, moments: Any) -> Evaluator:
+        """Return the evaluator, the same for all calls."""
+        if self._made is None:
+            self._made = self.make(targets, sources, moments)
+        return self._made
+
+    def field(self, targets: Any, sources: Any, moments: Any, order: int) -> Any:
+        """Return the field at the targets."""
+        return self.made(targets, sources, moments).field(targets, sources, moments, order)
+
+    @property
+    def transposed(self) -> "LaterTransposed":
+        """The same pairs with targets and sources exchanged."""
+        return LaterTransposed(self)
+
+    def again(self) -> "Later":
+        """Return one for other points."""
+        return Later(self.make)
+
+
+class LaterTransposed:
+    """`Later` with targets and sources exchanged."""
+
+    def __init__(self, other: Later) -> None:
+        self.transposed = other
+
+    def field(self, targets: Any, sources: Any, moments: Any, order: int) -> Any:
+        """Return the field at the targets."""
+        made = self.transposed.made(sources, targets, moments)
+        return made.transposed.field(targets, sources, moments, order)
+
+    def again(self) -> "LaterTransposed":
+        """Return one for other points."""
+        return LaterTransposed(self.transposed.again())
 
 
 def evaluator(

@@ -2,7 +2,8 @@
 
 Thürlemann & Riniker, ICLR 2023, section 3. Both are fused: one compiled pass over the edges for
 the values, one for all first derivatives, one for all second derivatives, so that no tensor of an
-edge is ever stored. Derivatives of third and higher order go through the plain-torch twins.
+edge is ever stored. Derivatives of third and higher order, and all of `torch.func` and of forward
+mode, go through the plain-torch twins.
 
 Tensors on a GPU run in `_edge_cuda`, on torch's current stream. There, indices are trusted: to
 check that nodes exist and that receivers are sorted, the host would have to wait.
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gnn.operators import edges_torch
+from gnn.operators._derivatives import forward_mode
 from gnn.operators._edge_functions import PairInvariants, State
 from gnn.operators._edge_kernels import check_edges
 from gnn.operators._edge_math import invariant_terms
@@ -215,7 +217,7 @@ def _check_dtypes(values: Tensor, directions: Tensor) -> None:
 def _use_torch(method: str, values: Tensor) -> bool:
     if method not in METHODS:
         raise ValueError(f"expected method to be one of {METHODS}, got {method!r}")
-    if method == "torch" or values.device.type not in ("cpu", "cuda"):
+    if method == "torch" or values.device.type not in ("cpu", "cuda") or forward_mode():
         return True
     if values.dtype not in (torch.float32, torch.float64):
         raise TypeError(

@@ -6,8 +6,9 @@ The map Phi = F(x, s) M takes moments at sources to field derivatives at targets
 * its adjoint is the same map with targets and sources exchanged,
 * its derivative by a source is the adjoint's, with one order more.
 
-So one autograd function whose backward calls itself is differentiable to any order. How a field is
-summed is the affair of an evaluator, which serves all derivatives: a tree is planned once.
+So one autograd function whose backward calls itself is differentiable to any order, and forward by
+the same map: `torch.func` transforms it like any function of torch. How a field is summed is the
+affair of an evaluator, which serves all derivatives: a tree is planned once.
 """
 
 from functools import cache
@@ -16,10 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from gnn.operators import _evaluators, field_torch
+from gnn.operators._derivatives import each_of_batch, transformed
 from gnn.operators._edge_functions import on_gpu
-from gnn.operators._evaluators import Evaluator
+from gnn.operators._evaluators import Evaluator, Later, LaterTransposed
 from gnn.operators.near_pairs import near_pairs
 from multipoles import checks, indexing
 from multipoles.interactions import check_total_order, neighbours_of
@@ -135,13 +138,20 @@ class FieldOf:
                 if on_gpu(self.points[0])
                 else torch.from_numpy(self.neighbours.all_pairs())
             )
+            if transformed():  # no shape may depend on a number
+                ends, meets = (
+                    (rows[:, 0], rows[:, 1]),
+                    torch.ones(len(rows), dtype=torch.bool, device=device),
+                )
+                given = *self.points, moments, self.order, self.kernel
+                return field_torch.field_where(*given, ends, meets)
             return field_torch.field(*self.points, moments, self.order, self.kernel, rows)
         if self._evaluator is None:
-            self._evaluator = self._plan(moments)
+            later = transformed()
+            self._evaluator = Later(self._checked) if later else self._plan(*self.points, moments)
         return _Field.apply(*self.points, moments, self.order, self._evaluator)
 
-    def _plan(self, moments: Tensor) -> Evaluator:
-        targets, sources = self.points
+    def _plan(self, targets: Tensor, sources: Tensor, moments: Tensor) -> Evaluator:
         same = _is_same(targets, sources)
         if on_gpu(targets):
             points = targets.detach()
@@ -156,6 +166,13 @@ class FieldOf:
             self.method, x, s, m, self.order, self.kernel, self.neighbours, self.tolerance
         )
 
+    def _checked(self, *given: Any) -> Evaluator:
+        """Return `_plan` of what an evaluator takes, after the check that had to wait."""
+        tensors = [torch.as_tensor(numbers) for numbers in given]
+        for name, tensor in zip(("targets", "sources", "moments"), tensors, strict=True):
+            _check_finite(name, tensor)
+        return self._plan(*tensors)
+
 
 def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
@@ -168,9 +185,7 @@ def _is_same(a: Tensor, b: Tensor) -> bool:
 
 class _Field(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, targets, sources, moments, order: int, evaluator: Any):
-        ctx.save_for_backward(targets, sources, moments)
-        ctx.order, ctx.evaluator = order, evaluator
+    def forward(targets, sources, moments, order: int, evaluator: Any):
         check_total_order(indexing.order_of(moments.shape[-1]), order)
         if on_gpu(targets):
             given = (t.detach().contiguous() for t in (targets, sources, moments))
@@ -179,6 +194,13 @@ class _Field(torch.autograd.Function):
         return torch.from_numpy(evaluator.field(x, s, m, order))
 
     @staticmethod
+    def setup_context(ctx, inputs, output):
+        *tensors, ctx.order, ctx.evaluator = inputs
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    @each_of_batch
     def backward(ctx, gradient):
         targets, sources, moments = ctx.saved_tensors
         by_target, by_source, by_moments = ctx.needs_input_grad[:3]
@@ -193,21 +215,80 @@ class _Field(torch.autograd.Function):
             to_sources = _contract(moments, adjoint) if by_source else None
         return to_targets, to_sources, to_moments, None, None
 
+    @staticmethod
+    @each_of_batch
+    def jvp(ctx, along_targets, along_sources, along_moments, *_):
+        """Return the field of moments that change, of sources that move, at targets that move."""
+        targets, sources, moments = ctx.saved_tensors
+        change: Any = along_moments
+        if along_sources is not None:
+            # a source that moves by ds raises each of its moments to order + 1 times ds
+            moved = _raise(moments, along_sources)
+            extra = moved.shape[-1] - moments.shape[-1]
+            change = moved if change is None else moved + functional.pad(change, (0, extra))
+        found = 0
+        if change is not None:
+            found = _Field.apply(targets, sources, change, ctx.order, ctx.evaluator)
+        if along_targets is not None:
+            field = _Field.apply(targets, sources, moments, ctx.order + 1, ctx.evaluator)
+            count = indexing.n_components(ctx.order)
+            found = found + (_raised(field, count) * along_targets[:, None, None]).sum(-1)
+        return found
+
+    @staticmethod
+    def vmap(info, in_dims, targets, sources, moments, order, evaluator):
+        """Take a batch of moments as channels; go through a batch of points one by one."""
+        *by_points, by_moments = in_dims[:3]
+        if by_points == [None, None]:
+            channels = moments.movedim(by_moments, 1)
+            field = _Field.apply(targets, sources, channels.flatten(1, 2), order, evaluator)
+            return field.unflatten(1, channels.shape[1:3]), 1
+        fields = []
+        for i in range(info.batch_size):
+            given = (
+                t if dim is None else t.select(dim, i)
+                for t, dim in zip((targets, sources, moments), in_dims[:3], strict=True)
+            )  # fmt: skip
+            planned = isinstance(evaluator, Later | LaterTransposed)
+            own = evaluator.again() if planned else evaluator
+            fields.append(_Field.apply(*given, order, own))
+        return torch.stack(fields), 0
+
 
 def _contract(weights: Tensor, field: Tensor) -> Tensor:
     """Return sum over c and beta of weights[n, c, beta] field[n, c, beta + e_i], (n, 3)."""
     count = weights.shape[-1]
     if count == 1:
         return (weights * field[..., 1:4]).sum(1)
-    raised = field.index_select(-1, _raised_places(indexing.order_of(count), field.device))
-    raised = raised.view(len(field), field.shape[1], count, 3)
-    return (weights[..., None] * raised).sum(dim=(1, 2))
+    return (weights[..., None] * _raised(field, count)).sum(dim=(1, 2))
 
 
-@cache
+def _raised(field: Tensor, count: int) -> Tensor:
+    """Return field[n, c, beta + e_i] for the first `count` beta, (n, c, count, 3)."""
+    places = _raised_places(indexing.order_of(count), field.device)
+    return field.index_select(-1, places).unflatten(-1, (count, 3))
+
+
+def _raise(moments: Tensor, vectors: Tensor) -> Tensor:
+    """Return moments one order higher with moments[n, c, alpha] vectors[n, i] at alpha + e_i."""
+    order = indexing.order_of(moments.shape[-1])
+    places = _raised_places(order, moments.device)
+    rows = (moments[..., None] * vectors[:, None, None]).flatten(-2)
+    zeros = rows.new_zeros(*rows.shape[:2], indexing.n_components(order + 1))
+    return zeros.index_add(-1, places, rows)
+
+
 def _raised_places(order: int, device: torch.device) -> Tensor:
     """Return the places of beta + e_i for all beta up to an order."""
+    # what is made under a transform must not outlive it
+    return _make_places(order, device) if transformed() else _kept_places(order, device)
+
+
+def _make_places(order: int, device: torch.device) -> Tensor:
     return torch.tensor(indexing.sum_index(order, 1)[:, 1:4].ravel(), device=device)
+
+
+_kept_places = cache(_make_places)
 
 
 def neighbours_of_systems(points: Tensor, target_batch: Tensor, source_batch: Tensor) -> Any:
@@ -272,8 +353,20 @@ def _neighbours(points: Tensor, n_sources: int, *index: Tensor | None) -> Any:
             raise TypeError(f"expected pairs and batches as tensors, got {type(tensor).__name__}")
     if on_gpu(points):
         return _neighbours_on_gpu(points, n_sources, *index)
-    pairs, targets, sources = (None if t is None else t.detach().numpy() for t in index)
+    try:
+        with torch._C._DisableFuncTorch():
+            pairs, targets, sources = (None if t is None else t.numpy() for t in index)
+    except RuntimeError as error:
+        raise ValueError(
+            "expected pairs and batches as they are: torch.func cannot transform by who meets whom"
+        ) from error
     return neighbours_of(len(points), n_sources, pairs, targets, sources)
+
+
+def _check_finite(name: str, tensor: Tensor) -> None:
+    # on a GPU the host would have to wait for the answer
+    if not tensor.is_cuda and not bool(torch.isfinite(tensor.detach()).all()):
+        raise ValueError(f"expected {name} of finite numbers, got NaN or infinity")
 
 
 def _check(given: dict[str, Tensor], order: int, method: str, tolerance: float) -> int:
@@ -288,9 +381,8 @@ def _check(given: dict[str, Tensor], order: int, method: str, tolerance: float) 
                 f"expected tensors of one device, got targets on {given['targets'].device} and "
                 f"{name} on {tensor.device}"
             )
-        # on a GPU the host would have to wait for the answer
-        if not tensor.is_cuda and not bool(torch.isfinite(tensor.detach()).all()):
-            raise ValueError(f"expected {name} of finite numbers, got NaN or infinity")
+        if not transformed():  # where numbers are not at hand yet
+            _check_finite(name, tensor)
     targets, sources, moments = given.values()
     for name in ("targets", "sources"):
         if given[name].dim() != 2 or given[name].shape[1] != 3:

@@ -7,6 +7,15 @@ from gnn.published.units import BOHR, HARTREE
 
 # of the functional that the model was trained on
 S8, A1, A2 = 0.7761, 0.7514, 2.7099
+#: Factors on free C6 coefficients up to this count as zero: their roots move no energy, but slopes
+#: of the roots would overflow. Networks come there where atoms are much too close.
+LEAST = 1e-24
+
+
+def root(factors: Tensor) -> Tensor:
+    """Return the square roots of factors >= 0, whose slope is zero where these are."""
+    some = factors > LEAST
+    return torch.where(some, factors, torch.ones_like(factors)).sqrt() * some
 
 
 class Dispersion(nn.Module):
@@ -42,7 +51,7 @@ class Dispersion(nn.Module):
         self, distances: Tensor, first: Tensor, second: Tensor, factors: Tensor, numbers: Tensor
     ) -> Tensor:
         """Return the energy of each pair in kJ/mol, (P,), at distances (P,) in Å."""
-        roots = torch.sqrt(factors) * self.free[numbers].sqrt()
+        roots = root(factors) * self.free[numbers].sqrt()
         radii = self.radii[numbers]
         c6 = roots.index_select(0, first) * roots.index_select(0, second)
         s = radii.index_select(0, first) * radii.index_select(0, second)

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -63,6 +64,11 @@ def twins(used: bool = True) -> Iterator[None]:
         _use_twins.reset(token)
 
 
+def _silently() -> np.errstate:
+    """Let numbers overflow as they do in torch: whoever evaluates a model says what came out."""
+    return np.errstate(over="ignore", invalid="ignore")
+
+
 def _arrays(tensors: Sequence[Tensor]) -> list[NDArray]:
     return [t.detach().contiguous().numpy() for t in tensors]
 
@@ -72,7 +78,8 @@ class _Values(Function):
     def forward(ctx: Any, operator: Operator, *inputs: Tensor) -> Tensor:
         ctx.save_for_backward(*inputs)
         ctx.operator = operator
-        return torch.from_numpy(operator.values(*_arrays(inputs)))
+        with _silently():
+            return torch.from_numpy(operator.values(*_arrays(inputs)))
 
     @staticmethod
     def backward(ctx: Any, weights: Tensor) -> tuple:
@@ -87,7 +94,8 @@ class _Gradients(Function):
         ctx.save_for_backward(weights, *inputs)
         ctx.set_materialize_grads(False)
         ctx.operator = operator
-        found = operator.gradients(*_arrays([weights, *inputs]))
+        with _silently():
+            found = operator.gradients(*_arrays([weights, *inputs]))
         return tuple(torch.from_numpy(array) for array in found)
 
     @staticmethod

@@ -66,7 +66,9 @@ class PairEnergies:
         found = np.zeros((len(positions), 5))
         arguments = self._arguments(positions, charges, factors)
         _pair_loops.gradients(*arguments, weights * _UNITS, found)
-        by_factors = 0.5 * found[:, 4] * arguments[1][:, 1] / factors
+        # half the root of C6 over the factor, or nothing where there is no C6
+        some = factors > dispersion.LEAST
+        by_factors = 0.5 * found[:, 4] * arguments[1][:, 1] / np.where(some, factors, 1)
         parts = found[:, :3], found[:, 3], by_factors
         by_positions, by_charges, by_factors = (part.astype(positions.dtype) for part in parts)
         return by_positions, by_charges, by_factors
@@ -94,7 +96,7 @@ class PairEnergies:
         numbers = self.batch.numbers
         free, radii = (t[numbers].double().numpy() for t in (self.tables.free, self.tables.radii))
         z = numbers.numpy().astype(np.float64)
-        roots = np.sqrt(free * factors)
+        roots = np.sqrt(free * np.where(factors > dispersion.LEAST, factors, 0))
         atoms = np.stack([charges, roots, radii, z, z**0.23 / repulsion.LENGTH], 1)
         box = np.zeros(3) if self.box is None else self.box.numpy()
         return positions, atoms, self._ends, box, self._constants, np.empty(6)

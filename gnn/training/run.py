@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from gnn.data.doubts import doubts
 from gnn.data.streaming import StreamedFrames
 from gnn.data.systems import Frame
 from gnn.potential import Potential
@@ -278,7 +279,8 @@ def _run(
     training, validation, test = data.splits
     if ranks.size > 1:
         say(f"{ranks.size} processes train together")
-    for line in (*data.lines, *_about(config, data), *summary(data.splits)):
+    told = [*data.lines, *_about(config, data), *summary(data.splits)]
+    for line in [*told, *(f"doubt: {remark}" for remark in doubts(training))]:
         say(line)
     history: Sequence[dict[str, Any]] = []
     if committee:

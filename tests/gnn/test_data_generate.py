@@ -1,6 +1,7 @@
 """The bookkeeping with stand-ins for dynamics and quantum chemistry; once for real."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -210,6 +211,60 @@ def test_what_is_not_installed_is_named(monkeypatch, capsys, tmp_path):
 
 def _no_program(name):
     raise RuntimeError(f"no {name}")
+
+
+@pytest.mark.parametrize("command", ["generate", "md"])
+def test_without_the_extra_one_line_names_all_that_is_missing(
+    command, monkeypatch, capsys, tmp_path
+):
+    if command == "md":
+        pytest.importorskip("openmm", reason="needs the package openmm (extra 'engines')")
+    monkeypatch.setattr(sampling, "program", _no_program)
+    monkeypatch.setattr(sampling, "find_spec", lambda name: None)
+    monkeypatch.chdir(tmp_path)
+    words = {
+        "generate": ["data", "generate", "CO"],
+        "md": ["md", "--smiles", "CO", "--steps", "1", "--classical"],
+    }
+    assert main(words[command]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "rdkit, antechamber (AmberTools), parmchk2 (AmberTools), tleap (AmberTools)" in line
+    assert 'pip install "anisole[data]" (from a source checkout: pip install ".[data]")' in line
+
+
+@pytest.mark.parametrize(
+    ("smiles", "words"),
+    [
+        ("", "expected a SMILES string such as CO or C[NH3+], got '': nothing"),
+        (" \t", "nothing"),
+        ("CO name", "holds blanks"),
+        ("*CO", "holds a placeholder (*)"),
+        ("C.C", "holds 2 molecules"),
+        ("[Na+].[Cl-]", "holds 2 molecules"),
+        ("[Na+]", "holds Na: GAFF2 knows H, C, N, O, F, P, S, Cl, Br and I only"),
+        ("CB(O)[SiH3]", "holds B, Si: GAFF2 knows"),
+        ("[Cl-]", "is a single atom, for which GAFF2 has no parameters"),
+        ("[H][H]", "is hydrogen alone, for which GAFF2 has no parameters"),
+        ("C" * 300, "has 902 atoms; AM1-BCC charges are made for up to 200"),
+        ("[CH3]", "has unpaired electrons"),
+        ("O=O", "has unpaired electrons"),
+        ("notasmiles", "SMILES 'notasmiles' is not understood; expected one such as CO"),
+        ("[CH5]", "not understood (Explicit valence for atom # 0 C, 5, is greater than permitted)"),
+    ],
+)
+def test_strange_smiles_are_refused_with_the_cause(smiles, words, capfd):
+    pytest.importorskip("rdkit", reason="needs the package rdkit (extra 'data')")
+    with pytest.raises(ValueError, match=re.escape(words)):
+        sampling.molecule(smiles)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_smiles_that_are_no_strings_and_ones_that_are_right():
+    pytest.importorskip("rdkit", reason="needs the package rdkit (extra 'data')")
+    with pytest.raises(TypeError, match="expected a SMILES string, got 5"):
+        sampling.molecule(5)
+    for smiles, atoms in {"O": 3, "[OH-]": 2, "[NH4+]": 5, "CI": 5, "[2H]OC": 6}.items():
+        assert sampling.molecule(smiles).GetNumAtoms() == atoms
 
 
 def test_names_by_default_and_wrong_ones(fake, monkeypatch, capsys, tmp_path):

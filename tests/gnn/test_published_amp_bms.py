@@ -119,6 +119,63 @@ def test_a_checkpoint_brings_the_model_back(weights, tmp_path):
     assert np.array_equal(one["mm_forces"], two["mm_forces"])
 
 
+# --- atoms much too close -------------------------------------------------------------------------
+
+
+def _pair(numbers, distance: float) -> System:
+    return System(numbers, [[0, 0, 0], [0.6 * distance, 0, 0.8 * distance]])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("numbers", [(1, 1), (1, 6), (1, 8), (6, 6), (7, 8), (16, 17), (35, 53)])
+def test_short_distances_have_forces_that_are_the_gradient(weights, numbers):
+    """Features overflow softplus there, so that factors on C6 coefficients are zero: 0/0."""
+    model = load_amp_bms(weights).double()
+    for distance in (1.0, 0.5, 0.05):
+        batch = _batch(model, [_pair(numbers, distance * (1 + h)) for h in (0.0, 1e-6, -1e-6)])
+        result = model(batch, forces=True)
+        energy = result["energy"].detach()
+        slope = float((energy[1] - energy[2]) / (2e-6 * distance))
+        force = float(result["forces"][1] @ torch.tensor([0.6, 0, 0.8], dtype=torch.float64))
+        assert force == pytest.approx(-slope, rel=1e-4)
+
+
+@pytest.mark.filterwarnings("error")
+def test_energies_beyond_any_atoms_are_refused_with_the_distance(weights):
+    model = load_amp_bms(weights)
+    words = r"system 1: .* the nearest atoms 0 and 1 \(atomic numbers 1 and 1\) are 0.5 Å apart"
+    with pytest.raises(ValueError, match=words):
+        model.evaluate([_pair((1, 1), 0.74), _pair((1, 1), 0.5)])
+    for numbers in ((1, 1), (6, 6), (7, 9), (17, 53)):
+        for distance in (0.3, 0.1, 0.03, 0.0011):
+            with pytest.raises(ValueError, match=rf"are {distance:.3g} Å apart"):
+                model.evaluate([_pair(numbers, distance)])
+    (bonded,) = model.evaluate([_pair((1, 1), 0.74)])
+    assert np.isfinite(bonded["forces"]).all()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("factor", [0.0, 1e-45, 1e-30, 1e-20])
+def test_factors_of_nothing_leave_derivatives_finite(factor):
+    """By the compiled loop and by its twin, to second order."""
+    from gnn.published.pair_energies import PairEnergies
+
+    model = small_model().float()
+    batch = _batch(model, [water(0)])
+    operator = PairEnergies(batch, model.dispersion, model.internal_kernel, 4.0)
+    factors = torch.tensor([factor, 1.0, 1.0], requires_grad=True)
+    charges = torch.tensor([-0.4, 0.2, 0.2])
+    inputs = [batch.positions, charges, factors]
+    arrays = [t.detach().numpy() for t in inputs]
+    values = operator.twin(*inputs)
+    assert values.detach().numpy() == pytest.approx(operator.values(*arrays), rel=1e-4)
+    (slope,) = torch.autograd.grad(values.sum(), factors, create_graph=True)
+    found = operator.gradients(np.ones((1, 3)), *arrays)[2]
+    assert slope.detach().numpy() == pytest.approx(found, rel=1e-4)
+    (curvature,) = torch.autograd.grad(slope.sum(), factors)
+    assert torch.isfinite(curvature).all()
+
+
 # --- wrong files and arguments --------------------------------------------------------------------
 
 
