@@ -32,10 +32,9 @@ bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m fmm bench
 
-# needs a GPU, and a torch that has CUDA
-gpu: setup
-	$(BIN)/python -m pytest -m gpu
-	$(BIN)/python benchmarks/gpu.py
+# needs a GPU, and a torch that has CUDA, in .venv or in python3; installs nothing
+gpu:
+	bash benchmarks/gpu_check.sh
 
 docs: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'

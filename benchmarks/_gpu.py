@@ -7,10 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from multipoles._cuda import SIMULATED, _positive_rsqrt, cuda, kernels
+from multipoles._cuda import (
+    SIMULATED,
+    WrittenOut,
+    _positive_rsqrt,
+    cuda,
+    kernels,
+    loader,
+    storer,
+)
 from multipoles._device import NumbaSpace, space_of, view
 
-CHAINS, ROUNDS = 8, 4 if SIMULATED else 4096
+# independent chains of a thread, and operations of each that a round of the loop writes out
+CHAINS, UNROLLED = 8, 16
+ROUNDS = 2 if SIMULATED else 256
 THREADS = 2 if SIMULATED else 256
 
 
@@ -55,13 +65,18 @@ class Place:
         """Return a copy on the device: a tensor of torch, or Numba's array in the simulator."""
         if self.smoke:
             return NumbaSpace().upload(np.ascontiguousarray(array))
+        return self.tensor(array)
+
+    def tensor(self, array: np.ndarray) -> Any:
+        """Return a copy as a tensor of torch, which the simulator leaves on the CPU."""
         import torch
 
-        return torch.as_tensor(np.ascontiguousarray(array), device="cuda")
+        return torch.as_tensor(np.ascontiguousarray(array), device="cpu" if self.smoke else "cuda")
 
     def take(self, array: Any) -> np.ndarray:
         """Return a copy on the host, in float64."""
-        host = array.copy_to_host() if self.smoke else array.detach().cpu().numpy()
+        on_host = hasattr(array, "copy_to_host")
+        host = array.copy_to_host() if on_host else array.detach().cpu().numpy()
         return np.asarray(host, np.float64)
 
     def seconds(self, task: Callable[[], Any], repeats: int = 7, warm: int = 2) -> float:
@@ -93,30 +108,31 @@ def relative(got: np.ndarray, expected: np.ndarray) -> float:
 # --- ceilings -------------------------------------------------------------------------------------
 
 
+def _multiply_adds(count: int, values: Any, factors: Any) -> list[list[Any]]:
+    """Return values after so many multiply-adds each; chains take turns."""
+    values = list(values)
+    for _ in range(count):
+        values = [value * factors[0] + factors[1] for value in values]
+    return [values]
+
+
+_written_multiply_adds = WrittenOut(_multiply_adds)
+
+
 @kernels
-def multiply_add():
-    """Return the loop of CHAINS independent chains of fused multiply-adds, all in registers."""
+def multiply_add(unrolled):
+    """Return the loop of CHAINS independent chains of fused multiply-adds, all in registers.
+
+    Written out, so that counting the rounds is a small part of what is issued.
+    """
+    load, store = loader(CHAINS), storer(CHAINS)
 
     def loop(scale, shift, rounds, out):
-        i = cuda.grid(1)
-        a = b = c = d = e = f = g = h = out[i]
-        b += shift
-        c -= shift
-        d += scale
-        e -= scale
-        f *= scale
-        g *= shift
-        h *= shift * scale
+        place = cuda.grid(1) * CHAINS
+        chains = load(out, place)
         for _ in range(rounds):
-            a = a * scale + shift
-            b = b * scale + shift
-            c = c * scale + shift
-            d = d * scale + shift
-            e = e * scale + shift
-            f = f * scale + shift
-            g = g * scale + shift
-            h = h * scale + shift
-        out[i] = ((a + b) + (c + d)) + ((e + f) + (g + h))
+            chains = _written_multiply_adds(unrolled, (chains, (scale, shift)))[0]
+        store(out, place, chains)
 
     return loop
 
@@ -124,27 +140,17 @@ def multiply_add():
 @kernels
 def reciprocal_roots():
     """Return the loop of CHAINS independent chains of reciprocal square roots, in registers."""
+    load, store = loader(CHAINS), storer(CHAINS)
 
     def loop(scale, shift, rounds, out):
-        i = cuda.grid(1)
-        a = b = c = d = e = f = g = h = out[i]
-        b += shift
-        c *= scale
-        d += scale
-        e += scale + shift
-        f *= scale * scale
-        g *= shift
-        h *= shift * scale
+        place = cuda.grid(1) * CHAINS
+        a, b, c, d, e, f, g, h = load(out, place)
         for _ in range(rounds):
-            a = _positive_rsqrt(a)
-            b = _positive_rsqrt(b)
-            c = _positive_rsqrt(c)
-            d = _positive_rsqrt(d)
-            e = _positive_rsqrt(e)
-            f = _positive_rsqrt(f)
-            g = _positive_rsqrt(g)
-            h = _positive_rsqrt(h)
-        out[i] = ((a + b) + (c + d)) + ((e + f) + (g + h))
+            a, b = _positive_rsqrt(a), _positive_rsqrt(b)
+            c, d = _positive_rsqrt(c), _positive_rsqrt(d)
+            e, f = _positive_rsqrt(e), _positive_rsqrt(f)
+            g, h = _positive_rsqrt(g), _positive_rsqrt(h)
+        store(out, place, (a, b, c, d, e, f, g, h))
 
     return loop
 
@@ -152,13 +158,14 @@ def reciprocal_roots():
 def ceilings(place: Place) -> tuple[float, float]:
     """Return how many float32 multiply-adds and reciprocal square roots a second there can be."""
     blocks = 2 if SIMULATED else 132 * 64
-    out = place.put(np.linspace(1, 2, blocks * THREADS, dtype=np.float32))
+    out = place.put(np.linspace(1, 2, blocks * THREADS * CHAINS, dtype=np.float32))
     stream, seen = space_of(out).stream, view(out)
     rates = []
-    for kernel in (multiply_add(), reciprocal_roots()):
+    for kernel, done in ((multiply_add(UNROLLED), UNROLLED), (reciprocal_roots(), 1)):
+        rounds = ROUNDS * UNROLLED // done
 
-        def task(kernel=kernel) -> None:
-            kernel(stream, np.float32, blocks, THREADS, 0.999, 0.001, ROUNDS, seen)
+        def task(kernel=kernel, rounds=rounds) -> None:
+            kernel(stream, np.float32, blocks, THREADS, 0.999, 0.001, rounds, seen)
 
-        rates.append(blocks * THREADS * CHAINS * ROUNDS / place.seconds(task))
+        rates.append(blocks * THREADS * CHAINS * rounds * done / place.seconds(task))
     return rates[0], rates[1]

@@ -1,6 +1,7 @@
 """The model on the GPU: energies and forces of one and of many systems, and training steps."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,7 +9,13 @@ from _gpu import Place, Row, relative
 
 from gnn import AMP, System
 from gnn.data import collate, prepare
+from gnn.operators._edge_cuda import emulated
 
+# of a model whose kernels run in the simulator
+TINY = {
+    "order": 1, "channels": 2, "features": 4, "hidden": 4, "mixed": 2, "edge_features": 3,
+    "n_radial": 3, "steps": 1,
+}  # fmt: skip
 DENSITY = 0.1  # surrounding particles per cubic ångström
 
 
@@ -28,26 +35,34 @@ def system(rng: np.random.Generator, atoms: int, particles: int) -> System:
     return System(numbers, positions, 0, directions * radii[:, None], charges)
 
 
-def model_of(**options) -> AMP:
+def model_of(place: Place, **options) -> AMP:
     """Return a model of random weights, the same for the same architecture."""
     torch.manual_seed(0)
-    return AMP(**options)
+    return AMP(field_method="direct", **options, **(TINY if place.smoke else {}))
+
+
+def there(place: Place, movable: Any) -> Any:
+    """Return a model or a batch on the GPU; the simulator takes tensors of the CPU."""
+    return movable if place.smoke else movable.to("cuda")
 
 
 def evaluation(place: Place) -> Iterator[Row]:
     """Energy and forces on atoms and charges: one system, then 256 in a batch."""
-    device = "cpu" if place.smoke else "cuda"
-    atoms, particles = (6, 20) if place.smoke else (60, 3000)
+    atoms, particles = (3, 4) if place.smoke else (60, 3000)
     rng = np.random.default_rng(0)
     for count, target in ((1, 4e-3), (2 if place.smoke else 256, None)):
-        model = model_of(field_method="direct")
+        model = model_of(place)
         systems = [system(rng, atoms, particles) for _ in range(count)]
         host = collate([prepare(item, model.cutoff) for item in systems])
         sample = collate([prepare(item, model.cutoff, torch.float64) for item in systems[:2]])
         expected = model.double()(sample, forces=True, mm_forces=True)
-        model = model.float().to(device)
-        batch = host.to(device)
-        out = model(batch, forces=True, mm_forces=True)
+        model, batch = there(place, model.float()), there(place, host)
+
+        def task(model=model, batch=batch) -> Any:
+            with emulated():
+                return model(batch, forces=True, mm_forces=True)
+
+        out = task()
         error = max(
             relative(
                 out[name][: len(expected[name])].detach().double().cpu().numpy(),
@@ -55,7 +70,7 @@ def evaluation(place: Place) -> Iterator[Row]:
             )
             for name in ("forces", "mm_forces")
         )
-        seconds = place.seconds(lambda m=model, b=batch: m(b, forces=True, mm_forces=True))
+        seconds = place.seconds(task)
         name = f"model, {atoms} atoms in {particles} charges: energy and forces"
         yield Row(
             name, count, "float32", seconds, target, count / seconds, "systems", error=error,
@@ -76,20 +91,20 @@ def step(model: AMP, batch, optimizer) -> torch.Tensor:
 
 def training(place: Place) -> Iterator[Row]:
     """Time a training step of the model, and of its twin in plain torch on the same device."""
-    device = "cpu" if place.smoke else "cuda"
-    count, atoms, particles = (2, 5, 8) if place.smoke else (64, 20, 300)
+    count, atoms, particles = (2, 3, 3) if place.smoke else (64, 20, 300)
     rng = np.random.default_rng(0)
     systems = [system(rng, atoms, particles) for _ in range(count)]
     seconds, losses = {}, {}
     name = f"training step, {atoms} atoms in {particles} charges"
     for method in ("torch", "numba"):
-        model = model_of(method=method, field_method="direct").to(device)
-        batch = collate([prepare(item, model.cutoff) for item in systems]).to(device)
+        model = there(place, model_of(place, method=method))
+        batch = there(place, collate([prepare(item, model.cutoff) for item in systems]))
         # weights stay: all steps do the same
         optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
 
         def task(model=model, batch=batch, optimizer=optimizer) -> torch.Tensor:
-            return step(model, batch, optimizer)
+            with emulated():
+                return step(model, batch, optimizer)
 
         losses[method] = float(task())
         seconds[method] = place.seconds(task)

@@ -44,6 +44,15 @@ def write_table(name: str, columns: Sequence[str], rows: Iterable) -> Path:
     return path
 
 
+def read_table(name: str) -> list[dict[str, str]]:
+    """Return the rows of results/<name>.csv, none if there is no such file."""
+    path = RESULTS / f"{name}.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
 def pyplot() -> Any:
     """Return matplotlib's pyplot for files, or None where it is not installed."""
     try:

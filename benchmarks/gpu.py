@@ -1,9 +1,12 @@
 """The GPU's figures: direct sums, fast multipole method, model, each checked against the CPU.
 
     python benchmarks/gpu.py [--only NAME ...]    on a machine with a GPU
+    python benchmarks/gpu.py --check              whether there is one that works, and versions
     python benchmarks/gpu.py --smoke              anywhere: tiny sizes in the simulator, no times
 
-Prints a table and writes results/gpu.csv with the device's name and the date. Times are the least
+Prints a table and writes results/gpu.csv with the device's name and the date, anew after every
+row; rows of cases that are not asked for stay. Ends with status 1 if there is no GPU that works, if
+something failed or is wrong. Times are the least
 of several after warm-up, between two events on the stream; what is computed is compared with a sum
 in float64 on the CPU at a sample. The limit of a direct sum is what the device could do if it did
 nothing but the arithmetic of the pairs: the slower of their multiply-adds and of their reciprocal
@@ -11,7 +14,6 @@ square roots, at the rates that small kernels reach in the same run.
 """
 
 import argparse
-import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -20,14 +22,15 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from _output import write_table
+from _gpu_place import prepared, versions
+from _output import read_table, write_table
 
 # of a charge's potential and gradient at a target: 3 differences, 3 for r², 1 for q/r, 1 for 1/r²,
 # 1 for their product, 1 for the potential, 3 for the gradient
 INSTRUCTIONS, ROOTS = 13, 1
 COLUMNS = (
-    "case", "n", "dtype", "seconds", "target", "met", "rate", "unit", "limit", "error", "bound",
-    "right", "remark", "device", "date",
+    "group", "case", "n", "dtype", "seconds", "target", "met", "rate", "unit", "limit", "error",
+    "bound", "right", "remark", "device", "date",
 )  # fmt: skip
 
 
@@ -61,8 +64,7 @@ def direct(place: Any) -> Iterator[Any]:
             n * n / (0.5 * limit) if single else None, rate, "pairs",
             rate / limit if single else None, error, bound,
         )  # fmt: skip
-    if not place.smoke:
-        yield from others(place, Row)
+    yield from others(place, Row)
 
 
 def others(place: Any, row: Callable) -> Iterator[Any]:
@@ -70,9 +72,9 @@ def others(place: Any, row: Callable) -> Iterator[Any]:
     import torch
 
     rng = np.random.default_rng(0)
-    n = 20_000
+    n = 50 if place.smoke else 20_000
     x, q = rng.random((n, 3)).astype(np.float32), rng.standard_normal((n, 1)).astype(np.float32)
-    there, charges = place.put(x), place.put(q)
+    there, charges = place.tensor(x), place.tensor(q)
 
     def broadcasting() -> Any:
         parts = []
@@ -247,57 +249,42 @@ def timing(entries: dict) -> list[str]:
     return [*words, entries["remark"]]
 
 
-def why_not() -> str | None:
-    """Return why nothing can be measured here, if so."""
-    try:
-        import torch
-
-        from multipoles._cuda import SIMULATED, cuda
-    except ImportError as missing:
-        return f"{missing} (install the extras, in a checkout: pip install '.[cuda,gnn]')"
-    if SIMULATED:
-        return "NUMBA_ENABLE_CUDASIM is set: kernels run in the simulator"
-    if not cuda.is_available():
-        return "Numba finds no GPU or no driver"
-    return None if torch.cuda.is_available() else "this build of torch has no CUDA"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--check", action="store_true", help="nothing but whether a GPU works")
     parser.add_argument("--smoke", action="store_true", help="tiny, in the simulator, no times")
     options = parser.parse_args()
-    if options.smoke:
-        os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
-        sys.setswitchinterval(1e-5)  # its threads wait for each other by turns
-        device = "simulator"
-    elif reason := why_not():
-        print(f"No GPU was measured: {reason}.")
-        return 0
-    else:
-        import torch
+    device = prepared(options.smoke)
+    if options.check:
+        print(versions())
+    if device is None:
+        return 1
+    print(f"{device}, {date.today()}\n", flush=True)
+    return 0 if options.check else int(not measured(options.only, options.smoke, device))
 
-        device = torch.cuda.get_device_name()
+
+def measured(names: list[str], smoke: bool, device: str) -> bool:
+    """Measure cases, print their rows and write them; return whether all is right."""
     from _gpu import Place
 
-    print(f"{device}, {date.today()}\n")
-    if options.smoke:
-        print("tiny sizes, nothing is timed; the model runs on the CPU\n")
-    place, rows, failed = Place(options.smoke), [], False
-    for name in options.only:
+    place, right = Place(smoke), True
+    rows = [row for row in read_table("gpu") if row.get("group") not in names]
+    for name in names:
         try:
             for found in CASES[name](place):
-                entries = found.entries() | {"device": device, "date": str(date.today())}
-                rows.append(entries)
-                failed |= entries["right"] is False
+                entries = {"group": name, "device": device, "date": str(date.today())}
+                entries |= found.entries()
+                right &= entries["right"] is not False
                 show(entries)
+                if not smoke:  # what comes after it may crash
+                    rows.append(entries)
+                    write_table("gpu", COLUMNS, rows)
         except Exception:  # the other cases are measured all the same
-            failed = True
-            print(f"{name}: FAILED")
+            right = False
+            print(f"{name}: FAILED", flush=True)
             traceback.print_exc()
-    if not options.smoke:
-        print(f"\nwritten: {write_table('gpu', COLUMNS, rows)}")
-    return int(failed)
+    return right
 
 
 if __name__ == "__main__":

@@ -48,11 +48,11 @@ def run_tests(tests: list[str]) -> list[list]:
 
 def compiled(launches: list[list]) -> list[dict]:
     """Return one row per kernel and capability."""
+    tasks = list(product(launches, CAPABILITIES))
     run = subprocess.run(
-        [sys.executable, str(WORKER)], input=json.dumps(launches), stdout=subprocess.PIPE,
+        [sys.executable, str(WORKER)], input=json.dumps(tasks), stdout=subprocess.PIPE,
         check=True, text=True, env=os.environ | {"NUMBA_ENABLE_CUDASIM": "0"},
     )  # fmt: skip
-    tasks = product(launches, CAPABILITIES)
     return [row(*task, facts) for task, facts in zip(tasks, json.loads(run.stdout), strict=True)]
 
 

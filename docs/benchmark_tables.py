@@ -187,6 +187,17 @@ def smearing() -> Table:
     return ["", "frames of", "energy MAE, meV", "QM forces", "MM forces"], body
 
 
+def perturbation() -> Table:
+    columns = ("energy_rmse", "forces_rmse", "spread_seen", "spread_unseen", "spread_stretched")
+    body = [
+        [row["noise"], *(f"{float(row[key]):.1f}" for key in columns)]
+        for row in sorted(read("perturbation"), key=lambda row: float(row["noise"]))
+    ]
+    header = ["noise", "energy RMSE, meV", "forces RMSE, meV/Å", "spread of the same forces",
+              "of other molecules'", "of stretched molecules'"]  # fmt: skip
+    return header, body
+
+
 def shipped_model_errors() -> Table:
     rows = {row["molecule"]: row for row in read("shipped_model_errors")}
     body = []
@@ -391,6 +402,7 @@ TABLES: dict[str, tuple[Callable[[], Table], str]] = {
         ("against_mace_speed", against_mace_speed, "python benchmarks/against_mace.py"),
         ("finetune", finetune, ""),
         ("smearing", smearing, ""),
+        ("perturbation", perturbation, ""),
         ("shipped_model_errors", shipped_model_errors,
          "anisole train benchmarks/shipped_model.yaml --no-blind"),
         ("published_s66x8", published_s66x8, "python benchmarks/published_accuracy.py"),

@@ -221,11 +221,11 @@ class FarField:
     def _places(self, begin: int, end: int) -> Any:
         """Return where the pairs of each group of target boxes start, per code."""
         if (begin, end) not in self._known_places:
-            groups = -(-(end - begin) // GROUP)
-            places = self.space.empty((groups + 1, N_CODES), np.int32)
+            grid = grid_of_places(end - begin)
+            places = self.space.empty((grid[0], N_CODES), np.int32)
             find_places()(
-                self.space.stream, GEOMETRY, (blocks_for(N_CODES), groups + 1), BLOCK, begin, end,
-                self.lists.m2l_starts, self.lists.m2l_targets, places,
+                self.space.stream, GEOMETRY, grid, BLOCK, begin, end, self.lists.m2l_starts,
+                self.lists.m2l_targets, places,
             )  # fmt: skip
             self._known_places[begin, end] = places
         return self._known_places[begin, end]
@@ -233,6 +233,11 @@ class FarField:
     @cached_property
     def _known_places(self) -> dict[tuple[int, int], Any]:
         return {}
+
+
+def grid_of_places(n_boxes: int) -> tuple[int, int]:
+    """Return the blocks that find where the pairs of each group of boxes start, and the end."""
+    return -(-n_boxes // GROUP) + 1, blocks_for(N_CODES)
 
 
 # --- kernels --------------------------------------------------------------------------------------

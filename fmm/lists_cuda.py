@@ -120,6 +120,7 @@ def _transfers(space: Space, tree: Tree, boxes: tuple, colleagues: Any) -> tuple
         )  # fmt: skip
     places = running_sum(space, counts)
     n_pairs = total(space, places)
+    check_pairs(n_pairs)
     targets, sources = (space.empty((n_pairs,), np.int32) for _ in range(2))
     codes = space.empty((n_pairs,), np.int64)
     launch(
@@ -128,6 +129,15 @@ def _transfers(space: Space, tree: Tree, boxes: tuple, colleagues: Any) -> tuple
     order, codes = argsort(space, codes, _CODE_BITS)
     starts = row_starts(space, codes, N_CODES)
     return taken(space, targets, order), taken(space, sources, order), codes, starts
+
+
+def check_pairs(n_pairs: int) -> None:
+    """Refuse more translations than are counted in 32 bits, see `fmm.driver_cuda`."""
+    if n_pairs >= 2**31:
+        raise ValueError(
+            f"expected a tree of fewer than 2^31 multipole-to-local translations, got {n_pairs}: "
+            "give a larger leaf_size"
+        )
 
 
 @kernels

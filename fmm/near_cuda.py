@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from multipoles import _plain, indexing
-from multipoles._cuda import REAL, SIMULATED, cuda, kernels, loader, storer, zeros
+from multipoles._cuda import REAL, SIMULATED, WIDEST, cuda, kernels, loader, storer, zeros
 from multipoles._device import Space
 from multipoles.direct_cuda import (
     ALIGNED,
@@ -104,7 +104,7 @@ def _near(code, kernel):
     def loop(
         targets, sources, moments, parameters, channels, leaf_targets, range_starts, ranges, out
     ):
-        records = cuda.shared.array(size, REAL)
+        records = cuda.shared.array(size, REAL, WIDEST)
         thread, leaf = cuda.threadIdx.x, cuda.blockIdx.x
         row, column = channels * n_in // group, cuda.blockIdx.y * n_in
         last = leaf_targets[2 * leaf + 1]

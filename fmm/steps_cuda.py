@@ -36,6 +36,9 @@ _BITS = 30
 class DeviceSteps:
     """Arrays on the GPU, in the caller's library, on its stream.
 
+    All that a plan makes knows one space, whose stream is that of the last call: on another, the
+    device first waits for what was made before.
+
     Parameters
     ----------
     array
@@ -54,7 +57,8 @@ class DeviceSteps:
         names = {"sources": sources}
         if targets is not None and targets is not sources:
             names["targets"] = targets
-        _, found = given.points_of(names)
+        space, found = given.points_of(names)
+        self.space.move_to(space)
         s, x = found[0], found[-1]
         if x is s and target_batch is None:
             target_batch = source_batch
@@ -75,7 +79,7 @@ class DeviceSteps:
             )
         like = _Like(n if n is not None else moments.shape[0], dtype or np.dtype(_name(moments)))
         packed, had_channels = given.moments_of(self.space, moments, like)
-        self.space = space_of(moments)
+        self.space.move_to(space_of(moments))
         return packed, indexing.order_of(packed.shape[2]), had_channels, np.dtype(packed.dtype)
 
     def processor(self, dtype: np.dtype) -> str:
@@ -142,7 +146,6 @@ class DeviceSteps:
         far = FarField(geometry, degrees, source_order, order, dtype, self.space)
 
         def run(moments: "_Harmonic", seconds: dict[str, float]) -> Any:
-            far.space = self.space
             return far(moments.of(np.dtype(dtype)))
 
         return run

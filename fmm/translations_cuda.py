@@ -15,6 +15,7 @@ from fmm.tree import upper
 from multipoles._cuda import (
     REAL,
     SIMULATED,
+    WIDEST,
     Device,
     WrittenOut,
     cuda,
@@ -152,7 +153,9 @@ def find_places():
     """Write the first pair of each code whose target is not before a group's first box."""
 
     def loop(begin, end, starts, targets, places):
-        code, group = cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x, cuda.blockIdx.y
+        # groups along x: a grid has but 65535 blocks along its other axes
+        group = cuda.blockIdx.x
+        code = cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x
         if code < places.shape[1]:
             bound = min(begin + group * GROUP, end)
             places[group, code] = upper(targets, starts[code], starts[code + 1], bound - 1)
@@ -178,7 +181,7 @@ def transfer(teams):
     def loop(
         places, codes, targets, sources, operators, signs, n, length, channels, multipoles, locals_
     ):
-        x = cuda.shared.array(size, REAL)
+        x = cuda.shared.array(size, REAL, WIDEST)
         work = cuda.local.array(_PAIRS, REAL)
         thread, group, channel = cuda.threadIdx.x, cuda.blockIdx.x, cuda.blockIdx.y
         team, row = thread // rows, thread % rows

@@ -25,6 +25,26 @@ SIMULATED = bool(config.ENABLE_CUDASIM)
 CAPABILITIES = ((8, 0), (9, 0))
 
 
+def _register_numpy() -> None:
+    """Let numba-cuda register the functions of NumPy that it knows, one of which may be gone.
+
+    numba-cuda to 0.30.4, which takes no more additions, names `numpy.row_stack`; NumPy 2.5 has
+    dropped it, and without this no kernel compiles there. The name stands during the import only.
+    """
+    if hasattr(np, "row_stack"):
+        return
+
+    def row_stack(arrays: Any) -> Any:
+        return np.vstack(arrays)
+
+    names = vars(np)
+    names["row_stack"] = row_stack
+    try:
+        import numba.cuda.np.arrayobj  # noqa: F401
+    finally:
+        del names["row_stack"]
+
+
 def _share_arrays_safely() -> None:
     """Let threads of the simulator find a shared array one after another.
 
@@ -49,6 +69,8 @@ def _share_arrays_safely() -> None:
 
 if SIMULATED:
     _share_arrays_safely()
+else:
+    _register_numpy()
 
 
 class Real:
@@ -436,6 +458,49 @@ def simulated(array: np.ndarray) -> Any:
 
 # --- kernels --------------------------------------------------------------------------------------
 
+# most blocks along each axis of a grid, on every device
+MOST_BLOCKS = (2**31 - 1, 2**16 - 1, 2**16 - 1)
+# bytes of the widest load: shared arrays that are read so start at multiples of it
+WIDEST = 16
+
+
+def check_grid(blocks: Any) -> None:
+    """Refuse, with a ValueError, a grid of more blocks than a device takes."""
+    grid = blocks if isinstance(blocks, tuple) else (blocks,)
+    if any(n > most for n, most in zip(grid, MOST_BLOCKS, strict=False)):
+        raise ValueError(
+            f"expected a grid of at most {MOST_BLOCKS} blocks, got {grid}: give fewer points or "
+            "channels at a time"
+        )
+
+
+def why_unusable() -> str | None:
+    """Return why kernels cannot run on a device in this process, or None if they can.
+
+    A driver without the toolkit's parts is no reason to look for the simulator: what is missing
+    is named. The answer of a device is that of a kernel that ran.
+    """
+    if SIMULATED:
+        return "NUMBA_ENABLE_CUDASIM is set: kernels run in the simulator"
+    try:
+        cuda.current_context()
+    except Exception as error:  # no driver, one too old, no device, all devices taken
+        return f"the driver gives Numba no device: {_one_line(error)}"
+    try:
+        out = cuda.to_device(np.zeros(1, np.float32))
+        _probe()(0, np.float32, 1, 1, 1.0, out)
+        found = float(out.copy_to_host()[0])
+    except Exception as error:  # libnvvm, libdevice or nvJitLink missing or of another version
+        return (
+            f"there is a device, but Numba cannot compile for it: {_one_line(error)} (the parts "
+            "come with pip install '.[cuda]' in a checkout)"
+        )
+    return None if found == 1 else f"a kernel that writes 1 wrote {found:g}"
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
 
 class Kernel:
     """A loop for the GPU, compiled when first launched with numbers of a type.
@@ -469,6 +534,7 @@ class Kernel:
         dtype = np.dtype(dtype)
         if not np.all(blocks):
             return
+        check_grid(blocks)
         real = _NUMBERS[dtype]
         args = tuple(real(a) if isinstance(a, float | np.floating) else a for a in args)
         if SIMULATED:
@@ -510,6 +576,14 @@ def kernels(factory: Callable[..., Callable]) -> Callable[..., Kernel]:
         return Kernel(factory(*args), (factory.__module__, factory.__qualname__, args))
 
     return make
+
+
+@kernels
+def _probe():
+    def loop(value, out):
+        out[0] = value
+
+    return loop
 
 
 def _type_name(argument: Any) -> str:

@@ -19,6 +19,7 @@ from multipoles._chains import chain_of_one
 from multipoles._cuda import (
     REAL,
     SIMULATED,
+    WIDEST,
     Device,
     WrittenOut,
     cuda,
@@ -104,7 +105,7 @@ def all_pairs(code, kernel):
     end_of_moments = 3 + n_in
 
     def loop(targets, sources, moments, parameters, channels, part, out):
-        records = cuda.shared.array(size, REAL)
+        records = cuda.shared.array(size, REAL, WIDEST)
         thread = cuda.threadIdx.x
         n_targets, n_sources = targets.shape[0] // 3, sources.shape[0] // 3
         i = cuda.blockIdx.x * THREADS + thread

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from multipoles import direct_cuda, indexing
-from multipoles._cuda import cuda, kernels
+from multipoles._cuda import MOST_BLOCKS, cuda, kernels
 from multipoles._device import Space, space_of, view
 from multipoles.checks import on_device
 from multipoles.direct_cuda import THREADS, blocks_for, sum_parts
@@ -130,6 +130,10 @@ def moments_of(space: Space, moments: Any, points: Any) -> tuple[Any, bool]:
         raise ValueError(
             f"moments: expected {points.shape[0]} sites, one per point, got shape "
             f"{tuple(seen.shape)}"
+        )
+    if len(seen.shape) == 3 and seen.shape[1] > MOST_BLOCKS[1]:
+        raise ValueError(
+            f"moments: expected at most {MOST_BLOCKS[1]} channels on a GPU, got {seen.shape[1]}"
         )
     if indexing.order_of(tuple(seen.shape)[-1]) > MAX_TOTAL_ORDER:
         raise ValueError(f"moments: expected an order up to {MAX_TOTAL_ORDER}")

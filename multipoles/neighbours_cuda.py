@@ -40,7 +40,7 @@ class DeviceNeighbours:
     ) -> None:
         self.n_targets, self.n_sources = int(n_targets), int(n_sources)
         self.target_batch, self.source_batch = target_batch, source_batch
-        self._ranges: Any = None
+        self._kept: dict[Any, Any] = {}
 
     @property
     def is_complete(self) -> bool:
@@ -49,14 +49,15 @@ class DeviceNeighbours:
 
     def ranges(self, space: Space) -> Any:
         """Return first source and the one after the last of each target, flat."""
-        if self._ranges is None:
-            self._ranges = space.empty((2 * self.n_targets,), np.int64)
-            batches = (self.target_batch, self.source_batch)
-            make = _all_sources() if self.is_complete else _ranges_of_systems()
-            given = (self.n_sources,) if self.is_complete else batches
-            blocks = blocks_for(self.n_targets)
-            make(space.stream, INTEGERS, blocks, THREADS, *given, self._ranges)
-        return self._ranges
+        return space.once(self._kept, "ranges", lambda: self._find_ranges(space))
+
+    def _find_ranges(self, space: Space) -> Any:
+        out = space.empty((2 * self.n_targets,), np.int64)
+        batches = (self.target_batch, self.source_batch)
+        make = _all_sources() if self.is_complete else _ranges_of_systems()
+        given = (self.n_sources,) if self.is_complete else batches
+        make(space.stream, INTEGERS, blocks_for(self.n_targets), THREADS, *given, out)
+        return out
 
     @cached_property
     def transposed(self) -> "DeviceNeighbours":
@@ -86,8 +87,6 @@ class DevicePairs(DeviceNeighbours):
     ) -> None:
         super().__init__(n_targets, n_sources)
         self.targets, self.sources, self.weights = targets, sources, weights
-        self._rows: tuple[Any, Any, Any] | None = None
-        self._weights: dict[np.dtype, Any] = {}
 
     @property
     def is_complete(self) -> bool:
@@ -96,17 +95,16 @@ class DevicePairs(DeviceNeighbours):
 
     def rows(self, space: Space, dtype: np.dtype) -> tuple[Any, Any, Any]:
         """Return the start of each target's row, the sources row by row, and weights or None."""
-        if self._rows is None:
-            bits = max(1, int(self.n_targets).bit_length())
-            order, sorted_targets = argsort(space, self.targets, bits)
-            starts = row_starts(space, sorted_targets, self.n_targets)
-            self._rows = starts, taken(space, self.sources, order), order
-        starts, sources, order = self._rows
+        starts, sources, order = space.once(self._kept, "rows", lambda: self._sort(space))
         if self.weights is None:
             return starts, sources, None
-        if dtype not in self._weights:
-            self._weights[dtype] = taken(space, self.weights, order, dtype)
-        return starts, sources, self._weights[dtype]
+        weights = space.once(self._kept, dtype, lambda: taken(space, self.weights, order, dtype))
+        return starts, sources, weights
+
+    def _sort(self, space: Space) -> tuple[Any, Any, Any]:
+        order, sorted_targets = argsort(space, self.targets, max(1, self.n_targets.bit_length()))
+        starts = row_starts(space, sorted_targets, self.n_targets)
+        return starts, taken(space, self.sources, order), order
 
     @cached_property
     def transposed(self) -> "DevicePairs":
@@ -143,7 +141,7 @@ def pairs_within(
     ends = space.empty((n_pairs,), np.int64), space.empty((n_pairs,), np.int64)
     _list_near()(space.stream, dtype, blocks if n_pairs else 0, THREADS, *points, starts, *ends)
     found = DevicePairs(*ends, n, len(sources))
-    found._rows = starts, ends[1], None
+    space.once(found._kept, "rows", lambda: (starts, ends[1], None))
     return found
 
 

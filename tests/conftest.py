@@ -2,31 +2,22 @@
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import pytest
+from gpu_state import gpu_present, obstacle
 from ptx_worker import launches
 from source_state import ROOT, sources_hash
-
-
-def _gpu_present() -> bool:
-    if any(Path("/dev").glob("nvidia[0-9]*")):
-        return True
-    try:  # Windows, and Linux within it
-        return subprocess.run(["nvidia-smi", "-L"], capture_output=True).returncode == 0
-    except OSError:
-        return False
-
 
 # A cache of their own, one for each state of the sources: tests of an older checkout do not throw
 # out what this one compiled. Both are set before numba is imported anywhere.
 os.environ.setdefault(
     "NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"anisole-numba-{sources_hash()}")
 )
-if not _gpu_present():
+if not gpu_present():
     os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
 if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
     # threads of the simulator wait for each other by turns: short turns make it ten times faster
@@ -39,22 +30,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what needs a GPU where there is none; compile last what was launched before."""
+    """Compile last what was launched before."""
     items.sort(key=lambda item: item.path.name == "test_ptx.py")
-    marked = [item for item in items if item.get_closest_marker("gpu")]
-    if marked and (reason := _why_no_gpu()):
-        for item in marked:
-            item.add_marker(pytest.mark.skip(reason=reason))
 
 
-def _why_no_gpu() -> str | None:
-    try:
-        from multipoles._cuda import SIMULATED, cuda
-    except ImportError:
-        return "needs numba-cuda (extra `cuda`)"
-    if SIMULATED:
-        return "needs a GPU: kernels run in the simulator"
-    return None if cuda.is_available() else "needs a GPU: Numba finds no driver"
+_obstacle = cache(obstacle)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Leave out what needs a GPU where there is none; fail it where there is one of no use."""
+    if item.get_closest_marker("gpu") and (found := _obstacle()):
+        verdict, reason = found
+        if verdict == "skip":
+            pytest.skip(reason)
+        pytest.fail(reason, pytrace=False)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

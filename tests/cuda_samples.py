@@ -2,7 +2,16 @@
 
 import numpy as np
 
-from multipoles._cuda import REAL, WrittenOut, cuda, device, kernels, rsqrt
+from multipoles._cuda import (
+    REAL,
+    WIDEST,
+    WrittenOut,
+    cuda,
+    device,
+    kernels,
+    loader,
+    rsqrt,
+)
 from multipoles._jit import inline
 
 TABLE = np.array([0.5, 0.25, 0.125])
@@ -97,3 +106,35 @@ def with_scalars(n):
             out[i] = a * x[i]
 
     return loop
+
+
+def _through_shared_memory(n, alignment):
+    load = loader(4, 4 if alignment else 1)
+
+    def aligned(x, out):
+        shared = cuda.shared.array(n, REAL, WIDEST)
+        shared[cuda.threadIdx.x] = x[cuda.threadIdx.x]
+        cuda.syncthreads()
+        a, b, c, d = load(shared, 4)
+        out[0] = a + b + c + d
+
+    def unaligned(x, out):
+        shared = cuda.shared.array(n, REAL)
+        shared[cuda.threadIdx.x] = x[cuda.threadIdx.x]
+        cuda.syncthreads()
+        a, b, c, d = load(shared, 4)
+        out[0] = a + b + c + d
+
+    return aligned if alignment else unaligned
+
+
+@kernels
+def aligned(n):
+    """Return a loop that reads four numbers of shared memory at once."""
+    return _through_shared_memory(n, True)
+
+
+@kernels
+def unaligned(n):
+    """Return a loop that reads them one by one."""
+    return _through_shared_memory(n, False)

@@ -1,10 +1,11 @@
 """Compiles kernels to assembly for GPUs that need not be there, and reports what became of them.
 
-    python tests/ptx_worker.py [FOLDER] < launches.json > facts.json
+    python tests/ptx_worker.py [FOLDER] < tasks.json > facts.json
 
-Launches are lists: module, factory, arguments of the factory, type of numbers, types of arguments
-(see `multipoles._cuda.launched`). Facts are one mapping per launch and capability, in order. They
-are kept in the folder, if one is given, for the next time: it must be another for other sources.
+Tasks are pairs of a launch and a compute capability. Launches are lists: module, factory, arguments
+of the factory, type of numbers, types of arguments (see `multipoles._cuda.launched`). Facts are one
+mapping per task, in order. They are kept in the folder, if one is given, for the next time: it must
+be another for other sources.
 """
 
 import hashlib
@@ -74,7 +75,32 @@ def facts(launch: list, capability: tuple[int, int]) -> dict:
     found: dict = {key: len(re.findall(pattern, text)) for key, pattern in COUNTED.items()}
     version = re.search(r"^\.version (\S+)", text, re.MULTILINE)
     found["ptx_version"] = version.group(1) if version else "?"
+    found |= {"shared_aligned": _alignment(text), "shared_widest": _widest(text)}
+    found["busiest"] = _busiest(text)
     return found | _assembled(text, "sm_{}{}".format(*capability))
+
+
+def _alignment(text: str) -> int:
+    """Return the bytes that all shared arrays start at multiples of."""
+    return min(map(int, re.findall(r"\.shared\s+\.align (\d+)", text)), default=0)
+
+
+def _widest(text: str) -> int:
+    """Return the bytes of the widest access to shared memory that takes several numbers at once."""
+    found = re.findall(r"\b(?:ld|st)\.(?:volatile\.)?shared\.v(\d)\.[a-z](\d+)", text)
+    return max((int(n) * int(bits) // 8 for n, bits in found), default=0)
+
+
+def _busiest(text: str) -> tuple[int, int]:
+    """Return instructions and multiply-adds of the stretch between jumps that has most of these."""
+    stretches = re.split(r"^\$?\w+:|\bbra\b[^;]*;", text, flags=re.MULTILINE)
+    counts = (
+        (len(re.findall(r"^\s+(?!\.).*;", part, re.MULTILINE)), len(re.findall(r"\bfma\.", part)))
+        for part in stretches
+    )
+    # the jump that ended it
+    instructions, fma = max(counts, key=lambda pair: pair[1])
+    return instructions + 1, fma
 
 
 def _assembled(text: str, architecture: str) -> dict:
@@ -109,12 +135,24 @@ def _remembered(folder: str, launch: list, capability: tuple[int, int]) -> dict:
     return found
 
 
+def as_numpy_2_5() -> None:
+    """Take away what numba-cuda names and NumPy 2.5 has no more: kernels must compile all the same.
+
+    Of NumPy 2.5.5 and numba-cuda 0.30.4 that is one name.
+    """
+    import numpy as np
+
+    if hasattr(np, "row_stack"):
+        del np.row_stack  # noqa: NPY201
+        np.__all__.remove("row_stack")
+
+
 def main() -> None:
     """Read launches and write facts."""
     find = partial(_remembered, sys.argv[1]) if len(sys.argv) > 1 else facts
-    tasks = [(launch, capability) for launch in json.load(sys.stdin) for capability in CAPABILITIES]
+    tasks = [(launch, tuple(capability)) for launch, capability in json.load(sys.stdin)]
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-    with ProcessPoolExecutor(PROCESSES) as pool:
+    with ProcessPoolExecutor(PROCESSES, initializer=as_numpy_2_5) as pool:
         json.dump(list(pool.map(find, *zip(*tasks, strict=True), chunksize=2)), sys.stdout)
 
 

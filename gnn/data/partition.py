@@ -27,7 +27,10 @@ HELD_OUT = 0.1
 
 Share = float | Sequence[int] | Sequence[str] | None
 _FEWEST = 3  # runs, frames or values: one for each set
-_ADVICE = "ends have neighbours in training: better name runs, a key or files (data.split)"
+_ADVICE = (
+    "one stretch of each molecule's frames is held out for each set; their ends have neighbours in "
+    "training: better name runs, a key or files (data.split)"
+)
 
 
 class Partition(NamedTuple):
@@ -90,7 +93,8 @@ def partition(
     if "list" in kinds:
         raise TypeError("train, validation, test: a split by frame takes fractions, not lists")
     if kinds == {"none", "fraction"}:
-        raise TypeError("train, validation, test: expected three fractions or none")
+        given = ", ".join(f"{key} {share}" for key, share in shares.items() if share is not None)
+        raise TypeError(f"train, validation, test: expected three fractions or none, got {given}")
     fewest = _FEWEST if by is None else len(heads) + 1
     poor = {name for name, own in _runs_of(heads).items() if len(own) < fewest}
     return _by_run_or_frame(heads, shares, poor, by is not None, seed)
@@ -112,7 +116,8 @@ def hold_out(heads: Sequence[Frame | Head], seed: int = 0) -> Partition:
         fractions = {"train": 1 - HELD_OUT, "validation": HELD_OUT, "test": 0.0}
         sets = _stretches(heads, range(len(heads)), fractions, seed)[:2]
         how = "stretches of neighbours"
-    _keep_elements(heads, sets)
+    if how != "whole runs":
+        _keep_elements(heads, sets, set(range(len(heads))))
     kept, held = map(sorted, sets)
     if not kept or not held:
         raise ValueError(
@@ -150,14 +155,14 @@ def _by_run_or_frame(
     fractions = checked_fractions(shares if given else None)
     for part, new in zip(sets, _stretches(heads, rest, fractions, seed), strict=True):
         part.extend(new)
-    moved = _keep_elements(heads, sets)
+    moved = _keep_elements(heads, sets, set(rest))
     if not all(sets):
         raise ValueError(
             f"{len(heads)} frame{'s' * (len(heads) > 1)} cannot make a training, a validation and "
             "a test set: give more frames, or a file for each set (data.train, valid, test)"
         )
-    remark = f"split by {'run and by frame' if rich else 'frame'}: {_why(heads, poor, asked)}; "
-    remark += f"each set holds one stretch of each molecule's frames out, whose {_ADVICE}"
+    ways = "run and by frame" if rich else "frame"
+    remark = f"split by {ways}: {_why(heads, poor, asked)}; {_ADVICE}"
     if moved:
         remark += f"; {moved} held-out frames went to training, for elements only they have"
     train, validation, test = (sorted(part) for part in sets)
@@ -221,7 +226,7 @@ def _cut(order: NDArray[np.int64], fractions: dict[str, float], sets: list[list[
         part.extend(new.tolist())
 
 
-def _keep_elements(heads: Sequence[Frame | Head], sets: list[list[int]]) -> int:
+def _keep_elements(heads: Sequence[Frame | Head], sets: list[list[int]], movable: set[int]) -> int:
     """Move frames into training that alone hold an element; return how many."""
 
     def elements(i: int) -> set[int]:
@@ -231,7 +236,7 @@ def _keep_elements(heads: Sequence[Frame | Head], sets: list[list[int]]) -> int:
     moved = 0
     for part in sets[1:]:
         for i in list(part):
-            if not elements(i) <= known:
+            if i in movable and not elements(i) <= known:
                 part.remove(i)
                 sets[0].append(i)
                 known |= elements(i)

@@ -30,7 +30,7 @@ from gnn.operators._edge_math import (
 )
 from multipoles import indexing
 from multipoles._cuda import SIMULATED, cuda, kernels, loader, row_loader, row_storer, zeros
-from multipoles._device import NumbaSpace, space_of, view
+from multipoles._device import NumbaSpace, Space, space_of, view
 
 THREADS = 4 if SIMULATED else 128
 
@@ -115,11 +115,15 @@ def _launch(kernel: Any, like: Tensor, rows: int, *arguments: Any) -> None:
     """Run a kernel with a thread for each row and channel."""
     if rows == 0 or like.shape[2] == 0:
         return
-    space = NumbaSpace() if SIMULATED else space_of(like)
+    space = _space(like)
     dtype = np.dtype(str(like.dtype).removeprefix("torch."))
     flat = (_flat(a) if isinstance(a, Tensor) else a for a in arguments)
     blocks = -(-rows * like.shape[2] // THREADS)
     kernel(space.stream, dtype, blocks, THREADS, *flat)
+
+
+def _space(tensor: Tensor) -> Space:
+    return NumbaSpace() if SIMULATED else space_of(tensor)
 
 
 def _flat(tensor: Tensor) -> Any:
@@ -141,12 +145,16 @@ def _rows_of(senders: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
 
     Kept with the tensor, whose edges serve every layer and derivative.
     """
-    kept = getattr(senders, "_rows", None)
-    if kept is None or kept[0] != (senders._version, nodes):
+
+    def make() -> tuple[Tensor, Tensor]:
         places = torch.argsort(senders, stable=True)
-        kept = (senders._version, nodes), _row_starts(senders[places], nodes), places
-        senders._rows = kept  # type: ignore[attr-defined]
-    return kept[1], kept[2]
+        return _row_starts(senders[places], nodes), places
+
+    state = senders._version, nodes
+    kept = getattr(senders, "_rows", {})
+    if state not in kept:  # what was kept of other numbers goes
+        kept = senders._rows = {}  # type: ignore[attr-defined]
+    return _space(senders).once(kept, state, make)
 
 
 # --- the anisotropic state ------------------------------------------------------------------------

@@ -105,6 +105,31 @@ class Planned:
         return Planned(self.plan.transpose())
 
 
+def all_pairs(neighbours: Systems | DevicePairs, device: torch.device) -> Tensor:
+    """Return targets and sources (n_pairs, 2) of all pairs, for the twin in plain torch."""
+    if isinstance(neighbours, DevicePairs):
+        ends = neighbours.targets, neighbours.sources
+        return torch.stack([_tensor(array, device) for array in ends], dim=1)
+    x, s = neighbours.tensors
+    if x is None or s is None:
+        sizes = neighbours.n_targets, neighbours.n_sources
+        x, s = (torch.zeros(n, dtype=torch.int64, device=device) for n in sizes)
+    first, end = (torch.searchsorted(s, x, right=right) for right in (False, True))
+    counts = end - first
+    targets = torch.repeat_interleave(counts)
+    before = torch.repeat_interleave(torch.cumsum(counts, 0) - counts - first, counts)
+    return torch.stack([targets, torch.arange(len(targets), device=device) - before], dim=1)
+
+
+def _tensor(array: Any, device: torch.device) -> Tensor:
+    """Return integers on the device as a tensor."""
+    if array.size == 0:
+        return torch.empty(0, dtype=torch.int64, device=device)
+    if SIMULATED:
+        return torch.from_numpy(array.copy_to_host())
+    return torch.as_tensor(array, device=device)
+
+
 def everybody(
     n_targets: int, n_sources: int, target_batch: Tensor | None, source_batch: Tensor | None
 ) -> DeviceNeighbours:

@@ -129,9 +129,12 @@ class FieldOf:
     def __call__(self, moments: Tensor) -> Tensor:
         """Return the field (n_targets, channels, n_components(order))."""
         if self.method == "torch":
-            if self.points[0].is_cuda:
-                raise ValueError("method 'torch' sums on the CPU, got tensors on a GPU")
-            rows = torch.from_numpy(self.neighbours.all_pairs())
+            device = self.points[0].device
+            rows = (
+                _gpu().all_pairs(self.neighbours, device)
+                if on_gpu(self.points[0])
+                else torch.from_numpy(self.neighbours.all_pairs())
+            )
             return field_torch.field(*self.points, moments, self.order, self.kernel, rows)
         if self._evaluator is None:
             self._evaluator = self._plan(moments)

@@ -72,8 +72,8 @@ def _of_pairs(r: Tensor, moments: Tensor, order: int, kernel) -> Tensor:
     """Return what each pair adds to its target's field, (P, channels, n_components(order))."""
     source_order = indexing.order_of(moments.shape[-1])
     tensor = derivatives(r, source_order + order, kernel)
-    places = torch.tensor(indexing.sum_index(source_order, order))
-    signs = torch.tensor(indexing.signs(source_order), dtype=r.dtype)
+    places = torch.tensor(indexing.sum_index(source_order, order), device=r.device)
+    signs = torch.tensor(indexing.signs(source_order), dtype=r.dtype, device=r.device)
     return torch.einsum("pca,pab->pcb", moments * signs, tensor[:, places])
 
 
@@ -186,7 +186,7 @@ def _thole(r2: Tensor, a: float, n_max: int) -> list[Tensor]:
     """B_n = (2n-1)!! / r^(2n+1) (1 - p_n(x) exp(-x)) with x = a r^3, for n >= 1."""
     r = torch.sqrt(r2)
     x = a * r2 * r
-    third = torch.tensor(2 / 3, dtype=r.dtype)
+    third = torch.tensor(2 / 3, dtype=r.dtype, device=r.device)
     rest = a ** (1 / 3) * math.gamma(2 / 3) * torch.special.gammaincc(third, x)
     chain = [-torch.expm1(-x) / r + rest]
     polynomial, factor = [1.0], 1.0

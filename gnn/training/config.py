@@ -28,7 +28,7 @@ SAME_ENERGY = 1e-3
 
 #: Noise on the weights of a committee's members that start from one checkpoint, relative to the
 #: root mean square of each tensor.
-PERTURBATION = 0.1
+PERTURBATION = 0.03
 
 HomePath = Annotated[str, AfterValidator(os.path.expanduser)]
 
@@ -54,6 +54,16 @@ class SplitConfig(_Section):
     by: Literal["run", "block", "frame", "key"] | None = None
     key: str | None = None
     seed: int = 0
+
+    @field_validator("by", mode="before")
+    @classmethod
+    def _known_way(cls, way: Any) -> Any:
+        if way not in (None, "run", "block", "frame", "key"):
+            raise ValueError(
+                f"expected run, block, frame or key, got {way!r}; a key of the file is named by "
+                "'key'"
+            )
+        return way
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -87,6 +97,13 @@ class DataConfig(_Section):
     stream: bool = False
     stream_block: int = Field(default=256, ge=1)
     stream_buffer: int = Field(default=8, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name(cls, values: Any) -> Any:
+        if isinstance(values, dict) and {"valid", "validation"} <= values.keys():
+            raise ValueError("'valid' and 'validation' are two names of one key: leave out one")
+        return values
 
     @field_validator("isolated_atoms", mode="before")
     @classmethod

@@ -16,7 +16,7 @@ from gnn.potential import Potential
 from gnn.training import parallel, plots, tables
 from gnn.training.checkpoint import last_of, load, load_model, save_model
 from gnn.training.committee import Committee, differences, resampled
-from gnn.training.config import CommitteeConfig, Config
+from gnn.training.config import Config
 from gnn.training.feed import Frames, heads, take
 from gnn.training.isolated import told as isolated_lines
 from gnn.training.labels import tell_without_surroundings
@@ -181,7 +181,8 @@ def train_blind(
     """Train the same model on the same frames without their surroundings."""
     training, validation, test = (_bare(part) for part in data.splits)
     bare = replace(data, splits=(training, validation, test))
-    config = config.model_copy(update={"committee": CommitteeConfig()})
+    as_it_is = config.committee.model_copy(update={"perturbation": 0.0})
+    config = config.model_copy(update={"committee": as_it_is})
     resume = resume and (folder / "last.pt").exists()
     return train(config, bare, console, folder, label="blind twin", resume=resume, ranks=ranks)
 
@@ -272,14 +273,7 @@ def _run(
     ranks: Ranks,
 ) -> dict[str, Comparison]:
     folder, committee = Path(config.output), config.committee.members > 1
-    runs = [folder / "last.pt", folder / "member_0" / "last.pt"]
-    if not resume and ranks.from_first(any(path.exists() for path in runs)):
-        raise ValueError(
-            f"{folder} holds a training run already: continue it with --resume, or set another "
-            "output folder"
-        )
-    if resume:
-        config = _as_begun(config, last_of(folder / "member_0" if committee else folder))
+    config = _ready(config, folder, resume, ranks)
     data = load_data(config.data)
     training, validation, test = data.splits
     if ranks.size > 1:
@@ -324,8 +318,20 @@ def _run(
     return comparisons
 
 
-def _as_begun(config: Config, last: Path) -> Config:
-    """Return the configuration with the checkpoint that the run started from, if it names none."""
+def _ready(config: Config, folder: Path, resume: bool, ranks: Ranks) -> Config:
+    """Check that the folder is there to begin or to go on in.
+
+    Of a run that goes on, return the configuration with the checkpoint that it started from.
+    """
+    if not resume:
+        runs = [folder / "last.pt", folder / "member_0" / "last.pt"]
+        if ranks.from_first(any(path.exists() for path in runs)):
+            raise ValueError(
+                f"{folder} holds a training run already: continue it with --resume, or set another "
+                "output folder"
+            )
+        return config
+    last = last_of(folder / "member_0" if config.committee.members > 1 else folder)
     state = load(last).get("trainer") or {"config": {}}
     start = state["config"].get("start") if config.start is None else config.start
     return config.model_copy(update={"start": start})

@@ -15,6 +15,7 @@ from gnn.operators import _edge_cuda, _field_cuda, field, multipole_field
 from gnn.operators.near_pairs import near_pairs
 from gnn.published import AmpBms
 from multipoles._cuda import SIMULATED
+from multipoles._device import NumbaSpace
 
 pytestmark = pytest.mark.cuda
 
@@ -51,6 +52,23 @@ def test_field(index):
 
 
 @pytest.mark.parametrize(
+    "index",
+    [
+        {},
+        {"target_batch": [0, 0, 1, 1], "source_batch": [0, 1, 1, 1, 1]},
+        {"target_batch": [0, 2, 2, 5], "source_batch": [1, 2, 3, 5, 5]},
+        {"pairs": [[0, 1], [0, 4], [3, 2]]},
+    ],
+)
+def test_field_in_plain_torch(index):
+    wanted = field_and_derivatives(lambda t: t, "torch", **index)
+    with _edge_cuda.emulated():
+        found = field_and_derivatives(on_device, "torch", **index)
+    for got, right in zip(found, wanted, strict=True):
+        torch.testing.assert_close(got, right, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
     "index", [{}, {"target_batch": [0, 0, 1, 1], "source_batch": [0, 1, 1, 1, 1]}]
 )
 def test_field_by_the_fast_multipole_method(index):
@@ -79,32 +97,42 @@ def test_pairs_within_a_distance(reach):
     assert (len(wanted.pairs) > 2) == (reach > 0)
     with _edge_cuda.emulated():
         found = field.neighbours_within(*(on_device(t) for t in (*given, *batches)), reach)
-    starts, sources, _ = found.rows(None, None)
+    starts, sources, _ = found.rows(NumbaSpace(), None)
     assert np.array_equal(starts.copy_to_host(), wanted.rows[0])
     assert np.array_equal(sources.copy_to_host(), wanted.rows[1])
 
 
-def test_energy_and_forces_of_a_model(monkeypatch):
+def tiny_model(**options):
     torch.manual_seed(0)
-    model = AMP(
+    return AMP(
         order=1, channels=2, features=4, hidden=4, mixed=2, edge_features=3, n_radial=3, steps=1,
-        field_method="direct",
+        field_method="direct", **options,
     ).double()  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def batch():
     rng = np.random.default_rng(0)
     system = System(
         [8, 1, 1], np.array([[0.0, 0, 0], [0.9, 0, 0], [0, 0.9, 0.1]]), 0,
         rng.standard_normal((2, 3)) + 4, np.array([0.4, -0.4]),
     )  # fmt: skip
-    batch = collate([prepare(system, model.cutoff, torch.float64)])
+    return collate([prepare(system, tiny_model().cutoff, torch.float64)])
+
+
+@pytest.mark.parametrize("method", ["numba", "torch"])
+def test_energy_and_forces_of_a_model(batch, method, monkeypatch):
+    model = tiny_model(method=method)
     wanted = model(batch, forces=True, mm_forces=True)
     sums = []
     kept = _field_cuda.Direct.field
     monkeypatch.setattr(_field_cuda.Direct, "field", lambda *given: sums.append(1) or kept(*given))
+    there = batch
     if not SIMULATED:
-        model, batch = model.to("cuda"), batch.to("cuda")
+        model, there = model.to("cuda"), batch.to("cuda")
     with _edge_cuda.emulated():
-        found = model(batch, forces=True, mm_forces=True)
-    assert sums
+        found = model(there, forces=True, mm_forces=True)
+    assert bool(sums) == (method == "numba")
     for name in ("energy", "forces", "mm_forces", "charges"):
         torch.testing.assert_close(found[name].cpu(), wanted[name], rtol=1e-9, atol=1e-9)
 

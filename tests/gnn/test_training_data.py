@@ -122,6 +122,8 @@ def test_wrong_files(files, section, error, message):
     [
         ({"valid": "b.xyz"}, "valid: a file for each set needs 'train'"),
         ({"source": "a.xyz", "train": "b.xyz"}, "not by both"),
+        ({"train": "a.xyz", "valid": "b.xyz", "validation": "c.xyz"}, "two names of one key"),
+        ({"split": {"by": "config_type"}}, "a key of the file is named by 'key'"),
         ({"train": "a.xyz", "split": {"by": "frame"}}, "leave out 'split'"),
         ({"source": []}, "expected the path of a file"),
         ({"source": [""]}, "expected the path of a file"),

@@ -87,6 +87,22 @@ def test_every_run_gives_the_same_bits():
     assert all(torch.equal(first, plan.field(m, 1)) for _ in range(3))
 
 
+def test_a_plan_on_a_second_stream_waits_for_the_first():
+    x, m = put(uniform(300_000)), put(charges(300_000))
+    expected = fmm.FMM(x, tolerance=1e-4).field(m, 1)
+    torch.cuda.synchronize()
+    first, second = torch.cuda.Stream(), torch.cuda.Stream()
+    with torch.cuda.stream(first):
+        plan = fmm.FMM(x, tolerance=1e-4)
+        torch.cuda._sleep(200_000_000)  # what the plan still makes here comes late
+        plan.field(m, 1)
+    for stream in (second, first):
+        with torch.cuda.stream(stream):
+            found = plan.field(m, 1)
+        stream.synchronize()
+        assert torch.equal(found, expected)
+
+
 def test_devices_are_not_mixed():
     x = uniform(1000)
     with pytest.raises(TypeError, match=r"GPU|CPU"):

@@ -1,0 +1,146 @@
+#!/usr/bin/env bash
+# Everything worth knowing from a GPU in one call, without a network and without installing anything.
+#
+#   bash benchmarks/gpu_check.sh first     correctness, then times, then where they go (<= 440 s)
+#   bash benchmarks/gpu_check.sh second    memory checker, race checker, counters      (<= 200 s)
+#   bash benchmarks/gpu_check.sh           both
+#
+# Every step has a limit of its own and no failure stops the others; what a step prints and the
+# tables, which grow row by row, are in $OUT after it. Ends with status 1 if there is no GPU that
+# can be used or if a step failed. PYTHON names the interpreter. GPU_CHECK_TINY=1 starts everything
+# once on tiny sizes in the simulator, on a machine without a GPU.
+set -u
+cd "$(dirname "$0")/.." || exit 1
+parts=${1:-all}
+case $parts in first | second | all) ;; *)
+  echo "expected first, second or nothing, got '$parts'" >&2
+  exit 2
+  ;;
+esac
+
+tiny=${GPU_CHECK_TINY:-}
+[ -n "${PYTHON:-}" ] || { PYTHON=python3 && [ -x .venv/bin/python ] && PYTHON=.venv/bin/python; }
+OUT=${OUT:-build/gpu_check}
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
+mkdir -p "$OUT"
+summary=$OUT/summary.txt
+: >"$summary"
+failed=0
+deadline=0
+smoke=()
+
+export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PYTHONWARNINGS=ignore
+export NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS=0 XLA_PYTHON_CLIENT_PREALLOCATE=false
+# where libnvvm lies if no wheel brings it
+if [ -z "${CUDA_HOME:-}" ] && [ -d /usr/local/cuda ]; then export CUDA_HOME=/usr/local/cuda; fi
+if [ -n "$tiny" ]; then
+  export NUMBA_ENABLE_CUDASIM=1
+  smoke=(--smoke)
+fi
+
+say() { echo "[$SECONDS s] $*" | tee -a "$summary"; }
+
+keep() {
+  tar czf "$OUT/logs.tgz" -C "$logs" . 2>/dev/null
+  for table in gpu gpu_stages; do
+    [ -e "benchmarks/results/$table.csv" ] && cp "benchmarks/results/$table.csv" "$OUT/"
+  done
+}
+
+within() { # limit: what is left of the part's time, if that is less; the simulator takes its own
+  [ -z "$tiny" ] || { echo 900 && return; }
+  local left=$((deadline - SECONDS))
+  echo $((left < $1 ? left : $1))
+}
+
+step() { # name limit command...
+  local name=$1 limit start=$SECONDS status
+  limit=$(within "$2")
+  shift 2
+  if [ "$limit" -lt 5 ]; then
+    say "$name: left out, no time"
+    failed=1
+    return 1
+  fi
+  timeout -k 5 "$limit" "$@" >"$logs/$name.txt" 2>&1
+  status=$?
+  [ $status -eq 0 ] || failed=1
+  say "$name: status $status in $((SECONDS - start)) s; $(tail -n 1 "$logs/$name.txt" | cut -c1-200)"
+  keep
+  return $status
+}
+
+tests() { # name arguments...: in the background, its end is in the log
+  local name=$1 status
+  shift
+  timeout -k 5 "$(within 140)" "$PYTHON" -m pytest -p no:cacheprovider -m gpu -q -rfEs \
+    --durations=8 --tb=short "$@" >"$logs/tests_$name.txt" 2>&1
+  status=$?
+  echo "status $status" >>"$logs/tests_$name.txt"
+  return $status
+}
+
+first() {
+  # three at once: the compilers need the cores. Left out: what compiles the CPU's whole FMM
+  tests fields tests/gpu/test_fields.py &
+  local running=($!)
+  tests fmm tests/gpu/test_multipole_method.py \
+    --deselect tests/gpu/test_multipole_method.py::test_devices_are_not_mixed &
+  running+=($!)
+  tests operators tests/gpu/test_operators.py &
+  running+=($!)
+  for one in "${running[@]}"; do wait "$one" || failed=1; done
+  for name in fields fmm operators; do
+    say "tests of $name: $(tail -n 2 "$logs/tests_$name.txt" | tr '\n' ' ')"
+  done
+  grep -hE "^(FAILED|ERROR|SKIPPED)" "$logs"/tests_*.txt | cut -c1-200 | tee -a "$summary"
+  keep
+  # one after the other, the most telling first
+  for case in fmm direct model batches training; do
+    step "times_$case" 70 "$PYTHON" benchmarks/gpu.py "${smoke[@]}" --only "$case"
+    grep -E "target|error" "$logs/times_$case.txt" | cut -c1-200 | tee -a "$summary"
+  done
+  step stages 80 "$PYTHON" benchmarks/gpu_stages.py "${smoke[@]}"
+  grep -E "^stage|^leaf" "$logs/stages.txt" | cut -c1-200 | tee -a "$summary"
+}
+
+checked() { # name limit tool,its,arguments points
+  local name=$1 limit=$2 tool=() points=$4
+  IFS=, read -r -a tool <<<"$3"
+  if ! command -v "${tool[0]}" >/dev/null; then
+    say "$name: ${tool[0]} is not installed"
+    [ -n "$tiny" ] || return 0
+    tool=()
+  fi
+  [ -z "$tiny" ] || points=60
+  step "$name" "$limit" "${tool[@]}" "$PYTHON" benchmarks/gpu_stages.py "${smoke[@]}" --once "$points"
+}
+
+second() {
+  checked memory 70 compute-sanitizer,--tool,memcheck,--error-exitcode,9 5000
+  checked races 60 compute-sanitizer,--tool,racecheck,--error-exitcode,9 3000
+  checked counters 60 "ncu,--clock-control,none,--set,basic,--section,MemoryWorkloadAnalysis,\
+--section,WarpStateStats,-k,regex:(transfer|near_cuda|all_pairs|sorting_cuda.*scatter),-c,6" 1000000
+}
+
+nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem --format=csv,noheader 2>&1 |
+  head -n 3 | tee -a "$summary"
+timeout -k 5 60 "$PYTHON" benchmarks/gpu.py --check >"$logs/check.txt" 2>&1 || failed=1
+cat "$logs/check.txt" | tee -a "$summary"
+if [ $failed -ne 0 ] && [ -z "$tiny" ]; then
+  keep
+  exit 1
+fi
+if [ "$parts" != second ]; then
+  deadline=430 # seconds since the start, the look for a GPU among them
+  first
+fi
+if [ "$parts" != first ]; then
+  [ "$parts" = second ] && deadline=190 || deadline=$((SECONDS + 190))
+  second
+fi
+keep
+echo
+cat "$summary"
+exit $failed

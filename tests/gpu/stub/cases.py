@@ -1,0 +1,163 @@
+"""What must hold of the host's half on a GPU; run in a process of its own, with the stub driver.
+
+python cases.py     prints, as JSON, what each case says: null, or how it failed
+"""
+
+import ctypes
+import json
+import sys
+import traceback
+import types
+import weakref
+
+import numpy as np
+
+import multipoles as mp
+from multipoles import _cuda, _device, _dlpack
+from multipoles._cuda import cuda
+from multipoles._device import NumbaSpace
+
+_LIBRARY = ctypes.CDLL("libcuda.so.1")
+_LIBRARY.stub_calls.restype = ctypes.c_long
+
+
+def calls(name):
+    return _LIBRARY.stub_calls(name.encode())
+
+
+class OfStream(NumbaSpace):
+    """Numba's arrays on a stream of their own."""
+
+    def __init__(self):
+        self.stream = cuda.stream()
+        self.number = int(self.stream.handle)
+
+
+def a_driver_that_runs_nothing_is_found_out():
+    assert (_cuda.why_unusable() or "").startswith("a kernel that writes 1 wrote")
+
+
+def a_toolkit_that_is_missing_is_named():
+    from numba.cuda.cudadrv import nvvm
+
+    kept, nvvm._nvvm = nvvm._nvvm, None
+    _cuda._probe.cache_clear()
+    try:
+        reason = _cuda.why_unusable()
+    finally:
+        nvvm._nvvm = kept
+        _cuda._probe.cache_clear()
+    assert "Numba cannot compile for it" in reason and "libNVVM" in reason, reason
+    assert ".[cuda]" in reason
+
+
+def a_sum_is_compiled_and_launched():
+    x = cuda.to_device(np.random.default_rng(0).random((300, 3)).astype(np.float32))
+    q = cuda.to_device(np.ones((300, 1), np.float32))
+    before, waits = calls("launch"), calls("synchronize")
+    out = mp.field(x, x, q, 1)
+    assert out.shape == (300, 4) and calls("launch") > before
+    assert calls("synchronize") == waits, "the call waited for the device"
+
+
+def a_grid_that_no_device_takes_is_refused_before_the_launch():
+    out = cuda.to_device(np.zeros(1, np.float32))
+    for blocks in (2**31, (1, 2**16), (1, 1, 2**16)):
+        try:
+            _cuda._probe()(0, np.float32, blocks, 1, 1.0, out)
+        except ValueError as error:
+            assert "expected a grid of at most" in str(error)
+        else:
+            raise AssertionError(blocks)
+
+
+def constants_are_waited_for_once_on_every_other_stream():
+    one, two = OfStream(), OfStream()
+    records, waits = calls("record"), calls("wait")
+    first = one.constant("of the stub", lambda: np.arange(3))
+    assert (calls("record"), calls("wait")) == (records + 1, waits)
+    assert one.constant("of the stub", lambda: np.arange(3)) is first
+    assert calls("wait") == waits
+    for _ in range(2):
+        assert two.constant("of the stub", lambda: np.arange(3)) is first
+        assert (calls("record"), calls("wait")) == (records + 1, waits + 1)
+
+
+def a_space_that_moves_waits_for_its_last_stream():
+    one, two = OfStream(), OfStream()
+    old, records, waits = one.number, calls("record"), calls("wait")
+    one.move_to(one)
+    assert (calls("record"), calls("wait")) == (records, waits)
+    one.move_to(two)
+    assert (calls("record"), calls("wait")) == (records + 1, waits + 1)
+    assert one.stream is two.stream and one.number == two.number != old
+
+
+def neighbours_are_found_once_and_waited_for():
+    from multipoles.neighbours_cuda import DeviceNeighbours
+
+    one, two = OfStream(), OfStream()
+    neighbours = DeviceNeighbours(5, 7)
+    first, waits = neighbours.ranges(one), calls("wait")
+    assert neighbours.ranges(two) is first and calls("wait") == waits + 1
+
+
+def results_for_jax_keep_their_memory():
+    jax = types.ModuleType("jax")
+    jax.dlpack = types.SimpleNamespace(from_dlpack=lambda given: given.__dlpack__(stream=1))
+    sys.modules["jax"] = jax
+    array = cuda.to_device(np.arange(6.0).reshape(2, 3))
+    pointer, seen = array.device_ctypes_pointer.value, weakref.ref(array)
+    waits = calls("synchronize")
+    capsule = _device.JaxSpace().give(array)
+    assert calls("synchronize") == waits + 1, "inputs may be freed while they are read"
+    tensor = _dlpack._Tensor.from_address(_dlpack._pointer_of(capsule))
+    assert tensor.data == pointer and tensor.device.kind == _dlpack.CUDA
+    assert [tensor.shape[i] for i in range(tensor.ndim)] == [2, 3]
+    del array
+    assert seen() is not None, "the memory went while JAX held it"
+    del capsule
+    assert seen() is None, "the memory stays for ever"
+
+
+def arrays_of_jax_are_waited_for():
+    owner, waited = cuda.to_device(np.arange(3.0)), []
+
+    class Array:
+        __module__ = "jaxlib.xla_extension"
+        __cuda_array_interface__ = owner.__cuda_array_interface__
+
+        def block_until_ready(self):
+            waited.append(True)
+
+    assert _device.view(Array()).shape == (3,) and waited == [True]
+
+
+def streams_that_other_libraries_name_are_waited_for():
+    owner, stream = cuda.to_device(np.arange(3.0)), cuda.stream()
+
+    class Array:
+        __cuda_array_interface__ = owner.__cuda_array_interface__ | {
+            "version": 3,
+            "stream": int(stream.handle),
+        }
+
+    waits = calls("synchronize")
+    _device.view(Array())
+    assert calls("synchronize") == waits + 1
+
+
+def main():
+    module, found = sys.modules[__name__], {}
+    plain = (n for n, f in vars(module).items() if isinstance(f, types.FunctionType))
+    for name in [n for n in plain if n not in ("main", "calls")]:
+        try:
+            getattr(module, name)()
+            found[name] = None
+        except Exception:
+            found[name] = traceback.format_exc()
+    json.dump(found, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

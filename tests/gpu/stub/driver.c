@@ -1,0 +1,245 @@
+/* A CUDA driver without a device: memory is the host's, launches are checked and counted, not run.
+
+   With it the real host code of numba-cuda runs: compiling, linking, packing of arguments, grids,
+   streams and events. A function that is not here answers "not supported", so that a caller which
+   needs it fails by name. Memory lies at a fixed address in the file that STUB_ARENA names, where
+   another process finds it under the same addresses (see worker.py); what is handed out holds
+   0xEE, so that results of memory nobody wrote stand out. */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+typedef uint64_t address; /* CUdeviceptr */
+typedef void *handle;     /* CUcontext, CUstream, CUevent, CUlibrary, ... */
+
+enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, NOT_SUPPORTED = 801 };
+enum { DEVICE_MEMORY = 2, MOST_OF_X = 2147483647, MOST_OF_YZ = 65535, MOST_THREADS = 1024 };
+
+/* --- calls that tests count ------------------------------------------------------------------- */
+
+static struct {
+  const char *name;
+  long calls;
+} counts[] = {{"launch"}, {"record"}, {"wait"}, {"synchronize"}, {"allocate"}, {"free"}};
+
+static void count(const char *name) {
+  for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+    if (!strcmp(counts[i].name, name)) counts[i].calls++;
+}
+
+long stub_calls(const char *name) {
+  for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+    if (!strcmp(counts[i].name, name)) return counts[i].calls;
+  return -1;
+}
+
+/* --- memory: free blocks by powers of two ----------------------------------------------------- */
+
+#define ARENA ((address)0x700000000000)
+static const size_t capacity = (size_t)1 << 32;
+static size_t used = 4096;
+static address free_blocks[64];
+typedef struct block {
+  address at;
+  int power;
+  struct block *next;
+} block;
+static block *blocks;
+
+static void open_arena(void) {
+  static int opened;
+  if (opened++) return;
+  const char *path = getenv("STUB_ARENA");
+  int file = path ? open(path, O_RDWR | O_CREAT, 0600) : -1;
+  int kind = path ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
+  if (path && (file < 0 || ftruncate(file, capacity))) abort();
+  void *at = mmap((void *)ARENA, capacity, PROT_READ | PROT_WRITE,
+                  kind | MAP_FIXED | MAP_NORESERVE, file, 0);
+  if (at == MAP_FAILED) abort();
+}
+
+static int mem_alloc(address *out, size_t bytes) {
+  int power = 9; /* the driver's alignment and more */
+  while (((size_t)1 << power) < bytes) power++;
+  open_arena();
+  count("allocate");
+  if (free_blocks[power]) {
+    *out = free_blocks[power];
+    free_blocks[power] = *(address *)*out;
+  } else {
+    if (used + ((size_t)1 << power) > capacity) return OUT_OF_MEMORY;
+    *out = ARENA + used;
+    used += (size_t)1 << power;
+  }
+  block *made = malloc(sizeof *made);
+  *made = (block){*out, power, blocks};
+  blocks = made;
+  memset((void *)*out, 0xEE, (size_t)1 << power);
+  return OK;
+}
+
+static int mem_free(address at) {
+  count("free");
+  for (block **link = &blocks; *link; link = &(*link)->next)
+    if ((*link)->at == at) {
+      block *gone = *link;
+      *link = gone->next;
+      *(address *)at = free_blocks[gone->power];
+      free_blocks[gone->power] = at;
+      free(gone);
+      return OK;
+    }
+  return INVALID;
+}
+
+static int copy_up(address to, const void *from, size_t n) { return memcpy((void *)to, from, n), OK; }
+static int copy_up_async(address to, const void *from, size_t n, handle s) { return copy_up(to, from, n); }
+static int copy_down(void *to, address from, size_t n) { return memcpy(to, (void *)from, n), OK; }
+static int copy_down_async(void *to, address from, size_t n, handle s) { return copy_down(to, from, n); }
+static int copy_there(address to, address from, size_t n) { return memmove((void *)to, (void *)from, n), OK; }
+static int copy_there_async(address to, address from, size_t n, handle s) { return copy_there(to, from, n); }
+static int set_bytes(address at, unsigned char value, size_t n) { return memset((void *)at, value, n), OK; }
+static int mem_info(size_t *left, size_t *all) { return *left = *all = capacity, OK; }
+static int pointer_attribute(void *out, int which, address at) {
+  if (which == 3)
+    *(address *)out = at;
+  else
+    *(int *)out = which == 2 ? DEVICE_MEMORY : 0;
+  return OK;
+}
+
+/* --- one device, one context ------------------------------------------------------------------ */
+
+static const handle the_context = (handle)0x1234;
+static __thread handle current;
+
+static int init(unsigned flags) { return open_arena(), OK; }
+static int version(int *out) { return *out = 13000, OK; }
+static int get_device(int *out, int i) { return *out = i, OK; }
+static int device_count(int *out) { return *out = 1, OK; }
+static int device_name(char *out, int n, int d) { return snprintf(out, n, "stub"), OK; }
+static int device_uuid(void *out, int d) { return memset(out, 7, 16), OK; }
+static int device_memory(size_t *out, int d) { return *out = capacity, OK; }
+static int device_attribute(int *out, int which, int d) {
+  switch (which) {
+    case 1: *out = MOST_THREADS; break;
+    case 8: *out = 49152; break; /* shared memory of a block */
+    case 10: *out = 32; break;   /* threads of a warp */
+    case 16: *out = 132; break;  /* multiprocessors */
+    case 75: *out = 9; break;    /* compute capability 9.0 */
+    case 76: *out = 0; break;
+    case 97: *out = 232448; break; /* shared memory of a block that asks for it */
+    default: *out = 1;
+  }
+  return OK;
+}
+static int retain(handle *out, int d) { return *out = the_context, OK; }
+static int release(int d) { return OK; }
+static int context_state(int d, unsigned *flags, int *active) { return *flags = 0, *active = 1, OK; }
+static int get_current(handle *out) { return *out = current, OK; }
+static int set_current(handle c) { return current = c, OK; }
+static int pop_current(handle *out) { return *out = current, current = 0, OK; }
+static int context_device(int *out) { return *out = 0, OK; }
+static int context_id(handle c, uint64_t *out) { return *out = 1, OK; }
+static int synchronize(void) { return count("synchronize"), OK; }
+
+/* --- streams, events, kernels ----------------------------------------------------------------- */
+
+static handle fresh(void) {
+  static uintptr_t last = 0x1000;
+  return (handle)(last += 16);
+}
+static int make_stream(handle *out, unsigned flags) { return *out = fresh(), OK; }
+static int make_event(handle *out, unsigned flags) { return *out = fresh(), OK; }
+static int drop(handle one) { return OK; }
+static int query(handle one) { return OK; }
+static int synchronize_one(handle one) { return synchronize(); }
+static int record(handle event, handle stream) { return count("record"), event ? OK : INVALID; }
+static int wait(handle stream, handle event, unsigned flags) { return count("wait"), event ? OK : INVALID; }
+static int load_library(handle *out, const void *code, void *a, void *b, unsigned n, void *c, void *d, unsigned m) {
+  return *out = fresh(), OK;
+}
+static int kernel_of(handle *out, handle library, const char *name) { return *out = library, OK; }
+static int function_of(handle *out, handle kernel) { return *out = kernel, OK; }
+static int kernel_attribute(int *out, int which, handle kernel, int d) { return *out = 64, OK; }
+static int function_attribute(int *out, int which, handle f) { return *out = 64, OK; }
+
+typedef struct {
+  unsigned grid[3], block[3], shared;
+  handle stream;
+} launch_config;
+
+static int launch_ex(const launch_config *c, handle f, void **arguments, void **extra) {
+  count("launch");
+  uint64_t threads = (uint64_t)c->block[0] * c->block[1] * c->block[2];
+  int fits = c->grid[0] && c->grid[0] <= MOST_OF_X && c->grid[1] && c->grid[1] <= MOST_OF_YZ &&
+             c->grid[2] && c->grid[2] <= MOST_OF_YZ && threads && threads <= MOST_THREADS;
+  return fits ? OK : INVALID;
+}
+static int launch(handle f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
+                  unsigned bz, unsigned shared, handle stream, void **arguments, void **extra) {
+  launch_config config = {{gx, gy, gz}, {bx, by, bz}, shared, stream};
+  return launch_ex(&config, f, arguments, extra);
+}
+
+static int error_name(int error, const char **out) { return *out = "STUB_ERROR", OK; }
+static int error_text(int error, const char **out) { return *out = "the stub driver refuses", OK; }
+static int not_supported(void) { return NOT_SUPPORTED; }
+
+/* --- what cuda.bindings looks up by name ------------------------------------------------------ */
+
+static int get_address(const char *name, void **out, int v, uint64_t flags);
+static int get_address_v2(const char *name, void **out, int v, uint64_t flags, int *status);
+
+static const struct {
+  const char *name;
+  void *function;
+} table[] = {
+    {"cuInit", init}, {"cuDriverGetVersion", version}, {"cuGetProcAddress", get_address_v2},
+    {"cuDeviceGet", get_device}, {"cuDeviceGetCount", device_count},
+    {"cuDeviceGetName", device_name}, {"cuDeviceGetUuid", device_uuid},
+    {"cuDeviceTotalMem", device_memory}, {"cuDeviceGetAttribute", device_attribute},
+    {"cuDevicePrimaryCtxRetain", retain}, {"cuDevicePrimaryCtxRelease", release},
+    {"cuDevicePrimaryCtxGetState", context_state}, {"cuCtxGetCurrent", get_current},
+    {"cuCtxSetCurrent", set_current}, {"cuCtxPushCurrent", set_current},
+    {"cuCtxPopCurrent", pop_current}, {"cuCtxGetDevice", context_device},
+    {"cuCtxGetId", context_id}, {"cuCtxSynchronize", synchronize}, {"cuMemGetInfo", mem_info},
+    {"cuMemAlloc", mem_alloc}, {"cuMemFree", mem_free}, {"cuMemcpyHtoD", copy_up},
+    {"cuMemcpyDtoH", copy_down}, {"cuMemcpyDtoD", copy_there},
+    {"cuMemcpyHtoDAsync", copy_up_async}, {"cuMemcpyDtoHAsync", copy_down_async},
+    {"cuMemcpyDtoDAsync", copy_there_async}, {"cuMemsetD8", set_bytes},
+    {"cuPointerGetAttribute", pointer_attribute}, {"cuStreamCreate", make_stream},
+    {"cuStreamDestroy", drop}, {"cuStreamQuery", query}, {"cuStreamSynchronize", synchronize_one},
+    {"cuStreamWaitEvent", wait}, {"cuEventCreate", make_event}, {"cuEventDestroy", drop},
+    {"cuEventQuery", query}, {"cuEventSynchronize", synchronize_one}, {"cuEventRecord", record},
+    {"cuLibraryLoadData", load_library}, {"cuLibraryUnload", drop},
+    {"cuLibraryGetKernel", kernel_of}, {"cuKernelGetFunction", function_of},
+    {"cuKernelGetAttribute", kernel_attribute}, {"cuFuncGetAttribute", function_attribute},
+    {"cuLaunchKernelEx", launch_ex}, {"cuLaunchKernel", launch}, {"cuGetErrorName", error_name},
+    {"cuGetErrorString", error_text},
+};
+
+static int get_address(const char *name, void **out, int v, uint64_t flags) {
+  *out = not_supported;
+  for (size_t i = 0; i < sizeof table / sizeof *table; i++)
+    if (!strcmp(table[i].name, name)) *out = table[i].function;
+  return OK;
+}
+static int get_address_v2(const char *name, void **out, int v, uint64_t flags, int *status) {
+  if (status) *status = 0;
+  return get_address(name, out, v, flags);
+}
+
+int cuGetProcAddress_v2(const char *name, void **out, int v, uint64_t flags, int *status) {
+  return get_address_v2(name, out, v, flags, status);
+}
+int cuGetProcAddress(const char *name, void **out, int v, uint64_t flags) {
+  return get_address(name, out, v, flags);
+}
+int cuInit(unsigned flags) { return init(flags); }
+int cuDriverGetVersion(int *out) { return version(out); }
