@@ -89,10 +89,10 @@ def test_keys_of_ones_own(frames, tmp_path, capsys):
     assert main(["data", "info", str(path), *keys]) == 0
     assert "energy, forces" in capsys.readouterr().out
     from gnn.training.config import parse_config
-    from gnn.training.setup import _read
+    from gnn.training.sources import read
 
     named = {"source": str(path), "keys": {"energy": "dft_energy"}}
-    assert _read(parse_config({"data": named}).data, False)[0].energy is not None
+    assert read(parse_config({"data": named}).data, [str(path)])[0].energy is not None
     with pytest.raises(ValueError, match="for extxyz files only"):
         parse_config({"data": {"keys": {"energy": "dft_energy"}}})
     assert main(["data", "info", str(path), "--keys", "energy=other"]) == 2
