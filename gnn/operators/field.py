@@ -149,7 +149,7 @@ class FieldOf:
         if self._evaluator is None:
             later = transformed()
             self._evaluator = Later(self._checked) if later else self._plan(*self.points, moments)
-        return _Field.apply(*self.points, moments, self.order, self._evaluator)
+        return _field(*self.points, moments, self.order, self._evaluator)
 
     def _plan(self, targets: Tensor, sources: Tensor, moments: Tensor) -> Evaluator:
         same = _is_same(targets, sources)
@@ -183,21 +183,26 @@ def _is_same(a: Tensor, b: Tensor) -> bool:
     return a.data_ptr() == b.data_ptr() and (a.shape, a.stride()) == (b.shape, b.stride())
 
 
+def _sum(targets: Tensor, sources: Tensor, moments: Tensor, order: int, evaluator: Any) -> Tensor:
+    check_total_order(indexing.order_of(moments.shape[-1]), order)
+    if on_gpu(targets):
+        given = (t.detach().contiguous() for t in (targets, sources, moments))
+        return evaluator.field(*given, order)
+    x, s, m = (_array(tensor) for tensor in (targets, sources, moments))
+    return torch.from_numpy(evaluator.field(x, s, m, order))
+
+
+def _field(*inputs: Any) -> Tensor:
+    """Apply the map to targets, sources, moments, order and evaluator."""
+    # what torch.func can transform costs twice as much a call
+    return (_Transformable if transformed() else _Field).apply(*inputs)
+
+
 class _Field(torch.autograd.Function):
     @staticmethod
-    def forward(targets, sources, moments, order: int, evaluator: Any):
-        check_total_order(indexing.order_of(moments.shape[-1]), order)
-        if on_gpu(targets):
-            given = (t.detach().contiguous() for t in (targets, sources, moments))
-            return evaluator.field(*given, order)
-        x, s, m = (_array(tensor) for tensor in (targets, sources, moments))
-        return torch.from_numpy(evaluator.field(x, s, m, order))
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        *tensors, ctx.order, ctx.evaluator = inputs
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
+    def forward(ctx, *inputs):
+        _keep(ctx, inputs)
+        return _sum(*inputs)
 
     @staticmethod
     @each_of_batch
@@ -206,11 +211,11 @@ class _Field(torch.autograd.Function):
         by_target, by_source, by_moments = ctx.needs_input_grad[:3]
         to_targets = to_sources = to_moments = None
         if by_target:
-            field = _Field.apply(targets, sources, moments, ctx.order + 1, ctx.evaluator)
+            field = _field(targets, sources, moments, ctx.order + 1, ctx.evaluator)
             to_targets = _contract(gradient, field)
         if by_source or by_moments:
             order = indexing.order_of(moments.shape[-1]) + int(by_source)
-            adjoint = _Field.apply(sources, targets, gradient, order, ctx.evaluator.transposed)
+            adjoint = _field(sources, targets, gradient, order, ctx.evaluator.transposed)
             to_moments = adjoint[..., : moments.shape[-1]] if by_moments else None
             to_sources = _contract(moments, adjoint) if by_source else None
         return to_targets, to_sources, to_moments, None, None
@@ -228,12 +233,30 @@ class _Field(torch.autograd.Function):
             change = moved if change is None else moved + functional.pad(change, (0, extra))
         found = 0
         if change is not None:
-            found = _Field.apply(targets, sources, change, ctx.order, ctx.evaluator)
+            found = _field(targets, sources, change, ctx.order, ctx.evaluator)
         if along_targets is not None:
-            field = _Field.apply(targets, sources, moments, ctx.order + 1, ctx.evaluator)
+            field = _field(targets, sources, moments, ctx.order + 1, ctx.evaluator)
             count = indexing.n_components(ctx.order)
             found = found + (_raised(field, count) * along_targets[:, None, None]).sum(-1)
         return found
+
+
+def _keep(ctx: Any, inputs: tuple) -> None:
+    *tensors, ctx.order, ctx.evaluator = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.save_for_forward(*tensors)
+
+
+class _Transformable(_Field):
+    """The same for `torch.func`."""
+
+    @staticmethod
+    def forward(targets, sources, moments, order, evaluator):
+        return _sum(targets, sources, moments, order, evaluator)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _keep(ctx, inputs)
 
     @staticmethod
     def vmap(info, in_dims, targets, sources, moments, order, evaluator):
@@ -241,7 +264,7 @@ class _Field(torch.autograd.Function):
         *by_points, by_moments = in_dims[:3]
         if by_points == [None, None]:
             channels = moments.movedim(by_moments, 1)
-            field = _Field.apply(targets, sources, channels.flatten(1, 2), order, evaluator)
+            field = _field(targets, sources, channels.flatten(1, 2), order, evaluator)
             return field.unflatten(1, channels.shape[1:3]), 1
         fields = []
         for i in range(info.batch_size):
@@ -251,7 +274,7 @@ class _Field(torch.autograd.Function):
             )  # fmt: skip
             planned = isinstance(evaluator, Later | LaterTransposed)
             own = evaluator.again() if planned else evaluator
-            fields.append(_Field.apply(*given, order, own))
+            fields.append(_field(*given, order, own))
         return torch.stack(fields), 0
 
 
