@@ -359,7 +359,7 @@ def test_residues_and_folders_that_are_none(box, tmp_path, capsys):
 def test_a_molecule_needs_its_package(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "rdkit", None)
     line = complaint(capsys, "md", "--smiles", "CO", "--steps", 9, "--output", tmp_path)
-    assert "rdkit" in line and "'.[data]'" in line
+    assert "rdkit" in line and '".[data]"' in line
 
 
 def test_errors_of_openmm_come_in_one_line(box, tmp_path, capsys, monkeypatch):

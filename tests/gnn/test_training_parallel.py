@@ -94,7 +94,7 @@ def test_two_processes_train_like_one(partial, tmp_path):
     assert main(["train", str(alone), "--no-blind"]) == 0
     done = torchrun("train", str(write_config(tmp_path / "both", data)), "--no-blind")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Errors on the test frames") == 1  # one of them prints
+    assert done.stdout.count("Errors on the held-out frames") == 1  # one of them prints
     assert "2 processes train together" in done.stdout
     assert_close(weights(tmp_path / "alone"), weights(tmp_path / "both"), 1e-10)
     for one, two in zip(read_log(tmp_path / "alone"), read_log(tmp_path / "both"), strict=True):
