@@ -1,6 +1,5 @@
 """What every potential energy surface of this package does: batches in, energies and forces out."""
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
@@ -8,11 +7,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import pdist
 from torch import Tensor, nn
 
+from gnn.baseline import check_bond, constants, warn_of_open_energies
 from gnn.data.batching import Batch, collate
 from gnn.data.streaming import Head
 from gnn.data.systems import Frame, System
@@ -20,7 +19,6 @@ from gnn.units import COULOMB
 
 N_ELEMENTS = 95
 _AT_ONCE = 256  # frames held at once where many are gone through
-_BONDS = (-20.0, 10.0)  # eV per atom beyond which molecules and isolated atoms do not fit
 _DEEPEST = 1e6  # eV per atom: uranium has 0.76e6
 PER_ATOM = ("forces", "charges", "dipoles", "quadrupoles")
 
@@ -164,14 +162,14 @@ class Potential(nn.Module):
         means = np.array([np.mean(rest) for rest in found.values() if rest])
         fixed = {z: isolated[z] for z in self.elements if z in isolated}
         all_fixed = bool(fixed) and len(fixed) == len(self.elements)
-        solution, bond = _constants(rows[labelled], weights, means, fixed, all_fixed)
+        solution, bond = constants(rows[labelled], weights, means, fixed, all_fixed)
         self.baseline += torch.from_numpy(solution[:-1]).to(self.baseline)
         self.charge_baseline += float(solution[-1])
         if all_fixed:
-            _check_bond(bond)
+            check_bond(bond)
             self._begin_from(bond)
         else:
-            _warn_of_open_energies(rows, labelled, [lacking.get(key, 0) for key in found], fixed)
+            warn_of_open_energies(rows, labelled, [lacking.get(key, 0) for key in found], fixed)
 
     def _begin_from(self, bond: float) -> None:
         """Let the network begin from an energy in eV per atom, beside the isolated atoms'."""
@@ -305,66 +303,6 @@ class Potential(nn.Module):
                     f"the model was trained on elements {known} (atomic numbers) and knows "
                     f"nothing of {unknown}; train on data that contain them"
                 )
-
-
-def _warn_of_open_energies(
-    rows: NDArray[np.int64],
-    labelled: NDArray[np.bool_],
-    lacking: Sequence[int],
-    fixed: Iterable[int],
-) -> None:
-    """Warn where frames without an energy have a composition that those with one do not tell.
-
-    What is known of the `fixed` elements need not be told.
-    """
-    free = rows.astype(float)
-    free[:, list(fixed)] = 0.0
-    there = free[labelled]
-    mix = np.linalg.lstsq(there.T, free.T, rcond=None)[0]
-    missed = np.abs(there.T @ mix - free.T).max(axis=0) > 1e-6
-    count = sum(n for n, one in zip(lacking, missed, strict=True) if one)
-    if not count:
-        return
-    if not labelled.any():
-        reason = "no frame has an energy: the constant part of the energies is not fitted"
-    else:
-        first = rows[np.argmax(missed)]
-        elements = ", ".join(f"{z}: {n}" for z, n in enumerate(first[:-1]) if n)
-        reason = (
-            f"{count} frames have no energy, and those with one do not tell the constant part of "
-            f"theirs (first: atoms by atomic number {{{elements}}}, charge {first[-1]:+d}): their "
-            "energies have an unknown constant"
-        )
-    warnings.warn(reason, stacklevel=4)
-
-
-def _constants(
-    rows: NDArray[np.int64],
-    weights: NDArray[np.float64],
-    energies: NDArray[np.float64],
-    fixed: Mapping[int, float],
-    all_fixed: bool,
-) -> tuple[NDArray[np.float64], float]:
-    """Return energies of the elements and of a unit of charge, and per atom where all are fixed."""
-    solution = np.zeros(N_ELEMENTS + 1)
-    solution[list(fixed)] = list(fixed.values())
-    columns = np.column_stack([rows, all_fixed * rows[:, :-1].sum(axis=1)]).astype(float)
-    rest = energies - columns[:, :-1] @ solution
-    columns[:, list(fixed)] = 0.0
-    fit = np.linalg.lstsq(weights[:, None] * columns, weights * rest, rcond=None)[0]
-    return solution + fit[:-1], float(fit[-1])
-
-
-def _check_bond(energy: float) -> None:
-    """Warn where energies of molecules and of isolated atoms do not seem to belong together."""
-    low, high = _BONDS
-    if not low < energy < high:
-        warnings.warn(
-            f"energies less those of the isolated atoms are {energy:.1f} eV per atom, where bonds "
-            f"make {low:g} to {high:g}: is one of them in another unit or of another level of "
-            "theory?",
-            stacklevel=4,
-        )
 
 
 def _check_results(

@@ -1,0 +1,72 @@
+"""The constant part of a model's energy: fitted to labelled frames, or taken from isolated atoms.
+
+Rows are compositions, a column for each element and the last for the total charge.
+"""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BONDS = (-20.0, 10.0)  # eV per atom beyond which molecules and isolated atoms do not fit
+
+
+def warn_of_open_energies(
+    rows: NDArray[np.int64],
+    labelled: NDArray[np.bool_],
+    lacking: Sequence[int],
+    fixed: Iterable[int],
+) -> None:
+    """Warn where frames without an energy have a composition that those with one do not tell.
+
+    What is known of the `fixed` elements need not be told.
+    """
+    free = rows.astype(float)
+    free[:, list(fixed)] = 0.0
+    there = free[labelled]
+    mix = np.linalg.lstsq(there.T, free.T, rcond=None)[0]
+    missed = np.abs(there.T @ mix - free.T).max(axis=0) > 1e-6
+    count = sum(n for n, one in zip(lacking, missed, strict=True) if one)
+    if not count:
+        return
+    if not labelled.any():
+        reason = "no frame has an energy: the constant part of the energies is not fitted"
+    else:
+        first = rows[np.argmax(missed)]
+        elements = ", ".join(f"{z}: {n}" for z, n in enumerate(first[:-1]) if n)
+        reason = (
+            f"{count} frames have no energy, and those with one do not tell the constant part of "
+            f"theirs (first: atoms by atomic number {{{elements}}}, charge {first[-1]:+d}): their "
+            "energies have an unknown constant"
+        )
+    warnings.warn(reason, stacklevel=4)
+
+
+def constants(
+    rows: NDArray[np.int64],
+    weights: NDArray[np.float64],
+    energies: NDArray[np.float64],
+    fixed: Mapping[int, float],
+    all_fixed: bool,
+) -> tuple[NDArray[np.float64], float]:
+    """Return energies of the elements and of a unit of charge, and per atom where all are fixed."""
+    solution = np.zeros(rows.shape[1])
+    solution[list(fixed)] = list(fixed.values())
+    columns = np.column_stack([rows, all_fixed * rows[:, :-1].sum(axis=1)]).astype(float)
+    rest = energies - columns[:, :-1] @ solution
+    columns[:, list(fixed)] = 0.0
+    fit = np.linalg.lstsq(weights[:, None] * columns, weights * rest, rcond=None)[0]
+    return solution + fit[:-1], float(fit[-1])
+
+
+def check_bond(energy: float) -> None:
+    """Warn where energies of molecules and of isolated atoms do not seem to belong together."""
+    low, high = _BONDS
+    if not low < energy < high:
+        warnings.warn(
+            f"energies less those of the isolated atoms are {energy:.1f} eV per atom, where bonds "
+            f"make {low:g} to {high:g}: is one of them in another unit or of another level of "
+            "theory?",
+            stacklevel=4,
+        )
