@@ -37,7 +37,7 @@ def run_tests(tests: list[str]) -> list[list]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "launches.json")
         command = [
-            sys.executable, "-m", "pytest", "-m", "cuda and not gpu", "--launches", str(path),
+            sys.executable, "-m", "pytest", "-m", "cuda and not gpu", f"--launches={path}",
             "--ignore", "tests/test_ptx.py", "-p", "no:cacheprovider", *tests,
         ]  # fmt: skip
         run = subprocess.run(command, cwd=ROOT, env=os.environ | {"NUMBA_ENABLE_CUDASIM": "1"})

@@ -226,6 +226,7 @@ H 0.0 0.0 0.74 -0.1 0.0 0.0
 """
 
 
+@pytest.mark.filterwarnings("ignore:.*none is read")
 def test_extxyz_of_other_programs(tmp_path):
     path = tmp_path / "h2.xyz"
     path.write_text(XYZ.format(extra=""))
@@ -265,6 +266,7 @@ def test_wrong_extxyz_is_named(tmp_path, extra, message):
     assert str(caught.value).startswith(str(path))
 
 
+@pytest.mark.filterwarnings("ignore:.*none is read")
 def test_extxyz_with_flat_charges(tmp_path):
     path = tmp_path / "h2.xyz"
     path.write_text(XYZ.format(extra='MM_positions="3 0 0 0 4 0" MM_charges="0.5 -0.5"'))
@@ -272,6 +274,7 @@ def test_extxyz_with_flat_charges(tmp_path):
     np.testing.assert_array_equal(frame.system.mm_positions, [[3, 0, 0], [0, 4, 0]])
 
 
+@pytest.mark.filterwarnings("ignore:.*none is read")
 def test_periodic_cell_is_ignored_with_a_warning(tmp_path):
     path = tmp_path / "h2.xyz"
     path.write_text(XYZ.format(extra='Lattice="9 0 0 0 9 0 0 0 9"').replace("F F F", "T T T"))
@@ -350,6 +353,7 @@ def test_multipoles_and_fields_survive_hdf5_and_are_not_lost_in_extxyz(tmp_path)
 
 
 @pytest.mark.parametrize("suffix", [".h5", ".extxyz"])
+@pytest.mark.filterwarnings("ignore:.*add up to")
 def test_multipoles_of_atoms_come_back(tmp_path, suffix):
     rng = np.random.default_rng(0)
     frames = []

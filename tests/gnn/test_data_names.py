@@ -73,6 +73,7 @@ def runs(path, *given):
     return [found.run for found in read_frames(path)]
 
 
+@pytest.mark.filterwarnings("ignore:.*name no run")
 def test_runs_that_have_names_are_numbered_in_order(tmp_path):
     path = tmp_path / "a.xyz"
     with pytest.warns(UserWarning, match="names of runs are numbered: run_A1 = 8, T = 9"):

@@ -155,6 +155,7 @@ def test_a_key_without_a_value_is_no_label(tmp_path):
         read_frames(tmp_path / "a.xyz")
 
 
+@pytest.mark.filterwarnings("ignore:.*looks like a total charge")
 def test_charges_around_the_atoms_under_other_names(tmp_path):
     info = {"mm_positions": [[9.0, 9, 9]], "PC_charges": [0.5], "REF_energy": -75.0}
     told = "mm_positions, PC_charges looks like .*the keys are MM_positions, MM_charges, MM_forces"
@@ -368,6 +369,7 @@ def ours(**changes):
         ({"is_charge": 0, "run": ["run_A", "run_B"]}, "run: expected a whole number.*number the"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*datasets that are not known")
 def test_charges_and_runs_of_hdf5(tmp_path, reader, changes, message):
     path = make(tmp_path / "a.h5", ours(**changes))
     with pytest.raises((ValueError, TypeError), match=f"group 'water'.*{message}"):

@@ -301,6 +301,7 @@ def test_a_force_field_of_openmm_and_the_charge_of_the_solute(model):
     assert energy(again, {1}) == pytest.approx(energy(context, {1}), abs=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore:Non-optimal GB")
 def test_what_cannot_be_split_is_refused(box, model):
     from gnn.engines.openmm import create_system
 

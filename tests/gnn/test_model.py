@@ -202,6 +202,7 @@ def test_results_that_are_not_finite_are_refused():
         model.evaluate([_molecule()], batch_size=0)
 
 
+@pytest.mark.filterwarnings("ignore:no frame has an energy")
 def test_baseline_tells_charge_from_composition():
     water, cation = System([8, 1, 1], np.eye(3)), System([8, 1, 1], np.eye(3), 1)
     model = _model()

@@ -11,6 +11,8 @@ from gnn.operators.edges import anisotropic_state, pair_invariants
 from gnn.operators.field import multipole_field
 
 DTYPE = torch.float64
+# torch.func brings it in
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 KERNEL = mp.Erf(0.8)
 
 
