@@ -21,7 +21,7 @@ demo: setup
 
 # in two processes; then the kernels that ran in the simulator are compiled for real GPUs
 test: setup
-	$(PYTEST) -n $(JOBS) --dist worksteal -m "not slow and not gpu" --ignore tests/test_ptx.py --launches=$(VENV)/launches.json
+	$(PYTEST) -n $(JOBS) --dist worksteal -m "not slow and not gpu" --ignore=tests/test_ptx.py --launches=$(VENV)/launches.json
 	$(PYTEST) -m "not slow and not gpu" tests/test_ptx.py --launched=$(VENV)/launches.json
 
 # what takes longer: half an hour
