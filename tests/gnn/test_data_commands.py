@@ -76,7 +76,7 @@ def test_info_prints_and_draws(frames, tmp_path, capsys):
     assert pixels.shape[0] > 500 and (pixels < 250).mean() > 0.03
 
 
-@pytest.mark.filterwarnings("ignore:.*forces: none is read")
+@pytest.mark.filterwarnings("ignore:.*none is read")
 def test_keys_of_ones_own(frames, tmp_path, capsys):
     path = tmp_path / "own.extxyz"
     write_frames(path, frames[:2])
