@@ -59,8 +59,17 @@ def test_arithmetic_on_plain_numbers(K, D):
             np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-11 * abs(wanted).max())
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize(("K", "D", "channels"), [(0, 0, 1), (0, 1, 3), (2, 2, 1), (2, 2, 5)])
+@pytest.mark.parametrize(
+    ("K", "D", "channels", "dtype"),
+    [
+        *((*case, np.float64) for case in [(0, 0, 1), (0, 1, 3), (2, 2, 1), (2, 2, 5)]),
+        (0, 1, 3, np.float32),
+        *(
+            pytest.param(*case, np.float32, marks=pytest.mark.slow)
+            for case in [(0, 0, 1), (2, 2, 1), (2, 2, 5)]
+        ),
+    ],
+)
 def test_near_field(K, D, channels, dtype):
     rng = np.random.default_rng(1)
     s = rng.random((90, 3)).astype(dtype)
@@ -119,7 +128,10 @@ def test_every_pair_within_reach_is_near(shape, leaf_size):
 # --- plans ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tolerance", [1e-3, 1e-6, 1e-9])
+@pytest.mark.parametrize(
+    "tolerance",
+    [pytest.param(1e-3, marks=pytest.mark.slow), 1e-6, pytest.param(1e-9, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("shape", ["uniform", "sphere", "two clusters"])
 @pytest.mark.parametrize("kernel", [mp.Softened(0.12), mp.Erf(30.0)], ids=str)
 def test_keeps_the_tolerance_on_every_shape(kernel, shape, tolerance):

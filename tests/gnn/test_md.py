@@ -482,6 +482,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(box, tmp_path, monkeypatch):
     np.testing.assert_array_equal(read_log(folder / "log.csv")["step"], np.arange(0, 61, 5))
 
 
+@pytest.mark.slow
 def test_total_energy_is_kept_without_a_thermostat(box, tmp_path):
     steps = "--steps", 36, "--interval", 3, "--checkpoint-interval", 36
     options = "--ensemble", "nve", "--precision", "float64", "--platform", "Reference"

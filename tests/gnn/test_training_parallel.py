@@ -100,7 +100,13 @@ def test_two_processes_train_like_one(partial, tmp_path):
     for one, two in zip(read_log(tmp_path / "alone"), read_log(tmp_path / "both"), strict=True):
         for name in ("train_loss", "validation_loss", "validation_forces_rmse"):
             assert float(one[name]) == pytest.approx(float(two[name]), rel=1e-10)
-    # and a run begun with one process goes on with two
+
+
+@pytest.mark.slow
+def test_a_run_begun_with_one_process_goes_on_with_two(partial, tmp_path):
+    data = partial
+    alone = write_config(tmp_path / "alone", data)
+    assert main(["train", str(alone), "--no-blind"]) == 0
     path = write_config(tmp_path / "begun", data)
     config = load_config(path)
     training, validation, _ = load_splits(config.data)

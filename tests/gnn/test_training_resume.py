@@ -228,7 +228,7 @@ def _wait_for_rows(folder, count, process, seconds=120.0):
 
 
 def test_run_killed_in_the_middle_resumes_to_the_same_weights(tmp_path, capsys):
-    epochs = 60
+    epochs = 40
     data = tmp_path / "data.h5"
     write_frames(data, methanol())
     whole = _write_run(tmp_path, "whole", data, epochs)

@@ -79,6 +79,7 @@ def test_no_torch_in_a_fresh_process(module):
     assert seconds(script, tries=1) == 0
 
 
+@pytest.mark.slow  # tests/test_robustness.py has the like of it with a kernel that compiles fast
 def test_machine_code_expires_with_a_helper_in_another_file(tmp_path):
     """Numba itself looks at the file of the compiled function only."""
     package = tmp_path / "multipoles"
