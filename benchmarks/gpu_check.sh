@@ -124,8 +124,10 @@ second() {
 --section,WarpStateStats,-k,regex:(transfer|near_cuda|all_pairs|sorting_cuda.*scatter),-c,6" 1000000
 }
 
-nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem --format=csv,noheader 2>&1 |
-  head -n 3 | tee -a "$summary"
+if command -v nvidia-smi >/dev/null; then
+  nvidia-smi --query-gpu=name,driver_version,clocks.sm,clocks.mem --format=csv,noheader 2>&1 |
+    head -n 3 | tee -a "$summary"
+fi
 timeout -k 5 60 "$PYTHON" benchmarks/gpu.py --check >"$logs/check.txt" 2>&1 || failed=1
 cat "$logs/check.txt" | tee -a "$summary"
 if [ $failed -ne 0 ] && [ -z "$tiny" ]; then
