@@ -102,9 +102,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         keys = dict(arguments.keys)
         frames = read_frames(arguments.data, keys=keys)
         frames = _without_isolated(frames, arguments.data)
+        if not frames:
+            raise ValueError(f"{arguments.data} holds no frame but isolated atoms")
         check_labelled(frames, arguments.data)
-    if not len(frames):
-        raise ValueError(f"{arguments.data} holds no frame")
     results = model.evaluate(frames)
     comparison = compare(results, frames)
     folder = Path(arguments.output)

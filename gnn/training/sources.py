@@ -122,15 +122,15 @@ def with_vacuum(training: Frames, data: DataConfig) -> Frames:
     """
     if isinstance(training, StreamedFrames):
         return training.with_vacuum()
-    kept = {_identity(frame) for frame in training}
-    everything = read(data, data.files()[0], vacuum=True)
-    copies = [frame for frame in everything if _identity(frame) in kept]
-    if len(copies) != len(training):
+    # not of isolated atoms, which are not trained on
+    data = data.model_copy(update={"molecules": sorted({frame.name for frame in training})})
+    alone = {_identity(frame): frame for frame in read(data, data.files()[0], vacuum=True)}
+    missing = sum(_identity(frame) not in alone for frame in training)
+    if missing:
         raise ValueError(
-            f"data.vacuum: {len(training) - len(copies)} of {len(training)} training frames "
-            "have no vacuum labels"
+            f"data.vacuum: {missing} of {len(training)} training frames have no vacuum labels"
         )
-    return [*training, *copies]
+    return [*training, *(alone[_identity(frame)] for frame in training)]
 
 
 def _identity(frame: Frame) -> tuple:
