@@ -10,7 +10,7 @@ from dataclasses import fields
 import numpy as np
 from numpy.typing import NDArray
 
-from gnn.data.streaming import StreamedFrames
+from gnn.data.streaming import Head, StreamedFrames
 from gnn.data.systems import Frame
 
 _SAME = 4  # decimals of coordinates in Å to which two geometries are compared
@@ -46,11 +46,12 @@ class Copies:
 def _atoms(frames: Sequence[Frame]) -> Iterator[tuple[int, Hashable]]:
     """Yield the number of each frame, and what its atoms are and how they lie."""
     if isinstance(frames, StreamedFrames):
-        heads = list(frames.heads())
-        places = ((i, heads[i].system, x) for i, x in frames.positions())
+        heads: Sequence[Frame | Head] = list(frames.heads())
+        places = frames.positions()
     else:
-        places = ((i, f.system, f.system.positions) for i, f in enumerate(frames))
-    for i, system, x in places:
+        heads, places = frames, enumerate(f.system.positions for f in frames)
+    for i, x in places:
+        system = heads[i].system
         centred = _rounded(x - x.mean(axis=0, dtype=np.float64))
         yield i, (system.numbers.tobytes(), system.charge, system.n_mm, hash(centred))
 

@@ -234,8 +234,8 @@ def _molecules(summary: Summary) -> Any:
         if heading in ("name", "atoms", "labels"):  # may be long; nothing of them is cut
             table.add_column(heading, overflow="fold", min_width=8)
         else:
-            justify = "left" if heading == "surrounding charges" else "right"
-            table.add_column(heading.replace(" ", "\n"), justify=justify, no_wrap=True)
+            heading = heading.replace(" ", "\n")
+            table.add_column(heading, justify="right", no_wrap=True)
     for own in _groups(summary.frames).values():
         frames = [summary.frames[i] for i in own]
         system, sizes = frames[0].system, [frame.system.n_mm for frame in frames]

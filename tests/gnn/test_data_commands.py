@@ -82,10 +82,8 @@ def test_labels_are_counted_among_frames_that_could_have_them(frames, tmp_path, 
 @pytest.mark.parametrize("width", [80, 110])
 def test_no_name_or_number_of_a_summary_is_cut(frames, width):
     """Names may differ in their last letters only."""
-    long = [
-        replace(f, name=f"acetic_acid_in_a_box_of_water/conformer_{i % 2}")
-        for i, f in enumerate(frames)
-    ]
+    name = "acetic_acid_in_a_box_of_water/conformer_"
+    long = [replace(f, name=f"{name}{i % 2}") for i, f in enumerate(frames)]
     console = Console(width=width, record=True, file=io.StringIO())
     for part in info.tables(info.summarise("x", long)):
         console.print(part)
