@@ -114,6 +114,7 @@ def read_extxyz(
     names: Iterable[str] | None = None,
     keys: Mapping[str, str] | None = None,
     require: Iterable[str] = (),
+    run_names: dict[str, int] | None = None,
 ) -> list[Frame]:
     """Read frames; see :func:`gnn.data.read_frames`."""
     named = dict(keys or {})
@@ -135,7 +136,7 @@ def read_extxyz(
     keys = DEFAULT_KEYS | named
     images = _images(path, remarks, keys)
     texts = [str(image.info.get(keys["run"], "")).strip() for image in images]
-    runs = run_numbers(texts, remarks)
+    runs = run_numbers(texts, remarks, {} if run_names is None else run_names)
     read = [
         _Image(f"{path}, frame {i}", i, image, keys, named, required, remarks)
         for i, image in enumerate(images)

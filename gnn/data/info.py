@@ -215,8 +215,11 @@ def tables(summary: Summary) -> list[Any]:
     parts += [_molecules(summary), _quantities(summary)]
     parts += [f"[yellow]doubt[/]: {escape(doubt)}" for doubt in summary.doubts]
     if not summary.flags and not summary.doubts:
+        labelled = any(getattr(f, name) is not None for f in summary.frames for name in LABELS)
         parts.append(
             "No frame looks wrong: none twice, no net force, no outlier, no other sign or unit."
+            if labelled
+            else "No frame has a label to look at; no geometry looks wrong."
         )
     for reason, found in summary.flags.items():
         shown = ", ".join(map(str, found[:8])) + (f", … ({len(found)})" if len(found) > 8 else "")

@@ -19,7 +19,7 @@ from gnn.training.committee import Committee, draw_undetermined, perturb
 from gnn.training.config import Config, DataConfig
 from gnn.training.feed import Frames, heads, take
 from gnn.training.isolated import Isolated, isolated_atoms, single_atoms, without_isolated
-from gnn.training.labels import check_labelled, label_lines
+from gnn.training.labels import check_labelled, label_lines, label_table
 from gnn.training.metrics import frame_name
 from gnn.training.sources import open_frames, with_vacuum
 
@@ -75,10 +75,16 @@ def load_data(data: DataConfig) -> LoadedData:
         source = open_frames(data, files[0])
         known = list(heads(source))
         isolated = isolated_atoms(known, data.isolated_atoms)
+        labelled = label_table(source).any(axis=1)
         kept = without_isolated(known)
+        check_labelled(take(source, kept), str(data.source))
+        kept = [i for i in kept if labelled[i]]
         parts = _parts_of(data, [known[i] for i in kept])
         chosen = [take(source, [kept[i] for i in part]) for part in parts[:3]]
         lines = [parts.remark]
+        if not labelled.all():
+            count = len(labelled) - np.count_nonzero(labelled)
+            lines.append(f"{count} of {len(labelled)} frames have no label and are left out")
     else:
         chosen, isolated = _file_for_each_set(data)
         lines = ["split by file: as the configuration names them"]

@@ -71,21 +71,28 @@ def read(data: DataConfig, named: Sequence[str], vacuum: bool = False) -> list[F
     if len(files) == 1:
         frames = _read_one(data, files[0], data.molecules, vacuum)
     else:  # a molecule may be in some of them only
-        frames = [frame for file in files for frame in _read_one(data, file, None, vacuum)]
+        runs: dict[str, int] = {}  # a run may go on in another file
+        frames = [frame for file in files for frame in _read_one(data, file, None, vacuum, runs)]
         frames = _of_molecules(frames, data.molecules, files)
     if not frames:
         raise ValueError(f"{', '.join(map(str, files))} holds no frame")
     return frames
 
 
-def _read_one(data: DataConfig, file: Path, names: list[str] | None, vacuum: bool) -> list[Frame]:
+def _read_one(
+    data: DataConfig,
+    file: Path,
+    names: list[str] | None,
+    vacuum: bool,
+    runs: dict[str, int] | None = None,
+) -> list[Frame]:
     keys = dict(data.keys)
     if data.split.key is not None:
         keys["group"] = data.split.key
     if file.suffix.lower() in (".h5", ".hdf5"):
         _warn_of_key(data, file)
         keys = {}
-    return read_frames(file, names=names, vacuum=vacuum, keys=keys)
+    return read_frames(file, names=names, vacuum=vacuum, keys=keys, run_names=runs)
 
 
 def _warn_of_key(data: DataConfig, file: Path) -> None:

@@ -68,6 +68,11 @@ def test_one_geometry_of_two_states_is_there_once():
     assert list(info.summarise("x", [*frames, frames[2]]).flags.values()) == [[4]]
 
 
+def test_nothing_is_said_of_labels_that_are_not_there():
+    alone = Frame(System([8, 1, 1], [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]]))
+    assert info.tables(info.summarise("x", [alone]))[-1].startswith("No frame has a label")
+
+
 def test_labels_are_counted_among_frames_that_could_have_them(frames, tmp_path, capsys):
     alone = [
         Frame(System(f.system.numbers, f.system.positions), f.energy, name=f.name)

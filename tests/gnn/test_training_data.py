@@ -166,6 +166,31 @@ def test_split_by_a_key_of_the_file(tmp_path, suffix):
         assert [f.energy for f in streamed.splits[2]] == [f.energy for f in loaded.splits[2]]
 
 
+def test_a_run_that_has_a_name_is_one_run_in_all_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = "2\nProperties=species:S:1:pos:R:3 energy={} run={}\nAr 0 0 0\nAr 0 0 {}\n"
+    for name, order in (("a.xyz", "xyx"), ("b.xyz", "yzwx")):
+        first = 4 if name == "a.xyz" else 8
+        text = "".join(line.format(i, run, i) for i, run in enumerate(order, first))
+        (tmp_path / name).write_text(text)
+    with pytest.warns(
+        UserWarning, match=r"b\.xyz: names of runs are numbered: y = 2, z = 3, w = 4"
+    ):
+        splits = load_data(data(source=["a.xyz", "b.xyz"])).splits
+    assert sorted(len({f.run for f in part}) for part in splits) == [1, 1, 2]
+    assert sorted(f.run for part in splits for f in part) == [1, 1, 1, 2, 2, 3, 4]
+
+
+def test_frames_without_any_label_are_in_no_set(tmp_path):
+    frames = [replace(f, energy=None, forces=None) if i % 2 else f for i, f in enumerate(plain())]
+    write_frames(tmp_path / "a.h5", frames)
+    for stream in (False, True):
+        loaded = load_data(data(source=str(tmp_path / "a.h5"), stream=stream))
+        assert [len(part) for part in loaded.splits] == [9, 1, 2]
+        assert loaded.lines[1] == "12 of 24 frames have no label and are left out"
+        assert all(f.energy is not None for part in loaded.splits for f in part)
+
+
 def test_runs_of_some_frames_only(tmp_path):
     path = tmp_path / "some.xyz"
     write_frames(path, [replace(f, run=1 + i // 6) for i, f in enumerate(plain())])
