@@ -99,7 +99,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.data is None:
         frames = load_test_frames(arguments.checkpoint)
     else:
-        keys = dict(arguments.keys)
+        keys = arguments.keys
         frames = read_frames(arguments.data, keys=keys)
         frames = _without_isolated(frames, arguments.data)
         if not frames:

@@ -75,7 +75,7 @@ def load_data(data: DataConfig) -> LoadedData:
         source = open_frames(data, files[0])
         known = list(heads(source))
         isolated = isolated_atoms(known, data.isolated_atoms)
-        labelled = label_table(source).any(axis=1)
+        labelled = np.asarray(label_table(source).any(axis=1))
         kept = without_isolated(known)
         check_labelled(take(source, kept), str(data.source))
         kept = [i for i in kept if labelled[i]]

@@ -141,6 +141,9 @@ def test_keys_of_ones_own(frames, tmp_path, capsys):
     assert main(["data", "info", str(path), "--keys", "energy=other"]) == 2
     assert "no 'other' for energy" in capsys.readouterr().err
     with pytest.raises(SystemExit):
+        main(["data", "info", str(path), "--keys", "energy=a", "--keys", "energy=b"])
+    assert "energy is named twice, as a and b" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
         main(["data", "info", str(path), "--keys", "energy"])
     assert "expected NAME=KEY" in capsys.readouterr().err
 
