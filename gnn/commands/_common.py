@@ -29,12 +29,23 @@ def add_keys(parser: Any) -> None:
     parser.add_argument(
         "--keys",
         nargs="+",
-        action="extend",
+        action=_AddKeys,
         type=_key,
-        default=[],
+        default={},
         metavar="NAME=KEY",
         help="extxyz: keys other than the default ones, such as energy=dft_energy",
     )
+
+
+class _AddKeys(argparse.Action):
+    """Collects keys; one name has one."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        found = dict(getattr(namespace, self.dest))
+        for name, key in values:
+            if found.setdefault(name, key) != key:
+                parser.error(f"--keys: {name} is named twice, as {found[name]} and {key}")
+        setattr(namespace, self.dest, found)
 
 
 def _key(text: str) -> tuple[str, str]:

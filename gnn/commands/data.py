@@ -167,7 +167,7 @@ class _Progress:
 def _info(arguments: argparse.Namespace) -> int:
     from gnn.data import info
 
-    summary = info.read_summary(arguments.file, keys=dict(arguments.keys))
+    summary = info.read_summary(arguments.file, keys=arguments.keys)
     screen = console()
     for part in info.tables(summary):
         screen.print(part)
@@ -184,7 +184,7 @@ def _convert(arguments: argparse.Namespace) -> int:
     source, target = Path(arguments.input), Path(arguments.output)
     if source.resolve() == target.resolve():
         raise ValueError(f"{arguments.output} is the input: name another file")
-    frames = read_frames(source, keys=dict(arguments.keys))
+    frames = read_frames(source, keys=arguments.keys)
     counts = _label_counts(frames)
     if not counts and not arguments.without_labels:
         raise ValueError(

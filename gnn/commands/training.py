@@ -99,12 +99,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.data is None:
         frames = load_test_frames(arguments.checkpoint)
     else:
-        keys = dict(arguments.keys)
+        keys = arguments.keys
         frames = read_frames(arguments.data, keys=keys)
         frames = _without_isolated(frames, arguments.data)
+        if not frames:
+            raise ValueError(f"{arguments.data} holds no frame but isolated atoms")
         check_labelled(frames, arguments.data)
-    if not len(frames):
-        raise ValueError(f"{arguments.data} holds no frame")
     results = model.evaluate(frames)
     comparison = compare(results, frames)
     folder = Path(arguments.output)

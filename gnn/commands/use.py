@@ -44,7 +44,7 @@ def _predict(arguments: argparse.Namespace) -> int:
     if Path(arguments.output).resolve() == Path(arguments.input).resolve():
         raise ValueError(f"{arguments.output} is the input: name another file for the predictions")
     model = load_model(arguments.checkpoint)
-    frames = read_frames(arguments.input, keys=dict(arguments.keys))
+    frames = read_frames(arguments.input, keys=arguments.keys)
     if not frames:
         raise ValueError(f"{arguments.input} holds no structure")
     results = model.evaluate(frames)

@@ -29,6 +29,8 @@ _FORCES = {
     for length, size in (("Å", 1.0), ("bohr", BOHR))
     for energy, value in _ENERGIES.items()
 } | {"kJ/mol/nm": KJ_PER_MOL / NANOMETER}
+#: Slope of energies with forces below which these are none of that energy.
+_UNRELATED = 0.5
 _Evidence = Slope | Stretch | Total
 _NOBLE = (2, 10, 18, 36, 54, 86)
 #: Largest point charge in e of any force field.
@@ -159,7 +161,13 @@ _READINGS = sorted(
 def _energies_and_forces(frames: Sequence[Frame]) -> list[str]:
     """Find the simplest reading of the labels that all evidence allows."""
     slope, stretch = _evidence.slope(frames), _evidence.stretch(frames)
+    apart = []
     if slope is not None and slope.error > 0.25 * abs(slope.value):
+        if abs(slope.value) + 4 * slope.error < _UNRELATED:
+            apart.append(
+                "forces do not go with the energies (of other frames, in another unit, of atoms "
+                f"in another order, or of both signs?): {slope.text}"
+            )
         slope = None
     own: list[_Evidence] = [part for part in (stretch, slope) if part is not None]
     fits = _fitting(own)
@@ -171,7 +179,7 @@ def _energies_and_forces(frames: Sequence[Frame]) -> list[str]:
         fits = _fitting([*own, total]) or fits
         own.append(total)
     if not fits[0].faults:
-        return []
+        return apart
     return [f"labels look like {' or '.join(map(str, fits[:2]))}: {_words(own)}"]
 
 

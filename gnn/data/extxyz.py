@@ -114,6 +114,7 @@ def read_extxyz(
     names: Iterable[str] | None = None,
     keys: Mapping[str, str] | None = None,
     require: Iterable[str] = (),
+    run_names: dict[str, int] | None = None,
 ) -> list[Frame]:
     """Read frames; see :func:`gnn.data.read_frames`."""
     named = dict(keys or {})
@@ -122,10 +123,9 @@ def read_extxyz(
         raise ValueError(
             f"keys: unknown quantity {unknown[0]!r}; known are {', '.join(DEFAULT_KEYS)}"
         )
-    # Whoever names a key, or requires a label, wants an error when it is not there.
-    needed = set(named) | set(require)
-    if not set(require) <= set(LABELS):
-        wrong = sorted(set(require) - set(LABELS))[0]
+    required = set(require)
+    if not required <= set(LABELS):
+        wrong = sorted(required - set(LABELS))[0]
         raise ValueError(f"require: unknown label {wrong!r}; known are {', '.join(LABELS)}")
     if is_gradient(named.get("forces", "")):
         raise ValueError(
@@ -136,12 +136,13 @@ def read_extxyz(
     keys = DEFAULT_KEYS | named
     images = _images(path, remarks, keys)
     texts = [str(image.info.get(keys["run"], "")).strip() for image in images]
-    runs = run_numbers(texts, remarks)
+    runs = run_numbers(texts, remarks, {} if run_names is None else run_names)
     read = [
-        _Image(f"{path}, frame {i}", i, image, keys, named, needed, remarks)
+        _Image(f"{path}, frame {i}", i, image, keys, named, required, remarks)
         for i, image in enumerate(images)
     ]
     frames = [image.frame(run) for image, run in zip(read, runs, strict=True)]
+    _check_named(read, named, remarks)
     for quantity in LABELS:
         origins = Counter(r.sources[quantity] for r in read if quantity in r.sources)
         if len(origins) > 1:  # of several calculations, perhaps
@@ -184,6 +185,18 @@ def _images(path: Path, remarks: Remarks, keys: Mapping[str, str]) -> list[Any]:
     return images
 
 
+def _check_named(read: Sequence["_Image"], named: Mapping[str, str], remarks: Remarks) -> None:
+    """Refuse a key that was named and that no frame has; tell where only some have it."""
+    for quantity in named:
+        without = [image for image in read if image.lacks(quantity)]
+        if without and not any(quantity in image.sources for image in read):
+            raise ValueError(without[0].missing(quantity))
+        if quantity in LABELS:
+            for image in without:
+                told = f"no {named[quantity]!r} for {quantity}"
+                remarks.add(image.number, ("named", quantity), told)
+
+
 def _only(path: Path, frames: list[Frame], names: Iterable[str]) -> list[Frame]:
     wanted = {names} if isinstance(names, str) else set(names)
     found = {frame.name for frame in frames}
@@ -204,8 +217,8 @@ class _Image:
         Atoms of ase.
     keys, named
         Key of each quantity, and those that the caller named.
-    needed
-        Quantities that must be there.
+    required
+        Labels that must be there.
     remarks
         Of the file; what is not used is added.
     """
@@ -217,20 +230,22 @@ class _Image:
         image: Any,
         keys: Mapping[str, str],
         named: Mapping[str, str],
-        needed: set[str],
+        required: set[str],
         remarks: Remarks,
     ):
         self.where, self.number, self.image, self.keys = where, number, image, keys
-        self.named, self.needed, self.remarks = named, needed, remarks
+        self.named, self.required, self.remarks = named, required, remarks
         self.results: Mapping[str, Any] = {} if image.calc is None else image.calc.results
-        self.sources: dict[str, str] = {}  # of each label, the key it was read from
+        self.sources: dict[str, str] = {}  # of each quantity, the key it was read from
+        self.group = self._group()
+        self.surrounded = False
 
     def frame(self, run: int) -> Frame:
         """Return the frame, after a look at everything it holds."""
         self._check_units()
         for quantity in ("charge", "run", "name"):
             if quantity in self.named and self.keys[quantity] not in self.image.info:
-                raise ValueError(self._missing(quantity))
+                raise ValueError(self.missing(quantity))
         try:
             system = System(
                 self._numbers(),
@@ -250,14 +265,26 @@ class _Image:
                 self._get("charges", (-1,)),
                 self._get("dipoles", (-1, 3)),
                 self._get("quadrupoles", (-1, 3, 3)),
-                self._group(),
+                self.group,
             )
         except (ValueError, TypeError) as error:
             if str(error).startswith(self.where):
                 raise
             raise type(error)(f"{self.where}: {error}") from error
+        self.surrounded = system.n_mm > 0
+        for quantity in LABELS:
+            if quantity in self.required and self.lacks(quantity, marked=True):
+                raise ValueError(self.missing(quantity))
         self._remark_on_labels(frame)
         return frame
+
+    def lacks(self, quantity: str, marked: bool = False) -> bool:
+        """Whether a quantity is not there that could be, in isolated atoms only if `marked`."""
+        if quantity in self.sources or quantity in ("charge", "run", "name", "group"):
+            return False  # the first three are looked for before, a split tells of the last
+        if quantity == "mm_forces":
+            return self.surrounded
+        return marked or not is_isolated(self.group)
 
     def _get(self, quantity: str, shape: tuple[int, ...]) -> Any:
         """Return a quantity by its key, else ase's own result."""
@@ -270,8 +297,6 @@ class _Image:
                 self.remarks.add(self.number, ("empty", name), f"{name!r} has no value")
         found = [(k, _array(self.where, k, v, shape)) for k, v in given if v is not True]
         if not found:
-            if quantity in self.needed:
-                raise ValueError(self._missing(quantity))
             return None
         (self.sources[quantity], value), *others = found
         if self.sources[quantity] == "free_energy" != key:
@@ -288,7 +313,8 @@ class _Image:
                     )
         return value
 
-    def _missing(self, quantity: str) -> str:
+    def missing(self, quantity: str) -> str:
+        """Say that a quantity is not there, and what is."""
         image = self.image
         return (
             f"{self.where}: no {self.keys[quantity]!r} for {quantity}; found in the comment line: "

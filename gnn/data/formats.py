@@ -49,6 +49,7 @@ def read_frames(
     names: Iterable[str] | None = None,
     vacuum: bool = False,
     keys: Mapping[str, str] | None = None,
+    run_names: dict[str, int] | None = None,
 ) -> list[Frame]:
     """Read frames from HDF5 (.h5, .hdf5) or extended XYZ (.xyz, .extxyz).
 
@@ -64,7 +65,10 @@ def read_frames(
         HDF5 only: the same geometries without point charges, with the labels computed in vacuum.
     keys
         extxyz only: other keys than the default ones, such as ``{"energy": "dft_energy"}``. One
-        that is named must be there.
+        that is named must be there; labels and surroundings in some of the frames.
+    run_names
+        extxyz only: numbers of runs that have names, to which new ones are added. Given for one
+        file after the other, a name means one run in all of them.
 
     Returns
     -------
@@ -103,7 +107,7 @@ def read_frames(
 
     if vacuum:
         raise ValueError(f"{path}: vacuum labels are kept in HDF5 files only")
-    return read_extxyz(path, names=names, keys=keys, require=require)
+    return read_extxyz(path, names=names, keys=keys, require=require, run_names=run_names)
 
 
 def write_frames(

@@ -72,6 +72,10 @@ _DATASET_UNITS = {
     "dipoles": "e Å",
     "quadrupoles": "e Å²",
 }
+_PER_FRAME = (
+    "run", "group", "index", "uniform_field", "external_field", "energy", "forces", "dipole",
+    *ATOMIC_LABELS,
+)  # fmt: skip
 _KNOWN = ("numbers", "run", "group", "mm_ptr", "index", "vacuum", *_DATASET_UNITS)
 
 
@@ -267,6 +271,28 @@ def group_head(where: str, group: Any) -> tuple[NDArray[np.int64], int]:
     return numbers, charge
 
 
+def check_lengths(where: str, group: Any) -> None:
+    """Check what is seen only of whole datasets: that each has all frames, or all charges.
+
+    Raises
+    ------
+    ValueError
+        If one has more or fewer.
+    """
+    frames = len(group["positions"])
+    lengths = dict.fromkeys(_PER_FRAME, frames)
+    if "mm_ptr" in group:
+        charges = int(_pointer(where, group, frames)[-1])
+        lengths |= {name: charges for name in _KNOWN if name.startswith("mm_") and name != "mm_ptr"}
+    for part in (group, *([group["vacuum"]] if "vacuum" in group else [])):
+        for name, length in lengths.items():
+            if name in part and part[name].shape[:1] != (length,):
+                raise ValueError(
+                    f"{where}: dataset {name!r} has shape {part[name].shape}, expected "
+                    f"{length} in the first place"
+                )
+
+
 def _as_names(names: Iterable[str] | None) -> set[str] | None:
     if names is None:
         return None
@@ -359,9 +385,7 @@ def _read_charges(where: str, group: Any, count: int) -> dict[str, Any]:
     stored = [name for name in ("mm_ptr", "mm_positions", "mm_charges") if name in group]
     if not stored:
         return _no_charges(count)
-    pointer: Any = _dataset(where, group, "mm_ptr", (count + 1,))
-    if pointer[0] != 0 or (np.diff(pointer) < 0).any():
-        raise ValueError(f"{where}: mm_ptr must begin at 0 and never decrease")
+    pointer = _pointer(where, group, count)
     total = int(pointer[-1])
     found = {
         "mm_ptr": pointer,
@@ -373,6 +397,13 @@ def _read_charges(where: str, group: Any, count: int) -> dict[str, Any]:
         if multipoles is not None:
             found[name] = multipoles
     return found
+
+
+def _pointer(where: str, group: Any, count: int) -> NDArray[np.int64]:
+    pointer: Any = _dataset(where, group, "mm_ptr", (count + 1,))
+    if pointer[0] != 0 or (np.diff(pointer) < 0).any():
+        raise ValueError(f"{where}: mm_ptr must begin at 0 and never decrease")
+    return pointer
 
 
 def _read_fields(where: str, group: Any, count: int, n_atoms: int) -> dict[str, np.ndarray]:

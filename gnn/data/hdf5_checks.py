@@ -41,8 +41,17 @@ def check_layout(path: Path, file: Any) -> None:
     whose = [name for datasets, name in LAYOUTS.items() if datasets <= found]
     if any(key.startswith("config_batch") for key in file):
         whose.append(_MACE)
-    if group is None or not whose or "numbers" in found:
+    if group is None or ("numbers" in found and group.name != "/"):
         return
+    if not whose:
+        if "positions" in found and group.name != "/":  # which is told where they are read
+            return
+        raise ValueError(
+            f"{path}: no layout that is known: expected 'numbers', 'positions' and the attribute "
+            f"'charge' in one group for each molecule, found in group {group.name!r}: "
+            f"{', '.join(sorted(found)[:12])}. The page on data describes the layout, and has "
+            'recipes for others, under "Files of others"'
+        )
     raise ValueError(
         f"{path}: looks like {whose[0]}, which is not read as it is. Found in group "
         f"{group.name!r}: {', '.join(sorted(found)[:12])}; missing are 'numbers' and 'positions' "

@@ -1,7 +1,7 @@
 """What a file of frames holds, which of its frames look wrong, and a picture of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from gnn.data.doubts import doubts
 from gnn.data.elements import formula
 from gnn.data.formats import read_frames
 from gnn.data.shipped import shipped_path
-from gnn.data.systems import Frame
+from gnn.data.systems import Frame, System
 
 #: Net force in eV/Å above which a frame is flagged: ten times that of coarse integration grids.
 NET_FORCE = 0.05
@@ -167,13 +167,8 @@ def _flags(
     groups: Mapping[Any, list[int]],
 ) -> dict[str, list[int]]:
     """Return the frames that look wrong, by reason."""
-    copies: dict[bytes, int] = {}
-    twice = []
-    for i, frame in enumerate(frames):
-        system = frame.system
-        parts = (system.numbers, system.positions, system.mm_positions, system.mm_charges)
-        if copies.setdefault(b"".join(part.tobytes() for part in parts), i) != i:
-            twice.append(i)
+    copies: dict[Any, int] = {}
+    twice = [i for i, f in enumerate(frames) if copies.setdefault(_everything(f.system), i) != i]
     flags = {
         "the same geometry as an earlier frame": twice,
         f"net force above {NET_FORCE:g} eV/Å": _where(values["net_force"] > NET_FORCE),
@@ -185,6 +180,12 @@ def _flags(
         found = [i for own in groups.values() for i in _outliers(values[name], own, logs)]
         flags[f"{QUANTITIES[name][0]}: far from the others of the molecule"] = sorted(found)
     return {reason: found for reason, found in flags.items() if found}
+
+
+def _everything(system: System) -> tuple[Any, ...]:
+    """Return all that the energy of a system hangs on."""
+    parts = (getattr(system, part.name) for part in fields(system))
+    return tuple(part.tobytes() if isinstance(part, np.ndarray) else part for part in parts)
 
 
 def _where(mask: NDArray[Any]) -> list[int]:
@@ -214,8 +215,11 @@ def tables(summary: Summary) -> list[Any]:
     parts += [_molecules(summary), _quantities(summary)]
     parts += [f"[yellow]doubt[/]: {escape(doubt)}" for doubt in summary.doubts]
     if not summary.flags and not summary.doubts:
+        labelled = any(getattr(f, name) is not None for f in summary.frames for name in LABELS)
         parts.append(
             "No frame looks wrong: none twice, no net force, no outlier, no other sign or unit."
+            if labelled
+            else "No frame has a label to look at; no geometry looks wrong."
         )
     for reason, found in summary.flags.items():
         shown = ", ".join(map(str, found[:8])) + (f", … ({len(found)})" if len(found) > 8 else "")
@@ -230,8 +234,11 @@ def _molecules(summary: Summary) -> Any:
 
     table = Table(title="Molecules")
     for heading in ("name", "atoms", "charge", "frames", "runs", "surrounding charges", "labels"):
-        number = heading not in ("name", "atoms", "labels", "surrounding charges")
-        table.add_column(heading, justify="right" if number else "left")
+        if heading in ("name", "atoms", "labels"):  # may be long; nothing of them is cut
+            table.add_column(heading, overflow="fold", min_width=8)
+        else:
+            heading = heading.replace(" ", "\n")
+            table.add_column(heading, justify="right", no_wrap=True)
     for own in _groups(summary.frames).values():
         frames = [summary.frames[i] for i in own]
         system, sizes = frames[0].system, [frame.system.n_mm for frame in frames]
@@ -248,12 +255,13 @@ def _molecules(summary: Summary) -> Any:
 
 
 def _labels(frames: Sequence[Frame], vacuum: bool) -> str:
-    """Return the labels, with the number of frames that have one where not all do."""
+    """Return the labels, and where not all frames that could have one do, how many."""
     found = []
     for name in (*LABELS, *ATOMIC_LABELS):
         count = sum(getattr(frame, name) is not None for frame in frames)
+        could = sum(name != "mm_forces" or frame.system.n_mm > 0 for frame in frames)
         if count:
-            found.append(name if count == len(frames) else f"{name} ({count})")
+            found.append(name if count == could else f"{name} ({count} of {could})")
     return ", ".join(found + ["vacuum"] * vacuum) or "none"
 
 
@@ -262,7 +270,8 @@ def _quantities(summary: Summary) -> Any:
 
     table = Table(title="Over all frames")
     for heading in ("quantity", "unit", "frames", "least", "mean", "largest", "spread"):
-        table.add_column(heading, justify="left" if heading in ("quantity", "unit") else "right")
+        text = heading in ("quantity", "unit")
+        table.add_column(heading, justify="left" if text else "right", no_wrap=not text)
     for key, (title, unit) in QUANTITIES.items():
         known = summary.values[key][np.isfinite(summary.values[key])]
         if len(known):

@@ -49,8 +49,11 @@ class Remarks:
             warnings.warn(f"{self.where}: {text}", stacklevel=stacklevel + 1)
 
 
-def run_numbers(texts: Sequence[str], remarks: Remarks) -> list[int]:
-    """Return a number for each frame's run; names are numbered in order of appearance."""
+def run_numbers(texts: Sequence[str], remarks: Remarks, known: dict[str, int]) -> list[int]:
+    """Return a number for each frame's run; names are numbered in order of appearance.
+
+    Names that are `known` keep their number, and new ones are added to them.
+    """
     numbers = {"": 0}
     names = []
     for i, text in enumerate(texts):
@@ -63,8 +66,10 @@ def run_numbers(texts: Sequence[str], remarks: Remarks) -> list[int]:
             numbers[text] = run_number(number)
         except ValueError as error:
             raise ValueError(f"{remarks.where}, frame {i}: {error}") from None
-    first = max(numbers.values()) + 1
-    numbers |= {name: first + k for k, name in enumerate(dict.fromkeys(names))}
+    first = max(*numbers.values(), *known.values(), 0) + 1
+    new = [name for name in dict.fromkeys(names) if name not in known]
+    known |= {name: first + k for k, name in enumerate(new)}
+    numbers |= known
     if names:
         told = [f"{name} = {numbers[name]}" for name in dict.fromkeys(names)]
         rest = f", … ({len(told)} runs)" if len(told) > 6 else ""

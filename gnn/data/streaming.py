@@ -15,7 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gnn.data.common import LABELS
-from gnn.data.hdf5 import group_head, named_groups, open_hdf5, read_group, stored_groups
+from gnn.data.hdf5 import (
+    check_lengths,
+    group_head,
+    named_groups,
+    open_hdf5,
+    read_group,
+    stored_groups,
+)
 from gnn.data.systems import Frame
 
 
@@ -92,6 +99,8 @@ class _Store:
         self.keys, self.names = list(found), list(found.values())
         self.groups = [self.file[key] for key in self.keys]
         heads = [group_head(f"{path}, group {key!r}", self.file[key]) for key in self.keys]
+        for key, group in zip(self.keys, self.groups, strict=True):
+            check_lengths(f"{path}, group {key!r}", group)
         self.numbers = [numbers for numbers, _ in heads]
         self.charges = [charge for _, charge in heads]
         self.pointers = [g["mm_ptr"][()] if "mm_ptr" in g else None for g in self.groups]
@@ -224,6 +233,20 @@ class StreamedFrames(Sequence[Any]):
             table = [[getattr(frame, name) is not None for name in LABELS] for frame in examples]
             self._labels = np.array(table)[which.ravel()]
         return self._labels
+
+    def positions(self) -> Iterator[tuple[int, NDArray[np.float64]]]:
+        """Yield the number of each frame and the positions of its atoms, as they lie in the file.
+
+        Nothing else is read.
+        """
+        size, places = self._store.block, self.entries[:, :2] // (1, self._store.block)
+        order = np.lexsort(places.T[::-1])
+        ends = np.flatnonzero(np.diff(places[order], axis=0).any(axis=1)) + 1
+        for part in np.split(order, ends) if len(order) else ():
+            number, block = places[part[0]].tolist()
+            rows = self._store.groups[number]["positions"][block * size : (block + 1) * size]
+            for i in part.tolist():
+                yield i, rows[self.entries[i, 1] % size]
 
     def order(self, rng: np.random.Generator) -> list[NDArray[np.int64]]:
         """Return the frames in random order, in parts that fit into memory.

@@ -91,9 +91,8 @@ def total_charge(value: Any) -> int:
     if isinstance(found, str):
         found = _charge_of_text(found)
         found = np.nan if found is None else found
-    refusal = (
-        f"charge: expected one whole number (total charge of the QM atoms in e), got {value!r}"
-    )
+    told = value.item() if isinstance(value, np.generic) else value
+    refusal = f"charge: expected one whole number (total charge of the QM atoms in e), got {told!r}"
     array = None if found is None else _numpy(found)
     if array is None or array.dtype.kind == "b":
         no_value = "" if array is None else ", which is also how ase reads a key without a value"

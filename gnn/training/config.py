@@ -1,6 +1,7 @@
 """Typed configuration of a training run, read from YAML; unknown keys are refused."""
 
 import difflib
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -17,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from gnn.data.elements import atomic_number
+from gnn.data.elements import atomic_number, symbol
 
 Share = float | list[int] | list[str] | None
 Files = str | list[str]
@@ -53,7 +54,7 @@ class SplitConfig(_Section):
     test: Share = None
     by: Literal["run", "block", "frame", "key"] | None = None
     key: str | None = None
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
     @field_validator("by", mode="before")
     @classmethod
@@ -88,7 +89,7 @@ class DataConfig(_Section):
     train: Files | None = None
     valid: Files | None = Field(default=None, validation_alias=AliasChoices("valid", "validation"))
     test: Files | None = None
-    molecules: list[str] | None = None
+    molecules: list[str] | None = Field(default=None, min_length=1)
     vacuum: bool = False
     split: SplitConfig = SplitConfig()
     max_frames: int | None = Field(default=None, ge=1)
@@ -116,7 +117,7 @@ class DataConfig(_Section):
             number = atomic_number(element)
             if number in found:
                 raise ValueError(f"element {element} is named twice")
-            found[number] = energy
+            found[number] = _energy_of(symbol(number), energy)
         return found
 
     @field_validator("source", "train", "valid", "test")
@@ -189,7 +190,7 @@ class TrainingConfig(_Section):
     patience: int | None = Field(default=None, ge=1)
     validate_every: int = Field(default=5, ge=1)
     checkpoint_every: int = Field(default=5, ge=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     dtype: Literal["float32", "float64"] = "float32"
     threads: int | None = Field(default=None, ge=1)
     device: Literal["cpu", "cuda", "auto"] = "cpu"
@@ -250,6 +251,16 @@ class Config(_Section):
         """Whether each member of the committee learns from frames of its own."""
         chosen = self.committee.bootstrap
         return self.start is not None if chosen is None else chosen
+
+
+def _energy_of(element: str, energy: Any) -> float:
+    try:
+        value = math.nan if isinstance(energy, bool) else float(energy)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"the energy of {element} should be a number in eV, got {energy!r}")
+    return value
 
 
 def load_config(path: str | Path) -> Config:

@@ -75,6 +75,7 @@ def isolated_atoms(heads: Sequence[Frame | Head], named: Mapping[int, float]) ->
 def _checked(i: int, head: Frame | Head) -> bool:
     """Return True where a frame can be an isolated atom; raise an error that says why not."""
     atoms = len(head.system.numbers)
+    element = f" of {symbol(int(head.system.numbers[0]))}" if atoms == 1 else ""
     reason = ""
     if atoms != 1:
         reason = f"{atoms} atoms, expected one"
@@ -84,7 +85,7 @@ def _checked(i: int, head: Frame | Head) -> bool:
         reason = "no energy"
     if reason:
         raise ValueError(
-            f"frame {i} is marked as an isolated atom ({head.group}), but has {reason}"
+            f"frame {i} is marked as an isolated atom{element} ({head.group}), but has {reason}"
         )
     return True
 

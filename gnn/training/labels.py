@@ -92,6 +92,8 @@ def labels_to_validate(training: Frames, validation: Frames, weights: LossConfig
         raise ValueError("expected at least one training frame, got none")
     if not len(validation):
         return []
+    if not _weighted(weights).any():
+        raise ValueError("loss: all weights are zero, so there is nothing to train on")
     trained = label_table(training).any(axis=0) & _weighted(weights)
     there = label_table(validation).any(axis=0)
     if not (there & _weighted(weights)).any():

@@ -333,7 +333,12 @@ def _ready(config: Config, folder: Path, resume: bool, ranks: Ranks) -> Config:
                 "output folder"
             )
         return config
-    last = last_of(folder / "member_0" if config.committee.members > 1 else folder)
+    committee = (folder / "member_0" / "last.pt").is_file()
+    if committee and config.committee.members == 1:
+        raise ValueError(f"{folder} holds a committee: say of how many models (--committee N)")
+    if not committee and config.committee.members > 1 and (folder / "last.pt").is_file():
+        raise ValueError(f"{folder} holds a run of one model: continue it without a committee")
+    last = last_of(folder / "member_0" if committee else folder)
     state = load(last).get("trainer") or {"config": {}}
     start = state["config"].get("start") if config.start is None else config.start
     return config.model_copy(update={"start": start})

@@ -1,14 +1,14 @@
 """From a configuration to frames, splits and a model."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+from gnn.data.copies import Copies
 from gnn.data.partition import Partition, hold_out, partition
 from gnn.data.streaming import Head, StreamedFrames
 from gnn.data.systems import Frame
@@ -19,13 +19,12 @@ from gnn.training.committee import Committee, draw_undetermined, perturb
 from gnn.training.config import Config, DataConfig
 from gnn.training.feed import Frames, heads, take
 from gnn.training.isolated import Isolated, isolated_atoms, single_atoms, without_isolated
-from gnn.training.labels import check_labelled, label_lines
+from gnn.training.labels import check_labelled, label_lines, label_table
 from gnn.training.metrics import frame_name
 from gnn.training.sources import open_frames, with_vacuum
 
 Splits = tuple[Frames, Frames, Frames]
 _SHOWN = 20  # molecules of which a line each is printed
-_SAME = 4  # decimals of coordinates in Å to which two geometries are compared
 
 
 @dataclass(frozen=True)
@@ -76,10 +75,16 @@ def load_data(data: DataConfig) -> LoadedData:
         source = open_frames(data, files[0])
         known = list(heads(source))
         isolated = isolated_atoms(known, data.isolated_atoms)
+        labelled = np.asarray(label_table(source).any(axis=1))
         kept = without_isolated(known)
+        check_labelled(take(source, kept), str(data.source))
+        kept = [i for i in kept if labelled[i]]
         parts = _parts_of(data, [known[i] for i in kept])
         chosen = [take(source, [kept[i] for i in part]) for part in parts[:3]]
         lines = [parts.remark]
+        if not labelled.all():
+            count = len(labelled) - np.count_nonzero(labelled)
+            lines.append(f"{count} of {len(labelled)} frames have no label and are left out")
     else:
         chosen, isolated = _file_for_each_set(data)
         lines = ["split by file: as the configuration names them"]
@@ -99,11 +104,12 @@ def load_data(data: DataConfig) -> LoadedData:
         training = with_vacuum(training, data)
     _check_elements(training, validation, test)
     check_labelled(test if len(test) else validation, "frames to test on")
-    seen = set(_geometries(training))
+    copies = Copies()
+    copies.add(training)
     for name, part in (("validation", validation), ("test", test)):
-        _warn_of_copies(seen, part, name)
+        _warn_of_copies(copies, part, name)
         _warn_of_new_molecules(training, part, name)
-        seen |= set(_geometries(part))
+        copies.add(part)
     _warn_of_single_atoms(training)
     return LoadedData((training, validation, test), isolated, lines)
 
@@ -120,7 +126,8 @@ def _file_for_each_set(data: DataConfig) -> tuple[list[Frames], Isolated]:
     """Open the files of each set, and take isolated atoms out of them."""
     sets: list[Frames] = []
     everything: list[Frame | Head] = []
-    for named in (data.train, data.valid, data.test):
+    for key in ("train", "valid", "test"):
+        named = getattr(data, key)
         if named is None:
             sets.append([])
             continue
@@ -128,8 +135,8 @@ def _file_for_each_set(data: DataConfig) -> tuple[list[Frames], Isolated]:
         known = list(heads(frames))
         everything += known
         sets.append(take(frames, without_isolated(known)))
-    if not len(sets[0]):
-        raise ValueError(f"data.train: {data.train} holds no frame but isolated atoms")
+        if not len(sets[-1]):
+            raise ValueError(f"data.{key}: {named} holds no frame but isolated atoms")
     return sets, isolated_atoms(everything, data.isolated_atoms)
 
 
@@ -186,29 +193,15 @@ def _elements(frames: Frames) -> set[int]:
     return set(np.frombuffer(b"".join(compositions), dtype=np.int64).tolist())
 
 
-def _warn_of_copies(seen: set[Any], others: Frames, name: str) -> None:
+def _warn_of_copies(copies: Copies, others: Frames, name: str) -> None:
     """Warn where held-out frames were trained or validated on."""
-    count = sum(key in seen for key in _geometries(others))
+    count = copies.count(others)
     if count:
         warnings.warn(
             f"{count} of {len(others)} {name} frames have the geometry of a frame that is trained "
             f"{'or validated ' if name == 'test' else ''}on: the errors on them are too small",
             stacklevel=3,
         )
-
-
-def _geometries(frames: Frames) -> Iterator[Any]:
-    """Yield what tells geometries apart; of streamed frames that is the energy."""
-    if isinstance(frames, StreamedFrames):
-        for head in frames.heads():
-            if head.energy is not None:
-                yield head.system.numbers.tobytes(), head.system.charge, head.energy
-        return
-    for frame in frames:
-        system = frame.system
-        centre = system.positions.mean(axis=0)
-        places = np.concatenate([system.positions, system.mm_positions]) - centre
-        yield system.numbers.tobytes(), system.charge, (places.round(_SAME) + 0.0).tobytes()
 
 
 def _warn_of_new_molecules(training: Frames, others: Frames, name: str) -> None:

@@ -71,21 +71,28 @@ def read(data: DataConfig, named: Sequence[str], vacuum: bool = False) -> list[F
     if len(files) == 1:
         frames = _read_one(data, files[0], data.molecules, vacuum)
     else:  # a molecule may be in some of them only
-        frames = [frame for file in files for frame in _read_one(data, file, None, vacuum)]
+        runs: dict[str, int] = {}  # a run may go on in another file
+        frames = [frame for file in files for frame in _read_one(data, file, None, vacuum, runs)]
         frames = _of_molecules(frames, data.molecules, files)
     if not frames:
         raise ValueError(f"{', '.join(map(str, files))} holds no frame")
     return frames
 
 
-def _read_one(data: DataConfig, file: Path, names: list[str] | None, vacuum: bool) -> list[Frame]:
+def _read_one(
+    data: DataConfig,
+    file: Path,
+    names: list[str] | None,
+    vacuum: bool,
+    runs: dict[str, int] | None = None,
+) -> list[Frame]:
     keys = dict(data.keys)
     if data.split.key is not None:
         keys["group"] = data.split.key
     if file.suffix.lower() in (".h5", ".hdf5"):
         _warn_of_key(data, file)
         keys = {}
-    return read_frames(file, names=names, vacuum=vacuum, keys=keys)
+    return read_frames(file, names=names, vacuum=vacuum, keys=keys, run_names=runs)
 
 
 def _warn_of_key(data: DataConfig, file: Path) -> None:
@@ -122,15 +129,15 @@ def with_vacuum(training: Frames, data: DataConfig) -> Frames:
     """
     if isinstance(training, StreamedFrames):
         return training.with_vacuum()
-    kept = {_identity(frame) for frame in training}
-    everything = read(data, data.files()[0], vacuum=True)
-    copies = [frame for frame in everything if _identity(frame) in kept]
-    if len(copies) != len(training):
+    # not of isolated atoms, which are not trained on
+    data = data.model_copy(update={"molecules": sorted({frame.name for frame in training})})
+    alone = {_identity(frame): frame for frame in read(data, data.files()[0], vacuum=True)}
+    missing = sum(_identity(frame) not in alone for frame in training)
+    if missing:
         raise ValueError(
-            f"data.vacuum: {len(training) - len(copies)} of {len(training)} training frames "
-            "have no vacuum labels"
+            f"data.vacuum: {missing} of {len(training)} training frames have no vacuum labels"
         )
-    return [*training, *copies]
+    return [*training, *(alone[_identity(frame)] for frame in training)]
 
 
 def _identity(frame: Frame) -> tuple:

@@ -87,8 +87,8 @@ def doubt(rows: Sequence[dict[str, Any]]) -> str:
 def spread_table(rows: Sequence[dict[str, Any]]) -> Any:
     """Return the rows as a table for the terminal."""
     table = plain_table("How the members disagree, and how wrong their mean is")
-    for name in ("", "spread", "RMSE", "rank correlation", "within 1 σ", "within 2 σ"):
-        table.add_column(name, justify="left" if not name else "right")
+    for name in ("", "spread", "RMSE", "rank\ncorrelation", "within\n1 σ", "within\n2 σ"):
+        table.add_column(name, justify="left" if not name else "right", no_wrap=True)
     for row in rows:
         table.add_row(
             f"{TITLES[row['quantity']]} / {row['unit']}",

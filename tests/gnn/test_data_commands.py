@@ -1,13 +1,16 @@
 """``anisole data info`` and ``convert``, and keys of one's own for extxyz files."""
 
 import errno
+import io
 import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from gnn.cli import main
 from gnn.data import Frame, System, info, load_shipped, read_frames, write_frames
@@ -56,6 +59,45 @@ def test_wrong_frames_are_found(frames):
     assert not info.summarise("x", frames).flags
 
 
+def test_one_geometry_of_two_states_is_there_once():
+    """As for ionisation energies and polarisabilities."""
+    system = System([8, 1, 1], [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
+    others = ({}, {"charge": 1}, {"uniform_field": [0, 0, 0.1]}, {"uniform_field": [0, 0, -0.1]})
+    frames = [Frame(replace(system, **change), energy=-2079.0) for change in others]
+    assert not info.summarise("x", frames).flags
+    assert list(info.summarise("x", [*frames, frames[2]]).flags.values()) == [[4]]
+
+
+def test_nothing_is_said_of_labels_that_are_not_there():
+    alone = Frame(System([8, 1, 1], [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]]))
+    assert info.tables(info.summarise("x", [alone]))[-1].startswith("No frame has a label")
+
+
+def test_labels_are_counted_among_frames_that_could_have_them(frames, tmp_path, capsys):
+    alone = [
+        Frame(System(f.system.numbers, f.system.positions), f.energy, name=f.name)
+        for f in frames[3:6]
+    ]
+    write_frames(tmp_path / "a.h5", [*frames[:3], *alone])
+    assert main(["data", "info", str(tmp_path / "a.h5")]) == 0
+    text = capsys.readouterr().out
+    assert "forces (3 of 6)" in text and "mm_forces" in text and "mm_forces (" not in text
+
+
+@pytest.mark.parametrize("width", [80, 110])
+def test_no_name_or_number_of_a_summary_is_cut(frames, width):
+    """Names may differ in their last letters only."""
+    name = "acetic_acid_in_a_box_of_water/conformer_"
+    long = [replace(f, name=f"{name}{i % 2}") for i, f in enumerate(frames)]
+    console = Console(width=width, record=True, file=io.StringIO())
+    for part in info.tables(info.summarise("x", long)):
+        console.print(part)
+    text = console.export_text()
+    rows = [line.split("│")[1].strip() for line in text.splitlines() if line.startswith("│")]
+    assert "…" not in text
+    assert all(f"box_of_water/conformer_{i}" in "".join(rows) for i in range(2))
+
+
 def test_info_prints_and_draws(frames, tmp_path, capsys):
     path, picture = tmp_path / "some.extxyz", tmp_path / "some.png"
     bare = Frame(System([8, 1, 1], [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]]), name="water")
@@ -98,6 +140,9 @@ def test_keys_of_ones_own(frames, tmp_path, capsys):
         parse_config({"data": {"keys": {"energy": "dft_energy"}}})
     assert main(["data", "info", str(path), "--keys", "energy=other"]) == 2
     assert "no 'other' for energy" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["data", "info", str(path), "--keys", "energy=a", "--keys", "energy=b"])
+    assert "energy is named twice, as a and b" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["data", "info", str(path), "--keys", "energy"])
     assert "expected NAME=KEY" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Signs and units: labels made wrong are doubted with numbers, and right ones never."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -138,6 +139,20 @@ def test_dipoles_are_compared_with_the_atoms_charges():
 def test_shipped_frames_raise_no_doubt(embedded):
     assert doubts(embedded) == []
     assert doubts(load_shipped(vacuum=True)[::3]) == []
+
+
+def test_labels_that_do_not_belong_together_are_told():
+    """Energies of other frames, atoms in another order, and both signs in one file."""
+    right = load_shipped(["meoh"], vacuum=True)[:150]
+    others = right[75:] + right[:75]
+    for wrong in (
+        [replace(f, energy=other.energy) for f, other in zip(right, others, strict=True)],
+        [replace(f, forces=np.roll(f.forces, 1, axis=0)) for f in right],
+        [replace(f, forces=-f.forces) if i % 2 else f for i, f in enumerate(right)],
+    ):
+        (found,) = doubts(wrong)
+        assert found.startswith("forces do not go with the energies")
+        assert re.search(r"slope -?0\.[012]\d* ± 0\.\d+ \(expected 1\)", found)
 
 
 LEVELS = {

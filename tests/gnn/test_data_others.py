@@ -179,6 +179,28 @@ def test_columns_that_no_one_describes_are_told(tmp_path):
         assert read_frames(path)[0].forces is None
 
 
+def test_a_key_that_is_named_may_be_absent_in_some_frames(tmp_path):
+    """As where few frames have forces, and isolated atoms and frames in vacuum have fewer keys."""
+    around = {"MM_positions": "[[4, 0, 0]]", "MM_charges": "[0.4]", "pc": "[[0, 0, 0.1]]"}
+    images = [
+        molecule({"e": -75.0, **around}, {"f": FORCES}),
+        molecule({"e": -75.1}),
+        ase.Atoms("H", info={"e": -13.6, "config_type": "IsolatedAtom"}),
+    ]
+    keys = {"energy": "e", "forces": "f", "mm_forces": "pc"}
+    with pytest.warns(UserWarning, match=r"no 'f' for forces \(frame 1\)") as found:
+        frames = read(tmp_path, *images, keys=keys, require=("energy", "mm_forces"))
+    assert len(found) == 1
+    assert [frame.energy for frame in frames] == [-75.0, -75.1, -13.6]
+    assert [frame.forces is None for frame in frames] == [False, True, True]
+    assert [frame.mm_forces is None for frame in frames] == [False, True, True]
+    with pytest.raises(ValueError, match="frame 1: no 'f' for forces"):
+        read(tmp_path, *images, keys=keys, require=("forces",))
+    for quantity in ("dipole", "mm_positions"):
+        with pytest.raises(ValueError, match=f"frame 0: no 'other' for {quantity}; found in"):
+            read(tmp_path, images[1], keys={quantity: "other"})
+
+
 # --- species and text -----------------------------------------------------------------------------
 
 
@@ -374,6 +396,30 @@ def test_charges_and_runs_of_hdf5(tmp_path, reader, changes, message):
     path = make(tmp_path / "a.h5", ours(**changes))
     with pytest.raises((ValueError, TypeError), match=f"group 'water'.*{message}"):
         list(reader(path))
+
+
+@pytest.mark.parametrize("reader", [read_frames, stream_frames])
+def test_datasets_of_another_length_are_refused_before_they_are_streamed(tmp_path, reader):
+    system = System([8, 1], [[0, 0, 0], [0, 0, 0.97]], -1, [[4.0, 0, 0]], [0.4])
+    frames = [Frame(system, energy=-2050.0, mm_forces=[[0, 0, 0.1]], run=run) for run in range(4)]
+    for name, values in (("run", [0, 1]), ("energy", np.zeros(6)), ("mm_forces", np.ones((9, 3)))):
+        write_frames(tmp_path / "a.h5", frames)
+        with h5py.File(tmp_path / "a.h5", "a") as file:
+            (group,) = file.values()
+            del group[name]
+            group[name] = values
+        with pytest.raises(ValueError, match=f"dataset '{name}' has shape .*, expected"):
+            reader(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("reader", [read_frames, stream_frames])
+@pytest.mark.parametrize("place", ["/", "data/C2H2/rxn1"])
+def test_a_layout_that_is_not_known_is_told_before_its_units(tmp_path, reader, place):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        group = file.require_group(place)
+        group["z"], group["R"] = [8, 1], np.zeros((5, 2, 3))
+    with pytest.raises(ValueError, match=f"expected 'numbers'.*found in group '/?{place}': R, z"):
+        reader(tmp_path / "a.h5")
 
 
 @pytest.mark.parametrize("reader", [read_frames, stream_frames])

@@ -269,6 +269,8 @@ def test_training_resuming_and_evaluating_a_committee(tmp_path, capsys):
     assert any(not torch.equal(first[k], second[k]) for k in first)
 
     assert main(arguments) == 2 and "holds a training run already" in capsys.readouterr().err
+    assert main([*arguments[:3], "--resume"]) == 2
+    assert f"{folder} holds a committee: say of how many" in capsys.readouterr().err
     # a member that was lost is trained again, to the same weights
     for path in (folder / "member_1").iterdir():
         path.unlink()
@@ -282,7 +284,7 @@ def test_training_resuming_and_evaluating_a_committee(tmp_path, capsys):
     capsys.readouterr()
     checkpoint = str(folder / "committee.pt")
     assert main(["evaluate", checkpoint, str(data), "--output", str(tmp_path / "out")]) == 0
-    assert "within 1 σ" in capsys.readouterr().out
+    assert "1 σ" in capsys.readouterr().out
     with open(tmp_path / "out/spread.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["quantity"] for row in rows] == ["energy", "forces", "mm_forces", "dipole"]

@@ -3,12 +3,14 @@
 import warnings
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from tiny import methanol, tiny_config, tiny_model
 
 from gnn import AMP, Frame, System
+from gnn.cli import main
 from gnn.data import read_frames, write_frames
 from gnn.training import checkpoint
 from gnn.training.config import parse_config
@@ -133,7 +135,11 @@ def test_wrong_files(files, section, error, message):
         ({"train": "a.h5", "keys": {"energy": "E"}}, "for extxyz files only"),
         ({"isolated_atoms": {"Xx": 1.0}}, "symbol or atomic number"),
         ({"isolated_atoms": {"H": 1.0, 1: 2.0}}, "named twice"),
-        ({"isolated_atoms": {"H": "much"}}, "isolated_atoms"),
+        ({"isolated_atoms": {8: "much"}}, "energy of O should be a number in eV, got 'much'"),
+        ({"isolated_atoms": {"H": None}}, "energy of H should be a number in eV, got None"),
+        ({"isolated_atoms": {"H": True}}, "energy of H should be a number in eV, got True"),
+        ({"source": "a.xyz", "molecules": []}, "molecules: .*at least 1 item"),
+        ({"split": {"seed": -1}}, "split.seed: should be greater than or equal to 0"),
         ({"isolated_atoms": [1, 2]}, "isolated_atoms"),
     ],
 )
@@ -158,6 +164,31 @@ def test_split_by_a_key_of_the_file(tmp_path, suffix):
     else:
         streamed = load_data(data(source=str(path), split={"key": "group"}, stream=True))
         assert [f.energy for f in streamed.splits[2]] == [f.energy for f in loaded.splits[2]]
+
+
+def test_a_run_that_has_a_name_is_one_run_in_all_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = "2\nProperties=species:S:1:pos:R:3 energy={} run={}\nAr 0 0 0\nAr 0 0 {}\n"
+    for name, order in (("a.xyz", "xyx"), ("b.xyz", "yzwx")):
+        first = 4 if name == "a.xyz" else 8
+        text = "".join(line.format(i, run, i) for i, run in enumerate(order, first))
+        (tmp_path / name).write_text(text)
+    with pytest.warns(
+        UserWarning, match=r"b\.xyz: names of runs are numbered: y = 2, z = 3, w = 4"
+    ):
+        splits = load_data(data(source=["a.xyz", "b.xyz"])).splits
+    assert sorted(len({f.run for f in part}) for part in splits) == [1, 1, 2]
+    assert sorted(f.run for part in splits for f in part) == [1, 1, 1, 2, 2, 3, 4]
+
+
+def test_frames_without_any_label_are_in_no_set(tmp_path):
+    frames = [replace(f, energy=None, forces=None) if i % 2 else f for i, f in enumerate(plain())]
+    write_frames(tmp_path / "a.h5", frames)
+    for stream in (False, True):
+        loaded = load_data(data(source=str(tmp_path / "a.h5"), stream=stream))
+        assert [len(part) for part in loaded.splits] == [9, 1, 2]
+        assert loaded.lines[1] == "12 of 24 frames have no label and are left out"
+        assert all(f.energy is not None for part in loaded.splits for f in part)
 
 
 def test_runs_of_some_frames_only(tmp_path):
@@ -193,6 +224,42 @@ def test_copies_are_found_wherever_they_lie(files, tmp_path):
         load_data(data(vacuum=True, molecules=["acoh"]))  # one geometry, two surroundings
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_copies_are_told_by_geometry_and_not_by_energy(files, tmp_path, stream):
+    """Not all frames have an energy, energies may be equal, and one geometry has many fields."""
+    bare = [replace(f, energy=None) for f in plain()]
+    for name, part in (("train", bare[:16]), ("valid", bare[16:]), ("test", bare[13:20])):
+        write_frames(f"{name}.h5", part)
+    with pytest.warns(UserWarning, match="7 of 7 test frames have the geometry") as found:
+        load_data(data(train="train.h5", valid="valid.h5", test="test.h5", stream=stream))
+    assert len(found) == 1
+    equal = [replace(f, energy=-3000.0) for f in plain()]
+    field = replace(plain()[0].system, uniform_field=np.array([0.0, 0, 0.1]))
+    write_frames("equal.h5", equal[:16])
+    write_frames("other.h5", [*equal[16:], replace(equal[0], system=field)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_data(data(train="equal.h5", valid="other.h5", stream=stream))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_vacuum_copies_of_frames_that_are_there_twice(files, stream):
+    frames = methanol()[:8]
+    alone = [
+        replace(f, system=System(f.system.numbers, f.system.positions), mm_forces=None, energy=e)
+        for e, f in enumerate(frames, start=-3000)
+    ]
+    write_frames("twice.h5", frames * 2, vacuum=alone * 2)
+    section = {"source": "twice.h5", "vacuum": True, "split": {"by": "frame"}, "stream": stream}
+    with pytest.warns(UserWarning, match="have the geometry of a frame"):
+        training = load_data(data(**section)).splits[0]
+    half = len(training) // 2
+    energies = {f.system.positions.tobytes(): f.energy for f in alone}
+    for frame, copy in zip(training[:half], training[half:], strict=True):
+        assert copy.system.n_mm == 0
+        assert copy.energy == energies[frame.system.positions.tobytes()]
+
+
 def test_molecules_and_elements_that_training_lacks(files):
     water = System([8, 1, 1], [[0.0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
     write_frames("water.xyz", [Frame(water, -2079.0)] * 2)
@@ -205,8 +272,8 @@ def test_molecules_and_elements_that_training_lacks(files):
 
 def test_surroundings_of_any_kind_are_seen(tmp_path):
     assert not has_surroundings(plain()) and has_surroundings([*plain(), methanol()[0]])
-    system = replace(plain()[0].system, uniform_field=np.array([0.0, 0, 0.1]))
-    frames = [replace(f, system=system) for f in plain()[:5]]
+    field = np.array([0.0, 0, 0.1])
+    frames = [replace(f, system=replace(f.system, uniform_field=field)) for f in plain()[:5]]
     assert has_surroundings(frames)
     write_frames(tmp_path / "field.h5", frames)
     write_frames(tmp_path / "plain.h5", plain())
@@ -310,12 +377,32 @@ def test_isolated_atoms_do_not_count_beside_the_weights_of_a_checkpoint():
     assert "not used" in line and "start.pt" in line
 
 
-def test_a_file_of_isolated_atoms_alone(tmp_path):
+def test_vacuum_labels_are_not_asked_of_isolated_atoms(tmp_path):
+    alone = [Frame(System(f.system.numbers, f.system.positions), f.energy) for f in methanol()]
+    write_frames(tmp_path / "a.h5", methanol(), vacuum=alone)
+    with h5py.File(tmp_path / "a.h5", "a") as file:
+        group = file.create_group("H")
+        group.attrs["charge"] = 0
+        group["numbers"], group["positions"] = [1], np.zeros((1, 1, 3))
+        group["energy"], group["group"] = [-13.6], ["IsolatedAtom"]
+    for stream in (False, True):
+        loaded = load_data(data(source=str(tmp_path / "a.h5"), vacuum=True, stream=stream))
+        assert loaded.isolated.energies == {1: -13.6} and len(loaded.splits[0]) == 24
+
+
+def test_a_file_of_isolated_atoms_alone(tmp_path, capsys):
     write_frames(tmp_path / "atoms.xyz", ATOMS)
     with pytest.raises(ValueError, match="no frame but isolated atoms"):
         load_data(data(source=str(tmp_path / "atoms.xyz")))
     with pytest.raises(ValueError, match="no frame but isolated atoms"):
         load_data(data(train=str(tmp_path / "atoms.xyz")))
+    write_frames(tmp_path / "all.xyz", plain())
+    files = {"train": str(tmp_path / "all.xyz"), "valid": str(tmp_path / "atoms.xyz")}
+    with pytest.raises(ValueError, match=r"data\.valid: .* holds no frame but isolated atoms"):
+        load_data(data(**files))
+    checkpoint.save_model(tmp_path / "model.pt", tiny_model())
+    assert main(["evaluate", str(tmp_path / "model.pt"), str(tmp_path / "atoms.xyz")]) == 2
+    assert "atoms.xyz holds no frame but isolated atoms" in capsys.readouterr().err
 
 
 def test_single_atoms_that_are_not_marked_are_named(tmp_path):

@@ -188,6 +188,9 @@ def test_needs_training_frames_and_labels_to_validate_on():
     bare = [Frame(f.system, run=f.run, name=f.name) for f in frames[:2]]
     with pytest.raises(ValueError, match="validation frames have none of the labels"):
         Trainer(tiny_model(), tiny_config(), frames, bare)
+    nothing = dict.fromkeys(("energy", "forces", "mm_forces", "dipole"), 0)
+    with pytest.raises(ValueError, match="loss: all weights are zero"):
+        Trainer(tiny_model(), tiny_config(loss=nothing), frames[:12], frames[12:])
 
 
 def _lacking_forces(frames, share, seed=0):
