@@ -158,7 +158,7 @@ def test_wrong_keys(frames, shares, message):
 
 def test_one_fraction_alone_is_refused_whatever_is_split():
     for frames, by in ((kinds("a", "b", "c"), "group"), (frames_of(30), "frame")):
-        with pytest.raises(TypeError, match="expected three fractions or none, got train 0.5"):
+        with pytest.raises(TypeError, match=r"expected three fractions or none, got train 0\.5"):
             partition(frames, train=0.5, by=by)
 
 
