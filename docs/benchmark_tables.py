@@ -123,10 +123,16 @@ def dimers_scan() -> Table:
     theory = dict(zip(KINDS, ("−1", "−2", "−3"), strict=True))
     body = []
     for kind, label in KINDS.items():
-        far = [r for r in read("dimers_scan") if r["kind"] == kind and float(r["distance"]) > 8.5]
-        found = [exponent(far, column) for column in ("reference", "local", "long-range")]
+        found = [
+            exponent(far_apart(kind), column) for column in ("reference", "local", "long-range")
+        ]
         body.append([label, theory[kind], *found])
     return ["", "theory", "RHF", "local", "long-range"], body
+
+
+def far_apart(kind: str) -> list[Row]:
+    """Return the rows of one kind of dimer at more than 8.5 Å."""
+    return [r for r in read("dimers_scan") if r["kind"] == kind and float(r["distance"]) > 8.5]
 
 
 def exponent(rows: list[Row], column: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import benchmark_tables as tables
 from benchmark_tables import MOLECULES, read, select, short
 from phrases_readme import readme
-from sources import ROOT, dynamics, labels, number, points, power, run, training_minutes
+from sources import ROOT, dynamics, labels, number, points, power, run, runs, training_minutes
 
 
 def index() -> list[str]:
@@ -192,14 +192,7 @@ def ase() -> list[str]:
 
 def data() -> list[str]:
     """Return the noise and size of the shipped labels, and what new ones cost."""
-    of, cost = (
-        labels(),
-        {
-            key.partition(": ")[2]: row["value"]
-            for row in read("single_runs")
-            if (key := row["quantity"]).startswith("data generate")
-        },
-    )
+    of, cost = labels(), runs("data generate")
     least, most = sorted((of["mam"], of["oac"]))
     return [
         *(row_of_molecule(name) for name in MOLECULES),

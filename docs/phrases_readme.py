@@ -13,6 +13,7 @@ from sources import (
     power,
     race,
     run,
+    runs,
     training_minutes,
 )
 
@@ -67,11 +68,7 @@ def ahead() -> list[str]:
 
 def demo() -> list[str]:
     """Return the demonstration and the model that ships, in README."""
-    of = {
-        key.partition(": ")[2]: row["value"]
-        for row in read("single_runs")
-        if (key := row["quantity"]).startswith("make demo")
-    }
+    of = runs("make demo")
     ships = select(read("shipped_model_errors"), molecule="all")
     return [
         f"takes {('', 'one', 'two', 'three', 'four', 'five')[int(of['whole time, two cores'])]} "
@@ -101,13 +98,7 @@ def measured() -> list[str]:
         for key in ("energy_mae", "forces_rmse")
     )
     mace, ours = (select(read("against_mace"), model=m, of="all") for m in ("MACE", "ours"))
-    exponents = [
-        tables.exponent(
-            [r for r in read("dimers_scan") if r["kind"] == kind and float(r["distance"]) > 8.5],
-            "long-range",
-        )
-        for kind in tables.KINDS
-    ]
+    exponents = [tables.exponent(tables.far_apart(kind), "long-range") for kind in tables.KINDS]
     keys = ("energy_mae", "forces_rmse", "single_ms", "batch_ms")
     pair = [number(row, key) for key in keys for row in (ours, mace)]
     error = dynamics("NVE drift, standard error")

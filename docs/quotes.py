@@ -72,10 +72,14 @@ def pages() -> list[str]:
     return ["README", *sorted(path.stem for path in DOCS.glob("*.md"))]
 
 
+def phrases_of(page: str) -> list[str]:
+    """Return what a page quotes from files of results."""
+    return PHRASES[page]() if page in PHRASES else []
+
+
 def missing(page: str, text: str) -> list[str]:
     """Return the phrases that a page should hold and does not."""
-    phrases = PHRASES[page]() if page in PHRASES else []
-    return [phrase for phrase in phrases if phrase not in text]
+    return [phrase for phrase in phrases_of(page) if phrase not in text]
 
 
 def unused_settings(page: str, text: str) -> list[str]:
@@ -85,7 +89,7 @@ def unused_settings(page: str, text: str) -> list[str]:
 
 def without_source(page: str, text: str) -> Iterator[str]:
     """Yield every figure of a page, in its sentence, that no phrase and no setting holds."""
-    known = [*(PHRASES[page]() if page in PHRASES else []), *SETTINGS.get(page, ())]
+    known = [*phrases_of(page), *SETTINGS.get(page, ())]
     for phrase in sorted(known, key=len, reverse=True):
         text = text.replace(phrase, "\0")
     for pattern in _NOT_PROSE:

@@ -38,6 +38,12 @@ def run(quantity: str) -> str:
     return select(read("single_runs"), quantity=quantity)["value"]
 
 
+def runs(of: str) -> dict[str, str]:
+    """Return the figures of the single runs of one thing, as they were written down."""
+    found = {row["quantity"].partition(": ")[::2]: row["value"] for row in read("single_runs")}
+    return {quantity: value for (thing, quantity), value in found.items() if thing == of}
+
+
 def race(case: str, program: str, part: str = "time") -> str:
     """Return a figure of the race between native builds as it was written down."""
     return select(read("native_race"), part=part, case=case, program=program)["value"]

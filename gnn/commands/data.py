@@ -217,19 +217,19 @@ def _label_counts(frames: Any) -> dict[str, int]:
 def _more(source: Path, target: Path) -> dict[str, Any]:
     """Return what else an HDF5 file holds, or say that the other format has no place for it."""
     from gnn.data import read_frames
+    from gnn.data.common import is_hdf5
     from gnn.data.hdf5 import read_remarks
 
-    hdf5 = (".h5", ".hdf5")
-    if source.suffix.lower() not in hdf5:
+    if not is_hdf5(source):
         return {}
     remarks, with_vacuum, groups = read_remarks(source)
     lost = [f"remarks ({', '.join(remarks)})"] * bool(remarks)
-    if target.suffix.lower() in hdf5 and with_vacuum in (0, groups):
+    if is_hdf5(target) and with_vacuum in (0, groups):
         vacuum = read_frames(source, vacuum=True) if with_vacuum else None
         return {"attributes": remarks, "vacuum": vacuum}
     if with_vacuum:
         lost.insert(0, f"vacuum labels of {with_vacuum} of {groups} groups")
-    if target.suffix.lower() in hdf5:
+    if is_hdf5(target):
         warnings.warn(f"left out: {lost[0]}: all groups must have them", stacklevel=2)
         return {"attributes": remarks}
     if lost:

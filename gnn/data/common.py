@@ -4,7 +4,7 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,31 @@ _FACTORS = {
 }
 
 
+def is_hdf5(path: Path) -> bool:
+    """Tell whether the name of a file is that of an HDF5 file."""
+    return path.suffix.lower() in (".h5", ".hdf5")
+
+
+def text_of(value: Any) -> str:
+    """Return an attribute of an HDF5 file as text."""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def wanted_names(where: Any, names: Iterable[str], found: Iterable[str]) -> set[str]:
+    """Return the molecules that are asked for, after a check that all of them were found.
+
+    Raises
+    ------
+    ValueError
+        If one is missing; names it, `where` it was looked for, and what was found.
+    """
+    wanted, there = {names} if isinstance(names, str) else set(names), set(found)
+    if not wanted <= there:
+        missing = ", ".join(map(repr, sorted(wanted - there)))
+        raise ValueError(f"{where}: no molecule {missing}; found {', '.join(sorted(there))}")
+    return wanted
+
+
 def is_isolated(group: str) -> bool:
     """Tell whether a frame's group says that it is an atom alone, as ``IsolatedAtom`` does."""
     return group.replace("_", "").replace("-", "").lower() in ("isolatedatom", "isolatedatoms")
@@ -61,7 +86,7 @@ def check_unit(path: Path, key: str, value: Any) -> None:
     ValueError
         If the unit is another one; the message says how to convert.
     """
-    found = value.decode() if isinstance(value, bytes) else str(value)
+    found = text_of(value)
     if found in UNITS[key]:
         return
     wanted = UNITS[key][0]

@@ -24,7 +24,15 @@ from typing import Any
 import numpy as np
 
 from gnn.data.charge import find_charge
-from gnn.data.common import ATOMIC_LABELS, LABELS, UNITS, check_other_unit, check_unit, is_isolated
+from gnn.data.common import (
+    ATOMIC_LABELS,
+    LABELS,
+    UNITS,
+    check_other_unit,
+    check_unit,
+    is_isolated,
+    wanted_names,
+)
 from gnn.data.names import Remarks, around, is_gradient, not_used, run_numbers, unmapped
 from gnn.data.systems import OPTIONAL_FIELDS, Frame, System
 from gnn.data.xyz_text import check_text, parse_comment, safe_text, with_symbols
@@ -198,11 +206,7 @@ def _check_named(read: Sequence["_Image"], named: Mapping[str, str], remarks: Re
 
 
 def _only(path: Path, frames: list[Frame], names: Iterable[str]) -> list[Frame]:
-    wanted = {names} if isinstance(names, str) else set(names)
-    found = {frame.name for frame in frames}
-    if not wanted <= found:
-        missing = ", ".join(map(repr, sorted(wanted - found)))
-        raise ValueError(f"{path}: no molecule {missing}; found {', '.join(sorted(found))}")
+    wanted = wanted_names(path, names, (frame.name for frame in frames))
     return [frame for frame in frames if frame.name in wanted]
 
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from gnn.data.common import ATOMIC_LABELS, LABELS, locked, write_atomically
+from gnn.data.common import ATOMIC_LABELS, LABELS, is_hdf5, locked, write_atomically
 from gnn.data.formats import read_frames, write_frames
 from gnn.data.labelling import label_both, level_of
 from gnn.data.sampling import (
@@ -170,7 +170,7 @@ def _beside(out: Path) -> Path:
 
 
 def _check(recipe: Recipe, frames: int, out: Path, runs: int, processes: int) -> None:
-    if out.suffix.lower() not in (".h5", ".hdf5"):
+    if not is_hdf5(out):
         raise ValueError(f"{out}: expected a file name ending in .h5 or .hdf5")
     if not re.fullmatch(r"[\w.+-]+", recipe.name) or recipe.name.startswith("."):
         raise ValueError(f"name: expected letters, digits, _ . + -, got {recipe.name!r}")

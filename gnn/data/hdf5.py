@@ -40,14 +40,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gnn.data.charge import find_charge
-from gnn.data.common import ATOMIC_LABELS, LABELS, UNITS
-from gnn.data.hdf5_checks import (
-    check_layout,
-    check_units,
-    group_charge,
-    text_of,
-    warn_of_others,
-)
+from gnn.data.common import ATOMIC_LABELS, LABELS, UNITS, text_of, wanted_names
+from gnn.data.hdf5_checks import check_layout, check_units, group_charge, warn_of_others
 from gnn.data.names import Remarks
 from gnn.data.systems import OPTIONAL_FIELDS, Frame, System, run_number
 
@@ -247,12 +241,7 @@ def named_groups(path: Path, file: Any, names: Iterable[str] | None) -> dict[str
     wanted = _as_names(names)
     if wanted is None:
         return found
-    if not wanted <= set(found.values()):
-        missing = sorted(wanted - set(found.values()))
-        raise ValueError(
-            f"{path}: no molecule {', '.join(map(repr, missing))}; "
-            f"found {', '.join(sorted(set(found.values())))}"
-        )
+    wanted_names(path, wanted, found.values())
     return {key: name for key, name in found.items() if name in wanted}
 
 

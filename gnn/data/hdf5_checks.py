@@ -126,8 +126,3 @@ def warn_of_others(path: Path, groups: Mapping[str, Any], known: Iterable[str]) 
             for name, text in unused.items():
                 remarks.add(None, name, f"group {key!r}: {text}")
     remarks.warn(0, stacklevel=5)
-
-
-def text_of(value: Any) -> str:
-    """Return an attribute as text."""
-    return value.decode() if isinstance(value, bytes) else str(value)

@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from gnn.data.common import ATOMIC_LABELS, LABELS
+from gnn.data.common import ATOMIC_LABELS, LABELS, is_hdf5
 from gnn.data.doubts import doubts
 from gnn.data.elements import formula
 from gnn.data.formats import read_frames
+from gnn.data.hdf5 import read_remarks
 from gnn.data.shipped import shipped_path
 from gnn.data.systems import Frame, System
 
@@ -99,14 +100,11 @@ def read_summary(path: str | Path, keys: Mapping[str, str] | None = None) -> Sum
 
 
 def _remarks(path: Path) -> tuple[dict[str, str], bool]:
-    """Return the attributes of an HDF5 file and whether all its molecules have vacuum labels."""
-    if path.suffix.lower() not in (".h5", ".hdf5"):
+    """Return the remarks of an HDF5 file and whether all its molecules have vacuum labels."""
+    if not is_hdf5(path):
         return {}, False
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        groups = [item for item in file.values() if hasattr(item, "keys")]
-        return {k: str(v) for k, v in file.attrs.items()}, all("vacuum" in g for g in groups)
+    remarks, with_vacuum, groups = read_remarks(path)
+    return remarks, with_vacuum == groups
 
 
 def summarise(name: str, frames: Sequence[Frame], vacuum: Sequence[Frame] | None = None) -> Summary:

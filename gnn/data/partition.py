@@ -92,9 +92,7 @@ def partition(
         return Partition(*parts, _told_of_runs(places, by or "run"))
     if "list" in kinds:
         raise TypeError("train, validation, test: a split by frame takes fractions, not lists")
-    if kinds == {"none", "fraction"}:
-        given = ", ".join(f"{key} {share}" for key, share in shares.items() if share is not None)
-        raise TypeError(f"train, validation, test: expected three fractions or none, got {given}")
+    _fractions(shares)
     fewest = _FEWEST if by is None else len(heads) + 1
     poor = {name for name, own in _runs_of(heads).items() if len(own) < fewest}
     return _by_run_or_frame(heads, shares, poor, by is not None, seed)
@@ -109,14 +107,14 @@ def hold_out(heads: Sequence[Frame | Head], seed: int = 0) -> Partition:
         for name, own in runs.items():
             count = max(1, round(HELD_OUT * len(own)))
             chosen |= {(name, run) for run in rng.permutation(sorted(own))[:count].tolist()}
-        inside = [(head.name, head.run) in chosen for head in heads]
-        sets = [[i for i, there in enumerate(inside) if there is want] for want in (False, True)]
+        sets: list[list[int]] = [[], []]
+        for i, head in enumerate(heads):
+            sets[(head.name, head.run) in chosen].append(i)
         how = "whole runs"
     else:
         fractions = {"train": 1 - HELD_OUT, "validation": HELD_OUT, "test": 0.0}
         sets = _stretches(heads, range(len(heads)), fractions, seed)[:2]
         how = "stretches of neighbours"
-    if how != "whole runs":
         _keep_elements(heads, sets, set(range(len(heads))))
     kept, held = map(sorted, sets)
     if not kept or not held:
@@ -151,8 +149,7 @@ def _by_run_or_frame(
     if rich:
         parts = split_indices([places[i] for i in rich], **shares, seed=seed)
         sets = [[rich[i] for i in part] for part in parts]
-    given = all(share is not None for share in shares.values())
-    fractions = checked_fractions(shares if given else None)
+    fractions = _fractions(shares)
     for part, new in zip(sets, _stretches(heads, rest, fractions, seed), strict=True):
         part.extend(new)
     moved = _keep_elements(heads, sets, set(rest))
@@ -308,11 +305,19 @@ def _whole_values(
         )
     number: Callable[[str], int] = values.index
     places = [("", number(head.group)) for head in heads]
-    given = all(share is not None for share in shares.values())
-    shared = checked_fractions(shares if given else None)
+    shared = _fractions(shares)
     train, validation, test = (shared[key] for key in SETS)
     parts = split_indices(places, train, validation, test, seed=seed)
     return {heads[i].group: key for key, part in zip(SETS, parts, strict=True) for i in part}
+
+
+def _fractions(shares: dict[str, Any]) -> dict[str, float]:
+    """Return the fractions that are given, or the default ones where none is."""
+    given = {key: share for key, share in shares.items() if share is not None}
+    if 0 < len(given) < len(shares):
+        told = ", ".join(f"{key} {share}" for key, share in given.items())
+        raise TypeError(f"train, validation, test: expected three fractions or none, got {told}")
+    return checked_fractions(given or None)
 
 
 def _is_list(share: Any) -> bool:

@@ -161,5 +161,7 @@ def _drawable(*comparisons: Comparison) -> list[str]:
     """Return the quantities that at least one of the comparisons has."""
     shown = [n for n in QUANTITIES if any(c.errors(n) is not None for c in comparisons)]
     if not shown:
-        raise ValueError("no energies or forces to draw: the frames have no such labels")
+        raise ValueError(
+            "no energies or forces to draw, nor dipoles: the frames have no such labels"
+        )
     return [n for n in shown if n != "dipole"] or shown  # dipoles where there is nothing else

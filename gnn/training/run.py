@@ -18,7 +18,7 @@ from gnn.training import parallel, plots, tables
 from gnn.training.checkpoint import last_of, load, load_model, save_model
 from gnn.training.committee import Committee, differences, resampled
 from gnn.training.config import Config
-from gnn.training.feed import Frames, heads, take
+from gnn.training.feed import Frames, take
 from gnn.training.isolated import told as isolated_lines
 from gnn.training.labels import tell_without_surroundings
 from gnn.training.loop import Trainer, training_device
@@ -33,6 +33,7 @@ from gnn.training.parallel import Ranks
 from gnn.training.setup import (
     LoadedData,
     build_model,
+    elements_of,
     embedded,
     has_surroundings,
     load_data,
@@ -297,13 +298,10 @@ def _run(
         say(f"trained {parameters} parameters: {_effort(trainer)} {on}")
     seen = embedded(training, config.data)
     twin = None
-    if blind is not None and not has_surroundings(seen):
-        say("no blind twin: no training frame has surroundings, so it would be the same model")
-        blind = None
-    elif blind is not None and not tell_without_surroundings(seen, validation, blind.loss):
-        say("no blind twin: of the weighted labels the frames have forces on charges alone")
-        blind = None
-    if blind is not None:
+    pointless = "" if blind is None else _pointless(seen, validation, blind)
+    if pointless:
+        say(f"no blind twin: {pointless}")
+    elif blind is not None:
         bare = replace(data, splits=(seen, validation, test))
         twin, other = train_blind(
             blind, bare, console, folder / "blind", resume=resume, ranks=ranks
@@ -318,6 +316,15 @@ def _run(
     comparisons = with_baselines(compare(results, test), twin, seen, test)
     write_results(folder, history, comparisons)
     return comparisons
+
+
+def _pointless(training: Frames, validation: Frames, blind: Config) -> str:
+    """Return why a model blind to surroundings is not worth training, or nothing."""
+    if not has_surroundings(training):
+        return "no training frame has surroundings, so it would be the same model"
+    if not tell_without_surroundings(training, validation, blind.loss):
+        return "of the weighted labels the frames have forces on charges alone"
+    return ""
 
 
 def _ready(config: Config, folder: Path, resume: bool, ranks: Ranks) -> Config:
@@ -346,8 +353,7 @@ def _ready(config: Config, folder: Path, resume: bool, ranks: Ranks) -> Config:
 
 def _about(config: Config, data: LoadedData) -> list[str]:
     """Return lines on isolated atoms and on what makes a committee's members differ."""
-    elements = {z for head in heads(data.splits[0]) for z in set(head.system.numbers.tolist())}
-    lines = isolated_lines(data.isolated, elements, config.start)
+    lines = isolated_lines(data.isolated, elements_of(data.splits[0]), config.start)
     if config.committee.perturbation and not config.perturbation:
         lines.append(
             "committee.perturbation is not used: it is for members that start from a checkpoint"

@@ -178,7 +178,7 @@ def has_surroundings(frames: Frames) -> bool:
 
 
 def _check_elements(training: Frames, validation: Frames, test: Frames) -> None:
-    known, *others = (_elements(part) for part in (training, validation, test))
+    known, *others = (elements_of(part) for part in (training, validation, test))
     found = others[0] | others[1]
     if found - known:
         raise ValueError(
@@ -188,7 +188,8 @@ def _check_elements(training: Frames, validation: Frames, test: Frames) -> None:
         )
 
 
-def _elements(frames: Frames) -> set[int]:
+def elements_of(frames: Frames) -> set[int]:
+    """Return the atomic numbers of all elements in frames."""
     compositions = {head.system.numbers.tobytes() for head in heads(frames)}
     return set(np.frombuffer(b"".join(compositions), dtype=np.int64).tolist())
 

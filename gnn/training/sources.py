@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gnn.data import load_shipped, read_frames, shipped_path
+from gnn.data.common import is_hdf5, wanted_names
 from gnn.data.streaming import StreamedFrames, stream_frames
 from gnn.data.systems import Frame
 from gnn.training.config import DataConfig
@@ -73,7 +74,10 @@ def read(data: DataConfig, named: Sequence[str], vacuum: bool = False) -> list[F
     else:  # a molecule may be in some of them only
         runs: dict[str, int] = {}  # a run may go on in another file
         frames = [frame for file in files for frame in _read_one(data, file, None, vacuum, runs)]
-        frames = _of_molecules(frames, data.molecules, files)
+        if data.molecules is not None:
+            where = ", ".join(map(str, files))
+            wanted = wanted_names(where, data.molecules, (frame.name for frame in frames))
+            frames = [frame for frame in frames if frame.name in wanted]
     if not frames:
         raise ValueError(f"{', '.join(map(str, files))} holds no frame")
     return frames
@@ -89,7 +93,7 @@ def _read_one(
     keys = dict(data.keys)
     if data.split.key is not None:
         keys["group"] = data.split.key
-    if file.suffix.lower() in (".h5", ".hdf5"):
+    if is_hdf5(file):
         _warn_of_key(data, file)
         keys = {}
     return read_frames(file, names=names, vacuum=vacuum, keys=keys, run_names=runs)
@@ -102,21 +106,6 @@ def _warn_of_key(data: DataConfig, file: Path) -> None:
             f"{data.split.key!r}",
             stacklevel=2,
         )
-
-
-def _of_molecules(
-    frames: list[Frame], names: list[str] | None, files: Sequence[Path]
-) -> list[Frame]:
-    if names is None:
-        return frames
-    found = {frame.name for frame in frames}
-    missing = [name for name in names if name not in found]
-    if missing:
-        raise ValueError(
-            f"{', '.join(map(str, files))}: no molecule {missing[0]!r}; found "
-            f"{', '.join(sorted(found))}"
-        )
-    return [frame for frame in frames if frame.name in names]
 
 
 def with_vacuum(training: Frames, data: DataConfig) -> Frames:

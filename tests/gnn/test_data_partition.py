@@ -156,6 +156,12 @@ def test_wrong_keys(frames, shares, message):
         partition(frames, **shares, by="group")
 
 
+def test_one_fraction_alone_is_refused_whatever_is_split():
+    for frames, by in ((kinds("a", "b", "c"), "group"), (frames_of(30), "frame")):
+        with pytest.raises(TypeError, match=r"expected three fractions or none, got train 0\.5"):
+            partition(frames, train=0.5, by=by)
+
+
 def test_a_part_of_the_training_frames_to_validate_on():
     kept, held, test, remark = hold_out(frames_of(30))
     assert (len(kept), len(held), test) == (27, 3, []) and "3 of 30 in stretches" in remark
