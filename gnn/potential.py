@@ -356,8 +356,8 @@ def _extremes(system: System) -> str:
         )
     if system.charge:
         found.append(f"the total charge is {system.charge} e")
-    strength = float(abs(system.uniform_field).max(initial=0))
-    if strength:
+    if system.uniform_field is not None and system.uniform_field.any():
+        strength = float(abs(system.uniform_field).max())
         found.append(f"the uniform field goes up to {strength:.3g} V/Å")
     size = max(float(abs(x).max(initial=0)) for x in (system.positions, system.mm_positions))
     found.append(f"coordinates go up to {size:.3g} Å")
