@@ -354,6 +354,11 @@ def _extremes(system: System) -> str:
             f"charge {j} is {distances[j]:.3g} Å from atom {atoms[j]}, and the largest is "
             f"{abs(system.mm_charges).max():.3g} e"
         )
+    if system.charge:
+        found.append(f"the total charge is {system.charge} e")
+    if system.uniform_field is not None and system.uniform_field.any():
+        strength = float(abs(system.uniform_field).max())
+        found.append(f"the uniform field goes up to {strength:.3g} V/Å")
     size = max(float(abs(x).max(initial=0)) for x in (system.positions, system.mm_positions))
     found.append(f"coordinates go up to {size:.3g} Å")
     return ", ".join(found) + "; one of these is beyond what the model or its precision can do"

@@ -17,6 +17,7 @@ OPTIONAL_FIELDS = ("mm_dipoles", "mm_quadrupoles", "uniform_field", "external_fi
 #: Two particles closer than this (Å) are taken for a mistake in the input.
 TOO_CLOSE = 1e-3
 
+_RESOLUTION = 1e-3  # Å; distance of neighbouring numbers that atoms bear
 _CHARGE_LIMIT = 1e6  # e; beyond it a number is something else
 _DENSE_LIMIT = 200_000  # distances held at once before a k-d tree is used instead
 
@@ -192,6 +193,7 @@ class System:
             raise ValueError(f"{given} is given without {missing}: pass both or neither")
         numbers = _atomic_numbers(self.numbers)
         positions = float_array("positions", self.positions, (len(numbers), 3))
+        _check_resolution(_numpy(self.positions))
         mm_positions = np.zeros((0, 3)) if self.mm_positions is None else self.mm_positions
         mm_positions = float_array("mm_positions", mm_positions, (None, 3))
         mm_charges = np.zeros(0) if self.mm_charges is None else self.mm_charges
@@ -243,6 +245,18 @@ class System:
 
     def __repr__(self) -> str:
         return f"System(n_atoms={self.n_atoms}, charge={self.charge:+d}, n_mm={self.n_mm})"
+
+
+def _check_resolution(positions: NDArray[Any]) -> None:
+    """Refuse positions so far from the origin that their type cannot hold a distance of atoms."""
+    kind = positions.dtype if positions.dtype.kind == "f" else np.dtype(np.float64)
+    largest = np.abs(positions).max(initial=0).astype(kind)
+    step = float(np.spacing(largest))
+    if step > _RESOLUTION:
+        raise ValueError(
+            f"positions: coordinates go up to {largest:.3g} Å, where numbers of type {kind} are "
+            f"{step:.2g} Å apart: move the atoms to near the origin before they are rounded"
+        )
 
 
 def _check_distances(positions: NDArray[Any], mm_positions: NDArray[Any]) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 from scipy import constants
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 from gnn.data.common import write_atomically
 from gnn.engines.embedding import Array, nearest_image
@@ -79,8 +81,13 @@ def read_amber(prmtop: Path, coordinates: Path) -> tuple[Any, Any]:
         If a file cannot be read.
     ValueError
         If a file is of another kind, or the two do not fit; the message names the file.
+
+    Notes
+    -----
+    Molecules that a program has cut at the walls of the box come back whole: constraints and
+    bonds of OpenMM know no images.
     """
-    from openmm import app
+    from openmm import app, unit
 
     topology = _parsed(prmtop, app.AmberPrmtopFile, "Amber topology (prmtop)")
     start = _parsed(coordinates, app.AmberInpcrdFile, "Amber coordinates (rst7, inpcrd)")
@@ -97,6 +104,7 @@ def read_amber(prmtop: Path, coordinates: Path) -> tuple[Any, Any]:
         )
     _check_start(coordinates, topology.topology, *start_of(start))
     topology.topology.setPeriodicBoxVectors(start.boxVectors)
+    start.positions = unit.Quantity(whole(topology.topology, *start_of(start)), unit.angstrom)
     return topology, start
 
 
@@ -106,6 +114,37 @@ def start_of(coordinates: Any) -> tuple[Array, Array]:
 
     positions = np.array(coordinates.positions.value_in_unit(unit.angstrom), dtype=float)
     return positions, np.array(coordinates.boxVectors.value_in_unit(unit.angstrom), dtype=float)
+
+
+def whole(topology: Any, positions: Array, box: Array) -> Array:
+    """Return positions (n, 3) in Å, with atoms that are bonded in one image.
+
+    Parameters
+    ----------
+    topology : openmm.app.Topology
+        Its bonds.
+    positions, box
+        (n, 3) and (3, 3) in Å.
+    """
+    ends = np.array([(bond[0].index, bond[1].index) for bond in topology.bonds()], dtype=int)
+    if not len(ends):
+        return positions
+    vectors = positions[ends[:, 1]] - positions[ends[:, 0]]
+    if np.allclose(vectors, nearest_image(vectors, box), rtol=0, atol=1e-6):
+        return positions
+    n = len(positions)
+    bonds = coo_array((np.ones(len(ends)), ends.T), shape=(n, n))
+    _, molecule = connected_components(bonds, directed=False)
+    _, first = np.unique(molecule, return_index=True)
+    rows = np.concatenate([ends[:, 0], np.full(len(first), n)])  # one root above all molecules
+    columns = np.concatenate([ends[:, 1], first])
+    tree = coo_array((np.ones(len(rows)), (rows, columns)), shape=(n + 1, n + 1)).tocsr()
+    order, parents = breadth_first_order(tree, n, directed=False)
+    moved = positions.copy()
+    for i in order[1:]:
+        if parents[i] < n:
+            moved[i] = moved[parents[i]] + nearest_image(moved[i] - moved[parents[i]], box)
+    return moved
 
 
 def _parsed(path: Path, reader: Callable[[str], Any], kind: str) -> Any:

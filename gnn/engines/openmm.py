@@ -9,12 +9,14 @@ Lennard-Jones interaction between the two. No patched engine: the model is calle
 import copy
 import warnings
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from gnn.data.systems import total_charge
 from gnn.engines._models import ready_model
 from gnn.engines.embedding import Embedding
 from gnn.engines.settings import SWITCH_WIDTH
@@ -125,6 +127,8 @@ def create_system(
     """
     import openmm
 
+    cutoff, switch_width = (_angstrom(length) for length in (cutoff, switch_width))
+    charge = None if charge is None else total_charge(charge)
     system = classical_system(topology, mm_forcefield, options)
     atoms = list(topology.atoms())
     if len(atoms) != system.getNumParticles():
@@ -133,7 +137,8 @@ def create_system(
             f"and {len(atoms)}"
         )
     qm = _checked_atoms(topology, qm_atoms)
-    charges = split(system, topology, set(qm))
+    finished = isinstance(mm_forcefield, openmm.System)
+    charges = split(system, topology, set(qm), finished)
     total = charges[qm].sum()
     if charge is None:
         charge = round(total)
@@ -201,12 +206,18 @@ def _fades(mm_forcefield: Any) -> bool:
 
 def _checked_atoms(topology: Any, qm_atoms: Sequence[int]) -> list[int]:
     """Return the indices sorted, after a check that they are whole molecules."""
-    found = sorted(int(i) for i in qm_atoms)
+    given = list(qm_atoms)
+    if not all(isinstance(i, Integral) and not isinstance(i, bool | np.bool_) for i in given):
+        raise TypeError(
+            "expected qm_atoms to be indices (whole numbers, no mask), got "
+            f"{', '.join(map(repr, given[:8]))}"
+        )
+    found = sorted(int(i) for i in given)
     count = topology.getNumAtoms()
     if not found or len(set(found)) != len(found) or found[0] < 0 or found[-1] >= count:
         raise ValueError(
             f"expected qm_atoms to be different indices of the {count} atoms, at least one, got "
-            f"{str(list(qm_atoms))[:80]}"
+            f"{str(given)[:80]}"
         )
     inside = set(found)
     for bond in topology.bonds():
@@ -219,6 +230,13 @@ def _checked_atoms(topology: Any, qm_atoms: Sequence[int]) -> list[int]:
         if atom.index in inside and atom.element is None:
             raise ValueError(f"QM atom {atom.index} ({atom.name}) has no element")
     return found
+
+
+def _angstrom(length: Any) -> float:
+    """Return a length in Å, given as a number or with a unit of OpenMM."""
+    from openmm import unit
+
+    return float(length.value_in_unit(unit.angstrom) if unit.is_quantity(length) else length)
 
 
 def _bonds(topology: Any, qm: list[int]) -> np.ndarray:

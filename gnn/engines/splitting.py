@@ -12,23 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gnn.engines.bonded import BONDED, check_sites, hold_together, remove_constraints, remove_terms
+
 Array = NDArray[Any]
 
-#: Bonded forces by the name of a term: how many particles it has, and which parameters make it
-#: vanish when they are zero.
-_BONDED = {
-    "HarmonicBondForce": ("Bond", 2, slice(1, 2)),
-    "HarmonicAngleForce": ("Angle", 3, slice(1, 2)),
-    "PeriodicTorsionForce": ("Torsion", 4, slice(2, 3)),
-    "RBTorsionForce": ("Torsion", 4, slice(0, 6)),
-}
-#: Terms of these may be there, but not with QM atoms.
-_ELSEWHERE = {
-    "CMAPTorsionForce": ("Torsion", slice(1, 9)),
-    "CustomBondForce": ("Bond", slice(0, 2)),
-    "CustomAngleForce": ("Angle", slice(0, 3)),
-    "CustomTorsionForce": ("Torsion", slice(0, 4)),
-}
 _HARMLESS = ("CMMotionRemover", "AndersenThermostat")
 _NONBONDED = ("NonbondedForce", "CustomNonbondedForce", "CustomExternalForce")
 #: Why other forces are refused, by the beginning of their name.
@@ -51,7 +38,7 @@ _STEEPEST = 6.5  # least exponent of a force that is Lennard-Jones (7) and not c
 _PAIRS = 4000  # pairs of kinds of particles that are looked at, at most
 
 
-def split(system: Any, topology: Any, qm: set[int]) -> Array:
+def split(system: Any, topology: Any, qm: set[int], finished: bool = False) -> Array:
     """Take the classical terms among QM atoms and their charges out of a system.
 
     Parameters
@@ -63,6 +50,8 @@ def split(system: Any, topology: Any, qm: set[int]) -> Array:
         Its bonds.
     qm
         Indices of the QM atoms.
+    finished
+        Whether the system came finished, so that terms of its forces may be a user's biases.
 
     Returns
     -------
@@ -75,6 +64,7 @@ def split(system: Any, topology: Any, qm: set[int]) -> Array:
         If a force cannot be split: the message names it, and why.
     """
     _check_kinds(system)
+    check_sites(system, qm)
     held = []
     for force in system.getForces():
         name = type(force).__name__
@@ -85,12 +75,11 @@ def split(system: Any, topology: Any, qm: set[int]) -> Array:
             _exclude(force, qm)
         elif name == "CustomExternalForce":
             _check_external(force, qm)
-        elif name in _BONDED:
-            _remove_bonded(force, qm)
-        elif name in _ELSEWHERE:
-            _check_elsewhere(force, qm)
     charges = _summed(held)
-    _hold_together(system, topology, qm, _remove_constraints(system, qm))
+    bonds = [tuple(atom.index for atom in bond) for bond in topology.bonds()]
+    own = {frozenset(bond) for bond in bonds if qm.issuperset(bond)}
+    remove_terms(system, own, qm, finished)
+    hold_together(system, own | remove_constraints(system, qm))
     return charges
 
 
@@ -104,12 +93,13 @@ def _check_kinds(system: Any) -> None:
                     f"the force field has a {name}, which cannot be split into QM and MM parts: "
                     f"{reason}"
                 )
-    known = (*_NONBONDED, *_BONDED, *_ELSEWHERE, *_HARMLESS)
+    known = (*_NONBONDED, *BONDED, *_HARMLESS)
     for name in names:
         if name not in known and "Barostat" not in name:
             raise ValueError(
                 f"the force field has a {name}, which cannot be split into QM and MM parts; "
-                f"known are {', '.join(known)}"
+                f"known are {', '.join(known)} (a bias or restraint of your own is added to the "
+                "system that comes back)"
             )
     if "NonbondedForce" not in names:
         raise ValueError("the force field has no NonbondedForce, from which charges are taken")
@@ -243,7 +233,7 @@ def _probe(force: Any, rows: Array) -> Any:
         probe.addPerParticleParameter(name)
     for k in range(force.getNumGlobalParameters()):
         name, value = force.getGlobalParameterName(k), force.getGlobalParameterDefaultValue(k)
-        probe.addGlobalParameter(name, value)
+        probe.addGlobalParameter(name, value or 1.0)  # a switch that is off may be turned on
     for k in range(force.getNumTabulatedFunctions()):
         function = copy.deepcopy(force.getTabulatedFunction(k))
         probe.addTabulatedFunction(force.getTabulatedFunctionName(k), function)
@@ -274,69 +264,3 @@ def _exclude(force: Any, qm: set[int]) -> None:
     for pair in combinations(sorted(qm), 2):
         if frozenset(pair) not in known:
             force.addExclusion(*pair)
-
-
-# --- bonded terms ---------------------------------------------------------------------------------
-
-
-def _remove_bonded(force: Any, qm: set[int]) -> None:
-    """Let the terms of QM atoms vanish (a force cannot give up terms)."""
-    name = type(force).__name__
-    term, particles, factor = _BONDED[name]
-    for i in range(getattr(force, f"getNum{term}s")()):
-        values = getattr(force, f"get{term}Parameters")(i)
-        if not qm.isdisjoint(values[:particles]):
-            _check_uncut(f"term {i} of a {name}", values[:particles], qm)
-            parameters = values[particles:]
-            for k in range(*factor.indices(len(parameters))):
-                parameters[k] = 0.0 * parameters[k]
-            getattr(force, f"set{term}Parameters")(i, *values[:particles], *parameters)
-
-
-def _check_elsewhere(force: Any, qm: set[int]) -> None:
-    term, particles = _ELSEWHERE[type(force).__name__]
-    for i in range(getattr(force, f"getNum{term}s")()):
-        values = getattr(force, f"get{term}Parameters")(i)
-        if not qm.isdisjoint(values[particles]):
-            raise ValueError(
-                f"term {i} of a {type(force).__name__} acts on QM atoms and cannot be taken out"
-            )
-
-
-def _remove_constraints(system: Any, qm: set[int]) -> list[tuple[int, int]]:
-    """Free the QM atoms; return the pairs that were constrained."""
-    removed = []
-    for i in reversed(range(system.getNumConstraints())):
-        first, second, _ = system.getConstraintParameters(i)
-        if first in qm or second in qm:
-            _check_uncut("a constraint", (first, second), qm)
-            system.removeConstraint(i)
-            removed.append((first, second))
-    return removed
-
-
-def _check_uncut(what: str, particles: Any, qm: set[int]) -> None:
-    if not qm.issuperset(particles):
-        raise ValueError(
-            f"{what} holds atoms {', '.join(map(str, particles))} together, of which some are QM "
-            "and some are not: qm_atoms must be whole molecules"
-        )
-
-
-def _hold_together(system: Any, topology: Any, qm: set[int], removed: list[Any]) -> None:
-    """Add bonds without strength, from which OpenMM knows what is a molecule.
-
-    Without them each QM atom whose bond was a constraint would be moved into the box by itself
-    when positions are written, and moved by itself by a barostat.
-    """
-    import openmm
-
-    bonds = ((bond[0].index, bond[1].index) for bond in topology.bonds())
-    pairs = {tuple(sorted(pair)) for pair in (*bonds, *removed) if pair[0] in qm and pair[1] in qm}
-    if not pairs:
-        return
-    force = openmm.HarmonicBondForce()
-    force.setName("QMMolecules")
-    for pair in sorted(pairs):
-        force.addBond(*pair, 0.1, 0.0)
-    system.addForce(force)

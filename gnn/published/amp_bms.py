@@ -20,6 +20,7 @@ from gnn.published.layers import (
     BesselBasis,
     EdgePerceptron,
     PublishedStep,
+    check_numbers,
     neutralised,
     per_system,
     perceptron,
@@ -288,11 +289,7 @@ class AmpBms(Potential):
         return per_system(energies, batch.batch.index_select(0, near.first), batch)
 
     def _check_numbers(self, batch: Batch) -> None:
-        largest = self.embedding.num_embeddings - 1
-        if int(batch.numbers.max()) > largest:
-            raise ValueError(
-                f"expected atomic numbers up to {largest}, got {int(batch.numbers.max())}"
-            )
+        check_numbers(batch, self.embedding)
         if self.mode != "training" and batch.mm_moments.shape[1] > 1:
             raise ValueError(
                 "expected surrounding charges only: multipoles take part in mode 'training'"

@@ -20,6 +20,7 @@ from gnn.published.layers import (
     PublishedStep,
     SpeciesEdges,
     build_state,
+    check_numbers,
     neutralised,
     per_system,
     perceptron,
@@ -114,6 +115,7 @@ class AmpQmmm(Potential):
         return dict(self._arguments)
 
     def _energy(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        check_numbers(batch, self.embedding)
         charges_near = self.induction.near(batch)
         graph = species_graph(batch, self.radial, self.edges)
         initial = nodes = self.embedding(batch.numbers)

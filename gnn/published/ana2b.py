@@ -12,6 +12,7 @@ from gnn.published.layers import (
     BesselBasis,
     PublishedStep,
     SpeciesEdges,
+    check_numbers,
     per_system,
     perceptron,
     species_graph,
@@ -83,6 +84,7 @@ class Ana2b(Potential):
 
     def readout_features(self, batch: Batch) -> Tensor:
         """Return what the atoms' energies are read from, (N, features + 3 channels)."""
+        check_numbers(batch, self.embedding)
         graph = species_graph(batch, self.radial, self.edges)
         nodes = self.embedding(batch.numbers)
         previous: Tensor | None = None

@@ -294,6 +294,19 @@ def neutralised(charges: Tensor, batch: Batch) -> Tensor:
     return charges + ((batch.charge - found) / atoms).index_select(0, batch.batch)
 
 
+def check_numbers(batch: Batch, table: nn.Embedding) -> None:
+    """Refuse atomic numbers that a table has no row for.
+
+    Raises
+    ------
+    ValueError
+        With the largest number that it has.
+    """
+    largest = table.num_embeddings - 1
+    if int(batch.numbers.max()) > largest:
+        raise ValueError(f"expected atomic numbers up to {largest}, got {int(batch.numbers.max())}")
+
+
 def per_system(values: Tensor, system: Tensor, batch: Batch) -> Tensor:
     """Return the sums of each system's values, (B,), in float64."""
     total = torch.zeros(batch.n_systems, dtype=torch.float64)

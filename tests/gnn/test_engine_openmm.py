@@ -1,5 +1,6 @@
 """QM/MM systems in OpenMM: energies against their parts, forces against finite differences."""
 
+import warnings
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -493,6 +494,117 @@ def test_what_acts_beside_the_model_is_refused(model):
         (lambda s: s.addForce(openmm.GayBerneForce())): "has a GayBerneForce",
     }.items():
         assert words in message(change)
+
+
+def custom_bonds(*pairs):
+    force = openmm.CustomBondForce("k*r^2")
+    force.addPerBondParameter("k")
+    for pair in pairs:
+        force.addBond(*pair, [1.5])
+    return force
+
+
+def custom_torsions(*rows):
+    force = openmm.CustomTorsionForce("k*theta^2")
+    force.addPerTorsionParameter("k")
+    for row in rows:
+        force.addTorsion(*row, [2.5])
+    return force
+
+
+def maps(*rows):
+    force = openmm.CMAPTorsionForce()
+    force.addMap(2, [1.0, 2.0, 3.0, 4.0])
+    for row in rows:
+        force.addTorsion(0, *row)
+    return force
+
+
+def test_custom_terms_of_the_model_s_atoms_are_taken_out(model):
+    """As of CHARMM (1-4 pairs, impropers), GROMACS and force fields with maps of torsions."""
+    from gnn.engines.splitting import split
+
+    topology, system, _ = waters(4)
+    for force in (
+        custom_bonds((0, 2), (6, 7), (1, 2)),
+        custom_torsions((2, 0, 1, 3), (6, 7, 8, 9)),
+        maps((0, 1, 2, 3, 1, 2, 3, 4), (6, 7, 8, 9, 7, 8, 9, 10)),
+    ):
+        force.setForceGroup(3)
+        system.addForce(force)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        split(system, topology, set(range(6)))
+    kinds = {type(force).__name__: force for force in system.getForces()}
+    bonds, torsions = kinds["CustomBondForce"], kinds["CustomTorsionForce"]
+    assert bonds.getNumBonds() == torsions.getNumTorsions() == 1
+    assert bonds.getBondParameters(0) == [6, 7, (1.5,)]
+    assert torsions.getTorsionParameters(0) == [6, 7, 8, 9, (2.5,)]
+    assert kinds["CMAPTorsionForce"].getNumTorsions() == 1
+    assert bonds.getForceGroup() == torsions.getForceGroup() == 3
+
+
+@pytest.mark.parametrize(
+    ("force", "words"),
+    [
+        (custom_bonds((0, 3)), "1 of a CustomBondForce"),
+        (custom_torsions((1, 0, 2, 3)), None),
+        (custom_bonds((1, 2)), None),
+    ],
+)
+def test_what_may_be_a_bias_is_named(model, force, words):
+    topology, system, _ = waters()
+    system.addForce(force)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        split_of(topology, system, model, range(6))
+    found = [str(one.message) for one in caught if "biases" in str(one.message)]
+    assert len(found) == (words is not None)
+    assert words is None or words in found[0]
+
+
+def test_a_restraint_between_molecules_of_the_model_is_named(model):
+    topology, system, _ = waters()
+    force = openmm.HarmonicBondForce()
+    force.addBond(0, 3, 0.3, 100.0)
+    system.addForce(force)
+    with pytest.warns(UserWarning, match="biases or restraints: 1 of a HarmonicBondForce"):
+        split_of(topology, system, model, range(6))
+
+
+def test_charges_that_a_switch_turns_off_are_found(model):
+    topology, system, _ = waters()
+    force = custom("on*138.9*a1*a2/r", np.abs(CHARGES)[:, None], ["a"])
+    force.addGlobalParameter("on", 0.0)
+    system.addForce(force)
+    with pytest.raises(ValueError, match="no Lennard-Jones"):
+        split_of(topology, system, model)
+
+
+def test_a_lone_pair_of_a_qm_atom_is_refused(model):
+    topology, system, _ = waters()
+    site = system.addParticle(0.0)
+    system.setVirtualSite(site, openmm.TwoParticleAverageSite(0, 1, 1.2, -0.2))
+    force_of(system).addParticle(0.3, 0.1, 0.0)
+    topology.addAtom("LP", None, list(topology.residues())[-1])
+    with pytest.raises(ValueError, match="particle 18 is a virtual site of QM atom 0"):
+        split_of(topology, system, model)
+
+
+@pytest.mark.parametrize("wrong", [[True, True, True], [0.0, 1.0, 2.5], ["0"], np.ones(18, bool)])
+def test_atoms_must_be_indices(model, wrong):
+    topology, system, _ = waters()
+    with pytest.raises(TypeError, match="no mask"):
+        split_of(topology, system, model, wrong)
+
+
+def test_units_and_charges_of_arguments(model):
+    topology, system, _ = waters()
+    lengths = {"cutoff": 0.8 * unit.nanometer, "switch_width": 2 * unit.angstrom}
+    split = split_of(topology, system, model, np.arange(3), charge="-1", **lengths)
+    assert split.getNumForces() == 4
+    with pytest.raises(ValueError, match="one whole number"):
+        split_of(topology, system, model, charge=0.5)
 
 
 def test_amoeba_is_refused_by_name(model):

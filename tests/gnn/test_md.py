@@ -26,6 +26,7 @@ from gnn.engines.analysis import (
     read_trajectory,
 )
 from gnn.engines.box import read_amber, shipped_box, start_of, warn_of_density
+from gnn.engines.box import whole as whole_molecules
 from gnn.engines.dynamics import Run
 from gnn.engines.embedding import Embedding
 from gnn.engines.failure import longest_step
@@ -334,6 +335,25 @@ def test_a_blow_up_leaves_the_last_good_frame(box, tmp_path, capsys):
     positions = np.array(app.PDBFile(str(tmp_path / "failed.pdb")).positions._value)
     assert np.isfinite(positions).all()
     np.testing.assert_allclose(np.linalg.norm(positions[0] - positions[1]), 0.14, atol=0.03)
+
+
+def test_molecules_cut_at_the_walls_are_made_whole(box):
+    """As programs write coordinates that put every atom into the box by itself."""
+    prmtop, start = read_amber(box / "solute.prmtop", box / "solute.rst7")
+    positions, vectors = start_of(start)
+    edges = np.diag(vectors)
+    centred = positions - positions[:6].mean(axis=0)  # the solute at a corner
+    cut = centred - edges * np.floor(centred / edges)
+    assert np.ptp(cut[:6], axis=0).max() > 15
+    found = whole_molecules(prmtop.topology, cut, vectors)
+    ends = np.array([(bond[0].index, bond[1].index) for bond in prmtop.topology.bonds()])
+    for pair in (ends, np.array([[0, 5], [2, 5], [7, 8]])):
+        distances = [
+            np.linalg.norm(x[pair[:, 0]] - x[pair[:, 1]], axis=1) for x in (found, positions)
+        ]
+        np.testing.assert_allclose(*distances, atol=1e-9)
+    np.testing.assert_allclose((found - cut) / edges, np.round((found - cut) / edges), atol=1e-9)
+    assert whole_molecules(prmtop.topology, positions, vectors) is positions
 
 
 def test_a_run_goes_on_with_the_files_that_it_had(box, whole, tmp_path, capsys):

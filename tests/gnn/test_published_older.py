@@ -119,6 +119,23 @@ def test_a_single_atom_is_no_obstacle(model):
     assert np.isfinite(result["forces"]).all()
 
 
+def test_elements_beyond_the_tables_are_refused(model):
+    with pytest.raises(ValueError, match="expected atomic numbers up to"):
+        model.evaluate([System([1, 92], [[0, 0, 0], [0, 0, 1.5]])])
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("numbers", [(1, 1), (1, 6), (7, 8), (8, 17), (16, 17)])
+def test_short_distances_have_forces_that_are_the_gradient(model, numbers):
+    for r in (0.2, 0.5, 1.0):
+        ends = [System(numbers, [[0, 0, 0], [0.6 * d, 0, 0.8 * d]]) for d in (r, r * 1.00001)]
+        ends.append(System(numbers, [[0, 0, 0], [0.6 * r * 0.99999, 0, 0.8 * r * 0.99999]]))
+        one, up, down = model.evaluate(ends)
+        slope = (up["energy"] - down["energy"]) / (2e-5 * r)
+        rounding = 1e-8 + 1e-15 * abs(one["energy"]) / (1e-5 * r)
+        assert one["forces"][1] @ [0.6, 0, 0.8] == pytest.approx(-slope, rel=1e-5, abs=rounding)
+
+
 def test_config_builds_the_same_architecture(model):
     again = type(model)(**model.config()).double()
     again.load_state_dict(model.state_dict())
