@@ -1,11 +1,10 @@
 """What the scripts that train many models share: one run, a table that is continued, a budget."""
 
-import csv
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
-from _output import RESULTS, label_decades, write_table
+from _output import label_decades, read_table, write_table
 
 from gnn import AMP
 from gnn.data import load_shipped
@@ -95,12 +94,8 @@ class Table:
     """
 
     def __init__(self, name: str, keys: Sequence[str], columns: Sequence[str], fresh: bool):
-        self.name, path = name, RESULTS / f"{name}.csv"
-        self.keys, self.columns = tuple(keys), (*keys, *columns)
-        self.rows: list[dict[str, Any]] = []
-        if path.exists() and not fresh:
-            with open(path, newline="") as file:
-                self.rows = [dict(row) for row in csv.DictReader(file)]
+        self.name, self.keys, self.columns = name, tuple(keys), (*keys, *columns)
+        self.rows: list[dict[str, Any]] = [] if fresh else [*read_table(name)]
 
     def fill(self, key: tuple, compute: Callable[[], Iterable[dict[str, Any]]]) -> None:
         """Add the rows of one run, unless a row that begins with `key` is there."""

@@ -7,15 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from multipoles._cuda import (
-    SIMULATED,
-    WrittenOut,
-    _positive_rsqrt,
-    cuda,
-    kernels,
-    loader,
-    storer,
-)
+from multipoles._cuda import SIMULATED, WrittenOut, _positive_rsqrt, cuda, kernels
+from multipoles._cuda_access import loader, storer
 from multipoles._device import NumbaSpace, space_of, view
 
 # independent chains of a thread, and operations of each that a round of the loop writes out

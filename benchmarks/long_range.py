@@ -12,13 +12,12 @@ where rows of methods that are not asked for stay.
 """
 
 import argparse
-import csv
 import json
 import time
 from typing import NamedTuple
 
 import numpy as np
-from _output import RESULTS, pyplot, run_alone, write_scaling, write_table
+from _output import pyplot, read_table, run_alone, write_scaling, write_table
 
 SIZES = (1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 METHODS = {"direct": 0.0, "fmm 1e-3": 1e-3, "fmm 1e-5": 1e-5}
@@ -154,17 +153,12 @@ def judge(results: list[Result]) -> None:
 
 def kept(methods: list[str]) -> list[Result]:
     """Return the rows of an earlier run for other methods than these."""
-    path = RESULTS / "long_range.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
     return [
         Result(
             int(r["n"]), r["method"], float(r["forward"]), float(r["both"]), int(r["memory"]),
             r["extrapolated"] == "True", float(r["error"]),
         )
-        for r in rows
+        for r in read_table("long_range")
         if r["method"] not in methods
     ]  # fmt: skip
 

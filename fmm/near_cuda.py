@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from multipoles import _plain, indexing
-from multipoles._cuda import REAL, SIMULATED, WIDEST, cuda, kernels, loader, storer, zeros
+from multipoles._cuda import REAL, SIMULATED, cuda, kernels
+from multipoles._cuda_access import WIDEST, loader, storer, zeros
 from multipoles._device import Space
 from multipoles.direct_cuda import (
     ALIGNED,

@@ -12,18 +12,8 @@ import numpy as np
 from fmm import accuracy, harmonics, translations
 from fmm.expansions_cuda import THREADS
 from fmm.tree import upper
-from multipoles._cuda import (
-    REAL,
-    SIMULATED,
-    WIDEST,
-    Device,
-    WrittenOut,
-    cuda,
-    kernels,
-    loader,
-    storer,
-    zeros,
-)
+from multipoles._cuda import REAL, SIMULATED, Device, WrittenOut, cuda, kernels
+from multipoles._cuda_access import WIDEST, loader, storer, zeros
 from multipoles._device import Space
 
 # threads that translate the boxes of a group, and how many target boxes it has

@@ -16,19 +16,8 @@ import numpy as np
 
 from multipoles import _chains, _plain, indexing
 from multipoles._chains import chain_of_one
-from multipoles._cuda import (
-    REAL,
-    SIMULATED,
-    WIDEST,
-    Device,
-    WrittenOut,
-    cuda,
-    kernels,
-    loader,
-    rsqrt,
-    storer,
-    zeros,
-)
+from multipoles._cuda import REAL, SIMULATED, Device, WrittenOut, cuda, kernels, rsqrt
+from multipoles._cuda_access import WIDEST, loader, storer, zeros
 from multipoles._device import Space
 from multipoles.neighbours_cuda import DeviceNeighbours, DevicePairs
 from multipoles.pairwise import square

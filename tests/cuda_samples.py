@@ -2,16 +2,8 @@
 
 import numpy as np
 
-from multipoles._cuda import (
-    REAL,
-    WIDEST,
-    WrittenOut,
-    cuda,
-    device,
-    kernels,
-    loader,
-    rsqrt,
-)
+from multipoles._cuda import REAL, WrittenOut, cuda, device, kernels, rsqrt
+from multipoles._cuda_access import WIDEST, loader
 from multipoles._jit import inline
 
 TABLE = np.array([0.5, 0.25, 0.125])

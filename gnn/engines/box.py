@@ -17,13 +17,14 @@ from gnn.data.common import write_atomically
 from gnn.engines.embedding import Array, nearest_image
 from gnn.engines.naming import is_water
 from gnn.engines.settings import Settings
+from gnn.units import NANOMETER
 
 _BONDS = (0.5, 3.5)  # Å; no bond of a force field is shorter or longer at rest
 _PARTS = 20  # of the equilibration, after each of which the density is measured
 _SETTLED = 0.02  # largest relative change of the mean density between its third and last quarter,
 _COMPRESSIBILITY = 4.6e-10  # 1/Pa, of water: how much a small box wavers beyond that
 _WATER = (0.93, 1.06)  # g/ml; TIP3P has 0.98 at 300 K, small boxes waver by 0.01 to 0.02
-_GRAM_PER_ML = 602.214076  # Da/nm³
+GRAM_PER_ML = 602.214076  # Da/nm³
 
 
 def platform_of(settings: Settings) -> tuple[Any, ...]:
@@ -53,13 +54,23 @@ def platform_of(settings: Settings) -> tuple[Any, ...]:
     return platform, properties
 
 
+def masses(system: Any) -> Array:
+    """Return the masses of all particles in Da, (n,)."""
+    return np.array([system.getParticleMass(i)._value for i in range(system.getNumParticles())])
+
+
 def degrees_of_freedom(system: Any) -> int:
     """Return 3 for each particle with mass, less the constraints and the motion of the centre."""
     import openmm
 
-    massive = sum(system.getParticleMass(i)._value > 0 for i in range(system.getNumParticles()))
+    massive = int((masses(system) > 0).sum())
     centre = any(isinstance(force, openmm.CMMotionRemover) for force in system.getForces())
     return 3 * massive - system.getNumConstraints() - 3 * centre
+
+
+def temperature(kinetic: float, degrees: int) -> float:
+    """Return the temperature in K of a kinetic energy in kJ/mol in so many degrees of freedom."""
+    return 2 * kinetic / (degrees * constants.gas_constant * 1e-3)
 
 
 def read_amber(prmtop: Path, coordinates: Path) -> tuple[Any, Any]:
@@ -145,6 +156,12 @@ def whole(topology: Any, positions: Array, box: Array) -> Array:
         if parents[i] < n:
             moved[i] = moved[parents[i]] + nearest_image(moved[i] - moved[parents[i]], box)
     return moved
+
+
+def in_angstrom(state: Any) -> tuple[Array, Array]:
+    """Return positions (n, 3) and box vectors (3, 3) of an OpenMM state in Å."""
+    positions = np.asarray(state.getPositions(asNumpy=True)._value) * NANOMETER
+    return positions, np.asarray(state.getPeriodicBoxVectors(asNumpy=True)._value) * NANOMETER
 
 
 def _parsed(path: Path, reader: Callable[[str], Any], kind: str) -> Any:
@@ -275,10 +292,8 @@ def _settle(simulation: Any, settings: Settings) -> Array:
 
 def density(simulation: Any) -> float:
     """Return the density of a simulation's box in g/ml."""
-    system = simulation.system
-    mass = sum(system.getParticleMass(i)._value for i in range(system.getNumParticles()))
     volume = simulation.context.getState().getPeriodicBoxVolume()._value
-    return float(mass / volume / _GRAM_PER_ML)
+    return float(masses(simulation.system).sum() / volume / GRAM_PER_ML)
 
 
 def warn_of_density(densities: Array, topology: Any, settings: Settings) -> None:
@@ -299,7 +314,7 @@ def warn_of_density(densities: Array, topology: Any, settings: Settings) -> None
     last = float(densities[-quarter:].mean())
     before = float(densities[-2 * quarter : -quarter].mean()) if len(densities) > 1 else last
     water, mass = _masses(topology)
-    volume = mass / last / _GRAM_PER_ML * 1e-27  # m³
+    volume = mass / last / GRAM_PER_ML * 1e-27  # m³
     wavers = (constants.Boltzmann * settings.temperature * _COMPRESSIBILITY / volume) ** 0.5
     if abs(last / before - 1) > max(_SETTLED, 3 * wavers):
         warnings.warn(

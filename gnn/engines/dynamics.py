@@ -22,14 +22,23 @@ import numpy as np
 import torch
 
 from gnn.data.common import write_atomically
-from gnn.engines.box import degrees_of_freedom, equilibrated, platform_of, read_amber, start_of
+from gnn.engines.box import (
+    GRAM_PER_ML,
+    degrees_of_freedom,
+    equilibrated,
+    in_angstrom,
+    masses,
+    platform_of,
+    read_amber,
+    start_of,
+    temperature,
+)
 from gnn.engines.embedding import APART, Array, check_box, nearest_image
 from gnn.engines.failure import explain, longest_bond_of, warn_of_step, write_pdb
 from gnn.engines.naming import is_water, name_residues
 from gnn.engines.openmm import INTERRUPTED, classical_system, create_system
 from gnn.engines.settings import Settings
 from gnn.engines.trajectory import Trajectory
-from gnn.units import NANOMETER
 
 COLUMNS = (
     "step", "time_ps", "potential_kj_mol", "kinetic_kj_mol", "total_kj_mol", "temperature_k",
@@ -198,8 +207,8 @@ class Run:
             barostat.setRandomNumberSeed(settings.seed + 1)
             system.addForce(barostat)
         warn_of_step(self.topology, system, settings.timestep)
-        masses = [system.getParticleMass(i)._value for i in range(system.getNumParticles())]
-        self.degrees_of_freedom, self._mass = degrees_of_freedom(system), sum(masses)
+        self.degrees_of_freedom = degrees_of_freedom(system)
+        self._mass = float(masses(system).sum())
         return app.Simulation(self.topology, system, integrator, *platform_of(settings))
 
     def _begin(self, simulation: Any) -> int:
@@ -222,7 +231,7 @@ class Run:
             self.settings.temperature * unit.kelvin, self.settings.seed + 1
         )
         found = context.getState(positions=True, enforcePeriodicBox=True)
-        self.last_frame = _in_angstrom(found)
+        self.last_frame = in_angstrom(found)
         path = self.folder / "topology.pdb"
         write_pdb(path, self.topology, *self.last_frame, self.qm_atoms)
         self._frames.begin()
@@ -241,31 +250,30 @@ class Run:
         kinetic = state.getKineticEnergy().value_in_unit(unit.kilojoule_per_mole)
         if not np.isfinite(potential + kinetic):
             raise FloatingPointError(f"the energy is {potential + kinetic} kJ/mol")
-        self.last_frame = _in_angstrom(state)
+        self.last_frame = in_angstrom(state)
         if step % self.settings.interval == 0:
             self._frames.write(state.getPositions(asNumpy=True), state.getPeriodicBoxVectors())
-        gas = unit.MOLAR_GAS_CONSTANT_R.value_in_unit(unit.kilojoule_per_mole / unit.kelvin)
         volume = state.getPeriodicBoxVolume().value_in_unit(unit.nanometer**3)
-        temperature = 2 * kinetic / (self.degrees_of_freedom * gas)
-        self._warn(step, temperature)
+        kelvin = temperature(kinetic, self.degrees_of_freedom)
+        self._warn(step, kelvin)
         row = (
             step,
             f"{step * self.settings.timestep * 1e-3:.6g}",
             *(f"{energy:.10g}" for energy in (potential, kinetic, potential + kinetic)),
-            f"{temperature:.6g}",
-            f"{self._mass / volume / 602.214076:.6g}",
+            f"{kelvin:.6g}",
+            f"{self._mass / volume / GRAM_PER_ML:.6g}",
             f"{speed:.4g}",
         )
         with open(self.log, "a", newline="", encoding="utf-8") as file:
             csv.writer(file).writerow(row)
 
-    def _warn(self, step: int, temperature: float) -> None:
+    def _warn(self, step: int, kelvin: float) -> None:
         """Warn, once of each, where the run heats up or a bond of the molecule is stretched."""
         asked = self.settings.temperature
-        if temperature > _HOT * asked and "heat" not in self._warned:
+        if kelvin > _HOT * asked and "heat" not in self._warned:
             self._warned.add("heat")
             warnings.warn(
-                f"step {step}: the temperature is {temperature:.0f} K, asked for were {asked:g} K",
+                f"step {step}: the temperature is {kelvin:.0f} K, asked for were {asked:g} K",
                 stacklevel=2,
             )
         bond, ratio = longest_bond_of(self, *self.last_frame)
@@ -335,9 +343,3 @@ class Run:
         simulation.currentStep = record["step"]
         self.say(f"going on from step {record['step']}")
         return int(record["step"])
-
-
-def _in_angstrom(state: Any) -> tuple[Array, Array]:
-    """Return positions (n, 3) and box vectors (3, 3) of an OpenMM state."""
-    positions = np.asarray(state.getPositions(asNumpy=True)._value) * NANOMETER
-    return positions, np.asarray(state.getPeriodicBoxVectors(asNumpy=True)._value) * NANOMETER

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from gnn.data.common import write_atomically
+from gnn.engines.box import in_angstrom, masses, temperature
 from gnn.engines.embedding import APART, Array, longest_bond, nearest_image
 from gnn.units import NANOMETER
 
@@ -49,13 +50,14 @@ def explain(run: Any, simulation: Any, reason: str) -> ValueError:
         What OpenMM, the model or the run itself complained of.
     """
     state = simulation.context.getState(positions=True, velocities=True, enforcePeriodicBox=True)
-    positions = np.asarray(state.getPositions(asNumpy=True)._value) * NANOMETER
-    box = np.asarray(state.getPeriodicBoxVectors(asNumpy=True)._value) * NANOMETER
+    positions, box = in_angstrom(state)
     velocities = np.asarray(state.getVelocities(asNumpy=True)._value)
     step = simulation.context.getStepCount()
     notes, which = [f"step {step}"], f"step {step}"
     if np.isfinite(velocities).all() and velocities.any():
-        notes.append(f"{_temperature(run, simulation.system, velocities):.0f} K")
+        # Da nm²/ps² are kJ/mol
+        kinetic = 0.5 * float(masses(simulation.system) @ (velocities**2).sum(axis=1))
+        notes.append(f"{temperature(kinetic, run.degrees_of_freedom):.0f} K")
     lost = not np.isfinite(positions).all()
     if lost:
         which = "the frame recorded last"
@@ -74,12 +76,6 @@ def explain(run: Any, simulation: Any, reason: str) -> ValueError:
     path = run.folder / "failed.pdb"
     write_pdb(path, run.topology, positions, box, run.qm_atoms)
     return ValueError(f"the run stopped at {', '.join(notes)}: {reason}; {which} is in {path}")
-
-
-def _temperature(run: Any, system: Any, velocities: Array) -> float:
-    masses = np.array([system.getParticleMass(i)._value for i in range(len(velocities))])
-    kinetic = 0.5 * float(masses @ (velocities**2).sum(axis=1))  # Da nm²/ps² are kJ/mol
-    return 2 * kinetic / (run.degrees_of_freedom * 8.31446261815324e-3)
 
 
 def write_pdb(path: Path, topology: Any, positions: Array, box: Array, whole: Any) -> None:
@@ -120,10 +116,10 @@ def longest_step(topology: Any, system: Any) -> tuple[float, float] | None:
         fixed.add(frozenset(system.getConstraintParameters(i)[:2]))
     periods = []
     for first, second in topology.bonds():
-        masses = [system.getParticleMass(atom.index)._value for atom in (first, second)]
-        if frozenset((first.index, second.index)) in fixed or min(masses) <= 0:
+        ends = [system.getParticleMass(atom.index)._value for atom in (first, second)]
+        if frozenset((first.index, second.index)) in fixed or min(ends) <= 0:
             continue
-        reduced = masses[0] * masses[1] / sum(masses)
+        reduced = ends[0] * ends[1] / sum(ends)
         light = any(a.element is not None and a.element.symbol in "HD" for a in (first, second))
         period, usual = _HYDROGEN if light else _HEAVY
         periods.append(period * np.sqrt(reduced / usual))

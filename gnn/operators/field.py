@@ -132,24 +132,24 @@ class FieldOf:
     def __call__(self, moments: Tensor) -> Tensor:
         """Return the field (n_targets, channels, n_components(order))."""
         if self.method == "torch":
-            device = self.points[0].device
-            rows = (
-                _gpu().all_pairs(self.neighbours, device)
-                if on_gpu(self.points[0])
-                else torch.from_numpy(self.neighbours.all_pairs())
-            )
-            if transformed():  # no shape may depend on a number
-                ends, meets = (
-                    (rows[:, 0], rows[:, 1]),
-                    torch.ones(len(rows), dtype=torch.bool, device=device),
-                )
-                given = *self.points, moments, self.order, self.kernel
-                return field_torch.field_where(*given, ends, meets)
-            return field_torch.field(*self.points, moments, self.order, self.kernel, rows)
+            return self._by_twin(moments)
         if self._evaluator is None:
             later = transformed()
             self._evaluator = Later(self._checked) if later else self._plan(*self.points, moments)
         return _field(*self.points, moments, self.order, self._evaluator)
+
+    def _by_twin(self, moments: Tensor) -> Tensor:
+        """Return the field in plain torch, on whatever device the points are."""
+        device = self.points[0].device
+        if on_gpu(self.points[0]):
+            rows = _gpu().all_pairs(self.neighbours, device)
+        else:
+            rows = torch.from_numpy(self.neighbours.all_pairs())
+        given = *self.points, moments, self.order, self.kernel
+        if transformed():  # no shape may depend on a number
+            every = torch.ones(len(rows), dtype=torch.bool, device=device)
+            return field_torch.field_where(*given, (rows[:, 0], rows[:, 1]), every)
+        return field_torch.field(*given, rows)
 
     def _plan(self, targets: Tensor, sources: Tensor, moments: Tensor) -> Evaluator:
         same = _is_same(targets, sources)
@@ -271,9 +271,9 @@ class _Transformable(_Field):
             given = (
                 t if dim is None else t.select(dim, i)
                 for t, dim in zip((targets, sources, moments), in_dims[:3], strict=True)
-            )  # fmt: skip
-            planned = isinstance(evaluator, Later | LaterTransposed)
-            own = evaluator.again() if planned else evaluator
+            )
+            later = isinstance(evaluator, Later | LaterTransposed)
+            own = evaluator.again() if later else evaluator
             fields.append(_field(*given, order, own))
         return torch.stack(fields), 0
 
