@@ -1,7 +1,7 @@
-"""Functions for kernels that read and write numbers of an array as tuples, and make them.
+"""Functions for kernels that read and write numbers of an array as tuples, or make such tuples.
 
-Each is an `Access` of `multipoles._cuda`: plain Python in the simulator, written as LLVM's
-instructions on a device.
+In the simulator they are plain Python; on a device those that read and write are LLVM's
+instructions (`multipoles._cuda.Access`).
 """
 
 from collections.abc import Callable, Iterator
