@@ -107,7 +107,7 @@ def _without(force: Any, gone: Iterable[int]) -> Any:
     import openmm
 
     root = ElementTree.fromstring(openmm.XmlSerializer.serialize(force))
-    terms = next(root.iter(f"{_MADE_ANEW[type(force).__name__][0]}s"))
+    (terms,) = root.findall(f"{_MADE_ANEW[type(force).__name__][0]}s")
     for i in sorted(gone, reverse=True):
         terms.remove(terms[i])
     return openmm.XmlSerializer.deserialize(ElementTree.tostring(root, encoding="unicode"))

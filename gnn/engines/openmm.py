@@ -187,11 +187,25 @@ def classical_system(topology: Any, mm_forcefield: Any, options: dict[str, Any])
     defaults: dict[str, Any] = {"constraints": None, "rigidWater": True}
     if topology.getPeriodicBoxVectors() is not None:
         reach = options.get("nonbondedCutoff", 0.9 * unit.nanometer)
+        _check_reach(topology.getPeriodicBoxVectors(), reach)
         defaults |= {"nonbondedMethod": app.PME, "nonbondedCutoff": reach}
         if _fades(mm_forcefield):
             defaults["switchDistance"] = _SWITCH * reach
     needed = [topology] if isinstance(mm_forcefield, app.ForceField) else []
     return mm_forcefield.createSystem(*needed, **(defaults | options))
+
+
+def _check_reach(box: Any, reach: Any) -> None:
+    """Refuse a box too narrow for the force field's own cutoff (nm, or with a unit)."""
+    from openmm import unit
+
+    cutoff = reach.value_in_unit(unit.nanometer) if unit.is_quantity(reach) else float(reach)
+    narrowest = float(np.diag(box.value_in_unit(unit.nanometer)).min())
+    if 2 * cutoff > narrowest:
+        raise ValueError(
+            f"the box ({10 * narrowest:.1f} Å at its narrowest) is too small for the force field, "
+            f"whose own cutoff ({10 * cutoff:g} Å) must stay below half of it: use more solvent"
+        )
 
 
 def _fades(mm_forcefield: Any) -> bool:

@@ -127,3 +127,20 @@ def test_forces_on_no_charges_are_known():
         Frame(water(), mm_forces=np.zeros((2, 3)))
     assert Frame(water(**MM), forces=WATER).mm_forces is None
     assert Frame(water()).mm_forces is None
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_places_that_numbers_cannot_tell_apart_are_refused(kind):
+    atoms = np.array([[0, 0, 0], [1.0, 0, 0]])
+    far = {np.float32: 1e5, np.float64: 1e15}[kind]
+    with pytest.raises(ValueError, match=rf"numbers of type {kind.__name__} are .* apart"):
+        System([1, 1], (atoms + far).astype(kind))
+    System([1, 1], (atoms + far / 1e4).astype(kind))
+
+
+def test_what_is_beyond_a_model_is_named_with_charge_and_field():
+    from gnn.potential import _extremes
+
+    system = System([1, 1], [[0, 0, 0], [0, 0, 0.7]], 7, uniform_field=[0, 0, -1e6])
+    assert "total charge is 7 e" in _extremes(system)
+    assert "uniform field goes up to 1e+06 V/Å" in _extremes(system)

@@ -664,6 +664,15 @@ def test_lennard_jones_ends_before_a_short_cutoff(box):
     assert force.getSwitchingDistance()._value == pytest.approx(0.8)
 
 
+def test_a_box_too_small_for_the_force_field(box):
+    from gnn.engines.openmm import classical_system
+
+    topology, _, _ = waters()
+    topology.setPeriodicBoxVectors(1.7 * np.eye(3) * unit.nanometer)
+    with pytest.raises(ValueError, match=r"17.0 Å .* own cutoff \(9 Å\)"):
+        classical_system(topology, box[0], {})
+
+
 def test_errors_inside_openmm_keep_their_cause(model, monkeypatch):
     topology, system, positions = waters(2)
     split = split_of(topology, system, model)

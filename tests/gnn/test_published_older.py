@@ -127,7 +127,7 @@ def test_elements_beyond_the_tables_are_refused(model):
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("numbers", [(1, 1), (1, 6), (7, 8), (8, 17), (16, 17)])
 def test_short_distances_have_forces_that_are_the_gradient(model, numbers):
-    for r in (0.2, 0.5, 1.0):
+    for r in (0.2, 0.5, 0.9):
         ends = [System(numbers, [[0, 0, 0], [0.6 * d, 0, 0.8 * d]]) for d in (r, r * 1.00001)]
         ends.append(System(numbers, [[0, 0, 0], [0.6 * r * 0.99999, 0, 0.8 * r * 0.99999]]))
         one, up, down = model.evaluate(ends)
