@@ -69,13 +69,13 @@ def is_isolated(group: str) -> bool:
     return group.replace("_", "").replace("-", "").lower() in ("isolatedatom", "isolatedatoms")
 
 
-def check_unit(path: Path, key: str, value: Any) -> None:
+def check_unit(where: str | Path, key: str, value: Any) -> None:
     """Refuse a unit other than eV, Å or e.
 
     Parameters
     ----------
-    path
-        File, for the message.
+    where
+        File, or file and frame, for the message.
     key
         "energy_unit", "length_unit" or "charge_unit".
     value
@@ -101,7 +101,7 @@ def check_unit(path: Path, key: str, value: Any) -> None:
     else:
         factor = f"{getattr(units, name):.10g} (gnn.units.{name})"
     raise ValueError(
-        f"{path}: {key} is {found!r}, but frames are in eV, Å and e: multiply {affected} by "
+        f"{where}: {key} is {found!r}, but frames are in eV, Å and e: multiply {affected} by "
         f"{factor}, then set {key} to {wanted!r}"
     )
 

@@ -355,7 +355,7 @@ class _Image:
         for key, value in self.image.info.items():
             plain = key.lower().removesuffix("s")
             if plain in UNITS:
-                check_unit(Path(self.where), plain, value)
+                check_unit(self.where, plain, value)
             elif "unit" in plain:
                 check_other_unit(self.where, key, value)
                 told = f"{key}={value!s:.20} is not used: everything is read in eV, Å and e"

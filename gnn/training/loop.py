@@ -23,10 +23,11 @@ from gnn.training.labels import labels_to_validate, with_weighted_labels
 from gnn.training.loss import label_counts, weighted_loss
 from gnn.training.metrics import QUANTITIES, compare
 from gnn.training.parallel import Ranks
-from gnn.training.resume import agree, left_to_do
+from gnn.training.resume import agree, reasons_to_end
 
 MAX_SKIPPED = 20  # steps in a row whose loss or gradient is not finite
 _AT_ONCE = 256  # validation frames held at once
+_COUNTERS = ("epoch", "step", "skipped", "stale", "elapsed", "best")  # kept in last.pt
 COLUMNS = (
     "epoch", "step", "seconds", "learning_rate", "train_loss", "validation_loss",
     *(f"validation_{name}_rmse" for name in QUANTITIES),
@@ -131,10 +132,10 @@ class Trainer:
     @property
     def finished(self) -> bool:
         """True once epochs, time or patience are used up."""
-        patience = self.settings.patience
-        out_of_time = self._progress_of_time() >= 1.0
-        out_of_patience = patience is not None and self.stale >= patience
-        return self.epoch >= self.settings.epochs or out_of_time or out_of_patience
+        return bool(self._reasons_to_end())
+
+    def _reasons_to_end(self) -> list[str]:
+        return reasons_to_end(self.settings, self.epoch, self.elapsed, self.stale)
 
     def _progress_of_time(self) -> float:
         limit = self.settings.time_limit
@@ -296,8 +297,8 @@ class Trainer:
         Raises
         ------
         ValueError
-            If it was written under another configuration of data, model, loss or training (but
-            for how long it lasts and what is harmless), or on other frames.
+            If it was written under another configuration (but for how long a run lasts and what
+            is harmless) or from another start, or on other frames.
         """
         if path is None:
             if self.folder is None:
@@ -322,8 +323,9 @@ class Trainer:
             setattr(self, name, state[name])
         if self._board is not None:
             self._board.forget_after(self.step)
-        if self.finished:
-            return [*lines, left_to_do(self.config, self.epoch, self.elapsed, self.stale)]
+        if reasons := self._reasons_to_end():
+            told = " and ".join(reasons)
+            return [*lines, f"nothing is left to train: {told}; raise what ended it to go on"]
         return [*lines, *self._told_of_schedule(state["config"]["training"])]
 
     def _told_of_schedule(self, old: dict[str, Any]) -> list[str]:
@@ -367,6 +369,3 @@ def training_device(name: str) -> torch.device:
             "training.device: cuda was asked for, but torch sees no GPU here; use cpu, or auto"
         )
     return torch.device("cuda" if name != "cpu" and found else "cpu")
-
-
-_COUNTERS = ("epoch", "step", "skipped", "stale", "elapsed", "best")

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from gnn.training.config import Config
+from gnn.training.config import Config, TrainingConfig
 
 #: Settings that say how long a run lasts; a run may be given more, or less.
 LENGTH = ("epochs", "time_limit", "patience")
@@ -88,9 +88,9 @@ def _changes(section: str, old: dict[str, Any], new: dict[str, Any]) -> list[tup
     return found
 
 
-def left_to_do(config: Config, epoch: int, elapsed: float, stale: int) -> str:
-    """Return in words why a run that is finished has nothing left to train."""
-    settings, reasons = config.training, []
+def reasons_to_end(settings: TrainingConfig, epoch: int, elapsed: float, stale: int) -> list[str]:
+    """Return in words what of a run is used up: epochs, time or patience; none while it goes on."""
+    reasons = []
     if epoch >= settings.epochs:
         reasons.append(f"{epoch} epochs are done (training.epochs: {settings.epochs})")
     if settings.time_limit is not None and elapsed >= settings.time_limit:
@@ -100,4 +100,4 @@ def left_to_do(config: Config, epoch: int, elapsed: float, stale: int) -> str:
         reasons.append(
             f"{stale} validations brought no improvement (training.patience: {settings.patience})"
         )
-    return f"nothing is left to train: {' and '.join(reasons)}; raise what ended it to go on"
+    return reasons
