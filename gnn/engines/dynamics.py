@@ -99,7 +99,7 @@ class Run:
         self._warned: set[str] = set()
 
     def _solute(self) -> list[int]:
-        """Return the atoms of the model's residue, which gets a name that is no other's."""
+        """Return the atoms of the model's residue; its name is then none that readers mistake."""
         residues = list(self.topology.residues())
         if not 0 <= self.qm_residue < len(residues):
             raise ValueError(
