@@ -178,6 +178,7 @@ def _start(out):
     )
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_gives_the_same_file(fake, tmp_path):
     whole, broken = tmp_path / "whole" / "d.h5", tmp_path / "broken" / "d.h5"
     labels = tmp_path / "broken" / "d.h5.work" / "co" / "labels"

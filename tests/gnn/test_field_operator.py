@@ -271,7 +271,7 @@ def _sums():
         )  # fmt: skip
 
 
-@pytest.mark.parametrize(("kernel", "same", "batches"), _sums())
+@pytest.mark.parametrize(("kernel", "same", "batches"), list(_sums()))
 def test_fmm_and_its_derivatives_equal_direct_sums(kernel, same, batches, far):
     x = _two_groups(20, 0)
     s = x if same else _two_groups(26, 1)

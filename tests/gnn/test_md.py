@@ -173,7 +173,7 @@ def test_frames_are_appended_without_reading_the_file(box, tmp_path, monkeypatch
     assert not path.exists() and again.frames == 0
 
 
-@pytest.mark.parametrize("kind", ["xtc", "dcd"])
+@pytest.mark.parametrize("kind", ["xtc", pytest.param("dcd", marks=pytest.mark.slow)])
 def test_a_killed_run_goes_on_to_the_same_result(box, whole, tmp_path, kind):
     arguments = [*command(box, tmp_path / "run", *STEPS), "--trajectory", kind]
     log, checkpoint = tmp_path / "run/log.csv", tmp_path / "run/checkpoint.npz"

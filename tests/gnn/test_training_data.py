@@ -166,6 +166,7 @@ def test_split_by_a_key_of_the_file(tmp_path, suffix):
         assert [f.energy for f in streamed.splits[2]] == [f.energy for f in loaded.splits[2]]
 
 
+@pytest.mark.filterwarnings("ignore:.*names of runs")
 def test_a_run_that_has_a_name_is_one_run_in_all_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = "2\nProperties=species:S:1:pos:R:3 energy={} run={}\nAr 0 0 0\nAr 0 0 {}\n"
