@@ -24,7 +24,7 @@ test: setup
 	$(PYTEST) -n $(JOBS) --dist worksteal -m "not slow and not gpu" --ignore=tests/test_ptx.py --launches=$(VENV)/launches.json
 	$(PYTEST) -m "not slow and not gpu" tests/test_ptx.py --launched=$(VENV)/launches.json
 
-# what takes longer: half an hour
+# what takes longer, in one process
 test-slow: setup
 	$(PYTEST) -m "slow and not gpu"
 
