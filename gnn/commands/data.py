@@ -180,12 +180,13 @@ def _info(arguments: argparse.Namespace) -> int:
 def _convert(arguments: argparse.Namespace) -> int:
     from gnn.data import read_frames, write_frames
     from gnn.data.doubts import doubts
+    from gnn.data.info import label_counts
 
     source, target = Path(arguments.input), Path(arguments.output)
     if source.resolve() == target.resolve():
         raise ValueError(f"{arguments.output} is the input: name another file")
     frames = read_frames(source, keys=arguments.keys)
-    counts = _label_counts(frames)
+    counts = label_counts(frames)
     if not counts and not arguments.without_labels:
         raise ValueError(
             f"{source}: none of the {len(frames)} frames has a label (energy, forces, …), so only "
@@ -198,20 +199,6 @@ def _convert(arguments: argparse.Namespace) -> int:
     for doubt in doubts(frames):
         print(f"doubt: {doubt}")
     return 0
-
-
-def _label_counts(frames: Any) -> dict[str, int]:
-    """Return how many frames carry which label; forces on no charges are none."""
-    from gnn.data.common import ATOMIC_LABELS, LABELS
-
-    counts = {
-        name: sum(
-            getattr(frame, name) is not None and (name != "mm_forces" or frame.system.n_mm > 0)
-            for frame in frames
-        )
-        for name in (*LABELS, *ATOMIC_LABELS)
-    }
-    return {name: count for name, count in counts.items() if count}
 
 
 def _more(source: Path, target: Path) -> dict[str, Any]:

@@ -178,7 +178,7 @@ def _write_labels(group: Any, frames: list[Any], dtype: np.dtype) -> None:
         _put(group, "forces", np.stack([frame.forces for frame in frames]).astype(dtype))
     if frames[0].dipole is not None:
         _put(group, "dipole", np.stack([frame.dipole for frame in frames]).astype(np.float64))
-    if frames[0].mm_forces is not None and any(frame.system.n_mm for frame in frames):
+    if frames[0].mm_forces is not None:
         joined = np.concatenate([frame.mm_forces for frame in frames])
         _put(group, "mm_forces", joined.astype(dtype))
     for name in ATOMIC_LABELS:
@@ -238,10 +238,9 @@ def named_groups(path: Path, file: Any, names: Iterable[str] | None) -> dict[str
         )
     found = {key: text_of(group.attrs.get("name", key)) for key, group in groups.items()}
     warn_of_others(path, groups, _KNOWN)
-    wanted = _as_names(names)
-    if wanted is None:
+    if names is None:
         return found
-    wanted_names(path, wanted, found.values())
+    wanted = wanted_names(path, names, found.values())
     return {key: name for key, name in found.items() if name in wanted}
 
 
@@ -280,12 +279,6 @@ def check_lengths(where: str, group: Any) -> None:
                     f"{where}: dataset {name!r} has shape {part[name].shape}, expected "
                     f"{length} in the first place"
                 )
-
-
-def _as_names(names: Iterable[str] | None) -> set[str] | None:
-    if names is None:
-        return None
-    return {names} if isinstance(names, str) else set(names)
 
 
 def _listing(group: Any) -> str:

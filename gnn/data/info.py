@@ -252,14 +252,21 @@ def _molecules(summary: Summary) -> Any:
     return table
 
 
+def label_counts(frames: Sequence[Frame]) -> dict[str, int]:
+    """Return how many frames carry which label, without those that none has."""
+    counts = {
+        name: sum(getattr(frame, name) is not None for frame in frames)
+        for name in (*LABELS, *ATOMIC_LABELS)
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
 def _labels(frames: Sequence[Frame], vacuum: bool) -> str:
     """Return the labels, and where not all frames that could have one do, how many."""
     found = []
-    for name in (*LABELS, *ATOMIC_LABELS):
-        count = sum(getattr(frame, name) is not None for frame in frames)
+    for name, count in label_counts(frames).items():
         could = sum(name != "mm_forces" or frame.system.n_mm > 0 for frame in frames)
-        if count:
-            found.append(name if count == could else f"{name} ({count} of {could})")
+        found.append(name if count == could else f"{name} ({count} of {could})")
     return ", ".join(found + ["vacuum"] * vacuum) or "none"
 
 

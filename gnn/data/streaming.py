@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gnn.data.common import LABELS
+from gnn.data.common import LABELS, is_hdf5
 from gnn.data.hdf5 import (
     check_lengths,
     group_head,
@@ -319,7 +319,7 @@ def stream_frames(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path} (looked in {path.resolve().parent})")
-    if path.suffix.lower() not in (".h5", ".hdf5"):
+    if not is_hdf5(path):
         raise ValueError(
             f"{path}: only HDF5 files can be streamed; convert it with read_frames and write_frames"
         )

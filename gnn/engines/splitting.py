@@ -18,6 +18,9 @@ Array = NDArray[Any]
 
 _HARMLESS = ("CMMotionRemover", "AndersenThermostat")
 _NONBONDED = ("NonbondedForce", "CustomNonbondedForce", "CustomExternalForce")
+_SOLVENT = (
+    "implicit solvent needs the QM atoms' own charges, which the model replaces; use explicit water"
+)
 #: Why other forces are refused, by the beginning of their name.
 _REASONS = {
     "Amoeba": "AMOEBA is polarisable: its multipoles and induced dipoles answer to the QM atoms' "
@@ -26,10 +29,8 @@ _REASONS = {
     "the model replaces",
     "Drude": "Drude particles are polarisable: they answer to the QM atoms' own charges, which the "
     "model replaces",
-    "GB": "implicit solvent needs the QM atoms' own charges, which the model replaces; "
-    "use explicit water",
-    "CustomGB": "implicit solvent needs the QM atoms' own charges, which the model replaces; "
-    "use explicit water",
+    "GB": _SOLVENT,
+    "CustomGB": _SOLVENT,
     "Python": "it is code, of which nobody knows on which atoms it acts; is this system split "
     "already?",
 }
