@@ -17,6 +17,7 @@ MAX_DEGREE = 48
 # degree, and their error is below that of this shift
 POINTS = (N_CODES - 1) // 2
 _LIKE_POINTS = (2, 1, 1)
+_LARGEST = 1e140
 
 # shift (sorted, without signs): a, b, c, d
 _FITS = {
@@ -119,17 +120,41 @@ def _squares(source_order: int, derivatives: int) -> np.ndarray:
     return np.where(np.isinf(found), 0.0, found) ** 2
 
 
-def predicted(weights: np.ndarray, edges: np.ndarray, powers: np.ndarray, order: int) -> np.ndarray:
+def gains(edges: np.ndarray, source_order: int, order: int, degrees: tuple[int, ...]) -> np.ndarray:
+    """Return the mean square error at a point, for a unit of what the sending box holds.
+
+    Parameters
+    ----------
+    edges : ndarray, shape (n_levels,)
+        Box edge of each level.
+    source_order, order : int
+        Of moments and field.
+    degrees : tuple of int
+        Of the translations of each level.
+
+    Returns
+    -------
+    ndarray, shape (order + 1, K + 1, n_levels, N_CODES)
+        Of each output order, from moments of each order.
+    """
+    out = np.empty((order + 1, source_order + 1, len(edges), N_CODES))
+    for k in range(order + 1):
+        for j in range(source_order + 1):
+            squares = _squares(source_order, j + k)[:, list(degrees)]
+            out[k, j] = _scale(edges, j, k)[:, None] * squares.T
+    return out
+
+
+def predicted(weights: np.ndarray, edges: np.ndarray, order: int) -> np.ndarray:
     """Return the mean square error of the far field.
 
     Parameters
     ----------
-    weights : ndarray, shape (n_levels, N_CODES)
-        Number of (target, source) pairs per level and code, over the number of targets.
+    weights : ndarray, shape (K + 1, n_levels, N_CODES)
+        Sum over pairs of boxes, per level and code, of the targets in one and of the squares of
+        the moments of each order in the other, over the number of targets.
     edges : ndarray, shape (n_levels,)
         Box edge of each level.
-    powers : ndarray, shape (K + 1,)
-        Mean square of the moments of each order.
     order : int
         Highest output order.
 
@@ -138,15 +163,21 @@ def predicted(weights: np.ndarray, edges: np.ndarray, powers: np.ndarray, order:
     ndarray, shape (order + 1, n_levels, MAX_DEGREE + 1)
         What a level contributes to an output order if its expansions end at a degree.
     """
-    source_order = len(powers) - 1
+    source_order = len(weights) - 1
     total = np.zeros((order + 1, len(edges), MAX_DEGREE + 1))
-    for j, power in enumerate(powers):
+    for j, weight in enumerate(weights):
         for k in range(order + 1):
-            scale = edges ** (-2.0 * (j + k + 1))
-            # the factors of random directions and unit moments are fitted, within 1.5 times
-            scale *= power * (0.55**j * 0.85**k) ** 2
-            total[k] += scale[:, None] * (weights @ _squares(source_order, j + k))
+            squares = weight @ _squares(source_order, j + k)
+            total[k] += _scale(edges, j, k)[:, None] * squares
     return total
+
+
+def _scale(edges: np.ndarray, j: int, k: int) -> np.ndarray:
+    """Return the square of what turns errors in units of the edge into those of unit moments."""
+    # the factors of random directions and unit moments are fitted, within 1.5 times
+    scale = edges ** -(j + k + 1.0) * 0.55**j * 0.85**k
+    # of the smallest boxes of the deepest trees it would overflow
+    return np.minimum(scale, _LARGEST) ** 2
 
 
 def choose(expected: np.ndarray, limits: np.ndarray, costs: np.ndarray) -> tuple[int, ...] | None:

@@ -4,19 +4,14 @@ from functools import cached_property
 
 import numpy as np
 
-from fmm import accuracy
-from fmm.accuracy import N_CODES
 from fmm.cost import FIXED_SECONDS, Work, best_occupancy, seconds_per_point
 from fmm.lists import Lists, build_lists
 from fmm.tree import SortedPoints, Tree, build_tree, occupancy, sort_points
-from multipoles._jit import bare
 
 Batches = tuple[np.ndarray | None, np.ndarray | None]
 
 # boxes along the coarsest level: with halving, leaf grids of 2^k, 3 2^k and 5 2^k
 ROOT_GRIDS = (1, 3, 5)
-# levels that may have degrees of their own
-_DEGREES = 4
 
 
 class Geometry:
@@ -57,11 +52,9 @@ class Geometry:
     def points(self, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
         """Return targets and sources of a dtype, counted from the middle of the first box."""
         if dtype not in self._points:
-            origin = self.tree.centre[:1].sum(axis=0)
-            sources = (self.sources - origin).astype(dtype)
+            sources = self.sources.astype(dtype, copy=False)
             same = self.targets is self.sources
-            targets = sources if same else (self.targets - origin).astype(dtype)
-            self._points[dtype] = targets, sources
+            self._points[dtype] = sources if same else self.targets.astype(dtype), sources
         return self._points[dtype]
 
     def unsorted(self) -> tuple[np.ndarray, np.ndarray]:
@@ -89,9 +82,7 @@ class Geometry:
     @cached_property
     def near(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Ranges of targets of the leaves, starts of their ranges of sources, and these."""
-        occupied = self.tree.target_range[:, 1] > self.tree.target_range[:, 0]
-        leaves = np.flatnonzero(occupied & (self.tree.n_children == 0))
-        starts = self.lists.near_range_starts
+        leaves, starts = self.target_leaves, self.lists.near_range_starts
         return (
             self.tree.target_range[leaves],
             np.append(starts[leaves], starts[-1]),
@@ -106,68 +97,21 @@ class Geometry:
         return int(((leaves[:, 1] - leaves[:, 0]) * np.diff(lengths[starts])).sum())
 
     @cached_property
-    def far_weights(self) -> tuple[np.ndarray, np.ndarray]:
-        """Pairs of points per level and translation code over targets, and edges of the levels.
+    def edges(self) -> np.ndarray:
+        """Edge of the largest boxes of every level."""
+        return np.maximum.reduceat(self.tree.edge, self.tree.level_starts[:-1])
 
-        Single points that meet expansions have a code of their own.
-        """
-        tree, lists = self.tree, self.lists
-        n_levels = len(tree.level_starts) - 1
-        weights = np.zeros((n_levels, N_CODES))
-        levels = np.repeat(np.arange(n_levels), np.diff(tree.level_starts))
-        ranges = tree.target_range, tree.source_range
-        _count_pairs(
-            lists.m2l_starts, lists.m2l_targets, lists.m2l_sources, levels, *ranges, weights
-        )
-        for targets, sources, boxes in (
-            (lists.m2p_targets, lists.m2p_sources, lists.m2p_sources),
-            (lists.p2l_targets, lists.p2l_sources, lists.p2l_targets),
-        ):
-            n_targets, n_sources = (
-                (r[b, 1] - r[b, 0]).astype(np.float64)
-                for r, b in zip(ranges, (targets, sources), strict=True)
-            )
-            pairs = np.bincount(levels[boxes], n_targets * n_sources, n_levels)
-            weights[:, accuracy.POINTS] += pairs
-        return weights / max(len(self.targets), 1), tree.edge[tree.level_starts[:-1]]
+    @property
+    def roots(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Systems, and ranges of targets and sources, of the boxes of level 0."""
+        n, tree = int(self.tree.level_starts[1]), self.tree
+        return tree.system[:n], tree.target_range[:n], tree.source_range[:n]
 
-    def least_degrees(
-        self, powers: np.ndarray, norms: np.ndarray, tolerance: float, work: Work
-    ) -> tuple[int, ...]:
-        """Return the degrees of the levels that the error model grants the tolerance.
-
-        Parameters
-        ----------
-        powers : ndarray, shape (K + 1,)
-            Mean square of the moments of each order.
-        norms : ndarray, shape (order + 1,)
-            Root mean square of the field of each order.
-        tolerance : float
-        work : Work
-            What is to be computed; decides what degrees cost.
-
-        Returns
-        -------
-        tuple of int
-            One per level; all zero if there is nothing to compute.
-        """
-        n_levels = len(self.tree.level_starts) - 1
-        if not powers.any() or not self.has_far_field:
-            return (0,) * n_levels
-        expected = accuracy.predicted(*self.far_weights, powers, len(norms) - 1)
-        share = accuracy.share(work.source_order + work.order)
-        limits = np.maximum((share * tolerance * norms) ** 2, np.finfo(float).tiny)
-        # forming and evaluating goes by the highest degree: half of it counts for every level
-        costs = self.translations[:, None] * work.translations()
-        costs += 0.5 * len(self.targets) * work.harmonics()
-        active = np.any(expected[:, :, 0] > 0, axis=0)
-        if np.count_nonzero(active) > _DEGREES:
-            # the matrices of every degree pass by once: with few boxes on each level, one degree
-            expected, costs = expected.sum(axis=1, keepdims=True), costs.sum(axis=0, keepdims=True)
-        found = accuracy.choose(expected, limits, costs) or (accuracy.MAX_DEGREE,)
-        if len(found) < n_levels:
-            return tuple(found[0] if used else 0 for used in active)
-        return found
+    @cached_property
+    def target_leaves(self) -> np.ndarray:
+        """Leaves with targets."""
+        occupied = self.tree.target_range[:, 1] > self.tree.target_range[:, 0]
+        return np.flatnonzero(occupied & (self.tree.n_children == 0))
 
     @cached_property
     def translations(self) -> np.ndarray:
@@ -192,22 +136,14 @@ class Geometry:
         """Boxes along the coarsest level."""
         return int(self.tree.anchor[: self.tree.level_starts[1]].max(initial=0)) + 1
 
-    def seconds(self, work: Work, degrees: tuple[int, ...]) -> float:
-        """Return what one evaluation with expansions of some degrees is expected to take."""
-        harmonics = work.harmonics()
-        full = min(max(degrees) + work.source_order + work.order, accuracy.MAX_DEGREE)
-        return float(
-            self.n_near_pairs * work.seconds_per_pair()
-            + self.translations @ work.translations()[list(degrees)]
-            + self.n_leaves * work._replace(degree=max(degrees)).seconds_per_leaf()
-            + len(self.targets) * harmonics[max(degrees)]
-            + 0.5 * self.n_mixed * harmonics[full]
-        )
-
     def with_leaves(self, leaf_size: int, least: int | None = None) -> "Geometry":
         """Return the same points in a tree of other leaves."""
         least = self.least if least is None else least
         return self._like(self.sorted_points, self.sources, self.targets, leaf_size, least)
+
+    def direct(self) -> "Geometry":
+        """Return the same points as one leaf for each system."""
+        return self.with_leaves(2**40)
 
     def _like(self, points, sources, targets, leaf_size, least) -> "Geometry":
         return Geometry(points, sources, targets, leaf_size, least, self.smallest)
@@ -246,15 +182,6 @@ def _ordered(
     # the same points in other systems are sorted differently
     same = points.target_order is points.source_order
     return ordered, ordered if same else targets[points.target_order]
-
-
-@bare
-def _count_pairs(starts, targets, sources, levels, target_range, source_range, weights):
-    for code in range(weights.shape[1]):
-        for i in range(starts[code], starts[code + 1]):
-            n = target_range[targets[i], 1] - target_range[targets[i], 0]
-            n_sources = source_range[sources[i], 1] - source_range[sources[i], 0]
-            weights[levels[targets[i]], code] += n * n_sources
 
 
 def arrange(

@@ -163,14 +163,17 @@ class DeviceGeometry(Geometry):
         """Multipole-to-local translations of each level."""
         return self._tally.translations
 
+    @property
+    def far_weights(self) -> np.ndarray:
+        """Pairs of points per level and translation code over targets."""
+        return self._tally.weights / max(self.targets.shape[0], 1)
+
     @cached_property
-    def far_weights(self) -> tuple[np.ndarray, np.ndarray]:
-        """Pairs of points per level and translation code over targets, and edges of the levels."""
+    def edges(self) -> np.ndarray:
+        """Edge of the first box of every level."""
         n_levels = len(self.tree.level_starts) - 1
-        first = self.tree.level_starts[:1]
-        edge = self.space.download(self.tree.edge[int(first[0]) : 1])
-        edges = edge[:1] / 2.0 ** np.arange(n_levels) if len(edge) else np.ones(n_levels)
-        return self._tally.weights / max(self.targets.shape[0], 1), edges
+        edge = self.space.download(self.tree.edge[:1])
+        return edge[:1] / 2.0 ** np.arange(n_levels) if len(edge) else np.ones(n_levels)
 
     @cached_property
     def n_across(self) -> int:

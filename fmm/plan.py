@@ -1,32 +1,44 @@
 """Plans: fields of multipoles at many points, to a tolerance, in linear time."""
 
 import warnings
+from collections.abc import Collection
 from dataclasses import replace
 from math import inf
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmm import accuracy
-from fmm.cost import SINGLE, Work, expected_work
-from fmm.geometry import Batches, Geometry
+from fmm import scaling
+from fmm.cost import Work, expected_work
+from fmm.evaluation import Evaluation, Setting
+from fmm.geometry import Batches
 from fmm.report import Report
-from fmm.steps_cpu import HostSteps, precision
+from fmm.steps_cpu import HostSteps
 from multipoles import checks
 from multipoles.interactions import MAX_TOTAL_ORDER, check_total_order
 from multipoles.radial import Coulomb, Kernel, kernel_object
 
 _LEAST = 1e-14
-# of the tolerance: what the error at a few targets may be without asking more of them, and what
-# it may be there
-_SURE = 0.5
-_ENOUGH = 0.75
 # of the tolerance: by how much a kernel taken for 1/r may differ from it
 _NEGLIGIBLE = 0.05
 _COULOMB = Coulomb()
 # logarithm of edges that count as the same
 _SAME_EDGE = 0.1
+# times as many near pairs as when leaves were chosen: they are chosen anew
+_MORE_PAIRS = 2.0
+_EACH = ("system", "channel")
+# more than all points of any plan
+_MANY = 2**48
+
+
+class Choice(NamedTuple):
+    """What a plan is laid out for."""
+
+    batches: Batches
+    work: Work
+    leaf_size: int | None
+    """As the caller gave it."""
 
 
 class FMM:
@@ -48,7 +60,9 @@ class FMM:
         that coincide with a target contribute nothing.
     tolerance : float
         Largest relative L2 error of the field at every output order: the root mean square error
-        over all targets against the root mean square of the field.
+        over all targets against the root mean square of the field. It is measured in every
+        evaluation, at targets drawn by where errors can sit; where it cannot be kept, a
+        RuntimeWarning tells the error. Fields in float32 are not closer than 1.2e-7.
     source_order, order : int
         Order of the moments and of the field that the plan is laid out for; `field` takes others
         as well.
@@ -61,6 +75,9 @@ class FMM:
     kernel : Kernel
         Radial kernel: 1/r, or one that is 1/r from some distance on (`Softened`, `Erf`). Boxes of
         the tree are not smaller than this distance: within it all pairs are summed directly.
+    each : str or collection of str
+        ``"system"``, ``"channel"`` or both: the tolerance holds for every system, or channel, by
+        itself. Default: for all targets and channels together. Not on a GPU.
 
     Raises
     ------
@@ -89,37 +106,59 @@ class FMM:
         channels: int = 1,
         leaf_size: int | None = None,
         kernel: Kernel = _COULOMB,
+        each: str | Collection[str] = (),
     ) -> None:
         self.tolerance = _tolerance(tolerance)
         self.source_order = checks.order(source_order, "source_order", maximum=MAX_TOTAL_ORDER)
         self.order = checks.order(order, maximum=MAX_TOTAL_ORDER)
         check_total_order(self.source_order, self.order)
-        channels = _count(channels, "channels")
-        leaf_size = None if leaf_size is None else _count(leaf_size, "leaf_size")
+        self._channels = _count(channels, "channels")
+        self._leaf_size = None if leaf_size is None else min(_count(leaf_size, "leaf_size"), _MANY)
         self.kernel = kernel_object(kernel)
         self._steps = _steps(sources, targets)
+        self.each = _each(each, self._steps.device)
+        # targets of their own, even if they lie where the sources do
+        self._has_targets = targets is not None and targets is not sources
         x, s, batches = self._steps.points(sources, targets, source_batch, target_batch)
         self.dtype = checks.common_dtype(x, s)
         start = perf_counter()
+        self._arrange(x, s, batches)
+        self._plan_seconds = perf_counter() - start
+        self._report = self._blank()
+
+    def _arrange(self, x: Any, s: Any, batches: Batches, orders: int | None = None) -> None:
+        """Lay out the tree of points as the caller gave them."""
+        steps = self._steps
+        self._exponent = scaling.exponent(steps, x, s)
+        self._scaled_kernel = self.kernel
+        if self._exponent:
+            self._scaled_kernel = self.kernel.scaled(2.0**-self._exponent)
+            s, same = steps.scaled(s, -self._exponent), x is s
+            x = s if same else steps.scaled(x, -self._exponent)
         # gradients ask for an order more, and theirs for another
-        reach = self._reach(self.source_order + self.order + 2)
-        distances = _in_distances(reach, self._steps.extent(s), s.shape[0]) if reach > 0 else 0.0
+        links = self.source_order + self.order + 2 if orders is None else orders
+        reach = self._reach(links)
+        n = s.shape[0]
+        distances = _in_distances(reach, steps.extent(s), n) if reach > 0 else 0.0
         work = expected_work(
-            s.shape[0], self.tolerance, self.source_order, self.order, channels,
+            n, self.tolerance, self.source_order, self.order, self._channels,
             self.kernel.code != _COULOMB.code, distances,
-        )._replace(processor=self._steps.processor(self.dtype))  # fmt: skip
-        self._geometry = self._steps.arrange(x, s, batches, work, leaf_size, reach)
-        self._choice: tuple[Batches, Work, int | None] = batches, work, leaf_size
-        self._expected_degree = work.degree
-        # whether leaves stay as they are whatever moments come
-        self._settled = leaf_size is not None
-        self._degrees: dict[tuple[int, int], tuple[int, ...]] = {}
-        self._sure: set[tuple[int, int]] = set()
+        )._replace(processor=steps.processor(self.dtype))  # fmt: skip
+        self._choice = Choice(batches, work, self._leaf_size)
+        self._geometry = steps.arrange(x, s, batches, work, self._leaf_size, reach)
+        self._forget()
+        self._geometry.lists  # noqa: B018 - worked out here
+        self._pairs = self._geometry.n_near_pairs
+
+    def _forget(self) -> None:
+        """Drop what belongs to another tree."""
+        self._settings: dict[tuple[int, int], Setting] = {}
         self._far: dict[tuple, Any] = {}
         self._transposed: FMM | None = None
-        self._geometry.lists  # noqa: B018 - worked out here
-        seconds = perf_counter() - start
-        self._report = Report(tolerance=self.tolerance, plan_seconds=seconds)
+
+    def _blank(self) -> Report:
+        self._shown = self._geometry
+        return Report(tolerance=self.tolerance, plan_seconds=self._plan_seconds)
 
     @property
     def n_sources(self) -> int:
@@ -134,18 +173,19 @@ class FMM:
     def transpose(self) -> "FMM":
         """Return the plan with targets and sources exchanged: the adjoint map, on the same tree.
 
-        It keeps its positions when this plan is rebuilt, which then makes another.
+        It keeps its positions when this plan is rebuilt, and this plan its own when that is
+        rebuilt: each then makes another.
         """
         if self._transposed is None:
             other = object.__new__(FMM)
             other.__dict__ |= self.__dict__
             other._geometry = self._geometry.transposed
             (x_batch, s_batch), work, leaf_size = self._choice
-            other._choice = (s_batch, x_batch), work, leaf_size
+            other._choice = Choice((s_batch, x_batch), work, leaf_size)
             other.source_order, other.order = self.order, self.source_order
-            other._degrees, other._sure, other._far = {}, set(), {}
+            other._forget()
             other._transposed = self
-            other._report = Report(tolerance=self.tolerance)
+            other._report = other._blank()
             self._transposed = other
         return self._transposed
 
@@ -169,6 +209,11 @@ class FMM:
         ------
         TypeError, ValueError
             If an argument has the wrong type, shape or range, or holds NaN or infinity.
+
+        Warns
+        -----
+        RuntimeWarning
+            If the tolerance is not kept; it tells the error, and why.
         """
         order = self.order if order is None else checks.order(order, maximum=MAX_TOTAL_ORDER)
         packed, source_order, had_channels, dtype = self._steps.moments(
@@ -176,202 +221,131 @@ class FMM:
         )
         check_total_order(source_order, order)
         out = self._field(packed, source_order, order, dtype)
+        if self._report.warning:
+            warnings.warn(self._report.warning, RuntimeWarning, stacklevel=2)
         return self._steps.give(out, had_channels)
 
-    def rebuild(self, sources: Any, targets: Any = None, *, check: bool | None = None) -> None:
-        """Go over to new positions of the same points, as in a step of dynamics.
+    def _field(self, moments: Any, source_order: int, order: int, dtype: np.dtype) -> Any:
+        steps = self._steps
+        reach = self._reach(source_order + order)
+        if reach > self._geometry.smallest:
+            self._arrange(*self._unscaled(), self._choice.batches, source_order + order)
+        units = scaling.Units(steps, moments, source_order, self._exponent)
+        evaluation = Evaluation(
+            self, units.scaled(moments), source_order, order, dtype, self._scaled_kernel
+        )
+        out = units.restored(evaluation.run(), order)
+        self._report, self._shown = evaluation.report, evaluation.geometry
+        return out
 
-        Root grid, size of leaves and degrees stay; tree and lists are made anew. On a GPU nothing
-        but numbers of boxes and pairs, and the corners of the systems, come to the host.
+    def _unscaled(self) -> tuple[Any, Any]:
+        """Return targets and sources as the caller gave them."""
+        x, s = self._geometry.unsorted()
+        if not self._exponent:
+            return x, s
+        s, same = self._steps.scaled(s, self._exponent), x is s
+        return s if same else self._steps.scaled(x, self._exponent), s
+
+    def rebuild(
+        self,
+        sources: Any,
+        targets: Any = None,
+        source_batch: Any = None,
+        target_batch: Any = None,
+        *,
+        check: bool | None = None,
+    ) -> None:
+        """Go over to new positions, as in a step of dynamics.
+
+        Root grid, size of leaves and degrees stay as long as they serve; tree and lists are made
+        anew. On a GPU nothing but numbers of boxes and pairs, and the corners of the systems, come
+        to the host.
 
         Parameters
         ----------
         sources : array_like, shape (n_sources, 3)
-            As many as before, in the same systems.
+            As many as before, in the same systems, unless batches are given.
         targets : array_like, shape (n_targets, 3), optional
             Must be given if, and only if, they were when the plan was made.
+        source_batch, target_batch : array_like of int, optional
+            Other systems; then the number of points may be another too. Default: those of before.
         check : bool, optional
-            Whether the next evaluation of each pair of orders measures errors again and mends
-            degrees. Default: if the edge of boxes is another by more than a tenth. On the CPU
-            every evaluation does.
+            On a GPU, whether the next evaluation of each pair of orders measures errors again and
+            mends degrees. Default: if the edge of boxes is another by more than a tenth. On the
+            CPU every evaluation does.
 
         Raises
         ------
         TypeError, ValueError
             If an argument has the wrong type or shape, or lies elsewhere than the plan's points.
         """
-        before, (batches, _, _) = self._geometry, self._choice
-        if (targets is None or targets is sources) != (before.targets is before.sources):
+        x, s, batches = self._moved_points(sources, targets, source_batch, target_batch)
+        start = perf_counter()
+        before, kept, exponent = self._geometry, self._settings, self._exponent
+        if self._transposed is not None:
+            # it stays where it is, and so it is ours no more
+            self._transposed._transposed = None
+        if scaling.exponent(self._steps, x, s) != exponent or self.n_sources == 0:
+            self._arrange(x, s, batches)
+        else:
+            if exponent:
+                s, same = self._steps.scaled(s, -exponent), x is s
+                x = s if same else self._steps.scaled(x, -exponent)
+            self._move(before.moved(x, s, batches), batches, kept, check)
+        self._plan_seconds = perf_counter() - start
+        self._report = self._blank()
+
+    def _moved_points(self, sources, targets, source_batch, target_batch):
+        """Return the checked arguments of `rebuild`."""
+        if (targets is not None and targets is not sources) != self._has_targets:
             raise ValueError(
                 "targets: expected "
-                + ("none: the plan has none" if targets is not None else "those of the plan too")
+                + ("those of the plan too" if self._has_targets else "none: the plan has none")
             )
         _same_place(self._steps, sources, targets)
-        x, s, _ = self._steps.points(sources, targets, None, None)
-        if (x.shape, s.shape) != (before.targets.shape, before.sources.shape):
-            raise ValueError(
-                f"expected as many points as before, {self.n_targets} targets and "
-                f"{self.n_sources} sources, got {x.shape[0]} and {s.shape[0]}"
-            )
+        given = source_batch is not None or target_batch is not None
+        x, s, batches = self._steps.points(sources, targets, source_batch, target_batch)
+        sizes = x.shape[0], s.shape[0]
+        if not given:
+            batches = self._choice.batches
+            if sizes != (self.n_targets, self.n_sources):
+                raise ValueError(
+                    f"expected as many points as before, {self.n_targets} targets and "
+                    f"{self.n_sources} sources, got {sizes[0]} and {sizes[1]}"
+                )
         if checks.common_dtype(x, s) != self.dtype:
             raise TypeError(f"expected points of {self.dtype} as before, got {s.dtype}")
-        start = perf_counter()
-        after = before.moved(x, s, batches)
-        kept, sure = self._degrees, self._sure
-        self._lay_out(after)
+        return x, s, batches
+
+    def _move(self, after: Any, batches: Batches, kept: dict, check: bool | None) -> None:
+        """Go over to a tree of the same kind, if it serves."""
+        before = self._geometry
+        after.lists  # noqa: B018 - worked out here
+        grown = (1 + after.n_near_pairs) / (1 + self._pairs)
+        if self._leaf_size is None and not 1 / _MORE_PAIRS < grown < _MORE_PAIRS:
+            # crowded, or spread out: other leaves
+            targets, sources = after.unsorted()
+            after = self._steps.arrange(
+                targets, sources, batches, self._choice.work, None, after.smallest
+            )
+            self._pairs = after.n_near_pairs
+        self._choice = self._choice._replace(batches=batches)
+        self._geometry = after
+        self._forget()
         edges = before.sorted_points.edge, after.sorted_points.edge
         if check is None:
-            check = bool(np.any(np.abs(np.log(edges[1] / edges[0])) > _SAME_EDGE))
-        n_levels = len(after.tree.level_starts) - 1
-        for key, degrees in kept.items():
-            if any(degrees):
-                self._degrees[key] = _for_levels(degrees, n_levels)
-        self._sure = set() if check else sure & self._degrees.keys()
-        self._report = replace(self._report, plan_seconds=perf_counter() - start)
+            alike = len(edges[0]) == len(edges[1])
+            check = not alike or bool(np.any(np.abs(np.log(edges[1] / edges[0])) > _SAME_EDGE))
+        if not (check and self._steps.device):
+            self._settings = _carried(kept, before, after)
 
     def report(self) -> Report:
         """Return what was chosen, and cost and error of the last evaluation; print it to read."""
-        return self._report.of(self._geometry)
-
-    # --- evaluation -------------------------------------------------------------------------------
-
-    def _field(self, moments, source_order, order, dtype) -> Any:
-        reach = self._reach(source_order + order)
-        if reach > self._geometry.smallest:
-            batches, work, leaf_size = self._choice
-            points = self._geometry.unsorted()
-            self._lay_out(self._steps.arrange(*points, batches, work, leaf_size, reach))
-        geometry, steps = self._geometry, self._steps
-        report = replace(
-            self._report, source_order=source_order, order=order, channels=moments.shape[1],
-            degrees=(), precision="", seconds={}, errors=np.zeros(order + 1),
-        )  # fmt: skip
-        with report.timed("order"):
-            ordered = steps.order(geometry, moments, precision(self.tolerance, dtype))
-        with report.timed("near field"):
-            out = steps.near(geometry, ordered, order, self.kernel, reach)
-        if geometry.has_far_field and not self._add_far(ordered, source_order, order, out, report):
-            return self._field(moments, source_order, order, dtype)
-        with report.timed("order"):
-            result = steps.unorder(geometry, out, dtype)
-        self._report = report
-        return result
-
-    def _add_far(self, moments, source_order, order, out, report) -> bool:
-        """Add the far field, of a degree that keeps the tolerance at sampled targets.
-
-        Return False if larger leaves were made instead and nothing was added.
-        """
-        key, steps = (source_order, order), self._steps
-        if steps.device and key in self._sure:
-            self._add_known(moments, key, out, report)
-            return True
-        with report.timed("sample"):
-            reach = self._reach(source_order + order)
-            probe = steps.probe(self._geometry, moments, out, order, self.kernel, reach)
-            norms = probe.norms()
-        with report.timed("order"):
-            harmonic = steps.harmonic(moments, source_order)
-        if key not in self._degrees:
-            with report.timed("sample"):
-                damped = self.kernel.code != _COULOMB.code
-                work = Work(
-                    0, source_order, order, moments.shape[1], self._single, damped,
-                    self._choice[1].processor,
-                )  # fmt: skip
-                powers = steps.powers(moments, source_order)
-                if self._enlarge_leaves(powers, norms, work):
-                    return False
-                degrees = self._geometry.least_degrees(powers, norms, self.tolerance, work)
-                self._degrees[key] = degrees
-        last, in_vain = np.inf, 0
-        while any(self._degrees[key]):
-            degrees = self._degrees[key]
-            local = self._far_field(degrees, source_order, order)(harmonic, report.seconds)
-            with report.timed("sample"):
-                errors = probe.errors(steps.sampled(local, probe.places, order)) / norms
-                if np.max(errors) > _SURE * self.tolerance and not probe.enlarged:
-                    probe.enlarge()
-                    errors = probe.errors(steps.sampled(local, probe.places, order)) / norms
-            report.degrees, report.errors = degrees, errors
-            worst = float(np.max(errors)) / self.tolerance
-            # rounding, not truncation, when a higher degree does not help; distant boxes, whose
-            # degree is a fraction of it, may not notice the first time
-            in_vain += worst > 0.8 * last
-            if worst <= _ENOUGH or max(degrees) >= accuracy.MAX_DEGREE or in_vain > 1:
-                break
-            more = 1 + int(2 * np.log2(worst / _ENOUGH)) if worst <= 0.8 * last else 6
-            last, more = worst, min(more, accuracy.MAX_DEGREE - max(degrees))
-            self._degrees[key] = tuple(d + more if d else 0 for d in degrees)
-        highest = max(report.degrees, default=0)
-        if highest >= accuracy.MAX_DEGREE and worst > 1 and self._can_grow():
-            # no degree is enough for these boxes: sum more of it directly
-            self._lay_out(self._geometry.with_leaves(8 * self._geometry.leaf_size))
-            return False
-        if report.degrees:
-            report.precision = self._far_dtype.name
-            with report.timed("evaluate locals"):
-                steps.add(out, local, order)
-            self._warn_if_missed(worst)
-        self._sure.add(key)
-        return True
-
-    def _add_known(self, moments, key: tuple[int, int], out, report) -> None:
-        """Add the far field of degrees that were found before."""
-        report.degrees = self._degrees[key]
-        if not any(report.degrees):
-            return
-        report.precision, report.errors = self._far_dtype.name, self._report.errors
-        harmonic = self._steps.harmonic(moments, key[0])
-        local = self._far_field(report.degrees, *key)(harmonic, report.seconds)
-        self._steps.add(out, local, key[1])
-
-    def _enlarge_leaves(self, powers: np.ndarray, norms: np.ndarray, work: Work) -> bool:
-        """Make larger leaves if the degree turns out much higher than the plan expected.
-
-        High orders on points that keep apart, such as a lattice, need it: there the far field is
-        a small part of the whole only if the near field reaches far enough.
-        """
-        best, tolerance = self._geometry, self.tolerance
-        degrees = best.least_degrees(powers, norms, tolerance, work)
-        if self._settled or max(degrees) <= self._expected_degree + 4:
-            return False
-        self._settled = True
-        shortest = best.seconds(work, degrees)
-        while best.has_far_field:
-            least = work._replace(degree=max(degrees)).least_for_expansion()
-            trial = best.with_leaves(int(2.5 * best.leaf_size), least)
-            degrees = trial.least_degrees(powers, norms, tolerance, work)
-            seconds = trial.seconds(work, degrees)
-            if seconds > 0.9 * shortest:
-                break
-            best, shortest = trial, seconds
-        if best is self._geometry:
-            return False
-        self._lay_out(best)
-        return True
-
-    def _can_grow(self) -> bool:
-        """Whether larger leaves would leave less to expansions: root boxes stay as they are."""
-        geometry = self._geometry
-        below = geometry.translations[1:].any()
-        return bool(below) and geometry.leaf_size < max(self.n_sources, self.n_targets)
-
-    def _lay_out(self, geometry: Geometry) -> None:
-        """Go over to other leaves."""
-        self._geometry, self._degrees, self._far, self._transposed = geometry, {}, {}, None
-        self._sure = set()
-        self._report = Report(tolerance=self.tolerance, plan_seconds=self._report.plan_seconds)
-
-    def _far_field(self, degrees: tuple[int, ...], source_order: int, order: int) -> Any:
-        key = degrees, source_order, order
-        if key not in self._far:
-            self._far[key] = self._steps.far(self._geometry, *key, self._far_dtype)
-        return self._far[key]
+        return self._report.of(self._shown)
 
     def _reach(self, links: int) -> float:
         """Return the distance from which on the kernel is 1/r, within the tolerance."""
-        found = self.kernel.coulomb_beyond(_NEGLIGIBLE * self.tolerance, links)
+        found = self._scaled_kernel.coulomb_beyond(_NEGLIGIBLE * self.tolerance, links)
         if not found < inf:
             raise ValueError(
                 "kernel: expected one that is 1/r beyond some distance, Coulomb(), Softened(...) "
@@ -379,62 +353,23 @@ class FMM:
             )
         return found
 
-    @property
-    def _single(self) -> bool:
-        """Whether the far field is computed in single precision."""
-        return self.tolerance >= SINGLE
 
-    @property
-    def _far_dtype(self) -> np.dtype:
-        return np.dtype(np.float32 if self._single else np.float64)
-
-    def _warn_if_missed(self, worst: float) -> None:
-        if worst > 1.5:
-            warnings.warn(
-                f"the tolerance {self.tolerance:g} was missed: the relative error at sampled "
-                f"targets is {worst * self.tolerance:.1e}; rounding may not allow more",
-                RuntimeWarning,
-                stacklevel=4,
-            )
-
-
-def field(
-    targets: Any,
-    sources: Any,
-    moments: Any,
-    order: int = 0,
-    tolerance: float = 1e-6,
-    kernel: Kernel = _COULOMB,
-) -> np.ndarray:
-    """Return the field of multipoles at targets like `multipoles.field`, in linear time.
-
-    Parameters
-    ----------
-    targets, sources : array_like, shape (n, 3)
-        Points; a source that coincides with a target contributes nothing.
-    moments : array_like, shape (n_sources, [channels,] n_components(K))
-        Packed moments.
-    order : int
-        Highest derivative.
-    tolerance : float
-        Largest relative L2 error of the field at every output order.
-    kernel : Kernel
-        Radial kernel: `Coulomb`, or `Softened` or `Erf`, which are 1/r from some distance on.
-
-    Returns
-    -------
-    ndarray, shape (n_targets, [channels,] n_components(order))
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument has the wrong type, shape or range, or holds NaN or infinity.
-    """
-    packed, source_order, *_ = _steps(sources, targets).moments(moments, None, None)
-    plan = FMM(
-        sources, targets, tolerance, source_order, order, channels=packed.shape[1], kernel=kernel
-    )
-    return plan.field(moments)
+def _carried(
+    kept: dict[tuple[int, int], Setting], before: Any, after: Any
+) -> dict[tuple[int, int], Setting]:
+    """Return what was enough on one tree for another of the same kind."""
+    found, n_levels = {}, len(after.tree.level_starts) - 1
+    for key, setting in kept.items():
+        if not any(setting.degrees) or not after.has_far_field:
+            continue
+        geometry = after
+        if setting.geometry is not before:
+            geometry = after.with_leaves(setting.geometry.leaf_size, setting.geometry.least)
+            n_levels = len(geometry.tree.level_starts) - 1
+        if geometry.has_far_field:
+            degrees = _for_levels(setting.degrees, n_levels)
+            found[key] = replace(setting, geometry=geometry, degrees=degrees)
+    return found
 
 
 def _steps(sources: Any, targets: Any) -> Any:
@@ -484,10 +419,23 @@ def _count(value: Any, name: str) -> int:
 
 def _tolerance(value: Any) -> float:
     """Return the tolerance as a float, or raise."""
+    if isinstance(value, str | bytes | bool | np.bool_) or np.ndim(value) > 0:
+        raise TypeError(f"tolerance: expected a number, got {value!r}")
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(f"tolerance: expected a number, got {value!r}") from None
     if not _LEAST <= number < 1:
         raise ValueError(f"tolerance: expected a number from {_LEAST:g} to below 1, got {value!r}")
     return number
+
+
+def _each(value: Any, device: bool) -> tuple[str, ...]:
+    """Return what the tolerance is kept for, or raise."""
+    names = (value,) if isinstance(value, str) else tuple(value)
+    for name in names:
+        if name not in _EACH:
+            raise ValueError(f"each: expected 'system', 'channel' or both, got {value!r}")
+    if names and device:
+        raise ValueError("each: expected none for points on a GPU: all targets count together")
+    return names

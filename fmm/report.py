@@ -8,6 +8,7 @@ from time import perf_counter
 import numpy as np
 
 from fmm.geometry import Geometry
+from fmm.verdict import Verdict
 
 STEPS = (
     "near field",
@@ -47,8 +48,20 @@ class Report:
     seconds : dict of str to float
         Time of each step of the last evaluation; on a GPU, which works on while the host goes on,
         that which the host spent.
-    errors : ndarray
-        Relative L2 error per output order, measured at sampled targets against direct sums.
+    errors : ndarray, shape (order + 1,)
+        Relative L2 error per output order, with what rounding does to sums in float64: measured at
+        `sampled` targets against direct sums in float64, and each target counted for as many as it
+        stands for. The largest of those of all systems or channels that count for themselves. NaN
+        where nothing was measured.
+    bounds : ndarray, shape (order + 1,)
+        What the errors may be at most: with four standard errors of their mean square.
+    each : ndarray, shape (n_systems or 1, order + 1, n_channels or 1)
+        Errors of the systems and channels that count for themselves.
+    sampled : int
+        Targets at which the last evaluation was compared; 0 where all was summed directly in
+        float64, so that rounding is the only error, and where nothing was compared.
+    warning : str
+        What was warned of; empty if the tolerance is kept.
     """
 
     n_targets: int = 0
@@ -69,6 +82,17 @@ class Report:
     precision: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     errors: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    bounds: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    each: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0)))
+    sampled: int = 0
+    warning: str = ""
+
+    def measured(self, verdict: Verdict, sampled: int) -> None:
+        """Note what is known of the error of a field."""
+        self.each = verdict.relative(verdict.errors)
+        self.errors = self.each.max(axis=(0, 2))
+        self.bounds = verdict.relative(verdict.bounds).max(axis=(0, 2))
+        self.sampled, self.warning = sampled, verdict.message(sampled)
 
     def of(self, geometry: Geometry) -> "Report":
         """Return the report with what there is to say of a tree."""
@@ -125,7 +149,14 @@ class Report:
                 for step in STEPS
                 if self.seconds.get(step, 0.0) > 5e-6
             ]
-        if len(self.errors):
-            measured = "  ".join(f"{k}: {error:.1e}" for k, error in enumerate(self.errors))
-            lines.append(f"relative L2 error per order at sampled targets  {measured}")
+        if self.seconds:
+            lines.append(self._accuracy())
         return "\n".join(lines)
+
+    def _accuracy(self) -> str:
+        if not len(self.errors):
+            return "relative L2 error not measured in this evaluation"
+        columns = zip(self.errors.tolist(), self.bounds.tolist(), strict=True)
+        found = "  ".join(f"{k}: {a:.1e} (at most {b:.1e})" for k, (a, b) in enumerate(columns))
+        where = f"measured at {self.sampled} targets" if self.sampled else "by rounding alone"
+        return f"relative L2 error per order, {where}  {found}"

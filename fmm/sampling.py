@@ -1,18 +1,43 @@
-"""What a tolerance refers to: the field at a few targets by direct sums, and norms made of it."""
+"""What a tolerance refers to: the field at a few targets by direct sums, and the error there.
+
+Targets are drawn by where error can sit (`fmm.indicators`), half of them, and evenly, the other
+half. Every draw counts by the inverse of its probability, so that the mean over few targets is that
+over all, and its own standard error is known. The exact field is summed in float64 from the
+caller's own coordinates.
+"""
+
+from collections.abc import Callable, Collection
+from functools import cached_property
 
 import numpy as np
 
+from fmm import indicators
 from fmm.geometry import Geometry
+from fmm.indicators import Where
 from fmm.near import near_field
+from multipoles import indexing
+from multipoles._jit import bare, bare_inline, run_chunks
 from multipoles.indexing import n_components, order_slice
 from multipoles.radial import Kernel
 
 SIZE = 64
 MORE = 256
+# standard errors of a mean square error that are added to it, to be sure
+SURE = 3.0
+# the higher the degree, the more of the error is that of few targets, which a sample may miss:
+# what one draw scatters by is not taken for less than so much times the mean
+_SCATTER, _MOST_SCATTER = 0.5, 8.0
+# expansions of this degree want more targets from the start
+HIGH = 9
+# targets and sources from which the rounding of sums is reckoned
+_FEW, _SENDERS = 4, 4096
+_WIDE = np.dtype(np.float64)
+_INVERSE_SQUARE = 1.0 / indicators.TYPICAL**2
+_FLOOR, _CEILING = indicators.LEAST, indicators.MOST
 
 
 class Probe:
-    """Targets drawn at random at which the whole field is known.
+    """Targets at which the whole field is known.
 
     Parameters
     ----------
@@ -28,6 +53,13 @@ class Probe:
         Radial kernel.
     reach : float
         Distance from which on it may be taken for 1/r.
+    where : callable, optional
+        Returns where errors are expected, from the root mean squares by which those of each output
+        order are divided; default evenly.
+    each : collection of str
+        ``"system"``, ``"channel"``: what counts for itself.
+    thorough : bool
+        Whether to look at many targets at once.
     """
 
     def __init__(
@@ -38,109 +70,293 @@ class Probe:
         order: int,
         kernel: Kernel,
         reach: float,
+        where: Callable[[np.ndarray], Where] | None = None,
+        each: Collection[str] = (),
+        thorough: bool = False,
     ) -> None:
         self._geometry, self._moments, self._near, self._order = geometry, moments, near, order
         self._kernel, self._reach = kernel, reach
-        self.places = self._spread(SIZE, seed=0)
-        self._chosen = np.zeros(len(self.places), bool)
-        if reach > 0:
-            # what is close is damped and does not cover the errors of few pairs any more
-            corners = self._in_corners(SIZE)
-            self.places = np.concatenate([self.places, corners])
-            self._chosen = np.append(self._chosen, np.ones(len(corners), bool))
-        self._far = self._exact(self.places)
-        self.enlarged = False
+        self._per_channel = "channel" in each
+        self.enlarged = thorough
+        self.groups = _systems(geometry) if "system" in each else _everything(geometry)
+        # in units of their own, squares neither overflow nor vanish
+        self.units = _units(self._sample(near), order)
+        self._near_squares = self.squares(near)
+        if not np.isfinite(self._near_squares).all():
+            self.units = _units(near, order)
+            self._near_squares = self.squares(near)
+        self._where = where and where(self.overall(np.sqrt(self._near_squares)))
+        size = SIZE + MORE * thorough
+        self._take([self._draw(*group, size, seed=0) for group in self.groups])
+        if where is not None:
+            self._change_units(np.maximum(self.units, _units(self.exact, order)))
+
+    def _sample(self, field: np.ndarray) -> np.ndarray:
+        """Return a field at some targets, evenly."""
+        return field[:: 1 + len(field) // SIZE]
+
+    def _change_units(self, units: np.ndarray) -> None:
+        self._near_squares = self._near_squares * ((self.units / units) ** 2)[:, None]
+        self.units = units
+
+    @property
+    def _degree(self) -> int:
+        return 0 if self._where is None else self._where.degree
+
+    @property
+    def size(self) -> int:
+        """How many targets are looked at."""
+        return len(self.places)
 
     def enlarge(self) -> None:
-        """Draw more targets: errors gather in the corners of boxes, few targets miss them."""
-        places = self._spread(MORE, seed=1)
-        self.places = np.concatenate([self.places, places])
-        self._chosen = np.append(self._chosen, np.zeros(len(places), bool))
-        self._far = np.concatenate([self._far, self._exact(places)])
+        """Draw more targets, unless they are many."""
+        if self.enlarged:
+            return
+        drawn = [self._draw(*group, SIZE + MORE, seed=1) for group in self.groups]
+        self._take(drawn)
         self.enlarged = True
 
+    def _take(self, drawn: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
+        """Keep what was drawn: places of all, each draw's place, share of the mean and group."""
+        places = np.concatenate([places for places, _, _ in drawn])
+        self.places, self._draws = np.unique(places, return_inverse=True)
+        self._shares = np.concatenate([shares for _, shares, _ in drawn])
+        self._even = np.concatenate([even for _, _, even in drawn])
+        self._group = np.repeat(np.arange(len(drawn)), [len(places) for places, _, _ in drawn])
+        self.__dict__.pop("exact", None)
+
+    @cached_property
+    def exact(self) -> np.ndarray:
+        """The whole field at `places`, in float64."""
+        return self._sum(self.places)
+
     def norms(self) -> np.ndarray:
-        """Return the root mean square of the whole field per output order.
+        """Return the root mean square of the whole field, roughly; see `squares` for the shape.
 
         The near field is known everywhere, the far field only here; near pairs make the tail of
         the distribution, so that this mean converges much faster than that of the whole.
         """
-        drawn = ~self._chosen
-        inside, far = self._near_at(self.places[drawn]), self._far[drawn]
-        squares = []
-        for k, whole in enumerate(self._near_squares()):
-            part = order_slice(k)
-            here = _mean_square((inside + far)[..., part])
-            rest = here - _mean_square(inside[..., part])
-            squares.append(max(whole + rest, 0.25 * here))
-        return np.maximum(np.sqrt(squares), np.finfo(np.float64).tiny)
+        inside = self._at(self._near)
+        here, near = self._of_draws(self.exact), self._of_draws(inside)
+        counts = np.bincount(self._group[self._even], minlength=len(self.groups))[:, None, None]
+        here, near = (
+            self._sums(values * self._even[:, None, None]) / np.maximum(counts, 1)
+            for values in (here, near)
+        )
+        return np.sqrt(np.maximum(self._near_squares + here - near, 0.25 * here))
 
-    def errors(self, far: np.ndarray) -> np.ndarray:
-        """Return the root mean square error of a far field at `places`, per output order.
+    def squares(self, field: np.ndarray) -> np.ndarray:
+        """Return the mean square of a field over all targets, in `units`.
 
-        Targets chosen for their place stand for themselves, those drawn for all others.
+        Returns
+        -------
+        ndarray, shape (n_groups, order + 1, n_channels or 1)
         """
-        difference = far - self._far
-        drawn, chosen = difference[~self._chosen], difference[self._chosen]
-        share = len(chosen) / max(self._near.shape[0], 1)
-        parts = [order_slice(k) for k in range(self._order + 1)]
-        squares = [
-            _mean_square(drawn[..., part]) + share * _mean_square(chosen[..., part])
-            for part in parts
-        ]
-        return np.sqrt(squares)
+        if field is self._near and "_near_squares" in self.__dict__:
+            return self._near_squares
+        found = np.stack([mean_squares(field[a:b], self.units) for a, b in self.groups])
+        return found if self._per_channel else found.sum(axis=2, keepdims=True)
 
-    def _spread(self, size: int, seed: int) -> np.ndarray:
-        """Return some places, one drawn in each of equal parts of the curve."""
-        n = self._near.shape[0]
-        size = min(size, n)
-        inside = np.random.default_rng(seed).random(size)
-        return ((np.arange(size) + inside) * (n / size)).astype(np.int64)
+    def overall(self, norms: np.ndarray) -> np.ndarray:
+        """Return root mean squares over all groups and channels, from those of each in `units`."""
+        sizes = np.array([b - a for a, b in self.groups], float)[:, None, None]
+        found = np.sqrt((norms**2 * sizes).sum(axis=(0, 2)) / max(sizes.sum(), 1.0))
+        return found * self.units
 
-    def _exact(self, places: np.ndarray) -> np.ndarray:
-        """Return the far field at some places, ascending or not."""
-        order = np.argsort(places)
-        found = self._sum(places[order]) - self._near_at(places[order])
-        out = np.empty_like(found)
-        out[order] = found
+    def errors(self, field: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the root mean square error of a field over all targets, and its upper bound.
+
+        The second is `SURE` standard errors of the mean square above the first. Both have the
+        shape of `squares`.
+        """
+        values = self._of_draws(self._at(field) - self.exact) * self._shares[:, None, None]
+        mean = self._sums(values)
+        counts = np.bincount(self._group, minlength=len(self.groups))[:, None, None]
+        spread = self._sums((values - (mean / counts)[self._group]) ** 2)
+        spread = np.sqrt(spread * counts / np.maximum(counts - 1, 1))
+        least = min(_SCATTER * self._degree, _MOST_SCATTER) / np.sqrt(np.maximum(counts, 1))
+        spread = np.maximum(spread, mean * least)
+        sizes = np.array([last - first for first, last in self.groups])
+        spread[sizes <= counts[:, 0, 0]] = 0.0
+        return np.sqrt(mean), np.sqrt(mean + SURE * spread)
+
+    def terms(self) -> np.ndarray:
+        """Return the root mean square, over a few targets, of the root of the sum of squared terms.
+
+        What rounding does to a sum is of the size of its terms, however small the sum is. Sources
+        are thinned out where they are many. Shape of `squares`, channels together.
+        """
+        out = np.zeros((len(self.groups), self._order + 1, 1))
+        for group in range(len(self.groups)):
+            chosen = self._draws[(self._group == group) & self._even]
+            chosen = np.unique(chosen)[:: max(1, len(chosen) // _FEW)]
+            out[group, :, 0] = self._terms_at(self.places[chosen]) / self.units
         return out
 
-    def _near_at(self, places: np.ndarray) -> np.ndarray:
-        """Return the near field at some places."""
-        return self._near[places]
+    # --- drawing ----------------------------------------------------------------------------------
 
-    def _near_squares(self) -> list[float]:
-        """Return the mean square of the near field per output order."""
-        parts = [order_slice(k) for k in range(self._order + 1)]
-        return [_mean_square(self._near[..., part]) for part in parts]
+    def _draw(self, first: int, last: int, size: int, seed: int):
+        """Return places of targets first ... last - 1, shares of the mean, and which are even."""
+        n = last - first
+        if n <= size:
+            return np.arange(first, last), np.full(n, 1.0 / max(n, 1)), np.ones(n, bool)
+        rng = np.random.default_rng(seed)
+        half = size // 2
+        even = first + ((np.arange(size - half) + rng.random(size - half)) * (n / (size - half)))
+        even = np.minimum(even.astype(np.int64), last - 1)
+        found = self._by_indicator(first, last, half, rng, even)
+        if found is None:
+            more = first + ((np.arange(half) + rng.random(half)) * (n / half)).astype(np.int64)
+            places = np.concatenate([even, np.minimum(more, last - 1)])
+            return places, np.full(size, 1.0 / size), np.ones(size, bool)
+        chosen, densities = found
+        # of the mixture of both ways to draw, relative to even drawing
+        density = 0.5 * (1.0 + densities * n)
+        places = np.concatenate([even, chosen])
+        return places, 1.0 / (size * density), np.arange(size) < len(even)
 
-    def _in_corners(self, size: int) -> np.ndarray:
-        """Return the places of the targets that are farthest from the centres of their leaves."""
+    def _by_indicator(self, first: int, last: int, size: int, rng, others: np.ndarray):
+        """Return places drawn by where errors are expected, and the densities there and at others.
+
+        None if no place is likelier than another.
+        """
+        if self._where is None:
+            return None
+        leaves, errors, degree = self._where
+        if not len(leaves):
+            return None
+        ranges = self._geometry.tree.target_range[leaves]
+        inside = (ranges[:, 0] >= first) & (ranges[:, 1] <= last)
+        leaves, ranges, errors = leaves[inside], ranges[inside], errors[inside]
+        ends = np.cumsum(errors * (ranges[:, 1] - ranges[:, 0]))
+        if not len(ends) or not 0 < ends[-1] < np.inf:
+            return None
+        marks = (np.arange(size) + rng.random(size)) * (ends[-1] / size)
+        rows = np.minimum(np.searchsorted(ends, marks, side="right"), len(ends) - 1)
+        weights = np.diff(ends, prepend=0.0) / ends[-1]
         tree, targets = self._geometry.tree, self._geometry.targets
-        ranges = tree.target_range
-        leaves = np.flatnonzero((tree.n_children == 0) & (ranges[:, 1] > ranges[:, 0]))
-        leaves = leaves[np.argsort(ranges[leaves, 0])]
-        leaf = np.repeat(leaves, ranges[leaves, 1] - ranges[leaves, 0])
-        distance = ((targets - tree.centre[leaf]) ** 2).sum(axis=1) / tree.edge[leaf] ** 2
-        size = min(size, len(distance))
-        return np.argpartition(distance, len(distance) - size)[len(distance) - size :]
+        chosen, densities = np.empty(size, np.int64), np.empty(size + len(others))
+        shape = float(min(degree, indicators.STEEPEST))
+        args = targets, tree.centre[leaves], tree.edge[leaves], ranges, weights, shape
+        _pick(rows, rng.random(size), *args, chosen)
+        theirs = np.searchsorted(ranges[:, 1], others, side="right")
+        _densities(
+            np.concatenate([theirs, rows]), np.concatenate([others, chosen]), *args, densities
+        )
+        return chosen, densities
+
+    # --- sums -------------------------------------------------------------------------------------
+
+    def _reduced(self, field: np.ndarray, k: int) -> np.ndarray:
+        """Return the squares of one order at every target, over all channels or for each."""
+        part = field[..., order_slice(k)].astype(np.float64) / self.units[k]
+        squares = np.einsum("nck,nck->nc", part, part)
+        return squares if self._per_channel else squares.sum(axis=1, keepdims=True)
+
+    def _of_draws(self, values: np.ndarray) -> np.ndarray:
+        """Return the squares of values at places for every draw: (n_draws, order + 1, channels)."""
+        rows = [self._reduced(values, k) for k in range(self._order + 1)]
+        return np.stack(rows, axis=1)[self._draws]
+
+    def _sums(self, values: np.ndarray) -> np.ndarray:
+        """Return the sums over the draws of each group."""
+        out = np.zeros((len(self.groups), *values.shape[1:]))
+        np.add.at(out, self._group, values)
+        return out
+
+    def _at(self, field: np.ndarray) -> np.ndarray:
+        """Return a field of all targets at `places`."""
+        return field[self.places]
 
     def _sum(self, places: np.ndarray) -> np.ndarray:
-        """Return the whole field at ascending places."""
-        geometry, moments = self._geometry, self._moments
-        targets, sources = geometry.points(moments.dtype)
-        tree, n_roots = geometry.tree, geometry.tree.level_starts[1]
-        counts, senders = senders_of(
-            places, tree.system[:n_roots], tree.target_range[:n_roots], tree.source_range[:n_roots]
-        )
+        """Return the whole field at ascending places, in float64."""
+        geometry, moments = self._geometry, self._moments.astype(_WIDE, copy=False)
+        targets, sources = geometry.points(_WIDE)
+        counts, senders = senders_of(places, *geometry.roots)
         ends = np.cumsum(counts)
-        exact = np.zeros((len(places), moments.shape[1], n_components(self._order)), moments.dtype)
+        exact = np.zeros((len(places), moments.shape[1], n_components(self._order)))
         near_field(
             np.ascontiguousarray(targets[places]), sources, moments, self._order,
             np.stack([ends - counts, ends], axis=1), np.arange(len(counts) + 1),
             np.ascontiguousarray(senders), exact, kernel=self._kernel, reach=self._reach,
         )  # fmt: skip
         return exact
+
+    def _terms_at(self, places: np.ndarray) -> np.ndarray:
+        """Return the root mean square over some targets of the root of the sum of squared terms."""
+        counts, senders = senders_of(places, *self._geometry.roots)
+        order_of = indexing.order_of(self._moments.shape[2])
+        starts = [order_slice(j).start for j in range(order_of + 1)]
+        out = np.zeros((len(places), self._order + 1))
+        ends = np.cumsum(counts)
+        for begin, end, (first, last) in zip(ends - counts, ends, senders.tolist(), strict=True):
+            step = max(1, (last - first) // _SENDERS)
+            here, there, moments = self._some(places[begin:end], np.arange(first, last, step))
+            sizes = np.add.reduceat((moments**2).sum(axis=1), starts, axis=1)
+            _square_terms(here, there, sizes, _sizes(order_of + self._order), out[begin:end])
+            out[begin:end] *= step
+        found = np.sqrt(out.mean(axis=0)) if len(out) else np.zeros(self._order + 1)
+        # where terms overflow, so does the field
+        return np.where(np.isfinite(found), found, 0.0)
+
+    def _some(self, places: np.ndarray, senders: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return some targets, some sources and their moments, float64."""
+        targets, sources = self._geometry.points(_WIDE)
+        return targets[places], sources[senders], self._moments[senders].astype(_WIDE)
+
+
+def _units(field: np.ndarray, order: int) -> np.ndarray:
+    """Return the power of two next to the largest number of each order; one where all are zero."""
+    largest = [np.abs(field[..., order_slice(k)]).max(initial=0.0) for k in range(order + 1)]
+    known = np.isfinite(largest) & (np.array(largest) > 0)
+    return np.ldexp(1.0, np.frexp(np.where(known, largest, 1.0).astype(np.float64))[1])
+
+
+def mean_squares(field: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """Return the mean over targets of the sum of squares of each order and channel.
+
+    Parameters
+    ----------
+    field : ndarray, shape (n, n_channels, n_components(order))
+    units : ndarray, shape (order + 1,)
+        In which each order is counted.
+
+    Returns
+    -------
+    ndarray, shape (order + 1, n_channels)
+    """
+    order = len(units) - 1
+    starts = np.array([order_slice(k).start for k in range(order + 2)])
+    factors = 1.0 / units
+    n, channels = field.shape[:2]
+
+    def task(first: int, last: int) -> np.ndarray:
+        out = np.zeros((order + 1, channels))
+        _add_squares(first, last, field, factors, starts, out)
+        return out
+
+    parts = run_chunks(task, n, 0.2 * field.size)
+    return sum(parts) / max(n, 1)
+
+
+def _sizes(top: int) -> np.ndarray:
+    """Return the square of the norm of the derivatives of 1/r of each order at r = 1."""
+    n = np.arange(top + 1)
+    return np.cumprod(np.maximum((2 * n - 1) * n, 1.0))
+
+
+def _everything(geometry: Geometry) -> list[tuple[int, int]]:
+    return [(0, int(geometry.targets.shape[0]))]
+
+
+def _systems(geometry: Geometry) -> list[tuple[int, int]]:
+    """Return the ranges of targets of the systems that have any."""
+    system, targets, _ = geometry.roots
+    starts = np.flatnonzero(np.diff(system, prepend=-1))
+    occupied = targets[:, 1] > targets[:, 0]
+    first = np.minimum.reduceat(np.where(occupied, targets[:, 0], np.iinfo(np.int64).max), starts)
+    last = np.maximum.reduceat(np.where(occupied, targets[:, 1], 0), starts)
+    return [(a, b) for a, b in zip(first.tolist(), last.tolist(), strict=True) if b > a]
 
 
 def senders_of(
@@ -173,7 +389,80 @@ def senders_of(
     return counts, senders[used]
 
 
-def _mean_square(values: np.ndarray) -> float:
-    """Return the mean over points of the sum of squares over components."""
-    flat = values.reshape(len(values), values[:1].size)
-    return float(np.einsum("ni,ni->", flat, flat, dtype=np.float64)) / max(len(values), 1)
+# --- loops ----------------------------------------------------------------------------------------
+
+
+@bare
+def _add_squares(first, last, field, factors, starts, out):
+    for i in range(first, last):
+        for channel in range(field.shape[1]):
+            for k in range(out.shape[0]):
+                total = 0.0
+                for column in range(starts[k], starts[k + 1]):
+                    value = np.float64(field[i, channel, column]) * factors[k]
+                    total += value * value
+                out[k, channel] += total
+
+
+@bare
+def _pick(rows, marks, targets, centre, edge, ranges, weights, shape, chosen):
+    """Draw a target in each leaf of a list, likelier towards its corners."""
+    for draw in range(rows.shape[0]):
+        row = rows[draw]
+        first, last = ranges[row, 0], ranges[row, 1]
+        left = marks[draw] * _leaf_sum(targets, centre, edge, row, first, last, shape)
+        place = first
+        while place < last - 1:
+            left -= _steepness(targets, centre, edge, row, place, shape)
+            if left < 0:
+                break
+            place += 1
+        chosen[draw] = place
+
+
+@bare
+def _densities(rows, places, targets, centre, edge, ranges, weights, shape, out):
+    """Write the probability of each of some targets to be drawn."""
+    for i in range(rows.shape[0]):
+        row = rows[i]
+        whole = _leaf_sum(targets, centre, edge, row, ranges[row, 0], ranges[row, 1], shape)
+        out[i] = weights[row] * _steepness(targets, centre, edge, row, places[i], shape) / whole
+
+
+@bare_inline
+def _leaf_sum(targets, centre, edge, row, first, last, shape):
+    total = 0.0
+    for place in range(first, last):
+        total += _steepness(targets, centre, edge, row, place, shape)
+    return total
+
+
+@bare_inline
+def _steepness(targets, centre, edge, row, place, shape):
+    square = 0.0
+    for axis in range(3):
+        x = (targets[place, axis] - centre[row, axis]) / edge[row]
+        square += x * x
+    square *= _INVERSE_SQUARE
+    return min(max(square**shape, _FLOOR), _CEILING)
+
+
+@bare
+def _square_terms(targets, sources, sizes, norms, out):
+    """Add, per output order, the square of the size of every source's term at every target."""
+    for i in range(targets.shape[0]):
+        for s in range(sources.shape[0]):
+            r2 = 0.0
+            for axis in range(3):
+                d = targets[i, axis] - sources[s, axis]
+                r2 += d * d
+            if r2 == 0.0:
+                continue
+            inverse = 1.0 / r2
+            power = 1.0
+            for k in range(out.shape[1]):
+                power *= inverse
+                link = power
+                for j in range(sizes.shape[1]):
+                    out[i, k] += sizes[s, j] * norms[j + k] * link
+                    link *= inverse

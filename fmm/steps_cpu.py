@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from fmm import harmonics
-from fmm.cost import SINGLE
 from fmm.driver_cpu import FarField
 from fmm.geometry import Batches, Geometry, arrange
+from fmm.indicators import Held
 from fmm.near import near_field
 from fmm.sampling import Probe
 from multipoles import checks, indexing
@@ -58,6 +58,28 @@ class HostSteps:
         """Return how far points extend along each axis."""
         return np.ptp(points, axis=0).astype(np.float64)
 
+    def corners(self, points: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return the lowest and highest coordinates of some points."""
+        wide = points.astype(np.float64, copy=False)
+        return wide.min(axis=0), wide.max(axis=0)
+
+    def typical_extent(self, points: Any) -> float:
+        """Return how far most of the points are apart, zero if they are not."""
+        some = points[:: 1 + len(points) // 1000].astype(np.float64)
+        away = np.abs(some - np.median(some, axis=0)) if len(some) else np.zeros((1, 3))
+        return float(np.median(away, axis=0).max())
+
+    def scaled(self, values: Any, exponents: Any) -> Any:
+        """Return values times powers of two, one for all or one for each column."""
+        return np.ldexp(values, exponents)
+
+    def largest(self, values: Any, exponents: np.ndarray) -> float:
+        """Return the largest of values times powers of two, one for each column."""
+        if not exponents.any():
+            return float(max(values.max(initial=0.0), -values.min(initial=0.0)))
+        most = np.abs(values).max(axis=(0, 1), initial=0.0).astype(np.float64)
+        return float(np.ldexp(most, exponents).max(initial=0.0))
+
     def arrange(self, targets, sources, batches, work, leaf_size, smallest) -> Geometry:
         """Return points, tree and lists, see `fmm.geometry.arrange`."""
         return arrange(targets, sources, batches, work, leaf_size, smallest)
@@ -78,16 +100,13 @@ class HostSteps:
         )
         return out
 
-    def probe(self, geometry, moments, near, order, kernel, reach) -> Probe:
-        """Return the field at sampled targets."""
-        return Probe(geometry, moments, near, order, kernel, reach)
+    def probe(self, *args: Any) -> Probe:
+        """Return the field at sampled targets; arguments are those of `Probe`."""
+        return Probe(*args)
 
-    def powers(self, moments: Any, source_order: int) -> np.ndarray:
-        """Return the mean square of the moments of each order."""
-        wide = moments.astype(np.float64, copy=False)
-        squares = np.einsum("nck,nck->k", wide, wide) / max(len(moments), 1)
-        starts = [indexing.order_slice(j).start for j in range(source_order + 1)]
-        return np.add.reduceat(squares, starts)
+    def held(self, geometry: Geometry, moments: Any, harmonic: Any, source_order: int) -> Held:
+        """Return what boxes hold of the moments."""
+        return Held(harmonic, source_order)
 
     def harmonic(self, moments: Any, source_order: int) -> Any:
         """Return moments by harmonics, as the far field takes them."""
@@ -105,13 +124,11 @@ class HostSteps:
         """Return what computes the far field of harmonic moments."""
         return FarField(geometry, degrees, source_order, order, dtype)
 
-    def sampled(self, local: Any, places: np.ndarray, order: int) -> np.ndarray:
-        """Return the derivatives that local expansions give at some places."""
-        return local[places] @ harmonics.cartesian_map(order)
-
-    def add(self, out: Any, local: Any, order: int) -> None:
-        """Add the derivatives that local expansions give."""
-        out += local @ harmonics.cartesian_map(order)
+    def total(self, near: Any, local: Any, order: int) -> Any:
+        """Return the near field and the derivatives that local expansions give."""
+        out = local @ harmonics.cartesian_map(order)
+        out += near
+        return out
 
     def unorder(self, geometry: Geometry, out: Any, dtype: np.dtype) -> Any:
         """Return a field in the order in which targets were given."""
@@ -122,8 +139,3 @@ class HostSteps:
     def give(self, out: Any, had_channels: bool) -> Any:
         """Return a field as the caller gets it."""
         return out if had_channels else out[:, 0, :]
-
-
-def precision(tolerance: float, dtype: np.dtype) -> np.dtype:
-    """Return the type of numbers in which near fields are summed."""
-    return dtype if tolerance >= SINGLE else np.dtype(np.float64)

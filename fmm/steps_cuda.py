@@ -14,8 +14,9 @@ from fmm.cost import Work
 from fmm.driver_cuda import FarField
 from fmm.geometry import Batches
 from fmm.geometry_cuda import DeviceGeometry, arrange
+from fmm.indicators import Where
 from fmm.near_cuda import near_field
-from fmm.sampling import Probe, senders_of
+from fmm.sampling import SIZE, Probe, senders_of
 from fmm.tree_cuda import GEOMETRY, corners, gather, launch
 from multipoles import checks, indexing
 from multipoles import interactions_cuda as given
@@ -122,13 +123,13 @@ class DeviceSteps:
         )  # fmt: skip
         return out
 
-    def probe(self, geometry, moments, near, order, kernel, reach) -> "DeviceProbe":
-        """Return the field at sampled targets."""
-        return DeviceProbe(geometry, moments, near, order, kernel, reach)
+    def probe(self, *args: Any) -> "DeviceProbe":
+        """Return the field at sampled targets; arguments are those of `Probe`."""
+        return DeviceProbe(*args)
 
-    def powers(self, moments: Any, source_order: int) -> np.ndarray:
-        """Return the mean square of the moments of each order; waits for it."""
-        return mean_squares(self.space, moments, source_order)
+    def held(self, geometry, moments: Any, harmonic: Any, source_order: int) -> "DeviceHeld":
+        """Return what the moments are of each order; waits for it."""
+        return DeviceHeld(mean_squares(self.space, moments, source_order))
 
     def harmonic(self, moments: Any, source_order: int) -> "_Harmonic":
         """Return moments by harmonics, as the far field takes them."""
@@ -150,13 +151,33 @@ class DeviceSteps:
 
         return run
 
-    def sampled(self, local: Any, places: np.ndarray, order: int) -> np.ndarray:
-        """Return the derivatives that local expansions give at some places; waits for them."""
-        return picked(self.space, local, places).astype(np.float64) @ harmonics.cartesian_map(order)
-
-    def add(self, out: Any, local: Any, order: int) -> None:
-        """Add the derivatives that local expansions give."""
+    def total(self, near: Any, local: Any, order: int) -> Any:
+        """Return the near field and the derivatives that local expansions give."""
+        out = self.space.empty(near.shape, near.dtype)
+        _copy(self.space, near, out)
         self.multiply(local, ("to cartesian", order), harmonics.cartesian_map(order), True, out)
+        return out
+
+    def corners(self, points: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return the lowest and highest coordinates of some points, on the host."""
+        return corners(self.space, points)
+
+    def typical_extent(self, points: Any) -> float:
+        """Return zero: not known."""
+        return 0.0
+
+    def scaled(self, values: Any, exponents: Any) -> Any:
+        """Return values times powers of two, one for all or one for each column."""
+        factors = np.ldexp(np.ones(values.shape[-1]), exponents)
+        wide = values.reshape(values.shape[0], -1, values.shape[-1])
+        out = self.space.empty(wide.shape, values.dtype)
+        key = "scaled", tuple(np.broadcast_to(exponents, len(factors)).tolist())
+        self.multiply(wide, key, np.diag(factors), False, out)
+        return out.reshape(*values.shape)
+
+    def largest(self, values: Any, exponents: np.ndarray) -> float:
+        """Return one: nothing waits for the device."""
+        return 1.0
 
     def unorder(self, geometry: DeviceGeometry, out: Any, dtype: np.dtype) -> Any:
         """Return a field in the order in which targets were given."""
@@ -223,19 +244,60 @@ class _Harmonic:
         return self._made[dtype]
 
 
+class DeviceHeld:
+    """What all sources together hold of one set of moments.
+
+    Parameters
+    ----------
+    mean : ndarray, shape (K + 1,)
+        Mean over the sources of the square of the moments of each order.
+    """
+
+    spread = 1.0
+
+    def __init__(self, mean: np.ndarray) -> None:
+        self.mean = mean
+
+    def where(self, geometry: DeviceGeometry, degrees: tuple[int, ...], norms: np.ndarray) -> Where:
+        """Return where errors are expected: nowhere more than elsewhere."""
+        nothing = np.empty(0)
+        return Where(nothing.astype(np.int64), nothing, max(degrees))
+
+    def weights(self, geometry: DeviceGeometry) -> np.ndarray:
+        """Return what `accuracy.predicted` asks for."""
+        return self.mean[:, None, None] * geometry.far_weights
+
+
 class DeviceProbe(Probe):
-    """Targets drawn at random at which the whole field is known: on the host, few numbers."""
+    """Targets at which the whole field is known, on the host: some drawn evenly, some in corners.
+
+    Those chosen for their place in corners of leaves stand for themselves, those drawn for all.
+    """
 
     _geometry: DeviceGeometry
     _near: Any
 
-    def _near_at(self, places: np.ndarray) -> np.ndarray:
-        return picked(self._geometry.space, self._near, places).astype(np.float64)
+    def squares(self, field: Any) -> np.ndarray:
+        """Return the mean square of a field over all targets, shape (1, order + 1, 1)."""
+        found = mean_squares(self._geometry.space, field, self._order) / self.units**2
+        return found[None, :, None]
 
-    def _near_squares(self) -> list[float]:
-        return mean_squares(self._geometry.space, self._near, self._order).tolist()
+    def _sample(self, field: Any) -> np.ndarray:
+        n = field.shape[0]
+        return picked(self._geometry.space, field, np.arange(0, n, 1 + n // SIZE))
+
+    def _draw(self, first: int, last: int, size: int, seed: int):
+        places, shares, even = super()._draw(first, last, size, seed)
+        corners = self._in_corners(SIZE)
+        places = np.concatenate([places, corners])
+        alone = np.full(len(corners), 1.0 / max(last - first, 1))
+        return places, np.append(shares, alone), np.append(even, np.zeros(len(corners), bool))
+
+    def _at(self, field: Any) -> np.ndarray:
+        return picked(self._geometry.space, field, self.places).astype(np.float64)
 
     def _in_corners(self, size: int) -> np.ndarray:
+        """Return the places of the targets that are farthest from the centres of their leaves."""
         geometry, n = self._geometry, self._near.shape[0]
         space, tree = geometry.space, geometry.tree
         keys = space.upload(np.zeros(n, np.int64))
@@ -247,9 +309,18 @@ class DeviceProbe(Probe):
         order, _ = argsort(space, keys, _BITS)
         return space.download(order[max(n - size, 0) :])
 
+    def _wide(self) -> Any:
+        """Return the moments in float64."""
+        space, moments = self._geometry.space, self._moments
+        if moments.dtype == np.float64:
+            return moments
+        out = space.empty(moments.shape, np.dtype(np.float64))
+        _copy(space, moments, out)
+        return out
+
     def _sum(self, places: np.ndarray) -> np.ndarray:
-        geometry, moments = self._geometry, self._moments
-        space, dtype = geometry.space, np.dtype(moments.dtype)
+        geometry, moments = self._geometry, self._wide()
+        space, dtype = geometry.space, np.dtype(np.float64)
         targets, sources = geometry.points(dtype)
         counts, senders = senders_of(places, *geometry.roots)
         rows, leaves, ranges = _shared(counts, senders)
@@ -262,8 +333,16 @@ class DeviceProbe(Probe):
             kernel=self._kernel, reach=self._reach,
         )  # fmt: skip
         exact = np.zeros((len(places), *out.shape[1:]))
-        np.add.at(exact, rows, space.download(out).astype(np.float64))
+        np.add.at(exact, rows, space.download(out))
         return exact
+
+    def _some(self, places: np.ndarray, senders: np.ndarray) -> tuple[np.ndarray, ...]:
+        space, dtype = self._geometry.space, np.dtype(np.float64)
+        targets, sources = self._geometry.points(dtype)
+        here = gather(space, targets, space.upload(places), dtype)
+        there = gather(space, sources, space.upload(senders), dtype)
+        moments = picked(space, self._moments, senders).astype(np.float64)
+        return space.download(here), space.download(there), moments
 
 
 def _shared(counts: np.ndarray, senders: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -280,6 +359,15 @@ def _shared(counts: np.ndarray, senders: np.ndarray) -> tuple[np.ndarray, np.nda
     whole = np.concatenate(rows) if rows else np.empty(0, np.int64)
     pairs = np.array(leaves, np.int64).reshape(-1, 2), np.array(ranges, np.int64).reshape(-1, 2)
     return whole, *pairs
+
+
+def _copy(space: Space, values: Any, out: Any) -> None:
+    """Copy all numbers of an array to another, whose type may be wider."""
+    n = int(np.prod(values.shape))
+    _copied()(
+        space.stream, np.result_type(values.dtype, out.dtype), blocks_for(n, THREADS), THREADS,
+        values.reshape(-1), out.reshape(-1),
+    )  # fmt: skip
 
 
 def picked(space: Space, values: Any, places: np.ndarray) -> np.ndarray:
@@ -319,6 +407,16 @@ def _move(scattered):
                 out[there] = values[i]
             else:
                 out[i] = values[there]
+
+    return loop
+
+
+@kernels
+def _copied():
+    def loop(values, out):
+        i = cuda.grid(1)
+        if i < out.shape[0]:
+            out[i] = values[i]
 
     return loop
 

@@ -1,0 +1,109 @@
+"""What costs least: degrees of expansions for these moments, larger leaves, or a direct sum."""
+
+from typing import Any
+
+import numpy as np
+
+from fmm import accuracy
+from fmm.cost import Work
+
+# levels that may have degrees of their own
+_DEGREES = 4
+# seconds to make the matrices of degree p, over (p + 1)^4, and evaluations that share them
+_BUILD, _OFTEN = 1e-6, 10.0
+
+
+def least_degrees(
+    geometry: Any, weights: np.ndarray, limits: np.ndarray, work: Work
+) -> tuple[int, ...]:
+    """Return the degrees of the levels that the error model grants.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        Tree and lists.
+    weights : ndarray, shape (K + 1, n_levels, N_CODES)
+        What boxes send to how many targets, see `accuracy.predicted`.
+    limits : ndarray, shape (order + 1,)
+        Root mean square error that is allowed at each order.
+    work : Work
+        What is to be computed; decides what degrees cost.
+
+    Returns
+    -------
+    tuple of int
+        One per level; all zero if there is nothing to compute.
+    """
+    n_levels = len(geometry.tree.level_starts) - 1
+    if not weights.any():
+        return (0,) * n_levels
+    edges = geometry.edges
+    expected = accuracy.predicted(weights, edges, len(limits) - 1)
+    squares = np.maximum(limits**2, np.finfo(float).tiny)
+    # forming and evaluating goes by the highest degree: half of it counts for every level
+    costs = geometry.translations[:, None] * work.translations()
+    costs += 0.5 * geometry.targets.shape[0] * work.harmonics()
+    active = np.any(expected[:, :, 0] > 0, axis=0)
+    if np.count_nonzero(active) > _DEGREES:
+        # the matrices of every degree pass by once: with few boxes on each level, one degree
+        expected, costs = expected.sum(axis=1, keepdims=True), costs.sum(axis=0, keepdims=True)
+    found = accuracy.choose(expected, squares, costs) or (accuracy.MAX_DEGREE,)
+    if len(found) < n_levels:
+        return tuple(found[0] if used else 0 for used in active)
+    return found
+
+
+def seconds(geometry: Any, work: Work, degrees: tuple[int, ...]) -> float:
+    """Return what one evaluation with expansions of some degrees is expected to take.
+
+    The matrices of a degree are made once, and serve some evaluations.
+    """
+    harmonics = work.harmonics()
+    matrices = _BUILD / _OFTEN * (max(degrees) + 1.0) ** 4 if any(degrees) else 0.0
+    full = min(max(degrees) + work.source_order + work.order, accuracy.MAX_DEGREE)
+    return float(
+        geometry.n_near_pairs * work.seconds_per_pair()
+        + geometry.translations @ work.translations()[list(degrees)]
+        + geometry.n_leaves * work._replace(degree=max(degrees)).seconds_per_leaf()
+        + geometry.targets.shape[0] * harmonics[max(degrees)]
+        + 0.5 * geometry.n_mixed * harmonics[full]
+        + matrices
+    )
+
+
+def direct_seconds(geometry: Any, work: Work) -> float:
+    """Return what the direct sum over all pairs of every system is expected to take."""
+    system, targets, sources = geometry.roots
+    counts = [np.bincount(system, r[:, 1] - r[:, 0]) for r in (targets, sources)]
+    return float(counts[0] @ counts[1] * work.seconds_per_pair())
+
+
+def larger_leaves(
+    geometry: Any, weights: np.ndarray, limits: np.ndarray, work: Work, weigh: Any
+) -> tuple[Any, tuple[int, ...]]:
+    """Return the geometry, with its leaves or larger ones, and its degrees, that cost least.
+
+    High orders on points that keep apart, such as a lattice, need it: there the far field is a
+    small part of the whole only if the near field reaches far enough.
+
+    Parameters
+    ----------
+    geometry, weights, limits, work
+        See `least_degrees`.
+    weigh : callable
+        Returns the weights of a geometry.
+    """
+    best, degrees = geometry, least_degrees(geometry, weights, limits, work)
+    shortest = seconds(best, work, degrees)
+    found = degrees
+    while best.has_far_field:
+        least = work._replace(degree=max(found)).least_for_expansion()
+        trial = best.with_leaves(int(2.5 * best.leaf_size), least)
+        if trial.n_leaves == best.n_leaves:
+            break
+        degrees = least_degrees(trial, weigh(trial), limits, work)
+        expected = seconds(trial, work, degrees)
+        if expected > 0.9 * shortest:
+            break
+        best, found, shortest = trial, degrees, expected
+    return best, found

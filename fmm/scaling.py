@@ -1,0 +1,67 @@
+"""Units in which all numbers of a plan are ordinary: powers of two, so that nothing is rounded.
+
+Lengths are counted in 2^e, moments of order j in 2^(m + e j); fields of order k then come out in
+2^(m - e (k + 1)).
+"""
+
+from typing import Any
+
+import numpy as np
+
+from multipoles import indexing
+
+# numbers between 2^-60 and 2^60 stay as they are
+_ORDINARY = 60
+
+
+def exponent(steps: Any, targets: Any, sources: Any) -> int:
+    """Return e: the power of two in which lengths are counted; 0 if they are ordinary.
+
+    Where most points are close together and some far away, it goes by most.
+    """
+    arrays = (sources,) if targets is sources else (sources, targets)
+    corners = [steps.corners(points) for points in arrays if points.shape[0]]
+    if not corners:
+        return 0
+    low, high = np.min([c[0] for c in corners], axis=0), np.max([c[1] for c in corners], axis=0)
+    largest = float((high - low).max())
+    if abs(_exponent(largest)) <= _ORDINARY:
+        return 0
+    return _exponent(steps.typical_extent(sources) or largest)
+
+
+def _exponent(value: float) -> int:
+    return int(np.frexp(value)[1]) if value > 0 else 0
+
+
+class Units:
+    """Units of one set of moments.
+
+    Parameters
+    ----------
+    steps
+        Arithmetic of the place where arrays lie.
+    moments : array, shape (n, channels, n_components(K))
+    source_order : int
+        K.
+    length : int
+        Exponent of the unit of length.
+    """
+
+    def __init__(self, steps: Any, moments: Any, source_order: int, length: int) -> None:
+        self.steps, self.length, self.source_order = steps, length, source_order
+        most = _exponent(steps.largest(moments, -length * indexing.orders(source_order)))
+        self.moment = most if abs(most) > _ORDINARY else 0
+
+    def scaled(self, moments: Any) -> Any:
+        """Return moments in these units."""
+        orders = indexing.orders(self.source_order)
+        return self._times(moments, -self.moment - self.length * orders)
+
+    def restored(self, field: Any, order: int) -> Any:
+        """Return a field in the caller's units."""
+        orders = indexing.orders(order)
+        return self._times(field, self.moment - self.length * (orders + 1))
+
+    def _times(self, values: Any, exponents: np.ndarray) -> Any:
+        return self.steps.scaled(values, exponents) if exponents.any() else values

@@ -1,0 +1,96 @@
+"""Whether a tolerance is kept: errors, what they may be at most, rounding, and how to say so."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+# digits lost in a sum: multiples of the last one of its terms
+_ROUNDING = 8.0
+_EPSILON = float(np.finfo(np.float64).eps)
+# of a result in float32, in its own digits
+ROUNDED = 1.2e-7
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known of the error of a field; arrays (n_groups, order + 1, n_channels or 1).
+
+    All are in the same units, which may differ from order to order.
+
+    Parameters
+    ----------
+    errors, bounds : ndarray
+        Root mean square error as measured, and what it may be at most.
+    norms : ndarray
+        Root mean square of the field.
+    terms : ndarray
+        Root mean square of its terms, see `Probe.terms`.
+    tolerance : float
+        What is asked.
+    """
+
+    errors: np.ndarray
+    bounds: np.ndarray
+    norms: np.ndarray
+    terms: np.ndarray
+    tolerance: float
+
+    @property
+    def rounding(self) -> np.ndarray:
+        """What rounding does to any sum of these terms in float64."""
+        return _ROUNDING * _EPSILON * self.terms
+
+    @cached_property
+    def typical(self) -> float:
+        """Largest measured error, in units of what is allowed."""
+        return self._share(self.errors)
+
+    @cached_property
+    def worst(self) -> float:
+        """Largest bound, in units of what is allowed."""
+        return self._share(self.bounds)
+
+    @property
+    def kept(self) -> bool:
+        """Whether the sum is as good as asked, or as any sum of these terms can be."""
+        return self.worst <= 1.0
+
+    def _share(self, errors: np.ndarray) -> float:
+        allowed = np.maximum(self.tolerance * self.norms, self.rounding)
+        shares = np.divide(errors, allowed, out=np.zeros(np.broadcast(errors, allowed).shape),
+                           where=(errors > 0) | ~np.isfinite(errors))  # fmt: skip
+        return float(shares.max(initial=0.0)) if not np.isnan(shares).any() else np.inf
+
+    def relative(self, errors: np.ndarray) -> np.ndarray:
+        """Return errors, with rounding, over the field; zero where the field is zero."""
+        whole = np.hypot(errors, self.rounding)
+        lost = self.norms <= self.rounding
+        return np.where(lost, 0.0, whole / np.where(lost, 1.0, self.norms))
+
+    def message(self, sampled: int, reason: str = "") -> str:
+        """Return what to warn of; empty if the tolerance is kept."""
+        bounds = self.relative(self.bounds)
+        if np.all(bounds <= self.tolerance):
+            return ""
+        errors = self.relative(self.errors)
+        place = np.unravel_index(int(np.nanargmax(np.where(np.isnan(bounds), np.inf, bounds))),
+                                 bounds.shape)  # fmt: skip
+        lost = np.broadcast_to(self.terms, bounds.shape)[place] / self.norms[place]
+        if _ROUNDING * _EPSILON * lost > 0.5 * self.tolerance:
+            reason = (
+                f"the terms of the sum are {lost:.0e} times as large as the field, and no sum in "
+                "float64 keeps more digits"
+            )
+        where = "rounding alone" if not sampled else f"{sampled} targets"
+        return (
+            f"the tolerance {self.tolerance:g} was missed: the relative error of order {place[1]} "
+            f"is {errors[place]:.1e}, and at most {bounds[place]:.1e}, by {where}"
+            + (f"; {reason}" if reason else "")
+        )
+
+
+def zeros(tolerance: float, order: int) -> Verdict:
+    """Return the verdict on a field of nothing."""
+    none = np.zeros((1, order + 1, 1))
+    return Verdict(none, none, none, none, tolerance)
