@@ -28,6 +28,8 @@ ROUNDING = 8
 # pairs of charges that a sum in long floats may take, about three seconds
 _LONG_PAIRS = 2e7
 _CHUNK = 100_000
+# and pairs whose terms are measured, at most
+_PAIRS = 3e7
 # from here on, in units of its width, a Gaussian charge is a point
 _FAR = 80.0
 
@@ -41,14 +43,15 @@ def field(problem) -> np.ndarray:
     )  # fmt: skip
 
 
-def sizes(problem, most: int | None = None) -> np.ndarray:
+def sizes(problem, pairs: float = _PAIRS) -> np.ndarray:
     """Return the sum of the sizes of the terms, root mean square over targets, per order.
 
-    At no more than `most` targets.
+    At as many targets as so many pairs allow.
     """
     settings, kernel = problem.settings, problem.kernel
     places = np.arange(len(problem.at()))
-    if most is not None and len(places) > most:
+    most = max(30, int(pairs / max(1, len(problem.sources) * settings.channels)))
+    if len(places) > most:
         places = np.sort(np.random.default_rng(0).choice(places, most, replace=False))
     x, s = problem.at()[places].astype(np.float64), problem.sources.astype(np.float64)
     of = orders(settings.source_order)
@@ -86,7 +89,10 @@ def _sum_of_sizes(x, s, norms, least, factors):
             if square == 0.0:
                 continue
             for a in range(n_in + n_out - 1):
-                powers[a] = (square + least[a]) ** (-0.5 * (a + 1))
+                inverse = 1 / np.sqrt(square + least[a])
+                powers[a] = inverse
+                for _ in range(a):
+                    powers[a] *= inverse
             for channel in range(channels):
                 for a in range(n_in):
                     for b in range(n_out):
