@@ -82,6 +82,7 @@ def _row(name: str, lines: list[dict]) -> str:
     slow = sum(bool(line.get("slow")) for line in lines)
     # of what was expanded: direct sums have no error to speak of
     ratios = [ratio(line) for line in lines if any(line.get("degrees", []))]
+    ratios = [r for r in ratios if r > 0]
     median = f"{np.median(ratios):.2g}" if ratios else "-"
     columns = "".join(f"{count or '.':>12}" for count in [*counts, slow, median])
     return f"{name:<22}{len(lines):>7}{columns}"
