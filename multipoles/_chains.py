@@ -88,10 +88,8 @@ def erf(r2, parameters, last, out, start, stride):
     t = square * r2
     decay = math.exp(-t)
     odd = 1.0
-    power = 2.0 * alpha / _ROOT_PI
     for _ in range(last):
         odd += 2.0
-        power *= 2.0 * square
     # 16 + last
     if 2.0 * t > 31.0 + odd:
         r = math.sqrt(r2)
@@ -115,10 +113,14 @@ def erf(r2, parameters, last, out, start, stride):
         boys += term
     boys *= decay
     for n in range(last, -1, -1):
-        out[start + n * stride] = power * boys
-        power /= 2.0 * square
+        out[start + n * stride] = boys
         odd -= 2.0
         boys = (2.0 * t * boys + decay) / odd
+    # upwards, since powers of a small alpha end as zero
+    power = 2.0 * alpha / _ROOT_PI
+    for n in range(last + 1):
+        out[start + n * stride] *= power
+        power *= 2.0 * square
 
 
 @bare_inline
@@ -250,10 +252,10 @@ def reaction_field(r2, parameters, last, out, start, stride):
 
 @bare_inline
 def inverse_power(r2, parameters, last, out, start, stride):
-    """B_n = p (p+2) ... (p+2n-2) r^(-p-2n)."""
+    """B_n = p (p+2) ... (p+2n-2) r^(-p-2n), times a factor."""
     p = parameters[0]
     inverse = 1.0 / r2
-    b = r2 ** (-0.5 * p)
+    b = parameters[1] * r2 ** (-0.5 * p)
     even = 0.0
     out[start] = b
     for n in range(last):
@@ -270,7 +272,8 @@ def softened(r2, parameters, last, out, start, stride):
     if r2 >= square:
         coulomb(r2, parameters, last, out, start, stride)
         return
-    u = (r2 - square) / square
+    # the square of a great cutoff may be infinite
+    u = r2 / square - 1.0
     scale = 1.0 / cutoff
     for n in range(last + 1):
         value = 0.0

@@ -8,7 +8,7 @@ machine code is kept is the matter of `multipoles._cache`; kernels for the GPU c
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import pairwise
@@ -18,6 +18,7 @@ import llvmlite.binding
 import numba
 from numba.core.compiler_lock import global_compiler_lock
 
+from multipoles import checks
 from multipoles._cache import cache_for
 
 # "fast" arithmetic but for NaN and infinity: coincident points make infinities that are masked
@@ -93,24 +94,30 @@ def bare_inline(function: Callable) -> Any:
 _pool: ThreadPoolExecutor | None = None
 _threads: int | None = None
 _lock = threading.Lock()
+# more than any machine has cores: a slip, not a wish
+_MOST_THREADS = 4096
 
 
 def set_num_threads(threads: int) -> None:
     """Set how many threads the kernels use (default: ``NUMBA_NUM_THREADS``, or all cores).
 
+    Sums of other threads that have begun end with the number they began with.
+
     Raises
     ------
+    TypeError
+        If `threads` is no integer.
     ValueError
-        If `threads` is less than one.
+        If it is less than one, or more than 4096.
     """
     global _pool, _threads
-    if threads != int(threads) or threads < 1:
-        raise ValueError(f"expected a whole number of threads, at least one, got {threads}")
+    threads = checks.order(threads, "threads", maximum=_MOST_THREADS, minimum=1)
     with _lock:
         if _pool is not None and threads != _threads:
-            _pool.shutdown(wait=True)
+            # what was submitted still runs; nothing is submitted without the lock
+            _pool.shutdown(wait=False)
             _pool = None
-        _threads = int(threads)
+        _threads = threads
 
 
 def get_num_threads() -> int:
@@ -163,16 +170,16 @@ def run_chunks(task: Callable[[int, int], Any], n: int, work: float, grain: floa
         return [task(0, n)]
     chunks = min(n, 4 * threads)
     bounds = [n * i // chunks for i in range(chunks + 1)]
-    futures = [_executor().submit(task, a, b) for a, b in pairwise(bounds)]
-    return [future.result() for future in futures]
+    return [future.result() for future in _submit(task, bounds)]
 
 
-def _executor() -> ThreadPoolExecutor:
+def _submit(task: Callable[[int, int], Any], bounds: list[int]) -> list[Future]:
+    """Give all ranges to one pool, which nobody shuts down meanwhile."""
     global _pool
     with _lock:
         if _pool is None:
             _pool = ThreadPoolExecutor(get_num_threads(), thread_name_prefix="multipoles")
-        return _pool
+        return [_pool.submit(task, a, b) for a, b in pairwise(bounds)]
 
 
 def _forget_pool() -> None:

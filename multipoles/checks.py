@@ -64,8 +64,17 @@ def finite(array: np.ndarray, name: str) -> None:
     raise ValueError(f"{label} is {array[place]}{others}; expected finite numbers only")
 
 
-def points(x: Any, name: str) -> np.ndarray:
+def points(x: Any, name: str, squares: bool = True) -> np.ndarray:
     """Return coordinates as a contiguous float array of shape (n, 3); n may be 0.
+
+    Parameters
+    ----------
+    x : array_like, shape (n, 3)
+        Coordinates.
+    name : str
+        What the messages call it.
+    squares : bool
+        Whether squares of distances must be numbers of the dtype; callers that scale set it False.
 
     Raises
     ------
@@ -78,7 +87,7 @@ def points(x: Any, name: str) -> np.ndarray:
         raise ValueError(f"{name}: expected shape (n, 3), got {array.shape}{hint}")
     # beyond this the square of a distance overflows
     largest = np.sqrt(np.finfo(array.dtype).max) / 4
-    if array.size and np.abs(array).max() > largest:
+    if squares and array.size and np.abs(array).max() > largest:
         raise ValueError(
             f"{name}: the greatest coordinate is {np.abs(array).max():.3g}; beyond {largest:.3g} "
             f"squares of distances overflow in {array.dtype}: use another unit of length"
@@ -91,10 +100,11 @@ def moments(M: Any, n: int | None, name: str = "moments") -> tuple[np.ndarray, i
 
     Parameters
     ----------
-    M : array_like, shape (n, [channels,] n_components(order))
+    M : array_like, shape (n, [channels,] n_components(order)), or (n,) for charges alone
         Packed moments.
     n : int or None
-        How many sites there must be; None for any number.
+        How many sites there must be; None for any number, and then no charges alone: they could
+        as well be the components of one site.
     name : str
         What the messages call it.
 
@@ -113,10 +123,12 @@ def moments(M: Any, n: int | None, name: str = "moments") -> tuple[np.ndarray, i
         See `real`; ValueError also for another shape, number of sites or packed length.
     """
     array = real(M, name)
+    if array.ndim == 1 and array.shape == (n,):
+        return array[:, None, None], 0, False
     if array.ndim not in (2, 3):
-        hint = "; charges alone are pack(charges=...)" if array.ndim == 1 else ""
         raise ValueError(
-            f"{name}: expected shape (n, [channels,] components), got {array.shape}{hint}"
+            f"{name}: expected shape (n, [channels,] components), got {array.shape}"
+            + _hint_of_one_axis(array, n, name)
         )
     if n is not None and array.shape[0] != n:
         raise ValueError(f"{name}: expected {n} sites, one per point, got shape {array.shape}")
@@ -130,20 +142,20 @@ def moments(M: Any, n: int | None, name: str = "moments") -> tuple[np.ndarray, i
     return (array if had_channels else array[:, None, :]), order, had_channels
 
 
-def order(value: Any, name: str = "order", maximum: int | None = None) -> int:
-    """Return an order as a plain int in 0 … `maximum`.
+def order(value: Any, name: str = "order", maximum: int | None = None, minimum: int = 0) -> int:
+    """Return an order, or another whole number, as a plain int in `minimum` … `maximum`.
 
     Raises
     ------
     TypeError
         If it is no integer.
     ValueError
-        If it is negative or above `maximum`.
+        If it is below `minimum` or above `maximum`.
     """
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
         raise TypeError(f"{name}: expected an integer, got {value!r}")
-    if value < 0 or (maximum is not None and value > maximum):
-        limits = ">= 0" if maximum is None else f"in 0 … {maximum}"
+    if value < minimum or (maximum is not None and value > maximum):
+        limits = f">= {minimum}" if maximum is None else f"in {minimum} … {maximum}"
         raise ValueError(f"{name}: expected an integer {limits}, got {value}")
     return int(value)
 
@@ -169,6 +181,16 @@ def common_dtype(*arrays: Any) -> np.dtype:
     return np.dtype(np.float64)
 
 
+def integers(x: Any, name: str) -> np.ndarray:
+    """Return a contiguous int64 array, or raise a TypeError if `x` holds no integers."""
+    array = _to_numpy(x, name)
+    if array.size == 0:
+        array = array.astype(np.int64)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name}: expected integers, got {array.dtype}")
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
 def batch_index(b: Any, n: int, name: str) -> np.ndarray | None:
     """Return the sorted system index of `n` points as int64, or None if `b` is None.
 
@@ -181,7 +203,7 @@ def batch_index(b: Any, n: int, name: str) -> np.ndarray | None:
     """
     if b is None:
         return None
-    array = _integers(b, name)
+    array = integers(b, name)
     if array.shape != (n,):
         raise ValueError(f"{name}: expected shape ({n},), one index per point, got {array.shape}")
     if n and array.min() < 0:
@@ -292,7 +314,26 @@ def pair_scale(scale: Any, n: int) -> tuple[np.ndarray, np.ndarray] | None:
     return pairs, factors
 
 
+def _hint_of_one_axis(array: np.ndarray, n: int | None, name: str) -> str:
+    if array.ndim != 1:
+        return ""
+    charges = "pack(charges=...)" if n is None else f"an array of shape ({n},)"
+    return f"; charges alone are {charges}, the components of one site {name}[None, :]"
+
+
+def _hides_values(x: Any) -> bool:
+    """Return whether `x`, or a row of it, is a masked array that masks something."""
+    if isinstance(x, list | tuple):
+        return any(_hides_values(row) for row in x)
+    return isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x)
+
+
 def _to_numpy(x: Any, name: str) -> np.ndarray:
+    if _hides_values(x):
+        raise ValueError(
+            f"{name}: expected numbers only, got a masked array with masked values: leave them "
+            "out (compressed) or say what they are (filled)"
+        )
     if on_device(x):
         raise TypeError(
             f"{name}: this array lies on a GPU, where this function does not run or its other "
@@ -306,17 +347,8 @@ def _to_numpy(x: Any, name: str) -> np.ndarray:
         raise TypeError(f"{name}: cannot be read as a NumPy array: {error}") from None
 
 
-def _integers(x: Any, name: str) -> np.ndarray:
-    array = _to_numpy(x, name)
-    if array.size == 0:
-        array = array.astype(np.int64)
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"{name}: expected integers, got {array.dtype}")
-    return np.ascontiguousarray(array, dtype=np.int64)
-
-
 def _pairs(x: Any, name: str, columns: str) -> np.ndarray:
-    array = _integers(x, name)
+    array = integers(x, name)
     if array.size == 0 and array.ndim == 1:
         array = array.reshape(0, 2)
     if array.ndim != 2 or array.shape[1] != 2:

@@ -28,11 +28,16 @@ def n_components(order: int) -> int:
 
     Raises
     ------
+    TypeError
+        If `order` is no integer.
     ValueError
-        If `order` is negative.
+        If it is negative.
     """
+    if isinstance(order, bool) or not isinstance(order, int | np.integer):
+        raise TypeError(f"order: expected an integer, got {order!r}")
     if order < 0:
         raise ValueError(f"order must be >= 0, got {order}")
+    order = int(order)
     return (order + 1) * (order + 2) * (order + 3) // 6
 
 

@@ -5,11 +5,12 @@ what they pass. Arrays on a GPU go to `multipoles.interactions_cuda`.
 """
 
 from functools import lru_cache
+from math import isfinite
 from typing import Any
 
 import numpy as np
 
-from multipoles import _chains, checks, direct_cpu, indexing, two_sided_cpu
+from multipoles import _chains, checks, direct_cpu, indexing, scaling, two_sided_cpu
 from multipoles._jit import run_chunks
 from multipoles.neighbours import Neighbours, PairList, Slots
 from multipoles.radial import Coulomb, Kernel, kernel_object
@@ -42,7 +43,7 @@ def field(
     sources : array_like, shape (n_sources, 3)
         Where the moments are.
     moments : array_like, shape (n_sources, [channels,] n_components(K))
-        Packed moments of any order K, see `pack`.
+        Packed moments of any order K, see `pack`; charges alone may have shape (n_sources,).
     order : int
         Highest derivative: 0 potential, 1 and gradient, 2 and Hessian, ...
     kernel : Kernel
@@ -60,7 +61,14 @@ def field(
     Raises
     ------
     TypeError, ValueError
-        If an argument has the wrong type, shape or range, or holds NaN or infinity.
+        If an argument has the wrong type, shape or range, or holds NaN or infinity; or if the
+        points are so far from the kernel's length that its parameters, in their units, are beyond
+        float64.
+
+    Warns
+    -----
+    RuntimeWarning
+        If values of the result are beyond the greatest number of its dtype.
 
     Notes
     -----
@@ -69,8 +77,11 @@ def field(
     of that library, computed on its current stream without waiting. Their numbers and indices are
     not checked. Every run gives the same bits.
 
-    An order n of K + `order` needs 1/r^(2n+1): in float32 sums of high order overflow to infinity
-    or NaN where points are closer than about 1e-3 (n = 6) or 2e-2 (n = 10); float64 does not.
+    An order n of K + `order` needs 1/r^(2n+1). Where that, or a square of a distance, leaves the
+    range of the dtype (in float32 at r = 1e-3 or 500 for n = 6), the sum is taken in float64, and
+    in units of length and of moments in which it does not: slower, and right wherever the result
+    is a number of the dtype; where it is not, a RuntimeWarning says so. On a GPU such sums end as
+    infinity, NaN or zero.
     """
     kernel = kernel_object(kernel)
     order = checks.order(order, maximum=MAX_TOTAL_ORDER)
@@ -80,16 +91,21 @@ def field(
         return interactions_cuda.field(
             targets, sources, moments, order, kernel, pairs, target_batch, source_batch
         )
-    x = checks.points(targets, "targets")
-    s = x if sources is targets else checks.points(sources, "sources")
+    x = checks.points(targets, "targets", squares=False)
+    s = x if sources is targets else checks.points(sources, "sources", squares=False)
     packed, source_order, had_channels = checks.moments(moments, len(s))
     check_total_order(source_order, order)
     dtype = checks.common_dtype(x, s, packed)
     neighbours = neighbours_of(len(x), len(s), pairs, target_batch, source_batch)
-    out = field_arrays(
-        x.astype(dtype, copy=False), s.astype(dtype, copy=False),
-        packed.astype(dtype, copy=False), order, kernel, neighbours,
-    )  # fmt: skip
+    x, s, packed = (array.astype(dtype, copy=False) for array in (x, s, packed))
+    given = (x, s, packed, order, kernel, neighbours)
+    out = None
+    if scaling.fits(x, s, packed, source_order + order, kernel.power):
+        out = field_arrays(*given)
+    if out is None or not np.isfinite(out).all():
+        from multipoles import extremes
+
+        out = extremes.field(*given, found=out)
     return out if had_channels else out[:, 0, :]
 
 
@@ -237,7 +253,8 @@ def energy(
     positions : array_like, shape (n, 3)
         Where the moments are.
     moments : array_like, shape (n, [channels,] n_components(K))
-        Packed moments, see `pack`. Channels do not see each other; their energies are added.
+        Packed moments, see `pack`; charges alone may have shape (n,). Channels do not see each
+        other; their energies are added.
     kernel : Kernel
         Radial kernel f.
     pair_scale : tuple (pairs, factors), optional
@@ -263,11 +280,22 @@ def energy(
     x, packed, kernel, neighbours, scaled = _sites(
         positions, moments, kernel, pair_scale, batch, extra=0
     )
-    if _is_two_sided(packed):
-        phi = energy_forces_arrays(x, packed, kernel, neighbours, scaled)[2]
-    else:
-        phi = _site_field(x, packed, 0, kernel, neighbours, scaled)
-    return _half_product(packed, phi)
+    if _fits(x, packed, kernel, extra=0):
+        if _is_two_sided(packed):
+            phi = energy_forces_arrays(x, packed, kernel, neighbours, scaled)[2]
+        else:
+            phi = _site_field(x, packed, 0, kernel, neighbours, scaled)
+        total = half_product(packed, phi)
+        if isfinite(total):
+            return total
+    from multipoles import extremes
+
+    return extremes.energy(x, packed, kernel, neighbours, scaled)
+
+
+def _fits(x: np.ndarray, moments: np.ndarray, kernel: Kernel, extra: int) -> bool:
+    top = 2 * indexing.order_of(moments.shape[2]) + extra
+    return scaling.fits(x, x, moments, top, kernel.power, products=_is_two_sided(moments))
 
 
 def energy_forces(
@@ -307,7 +335,14 @@ def energy_forces(
     x, packed, kernel, neighbours, scaled = _sites(
         positions, moments, kernel, pair_scale, batch, extra=1
     )
-    total, forces, gradients = energy_forces_arrays(x, packed, kernel, neighbours, scaled)
+    found = None
+    if _fits(x, packed, kernel, extra=1):
+        found = energy_forces_arrays(x, packed, kernel, neighbours, scaled)
+    if found is None or not all(np.isfinite(part).all() for part in found):
+        from multipoles import extremes
+
+        found = extremes.energy_forces(x, packed, kernel, neighbours, scaled)
+    total, forces, gradients = found
     return total, forces, gradients.reshape(np.shape(moments))
 
 
@@ -343,19 +378,19 @@ def energy_forces_arrays(
     if not _is_two_sided(moments):
         phi = _site_field(positions, moments, 1, kernel, neighbours, scaled)
         gradients = np.ascontiguousarray(phi[..., : moments.shape[2]])
-        return _half_product(moments, gradients), _forces(moments, phi, order), gradients
+        return half_product(moments, gradients), forces_of(moments, phi, order), gradients
     forces, gradients = _two_sided(positions, moments, kernel, neighbours, scaled)
     if scaled is not None:
         phi = field_arrays(positions, positions, moments, order + 1, kernel, scaled)
-        forces += _forces(moments, phi, order)
+        forces += forces_of(moments, phi, order)
         gradients += phi[..., : moments.shape[2]]
-    return _half_product(moments, gradients), forces, gradients
+    return half_product(moments, gradients), forces, gradients
 
 
 def _sites(positions, moments, kernel, pair_scale, batch, extra):
     """Return the checked arguments of `energy`: points, moments, kernel, all and scaled pairs."""
     kernel = kernel_object(kernel)
-    x = checks.points(positions, "positions")
+    x = checks.points(positions, "positions", squares=False)
     packed, order, _ = checks.moments(moments, len(x))
     check_total_order(order, order + extra)
     scale = checks.pair_scale(pair_scale, len(x))
@@ -393,11 +428,12 @@ def _site_field(x, moments, extra, kernel, neighbours, scaled) -> np.ndarray:
     return phi.astype(x.dtype)
 
 
-def _half_product(moments: np.ndarray, phi: np.ndarray) -> float:
+def half_product(moments: np.ndarray, phi: np.ndarray) -> float:
+    """Return the energy ½ Σ M Φ, summed in float64."""
     return 0.5 * float(np.einsum("nck,nck->", moments, phi, dtype=np.float64))
 
 
-def _forces(moments: np.ndarray, phi: np.ndarray, order: int) -> np.ndarray:
+def forces_of(moments: np.ndarray, phi: np.ndarray, order: int) -> np.ndarray:
     """Return -Σ_β M_β Φ_{β+e} for the three unit steps e."""
     raised = indexing.sum_index(order, 1)[:, 1:]
     return -np.einsum("nck,ncka->na", moments, phi[..., raised])

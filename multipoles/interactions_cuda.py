@@ -53,7 +53,7 @@ def energy_forces(
     The energy is a number of the host: the call waits for the device.
     """
     space, (x,) = points_of({"positions": positions})
-    packed, had_channels = moments_of(space, moments, x)
+    packed, _ = moments_of(space, moments, x)
     order = indexing.order_of(packed.shape[2])
     check_total_order(order, order + 1)
     phi = _site_field(space, x, packed, order + 1, kernel, pair_scale, batch)
@@ -70,8 +70,7 @@ def energy_forces(
         n_in, phi.shape[2], raised, forces.reshape(-1), gradients.reshape(-1), energies,
     )  # fmt: skip
     total = float(space.download(_sum(space, energies))[0])
-    shape = gradients.shape if had_channels else (n, n_in)
-    return total, space.give(forces), space.give(gradients.reshape(*shape))
+    return total, space.give(forces), space.give(gradients.reshape(*view(moments).shape))
 
 
 # --- checks ---------------------------------------------------------------------------------------
@@ -122,9 +121,10 @@ def moments_of(space: Space, moments: Any, points: Any) -> tuple[Any, bool]:
     """Return moments with a channel axis, and whether they had it."""
     seen = _array(space, moments, "moments")
     _check_dtype(seen, points, "moments", "points")
-    if len(seen.shape) not in (2, 3):
+    if len(seen.shape) not in (1, 2, 3):
         raise ValueError(
-            f"moments: expected shape (n, [channels,] components), got {tuple(seen.shape)}"
+            "moments: expected shape (n, [channels,] components), or (n,) for charges alone, got "
+            f"{tuple(seen.shape)}"
         )
     if seen.shape[0] != points.shape[0]:
         raise ValueError(
@@ -135,6 +135,8 @@ def moments_of(space: Space, moments: Any, points: Any) -> tuple[Any, bool]:
         raise ValueError(
             f"moments: expected at most {MOST_BLOCKS[1]} channels on a GPU, got {seen.shape[1]}"
         )
+    if len(seen.shape) == 1:
+        return seen.reshape(seen.shape[0], 1, 1), False
     if indexing.order_of(tuple(seen.shape)[-1]) > MAX_TOTAL_ORDER:
         raise ValueError(f"moments: expected an order up to {MAX_TOTAL_ORDER}")
     if len(seen.shape) == 3:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from multipoles import checks
+from multipoles._chains import LONGEST
 from multipoles.indexing import factorials, n_components, order_slice, orders, sum_index
 from multipoles.polynomials import (
     detrace_matrix,
@@ -280,7 +281,7 @@ def moments_of_charges(
     positions : array_like, shape (n, 3)
         Where they are.
     order : int
-        Highest order, >= 0.
+        Highest order, 0 … 32.
     origins : array_like, shape (3,) or (m, 3)
         Origin of each site.
     site : array_like of int, shape (n,), optional
@@ -296,7 +297,7 @@ def moments_of_charges(
     TypeError, ValueError
         If a shape, type or index is wrong, or a value is not finite.
     """
-    order = checks.order(order)
+    order = checks.order(order, maximum=LONGEST)
     x = checks.points(positions, "positions")
     q = checks.real(charges, "charges")
     if q.ndim not in (1, 2) or len(q) != len(x):
@@ -320,8 +321,8 @@ def torques(M: Any, moment_gradients: Any) -> np.ndarray:
 
     Parameters
     ----------
-    M : array_like, shape (n, [channels,] n_components(order))
-        Packed moments.
+    M : array_like, shape (n, [channels,] n_components(order)), or (n,) for charges alone
+        Packed moments; charges feel no torque.
     moment_gradients : array_like, shape of `M`
         Packed dE/dM, as `energy_forces` gives it.
 
@@ -335,7 +336,8 @@ def torques(M: Any, moment_gradients: Any) -> np.ndarray:
     TypeError, ValueError
         If a shape or type is wrong or a value is not finite.
     """
-    array, order, _ = checks.moments(M, None)
+    M = checks.real(M, "moments")
+    array, order, _ = checks.moments(M, len(M) if M.ndim else None)
     gradients = checks.moments(moment_gradients, len(array), "moment_gradients")[0]
     if gradients.shape != array.shape:
         raise ValueError(
@@ -377,9 +379,7 @@ def _site_index(site: Any, n: int, m: int) -> np.ndarray:
         if m != 1:
             raise ValueError(f"site: say which of the {m} origins each charge belongs to")
         return np.zeros(n, dtype=np.int64)
-    index = np.asarray(site)
-    if index.dtype.kind not in "iu":
-        raise TypeError(f"site: expected integers, got {index.dtype}")
+    index = checks.integers(site, "site")
     if index.shape != (n,):
         raise ValueError(f"site: expected shape ({n},), one per charge, got {index.shape}")
     if n and not (index.min() >= 0 and index.max() < m):

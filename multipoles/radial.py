@@ -10,12 +10,36 @@ All kernels act between points at a distance r > 0; coincident points contribute
 from dataclasses import dataclass, fields
 from functools import cached_property
 from math import inf, isfinite
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy import special
 
-from multipoles import _chains
+from multipoles import _chains, checks
+
+# squares of screening parameters stay numbers below; at any distance whose square is one, a kernel
+# of a greater one has decayed long since
+_LARGEST = 2.0**511
+# distances whose squares lose no digits
+_SQUARES_FROM, _SQUARES_TO = 2.0**-511, 2.0**511
+# the exponent to which greater and smaller distances are brought
+_FAR = 300
+_TINY = 2.0**-1022
+
+
+def _number(value: Any, name: str) -> float:
+    """Return a finite number as float; a boolean, text or array is none."""
+    try:
+        if isinstance(value, bool | np.bool_ | str | bytes) or np.ndim(value):
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, got {value!r}") from None
+    except OverflowError:
+        raise ValueError(f"{name} must be finite in float64, got an integer beyond") from None
+    if not isfinite(number):
+        raise ValueError(f"{name} must be finite, got {value}")
+    return number
 
 
 @dataclass(frozen=True)
@@ -26,15 +50,7 @@ class Kernel:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            try:
-                number = float(value)
-            except (TypeError, ValueError):
-                raise TypeError(
-                    f"{type(self).__name__}: {field.name} must be a number, got {value!r}"
-                ) from None
-            if not isfinite(number):
-                raise ValueError(f"{type(self).__name__}: {field.name} must be finite, got {value}")
+            number = _number(getattr(self, field.name), f"{type(self).__name__}: {field.name}")
             object.__setattr__(self, field.name, number)
         self._check()
 
@@ -57,6 +73,46 @@ class Kernel:
         array = np.array(self.parameters or (0.0,), dtype=np.float64)
         array.flags.writeable = False
         return array
+
+    @property
+    def power(self) -> float:
+        """The power of 1/r that the kernel follows near zero, if it is not screened there."""
+        return 1.0
+
+    def scaled(self, factor: float) -> "Kernel":
+        """Return the kernel in units of length in which all lengths are `factor` times as large.
+
+        f'(factor r) = f(r)/factor: with coordinates multiplied by `factor` and moments of order j
+        by its j-th power, the field of order k is the original times ``factor**-(k + 1)``. With a
+        power of two all that is exact.
+
+        Parameters
+        ----------
+        factor : float
+            Finite, > 0.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `factor` is no such number, or a parameter would leave the range of float64.
+        """
+        factor = _number(factor, "factor")
+        if factor <= 0:
+            raise ValueError(f"factor must be > 0, got {factor:g}")
+        try:
+            made = self._scaled(factor)
+        except ValueError:
+            made = None
+        # below the least normal number digits get lost
+        if made is None or any(0 < getattr(made, field.name) < _TINY for field in fields(made)):
+            raise ValueError(
+                f"{self}: its parameters leave the range of float64 with lengths multiplied by "
+                f"{factor:.3g}; use a unit of length nearer to that of the coordinates"
+            )
+        return made
+
+    def _scaled(self, factor: float) -> "Kernel":
+        raise NotImplementedError
 
     def coulomb_beyond(self, tolerance: float, links: int) -> float:
         """Return the distance from which on the kernel is 1/r.
@@ -88,21 +144,39 @@ class Kernel:
         Returns
         -------
         ndarray
-            float64, shape ``(*r.shape, n_max + 1)``.
+            float64, shape ``(*r.shape, n_max + 1)``. Links beyond its range are infinite or zero.
 
         Raises
         ------
-        ValueError
-            If a distance is negative or not finite, or `n_max` is out of range.
+        TypeError, ValueError
+            If a distance is no number, negative or not finite, or `n_max` no integer in its range.
         """
-        distances = np.asarray(r, dtype=np.float64)
-        if not 0 <= n_max <= _chains.LONGEST:
-            raise ValueError(f"n_max must be in 0 … {_chains.LONGEST}, got {n_max}")
-        if not np.all(np.isfinite(distances)) or np.any(distances < 0):
-            raise ValueError("distances must be finite and >= 0")
-        out = np.empty((distances.size, int(n_max) + 1))
-        _chains.chain_of_many(self.code, self.parameter_array, distances.ravel(), out)
-        return out.reshape(*distances.shape, int(n_max) + 1)
+        distances = checks.real(r, "r").astype(np.float64, copy=False)
+        n_max = checks.order(n_max, "n_max", maximum=_chains.LONGEST)
+        if np.any(distances < 0):
+            raise ValueError(f"r: expected distances >= 0, got {distances.min():g}")
+        flat = distances.ravel()
+        out = np.empty((flat.size, n_max + 1))
+        _chains.chain_of_many(self.code, self.parameter_array, flat, out)
+        extreme = (flat > 0) & ((flat < _SQUARES_FROM) | (flat > _SQUARES_TO))
+        if extreme.any():
+            self._chain_of_extremes(flat, extreme, out)
+        return out.reshape(*distances.shape, n_max + 1)
+
+    def _chain_of_extremes(self, r: np.ndarray, extreme: np.ndarray, out: np.ndarray) -> None:
+        """Write the chains of distances whose squares are no numbers, in units of their own."""
+        steps = 2 * np.arange(out.shape[1]) + 1
+        exponents = np.frexp(r)[1]
+        for exponent in np.unique(exponents[extreme]):
+            # no further than needed: the kernel's own lengths have to stay numbers
+            length = int(np.clip(exponent, -_FAR, _FAR) - exponent)
+            those = np.flatnonzero(extreme & (exponents == exponent))
+            kernel, block = self.scaled(2.0**length), np.empty((len(those), out.shape[1]))
+            _chains.chain_of_many(
+                kernel.code, kernel.parameter_array, np.ldexp(r[those], length), block
+            )
+            with np.errstate(over="ignore", under="ignore"):
+                out[those] = np.ldexp(block, length * steps)
 
 
 @dataclass(frozen=True)
@@ -110,6 +184,9 @@ class Coulomb(Kernel):
     """f = 1/r."""
 
     code: ClassVar[int] = _chains.COULOMB
+
+    def _scaled(self, factor: float) -> Kernel:
+        return self
 
     def coulomb_beyond(self, tolerance: float, links: int) -> float:
         """Return zero: everywhere."""
@@ -147,6 +224,9 @@ class Softened(Kernel):
             )
         object.__setattr__(self, "terms", int(self.terms))
 
+    def _scaled(self, factor: float) -> Kernel:
+        return Softened(self.cutoff * factor, self.terms)
+
     def coulomb_beyond(self, tolerance: float, links: int) -> float:
         """Return the cutoff, whatever the tolerance."""
         return self.cutoff
@@ -165,6 +245,9 @@ class Yukawa(Kernel):
     code: ClassVar[int] = _chains.YUKAWA
     kappa: float
 
+    def _scaled(self, factor: float) -> Kernel:
+        return Yukawa(_screening(self.kappa, factor))
+
 
 @dataclass(frozen=True)
 class Erf(Kernel):
@@ -179,6 +262,9 @@ class Erf(Kernel):
 
     code: ClassVar[int] = _chains.ERF
     alpha: float
+
+    def _scaled(self, factor: float) -> Kernel:
+        return Erf(_screening(self.alpha, factor))
 
     def coulomb_beyond(self, tolerance: float, links: int) -> float:
         """Return where Gamma(n + 1/2, t)/Gamma(n + 1/2), t = (alpha r)^2, is the tolerance."""
@@ -198,6 +284,9 @@ class Erfc(Kernel):
     code: ClassVar[int] = _chains.ERFC
     alpha: float
 
+    def _scaled(self, factor: float) -> Kernel:
+        return Erfc(_screening(self.alpha, factor))
+
 
 @dataclass(frozen=True)
 class Thole(Kernel):
@@ -214,6 +303,9 @@ class Thole(Kernel):
 
     code: ClassVar[int] = _chains.THOLE
     a: float
+
+    def _scaled(self, factor: float) -> Kernel:
+        return Thole(self.a / factor / factor / factor)
 
 
 @dataclass(frozen=True)
@@ -247,13 +339,23 @@ class ReactionField(Kernel):
 
     @property
     def parameters(self) -> tuple[float, ...]:
-        """The cutoff, k, A_m, m, A_n, n and C."""
+        """The cutoff, k, A_m, m, A_n, n and C.
+
+        Coefficients that a tiny cutoff makes infinite act nowhere: no distance inside has a square.
+        """
         c, eps, m, n = self.cutoff, self.eps, self.m, self.n
-        k = (eps - 1) / ((1 + 2 * eps) * c**3)
-        a_m = 3 * c ** -(m + 1) / (m * (n - m)) * (2 * eps + n - 1) / (1 + 2 * eps)
-        a_n = 3 * c ** -(n + 1) / (n * (m - n)) * (2 * eps + m - 1) / (1 + 2 * eps)
-        shift = 3 * eps / ((1 + 2 * eps) * c) + a_m * c**m + a_n * c**n
-        return (c, k, a_m, m, a_n, n, shift)
+        dense = 1 + 2 * eps
+        # A_m c^(m+1) and A_n c^(n+1)
+        part_m = 3 / (m * (n - m)) * (2 * eps + n - 1) / dense
+        part_n = 3 / (n * (m - n)) * (2 * eps + m - 1) / dense
+        with np.errstate(over="ignore", under="ignore"):
+            inverse = np.float64(c) ** -np.array([3.0, m + 1, n + 1])
+            k, a_m, a_n = np.array([(eps - 1) / dense, part_m, part_n]) * inverse
+            shift = np.float64(3 * eps / dense + part_m + part_n) / c
+        return (c, float(k), float(a_m), m, float(a_n), n, float(shift))
+
+    def _scaled(self, factor: float) -> Kernel:
+        return ReactionField(self.cutoff * factor, self.eps, self.m, self.n)
 
 
 @dataclass(frozen=True)
@@ -269,6 +371,46 @@ class InversePower(Kernel):
     code: ClassVar[int] = _chains.INVERSE_POWER
     p: float
 
+    @property
+    def power(self) -> float:
+        """The power itself."""
+        return self.p
+
+    @property
+    def parameters(self) -> tuple[float, ...]:
+        """The power and the factor of r^-p."""
+        return (self.p, 1.0)
+
+    def _scaled(self, factor: float) -> Kernel:
+        return self if self.p == 1 else _PowerInUnits(self.p, factor)
+
+
+@dataclass(frozen=True)
+class _PowerInUnits(Kernel):
+    """f = unit^(p - 1) r^-p: `InversePower` with lengths multiplied by `unit`."""
+
+    code: ClassVar[int] = _chains.INVERSE_POWER
+    p: float
+    unit: float
+
+    @property
+    def power(self) -> float:
+        return self.p
+
+    @property
+    def parameters(self) -> tuple[float, ...]:
+        # where this is infinite or zero, so is the kernel at distances of about one
+        with np.errstate(over="ignore", under="ignore"):
+            return (self.p, float(np.float64(self.unit) ** (self.p - 1)))
+
+    def _scaled(self, factor: float) -> Kernel:
+        return _PowerInUnits(self.p, self.unit * factor)
+
+
+def _screening(value: float, factor: float) -> float:
+    """Return an inverse length with lengths multiplied by `factor`."""
+    return min(value / factor, _LARGEST)
+
 
 def kernel_object(kernel) -> Kernel:
     """Return `kernel` if it is a radial kernel.
@@ -280,6 +422,7 @@ def kernel_object(kernel) -> Kernel:
     """
     if isinstance(kernel, Kernel) and kernel.code >= 0:
         return kernel
-    names = ", ".join(f"{c.__name__}(...)" for c in Kernel.__subclasses__())
+    kernels = (c for c in Kernel.__subclasses__() if not c.__name__.startswith("_"))
+    names = ", ".join(f"{c.__name__}(...)" for c in kernels)
     hint = " (call it)" if isinstance(kernel, type) and issubclass(kernel, Kernel) else ""
     raise TypeError(f"kernel must be one of {names}; got {kernel!r}{hint}")

@@ -344,7 +344,7 @@ def test_bad_points_and_settings(arguments, error, message):
     [
         (np.ones((19, 1)), 1, ValueError, "20"),
         (np.ones((20, 2)), 1, ValueError, "components"),
-        (np.ones(20), 1, ValueError, "shape"),
+        (np.ones(19), 1, ValueError, r"charges alone are an array of shape \(20,\)"),
         (np.full((20, 1), np.nan), 1, ValueError, "nan"),
         (np.ones((20, 1)), -1, ValueError, "order"),
         (np.ones((20, 1)), 40, ValueError, "order"),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import multipoles as mp
 from multipoles import checks
 
 
@@ -64,7 +65,10 @@ def test_moments_adds_a_channel_axis():
 @pytest.mark.parametrize(
     ("M", "words"),
     [
-        (np.ones(3), r"pack\(charges="),
+        (
+            np.ones(4),
+            r"charges alone are an array of shape \(3,\), .* of one site moments\[None, :\]",
+        ),
         (np.ones((2, 4)), "expected 3 sites, one per point"),
         (np.ones((3, 5)), "1, 4, 10, 20"),
         (np.ones((3, 0)), "1, 4, 10, 20"),
@@ -172,3 +176,50 @@ def test_coordinates_whose_squares_overflow_are_refused():
 
 def test_empty_pair_list_of_floats():
     assert checks.pair_list(np.zeros((0, 2)), 3, 3).shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "masked",
+    [
+        np.ma.array([1.0, 2.0, 3.0], mask=[0, 1, 0]),
+        [1.0, np.ma.masked, 3.0],
+        np.ma.masked_invalid([1.0, np.nan, 3.0]),
+    ],
+)
+def test_masked_values_are_refused(masked):
+    for call in (
+        lambda: checks.real(masked, "x"),
+        lambda: checks.moments(masked, 3, "x"),
+        lambda: checks.points([masked, masked], "x"),
+        lambda: mp.pack(charges=masked),
+        lambda: mp.Coulomb().chain(masked, 1),
+    ):
+        with pytest.raises(ValueError, match="masked array with masked values"):
+            call()
+    with pytest.raises(ValueError, match="b: expected numbers only, got a masked"):
+        checks.batch_index(np.ma.array([0, 1], mask=[0, 1]), 2, "b")
+
+
+def test_masked_arrays_that_mask_nothing_are_arrays():
+    x = checks.real(np.ma.array([1.0, 2.0], mask=[0, 0]), "x")
+    assert type(x) is np.ndarray
+
+
+def test_charges_alone():
+    array, order, had = checks.moments(np.arange(3), 3)
+    assert (array.shape, order, had, array.dtype) == ((3, 1, 1), 0, False, np.float64)
+    # without a number of sites they could be the components of one
+    with pytest.raises(ValueError, match=r"pack\(charges=.*one site moments\[None, :\]"):
+        checks.moments(np.ones(4), None)
+    rng = np.random.default_rng(1)
+    x, q = rng.standard_normal((5, 3)), rng.standard_normal(5)
+    np.testing.assert_array_equal(mp.field(x, x, q, 2), mp.field(x, x, q[:, None], 2))
+    assert mp.energy(x, q) == mp.energy(x, q[:, None])
+    scale = ([[0, 1]], [0.5])
+    total, forces, gradients = mp.energy_forces(x, q, pair_scale=scale)
+    expected = mp.energy_forces(x, q[:, None], pair_scale=scale)
+    assert total == expected[0] and gradients.shape == (5,)
+    np.testing.assert_array_equal(forces, expected[1])
+    np.testing.assert_array_equal(gradients, expected[2][:, 0])
+    assert not mp.torques(q, gradients).any() and mp.torques(q, gradients).shape == (5, 3)
+    np.testing.assert_allclose(mp.reference.energy_forces(x, q, pair_scale=scale)[2], gradients)

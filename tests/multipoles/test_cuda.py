@@ -75,6 +75,16 @@ def test_orders_whose_arithmetic_is_not_written_out(rng, kernel):
     check((*points(rng, 2, 3), moments), np.float64, order, kernel=kernel)
 
 
+def test_charges_alone(rng):
+    targets, sources = points(rng)
+    check((targets, sources, rng.normal(size=9)), np.float64, 1)
+    q = rng.normal(size=6)
+    _, forces, gradients = mp.energy_forces(*(cuda.to_device(a) for a in (targets, q)))
+    expected = mp.energy_forces(targets, q)
+    close(forces, expected[1], np.float64)
+    close(gradients, expected[2], np.float64)
+
+
 def test_few_targets_divide_the_sources(rng):
     targets, sources = points(rng, 2, 23)
     assert direct_cuda._BLOCKS > 1 or not SIMULATED

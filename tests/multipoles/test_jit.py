@@ -1,9 +1,14 @@
-"""How kernels are compiled where Numba is told not to compile."""
+"""How kernels are compiled where Numba is told not to compile, and spread over threads."""
 
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import pytest
+
+from multipoles import _jit
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,3 +53,38 @@ def test_numba_disable_jit_leaves_our_kernels_alone(tmp_path):
         env=os.environ | variables, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def threads():
+    before = _jit.get_num_threads()
+    yield
+    _jit.set_num_threads(before)
+
+
+def test_sums_in_flight_outlive_a_change_of_threads(threads):
+    """Other threads sum while one changes their number; every sum ends with all its parts."""
+
+    def sum_parts(_):
+        parts = _jit.run_chunks(lambda a, b: sum(range(a, b)), 200, work=1e9)
+        return sum(parts)
+
+    _jit.set_num_threads(2)
+    with ThreadPoolExecutor(4) as callers:
+        sums = callers.map(sum_parts, range(1500))
+        for k in range(600):
+            _jit.set_num_threads(2 + k % 3)
+        assert set(sums) == {199 * 100}
+
+
+def test_a_task_may_change_the_number_of_threads(threads):
+    _jit.set_num_threads(2)
+    assert len(_jit.run_chunks(lambda a, b: _jit.set_num_threads(3), 50, work=1e9)) == 8
+    assert _jit.get_num_threads() == 3
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 2**70, 2.0, True, "2", None, float("inf")])
+def test_number_of_threads_is_checked(threads, wrong):
+    error = ValueError if type(wrong) is int else TypeError
+    with pytest.raises(error, match="threads: expected an integer"):
+        _jit.set_num_threads(wrong)

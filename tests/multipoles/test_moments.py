@@ -308,3 +308,10 @@ def test_bad_input_says_what_was_expected(call, error, words):
 def test_order_slice_covers_every_component():
     covered = np.concatenate([np.arange(n_components(4))[order_slice(k)] for k in range(5)])
     np.testing.assert_array_equal(covered, np.arange(n_components(4)))
+
+
+@pytest.mark.parametrize("wrong", [1.5, 2.0, True, np.True_, "2", None, np.array([2])])
+def test_number_of_components_is_that_of_an_integer(wrong):
+    with pytest.raises(TypeError, match="order: expected an integer"):
+        n_components(wrong)
+    assert n_components(np.int8(20)) == 1771 and n_components(10**30) > 10**88

@@ -179,7 +179,30 @@ def test_kernels_are_hashable_and_compare():
         (lambda: mp.Coulomb().chain(-1.0, 2), ValueError, ">= 0"),
         (lambda: mp.Coulomb().chain(1.0, -1), ValueError, "n_max"),
         (lambda: mp.Coulomb().chain(np.nan, 1), ValueError, "finite"),
-        (lambda: mp.Thole(0.39).chain(1.0, 40), ValueError, "n_max must be in 0"),
+        (lambda: mp.Thole(0.39).chain(1.0, 40), ValueError, "n_max: expected an integer in 0"),
+        (lambda: mp.Yukawa(True), TypeError, "Yukawa: kappa must be a number, got True"),
+        (lambda: mp.Erf(np.True_), TypeError, "alpha must be a number"),
+        (lambda: mp.Erfc("1.3"), TypeError, "alpha must be a number, got '1.3'"),
+        (lambda: mp.Thole([0.39]), TypeError, "a must be a number"),
+        (lambda: mp.Thole(np.array([0.39])), TypeError, "a must be a number"),
+        (lambda: mp.Yukawa(1j), TypeError, "kappa must be a number"),
+        (lambda: mp.InversePower(10**400), ValueError, "p must be finite"),
+        (lambda: mp.Softened(2, True), TypeError, "terms must be a number"),
+        (lambda: mp.ReactionField(True), TypeError, "cutoff must be a number"),
+        (lambda: mp.ReactionField(9, "78"), TypeError, "eps must be a number"),
+        (lambda: mp.Coulomb().chain(1.0, 1.5), TypeError, "n_max: expected an integer, got 1.5"),
+        (lambda: mp.Coulomb().chain(1.0, True), TypeError, "n_max: expected an integer"),
+        (lambda: mp.Coulomb().chain(1.0, None), TypeError, "n_max: expected an integer"),
+        (lambda: mp.Coulomb().chain(1.0, 2**70), ValueError, "n_max: expected an integer in"),
+        (lambda: mp.Coulomb().chain("1", 1), TypeError, "r: expected float32"),
+        (lambda: mp.Coulomb().chain([True], 1), TypeError, "r: expected float32"),
+        (lambda: mp.Erf(1).scaled(0), ValueError, "factor must be > 0, got 0"),
+        (lambda: mp.Erf(1).scaled(np.inf), ValueError, "factor must be finite"),
+        (lambda: mp.Coulomb().scaled("2"), TypeError, "factor must be a number"),
+        (lambda: mp.Thole(0.39).scaled(2.0**400), ValueError, "leave the range of float64"),
+        (lambda: mp.Thole(0.39).scaled(2.0**-400), ValueError, r"Thole\(a=0.39\): its param"),
+        (lambda: mp.Softened(1e300).scaled(1e10), ValueError, "lengths multiplied by 1e\\+10"),
+        (lambda: mp.Yukawa(1e-300).scaled(1e20), ValueError, "leave the range"),
         (lambda: kernel_object(mp.Coulomb), TypeError, "call it"),
         (lambda: kernel_object("coulomb"), TypeError, "Thole"),
     ],
@@ -187,3 +210,60 @@ def test_kernels_are_hashable_and_compare():
 def test_wrong_input(make, error, words):
     with pytest.raises(error, match=words):
         make()
+
+
+def test_names_of_kernels_are_public():
+    with pytest.raises(TypeError, match=r"InversePower\(\.\.\.\)") as caught:
+        kernel_object(None)
+    assert "_" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+@pytest.mark.parametrize("exponent", [-40, 1, 40])
+def test_scaled_kernels(kernel, exponent):
+    """f'(c r) = f(r)/c, so that B'_n(c r) = B_n(r)/c^(2n + 1)."""
+    r, factor = np.array([0.2, 1.7, 8.9, 30.0]), 2.0**exponent
+    scaled = kernel.scaled(factor)
+    expected = np.ldexp(kernel.chain(r, 6), -exponent * (2 * np.arange(7) + 1))
+    np.testing.assert_allclose(scaled.chain(r * factor, 6), expected, rtol=1e-12)
+    back = scaled.scaled(1 / factor)
+    np.testing.assert_allclose(back.chain(r, 6), kernel.chain(r, 6), rtol=1e-12)
+    assert mp.Coulomb().scaled(3.0) == mp.Coulomb() and mp.InversePower(1).scaled(2).p == 1
+
+
+@pytest.mark.parametrize("kernel", [k for k in KERNELS if not isinstance(k, mp.Thole)], ids=str)
+@pytest.mark.parametrize("r", [5e-324, 1e-200, 1e-160, 1e160, 1e300])
+def test_chain_where_squares_of_distances_are_no_numbers(kernel, r):
+    """Links that are numbers are right: the distances do not count as zero."""
+    found = kernel.chain(r, 2)
+    with mpmath.workdps(900):
+        s = mpmath.mpf(r) ** 2
+        wanted = 0 if isinstance(kernel, mp.ReactionField) and r > 1e100 else None
+        if isinstance(kernel, mp.Yukawa | mp.Erfc) and r > 1e100:
+            wanted = 0
+        wanted = radial_function(kernel, s) if wanted is None else wanted
+        if abs(wanted) < 1e308:
+            assert abs(float(wanted) - found[0]) <= 1e-12 * abs(float(wanted))
+        else:
+            assert found[0] == np.inf
+    assert not np.isnan(found).any()
+
+
+def test_tiny_and_huge_parameters():
+    """Kernels are what they are beside distances of any size."""
+    short = mp.ReactionField(1e-200)
+    assert not short.chain([1e-199, 1.0, 1e100], 3).any()
+    np.testing.assert_allclose(
+        short.chain(5e-201, 0) * 1e-200, mp.ReactionField(1.0).chain(0.5, 0), rtol=1e-13
+    )
+    r, bare = np.array([1e-3, 1.0, 1e3]), mp.Coulomb()
+    np.testing.assert_allclose(mp.ReactionField(1e200).chain(r, 3), bare.chain(r, 3), rtol=1e-14)
+    np.testing.assert_allclose(mp.Erf(1e300).chain(r, 3), bare.chain(r, 3), rtol=1e-14)
+    for alpha in (1e-40, 1e-100, 1e-250):
+        chain = mp.Erf(alpha).chain(r, 4)
+        np.testing.assert_allclose(chain[:, 0], 2 * alpha / np.sqrt(np.pi), rtol=1e-14)
+        np.testing.assert_allclose(chain[:, 1], chain[:, 0] * (2 * alpha * alpha) / 3, rtol=1e-13)
+    smooth = mp.Softened(1e200, 3).chain(r, 2)
+    np.testing.assert_allclose(smooth, [[15 / 8 * 1e-200, 0, 0]] * 3, rtol=1e-14)
+    np.testing.assert_allclose(mp.Yukawa(1e300).chain(r, 3), 0)
+    np.testing.assert_allclose(mp.Erfc(1e300).chain(r, 3), 0)

@@ -1,0 +1,261 @@
+"""Sums over points and moments whose powers or squares leave the range of the caller's numbers.
+
+All is summed in float64, in units in which the extent of the points and the strongest moment are
+about one. Targets whose sums are not right in one unit, since a source is too close or moments are
+of too different a size, get theirs by classes of pairs: each class holds pairs of about one
+separation and sources of about one strength, and has units of its own.
+"""
+
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+
+from multipoles import indexing, scaling
+from multipoles.interactions import energy_forces_arrays, field_arrays, forces_of, half_product
+from multipoles.neighbours import Neighbours, PairList, Slots
+from multipoles.radial import Kernel
+
+# spreads of exponents that one sum in float64 bears: of chains, and of moments
+_CHAIN_SPREAD, _MOMENT_SPREAD = 800, 300
+# as many pairs are looked at together
+_PAIRS = 2**20
+
+
+def field(
+    x: np.ndarray,
+    s: np.ndarray,
+    moments: np.ndarray,
+    order: int,
+    kernel: Kernel,
+    neighbours: Neighbours,
+    found: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return the field like `field_arrays`, in its dtype, whatever the range of the numbers.
+
+    Parameters
+    ----------
+    x, s, moments, order, kernel, neighbours
+        See `field_arrays`.
+    found : ndarray, optional
+        Result of `field_arrays` whose finite rows are right; None for no result.
+
+    Warns
+    -----
+    RuntimeWarning
+        If values of the result are beyond the dtype.
+    """
+    x64, s64, values = (a.astype(np.float64, copy=False) for a in (x, s, moments))
+    bad = np.arange(len(x)) if found is None else np.flatnonzero(_unfinished(found))
+    if found is not None and 8 * len(bad) <= len(x):
+        out = found.astype(np.float64)
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            _sum_by_classes(bad, out, x64, s64, values, kernel, neighbours, None)
+    else:
+        out = _field(x64, s64, values, order, kernel, neighbours, None)
+    return _narrow(out, x.dtype, "field")
+
+
+def _unfinished(phi: np.ndarray) -> np.ndarray:
+    """Return which targets have a value that is no finite number."""
+    return ~np.isfinite(phi).all(axis=(1, 2))
+
+
+def _field(x, s, moments, order, kernel, neighbours, less) -> np.ndarray:
+    """Return the field in float64; `less` holds pairs whose weight is to be added to one."""
+    out = np.zeros((len(x), moments.shape[1], indexing.n_components(order)))
+    length, moment, uneven = _units(x, s, moments)
+    if moment is None:
+        return out
+    bad = np.full(len(x), uneven)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        if not uneven:
+            points = scaling.scale_points(x, length)
+            origins = points if s is x else scaling.scale_points(s, length)
+            values = scaling.scale_moments(moments, length, moment)
+            bad |= scaling.close_targets(x, s, length)
+            scaled = kernel.scaled(2.0**length)
+            for part in (neighbours,) if less is None else (neighbours, less):
+                out += field_arrays(points, origins, values, order, scaled, part)
+            bad |= _unfinished(out)
+            out = scaling.unscale_field(out, length, moment)
+        _sum_by_classes(np.flatnonzero(bad), out, x, s, moments, kernel, neighbours, less)
+    return out
+
+
+def _units(x, s, moments) -> tuple[int, int | None, bool]:
+    """Return exponents that bring lengths and moments to one, and whether moments are too uneven.
+
+    There is no exponent for moments that are all zero.
+    """
+    length = scaling.length_exponent(x, s)
+    # every component counts: the weakest may be the strongest of a source that is close
+    strengths = scaling.strengths(moments, length)[moments != 0]
+    if not strengths.size:
+        return length, None, False
+    greatest = int(strengths.max())
+    return length, -greatest, greatest - int(strengths.min()) > _MOMENT_SPREAD
+
+
+def _sum_by_classes(rows, out, x, s, moments, kernel, neighbours, less) -> None:
+    """Write the field at some targets, summed class by class of pairs."""
+    order = indexing.order_of(out.shape[2])
+    top = order + indexing.order_of(moments.shape[2])
+    width = max(2, int(_CHAIN_SPREAD / (2 * top + kernel.power)))
+    listed = isinstance(neighbours, PairList)
+    step = len(rows) if listed else max(1, _PAIRS // len(s))
+    for first in range(0, len(rows), max(step, 1)):
+        part = rows[first : first + step]
+        targets, phi = x[part], np.zeros((len(part), *out.shape[1:]))
+        pairs, weights = _pairs_of(part, len(s), neighbours, less)
+        for those, length in _separations(targets, s, pairs, width):
+            points, origins = (scaling.scale_points(p, length) for p in (targets, s))
+            scaled = kernel.scaled(2.0**length)
+            for channel, chosen, moment in _bands(moments, length, pairs, those):
+                values = scaling.scale_moments(moments[:, channel, None], length, moment)
+                found = field_arrays(
+                    points, origins, values, order, scaled,
+                    PairList(pairs[chosen], len(part), len(s), weights[chosen]),
+                )  # fmt: skip
+                phi[:, channel] += scaling.unscale_field(found[:, 0], length, moment)
+        out[part] = phi
+
+
+def _pairs_of(rows, n_sources, neighbours, less) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pairs of some targets, which are counted from zero, and their weights."""
+    if isinstance(neighbours, PairList):
+        return _rows_of(neighbours, rows)
+    weights = np.ones((len(rows), n_sources))
+    if neighbours.target_batch is not None and neighbours.source_batch is not None:
+        weights[neighbours.target_batch[rows, None] != neighbours.source_batch] = 0.0
+    if less is not None:
+        pairs, each = _rows_of(less, rows)
+        np.add.at(weights, tuple(pairs.T), each)
+    pairs = np.argwhere(weights)
+    return pairs, weights[tuple(pairs.T)]
+
+
+def _rows_of(listed: PairList, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pairs of a list whose targets are among `rows`, and their weights."""
+    place = np.full(listed.n_targets, -1)
+    place[rows] = np.arange(len(rows))
+    target = place[listed.pairs[:, 0]]
+    meets = target >= 0
+    weights = np.ones(listed.n_pairs) if listed.weights is None else listed.weights
+    return np.stack([target[meets], listed.pairs[meets, 1]], axis=1), weights[meets]
+
+
+def _separations(x, s, pairs, width) -> Iterator[tuple[np.ndarray, int]]:
+    """Yield places of pairs of about one separation, and the exponent that makes it one."""
+    gaps = np.abs(x[pairs[:, 0]] - s[pairs[:, 1]]).max(axis=1, initial=0.0)
+    classes = np.frexp(np.minimum(gaps, np.finfo(gaps.dtype).max))[1] // width
+    for one in np.unique(classes[gaps > 0]):
+        length = -(int(one) * width + width // 2)
+        # powers of two beyond 2^1023 are no numbers
+        length = min(max(length, scaling.LEAST), scaling.GREATEST)
+        yield np.flatnonzero((gaps > 0) & (classes == one)), length
+
+
+def _bands(moments, length, pairs, those) -> Iterator[tuple[int, np.ndarray, int]]:
+    """Yield channel by channel places of pairs with sources of about one strength, its exponent."""
+    bands = scaling.strengths(moments, length).max(axis=-1) // _MOMENT_SPREAD
+    alive = (moments != 0).any(axis=-1)
+    for channel in range(moments.shape[1]):
+        left = those[alive[pairs[those, 1], channel]]
+        found = bands[pairs[left, 1], channel]
+        for band in np.unique(found):
+            yield channel, left[found == band], -int(band + 1) * _MOMENT_SPREAD
+
+
+def energy(
+    x: np.ndarray,
+    moments: np.ndarray,
+    kernel: Kernel,
+    neighbours: Slots,
+    scaled: PairList | None,
+) -> float:
+    """Return the energy alone; see `energy_forces`."""
+    total = _energy_forces(x, moments, kernel, neighbours, scaled, extra=0)[0]
+    return float(_narrow(np.array(total), np.dtype(np.float64), "energy"))
+
+
+def energy_forces(
+    x: np.ndarray,
+    moments: np.ndarray,
+    kernel: Kernel,
+    neighbours: Slots,
+    scaled: PairList | None,
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return what `energy_forces_arrays` does, whatever the range of the numbers.
+
+    Warns
+    -----
+    RuntimeWarning
+        If values of the result are beyond the dtype.
+    """
+    total, forces, gradients = _energy_forces(x, moments, kernel, neighbours, scaled, extra=1)
+    return (
+        float(_narrow(np.array(total), np.dtype(np.float64), "energy")),
+        _narrow(forces, x.dtype, "forces"),
+        _narrow(gradients, x.dtype, "moment_gradients"),
+    )
+
+
+def _energy_forces(x, moments, kernel, neighbours, scaled, extra):
+    """Return energy, forces and gradients in float64; without `extra` order, no forces."""
+    x, moments = (a.astype(np.float64, copy=False) for a in (x, moments))
+    order = indexing.order_of(moments.shape[2])
+    found = _in_one_unit(x, moments, kernel, neighbours, scaled) if extra else None
+    if found is not None:
+        return found
+    less = None
+    if scaled is not None:
+        less = PairList(scaled.pairs, len(x), len(x), scaled.weights - 1.0)
+    phi = _field(x, x, moments, order + extra, kernel, neighbours, less)
+    gradients = np.ascontiguousarray(phi[..., : moments.shape[2]])
+    with np.errstate(over="ignore", invalid="ignore"):
+        forces = forces_of(moments, phi, order) if extra else np.zeros_like(x)
+        return half_product(moments, gradients), forces, gradients
+
+
+def _in_one_unit(x, moments, kernel, neighbours, scaled):
+    """Return energy, forces and gradients summed in one unit, or None where that is not right."""
+    length, moment, uneven = _units(x, x, moments)
+    if moment is None:
+        return 0.0, np.zeros_like(x), np.zeros_like(moments)
+    if uneven:
+        return None
+    if scaling.close_targets(x, x, length).any():
+        return None
+    total, forces, gradients = energy_forces_arrays(
+        scaling.scale_points(x, length),
+        scaling.scale_moments(moments, length, moment),
+        kernel.scaled(2.0**length),
+        neighbours,
+        scaled,
+    )
+    if not all(np.isfinite(part).all() for part in (total, forces, gradients)):
+        return None
+    with np.errstate(over="ignore", under="ignore"):
+        return (
+            float(np.ldexp(total, length - 2 * moment)),
+            np.ldexp(forces, 2 * (length - moment)),
+            scaling.unscale_field(gradients, length, moment),
+        )
+
+
+def _narrow(values: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+    """Return values in the caller's dtype, and warn of those that it cannot hold."""
+    with np.errstate(over="ignore", under="ignore"):
+        out = values.astype(dtype, copy=False)
+    bad = np.argwhere(~np.isfinite(out))
+    if len(bad):
+        first = ", ".join(map(str, bad[0]))
+        warnings.warn(
+            f"{name}: {len(bad)} of {out.size} values, the first at [{first}], or terms of their "
+            f"sums are beyond the greatest number of {dtype}, {np.finfo(dtype).max:.3g}; use "
+            "another unit",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+    return out
