@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmm.tree import build_tree, occupancy, sort_points
+from fmm.curve import occupancy, sort_points
+from fmm.tree import build_tree
 
 
 def _tree(targets, sources, leaf_size, root_grid=1, batches=(None, None)):
