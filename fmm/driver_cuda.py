@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fmm import expansions_cuda, harmonics
+from fmm.curve_cuda import GEOMETRY, launch, mark_begins
 from fmm.expansions_cuda import THREADS
 from fmm.lists import N_CODES
 from fmm.translations_cuda import (
@@ -24,11 +25,9 @@ from fmm.translations_cuda import (
     transfer,
     transfer_operators,
 )
-from fmm.tree_cuda import GEOMETRY, launch, mark_begins
-from multipoles._cuda import cuda, kernels
 from multipoles._device import Space
 from multipoles._sorting_cuda import THREADS as BLOCK
-from multipoles._sorting_cuda import blocks_for, count_up, marked
+from multipoles._sorting_cuda import blocks_for, count_up, marked, taken
 from multipoles.direct_cuda import fill
 
 
@@ -64,9 +63,10 @@ class FarField:
         self.source_order, self.order = source_order, order
         self.length = harmonics.n_harmonics(self.degree)
         self.n_boxes = self.tree.parent.shape[0]
-        self.targets, self.sources = (a.reshape(-1) for a in geometry.points(self.dtype))
+        self.targets, self.sources = geometry.targets.reshape(-1), geometry.sources.reshape(-1)
         self.target_leaves, self.source_leaves = geometry.target_leaves, geometry.source_leaves
-        self.centres, self.edges = self._boxes()
+        self.centres = self.tree.centre.reshape(-1)
+        self.edges = taken(space, self.tree.edge, count_up(space, self.n_boxes), self.dtype)
 
     def __call__(self, moments: Any) -> Any:
         """Return the far field of harmonic moments.
@@ -97,13 +97,6 @@ class FarField:
         self._evaluate(channels, locals_, field.reshape(-1))
         self._evaluate_multipoles(channels, multipoles, field.reshape(-1))
         return field
-
-    def _boxes(self) -> tuple[Any, Any]:
-        """Return centres, counted from the first box's, and edges, of the expansions' type."""
-        space, n = self.space, self.n_boxes
-        centres, edges = space.empty((3 * n,), self.dtype), space.empty((n,), self.dtype)
-        launch(space, _relative(), n, self.tree.centre.reshape(-1), self.tree.edge, centres, edges)
-        return centres, edges
 
     # --- points and expansions --------------------------------------------------------------------
 
@@ -238,18 +231,3 @@ class FarField:
 def grid_of_places(n_boxes: int) -> tuple[int, int]:
     """Return the blocks that find where the pairs of each group of boxes start, and the end."""
     return -(-n_boxes // GROUP) + 1, blocks_for(N_CODES)
-
-
-# --- kernels --------------------------------------------------------------------------------------
-
-
-@kernels
-def _relative():
-    def loop(centre, edge, centres, edges):
-        i = cuda.grid(1)
-        if i < edges.shape[0]:
-            edges[i] = edge[i]
-            for axis in range(3):
-                centres[3 * i + axis] = centre[3 * i + axis] - centre[axis]
-
-    return loop

@@ -40,14 +40,18 @@ def _points_at_once(size: int) -> tuple[int, int]:
 
 
 def _harmonics_function(stride: int, irregular: int) -> Device:
-    """Return the function for kernels that writes the harmonics of a block of points."""
+    """Return the function for kernels that writes the harmonics of a block of points.
+
+    Points and centres are float64 always: differences, not coordinates, are rounded to the
+    kernel's numbers, for a box may be small and far from zero.
+    """
 
     def write(count, points, first, centres, box, scale, factor, h):
         zero = scale - scale
         for i in range(cuda.threadIdx.x, count, THREADS):
-            x = (points[3 * (first + i)] - centres[3 * box]) * scale
-            y = (points[3 * (first + i) + 1] - centres[3 * box + 1]) * scale
-            z = (points[3 * (first + i) + 2] - centres[3 * box + 2]) * scale
+            x = REAL(points[3 * (first + i)] - centres[3 * box]) * scale
+            y = REAL(points[3 * (first + i) + 1] - centres[3 * box + 1]) * scale
+            z = REAL(points[3 * (first + i) + 2] - centres[3 * box + 2]) * scale
             s = x * x + y * y + z * z
             start = zero + 1.0
             if irregular:

@@ -1,17 +1,25 @@
 """The points of a plan in the order of their tree, the tree, and who meets whom in it."""
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
+from fmm import choice
 from fmm.cost import FIXED_SECONDS, Work, best_occupancy, seconds_per_point
+from fmm.curve import SortedPoints, occupancy, sort_points
 from fmm.lists import Lists, build_lists
-from fmm.tree import SortedPoints, Tree, build_tree, occupancy, sort_points
+from fmm.tree import Tree, build_tree
 
 Batches = tuple[np.ndarray | None, np.ndarray | None]
 
 # boxes along the coarsest level: with halving, leaf grids of 2^k, 3 2^k and 5 2^k
 ROOT_GRIDS = (1, 3, 5)
+# direct sums of more seconds, on one thread, are never the cheapest; and from so many times the
+# fixed cost of a far field on points are worth a tree to see what they are like
+_NEVER_DIRECT, _WORTH_A_TREE = 1.0, 5.0
+# leaves of more targets are cut into tiles of about so many
+MOST_TARGETS, TILE = 512, 256
 
 
 class Geometry:
@@ -50,11 +58,12 @@ class Geometry:
         return build_tree(self.sorted_points, self.leaf_size, self.smallest)
 
     def points(self, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-        """Return targets and sources of a dtype, counted from the middle of the first box."""
+        """Return targets and sources of a dtype, in the caller's coordinates."""
         if dtype not in self._points:
             sources = self.sources.astype(dtype, copy=False)
             same = self.targets is self.sources
-            self._points[dtype] = sources if same else self.targets.astype(dtype), sources
+            targets = sources if same else self.targets.astype(dtype, copy=False)
+            self._points[dtype] = targets, sources
         return self._points[dtype]
 
     def unsorted(self) -> tuple[np.ndarray, np.ndarray]:
@@ -81,13 +90,13 @@ class Geometry:
 
     @cached_property
     def near(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ranges of targets of the leaves, starts of their ranges of sources, and these."""
+        """Ranges of targets, starts of the ranges of sources near to each, and these.
+
+        Of leaves, those of many targets cut into tiles, so that threads may share the work.
+        """
         leaves, starts = self.target_leaves, self.lists.near_range_starts
-        return (
-            self.tree.target_range[leaves],
-            np.append(starts[leaves], starts[-1]),
-            self.lists.near_ranges,
-        )
+        starts = np.append(starts[leaves], starts[-1])
+        return _tiles(self.tree.target_range[leaves], starts, self.lists.near_ranges)
 
     @cached_property
     def n_near_pairs(self) -> int:
@@ -142,8 +151,17 @@ class Geometry:
         return self._like(self.sorted_points, self.sources, self.targets, leaf_size, least)
 
     def direct(self) -> "Geometry":
-        """Return the same points as one leaf for each system."""
-        return self.with_leaves(2**40)
+        """Return the same points as one leaf for each system: all pairs are summed directly."""
+        points = self.sorted_points
+        if points.root_grid > 1:
+            points = points.in_one_cell(self._system_keys)
+        most = max(self.targets.shape[0], self.sources.shape[0], 1)
+        return self._like(points, self.sources, self.targets, most, self.least)
+
+    def _system_keys(self, keys: np.ndarray) -> np.ndarray:
+        """Return keys that name the system of points in one root cell, and nothing else."""
+        bits, cells_of_system = 3 * self.sorted_points.bits, self.sorted_points.root_grid**3
+        return (keys[:1] >> bits) // cells_of_system << bits
 
     def _like(self, points, sources, targets, leaf_size, least) -> "Geometry":
         return Geometry(points, sources, targets, leaf_size, least, self.smallest)
@@ -172,6 +190,23 @@ class Geometry:
         x = s if targets is sources else np.ascontiguousarray(targets, np.float64)
         points = sort_points(x, s, *batches, root_grid=self.sorted_points.root_grid)
         return self._like(points, *_ordered(points, x, s), self.leaf_size, self.least)
+
+
+def _tiles(
+    targets: np.ndarray, starts: np.ndarray, ranges: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return ranges of targets, starts and ranges of sources, leaves of many targets cut up."""
+    held = targets[:, 1] - targets[:, 0]
+    parts = np.where(held > MOST_TARGETS, -(-held // TILE), 1)
+    if (parts == 1).all():
+        return targets, starts, ranges
+    leaf = np.repeat(np.arange(len(targets)), parts)
+    part = np.arange(len(leaf)) - np.repeat(np.cumsum(parts) - parts, parts)
+    ends = [targets[leaf, 0] + held[leaf] * (part + k) // parts[leaf] for k in (0, 1)]
+    counts = np.diff(starts)[leaf]
+    places = np.append(0, np.cumsum(counts))
+    index = np.arange(places[-1]) + np.repeat(starts[leaf] - places[:-1], counts)
+    return np.stack(ends, axis=1), places, ranges[index]
 
 
 def _ordered(
@@ -210,13 +245,26 @@ def arrange(
     s = np.ascontiguousarray(sources, np.float64)
     x = s if targets is sources else np.ascontiguousarray(targets, np.float64)
     points = sort_points(x, s, *batches)
+    chosen = leaf_size is None
     if leaf_size is None:
         root_grid, leaf_size = choose_leaves(points, occupancy(points), work, smallest)
         if root_grid > 1:
             points = sort_points(x, s, *batches, root_grid=root_grid)
-    return Geometry(
+    geometry = Geometry(
         points, *_ordered(points, x, s), leaf_size, work.least_for_expansion(), smallest
     )
+    return cheaper(geometry, work) if chosen else geometry
+
+
+def cheaper(geometry: Any, work: Work) -> Any:
+    """Return a geometry, or that of direct sums if these turn out to cost less."""
+    n_pairs = geometry.targets.shape[0] * geometry.sources.shape[0]
+    direct = n_pairs * work.seconds_per_pair()
+    if len(geometry.sorted_points.edge) > 1 or direct > _NEVER_DIRECT or not geometry.has_far_field:
+        return geometry
+    degrees = (work.degree,) * (len(geometry.tree.level_starts) - 1)
+    expected = choice.seconds(geometry, work, degrees) + FIXED_SECONDS
+    return geometry.direct() if direct < expected else geometry
 
 
 def choose_leaves(
@@ -240,10 +288,12 @@ def choose_leaves(
         Least edge of boxes that are made by division.
     """
     n_systems = len(points.edge)
-    n = max(points.source_keys.shape[0], points.target_keys.shape[0]) / n_systems
+    fewest, n = sorted(
+        keys.shape[1] / n_systems for keys in (points.source_keys, points.target_keys)
+    )
     boxes, crowding = filling
     boxes = boxes / n_systems
-    if len(boxes) < 2 or n < 16:
+    if len(boxes) < 2 or n < 16 or fewest == 0:
         return 1, int(n) + 64
     # boxes of a grid of any size, between the levels of halving
     roots = np.repeat(ROOT_GRIDS, len(boxes))
@@ -262,7 +312,12 @@ def choose_leaves(
     too_empty = n < work.machine().least * filled
     seconds[(too_small | too_empty) & (grids > 0)] = np.inf
     best = int(np.argmin(seconds))
-    if n * work.seconds_per_pair() < seconds[best] + FIXED_SECONDS / n:
+    near = 3.0 ** dimension[best] * crowd[best] * work.seconds_per_pair() * n / filled[best]
+    least = _least_per_point(work, fewest, n, filled[best], near, seconds[best] - near)
+    direct = fewest * work.seconds_per_pair()
+    # clusters of different sizes fill no grid evenly: then `cheaper` looks at the tree itself
+    uneven = crowd[best] >= 2.0 and n_systems == 1 and direct * n > _WORTH_A_TREE * FIXED_SECONDS
+    if direct < least and not uneven:
         return 1, int(4 * n)
     if crowd[best] < 2.0 and n_systems == 1:
         held = n / filled[best]
@@ -270,3 +325,16 @@ def choose_leaves(
         above = max(held + 3 * held**0.5, 8 * held - 3 * (8 * held) ** 0.5)
         return int(roots[best]), int(min(held + 6 * held**0.5 + 8, above))
     return 1, int(2.2 * best_occupancy(work, float(dimension[best])))
+
+
+def _least_per_point(
+    work: Work, fewest: float, n: float, boxes: float, near: float, far: float
+) -> float:
+    """Return what expansions cost at least, per point of the larger kind.
+
+    Work falls to the boxes that hold points of the smaller kind; others only form expansions of
+    theirs, or evaluate them. `near` and `far` are the cost per point if both kinds are many.
+    """
+    busy = min(1.0, fewest / min(boxes, n))
+    idle = 0.5 * work.harmonics()[work.degree] + work.seconds_per_leaf() * boxes / n
+    return near * fewest / n + far * busy + (1 - busy) * float(idle) + FIXED_SECONDS / n

@@ -7,10 +7,12 @@ import numpy as np
 
 from fmm.accuracy import N_CODES, POINTS
 from fmm.cost import Work
-from fmm.geometry import Batches, Geometry, choose_leaves
+from fmm.curve import SortedPoints, upper
+from fmm.curve_cuda import gather, launch, occupancy, scatter, sort_points
+from fmm.geometry import MOST_TARGETS, TILE, Batches, Geometry, cheaper, choose_leaves
 from fmm.lists_cuda import DeviceLists, build_lists
-from fmm.tree import SortedPoints, Tree, upper
-from fmm.tree_cuda import build_tree, gather, launch, occupancy, scatter, sort_points
+from fmm.tree import Tree
+from fmm.tree_cuda import build_tree
 from multipoles._cuda import cuda, kernels
 from multipoles._device import Space
 from multipoles._sorting_cuda import blocks_for, marked, running_sum, total
@@ -64,17 +66,28 @@ class DeviceGeometry(Geometry):
         return DeviceGeometry(self.space, points, sources, targets, leaf_size, least, self.smallest)
 
     def points(self, dtype: np.dtype) -> tuple[Any, Any]:
-        """Return targets and sources of a dtype, counted from the middle of the first box."""
+        """Return targets and sources of a dtype, in the caller's coordinates."""
         dtype = np.dtype(dtype)
         if dtype not in self._points:
-            sources = self._counted(self.sources, dtype)
+            sources = self._converted(self.sources, dtype)
             same = self.targets is self.sources
-            self._points[dtype] = sources if same else self._counted(self.targets, dtype), sources
+            self._points[dtype] = sources if same else self._converted(self.targets, dtype), sources
         return self._points[dtype]
 
-    def _counted(self, points: Any, dtype: np.dtype) -> Any:
+    def _converted(self, points: Any, dtype: np.dtype) -> Any:
+        if points.dtype == dtype:
+            return points
         out = self.space.empty(points.shape, dtype)
-        launch(self.space, _shift(), points.shape[0], points, self.tree.centre, out)
+        launch(self.space, _convert(), points.shape[0], points, out)
+        return out
+
+    def _system_keys(self, keys: Any) -> Any:
+        """Return keys that name the system of points in one root cell, and nothing else."""
+        points, n = self.sorted_points, keys.shape[1]
+        out = self.space.empty((1, n), np.int64)
+        launch(
+            self.space, _name_systems(), n, keys, 3 * points.bits, points.root_grid**3, out
+        )  # fmt: skip
         return out
 
     def unsorted(self) -> tuple[Any, Any]:
@@ -102,8 +115,13 @@ class DeviceGeometry(Geometry):
         return _leaves(self.space, self.tree, self.tree.source_range)
 
     @cached_property
-    def near(self) -> tuple[Any, Any, Any]:
-        """Ranges of targets of the leaves, starts of their ranges of sources, and these."""
+    def leaf_targets(self) -> Any:
+        """Ranges of targets of `target_leaves`."""
+        return self._near_of_leaves[0]
+
+    @cached_property
+    def _near_of_leaves(self) -> tuple[Any, Any]:
+        """Ranges of targets of the leaves, and starts of their ranges of sources."""
         space, leaves = self.space, self.target_leaves
         n = leaves.shape[0]
         targets, starts = space.empty((n, 2), np.int64), space.empty((n + 1,), np.int64)
@@ -111,7 +129,15 @@ class DeviceGeometry(Geometry):
             space, _near(), n + 1, leaves, self.tree.target_range, self.lists.near_range_starts,
             targets, starts,
         )  # fmt: skip
-        return targets, starts, self.lists.near_ranges
+        return targets, starts
+
+    @cached_property
+    def near(self) -> tuple[Any, Any, Any]:
+        """Ranges of targets, starts of the ranges of sources near to each, and these.
+
+        Of leaves, those of many targets cut into tiles, so that blocks may share the work.
+        """
+        return _tiles(self.space, *self._near_of_leaves, self.lists.near_ranges)
 
     @cached_property
     def _tally(self) -> _Tally:
@@ -209,6 +235,7 @@ def arrange(
 ) -> DeviceGeometry:
     """Return points, tree and lists for what is to be computed, see `fmm.geometry.arrange`."""
     points = sort_points(space, targets, sources, *batches)
+    chosen = leaf_size is None
     if leaf_size is None:
         filling = occupancy(space, points)
         root_grid, leaf_size = choose_leaves(points, filling, work, smallest)
@@ -216,7 +243,8 @@ def arrange(
             points = sort_points(space, targets, sources, *batches, root_grid=root_grid)
     ordered = _ordered(space, points, targets, sources)
     least = work.least_for_expansion()
-    return DeviceGeometry(space, points, *ordered, leaf_size, least, smallest)
+    geometry = DeviceGeometry(space, points, *ordered, leaf_size, least, smallest)
+    return cheaper(geometry, work) if chosen else geometry
 
 
 def _ordered(space: Space, points: SortedPoints, targets: Any, sources: Any) -> tuple[Any, Any]:
@@ -227,12 +255,22 @@ def _ordered(space: Space, points: SortedPoints, targets: Any, sources: Any) -> 
 
 
 @kernels
-def _shift():
-    def loop(points, centre, out):
+def _convert():
+    def loop(points, out):
         i = cuda.grid(1)
         if i < points.shape[0]:
             for axis in range(3):
-                out[i, axis] = points[i, axis] - centre[0, axis]
+                out[i, axis] = points[i, axis]
+
+    return loop
+
+
+@kernels
+def _name_systems():
+    def loop(keys, bits, cells_of_system, out):
+        i = cuda.grid(1)
+        if i < keys.shape[1]:
+            out[0, i] = (keys[0, i] >> bits) // cells_of_system << bits
 
     return loop
 
@@ -288,6 +326,58 @@ def _near():
             starts[i] = range_starts[box]
             targets[i, 0] = target_range[box, 0]
             targets[i, 1] = target_range[box, 1]
+
+    return loop
+
+
+def _tiles(space: Space, targets: Any, starts: Any, ranges: Any) -> tuple[Any, Any, Any]:
+    """Return ranges of targets, starts and ranges of sources, leaves of many targets cut up."""
+    n = targets.shape[0]
+    parts, entries = space.empty((n,), np.int64), space.empty((n,), np.int64)
+    launch(space, _count_tiles(), n, targets, starts, parts, entries)
+    first, places = running_sum(space, parts), running_sum(space, entries)
+    n_tiles = total(space, first)
+    if n_tiles == n:
+        return targets, starts, ranges
+    tiles, begins = space.empty((n_tiles, 2), np.int64), space.empty((n_tiles + 1,), np.int64)
+    out = space.empty((total(space, places), 2), np.int64)
+    launch(
+        space, _cut(), n_tiles + 1, targets, starts, ranges, first, places, tiles, begins, out
+    )  # fmt: skip
+    return tiles, begins, out
+
+
+@kernels
+def _count_tiles():
+    def loop(targets, starts, parts, entries):
+        leaf = cuda.grid(1)
+        if leaf < parts.shape[0]:
+            held = targets[leaf, 1] - targets[leaf, 0]
+            parts[leaf] = (held + TILE - 1) // TILE if held > MOST_TARGETS else 1
+            entries[leaf] = parts[leaf] * (starts[leaf + 1] - starts[leaf])
+
+    return loop
+
+
+@kernels
+def _cut():
+    def loop(targets, starts, ranges, first, places, tiles, begins, out):
+        """Write a tile: a part of the targets of a leaf, and all its ranges of sources."""
+        tile, n = cuda.grid(1), targets.shape[0]
+        if tile == tiles.shape[0]:
+            begins[tile] = places[n]
+        if tile >= tiles.shape[0]:
+            return
+        leaf = upper(first, 0, n, tile) - 1
+        part, parts = tile - first[leaf], first[leaf + 1] - first[leaf]
+        begin, held = targets[leaf, 0], targets[leaf, 1] - targets[leaf, 0]
+        count = starts[leaf + 1] - starts[leaf]
+        tiles[tile, 0] = begin + held * part // parts
+        tiles[tile, 1] = begin + held * (part + 1) // parts
+        begins[tile] = places[leaf] + part * count
+        for i in range(count):
+            for end in range(2):
+                out[begins[tile] + i, end] = ranges[starts[leaf] + i, end]
 
     return loop
 

@@ -13,17 +13,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fmm.tree import MAX_BITS, Tree
+from fmm.curve import MAX_LEVELS
+from fmm.tree import Tree
 from multipoles._jit import bare, bare_inline
 
 REACH = 4
 """Translation codes count shifts of -4 ... 4 along each axis."""
 N_CODES = (2 * REACH + 1) ** 3
 
-STACK = 8 * MAX_BITS
+STACK = 8 * MAX_LEVELS
 """Boxes that a leaf may have to look into at once."""
 
-STRIDES = np.array([(2 * REACH + 1) ** 2, 2 * REACH + 1, 1], np.int32)
+STRIDES = np.array([(2 * REACH + 1) ** 2, 2 * REACH + 1, 1], np.int64)
 _ZERO_SHIFT = REACH * int(STRIDES.sum())
 _ADJACENT = (np.abs(np.indices((2 * REACH + 1,) * 3) - REACH).max(axis=0) <= 1).ravel()
 
@@ -66,8 +67,8 @@ class Lists:
 class Boxes(NamedTuple):
     """What the loops read of a tree.
 
-    `place` is the anchor as one number. In it, as in the codes made of it, shifts of up to REACH
-    along each axis are told apart.
+    `place` is the anchor as one number, modulo 2^64. In differences of it, as in the codes made of
+    them, shifts of up to REACH along each axis are told apart.
     """
 
     level_starts: np.ndarray

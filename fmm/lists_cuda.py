@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from fmm.curve import upper
+from fmm.curve_cuda import launch
 from fmm.lists import (
     N_CODES,
     STACK,
@@ -20,8 +22,7 @@ from fmm.lists import (
     neighbours_of,
     transfers_of,
 )
-from fmm.tree import Tree, upper
-from fmm.tree_cuda import launch
+from fmm.tree import Tree
 from multipoles._cuda import cuda, kernels
 from multipoles._device import Space
 from multipoles._sorting_cuda import argsort, row_starts, running_sum, taken, total
@@ -75,7 +76,8 @@ def build_lists(space: Space, tree: Tree, m2p_least: int, p2l_least: int) -> Dev
 def _boxes(space: Space, tree: Tree) -> tuple:
     """Return the arrays of `Boxes`."""
     n, n_roots = tree.parent.shape[0], int(tree.level_starts[1])
-    place, n_targets, n_sources = (space.empty((n,), np.int32) for _ in range(3))
+    place = space.empty((n,), np.int64)
+    n_targets, n_sources = (space.empty((n,), np.int32) for _ in range(2))
     roots = space.empty((n_roots, 2), np.int64)
     launch(
         space, _describe(), n, tree.anchor, tree.system, tree.target_range, tree.source_range,

@@ -11,13 +11,13 @@ import numpy as np
 
 from fmm import harmonics
 from fmm.cost import Work
+from fmm.curve_cuda import GEOMETRY, corners, gather, launch
 from fmm.driver_cuda import FarField
 from fmm.geometry import Batches
 from fmm.geometry_cuda import DeviceGeometry, arrange
 from fmm.indicators import Where
 from fmm.near_cuda import near_field
 from fmm.sampling import SIZE, Probe, senders_of
-from fmm.tree_cuda import GEOMETRY, corners, gather, launch
 from multipoles import checks, indexing
 from multipoles import interactions_cuda as given
 from multipoles._cuda import REAL, SIMULATED, cuda, kernels
@@ -303,8 +303,8 @@ class DeviceProbe(Probe):
         keys = space.upload(np.zeros(n, np.int64))
         leaves, targets = geometry.target_leaves, geometry.targets
         launch(
-            space, _measure(), n, targets, geometry.near[0], _by_start(space, geometry.near[0]),
-            leaves, tree.centre, tree.edge, keys,
+            space, _measure(), n, targets, geometry.leaf_targets,
+            _by_start(space, geometry.leaf_targets), leaves, tree.centre, tree.edge, keys,
         )  # fmt: skip
         order, _ = argsort(space, keys, _BITS)
         return space.download(order[max(n - size, 0) :])

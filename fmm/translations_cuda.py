@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from fmm import accuracy, harmonics, translations
+from fmm.curve import upper
 from fmm.expansions_cuda import THREADS
-from fmm.tree import upper
 from multipoles._cuda import REAL, SIMULATED, Device, WrittenOut, cuda, kernels
 from multipoles._cuda_access import WIDEST, loader, storer, zeros
 from multipoles._device import Space

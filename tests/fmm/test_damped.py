@@ -9,8 +9,9 @@ import pytest
 import fmm
 import multipoles as mp
 from fmm import _near_damped, near
+from fmm.curve import sort_points
 from fmm.near import near_field
-from fmm.tree import build_tree, sort_points
+from fmm.tree import build_tree
 from multipoles import indexing, reference
 
 N = 3000

@@ -7,8 +7,8 @@ import pytest
 
 import multipoles as mp
 from fmm import accuracy, driver_cpu, harmonics, near, translations
+from fmm.curve import sort_points
 from fmm.geometry import Geometry
-from fmm.tree import sort_points
 from multipoles import indexing
 
 pytest.importorskip("numba.cuda")
@@ -39,7 +39,8 @@ def uploaded(geometry):
         lists=SimpleNamespace(**lists),
         source_leaves=there(occupied(geometry.tree.source_range)),
         target_leaves=there(occupied(geometry.tree.target_range)),
-        points=lambda dtype: tuple(there(array) for array in geometry.points(dtype)),
+        targets=there(geometry.targets),
+        sources=there(geometry.sources),
     )
 
 

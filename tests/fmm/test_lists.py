@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fmm.curve import sort_points
 from fmm.lists import REACH, build_lists
-from fmm.tree import build_tree, sort_points
+from fmm.tree import build_tree
 
 
 def _tree(targets, sources, leaf_size, root_grid=1, batches=(None, None)):
@@ -100,6 +101,38 @@ def test_every_pair_meets_once(shape, least, root_grid):
     x = clouds.SHAPES[shape](700, np.random.default_rng(0))
     tree = _tree(x, x, 6, root_grid)
     assert (_meetings(tree, build_lists(tree, least, least)) == 1).all()
+
+
+@pytest.mark.parametrize("root_grid", [1, 3, 5])
+@pytest.mark.parametrize("shape", list(clouds.DEEP))
+def test_every_pair_meets_once_in_deep_trees(shape, root_grid):
+    x = clouds.DEEP[shape](500, np.random.default_rng(0))
+    s = clouds.DEEP[shape](350, np.random.default_rng(1))
+    for sources in (x, s):
+        tree = _tree(x, sources, 5, root_grid)
+        for least in (1, 20):
+            assert (_meetings(tree, build_lists(tree, least, least)) == 1).all()
+
+
+@pytest.mark.parametrize("shape", list(clouds.DEEP))
+def test_constant_brings_every_source_once_in_deep_trees(shape):
+    x = clouds.DEEP[shape](5000, np.random.default_rng(2))
+    weights = np.random.default_rng(3).integers(0, 2**64, len(x), np.uint64)
+    for leaf_size, root_grid in ((8, 1), (60, 5)):
+        tree = _tree(x, x, leaf_size, root_grid)
+        assert (_received(tree, build_lists(tree, 9, 9), weights) == weights.sum()).all()
+
+
+@pytest.mark.parametrize("shape", ["outlier at 1e+17", "nested at 0", "nested at -0.7"])
+def test_expansions_meet_apart_in_deep_trees(shape):
+    x = clouds.DEEP[shape](700, np.random.default_rng(4))
+    tree = _tree(x, x, 5, 5)
+    lists = build_lists(tree, 1, 1)
+    for kind in KINDS[1:]:
+        a, b = _pairs(lists, kind)
+        gap = np.abs(tree.centre[a] - tree.centre[b]).max(axis=-1)
+        gap -= 0.5 * (tree.edge[a] + tree.edge[b])
+        assert len(a) and (gap > (1 - 1e-6) * np.minimum(tree.edge[a], tree.edge[b])).all()
 
 
 @pytest.mark.parametrize("kind", ["far apart", "nested", "touching"])

@@ -1,12 +1,16 @@
 """Tree: boxes hold their points, along the curve, and are divided where they hold many."""
 
+from fractions import Fraction
+from itertools import pairwise
+
 import clouds
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmm.tree import build_tree, occupancy, sort_points
+from fmm.curve import MAX_LEVELS, occupancy, sort_points
+from fmm.tree import build_tree
 
 
 def _tree(targets, sources, leaf_size, root_grid=1, batches=(None, None)):
@@ -44,6 +48,10 @@ def _check_boxes(tree, targets, sources, leaf_size):
     assert (differ[crowded] <= finest).all()
 
 
+def _levels(tree):
+    return np.repeat(np.arange(len(tree.level_starts) - 1), np.diff(tree.level_starts))
+
+
 def _check_children(tree, box):
     children = slice(tree.first_child[box], tree.first_child[box] + tree.n_children[box])
     if children.start == children.stop:
@@ -55,6 +63,10 @@ def _check_children(tree, box):
     assert (tree.system[children] == tree.system[box]).all()
     assert (tree.anchor[children] >> 1 == tree.anchor[box]).all()
     assert (tree.edge[children] == tree.edge[box] / 2).all()
+    # the translations' shift, to the last bit; not `centre - centre`, which may be rounded
+    quarters = (2 * (tree.anchor[children] & 1) - 1) * tree.edge[box] / 4
+    assert (tree.centre[children] == tree.centre[box] + quarters).all()
+    assert (tree.centre[children] - quarters == tree.centre[box]).all()
     octants = (tree.anchor[children] & 1) @ (4, 2, 1)
     assert (np.diff(octants) > 0).all()
     for ranges in (tree.target_range, tree.source_range):
@@ -90,6 +102,78 @@ def test_boxes_hold_any_points(n, m, leaf_size, root_grid, scale, offset, decima
     rng = np.random.default_rng(seed)
     x, s = (scale * (np.round(rng.random((k, 3)), decimals) + offset) for k in (n, m))
     _check_boxes(_tree(x, s, leaf_size, root_grid), x, s, leaf_size)
+
+
+@pytest.mark.parametrize("root_grid", [1, 3, 5])
+@pytest.mark.parametrize("shape", [*clouds.SHAPES, *clouds.DEEP])
+def test_centres_and_edges_are_exact(shape, root_grid):
+    x = (clouds.SHAPES | clouds.DEEP)[shape](300, np.random.default_rng(1))
+    points = sort_points(x, x, root_grid=root_grid)
+    tree = build_tree(points, 4)
+    origin, edge = [Fraction(x) for x in points.origin[0]], Fraction(points.edge[0])
+    odd = edge.numerator // (edge.numerator & -edge.numerator)
+    assert odd.bit_length() <= 10
+    for box, level in enumerate(_levels(tree)):
+        assert Fraction(tree.edge[box]) == edge / 2 ** int(level)
+        for axis in range(3):
+            place = int(tree.anchor[box, axis]) + Fraction(1, 2)
+            assert Fraction(tree.centre[box, axis]) == origin[axis] + place * edge / 2 ** int(level)
+
+
+@pytest.mark.parametrize("shape", list(clouds.DEEP))
+def test_deep_trees_hold_their_points(shape):
+    x = clouds.DEEP[shape](300, np.random.default_rng(2))
+    tree = _tree(x, x, 6)
+    for box in range(len(tree.parent)):
+        _check_children(tree, box)
+    assert len(tree.level_starts) - 2 <= MAX_LEVELS
+    held = np.diff(tree.target_range, axis=1)[:, 0]
+    for box in np.flatnonzero(tree.n_children == 0):
+        inside = x[tree.target_order[slice(*tree.target_range[box])]]
+        room = 4 * np.spacing(np.abs(inside))
+        assert (np.abs(inside - tree.centre[box]) <= tree.edge[box] / 2 + room).all()
+        if held[box] > 6 and len(np.unique(inside, axis=0)) > 1:
+            # too small for centres of children to be numbers, or below the last level
+            digits = np.abs(tree.centre[box]).max() / tree.edge[box]
+            assert digits > 2.0**40 or tree.edge[box] < 2.0**-58 * tree.edge[0]
+
+
+@pytest.mark.parametrize(
+    ("shape", "levels"),
+    [("outlier at 100", 7), ("outlier at 1e+08", 27), ("outlier at 1e+17", 57),
+     ("cluster of 1e-10 at 0", 34), ("cluster of 1e-16 at 0", 54), ("cluster of 1e-10 at 0.7", 34),
+     ("nested at 0", 40), ("nested at -0.7", 40)],
+)  # fmt: skip
+def test_deep_trees_tell_points_apart(shape, levels):
+    x = clouds.DEEP[shape](3000, np.random.default_rng(3))
+    tree = _tree(x, x, 30)
+    assert levels < len(tree.level_starts) - 1 <= MAX_LEVELS + 1
+    assert np.diff(tree.target_range, axis=1)[tree.n_children == 0].max() <= 30
+
+
+def test_points_of_one_key_keep_their_order():
+    x = np.random.default_rng(4).random((50, 3))
+    for y in (np.repeat(x, 6, axis=0), np.tile(x, (40, 1)), np.tile(1e-15 * x, (40, 1)) + 1):
+        points = sort_points(y, y)
+        equal = (points.source_keys[:, 1:] == points.source_keys[:, :-1]).all(axis=0)
+        assert equal.any()
+        assert (np.diff(points.source_order)[equal] > 0).all()
+
+
+def test_systems_larger_than_numbers_are_refused():
+    x = np.array([[-1.7e308, 0, 0], [1.7e308, 0, 0]])
+    with pytest.raises(ValueError, match=r"expected systems that extend over less than 1.6e308"):
+        sort_points(x, x)
+
+
+def test_many_systems_have_deep_trees_of_their_own():
+    rng = np.random.default_rng(5)
+    batch = np.repeat(np.arange(300), 40)
+    x = rng.random((len(batch), 3)) * np.where(rng.random(len(batch)) < 0.8, 1e-9, 1)[:, None]
+    tree = _tree(x, x, 10, 5, (batch, batch))
+    assert np.diff(tree.target_range, axis=1)[tree.n_children == 0].max() <= 10
+    for box in range(len(tree.parent)):
+        _check_children(tree, box)
 
 
 def test_roots_are_wider_than_rounding():
@@ -164,6 +248,22 @@ def test_occupancy_counts_boxes():
     counts = np.unique(places, axis=0, return_counts=True)[1]
     assert boxes[3] == len(counts)
     np.testing.assert_allclose(crowding[3], (counts**2).sum() / 4000 / counts.mean())
+
+
+def test_occupancy_of_deep_trees_counts_boxes():
+    x = clouds.DEEP["cluster of 1e-10 at 0"](400, np.random.default_rng(0))
+    x[:210] = x[210]
+    points = sort_points(x, x)
+    boxes, crowding = occupancy(points)
+    assert len(boxes) == points.n_levels + 1
+    tree = build_tree(points, 1)
+    for level, (first, last) in enumerate(pairwise(tree.level_starts)):
+        held = np.diff(tree.source_range[first:last], axis=1)[:, 0]
+        # leaves of one point or place have no boxes below them
+        above = (tree.n_children == 0)[:first]
+        held = np.append(held, np.diff(tree.source_range[:first], axis=1)[above, 0])
+        assert boxes[level] == len(held)
+        np.testing.assert_allclose(crowding[level], (held**2).sum() * len(held) / 400**2)
 
 
 def test_elongated_systems_get_few_root_boxes():
