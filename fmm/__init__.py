@@ -8,8 +8,7 @@
 (20000, 4)
 """
 
-from fmm.interactions import field
-from fmm.plan import FMM
+from fmm.plan import FMM, field
 from fmm.report import Report
 
 __all__ = ["FMM", "Report", "field"]
