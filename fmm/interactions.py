@@ -74,7 +74,7 @@ def field(
     """
     if targets is None:
         raise TypeError("targets: expected points of shape (n, 3), got None")
-    source_order, channels = _layout(moments)
+    source_order, channels = _layout(moments, sources)
     batches = target_batch, source_batch
     made = targets, sources, tolerance, source_order, order, batches, channels, kernel
     if pair_scale is not None:
@@ -208,13 +208,16 @@ def torques(
 # --- plans for one use ----------------------------------------------------------------------------
 
 
-def _layout(moments: Any) -> tuple[int, int]:
+def _layout(moments: Any, sources: Any) -> tuple[int, int]:
     """Return order and number of channels of moments."""
-    on_device = checks.on_device(moments)
-    shape = moments.shape if on_device else checks.moments(moments, None)[0].shape
-    if len(shape) < 2:
-        return 0, 1
-    return indexing.order_of(shape[-1]), shape[1] if len(shape) == 3 else 1
+    if checks.on_device(moments):
+        shape = tuple(moments.shape)
+        if len(shape) < 2:
+            return 0, 1
+        return indexing.order_of(shape[-1]), shape[1] if len(shape) == 3 else 1
+    n = len(np.atleast_1d(checks.real(sources, "sources")))
+    packed, order, _ = checks.moments(moments, n)
+    return order, packed.shape[1]
 
 
 def _plan(targets, sources, tolerance, source_order, order, batches, channels, kernel) -> FMM:
