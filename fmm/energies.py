@@ -37,6 +37,8 @@ def energy_of(plan: SitePlan, moments: Any) -> float:
     moments : array_like, shape (n, [channels,] n_components(K))
         Packed moments of any order K.
     """
+    if checks.on_device(moments):
+        return energy_forces_of(plan, moments)[0]
     packed, phi = _site_field(plan, moments, 0)
     return _half_product(packed, phi)
 
@@ -56,6 +58,13 @@ def energy_forces_of(plan: SitePlan, moments: Any) -> tuple[float, np.ndarray, n
     moment_gradients : ndarray, shape of `moments`
         See `fmm.energy_forces`.
     """
+    if checks.on_device(moments):
+        from multipoles import interactions_cuda
+
+        _check_sites(plan)
+        shape = tuple(moments.shape)
+        order = indexing.order_of(shape[-1]) if len(shape) > 1 else 0
+        return interactions_cuda.energy_forces_of_field(moments, plan.field(moments, order + 1))
     packed, phi = _site_field(plan, moments, 1)
     width = packed.shape[2]
     # F = -Σ_β M_β Φ_{β+e} for the three unit steps e
@@ -82,14 +91,18 @@ def torques_of(plan: SitePlan, moments: Any) -> np.ndarray:
 
 def _site_field(plan: SitePlan, moments: Any, extra: int) -> tuple[np.ndarray, np.ndarray]:
     """Return moments with channels, and their field of `extra` orders more, of one dtype."""
+    _check_sites(plan)
+    packed, order, _ = checks.moments(moments, plan.n_sources)
+    phi = plan.field(packed, order + extra)
+    return packed.astype(phi.dtype, copy=False), phi
+
+
+def _check_sites(plan: SitePlan) -> None:
     if plan.n_targets != plan.n_sources:
         raise ValueError(
             "expected a plan whose targets are its sources, got one of "
             f"{plan.n_sources} sources and {plan.n_targets} targets"
         )
-    packed, order, _ = checks.moments(moments, plan.n_sources)
-    phi = plan.field(packed, order + extra)
-    return packed.astype(phi.dtype, copy=False), phi
 
 
 def _half_product(moments: np.ndarray, phi: np.ndarray) -> float:

@@ -116,11 +116,13 @@ def energy(
     Raises
     ------
     TypeError, ValueError
-        If an argument has the wrong type, shape or range, or holds NaN or infinity, or lies on a
-        GPU, where `FMM` offers fields only.
+        If an argument has the wrong type, shape or range, or holds NaN or infinity.
 
     Notes
     -----
+    Arrays on a GPU are summed there, as `FMM` does, without scaled pairs; the call waits for the
+    energy. Torques are those of arrays on the CPU.
+
     The promise is that of the field. The energy is half the sum of all M Φ, so that its error is at
     most ½ `tolerance` Σ_k ‖M_k‖ ‖Φ_k‖, with the L2 norms over all sites of the moments and of the
     field of order k. Errors of many sites have all signs and mostly add up to far less. But no
@@ -231,12 +233,12 @@ def _site_plan(
     positions, moments, kernel, pair_scale, batch, tolerance, extra
 ) -> energies.SitePlan:
     """Return a plan for sites, made from the checked arguments of `energy`."""
-    for name, array in (("positions", positions), ("moments", moments)):
-        if checks.on_device(array):
-            raise TypeError(
-                f"{name}: expected an array on the CPU, got a {type(array).__name__} on a GPU: "
-                "there, take the field of a plan (fmm.FMM), or multipoles.energy_forces"
-            )
+    if checks.on_device(positions) or checks.on_device(moments):
+        if pair_scale is not None:
+            raise TypeError("pair_scale: expected none with arrays on a GPU; use multipoles.energy")
+        order, channels = _layout(moments, positions)
+        layout = order, order + extra, (batch, batch), channels, kernel
+        return _plan(positions, positions, tolerance, *layout)
     x = checks.points(positions, "positions")
     packed, order, _ = checks.moments(moments, len(x))
     check_total_order(order, order + extra)

@@ -228,13 +228,13 @@ def test_bad_arguments(function, options, error, words):
 
 
 @pytest.mark.parametrize("name", ["positions", "moments"])
-def test_energies_of_arrays_on_a_gpu_are_refused(name):
+def test_scaled_pairs_of_arrays_on_a_gpu_are_refused(name):
     class OnDevice:
         __cuda_array_interface__ = None
 
     given = {"positions": np.eye(3), "moments": np.ones((3, 1)), name: OnDevice()}
-    with pytest.raises(TypeError, match=f"{name}: expected an array on the CPU, got a OnDevice"):
-        fmm.energy(**given)
+    with pytest.raises(TypeError, match="pair_scale: expected none with arrays on a GPU"):
+        fmm.energy(**given, pair_scale=([[0, 1]], [0.0]))
 
 
 # --- fields ---------------------------------------------------------------------------------------
