@@ -8,7 +8,8 @@
 (20000, 4)
 """
 
-from fmm.plan import FMM, field
+from fmm.interactions import energy, energy_forces, field, torques
+from fmm.plan import FMM
 from fmm.report import Report
 
-__all__ = ["FMM", "Report", "field"]
+__all__ = ["FMM", "Report", "energy", "energy_forces", "field", "torques"]

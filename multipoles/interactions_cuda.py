@@ -57,8 +57,34 @@ def energy_forces(
     order = indexing.order_of(packed.shape[2])
     check_total_order(order, order + 1)
     phi = _site_field(space, x, packed, order + 1, kernel, pair_scale, batch)
+    return _per_sites(space, packed, phi, had_channels)
+
+
+def energy_forces_of_field(moments: Any, field: Any) -> tuple[float, Any, Any]:
+    """Return energy, forces and gradient by the moments of sites whose field is known.
+
+    Parameters
+    ----------
+    moments : array on a GPU, shape (n, [channels,] n_components(K))
+        Checked.
+    field : array of the same library, shape (n, [channels,] n_components(K + 1))
+        At the sites, of the same dtype.
+    """
+    space = space_of(field)
+    seen, phi = view(moments), view(field)
+    had_channels = len(seen.shape) == 3
+    if not had_channels:
+        width = seen.shape[1] if len(seen.shape) == 2 else 1
+        seen = seen.reshape(seen.shape[0], 1, width)
+        phi = phi.reshape(phi.shape[0], 1, phi.shape[1])
+    return _per_sites(space, seen, phi, had_channels)
+
+
+def _per_sites(space: Space, packed: Any, phi: Any, had_channels: bool) -> tuple[float, Any, Any]:
+    """Return energy, forces and gradient by the moments, from moments and field with channels."""
     n, channels, n_in = packed.shape
-    dtype = np.dtype(x.dtype)
+    order = indexing.order_of(n_in)
+    dtype = np.dtype(packed.dtype)
     forces, gradients = space.empty((n, 3), dtype), space.empty(packed.shape, dtype)
     energies = space.empty((n,), dtype)
     raised = space.constant(

@@ -109,6 +109,22 @@ def test_field_of_points_and_moments():
     np.testing.assert_allclose(SPACE.download(found), exact, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("channels", [None, 2])
+def test_energies_and_forces(channels):
+    rng = np.random.default_rng(6)
+    x, shape = _points(12), (12, 4) if channels is None else (12, channels, 4)
+    moments, batch = rng.standard_normal(shape), np.repeat([0, 1], [7, 5])
+    given = SPACE.upload(x), SPACE.upload(moments)
+    found = fmm.energy_forces(*given, batch=SPACE.upload(batch), tolerance=1e-3)
+    expected = mp.energy_forces(x, moments, batch=batch)
+    assert found[0] == pytest.approx(expected[0], rel=1e-9)
+    for there, here in zip(found[1:], expected[1:], strict=True):
+        np.testing.assert_allclose(SPACE.download(there), here, rtol=1e-9, atol=1e-9)
+    assert fmm.energy(*given, tolerance=1e-3) == pytest.approx(mp.energy(x, moments), rel=1e-9)
+    with pytest.raises(TypeError, match="moments"):
+        fmm.torques(*given)
+
+
 def test_sampled_field_and_mean_squares():
     rng = np.random.default_rng(5)
     batch = SPACE.upload(np.repeat([0, 1], [14, 10]))

@@ -1,0 +1,109 @@
+"""Energy, forces and torques of the sites of a plan, from one field.
+
+A plan here is anything that has `n_sources`, `n_targets` and `field(moments, order)`, its targets
+being its sources.
+"""
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from multipoles import checks, indexing
+from multipoles import moments as of_moments
+
+
+class SitePlan(Protocol):
+    """What is asked of a plan."""
+
+    @property
+    def n_sources(self) -> int:
+        """Number of sources."""
+
+    @property
+    def n_targets(self) -> int:
+        """Number of targets, which are the sources."""
+
+    def field(self, moments: Any, order: int | None = None) -> np.ndarray:
+        """Return the field of moments at every target."""
+
+
+def energy_of(plan: SitePlan, moments: Any) -> float:
+    """Return the energy of the moments of a plan's sites, see `fmm.energy`.
+
+    Parameters
+    ----------
+    plan : FMM
+        Its targets are its sources.
+    moments : array_like, shape (n, [channels,] n_components(K))
+        Packed moments of any order K.
+    """
+    if checks.on_device(moments):
+        return energy_forces_of(plan, moments)[0]
+    packed, phi = _site_field(plan, moments, 0)
+    return _half_product(packed, phi)
+
+
+def energy_forces_of(plan: SitePlan, moments: Any) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return energy, forces at fixed moments, and the gradient by the moments.
+
+    Parameters
+    ----------
+    plan, moments
+        See `energy_of`.
+
+    Returns
+    -------
+    energy : float
+    forces : ndarray, shape (n, 3)
+    moment_gradients : ndarray, shape of `moments`
+        See `fmm.energy_forces`.
+    """
+    if checks.on_device(moments):
+        from multipoles import interactions_cuda
+
+        _check_sites(plan)
+        shape = tuple(moments.shape)
+        order = indexing.order_of(shape[-1]) if len(shape) > 1 else 0
+        return interactions_cuda.energy_forces_of_field(moments, plan.field(moments, order + 1))
+    packed, phi = _site_field(plan, moments, 1)
+    width = packed.shape[2]
+    # F = -Σ_β M_β Φ_{β+e} for the three unit steps e
+    raised = indexing.sum_index(indexing.order_of(width), 1)[:, 1:]
+    forces = -np.einsum("nck,ncka->na", packed, phi[..., raised])
+    gradients = np.ascontiguousarray(phi[..., :width])
+    return _half_product(packed, gradients), forces, gradients.reshape(np.shape(moments))
+
+
+def torques_of(plan: SitePlan, moments: Any) -> np.ndarray:
+    """Return the torque on each site, see `fmm.torques`.
+
+    Parameters
+    ----------
+    plan, moments
+        See `energy_of`.
+
+    Returns
+    -------
+    ndarray, shape (n, 3)
+    """
+    return of_moments.torques(*_site_field(plan, moments, 0))
+
+
+def _site_field(plan: SitePlan, moments: Any, extra: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return moments with channels, and their field of `extra` orders more, of one dtype."""
+    _check_sites(plan)
+    packed, order, _ = checks.moments(moments, plan.n_sources)
+    phi = plan.field(packed, order + extra)
+    return packed.astype(phi.dtype, copy=False), phi
+
+
+def _check_sites(plan: SitePlan) -> None:
+    if plan.n_targets != plan.n_sources:
+        raise ValueError(
+            "expected a plan whose targets are its sources, got one of "
+            f"{plan.n_sources} sources and {plan.n_targets} targets"
+        )
+
+
+def _half_product(moments: np.ndarray, phi: np.ndarray) -> float:
+    return 0.5 * float(np.einsum("nck,nck->", moments, phi, dtype=np.float64))

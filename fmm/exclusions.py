@@ -1,0 +1,189 @@
+"""Pairs whose interaction counts by a factor: exclusions and covalent scaling in linear time.
+
+A fast sum knows all pairs. What a listed pair contributes too much, its own field times its factor
+less one, is added afterwards, summed in float64. The list is short, so this costs little time; it
+costs digits where such pairs are far closer than others, and `rounding` says how many.
+"""
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from multipoles import checks
+from multipoles.indexing import order_of, order_slice
+from multipoles.interactions import field_arrays
+from multipoles.neighbours import PairList
+from multipoles.radial import Kernel
+
+EPSILON = float(np.finfo(np.float64).eps)
+
+
+class Exclusions:
+    """Scaled pairs, and the field by which they change a sum over all pairs.
+
+    It knows who meets whom, not where: points may move, moments, orders and kernel may be others
+    at every call.
+
+    Parameters
+    ----------
+    listed : PairList
+        (target, source) of the pairs, in both directions if the targets are the sources; weights
+        are the factors less one.
+    """
+
+    def __init__(self, listed: PairList) -> None:
+        self.listed = listed
+
+    @classmethod
+    def made(
+        cls,
+        pair_scale: Any,
+        targets: np.ndarray,
+        sources: np.ndarray,
+        batches: tuple[np.ndarray, np.ndarray] | tuple[None, None] = (None, None),
+    ) -> "Exclusions | None":
+        """Return what a caller's list means for points, or None if it changes nothing.
+
+        Parameters
+        ----------
+        pair_scale : tuple (pairs, factors) or None
+            Pairs (P, 2), each once, and what multiplies their interaction (P,): unordered pairs
+            of sites if the targets are the sources, else (target, source).
+        targets, sources : ndarray, shape (n, 3)
+            Checked points; one object if the targets are the sources.
+        batches : tuple
+            Checked system index of targets and of sources. Pairs across systems, which do not
+            interact, are left out.
+
+        Raises
+        ------
+        TypeError, ValueError
+            See `multipoles.checks.pair_scale`; ValueError also if targets are a copy of the
+            sources, which leaves open what a pair is.
+        """
+        if pair_scale is None:
+            return None
+        n_targets, n_sources = len(targets), len(sources)
+        if targets is sources:
+            pairs, factors = checks.pair_scale(pair_scale, n_sources)  # type: ignore[misc]
+            pairs, factors = np.concatenate([pairs, pairs[:, ::-1]]), np.tile(factors, 2)
+        else:
+            pairs, factors = _between(pair_scale, n_targets, n_sources)
+            if len(pairs) and np.array_equal(targets, sources):
+                raise ValueError(
+                    "pair_scale: expected targets that are the sources (one array for both, pairs "
+                    "unordered) or other points (pairs of target and source), got a copy of the "
+                    "sources"
+                )
+        kept = factors != 1
+        if batches[0] is not None:
+            kept &= batches[0][pairs[:, 0]] == batches[1][pairs[:, 1]]
+        if not kept.any():
+            return None
+        pairs = np.ascontiguousarray(pairs[kept])
+        return cls(PairList(pairs, n_targets, n_sources, factors[kept] - 1))
+
+    def field(
+        self,
+        targets: np.ndarray,
+        sources: np.ndarray,
+        moments: np.ndarray,
+        order: int,
+        kernel: Kernel,
+    ) -> np.ndarray:
+        """Return what has to be added to a sum over all pairs.
+
+        Parameters
+        ----------
+        targets, sources : ndarray, shape (n, 3)
+            Where the points are now: the caller's coordinates, without loss.
+        moments : ndarray, shape (n_sources, channels, n_components(K))
+            Packed moments.
+        order : int
+            Highest derivative.
+        kernel : Kernel
+            That of the sum.
+
+        Returns
+        -------
+        ndarray, float64, shape (n_targets, channels, n_components(order))
+        """
+        x, s, wide = (
+            np.ascontiguousarray(array, dtype=np.float64) for array in (targets, sources, moments)
+        )
+        return field_arrays(x, s, wide, order, kernel, self.listed)
+
+    @cached_property
+    def transposed(self) -> "Exclusions":
+        """The same pairs with targets and sources exchanged, for the adjoint map."""
+        other = Exclusions(self.listed.transposed)
+        other.__dict__["transposed"] = self
+        return other
+
+
+def norms(field: np.ndarray) -> np.ndarray:
+    """Return the root mean square over points of a field, per output order.
+
+    Parameters
+    ----------
+    field : ndarray, shape (n, channels, n_components(order))
+    """
+    found = []
+    for k in range(order_of(field.shape[-1]) + 1):
+        part = field[..., order_slice(k)]
+        # squares of what is very large or very small would leave the range of numbers
+        largest = float(np.abs(part).max(initial=0.0)) or 1.0
+        scaled = part / largest
+        found.append(largest * np.sqrt(np.einsum("nck,nck->", scaled, scaled) / max(len(field), 1)))
+    return np.array(found)
+
+
+def rounding(correction: np.ndarray, result: np.ndarray, epsilon: float = EPSILON) -> np.ndarray:
+    """Return an estimate of the relative error by rounding where pairs have left a sum.
+
+    A difference of much larger numbers inherits their rounding: the error is that of both, of the
+    correction and of what it was added to, against the result.
+
+    Parameters
+    ----------
+    correction : ndarray, shape (n, channels, n_components(order))
+        What was added for the scaled pairs, see `Exclusions.field`.
+    result : ndarray, of the same shape
+        The sum with it.
+    epsilon : float
+        Relative rounding of the numbers in which both were summed.
+
+    Returns
+    -------
+    ndarray, shape (order + 1,)
+        Relative to the root mean square of the result at each output order; 1 where no digit is
+        left.
+    """
+    lost, left = 2 * epsilon * norms(correction), norms(result)
+    return np.divide(lost, np.maximum(left, lost), out=np.zeros_like(lost), where=lost > 0)
+
+
+def _between(pair_scale: Any, n_targets: int, n_sources: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return checked (target, source) pairs, each once, and their factors."""
+    if not isinstance(pair_scale, tuple | list) or len(pair_scale) != 2:
+        raise TypeError(
+            "pair_scale: expected a tuple (pairs of shape (P, 2), factors of shape (P,)), got "
+            f"{type(pair_scale).__name__}"
+        )
+    pairs = checks.pair_list(pair_scale[0], n_targets, n_sources)
+    if pairs is None:
+        raise TypeError("pair_scale pairs: expected shape (P, 2), (target, source), got None")
+    factors = checks.real(pair_scale[1], "pair_scale factors").astype(np.float64, copy=False)
+    if factors.shape != (len(pairs),):
+        raise ValueError(
+            f"pair_scale: expected one factor per pair, shape ({len(pairs)},), got {factors.shape}"
+        )
+    unique, counts = np.unique(pairs, axis=0, return_counts=True)
+    if len(unique) < len(pairs):
+        target, source = unique[np.argmax(counts > 1)]
+        raise ValueError(
+            f"pair_scale: the pair of target {target} and source {source} comes more than once; "
+            "give each pair once"
+        )
+    return pairs, factors
