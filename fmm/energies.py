@@ -19,10 +19,6 @@ class SitePlan(Protocol):
     def n_sources(self) -> int:
         """Number of sources."""
 
-    @property
-    def n_targets(self) -> int:
-        """Number of targets, which are the sources."""
-
     def field(self, moments: Any, order: int | None = None) -> np.ndarray:
         """Return the field of moments at every target."""
 
@@ -61,7 +57,6 @@ def energy_forces_of(plan: SitePlan, moments: Any) -> tuple[float, np.ndarray, n
     if checks.on_device(moments):
         from multipoles import interactions_cuda
 
-        _check_sites(plan)
         shape = tuple(moments.shape)
         order = indexing.order_of(shape[-1]) if len(shape) > 1 else 0
         return interactions_cuda.energy_forces_of_field(moments, plan.field(moments, order + 1))
@@ -91,18 +86,9 @@ def torques_of(plan: SitePlan, moments: Any) -> np.ndarray:
 
 def _site_field(plan: SitePlan, moments: Any, extra: int) -> tuple[np.ndarray, np.ndarray]:
     """Return moments with channels, and their field of `extra` orders more, of one dtype."""
-    _check_sites(plan)
     packed, order, _ = checks.moments(moments, plan.n_sources)
     phi = plan.field(packed, order + extra)
     return packed.astype(phi.dtype, copy=False), phi
-
-
-def _check_sites(plan: SitePlan) -> None:
-    if plan.n_targets != plan.n_sources:
-        raise ValueError(
-            "expected a plan whose targets are its sources, got one of "
-            f"{plan.n_sources} sources and {plan.n_targets} targets"
-        )
 
 
 def _half_product(moments: np.ndarray, phi: np.ndarray) -> float:

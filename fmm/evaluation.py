@@ -78,6 +78,10 @@ class Evaluation:
         )  # fmt: skip
         # a field of nothing tells nothing about others
         self._is_void = False
+        self._correction = None
+        if plan._exclusions is not None:
+            points = plan._geometry.unsorted()
+            self._correction = plan._exclusions.field(*points, moments, order, kernel)
         self.report = Report(
             tolerance=plan.tolerance, plan_seconds=plan._plan_seconds, source_order=source_order,
             order=order, channels=moments.shape[1],
@@ -102,7 +106,8 @@ class Evaluation:
 
     @property
     def _may_be_narrow(self) -> bool:
-        return self.dtype == np.float32 and self.plan.tolerance >= SINGLE
+        narrow = self.dtype == np.float32 and self.plan.tolerance >= SINGLE
+        return narrow and self._correction is None
 
     # --- one attempt: the field and what was enough for it, or what to try instead ----------------
 
@@ -135,7 +140,13 @@ class Evaluation:
             moments = steps.order(setting.geometry, self.moments, dtype)
         with self.report.timed("near field"):
             near = steps.near(setting.geometry, moments, self.order, self.kernel, self.reach)
+            if self._correction is not None:
+                near += self._corrected(setting.geometry)
         return moments, near
+
+    def _corrected(self, geometry: Any) -> np.ndarray:
+        """Return what scaled pairs change, in the order of the tree."""
+        return self._correction[geometry.tree.target_order]
 
     def _probe(self, setting: Setting, moments: Any, near: Any, held: Any) -> Any:
         """Return targets drawn by where errors are expected."""
@@ -149,6 +160,7 @@ class Evaluation:
             geometry, moments, near, self.order, self.kernel, self.reach,
             None if held is None else where, self.plan.each,
             setting.signs is None and max(degrees) >= HIGH,
+            None if self._correction is None else self._corrected(geometry),
         )  # fmt: skip
 
     def _needs_digits(self, probe: Any, near: Any, norms: np.ndarray) -> bool:

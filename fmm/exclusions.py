@@ -2,7 +2,7 @@
 
 A fast sum knows all pairs. What a listed pair contributes too much, its own field times its factor
 less one, is added afterwards, summed in float64. The list is short, so this costs little time; it
-costs digits where such pairs are far closer than others, and `rounding` says how many.
+costs digits where such pairs are far closer than others; what is lost counts in a plan's error.
 """
 
 from functools import cached_property
@@ -11,12 +11,9 @@ from typing import Any
 import numpy as np
 
 from multipoles import checks
-from multipoles.indexing import order_of, order_slice
 from multipoles.interactions import field_arrays
 from multipoles.neighbours import PairList
 from multipoles.radial import Kernel
-
-EPSILON = float(np.finfo(np.float64).eps)
 
 
 class Exclusions:
@@ -120,48 +117,6 @@ class Exclusions:
         other = Exclusions(self.listed.transposed)
         other.__dict__["transposed"] = self
         return other
-
-
-def norms(field: np.ndarray) -> np.ndarray:
-    """Return the root mean square over points of a field, per output order.
-
-    Parameters
-    ----------
-    field : ndarray, shape (n, channels, n_components(order))
-    """
-    found = []
-    for k in range(order_of(field.shape[-1]) + 1):
-        part = field[..., order_slice(k)]
-        # squares of what is very large or very small would leave the range of numbers
-        largest = float(np.abs(part).max(initial=0.0)) or 1.0
-        scaled = part / largest
-        found.append(largest * np.sqrt(np.einsum("nck,nck->", scaled, scaled) / max(len(field), 1)))
-    return np.array(found)
-
-
-def rounding(correction: np.ndarray, result: np.ndarray, epsilon: float = EPSILON) -> np.ndarray:
-    """Return an estimate of the relative error by rounding where pairs have left a sum.
-
-    A difference of much larger numbers inherits their rounding: the error is that of both, of the
-    correction and of what it was added to, against the result.
-
-    Parameters
-    ----------
-    correction : ndarray, shape (n, channels, n_components(order))
-        What was added for the scaled pairs, see `Exclusions.field`.
-    result : ndarray, of the same shape
-        The sum with it.
-    epsilon : float
-        Relative rounding of the numbers in which both were summed.
-
-    Returns
-    -------
-    ndarray, shape (order + 1,)
-        Relative to the root mean square of the result at each output order; 1 where no digit is
-        left.
-    """
-    lost, left = 2 * epsilon * norms(correction), norms(result)
-    return np.divide(lost, np.maximum(left, lost), out=np.zeros_like(lost), where=lost > 0)
 
 
 def _between(pair_scale: Any, n_targets: int, n_sources: int) -> tuple[np.ndarray, np.ndarray]:

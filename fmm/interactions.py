@@ -4,25 +4,16 @@ Each of these functions makes a plan for one use; where points stay or only move
 (`fmm.FMM`) yourself and use it again.
 """
 
-import warnings
 from typing import Any
 
 import numpy as np
 
-from fmm import energies
-from fmm.exclusions import EPSILON, Exclusions, norms, rounding
 from fmm.plan import FMM
 from multipoles import checks, indexing
 from multipoles.interactions import check_total_order
-from multipoles.radial import Coulomb, Kernel, kernel_object
+from multipoles.radial import Coulomb, Kernel
 
 _COULOMB = Coulomb()
-# the least tolerance that a plan takes, and how many plans a tolerance may need
-_LEAST = 1e-14
-_TRIES = 3
-# of the tolerance: what the error that a plan measured, at few targets, may be
-_ENOUGH = 0.5
-_TINY = float(np.finfo(np.float64).tiny)
 
 
 def field(
@@ -75,11 +66,12 @@ def field(
     if targets is None:
         raise TypeError("targets: expected points of shape (n, 3), got None")
     source_order, channels = _layout(moments, sources)
-    batches = target_batch, source_batch
-    made = targets, sources, tolerance, source_order, order, batches, channels, kernel
-    if pair_scale is not None:
-        return _ScaledPlan(*made, pair_scale).field(moments)
-    return _plan(*made).field(moments)
+    plan = FMM(
+        sources, None if targets is sources else targets, tolerance, source_order, order,
+        target_batch=target_batch, source_batch=source_batch, channels=max(channels, 1),
+        kernel=kernel, pair_scale=pair_scale,
+    )  # fmt: skip
+    return plan.field(moments)
 
 
 def energy(
@@ -129,9 +121,8 @@ def energy(
     relative error of the energy itself is promised: where terms cancel, as with charges of random
     sign, it is larger than that of the field.
     """
-    return energies.energy_of(
-        _site_plan(positions, moments, kernel, pair_scale, batch, tolerance, extra=0), moments
-    )
+    plan = _site_plan(positions, moments, kernel, pair_scale, batch, tolerance, extra=0)
+    return plan.energy(moments)
 
 
 def energy_forces(
@@ -168,9 +159,8 @@ def energy_forces(
     TypeError, ValueError
         See `energy`.
     """
-    return energies.energy_forces_of(
-        _site_plan(positions, moments, kernel, pair_scale, batch, tolerance, extra=1), moments
-    )
+    plan = _site_plan(positions, moments, kernel, pair_scale, batch, tolerance, extra=1)
+    return plan.energy_forces(moments)
 
 
 def torques(
@@ -202,9 +192,8 @@ def torques(
     TypeError, ValueError
         See `energy`.
     """
-    return energies.torques_of(
-        _site_plan(positions, moments, kernel, pair_scale, batch, tolerance, extra=0), moments
-    )
+    plan = _site_plan(positions, moments, kernel, pair_scale, batch, tolerance, extra=0)
+    return plan.torques(moments)
 
 
 # --- plans for one use ----------------------------------------------------------------------------
@@ -222,108 +211,11 @@ def _layout(moments: Any, sources: Any) -> tuple[int, int]:
     return order, packed.shape[1]
 
 
-def _plan(targets, sources, tolerance, source_order, order, batches, channels, kernel) -> FMM:
-    return FMM(
-        sources, None if targets is sources else targets, tolerance, source_order, order,
-        target_batch=batches[0], source_batch=batches[1], channels=max(channels, 1), kernel=kernel,
-    )  # fmt: skip
-
-
-def _site_plan(
-    positions, moments, kernel, pair_scale, batch, tolerance, extra
-) -> energies.SitePlan:
-    """Return a plan for sites, made from the checked arguments of `energy`."""
-    if checks.on_device(positions) or checks.on_device(moments):
-        if pair_scale is not None:
-            raise TypeError("pair_scale: expected none with arrays on a GPU; use multipoles.energy")
-        order, channels = _layout(moments, positions)
-        layout = order, order + extra, (batch, batch), channels, kernel
-        return _plan(positions, positions, tolerance, *layout)
-    x = checks.points(positions, "positions")
-    packed, order, _ = checks.moments(moments, len(x))
+def _site_plan(positions, moments, kernel, pair_scale, batch, tolerance, extra) -> FMM:
+    """Return a plan for sites, made from the arguments of `energy`."""
+    order, channels = _layout(moments, positions)
     check_total_order(order, order + extra)
-    index = checks.batch_index(batch, len(x), "batch")
-    made = x, x, tolerance, order, order + extra, (index, index), packed.shape[1], kernel
-    return _plan(*made) if pair_scale is None else _ScaledPlan(*made, pair_scale)
-
-
-class _ScaledPlan:
-    """A plan in which listed pairs count by their factors.
-
-    A plan keeps its tolerance against the field of all pairs. That may be larger than what
-    remains: the plan behind is then made anew, with a tolerance as much smaller.
-    """
-
-    def __init__(
-        self, targets, sources, tolerance, source_order, order, batches, channels, kernel,
-        pair_scale,
-    ) -> None:  # fmt: skip
-        s = checks.points(sources, "sources")
-        x = s if targets is sources else checks.points(targets, "targets")
-        if x is s and batches[0] is None:
-            batches = batches[1], batches[1]
-        batches = checks.batches(batches[0], batches[1], len(x), len(s))
-        self._exclusions = Exclusions.made(pair_scale, x, s, batches)
-        self._dtype = checks.common_dtype(x, s)
-        # pairs leave the sum by subtraction: it is taken in float64
-        s64 = s.astype(np.float64, copy=False)
-        x64 = s64 if x is s else x.astype(np.float64, copy=False)
-        self._points, self._kernel = (x64, s64), kernel_object(kernel)
-        self._order = order
-        self._laid_out = source_order, order, batches, channels, self._kernel
-        self._plan = _plan(*self._points, tolerance, *self._laid_out)
-        self._tolerance = self._plan.tolerance
-
-    @property
-    def n_sources(self) -> int:
-        """Number of sources."""
-        return self._plan.n_sources
-
-    @property
-    def n_targets(self) -> int:
-        """Number of targets."""
-        return self._plan.n_targets
-
-    def field(self, moments: Any, order: int | None = None) -> np.ndarray:
-        """Return the field like `FMM.field`."""
-        order = self._order if order is None else order
-        packed, _, had_channels = checks.moments(moments, self.n_sources)
-        wide = packed.astype(np.float64, copy=False)
-        if self._exclusions is None:
-            result = self._plan.field(wide, order)
-        else:
-            correction = self._exclusions.field(*self._points, wide, order, self._kernel)
-            result = self._corrected(wide, order, correction)
-        result = result.astype(np.result_type(self._dtype, packed.dtype), copy=False)
-        return result if had_channels else result[:, 0, :]
-
-    def _corrected(self, moments: np.ndarray, order: int, correction: np.ndarray) -> np.ndarray:
-        """Return the field of all pairs and the correction, to the tolerance against their sum."""
-        for _ in range(_TRIES):
-            found = self._plan.field(moments, order)
-            result = found + correction
-            lost = rounding(correction, result)
-            # the error against all is this much larger against what remains
-            before = norms(found)
-            excess = before / np.maximum(norms(result), EPSILON * before + _TINY)
-            missed = excess * self._plan.report().errors
-            # nothing makes good what is lost in rounding
-            enough = np.maximum(_ENOUGH * self._tolerance, lost)
-            closer = max(float(np.min(enough / np.maximum(excess, 1))), _LEAST)
-            again = np.any((excess > 1) & (missed > enough))
-            if not again or closer >= self._plan.tolerance:
-                break
-            self._plan = _plan(*self._points, closer, *self._laid_out)
-        self._warn_if_missed(np.fmax(lost, missed), excess)
-        return result
-
-    def _warn_if_missed(self, errors: np.ndarray, excess: np.ndarray) -> None:
-        worst = int(np.argmax(errors))
-        if errors[worst] > self._tolerance:
-            warnings.warn(
-                f"the tolerance {self._tolerance:g} was missed at order {worst} of the field: "
-                f"without scaled pairs it is {excess[worst]:.1e} times what remains, which has a "
-                f"relative error of about {errors[worst]:.1e}",
-                RuntimeWarning,
-                stacklevel=5,
-            )
+    return FMM(
+        positions, None, tolerance, order, order + extra, source_batch=batch,
+        channels=max(channels, 1), kernel=kernel, pair_scale=pair_scale,
+    )  # fmt: skip

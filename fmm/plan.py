@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmm import scaling
+from fmm import energies, scaling
 from fmm.cost import Work, expected_work
 from fmm.evaluation import Evaluation, Setting
+from fmm.exclusions import Exclusions
 from fmm.geometry import Batches
 from fmm.report import Report
 from fmm.steps_cpu import HostSteps
@@ -78,6 +79,10 @@ class FMM:
     each : str or collection of str
         ``"system"``, ``"channel"`` or both: the tolerance holds for every system, or channel, by
         itself. Default: for all targets and channels together. Not on a GPU.
+    pair_scale : tuple (pairs, factors), optional
+        Pairs (P, 2) whose interaction is multiplied by a factor (P,), each given once: unordered
+        pairs of sites if the targets are the sources, else (target, source). They are taken off
+        the sum of all in float64, and the tolerance is that of what remains. Not on a GPU.
 
     Raises
     ------
@@ -107,6 +112,7 @@ class FMM:
         leaf_size: int | None = None,
         kernel: Kernel = _COULOMB,
         each: str | Collection[str] = (),
+        pair_scale: Any = None,
     ) -> None:
         self.tolerance = _tolerance(tolerance)
         self.source_order = checks.order(source_order, "source_order", maximum=MAX_TOTAL_ORDER)
@@ -121,6 +127,9 @@ class FMM:
         self._has_targets = targets is not None and targets is not sources
         x, s, batches = self._steps.points(sources, targets, source_batch, target_batch)
         self.dtype = checks.common_dtype(x, s)
+        if pair_scale is not None and self._steps.device:
+            raise ValueError("pair_scale: expected none for points on a GPU")
+        self._exclusions = Exclusions.made(pair_scale, x, s, batches)
         start = perf_counter()
         self._arrange(x, s, batches)
         self._plan_seconds = perf_counter() - start
@@ -183,6 +192,7 @@ class FMM:
             (x_batch, s_batch), work, leaf_size = self._choice
             other._choice = Choice((s_batch, x_batch), work, leaf_size)
             other.source_order, other.order = self.order, self.source_order
+            other._exclusions = self._exclusions and self._exclusions.transposed
             other._forget()
             other._transposed = self
             other._report = other._blank()
@@ -224,6 +234,43 @@ class FMM:
         if self._report.warning:
             warnings.warn(self._report.warning, RuntimeWarning, stacklevel=2)
         return self._steps.give(out, had_channels)
+
+    def energy(self, moments: Any) -> float:
+        """Return the energy of the moments of sites, targets being sources, see `fmm.energy`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            See `field`; ValueError also if the plan has targets of their own.
+        """
+        self._check_sites()
+        return energies.energy_of(self, moments)
+
+    def energy_forces(self, moments: Any) -> tuple[float, np.ndarray, np.ndarray]:
+        """Return energy, forces and the gradient by the moments, see `fmm.energy_forces`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            See `energy`.
+        """
+        self._check_sites()
+        return energies.energy_forces_of(self, moments)
+
+    def torques(self, moments: Any) -> np.ndarray:
+        """Return the torque on each site, see `fmm.torques`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            See `energy`.
+        """
+        self._check_sites()
+        return energies.torques_of(self, moments)
+
+    def _check_sites(self) -> None:
+        if self._has_targets:
+            raise ValueError("expected a plan whose targets are its sources, got one of both")
 
     def _field(self, moments: Any, source_order: int, order: int, dtype: np.dtype) -> Any:
         steps = self._steps
@@ -304,6 +351,8 @@ class FMM:
             )
         _same_place(self._steps, sources, targets)
         given = source_batch is not None or target_batch is not None
+        if given and self._exclusions is not None:
+            raise ValueError("expected no batches: the plan's scaled pairs belong to its systems")
         x, s, batches = self._steps.points(sources, targets, source_batch, target_batch)
         sizes = x.shape[0], s.shape[0]
         if not given:

@@ -60,6 +60,8 @@ class Probe:
         ``"system"``, ``"channel"``: what counts for itself.
     thorough : bool
         Whether to look at many targets at once.
+    correction : ndarray, optional
+        What scaled pairs change, in `near` and to be added to the exact field, in tree order.
     """
 
     def __init__(
@@ -73,10 +75,11 @@ class Probe:
         where: Callable[[np.ndarray], Where] | None = None,
         each: Collection[str] = (),
         thorough: bool = False,
+        correction: np.ndarray | None = None,
     ) -> None:
         self._geometry, self._moments, self._near, self._order = geometry, moments, near, order
         self._kernel, self._reach = kernel, reach
-        self._per_channel = "channel" in each
+        self._per_channel, self._correction = "channel" in each, correction
         self.enlarged = thorough
         self.groups = _systems(geometry) if "system" in each else _everything(geometry)
         # in units of their own, squares neither overflow nor vanish
@@ -128,7 +131,8 @@ class Probe:
     @cached_property
     def exact(self) -> np.ndarray:
         """The whole field at `places`, in float64."""
-        return self._sum(self.places)
+        found = self._sum(self.places)
+        return found if self._correction is None else found + self._correction[self.places]
 
     def norms(self) -> np.ndarray:
         """Return the root mean square of the whole field, roughly; see `squares` for the shape.
@@ -191,6 +195,8 @@ class Probe:
             chosen = self._draws[(self._group == group) & self._even]
             chosen = np.unique(chosen)[:: max(1, len(chosen) // _FEW)]
             out[group, :, 0] = self._terms_at(self.places[chosen]) / self.units
+        if self._correction is not None:
+            out = np.hypot(out, np.sqrt(self.squares(self._correction).sum(axis=2, keepdims=True)))
         return out
 
     # --- drawing ----------------------------------------------------------------------------------
