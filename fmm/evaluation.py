@@ -78,7 +78,7 @@ class Evaluation:
         )  # fmt: skip
         # a field of nothing tells nothing about others
         self._is_void = False
-        self._correction = None
+        self._correction: np.ndarray | None = None
         if plan._exclusions is not None:
             points = plan._geometry.unsorted()
             self._correction = plan._exclusions.field(*points, moments, order, kernel)
@@ -140,13 +140,15 @@ class Evaluation:
             moments = steps.order(setting.geometry, self.moments, dtype)
         with self.report.timed("near field"):
             near = steps.near(setting.geometry, moments, self.order, self.kernel, self.reach)
-            if self._correction is not None:
-                near += self._corrected(setting.geometry)
+            correction = self._corrected(setting.geometry)
+            if correction is not None:
+                near += correction
         return moments, near
 
-    def _corrected(self, geometry: Any) -> np.ndarray:
-        """Return what scaled pairs change, in the order of the tree."""
-        return self._correction[geometry.tree.target_order]
+    def _corrected(self, geometry: Any) -> np.ndarray | None:
+        """Return what scaled pairs change, in the order of the tree; None without any."""
+        found = self._correction
+        return None if found is None else found[geometry.tree.target_order]
 
     def _probe(self, setting: Setting, moments: Any, near: Any, held: Any) -> Any:
         """Return targets drawn by where errors are expected."""
@@ -160,7 +162,7 @@ class Evaluation:
             geometry, moments, near, self.order, self.kernel, self.reach,
             None if held is None else where, self.plan.each,
             setting.signs is None and max(degrees) >= HIGH,
-            None if self._correction is None else self._corrected(geometry),
+            self._corrected(geometry),
         )  # fmt: skip
 
     def _needs_digits(self, probe: Any, near: Any, norms: np.ndarray) -> bool:
@@ -182,8 +184,8 @@ class Evaluation:
                     return Setting(self.plan._geometry, narrow=self._may_be_narrow)
                 setting = replace(setting, signs=signs)
             nothing = np.zeros_like(norms)
-            errors = probe.errors(near) if setting.narrow else (nothing, nothing)
-            verdict = Verdict(*errors, norms, probe.terms(), self.tolerance)
+            errors, bounds = probe.errors(near) if setting.narrow else (nothing, nothing)
+            verdict = Verdict(errors, bounds, norms, probe.terms(), self.tolerance)
         if setting.narrow and not verdict.kept:
             return replace(setting, narrow=False)
         self.report.measured(verdict, probe.size if setting.narrow else 0)
@@ -265,7 +267,8 @@ class Evaluation:
             return self.steps.total(near, local, self.order)
 
     def _verdict(self, probe: Any, out: Any, terms: np.ndarray) -> Verdict:
-        return Verdict(*probe.errors(out), np.sqrt(probe.squares(out)), terms, self.tolerance)
+        errors, bounds = probe.errors(out)
+        return Verdict(errors, bounds, np.sqrt(probe.squares(out)), terms, self.tolerance)
 
     def _raised(self, setting: Setting, worst: float, helped: bool) -> Setting | None:
         """Return higher degrees, or None if there are none or they cost more than a direct sum."""

@@ -69,7 +69,8 @@ class Held:
         shares = np.where(norms > 0, norms, np.inf)
         gains = (gains / (shares**2)[:, None, None, None]).sum(axis=0)
         degree = max(degrees)
-        return Where(*leaf_errors(geometry, self._of(geometry), gains, degree), degree)
+        leaves, errors = leaf_errors(geometry, self._of(geometry), gains, degree)
+        return Where(leaves, errors, degree)
 
     def _of(self, geometry: Geometry) -> np.ndarray:
         if geometry not in self._powers:
@@ -163,7 +164,9 @@ def pair_weights(geometry: Geometry, powers: np.ndarray) -> np.ndarray:
     return out / max(len(geometry.targets), 1)
 
 
-def leaf_errors(geometry: Geometry, powers: np.ndarray, gains: np.ndarray, degree: int):
+def leaf_errors(
+    geometry: Geometry, powers: np.ndarray, gains: np.ndarray, degree: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the leaves with targets, ascending, and the mean square error of a target in each.
 
     Parameters

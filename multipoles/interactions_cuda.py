@@ -57,7 +57,7 @@ def energy_forces(
     order = indexing.order_of(packed.shape[2])
     check_total_order(order, order + 1)
     phi = _site_field(space, x, packed, order + 1, kernel, pair_scale, batch)
-    return _per_sites(space, packed, phi, had_channels)
+    return _per_sites(space, packed, phi, tuple(view(moments).shape))
 
 
 def energy_forces_of_field(moments: Any, field: Any) -> tuple[float, Any, Any]:
@@ -72,16 +72,16 @@ def energy_forces_of_field(moments: Any, field: Any) -> tuple[float, Any, Any]:
     """
     space = space_of(field)
     seen, phi = view(moments), view(field)
-    had_channels = len(seen.shape) == 3
-    if not had_channels:
+    shape = tuple(seen.shape)
+    if len(shape) < 3:
         width = seen.shape[1] if len(seen.shape) == 2 else 1
         seen = seen.reshape(seen.shape[0], 1, width)
         phi = phi.reshape(phi.shape[0], 1, phi.shape[1])
-    return _per_sites(space, seen, phi, had_channels)
+    return _per_sites(space, seen, phi, shape)
 
 
-def _per_sites(space: Space, packed: Any, phi: Any, had_channels: bool) -> tuple[float, Any, Any]:
-    """Return energy, forces and gradient by the moments, from moments and field with channels."""
+def _per_sites(space: Space, packed: Any, phi: Any, shape: tuple) -> tuple[float, Any, Any]:
+    """Return energy, forces and gradient by the moments, the last in the shape they came in."""
     n, channels, n_in = packed.shape
     order = indexing.order_of(n_in)
     dtype = np.dtype(packed.dtype)
@@ -96,7 +96,7 @@ def _per_sites(space: Space, packed: Any, phi: Any, had_channels: bool) -> tuple
         n_in, phi.shape[2], raised, forces.reshape(-1), gradients.reshape(-1), energies,
     )  # fmt: skip
     total = float(space.download(_sum(space, energies))[0])
-    return total, space.give(forces), space.give(gradients.reshape(*view(moments).shape))
+    return total, space.give(forces), space.give(gradients.reshape(*shape))
 
 
 # --- checks ---------------------------------------------------------------------------------------
