@@ -78,6 +78,8 @@ class Evaluation:
         )  # fmt: skip
         # a field of nothing tells nothing about others
         self._is_void = False
+        # once for a set of moments
+        self._is_chosen = False
         self._correction: np.ndarray | None = None
         if plan._exclusions is not None:
             points = plan._geometry.unsorted()
@@ -127,10 +129,10 @@ class Evaluation:
                 return replace(setting, narrow=False)
             floor = Verdict(norms, norms, norms, terms, self.tolerance).rounding / self.tolerance
             chosen = self._chosen(setting, held, probe.overall(np.maximum(norms, floor)))
+            if chosen.geometry is not geometry:
+                return chosen
             if chosen is not setting and max(chosen.degrees) >= HIGH:
                 probe.enlarge()
-        if chosen.geometry is not geometry:
-            return chosen
         return self._converged(chosen, near, harmonic, probe, terms)
 
     def _near(self, setting: Setting) -> tuple[Any, Any]:
@@ -180,7 +182,7 @@ class Evaluation:
                 # expansions could not do it: with other moments they may
                 held = self._held(setting, moments)
                 signs = _signs(held, probe.overall(norms))
-                if setting.signs is not None and not _alike(signs, setting.signs):
+                if not (setting.signs is None or _alike(signs, setting.signs)):
                     return Setting(self.plan._geometry, narrow=self._may_be_narrow)
                 setting = replace(setting, signs=signs)
             nothing = np.zeros_like(norms)
@@ -200,8 +202,11 @@ class Evaluation:
     def _chosen(self, setting: Setting, held: Any, norms: np.ndarray) -> Setting:
         """Return the setting with the degrees, and perhaps the leaves, that cost least."""
         signs = _signs(held, norms)
+        if setting.degrees and self._is_chosen:
+            return setting
         if setting.degrees and setting.signs is not None and _alike(signs, setting.signs):
             return setting
+        self._is_chosen = True
         plan, geometry = self.plan, self.plan._geometry
         limits = accuracy.share(self.source_order + self.order) * self.tolerance * norms
         weights = held.weights(geometry)
@@ -212,7 +217,7 @@ class Evaluation:
                     geometry, weights, limits, self.work, held.weights
                 )
             if choice.seconds(geometry, self.work, degrees) > self._direct_seconds:
-                geometry = geometry.direct()
+                return Setting(geometry.direct(), narrow=setting.narrow)
         single = self.work.single and self.source_order * len(geometry.edges) <= _BITS
         narrow = setting.narrow
         return Setting(geometry, degrees, single, narrow, signs)
