@@ -16,8 +16,9 @@ from multipoles.interactions import energy_forces_arrays, field_arrays, forces_o
 from multipoles.neighbours import Neighbours, PairList, Slots
 from multipoles.radial import Kernel
 
-# spreads of exponents that one sum in float64 bears: of chains, and of moments
-_CHAIN_SPREAD, _MOMENT_SPREAD = 800, 300
+# spreads of exponents that one sum in float64 bears: of chains, of moments, and of distances, since
+# kernels have powers of lengths of their own
+_CHAIN_SPREAD, _MOMENT_SPREAD, _LENGTH_SPREAD = 800, 300, 200
 # as many pairs are looked at together
 _PAIRS = 2**20
 
@@ -101,7 +102,7 @@ def _sum_by_classes(rows, out, x, s, moments, kernel, neighbours, less) -> None:
     """Write the field at some targets, summed class by class of pairs."""
     order = indexing.order_of(out.shape[2])
     top = order + indexing.order_of(moments.shape[2])
-    width = max(2, int(_CHAIN_SPREAD / (2 * top + kernel.power)))
+    width = max(2, min(_LENGTH_SPREAD, int(_CHAIN_SPREAD / (2 * top + kernel.power))))
     listed = isinstance(neighbours, PairList)
     step = len(rows) if listed else max(1, _PAIRS // len(s))
     for first in range(0, len(rows), max(step, 1)):

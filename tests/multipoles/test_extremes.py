@@ -207,6 +207,22 @@ def test_batches_pairs_and_channels_of_any_scale(rng):
     np.testing.assert_allclose(found, expected, rtol=1e-13)
 
 
+@pytest.mark.parametrize("size", [1e-200, 1e-60, 1e90])
+def test_cutoffs_of_any_size(rng, size):
+    """Pairs inside a cutoff beside others that are far outside."""
+    x, q = size * rng.standard_normal((6, 3)) / 3, rng.standard_normal(6)
+    kernel = mp.ReactionField(1.0)
+    expected = mp.field(x / size, x / size, q, 0, kernel)[:, 0] / size
+    rest = np.array([[1.0, 0, 0], [1e120, 0, 0], [0, 1e-220, 1e150]])
+    everyone, all_q = np.concatenate([x, rest]), np.append(q, [1.0, 1.0, 0.0])
+    found = mp.field(everyone, everyone, all_q, 0, mp.ReactionField(size))[:, 0]
+    if size < 1:
+        np.testing.assert_allclose(found[:6], expected, rtol=1e-10)
+        assert not found[6:8].any()
+    found = mp.field(x, x, q, 0, mp.ReactionField(size))[:, 0]
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
 def test_huge_coordinates():
     x = np.array([[1.7e308, 0, 0], [-1.7e308, 0, 0], [0, 1e200, 0]])
     charges = np.array([1e300, 2e300, 4.0])
@@ -218,20 +234,15 @@ def test_huge_coordinates():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("order", [0, 1, 2, 3])
-@pytest.mark.parametrize("length", [-60, -25, 25, 60])
-def test_energies_in_other_units(rng, dtype, order, length):
-    if dtype == np.float64:
-        length *= 6
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_energies_in_other_units(rng, dtype, order, sign):
+    # as far as moments are numbers of the dtype; forces stay as they are
+    moment = length = sign * (60, 40, 25, 20)[order] * (6 if dtype == np.float64 else 1)
     x = rng.standard_normal((6, 3)).astype(dtype)
     moments = rng.standard_normal((6, mp.n_components(order))).astype(dtype)
     scale = ([[0, 1], [2, 5]], [0.0, 0.5])
-    # where neither forces nor gradients leave the range
-    moment = length
-    points, values = scaling.scale_points(x, length), scaling.scale_moments(moments, 0, 0)
-    with np.errstate(over="ignore"):
-        values = scaling.scale_moments(values, length, moment).astype(dtype)
-    if not (np.isfinite(values).all() and (values != 0).all()):
-        pytest.skip("moments that are no numbers of the dtype")
+    points, values = scaling.scale_points(x, length), scaling.scale_moments(moments, length, moment)
+    assert values.dtype == dtype and np.isfinite(values).all() and (values != 0).all()
     total, forces, gradients = mp.energy_forces(x, moments, pair_scale=scale)
     found = mp.energy_forces(points, values, pair_scale=scale)
     close = {"rtol": 1e-4 if dtype == np.float32 else 1e-11}
