@@ -90,7 +90,7 @@ def test_close_targets():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_ordinary_input_takes_the_loops_as_it_is(rng, dtype, monkeypatch):
-    monkeypatch.setattr(extremes, "_field", None)
+    monkeypatch.setattr(extremes, "_parts", None)
     x = (10 * rng.standard_normal((30, 3))).astype(dtype)
     x[0], x[1, 0] = 0.0, 1e-17  # as rotations leave them
     for K, order in ((0, 1), (1, 2), (2, 2)):
@@ -159,18 +159,20 @@ def test_moments_at_the_ends_of_the_range():
         assert_exact(mp.field(x, x, moments, 1), x, x, moments)
 
 
+def extremes_of(rng, case, width):
+    """Draw scales of points, gaps and moments over all decades of the dtype."""
+    dtype, top, n = (np.float32, np.float64)[case % 2], (37, 306)[case % 2], rng.integers(2, 6)
+    each = rng.uniform(-top, top, (n, 1)) if case % 3 else rng.uniform(-top, top)
+    x = (rng.standard_normal((n, 3)) * 10.0**each).astype(dtype)
+    if case % 5 == 0:
+        x[0], x[1] = 0, x[1] * 10.0 ** rng.uniform(-top, 0)
+    each = rng.uniform(-top, top, (n, 1)) if case % 7 else rng.uniform(-top, top)
+    return x, (rng.standard_normal((n, width)) * 10.0**each).astype(dtype)
+
+
 def test_random_extremes(rng):
-    """Scales of points, gaps, moments drawn over all decades of the dtype."""
     for case in range(120):
-        dtype = (np.float32, np.float64)[case % 2]
-        top, n, width = (37, 306)[case % 2], rng.integers(2, 6), rng.choice([1, 4])
-        with np.errstate(all="ignore"):
-            each = rng.uniform(-top, top, (n, 1)) if case % 3 else rng.uniform(-top, top)
-            x = (rng.standard_normal((n, 3)) * 10.0**each).astype(dtype)
-            if case % 5 == 0:
-                x[0], x[1] = 0, x[1] * 10.0 ** rng.uniform(-top, 0)
-            each = rng.uniform(-top, top, (n, 1)) if case % 7 else rng.uniform(-top, top)
-            moments = (rng.standard_normal((n, width)) * 10.0**each).astype(dtype)
+        x, moments = extremes_of(rng, case, rng.choice([1, 4]))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             found = mp.field(x, x[::-1].copy() if case % 4 else x, moments[::-1], 1)
@@ -271,3 +273,32 @@ def test_products_of_weak_moments_in_float32():
     moments[:, 0] = 1e-10
     _, forces, _ = mp.energy_forces(x, moments)
     np.testing.assert_allclose(forces[:, 0], [-1e-32, 1e-32], rtol=1e-6)
+
+
+@pytest.mark.parametrize("width", [1, 4])
+def test_random_extremes_of_energies(rng, width):
+    """Products of moments and fields are right where either is no number; dipoles are zero."""
+    for case in range(80):
+        x, moments = extremes_of(rng, case, width)
+        moments[:, 0], moments[:, 1:] = np.abs(moments[:, 0]), 0
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            total, forces, _ = mp.energy_forces(x, moments)
+            assert mp.energy(x, moments) == pytest.approx(total, rel=1e-5)
+        exact, sizes = exact_field(x, x, moments[:, :1])
+        info = np.finfo(x.dtype)
+        eps, least = 20 * float(info.eps), 4 * mpmath.mpf(float(info.smallest_subnormal))
+        with mpmath.workdps(60):
+            charges = [mpmath.mpf(float(q)) for q in moments[:, 0]]
+            wanted = sum(q * phi for q, phi in zip(charges, exact[:, 0], strict=True)) / 2
+            if wanted < 1e308:
+                assert abs(mpmath.mpf(total) - wanted) <= eps * wanted + mpmath.mpf("1e-322")
+            else:
+                assert caught
+            for i, axis in np.ndindex(len(x), 3):
+                size = charges[i] * max(sizes[i, 1:])
+                if size < float(info.max) / 4:
+                    error = mpmath.mpf(float(forces[i, axis])) + charges[i] * exact[i, 1 + axis]
+                    assert abs(error) <= eps * size + least
+                else:
+                    assert caught or np.isfinite(forces[i, axis])
