@@ -209,6 +209,22 @@ def test_batches_pairs_and_channels_of_any_scale(rng):
     np.testing.assert_allclose(found, expected, rtol=1e-13)
 
 
+@pytest.mark.parametrize("size", [1e-300, 1e-160, 1e-40, 1e40, 1e160])
+def test_kernels_beside_points_of_any_size(size):
+    """Two charges at r = size: the potential is f(r) as the definition has it."""
+    x = np.array([[0, 0, 0], [size, 0, 0]])
+    root = 2 / np.sqrt(np.pi)
+    for kernel, near, far in (
+        (mp.Erf(1.0), root, 1 / size),
+        (mp.Erfc(1.0), 1 / size, 0.0),
+        (mp.Yukawa(1.0), 1 / size, 0.0),
+        (mp.Softened(1.0, 3), 15 / 8, 1 / size),
+        (mp.ReactionField(1.0), 1 / size, 0.0),
+    ):
+        found = mp.field(x, x, np.ones(2), 0, kernel)[:, 0]
+        np.testing.assert_allclose(found, near if size < 1 else far, rtol=1e-13)
+
+
 @pytest.mark.parametrize("size", [1e-200, 1e-60, 1e90])
 def test_cutoffs_of_any_size(rng, size):
     """Pairs inside a cutoff beside others that are far outside."""
