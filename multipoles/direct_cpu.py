@@ -58,7 +58,8 @@ def _screen_near_lanes(parameters, r2, last, chain):
         return
     for lane in range(lanes):
         distance2 = np.float64(lane_of(r2, lane))
-        if 0.0 < distance2 * square_alpha <= point_like:
+        # a product that underflows is near too
+        if distance2 > 0.0 and distance2 * square_alpha <= point_like:
             _chains.chain_of_one(_chains.ERF, distance2, parameters, last, chain, lane, lanes)
             for n in range(1, last + 1, 2):
                 chain[n * lanes + lane] = -chain[n * lanes + lane]

@@ -8,16 +8,18 @@ separation and sources of about one strength, and has units of its own.
 
 import warnings
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from multipoles import indexing, scaling
-from multipoles.interactions import energy_forces_arrays, field_arrays, forces_of, half_product
+from multipoles.interactions import energy_forces_arrays, field_arrays
 from multipoles.neighbours import Neighbours, PairList, Slots
 from multipoles.radial import Kernel
 
-# spreads of exponents that one sum in float64 bears: of chains, and of moments
-_CHAIN_SPREAD, _MOMENT_SPREAD = 800, 300
+# spreads of exponents that one sum in float64 bears: of chains, of moments, and of distances, since
+# kernels have powers of lengths of their own
+_CHAIN_SPREAD, _MOMENT_SPREAD, _LENGTH_SPREAD = 800, 300, 200
 # as many pairs are looked at together
 _PAIRS = 2**20
 
@@ -46,14 +48,34 @@ def field(
         If values of the result are beyond the dtype.
     """
     x64, s64, values = (a.astype(np.float64, copy=False) for a in (x, s, moments))
+    given = _Sum(x64, s64, values, order, kernel, neighbours)
     bad = np.arange(len(x)) if found is None else np.flatnonzero(_unfinished(found))
     if found is not None and 8 * len(bad) <= len(x):
-        out = found.astype(np.float64)
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            _sum_by_classes(bad, out, x64, s64, values, kernel, neighbours, None)
+        out, parts = found.astype(np.float64), _by_classes(given, bad)
+        out[bad] = 0.0
     else:
-        out = _field(x64, s64, values, order, kernel, neighbours, None)
+        out = np.zeros((len(x), moments.shape[1], indexing.n_components(order)))
+        parts = _parts(given)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        for rows, channels, phi, length, moment in parts:
+            out[rows, channels] += scaling.unscale_field(phi, length, moment)
     return _narrow(out, x.dtype, "field")
+
+
+class _Sum(NamedTuple):
+    """What is to be summed, in float64; `less` holds pairs whose weight is to be added to one."""
+
+    x: np.ndarray
+    s: np.ndarray
+    moments: np.ndarray
+    order: int
+    kernel: Kernel
+    neighbours: Neighbours
+    less: PairList | None = None
+
+
+# targets, channels, their field in scaled units, and the exponents of length and moment
+_Part = tuple[np.ndarray, slice, np.ndarray, int, int]
 
 
 def _unfinished(phi: np.ndarray) -> np.ndarray:
@@ -61,26 +83,24 @@ def _unfinished(phi: np.ndarray) -> np.ndarray:
     return ~np.isfinite(phi).all(axis=(1, 2))
 
 
-def _field(x, s, moments, order, kernel, neighbours, less) -> np.ndarray:
-    """Return the field in float64; `less` holds pairs whose weight is to be added to one."""
-    out = np.zeros((len(x), moments.shape[1], indexing.n_components(order)))
+def _parts(given: _Sum) -> Iterator[_Part]:
+    """Yield the terms of a sum: most targets in one unit, the rest by classes of pairs."""
+    x, s, moments, order, kernel, neighbours, less = given
     length, moment, uneven = _units(x, s, moments)
     if moment is None:
-        return out
+        return
     bad = np.full(len(x), uneven)
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        if not uneven:
-            points = scaling.scale_points(x, length)
-            origins = points if s is x else scaling.scale_points(s, length)
-            values = scaling.scale_moments(moments, length, moment)
-            bad |= scaling.close_targets(x, s, length)
-            scaled = kernel.scaled(2.0**length)
-            for part in (neighbours,) if less is None else (neighbours, less):
-                out += field_arrays(points, origins, values, order, scaled, part)
-            bad |= _unfinished(out)
-            out = scaling.unscale_field(out, length, moment)
-        _sum_by_classes(np.flatnonzero(bad), out, x, s, moments, kernel, neighbours, less)
-    return out
+    if not uneven:
+        points = scaling.scale_points(x, length)
+        origins = points if s is x else scaling.scale_points(s, length)
+        values = scaling.scale_moments(moments, length, moment)
+        scaled = kernel.scaled(2.0**length)
+        phi = field_arrays(points, origins, values, order, scaled, neighbours)
+        if less is not None:
+            phi += field_arrays(points, origins, values, order, scaled, less)
+        bad = scaling.close_targets(x, s, length) | _unfinished(phi)
+        yield np.flatnonzero(~bad), slice(None), phi[~bad], length, moment
+    yield from _by_classes(given, np.flatnonzero(bad))
 
 
 def _units(x, s, moments) -> tuple[int, int | None, bool]:
@@ -97,28 +117,24 @@ def _units(x, s, moments) -> tuple[int, int | None, bool]:
     return length, -greatest, greatest - int(strengths.min()) > _MOMENT_SPREAD
 
 
-def _sum_by_classes(rows, out, x, s, moments, kernel, neighbours, less) -> None:
-    """Write the field at some targets, summed class by class of pairs."""
-    order = indexing.order_of(out.shape[2])
+def _by_classes(given: _Sum, rows: np.ndarray) -> Iterator[_Part]:
+    """Yield the terms of a sum at some targets, class by class of pairs."""
+    x, s, moments, order, kernel, neighbours, less = given
     top = order + indexing.order_of(moments.shape[2])
-    width = max(2, int(_CHAIN_SPREAD / (2 * top + kernel.power)))
-    listed = isinstance(neighbours, PairList)
-    step = len(rows) if listed else max(1, _PAIRS // len(s))
+    width = max(2, min(_LENGTH_SPREAD, int(_CHAIN_SPREAD / (2 * top + kernel.power))))
+    step = len(rows) if isinstance(neighbours, PairList) else _PAIRS // max(len(s), 1)
     for first in range(0, len(rows), max(step, 1)):
-        part = rows[first : first + step]
-        targets, phi = x[part], np.zeros((len(part), *out.shape[1:]))
+        part = rows[first : first + max(step, 1)]
         pairs, weights = _pairs_of(part, len(s), neighbours, less)
-        for those, length in _separations(targets, s, pairs, width):
-            points, origins = (scaling.scale_points(p, length) for p in (targets, s))
+        for those, length in _separations(x[part], s, pairs, width):
+            points, origins = (scaling.scale_points(p, length) for p in (x[part], s))
             scaled = kernel.scaled(2.0**length)
             for channel, chosen, moment in _bands(moments, length, pairs, those):
-                values = scaling.scale_moments(moments[:, channel, None], length, moment)
-                found = field_arrays(
-                    points, origins, values, order, scaled,
-                    PairList(pairs[chosen], len(part), len(s), weights[chosen]),
-                )  # fmt: skip
-                phi[:, channel] += scaling.unscale_field(found[:, 0], length, moment)
-        out[part] = phi
+                channels = slice(channel, channel + 1)
+                values = scaling.scale_moments(moments[:, channels], length, moment)
+                listed = PairList(pairs[chosen], len(part), len(s), weights[chosen])
+                phi = field_arrays(points, origins, values, order, scaled, listed)
+                yield part, channels, phi, length, moment
 
 
 def _pairs_of(rows, n_sources, neighbours, less) -> tuple[np.ndarray, np.ndarray]:
@@ -211,11 +227,23 @@ def _energy_forces(x, moments, kernel, neighbours, scaled, extra):
     less = None
     if scaled is not None:
         less = PairList(scaled.pairs, len(x), len(x), scaled.weights - 1.0)
-    phi = _field(x, x, moments, order + extra, kernel, neighbours, less)
-    gradients = np.ascontiguousarray(phi[..., : moments.shape[2]])
-    with np.errstate(over="ignore", invalid="ignore"):
-        forces = forces_of(moments, phi, order) if extra else np.zeros_like(x)
-        return half_product(moments, gradients), forces, gradients
+    given = _Sum(x, x, moments, order + extra, kernel, neighbours, less)
+    total, forces, gradients = 0.0, np.zeros_like(x), np.zeros_like(moments)
+    raised = indexing.sum_index(order, 1)[:, 1:]
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        for rows, channels, phi, length, moment in _parts(given):
+            own = phi[..., : moments.shape[2]]
+            gradients[rows, channels] += scaling.unscale_field(own, length, moment)
+            # products of scaled moments and scaled fields: either alone may be no number
+            lift = -scaling.strengths(moments[rows, channels], length).max(axis=-1)
+            exponents = lift[..., None] + length * indexing.orders(order)
+            values = np.ldexp(moments[rows, channels], exponents)
+            back = length - moment - lift
+            total += 0.5 * float(np.ldexp((values * own).sum(axis=-1), back).sum())
+            if extra:
+                steep = np.einsum("nck,ncka->nca", values, phi[..., raised])
+                forces[rows] -= np.ldexp(steep, (back + length)[..., None]).sum(axis=1)
+    return total, forces, gradients
 
 
 def _in_one_unit(x, moments, kernel, neighbours, scaled):

@@ -273,7 +273,12 @@ def energy(
     Raises
     ------
     TypeError, ValueError
-        If an argument has the wrong type, shape or range, or holds NaN or infinity.
+        See `field`.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the energy, or a term of it, is beyond the greatest float64.
     """
     if checks.on_device(positions) or checks.on_device(moments):
         return energy_forces(positions, moments, kernel, pair_scale, batch)[0]
@@ -285,7 +290,7 @@ def energy(
             phi = energy_forces_arrays(x, packed, kernel, neighbours, scaled)[2]
         else:
             phi = _site_field(x, packed, 0, kernel, neighbours, scaled)
-        total = half_product(packed, phi)
+        total = _half_product(packed, phi)
         if isfinite(total):
             return total
     from multipoles import extremes
@@ -324,7 +329,12 @@ def energy_forces(
     Raises
     ------
     TypeError, ValueError
-        See `energy`.
+        See `field`.
+
+    Warns
+    -----
+    RuntimeWarning
+        If values of the result are beyond the greatest number of their dtype.
     """
     if checks.on_device(positions) or checks.on_device(moments):
         from multipoles import interactions_cuda
@@ -378,13 +388,13 @@ def energy_forces_arrays(
     if not _is_two_sided(moments):
         phi = _site_field(positions, moments, 1, kernel, neighbours, scaled)
         gradients = np.ascontiguousarray(phi[..., : moments.shape[2]])
-        return half_product(moments, gradients), forces_of(moments, phi, order), gradients
+        return _half_product(moments, gradients), _forces(moments, phi, order), gradients
     forces, gradients = _two_sided(positions, moments, kernel, neighbours, scaled)
     if scaled is not None:
         phi = field_arrays(positions, positions, moments, order + 1, kernel, scaled)
-        forces += forces_of(moments, phi, order)
+        forces += _forces(moments, phi, order)
         gradients += phi[..., : moments.shape[2]]
-    return half_product(moments, gradients), forces, gradients
+    return _half_product(moments, gradients), forces, gradients
 
 
 def _sites(positions, moments, kernel, pair_scale, batch, extra):
@@ -428,12 +438,11 @@ def _site_field(x, moments, extra, kernel, neighbours, scaled) -> np.ndarray:
     return phi.astype(x.dtype)
 
 
-def half_product(moments: np.ndarray, phi: np.ndarray) -> float:
-    """Return the energy ½ Σ M Φ, summed in float64."""
+def _half_product(moments: np.ndarray, phi: np.ndarray) -> float:
     return 0.5 * float(np.einsum("nck,nck->", moments, phi, dtype=np.float64))
 
 
-def forces_of(moments: np.ndarray, phi: np.ndarray, order: int) -> np.ndarray:
+def _forces(moments: np.ndarray, phi: np.ndarray, order: int) -> np.ndarray:
     """Return -Σ_β M_β Φ_{β+e} for the three unit steps e."""
     raised = indexing.sum_index(order, 1)[:, 1:]
     return -np.einsum("nck,ncka->na", moments, phi[..., raised])

@@ -23,7 +23,7 @@ _LARGEST = 2.0**511
 # distances whose squares lose no digits
 _SQUARES_FROM, _SQUARES_TO = 2.0**-511, 2.0**511
 # the exponent to which greater and smaller distances are brought
-_FAR = 300
+_FAR = 100
 _TINY = 2.0**-1022
 
 
@@ -225,7 +225,7 @@ class Softened(Kernel):
         object.__setattr__(self, "terms", int(self.terms))
 
     def _scaled(self, factor: float) -> Kernel:
-        return Softened(self.cutoff * factor, self.terms)
+        return Softened(_reach(self.cutoff, factor), self.terms)
 
     def coulomb_beyond(self, tolerance: float, links: int) -> float:
         """Return the cutoff, whatever the tolerance."""
@@ -245,6 +245,11 @@ class Yukawa(Kernel):
     code: ClassVar[int] = _chains.YUKAWA
     kappa: float
 
+    @property
+    def parameters(self) -> tuple[float, ...]:
+        """The inverse length, with a square that is a number."""
+        return (_screening(self.kappa),)
+
     def _scaled(self, factor: float) -> Kernel:
         return Yukawa(_screening(self.kappa, factor))
 
@@ -262,6 +267,11 @@ class Erf(Kernel):
 
     code: ClassVar[int] = _chains.ERF
     alpha: float
+
+    @property
+    def parameters(self) -> tuple[float, ...]:
+        """The inverse length, with a square that is a number."""
+        return (_screening(self.alpha),)
 
     def _scaled(self, factor: float) -> Kernel:
         return Erf(_screening(self.alpha, factor))
@@ -283,6 +293,11 @@ class Erfc(Kernel):
 
     code: ClassVar[int] = _chains.ERFC
     alpha: float
+
+    @property
+    def parameters(self) -> tuple[float, ...]:
+        """The inverse length, with a square that is a number."""
+        return (_screening(self.alpha),)
 
     def _scaled(self, factor: float) -> Kernel:
         return Erfc(_screening(self.alpha, factor))
@@ -355,7 +370,7 @@ class ReactionField(Kernel):
         return (c, float(k), float(a_m), m, float(a_n), n, float(shift))
 
     def _scaled(self, factor: float) -> Kernel:
-        return ReactionField(self.cutoff * factor, self.eps, self.m, self.n)
+        return ReactionField(_reach(self.cutoff, factor), self.eps, self.m, self.n)
 
 
 @dataclass(frozen=True)
@@ -407,9 +422,14 @@ class _PowerInUnits(Kernel):
         return _PowerInUnits(self.p, self.unit * factor)
 
 
-def _screening(value: float, factor: float) -> float:
-    """Return an inverse length with lengths multiplied by `factor`."""
+def _screening(value: float, factor: float = 1.0) -> float:
+    """Return an inverse length with lengths multiplied by `factor`, no greater than matters."""
     return min(value / factor, _LARGEST)
+
+
+def _reach(cutoff: float, factor: float) -> float:
+    """Return a cutoff with lengths multiplied by `factor`, no smaller than matters."""
+    return max(cutoff * factor, _TINY)
 
 
 def kernel_object(kernel) -> Kernel:

@@ -103,7 +103,7 @@ def test_machine_code_expires_with_a_helper_in_another_file(tmp_path):
     assert value() == 1.0
     chains = package / "_chains.py"
     source = chains.read_text()
-    changed = source.replace("b = r2 ** (-0.5 * p)", "b = 2.0 * r2 ** (-0.5 * p)")
+    changed = source.replace("r2 ** (-0.5 * p)", "2.0 * r2 ** (-0.5 * p)")
     assert changed != source
     chains.write_text(changed)
     assert value() == 2.0

@@ -90,7 +90,7 @@ def test_close_targets():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_ordinary_input_takes_the_loops_as_it_is(rng, dtype, monkeypatch):
-    monkeypatch.setattr(extremes, "_field", None)
+    monkeypatch.setattr(extremes, "_parts", None)
     x = (10 * rng.standard_normal((30, 3))).astype(dtype)
     x[0], x[1, 0] = 0.0, 1e-17  # as rotations leave them
     for K, order in ((0, 1), (1, 2), (2, 2)):
@@ -159,18 +159,20 @@ def test_moments_at_the_ends_of_the_range():
         assert_exact(mp.field(x, x, moments, 1), x, x, moments)
 
 
+def extremes_of(rng, case, width):
+    """Draw scales of points, gaps and moments over all decades of the dtype."""
+    dtype, top, n = (np.float32, np.float64)[case % 2], (37, 306)[case % 2], rng.integers(2, 6)
+    each = rng.uniform(-top, top, (n, 1)) if case % 3 else rng.uniform(-top, top)
+    x = (rng.standard_normal((n, 3)) * 10.0**each).astype(dtype)
+    if case % 5 == 0:
+        x[0], x[1] = 0, x[1] * 10.0 ** rng.uniform(-top, 0)
+    each = rng.uniform(-top, top, (n, 1)) if case % 7 else rng.uniform(-top, top)
+    return x, (rng.standard_normal((n, width)) * 10.0**each).astype(dtype)
+
+
 def test_random_extremes(rng):
-    """Scales of points, gaps, moments drawn over all decades of the dtype."""
     for case in range(120):
-        dtype = (np.float32, np.float64)[case % 2]
-        top, n, width = (37, 306)[case % 2], rng.integers(2, 6), rng.choice([1, 4])
-        with np.errstate(all="ignore"):
-            each = rng.uniform(-top, top, (n, 1)) if case % 3 else rng.uniform(-top, top)
-            x = (rng.standard_normal((n, 3)) * 10.0**each).astype(dtype)
-            if case % 5 == 0:
-                x[0], x[1] = 0, x[1] * 10.0 ** rng.uniform(-top, 0)
-            each = rng.uniform(-top, top, (n, 1)) if case % 7 else rng.uniform(-top, top)
-            moments = (rng.standard_normal((n, width)) * 10.0**each).astype(dtype)
+        x, moments = extremes_of(rng, case, rng.choice([1, 4]))
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             found = mp.field(x, x[::-1].copy() if case % 4 else x, moments[::-1], 1)
@@ -207,6 +209,38 @@ def test_batches_pairs_and_channels_of_any_scale(rng):
     np.testing.assert_allclose(found, expected, rtol=1e-13)
 
 
+@pytest.mark.parametrize("size", [1e-300, 1e-160, 1e-40, 1e40, 1e160])
+def test_kernels_beside_points_of_any_size(size):
+    """Two charges at r = size: the potential is f(r) as the definition has it."""
+    x = np.array([[0, 0, 0], [size, 0, 0]])
+    root = 2 / np.sqrt(np.pi)
+    for kernel, near, far in (
+        (mp.Erf(1.0), root, 1 / size),
+        (mp.Erfc(1.0), 1 / size, 0.0),
+        (mp.Yukawa(1.0), 1 / size, 0.0),
+        (mp.Softened(1.0, 3), 15 / 8, 1 / size),
+        (mp.ReactionField(1.0), 1 / size, 0.0),
+    ):
+        found = mp.field(x, x, np.ones(2), 0, kernel)[:, 0]
+        np.testing.assert_allclose(found, near if size < 1 else far, rtol=1e-13)
+
+
+@pytest.mark.parametrize("size", [1e-200, 1e-60, 1e90])
+def test_cutoffs_of_any_size(rng, size):
+    """Pairs inside a cutoff beside others that are far outside."""
+    x, q = size * rng.standard_normal((6, 3)) / 3, rng.standard_normal(6)
+    kernel = mp.ReactionField(1.0)
+    expected = mp.field(x / size, x / size, q, 0, kernel)[:, 0] / size
+    rest = np.array([[1.0, 0, 0], [1e120, 0, 0], [0, 1e-220, 1e150]])
+    everyone, all_q = np.concatenate([x, rest]), np.append(q, [1.0, 1.0, 0.0])
+    found = mp.field(everyone, everyone, all_q, 0, mp.ReactionField(size))[:, 0]
+    if size < 1:
+        np.testing.assert_allclose(found[:6], expected, rtol=1e-10)
+        assert not found[6:8].any()
+    found = mp.field(x, x, q, 0, mp.ReactionField(size))[:, 0]
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
 def test_huge_coordinates():
     x = np.array([[1.7e308, 0, 0], [-1.7e308, 0, 0], [0, 1e200, 0]])
     charges = np.array([1e300, 2e300, 4.0])
@@ -218,20 +252,15 @@ def test_huge_coordinates():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("order", [0, 1, 2, 3])
-@pytest.mark.parametrize("length", [-60, -25, 25, 60])
-def test_energies_in_other_units(rng, dtype, order, length):
-    if dtype == np.float64:
-        length *= 6
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_energies_in_other_units(rng, dtype, order, sign):
+    # as far as moments are numbers of the dtype; forces stay as they are
+    moment = length = sign * (60, 40, 25, 20)[order] * (6 if dtype == np.float64 else 1)
     x = rng.standard_normal((6, 3)).astype(dtype)
     moments = rng.standard_normal((6, mp.n_components(order))).astype(dtype)
     scale = ([[0, 1], [2, 5]], [0.0, 0.5])
-    # where neither forces nor gradients leave the range
-    moment = length
-    points, values = scaling.scale_points(x, length), scaling.scale_moments(moments, 0, 0)
-    with np.errstate(over="ignore"):
-        values = scaling.scale_moments(values, length, moment).astype(dtype)
-    if not (np.isfinite(values).all() and (values != 0).all()):
-        pytest.skip("moments that are no numbers of the dtype")
+    points, values = scaling.scale_points(x, length), scaling.scale_moments(moments, length, moment)
+    assert values.dtype == dtype and np.isfinite(values).all() and (values != 0).all()
     total, forces, gradients = mp.energy_forces(x, moments, pair_scale=scale)
     found = mp.energy_forces(points, values, pair_scale=scale)
     close = {"rtol": 1e-4 if dtype == np.float32 else 1e-11}
@@ -260,3 +289,32 @@ def test_products_of_weak_moments_in_float32():
     moments[:, 0] = 1e-10
     _, forces, _ = mp.energy_forces(x, moments)
     np.testing.assert_allclose(forces[:, 0], [-1e-32, 1e-32], rtol=1e-6)
+
+
+@pytest.mark.parametrize("width", [1, 4])
+def test_random_extremes_of_energies(rng, width):
+    """Products of moments and fields are right where either is no number; dipoles are zero."""
+    for case in range(80):
+        x, moments = extremes_of(rng, case, width)
+        moments[:, 0], moments[:, 1:] = np.abs(moments[:, 0]), 0
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            total, forces, _ = mp.energy_forces(x, moments)
+            assert mp.energy(x, moments) == pytest.approx(total, rel=1e-5)
+        exact, sizes = exact_field(x, x, moments[:, :1])
+        info = np.finfo(x.dtype)
+        eps, least = 20 * float(info.eps), 4 * mpmath.mpf(float(info.smallest_subnormal))
+        with mpmath.workdps(60):
+            charges = [mpmath.mpf(float(q)) for q in moments[:, 0]]
+            wanted = sum(q * phi for q, phi in zip(charges, exact[:, 0], strict=True)) / 2
+            if wanted < 1e308:
+                assert abs(mpmath.mpf(total) - wanted) <= eps * wanted + mpmath.mpf("1e-322")
+            else:
+                assert caught
+            for i, axis in np.ndindex(len(x), 3):
+                size = charges[i] * max(sizes[i, 1:])
+                if size < float(info.max) / 4:
+                    error = mpmath.mpf(float(forces[i, axis])) + charges[i] * exact[i, 1 + axis]
+                    assert abs(error) <= eps * size + least
+                else:
+                    assert caught or np.isfinite(forces[i, axis])
