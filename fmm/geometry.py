@@ -15,9 +15,9 @@ Batches = tuple[np.ndarray | None, np.ndarray | None]
 
 # boxes along the coarsest level: with halving, leaf grids of 2^k, 3 2^k and 5 2^k
 ROOT_GRIDS = (1, 3, 5)
-# direct sums of more seconds, on one thread, are never the cheapest; and from so many times the
-# fixed cost of a far field on points are worth a tree to see what they are like
-_NEVER_DIRECT, _WORTH_A_TREE = 1.0, 5.0
+# direct sums that cost more, in units of the fixed cost of a far field, are never the cheapest;
+# and from this on uneven points are worth a tree to see what they are like
+_NEVER_DIRECT, _WORTH_A_TREE = 100.0, 5.0
 # leaves of more targets are cut into tiles of about so many
 MOST_TARGETS, TILE = 512, 256
 
@@ -258,13 +258,20 @@ def arrange(
 
 def cheaper(geometry: Any, work: Work) -> Any:
     """Return a geometry, or that of direct sums if these turn out to cost less."""
-    n_pairs = geometry.targets.shape[0] * geometry.sources.shape[0]
-    direct = n_pairs * work.seconds_per_pair()
-    if len(geometry.sorted_points.edge) > 1 or direct > _NEVER_DIRECT or not geometry.has_far_field:
+    direct = _direct_seconds(work, geometry.targets.shape[0], geometry.sources.shape[0])
+    many_systems = len(geometry.sorted_points.edge) > 1
+    if many_systems or direct > _NEVER_DIRECT * FIXED_SECONDS or not geometry.has_far_field:
         return geometry
     degrees = (work.degree,) * (len(geometry.tree.level_starts) - 1)
     expected = choice.seconds(geometry, work, degrees) + FIXED_SECONDS
     return geometry.direct() if direct < expected else geometry
+
+
+def _direct_seconds(work: Work, n_targets: float, n_sources: float) -> float:
+    """Return what direct sums cost; on a GPU few targets take as long as many."""
+    if work.processor != "cpu":
+        n_targets = max(n_targets, n_sources)
+    return n_targets * n_sources * work.seconds_per_pair()
 
 
 def choose_leaves(
@@ -288,9 +295,8 @@ def choose_leaves(
         Least edge of boxes that are made by division.
     """
     n_systems = len(points.edge)
-    fewest, n = sorted(
-        keys.shape[1] / n_systems for keys in (points.source_keys, points.target_keys)
-    )
+    counts = [keys.shape[1] / n_systems for keys in (points.target_keys, points.source_keys)]
+    fewest, n = min(counts), max(counts)
     boxes, crowding = filling
     boxes = boxes / n_systems
     if len(boxes) < 2 or n < 16 or fewest == 0:
@@ -314,10 +320,10 @@ def choose_leaves(
     best = int(np.argmin(seconds))
     near = 3.0 ** dimension[best] * crowd[best] * work.seconds_per_pair() * n / filled[best]
     least = _least_per_point(work, fewest, n, filled[best], near, seconds[best] - near)
-    direct = fewest * work.seconds_per_pair()
+    direct = _direct_seconds(work, *counts)
     # clusters of different sizes fill no grid evenly: then `cheaper` looks at the tree itself
-    uneven = crowd[best] >= 2.0 and n_systems == 1 and direct * n > _WORTH_A_TREE * FIXED_SECONDS
-    if direct < least and not uneven:
+    uneven = crowd[best] >= 2.0 and n_systems == 1 and direct > _WORTH_A_TREE * FIXED_SECONDS
+    if direct < n * least and not uneven:
         return 1, int(4 * n)
     if crowd[best] < 2.0 and n_systems == 1:
         held = n / filled[best]

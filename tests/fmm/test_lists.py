@@ -114,6 +114,16 @@ def test_every_pair_meets_once_in_deep_trees(shape, root_grid):
             assert (_meetings(tree, build_lists(tree, least, least)) == 1).all()
 
 
+def test_every_pair_meets_once_where_anchors_are_longest():
+    rng = np.random.default_rng(5)
+    # in the last of five cells along an axis, whose keys leave room for 58 levels
+    x = np.concatenate([-rng.random((200, 3)), -2e-18 * rng.random((60, 3)), np.zeros((1, 3))])
+    tree = _tree(x, x, 1, 5)
+    assert len(tree.level_starts) - 2 == 58 and tree.anchor.max() > 2**60
+    for least in (1, 10):
+        assert (_meetings(tree, build_lists(tree, least, least)) == 1).all()
+
+
 @pytest.mark.parametrize("shape", list(clouds.DEEP))
 def test_constant_brings_every_source_once_in_deep_trees(shape):
     x = clouds.DEEP[shape](5000, np.random.default_rng(2))
