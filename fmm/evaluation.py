@@ -13,7 +13,7 @@ from fmm import accuracy, choice
 from fmm.cost import SINGLE, Work
 from fmm.report import Report
 from fmm.sampling import HIGH
-from fmm.verdict import ROUNDED, Verdict
+from fmm.verdict import ROUNDED, Verdict, zeros
 from multipoles._jit import get_num_threads
 from multipoles.radial import Coulomb, Kernel
 
@@ -25,6 +25,8 @@ _PATIENCE, _AT_ONCE = 50.0, 1.0
 _BITS = 60
 # of the tolerance: what rounding in the type of the points may take, in so many of its last digits
 _SHARE, _DIGITS = 0.3, 4.0
+# of the moments: what is left of traces by rounding
+_TRACE = 1e-14
 # by how much the share of the far field in the whole may differ and count as alike
 _ALIKE = 2.0
 
@@ -119,7 +121,7 @@ class Evaluation:
         if not geometry.has_far_field:
             return self._checked(setting, moments, near)
         with self.report.timed("order"):
-            harmonic = self.steps.harmonic(moments, self.source_order)
+            harmonic = self._harmonic(moments)
         with self.report.timed("sample"):
             held = self.steps.held(geometry, moments, harmonic, self.source_order)
             probe = self._probe(setting, moments, near, held)
@@ -190,12 +192,23 @@ class Evaluation:
             verdict = Verdict(errors, bounds, norms, probe.terms(), self.tolerance)
         if setting.narrow and not verdict.kept:
             return replace(setting, narrow=False)
+        if verdict.message(0) and self._nothing_acts(self._harmonic(moments)):
+            verdict = zeros(self.tolerance, self.order)
         self.report.measured(verdict, probe.size if setting.narrow else 0)
         return near, setting
 
+    def _harmonic(self, moments: Any) -> Any:
+        return self.steps.harmonic(moments, self.source_order)
+
     def _held(self, setting: Setting, moments: Any) -> Any:
-        harmonic = self.steps.harmonic(moments, self.source_order)
+        harmonic = self._harmonic(moments)
         return self.steps.held(setting.geometry, moments, harmonic, self.source_order)
+
+    def _nothing_acts(self, harmonic: Any) -> bool:
+        """Return whether the moments are all trace, which has no field under 1/r, but rounding."""
+        if self.steps.device or self.kernel.code != Coulomb.code:
+            return False
+        return bool(np.abs(harmonic).max(initial=0.0) <= _TRACE * np.abs(self.moments).max())
 
     # --- choices ----------------------------------------------------------------------------------
 
@@ -239,6 +252,9 @@ class Evaluation:
                     probe.enlarge()
                     verdict = self._verdict(probe, out, terms)
             if verdict.kept:
+                break
+            if self._nothing_acts(harmonic):
+                verdict = zeros(self.tolerance, self.order)
                 break
             # rounding, not truncation, when a higher degree does not help; distant boxes, whose
             # degree is a fraction of it, may not notice the first time
