@@ -1,6 +1,8 @@
 """Points, tree and lists on the GPU, under the names of `fmm.geometry`."""
 
+from dataclasses import dataclass
 from functools import cached_property
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +29,11 @@ from multipoles._sorting_cuda import blocks_for, marked, running_sum, total
 
 # pairs that a thread counts: they are sorted, so that it adds to few places
 _RUN = 32
+_OF_TREE = ("parent", "target_range", "source_range", "centre", "edge")
+_OF_LISTS = (
+    "m2l_starts", "m2l_targets", "m2l_sources", "m2p_targets", "m2p_sources", "p2l_targets",
+    "p2l_sources",
+)  # fmt: skip
 
 
 class _Tally(NamedTuple):
@@ -39,6 +46,17 @@ class _Tally(NamedTuple):
     near: int
     mixed: int
     leaves: int
+
+
+@dataclass(frozen=True, eq=False)
+class OnHost:
+    """What `fmm.indicators` and `fmm.sampling` ask of a geometry, in arrays of NumPy."""
+
+    tree: Any
+    lists: Any
+    edges: np.ndarray
+    targets: np.ndarray
+    target_leaves: np.ndarray
 
 
 class DeviceGeometry(Geometry):
@@ -201,6 +219,19 @@ class DeviceGeometry(Geometry):
     def far_weights(self) -> np.ndarray:
         """Pairs of points per level and translation code over targets."""
         return self._tally.weights / max(self.targets.shape[0], 1)
+
+    @cached_property
+    def host(self) -> OnHost:
+        """What tells where errors can sit, on the host; waits for all of it."""
+
+        def there(thing: Any, names: tuple[str, ...]) -> SimpleNamespace:
+            arrays = {name: self.space.download(getattr(thing, name)) for name in names}
+            return SimpleNamespace(**arrays)
+
+        tree, lists = there(self.tree, _OF_TREE), there(self.lists, _OF_LISTS)
+        tree.level_starts = self.tree.level_starts
+        targets, leaves = (self.space.download(a) for a in (self.targets, self.target_leaves))
+        return OnHost(tree, lists, self.edges, targets, leaves)
 
     @cached_property
     def edges(self) -> np.ndarray:

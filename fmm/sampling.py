@@ -8,6 +8,7 @@ caller's own coordinates.
 
 from collections.abc import Callable, Collection
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -105,6 +106,11 @@ class Probe:
     def _change_units(self, units: np.ndarray) -> None:
         self._near_squares = self._near_squares * ((self.units / units) ** 2)[:, None]
         self.units = units
+
+    @property
+    def _on_host(self) -> Any:
+        """Tree and targets as arrays of NumPy."""
+        return self._geometry
 
     @property
     def _degree(self) -> int:
@@ -235,7 +241,8 @@ class Probe:
         leaves, errors, degree = self._where
         if not len(leaves):
             return None
-        ranges = self._geometry.tree.target_range[leaves]
+        tree, targets = self._on_host.tree, self._on_host.targets
+        ranges = tree.target_range[leaves]
         inside = (ranges[:, 0] >= first) & (ranges[:, 1] <= last)
         leaves, ranges, errors = leaves[inside], ranges[inside], errors[inside]
         ends = np.cumsum(errors * (ranges[:, 1] - ranges[:, 0]))
@@ -244,7 +251,6 @@ class Probe:
         marks = (np.arange(size) + rng.random(size)) * (ends[-1] / size)
         rows = np.minimum(np.searchsorted(ends, marks, side="right"), len(ends) - 1)
         weights = np.diff(ends, prepend=0.0) / ends[-1]
-        tree, targets = self._geometry.tree, self._geometry.targets
         chosen, densities = np.empty(size, np.int64), np.empty(size + len(others))
         shape = float(min(degree, indicators.STEEPEST))
         args = targets, tree.centre[leaves], tree.edge[leaves], ranges, weights, shape

@@ -1,7 +1,9 @@
 """The field at a few targets on the GPU, by which the error is judged; see `fmm.sampling`.
 
-Targets are drawn evenly, and those in the corners of leaves, where errors are largest, are looked
-at besides. The host waits for what is compared.
+Where many sources are about as strong as each other, targets are drawn evenly, and those in the
+corners of leaves, where errors are largest, are looked at besides. Where few are strong, or there
+are few, the tree comes to the host, which draws by where errors can sit. The host waits for what
+is compared.
 """
 
 from functools import cached_property
@@ -12,7 +14,7 @@ import numpy as np
 from fmm import harmonics, sampling, scaling_cuda
 from fmm.curve_cuda import GEOMETRY, THREADS, gather, launch
 from fmm.geometry_cuda import DeviceGeometry
-from fmm.indicators import Where
+from fmm.indicators import Held, Where
 from fmm.near_cuda import near_field
 from fmm.rows_cuda import copy, picked
 from fmm.sampling import Probe, senders_of
@@ -30,6 +32,8 @@ _BITS = 30
 # of the moments: what is left of traces, which have no far field, by rounding
 _TRACE = 1e-14
 _WIDE = np.dtype(np.float64)
+# sources are few, or few of them strong, if they, or their share of all, are less than this
+_FEW, _UNEVEN = 10_000, 0.02
 
 
 class DeviceHeld:
@@ -49,13 +53,13 @@ class DeviceHeld:
     ----------
     mean : ndarray, shape (K + 1,)
         Mean over the sources of the square of the moments of each order, without their traces.
+    spread : float
+        How many sources of one size would make the most uneven component.
     """
-
-    spread = 1.0
 
     def __init__(self, space: Space, moments: Any, harmonic: Any, source_order: int) -> None:
         given = mean_squares(space, moments, np.ones(source_order + 1))
-        squares = component_squares(space, harmonic, np.ones(harmonic.shape[2]))
+        squares, fourths = (component_means(space, harmonic, p) for p in (2, 4))
         matrix = harmonics.cartesian_map(source_order)
         self.mean = np.zeros(source_order + 1)
         for j in range(source_order + 1):
@@ -63,15 +67,29 @@ class DeviceHeld:
             unit = (matrix[own] ** 2).sum() / np.count_nonzero(matrix[own].any(axis=0))
             found = squares[own].sum() / unit
             self.mean[j] = 0.0 if found < _TRACE**2 * given[j] else found
+        n, acts = moments.shape[0], np.repeat(self.mean > 0, 2 * np.arange(source_order + 1) + 1)
+        with np.errstate(invalid="ignore"):  # of moments that are not finite
+            self.spread = float(n * np.min(squares[acts] ** 2 / fourths[acts], initial=1.0))
+        self._boxes: Held | None = None
+        if np.isfinite(self.mean).all() and (n < _FEW or self.spread < _UNEVEN * n):
+            self._boxes = Held(space.download(harmonic), source_order)
 
     def where(self, geometry: DeviceGeometry, degrees: tuple[int, ...], norms: np.ndarray) -> Where:
-        """Return where errors are expected: nowhere more than elsewhere."""
+        """Return where errors are expected; no leaves if nowhere more than elsewhere."""
+        if self._boxes is not None and self.mean.any():
+            return self._boxes.where(geometry.host, degrees, norms)
         nothing = np.empty(0)
         return Where(nothing.astype(np.int64), nothing, max(degrees))
 
     def weights(self, geometry: DeviceGeometry) -> np.ndarray:
-        """Return what `accuracy.predicted` asks for."""
-        return self.mean[:, None, None] * geometry.far_weights
+        """Return what `accuracy.predicted` asks for: not less than if all sources were alike.
+
+        Degrees stay for later moments, of which nothing is known.
+        """
+        alike = self.mean[:, None, None] * geometry.far_weights
+        if self._boxes is None or not self.mean.any():
+            return alike
+        return np.maximum(alike, self._boxes.weights(geometry.host))
 
 
 class DeviceProbe(Probe):
@@ -104,6 +122,8 @@ class DeviceProbe(Probe):
             # all of them
             return super()._draw(first, last, n, seed)
         places, shares, even = super()._draw(first, last, size, seed)
+        if not even.all():
+            return places, shares, even
         corners = self._corners
         others = ~np.isin(places, corners)
         if others.any():
@@ -114,6 +134,10 @@ class DeviceProbe(Probe):
 
     def _at(self, field: Any) -> np.ndarray:
         return picked(self._geometry.space, field, self.places).astype(np.float64)
+
+    @property
+    def _on_host(self) -> Any:
+        return self._geometry.host
 
     @cached_property
     def _corners(self) -> np.ndarray:
@@ -201,18 +225,21 @@ def mean_squares(space: Space, values: Any, units: np.ndarray) -> np.ndarray:
         In which each order is counted, so that no square overflows.
     """
     orders = indexing.orders(len(units) - 1)
-    squares = component_squares(space, values, 1.0 / units[orders])
+    squares = component_means(space, values, 2, 1.0 / units[orders])
     return np.bincount(orders, squares, minlength=len(units))
 
 
-def component_squares(space: Space, values: Any, factors: np.ndarray) -> np.ndarray:
-    """Return the mean over points of the square of each component times a factor, on the host."""
+def component_means(
+    space: Space, values: Any, power: int, factors: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the mean over points of a power of each component times a factor, on the host."""
     n, channels, size = values.shape
+    factors = np.ones(size) if factors is None else factors
     if n * channels == 0:
         return np.zeros(size)
     parts = max(1, min(_PARTS, n // THREADS))
     sums = space.empty((parts, size), np.float64)
-    _squares()(
+    _powers(power)(
         space.stream, GEOMETRY, (parts, size), THREADS, values.reshape(-1), space.upload(factors),
         sums,
     )  # fmt: skip
@@ -223,9 +250,9 @@ def component_squares(space: Space, values: Any, factors: np.ndarray) -> np.ndar
 
 
 @kernels
-def _squares():
+def _powers(power):
     def loop(values, factors, sums):
-        """Add the squares of one component, over a part of the points: always in one order."""
+        """Add an even power of one component, over a part of the points: always in one order."""
         shared = cuda.shared.array(THREADS, np.float64)
         thread, part, column = cuda.threadIdx.x, cuda.blockIdx.x, cuda.blockIdx.y
         size = factors.shape[0]
@@ -234,7 +261,8 @@ def _squares():
         total = 0.0
         for i in range(first + thread, last, THREADS):
             value = np.float64(values[i * size + column]) * factors[column]
-            total += value * value
+            square = value * value
+            total += square if power == 2 else square * square
         shared[thread] = total
         cuda.syncthreads()
         if thread == 0:

@@ -201,6 +201,13 @@ def test_no_points(n, m):
     np.testing.assert_array_equal(found, 0)
 
 
+def test_plans_of_nothing():
+    x, none = np.random.default_rng(0).random((9, 3)), np.empty((0, 3))
+    for targets, sources in ((x, none), (none, x), (none, none)):
+        found = fmm.FMM(sources, targets, 1e-3).field(np.ones((len(sources), 1)))
+        assert found.shape == (len(targets), 4) and not found.any()
+
+
 def test_coincident_points_contribute_nothing_to_each_other():
     x = np.full((500, 3), 0.1)
     np.testing.assert_array_equal(fmm.field(x, x, np.ones((500, 1)), order=1), 0)

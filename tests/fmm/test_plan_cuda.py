@@ -313,6 +313,48 @@ def test_plans_of_nothing_and_of_one_place():
             assert found.shape == (len(targets), 4) and not found.any()
 
 
+def test_few_sources_are_looked_at_box_by_box_as_on_the_cpu(monkeypatch):
+    monkeypatch.setattr(sampling, "SIZE", 8)
+    rng = np.random.default_rng(11)
+    s = np.concatenate([rng.random((5, 3)), 0.45 + 0.05 * rng.random((14, 3))])
+    x = np.concatenate([rng.random((12, 3)), 0.52 + 0.04 * rng.random((20, 3))])
+    moments = rng.standard_normal((19, 1, 4))
+    moments[3] *= 100
+    plans = fmm.FMM(s, x, 0.1, leaf_size=3), fmm.FMM(*map(SPACE.upload, (s, x)), 0.1, leaf_size=3)
+    found: list[list] = []
+    weights: list[np.ndarray] = []
+    for plan, given in zip(plans, (moments, SPACE.upload(moments)), strict=True):
+        steps, geometry = plan._steps, plan._geometry.with_leaves(3, 2)
+        ordered = steps.order(geometry, given, np.dtype(np.float64))
+        near = steps.near(geometry, ordered, 1, plan.kernel, 0.0)
+        held = steps.held(geometry, ordered, steps.harmonic(ordered, 1), 1)
+        probe = steps.probe(
+            geometry, ordered, near, 1, plan.kernel, 0.0,
+            lambda norms, h=held, g=geometry: h.where(g, (3,) * len(g.edges), norms),
+        )  # fmt: skip
+        found.append([
+            held.mean, *probe._where, probe.places, probe._shares,
+            probe.exact, probe.norms(), *probe.errors(near), probe.terms(),
+        ])  # fmt: skip
+        weights.append(held.weights(geometry))
+    for here, there in zip(*found, strict=True):
+        np.testing.assert_allclose(there, here, rtol=1e-9)
+    assert len(found[0][4]) < 32 and len(np.unique(found[0][5])) > 1
+    assert np.all(weights[1] >= weights[0] * (1 - 1e-9))
+
+
+def test_who_is_looked_at_box_by_box(monkeypatch):
+    harmonic = np.random.default_rng(12).standard_normal((60, 1, 1))
+    for few, strong, detailed in ((61, 1, True), (10, 1, False), (10, 1e3, True)):
+        monkeypatch.setattr(sampling_cuda, "_FEW", few)
+        monkeypatch.setattr(sampling_cuda, "_UNEVEN", 0.1)
+        harmonic[7] = strong
+        there = SPACE.upload(harmonic)
+        held = sampling_cuda.DeviceHeld(SPACE, there, there, 0)
+        expected = (harmonic**2).sum() ** 2 / (harmonic**4).sum()
+        assert held.spread == pytest.approx(expected) and (held._boxes is not None) == detailed
+
+
 def test_targets_in_corners_of_leaves():
     x = _points(20)
     plan = fmm.FMM(SPACE.upload(x), tolerance=0.1, leaf_size=4, kernel=mp.Softened(0.05))
