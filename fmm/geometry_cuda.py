@@ -221,8 +221,8 @@ class DeviceGeometry(Geometry):
         return self._tally.weights / max(self.targets.shape[0], 1)
 
     @cached_property
-    def host(self) -> OnHost:
-        """What tells where errors can sit, on the host; waits for all of it."""
+    def host(self) -> Any:
+        """What tells where errors can sit, on the host: `OnHost`; waits for all of it."""
 
         def there(thing: Any, names: tuple[str, ...]) -> SimpleNamespace:
             arrays = {name: self.space.download(getattr(thing, name)) for name in names}
