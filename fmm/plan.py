@@ -371,8 +371,9 @@ class FMM:
         before = self._geometry
         after.lists  # noqa: B018 - worked out here
         grown = (1 + after.n_near_pairs) / (1 + self._pairs)
-        if self._leaf_size is None and not 1 / _MORE_PAIRS < grown < _MORE_PAIRS:
-            # crowded, or spread out: other leaves
+        fits = after.has_far_field and 1 / _MORE_PAIRS < grown < _MORE_PAIRS
+        if self._leaf_size is None and not fits:
+            # crowded, or spread out, or all was summed directly: other leaves
             targets, sources = after.unsorted()
             after = self._steps.arrange(
                 targets, sources, batches, self._choice.work, None, after.smallest

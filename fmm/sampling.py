@@ -188,15 +188,15 @@ class Probe:
         """Return the root mean square, over a few targets, of the root of the sum of squared terms.
 
         What rounding does to a sum is of the size of its terms, however small the sum is. Sources
-        are thinned out where they are many. Shape of `squares`, channels together.
+        are thinned out where they are many. Shape of `squares`.
         """
-        out = np.zeros((len(self.groups), self._order + 1, 1))
+        out = np.zeros_like(self._near_squares)
         for group in range(len(self.groups)):
             chosen = self._draws[(self._group == group) & self._even]
             chosen = np.unique(chosen)[:: max(1, len(chosen) // _FEW)]
-            out[group, :, 0] = self._terms_at(self.places[chosen]) / self.units
+            out[group] = self._terms_at(self.places[chosen]) / self.units[:, None]
         if self._correction is not None:
-            out = np.hypot(out, np.sqrt(self.squares(self._correction).sum(axis=2, keepdims=True)))
+            out = np.hypot(out, np.sqrt(self.squares(self._correction)))
         return out
 
     # --- drawing ----------------------------------------------------------------------------------
@@ -293,17 +293,30 @@ class Probe:
         counts, senders = senders_of(places, *self._geometry.roots)
         order_of = indexing.order_of(self._moments.shape[2])
         starts = [order_slice(j).start for j in range(order_of + 1)]
-        out = np.zeros((len(places), self._order + 1))
+        channels = self._near_squares.shape[2]
+        out = np.zeros((channels, len(places), self._order + 1))
         ends = np.cumsum(counts)
         for begin, end, (first, last) in zip(ends - counts, ends, senders.tolist(), strict=True):
             step = max(1, (last - first) // _SENDERS)
             here, there, moments = self._some(places[begin:end], np.arange(first, last, step))
-            sizes = np.add.reduceat((moments**2).sum(axis=1), starts, axis=1)
-            _square_terms(here, there, sizes, _sizes(order_of + self._order), out[begin:end])
-            out[begin:end] *= step
-        found = np.sqrt(out.mean(axis=0)) if len(out) else np.zeros(self._order + 1)
+            squares = moments**2 if self._per_channel else (moments**2).sum(axis=1, keepdims=True)
+            sizes = np.add.reduceat(squares, starts, axis=2)
+            for channel in range(channels):
+                _square_terms(
+                    here, there, sizes[:, channel], _sizes(order_of + self._order), self._damped,
+                    out[channel, begin:end],
+                )  # fmt: skip
+            out[:, begin:end] *= step
+        found = np.sqrt(out.sum(axis=1) / max(len(places), 1)).T
         # where terms overflow, so does the field
         return np.where(np.isfinite(found), found, 0.0)
+
+    @cached_property
+    def _damped(self) -> float:
+        """The square of a distance within which the kernel rises no more; zero of 1/r."""
+        if self._reach <= 0:
+            return 0.0
+        return float(self._kernel.chain(1e-6 * self._reach, 0)[0]) ** -2
 
     def _some(self, places: np.ndarray, senders: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return some targets, some sources and their moments, float64."""
@@ -454,7 +467,7 @@ def _steepness(targets, centre, edge, row, place, shape):
 
 
 @bare
-def _square_terms(targets, sources, sizes, norms, out):
+def _square_terms(targets, sources, sizes, norms, damped, out):
     """Add, per output order, the square of the size of every source's term at every target."""
     for i in range(targets.shape[0]):
         for s in range(sources.shape[0]):
@@ -464,7 +477,7 @@ def _square_terms(targets, sources, sizes, norms, out):
                 r2 += d * d
             if r2 == 0.0:
                 continue
-            inverse = 1.0 / r2
+            inverse = 1.0 / (r2 + damped)
             power = 1.0
             for k in range(out.shape[1]):
                 power *= inverse

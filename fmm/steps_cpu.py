@@ -30,8 +30,12 @@ class HostSteps:
         self, sources: Any, targets: Any, source_batch: Any, target_batch: Any
     ) -> tuple[Any, Any, Batches]:
         """Return targets, sources and both batches, checked; targets are sources if None."""
-        s = checks.points(sources, "sources")
-        x = s if targets is None or targets is sources else checks.points(targets, "targets")
+        s = checks.points(sources, "sources", squares=False)
+        x = (
+            s
+            if targets is None or targets is sources
+            else checks.points(targets, "targets", squares=False)
+        )
         if x is s and target_batch is None:
             target_batch = source_batch
         return x, s, checks.batches(target_batch, source_batch, len(x), len(s))
