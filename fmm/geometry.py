@@ -198,6 +198,16 @@ class Geometry:
         """Boxes along the coarsest level."""
         return int(self.tree.anchor[: self.tree.level_starts[1]].max(initial=0)) + 1
 
+    def fits_single(self, source_order: int, order: int) -> bool:
+        """Return whether expansions may be float32, for moments of about one.
+
+        They count in edges of their boxes, moments of order K as edge^-K and fields as
+        edge^-(order + 1): small boxes ask for more exponents. Half of them are left to moments.
+        """
+        halvings = len(self.tree.level_starts) - 2
+        least = np.log2(self.sorted_points.edge.min(initial=np.inf)) - halvings
+        return bool(-least * max(source_order, order + 1) < 64)
+
     def seconds(self, work: Work, degrees: tuple[int, ...]) -> float:
         """Return what one evaluation with expansions of some degrees is expected to take."""
         harmonics = work.harmonics()
