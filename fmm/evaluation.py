@@ -22,8 +22,6 @@ from multipoles.radial import Coulomb, Kernel
 _AIM = 0.6
 # times the expected cost, or seconds, that a direct sum may take where expansions cannot do it
 _PATIENCE, _AT_ONCE = 50.0, 1.0
-# coefficients shrink by 2^-K from level to level: more bits than this are too much for float32
-_BITS = 60
 # of the tolerance: what rounding in the type of the points may take, in so many of its last digits
 _SHARE, _DIGITS = 0.3, 4.0
 # of the moments: what is left of traces by rounding
@@ -237,7 +235,7 @@ class Evaluation:
                 )
             if choice.seconds(geometry, self.work, degrees) > self._direct_seconds:
                 return Setting(geometry.direct(), narrow=setting.narrow)
-        single = self.work.single and self.source_order * len(geometry.edges) <= _BITS
+        single = self.work.single and geometry.fits_single(self.source_order, self.order)
         narrow = setting.narrow
         return Setting(geometry, degrees, single, narrow, signs)
 
