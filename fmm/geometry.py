@@ -145,8 +145,6 @@ class Geometry:
         """Boxes along the coarsest level."""
         return int(self.tree.anchor[: self.tree.level_starts[1]].max(initial=0)) + 1
 
-<<<<<<< HEAD
-=======
     def fits_single(self, source_order: int, order: int) -> bool:
         """Return whether expansions may be float32, for moments of about one.
 
@@ -157,19 +155,6 @@ class Geometry:
         least = np.log2(self.sorted_points.edge.min(initial=np.inf)) - halvings
         return bool(-least * max(source_order, order + 1) < 64)
 
-    def seconds(self, work: Work, degrees: tuple[int, ...]) -> float:
-        """Return what one evaluation with expansions of some degrees is expected to take."""
-        harmonics = work.harmonics()
-        full = min(max(degrees) + work.source_order + work.order, accuracy.MAX_DEGREE)
-        return float(
-            self.n_near_pairs * work.seconds_per_pair()
-            + self.translations @ work.translations()[list(degrees)]
-            + self.n_leaves * work._replace(degree=max(degrees)).seconds_per_leaf()
-            + len(self.targets) * harmonics[max(degrees)]
-            + 0.5 * self.n_mixed * harmonics[full]
-        )
-
->>>>>>> deeptree
     def with_leaves(self, leaf_size: int, least: int | None = None) -> "Geometry":
         """Return the same points in a tree of other leaves."""
         least = self.least if least is None else least
