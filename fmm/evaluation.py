@@ -258,7 +258,6 @@ class Evaluation:
             if verdict.kept:
                 break
             if self._nothing_acts(harmonic):
-                verdict = zeros(self.tolerance, self.order)
                 break
             # rounding, not truncation, when a higher degree does not help; distant boxes, whose
             # degree is a fraction of it, may not notice the first time
@@ -272,6 +271,8 @@ class Evaluation:
                     return other
                 break
             setting = raised
+        if verdict.message(probe.size) and self._nothing_acts(harmonic):
+            verdict = zeros(self.tolerance, self.order)
         self._describe(setting)
         self.report.measured(verdict, probe.size)
         # degrees were raised for other moments: to be chosen anew

@@ -11,12 +11,12 @@ from functools import cached_property
 
 import numpy as np
 
-from fmm import indicators
+from fmm.drawing import Drawn, draw
 from fmm.geometry import Geometry
 from fmm.indicators import Where
 from fmm.near import near_field
 from multipoles import indexing
-from multipoles._jit import bare, bare_inline, run_chunks
+from multipoles._jit import bare, run_chunks
 from multipoles.indexing import n_components, order_slice
 from multipoles.radial import Kernel
 
@@ -32,8 +32,6 @@ HIGH = 9
 # targets and sources from which the rounding of sums is reckoned
 _FEW, _SENDERS = 4, 4096
 _WIDE = np.dtype(np.float64)
-_INVERSE_SQUARE = 1.0 / indicators.TYPICAL**2
-_FLOOR, _CEILING = indicators.LEAST, indicators.MOST
 
 
 class Probe:
@@ -119,7 +117,7 @@ class Probe:
         self._take(drawn)
         self.enlarged = True
 
-    def _take(self, drawn: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
+    def _take(self, drawn: list[Drawn]) -> None:
         """Keep what was drawn: places of all, each draw's place, share of the mean and group."""
         places = np.concatenate([places for places, _, _ in drawn])
         self.places, self._draws = np.unique(places, return_inverse=True)
@@ -199,57 +197,9 @@ class Probe:
             out = np.hypot(out, np.sqrt(self.squares(self._correction)))
         return out
 
-    # --- drawing ----------------------------------------------------------------------------------
-
-    def _draw(self, first: int, last: int, size: int, seed: int):
-        """Return places of targets first ... last - 1, shares of the mean, and which are even."""
-        n = last - first
-        if n <= size:
-            return np.arange(first, last), np.full(n, 1.0 / max(n, 1)), np.ones(n, bool)
-        rng = np.random.default_rng(seed)
-        half = size // 2
-        even = first + ((np.arange(size - half) + rng.random(size - half)) * (n / (size - half)))
-        even = np.minimum(even.astype(np.int64), last - 1)
-        found = self._by_indicator(first, last, half, rng, even)
-        if found is None:
-            more = first + ((np.arange(half) + rng.random(half)) * (n / half)).astype(np.int64)
-            places = np.concatenate([even, np.minimum(more, last - 1)])
-            return places, np.full(size, 1.0 / size), np.ones(size, bool)
-        chosen, densities = found
-        # of the mixture of both ways to draw, relative to even drawing
-        density = 0.5 * (1.0 + densities * n)
-        places = np.concatenate([even, chosen])
-        return places, 1.0 / (size * density), np.arange(size) < len(even)
-
-    def _by_indicator(self, first: int, last: int, size: int, rng, others: np.ndarray):
-        """Return places drawn by where errors are expected, and the densities there and at others.
-
-        None if no place is likelier than another.
-        """
-        if self._where is None:
-            return None
-        leaves, errors, degree = self._where
-        if not len(leaves):
-            return None
-        ranges = self._geometry.tree.target_range[leaves]
-        inside = (ranges[:, 0] >= first) & (ranges[:, 1] <= last)
-        leaves, ranges, errors = leaves[inside], ranges[inside], errors[inside]
-        ends = np.cumsum(errors * (ranges[:, 1] - ranges[:, 0]))
-        if not len(ends) or not 0 < ends[-1] < np.inf:
-            return None
-        marks = (np.arange(size) + rng.random(size)) * (ends[-1] / size)
-        rows = np.minimum(np.searchsorted(ends, marks, side="right"), len(ends) - 1)
-        weights = np.diff(ends, prepend=0.0) / ends[-1]
-        tree, targets = self._geometry.tree, self._geometry.targets
-        chosen, densities = np.empty(size, np.int64), np.empty(size + len(others))
-        shape = float(min(degree, indicators.STEEPEST))
-        args = targets, tree.centre[leaves], tree.edge[leaves], ranges, weights, shape
-        _pick(rows, rng.random(size), *args, chosen)
-        theirs = np.searchsorted(ranges[:, 1], others, side="right")
-        _densities(
-            np.concatenate([theirs, rows]), np.concatenate([others, chosen]), *args, densities
-        )
-        return chosen, densities
+    def _draw(self, first: int, last: int, size: int, seed: int) -> Drawn:
+        """Return some of the targets first ... last - 1."""
+        return draw(self._geometry, self._where, first, last, size, seed)
 
     # --- sums -------------------------------------------------------------------------------------
 
@@ -421,49 +371,6 @@ def _add_squares(first, last, field, factors, starts, out):
                     value = np.float64(field[i, channel, column]) * factors[k]
                     total += value * value
                 out[k, channel] += total
-
-
-@bare
-def _pick(rows, marks, targets, centre, edge, ranges, weights, shape, chosen):
-    """Draw a target in each leaf of a list, likelier towards its corners."""
-    for draw in range(rows.shape[0]):
-        row = rows[draw]
-        first, last = ranges[row, 0], ranges[row, 1]
-        left = marks[draw] * _leaf_sum(targets, centre, edge, row, first, last, shape)
-        place = first
-        while place < last - 1:
-            left -= _steepness(targets, centre, edge, row, place, shape)
-            if left < 0:
-                break
-            place += 1
-        chosen[draw] = place
-
-
-@bare
-def _densities(rows, places, targets, centre, edge, ranges, weights, shape, out):
-    """Write the probability of each of some targets to be drawn."""
-    for i in range(rows.shape[0]):
-        row = rows[i]
-        whole = _leaf_sum(targets, centre, edge, row, ranges[row, 0], ranges[row, 1], shape)
-        out[i] = weights[row] * _steepness(targets, centre, edge, row, places[i], shape) / whole
-
-
-@bare_inline
-def _leaf_sum(targets, centre, edge, row, first, last, shape):
-    total = 0.0
-    for place in range(first, last):
-        total += _steepness(targets, centre, edge, row, place, shape)
-    return total
-
-
-@bare_inline
-def _steepness(targets, centre, edge, row, place, shape):
-    square = 0.0
-    for axis in range(3):
-        x = (targets[place, axis] - centre[row, axis]) / edge[row]
-        square += x * x
-    square *= _INVERSE_SQUARE
-    return min(max(square**shape, _FLOOR), _CEILING)
 
 
 @bare
