@@ -13,7 +13,7 @@ from fmm import accuracy, choice
 from fmm.cost import SINGLE, Work
 from fmm.report import Report
 from fmm.sampling import HIGH
-from fmm.verdict import ROUNDED, Verdict, zeros
+from fmm.verdict import LAST, ROUNDED, Verdict, zeros
 from multipoles._jit import get_num_threads
 from multipoles.indexing import order_slice
 from multipoles.radial import Coulomb, Kernel
@@ -72,7 +72,9 @@ class Evaluation:
         self.source_order, self.order, self.dtype = source_order, order, dtype
         self.reach = plan._reach(source_order + order)
         # a result in float32 is not better than its digits
-        self.tolerance = max(plan.tolerance, ROUNDED if dtype == np.float32 else 0.0)
+        single = dtype == np.float32
+        self.tolerance = max(plan.tolerance, ROUNDED * single)
+        self._last = LAST * single
         self.work = Work(
             0, source_order, order, moments.shape[1], plan.tolerance >= SINGLE,
             self.kernel.code != Coulomb.code, plan._choice.work.processor,
@@ -188,7 +190,8 @@ class Evaluation:
                 setting = replace(setting, signs=signs)
             nothing = np.zeros_like(norms)
             errors, bounds = probe.errors(near) if setting.narrow else (nothing, nothing)
-            verdict = Verdict(errors, bounds, norms, probe.terms(), self.tolerance)
+            terms = probe.terms()
+            verdict = Verdict(errors, bounds, norms, terms, self.tolerance, self._last)
         if setting.narrow and not verdict.kept:
             return replace(setting, narrow=False)
         if verdict.message(0) and self._nothing_acts(self._harmonic(moments)):
@@ -294,7 +297,8 @@ class Evaluation:
 
     def _verdict(self, probe: Any, out: Any, terms: np.ndarray) -> Verdict:
         errors, bounds = probe.errors(out)
-        return Verdict(errors, bounds, np.sqrt(probe.squares(out)), terms, self.tolerance)
+        norms = np.sqrt(probe.squares(out))
+        return Verdict(errors, bounds, norms, terms, self.tolerance, self._last)
 
     def _raised(self, setting: Setting, worst: float, helped: bool) -> Setting | None:
         """Return higher degrees, or None if there are none or they cost more than a direct sum."""
