@@ -194,7 +194,7 @@ class Evaluation:
             verdict = Verdict(errors, bounds, norms, terms, self.tolerance, self._last)
         if setting.narrow and not verdict.kept:
             return replace(setting, narrow=False)
-        if verdict.message(0) and self._nothing_acts(self._harmonic(moments)):
+        if verdict.message(0) and self._nothing_acts(self._harmonic(moments), verdict):
             verdict = zeros(self.tolerance, self.order)
         self.report.measured(verdict, probe.size if setting.narrow else 0)
         return near, setting
@@ -206,9 +206,11 @@ class Evaluation:
         harmonic = self._harmonic(moments)
         return self.steps.held(setting.geometry, moments, harmonic, self.source_order)
 
-    def _nothing_acts(self, harmonic: Any) -> bool:
+    def _nothing_acts(self, harmonic: Any, verdict: Verdict) -> bool:
         """Return whether the moments are all trace, which has no field under 1/r, but rounding."""
-        if self.steps.device or self.kernel.code != Coulomb.code:
+        if self.steps.device:
+            return False
+        if self.kernel.code != Coulomb.code and not verdict.is_noise:
             return False
         for j in range(self.source_order + 1):
             given = np.abs(self.moments[..., order_slice(j)]).max()
@@ -260,7 +262,7 @@ class Evaluation:
                     verdict = self._verdict(probe, out, terms)
             if verdict.kept:
                 break
-            if self._nothing_acts(harmonic):
+            if self._nothing_acts(harmonic, verdict):
                 break
             # rounding, not truncation, when a higher degree does not help; distant boxes, whose
             # degree is a fraction of it, may not notice the first time
@@ -274,7 +276,7 @@ class Evaluation:
                     return other
                 break
             setting = raised
-        if verdict.message(probe.size) and self._nothing_acts(harmonic):
+        if verdict.message(probe.size) and self._nothing_acts(harmonic, verdict):
             verdict = zeros(self.tolerance, self.order)
         self._describe(setting)
         self.report.measured(verdict, probe.size)

@@ -108,6 +108,8 @@ class Geometry:
     @cached_property
     def edges(self) -> np.ndarray:
         """Edge of the largest boxes of every level."""
+        if not len(self.tree.edge):
+            return np.ones(len(self.tree.level_starts) - 1)
         return np.maximum.reduceat(self.tree.edge, self.tree.level_starts[:-1])
 
     @property

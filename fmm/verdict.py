@@ -7,6 +7,8 @@ import numpy as np
 
 # digits lost in a sum: multiples of the last one of its terms
 _ROUNDING = 8.0
+# times the rounding of its terms: what a field of nothing may be
+_NOISE = 64.0
 _EPSILON = float(np.finfo(np.float64).eps)
 # of a result in float32: what a tolerance counts at least, and the root mean square of its rounding
 ROUNDED, LAST = 1.2e-7, 3e-8
@@ -43,6 +45,12 @@ class Verdict:
     def rounding(self) -> np.ndarray:
         """What rounding does to any sum of these terms in float64."""
         return _ROUNDING * _EPSILON * self.terms
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether all of the field, where it is not as good as asked, may be rounding."""
+        missed = self.relative(self.bounds) > self.tolerance
+        return bool(np.all(~missed | (self.norms <= _NOISE * self.rounding)))
 
     @cached_property
     def typical(self) -> float:
