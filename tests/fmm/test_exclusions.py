@@ -1,5 +1,7 @@
 """Scaled pairs beside a sum over all pairs: the same answers and refusals as the direct sums."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -137,9 +139,11 @@ def test_rounding_tells_what_is_lost(distance):
     pairs = np.stack([np.arange(150), np.arange(150) + 150], axis=1)
     moments = _moments(300, 0)
     plan = fmm.FMM(x, pair_scale=(pairs, np.zeros(150)))
-    result = plan.field(moments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = plan.field(moments)
     others = np.abs(np.subtract.outer(np.arange(300), np.arange(300))) % 150 != 0
     exact = mp.field(x, x, moments, 1, pairs=np.argwhere(others))
     for k, part in enumerate((slice(0, 1), slice(1, 4))):
-        error = np.linalg.norm((result - exact)[:, part]) / np.linalg.norm(exact[:, part])
+        error = np.linalg.norm((result - exact)[..., part]) / np.linalg.norm(exact[..., part])
         assert 1e-3 < error / plan.report().errors[k] < 5

@@ -278,14 +278,14 @@ def test_a_plan_serves_many_moments():
     plan = fmm.FMM(x, tolerance=TOLERANCE, source_order=1, order=2, leaf_size=50)
     for order in (1, 0):
         moments = _neutral(N, order, rng)
-        total, forces, _ = energies.energy_forces_of(plan, moments)
+        total, forces, _ = plan.energy_forces(moments)
         expected = mp.energy_forces(x, moments)
         bound = _bound(moments, expected[2], TOLERANCE)
         assert abs(total - expected[0]) <= bound
-        assert abs(energies.energy_of(plan, moments) - expected[0]) <= bound
+        assert abs(plan.energy(moments) - expected[0]) <= bound
         assert _relative(forces, expected[1]) <= 3 * TOLERANCE
         turns = mp.torques(moments, expected[2])
-        found = energies.torques_of(plan, moments)
+        found = plan.torques(moments)
         assert np.linalg.norm(found - turns) <= 3 * TOLERANCE * np.linalg.norm(turns)
 
 
