@@ -163,14 +163,16 @@ def _terms(kind: str, degree: int, inner: int, by_harmonic: bool) -> tuple[np.nd
     """Return the terms of a matrix sorted by column, then row (or harmonic): starts, the other."""
     build = harmonics.transfer_terms if kind == "transfer" else harmonics.shift_terms
     row, column, harmonic, factor = build(degree, inner)
+    # moments and fields may be of higher order than the expansions: columns without terms
+    columns = harmonics.n_harmonics(inner)
     if kind == "transfer" and by_harmonic:
         # multipole-to-particle: the box has the columns
-        row, column = column, row
+        row, column, columns = column, row, harmonics.n_harmonics(degree)
     first, other = (harmonic, row) if by_harmonic else (row, harmonic)
     n = int(first.max()) + 1
     key = column.astype(np.int64) * n + first
     order = np.argsort(key, kind="stable")
-    starts = np.searchsorted(key[order], np.arange((int(column.max()) + 1) * n + 1))
+    starts = np.searchsorted(key[order], np.arange(columns * n + 1))
     return starts.astype(np.int32), other[order].astype(np.int32), factor[order]
 
 

@@ -108,9 +108,7 @@ class Geometry:
     @cached_property
     def edges(self) -> np.ndarray:
         """Edge of the largest boxes of every level."""
-        if not len(self.tree.edge):
-            return np.ones(len(self.tree.level_starts) - 1)
-        return np.maximum.reduceat(self.tree.edge, self.tree.level_starts[:-1])
+        return edges_of(self.tree.edge, self.tree.level_starts)
 
     @property
     def roots(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -202,6 +200,13 @@ class Geometry:
         x = s if targets is sources else np.ascontiguousarray(targets, np.float64)
         points = sort_points(x, s, *batches, root_grid=self.sorted_points.root_grid)
         return self._like(points, *_ordered(points, x, s), self.leaf_size, self.least)
+
+
+def edges_of(edge: np.ndarray, level_starts: np.ndarray) -> np.ndarray:
+    """Return the edge of the largest boxes of every level; one without any box."""
+    if not len(edge):
+        return np.ones(len(level_starts) - 1)
+    return np.maximum.reduceat(edge, level_starts[:-1])
 
 
 def _tiles(

@@ -9,7 +9,15 @@ from fmm.accuracy import N_CODES, POINTS
 from fmm.cost import Work
 from fmm.curve import SortedPoints, upper
 from fmm.curve_cuda import gather, launch, occupancy, scatter, sort_points
-from fmm.geometry import MOST_TARGETS, TILE, Batches, Geometry, cheaper, choose_leaves
+from fmm.geometry import (
+    MOST_TARGETS,
+    TILE,
+    Batches,
+    Geometry,
+    cheaper,
+    choose_leaves,
+    edges_of,
+)
 from fmm.lists_cuda import DeviceLists, build_lists
 from fmm.tree import Tree
 from fmm.tree_cuda import build_tree
@@ -196,10 +204,8 @@ class DeviceGeometry(Geometry):
 
     @cached_property
     def edges(self) -> np.ndarray:
-        """Edge of the first box of every level."""
-        n_levels = len(self.tree.level_starts) - 1
-        edge = self.space.download(self.tree.edge[:1])
-        return edge[:1] / 2.0 ** np.arange(n_levels) if len(edge) else np.ones(n_levels)
+        """Edge of the largest boxes of every level, on the host."""
+        return edges_of(self.space.download(self.tree.edge), self.tree.level_starts)
 
     @cached_property
     def n_across(self) -> int:

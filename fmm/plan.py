@@ -276,7 +276,7 @@ class FMM:
         reach = self._reach(source_order + order)
         if reach > self._geometry.smallest:
             self._arrange(*self._unscaled(), self._choice.batches, source_order + order)
-        units = scaling.Units(steps, moments, source_order, self._exponent)
+        units = steps.units(moments, source_order, self._exponent)
         evaluation = Evaluation(
             self, units.scaled(moments), source_order, order, dtype, self._scaled_kernel
         )

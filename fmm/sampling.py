@@ -84,7 +84,7 @@ class Probe:
         self.units = _units(self._sample(near), order)
         self._near_squares = self.squares(near)
         if not np.isfinite(self._near_squares).all():
-            self.units = _units(near, order)
+            self.units = _units(self._largest(near), order)
             self._near_squares = self.squares(near)
         self._where = where and where(self.overall(np.sqrt(self._near_squares)))
         size = SIZE + MORE * thorough
@@ -95,6 +95,10 @@ class Probe:
     def _sample(self, field: np.ndarray) -> np.ndarray:
         """Return a field at some targets, evenly."""
         return field[:: 1 + len(field) // SIZE]
+
+    def _largest(self, field: np.ndarray) -> np.ndarray:
+        """Return a field that has the largest numbers of this one."""
+        return field
 
     def _change_units(self, units: np.ndarray) -> None:
         self._near_squares = self._near_squares * ((self.units / units) ** 2)[:, None]

@@ -11,7 +11,7 @@ import numpy as np
 from multipoles import indexing
 
 # numbers between 2^-60 and 2^60 stay as they are
-_ORDINARY = 60
+ORDINARY = 60
 _GREATEST = np.finfo(np.float64).max
 
 
@@ -27,7 +27,7 @@ def exponent(steps: Any, targets: Any, sources: Any) -> int:
     low, high = np.min([c[0] for c in corners], axis=0), np.max([c[1] for c in corners], axis=0)
     # as halves, whose difference does not overflow
     largest = 2.0 * float((0.5 * high - 0.5 * low).max())
-    if abs(_exponent(largest)) <= _ORDINARY:
+    if abs(_exponent(largest)) <= ORDINARY:
         return 0
     return _exponent(steps.typical_extent(sources) or largest)
 
@@ -53,7 +53,7 @@ class Units:
     def __init__(self, steps: Any, moments: Any, source_order: int, length: int) -> None:
         self.steps, self.length, self.source_order = steps, length, source_order
         most = _exponent(steps.largest(moments, -length * indexing.orders(source_order)))
-        self.moment = most if abs(most) > _ORDINARY else 0
+        self.moment = most if abs(most) > ORDINARY else 0
 
     def scaled(self, moments: Any) -> Any:
         """Return moments in these units."""

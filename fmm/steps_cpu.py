@@ -11,6 +11,7 @@ from fmm.geometry import Batches, Geometry, arrange
 from fmm.indicators import Held
 from fmm.near import near_field
 from fmm.sampling import Probe
+from fmm.scaling import Units
 from multipoles import checks, indexing
 from multipoles.radial import Kernel
 
@@ -83,6 +84,10 @@ class HostSteps:
             return float(max(values.max(initial=0.0), -values.min(initial=0.0)))
         most = np.abs(values).max(axis=(0, 1), initial=0.0).astype(np.float64)
         return float(np.ldexp(most, exponents).max(initial=0.0))
+
+    def units(self, moments: Any, source_order: int, length: int) -> Units:
+        """Return units of moments, where lengths are counted in two to a power."""
+        return Units(self, moments, source_order, length)
 
     def arrange(self, targets, sources, batches, work, leaf_size, smallest) -> Geometry:
         """Return points, tree and lists, see `fmm.geometry.arrange`."""

@@ -11,27 +11,19 @@ import numpy as np
 
 from fmm import harmonics
 from fmm.cost import Work
-from fmm.curve_cuda import GEOMETRY, corners, gather, launch
+from fmm.curve_cuda import corners, gather
 from fmm.driver_cuda import FarField
 from fmm.geometry import Batches
 from fmm.geometry_cuda import DeviceGeometry, arrange
-from fmm.indicators import Where
 from fmm.near_cuda import near_field
-from fmm.sampling import SIZE, Probe, senders_of
+from fmm.rows_cuda import copy, move, multiply
+from fmm.sampling_cuda import DeviceHeld, DeviceProbe
+from fmm.scaling_cuda import DeviceUnits, scaled
+from fmm.steps_cpu import HostSteps
 from multipoles import checks, indexing
 from multipoles import interactions_cuda as given
-from multipoles._cuda import REAL, SIMULATED, cuda, kernels
 from multipoles._device import Space, space_of
-from multipoles._sorting_cuda import argsort, blocks_for
 from multipoles.radial import Kernel
-
-THREADS = 8 if SIMULATED else 128
-# blocks that share a sum over all points
-_PARTS = 4 if SIMULATED else 512
-# sources that one block sums for sampled targets
-_SENDERS = 16 if SIMULATED else 4096
-# distances to the middle of a leaf are compared as integers of so many bits
-_BITS = 30
 
 
 class DeviceSteps:
@@ -107,7 +99,7 @@ class DeviceSteps:
     def order(self, geometry: DeviceGeometry, moments: Any, dtype: np.dtype) -> Any:
         """Return moments in the order of the tree."""
         out = self.space.empty(moments.shape, dtype)
-        self._move(geometry.tree.source_order, moments, out, scattered=False)
+        move(self.space, geometry.tree.source_order, moments, out, scattered=False)
         return out
 
     def near(
@@ -129,7 +121,8 @@ class DeviceSteps:
 
     def held(self, geometry, moments: Any, harmonic: Any, source_order: int) -> "DeviceHeld":
         """Return what the moments are of each order; waits for it."""
-        return DeviceHeld(mean_squares(self.space, moments, source_order))
+        wide = harmonic.of(np.dtype(np.float64))
+        return DeviceHeld(self.space, moments, wide, source_order)
 
     def harmonic(self, moments: Any, source_order: int) -> "_Harmonic":
         """Return moments by harmonics, as the far field takes them."""
@@ -154,8 +147,9 @@ class DeviceSteps:
     def total(self, near: Any, local: Any, order: int) -> Any:
         """Return the near field and the derivatives that local expansions give."""
         out = self.space.empty(near.shape, near.dtype)
-        _copy(self.space, near, out)
-        self.multiply(local, ("to cartesian", order), harmonics.cartesian_map(order), True, out)
+        copy(self.space, near, out)
+        matrix = harmonics.cartesian_map(order)
+        multiply(self.space, local, ("to cartesian", order), matrix, True, out)
         return out
 
     def corners(self, points: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -163,53 +157,29 @@ class DeviceSteps:
         return corners(self.space, points)
 
     def typical_extent(self, points: Any) -> float:
-        """Return zero: not known."""
-        return 0.0
+        """Return how far most of the points are apart, zero if they are not; waits for some."""
+        n = points.shape[0]
+        places = self.space.upload(np.arange(0, n, 1 + n // 1000))
+        some = self.space.download(gather(self.space, points, places))
+        return HostSteps().typical_extent(some)
 
     def scaled(self, values: Any, exponents: Any) -> Any:
         """Return values times powers of two, one for all or one for each column."""
-        factors = np.ldexp(np.ones(values.shape[-1]), exponents)
-        wide = values.reshape(values.shape[0], -1, values.shape[-1])
-        out = self.space.empty(wide.shape, values.dtype)
-        key = "scaled", tuple(np.broadcast_to(exponents, len(factors)).tolist())
-        self.multiply(wide, key, np.diag(factors), False, out)
-        return out.reshape(*values.shape)
+        return scaled(self.space, values, exponents)
 
-    def largest(self, values: Any, exponents: np.ndarray) -> float:
-        """Return one: nothing waits for the device."""
-        return 1.0
+    def units(self, moments: Any, source_order: int, length: int) -> DeviceUnits:
+        """Return units of moments, where lengths are counted in two to a power."""
+        return DeviceUnits(self.space, moments, source_order, length)
 
     def unorder(self, geometry: DeviceGeometry, out: Any, dtype: np.dtype) -> Any:
         """Return a field in the order in which targets were given."""
         result = self.space.empty(out.shape, dtype)
-        self._move(geometry.tree.target_order, out, result, scattered=True)
+        move(self.space, geometry.tree.target_order, out, result, scattered=True)
         return result
 
     def give(self, out: Any, had_channels: bool) -> Any:
         """Return a field as the caller gets it."""
         return self.space.give(out if had_channels else out.reshape(out.shape[0], out.shape[2]))
-
-    def multiply(self, values: Any, key: tuple, matrix: np.ndarray, added: bool, out: Any) -> None:
-        """Write, or add to `out`, the rows of values times a matrix."""
-        wide = np.result_type(values.dtype, out.dtype)
-        table = self.space.constant(
-            (*key, wide.name), lambda: np.ascontiguousarray(matrix.astype(wide)).reshape(-1)
-        )
-        n_in, n_out = matrix.shape
-        n = out.shape[0] * out.shape[1] * n_out
-        _multiply(int(added))(
-            self.space.stream, wide, blocks_for(n, THREADS), THREADS, values.reshape(-1), table,
-            n_in, n_out, out.reshape(-1),
-        )  # fmt: skip
-
-    def _move(self, order: Any, values: Any, out: Any, scattered: bool) -> None:
-        """Copy rows in an order, or back; the type of numbers may change."""
-        wide = np.result_type(values.dtype, out.dtype)
-        width = values.shape[1] * values.shape[2]
-        _move(int(scattered))(
-            self.space.stream, wide, blocks_for(order.shape[0] * width, THREADS), THREADS, order,
-            width, values.reshape(-1), out.reshape(-1),
-        )  # fmt: skip
 
 
 class _Like:
@@ -239,262 +209,6 @@ class _Harmonic:
             out = self.steps.space.empty((n, channels, size), dtype)
             matrix = harmonics.cartesian_map(self.source_order).T
             key = ("to harmonic", self.source_order)
-            self.steps.multiply(self.moments, key, matrix, False, out)
+            multiply(self.steps.space, self.moments, key, matrix, False, out)
             self._made[dtype] = out
         return self._made[dtype]
-
-
-class DeviceHeld:
-    """What all sources together hold of one set of moments.
-
-    Parameters
-    ----------
-    mean : ndarray, shape (K + 1,)
-        Mean over the sources of the square of the moments of each order.
-    """
-
-    spread = 1.0
-
-    def __init__(self, mean: np.ndarray) -> None:
-        self.mean = mean
-
-    def where(self, geometry: DeviceGeometry, degrees: tuple[int, ...], norms: np.ndarray) -> Where:
-        """Return where errors are expected: nowhere more than elsewhere."""
-        nothing = np.empty(0)
-        return Where(nothing.astype(np.int64), nothing, max(degrees))
-
-    def weights(self, geometry: DeviceGeometry) -> np.ndarray:
-        """Return what `accuracy.predicted` asks for."""
-        return self.mean[:, None, None] * geometry.far_weights
-
-
-class DeviceProbe(Probe):
-    """Targets at which the whole field is known, on the host: some drawn evenly, some in corners.
-
-    Those chosen for their place in corners of leaves stand for themselves, those drawn for all.
-    """
-
-    _geometry: DeviceGeometry
-    _near: Any
-
-    def squares(self, field: Any) -> np.ndarray:
-        """Return the mean square of a field over all targets, shape (1, order + 1, 1)."""
-        found = mean_squares(self._geometry.space, field, self._order) / self.units**2
-        return found[None, :, None]
-
-    def _sample(self, field: Any) -> np.ndarray:
-        n = field.shape[0]
-        return picked(self._geometry.space, field, np.arange(0, n, 1 + n // SIZE))
-
-    def _draw(self, first: int, last: int, size: int, seed: int):
-        places, shares, even = super()._draw(first, last, size, seed)
-        corners = self._in_corners(SIZE)
-        places = np.concatenate([places, corners])
-        alone = np.full(len(corners), 1.0 / max(last - first, 1))
-        return places, np.append(shares, alone), np.append(even, np.zeros(len(corners), bool))
-
-    def _at(self, field: Any) -> np.ndarray:
-        return picked(self._geometry.space, field, self.places).astype(np.float64)
-
-    def _in_corners(self, size: int) -> np.ndarray:
-        """Return the places of the targets that are farthest from the centres of their leaves."""
-        geometry, n = self._geometry, self._near.shape[0]
-        space, tree = geometry.space, geometry.tree
-        keys = space.upload(np.zeros(n, np.int64))
-        leaves, targets = geometry.target_leaves, geometry.targets
-        launch(
-            space, _measure(), n, targets, geometry.leaf_targets,
-            _by_start(space, geometry.leaf_targets), leaves, tree.centre, tree.edge, keys,
-        )  # fmt: skip
-        order, _ = argsort(space, keys, _BITS)
-        return space.download(order[max(n - size, 0) :])
-
-    def _wide(self) -> Any:
-        """Return the moments in float64."""
-        space, moments = self._geometry.space, self._moments
-        if moments.dtype == np.float64:
-            return moments
-        out = space.empty(moments.shape, np.dtype(np.float64))
-        _copy(space, moments, out)
-        return out
-
-    def _sum(self, places: np.ndarray) -> np.ndarray:
-        geometry, moments = self._geometry, self._wide()
-        space, dtype = geometry.space, np.dtype(np.float64)
-        targets, sources = geometry.points(dtype)
-        counts, senders = senders_of(places, *geometry.roots)
-        rows, leaves, ranges = _shared(counts, senders)
-        here = gather(space, targets, space.upload(places[rows]), dtype)
-        n_out = indexing.n_components(self._order)
-        out = space.upload(np.zeros((len(rows), moments.shape[1], n_out), dtype))
-        near_field(
-            space, here, sources, moments, self._order, space.upload(leaves),
-            space.upload(np.arange(len(leaves) + 1)), space.upload(ranges), out,
-            kernel=self._kernel, reach=self._reach,
-        )  # fmt: skip
-        exact = np.zeros((len(places), *out.shape[1:]))
-        np.add.at(exact, rows, space.download(out))
-        return exact
-
-    def _some(self, places: np.ndarray, senders: np.ndarray) -> tuple[np.ndarray, ...]:
-        space, dtype = self._geometry.space, np.dtype(np.float64)
-        targets, sources = self._geometry.points(dtype)
-        here = gather(space, targets, space.upload(places), dtype)
-        there = gather(space, sources, space.upload(senders), dtype)
-        moments = picked(space, self._moments, senders).astype(np.float64)
-        return space.download(here), space.download(there), moments
-
-
-def _shared(counts: np.ndarray, senders: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return targets, as often as parts of their sources; leaves of them; and the parts."""
-    rows, leaves, ranges = [], [], []
-    first, n = 0, 0
-    for count, (begin, end) in zip(counts.tolist(), senders.tolist(), strict=True):
-        for start in range(begin, end, _SENDERS):
-            rows.append(np.arange(first, first + count))
-            leaves.append((n, n + count))
-            ranges.append((start, min(start + _SENDERS, end)))
-            n += count
-        first += count
-    whole = np.concatenate(rows) if rows else np.empty(0, np.int64)
-    pairs = np.array(leaves, np.int64).reshape(-1, 2), np.array(ranges, np.int64).reshape(-1, 2)
-    return whole, *pairs
-
-
-def _copy(space: Space, values: Any, out: Any) -> None:
-    """Copy all numbers of an array to another, whose type may be wider."""
-    n = int(np.prod(values.shape))
-    _copied()(
-        space.stream, np.result_type(values.dtype, out.dtype), blocks_for(n, THREADS), THREADS,
-        values.reshape(-1), out.reshape(-1),
-    )  # fmt: skip
-
-
-def picked(space: Space, values: Any, places: np.ndarray) -> np.ndarray:
-    """Return some rows of values (n, c, k), on the host; waits for them."""
-    shape = len(places), *values.shape[1:]
-    out = space.empty(shape, values.dtype)
-    width = shape[1] * shape[2]
-    _move(0)(
-        space.stream, values.dtype, blocks_for(len(places) * width, THREADS), THREADS,
-        space.upload(np.asarray(places, np.int64)), width, values.reshape(-1), out.reshape(-1),
-    )  # fmt: skip
-    return space.download(out)
-
-
-def mean_squares(space: Space, values: Any, order: int) -> np.ndarray:
-    """Return the mean over points of the sum of squares per order of components, on the host."""
-    n, _, size = values.shape
-    parts = max(1, min(_PARTS, n // THREADS))
-    sums = space.empty((parts, size), np.float64)
-    _squares()(space.stream, GEOMETRY, (parts, size), THREADS, values.reshape(-1), size, sums)
-    squares = space.download(sums).sum(axis=0) / max(n, 1)
-    starts = [indexing.order_slice(k).start for k in range(order + 1)]
-    return np.add.reduceat(squares, starts)
-
-
-# --- kernels --------------------------------------------------------------------------------------
-
-
-@kernels
-def _move(scattered):
-    def loop(order, width, values, out):
-        i = cuda.grid(1)
-        if i < order.shape[0] * width:
-            row, column = i // width, i % width
-            there = order[row] * width + column
-            if scattered:
-                out[there] = values[i]
-            else:
-                out[i] = values[there]
-
-    return loop
-
-
-@kernels
-def _copied():
-    def loop(values, out):
-        i = cuda.grid(1)
-        if i < out.shape[0]:
-            out[i] = values[i]
-
-    return loop
-
-
-@kernels
-def _multiply(added):
-    def loop(values, matrix, n_in, n_out, out):
-        i = cuda.grid(1)
-        if i < out.shape[0]:
-            row, column = i // n_out, i % n_out
-            total = 0.0
-            for k in range(n_in):
-                total += values[row * n_in + k] * matrix[k * n_out + column]
-            if added:
-                total += out[i]
-            out[i] = total
-
-    return loop
-
-
-@kernels
-def _squares():
-    def loop(values, size, sums):
-        """Add the squares of one component, over a part of the points: always in one order."""
-        shared = cuda.shared.array(THREADS, REAL)
-        thread, part, column = cuda.threadIdx.x, cuda.blockIdx.x, cuda.blockIdx.y
-        n = values.shape[0] // size
-        first, last = n * part // cuda.gridDim.x, n * (part + 1) // cuda.gridDim.x
-        total = 0.0
-        for i in range(first + thread, last, THREADS):
-            total += values[i * size + column] * values[i * size + column]
-        shared[thread] = total
-        cuda.syncthreads()
-        if thread == 0:
-            total = 0.0
-            for other in range(THREADS):
-                total += shared[other]
-            sums[part, column] = total
-
-    return loop
-
-
-def _by_start(space: Space, leaves: Any) -> Any:
-    """Return the order in which leaves start."""
-    starts = space.empty((leaves.shape[0],), np.int64)
-    launch(space, _first_column(), leaves.shape[0], leaves, starts)
-    return argsort(space, starts)[0]
-
-
-@kernels
-def _first_column():
-    def loop(pairs, out):
-        i = cuda.grid(1)
-        if i < out.shape[0]:
-            out[i] = pairs[i, 0]
-
-    return loop
-
-
-@kernels
-def _measure():
-    def loop(targets, ranges, order, leaves, centre, edge, keys):
-        """Write the squared distance of every target from the middle of its leaf, as integers."""
-        i = cuda.grid(1)
-        if i >= keys.shape[0]:
-            return
-        first, last = 0, order.shape[0]
-        while first < last:
-            middle = (first + last) // 2
-            if ranges[order[middle], 0] <= i:
-                first = middle + 1
-            else:
-                last = middle
-        box = leaves[order[first - 1]]
-        square = 0.0
-        for axis in range(3):
-            x = (targets[i, axis] - centre[box, axis]) / edge[box]
-            square += x * x
-        keys[i] = int(min(square, 0.99) * (1 << _BITS))
-
-    return loop

@@ -93,7 +93,8 @@ class Steps:
 
 
 @pytest.mark.parametrize(
-    "source_order, order, channels, dtype", [(0, 1, 2, np.float32), (1, 2, 1, np.float64)]
+    "source_order, order, channels, dtype",
+    [(0, 1, 2, np.float32), (1, 2, 1, np.float64), (DEGREE + 1, DEGREE + 1, 1, np.float64)],
 )
 def test_steps_between_points_and_expansions(geometry, source_order, order, channels, dtype):
     steps = Steps(geometry, source_order, order, channels, dtype)

@@ -7,7 +7,7 @@ pytest.importorskip("numba.cuda")
 
 import fmm
 import multipoles as mp
-from fmm import steps_cuda
+from fmm import indicators, sampling, sampling_cuda
 from multipoles._device import NumbaSpace
 from multipoles.checks import on_device
 
@@ -33,8 +33,9 @@ def test_counts_are_those_of_the_cpu():
         assert getattr(there, name) == getattr(here, name), name
     assert here.n_mixed > 0
     np.testing.assert_array_equal(there.translations, here.translations)
-    for found, expected in zip(there.far_weights, here.far_weights, strict=True):
-        np.testing.assert_allclose(found, expected)
+    np.testing.assert_allclose(there.edges, here.edges)
+    held = np.diff(here.tree.source_range, axis=1).astype(float)
+    np.testing.assert_allclose(there.far_weights, indicators.pair_weights(here, held)[0])
     for found, expected in zip(there.near, here.near, strict=True):
         np.testing.assert_array_equal(SPACE.download(found), expected)
     for found, expected in zip(there.unsorted(), (x, s), strict=True):
@@ -125,24 +126,177 @@ def test_energies_and_forces(channels):
         fmm.torques(*given)
 
 
-def test_sampled_field_and_mean_squares():
-    rng = np.random.default_rng(5)
-    batch = SPACE.upload(np.repeat([0, 1], [14, 10]))
-    s, moments = SPACE.upload(_points(24)), rng.standard_normal((24, 1, 1))
-    plan = fmm.FMM(s, tolerance=0.1, leaf_size=4, source_batch=batch)
+def _probe(plan, moments, order):
+    """Return near field and probe of a plan without far field, moments in the caller's order."""
     geometry, steps = plan._geometry, plan._steps
     ordered = steps.order(geometry, SPACE.upload(moments), np.dtype(np.float64))
-    near = steps.near(geometry, ordered, 1, plan.kernel, 0.0)
-    probe = steps.probe(geometry, ordered, near, 1, plan.kernel, 0.0)
+    near = steps.near(geometry, ordered, order, plan.kernel, 0.0)
+    return near, steps.probe(geometry, ordered, near, order, plan.kernel, 0.0)
+
+
+def test_exact_field_at_samples_and_mean_squares():
+    rng = np.random.default_rng(5)
     host = np.repeat([0, 1], [14, 10])
+    s, moments = SPACE.upload(_points(24)), rng.standard_normal((24, 1, 1))
+    plan = fmm.FMM(s, tolerance=0.1, leaf_size=4, source_batch=SPACE.upload(host))
+    near, probe = _probe(plan, moments, 1)
     exact = mp.field(_points(24), _points(24), moments, 1, target_batch=host, source_batch=host)
-    exact = exact[SPACE.download(geometry.tree.target_order)] - SPACE.download(near)
-    scale = np.abs(exact).max()
-    np.testing.assert_allclose(probe._far, exact[probe.places], atol=1e-12 * max(scale, 1e3))
-    values = rng.standard_normal((24, 2, 4))
-    squares = steps_cuda.mean_squares(SPACE, SPACE.upload(values), 1)
+    exact = exact[SPACE.download(plan._geometry.tree.target_order)]
+    np.testing.assert_allclose(probe.exact, exact[probe.places], atol=1e-12 * np.abs(exact).max())
+    np.testing.assert_array_equal(probe._at(near), SPACE.download(near)[probe.places])
+    # few targets are looked at all, each once
+    np.testing.assert_array_equal(probe.places, np.arange(24))
+    errors, bounds = probe.errors(near)
+    missing = (SPACE.download(near) - exact) ** 2
+    for k, own in enumerate((slice(0, 1), slice(1, 4))):
+        expected = np.sqrt(missing[..., own].sum() / 24) / probe.units[k]
+        assert errors[0, k, 0] == bounds[0, k, 0] == pytest.approx(expected, rel=1e-9)
+    values, units = rng.standard_normal((24, 2, 4)), np.array([0.5, 4.0])
+    squares = sampling_cuda.mean_squares(SPACE, SPACE.upload(values), units)
     expected = [(values[..., p] ** 2).sum() / 24 for p in (slice(0, 1), slice(1, 4))]
-    np.testing.assert_allclose(squares, expected)
+    np.testing.assert_allclose(squares, expected / units**2)
+
+
+@pytest.mark.parametrize(
+    "dtype, size",
+    [(np.float32, 1e30), (np.float32, 1e-38), (np.float64, 1e250), (np.float64, 1e-250)],
+)
+def test_squares_of_large_and_small_fields(dtype, size):
+    values, units = np.array([[[size]], [[-3 * size]]], dtype), np.array([size])
+    found = sampling_cuda.mean_squares(SPACE, SPACE.upload(values), units)
+    np.testing.assert_allclose(found, [5.0], rtol=1e-5)
+
+
+def test_draws_stand_for_all_targets_and_those_in_corners_for_themselves(monkeypatch):
+    monkeypatch.setattr(sampling, "SIZE", 6)
+    plan = fmm.FMM(SPACE.upload(_points(40)), tolerance=0.1, leaf_size=5)
+    near, probe = _probe(plan, np.ones((40, 1, 1)), 0)
+    assert probe._shares.sum() == pytest.approx(1.0)
+    corners = probe._in_corners(6)
+    ours = np.isin(probe.places[probe._draws], corners)
+    assert set(corners) <= set(probe.places) and len(probe.places) < 40
+    assert probe._shares[ours].sum() == pytest.approx(len(corners) / 40)
+    errors, bounds = probe.errors(SPACE.upload(SPACE.download(near) + 0.0))
+    assert errors.shape == (1, 1, 1) and np.all(bounds >= errors)
+
+
+@pytest.mark.parametrize("kind", ["zero", "traces", "tiny"])
+def test_a_first_call_of_nothing_does_not_poison_a_plan(kind):
+    x, q = _points(30, 7), np.random.default_rng(8).random((30, 1))
+    order = 2 if kind == "traces" else 0
+    nothing = np.zeros((30, mp.n_components(order)))
+    if kind == "traces":
+        nothing[:, [4, 7, 9]] = q
+    elif kind == "tiny":
+        nothing[3] = 1e-300
+    wanted = np.random.default_rng(9).random(nothing.shape)
+    plan = fmm.FMM(SPACE.upload(x), tolerance=0.05, source_order=order, leaf_size=4)
+    found = SPACE.download(plan.field(SPACE.upload(nothing)))
+    exact = mp.field(x, x, nothing, 1)
+    if kind == "tiny":
+        assert _error(found * 1e250, exact * 1e250) < 0.05
+    else:
+        assert np.abs(found).max() <= 1e-9 and not plan.report().degree
+    found = SPACE.download(plan.field(SPACE.upload(wanted)))
+    assert _error(found, mp.field(x, x, wanted, 1)) < 0.05
+    assert plan.report().degree > 0
+
+
+@pytest.mark.parametrize(
+    "dtype, lengths, sizes",
+    [
+        (np.float32, 1.0, (1e-43, 1e33)),
+        (np.float32, 1e-33, (1e-36, 1e-40)),
+        (np.float32, 1e25, (1e30,)),
+        (np.float64, 1.0, (1e-200, 1.0, 1e200)),
+        (np.float64, 1e-160, (1e-170, 1e-220)),
+        (np.float64, 1e150, (1e200,)),
+    ],
+)
+def test_numbers_of_any_size(dtype, lengths, sizes):
+    x, q = _points(30, 7), np.random.default_rng(8).random((30, 1))
+    x = (x * lengths).astype(dtype)
+    plan = fmm.FMM(SPACE.upload(x), tolerance=0.05, order=0, leaf_size=4)
+    for size in sizes:
+        charges = (q * size).astype(dtype)
+        found = SPACE.download(plan.field(SPACE.upload(charges))).astype(float)
+        exact = mp.field(x / lengths, x / lengths, (charges / size).astype(np.float64), 0)
+        assert _error(found * (lengths / size), exact) < 0.05
+        assert plan.report().degree > 0
+
+
+def test_a_near_field_that_overflows_is_summed_in_float64():
+    x = _points(30, 7).astype(np.float32)
+    x[:2] = [[0, 0, 0], [1e-15, 0, 0]]
+    m = np.zeros((30, 4), np.float32)
+    m[:2, 1] = 1e-15
+    m[2:] = 1e-3
+    plan = fmm.FMM(SPACE.upload(x), tolerance=1e-2, source_order=1, leaf_size=4)
+    found = SPACE.download(plan.field(SPACE.upload(m)))
+    exact = mp.field(*(a.astype(np.float64) for a in (x, x, m)), 1)
+    assert found.dtype == np.float32 and np.isfinite(found).all()
+    for own in (slice(0, 1), slice(1, 4)):
+        assert _error(found[:, own], exact[:, own]) < 1e-2
+    assert not plan._settings[1, 1].narrow
+
+
+def test_what_plans_on_a_gpu_do_not_do():
+    x, q = (SPACE.upload(a) for a in (_points(12), np.ones((12, 1))))
+    scale = np.array([[0, 1]]), np.array([0.5])
+    for call in (
+        lambda: fmm.FMM(x, pair_scale=scale),
+        lambda: fmm.field(x, x, q, pair_scale=scale),
+        lambda: fmm.energy(x, q, pair_scale=scale),
+    ):
+        with pytest.raises(ValueError, match="pair_scale: expected none for points on a GPU"):
+            call()
+    for each in ("system", ["channel"]):
+        with pytest.raises(ValueError, match="each: expected none for points on a GPU"):
+            fmm.FMM(x, each=each)
+    plan = fmm.FMM(x)
+    with pytest.raises(TypeError, match="moments: the points lie on a GPU"):
+        plan.energy(np.ones((12, 1)))
+    with pytest.raises(TypeError, match="moments"):
+        plan.torques(q)
+    with pytest.raises(ValueError, match="targets are its sources"):
+        fmm.FMM(x, SPACE.upload(_points(12))).energy(q)
+    for arguments in ((x, np.ones((12, 1))), (_points(12), q)):
+        with pytest.raises(TypeError, match="GPU"):
+            fmm.energy(*arguments)
+
+
+@pytest.mark.parametrize("shape", [(14,), (14, 2, 4)])
+def test_energies_of_a_plan(shape):
+    rng = np.random.default_rng(10)
+    x, moments = _points(14), rng.standard_normal(shape)
+    packed = moments[:, None] if len(shape) == 1 else moments
+    plan = fmm.FMM(SPACE.upload(x), tolerance=1e-3, source_order=0 if len(shape) == 1 else 1)
+    expected = mp.energy_forces(x, packed)
+    there = SPACE.upload(moments)
+    assert plan.energy(there) == pytest.approx(expected[0], rel=1e-9)
+    energy, forces, gradients = plan.energy_forces(there)
+    assert energy == pytest.approx(expected[0], rel=1e-9)
+    np.testing.assert_allclose(SPACE.download(forces), expected[1], rtol=1e-8, atol=1e-9)
+    assert gradients.shape == shape
+    np.testing.assert_allclose(
+        SPACE.download(gradients), expected[2].reshape(shape), rtol=1e-8, atol=1e-9
+    )
+
+
+def test_plans_of_nothing_and_of_one_place():
+    x, none = _points(9), np.empty((0, 3))
+    for targets, sources in (
+        (x, none),
+        (none, x),
+        (none, none),
+        (np.ones((9, 3)), np.ones((9, 3))),
+    ):
+        same = targets is sources
+        s = SPACE.upload(sources)
+        plan = fmm.FMM(s, s if same else SPACE.upload(targets), tolerance=1e-3)
+        for _ in range(2):
+            found = SPACE.download(plan.field(SPACE.upload(np.ones((len(sources), 1)))))
+            assert found.shape == (len(targets), 4) and not found.any()
 
 
 def test_targets_in_corners_of_leaves():
