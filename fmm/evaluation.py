@@ -45,6 +45,8 @@ class Setting:
     """By what the degrees were chosen, see `_signs`."""
     raised: int = 0
     """By how much degrees are above what was expected."""
+    lost: np.ndarray | None = None
+    """Terms of the sum over the field."""
 
 
 class Evaluation:
@@ -126,17 +128,21 @@ class Evaluation:
         with self.report.timed("sample"):
             held = self.steps.held(geometry, moments, harmonic, self.source_order)
             probe = self._probe(setting, moments, near, held)
-            norms, terms = probe.norms(), probe.terms()
+            norms = probe.norms()
             self._is_void = not held.mean.any()
             if setting.narrow and self._needs_digits(probe, near, norms):
                 return replace(setting, narrow=False)
-            floor = Verdict(norms, norms, norms, terms, self.tolerance).rounding / self.tolerance
-            chosen = self._chosen(setting, held, probe.overall(np.maximum(norms, floor)))
-            if chosen.geometry is not geometry:
-                return chosen
-            if chosen is not setting and max(chosen.degrees) >= HIGH:
-                probe.enlarge()
-        return self._converged(chosen, near, harmonic, probe, terms)
+            signs = _signs(held, probe.overall(norms))
+            is_alike = setting.signs is not None and _alike(signs, setting.signs)
+            terms = setting.lost * norms if is_alike and setting.lost is not None else probe.terms()
+            if not (is_alike or self._is_chosen):
+                chosen = self._chosen(setting, held, signs, probe, norms, terms)
+                if chosen.geometry is not geometry:
+                    return chosen
+                setting = chosen
+                if max(setting.degrees) >= HIGH:
+                    probe.enlarge()
+        return self._converged(setting, near, harmonic, probe, terms)
 
     def _near(self, setting: Setting) -> tuple[Any, Any]:
         """Return moments in the order of the tree, and the near field."""
@@ -221,14 +227,11 @@ class Evaluation:
 
     # --- choices ----------------------------------------------------------------------------------
 
-    def _chosen(self, setting: Setting, held: Any, norms: np.ndarray) -> Setting:
+    def _chosen(self, setting: Setting, held: Any, signs, probe: Any, norms, terms) -> Setting:
         """Return the setting with the degrees, and perhaps the leaves, that cost least."""
-        signs = _signs(held, norms)
-        if setting.degrees and self._is_chosen:
-            return setting
-        if setting.degrees and setting.signs is not None and _alike(signs, setting.signs):
-            return setting
         self._is_chosen = True
+        floor = Verdict(norms, norms, norms, terms, self.tolerance).rounding / self.tolerance
+        norms = probe.overall(np.maximum(norms, floor))
         plan, geometry = self.plan, self.plan._geometry
         limits = accuracy.share(self.source_order + self.order) * self.tolerance * norms
         weights = held.weights(geometry)
@@ -241,8 +244,7 @@ class Evaluation:
             if choice.seconds(geometry, self.work, degrees) > self._direct_seconds:
                 return Setting(geometry.direct(), narrow=setting.narrow)
         single = self.work.single and geometry.fits_single(self.source_order, self.order)
-        narrow = setting.narrow
-        return Setting(geometry, degrees, single, narrow, signs)
+        return Setting(geometry, degrees, single, setting.narrow, signs)
 
     @property
     def _direct_seconds(self) -> float:
@@ -282,7 +284,9 @@ class Evaluation:
         self.report.measured(verdict, probe.size)
         # degrees were raised for other moments: to be chosen anew
         idle = setting.raised and verdict.worst < 0.1
-        return out, replace(setting, signs=None) if idle else setting
+        norms = np.where(verdict.norms > 0, verdict.norms, np.inf)
+        signs = None if idle else setting.signs
+        return out, replace(setting, signs=signs, lost=terms / norms)
 
     def _with_far(self, setting: Setting, near: Any, harmonic: Any) -> Any:
         """Return near and far field together."""

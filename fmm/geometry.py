@@ -125,8 +125,14 @@ class Geometry:
     @cached_property
     def translations(self) -> np.ndarray:
         """Multipole-to-local translations of each level."""
-        levels = np.searchsorted(self.tree.level_starts, self.lists.m2l_targets, side="right") - 1
-        return np.bincount(levels, minlength=len(self.tree.level_starts) - 1)
+        n_levels = len(self.tree.level_starts) - 1
+        return np.bincount(self.levels[self.lists.m2l_targets], minlength=n_levels)
+
+    @cached_property
+    def levels(self) -> np.ndarray:
+        """Level of every box."""
+        starts = self.tree.level_starts
+        return np.repeat(np.arange(len(starts) - 1), np.diff(starts))
 
     @cached_property
     def n_mixed(self) -> int:
