@@ -81,8 +81,8 @@ class Evaluation:
             0, source_order, order, moments.shape[1], plan.tolerance >= SINGLE,
             self.kernel.code != Coulomb.code, plan._choice.work.processor,
         )  # fmt: skip
-        # a field of nothing tells nothing about others
-        self._is_void = False
+        # a field of nothing tells nothing about others; nor does one of NaN, which GPUs let in
+        self._is_void = self._is_lost = False
         # once for a set of moments
         self._is_chosen = False
         self._correction: np.ndarray | None = None
@@ -105,7 +105,7 @@ class Evaluation:
             while isinstance(found := self._attempt(setting), Setting):
                 setting = found
             out, setting = found
-            if not self._is_void:
+            if not (self._is_void or self._is_lost):
                 plan._settings[key] = setting
         self.geometry = setting.geometry
         with self.report.timed("order"):
@@ -129,7 +129,7 @@ class Evaluation:
             held = self.steps.held(geometry, moments, harmonic, self.source_order)
             probe = self._probe(setting, moments, near, held)
             norms = probe.norms()
-            self._is_void = not held.mean.any()
+            self._is_void, self._is_lost = not held.mean.any(), not np.isfinite(held.mean).all()
             if setting.narrow and self._needs_digits(probe, near, norms):
                 return replace(setting, narrow=False)
             signs = _signs(held, probe.overall(norms))
@@ -186,7 +186,7 @@ class Evaluation:
         with self.report.timed("sample"):
             probe = self._probe(setting, moments, near, None)
             norms = np.sqrt(probe.squares(near))
-            self._is_void = not norms.any()
+            self._is_void, self._is_lost = not norms.any(), not np.isfinite(norms).all()
             if setting.geometry is not self.plan._geometry:
                 # expansions could not do it: with other moments they may
                 held = self._held(setting, moments)
@@ -262,7 +262,7 @@ class Evaluation:
                 if verdict.typical <= 1.0 < verdict.worst and not probe.enlarged:
                     probe.enlarge()
                     verdict = self._verdict(probe, out, terms)
-            if verdict.kept:
+            if verdict.kept or self._is_lost:
                 break
             if self._nothing_acts(harmonic, verdict):
                 break

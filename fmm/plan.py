@@ -46,8 +46,9 @@ class FMM:
     JAX) are planned and evaluated there; batches and moments must lie beside them, of one dtype,
     and fields come back as arrays of the same library. Values are not checked there. The host
     waits for the device while it plans, and in the first evaluation of each pair of orders, which
-    chooses degrees; later ones only launch. Every sum is gathered in a fixed order: every run gives
-    the same bits.
+    chooses degrees and measures errors; later ones only launch, and their errors are not known: for
+    moments of another kind (charges of one sign, then of both), call ``rebuild(..., check=True)``
+    first. Every sum is gathered in a fixed order: every run gives the same bits.
 
     Parameters
     ----------
@@ -59,8 +60,9 @@ class FMM:
     tolerance : float
         Largest relative L2 error of the field at every output order: the root mean square error
         over all targets against the root mean square of the field. It is measured in every
-        evaluation, at targets drawn by where errors can sit; where it cannot be kept, a
-        RuntimeWarning tells the error. Fields in float32 are not closer than 1.2e-7.
+        evaluation (on a GPU in the first), at targets drawn by where errors can sit; where it
+        cannot be kept, a RuntimeWarning tells the error. Fields in float32 are not closer than
+        1.2e-7.
     source_order, order : int
         Order of the moments and of the field that the plan is laid out for; `field` takes others
         as well.

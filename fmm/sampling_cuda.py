@@ -62,7 +62,7 @@ class DeviceHeld:
             own = slice(j * j, (j + 1) ** 2)
             unit = (matrix[own] ** 2).sum() / np.count_nonzero(matrix[own].any(axis=0))
             found = squares[own].sum() / unit
-            self.mean[j] = 0.0 if found <= _TRACE**2 * given[j] else found
+            self.mean[j] = 0.0 if found < _TRACE**2 * given[j] else found
 
     def where(self, geometry: DeviceGeometry, degrees: tuple[int, ...], norms: np.ndarray) -> Where:
         """Return where errors are expected: nowhere more than elsewhere."""

@@ -154,7 +154,7 @@ def _choose():
             value = 0.0
             for part in range(found.shape[0]):
                 value = max(value, found[part, column])
-            if 0.0 < value < inf:
+            if value > 0.0 and value < inf:
                 here = upper(powers, 0, powers.shape[0], value) + _LEAST + exponents[column]
                 most = max(most, here) if known else here
                 known = True

@@ -202,6 +202,18 @@ def test_a_first_call_of_nothing_does_not_poison_a_plan(kind):
     assert plan.report().degree > 0
 
 
+@pytest.mark.filterwarnings("ignore:overflow|invalid value:RuntimeWarning")
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_moments_that_are_not_finite_are_warned_of_and_forgotten(bad):
+    x, q = _points(30, 7), np.random.default_rng(8).random((30, 1))
+    plan = fmm.FMM(SPACE.upload(x), tolerance=0.05, order=0, leaf_size=4)
+    with pytest.warns(RuntimeWarning, match="relative error of order 0 is nan"):
+        found = SPACE.download(plan.field(SPACE.upload(np.where(q > q[3], q, bad))))
+    assert not np.isfinite(found).any()
+    found = SPACE.download(plan.field(SPACE.upload(q)))
+    assert _error(found, mp.field(x, x, q, 0)) < 0.05 and plan.report().degree > 0
+
+
 @pytest.mark.parametrize(
     "dtype, lengths, sizes",
     [
@@ -225,6 +237,8 @@ def test_numbers_of_any_size(dtype, lengths, sizes):
         assert plan.report().degree > 0
 
 
+# in the float32 that is given up
+@pytest.mark.filterwarnings("ignore:overflow|invalid value:RuntimeWarning")
 def test_a_near_field_that_overflows_is_summed_in_float64():
     x = _points(30, 7).astype(np.float32)
     x[:2] = [[0, 0, 0], [1e-15, 0, 0]]
