@@ -100,7 +100,7 @@ def sort_points(
         kinds.append((targets, target_system))
     low, high = np.full((n_systems, 3), np.inf), np.full((n_systems, 3), -np.inf)
     for kind in kinds:
-        _bounds(*kind, low, high)
+        bounds(*kind, low, high)
     bits = bits_of(n_systems, root_grid)
     origin, edge = roots(low, high, root_grid, bits)
     grid = cells(origin, edge, bits)
@@ -178,7 +178,8 @@ def _number(target_batch, source_batch, targets, sources):
 
 
 @jit
-def _bounds(points, batch, low, high):
+def bounds(points, batch, low, high):
+    """Widen the corners of every system to hold its points; no batch is one system."""
     for i in range(len(points)):
         system = batch[i] if len(batch) else 0
         for axis in range(3):

@@ -13,20 +13,19 @@ from fmm import accuracy, choice
 from fmm.cost import SINGLE, Work
 from fmm.report import Report
 from fmm.sampling import HIGH
-from fmm.verdict import ROUNDED, Verdict, zeros
+from fmm.verdict import LAST, ROUNDED, Verdict, zeros
 from multipoles._jit import get_num_threads
+from multipoles.indexing import order_slice
 from multipoles.radial import Coulomb, Kernel
 
 # of the tolerance: what a degree is raised for
 _AIM = 0.6
 # times the expected cost, or seconds, that a direct sum may take where expansions cannot do it
 _PATIENCE, _AT_ONCE = 50.0, 1.0
-# coefficients shrink by 2^-K from level to level: more bits than this are too much for float32
-_BITS = 60
 # of the tolerance: what rounding in the type of the points may take, in so many of its last digits
 _SHARE, _DIGITS = 0.3, 4.0
 # of the moments: what is left of traces by rounding
-_TRACE = 1e-14
+_TRACE = 1e-12
 # by how much the share of the far field in the whole may differ and count as alike
 _ALIKE = 2.0
 
@@ -46,6 +45,8 @@ class Setting:
     """By what the degrees were chosen, see `_signs`."""
     raised: int = 0
     """By how much degrees are above what was expected."""
+    lost: np.ndarray | None = None
+    """Terms of the sum over the field."""
 
 
 class Evaluation:
@@ -73,7 +74,9 @@ class Evaluation:
         self.source_order, self.order, self.dtype = source_order, order, dtype
         self.reach = plan._reach(source_order + order)
         # a result in float32 is not better than its digits
-        self.tolerance = max(plan.tolerance, ROUNDED if dtype == np.float32 else 0.0)
+        single = dtype == np.float32
+        self.tolerance = max(plan.tolerance, ROUNDED * single)
+        self._last = LAST * single
         self.work = Work(
             0, source_order, order, moments.shape[1], plan.tolerance >= SINGLE,
             self.kernel.code != Coulomb.code, plan._choice.work.processor,
@@ -125,17 +128,21 @@ class Evaluation:
         with self.report.timed("sample"):
             held = self.steps.held(geometry, moments, harmonic, self.source_order)
             probe = self._probe(setting, moments, near, held)
-            norms, terms = probe.norms(), probe.terms()
+            norms = probe.norms()
             self._is_void, self._is_lost = not held.mean.any(), not np.isfinite(held.mean).all()
             if setting.narrow and self._needs_digits(probe, near, norms):
                 return replace(setting, narrow=False)
-            floor = Verdict(norms, norms, norms, terms, self.tolerance).rounding / self.tolerance
-            chosen = self._chosen(setting, held, probe.overall(np.maximum(norms, floor)))
-            if chosen.geometry is not geometry:
-                return chosen
-            if chosen is not setting and max(chosen.degrees) >= HIGH:
-                probe.enlarge()
-        return self._converged(chosen, near, harmonic, probe, terms)
+            signs = _signs(held, probe.overall(norms))
+            is_alike = setting.signs is not None and _alike(signs, setting.signs)
+            terms = setting.lost * norms if is_alike and setting.lost is not None else probe.terms()
+            if not (is_alike or self._is_chosen):
+                chosen = self._chosen(setting, held, signs, probe, norms, terms)
+                if chosen.geometry is not geometry:
+                    return chosen
+                setting = chosen
+                if max(setting.degrees) >= HIGH:
+                    probe.enlarge()
+        return self._converged(setting, near, harmonic, probe, terms)
 
     def _near(self, setting: Setting) -> tuple[Any, Any]:
         """Return moments in the order of the tree, and the near field."""
@@ -189,10 +196,11 @@ class Evaluation:
                 setting = replace(setting, signs=signs)
             nothing = np.zeros_like(norms)
             errors, bounds = probe.errors(near) if setting.narrow else (nothing, nothing)
-            verdict = Verdict(errors, bounds, norms, probe.terms(), self.tolerance)
+            terms = probe.terms()
+            verdict = Verdict(errors, bounds, norms, terms, self.tolerance, self._last)
         if setting.narrow and not verdict.kept:
             return replace(setting, narrow=False)
-        if verdict.message(0) and self._nothing_acts(self._harmonic(moments)):
+        if verdict.message(0) and self._nothing_acts(self._harmonic(moments), verdict):
             verdict = zeros(self.tolerance, self.order)
         self.report.measured(verdict, probe.size if setting.narrow else 0)
         return near, setting
@@ -204,25 +212,30 @@ class Evaluation:
         harmonic = self._harmonic(moments)
         return self.steps.held(setting.geometry, moments, harmonic, self.source_order)
 
-    def _nothing_acts(self, harmonic: Any) -> bool:
+    def _nothing_acts(self, harmonic: Any, verdict: Verdict) -> bool:
         """Return whether the moments are all trace, which has no field under 1/r, but rounding."""
-        if self.steps.device or self.kernel.code != Coulomb.code:
+        if self.kernel.code != Coulomb.code and not verdict.is_noise:
             return False
-        return bool(np.abs(harmonic).max(initial=0.0) <= _TRACE * np.abs(self.moments).max())
+        if self.steps.device:
+            held = self.steps.held(None, self.moments, harmonic, self.source_order)
+            return not held.mean.any()
+        for j in range(self.source_order + 1):
+            given = np.abs(self.moments[..., order_slice(j)]).max()
+            acts = np.abs(harmonic[..., j * j : (j + 1) ** 2]).max()
+            if acts > _TRACE * given:
+                return False
+        return True
 
     # --- choices ----------------------------------------------------------------------------------
 
-    def _chosen(self, setting: Setting, held: Any, norms: np.ndarray) -> Setting:
+    def _chosen(self, setting: Setting, held: Any, signs, probe: Any, norms, terms) -> Setting:
         """Return the setting with the degrees, and perhaps the leaves, that cost least."""
-        signs = _signs(held, norms)
-        if setting.degrees and self._is_chosen:
-            return setting
+        self._is_chosen = True
         if self._is_lost:
             degrees = (self.plan._choice.work.degree,) * len(setting.geometry.edges)
             return replace(setting, degrees=degrees)
-        if setting.degrees and setting.signs is not None and _alike(signs, setting.signs):
-            return setting
-        self._is_chosen = True
+        floor = Verdict(norms, norms, norms, terms, self.tolerance).rounding / self.tolerance
+        norms = probe.overall(np.maximum(norms, floor))
         plan, geometry = self.plan, self.plan._geometry
         limits = accuracy.share(self.source_order + self.order) * self.tolerance * norms
         weights = held.weights(geometry)
@@ -234,9 +247,8 @@ class Evaluation:
                 )
             if choice.seconds(geometry, self.work, degrees) > self._direct_seconds:
                 return Setting(geometry.direct(), narrow=setting.narrow)
-        single = self.work.single and self.source_order * len(geometry.edges) <= _BITS
-        narrow = setting.narrow
-        return Setting(geometry, degrees, single, narrow, signs)
+        single = self.work.single and geometry.fits_single(self.source_order, self.order)
+        return Setting(geometry, degrees, single, setting.narrow, signs)
 
     @property
     def _direct_seconds(self) -> float:
@@ -256,8 +268,7 @@ class Evaluation:
                     verdict = self._verdict(probe, out, terms)
             if verdict.kept or self._is_lost:
                 break
-            if self._nothing_acts(harmonic):
-                verdict = zeros(self.tolerance, self.order)
+            if self._nothing_acts(harmonic, verdict):
                 break
             # rounding, not truncation, when a higher degree does not help; distant boxes, whose
             # degree is a fraction of it, may not notice the first time
@@ -271,11 +282,15 @@ class Evaluation:
                     return other
                 break
             setting = raised
+        if verdict.message(probe.size) and self._nothing_acts(harmonic, verdict):
+            verdict = zeros(self.tolerance, self.order)
         self._describe(setting)
         self.report.measured(verdict, probe.size)
         # degrees were raised for other moments: to be chosen anew
         idle = setting.raised and verdict.worst < 0.1
-        return out, replace(setting, signs=None) if idle else setting
+        norms = np.where(verdict.norms > 0, verdict.norms, np.inf)
+        signs = None if idle else setting.signs
+        return out, replace(setting, signs=signs, lost=terms / norms)
 
     def _with_far(self, setting: Setting, near: Any, harmonic: Any) -> Any:
         """Return near and far field together."""
@@ -292,7 +307,8 @@ class Evaluation:
 
     def _verdict(self, probe: Any, out: Any, terms: np.ndarray) -> Verdict:
         errors, bounds = probe.errors(out)
-        return Verdict(errors, bounds, np.sqrt(probe.squares(out)), terms, self.tolerance)
+        norms = np.sqrt(probe.squares(out))
+        return Verdict(errors, bounds, norms, terms, self.tolerance, self._last)
 
     def _raised(self, setting: Setting, worst: float, helped: bool) -> Setting | None:
         """Return higher degrees, or None if there are none or they cost more than a direct sum."""

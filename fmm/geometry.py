@@ -125,8 +125,14 @@ class Geometry:
     @cached_property
     def translations(self) -> np.ndarray:
         """Multipole-to-local translations of each level."""
-        levels = np.searchsorted(self.tree.level_starts, self.lists.m2l_targets, side="right") - 1
-        return np.bincount(levels, minlength=len(self.tree.level_starts) - 1)
+        n_levels = len(self.tree.level_starts) - 1
+        return np.bincount(self.levels[self.lists.m2l_targets], minlength=n_levels)
+
+    @cached_property
+    def levels(self) -> np.ndarray:
+        """Level of every box."""
+        starts = self.tree.level_starts
+        return np.repeat(np.arange(len(starts) - 1), np.diff(starts))
 
     @cached_property
     def n_mixed(self) -> int:
@@ -144,6 +150,16 @@ class Geometry:
     def n_across(self) -> int:
         """Boxes along the coarsest level."""
         return int(self.tree.anchor[: self.tree.level_starts[1]].max(initial=0)) + 1
+
+    def fits_single(self, source_order: int, order: int) -> bool:
+        """Return whether expansions may be float32, for moments of about one.
+
+        They count in edges of their boxes, moments of order K as edge^-K and fields as
+        edge^-(order + 1): small boxes ask for more exponents. Half of them are left to moments.
+        """
+        halvings = len(self.tree.level_starts) - 2
+        least = np.log2(self.sorted_points.edge.min(initial=np.inf)) - halvings
+        return bool(-least * max(source_order, order + 1) < 64)
 
     def with_leaves(self, leaf_size: int, least: int | None = None) -> "Geometry":
         """Return the same points in a tree of other leaves."""

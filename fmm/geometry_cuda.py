@@ -55,6 +55,7 @@ class OnHost:
     tree: Any
     lists: Any
     edges: np.ndarray
+    levels: np.ndarray
     targets: np.ndarray
     target_leaves: np.ndarray
 
@@ -231,7 +232,7 @@ class DeviceGeometry(Geometry):
         tree, lists = there(self.tree, _OF_TREE), there(self.lists, _OF_LISTS)
         tree.level_starts = self.tree.level_starts
         targets, leaves = (self.space.download(a) for a in (self.targets, self.target_leaves))
-        return OnHost(tree, lists, self.edges, targets, leaves)
+        return OnHost(tree, lists, self.edges, self.levels, targets, leaves)
 
     @cached_property
     def edges(self) -> np.ndarray:

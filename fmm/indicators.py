@@ -127,7 +127,7 @@ def box_powers(geometry: Geometry, squares: np.ndarray, charges: np.ndarray) -> 
     sums = _over(ranges, squares)
     sums[:, 0] += _COHERENT * (_over(ranges, charges) ** 2).sum(axis=1)
     # levels stand for boxes of one size; those of smaller systems count as if they sent more
-    ratio = geometry.edges[box_levels(geometry)] / geometry.tree.edge
+    ratio = geometry.edges[geometry.levels] / geometry.tree.edge
     if np.any(ratio != 1.0):
         sums *= ratio[:, None] ** (2.0 * np.arange(1, sums.shape[1] + 1))
     return sums
@@ -154,7 +154,7 @@ def pair_weights(geometry: Geometry, powers: np.ndarray) -> np.ndarray:
     -------
     ndarray, shape (K + 1, n_levels, N_CODES)
     """
-    lists, levels = geometry.lists, box_levels(geometry)
+    lists, levels = geometry.lists, geometry.levels
     targets = np.diff(geometry.tree.target_range, axis=1)[:, 0].astype(np.float64)
     out = np.zeros((powers.shape[1], int(levels[-1]) + 1, accuracy.N_CODES))
     _weigh(lists.m2l_starts, lists.m2l_targets, lists.m2l_sources, levels, targets, powers, out)
@@ -180,7 +180,7 @@ def leaf_errors(
     degree : int
         Highest of the degrees: how steeply errors rise towards corners.
     """
-    tree, lists, levels = geometry.tree, geometry.lists, box_levels(geometry)
+    tree, lists, levels = geometry.tree, geometry.lists, geometry.levels
     received = np.zeros(len(tree.parent))
     table = np.ascontiguousarray(np.moveaxis(gains, 0, -1))
     _receive(
@@ -211,12 +211,6 @@ def _down(tree, leaves: np.ndarray, received: np.ndarray, degree: int) -> np.nda
 def towards_corners(squares: np.ndarray, degree: int) -> np.ndarray:
     """Return how much of the mean square error there is at squared distances from the middle."""
     return np.clip((squares / TYPICAL**2) ** min(degree, STEEPEST), LEAST, MOST)
-
-
-def box_levels(geometry: Geometry) -> np.ndarray:
-    """Return the level of every box."""
-    starts = geometry.tree.level_starts
-    return np.repeat(np.arange(len(starts) - 1), np.diff(starts))
 
 
 def _mixed(geometry: Geometry):

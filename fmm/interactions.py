@@ -213,6 +213,11 @@ def _layout(moments: Any, sources: Any) -> tuple[int, int]:
 
 def _site_plan(positions, moments, kernel, pair_scale, batch, tolerance, extra) -> FMM:
     """Return a plan for sites, made from the arguments of `energy`."""
+    if not (checks.on_device(positions) or checks.on_device(moments)):
+        positions = checks.points(positions, "positions", squares=False)
+        batch = checks.batch_index(batch, len(positions), "batch")
+    elif pair_scale is not None:
+        raise TypeError("pair_scale: expected none with arrays on a GPU; use multipoles.energy")
     order, channels = _layout(moments, positions)
     check_total_order(order, order + extra)
     return FMM(

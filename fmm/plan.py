@@ -9,18 +9,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmm import energies, scaling
+from fmm import arguments, energies, scaling
 from fmm.cost import Work, expected_work
 from fmm.evaluation import Evaluation, Setting
 from fmm.exclusions import Exclusions
 from fmm.geometry import Batches
 from fmm.report import Report
-from fmm.steps_cpu import HostSteps
 from multipoles import checks
 from multipoles.interactions import MAX_TOTAL_ORDER, check_total_order
 from multipoles.radial import Coulomb, Kernel, kernel_object
 
-_LEAST = 1e-14
 # of the tolerance: by how much a kernel taken for 1/r may differ from it
 _NEGLIGIBLE = 0.05
 _COULOMB = Coulomb()
@@ -28,7 +26,6 @@ _COULOMB = Coulomb()
 _SAME_EDGE = 0.1
 # times as many near pairs as when leaves were chosen: they are chosen anew
 _MORE_PAIRS = 2.0
-_EACH = ("system", "channel")
 # more than all points of any plan
 _MANY = 2**48
 
@@ -116,15 +113,17 @@ class FMM:
         each: str | Collection[str] = (),
         pair_scale: Any = None,
     ) -> None:
-        self.tolerance = _tolerance(tolerance)
+        self.tolerance = arguments.tolerance(tolerance)
         self.source_order = checks.order(source_order, "source_order", maximum=MAX_TOTAL_ORDER)
         self.order = checks.order(order, maximum=MAX_TOTAL_ORDER)
         check_total_order(self.source_order, self.order)
-        self._channels = _count(channels, "channels")
-        self._leaf_size = None if leaf_size is None else min(_count(leaf_size, "leaf_size"), _MANY)
+        self._channels = arguments.count(channels, "channels")
+        self._leaf_size = (
+            None if leaf_size is None else min(arguments.count(leaf_size, "leaf_size"), _MANY)
+        )
         self.kernel = kernel_object(kernel)
-        self._steps = _steps(sources, targets)
-        self.each = _each(each, self._steps.device)
+        self._steps = arguments.steps_of(sources, targets)
+        self.each = arguments.each(each, self._steps.device)
         # targets of their own, even if they lie where the sources do
         self._has_targets = targets is not None and targets is not sources
         x, s, batches = self._steps.points(sources, targets, source_batch, target_batch)
@@ -351,7 +350,7 @@ class FMM:
                 "targets: expected "
                 + ("those of the plan too" if self._has_targets else "none: the plan has none")
             )
-        _same_place(self._steps, sources, targets)
+        arguments.same_place(self._steps, sources, targets)
         given = source_batch is not None or target_batch is not None
         if given and self._exclusions is not None:
             raise ValueError("expected no batches: the plan's scaled pairs belong to its systems")
@@ -373,8 +372,9 @@ class FMM:
         before = self._geometry
         after.lists  # noqa: B018 - worked out here
         grown = (1 + after.n_near_pairs) / (1 + self._pairs)
-        if self._leaf_size is None and not 1 / _MORE_PAIRS < grown < _MORE_PAIRS:
-            # crowded, or spread out: other leaves
+        fits = after.has_far_field and 1 / _MORE_PAIRS < grown < _MORE_PAIRS
+        if self._leaf_size is None and not fits:
+            # crowded, or spread out, or all was summed directly: other leaves
             targets, sources = after.unsorted()
             after = self._steps.arrange(
                 targets, sources, batches, self._choice.work, None, after.smallest
@@ -423,27 +423,6 @@ def _carried(
     return found
 
 
-def _steps(sources: Any, targets: Any) -> Any:
-    """Return the steps of the place where the points lie."""
-    for array in (sources, targets):
-        if array is not None and checks.on_device(array):
-            from fmm.steps_cuda import DeviceSteps
-
-            return DeviceSteps(array)
-    return HostSteps()
-
-
-def _same_place(steps: Any, *arrays: Any) -> None:
-    """Raise a TypeError if an array lies elsewhere than a plan's points."""
-    for array in arrays:
-        if array is not None and checks.on_device(array) != steps.device:
-            places = {True: "a GPU", False: "the CPU"}
-            raise TypeError(
-                f"expected points on {places[steps.device]}, where those of the plan lie, got a "
-                f"{type(array).__name__} on {places[not steps.device]}"
-            )
-
-
 def _for_levels(degrees: tuple[int, ...], n_levels: int) -> tuple[int, ...]:
     """Return degrees for another number of levels; levels that had none get the highest."""
     most = max(degrees)
@@ -457,36 +436,3 @@ def _in_distances(reach: float, extent: np.ndarray, n: int) -> float:
         return 0.0
     distance = np.exp(np.mean(np.log(np.maximum(extent, reach)))) / n ** (1 / 3)
     return float(2.0 ** (0.5 * round(2 * np.log2(reach / distance))))
-
-
-def _count(value: Any, name: str) -> int:
-    """Return a whole number of at least one, or raise."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool):
-        raise TypeError(f"{name}: expected a whole number, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name}: expected at least 1, got {value}")
-    return int(value)
-
-
-def _tolerance(value: Any) -> float:
-    """Return the tolerance as a float, or raise."""
-    if isinstance(value, str | bytes | bool | np.bool_) or np.ndim(value) > 0:
-        raise TypeError(f"tolerance: expected a number, got {value!r}")
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise TypeError(f"tolerance: expected a number, got {value!r}") from None
-    if not _LEAST <= number < 1:
-        raise ValueError(f"tolerance: expected a number from {_LEAST:g} to below 1, got {value!r}")
-    return number
-
-
-def _each(value: Any, device: bool) -> tuple[str, ...]:
-    """Return what the tolerance is kept for, or raise."""
-    names = (value,) if isinstance(value, str) else tuple(value)
-    for name in names:
-        if name not in _EACH:
-            raise ValueError(f"each: expected 'system', 'channel' or both, got {value!r}")
-    if names and device:
-        raise ValueError("each: expected none for points on a GPU: all targets count together")
-    return names

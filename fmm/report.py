@@ -51,10 +51,10 @@ class Report:
     errors : ndarray, shape (order + 1,)
         Relative L2 error per output order, with what rounding does to sums in float64: measured at
         `sampled` targets against direct sums in float64, and each target counted for as many as it
-        stands for. The largest of those of all systems or channels that count for themselves. NaN
+        stands for. The largest of those of all systems or channels that count for themselves. Empty
         where nothing was measured.
     bounds : ndarray, shape (order + 1,)
-        What the errors may be at most: with four standard errors of their mean square.
+        What the errors may be at most: with three standard errors of their mean square.
     each : ndarray, shape (n_systems or 1, order + 1, n_channels or 1)
         Errors of the systems and channels that count for themselves.
     sampled : int

@@ -8,16 +8,15 @@ caller's own coordinates.
 
 from collections.abc import Callable, Collection
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
-from fmm import indicators
+from fmm.drawing import Drawn, draw
 from fmm.geometry import Geometry
 from fmm.indicators import Where
 from fmm.near import near_field
 from multipoles import indexing
-from multipoles._jit import bare, bare_inline, run_chunks
+from multipoles._jit import bare, run_chunks
 from multipoles.indexing import n_components, order_slice
 from multipoles.radial import Kernel
 
@@ -33,8 +32,6 @@ HIGH = 9
 # targets and sources from which the rounding of sums is reckoned
 _FEW, _SENDERS = 4, 4096
 _WIDE = np.dtype(np.float64)
-_INVERSE_SQUARE = 1.0 / indicators.TYPICAL**2
-_FLOOR, _CEILING = indicators.LEAST, indicators.MOST
 
 
 class Probe:
@@ -108,11 +105,6 @@ class Probe:
         self.units = units
 
     @property
-    def _on_host(self) -> Any:
-        """Tree and targets as arrays of NumPy."""
-        return self._geometry
-
-    @property
     def _degree(self) -> int:
         return 0 if self._where is None else self._where.degree
 
@@ -129,7 +121,7 @@ class Probe:
         self._take(drawn)
         self.enlarged = True
 
-    def _take(self, drawn: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> None:
+    def _take(self, drawn: list[Drawn]) -> None:
         """Keep what was drawn: places of all, each draw's place, share of the mean and group."""
         places = np.concatenate([places for places, _, _ in drawn])
         self.places, self._draws = np.unique(places, return_inverse=True)
@@ -198,68 +190,20 @@ class Probe:
         """Return the root mean square, over a few targets, of the root of the sum of squared terms.
 
         What rounding does to a sum is of the size of its terms, however small the sum is. Sources
-        are thinned out where they are many. Shape of `squares`, channels together.
+        are thinned out where they are many. Shape of `squares`.
         """
-        out = np.zeros((len(self.groups), self._order + 1, 1))
+        out = np.zeros_like(self._near_squares)
         for group in range(len(self.groups)):
             chosen = self._draws[(self._group == group) & self._even]
             chosen = np.unique(chosen)[:: max(1, len(chosen) // _FEW)]
-            out[group, :, 0] = self._terms_at(self.places[chosen]) / self.units
+            out[group] = self._terms_at(self.places[chosen]) / self.units[:, None]
         if self._correction is not None:
-            out = np.hypot(out, np.sqrt(self.squares(self._correction).sum(axis=2, keepdims=True)))
+            out = np.hypot(out, np.sqrt(self.squares(self._correction)))
         return out
 
-    # --- drawing ----------------------------------------------------------------------------------
-
-    def _draw(self, first: int, last: int, size: int, seed: int):
-        """Return places of targets first ... last - 1, shares of the mean, and which are even."""
-        n = last - first
-        if n <= size:
-            return np.arange(first, last), np.full(n, 1.0 / max(n, 1)), np.ones(n, bool)
-        rng = np.random.default_rng(seed)
-        half = size // 2
-        even = first + ((np.arange(size - half) + rng.random(size - half)) * (n / (size - half)))
-        even = np.minimum(even.astype(np.int64), last - 1)
-        found = self._by_indicator(first, last, half, rng, even)
-        if found is None:
-            more = first + ((np.arange(half) + rng.random(half)) * (n / half)).astype(np.int64)
-            places = np.concatenate([even, np.minimum(more, last - 1)])
-            return places, np.full(size, 1.0 / size), np.ones(size, bool)
-        chosen, densities = found
-        # of the mixture of both ways to draw, relative to even drawing
-        density = 0.5 * (1.0 + densities * n)
-        places = np.concatenate([even, chosen])
-        return places, 1.0 / (size * density), np.arange(size) < len(even)
-
-    def _by_indicator(self, first: int, last: int, size: int, rng, others: np.ndarray):
-        """Return places drawn by where errors are expected, and the densities there and at others.
-
-        None if no place is likelier than another.
-        """
-        if self._where is None:
-            return None
-        leaves, errors, degree = self._where
-        if not len(leaves):
-            return None
-        tree, targets = self._on_host.tree, self._on_host.targets
-        ranges = tree.target_range[leaves]
-        inside = (ranges[:, 0] >= first) & (ranges[:, 1] <= last)
-        leaves, ranges, errors = leaves[inside], ranges[inside], errors[inside]
-        ends = np.cumsum(errors * (ranges[:, 1] - ranges[:, 0]))
-        if not len(ends) or not 0 < ends[-1] < np.inf:
-            return None
-        marks = (np.arange(size) + rng.random(size)) * (ends[-1] / size)
-        rows = np.minimum(np.searchsorted(ends, marks, side="right"), len(ends) - 1)
-        weights = np.diff(ends, prepend=0.0) / ends[-1]
-        chosen, densities = np.empty(size, np.int64), np.empty(size + len(others))
-        shape = float(min(degree, indicators.STEEPEST))
-        args = targets, tree.centre[leaves], tree.edge[leaves], ranges, weights, shape
-        _pick(rows, rng.random(size), *args, chosen)
-        theirs = np.searchsorted(ranges[:, 1], others, side="right")
-        _densities(
-            np.concatenate([theirs, rows]), np.concatenate([others, chosen]), *args, densities
-        )
-        return chosen, densities
+    def _draw(self, first: int, last: int, size: int, seed: int) -> Drawn:
+        """Return some of the targets first ... last - 1."""
+        return draw(self._geometry, self._where, first, last, size, seed)
 
     # --- sums -------------------------------------------------------------------------------------
 
@@ -303,17 +247,30 @@ class Probe:
         counts, senders = senders_of(places, *self._geometry.roots)
         order_of = indexing.order_of(self._moments.shape[2])
         starts = [order_slice(j).start for j in range(order_of + 1)]
-        out = np.zeros((len(places), self._order + 1))
+        channels = self._near_squares.shape[2]
+        out = np.zeros((channels, len(places), self._order + 1))
         ends = np.cumsum(counts)
         for begin, end, (first, last) in zip(ends - counts, ends, senders.tolist(), strict=True):
             step = max(1, (last - first) // _SENDERS)
             here, there, moments = self._some(places[begin:end], np.arange(first, last, step))
-            sizes = np.add.reduceat((moments**2).sum(axis=1), starts, axis=1)
-            _square_terms(here, there, sizes, _sizes(order_of + self._order), out[begin:end])
-            out[begin:end] *= step
-        found = np.sqrt(out.mean(axis=0)) if len(out) else np.zeros(self._order + 1)
+            squares = moments**2 if self._per_channel else (moments**2).sum(axis=1, keepdims=True)
+            sizes = np.add.reduceat(squares, starts, axis=2)
+            for channel in range(channels):
+                _square_terms(
+                    here, there, sizes[:, channel], _sizes(order_of + self._order), self._damped,
+                    out[channel, begin:end],
+                )  # fmt: skip
+            out[:, begin:end] *= step
+        found = np.sqrt(out.sum(axis=1) / max(len(places), 1)).T
         # where terms overflow, so does the field
         return np.where(np.isfinite(found), found, 0.0)
+
+    @cached_property
+    def _damped(self) -> float:
+        """The square of a distance within which the kernel rises no more; zero of 1/r."""
+        if self._reach <= 0:
+            return 0.0
+        return float(self._kernel.chain(1e-6 * self._reach, 0)[0]) ** -2
 
     def _some(self, places: np.ndarray, senders: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return some targets, some sources and their moments, float64."""
@@ -421,50 +378,7 @@ def _add_squares(first, last, field, factors, starts, out):
 
 
 @bare
-def _pick(rows, marks, targets, centre, edge, ranges, weights, shape, chosen):
-    """Draw a target in each leaf of a list, likelier towards its corners."""
-    for draw in range(rows.shape[0]):
-        row = rows[draw]
-        first, last = ranges[row, 0], ranges[row, 1]
-        left = marks[draw] * _leaf_sum(targets, centre, edge, row, first, last, shape)
-        place = first
-        while place < last - 1:
-            left -= _steepness(targets, centre, edge, row, place, shape)
-            if left < 0:
-                break
-            place += 1
-        chosen[draw] = place
-
-
-@bare
-def _densities(rows, places, targets, centre, edge, ranges, weights, shape, out):
-    """Write the probability of each of some targets to be drawn."""
-    for i in range(rows.shape[0]):
-        row = rows[i]
-        whole = _leaf_sum(targets, centre, edge, row, ranges[row, 0], ranges[row, 1], shape)
-        out[i] = weights[row] * _steepness(targets, centre, edge, row, places[i], shape) / whole
-
-
-@bare_inline
-def _leaf_sum(targets, centre, edge, row, first, last, shape):
-    total = 0.0
-    for place in range(first, last):
-        total += _steepness(targets, centre, edge, row, place, shape)
-    return total
-
-
-@bare_inline
-def _steepness(targets, centre, edge, row, place, shape):
-    square = 0.0
-    for axis in range(3):
-        x = (targets[place, axis] - centre[row, axis]) / edge[row]
-        square += x * x
-    square *= _INVERSE_SQUARE
-    return min(max(square**shape, _FLOOR), _CEILING)
-
-
-@bare
-def _square_terms(targets, sources, sizes, norms, out):
+def _square_terms(targets, sources, sizes, norms, damped, out):
     """Add, per output order, the square of the size of every source's term at every target."""
     for i in range(targets.shape[0]):
         for s in range(sources.shape[0]):
@@ -474,7 +388,7 @@ def _square_terms(targets, sources, sizes, norms, out):
                 r2 += d * d
             if r2 == 0.0:
                 continue
-            inverse = 1.0 / r2
+            inverse = 1.0 / (r2 + damped)
             power = 1.0
             for k in range(out.shape[1]):
                 power *= inverse

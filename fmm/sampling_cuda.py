@@ -13,6 +13,7 @@ import numpy as np
 
 from fmm import harmonics, sampling, scaling_cuda
 from fmm.curve_cuda import GEOMETRY, THREADS, gather, launch
+from fmm.drawing import Drawn, draw
 from fmm.geometry_cuda import DeviceGeometry
 from fmm.indicators import Held, Where
 from fmm.near_cuda import near_field
@@ -30,7 +31,7 @@ _SENDERS = 16 if SIMULATED else 4096
 # distances to the middle of a leaf are compared as integers of so many bits
 _BITS = 30
 # of the moments: what is left of traces, which have no far field, by rounding
-_TRACE = 1e-14
+_TRACE = 1e-12
 _WIDE = np.dtype(np.float64)
 # sources are few, or few of them strong, if they, or their share of all, are less than this
 _FEW, _UNEVEN = 10_000, 0.02
@@ -116,28 +117,25 @@ class DeviceProbe(Probe):
         space = self._geometry.space
         return space.download(scaling_cuda.largest(space, field)).max(axis=0, keepdims=True)
 
-    def _draw(self, first: int, last: int, size: int, seed: int):
-        n = last - first
+    def _draw(self, first: int, last: int, size: int, seed: int) -> Drawn:
+        n, geometry, where = last - first, self._geometry, self._where
         if n <= size + sampling.SIZE:
-            # all of them
-            return super()._draw(first, last, n, seed)
-        places, shares, even = super()._draw(first, last, size, seed)
-        if not even.all():
-            return places, shares, even
+            return draw(geometry, None, first, last, n, seed)
+        if where is not None and len(where.leaves):
+            return draw(geometry.host, where, first, last, size, seed)
+        places, shares, even = draw(geometry, None, first, last, size, seed)
         corners = self._corners
         others = ~np.isin(places, corners)
         if others.any():
             shares = others * ((n - len(corners)) / (n * np.count_nonzero(others)))
-        places = np.concatenate([places, corners])
         alone = np.full(len(corners), 1.0 / n)
-        return places, np.append(shares, alone), np.append(even, np.zeros(len(corners), bool))
+        return Drawn(
+            np.concatenate([places, corners]), np.append(shares, alone),
+            np.append(even, np.zeros(len(corners), bool)),
+        )  # fmt: skip
 
     def _at(self, field: Any) -> np.ndarray:
         return picked(self._geometry.space, field, self.places).astype(np.float64)
-
-    @property
-    def _on_host(self) -> Any:
-        return self._geometry.host
 
     @cached_property
     def _corners(self) -> np.ndarray:

@@ -12,6 +12,7 @@ from multipoles import indexing
 
 # numbers between 2^-60 and 2^60 stay as they are
 ORDINARY = 60
+_GREATEST = np.finfo(np.float64).max
 
 
 def exponent(steps: Any, targets: Any, sources: Any) -> int:
@@ -24,14 +25,15 @@ def exponent(steps: Any, targets: Any, sources: Any) -> int:
     if not corners:
         return 0
     low, high = np.min([c[0] for c in corners], axis=0), np.max([c[1] for c in corners], axis=0)
-    largest = float((high - low).max())
+    # as halves, whose difference does not overflow
+    largest = 2.0 * float((0.5 * high - 0.5 * low).max())
     if abs(_exponent(largest)) <= ORDINARY:
         return 0
     return _exponent(steps.typical_extent(sources) or largest)
 
 
 def _exponent(value: float) -> int:
-    return int(np.frexp(value)[1]) if value > 0 else 0
+    return int(np.frexp(min(value, _GREATEST))[1]) if value > 0 else 0
 
 
 class Units:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from fmm import harmonics
+from fmm.curve import bounds
 from fmm.driver_cpu import FarField
 from fmm.geometry import Batches, Geometry, arrange
 from fmm.indicators import Held
@@ -31,8 +32,12 @@ class HostSteps:
         self, sources: Any, targets: Any, source_batch: Any, target_batch: Any
     ) -> tuple[Any, Any, Batches]:
         """Return targets, sources and both batches, checked; targets are sources if None."""
-        s = checks.points(sources, "sources")
-        x = s if targets is None or targets is sources else checks.points(targets, "targets")
+        s = checks.points(sources, "sources", squares=False)
+        x = (
+            s
+            if targets is None or targets is sources
+            else checks.points(targets, "targets", squares=False)
+        )
         if x is s and target_batch is None:
             target_batch = source_batch
         return x, s, checks.batches(target_batch, source_batch, len(x), len(s))
@@ -61,8 +66,9 @@ class HostSteps:
 
     def corners(self, points: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return the lowest and highest coordinates of some points."""
-        wide = points.astype(np.float64, copy=False)
-        return wide.min(axis=0), wide.max(axis=0)
+        low, high = np.full((1, 3), np.inf), np.full((1, 3), -np.inf)
+        bounds(points, np.empty(0, np.int64), low, high)
+        return low[0], high[0]
 
     def typical_extent(self, points: Any) -> float:
         """Return how far most of the points are apart, zero if they are not."""

@@ -154,7 +154,7 @@ def _are_numbers(centre, box, edge, digit, level):
 def divides(
     target_keys, source_keys, bits, boxes, centre, box, level, leaf_size, most, edge, digit
 ):
-    """Return whether a box is divided: it holds many points and a level below tells them apart.
+    """Return whether a box is divided: it holds many points, and keys tell them apart.
 
     `most` says how many levels there may be, `edge` and `digit` are those of the box's root.
     """
@@ -165,14 +165,15 @@ def divides(
         return False
     if not _are_numbers(centre, box, edge / (np.int64(1) << level), digit, level):
         return False
-    found = most + 1
+    # also by levels that are not made: smaller boxes are farther from others
+    last, one = bits + WORD * (target_keys.shape[0] - 1), True
     if t < t_last:
-        found = min(found, parting(target_keys, t, target_keys, t_last - 1, bits))
+        one = parting(target_keys, t, target_keys, t_last - 1, bits) > last
     if s < s_last:
-        found = min(found, parting(source_keys, s, source_keys, s_last - 1, bits))
+        one = one and parting(source_keys, s, source_keys, s_last - 1, bits) > last
     if t < t_last and s < s_last:
-        found = min(found, parting(target_keys, t, source_keys, s, bits))
-    return found <= most
+        one = one and parting(target_keys, t, source_keys, s, bits) > last
+    return not one
 
 
 @jit

@@ -7,9 +7,11 @@ import numpy as np
 
 # digits lost in a sum: multiples of the last one of its terms
 _ROUNDING = 8.0
+# times the rounding of its terms: what a field of nothing may be
+_NOISE = 64.0
 _EPSILON = float(np.finfo(np.float64).eps)
-# of a result in float32, in its own digits
-ROUNDED = 1.2e-7
+# of a result in float32: what a tolerance counts at least, and the root mean square of its rounding
+ROUNDED, LAST = 1.2e-7, 3e-8
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Verdict:
         Root mean square of its terms, see `Probe.terms`.
     tolerance : float
         What is asked.
+    last : float
+        Relative error by which the result is rounded.
     """
 
     errors: np.ndarray
@@ -35,11 +39,18 @@ class Verdict:
     norms: np.ndarray
     terms: np.ndarray
     tolerance: float
+    last: float = 0.0
 
     @property
     def rounding(self) -> np.ndarray:
         """What rounding does to any sum of these terms in float64."""
         return _ROUNDING * _EPSILON * self.terms
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether all of the field, where it is not as good as asked, may be rounding."""
+        missed = self.relative(self.bounds) > self.tolerance
+        return bool(np.all(~missed | (self.norms <= _NOISE * self.rounding)))
 
     @cached_property
     def typical(self) -> float:
@@ -63,10 +74,15 @@ class Verdict:
         return float(shares.max(initial=0.0)) if not np.isnan(shares).any() else np.inf
 
     def relative(self, errors: np.ndarray) -> np.ndarray:
-        """Return errors, with rounding, over the field; zero where the field is zero."""
+        """Return errors, with rounding, over the field; zero where it is zero and nothing is lost.
+
+        A field smaller than the rounding of its terms cannot be told from zero: all of it is error.
+        """
         whole = np.hypot(errors, self.rounding)
-        lost = self.norms <= self.rounding
-        return np.where(lost, 0.0, whole / np.where(lost, 1.0, self.norms))
+        zero = self.norms == 0
+        lost = zero & (np.broadcast_to(errors, zero.shape) > 0)
+        shares = whole / np.where(zero, 1.0, self.norms)
+        return np.where(lost, np.inf, np.where(zero, 0.0, np.hypot(shares, self.last)))
 
     def message(self, sampled: int, reason: str = "") -> str:
         """Return what to warn of; empty if the tolerance is kept."""

@@ -8,6 +8,7 @@ import pytest
 
 import fmm
 import multipoles as mp
+from fmm import choice
 from fmm.cost import expected_work
 from fmm.curve import sort_points
 from fmm.geometry import MOST_TARGETS, TILE, Geometry, arrange, cheaper
@@ -145,9 +146,21 @@ def test_leaves_of_uneven_points_pay(shape):
     work = _work(n)
     geometry, plain = _arranged(x, x), _arranged(even, even)
     seconds = [
-        g.seconds(work, (work.degree,) * (len(g.tree.level_starts) - 1)) for g in (geometry, plain)
+        choice.seconds(g, work, (work.degree,) * (len(g.tree.level_starts) - 1))
+        for g in (geometry, plain)
     ]
     assert seconds[0] < 2 * seconds[1]
+
+
+@pytest.mark.parametrize("size", [1e-3, 1e-8, 1e-12])
+def test_small_boxes_ask_for_more_exponents(size):
+    x = clouds._cluster(size, 0.0)(2000, np.random.default_rng(11))
+    geometry = _arranged(x, x, 50)
+    largest = np.finfo(np.float32).max ** 0.5
+    for source_order in range(5):
+        powers = geometry.tree.edge.min() ** -float(max(source_order, 2))
+        assert geometry.fits_single(source_order, 1) == (powers < largest)
+    assert _arranged(x[:0], x[:0]).fits_single(4, 4)
 
 
 @pytest.mark.parametrize("middle", [0.0, 0.7])

@@ -9,7 +9,6 @@ import pytest
 
 import fmm
 import multipoles as mp
-from fmm import energies, interactions
 from multipoles.indexing import order_of, order_slice
 
 N = 3000
@@ -154,28 +153,13 @@ def test_close_pairs_are_taken_off_to_the_tolerance():
     _check(x, q, pair_scale=(pairs, np.zeros(1500)), tolerance=1e-4)
 
 
-class _Direct:
-    """A plan that sums the caller's own coordinates directly."""
-
-    def __init__(self, sources, targets, tolerance, *layout, **options):
-        self.points = (sources if targets is None else targets), sources
-        self.tolerance, self.n_sources, self.n_targets = tolerance, len(sources), len(sources)
-
-    def field(self, moments, order):
-        return mp.field(*self.points, moments, order)
-
-    def report(self):
-        return fmm.Report(errors=np.zeros(2))
-
-
-def test_a_number_says_what_rounding_costs(monkeypatch):
+def test_a_number_says_what_rounding_costs():
     """Pairs so close that float64 cannot take them off."""
-    monkeypatch.setattr(interactions, "FMM", _Direct)
     x = np.concatenate([np.random.default_rng(11).random((50, 3))] * 2)
     x[50:, 0] += 1e-9
     q = np.random.default_rng(12).standard_normal((100, 1))
     scale = np.stack([np.arange(50), np.arange(50) + 50], axis=1), np.zeros(50)
-    with pytest.warns(RuntimeWarning, match=r"1e-06 was missed at order 1 .* about \d"):
+    with pytest.warns(RuntimeWarning, match=r"1e-06 was missed.* of order 1 is \d.*as large as"):
         fmm.field(x, x, q, order=1, pair_scale=scale)
 
 
@@ -294,19 +278,19 @@ def test_a_plan_serves_many_moments():
     plan = fmm.FMM(x, tolerance=TOLERANCE, source_order=1, order=2, leaf_size=50)
     for order in (1, 0):
         moments = _neutral(N, order, rng)
-        total, forces, _ = energies.energy_forces_of(plan, moments)
+        total, forces, _ = plan.energy_forces(moments)
         expected = mp.energy_forces(x, moments)
         bound = _bound(moments, expected[2], TOLERANCE)
         assert abs(total - expected[0]) <= bound
-        assert abs(energies.energy_of(plan, moments) - expected[0]) <= bound
+        assert abs(plan.energy(moments) - expected[0]) <= bound
         assert _relative(forces, expected[1]) <= 3 * TOLERANCE
         turns = mp.torques(moments, expected[2])
-        found = energies.torques_of(plan, moments)
+        found = plan.torques(moments)
         assert np.linalg.norm(found - turns) <= 3 * TOLERANCE * np.linalg.norm(turns)
 
 
 def test_energies_need_a_plan_whose_targets_are_its_sources():
     plan = fmm.FMM(np.eye(3), np.ones((2, 3)))
-    for function in (energies.energy_of, energies.energy_forces_of, energies.torques_of):
-        with pytest.raises(ValueError, match="3 sources and 2 targets"):
-            function(plan, np.ones((3, 1)))
+    for function in (plan.energy, plan.energy_forces, plan.torques):
+        with pytest.raises(ValueError, match="targets are its sources"):
+            function(np.ones((3, 1)))

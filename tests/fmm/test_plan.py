@@ -324,7 +324,6 @@ X = np.random.default_rng(0).random((20, 3))
         (dict(sources=X[:, :2]), ValueError, r"sources: expected shape \(n, 3\)"),
         (dict(sources=np.where(X > 0.99, np.nan, X) * np.nan), ValueError, "nan"),
         (dict(sources=X, targets=X * np.inf), ValueError, "inf"),
-        (dict(sources=X * 1e200), ValueError, "overflow"),
         (dict(sources=X, tolerance=0), ValueError, "tolerance"),
         (dict(sources=X, tolerance=-1e-3), ValueError, "tolerance"),
         (dict(sources=X, tolerance=float("nan")), ValueError, "tolerance"),

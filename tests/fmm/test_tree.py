@@ -160,6 +160,15 @@ def test_points_of_one_key_keep_their_order():
         assert (np.diff(points.source_order)[equal] > 0).all()
 
 
+def test_boxes_are_divided_though_the_levels_left_do_not_tell_points_apart():
+    # two clusters in boxes that touch: two halvings more, and there is room between them
+    x = np.random.default_rng(6).random((40, 3)) * 0.01
+    x[20:] += 30
+    points = sort_points(x, x)
+    tree = build_tree(points, 5, smallest=points.edge[0] / 8)
+    assert len(tree.level_starts) - 1 == 4 and list(np.diff(tree.level_starts)) == [1, 2, 2, 2]
+
+
 def test_systems_larger_than_numbers_are_refused():
     x = np.array([[-1.7e308, 0, 0], [1.7e308, 0, 0]])
     with pytest.raises(ValueError, match=r"expected systems that extend over less than 1.6e308"):

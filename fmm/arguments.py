@@ -1,0 +1,65 @@
+"""What the arguments of a plan may be: checked, in the one form that it takes."""
+
+from typing import Any
+
+import numpy as np
+
+from fmm.steps_cpu import HostSteps
+from multipoles import checks
+
+_LEAST = 1e-14
+_EACH = ("system", "channel")
+
+
+def steps_of(sources: Any, targets: Any) -> Any:
+    """Return the steps of the place where the points lie."""
+    for array in (sources, targets):
+        if array is not None and checks.on_device(array):
+            from fmm.steps_cuda import DeviceSteps
+
+            return DeviceSteps(array)
+    return HostSteps()
+
+
+def same_place(steps: Any, *arrays: Any) -> None:
+    """Raise a TypeError if an array lies elsewhere than a plan's points."""
+    for array in arrays:
+        if array is not None and checks.on_device(array) != steps.device:
+            places = {True: "a GPU", False: "the CPU"}
+            raise TypeError(
+                f"expected points on {places[steps.device]}, where those of the plan lie, got a "
+                f"{type(array).__name__} on {places[not steps.device]}"
+            )
+
+
+def count(value: Any, name: str) -> int:
+    """Return a whole number of at least one, or raise."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected a whole number, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name}: expected at least 1, got {value}")
+    return int(value)
+
+
+def tolerance(value: Any) -> float:
+    """Return the tolerance as a float, or raise."""
+    if isinstance(value, str | bytes | bool | np.bool_) or np.ndim(value) > 0:
+        raise TypeError(f"tolerance: expected a number, got {value!r}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise TypeError(f"tolerance: expected a number, got {value!r}") from None
+    if not _LEAST <= number < 1:
+        raise ValueError(f"tolerance: expected a number from {_LEAST:g} to below 1, got {value!r}")
+    return number
+
+
+def each(value: Any, device: bool) -> tuple[str, ...]:
+    """Return what the tolerance is kept for, or raise."""
+    names = (value,) if isinstance(value, str) else tuple(value)
+    for name in names:
+        if name not in _EACH:
+            raise ValueError(f"each: expected 'system', 'channel' or both, got {value!r}")
+    if names and device:
+        raise ValueError("each: expected none for points on a GPU: all targets count together")
+    return names

@@ -1,0 +1,295 @@
+"""What was found to break a plan's promise: each with the value that is right."""
+
+import threading
+import time
+import warnings
+
+import clouds
+import numpy as np
+import pytest
+
+import fmm
+import multipoles as mp
+
+N = 4000
+
+
+@pytest.fixture(autouse=True)
+def _no_missed_tolerance():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def _cube(seed=0, n=N):
+    rng = np.random.default_rng(seed)
+    return rng.random((n, 3)), rng.standard_normal((n, 1))
+
+
+def _worst(plan, x, s, moments, order=1):
+    wide = [np.asarray(a, float) for a in (x, s, moments)]
+    return clouds.errors(plan.field(moments, order), mp.field(*wide, order), order).max()
+
+
+@pytest.mark.parametrize("distance", [1e2, 1e8, 1e12, 1e17])
+def test_an_outlier_costs_no_digits(distance):
+    x, q = _cube()
+    x[0] = distance
+    plan = fmm.FMM(x, tolerance=1e-6, leaf_size=60)
+    assert _worst(plan, x, x, q) <= 1e-6
+    # neither does it cost the tree
+    assert plan.report().near_pairs < 0.5 * N**2
+    assert 0 < plan.report().errors.max() <= plan.report().bounds.max() <= 1e-6
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e-4, 1e-8])
+@pytest.mark.parametrize("dtype, tolerance", [(np.float32, 1e-3), (np.float64, 1e-9)])
+def test_tight_clusters(size, dtype, tolerance):
+    x, q = _cube()
+    x[: N // 2] *= size
+    x[N // 2 :] += 1
+    x, q = x.astype(dtype), q.astype(dtype)
+    assert _worst(fmm.FMM(x, tolerance=tolerance, leaf_size=60), x, x, q) <= tolerance
+
+
+def test_few_points_keep_tight_pairs_apart():
+    rng = np.random.default_rng(1)
+    x = rng.random((50, 3)) + 10
+    x = np.concatenate([x, x + 1e-9 * rng.standard_normal(x.shape)])
+    q = rng.standard_normal((100, 1))
+    plan = fmm.FMM(x, tolerance=1e-12)
+    np.testing.assert_allclose(plan.field(q), mp.field(x, x, q), rtol=1e-12)
+    # summed directly in float64: rounding is all there is, and is not called nothing
+    assert plan.report().sampled == 0 and 0 < plan.report().errors.max() < 1e-13
+
+
+@pytest.mark.parametrize("first", ["zero", "tiny", "traces", "one", "huge"])
+def test_the_first_call_does_not_spoil_the_next(first):
+    x, q = _cube()
+    before = {"zero": 0 * q, "tiny": 1e-250 * q, "huge": 1e250 * q}.get(first, np.zeros_like(q))
+    if first == "one":
+        before[17] = 1
+    if first == "traces":
+        before = np.zeros((N, 10))
+        before[:, [4, 7, 9]] = 1
+    plan = fmm.FMM(x, tolerance=1e-6, leaf_size=60)
+    plan.field(before)
+    fresh = fmm.FMM(x, tolerance=1e-6, leaf_size=60)
+    assert _worst(plan, x, x, q) <= 1e-6
+    assert _worst(fresh, x, x, q) <= 1e-6
+    # nor does it make the next dearer
+    assert plan.report().degree <= fresh.report().degree + 2
+    np.testing.assert_array_equal(plan.field(0 * q), 0)
+
+
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-4, 1e-6, 1e-8])
+@pytest.mark.parametrize("kind", ["one charge", "neutral pair", "one strong", "24 decades"])
+def test_few_strong_sources(kind, tolerance):
+    x, q = _cube(3)
+    if kind == "24 decades":
+        q *= 10.0 ** np.random.default_rng(4).uniform(-12, 12, q.shape)
+    else:
+        q *= 1e-3 if kind == "one strong" else 0
+        q[5] = 1
+        if kind == "neutral pair":
+            x[6], q[6] = x[5] + 0.01, -1
+    plan = fmm.FMM(x, tolerance=tolerance, leaf_size=60)
+    assert _worst(plan, x, x, q) <= tolerance
+    assert plan.report().sampled >= 50
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-6])
+@pytest.mark.parametrize("length, moment", [(0, 500), (0, -500), (400, 0), (-400, 0), (75, 140)])
+def test_any_size_of_moments_and_lengths(tolerance, length, moment):
+    """Powers of two only shift exponents: the digits are those of ordinary numbers."""
+    x, q = _cube(5, 2000)
+    plan = fmm.FMM(x, tolerance=tolerance, leaf_size=50)
+    expected = plan.field(q)
+    plan = fmm.FMM(np.ldexp(x, length), tolerance=tolerance, leaf_size=50)
+    found = plan.field(np.ldexp(q, moment))
+    shift = np.array([1, 2, 2, 2]) * length - moment
+    np.testing.assert_allclose(np.ldexp(found, shift), expected, rtol=1e-12)
+
+
+def test_near_fields_that_float32_cannot_hold():
+    x = np.random.default_rng(6).random((3000, 3)).astype(np.float32)
+    x[1] = x[0] + np.float32(1.2e-7)
+    dipoles = np.random.default_rng(7).standard_normal((3000, 4)).astype(np.float32)
+    plan = fmm.FMM(x, tolerance=1e-3, source_order=1)
+    start = time.process_time()
+    found = plan.field(dipoles)
+    assert np.isfinite(found).all() and found.dtype == np.float32
+    assert _worst(plan, x, x, dipoles) <= 1e-3
+    assert time.process_time() - start < 60
+
+
+def test_a_field_lost_in_rounding_is_told_with_its_error():
+    rng = np.random.default_rng(8)
+    x, q = rng.random((1500, 3)), rng.standard_normal((1500, 1))
+    pairs = np.concatenate([x, x + 1e-9 * rng.standard_normal(x.shape)])
+    plan = fmm.FMM(pairs, rng.random((2000, 3)) + 2, 1e-10)
+    with pytest.warns(RuntimeWarning, match=r"tolerance 1e-10 was missed.*as large as the field"):
+        plan.field(np.concatenate([q, -q]))
+    assert 1e-9 < plan.report().errors.max() < 1e-4
+    assert "was missed" in plan.report().warning
+
+
+def test_tolerance_of_every_channel():
+    x, q = _cube(9)
+    weak = np.zeros_like(q)
+    weak[17] = 1e-9
+    both = np.stack([q, weak], axis=1)
+    together = fmm.FMM(x, tolerance=1e-5, channels=2, leaf_size=60)
+    alone = fmm.FMM(x, tolerance=1e-5, channels=2, leaf_size=60, each="channel")
+    exact = mp.field(x, x, both)
+    errors = [
+        clouds.errors(plan.field(both)[:, 1], exact[:, 1], 1).max() for plan in (together, alone)
+    ]
+    assert errors[1] <= 1e-5
+    assert alone.report().each.shape == (1, 2, 2) and together.report().each.shape == (1, 2, 1)
+
+
+def test_tolerance_of_every_system():
+    rng = np.random.default_rng(10)
+    batch = np.repeat([0, 1, 2], [2500, 2500, 30])
+    x, q = rng.random((len(batch), 3)), rng.standard_normal((len(batch), 1))
+    x[batch == 1] *= 30
+    plan = fmm.FMM(x, tolerance=1e-5, source_batch=batch, leaf_size=60, each=("system",))
+    found = plan.field(q)
+    assert plan.report().degree > 0 and plan.report().each.shape == (3, 2, 1)
+    exact = mp.field(x, x, q, target_batch=batch, source_batch=batch)
+    for system in range(3):
+        here = batch == system
+        assert clouds.errors(found[here], exact[here], 1).max() <= 1e-5
+
+
+def test_points_that_crowd_and_spread_again_get_their_leaves():
+    x, q = _cube(11, 6000)
+    plan = fmm.FMM(x, tolerance=1e-4)
+    far = plan.report().translations
+    plan.rebuild(np.full_like(x, 0.5))
+    np.testing.assert_array_equal(plan.field(q), 0)
+    plan.rebuild(x)
+    assert plan.report().translations == far > 0
+    assert _worst(plan, x, x, q) <= 1e-4
+
+
+@pytest.mark.parametrize("side", ["plan", "partner"])
+def test_partners_after_rebuild(side):
+    rng = np.random.default_rng(12)
+    s, x = rng.random((1500, 3)), rng.random((1200, 3))
+    moments, weights = rng.standard_normal((1500, 1)), rng.standard_normal((1200, 1))
+    plan = fmm.FMM(s, x, 1e-9, order=0, leaf_size=40)
+    partner = plan.transpose()
+    if side == "plan":
+        plan.rebuild(s + rng.random(s.shape), x + 0.5)
+    else:
+        partner.rebuild(x + 0.5, s + rng.random(s.shape))
+    for one in (plan, partner):
+        there, back = (one, one.transpose()) if one is plan else (one.transpose(), one)
+        left = np.sum(weights * there.field(moments, 0))
+        right = np.sum(moments * back.field(weights, 0))
+        scale = np.linalg.norm(weights) * np.linalg.norm(there.field(moments, 0))
+        assert abs(left - right) <= 1e-8 * scale
+
+
+def test_rebuild_with_batches():
+    rng = np.random.default_rng(13)
+    x, q = rng.random((900, 3)), rng.standard_normal((900, 1))
+    batch, own = np.repeat([0, 1], 450), np.repeat([0, 1], [300, 600])
+    plan = fmm.FMM(x, tolerance=1e-6, source_batch=batch, target_batch=own)
+    moved = x + 0.1 * rng.random(x.shape)
+    plan.rebuild(moved)
+    exact = mp.field(moved, moved, q, target_batch=own, source_batch=batch)
+    assert clouds.errors(plan.field(q), exact, 1).max() <= 1e-6
+    # other systems, of other sizes
+    fewer, index = x[:700], np.repeat([0, 1, 2], [100, 200, 400])
+    plan.rebuild(fewer, source_batch=index)
+    exact = mp.field(fewer, fewer, q[:700], target_batch=index, source_batch=index)
+    assert clouds.errors(plan.field(q[:700]), exact, 1).max() <= 1e-6
+
+
+def test_few_targets_are_summed_directly():
+    rng = np.random.default_rng(14)
+    s, x, q = rng.random((30000, 3)), rng.random((5, 3)), rng.standard_normal((30000, 1))
+    fmm.field(x, s, q, tolerance=1e-12)
+    start = time.process_time()
+    found = fmm.field(x, s, q, tolerance=1e-12)
+    assert time.process_time() - start < 0.5
+    np.testing.assert_allclose(found, mp.field(x, s, q), rtol=1e-9)
+
+
+def test_no_sources_and_some_targets():
+    found = fmm.FMM(np.zeros((0, 3)), np.random.default_rng(0).random((50, 3))).field(
+        np.zeros((0, 1)), 2
+    )
+    np.testing.assert_array_equal(found, np.zeros((50, 10)))
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        (dict(tolerance="1e-3"), TypeError, "tolerance: expected a number, got '1e-3'"),
+        (dict(tolerance=True), TypeError, "tolerance: expected a number, got True"),
+        (dict(leaf_size=True), TypeError, "leaf_size: expected a whole number"),
+        (dict(each="target"), ValueError, "each: expected 'system', 'channel' or both"),
+        (dict(sources=np.ma.masked_invalid([[0, 0, np.nan]])), ValueError, "mask"),
+    ],
+)
+def test_arguments_that_need_an_answer(arguments, error, message):
+    with pytest.raises(error, match=message):
+        fmm.FMM(**dict(sources=np.eye(3)) | arguments)
+
+
+def test_leaves_of_any_size():
+    x, q = _cube(15, 200)
+    found = fmm.FMM(x, leaf_size=2**70).field(q)
+    np.testing.assert_allclose(found, mp.field(x, x, q), rtol=1e-9, atol=1e-9)
+
+
+def test_charges_alone_need_no_second_axis():
+    x, q = _cube(16, 500)
+    np.testing.assert_array_equal(fmm.FMM(x).field(q[:, 0]), fmm.FMM(x).field(q))
+    assert fmm.energy(x, q[:, 0]) == fmm.energy(x, q)
+
+
+def test_plans_give_energies():
+    x, q = _cube(17, 3000)
+    pairs = np.stack([np.arange(0, 3000, 2), np.arange(1, 3000, 2)], axis=1)
+    scale = pairs, np.zeros(1500)
+    plan = fmm.FMM(x, tolerance=1e-8, pair_scale=scale, leaf_size=50)
+    exact = mp.energy_forces(x, q, pair_scale=scale)
+    energy, forces, gradients = plan.energy_forces(q)
+    assert plan.report().degree > 0
+    assert energy == pytest.approx(exact[0], rel=1e-6) == plan.energy(q)
+    assert np.linalg.norm(forces - exact[1]) <= 2e-8 * np.linalg.norm(exact[1])
+    assert np.linalg.norm(gradients - exact[2]) <= 1e-8 * np.linalg.norm(exact[2])
+    with pytest.raises(ValueError, match="targets are its sources"):
+        fmm.FMM(x, x + 1).energy(q)
+
+
+def test_threads_may_change_while_others_sum():
+    x, q = _cube(18, 1500)
+    plan = fmm.FMM(x, tolerance=1e-4, leaf_size=40)
+    expected, before, failed = plan.field(q), mp.get_num_threads(), []
+
+    def work():
+        try:
+            for _ in range(20):
+                np.testing.assert_allclose(fmm.FMM(x, tolerance=1e-4, leaf_size=40).field(q),
+                                           expected, rtol=1e-6, atol=1e-9)  # fmt: skip
+        except Exception as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    try:
+        for thread in threads:
+            thread.start()
+        for k in range(100):
+            mp.set_num_threads(1 + k % 3)
+            time.sleep(0.002)
+        for thread in threads:
+            thread.join()
+    finally:
+        mp.set_num_threads(before)
+    assert not failed
