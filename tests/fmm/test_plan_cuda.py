@@ -262,7 +262,7 @@ def test_what_plans_on_a_gpu_do_not_do():
         lambda: fmm.field(x, x, q, pair_scale=scale),
         lambda: fmm.energy(x, q, pair_scale=scale),
     ):
-        with pytest.raises(ValueError, match="pair_scale: expected none for points on a GPU"):
+        with pytest.raises((TypeError, ValueError), match=r"pair_scale: expected none.*on a GPU"):
             call()
     for each in ("system", ["channel"]):
         with pytest.raises(ValueError, match="each: expected none for points on a GPU"):
