@@ -15,6 +15,7 @@ from numba.extending import intrinsic
 
 from fmm import _near_damped, _near_math
 from multipoles._chains import COULOMB
+from multipoles._jit import name_by_constants
 from multipoles._simd import Vec, fill_lanes, rsqrt
 from multipoles.direct_cpu import radial_chain
 
@@ -292,6 +293,7 @@ class _Damping:
         def write(parameters, r2, last, chain):
             radial_chain(code, parameters, r2, last, chain)
 
+        name_by_constants(write)
         parameters, scratch = self.kinds[:2]
         word = nb_types.intp
         kind = nb_types.none(parameters, self.lane, word, scratch)

@@ -5,6 +5,7 @@ machine code is kept is the matter of `multipoles._cache`; kernels for the GPU c
 `multipoles._cuda`.
 """
 
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -44,6 +45,7 @@ def _compiled(options: dict[str, Any], function: Callable) -> Any:
     Kernels work on vectors of LLVM, which plain Python does not know: with the variable set they
     are compiled all the same, and all else that Numba decorates is left to it.
     """
+    name_by_constants(function)
     if not _config.DISABLE_JIT:
         return _njit(**options)(function)
     with _enabled():
@@ -51,6 +53,26 @@ def _compiled(options: dict[str, Any], function: Callable) -> Any:
     # what Numba's own library adds to a function is decorated while that is compiled
     dispatcher.compile = _enabled()(dispatcher.compile)
     return dispatcher
+
+
+def name_by_constants(function: Callable) -> None:
+    """Let the name of a function that is made in a function tell the constants it is made of.
+
+    Machine code calls other machine code by name: that of the function, of its types, and a number
+    which each process counts anew. Kernels from the files of several processes may meet in one; of
+    two that are equal but for their constants, one would silently be taken for the other.
+    """
+    cells = [_told(cell.cell_contents) for cell in function.__closure__ or ()]
+    if cells:
+        digest = hashlib.sha256(repr(cells).encode()).hexdigest()[:16]
+        function.__qualname__ = f"{function.__qualname__}_{digest}"
+
+
+def _told(cell: Any) -> Any:
+    """Return what tells a constant or a function, in every process the same."""
+    if isinstance(cell, int | str | float | tuple | type(None)):
+        return cell
+    return getattr(getattr(cell, "py_func", cell), "__qualname__", type(cell).__qualname__)
 
 
 @contextmanager

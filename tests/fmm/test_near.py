@@ -1,8 +1,13 @@
 """The near field against the slow sum over listed pairs, and its arithmetic in plain Python."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
+import multipoles as mp
 from fmm import _near_emit, _near_math, near
 from fmm.near import near_field, pair_cost
 from multipoles import indexing, reference
@@ -167,3 +172,37 @@ def test_cost_grows_with_orders_and_channels():
         assert pair_cost(K + 1, D) > pair_cost(K, D)
         assert pair_cost(K, D + 1) > pair_cost(K, D)
         assert pair_cost(K, D) < pair_cost(K, D, 16) < 25 * pair_cost(K, D)
+
+
+_SUM = """
+import itertools, sys
+import numpy as np
+import multipoles as mp
+from fmm.near import near_field
+from numba.core import bytecode
+
+# as if every function were the first that a process compiles
+bytecode.FunctionIdentity._unique_ids = itertools.repeat(10**6)
+x, q, every = np.random.default_rng(0).random((40, 3)), np.ones((40, 1, 1)), np.array([[0, 40]])
+for name in sys.argv[1:]:
+    kernel, out = getattr(mp, name)(2.0), np.empty((40, 1, 4))
+    near_field(x, x, q, 1, every, np.array([0, 1]), every, out, kernel=kernel, reach=9.0)
+    np.testing.assert_allclose(out[:, 0], mp.field(x, x, q[:, 0], 1, kernel), atol=1e-10)
+"""
+
+
+@pytest.mark.slow
+def test_kernels_of_several_processes_meet_in_one(tmp_path):
+    """Machine code calls by name: of two damped kernels, one was taken for the other."""
+    for names in (["Softened"], ["Erf"], ["Softened", "Erf"], ["Erf", "Softened"]):
+        subprocess.run(
+            [sys.executable, "-c", _SUM, *names],
+            env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
+            check=True,
+        )
+
+
+def test_loops_of_other_constants_have_other_names():
+    kinds = [(0, 1, True, 8, mp.Softened.code), (0, 1, True, 8, mp.Erf.code), (0, 1, False, 8, 0)]
+    names = {near._loop(*kind).py_func.__qualname__ for kind in kinds}
+    assert len(names) == 3
