@@ -194,15 +194,19 @@ class Evaluation:
                 if not (setting.signs is None or _alike(signs, setting.signs)):
                     return Setting(self.plan._geometry, narrow=self._may_be_narrow)
                 setting = replace(setting, signs=signs)
-            nothing = np.zeros_like(norms)
-            errors, bounds = probe.errors(near) if setting.narrow else (nothing, nothing)
+            if setting.narrow:
+                errors, bounds = probe.errors(near)
+                sampled = probe.size
+            else:
+                errors, sampled = probe.crosscheck(near)
+                bounds = errors
             terms = probe.terms()
             verdict = Verdict(errors, bounds, norms, terms, self.tolerance, self._last)
         if setting.narrow and not verdict.kept:
             return replace(setting, narrow=False)
-        if verdict.message(0) and self._nothing_acts(self._harmonic(moments), verdict):
+        if verdict.message(sampled) and self._nothing_acts(self._harmonic(moments), verdict):
             verdict = zeros(self.tolerance, self.order)
-        self.report.measured(verdict, probe.size if setting.narrow else 0)
+        self.report.measured(verdict, sampled)
         return near, setting
 
     def _harmonic(self, moments: Any) -> Any:

@@ -58,8 +58,8 @@ class Report:
     each : ndarray, shape (n_systems or 1, order + 1, n_channels or 1)
         Errors of the systems and channels that count for themselves.
     sampled : int
-        Targets at which the last evaluation was compared; 0 where all was summed directly in
-        float64, so that rounding is the only error, and where nothing was compared.
+        Targets at which the last evaluation was compared: a few, with the loops of
+        `multipoles.field`, where all was summed directly in float64; 0 where nothing was compared.
     warning : str
         What was warned of; empty if the tolerance is kept.
     """

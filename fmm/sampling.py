@@ -18,6 +18,8 @@ from fmm.near import near_field
 from multipoles import indexing
 from multipoles._jit import bare, run_chunks
 from multipoles.indexing import n_components, order_slice
+from multipoles.interactions import field_arrays
+from multipoles.neighbours import Slots
 from multipoles.radial import Kernel
 
 SIZE = 64
@@ -186,6 +188,40 @@ class Probe:
         spread[sizes <= counts[:, 0, 0]] = 0.0
         return np.sqrt(mean), np.sqrt(mean + SURE * spread)
 
+    def crosscheck(self, field: np.ndarray) -> tuple[np.ndarray, int]:
+        """Return the root mean square error at a few targets, by other loops, and their number.
+
+        The loops of `multipoles.field`: whatever the kernels of plans are made of, these are not.
+        Shape of `squares`.
+        """
+        chosen = [self._few_of(group) for group in range(len(self.groups))]
+        places = np.unique(np.concatenate(chosen))
+        if not len(places):
+            return np.zeros_like(self._near_squares), 0
+        difference = field[places] - self._by_other_loops(places)
+        squares = np.stack([self._reduced(difference, k) for k in range(self._order + 1)], axis=1)
+        rows = [np.isin(places, few) for few in chosen]
+        return np.sqrt([squares[row].mean(axis=0) for row in rows]), len(places)
+
+    def _few_of(self, group: int) -> np.ndarray:
+        """Return a few of the places of a group that were drawn evenly."""
+        drawn = np.unique(self._draws[(self._group == group) & self._even])
+        return self.places[drawn[:: max(1, len(drawn) // _FEW)]]
+
+    def _by_other_loops(self, places: np.ndarray) -> np.ndarray:
+        """Return the whole field at ascending places by the loops of `multipoles.field`."""
+        moments = np.ascontiguousarray(self._moments, _WIDE)
+        targets, sources = self._geometry.points(_WIDE)
+        counts, senders = senders_of(places, *self._geometry.roots)
+        out, end = np.zeros((len(places), moments.shape[1], n_components(self._order))), 0
+        for count, (first, last) in zip(counts.tolist(), senders.tolist(), strict=True):
+            begin, end = end, end + count
+            out[begin:end] = field_arrays(
+                np.ascontiguousarray(targets[places[begin:end]]), sources[first:last],
+                moments[first:last], self._order, self._kernel, Slots(count, last - first),
+            )  # fmt: skip
+        return out if self._correction is None else out + self._correction[places]
+
     def terms(self) -> np.ndarray:
         """Return the root mean square, over a few targets, of the root of the sum of squared terms.
 
@@ -194,9 +230,7 @@ class Probe:
         """
         out = np.zeros_like(self._near_squares)
         for group in range(len(self.groups)):
-            chosen = self._draws[(self._group == group) & self._even]
-            chosen = np.unique(chosen)[:: max(1, len(chosen) // _FEW)]
-            out[group] = self._terms_at(self.places[chosen]) / self.units[:, None]
+            out[group] = self._terms_at(self._few_of(group)) / self.units[:, None]
         if self._correction is not None:
             out = np.hypot(out, np.sqrt(self.squares(self._correction)))
         return out
