@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fmm import accuracy, harmonics
+from fmm.curve import upper
 from fmm.geometry import Geometry
-from multipoles._jit import bare
+from multipoles._jit import bare, run_chunks
 
 # share of the square of a box's charge: neighbours of one sign err alike, though less than in full
 _COHERENT = 0.1
@@ -183,9 +184,14 @@ def leaf_errors(
     tree, lists, levels = geometry.tree, geometry.lists, geometry.levels
     received = np.zeros(len(tree.parent))
     table = np.ascontiguousarray(np.moveaxis(gains, 0, -1))
-    _receive(
-        lists.m2l_starts, lists.m2l_targets, lists.m2l_sources, levels, table, powers, received
-    )
+
+    def task(first: int, last: int) -> None:
+        _receive(
+            first, last, lists.m2l_starts, lists.m2l_targets, lists.m2l_sources, levels, table,
+            powers, received,
+        )  # fmt: skip
+
+    run_chunks(task, len(received), 2.0 * len(lists.m2l_targets) * powers.shape[1])
     for rows, sources, boxes in _mixed(geometry):
         found = (table[levels[boxes], accuracy.POINTS] * powers[sources]).sum(axis=1)
         np.add.at(received, rows, found)
@@ -232,9 +238,13 @@ def _weigh(starts, targets, sources, levels, n_targets, powers, out):
 
 
 @bare
-def _receive(starts, targets, sources, levels, table, powers, out):
+def _receive(first, last, starts, targets, sources, levels, table, powers, out):
+    """Add what boxes first ... last - 1 receive; the pairs of a code are sorted by target."""
     for code in range(starts.shape[0] - 1):
-        for i in range(starts[code], starts[code + 1]):
+        begin = upper(targets, starts[code], starts[code + 1], first - 1)
+        for i in range(begin, starts[code + 1]):
             target, source = targets[i], sources[i]
+            if target >= last:
+                break
             for j in range(powers.shape[1]):
                 out[target] += table[levels[target], code, j] * powers[source, j]

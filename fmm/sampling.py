@@ -33,6 +33,8 @@ _SCATTER, _MOST_SCATTER = 0.5, 8.0
 HIGH = 9
 # targets and sources from which the rounding of sums is reckoned
 _FEW, _SENDERS = 4, 4096
+# targets summed by one thread
+_AT_ONCE = 16
 _WIDE = np.dtype(np.float64)
 
 
@@ -267,12 +269,17 @@ class Probe:
         geometry, moments = self._geometry, self._moments.astype(_WIDE, copy=False)
         targets, sources = geometry.points(_WIDE)
         counts, senders = senders_of(places, *geometry.roots)
-        ends = np.cumsum(counts)
+        # a few targets at a time, so that threads may share them
+        parts = -(-counts // _AT_ONCE)
+        leaf = np.repeat(np.arange(len(counts)), parts)
+        part = np.arange(len(leaf)) - np.repeat(np.cumsum(parts) - parts, parts)
+        begin = (np.cumsum(counts) - counts)[leaf] + part * _AT_ONCE
+        end = np.minimum(begin + _AT_ONCE, np.cumsum(counts)[leaf])
         exact = np.zeros((len(places), moments.shape[1], n_components(self._order)))
         near_field(
             np.ascontiguousarray(targets[places]), sources, moments, self._order,
-            np.stack([ends - counts, ends], axis=1), np.arange(len(counts) + 1),
-            np.ascontiguousarray(senders), exact, kernel=self._kernel, reach=self._reach,
+            np.stack([begin, end], axis=1), np.arange(len(leaf) + 1),
+            np.ascontiguousarray(senders[leaf]), exact, kernel=self._kernel, reach=self._reach,
         )  # fmt: skip
         return exact
 
