@@ -45,14 +45,13 @@ class Held:
     def __init__(self, moments: np.ndarray, source_order: int) -> None:
         self.source_order = source_order
         self._squares, self._charges = moment_squares(moments, source_order), moments[:, :, 0]
-        self._powers: dict[Geometry, np.ndarray] = {}
         self.mean = self._squares.mean(axis=0)
         size = self._squares[:, 0] if self.mean[0] > 0 else self._squares.sum(axis=1)
         self.spread = float(size.sum() ** 2 / max((size**2).sum(), _TINY))
 
     def weights(self, geometry: Geometry) -> np.ndarray:
         """Return what `accuracy.predicted` asks for."""
-        return pair_weights(geometry, self._of(geometry))
+        return pair_weights(geometry, box_powers(geometry, self._squares))
 
     def where(self, geometry: Geometry, degrees: tuple[int, ...], norms: np.ndarray) -> "Where":
         """Return where errors are expected, of all output orders alike.
@@ -70,13 +69,9 @@ class Held:
         shares = np.where(norms > 0, norms, np.inf)
         gains = (gains / (shares**2)[:, None, None, None]).sum(axis=0)
         degree = max(degrees)
-        leaves, errors = leaf_errors(geometry, self._of(geometry), gains, degree)
+        powers = box_powers(geometry, self._squares, self._charges)
+        leaves, errors = leaf_errors(geometry, powers, gains, degree)
         return Where(leaves, errors, degree)
-
-    def _of(self, geometry: Geometry) -> np.ndarray:
-        if geometry not in self._powers:
-            self._powers[geometry] = box_powers(geometry, self._squares, self._charges)
-        return self._powers[geometry]
 
 
 class Where(NamedTuple):
@@ -112,7 +107,9 @@ def moment_squares(moments: np.ndarray, source_order: int) -> np.ndarray:
     return out
 
 
-def box_powers(geometry: Geometry, squares: np.ndarray, charges: np.ndarray) -> np.ndarray:
+def box_powers(
+    geometry: Geometry, squares: np.ndarray, charges: np.ndarray | None = None
+) -> np.ndarray:
     """Return what every box holds: the sum of the squares of the moments of each order.
 
     Parameters
@@ -121,12 +118,13 @@ def box_powers(geometry: Geometry, squares: np.ndarray, charges: np.ndarray) -> 
         Points and tree.
     squares : ndarray, shape (n, K + 1)
         See `moment_squares`.
-    charges : ndarray, shape (n, channels)
+    charges : ndarray, shape (n, channels), optional
         A share of the square of their sum is added: charges of one sign err alike.
     """
     ranges = geometry.tree.source_range
     sums = _over(ranges, squares)
-    sums[:, 0] += _COHERENT * (_over(ranges, charges) ** 2).sum(axis=1)
+    if charges is not None:
+        sums[:, 0] += _COHERENT * (_over(ranges, charges) ** 2).sum(axis=1)
     # levels stand for boxes of one size; those of smaller systems count as if they sent more
     ratio = geometry.edges[geometry.levels] / geometry.tree.edge
     if np.any(ratio != 1.0):
