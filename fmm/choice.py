@@ -107,3 +107,10 @@ def larger_leaves(
             break
         best, found, shortest = trial, degrees, expected
     return best, found
+
+
+def for_levels(degrees: tuple[int, ...], n_levels: int) -> tuple[int, ...]:
+    """Return degrees for another number of levels; levels that had none get the highest."""
+    most = max(degrees, default=0)
+    found = [d or most for d in degrees[:n_levels]]
+    return (*found, *[most] * (n_levels - len(found)))

@@ -107,6 +107,8 @@ class Evaluation:
             out, setting = found
             if not (self._is_void or self._is_lost):
                 plan._settings[key] = setting
+                used = {plan._geometry, *(s.geometry for s in plan._settings.values())}
+                plan._far = {k: far for k, far in plan._far.items() if k[0] in used}
         self.geometry = setting.geometry
         with self.report.timed("order"):
             return self.steps.unorder(setting.geometry, out, self.dtype)
@@ -134,7 +136,8 @@ class Evaluation:
                 return replace(setting, narrow=False)
             signs = _signs(held, probe.overall(norms))
             is_alike = setting.signs is not None and _alike(signs, setting.signs)
-            terms = setting.lost * norms if is_alike and setting.lost is not None else probe.terms()
+            is_known = is_alike and setting.lost is not None and setting.lost.shape == norms.shape
+            terms = setting.lost * norms if is_known else probe.terms()
             if not (is_alike or self._is_chosen):
                 chosen = self._chosen(setting, held, signs, probe, norms, terms)
                 if chosen.geometry is not geometry:
@@ -142,6 +145,8 @@ class Evaluation:
                 setting = chosen
                 if max(setting.degrees) >= HIGH:
                     probe.enlarge()
+            elif setting.signs is None:
+                setting = replace(setting, signs=signs)
         return self._converged(setting, near, harmonic, probe, terms)
 
     def _near(self, setting: Setting) -> tuple[Any, Any]:
@@ -172,7 +177,7 @@ class Evaluation:
         return self.steps.probe(
             geometry, moments, near, self.order, self.kernel, self.reach,
             None if held is None else where, self.plan.each,
-            setting.signs is None and max(degrees) >= HIGH,
+            (setting.signs is None or self._is_chosen) and max(degrees) >= HIGH,
             self._corrected(geometry),
         )  # fmt: skip
 
@@ -266,6 +271,7 @@ class Evaluation:
         while True:
             out = self._with_far(setting, near, harmonic)
             with self.report.timed("sample"):
+                probe.degree = max(setting.degrees)
                 verdict = self._verdict(probe, out, terms)
                 if verdict.typical <= 1.0 < verdict.worst and not probe.enlarged:
                     probe.enlarge()
@@ -342,7 +348,8 @@ class Evaluation:
             return Setting(geometry.direct(), narrow=False)
         grown = geometry.with_leaves(8 * geometry.leaf_size)
         if grown.n_leaves < geometry.n_leaves and grown.has_far_field:
-            return Setting(grown, setting.degrees, False, False, setting.signs, setting.raised)
+            degrees = choice.for_levels(setting.degrees, len(grown.edges))
+            return Setting(grown, degrees, False, False, setting.signs, setting.raised)
         return None
 
     def _known(self, setting: Setting) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmm import arguments, energies, scaling
+from fmm import arguments, choice, energies, scaling
 from fmm.cost import Work, expected_work
 from fmm.evaluation import Evaluation, Setting
 from fmm.exclusions import Exclusions
@@ -139,29 +139,34 @@ class FMM:
     def _arrange(self, x: Any, s: Any, batches: Batches, orders: int | None = None) -> None:
         """Lay out the tree of points as the caller gave them."""
         steps = self._steps
-        self._exponent = scaling.exponent(steps, x, s)
-        self._scaled_kernel = self.kernel
-        if self._exponent:
-            self._scaled_kernel = self.kernel.scaled(2.0**-self._exponent)
-            s, same = steps.scaled(s, -self._exponent), x is s
-            x = s if same else steps.scaled(x, -self._exponent)
+        exponent = scaling.exponent(steps, x, s)
+        kernel = self.kernel
+        if exponent:
+            kernel = self.kernel.scaled(2.0**-exponent)
+            s, same = steps.scaled(s, -exponent), x is s
+            x = s if same else steps.scaled(x, -exponent)
         # gradients ask for an order more, and theirs for another
         links = self.source_order + self.order + 2 if orders is None else orders
-        reach = self._reach(links)
+        reach = self._reach(links, kernel)
         n = s.shape[0]
         distances = _in_distances(reach, steps.extent(s), n) if reach > 0 else 0.0
         work = expected_work(
             n, self.tolerance, self.source_order, self.order, self._channels,
             self.kernel.code != _COULOMB.code, distances,
         )._replace(processor=steps.processor(self.dtype))  # fmt: skip
+        geometry = steps.arrange(x, s, batches, work, self._leaf_size, reach)
+        # all at once: points that cannot be arranged leave the plan as it was
+        self._exponent, self._scaled_kernel, self._geometry = exponent, kernel, geometry
         self._choice = Choice(batches, work, self._leaf_size)
-        self._geometry = steps.arrange(x, s, batches, work, self._leaf_size, reach)
         self._forget()
         self._geometry.lists  # noqa: B018 - worked out here
         self._pairs = self._geometry.n_near_pairs
 
     def _forget(self) -> None:
-        """Drop what belongs to another tree."""
+        """Drop what belongs to another tree; a partner stays where it is, and is ours no more."""
+        partner = self.__dict__.get("_transposed")
+        if partner is not None:
+            partner._transposed = None
         self._settings: dict[tuple[int, int], Setting] = {}
         self._far: dict[tuple, Any] = {}
         self._transposed: FMM | None = None
@@ -330,9 +335,6 @@ class FMM:
         x, s, batches = self._moved_points(sources, targets, source_batch, target_batch)
         start = perf_counter()
         before, kept, exponent = self._geometry, self._settings, self._exponent
-        if self._transposed is not None:
-            # it stays where it is, and so it is ours no more
-            self._transposed._transposed = None
         if scaling.exponent(self._steps, x, s) != exponent or self.n_sources == 0:
             self._arrange(x, s, batches)
         else:
@@ -394,9 +396,10 @@ class FMM:
         """Return what was chosen, and cost and error of the last evaluation; print it to read."""
         return self._report.of(self._shown)
 
-    def _reach(self, links: int) -> float:
+    def _reach(self, links: int, kernel: Kernel | None = None) -> float:
         """Return the distance from which on the kernel is 1/r, within the tolerance."""
-        found = self._scaled_kernel.coulomb_beyond(_NEGLIGIBLE * self.tolerance, links)
+        kernel = kernel or self._scaled_kernel
+        found = kernel.coulomb_beyond(_NEGLIGIBLE * self.tolerance, links)
         if not found < inf:
             raise ValueError(
                 "kernel: expected one that is 1/r beyond some distance, Coulomb(), Softened(...) "
@@ -409,25 +412,17 @@ def _carried(
     kept: dict[tuple[int, int], Setting], before: Any, after: Any
 ) -> dict[tuple[int, int], Setting]:
     """Return what was enough on one tree for another of the same kind."""
-    found, n_levels = {}, len(after.tree.level_starts) - 1
+    found = {}
     for key, setting in kept.items():
         if not any(setting.degrees) or not after.has_far_field:
             continue
         geometry = after
         if setting.geometry is not before:
             geometry = after.with_leaves(setting.geometry.leaf_size, setting.geometry.least)
-            n_levels = len(geometry.tree.level_starts) - 1
         if geometry.has_far_field:
-            degrees = _for_levels(setting.degrees, n_levels)
-            found[key] = replace(setting, geometry=geometry, degrees=degrees)
+            degrees = choice.for_levels(setting.degrees, len(geometry.edges))
+            found[key] = replace(setting, geometry=geometry, degrees=degrees, lost=None)
     return found
-
-
-def _for_levels(degrees: tuple[int, ...], n_levels: int) -> tuple[int, ...]:
-    """Return degrees for another number of levels; levels that had none get the highest."""
-    most = max(degrees)
-    found = [d or most for d in degrees[:n_levels]]
-    return (*found, *[most] * (n_levels - len(found)))
 
 
 def _in_distances(reach: float, extent: np.ndarray, n: int) -> float:

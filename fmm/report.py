@@ -90,8 +90,8 @@ class Report:
     def measured(self, verdict: Verdict, sampled: int) -> None:
         """Note what is known of the error of a field."""
         self.each = verdict.relative(verdict.errors)
-        self.errors = self.each.max(axis=(0, 2))
-        self.bounds = verdict.relative(verdict.bounds).max(axis=(0, 2))
+        self.errors = self.each.max(axis=(0, 2), initial=0.0)
+        self.bounds = verdict.relative(verdict.bounds).max(axis=(0, 2), initial=0.0)
         self.sampled, self.warning = sampled, verdict.message(sampled)
 
     def of(self, geometry: Geometry) -> "Report":

@@ -91,6 +91,8 @@ class Probe:
             self.units = _units(self._largest(near), order)
             self._near_squares = self.squares(near)
         self._where = where and where(self.overall(np.sqrt(self._near_squares)))
+        # of the expansions that are judged
+        self.degree = 0 if self._where is None else self._where.degree
         size = SIZE + MORE * thorough
         self._take([self._draw(*group, size, seed=0) for group in self.groups])
         if where is not None:
@@ -107,10 +109,6 @@ class Probe:
     def _change_units(self, units: np.ndarray) -> None:
         self._near_squares = self._near_squares * ((self.units / units) ** 2)[:, None]
         self.units = units
-
-    @property
-    def _degree(self) -> int:
-        return 0 if self._where is None else self._where.degree
 
     @property
     def size(self) -> int:
@@ -184,7 +182,7 @@ class Probe:
         counts = np.bincount(self._group, minlength=len(self.groups))[:, None, None]
         spread = self._sums((values - (mean / counts)[self._group]) ** 2)
         spread = np.sqrt(spread * counts / np.maximum(counts - 1, 1))
-        least = min(_SCATTER * self._degree, _MOST_SCATTER) / np.sqrt(np.maximum(counts, 1))
+        least = min(_SCATTER * self.degree, _MOST_SCATTER) / np.sqrt(np.maximum(counts, 1))
         spread = np.maximum(spread, mean * least)
         sizes = np.array([last - first for first, last in self.groups])
         spread[sizes <= counts[:, 0, 0]] = 0.0
@@ -370,7 +368,7 @@ def _systems(geometry: Geometry) -> list[tuple[int, int]]:
     occupied = targets[:, 1] > targets[:, 0]
     first = np.minimum.reduceat(np.where(occupied, targets[:, 0], np.iinfo(np.int64).max), starts)
     last = np.maximum.reduceat(np.where(occupied, targets[:, 1], 0), starts)
-    return [(a, b) for a, b in zip(first.tolist(), last.tolist(), strict=True) if b > a]
+    return [(a, b) for a, b in zip(first.tolist(), last.tolist(), strict=True) if b > a] or [(0, 0)]
 
 
 def senders_of(

@@ -12,6 +12,8 @@ from multipoles import indexing
 
 # numbers between 2^-60 and 2^60 stay as they are
 ORDINARY = 60
+# bits that are left to outliers where lengths go by most points
+_ROOM = 60
 _GREATEST = np.finfo(np.float64).max
 
 
@@ -29,7 +31,9 @@ def exponent(steps: Any, targets: Any, sources: Any) -> int:
     largest = 2.0 * float((0.5 * high - 0.5 * low).max())
     if abs(_exponent(largest)) <= ORDINARY:
         return 0
-    return _exponent(steps.typical_extent(sources) or largest)
+    # outliers must stay numbers
+    most = np.finfo(np.dtype(str(sources.dtype).removeprefix("torch."))).maxexp - _ROOM
+    return max(_exponent(steps.typical_extent(sources) or largest), _exponent(largest) - most)
 
 
 def _exponent(value: float) -> int:

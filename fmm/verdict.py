@@ -68,7 +68,9 @@ class Verdict:
         return self.worst <= 1.0
 
     def _share(self, errors: np.ndarray) -> float:
-        allowed = np.maximum(self.tolerance * self.norms, self.rounding)
+        # what `relative` adds to an error counts here too
+        left = (self.tolerance**2 - self.last**2) * self.norms**2 - self.rounding**2
+        allowed = np.maximum(np.sqrt(np.maximum(left, 0.0)), self.rounding)
         shares = np.divide(errors, allowed, out=np.zeros(np.broadcast(errors, allowed).shape),
                            where=(errors > 0) | ~np.isfinite(errors))  # fmt: skip
         return float(shares.max(initial=0.0)) if not np.isnan(shares).any() else np.inf

@@ -220,6 +220,43 @@ def test_few_targets_are_summed_directly():
     np.testing.assert_allclose(found, mp.field(x, s, q), rtol=1e-9)
 
 
+def test_a_rebuild_that_fails_changes_nothing():
+    x, q = _cube(20, 300)
+    plan = fmm.FMM(x)
+    bad = x * 1e-10
+    bad[0] = np.nan
+    with pytest.raises(ValueError, match="nan"):
+        plan.rebuild(bad)
+    np.testing.assert_allclose(plan.field(q), mp.field(x, x, q), rtol=1e-9, atol=1e-9)
+
+
+def test_numbers_of_channels_and_systems_may_change():
+    x, q = _cube(22, 3000)
+    plan = fmm.FMM(x, tolerance=1e-4, leaf_size=60, each="channel")
+    for channels in (2, 3, 1, 2):
+        plan.field(np.repeat(q[:, None], channels, axis=1))
+    plan = fmm.FMM(x, tolerance=1e-4, leaf_size=60, each="system",
+                   source_batch=np.repeat([0, 1], 1500))  # fmt: skip
+    for batch in (np.repeat([0, 1], 1500), np.repeat([0, 1, 2], 1000)):
+        plan.rebuild(x, source_batch=batch)
+        exact = mp.field(x, x, q, target_batch=batch, source_batch=batch)
+        assert clouds.errors(plan.field(q), exact, 1).max() <= 1e-4
+    nothing = fmm.FMM(x, np.zeros((0, 3)), each=("system", "channel")).field(q)
+    assert nothing.shape == (0, 4)
+
+
+def test_partners_after_another_reach():
+    s, q = _cube(23, 400)
+    x = s[:200] + 0.3
+    plan = fmm.FMM(s, x, kernel=mp.Erf(20.0), order=0)
+    partner = plan.transpose()
+    plan.field(q, order=4)
+    plan.rebuild(s + 5, x)
+    assert partner.transpose() is not plan
+    found = partner.transpose().field(q, 0)
+    np.testing.assert_allclose(found, mp.field(x, s, q, 0, kernel=mp.Erf(20.0)), rtol=1e-5)
+
+
 def test_no_sources_and_some_targets():
     found = fmm.FMM(np.zeros((0, 3)), np.random.default_rng(0).random((50, 3))).field(
         np.zeros((0, 1)), 2
