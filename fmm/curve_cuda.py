@@ -111,12 +111,12 @@ def _sorted_deeply(
         if word > 0:
             values = space.empty((n,), np.int64)
             launch(space, _encode_deep(), n, points, starts, inverse, word, values)
-        launch(space, _copy(), n, values, words[word])
+        launch(space, copying(), n, values, words[word])
         sent = values if order is None else taken(space, values, order)
         after, _ = argsort(space, sent, 3 * WORD if word > 0 else width)
         order = after if order is None else taken(space, order, after)
     for word in range(1 + N_DEEP):
-        launch(space, _copy(), n, taken(space, words[word], order), words[word])
+        launch(space, copying(), n, taken(space, words[word], order), words[word])
     return order, words
 
 
@@ -254,7 +254,9 @@ def _look_for_crowds():
 
 
 @kernels
-def _copy():
+def copying():
+    """Copy all numbers of an array to another, whose type may be wider."""
+
     def loop(values, out):
         i = cuda.grid(1)
         if i < out.shape[0]:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from fmm.curve_cuda import copying
 from multipoles._cuda import SIMULATED, cuda, kernels
 from multipoles._device import Space
 from multipoles._sorting_cuda import blocks_for
@@ -14,7 +15,7 @@ THREADS = 8 if SIMULATED else 128
 def copy(space: Space, values: Any, out: Any) -> None:
     """Copy all numbers of an array to another, whose type may be wider."""
     n = int(np.prod(values.shape))
-    _copy()(
+    copying()(
         space.stream, np.result_type(values.dtype, out.dtype), blocks_for(n, THREADS), THREADS,
         values.reshape(-1), out.reshape(-1),
     )  # fmt: skip
@@ -67,16 +68,6 @@ def _move(scattered):
                 out[there] = values[i]
             else:
                 out[i] = values[there]
-
-    return loop
-
-
-@kernels
-def _copy():
-    def loop(values, out):
-        i = cuda.grid(1)
-        if i < out.shape[0]:
-            out[i] = values[i]
 
     return loop
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from multipoles import indexing
+from multipoles.scaling import exponent_of
 
 # numbers between 2^-60 and 2^60 stay as they are
 ORDINARY = 60
@@ -37,7 +38,8 @@ def exponent(steps: Any, targets: Any, sources: Any) -> int:
 
 
 def _exponent(value: float) -> int:
-    return int(np.frexp(min(value, _GREATEST))[1]) if value > 0 else 0
+    """Return the exponent of a size; infinity is as the greatest number."""
+    return exponent_of(min(value, _GREATEST))
 
 
 class Units:

@@ -86,7 +86,7 @@ class Verdict:
         shares = whole / np.where(zero, 1.0, self.norms)
         return np.where(lost, np.inf, np.where(zero, 0.0, np.hypot(shares, self.last)))
 
-    def message(self, sampled: int, reason: str = "") -> str:
+    def message(self, sampled: int) -> str:
         """Return what to warn of; empty if the tolerance is kept."""
         bounds = self.relative(self.bounds)
         if np.all(bounds <= self.tolerance):
@@ -94,17 +94,16 @@ class Verdict:
         errors = self.relative(self.errors)
         place = np.unravel_index(int(np.nanargmax(np.where(np.isnan(bounds), np.inf, bounds))),
                                  bounds.shape)  # fmt: skip
-        lost = np.broadcast_to(self.terms, bounds.shape)[place] / self.norms[place]
+        lost, reason = np.broadcast_to(self.terms, bounds.shape)[place] / self.norms[place], ""
         if _ROUNDING * _EPSILON * lost > 0.5 * self.tolerance:
             reason = (
-                f"the terms of the sum are {lost:.0e} times as large as the field, and no sum in "
+                f"; the terms of the sum are {lost:.0e} times as large as the field, and no sum in "
                 "float64 keeps more digits"
             )
         where = "rounding alone" if not sampled else f"{sampled} targets"
         return (
             f"the tolerance {self.tolerance:g} was missed: the relative error of order {place[1]} "
-            f"is {errors[place]:.1e}, and at most {bounds[place]:.1e}, by {where}"
-            + (f"; {reason}" if reason else "")
+            f"is {errors[place]:.1e}, and at most {bounds[place]:.1e}, by {where}" + reason
         )
 
 
