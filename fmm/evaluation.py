@@ -15,7 +15,7 @@ from fmm.report import Report
 from fmm.sampling import HIGH
 from fmm.verdict import LAST, ROUNDED, Verdict, zeros
 from multipoles._jit import get_num_threads
-from multipoles.indexing import order_slice
+from multipoles.indexing import n_components, order_slice
 from multipoles.radial import Coulomb, Kernel
 
 # of the tolerance: what a degree is raised for
@@ -97,6 +97,8 @@ class Evaluation:
     def run(self) -> Any:
         """Return the field in the caller's order."""
         plan, key = self.plan, (self.source_order, self.order)
+        if not (self.steps.device or self.moments.any()):
+            return self._nothing()
         setting = plan._settings.get(key)
         if self.steps.device and setting is not None:
             out = self._known(setting)
@@ -112,6 +114,13 @@ class Evaluation:
         self.geometry = setting.geometry
         with self.report.timed("order"):
             return self.steps.unorder(setting.geometry, out, self.dtype)
+
+    def _nothing(self) -> np.ndarray:
+        """Return the field of moments that are all zero."""
+        self.geometry = self.plan._geometry
+        self.report.measured(zeros(self.plan.tolerance, self.order), 0)
+        shape = self.plan.n_targets, self.moments.shape[1], n_components(self.order)
+        return np.zeros(shape, self.dtype)
 
     @property
     def _may_be_narrow(self) -> bool:

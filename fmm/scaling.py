@@ -11,8 +11,9 @@ import numpy as np
 from multipoles import indexing
 from multipoles.scaling import exponent_of
 
-# numbers between 2^-60 and 2^60 stay as they are
-ORDINARY = 60
+# moments between 2^-60 and 2^60 stay as they are, and lengths that no power in a chain takes beyond
+# the range of float64
+ORDINARY, ORDINARY_LENGTHS = 60, 15
 # bits that are left to outliers where lengths go by most points
 _ROOM = 60
 _GREATEST = np.finfo(np.float64).max
@@ -21,20 +22,25 @@ _GREATEST = np.finfo(np.float64).max
 def exponent(steps: Any, targets: Any, sources: Any) -> int:
     """Return e: the power of two in which lengths are counted; 0 if they are ordinary.
 
-    Where most points are close together and some far away, it goes by most.
+    Where most points are close together and some far away, it goes by most; where all targets are
+    far from all sources, by how far.
     """
     arrays = (sources,) if targets is sources else (sources, targets)
     corners = [steps.corners(points) for points in arrays if points.shape[0]]
     if not corners:
         return 0
-    low, high = np.min([c[0] for c in corners], axis=0), np.max([c[1] for c in corners], axis=0)
+    lows, highs = np.array(corners).swapaxes(0, 1)
+    low, high = lows.min(axis=0), highs.max(axis=0)
     # as halves, whose difference does not overflow
     largest = 2.0 * float((0.5 * high - 0.5 * low).max())
-    if abs(_exponent(largest)) <= ORDINARY:
+    if abs(_exponent(largest)) <= ORDINARY_LENGTHS:
         return 0
     # outliers must stay numbers
     most = np.finfo(np.dtype(str(sources.dtype).removeprefix("torch."))).maxexp - _ROOM
-    return max(_exponent(steps.typical_extent(sources) or largest), _exponent(largest) - most)
+    typical = steps.typical_extent(sources) or largest
+    # between the boxes around targets and around sources
+    apart = 2.0 * float((0.5 * lows.max(axis=0) - 0.5 * highs.min(axis=0)).max())
+    return max(_exponent(max(typical, apart)), _exponent(largest) - most)
 
 
 def _exponent(value: float) -> int:

@@ -47,6 +47,29 @@ def _softened_polynomials() -> np.ndarray:
 
 SOFTENED_TABLE = _softened_polynomials()
 
+# links that `erf_by_table` has, and terms of its series
+TABULATED, _TERMS = 12, 13
+_PER_UNIT, _UNITS = 2, 66
+
+
+def _boys_functions() -> np.ndarray:
+    """F_n(t), n = 0 ... TABULATED + _TERMS - 1, then exp(-t), at t = 0, 1/2, ... a row each."""
+    t = np.arange(_PER_UNIT * _UNITS + 1) / _PER_UNIT
+    top = TABULATED + _TERMS - 1
+    table = np.empty((len(t), top + 2))
+    decay = table[:, -1] = np.exp(-t)
+    terms = np.cumprod(2 * t[:, None] / (2 * top + 1 + 2 * np.arange(1, 220)), axis=1)
+    boys = decay * (1 + terms.sum(axis=1)) / (2 * top + 1)
+    for n in range(top, -1, -1):
+        table[:, n] = boys
+        boys = (2 * t * boys + decay) / (2 * n - 1)
+    return table
+
+
+_BOYS = _boys_functions()
+_INVERSES = 1 / np.maximum(np.arange(_TERMS), 1)
+_ODD_INVERSES = 1 / (2.0 * np.arange(TABULATED + 1) - 1)
+
 
 @bare_inline
 def coulomb(r2, parameters, last, out, start, stride):
@@ -121,6 +144,32 @@ def erf(r2, parameters, last, out, start, stride):
     for n in range(last + 1):
         out[start + n * stride] *= power
         power *= 2.0 * square
+
+
+@bare_inline
+def erf_by_table(r2, parameters, last, out, start, stride):
+    """Do the same for (alpha r)^2 < 66 and last <= TABULATED, with the sign of g_n = (-1)^n B_n.
+
+    F_n(t + d) = sum_k F_(n+k)(t) (-d)^k / k! from the nearest row of a table.
+    """
+    alpha = parameters[0]
+    square = alpha * alpha
+    t = square * r2
+    row = int(_PER_UNIT * t + 0.5)
+    d = t - row * (1.0 / _PER_UNIT)
+    boys, decay = _BOYS[row, last + _TERMS - 1], 1.0
+    for k in range(_TERMS - 1, 0, -1):
+        step = d * _INVERSES[k]
+        boys = _BOYS[row, last + k - 1] - boys * step
+        decay = 1.0 - decay * step
+    decay *= _BOYS[row, TABULATED + _TERMS]
+    for n in range(last, -1, -1):
+        out[start + n * stride] = boys
+        boys = (2.0 * t * boys + decay) * _ODD_INVERSES[n]
+    power = 2.0 * alpha / _ROOT_PI
+    for n in range(last + 1):
+        out[start + n * stride] *= power
+        power *= -2.0 * square
 
 
 @bare_inline

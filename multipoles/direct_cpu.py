@@ -59,7 +59,11 @@ def _screen_near_lanes(parameters, r2, last, chain):
     for lane in range(lanes):
         distance2 = np.float64(lane_of(r2, lane))
         # a product that underflows is near too
-        if distance2 > 0.0 and distance2 * square_alpha <= point_like:
+        if not (distance2 > 0.0 and distance2 * square_alpha <= point_like):
+            continue
+        if last <= _chains.TABULATED:
+            _chains.erf_by_table(distance2, parameters, last, chain, lane, lanes)
+        else:
             _chains.chain_of_one(_chains.ERF, distance2, parameters, last, chain, lane, lanes)
             for n in range(1, last + 1, 2):
                 chain[n * lanes + lane] = -chain[n * lanes + lane]

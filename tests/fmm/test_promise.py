@@ -112,6 +112,35 @@ def test_any_size_of_moments_and_lengths(tolerance, length, moment):
     np.testing.assert_allclose(np.ldexp(found, shift), expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("away", [20, 57])
+def test_targets_far_from_all_sources(away):
+    """Long chains of great distances would end as zeros."""
+    rng = np.random.default_rng(4)
+    s, m = rng.random((200, 3)), rng.standard_normal((200, mp.n_components(1)))
+    x = rng.random((300, 3)) + 2.0**away
+    orders = mp.indexing.orders
+    scaled = np.ldexp(x, -away), np.ldexp(s, -away), np.ldexp(m, -away * orders(1))
+    expected = mp.field(*scaled, order=8)
+    plan = fmm.FMM(s, x, 1e-6, 1, 8)
+    out = np.ldexp(plan.field(m), away * (orders(8) + 1))
+    assert clouds.errors(out, expected, 8).max() <= 1e-6
+    assert plan.report().bounds.max() <= 1e-6
+
+
+@pytest.mark.parametrize("history", [False, True])
+def test_nothing_has_no_field(history):
+    rng = np.random.default_rng(5)
+    x = rng.random((3000, 3))
+    plan = fmm.FMM(x, tolerance=1e-5)
+    if history:
+        plan.field(rng.standard_normal(3000))
+    out = plan.field(np.zeros((3000, 2, 1)))
+    assert out.shape == (3000, 2, 4)
+    assert not out.any()
+    assert not plan.report().errors.any()
+    assert plan.report().warning == ""
+
+
 def test_near_fields_that_float32_cannot_hold():
     x = np.random.default_rng(6).random((3000, 3)).astype(np.float32)
     x[1] = x[0] + np.float32(1.2e-7)
