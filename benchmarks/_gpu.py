@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from multipoles._cuda import SIMULATED, WrittenOut, _positive_rsqrt, cuda, kernels
-from multipoles._cuda_access import loader, storer
-from multipoles._device import NumbaSpace, space_of, view
+from multipoles.compiled.cuda_access import loader, storer
+from multipoles.compiled.cuda_kernels import SIMULATED, WrittenOut, _positive_rsqrt, cuda, kernels
+from multipoles.cuda.device import NumbaSpace, space_of, view
 
 # independent chains of a thread, and operations of each that a round of the loop writes out
 CHAINS, UNROLLED = 8, 16

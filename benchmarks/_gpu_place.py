@@ -35,7 +35,7 @@ def why_not() -> str | None:
     try:
         import torch
 
-        from multipoles._cuda import why_unusable
+        from multipoles.compiled.cuda_kernels import why_unusable
     except ImportError as missing:
         return f"{missing} (install the extras, in a checkout: pip install '.[cuda,gnn]')"
     if reason := why_unusable():

@@ -18,7 +18,7 @@ import torch
 
 from gnn.operators.edges import anisotropic_state, pair_invariants
 from multipoles import indexing
-from multipoles._jit import set_num_threads
+from multipoles.compiled.jit import set_num_threads
 
 ATOMS, SYSTEMS, CUTOFF = 20, 16, 4.2
 RESULTS = Path(__file__).resolve().parent / "results"

@@ -34,7 +34,7 @@ class Launches:
     """Counts the launches of all kernels while it is open, and the host's time in them."""
 
     def __enter__(self) -> "Launches":
-        from multipoles._cuda import Kernel
+        from multipoles.compiled.cuda_kernels import Kernel
 
         self.counts: collections.Counter = collections.Counter()
         self.seconds, self._kept = 0.0, Kernel.__call__
@@ -49,7 +49,7 @@ class Launches:
         return self
 
     def __exit__(self, *_: Any) -> None:
-        from multipoles._cuda import Kernel
+        from multipoles.compiled.cuda_kernels import Kernel
 
         Kernel.__call__ = self._kept  # type: ignore[method-assign]
 
@@ -72,8 +72,8 @@ def points(place: Any, n: int) -> tuple[Any, Any]:
 def stages(place: Any, n: int) -> Iterator[dict]:
     """Plan, evaluation and sort: times of device and host."""
     import fmm
-    from multipoles._device import space_of, view
-    from multipoles._sorting_cuda import argsort
+    from multipoles.cuda.device import space_of, view
+    from multipoles.cuda.sorting import argsort
 
     x, q = points(place, n)
     keys = np.random.default_rng(1).integers(0, 1 << 60, n)

@@ -14,7 +14,7 @@ import itertools
 
 import numpy as np
 
-from fmm import harmonics
+from fmm.far import harmonics
 
 TOP = 44
 NODES = 12

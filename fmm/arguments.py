@@ -15,7 +15,7 @@ def steps_of(sources: Any, targets: Any) -> Any:
     """Return the steps of the place where the points lie."""
     for array in (sources, targets):
         if array is not None and checks.on_device(array):
-            from fmm.steps_cuda import DeviceSteps
+            from fmm.cuda.steps import DeviceSteps
 
             return DeviceSteps(array)
     return HostSteps()

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from fmm import accuracy
 from fmm.cost import Work
+from fmm.error import accuracy
 
 # levels that may have degrees of their own
 _DEGREES = 4

@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fmm import accuracy, expansions, harmonics, translations
-from fmm.near import near_field, pair_cost
-from multipoles._jit import processor, serial
+from fmm.error import accuracy
+from fmm.far import expansions, harmonics, translations
+from fmm.near.field import near_field, pair_cost
+from multipoles.compiled.jit import processor, serial
 
 # looser tolerances let single precision do the far field, or everything for float32 points
 SINGLE = 1e-5

@@ -55,7 +55,7 @@ def energy_forces_of(plan: SitePlan, moments: Any) -> tuple[float, np.ndarray, n
         See `fmm.energy_forces`.
     """
     if checks.on_device(moments):
-        from multipoles import interactions_cuda
+        from multipoles.cuda import interactions as interactions_cuda
 
         shape = tuple(moments.shape)
         order = indexing.order_of(shape[-1]) if len(shape) > 1 else 0

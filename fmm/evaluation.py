@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from fmm import accuracy, choice
+from fmm import choice
 from fmm.cost import SINGLE, Work
+from fmm.error import accuracy
+from fmm.error.sampling import HIGH
+from fmm.error.verdict import LAST, ROUNDED, Verdict, zeros
 from fmm.report import Report
-from fmm.sampling import HIGH
-from fmm.verdict import LAST, ROUNDED, Verdict, zeros
-from multipoles._jit import get_num_threads
+from multipoles.compiled.jit import get_num_threads
 from multipoles.indexing import n_components, order_slice
 from multipoles.radial import Coulomb, Kernel
 

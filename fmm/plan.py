@@ -13,8 +13,8 @@ from fmm import arguments, choice, energies, scaling
 from fmm.cost import Work, expected_work
 from fmm.evaluation import Evaluation, Setting
 from fmm.exclusions import Exclusions
-from fmm.geometry import Batches
 from fmm.report import Report
+from fmm.tree.geometry import Batches
 from multipoles import checks
 from multipoles.interactions import MAX_TOTAL_ORDER, check_total_order
 from multipoles.radial import Coulomb, Kernel, kernel_object

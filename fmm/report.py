@@ -7,8 +7,8 @@ from time import perf_counter
 
 import numpy as np
 
-from fmm.geometry import Geometry
-from fmm.verdict import Verdict
+from fmm.error.verdict import Verdict
+from fmm.tree.geometry import Geometry
 
 STEPS = (
     "near field",

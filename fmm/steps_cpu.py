@@ -1,18 +1,18 @@
-"""What a plan asks for, step by step, on the CPU; `fmm.steps_cuda` offers the same on a GPU."""
+"""What a plan asks for, step by step, on the CPU; `fmm.cuda.steps` offers the same on a GPU."""
 
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from fmm import harmonics
-from fmm.curve import bounds
-from fmm.driver_cpu import FarField
-from fmm.geometry import Batches, Geometry, arrange
-from fmm.indicators import Held
-from fmm.near import near_field
-from fmm.sampling import Probe
+from fmm.error.indicators import Held
+from fmm.error.sampling import Probe
+from fmm.far import harmonics
+from fmm.far.driver import FarField
+from fmm.near.field import near_field
 from fmm.scaling import Units
+from fmm.tree.curve import bounds
+from fmm.tree.geometry import Batches, Geometry, arrange
 from multipoles import checks, indexing
 from multipoles.radial import Kernel
 
@@ -92,7 +92,7 @@ class HostSteps:
         return Units(self, moments, source_order, length)
 
     def arrange(self, targets, sources, batches, work, leaf_size, smallest) -> Geometry:
-        """Return points, tree and lists, see `fmm.geometry.arrange`."""
+        """Return points, tree and lists, see `fmm.tree.geometry.arrange`."""
         return arrange(targets, sources, batches, work, leaf_size, smallest)
 
     def order(self, geometry: Geometry, moments: Any, dtype: np.dtype) -> Any:

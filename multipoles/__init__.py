@@ -13,7 +13,7 @@ potential. There are no units: k = 1.
 """
 
 from multipoles import reference
-from multipoles._jit import get_num_threads, set_num_threads
+from multipoles.compiled.jit import get_num_threads, set_num_threads
 from multipoles.conventions import convert, from_convention
 from multipoles.indexing import n_components
 from multipoles.interactions import energy, energy_forces, field

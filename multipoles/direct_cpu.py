@@ -11,9 +11,19 @@ multiplied by (-1)^|alpha|. Scratch arrays hold vectors in the same way: vector 
 
 import numpy as np
 
-from multipoles import _chains
-from multipoles._jit import bare, bare_inline
-from multipoles._simd import BYTES, lane_min, lane_of, lane_sum, load, rsqrt, splat, store, within
+from multipoles import chains
+from multipoles.compiled.jit import bare, bare_inline
+from multipoles.compiled.simd import (
+    BYTES,
+    lane_min,
+    lane_of,
+    lane_sum,
+    load,
+    rsqrt,
+    splat,
+    store,
+    within,
+)
 from multipoles.indexing import n_components
 from multipoles.pairwise import charge_field, square
 
@@ -28,7 +38,7 @@ _PER_LINK = 2.1
 def radial_chain(code, parameters, r2, last, chain):
     """Write g_0 ... g_last, g_n = (-1)^n B_n, as vectors; zeros where r2 is zero."""
     lanes = BYTES // chain.itemsize
-    if code == _chains.COULOMB or code == _chains.ERF or code == _chains.SOFTENED:
+    if code == chains.COULOMB or code == chains.ERF or code == chains.SOFTENED:
         inverse = rsqrt(r2)
         square_inverse = inverse * inverse
         g = inverse
@@ -36,14 +46,14 @@ def radial_chain(code, parameters, r2, last, chain):
         for n in range(last):
             g = g * square_inverse * -(2 * n + 1)
             store(chain, (n + 1) * lanes, g)
-        if code == _chains.ERF:
+        if code == chains.ERF:
             _screen_near_lanes(parameters, r2, last, chain)
-        elif code == _chains.SOFTENED:
+        elif code == chains.SOFTENED:
             _soften_near_lanes(parameters, r2, last, chain)
         return
     store(chain, 0, r2)
     for lane in range(lanes):
-        _chains.chain_of_one(code, np.float64(chain[lane]), parameters, last, chain, lane, lanes)
+        chains.chain_of_one(code, np.float64(chain[lane]), parameters, last, chain, lane, lanes)
     for n in range(1, last + 1, 2):
         store(chain, n * lanes, -load(chain, n * lanes))
 
@@ -61,10 +71,10 @@ def _screen_near_lanes(parameters, r2, last, chain):
         # a product that underflows is near too
         if not (distance2 > 0.0 and distance2 * square_alpha <= point_like):
             continue
-        if last <= _chains.TABULATED:
-            _chains.erf_by_table(distance2, parameters, last, chain, lane, lanes)
+        if last <= chains.TABULATED:
+            chains.erf_by_table(distance2, parameters, last, chain, lane, lanes)
         else:
-            _chains.chain_of_one(_chains.ERF, distance2, parameters, last, chain, lane, lanes)
+            chains.chain_of_one(chains.ERF, distance2, parameters, last, chain, lane, lanes)
             for n in range(1, last + 1, 2):
                 chain[n * lanes + lane] = -chain[n * lanes + lane]
 
@@ -83,7 +93,7 @@ def _soften_near_lanes(parameters, r2, last, chain):
     for n in range(last + 1):
         value = u - u
         for k in range(terms - 1 - n, -1, -1):
-            value = value * u + _chains.SOFTENED_TABLE[n, k]
+            value = value * u + chains.SOFTENED_TABLE[n, k]
         store(chain, n * lanes, within(r2, square, value * scale, load(chain, n * lanes)))
         scale *= inverse
 

@@ -1,7 +1,7 @@
 """Fields, energies and forces of multipoles: the checked functions, and the choice of a loop.
 
 `field_arrays` and `energy_forces_arrays` are the same sums without checks, for callers that know
-what they pass. Arrays on a GPU go to `multipoles.interactions_cuda`.
+what they pass. Arrays on a GPU go to `multipoles.cuda.interactions`.
 """
 
 from functools import lru_cache
@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from multipoles import _chains, checks, direct_cpu, indexing, scaling, two_sided_cpu
-from multipoles._jit import run_chunks
+from multipoles import chains, checks, direct_cpu, indexing, scaling, two_sided_cpu
+from multipoles.compiled.jit import run_chunks
 from multipoles.neighbours import Neighbours, PairList, Slots
 from multipoles.radial import Coulomb, Kernel, kernel_object
 
 _COULOMB = Coulomb()
 _HALVES = np.array([1, 1, 1, 1, 1, 0.5, 0.5, 1, 0.5, 1])
 # the radial chain has as many links
-MAX_TOTAL_ORDER = _chains.LONGEST
+MAX_TOTAL_ORDER = chains.LONGEST
 
 
 def field(
@@ -86,7 +86,7 @@ def field(
     kernel = kernel_object(kernel)
     order = checks.order(order, maximum=MAX_TOTAL_ORDER)
     if any(checks.on_device(array) for array in (targets, sources, moments)):
-        from multipoles import interactions_cuda
+        from multipoles.cuda import interactions as interactions_cuda
 
         return interactions_cuda.field(
             targets, sources, moments, order, kernel, pairs, target_batch, source_batch
@@ -191,7 +191,7 @@ def field_arrays(
 
 
 def _is_charge_field(moments: np.ndarray, order: int, kernel: Kernel) -> bool:
-    return moments.shape[1:] == (1, 1) and order <= 1 and kernel.code == _chains.COULOMB
+    return moments.shape[1:] == (1, 1) and order <= 1 and kernel.code == chains.COULOMB
 
 
 def _cost(moments: np.ndarray, order: int, kernel: Kernel) -> float:
@@ -337,7 +337,7 @@ def energy_forces(
         If values of the result are beyond the greatest number of their dtype.
     """
     if checks.on_device(positions) or checks.on_device(moments):
-        from multipoles import interactions_cuda
+        from multipoles.cuda import interactions as interactions_cuda
 
         return interactions_cuda.energy_forces(
             positions, moments, kernel_object(kernel), pair_scale, batch

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from multipoles import checks
-from multipoles._chains import LONGEST
+from multipoles.chains import LONGEST
 from multipoles.indexing import factorials, n_components, order_slice, orders, sum_index
 from multipoles.polynomials import (
     detrace_matrix,

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from multipoles import _layout
+from multipoles import layout
 
 
 class Slots:
@@ -47,9 +47,9 @@ class Slots:
         """
         if lanes not in self._layouts:
             if self.target_batch is None or self.source_batch is None:
-                made = _layout.single_system(self.n_targets, self.n_sources, lanes)
+                made = layout.single_system(self.n_targets, self.n_sources, lanes)
             else:
-                made = _layout.systems(self.target_batch, self.source_batch, lanes)
+                made = layout.systems(self.target_batch, self.source_batch, lanes)
             self._layouts[lanes] = made
         return self._layouts[lanes]
 
@@ -104,7 +104,7 @@ class PairList:
     @cached_property
     def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Start of each target's row, the sources row by row, and their weights (or none)."""
-        starts, order = _layout.sort_by_first(self.pairs, self.n_targets)
+        starts, order = layout.sort_by_first(self.pairs, self.n_targets)
         sources = self.pairs[:, 1][order]
         weights = np.empty(0) if self.weights is None else np.asarray(self.weights)[order]
         return starts, sources, weights

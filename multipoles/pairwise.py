@@ -1,11 +1,11 @@
 """Interactions of one pair as plain arithmetic, shared by all loops.
 
-The arguments are numbers, or vectors of `multipoles._simd` that stand for many pairs at once: the
-functions use ``+ - * /`` only and compile for both. Names: (x, y, z) is target minus source; y of a
-quadrupole is Q r; g_n = (-1)^n B_n is the radial chain with its signs.
+The arguments are numbers, or vectors of `multipoles.compiled.simd` that stand for many pairs at
+once: the functions use ``+ - * /`` only and compile for both. Names: (x, y, z) is target minus
+source; y of a quadrupole is Q r; g_n = (-1)^n B_n is the radial chain with its signs.
 """
 
-from multipoles._jit import bare_inline
+from multipoles.compiled.jit import bare_inline
 
 
 @bare_inline

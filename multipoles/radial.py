@@ -2,7 +2,7 @@
 
 A kernel is its chain and nothing more: every derivative of every interaction is built from B_0,
 B_1, ..., so all of them are consistent by construction. The objects here hold checked parameters
-and name a scalar function in `multipoles._chains`, which the loops call for each pair.
+and name a scalar function in `multipoles.chains`, which the loops call for each pair.
 
 All kernels act between points at a distance r > 0; coincident points contribute nothing.
 """
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy import special
 
-from multipoles import _chains, checks
+from multipoles import chains, checks
 
 # squares of screening parameters stay numbers below; at any distance whose square is one, a kernel
 # of a greater one has decayed long since
@@ -152,12 +152,12 @@ class Kernel:
             If a distance is no number, negative or not finite, or `n_max` no integer in its range.
         """
         distances = checks.real(r, "r").astype(np.float64, copy=False)
-        n_max = checks.order(n_max, "n_max", maximum=_chains.LONGEST)
+        n_max = checks.order(n_max, "n_max", maximum=chains.LONGEST)
         if np.any(distances < 0):
             raise ValueError(f"r: expected distances >= 0, got {distances.min():g}")
         flat = distances.ravel()
         out = np.empty((flat.size, n_max + 1))
-        _chains.chain_of_many(self.code, self.parameter_array, flat, out)
+        chains.chain_of_many(self.code, self.parameter_array, flat, out)
         extreme = (flat > 0) & ((flat < _SQUARES_FROM) | (flat > _SQUARES_TO))
         if extreme.any():
             self._chain_of_extremes(flat, extreme, out)
@@ -172,7 +172,7 @@ class Kernel:
             length = int(np.clip(exponent, -_FAR, _FAR) - exponent)
             those = np.flatnonzero(extreme & (exponents == exponent))
             kernel, block = self.scaled(2.0**length), np.empty((len(those), out.shape[1]))
-            _chains.chain_of_many(
+            chains.chain_of_many(
                 kernel.code, kernel.parameter_array, np.ldexp(r[those], length), block
             )
             with np.errstate(over="ignore", under="ignore"):
@@ -183,7 +183,7 @@ class Kernel:
 class Coulomb(Kernel):
     """f = 1/r."""
 
-    code: ClassVar[int] = _chains.COULOMB
+    code: ClassVar[int] = chains.COULOMB
 
     def _scaled(self, factor: float) -> Kernel:
         return self
@@ -211,15 +211,15 @@ class Softened(Kernel):
         Terms of the series, 1 … 33.
     """
 
-    code: ClassVar[int] = _chains.SOFTENED
+    code: ClassVar[int] = chains.SOFTENED
     cutoff: float
     terms: int = 8
 
     def _check(self) -> None:
         super()._check()
-        if self.terms != int(self.terms) or self.terms > _chains.LONGEST + 1:
+        if self.terms != int(self.terms) or self.terms > chains.LONGEST + 1:
             raise ValueError(
-                f"Softened: terms must be a whole number in 1 … {_chains.LONGEST + 1}, "
+                f"Softened: terms must be a whole number in 1 … {chains.LONGEST + 1}, "
                 f"got {self.terms:g}"
             )
         object.__setattr__(self, "terms", int(self.terms))
@@ -242,7 +242,7 @@ class Yukawa(Kernel):
         Inverse screening length, > 0.
     """
 
-    code: ClassVar[int] = _chains.YUKAWA
+    code: ClassVar[int] = chains.YUKAWA
     kappa: float
 
     @property
@@ -265,7 +265,7 @@ class Erf(Kernel):
         alpha^2 = a b/(a + b).
     """
 
-    code: ClassVar[int] = _chains.ERF
+    code: ClassVar[int] = chains.ERF
     alpha: float
 
     @property
@@ -291,7 +291,7 @@ class Erfc(Kernel):
         Inverse width, > 0.
     """
 
-    code: ClassVar[int] = _chains.ERFC
+    code: ClassVar[int] = chains.ERFC
     alpha: float
 
     @property
@@ -316,7 +316,7 @@ class Thole(Kernel):
         Width, > 0; 0.39 in AMOEBA.
     """
 
-    code: ClassVar[int] = _chains.THOLE
+    code: ClassVar[int] = chains.THOLE
     a: float
 
     def _scaled(self, factor: float) -> Kernel:
@@ -341,7 +341,7 @@ class ReactionField(Kernel):
         The two different powers of the shift, > 0.
     """
 
-    code: ClassVar[int] = _chains.REACTION_FIELD
+    code: ClassVar[int] = chains.REACTION_FIELD
     cutoff: float
     eps: float = 78.4
     m: float = 4.0
@@ -383,7 +383,7 @@ class InversePower(Kernel):
         Power, > 0, whole or not.
     """
 
-    code: ClassVar[int] = _chains.INVERSE_POWER
+    code: ClassVar[int] = chains.INVERSE_POWER
     p: float
 
     @property
@@ -404,7 +404,7 @@ class InversePower(Kernel):
 class _PowerInUnits(Kernel):
     """f = unit^(p - 1) r^-p: `InversePower` with lengths multiplied by `unit`."""
 
-    code: ClassVar[int] = _chains.INVERSE_POWER
+    code: ClassVar[int] = chains.INVERSE_POWER
     p: float
     unit: float
 

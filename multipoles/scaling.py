@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from multipoles import indexing
-from multipoles._jit import jit
+from multipoles.compiled.jit import jit
 
 # the exponents of float64 numbers that are powers of two themselves
 LEAST, GREATEST = -1022, 1023

@@ -6,8 +6,8 @@ halved, so that they are those of a symmetric matrix, and no signs are applied.
 
 import numpy as np
 
-from multipoles._jit import bare, bare_inline
-from multipoles._simd import BYTES, lane_sum, load, store
+from multipoles.compiled.jit import bare, bare_inline
+from multipoles.compiled.simd import BYTES, lane_sum, load, store
 from multipoles.direct_cpu import aligned, clear, radial_chain
 from multipoles.pairwise import quadrupole_pair, square
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from multipoles._cuda import REAL, WrittenOut, cuda, device, kernels, rsqrt
-from multipoles._cuda_access import WIDEST, loader
-from multipoles._jit import inline
+from multipoles.compiled.cuda_access import WIDEST, loader
+from multipoles.compiled.cuda_kernels import REAL, WrittenOut, cuda, device, kernels, rsqrt
+from multipoles.compiled.jit import inline
 
 TABLE = np.array([0.5, 0.25, 0.125])
 

@@ -23,7 +23,7 @@ def obstacle() -> tuple[str, str] | None:
     if os.environ.get("NUMBA_ENABLE_CUDASIM") == "1":
         return "skip", "needs a GPU: kernels run in the simulator"
     try:
-        from multipoles._cuda import why_unusable
+        from multipoles.compiled.cuda_kernels import why_unusable
 
         reason = why_unusable()
     except ImportError as missing:

@@ -3,9 +3,9 @@
     python tests/ptx_worker.py [FOLDER] < tasks.json > facts.json
 
 Tasks are pairs of a launch and a compute capability. Launches are lists: module, factory, arguments
-of the factory, type of numbers, types of arguments (see `multipoles._cuda.launched`). Facts are one
-mapping per task, in order. They are kept in the folder, if one is given, for the next time: it must
-be another for other sources.
+of the factory, type of numbers, types of arguments (see
+`multipoles.compiled.cuda_kernels.launched`). Facts are one mapping per task, in order. They are
+kept in the folder, if one is given, for the next time: it must be another for other sources.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ USED = {
 
 def launches() -> list[list]:
     """Return the library's kernels that the simulator ran in this process."""
-    door = sys.modules.get("multipoles._cuda")
+    door = sys.modules.get("multipoles.compiled.cuda_kernels")
     found = door.launched if door else ()
     packages = {"multipoles", "fmm", "gnn"}
     return sorted(([*one] for one in found if one[0].partition(".")[0] in packages), key=repr)

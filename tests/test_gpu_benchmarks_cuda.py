@@ -164,11 +164,11 @@ def test_make_gpu_installs_nothing():
     ],
 )
 def test_a_gpu_that_cannot_be_used_is_a_failure(monkeypatch, present, reason, expected):
-    from multipoles import _cuda
+    from multipoles.compiled import cuda_kernels
 
     monkeypatch.delenv("NUMBA_ENABLE_CUDASIM", raising=False)
     monkeypatch.setattr(gpu_state, "gpu_present", lambda: present)
-    monkeypatch.setattr(_cuda, "why_unusable", lambda: reason)
+    monkeypatch.setattr(cuda_kernels, "why_unusable", lambda: reason)
     found = gpu_state.obstacle()
     assert found is None if expected is None else found == (expected, f"needs a GPU: {reason}")
 

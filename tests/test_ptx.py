@@ -23,7 +23,7 @@ MAX_SPILL = {"float32": 0, "float64": 1024}
 # kernels of float32 that subtract centres of boxes from points in float64: three differences of
 # two loads, each rounded once, and the line that declares their registers
 DIFFERENCES = 13
-OF_COORDINATES = ("fmm.expansions_cuda.form(", "fmm.expansions_cuda.evaluate(")
+OF_COORDINATES = ("fmm.cuda.expansions.form(", "fmm.cuda.expansions.evaluate(")
 
 
 def facts_of(
@@ -112,7 +112,7 @@ def test_wide_loads_of_shared_memory_are_aligned(compiled):
 def test_only_differences_of_coordinates_may_be_of_double_precision():
     names = [
         f"{OF_COORDINATES[0]}2, 1) of float32, sm_90",
-        "fmm.near_cuda._near() of float32, sm_90",
+        "fmm.cuda.near._near() of float32, sm_90",
     ]
     for n, found in ((0, []), (DIFFERENCES, names[1:]), (DIFFERENCES + 1, names)):
         compiled = [(name, "float32", {"f64": n}) for name in names]

@@ -7,7 +7,7 @@ import numpy as np
 from _style import BLUE, GREEN, INK, ORANGE, PALE, RED, plt, save
 
 import fmm
-from fmm.geometry import Geometry
+from fmm.tree.geometry import Geometry
 
 HEIGHT = 0.34
 

@@ -8,7 +8,7 @@ import numpy as np
 from _style import GREEN, INK, ORANGE, PURPLE, RED, plt, save
 
 import fmm
-from fmm.lists import build_lists
+from fmm.tree.lists import build_lists
 
 LEAF_SIZE = 12
 BLUES = ("#0072b2", "#6fb1d6", "#c4dfee")

@@ -29,9 +29,9 @@ from gnn.operators._edge_math import (
     traceless_adjoint,
 )
 from multipoles import indexing
-from multipoles._cuda import SIMULATED, cuda, kernels
-from multipoles._cuda_access import loader, row_loader, row_storer, zeros
-from multipoles._device import NumbaSpace, Space, space_of, view
+from multipoles.compiled.cuda_access import loader, row_loader, row_storer, zeros
+from multipoles.compiled.cuda_kernels import SIMULATED, cuda, kernels
+from multipoles.cuda.device import NumbaSpace, Space, space_of, view
 
 THREADS = 4 if SIMULATED else 128
 

@@ -17,8 +17,9 @@ from gnn.operators import _edge_kernels as kernels
 from gnn.operators import edges_torch
 from gnn.operators._derivatives import aliases, each_of_batch, gradients, transformed
 from gnn.operators._edge_math import invariant_terms
-from multipoles import _jit, indexing
-from multipoles._simd import BYTES
+from multipoles import indexing
+from multipoles.compiled import jit
+from multipoles.compiled.simd import BYTES
 
 Range = tuple[int, int, int]
 
@@ -271,7 +272,7 @@ def _ranges(
     n_nodes = len(values) if n_nodes is None else n_nodes
     vectors = values.shape[2] * values.element_size() // BYTES + 1
     nanoseconds = cost[kind] * len(receivers) * rows * vectors
-    parts = min(_jit.get_num_threads(), int(nanoseconds // _THREAD_GRAIN))
+    parts = min(jit.get_num_threads(), int(nanoseconds // _THREAD_GRAIN))
     if parts <= 1:
         return [(0, n_nodes, 0)]
     return kernels.node_ranges(_flat(receivers), n_nodes, parts)
@@ -281,7 +282,7 @@ def _run(task: Callable[[int, int, int], Any], ranges: list[Range]) -> list:
     if len(ranges) == 1:
         return [task(*ranges[0])]
     # the decision for threads is made: work without bound, one range for each
-    found = _jit.run_chunks(
+    found = jit.run_chunks(
         lambda start, stop: [task(*ranges[i]) for i in range(start, stop)], len(ranges), 1e18
     )
     return [item for chunk in found for item in chunk]

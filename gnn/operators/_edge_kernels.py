@@ -26,8 +26,8 @@ from gnn.operators._edge_math import (
 )
 from gnn.operators._emit import add_rows, load_rows, store_rows, zero_rows
 from multipoles import indexing
-from multipoles._jit import inline, jit
-from multipoles._simd import BYTES, lane_sum
+from multipoles.compiled.jit import inline, jit
+from multipoles.compiled.simd import BYTES, lane_sum
 
 
 @jit

@@ -14,7 +14,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from multipoles._simd import FLAGS, Vec, address_of, fill_lanes
+from multipoles.compiled.simd import FLAGS, Vec, address_of, fill_lanes
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from fmm import FMM
-from multipoles import direct_cuda, indexing
-from multipoles._cuda import SIMULATED
-from multipoles._device import NumbaSpace, Space, space_of, view
-from multipoles.neighbours_cuda import DeviceNeighbours, DevicePairs, pairs_within
+from multipoles import indexing
+from multipoles.compiled.cuda_kernels import SIMULATED
+from multipoles.cuda import direct as direct_cuda
+from multipoles.cuda.device import NumbaSpace, Space, space_of, view
+from multipoles.cuda.neighbours import DeviceNeighbours, DevicePairs, pairs_within
 
 
 class Systems(DeviceNeighbours):

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from multipoles import _jit
+from multipoles.compiled import jit
 from multipoles.neighbours import PairList
 
 _BRUTE_FORCE = 5e7  # distances, above which a tree pays
@@ -44,7 +44,7 @@ def near_pairs(
     return PairList(pairs, n, m)
 
 
-@_jit.jit
+@jit.jit
 def _brute_force(targets, sources, target_batch, ends, reach2, places, pairs):
     """Count the pairs of each target in `places`, or write them from there on."""
     writing = len(pairs) > 0

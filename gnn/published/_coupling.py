@@ -4,8 +4,8 @@ Charges are packed by `multipoles.direct_cpu.pack_sources`: slots in blocks of a
 has lanes, of which x, y, z and charge are a vector each. The loops work on atoms [begin, end).
 """
 
-from multipoles._jit import bare, bare_inline
-from multipoles._simd import BYTES, lane_sum, load, rsqrt, splat, store
+from multipoles.compiled.jit import bare, bare_inline
+from multipoles.compiled.simd import BYTES, lane_sum, load, rsqrt, splat, store
 from multipoles.pairwise import square
 
 

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from multipoles._jit import bare, bare_inline
+from multipoles.compiled.jit import bare, bare_inline
 
 
 @bare_inline

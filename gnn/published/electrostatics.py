@@ -13,8 +13,8 @@ from gnn.published import _coupling, fused
 from gnn.published.pairs import Pairs
 from gnn.published.units import COULOMB
 from gnn.units import KJ_PER_MOL
-from multipoles._jit import run_chunks
-from multipoles._simd import BYTES
+from multipoles.compiled.jit import run_chunks
+from multipoles.compiled.simd import BYTES
 from multipoles.direct_cpu import pack_sources
 from multipoles.neighbours import Slots
 from multipoles.radial import Coulomb, Kernel, ReactionField

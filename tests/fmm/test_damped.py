@@ -8,10 +8,11 @@ import pytest
 
 import fmm
 import multipoles as mp
-from fmm import _near_damped, near
-from fmm.curve import sort_points
-from fmm.near import near_field
-from fmm.tree import build_tree
+from fmm.near import field as near
+from fmm.near import traces
+from fmm.near.field import near_field
+from fmm.tree.build import build_tree
+from fmm.tree.curve import sort_points
 from multipoles import indexing, reference
 
 N = 3000
@@ -50,13 +51,13 @@ def test_arithmetic_on_plain_numbers(K, D):
     rows = list(near._fold(K, D, True) @ moments[0])
     for kernel in (mp.Coulomb(), mp.Erf(0.8), mp.Softened(4.0, 12)):
         chain = kernel.chain(np.linalg.norm(r), K + D) * (-1.0) ** np.arange(K + D + 1)
-        shared = [_near_damped.geometry(K, D, tuple(r), r @ r, list(chain))]
+        shared = [traces.geometry(K, D, tuple(r), r @ r, list(chain))]
         if kernel == mp.Coulomb():
-            shared.append(_near_damped.undamped(K, D, tuple(r), 1 / np.linalg.norm(r)))
+            shared.append(traces.undamped(K, D, tuple(r), 1 / np.linalg.norm(r)))
         wanted = reference.field(r[None], np.zeros((1, 3)), moments, D, kernel)[0]
         for pair in shared:
-            zeros = [0.0] * len(_near_damped.sum_names(D))
-            found = near._unfold(K, D, True) @ _near_damped.add_field(K, D, pair, rows, zeros)
+            zeros = [0.0] * len(traces.sum_names(D))
+            found = near._unfold(K, D, True) @ traces.add_field(K, D, pair, rows, zeros)
             np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-11 * abs(wanted).max())
 
 

@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 
 import multipoles as mp
-from fmm import accuracy, driver_cpu, harmonics, near, translations
-from fmm.curve import sort_points
-from fmm.geometry import Geometry
+from fmm.error import accuracy
+from fmm.far import driver, harmonics, translations
+from fmm.near import field as near
+from fmm.tree.curve import sort_points
+from fmm.tree.geometry import Geometry
 from multipoles import indexing
 
 pytest.importorskip("numba.cuda")
-from fmm import driver_cuda, near_cuda
-from multipoles._device import NumbaSpace
-from multipoles.direct_cuda import fill
+from fmm.cuda import driver as driver_cuda
+from fmm.cuda import near as near_cuda
+from multipoles.cuda.device import NumbaSpace
+from multipoles.cuda.direct import fill
 
 pytestmark = pytest.mark.cuda
 
@@ -66,7 +69,7 @@ class Steps:
         n_levels = len(geometry.tree.level_starts) - 1
         degrees = (DEGREE,) * n_levels
         args = degrees, source_order, order, self.dtype
-        self.cpu = driver_cpu.FarField(geometry, *args)
+        self.cpu = driver.FarField(geometry, *args)
         self.gpu = driver_cuda.FarField(uploaded(geometry), *args, SPACE)
         self.channels, self.n = channels, len(geometry.tree.parent)
         shape = (len(geometry.sources), channels, harmonics.n_harmonics(source_order))

@@ -10,9 +10,9 @@ import fmm
 import multipoles as mp
 from fmm import choice
 from fmm.cost import expected_work
-from fmm.curve import sort_points
-from fmm.geometry import MOST_TARGETS, TILE, Geometry, arrange, cheaper
-from fmm.near import near_field
+from fmm.near.field import near_field
+from fmm.tree.curve import sort_points
+from fmm.tree.geometry import MOST_TARGETS, TILE, Geometry, arrange, cheaper
 
 NO_BATCHES = None, None
 _work = partial(expected_work, tolerance=1e-6, source_order=0, order=1, channels=1)

@@ -9,8 +9,10 @@ from test_tree_cuda import SPACE
 
 import fmm
 import multipoles as mp
-from fmm import curve, curve_cuda, geometry, geometry_cuda
 from fmm.cost import expected_work
+from fmm.cuda import curve as curve_cuda
+from fmm.cuda import geometry as geometry_cuda
+from fmm.tree import curve, geometry
 
 pytestmark = pytest.mark.cuda
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmm.curve import sort_points
-from fmm.lists import REACH, build_lists
-from fmm.tree import build_tree
+from fmm.tree.build import build_tree
+from fmm.tree.curve import sort_points
+from fmm.tree.lists import REACH, build_lists
 
 
 def _tree(targets, sources, leaf_size, root_grid=1, batches=(None, None)):

@@ -8,8 +8,8 @@ pytest.importorskip("numba.cuda")
 import clouds
 from test_tree_cuda import SPACE, both
 
-from fmm import lists as cpu
-from fmm import lists_cuda
+from fmm.cuda import lists as lists_cuda
+from fmm.tree import lists as cpu
 
 pytestmark = pytest.mark.cuda
 

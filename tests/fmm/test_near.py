@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import multipoles as mp
-from fmm import _near_emit, _near_math, near
-from fmm.near import near_field, pair_cost
+from fmm.near import field as near
+from fmm.near import loops, traceless
+from fmm.near.field import near_field, pair_cost
 from multipoles import indexing, reference
-from multipoles._jit import get_num_threads, set_num_threads
+from multipoles.compiled.jit import get_num_threads, set_num_threads
 
 ORDERS = [(K, D) for K in range(5) for D in range(6)]
 # each kernel takes a third of a second to compile; the arithmetic is tested for all orders below
@@ -108,8 +109,8 @@ def test_more_sources_than_a_block_holds(K, D, channels):
     rng = np.random.default_rng(1)
     sources = rng.random((n, 3))
     moments = rng.normal(size=(n, channels, indexing.n_components(K)))
-    rows = 3 + channels * len(_near_math.row_names(K, D))
-    assert _near_emit.chunk(rows, 8) < n // 2
+    rows = 3 + channels * len(traceless.row_names(K, D))
+    assert loops.chunk(rows, 8) < n // 2
     ranges = np.array([(0, 1100), (1100, 1101), (1000, n)])
     out = np.empty((5, channels, indexing.n_components(D)))
     arguments = targets, sources, moments, D, places, np.array([0, 3]), ranges, out
@@ -156,12 +157,12 @@ def test_threads_give_the_same_numbers():
 @pytest.mark.parametrize(("K", "D"), [*ORDERS, (6, 6), (2, 8), (8, 2), (0, 9), (9, 0)])
 @pytest.mark.parametrize("scaled", [False, True])
 def test_arithmetic_on_plain_numbers(K, D, scaled):
-    scaled = scaled and not _near_math.has_products(K, D)
+    scaled = scaled and not traceless.has_products(K, D)
     rng = np.random.default_rng(2)
     r, moments = rng.normal(size=3), rng.normal(size=(1, indexing.n_components(K)))
-    shared = _near_math.geometry(K, D, tuple(r), 1 / np.sqrt(r @ r), scaled)
+    shared = traceless.geometry(K, D, tuple(r), 1 / np.sqrt(r @ r), scaled)
     rows = list(near._fold(K, D) @ moments[0])
-    sums = _near_math.add_field(K, D, shared, rows, [0.0] * len(_near_math.sum_names(D)))
+    sums = traceless.add_field(K, D, shared, rows, [0.0] * len(traceless.sum_names(D)))
     found = near._unfold(K, D) @ sums
     assert_same(found, reference.field(r[None], np.zeros((1, 3)), moments, D)[0], D, 1e-11)
 
@@ -178,7 +179,7 @@ _SUM = """
 import itertools, sys
 import numpy as np
 import multipoles as mp
-from fmm.near import near_field
+from fmm.near.field import near_field
 from numba.core import bytecode
 
 # as if every function were the first that a process compiles

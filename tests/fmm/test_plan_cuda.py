@@ -7,9 +7,10 @@ pytest.importorskip("numba.cuda")
 
 import fmm
 import multipoles as mp
-from fmm import indicators, sampling, sampling_cuda
-from multipoles._device import NumbaSpace
+from fmm.cuda import sampling as sampling_cuda
+from fmm.error import indicators, sampling
 from multipoles.checks import on_device
+from multipoles.cuda.device import NumbaSpace
 
 pytestmark = pytest.mark.cuda
 SPACE = NumbaSpace()

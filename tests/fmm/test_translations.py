@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import multipoles as mp
-from fmm import accuracy, harmonics, translations
+from fmm.error import accuracy
+from fmm.far import harmonics, translations
 from multipoles.polynomials import powers
 
 RNG = np.random.default_rng(5)

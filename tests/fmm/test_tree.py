@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fmm.curve import MAX_LEVELS, occupancy, sort_points
-from fmm.tree import build_tree
+from fmm.tree.build import build_tree
+from fmm.tree.curve import MAX_LEVELS, occupancy, sort_points
 
 
 def _tree(targets, sources, leaf_size, root_grid=1, batches=(None, None)):

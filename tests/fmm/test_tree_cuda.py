@@ -7,8 +7,11 @@ pytest.importorskip("numba.cuda")
 
 import clouds
 
-from fmm import curve, curve_cuda, tree, tree_cuda
-from multipoles._device import NumbaSpace
+from fmm.cuda import build as tree_cuda
+from fmm.cuda import curve as curve_cuda
+from fmm.tree import build as tree
+from fmm.tree import curve
+from multipoles.cuda.device import NumbaSpace
 
 pytestmark = pytest.mark.cuda
 SPACE = NumbaSpace()

@@ -6,7 +6,8 @@ import torch
 
 from gnn.operators import _edge_functions, edges, edges_torch
 from gnn.operators.edges import anisotropic_state, n_invariants, pair_invariants, self_invariants
-from multipoles import _jit, indexing
+from multipoles import indexing
+from multipoles.compiled import jit
 
 ORDERS = (0, 1, 2, 3)
 CHANNELS = (1, 3, 8, 16, 20)
@@ -237,17 +238,17 @@ def test_no_edges(method, n_nodes):
 
 
 def test_threads_change_nothing_but_rounding_and_repeat_exactly(monkeypatch):
-    threads = _jit.get_num_threads()
+    threads = jit.get_num_threads()
     options = {"n_nodes": 60, "n_edges": 700}
     runs = []
     try:
         for count, grain in ((1, 1e5), (3, 1e-3), (3, 1e-3)):
-            _jit.set_num_threads(count)
+            jit.set_num_threads(count)
             monkeypatch.setattr(_edge_functions, "_THREAD_GRAIN", grain)
             operators = both_operators(2, 5, "numba", **options)
             runs.append([x for o in operators for x in all_derivatives(*o)])
     finally:
-        _jit.set_num_threads(threads)
+        jit.set_num_threads(threads)
     for one, three, again in zip(*runs, strict=True):
         torch.testing.assert_close(one, three, rtol=1e-10, atol=1e-10)
         assert torch.equal(three, again)

@@ -9,8 +9,8 @@ from gnn.operators import edges
 
 pytest.importorskip("numba.cuda")
 from gnn.operators import _edge_cuda
-from multipoles._cuda import SIMULATED
-from multipoles._device import NumbaSpace
+from multipoles.compiled.cuda_kernels import SIMULATED
+from multipoles.cuda.device import NumbaSpace
 
 pytestmark = pytest.mark.cuda
 

@@ -14,8 +14,8 @@ from gnn.data import collate, prepare
 from gnn.operators import _edge_cuda, _field_cuda, field, multipole_field
 from gnn.operators.near_pairs import near_pairs
 from gnn.published import AmpBms
-from multipoles._cuda import SIMULATED
-from multipoles._device import NumbaSpace
+from multipoles.compiled.cuda_kernels import SIMULATED
+from multipoles.cuda.device import NumbaSpace
 
 pytestmark = pytest.mark.cuda
 

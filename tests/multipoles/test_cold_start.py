@@ -101,7 +101,7 @@ def test_machine_code_expires_with_a_helper_in_another_file(tmp_path):
         return float(run.stdout)
 
     assert value() == 1.0
-    chains = package / "_chains.py"
+    chains = package / "chains.py"
     source = chains.read_text()
     changed = source.replace("r2 ** (-0.5 * p)", "2.0 * r2 ** (-0.5 * p)")
     assert changed != source

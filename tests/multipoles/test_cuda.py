@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 
 import multipoles as mp
-from multipoles import _plain, indexing
+from multipoles import indexing, plain
 from multipoles.interactions import field_arrays
 from multipoles.neighbours import PairList
 
 pytest.importorskip("numba.cuda")
-from multipoles import direct_cuda
-from multipoles._cuda import SIMULATED, cuda
-from multipoles._device import NumbaSpace
-from multipoles.neighbours_cuda import DevicePairs
+from multipoles.compiled.cuda_kernels import SIMULATED, cuda
+from multipoles.cuda import direct as direct_cuda
+from multipoles.cuda.device import NumbaSpace
+from multipoles.cuda.neighbours import DevicePairs
 
 pytestmark = pytest.mark.cuda
 
@@ -207,10 +207,10 @@ def test_a_list_with_weights_serves_both_types(rng):
 
 
 def test_arithmetic_that_is_written_out_computes_on_floats(rng):
-    code = _plain.orders_code(1, 1, 2)
+    code = plain.orders_code(1, 1, 2)
     r, moments = rng.normal(size=3), rng.normal(size=8)
-    chain = _plain.coulomb_chain(code, [1 / np.linalg.norm(r)])[0]
-    found = _plain.add_field(code, [0.0] * 8, chain, list(r), list(moments))[0]
+    chain = plain.coulomb_chain(code, [1 / np.linalg.norm(r)])[0]
+    found = plain.add_field(code, [0.0] * 8, chain, list(r), list(moments))[0]
     wanted = mp.field(r[None], np.zeros((1, 3)), moments.reshape(1, 2, 4), 1)
     assert np.allclose(found, wanted.ravel(), rtol=1e-13)
 

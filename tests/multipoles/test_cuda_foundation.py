@@ -7,8 +7,8 @@ pytest.importorskip("numba.cuda")
 
 import cuda_samples as samples
 
-from multipoles._cuda import SIMULATED, launched, retargeted
-from multipoles._device import NumbaSpace, space_of, view
+from multipoles.compiled.cuda_kernels import SIMULATED, launched, retargeted
+from multipoles.cuda.device import NumbaSpace, space_of, view
 
 pytestmark = pytest.mark.cuda
 THREADS = 4 if SIMULATED else 128

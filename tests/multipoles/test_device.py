@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import multipoles as mp
-from multipoles._dlpack import Imported
 from multipoles.checks import on_device
+from multipoles.cuda.dlpack import Imported
 
 
 class ByDlpack:

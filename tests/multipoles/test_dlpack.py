@@ -5,7 +5,7 @@ import weakref
 import numpy as np
 import pytest
 
-from multipoles import _dlpack
+from multipoles.cuda import dlpack
 
 torch = pytest.importorskip("torch")
 CPU = 1, 0
@@ -16,7 +16,7 @@ class Owner:
         self.array = np.arange(6).astype(dtype)
 
     def exported(self, shape=(2, 3)):
-        return _dlpack.Exported(self, self.array.ctypes.data, shape, self.array.dtype, CPU)
+        return dlpack.Exported(self, self.array.ctypes.data, shape, self.array.dtype, CPU)
 
 
 @pytest.mark.parametrize("take", [torch.from_dlpack, np.from_dlpack])
@@ -32,7 +32,7 @@ def test_memory_goes_with_the_last_that_holds_it(take, dtype):
     del taken
     assert seen() is not None and float(part.sum()) == 12
     del part
-    assert seen() is None and not _dlpack._lent
+    assert seen() is None and not dlpack._lent
 
 
 def test_a_capsule_that_nobody_takes_holds_nothing():
@@ -42,7 +42,7 @@ def test_a_capsule_that_nobody_takes_holds_nothing():
     del owner
     assert seen() is not None
     del capsule
-    assert seen() is None and not _dlpack._lent
+    assert seen() is None and not dlpack._lent
 
 
 def test_where_it_lies_is_told():
@@ -51,7 +51,7 @@ def test_where_it_lies_is_told():
 
 def test_what_was_taken_can_be_taken_on():
     owner = Owner()
-    found = _dlpack.Imported(owner.exported())
+    found = dlpack.Imported(owner.exported())
     interface = found.__cuda_array_interface__
     assert found.device == CPU and interface["shape"] == (2, 3)
     assert interface["data"][0] == owner.array.ctypes.data and interface["typestr"] == "<f4"
@@ -59,7 +59,7 @@ def test_what_was_taken_can_be_taken_on():
 
 def test_arrays_of_the_host_are_not_taken_for_those_of_a_gpu():
     pytest.importorskip("numba.cuda")
-    from multipoles._device import view
+    from multipoles.cuda.device import view
 
     class HostOnly:
         __dlpack__ = np.zeros(3).__dlpack__

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from multipoles import _jit
+from multipoles.compiled import jit
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -17,7 +17,7 @@ import numba
 import numpy as np
 
 import multipoles as mp
-from multipoles._jit import inline, jit
+from multipoles.compiled.jit import inline, jit
 
 
 @inline
@@ -57,34 +57,34 @@ def test_numba_disable_jit_leaves_our_kernels_alone(tmp_path):
 
 @pytest.fixture
 def threads():
-    before = _jit.get_num_threads()
+    before = jit.get_num_threads()
     yield
-    _jit.set_num_threads(before)
+    jit.set_num_threads(before)
 
 
 def test_sums_in_flight_outlive_a_change_of_threads(threads):
     """Other threads sum while one changes their number; every sum ends with all its parts."""
 
     def sum_parts(_):
-        parts = _jit.run_chunks(lambda a, b: sum(range(a, b)), 200, work=1e9)
+        parts = jit.run_chunks(lambda a, b: sum(range(a, b)), 200, work=1e9)
         return sum(parts)
 
-    _jit.set_num_threads(2)
+    jit.set_num_threads(2)
     with ThreadPoolExecutor(4) as callers:
         sums = callers.map(sum_parts, range(1500))
         for k in range(600):
-            _jit.set_num_threads(2 + k % 3)
+            jit.set_num_threads(2 + k % 3)
         assert set(sums) == {199 * 100}
 
 
 def test_a_task_may_change_the_number_of_threads(threads):
-    _jit.set_num_threads(2)
-    assert len(_jit.run_chunks(lambda a, b: _jit.set_num_threads(3), 50, work=1e9)) == 8
-    assert _jit.get_num_threads() == 3
+    jit.set_num_threads(2)
+    assert len(jit.run_chunks(lambda a, b: jit.set_num_threads(3), 50, work=1e9)) == 8
+    assert jit.get_num_threads() == 3
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 2**70, 2.0, True, "2", None, float("inf")])
 def test_number_of_threads_is_checked(threads, wrong):
     error = ValueError if type(wrong) is int else TypeError
     with pytest.raises(error, match="threads: expected an integer"):
-        _jit.set_num_threads(wrong)
+        jit.set_num_threads(wrong)

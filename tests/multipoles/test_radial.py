@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import multipoles as mp
-from multipoles import _chains
+from multipoles import chains
 from multipoles.radial import kernel_object
 
 mpmath = pytest.importorskip("mpmath")
@@ -273,8 +273,8 @@ def test_tiny_and_huge_parameters():
 def test_a_table_of_boys_functions_gives_the_chain_of_the_series():
     """The loops take a table, chains a series: the same to the last digits."""
     rng = np.random.default_rng(3)
-    last = _chains.TABULATED
-    by_table, by_series = _chains.erf_by_table.py_func, _chains.erf.py_func
+    last = chains.TABULATED
+    by_table, by_series = chains.erf_by_table.py_func, chains.erf.py_func
     t = np.concatenate(
         [
             [0.0, 1e-300, 1e-16, 0.25, 65.99],

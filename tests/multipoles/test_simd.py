@@ -9,7 +9,7 @@ import numba
 import numpy as np
 import pytest
 
-from multipoles._simd import BYTES, lane_sum, load, rsqrt, splat, store
+from multipoles.compiled.simd import BYTES, lane_sum, load, rsqrt, splat, store
 
 
 @numba.njit

@@ -5,9 +5,9 @@ import pytest
 
 pytest.importorskip("numba.cuda")
 
-from multipoles._cuda import SIMULATED
-from multipoles._device import NumbaSpace
-from multipoles._sorting_cuda import argsort, running_sum
+from multipoles.compiled.cuda_kernels import SIMULATED
+from multipoles.cuda.device import NumbaSpace
+from multipoles.cuda.sorting import argsort, running_sum
 
 pytestmark = pytest.mark.cuda
 # none, one, about one thread's and one block's share, and so many that sums of sums are needed

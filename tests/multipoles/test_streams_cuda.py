@@ -8,11 +8,15 @@ import pytest
 pytest.importorskip("numba.cuda")
 
 import fmm
-from fmm import driver_cuda, lists_cuda, steps_cuda
-from multipoles import _cuda, _device, interactions_cuda
-from multipoles._cuda import SIMULATED, check_grid
-from multipoles._device import CupySpace, NumbaSpace, TorchSpace
-from multipoles.neighbours_cuda import DeviceNeighbours, DevicePairs
+from fmm.cuda import driver as driver_cuda
+from fmm.cuda import lists as lists_cuda
+from fmm.cuda import steps as steps_cuda
+from multipoles.compiled import cuda_kernels
+from multipoles.compiled.cuda_kernels import SIMULATED, check_grid
+from multipoles.cuda import device
+from multipoles.cuda import interactions as interactions_cuda
+from multipoles.cuda.device import CupySpace, NumbaSpace, TorchSpace
+from multipoles.cuda.neighbours import DeviceNeighbours, DevicePairs
 
 pytestmark = pytest.mark.cuda
 
@@ -79,7 +83,7 @@ def test_a_plan_goes_on_on_the_stream_of_its_last_call(streams, monkeypatch):
     def space_of(_):
         return OnStream(current[0])
 
-    launch = _cuda.Kernel.__call__
+    launch = cuda_kernels.Kernel.__call__
 
     def noted(kernel, stream, *arguments):
         used.append(stream)
@@ -87,7 +91,7 @@ def test_a_plan_goes_on_on_the_stream_of_its_last_call(streams, monkeypatch):
 
     for module in (steps_cuda, interactions_cuda):
         monkeypatch.setattr(module, "space_of", space_of)
-    monkeypatch.setattr(_cuda.Kernel, "__call__", noted)
+    monkeypatch.setattr(cuda_kernels.Kernel, "__call__", noted)
     space = NumbaSpace()
     x = space.upload(np.random.default_rng(0).random((12, 3)))
     q = space.upload(np.ones((12, 1)))
@@ -150,7 +154,7 @@ class FakeTorch:
 
 def torch_space(torch):
     space = object.__new__(TorchSpace)
-    space.torch, space.device, space._made = torch, "cuda:0", _device.WeakSet()
+    space.torch, space.device, space._made = torch, "cuda:0", device.WeakSet()
     space._stream = torch.current
     space.stream, space.number = torch.current, torch.current.cuda_stream
     space.mark = lambda: SimpleNamespace(wait=lambda stream: None)
@@ -158,7 +162,7 @@ def torch_space(torch):
 
 
 def test_memory_of_torch_is_of_the_stream_that_uses_it(monkeypatch):
-    monkeypatch.setattr(_device.cuda, "as_cuda_array", lambda t, sync: t, raising=False)
+    monkeypatch.setattr(device.cuda, "as_cuda_array", lambda t, sync: t, raising=False)
     torch = FakeTorch()
     space, home = torch_space(torch), torch.current
     torch.current = SimpleNamespace(cuda_stream=7)

@@ -13,9 +13,10 @@ import weakref
 import numpy as np
 
 import multipoles as mp
-from multipoles import _cuda, _device, _dlpack
-from multipoles._cuda import cuda
-from multipoles._device import NumbaSpace
+from multipoles.compiled import cuda_kernels
+from multipoles.compiled.cuda_kernels import cuda
+from multipoles.cuda import device, dlpack
+from multipoles.cuda.device import NumbaSpace
 
 _LIBRARY = ctypes.CDLL("libcuda.so.1")
 _LIBRARY.stub_calls.restype = ctypes.c_long
@@ -34,19 +35,19 @@ class OfStream(NumbaSpace):
 
 
 def a_driver_that_runs_nothing_is_found_out():
-    assert (_cuda.why_unusable() or "").startswith("a kernel that writes 1 wrote")
+    assert (cuda_kernels.why_unusable() or "").startswith("a kernel that writes 1 wrote")
 
 
 def a_toolkit_that_is_missing_is_named():
     from numba.cuda.cudadrv import nvvm
 
     kept, nvvm._nvvm = nvvm._nvvm, None
-    _cuda._probe.cache_clear()
+    cuda_kernels._probe.cache_clear()
     try:
-        reason = _cuda.why_unusable()
+        reason = cuda_kernels.why_unusable()
     finally:
         nvvm._nvvm = kept
-        _cuda._probe.cache_clear()
+        cuda_kernels._probe.cache_clear()
     assert "Numba cannot compile for it" in reason and "libNVVM" in reason, reason
     assert ".[cuda]" in reason
 
@@ -64,7 +65,7 @@ def a_grid_that_no_device_takes_is_refused_before_the_launch():
     out = cuda.to_device(np.zeros(1, np.float32))
     for blocks in (2**31, (1, 2**16), (1, 1, 2**16)):
         try:
-            _cuda._probe()(0, np.float32, blocks, 1, 1.0, out)
+            cuda_kernels._probe()(0, np.float32, blocks, 1, 1.0, out)
         except ValueError as error:
             assert "expected a grid of at most" in str(error)
         else:
@@ -94,7 +95,7 @@ def a_space_that_moves_waits_for_its_last_stream():
 
 
 def neighbours_are_found_once_and_waited_for():
-    from multipoles.neighbours_cuda import DeviceNeighbours
+    from multipoles.cuda.neighbours import DeviceNeighbours
 
     one, two = OfStream(), OfStream()
     neighbours = DeviceNeighbours(5, 7)
@@ -109,10 +110,10 @@ def results_for_jax_keep_their_memory():
     array = cuda.to_device(np.arange(6.0).reshape(2, 3))
     pointer, seen = array.device_ctypes_pointer.value, weakref.ref(array)
     waits = calls("synchronize")
-    capsule = _device.JaxSpace().give(array)
+    capsule = device.JaxSpace().give(array)
     assert calls("synchronize") == waits + 1, "inputs may be freed while they are read"
-    tensor = _dlpack._Tensor.from_address(_dlpack._pointer_of(capsule))
-    assert tensor.data == pointer and tensor.device.kind == _dlpack.CUDA
+    tensor = dlpack._Tensor.from_address(dlpack._pointer_of(capsule))
+    assert tensor.data == pointer and tensor.device.kind == dlpack.CUDA
     assert [tensor.shape[i] for i in range(tensor.ndim)] == [2, 3]
     del array
     assert seen() is not None, "the memory went while JAX held it"
@@ -130,7 +131,7 @@ def arrays_of_jax_are_waited_for():
         def block_until_ready(self):
             waited.append(True)
 
-    assert _device.view(Array()).shape == (3,) and waited == [True]
+    assert device.view(Array()).shape == (3,) and waited == [True]
 
 
 def streams_that_other_libraries_name_are_waited_for():
@@ -143,7 +144,7 @@ def streams_that_other_libraries_name_are_waited_for():
         }
 
     waits = calls("synchronize")
-    _device.view(Array())
+    device.view(Array())
     assert calls("synchronize") == waits + 1
 
 

@@ -16,9 +16,9 @@ from multiprocessing.connection import Listener
 
 import numpy as np
 
-import fmm
-import multipoles
-from multipoles import _cuda
+import fmm.cuda
+import multipoles.cuda
+from multipoles.compiled import cuda_kernels
 
 ARENA, SIZE = 0x700000000000, 1 << 32
 _FIXED_NORESERVE = 0x10 | 0x4000
@@ -26,12 +26,11 @@ _FIXED_NORESERVE = 0x10 | 0x4000
 
 def import_kernels():
     """Import all kernels with the sizes of blocks that they have on a device."""
-    _cuda.SIMULATED = False
-    for package in (multipoles, fmm):
+    cuda_kernels.SIMULATED = False
+    for package in (multipoles.cuda, fmm.cuda):
         for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-            if found.name.endswith("_cuda"):
-                importlib.import_module(found.name)
-    _cuda.SIMULATED = True
+            importlib.import_module(found.name)
+    cuda_kernels.SIMULATED = True
 
 
 def open_arena():
@@ -56,9 +55,9 @@ def argument(sent):
     dtype = np.dtype(kind)
     n = int(np.prod(shape))
     if n == 0:
-        return _cuda.simulated(np.empty(shape, dtype))
+        return cuda_kernels.simulated(np.empty(shape, dtype))
     memory = (ctypes.c_char * (n * dtype.itemsize)).from_address(pointer)
-    return _cuda.simulated(np.frombuffer(memory, dtype).reshape(shape))
+    return cuda_kernels.simulated(np.frombuffer(memory, dtype).reshape(shape))
 
 
 def main():

@@ -1,0 +1,1 @@
+"""The GPU half of each room, under the same names."""

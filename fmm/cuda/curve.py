@@ -1,0 +1,364 @@
+"""Points along the curve on the GPU: `fmm.tree.curve` with points that stay on the device.
+
+Point by point the arithmetic is that of the CPU. Positions are taken as float64, whatever type they
+come in. The host reads the corners of systems and whether points crowd.
+"""
+
+from math import inf
+from typing import Any
+
+import numpy as np
+
+from fmm.tree.curve import CROWD, SortedPoints, bits_of, crowding, parting, roots, upper
+from fmm.tree.morton import N_DEEP, WORD, cells, deep_key_of, key_of
+from multipoles.compiled.cuda_kernels import SIMULATED, cuda, kernels
+from multipoles.cuda.device import Space
+from multipoles.cuda.sorting import argsort, blocks_for, marked, taken
+
+THREADS = 8 if SIMULATED else 128
+GEOMETRY = np.dtype(np.float64)
+"""Type of the numbers of kernels that make boxes and lists."""
+# blocks that share the points of a system when looking for its corners
+_PARTS = 4 if SIMULATED else 256
+_GRAIN = 32 if SIMULATED else 4096
+
+
+def launch(space: Space, kernel: Any, n: int, *args: Any) -> None:
+    """Run a kernel of the geometry with a thread for each of n items."""
+    kernel(space.stream, GEOMETRY, blocks_for(n, THREADS), THREADS, *args)
+
+
+# --- points along the curve -----------------------------------------------------------------------
+
+
+def sort_points(
+    space: Space,
+    targets: Any,
+    sources: Any,
+    target_batch: Any = None,
+    source_batch: Any = None,
+    root_grid: int = 1,
+) -> SortedPoints:
+    """Return the points along a Morton curve, see `fmm.tree`; orders and keys lie on the device.
+
+    Parameters
+    ----------
+    space : Space
+        Where the arrays are.
+    targets, sources : device array, shape (n, 3)
+        float32 or float64; the same object if they are the same points.
+    target_batch, source_batch : device array of integers, optional
+        Sorted system index of each point; indices may have gaps.
+    root_grid : int
+        Most root cells along an axis.
+
+    Raises
+    ------
+    ValueError
+        If a batch index is not sorted, or a system is larger than the largest number.
+    """
+    same = targets is sources and target_batch is source_batch
+    kinds = [(sources, source_batch, "source_batch")]
+    if not same:
+        kinds.append((targets, target_batch, "target_batch"))
+    names = [_names(space, batch, label) for _, batch, label in kinds if batch is not None]
+    systems = np.unique(np.concatenate(names)) if names else np.zeros(1, np.int64)
+    starts = [_starts(space, x, batch, systems) for x, batch, _ in kinds]
+    n_systems = max(len(systems), 1)
+    low, high = np.full((n_systems, 3), inf), np.full((n_systems, 3), -inf)
+    for (x, _, _), first in zip(kinds, starts, strict=True):
+        _bounds(space, x, first, low, high)
+    bits = bits_of(n_systems, root_grid)
+    origin, edge = roots(low, high, root_grid, bits)
+    grid = [space.upload(array) for array in cells(origin, edge, bits)]
+    width = 3 * bits + (n_systems * root_grid**3 - 1).bit_length()
+    unsorted, found, crowds = [], [], []
+    for (x, _, _), first in zip(kinds, starts, strict=True):
+        keys = space.empty((x.shape[0],), np.int64)
+        launch(space, _encode(), x.shape[0], x, first, *grid, root_grid, bits, keys)
+        unsorted.append(keys)
+        found.append(argsort(space, keys, width))
+        crowds.append(_is_crowded(space, x, *found[-1]))
+    if any(crowds):
+        kept = [
+            _sorted_deeply(space, x, first, grid[1], keys, width)
+            for (x, _, _), first, keys in zip(kinds, starts, unsorted, strict=True)
+        ]
+    else:
+        kept = [(order, keys.reshape(1, keys.shape[0])) for order, keys in found]
+    (source_order, source_keys), (target_order, target_keys) = kept[0], kept[-1]
+    return SortedPoints(
+        target_order, source_order, target_keys, source_keys, bits, root_grid, origin, edge
+    )
+
+
+def _is_crowded(space: Space, points: Any, order: Any, keys: Any) -> bool:
+    """Return whether many points share a key and are not all the same; waits for it."""
+    found = space.upload(np.zeros(1, np.int64))
+    launch(space, _look_for_crowds(), max(points.shape[0] - 1, 0), points, order, keys, found)
+    return bool(space.download(found)[0])
+
+
+def _sorted_deeply(
+    space: Space, points: Any, starts: Any, inverse: Any, keys: Any, width: int
+) -> tuple[Any, Any]:
+    """Return the order of points by all words, of which `keys` is the first, and these in it."""
+    n = points.shape[0]
+    words = space.empty((1 + N_DEEP, n), np.int64)
+    order = None
+    for word in range(N_DEEP, -1, -1):
+        values = keys
+        if word > 0:
+            values = space.empty((n,), np.int64)
+            launch(space, _encode_deep(), n, points, starts, inverse, word, values)
+        launch(space, copying(), n, values, words[word])
+        sent = values if order is None else taken(space, values, order)
+        after, _ = argsort(space, sent, 3 * WORD if word > 0 else width)
+        order = after if order is None else taken(space, order, after)
+    for word in range(1 + N_DEEP):
+        launch(space, copying(), n, taken(space, words[word], order), words[word])
+    return order, words
+
+
+def _names(space: Space, batch: Any, label: str) -> np.ndarray:
+    """Return the systems that points belong to, one number each, on the host."""
+    n = batch.shape[0]
+    begins = space.empty((n,), np.int64)
+    launch(space, mark_begins(), n, batch, begins)
+    names = space.download(taken(space, batch, marked(space, begins), np.int64))
+    if np.any(np.diff(names) <= 0):
+        raise ValueError(f"{label}: expected sorted system indices, got {names} in this order")
+    return names
+
+
+def _starts(space: Space, points: Any, batch: Any, systems: np.ndarray) -> Any:
+    """Return where the points of every system start, and where the last ones end."""
+    n = points.shape[0]
+    if batch is None:
+        return space.upload(np.array([0, n]))
+    out = space.empty((len(systems) + 1,), np.int64)
+    launch(space, _find_starts(), len(systems) + 1, batch, space.upload(systems), out)
+    return out
+
+
+@kernels
+def mark_begins():
+    """Mark where runs of equal values begin, and their end if there is room for it."""
+
+    def loop(values, out):
+        i = cuda.grid(1)
+        if i < out.shape[0]:
+            out[i] = 1 if i == 0 or i == values.shape[0] or values[i] != values[i - 1] else 0
+
+    return loop
+
+
+@kernels
+def _find_starts():
+    def loop(batch, systems, out):
+        i = cuda.grid(1)
+        if i < systems.shape[0]:
+            out[i] = upper(batch, 0, batch.shape[0], systems[i] - 1)
+        elif i == systems.shape[0]:
+            out[i] = batch.shape[0]
+
+    return loop
+
+
+def _bounds(space: Space, points: Any, starts: Any, low: np.ndarray, high: np.ndarray) -> None:
+    """Widen the corners of every system to hold its points."""
+    n, n_systems = points.shape[0], len(low)
+    parts = max(1, min(_PARTS, n // (_GRAIN * n_systems)))
+    out = space.empty((n_systems * parts, 6), np.float64)
+    grid = n_systems * parts
+    _corners()(space.stream, GEOMETRY, grid, THREADS, points, starts, parts, out)
+    found = space.download(out).reshape(n_systems, parts, 2, 3)
+    np.minimum(low, found[:, :, 0].min(axis=1), out=low)
+    np.maximum(high, found[:, :, 1].max(axis=1), out=high)
+
+
+def corners(space: Space, points: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lowest and highest coordinates of points, on the host."""
+    low, high = np.full((1, 3), inf), np.full((1, 3), -inf)
+    _bounds(space, points, space.upload(np.array([0, points.shape[0]])), low, high)
+    return low[0], high[0]
+
+
+@kernels
+def _corners():
+    def loop(points, starts, parts, out):
+        """Find the corners of a part of a system's points: a block each."""
+        shared = cuda.shared.array((6, THREADS), np.float64)
+        thread, block = cuda.threadIdx.x, cuda.blockIdx.x
+        system, part = block // parts, block % parts
+        first, n = starts[system], starts[system + 1] - starts[system]
+        for axis in range(3):
+            shared[axis, thread] = inf
+            shared[3 + axis, thread] = -inf
+        for i in range(
+            first + n * part // parts + thread, first + n * (part + 1) // parts, THREADS
+        ):
+            for axis in range(3):
+                x = np.float64(points[i, axis])
+                shared[axis, thread] = min(shared[axis, thread], x)
+                shared[3 + axis, thread] = max(shared[3 + axis, thread], x)
+        cuda.syncthreads()
+        if thread < 6:
+            found = shared[thread, 0]
+            for other in range(1, THREADS):
+                x = shared[thread, other]
+                found = min(found, x) if thread < 3 else max(found, x)
+            out[block, thread] = found
+
+    return loop
+
+
+@kernels
+def _encode():
+    def loop(points, starts, corner, inverse, root_grid, bits, keys):
+        i = cuda.grid(1)
+        if i < points.shape[0]:
+            system = upper(starts, 0, starts.shape[0], i) - 1
+            keys[i] = key_of(points, i, system, corner, inverse, root_grid, bits)
+
+    return loop
+
+
+@kernels
+def _encode_deep():
+    def loop(points, starts, inverse, word, keys):
+        i = cuda.grid(1)
+        if i < points.shape[0]:
+            system = upper(starts, 0, starts.shape[0], i) - 1
+            keys[i] = deep_key_of(points, i, system, inverse, word)
+
+    return loop
+
+
+@kernels
+def _look_for_crowds():
+    def loop(points, order, keys, found):
+        """Look at a point and the next: whether they differ and share a key with many others."""
+        i = cuda.grid(1)
+        n = keys.shape[0]
+        if i >= n - 1 or keys[i] != keys[i + 1]:
+            return
+        a, b = order[i], order[i + 1]
+        differ = False
+        for axis in range(3):
+            differ = differ or points[a, axis] != points[b, axis]
+        if differ and upper(keys, i, n, keys[i]) - upper(keys, 0, i, keys[i] - 1) > CROWD:
+            found[0] = 1
+
+    return loop
+
+
+@kernels
+def copying():
+    """Copy all numbers of an array to another, whose type may be wider."""
+
+    def loop(values, out):
+        i = cuda.grid(1)
+        if i < out.shape[0]:
+            out[i] = values[i]
+
+    return loop
+
+
+def gather(space: Space, points: Any, order: Any, dtype: Any = np.float64) -> Any:
+    """Return points in an order."""
+    out = space.empty((order.shape[0], 3), dtype)
+    launch(space, _gather(), order.shape[0], points, order, out)
+    return out
+
+
+def scatter(space: Space, points: Any, order: Any) -> Any:
+    """Return points that lie in an order as they were before."""
+    out = space.empty((order.shape[0], 3), np.float64)
+    launch(space, _scatter(), order.shape[0], points, order, out)
+    return out
+
+
+@kernels
+def _gather():
+    def loop(points, order, out):
+        i = cuda.grid(1)
+        if i < order.shape[0]:
+            for axis in range(3):
+                out[i, axis] = points[order[i], axis]
+
+    return loop
+
+
+@kernels
+def _scatter():
+    def loop(points, order, out):
+        i = cuda.grid(1)
+        if i < order.shape[0]:
+            for axis in range(3):
+                out[order[i], axis] = points[i, axis]
+
+    return loop
+
+
+# --- crowding -------------------------------------------------------------------------------------
+
+
+def occupancy(space: Space, points: SortedPoints) -> tuple[np.ndarray, np.ndarray]:
+    """Return, per level of a tree divided evenly, the boxes with sources and crowding.
+
+    See `fmm.tree.build.occupancy`; the result is on the host.
+    """
+    keys, n = points.source_keys, points.source_keys.shape[1]
+    most = points.n_levels + 1
+    out = space.upload(np.zeros((2, most), np.int64))
+    launch(space, _count_first_levels(), n, keys, points.bits, out[0])
+    boxes = np.cumsum(space.download(out[0]))
+    crowded = np.flatnonzero(2 * boxes > n)
+    n_levels = int(crowded[0]) + 1 if len(crowded) else most
+    grid = blocks_for(n, THREADS), n_levels
+    _square()(space.stream, GEOMETRY, grid, THREADS, keys, points.bits, out[1])
+    return crowding(boxes[:n_levels], space.download(out[1])[:n_levels], n)
+
+
+@kernels
+def _count_first_levels():
+    def loop(keys, bits, out):
+        """Count the points by the first level at which they lie in another box than the last."""
+        i = cuda.grid(1)
+        if i < keys.shape[1]:
+            level = parting(keys, i - 1, keys, i, bits) if i > 0 else 0
+            if level < out.shape[0]:
+                cuda.atomic.add(out, level, 1)
+
+    return loop
+
+
+@kernels
+def _square():
+    def loop(keys, bits, out):
+        """Add the squares of what boxes hold: the first point of a box, at each level."""
+        shared = cuda.shared.array(1, np.int64)
+        if cuda.threadIdx.x == 0:
+            shared[0] = 0
+        cuda.syncthreads()
+        i, level, n = cuda.grid(1), cuda.blockIdx.y, keys.shape[1]
+        if i < n and (i == 0 or parting(keys, i - 1, keys, i, bits) <= level):
+            # the end is near where boxes are many
+            step = 1
+            while i + step < n and parting(keys, i, keys, i + step, bits) > level:
+                step *= 2
+            first, last = i + step // 2, min(i + step, n)
+            while first < last:
+                middle = (first + last) // 2
+                if parting(keys, i, keys, middle, bits) > level:
+                    first = middle + 1
+                else:
+                    last = middle
+            held = first - i
+            cuda.atomic.add(shared, 0, held * held)
+        cuda.syncthreads()
+        if cuda.threadIdx.x == 0 and shared[0] > 0:
+            cuda.atomic.add(out, level, shared[0])
+
+    return loop

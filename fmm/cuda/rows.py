@@ -1,0 +1,88 @@
+"""Rows of arrays (n, channels, k) on the GPU: copied, put in another order, multiplied."""
+
+from typing import Any
+
+import numpy as np
+
+from fmm.cuda.curve import copying
+from multipoles.compiled.cuda_kernels import SIMULATED, cuda, kernels
+from multipoles.cuda.device import Space
+from multipoles.cuda.sorting import blocks_for
+
+THREADS = 8 if SIMULATED else 128
+
+
+def copy(space: Space, values: Any, out: Any) -> None:
+    """Copy all numbers of an array to another, whose type may be wider."""
+    n = int(np.prod(values.shape))
+    copying()(
+        space.stream, np.result_type(values.dtype, out.dtype), blocks_for(n, THREADS), THREADS,
+        values.reshape(-1), out.reshape(-1),
+    )  # fmt: skip
+
+
+def move(space: Space, order: Any, values: Any, out: Any, scattered: bool) -> None:
+    """Copy rows in an order, or back; the type of numbers may change."""
+    wide = np.result_type(values.dtype, out.dtype)
+    width = values.shape[1] * values.shape[2]
+    _move(int(scattered))(
+        space.stream, wide, blocks_for(order.shape[0] * width, THREADS), THREADS, order, width,
+        values.reshape(-1), out.reshape(-1),
+    )  # fmt: skip
+
+
+def picked(space: Space, values: Any, places: np.ndarray) -> np.ndarray:
+    """Return some rows of values, on the host; waits for them."""
+    out = space.empty((len(places), *values.shape[1:]), values.dtype)
+    move(space, space.upload(np.asarray(places, np.int64)), values, out, scattered=False)
+    return space.download(out)
+
+
+def multiply(
+    space: Space, values: Any, key: tuple, matrix: np.ndarray, added: bool, out: Any
+) -> None:
+    """Write, or add to `out`, the rows of values times a matrix, known by a key."""
+    wide = np.result_type(values.dtype, out.dtype)
+    table = space.constant(
+        (*key, wide.name), lambda: np.ascontiguousarray(matrix.astype(wide)).reshape(-1)
+    )
+    n_in, n_out = matrix.shape
+    n = out.shape[0] * out.shape[1] * n_out
+    _multiply(int(added))(
+        space.stream, wide, blocks_for(n, THREADS), THREADS, values.reshape(-1), table, n_in,
+        n_out, out.reshape(-1),
+    )  # fmt: skip
+
+
+# --- kernels --------------------------------------------------------------------------------------
+
+
+@kernels
+def _move(scattered):
+    def loop(order, width, values, out):
+        i = cuda.grid(1)
+        if i < order.shape[0] * width:
+            row, column = i // width, i % width
+            there = order[row] * width + column
+            if scattered:
+                out[there] = values[i]
+            else:
+                out[i] = values[there]
+
+    return loop
+
+
+@kernels
+def _multiply(added):
+    def loop(values, matrix, n_in, n_out, out):
+        i = cuda.grid(1)
+        if i < out.shape[0]:
+            row, column = i // n_out, i % n_out
+            total = 0.0
+            for k in range(n_in):
+                total += values[row * n_in + k] * matrix[k * n_out + column]
+            if added:
+                total += out[i]
+            out[i] = total
+
+    return loop

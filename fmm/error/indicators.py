@@ -1,0 +1,250 @@
+"""Where the error of a far field can sit: what boxes send, from how near, and to how many targets.
+
+A level of the tree, a shift between two boxes and a degree have a typical error
+(`fmm.error.accuracy`); times what the sending box really holds, it says how much a receiving box
+can be wrong. Summed over all pairs that is an estimate of the whole error, from which degrees are
+chosen; box by box it says where to look (`fmm.error.sampling`). One strong source among thousands
+is thus seen wherever it lies.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fmm.error import accuracy
+from fmm.far import harmonics
+from fmm.tree.curve import upper
+from fmm.tree.geometry import Geometry
+from multipoles.compiled.jit import bare, run_chunks
+
+# share of the square of a box's charge: neighbours of one sign err alike, though less than in full
+_COHERENT = 0.1
+# errors rise towards the corners of a box, as a power of the distance from its middle
+STEEPEST = 12
+TYPICAL = 0.6
+LEAST, MOST = 0.05, 400.0
+_TINY = np.finfo(np.float64).tiny
+
+
+class Held:
+    """What boxes hold of one set of moments.
+
+    Parameters
+    ----------
+    moments : ndarray, shape (n_sources, channels, (K + 1)^2)
+        By harmonics, in tree order.
+    source_order : int
+        K.
+
+    Attributes
+    ----------
+    mean : ndarray, shape (K + 1,)
+        Mean over the sources of the square of the moments of each order.
+    spread : float
+        How many sources of one size would make these means: few if few are strong.
+    """
+
+    def __init__(self, moments: np.ndarray, source_order: int) -> None:
+        self.source_order = source_order
+        self._squares, self._charges = moment_squares(moments, source_order), moments[:, :, 0]
+        self.mean = self._squares.mean(axis=0)
+        size = self._squares[:, 0] if self.mean[0] > 0 else self._squares.sum(axis=1)
+        self.spread = float(size.sum() ** 2 / max((size**2).sum(), _TINY))
+
+    def weights(self, geometry: Geometry) -> np.ndarray:
+        """Return what `accuracy.predicted` asks for."""
+        return pair_weights(geometry, box_powers(geometry, self._squares))
+
+    def where(self, geometry: Geometry, degrees: tuple[int, ...], norms: np.ndarray) -> "Where":
+        """Return where errors are expected, of all output orders alike.
+
+        Parameters
+        ----------
+        geometry : Geometry
+            Points, tree and lists.
+        degrees : tuple of int
+            Of every level.
+        norms : ndarray, shape (order + 1,)
+            By which errors of each output order are divided.
+        """
+        gains = accuracy.gains(geometry.edges, self.source_order, len(norms) - 1, degrees)
+        shares = np.where(norms > 0, norms, np.inf)
+        gains = (gains / (shares**2)[:, None, None, None]).sum(axis=0)
+        degree = max(degrees)
+        powers = box_powers(geometry, self._squares, self._charges)
+        leaves, errors = leaf_errors(geometry, powers, gains, degree)
+        return Where(leaves, errors, degree)
+
+
+class Where(NamedTuple):
+    """Leaves with targets, ascending, and where among them errors are expected."""
+
+    leaves: np.ndarray
+    errors: np.ndarray
+    """Mean square error of a target in each, in any unit."""
+    degree: int
+    """How steeply errors rise towards the corners."""
+
+
+def moment_squares(moments: np.ndarray, source_order: int) -> np.ndarray:
+    """Return the square of every source's moments of each order, without their traces.
+
+    Parameters
+    ----------
+    moments : ndarray, shape (n, channels, (K + 1)^2)
+        By harmonics.
+
+    Returns
+    -------
+    ndarray, shape (n, K + 1)
+        In units in which random packed moments have their own mean square.
+    """
+    matrix = harmonics.cartesian_map(source_order)
+    out = np.empty((len(moments), source_order + 1))
+    for j in range(source_order + 1):
+        part = moments[:, :, j * j : (j + 1) ** 2]
+        rows = matrix[j * j : (j + 1) ** 2]
+        unit = (rows**2).sum() / np.count_nonzero(rows.any(axis=0))
+        out[:, j] = np.einsum("nck,nck->n", part, part) / unit
+    return out
+
+
+def box_powers(
+    geometry: Geometry, squares: np.ndarray, charges: np.ndarray | None = None
+) -> np.ndarray:
+    """Return what every box holds: the sum of the squares of the moments of each order.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        Points and tree.
+    squares : ndarray, shape (n, K + 1)
+        See `moment_squares`.
+    charges : ndarray, shape (n, channels), optional
+        A share of the square of their sum is added: charges of one sign err alike.
+    """
+    ranges = geometry.tree.source_range
+    sums = _over(ranges, squares)
+    if charges is not None:
+        sums[:, 0] += _COHERENT * (_over(ranges, charges) ** 2).sum(axis=1)
+    # levels stand for boxes of one size; those of smaller systems count as if they sent more
+    ratio = geometry.edges[geometry.levels] / geometry.tree.edge
+    if np.any(ratio != 1.0):
+        sums *= ratio[:, None] ** (2.0 * np.arange(1, sums.shape[1] + 1))
+    return sums
+
+
+def _over(ranges: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the sums of rows over ranges."""
+    sums = np.zeros((len(values) + 1, values.shape[1]))
+    np.cumsum(values, axis=0, out=sums[1:])
+    return sums[ranges[:, 1]] - sums[ranges[:, 0]]
+
+
+def pair_weights(geometry: Geometry, powers: np.ndarray) -> np.ndarray:
+    """Return what `accuracy.predicted` asks for: targets times powers, per order, level and code.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        Points, tree and lists.
+    powers : ndarray, shape (n_boxes, K + 1)
+        See `box_powers`.
+
+    Returns
+    -------
+    ndarray, shape (K + 1, n_levels, N_CODES)
+    """
+    lists, levels = geometry.lists, geometry.levels
+    targets = np.diff(geometry.tree.target_range, axis=1)[:, 0].astype(np.float64)
+    out = np.zeros((powers.shape[1], int(levels[-1]) + 1, accuracy.N_CODES))
+    _weigh(lists.m2l_starts, lists.m2l_targets, lists.m2l_sources, levels, targets, powers, out)
+    for rows, sources, boxes in _mixed(geometry):
+        pairs = targets[rows, None] * powers[sources]
+        np.add.at(out[:, :, accuracy.POINTS].T, levels[boxes], pairs)
+    return out / max(len(geometry.targets), 1)
+
+
+def leaf_errors(
+    geometry: Geometry, powers: np.ndarray, gains: np.ndarray, degree: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the leaves with targets, ascending, and the mean square error of a target in each.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        Points, tree and lists.
+    powers : ndarray, shape (n_boxes, K + 1)
+        See `box_powers`.
+    gains : ndarray, shape (K + 1, n_levels, N_CODES)
+        See `accuracy.gains`, summed over what counts of the output orders.
+    degree : int
+        Highest of the degrees: how steeply errors rise towards corners.
+    """
+    tree, lists, levels = geometry.tree, geometry.lists, geometry.levels
+    received = np.zeros(len(tree.parent))
+    table = np.ascontiguousarray(np.moveaxis(gains, 0, -1))
+
+    def task(first: int, last: int) -> None:
+        _receive(
+            first, last, lists.m2l_starts, lists.m2l_targets, lists.m2l_sources, levels, table,
+            powers, received,
+        )  # fmt: skip
+
+    run_chunks(task, len(received), 2.0 * len(lists.m2l_targets) * powers.shape[1])
+    for rows, sources, boxes in _mixed(geometry):
+        found = (table[levels[boxes], accuracy.POINTS] * powers[sources]).sum(axis=1)
+        np.add.at(received, rows, found)
+    leaves = geometry.target_leaves
+    leaves = leaves[np.argsort(tree.target_range[leaves, 0])]
+    return leaves, _down(tree, leaves, received, degree)
+
+
+def _down(tree, leaves: np.ndarray, received: np.ndarray, degree: int) -> np.ndarray:
+    """Return what leaves and the boxes around them receive, more in corners of these."""
+    out = received[leaves].copy()
+    rows, boxes = np.arange(len(leaves)), tree.parent[leaves]
+    while True:
+        inside = boxes >= 0
+        rows, boxes = rows[inside], boxes[inside]
+        if not len(rows):
+            return out
+        away = (tree.centre[leaves[rows]] - tree.centre[boxes]) / tree.edge[boxes, None]
+        out[rows] += received[boxes] * towards_corners((away**2).sum(axis=1), degree)
+        boxes = tree.parent[boxes]
+
+
+def towards_corners(squares: np.ndarray, degree: int) -> np.ndarray:
+    """Return how much of the mean square error there is at squared distances from the middle."""
+    return np.clip((squares / TYPICAL**2) ** min(degree, STEEPEST), LEAST, MOST)
+
+
+def _mixed(geometry: Geometry):
+    """Return receivers and senders where single points meet expansions, and the boxes of these."""
+    lists = geometry.lists
+    return (
+        (lists.m2p_targets, lists.m2p_sources, lists.m2p_sources),
+        (lists.p2l_targets, lists.p2l_sources, lists.p2l_targets),
+    )
+
+
+@bare
+def _weigh(starts, targets, sources, levels, n_targets, powers, out):
+    for code in range(starts.shape[0] - 1):
+        for i in range(starts[code], starts[code + 1]):
+            target, source = targets[i], sources[i]
+            for j in range(powers.shape[1]):
+                out[j, levels[target], code] += n_targets[target] * powers[source, j]
+
+
+@bare
+def _receive(first, last, starts, targets, sources, levels, table, powers, out):
+    """Add what boxes first ... last - 1 receive; the pairs of a code are sorted by target."""
+    for code in range(starts.shape[0] - 1):
+        begin = upper(targets, starts[code], starts[code + 1], first - 1)
+        for i in range(begin, starts[code + 1]):
+            target, source = targets[i], sources[i]
+            if target >= last:
+                break
+            for j in range(powers.shape[1]):
+                out[target] += table[levels[target], code, j] * powers[source, j]

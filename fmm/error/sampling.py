@@ -1,0 +1,437 @@
+"""What a tolerance refers to: the field at a few targets by direct sums, and the error there.
+
+Targets are drawn by where error can sit (`fmm.error.indicators`), half of them, and evenly, the
+other half. Every draw counts by the inverse of its probability, so that the mean over few targets
+is that over all, and its own standard error is known. The exact field is summed in float64 from the
+caller's own coordinates.
+"""
+
+from collections.abc import Callable, Collection
+from functools import cached_property
+
+import numpy as np
+
+from fmm.error.drawing import Drawn, draw
+from fmm.error.indicators import Where
+from fmm.near.field import near_field
+from fmm.tree.geometry import Geometry
+from multipoles import indexing
+from multipoles.compiled.jit import bare, run_chunks
+from multipoles.indexing import n_components, order_slice
+from multipoles.interactions import field_arrays
+from multipoles.neighbours import Slots
+from multipoles.radial import Kernel
+
+SIZE = 64
+MORE = 256
+# standard errors of a mean square error that are added to it, to be sure
+SURE = 3.0
+# the higher the degree, the more of the error is that of few targets, which a sample may miss:
+# what one draw scatters by is not taken for less than so much times the mean
+_SCATTER, _MOST_SCATTER = 0.5, 8.0
+# expansions of this degree want more targets from the start
+HIGH = 9
+# targets and sources from which the rounding of sums is reckoned
+_FEW, _SENDERS = 4, 4096
+# targets summed by one thread
+_AT_ONCE = 16
+_WIDE = np.dtype(np.float64)
+
+
+class Probe:
+    """Targets at which the whole field is known.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        Points and tree.
+    moments : ndarray, shape (n_sources, channels, n_components(K))
+        In tree order.
+    near : ndarray, shape (n_targets, channels, n_components(order))
+        The near field, in tree order.
+    order : int
+        Highest output order.
+    kernel : Kernel
+        Radial kernel.
+    reach : float
+        Distance from which on it may be taken for 1/r.
+    where : callable, optional
+        Returns where errors are expected, from the root mean squares by which those of each output
+        order are divided; default evenly.
+    each : collection of str
+        ``"system"``, ``"channel"``: what counts for itself.
+    thorough : bool
+        Whether to look at many targets at once.
+    correction : ndarray, optional
+        What scaled pairs change, in `near` and to be added to the exact field, in tree order.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        moments: np.ndarray,
+        near: np.ndarray,
+        order: int,
+        kernel: Kernel,
+        reach: float,
+        where: Callable[[np.ndarray], Where] | None = None,
+        each: Collection[str] = (),
+        thorough: bool = False,
+        correction: np.ndarray | None = None,
+    ) -> None:
+        self._geometry, self._moments, self._near, self._order = geometry, moments, near, order
+        self._kernel, self._reach = kernel, reach
+        self._per_channel, self._correction = "channel" in each, correction
+        self.enlarged = thorough
+        self.groups = _systems(geometry) if "system" in each else _everything(geometry)
+        # in units of their own, squares neither overflow nor vanish
+        self.units = _units(self._sample(near), order)
+        self._near_squares = self.squares(near)
+        if not np.isfinite(self._near_squares).all():
+            self.units = _units(self._largest(near), order)
+            self._near_squares = self.squares(near)
+        self._where = where and where(self.overall(np.sqrt(self._near_squares)))
+        # of the expansions that are judged
+        self.degree = 0 if self._where is None else self._where.degree
+        size = SIZE + MORE * thorough
+        self._take([self._draw(*group, size, seed=0) for group in self.groups])
+        if where is not None:
+            self._change_units(np.maximum(self.units, _units(self.exact, order)))
+
+    def _sample(self, field: np.ndarray) -> np.ndarray:
+        """Return a field at some targets, evenly."""
+        return field[:: 1 + len(field) // SIZE]
+
+    def _largest(self, field: np.ndarray) -> np.ndarray:
+        """Return a field that has the largest numbers of this one."""
+        return field
+
+    def _change_units(self, units: np.ndarray) -> None:
+        self._near_squares = self._near_squares * ((self.units / units) ** 2)[:, None]
+        self.units = units
+
+    @property
+    def size(self) -> int:
+        """How many targets are looked at."""
+        return len(self.places)
+
+    def enlarge(self) -> None:
+        """Draw more targets, unless they are many."""
+        if self.enlarged:
+            return
+        drawn = [self._draw(*group, SIZE + MORE, seed=1) for group in self.groups]
+        self._take(drawn)
+        self.enlarged = True
+
+    def _take(self, drawn: list[Drawn]) -> None:
+        """Keep what was drawn: places of all, each draw's place, share of the mean and group."""
+        places = np.concatenate([places for places, _, _ in drawn])
+        self.places, self._draws = np.unique(places, return_inverse=True)
+        self._shares = np.concatenate([shares for _, shares, _ in drawn])
+        self._even = np.concatenate([even for _, _, even in drawn])
+        self._group = np.repeat(np.arange(len(drawn)), [len(places) for places, _, _ in drawn])
+        self.__dict__.pop("exact", None)
+
+    @cached_property
+    def exact(self) -> np.ndarray:
+        """The whole field at `places`, in float64."""
+        found = self._sum(self.places)
+        return found if self._correction is None else found + self._correction[self.places]
+
+    def norms(self) -> np.ndarray:
+        """Return the root mean square of the whole field, roughly; see `squares` for the shape.
+
+        The near field is known everywhere, the far field only here; near pairs make the tail of
+        the distribution, so that this mean converges much faster than that of the whole.
+        """
+        inside = self._at(self._near)
+        here, near = self._of_draws(self.exact), self._of_draws(inside)
+        counts = np.bincount(self._group[self._even], minlength=len(self.groups))[:, None, None]
+        here, near = (
+            self._sums(values * self._even[:, None, None]) / np.maximum(counts, 1)
+            for values in (here, near)
+        )
+        return np.sqrt(np.maximum(self._near_squares + here - near, 0.25 * here))
+
+    def squares(self, field: np.ndarray) -> np.ndarray:
+        """Return the mean square of a field over all targets, in `units`.
+
+        Returns
+        -------
+        ndarray, shape (n_groups, order + 1, n_channels or 1)
+        """
+        if field is self._near and "_near_squares" in self.__dict__:
+            return self._near_squares
+        found = np.stack([mean_squares(field[a:b], self.units) for a, b in self.groups])
+        return found if self._per_channel else found.sum(axis=2, keepdims=True)
+
+    def overall(self, norms: np.ndarray) -> np.ndarray:
+        """Return root mean squares over all groups and channels, from those of each in `units`."""
+        sizes = np.array([b - a for a, b in self.groups], float)[:, None, None]
+        found = np.sqrt((norms**2 * sizes).sum(axis=(0, 2)) / max(sizes.sum(), 1.0))
+        return found * self.units
+
+    def errors(self, field: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the root mean square error of a field over all targets, and its upper bound.
+
+        The second is `SURE` standard errors of the mean square above the first. Both have the
+        shape of `squares`.
+        """
+        values = self._of_draws(self._at(field) - self.exact) * self._shares[:, None, None]
+        mean = self._sums(values)
+        counts = np.bincount(self._group, minlength=len(self.groups))[:, None, None]
+        spread = self._sums((values - (mean / counts)[self._group]) ** 2)
+        spread = np.sqrt(spread * counts / np.maximum(counts - 1, 1))
+        least = min(_SCATTER * self.degree, _MOST_SCATTER) / np.sqrt(np.maximum(counts, 1))
+        spread = np.maximum(spread, mean * least)
+        sizes = np.array([last - first for first, last in self.groups])
+        spread[sizes <= counts[:, 0, 0]] = 0.0
+        return np.sqrt(mean), np.sqrt(mean + SURE * spread)
+
+    def crosscheck(self, field: np.ndarray) -> tuple[np.ndarray, int]:
+        """Return the root mean square error at a few targets, by other loops, and their number.
+
+        The loops of `multipoles.field`: whatever the kernels of plans are made of, these are not.
+        Shape of `squares`.
+        """
+        chosen = [self._few_of(group) for group in range(len(self.groups))]
+        places = np.unique(np.concatenate(chosen))
+        if not len(places):
+            return np.zeros_like(self._near_squares), 0
+        difference = field[places] - self._by_other_loops(places)
+        squares = np.stack([self._reduced(difference, k) for k in range(self._order + 1)], axis=1)
+        rows = [np.isin(places, few) for few in chosen]
+        return np.sqrt([squares[row].mean(axis=0) for row in rows]), len(places)
+
+    def _few_of(self, group: int) -> np.ndarray:
+        """Return a few of the places of a group that were drawn evenly."""
+        drawn = np.unique(self._draws[(self._group == group) & self._even])
+        return self.places[drawn[:: max(1, len(drawn) // _FEW)]]
+
+    def _by_other_loops(self, places: np.ndarray) -> np.ndarray:
+        """Return the whole field at ascending places by the loops of `multipoles.field`."""
+        moments = np.ascontiguousarray(self._moments, _WIDE)
+        targets, sources = self._geometry.points(_WIDE)
+        counts, senders = senders_of(places, *self._geometry.roots)
+        out, end = np.zeros((len(places), moments.shape[1], n_components(self._order))), 0
+        for count, (first, last) in zip(counts.tolist(), senders.tolist(), strict=True):
+            begin, end = end, end + count
+            out[begin:end] = field_arrays(
+                np.ascontiguousarray(targets[places[begin:end]]), sources[first:last],
+                moments[first:last], self._order, self._kernel, Slots(count, last - first),
+            )  # fmt: skip
+        return out if self._correction is None else out + self._correction[places]
+
+    def terms(self) -> np.ndarray:
+        """Return the root mean square, over a few targets, of the root of the sum of squared terms.
+
+        What rounding does to a sum is of the size of its terms, however small the sum is. Sources
+        are thinned out where they are many. Shape of `squares`.
+        """
+        out = np.zeros_like(self._near_squares)
+        for group in range(len(self.groups)):
+            out[group] = self._terms_at(self._few_of(group)) / self.units[:, None]
+        if self._correction is not None:
+            out = np.hypot(out, np.sqrt(self.squares(self._correction)))
+        return out
+
+    def _draw(self, first: int, last: int, size: int, seed: int) -> Drawn:
+        """Return some of the targets first ... last - 1."""
+        return draw(self._geometry, self._where, first, last, size, seed)
+
+    # --- sums -------------------------------------------------------------------------------------
+
+    def _reduced(self, field: np.ndarray, k: int) -> np.ndarray:
+        """Return the squares of one order at every target, over all channels or for each."""
+        part = field[..., order_slice(k)].astype(np.float64) / self.units[k]
+        squares = np.einsum("nck,nck->nc", part, part)
+        return squares if self._per_channel else squares.sum(axis=1, keepdims=True)
+
+    def _of_draws(self, values: np.ndarray) -> np.ndarray:
+        """Return the squares of values at places for every draw: (n_draws, order + 1, channels)."""
+        rows = [self._reduced(values, k) for k in range(self._order + 1)]
+        return np.stack(rows, axis=1)[self._draws]
+
+    def _sums(self, values: np.ndarray) -> np.ndarray:
+        """Return the sums over the draws of each group."""
+        out = np.zeros((len(self.groups), *values.shape[1:]))
+        np.add.at(out, self._group, values)
+        return out
+
+    def _at(self, field: np.ndarray) -> np.ndarray:
+        """Return a field of all targets at `places`."""
+        return field[self.places]
+
+    def _sum(self, places: np.ndarray) -> np.ndarray:
+        """Return the whole field at ascending places, in float64."""
+        geometry, moments = self._geometry, self._moments.astype(_WIDE, copy=False)
+        targets, sources = geometry.points(_WIDE)
+        counts, senders = senders_of(places, *geometry.roots)
+        # a few targets at a time, so that threads may share them
+        parts = -(-counts // _AT_ONCE)
+        leaf = np.repeat(np.arange(len(counts)), parts)
+        part = np.arange(len(leaf)) - np.repeat(np.cumsum(parts) - parts, parts)
+        begin = (np.cumsum(counts) - counts)[leaf] + part * _AT_ONCE
+        end = np.minimum(begin + _AT_ONCE, np.cumsum(counts)[leaf])
+        exact = np.zeros((len(places), moments.shape[1], n_components(self._order)))
+        near_field(
+            np.ascontiguousarray(targets[places]), sources, moments, self._order,
+            np.stack([begin, end], axis=1), np.arange(len(leaf) + 1),
+            np.ascontiguousarray(senders[leaf]), exact, kernel=self._kernel, reach=self._reach,
+        )  # fmt: skip
+        return exact
+
+    def _terms_at(self, places: np.ndarray) -> np.ndarray:
+        """Return the root mean square over some targets of the root of the sum of squared terms."""
+        counts, senders = senders_of(places, *self._geometry.roots)
+        order_of = indexing.order_of(self._moments.shape[2])
+        starts = [order_slice(j).start for j in range(order_of + 1)]
+        channels = self._near_squares.shape[2]
+        out = np.zeros((channels, len(places), self._order + 1))
+        ends = np.cumsum(counts)
+        for begin, end, (first, last) in zip(ends - counts, ends, senders.tolist(), strict=True):
+            step = max(1, (last - first) // _SENDERS)
+            here, there, moments = self._some(places[begin:end], np.arange(first, last, step))
+            squares = moments**2 if self._per_channel else (moments**2).sum(axis=1, keepdims=True)
+            sizes = np.add.reduceat(squares, starts, axis=2)
+            for channel in range(channels):
+                _square_terms(
+                    here, there, sizes[:, channel], _sizes(order_of + self._order), self._damped,
+                    out[channel, begin:end],
+                )  # fmt: skip
+            out[:, begin:end] *= step
+        found = np.sqrt(out.sum(axis=1) / max(len(places), 1)).T
+        # where terms overflow, so does the field
+        return np.where(np.isfinite(found), found, 0.0)
+
+    @cached_property
+    def _damped(self) -> float:
+        """The square of a distance within which the kernel rises no more; zero of 1/r."""
+        if self._reach <= 0:
+            return 0.0
+        return float(self._kernel.chain(1e-6 * self._reach, 0)[0]) ** -2
+
+    def _some(self, places: np.ndarray, senders: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return some targets, some sources and their moments, float64."""
+        targets, sources = self._geometry.points(_WIDE)
+        return targets[places], sources[senders], self._moments[senders].astype(_WIDE)
+
+
+def _units(field: np.ndarray, order: int) -> np.ndarray:
+    """Return the power of two next to the largest number of each order; one where all are zero."""
+    largest = [np.abs(field[..., order_slice(k)]).max(initial=0.0) for k in range(order + 1)]
+    known = np.isfinite(largest) & (np.array(largest) > 0)
+    return np.ldexp(1.0, np.frexp(np.where(known, largest, 1.0).astype(np.float64))[1])
+
+
+def mean_squares(field: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """Return the mean over targets of the sum of squares of each order and channel.
+
+    Parameters
+    ----------
+    field : ndarray, shape (n, n_channels, n_components(order))
+    units : ndarray, shape (order + 1,)
+        In which each order is counted.
+
+    Returns
+    -------
+    ndarray, shape (order + 1, n_channels)
+    """
+    order = len(units) - 1
+    starts = np.array([order_slice(k).start for k in range(order + 2)])
+    factors = 1.0 / units
+    n, channels = field.shape[:2]
+
+    def task(first: int, last: int) -> np.ndarray:
+        out = np.zeros((order + 1, channels))
+        _add_squares(first, last, field, factors, starts, out)
+        return out
+
+    parts = run_chunks(task, n, 0.2 * field.size)
+    return sum(parts) / max(n, 1)
+
+
+def _sizes(top: int) -> np.ndarray:
+    """Return the square of the norm of the derivatives of 1/r of each order at r = 1."""
+    n = np.arange(top + 1)
+    return np.cumprod(np.maximum((2 * n - 1) * n, 1.0))
+
+
+def _everything(geometry: Geometry) -> list[tuple[int, int]]:
+    return [(0, int(geometry.targets.shape[0]))]
+
+
+def _systems(geometry: Geometry) -> list[tuple[int, int]]:
+    """Return the ranges of targets of the systems that have any."""
+    system, targets, _ = geometry.roots
+    starts = np.flatnonzero(np.diff(system, prepend=-1))
+    occupied = targets[:, 1] > targets[:, 0]
+    first = np.minimum.reduceat(np.where(occupied, targets[:, 0], np.iinfo(np.int64).max), starts)
+    last = np.maximum.reduceat(np.where(occupied, targets[:, 1], 0), starts)
+    return [(a, b) for a, b in zip(first.tolist(), last.tolist(), strict=True) if b > a] or [(0, 0)]
+
+
+def senders_of(
+    places: np.ndarray, system: np.ndarray, targets: np.ndarray, sources: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many of some places are of each system, and the range of its sources.
+
+    Parameters
+    ----------
+    places : ndarray
+        Ascending places of targets; systems without any are left out.
+    system : ndarray, shape (n_roots,)
+        Of the boxes of level 0.
+    targets, sources : ndarray, shape (n_roots, 2)
+        What they hold.
+    """
+    # points of one system lie together
+    starts = np.flatnonzero(np.diff(system, prepend=-1))
+    far = np.iinfo(np.int64).max
+
+    def least(ranges: np.ndarray) -> np.ndarray:
+        occupied = ranges[:, 1] > ranges[:, 0]
+        return np.minimum.reduceat(np.where(occupied, ranges[:, 0], far), starts)
+
+    ends = np.maximum.reduceat(sources[:, 1], starts)
+    senders = np.stack([np.minimum(least(sources), ends), ends], axis=1)
+    begin = least(targets)
+    begin, senders = begin[begin < far], senders[begin < far]
+    used, counts = np.unique(np.searchsorted(begin, places, side="right") - 1, return_counts=True)
+    return counts, senders[used]
+
+
+# --- loops ----------------------------------------------------------------------------------------
+
+
+@bare
+def _add_squares(first, last, field, factors, starts, out):
+    for i in range(first, last):
+        for channel in range(field.shape[1]):
+            for k in range(out.shape[0]):
+                total = 0.0
+                for column in range(starts[k], starts[k + 1]):
+                    value = np.float64(field[i, channel, column]) * factors[k]
+                    total += value * value
+                out[k, channel] += total
+
+
+@bare
+def _square_terms(targets, sources, sizes, norms, damped, out):
+    """Add, per output order, the square of the size of every source's term at every target."""
+    for i in range(targets.shape[0]):
+        for s in range(sources.shape[0]):
+            r2 = 0.0
+            for axis in range(3):
+                d = targets[i, axis] - sources[s, axis]
+                r2 += d * d
+            if r2 == 0.0:
+                continue
+            inverse = 1.0 / (r2 + damped)
+            power = 1.0
+            for k in range(out.shape[1]):
+                power *= inverse
+                link = power
+                for j in range(sizes.shape[1]):
+                    out[i, k] += sizes[s, j] * norms[j + k] * link
+                    link *= inverse

@@ -1,0 +1,1 @@
+"""The far field: harmonics, expansions, translations and the steps of the method in order."""

@@ -1,0 +1,1 @@
+"""The near field: pairs of points summed by vector instructions."""

@@ -1,0 +1,431 @@
+"""The inner loop of the near field: `traceless` written as vector instructions for given orders.
+
+Under a damped kernel it is `traces`, but 1/r where all sources of a vector are beyond the
+kernel's reach. The arithmetic runs once, when a kernel is compiled, on stand-ins whose ``+ - *``
+append instructions for vectors of sources; its loops and dicts vanish. Sources lie in a `block`:
+one row of `width` numbers per coordinate and then per row of moments, channel by channel.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba.core import cgutils
+from numba.core import types as nb_types
+from numba.extending import intrinsic
+
+from fmm.near import traceless, traces
+from multipoles.chains import COULOMB
+from multipoles.compiled.jit import name_by_constants
+from multipoles.compiled.simd import Vec, fill_lanes, rsqrt
+from multipoles.direct_cpu import radial_chain
+
+# bytes of sources in a block: about the first cache
+_BLOCK = 49152
+_STEP = 64
+# products may fuse with sums, but sums keep their order: additions have units of their own
+_FLAGS = ("contract", "nsz")
+
+
+class _Number:
+    """A vector of the program being compiled, or several: one for each target of a group.
+
+    Instructions for all targets of a group come one after another, so that a processor finds work
+    that does not wait for what it has just begun.
+    """
+
+    def __init__(self, builder: ir.IRBuilder, values: list[ir.Value]):
+        self.builder, self.values = builder, values
+
+    def _binary(self, other: Any, instruction: str) -> "_Number":
+        kind = self.values[0].type
+        if isinstance(other, _Number):
+            right = other.values
+        else:
+            right = [ir.Constant(kind, [float(other)] * kind.count)]
+        operation = getattr(self.builder, instruction)
+        n = max(len(self.values), len(right))
+        pairs = zip(self._spread(self.values, n), self._spread(right, n), strict=True)
+        return _Number(self.builder, [operation(a, b, flags=_FLAGS) for a, b in pairs])
+
+    @staticmethod
+    def _spread(values: list[ir.Value], n: int) -> list[ir.Value]:
+        return values if len(values) == n else values * n
+
+    def __add__(self, other: Any) -> "_Number":
+        return self._binary(other, "fadd")
+
+    def __sub__(self, other: Any) -> "_Number":
+        return self._binary(other, "fsub")
+
+    def __mul__(self, other: Any) -> "_Number":
+        return self if isinstance(other, float) and other == 1 else self._binary(other, "fmul")
+
+    def __neg__(self) -> "_Number":
+        return _Number(self.builder, [self.builder.fneg(value) for value in self.values])
+
+
+def arithmetic(damped: bool) -> Any:
+    """Return the module of the arithmetic: that of 1/r, or that of damped kernels."""
+    return traces if damped else traceless
+
+
+def chunk(n_rows: int, itemsize: int) -> int:
+    """Return how many sources a block of so many rows holds: a multiple of every `step`."""
+    fitting = _BLOCK // (n_rows * itemsize) // _STEP * _STEP
+    return min(max(fitting, _STEP), 8192 // itemsize)
+
+
+def width(source_order: int, order: int, itemsize: int, damped: bool = False) -> int:
+    """Return the length of a row of a block.
+
+    Copies of whole vectors may end beyond a chunk, by less than one. And rows a power of two bytes
+    long would share the cache's few places for addresses equal modulo 4096.
+    """
+    n_rows = 3 + len(arithmetic(damped).row_names(source_order, order))
+    return chunk(n_rows, itemsize) + 64 // itemsize
+
+
+def padded_sums(order: int, itemsize: int, damped: bool = False) -> int:
+    """Return the number of sums of a target and channel, rounded up to whole vectors."""
+    lanes = 64 // itemsize
+    return -(-len(arithmetic(damped).sum_names(order)) // lanes) * lanes
+
+
+def targets_at_once(source_order: int, order: int, single: bool) -> int:
+    """Return how many targets share the load of a source: as registers and latencies allow."""
+    if single:
+        return 2 if order <= 1 else 1
+    if order == 0:
+        return 2 if source_order <= 1 else 4
+    return 2 if source_order == 0 and order == 1 else 1
+
+
+def sources_at_once(source_order: int, order: int, single: bool, damped: bool = False) -> int:
+    """Return how many vectors of sources share the load and store of a channel's sums."""
+    if single or damped or traceless.has_products(source_order, order):
+        return 1
+    return {0: 4, 1: 2}.get(source_order, 1)
+
+
+def step(source_order: int, order: int, single: bool, lanes: int, damped: bool = False) -> int:
+    """Return of what the number of sources in a block must be a multiple."""
+    return lanes * sources_at_once(source_order, order, single, damped)
+
+
+def n_scratch(
+    source_order: int, order: int, channels: int, itemsize: int, damped: bool = False
+) -> int:
+    """Return the length of the scratch for the sums of a group of targets."""
+    n = targets_at_once(source_order, order, channels == 1)
+    n *= len(arithmetic(damped).sum_names(order))
+    return channels * n * 64 // itemsize
+
+
+class _Loop:
+    """One loop being written: addresses, loads and calls of vector functions."""
+
+    def __init__(self, context, builder, lane, block, source_order, order, damping=None):
+        self.context, self.builder, self.lane, self.block = context, builder, lane, block
+        self.vector = context.get_value_type(lane)
+        self.orders = source_order, order
+        self.damping, damped = damping, damping is not None
+        self.arithmetic = arithmetic(damped)
+        self.n_rows = len(self.arithmetic.row_names(*self.orders))
+        self.n_sums = len(self.arithmetic.sum_names(order))
+        itemsize = lane.dtype.bitwidth // 8
+        self.width = width(source_order, order, itemsize, damped)
+        self.row = padded_sums(order, itemsize, damped)
+
+    def word(self, number):
+        return ir.Constant(ir.IntType(64), number)
+
+    def load(self, pointer, place):
+        """Load a vector from `place`, an integer value or literal, after a pointer to numbers."""
+        value = self.builder.load(self._address(pointer, place), typ=self.vector)
+        value.align = self.lane.dtype.bitwidth // 8
+        return _Number(self.builder, [value])
+
+    def store(self, pointer, place, value):
+        align = self.lane.dtype.bitwidth // 8
+        self.builder.store(value, self._address(pointer, place), align=align)
+
+    def _address(self, pointer, place):
+        place = self.word(place) if isinstance(place, int) else place
+        return self.builder.bitcast(self.builder.gep(pointer, [place]), ir.PointerType(self.vector))
+
+    def inverse_root(self, value):
+        """Return what `rsqrt` of `simd` makes of an LLVM vector."""
+        kind = self.context.typing_context.resolve_value_type(rsqrt)
+        signature = kind.get_call_type(self.context.typing_context, (self.lane,), {})
+        return self.context.get_function(kind, signature)(self.builder, [value])
+
+    def zero(self):
+        return ir.Constant(self.vector, [0.0] * self.vector.count)
+
+    def variables(self, n, width):
+        """Return n variables of `width` vectors each, zero: registers if there are enough."""
+        out = []
+        for _ in range(n):
+            out.append([cgutils.alloca_once(self.builder, self.vector) for _ in range(width)])
+            for place in out[-1]:
+                self.builder.store(self.zero(), place)
+        return out
+
+    def keep(self, variables, numbers):
+        for places, number in zip(variables, numbers, strict=True):
+            for place, value in zip(places, number.values, strict=True):
+                self.builder.store(value, place)
+
+    def kept(self, variables):
+        loads = ([self.builder.load(place) for place in places] for places in variables)
+        return [_Number(self.builder, values) for values in loads]
+
+    def distance(self, target, place):
+        """Return r and 1/|r| from the vector of sources at `place` to a target."""
+        source = self.builder.gep(self.block, [place])
+        r = [x - self.load(source, axis * self.width) for axis, x in enumerate(target)]
+        square = r[0] * r[0] + r[1] * r[1] + r[2] * r[2]
+        roots = [self.inverse_root(value) for value in square.values]
+        return *r, _Number(self.builder, roots)
+
+    def shared(self, distance, scaled):
+        """Return the geometry of a pair."""
+        return traceless.geometry(*self.orders, distance[:3], distance[3], scaled)
+
+    def by_reach(self, distance, add):
+        """Write two branches, each calling `add` with the geometry of a pair.
+
+        One is for vectors with a source within the kernel's reach of a target, the other for 1/r.
+        """
+        r, inverse = distance[:3], distance[3]
+        square = r[0] * r[0] + r[1] * r[1] + r[2] * r[2]
+        with self.builder.if_else(self.damping.reaches(self.builder, square.values)) as (near, far):
+            with near:
+                chain = self.damping.chain(self, square, sum(self.orders))
+                add(traces.geometry(*self.orders, r, square, chain))
+            with far:
+                add(traces.undamped(*self.orders, r, inverse))
+
+    def moments(self, place, channel=None):
+        """Return the rows of moments of the vector of sources at `place`."""
+        builder = self.builder
+        if channel is not None:
+            place = builder.add(place, builder.mul(channel, self.word(self.n_rows * self.width)))
+        source = builder.gep(self.block, [place])
+        return [self.load(source, (3 + row) * self.width) for row in range(self.n_rows)]
+
+    def group(self, base, last, n):
+        """Return the indices of n targets from `base` on, and which are beyond the end.
+
+        Past the end the last target comes again; its second sums go nowhere.
+        """
+        indices, doubles = [], []
+        final = self.builder.sub(last, self.word(1))
+        for k in range(n):
+            index = self.builder.add(base, self.word(k))
+            doubles.append(self.builder.icmp_signed(">", index, final))
+            indices.append(self.builder.select(doubles[-1], final, index))
+        return indices, doubles
+
+    def points(self, targets, indices):
+        """Return the three coordinates of targets, each in all lanes."""
+        starts = [self.builder.mul(index, self.word(3)) for index in indices]
+        out = []
+        for axis in range(3):
+            places = [self.builder.add(start, self.word(axis)) for start in starts]
+            numbers = [self.builder.load(self.builder.gep(targets, [p])) for p in places]
+            lanes = [fill_lanes(self.builder, number, self.vector) for number in numbers]
+            out.append(_Number(self.builder, lanes))
+        return out
+
+    def add_lanes(self, vectors, pointer, place):
+        """Add the sum over the lanes of each vector to the numbers from `place` on."""
+        lanes = self.lane.lanes
+        vectors = vectors + [self.zero()] * (self.row - len(vectors))
+        for first in range(0, self.row, lanes):
+            total = _Number(self.builder, [self._lane_sums(vectors[first : first + lanes])])
+            at = self.builder.add(place, self.word(first))
+            self.store(pointer, at, (self.load(pointer, at) + total).values[0])
+
+    def _lane_sums(self, vectors):
+        """Return the sums over the lanes of as many vectors as a vector has lanes, as one."""
+        builder, lanes, step = self.builder, self.lane.lanes, 1
+        kind = ir.VectorType(ir.IntType(32), lanes)
+        while len(vectors) > 1:
+            # groups of `step` lanes are neighbours to be added; groups of two vectors alternate
+            group = [i // (2 * step) * 2 * step + i % step for i in range(lanes)]
+            left = [g + i // step % 2 * lanes for i, g in enumerate(group)]
+            right = ir.Constant(kind, [i + step for i in left])
+            pairs = zip(vectors[::2], vectors[1::2], strict=True)
+            vectors = [
+                builder.fadd(
+                    builder.shuffle_vector(a, b, ir.Constant(kind, left)),
+                    builder.shuffle_vector(a, b, right),
+                    flags=_FLAGS,
+                )
+                for a, b in pairs
+            ]
+            step *= 2
+        return vectors[0]
+
+
+class _Damping:
+    """A damped kernel in a loop being written: where it acts, and its chain."""
+
+    def __init__(self, context, lane, code, kinds, values):
+        self.context, self.lane, self.code = context, lane, code
+        self.kinds, self.values = kinds, values  # of parameters, scratch of the chain, reach^2
+
+    def reaches(self, builder, squares):
+        """Return whether any lane of some vectors of r^2 is within reach."""
+        reach = fill_lanes(builder, self.values[2], squares[0].type)
+        bits = ir.IntType(self.lane.lanes)
+        any_lane = ir.Constant(bits, 0)
+        for square in squares:
+            mask = builder.fcmp_ordered("<", square, reach)
+            any_lane = builder.or_(any_lane, builder.bitcast(mask, bits))
+        return builder.icmp_unsigned("!=", any_lane, ir.Constant(bits, 0))
+
+    def chain(self, loop, square, last):
+        """Return g_0 ... g_last, 1/r's in lanes beyond reach."""
+        code = self.code
+
+        def write(parameters, r2, last, chain):
+            radial_chain(code, parameters, r2, last, chain)
+
+        name_by_constants(write)
+        parameters, scratch = self.kinds[:2]
+        word = nb_types.intp
+        kind = nb_types.none(parameters, self.lane, word, scratch)
+        pointer = self.context.make_array(scratch)(self.context, loop.builder, self.values[1]).data
+        links: list[list] = [[] for _ in range(last + 1)]
+        for value in square.values:
+            arguments = self.values[0], value, loop.word(last), self.values[1]
+            self.context.compile_internal(loop.builder, write, kind, arguments)
+            for n, values in enumerate(links):
+                values += loop.load(pointer, n * self.lane.lanes).values
+        return [_Number(loop.builder, values) for values in links]
+
+
+@intrinsic(prefer_literal=True)
+def add_sources(
+    typing_context, source_order, order, single, code, targets, first, last, block, n, channels,
+    vectors, sums, parameters, chain, reach,
+):  # fmt: skip
+    """Add the field of the first n sources of `block` at targets first ... last - 1 to `sums`.
+
+    source_order, order, single (whether there is one channel) and the kernel's code are known when
+    compiling. `n` is a multiple of `step(...)`. `sums` is flat, row by row of (target, channel,
+    sum); `vectors` is scratch of length `n_scratch`, `chain` of as many vectors as the kernel's
+    chain has links. Beyond the n sources the block has room for one more vector.
+    """
+    lane = Vec(block.dtype)
+    orders = source_order.literal_value, order.literal_value
+
+    def codegen(context, builder, sig, args):
+        data = {
+            name: context.make_array(sig.args[i])(context, builder, args[i]).data
+            for name, i in (("targets", 4), ("block", 7), ("vectors", 10), ("sums", 11))
+        }
+        damping = None
+        if code.literal_value != COULOMB:
+            reach = context.cast(builder, args[14], sig.args[14], lane.dtype)
+            square = builder.fmul(reach, reach)
+            damping = _Damping(
+                context, lane, code.literal_value, sig.args[12:14], (*args[12:14], square)
+            )
+        loop = _Loop(context, builder, lane, data["block"], *orders, damping)
+        if single.literal_value:
+            _one_channel(loop, data, args[5], args[6], args[8])
+        else:
+            _many_channels(loop, data, args[5], args[6], args[8], args[9])
+        return context.get_dummy_value()
+
+    integer = nb_types.intp
+    signature = nb_types.void(
+        source_order, order, single, code, targets, integer, integer, block, integer, integer,
+        vectors, sums, parameters, chain, reach,
+    )  # fmt: skip
+    return signature, codegen
+
+
+def _one_channel(loop, data, first, last, n):
+    """Write the loop that keeps the sums of one or several targets in registers."""
+    builder = loop.builder
+    at_once = targets_at_once(*loop.orders, True)
+    with cgutils.for_range_slice(builder, first, last, loop.word(at_once)) as (base, _):
+        indices, doubles = loop.group(base, last, at_once)
+        points = loop.points(data["targets"], indices)
+        sums = loop.variables(loop.n_sums, at_once)
+        # the distance of the next sources is on its way while these are summed
+        ahead = loop.variables(4, at_once)
+        loop.keep(ahead, loop.distance(points, loop.word(0)))
+        lanes = loop.word(loop.lane.lanes)
+        with cgutils.for_range_slice(builder, loop.word(0), n, lanes) as (j, _):
+            distance = loop.kept(ahead)
+            loop.keep(ahead, loop.distance(points, builder.add(j, lanes)))
+
+            def add(shared, j=j):
+                rows = loop.moments(j)
+                found = loop.arithmetic.add_field(*loop.orders, shared, rows, loop.kept(sums))
+                loop.keep(sums, found)
+
+            if loop.damping is None:
+                add(loop.shared(distance, False))
+            else:
+                loop.by_reach(distance, add)
+        totals = loop.kept(sums)
+        for k in range(at_once):
+            row = builder.mul(builder.sub(indices[k], first), loop.word(loop.row))
+            with builder.if_then(builder.not_(doubles[k])):
+                loop.add_lanes([total.values[k] for total in totals], data["sums"], row)
+
+
+def _many_channels(loop, data, first, last, n, channels):
+    """Write the loop that runs over channels inside, their sums in memory."""
+    builder = loop.builder
+    lanes, vectors = loop.lane.lanes, data["vectors"]
+    at_once = targets_at_once(*loop.orders, False)
+    per_channel = loop.n_sums * at_once
+    scaled = not traceless.has_products(*loop.orders)
+
+    def of_channel(c):
+        return builder.gep(vectors, [builder.mul(c.index, loop.word(per_channel * lanes))])
+
+    def load_sums(pointer):
+        places = [[(k * at_once + t) * lanes for t in range(at_once)] for k in range(loop.n_sums)]
+        return [_Number(builder, [loop.load(pointer, p).values[0] for p in row]) for row in places]
+
+    with cgutils.for_range_slice(builder, first, last, loop.word(at_once)) as (base, _):
+        indices, doubles = loop.group(base, last, at_once)
+        points = loop.points(data["targets"], indices)
+        with cgutils.for_range(builder, builder.mul(channels, loop.word(per_channel))) as k:
+            place = builder.mul(k.index, loop.word(lanes))
+            loop.store(vectors, place, loop.zero())
+        step = lanes * sources_at_once(*loop.orders, False, loop.damping is not None)
+        with cgutils.for_range_slice(builder, loop.word(0), n, loop.word(step)) as (j, _):
+            starts = [builder.add(j, loop.word(k)) for k in range(0, step, lanes)]
+            distances = [loop.distance(points, start) for start in starts]
+
+            def add(*pairs, starts=starts):
+                with cgutils.for_range(builder, channels) as c:
+                    mine = of_channel(c)
+                    sums = load_sums(mine)
+                    for start, pair in zip(starts, pairs, strict=True):
+                        rows = loop.moments(start, c.index)
+                        sums = loop.arithmetic.add_field(*loop.orders, pair, rows, sums)
+                    values = [value for number in sums for value in number.values]
+                    for k, value in enumerate(values):
+                        loop.store(mine, k * lanes, value)
+
+            if loop.damping is None:
+                add(*(loop.shared(distance, scaled) for distance in distances))
+            else:
+                loop.by_reach(distances[0], add)
+        with cgutils.for_range(builder, channels) as c:
+            totals = load_sums(of_channel(c))
+            for t in range(at_once):
+                row = builder.mul(builder.sub(indices[t], first), channels)
+                row = builder.mul(builder.add(row, c.index), loop.word(loop.row))
+                with builder.if_then(builder.not_(doubles[t])):
+                    loop.add_lanes([total.values[t] for total in totals], data["sums"], row)

@@ -1,0 +1,1 @@
+"""Geometry: keys, boxes and interaction lists. It knows no physics."""

@@ -1,0 +1,326 @@
+"""Who meets whom in a tree: near pairs, multipole-to-local pairs, and the two mixed kinds.
+
+The lists of the adaptive method (Cheng, Greengard & Rokhlin 1999, lists 1-4). Every pair of points
+of a system is in exactly one of: near (leaf and box), multipole-to-local (boxes of one size, not
+adjacent, with adjacent parents), multipole-to-particle and particle-to-local (a leaf and a smaller
+box, not adjacent to it, whose parent is).
+
+The loops run twice: first with empty arrays to count, then to write.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from fmm.tree.build import Tree
+from fmm.tree.curve import MAX_LEVELS
+from multipoles.compiled.jit import bare, bare_inline
+
+REACH = 4
+"""Translation codes count shifts of -4 ... 4 along each axis."""
+N_CODES = (2 * REACH + 1) ** 3
+
+STACK = 8 * MAX_LEVELS
+"""Boxes that a leaf may have to look into at once."""
+
+STRIDES = np.array([(2 * REACH + 1) ** 2, 2 * REACH + 1, 1], np.int64)
+_ZERO_SHIFT = REACH * int(STRIDES.sum())
+_ADJACENT = (np.abs(np.indices((2 * REACH + 1,) * 3) - REACH).max(axis=0) <= 1).ravel()
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Interaction lists.
+
+    Attributes
+    ----------
+    near_starts, near_boxes : ndarray
+        Of every box that is a leaf with targets, the boxes (not always leaves) whose sources it
+        sums directly: ``near_boxes[near_starts[b] : near_starts[b + 1]]``.
+    near_range_starts, near_ranges : ndarray
+        The same as ranges of sources, ascending, adjacent ones merged.
+    m2l_starts : ndarray, int64, shape (N_CODES + 1,)
+        Pairs of each translation code: 81 (dx + 4) + 9 (dy + 4) + dz + 4 with target minus source
+        anchor.
+    m2l_targets, m2l_sources : ndarray, int32
+        Sorted by code, then target.
+    m2p_targets, m2p_sources : ndarray, int32
+        Leaf that evaluates, box whose multipoles it evaluates; sorted by target.
+    p2l_targets, p2l_sources : ndarray, int32
+        Box that receives, leaf whose points send; sorted by target.
+    """
+
+    near_starts: np.ndarray
+    near_boxes: np.ndarray
+    near_range_starts: np.ndarray
+    near_ranges: np.ndarray
+    m2l_starts: np.ndarray
+    m2l_targets: np.ndarray
+    m2l_sources: np.ndarray
+    m2p_targets: np.ndarray
+    m2p_sources: np.ndarray
+    p2l_targets: np.ndarray
+    p2l_sources: np.ndarray
+
+
+class Boxes(NamedTuple):
+    """What the loops read of a tree.
+
+    `place` is the anchor as one number, modulo 2^64. In differences of it, as in the codes made of
+    them, shifts of up to REACH along each axis are told apart.
+    """
+
+    level_starts: np.ndarray
+    anchor: np.ndarray
+    place: np.ndarray
+    parent: np.ndarray
+    first_child: np.ndarray
+    n_children: np.ndarray
+    roots: np.ndarray
+    receives: np.ndarray
+    sends: np.ndarray
+    n_targets: np.ndarray
+    n_sources: np.ndarray
+
+
+def build_lists(tree: Tree, m2p_least: int, p2l_least: int) -> Lists:
+    """Return the interaction lists of a tree.
+
+    Parameters
+    ----------
+    tree : Tree
+        Targets and sources.
+    m2p_least, p2l_least : int
+        Fewer sources (or targets) than this in the smaller box are summed directly rather than by
+        its expansion.
+    """
+    boxes, n = _boxes(tree), len(tree.parent)
+    nothing = np.empty(0, np.int32)
+    colleagues = np.empty((n, 27), np.int32)
+    counts = np.zeros(N_CODES + 1, np.int64)
+    _transfers(boxes, colleagues, counts[1:], nothing, nothing)
+    m2l_starts = np.cumsum(counts)
+    targets, sources = np.empty((2, m2l_starts[-1]), np.int32)
+    _transfers(boxes, colleagues, m2l_starts[:-1].copy(), targets, sources)
+    tallies = np.zeros(3 * n + 1, np.int64)
+    stack, least = np.empty((2, STACK), np.int32), (m2p_least, p2l_least)
+    _neighbours(boxes, colleagues, least, stack, tallies[1:], nothing)
+    starts = np.cumsum(tallies)
+    found = np.empty(starts[-1], np.int32)
+    _neighbours(boxes, colleagues, least, stack, starts[:-1].copy(), found)
+    near, m2p, p2l = (found[starts[k * n] : starts[(k + 1) * n]] for k in range(3))
+    near_starts, m2p_starts, p2l_starts = (starts[k * n : (k + 1) * n + 1] for k in range(3))
+    ranges, range_starts = np.empty((len(near), 2), np.int64), np.zeros(n + 1, np.int64)
+    _merge(near_starts, near, tree.source_range, range_starts, ranges)
+    return Lists(
+        near_starts.copy(), near, range_starts, ranges[: range_starts[-1]].copy(), m2l_starts,
+        targets, sources, _repeated(m2p_starts), m2p, _repeated(p2l_starts), p2l,
+    )  # fmt: skip
+
+
+def _boxes(tree: Tree) -> Boxes:
+    n_targets = tree.target_range[:, 1] - tree.target_range[:, 0]
+    n_sources = tree.source_range[:, 1] - tree.source_range[:, 0]
+    systems = tree.system[: tree.level_starts[1]]
+    roots = [np.searchsorted(systems, systems, side) for side in ("left", "right")]
+    return Boxes(
+        tree.level_starts, tree.anchor, tree.anchor @ STRIDES, tree.parent, tree.first_child,
+        tree.n_children, np.stack(roots, axis=1), n_targets > 0, n_sources > 0, n_targets,
+        n_sources,
+    )  # fmt: skip
+
+
+def _repeated(starts: np.ndarray) -> np.ndarray:
+    """Return the row of each entry of compressed rows."""
+    return np.repeat(np.arange(len(starts) - 1, dtype=np.int32), np.diff(starts))
+
+
+@bare
+def _transfers(boxes, colleagues, places, targets, sources):
+    """Find adjacent boxes of one size, and multipole-to-local pairs.
+
+    Row b of `colleagues` gets the neighbours of box b, itself among them, ascending, then -1.
+    `places` counts the pairs of each code, or says where the next one goes.
+    """
+    for box in range(len(boxes.parent)):
+        transfers_of(boxes, box, colleagues, places, 1, targets, sources, sources[:0])
+
+
+@bare_inline
+def transfers_of(boxes, box, colleagues, places, stride, targets, sources, codes):
+    """Find the colleagues and pairs of one box, from the colleagues of its parent.
+
+    Pairs of one code follow each other if `stride` is 1, all pairs if it is 0.
+    """
+    into = places, stride, targets, sources, codes
+    found = 0
+    if box < boxes.level_starts[1]:
+        first, last = boxes.roots[box, 0], boxes.roots[box, 1]
+        found = _sort_out(boxes, box, first, last, 0, colleagues, into)
+    else:
+        parent = boxes.parent[box]
+        for i in range(27):
+            near = colleagues[parent, i]
+            if near < 0:
+                break
+            first = boxes.first_child[near]
+            last = first + boxes.n_children[near]
+            found = _sort_out(boxes, box, first, last, found, colleagues, into)
+    for i in range(found, 27):
+        colleagues[box, i] = -1
+
+
+@bare_inline
+def _sort_out(boxes, box, first, last, found, colleagues, into):
+    """Take boxes first ... last of one size as colleagues or pairs; return the colleagues found."""
+    places, stride, targets, sources, codes = into
+    here, receives = boxes.place[box] + _ZERO_SHIFT, boxes.receives[box]
+    for other in range(first, last):
+        code = here - boxes.place[other]
+        if _ADJACENT[code]:
+            colleagues[box, found] = other
+            found += 1
+        elif receives and boxes.sends[other]:
+            place = places[code * stride]
+            if len(targets) > 0:
+                targets[place] = box
+                sources[place] = other
+            if len(codes) > 0:
+                codes[place] = code
+            places[code * stride] = place + 1
+    return found
+
+
+@bare
+def _neighbours(boxes, colleagues, least, stack, places, found):
+    """Find near, multipole-to-particle and particle-to-local pairs of every leaf.
+
+    `places` counts near, then m2p, then p2l pairs of each target, or says where the next goes.
+    """
+    for leaf in range(len(boxes.parent)):
+        neighbours_of(boxes, leaf, colleagues, least, stack, (places, 1, found, found[:0]))
+
+
+@bare_inline
+def neighbours_of(boxes, leaf, colleagues, least, stack, into):
+    """Find the pairs of one leaf with its colleagues and the smaller boxes inside these.
+
+    `into` holds the places, the sources found, and the rows of pairs: near, m2p and p2l pairs of
+    each target. Pairs of one row follow each other if the second item is 1, all pairs if it is 0.
+    """
+    if boxes.n_children[leaf] > 0:
+        return
+    for i in range(27):
+        colleague = colleagues[leaf, i]
+        if colleague < 0:
+            break
+        if boxes.n_children[colleague] > 0:
+            _descend(boxes, leaf, colleague, least, stack, into)
+        elif boxes.receives[leaf] and boxes.sends[colleague]:
+            _emit(into, leaf, colleague)
+
+
+@bare_inline
+def _emit(into, row, source):
+    places, stride, found, rows = into
+    place = places[row * stride]
+    if len(found) > 0:
+        found[place] = source
+    if len(rows) > 0:
+        rows[place] = row
+    places[row * stride] = place + 1
+
+
+@bare_inline
+def _descend(boxes, leaf, colleague, least, stack, into):
+    """Find the pairs, both ways, of a leaf and the smaller boxes inside a colleague."""
+    stack[0, 0], stack[1, 0] = colleague, 0
+    top = 1
+    while top > 0:
+        top -= 1
+        box, shift = stack[0, top], stack[1, top] + 1
+        first = boxes.first_child[box]
+        for other in range(first, first + boxes.n_children[box]):
+            if not _touches(boxes.anchor, leaf, other, shift):
+                _separate(boxes, leaf, other, least, stack, top, into)
+            elif boxes.n_children[other] > 0:
+                stack[0, top], stack[1, top] = other, shift
+                top += 1
+            else:
+                if boxes.receives[leaf] and boxes.sends[other]:
+                    _emit(into, leaf, other)
+                if boxes.receives[other] and boxes.sends[leaf]:
+                    _emit(into, other, leaf)
+
+
+@bare_inline
+def _touches(anchor, leaf, other, shift):
+    """Return whether a box that is 2^shift times smaller touches the leaf."""
+    for axis in range(3):
+        low = anchor[leaf, axis] << shift
+        high = low + (1 << shift)
+        if anchor[other, axis] < low - 1 or anchor[other, axis] > high:
+            return False
+    return True
+
+
+@bare_inline
+def _separate(boxes, leaf, other, least, stack, top, into):
+    """Join a leaf and a smaller box apart from it: by expansions of a box that holds enough.
+
+    `other` may not be on the stack, which is used from `top` on and left as it was below.
+    """
+    n = len(boxes.parent)
+    if boxes.receives[leaf] and boxes.sends[other]:
+        _emit(into, (n if boxes.n_sources[other] >= least[0] else 0) + leaf, other)
+    if not (boxes.receives[other] and boxes.sends[leaf]):
+        return
+    if boxes.n_targets[other] >= least[1]:
+        _emit(into, 2 * n + other, leaf)
+        return
+    # near lists are those of leaves
+    bottom = top
+    stack[0, top] = other
+    top += 1
+    while top > bottom:
+        top -= 1
+        box = stack[0, top]
+        if boxes.n_children[box] == 0:
+            if boxes.receives[box]:
+                _emit(into, box, leaf)
+            continue
+        for child in range(boxes.first_child[box], boxes.first_child[box] + boxes.n_children[box]):
+            stack[0, top] = child
+            top += 1
+
+
+@bare
+def _merge(starts, near, sources, range_starts, ranges):
+    """Write the ranges of sources of near boxes, ascending, adjacent ones merged."""
+    count = 0
+    for box in range(len(starts) - 1):
+        count = merge_row(near, starts[box], starts[box + 1], sources, ranges, count)
+        range_starts[box + 1] = count
+
+
+@bare_inline
+def merge_row(near, begin, end, sources, ranges, first):
+    """Write the ranges of some near boxes from place `first` on; return where they end."""
+    count = first
+    for i in range(begin, end):
+        start, stop = sources[near[i], 0], sources[near[i], 1]
+        place = count
+        while place > first and ranges[place - 1, 0] > start:
+            ranges[place, 0], ranges[place, 1] = ranges[place - 1, 0], ranges[place - 1, 1]
+            place -= 1
+        ranges[place, 0], ranges[place, 1] = start, stop
+        count += 1
+    kept = first
+    for i in range(first + 1, count):
+        if ranges[i, 0] == ranges[kept, 1]:
+            ranges[kept, 1] = ranges[i, 1]
+        else:
+            kept += 1
+            ranges[kept, 0], ranges[kept, 1] = ranges[i, 0], ranges[i, 1]
+    return min(count, kept + 1)

@@ -1,0 +1,158 @@
+"""Compiled kernels on disk: one file each, and never a reason to fail.
+
+Numba's own cache keeps an index beside numbered files. Two processes that write at once may take
+the same number, and the index then names machine code of other types, or of another processor that
+shares the folder; a damaged file, a full disk or a lack of writable folders ends the program. Here
+the name of a file tells all that its code depends on, a digest guards what is in it, and whatever
+is wrong with a file, the kernel is compiled again.
+"""
+
+import hashlib
+import os
+import pickle
+import sys
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import llvmlite
+import numba
+from numba.core.caching import FunctionCache, NullCache
+from numba.core.serialize import dumps
+
+_DIGEST = 32  # bytes of SHA-256
+
+
+def cache_for(function: Callable) -> Any:
+    """Return the cache of a function's machine code; it keeps nothing where nothing can be kept."""
+    try:
+        return _KernelCache(function)
+    except RuntimeError:  # Numba found no folder that can be written
+        return _NoCache()
+
+
+class _KernelCache(FunctionCache):
+    """Numba's cache of a function, but for its files and for how it fails."""
+
+    def __init__(self, function: Callable):
+        super().__init__(function)
+        self._cache_file = _Files(Path(self.cache_path), function)
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:
+            _warn(
+                f"a compiled kernel could not be kept in {self.cache_path} ({error}): what is not "
+                "kept is compiled again in every process; free space there, or set "
+                "NUMBA_CACHE_DIR to a folder that can be written"
+            )
+
+
+class _NoCache(NullCache):
+    def save_overload(self, sig: Any, data: Any) -> None:
+        _warn(
+            "compiled kernels are not kept, so every process compiles them again: neither the "
+            "folder of the package nor the user's cache folder can be written; set "
+            "NUMBA_CACHE_DIR to a folder that can"
+        )
+
+
+_warned = False
+
+
+def _warn(message: str) -> None:
+    """Warn about the cache, once in a process."""
+    global _warned
+    if not _warned:
+        _warned = True
+        warnings.warn(message, RuntimeWarning, stacklevel=2)
+
+
+class _Files:
+    """The files of one function: one for each signature and processor, of the sources as they are.
+
+    Stands for Numba's ``IndexDataCacheFile``.
+    """
+
+    def __init__(self, folder: Path, function: Callable):
+        code = function.__code__
+        source = Path(code.co_filename)
+        self._folder = folder
+        self._line = code.co_firstlineno
+        self._state = _state({_package(Path(__file__)), _package(source)})
+        name = f"{source.stem}.{function.__qualname__}".replace("<", "").replace(">", "")
+        self._name = f"{name}-{sys.implementation.cache_tag}-"
+
+    def load(self, key: Any) -> Any:
+        """Return what was saved under the key, or None where that is missing or damaged."""
+        try:
+            content = memoryview(self._path(key).read_bytes())
+        except OSError:
+            return None
+        if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
+            return None
+        found, data = pickle.loads(content[_DIGEST:])
+        return data if found == key else None
+
+    def save(self, key: Any, data: Any) -> None:
+        """Write a file under a temporary name, then rename it: others see all of it or nothing."""
+        content = dumps((key, data))
+        path = self._path(key)
+        temporary = path.with_name(f"{path.name}.{uuid4().hex[:16]}")
+        try:
+            temporary.write_bytes(hashlib.sha256(content).digest() + content)
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        self._remove_outdated()
+
+    def flush(self) -> None:
+        """Remove all files of the function."""
+        for path in self._folder.glob(f"{self._name}*"):
+            path.unlink(missing_ok=True)
+
+    def _path(self, key: Any) -> Path:
+        # the text of Numba's types tells all about them; `load` compares the keys themselves
+        digest = hashlib.sha256(repr((self._line, key)).encode()).hexdigest()[:16]
+        return self._folder / f"{self._name}{self._state}-{digest}.nbc"
+
+    def _remove_outdated(self) -> None:
+        """Remove files of earlier sources, and what processes killed in those days left behind."""
+        for path in self._folder.glob(f"{self._name}*"):
+            if not path.name.startswith(f"{self._name}{self._state}"):
+                with suppress(OSError):  # in use, or another process was faster
+                    path.unlink()
+
+
+def _package(source: Path) -> Path:
+    """Return the folder of the outermost package that a file is in; its own if in none."""
+    folder = source.parent
+    while (folder.parent / "__init__.py").exists():
+        folder = folder.parent
+    return folder
+
+
+def _state(folders: set[Path]) -> str:
+    """Return a name for all that machine code is made of: compiler and sources.
+
+    Kernels are made of helpers from several files, all of this package or of the function's own;
+    whole packages, with what they have in folders.
+    """
+    made_of = [numba.__version__, llvmlite.__version__, *map(_contents, sorted(folders))]
+    return hashlib.sha256(" ".join(made_of).encode()).hexdigest()[:16]
+
+
+@lru_cache
+def _contents(folder: Path) -> str:
+    """Return a digest of a folder's sources as they were when its first kernel was imported."""
+    digest = hashlib.sha256()
+    is_package = (folder / "__init__.py").exists()
+    for path in sorted(folder.rglob("*.py") if is_package else folder.glob("*.py")):
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()

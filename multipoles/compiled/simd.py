@@ -1,0 +1,277 @@
+"""Vectors of numbers as a Numba type: scalar functions run on eight or sixteen pairs at once.
+
+A `Vec` holds 64 bytes of float64 or float32 (eight or sixteen *lanes*). It knows ``+ - * /`` and
+unary minus, with other vectors and with plain numbers, so a function written for scalars compiles
+for vectors unchanged. LLVM turns a vector into one AVX-512 register, two AVX2 ones, or four of
+NEON: the code is portable, and only `rsqrt` asks what the processor has.
+"""
+
+import operator
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
+
+from multipoles.compiled.jit import FASTMATH
+
+BYTES = 64
+FLAGS = tuple(sorted(FASTMATH))
+
+
+class Vec(types.Type):
+    """Numba type of a vector of `lanes` numbers of type `dtype`."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+        self.lanes = BYTES * 8 // dtype.bitwidth
+        super().__init__(name=f"Vec({dtype}x{self.lanes})")
+
+
+@register_model(Vec)
+class _VecModel(models.PrimitiveModel):
+    def __init__(self, manager, fe_type):
+        scalar = manager.lookup(fe_type.dtype).get_value_type()
+        super().__init__(manager, fe_type, ir.VectorType(scalar, fe_type.lanes))
+
+
+def fill_lanes(builder, value, vector):
+    """Fill all lanes of a vector with one LLVM scalar."""
+    undefined = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [0] * vector.count)
+    return builder.shuffle_vector(first, undefined, mask)
+
+
+def _constant(vector, number):
+    return ir.Constant(vector, [number] * vector.count)
+
+
+def _as_vector(context, builder, value, from_type, to_type):
+    if isinstance(from_type, Vec):
+        return value
+    scalar = context.cast(builder, value, from_type, to_type.dtype)
+    return fill_lanes(builder, scalar, context.get_value_type(to_type))
+
+
+def address_of(context, builder, array_type, array, index, to):
+    """Return the address of element `index` of a one-dimensional contiguous array."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), ir.PointerType(to))
+
+
+# --- arithmetic ---------------------------------------------------------------------------------
+
+
+def _define_binary(op, instruction):
+    @infer_global(op)
+    class Binary(AbstractTemplate):
+        def generic(self, args, kws):
+            vectors = [a for a in args if isinstance(a, Vec)]
+            others = [a for a in args if not isinstance(a, Vec)]
+            if len(args) != 2 or not vectors or any(v != vectors[0] for v in vectors):
+                return None
+            if not all(isinstance(a, types.Number) for a in others):
+                return None
+            return signature(vectors[0], *args)
+
+    def lower(context, builder, sig, args):
+        left, right = (
+            _as_vector(context, builder, value, kind, sig.return_type)
+            for value, kind in zip(args, sig.args, strict=True)
+        )
+        return getattr(builder, instruction)(left, right, flags=FLAGS)
+
+    for pair in ((Vec, Vec), (Vec, types.Number), (types.Number, Vec)):
+        lower_builtin(op, *pair)(lower)
+
+
+for _op, _instruction in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _define_binary(_op, _instruction)
+    _inplace = {
+        operator.add: operator.iadd,
+        operator.sub: operator.isub,
+        operator.mul: operator.imul,
+        operator.truediv: operator.itruediv,
+    }[_op]
+    _define_binary(_inplace, _instruction)
+
+
+@infer_global(operator.neg)
+class _Negative(AbstractTemplate):
+    def generic(self, args, kws):
+        return signature(args[0], args[0]) if isinstance(args[0], Vec) else None
+
+
+@lower_builtin(operator.neg, Vec)
+def _lower_negative(context, builder, sig, args):
+    zero = _constant(context.get_value_type(sig.return_type), -0.0)
+    return builder.fsub(zero, args[0], flags=FLAGS)
+
+
+# --- memory -------------------------------------------------------------------------------------
+
+
+@intrinsic
+def load(typing_context, array, index):
+    """Load as many numbers as a vector has lanes, from ``array[index]`` on (one dimension)."""
+    result = Vec(array.dtype)
+
+    def codegen(context, builder, sig, args):
+        vector = context.get_value_type(sig.return_type)
+        address = address_of(context, builder, sig.args[0], args[0], args[1], vector)
+        value = builder.load(address, typ=vector)
+        value.align = array.dtype.bitwidth // 8
+        return value
+
+    return result(array, types.intp), codegen
+
+
+@intrinsic
+def store(typing_context, array, index, value):
+    """Store a vector to ``array[index]`` and what follows it."""
+
+    def codegen(context, builder, sig, args):
+        vector = context.get_value_type(sig.args[2])
+        address = address_of(context, builder, sig.args[0], args[0], args[1], vector)
+        builder.store(args[2], address, align=array.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, value), codegen
+
+
+@intrinsic
+def splat(typing_context, array, number):
+    """Return a vector of the array's type with `number` in every lane."""
+    result = Vec(array.dtype)
+
+    def codegen(context, builder, sig, args):
+        return _as_vector(context, builder, args[1], sig.args[1], sig.return_type)
+
+    return result(array, number), codegen
+
+
+# --- lanes --------------------------------------------------------------------------------------
+
+
+@intrinsic
+def lane_sum(typing_context, value):
+    """Return the sum over the lanes."""
+
+    def codegen(context, builder, sig, args):
+        vector = args[0]
+        count = vector.type.count
+        while count > 1:
+            count //= 2
+            kind = ir.VectorType(ir.IntType(32), count)
+            undefined = ir.Constant(vector.type, ir.Undefined)
+            low = builder.shuffle_vector(vector, undefined, ir.Constant(kind, list(range(count))))
+            high = builder.shuffle_vector(
+                vector, undefined, ir.Constant(kind, list(range(count, 2 * count)))
+            )
+            vector = builder.fadd(low, high, flags=FLAGS)
+        return builder.extract_element(vector, ir.Constant(ir.IntType(32), 0))
+
+    return value.dtype(value), codegen
+
+
+@intrinsic
+def lane_of(typing_context, value, lane):
+    """Return the number in one lane."""
+
+    def codegen(context, builder, sig, args):
+        return builder.extract_element(args[0], builder.trunc(args[1], ir.IntType(32)))
+
+    return value.dtype(value, types.intp), codegen
+
+
+@intrinsic
+def lane_min(typing_context, value):
+    """Return the least of the lanes."""
+
+    def codegen(context, builder, sig, args):
+        vector = args[0]
+        count = vector.type.count
+        suffix = "f64" if count == 8 else "f32"
+        kind = ir.FunctionType(vector.type.element, [vector.type])
+        name = f"llvm.vector.reduce.fmin.v{count}{suffix}"
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [vector])
+
+    return value.dtype(value), codegen
+
+
+@intrinsic
+def within(typing_context, value, bound, inside, outside):
+    """Return `inside` in the lanes where 0 < value < bound, else `outside`."""
+
+    def codegen(context, builder, sig, args):
+        vector = args[0].type
+        limit = _as_vector(context, builder, args[1], sig.args[1], sig.args[0])
+        below = builder.fcmp_ordered("<", args[0], limit)
+        above = builder.fcmp_ordered(">", args[0], _constant(vector, 0.0))
+        return builder.select(builder.and_(below, above), args[2], args[3])
+
+    return value(value, bound, inside, outside), codegen
+
+
+def _has_avx512(context):
+    return "+avx512f" in context.codegen().magic_tuple()[2].split(",")
+
+
+def _approximate_rsqrt(builder, r2):
+    """Return the processor's 14-bit estimate of 1/sqrt(r2), zero where r2 is zero."""
+    vector = r2.type
+    suffix, mask_type = ("pd", ir.IntType(8)) if vector.count == 8 else ("ps", ir.IntType(16))
+    name = f"llvm.x86.avx512.rsqrt14.{suffix}.512"
+    kind = ir.FunctionType(vector, [vector, vector, mask_type])
+    estimate = cgutils.get_or_insert_function(builder.module, kind, name)
+    positive = builder.fcmp_ordered(">", r2, _constant(vector, 0.0))
+    return builder.call(
+        estimate, [r2, _constant(vector, 0.0), builder.bitcast(positive, mask_type)]
+    )
+
+
+def _refine_rsqrt(builder, r2, y, terms):
+    """Improve y by y (1 + e/2 + 3/8 e^2 + 5/16 e^3 ...), e = 1 - r2 y^2, up to `terms` terms."""
+    vector = r2.type
+
+    def mul(a, b):
+        return builder.fmul(a, b, flags=FLAGS)
+
+    square = mul(y, y)
+    e = builder.fsub(_constant(vector, 1.0), mul(r2, square), flags=FLAGS)
+    series = (0.5, 0.375, 0.3125)[:terms]
+    polynomial = _constant(vector, series[-1])
+    for coefficient in series[-2::-1]:
+        polynomial = builder.fadd(mul(polynomial, e), _constant(vector, coefficient), flags=FLAGS)
+    return builder.fadd(y, mul(mul(y, e), polynomial), flags=FLAGS)
+
+
+@intrinsic
+def rsqrt(typing_context, r2):
+    """Return 1/sqrt(r2), and zero where r2 is zero: coincident points contribute nothing.
+
+    AVX-512 processors give an estimate of 14 bits, refined by one step of a series: of three
+    terms in float64 (56 bits), one in float32 (28 bits). Others take the square root.
+    """
+
+    def codegen(context, builder, sig, args):
+        value = args[0]
+        vector = value.type
+        if _has_avx512(context):
+            terms = 3 if vector.count == 8 else 1
+            return _refine_rsqrt(builder, value, _approximate_rsqrt(builder, value), terms)
+        suffix = "f64" if vector.count == 8 else "f32"
+        kind = ir.FunctionType(vector, [vector])
+        name = f"llvm.sqrt.v{vector.count}{suffix}"
+        root = builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [value])
+        positive = builder.fcmp_ordered(">", value, _constant(vector, 0.0))
+        inverse = builder.fdiv(_constant(vector, 1.0), root, flags=FLAGS)
+        return builder.select(positive, inverse, _constant(vector, 0.0))
+
+    return r2(r2), codegen

@@ -1,0 +1,1 @@
+"""The GPU half: device arrays, sorting, neighbours and the loops over pairs."""

@@ -1,0 +1,73 @@
+"""Compiled loops that lay out neighbours; see `multipoles.neighbours`."""
+
+import numpy as np
+
+from multipoles.compiled.jit import jit
+
+
+@jit
+def single_system(n_targets, n_sources, lanes):
+    """Slots and ranges of one system that holds all points."""
+    n_slots = (n_sources + lanes - 1) // lanes * lanes
+    slots = np.empty(n_slots, np.int64)
+    for i in range(n_slots):
+        slots[i] = i if i < n_sources else -n_sources
+    ranges = np.empty((n_targets, 2), np.int64)
+    for i in range(n_targets):
+        ranges[i, 0] = 0
+        ranges[i, 1] = n_slots
+    return slots, ranges
+
+
+@jit
+def systems(target_batch, source_batch, lanes):
+    """Slots and ranges of several systems; both indices are sorted."""
+    n_sources, n_targets = len(source_batch), len(target_batch)
+    n_slots = 0
+    count = 0
+    for i in range(n_sources):
+        count += 1
+        if i + 1 == n_sources or source_batch[i + 1] != source_batch[i]:
+            n_slots += (count + lanes - 1) // lanes * lanes
+            count = 0
+    slots = np.empty(n_slots, np.int64)
+    ranges = np.empty((n_targets, 2), np.int64)
+    source = slot = target = 0
+    while source < n_sources:
+        system = source_batch[source]
+        while target < n_targets and target_batch[target] < system:
+            ranges[target] = 0
+            target += 1
+        first = slot
+        while source < n_sources and source_batch[source] == system:
+            slots[slot] = source
+            source += 1
+            slot += 1
+        while slot % lanes:
+            slots[slot] = -source
+            slot += 1
+        while target < n_targets and target_batch[target] == system:
+            ranges[target, 0] = first
+            ranges[target, 1] = slot
+            target += 1
+    while target < n_targets:
+        ranges[target] = 0
+        target += 1
+    return slots, ranges
+
+
+@jit
+def sort_by_first(pairs, n):
+    """Start of the row of each first index, and the stable order that sorts the pairs by it."""
+    starts = np.zeros(n + 1, np.int64)
+    for k in range(len(pairs)):
+        starts[pairs[k, 0] + 1] += 1
+    for i in range(n):
+        starts[i + 1] += starts[i]
+    place = starts[:n].copy()
+    order = np.empty(len(pairs), np.int64)
+    for k in range(len(pairs)):
+        i = pairs[k, 0]
+        order[place[i]] = k
+        place[i] += 1
+    return starts, order
