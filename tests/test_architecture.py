@@ -14,7 +14,7 @@ ALLOWED = {"multipoles": CORE | {"multipoles"}, "fmm": CORE | {"multipoles", "fm
 # what a command of the core imports where it needs it
 COMMANDS = {"fmm/bench.py": {"fmm3dpy", "matplotlib"}}
 # libraries whose arrays come and go, imported when one of theirs has come
-ARRAYS = {"multipoles/device.py": {"torch", "cupy", "jax"}}
+ARRAYS = {"multipoles/cuda/device.py": {"torch", "cupy", "jax"}}
 # heavy packages that gnn imports inside the function that needs them
 LATE = {"ase", "openmm", "pyscf", "rdkit", "parmed", "h5py", "matplotlib", "rich"}
 # modules that define a subclass of such a package's class; no other module imports them
@@ -85,7 +85,7 @@ def _names_numba_cuda(path: Path) -> bool:
 def test_numba_cuda_has_two_doors():
     paths = [p for package in ("multipoles", "fmm", "gnn") for p in (ROOT / package).rglob("*.py")]
     doors = {str(path.relative_to(ROOT)) for path in paths if _names_numba_cuda(path)}
-    assert doors == {"multipoles/cuda.py", "multipoles/cuda_access.py"}
+    assert doors == {"multipoles/compiled/cuda_kernels.py", "multipoles/compiled/cuda_access.py"}
 
 
 def test_core_imports_without_numba_cuda():
