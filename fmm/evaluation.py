@@ -195,7 +195,7 @@ class Evaluation:
     def _needs_digits(self, probe: Any, near: Any, norms: np.ndarray) -> bool:
         """Return whether near fields in float32 are too large against the whole, or overflow."""
         lost = _DIGITS * ROUNDED * np.sqrt(probe.squares(near))
-        return not np.all(lost <= _SHARE * self.tolerance * norms)
+        return not np.all((lost <= _SHARE * self.tolerance * norms) & np.isfinite(norms))
 
     def _checked(self, setting: Setting, moments: Any, near: Any) -> Any:
         """Return a field that is all near, if it has digits enough."""
@@ -209,7 +209,8 @@ class Evaluation:
                 # expansions could not do it: with other moments they may
                 held = self._held(setting, moments)
                 signs = _signs(held, probe.overall(norms))
-                if not (setting.signs is None or _alike(signs, setting.signs)):
+                is_other = setting.signs is not None and not _alike(signs, setting.signs)
+                if is_other and not self._is_chosen:
                     return Setting(self.plan._geometry, narrow=self._may_be_narrow)
                 setting = replace(setting, signs=signs)
             if setting.narrow:

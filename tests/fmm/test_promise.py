@@ -143,6 +143,28 @@ def test_float32_is_what_comes_out_not_what_is_reckoned_in(exponent):
     )
 
 
+def test_one_pair_among_many_that_float32_cannot_hold():
+    """Powers of its distance are beyond float32, the field is not."""
+    rng = np.random.default_rng(7)
+    x = rng.random((3000, 3)).astype(np.float32)
+    x[1] = x[0] + np.float32(3e-7)
+    m = np.zeros((3000, mp.n_components(2)), np.float32)
+    m[:, 4:] = 0.03 * rng.standard_normal((3000, 6))
+    plan = fmm.FMM(x, None, 9e-4, 2, 1, leaf_size=40)
+    assert plan.report().near_pairs < 0.5 * 3000**2
+    wide = x.astype(float), x.astype(float), m.astype(float)
+    assert clouds.errors(plan.field(m), mp.field(*wide, order=1), 1).max() < 9e-4
+
+
+def test_a_field_beyond_all_numbers_is_told():
+    x = _cube(n=400)[0]
+    x[0], x[1] = 0.0, 1e-40
+    m = np.zeros((400, mp.n_components(4)))
+    m[:, 20:] = 1.0
+    with pytest.warns(RuntimeWarning, match="left the range of float64"):
+        fmm.FMM(x, None, 1e-6, 4, 4).field(m)
+
+
 @pytest.mark.parametrize("kernel", [mp.Coulomb(), mp.Erf(1.0)])
 def test_no_sources_under_any_kernel(kernel):
     x = np.random.default_rng(0).random((7, 3))
