@@ -95,18 +95,20 @@ class Evaluation:
             order=order, channels=moments.shape[1],
         )  # fmt: skip
 
-    def run(self) -> Any:
-        """Return the field in the caller's order."""
+    def run(self, dtype: np.dtype) -> Any:
+        """Return the field in the caller's order, as `dtype`."""
         plan, key = self.plan, (self.source_order, self.order)
         if not (self.steps.device or self.moments.any()):
-            return self._nothing()
+            return self._nothing(dtype)
         setting = plan._settings.get(key)
         if self.steps.device and setting is not None:
             out = self._known(setting)
         else:
             setting = setting or Setting(plan._geometry, narrow=self._may_be_narrow)
-            while isinstance(found := self._attempt(setting), Setting):
-                setting = found
+            # what is not finite is judged here
+            with np.errstate(over="ignore", invalid="ignore"):
+                while isinstance(found := self._attempt(setting), Setting):
+                    setting = found
             out, setting = found
             if not (self._is_void or self._is_lost):
                 plan._settings[key] = setting
@@ -114,14 +116,14 @@ class Evaluation:
                 plan._far = {k: far for k, far in plan._far.items() if k[0] in used}
         self.geometry = setting.geometry
         with self.report.timed("order"):
-            return self.steps.unorder(setting.geometry, out, self.dtype)
+            return self.steps.unorder(setting.geometry, out, dtype)
 
-    def _nothing(self) -> np.ndarray:
+    def _nothing(self, dtype: np.dtype) -> np.ndarray:
         """Return the field of moments that are all zero."""
         self.geometry = self.plan._geometry
         self.report.measured(zeros(self.plan.tolerance, self.order), 0)
         shape = self.plan.n_targets, self.moments.shape[1], n_components(self.order)
-        return np.zeros(shape, self.dtype)
+        return np.zeros(shape, dtype)
 
     @property
     def _may_be_narrow(self) -> bool:
@@ -194,7 +196,7 @@ class Evaluation:
     def _needs_digits(self, probe: Any, near: Any, norms: np.ndarray) -> bool:
         """Return whether near fields in float32 are too large against the whole, or overflow."""
         lost = _DIGITS * ROUNDED * np.sqrt(probe.squares(near))
-        return not np.all(lost <= _SHARE * self.tolerance * norms)
+        return not np.all((lost <= _SHARE * self.tolerance * norms) & np.isfinite(norms))
 
     def _checked(self, setting: Setting, moments: Any, near: Any) -> Any:
         """Return a field that is all near, if it has digits enough."""
@@ -202,11 +204,14 @@ class Evaluation:
             probe = self._probe(setting, moments, near, None)
             norms = np.sqrt(probe.squares(near))
             self._is_void, self._is_lost = not norms.any(), not np.isfinite(norms).all()
+            if setting.narrow and self._is_lost:
+                return replace(setting, narrow=False)
             if setting.geometry is not self.plan._geometry:
                 # expansions could not do it: with other moments they may
                 held = self._held(setting, moments)
                 signs = _signs(held, probe.overall(norms))
-                if not (setting.signs is None or _alike(signs, setting.signs)):
+                is_other = setting.signs is not None and not _alike(signs, setting.signs)
+                if is_other and not self._is_chosen:
                     return Setting(self.plan._geometry, narrow=self._may_be_narrow)
                 setting = replace(setting, signs=signs)
             if setting.narrow:

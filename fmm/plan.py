@@ -149,7 +149,7 @@ class FMM:
         links = self.source_order + self.order + 2 if orders is None else orders
         reach = self._reach(links, kernel)
         n = s.shape[0]
-        distances = _in_distances(reach, steps.extent(s), n) if reach > 0 else 0.0
+        distances = _in_distances(reach, steps.extent(s), n) if n and reach > 0 else 0.0
         work = expected_work(
             n, self.tolerance, self.source_order, self.order, self._channels,
             self.kernel.code != _COULOMB.code, distances,
@@ -287,7 +287,7 @@ class FMM:
         evaluation = Evaluation(
             self, units.scaled(moments), source_order, order, dtype, self._scaled_kernel
         )
-        out = units.restored(evaluation.run(), order)
+        out = units.restored(evaluation.run(units.kept(dtype)), order, dtype)
         self._report, self._shown = evaluation.report, evaluation.geometry
         return out
 
@@ -427,7 +427,5 @@ def _carried(
 
 def _in_distances(reach: float, extent: np.ndarray, n: int) -> float:
     """Return a length in units of the mean distance of n points, rounded."""
-    if n == 0:
-        return 0.0
     distance = np.exp(np.mean(np.log(np.maximum(extent, reach)))) / n ** (1 / 3)
     return float(2.0 ** (0.5 * round(2 * np.log2(reach / distance))))

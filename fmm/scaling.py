@@ -72,10 +72,15 @@ class Units:
         orders = indexing.orders(self.source_order)
         return self._times(moments, -self.moment - self.length * orders)
 
-    def restored(self, field: Any, order: int) -> Any:
-        """Return a field in the caller's units."""
+    def kept(self, dtype: np.dtype) -> np.dtype:
+        """Return the type that a field has in these units: in others it may not fit float32."""
+        return np.dtype(np.float64) if self.length or self.moment else dtype
+
+    def restored(self, field: Any, order: int, dtype: np.dtype) -> Any:
+        """Return a field in the caller's units and type."""
         orders = indexing.orders(order)
-        return self._times(field, self.moment - self.length * (orders + 1))
+        out = self._times(field, self.moment - self.length * (orders + 1))
+        return out.astype(dtype, copy=False)
 
     def _times(self, values: Any, exponents: np.ndarray) -> Any:
         return self.steps.scaled(values, exponents) if exponents.any() else values

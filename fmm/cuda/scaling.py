@@ -52,10 +52,15 @@ class DeviceUnits:
         exponents = -self.length * indexing.orders(self.source_order)
         return scaled(self.space, moments, exponents, self.moment, -1)
 
-    def restored(self, field: Any, order: int) -> Any:
-        """Return a field, which is overwritten, in the caller's units."""
+    def kept(self, dtype: np.dtype) -> np.dtype:
+        """Return the type that a field has in these units: in others it may not fit float32."""
+        return np.dtype(np.float64)
+
+    def restored(self, field: Any, order: int, dtype: np.dtype) -> Any:
+        """Return a field, which may be overwritten, in the caller's units and type."""
         exponents = -self.length * (indexing.orders(order) + 1)
-        return scaled(self.space, field, exponents, self.moment, 1, field)
+        out = field if field.dtype == dtype else self.space.empty(field.shape, dtype)
+        return scaled(self.space, field, exponents, self.moment, 1, out)
 
 
 def scaled(

@@ -23,6 +23,8 @@ _COHERENT = 0.1
 STEEPEST = 12
 TYPICAL = 0.6
 LEAST, MOST = 0.05, 400.0
+# of a leaf's edge: how far from its middle most of its error is
+_OUTWARD = 0.35
 _TINY = np.finfo(np.float64).tiny
 
 
@@ -209,7 +211,9 @@ def _down(tree, leaves: np.ndarray, received: np.ndarray, degree: int) -> np.nda
         rows, boxes = rows[inside], boxes[inside]
         if not len(rows):
             return out
-        away = (tree.centre[leaves[rows]] - tree.centre[boxes]) / tree.edge[boxes, None]
+        away = np.abs(tree.centre[leaves[rows]] - tree.centre[boxes])
+        # not in its middle: most of a leaf's error is where it is farthest from that of the box
+        away = (away + _OUTWARD * tree.edge[leaves[rows], None]) / tree.edge[boxes, None]
         out[rows] += received[boxes] * towards_corners((away**2).sum(axis=1), degree)
         boxes = tree.parent[boxes]
 

@@ -69,6 +69,8 @@ class Verdict:
 
     def _share(self, errors: np.ndarray) -> float:
         # what `relative` adds to an error counts here too
+        if not np.isfinite(self.norms).all():
+            return np.inf
         left = (self.tolerance**2 - self.last**2) * self.norms**2 - self.rounding**2
         allowed = np.maximum(np.sqrt(np.maximum(left, 0.0)), self.rounding)
         shares = np.divide(errors, allowed, out=np.zeros(np.broadcast(errors, allowed).shape),
@@ -82,8 +84,9 @@ class Verdict:
         """
         whole = np.hypot(errors, self.rounding)
         zero = self.norms == 0
-        lost = zero & (np.broadcast_to(errors, zero.shape) > 0)
-        shares = whole / np.where(zero, 1.0, self.norms)
+        # nothing is small against infinity
+        lost = zero & (np.broadcast_to(errors, zero.shape) > 0) | ~np.isfinite(self.norms)
+        shares = whole / np.where(zero | lost, 1.0, self.norms)
         return np.where(lost, np.inf, np.where(zero, 0.0, np.hypot(shares, self.last)))
 
     def message(self, sampled: int) -> str:
@@ -94,6 +97,8 @@ class Verdict:
         errors = self.relative(self.errors)
         place = np.unravel_index(int(np.nanargmax(np.where(np.isnan(bounds), np.inf, bounds))),
                                  bounds.shape)  # fmt: skip
+        if not np.isfinite(self.norms[place]):
+            return f"the field of order {place[1]} is not finite: terms of its sum left the range of float64"
         lost, reason = np.broadcast_to(self.terms, bounds.shape)[place] / self.norms[place], ""
         if _ROUNDING * _EPSILON * lost > 0.5 * self.tolerance:
             reason = (

@@ -281,3 +281,9 @@ def test_no_silent_miss_in_many(tmp_path):
     fuzz.run(0, 0, int(os.environ.get("ANISOLE_FUZZ_CASES", "200")), out)
     lines = fuzz_table.read(out)
     assert all(line["verdict"] in GOOD for line in lines), fuzz_table.table(lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [5472, 5612, 5977, 6043, 6060])
+def test_cases_that_were_not_kept(number):
+    assert fuzz.run_case(0, number, timed=False)["verdict"] == "kept"

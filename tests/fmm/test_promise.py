@@ -127,6 +127,51 @@ def test_targets_far_from_all_sources(away):
     assert plan.report().bounds.max() <= 1e-6
 
 
+@pytest.mark.parametrize("exponent", [21, -15])
+def test_float32_is_what_comes_out_not_what_is_reckoned_in(exponent):
+    """In units of the plan's extent, quadrupoles of tight pairs have fields beyond float32."""
+    rng = np.random.default_rng(6)
+    x = rng.random((16, 3)).astype(np.float32)
+    x = np.concatenate([x, x + np.float32(1e-6) * rng.standard_normal((16, 3)).astype(np.float32)])
+    x = np.ldexp(x, exponent).astype(np.float32)
+    m = np.zeros((32, mp.n_components(2)), np.float32)
+    m[:, 4:] = np.ldexp(rng.standard_normal((32, 6)), 5 * exponent - 20)
+    wide = x.astype(float), x.astype(float), m.astype(float)
+    assert (
+        clouds.errors(fmm.FMM(x, None, 9e-5, 2, 2).field(m), mp.field(*wide, order=2), 2).max()
+        < 9e-5
+    )
+
+
+def test_one_pair_among_many_that_float32_cannot_hold():
+    """Powers of its distance are beyond float32, the field is not."""
+    rng = np.random.default_rng(7)
+    x = rng.random((3000, 3)).astype(np.float32)
+    x[1] = x[0] + np.float32(3e-7)
+    m = np.zeros((3000, mp.n_components(2)), np.float32)
+    m[:, 4:] = 0.03 * rng.standard_normal((3000, 6))
+    plan = fmm.FMM(x, None, 9e-4, 2, 1, leaf_size=40)
+    assert plan.report().near_pairs < 0.5 * 3000**2
+    wide = x.astype(float), x.astype(float), m.astype(float)
+    assert clouds.errors(plan.field(m), mp.field(*wide, order=1), 1).max() < 9e-4
+
+
+def test_a_field_beyond_all_numbers_is_told():
+    x = _cube(n=400)[0]
+    x[0], x[1] = 0.0, 1e-40
+    m = np.zeros((400, mp.n_components(4)))
+    m[:, 20:] = 1.0
+    with pytest.warns(RuntimeWarning, match="left the range of float64"):
+        fmm.FMM(x, None, 1e-6, 4, 4).field(m)
+
+
+@pytest.mark.parametrize("kernel", [mp.Coulomb(), mp.Erf(1.0)])
+def test_no_sources_under_any_kernel(kernel):
+    x = np.random.default_rng(0).random((7, 3))
+    out = fmm.FMM(np.zeros((0, 3)), x, kernel=kernel).field(np.zeros((0, 1)))
+    assert out.shape == (7, 4) and not out.any()
+
+
 @pytest.mark.parametrize("history", [False, True])
 def test_nothing_has_no_field(history):
     rng = np.random.default_rng(5)
