@@ -8,7 +8,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from multipoles.compiled.simd import FLAGS, Vec, address_of, fill_lanes
+from multipoles.compiled.simd import FLAGS, Vec, address_of, constant, fill_lanes
 
 BOXES = 8
 ROWS = 3
@@ -43,7 +43,7 @@ def tile(typing_context, matrix, start, x, x_places, y, y_places, first, row, n_
             found = [builder.gep(places, [builder.add(args[6], number(b))]) for b in range(BOXES)]
             return [builder.gep(data(name), [builder.load(place)]) for place in found]
 
-        zero = ir.Constant(vector, [0.0] * vector.count)
+        zero = constant(vector, 0.0)
         sums = [
             [cgutils.alloca_once_value(builder, zero) for _ in range(height)] for _ in range(BOXES)
         ]

@@ -15,8 +15,9 @@ from numba.extending import intrinsic
 
 from fmm.near import traceless, traces
 from multipoles.chains import COULOMB
+from multipoles.compiled.emit import Written
 from multipoles.compiled.jit import name_by_constants
-from multipoles.compiled.simd import Vec, fill_lanes, rsqrt
+from multipoles.compiled.simd import Vec, constant, fill_lanes, rsqrt
 from multipoles.direct_cpu import radial_chain
 
 # bytes of sources in a block: about the first cache
@@ -24,44 +25,6 @@ _BLOCK = 49152
 _STEP = 64
 # products may fuse with sums, but sums keep their order: additions have units of their own
 _FLAGS = ("contract", "nsz")
-
-
-class _Number:
-    """A vector of the program being compiled, or several: one for each target of a group.
-
-    Instructions for all targets of a group come one after another, so that a processor finds work
-    that does not wait for what it has just begun.
-    """
-
-    def __init__(self, builder: ir.IRBuilder, values: list[ir.Value]):
-        self.builder, self.values = builder, values
-
-    def _binary(self, other: Any, instruction: str) -> "_Number":
-        kind = self.values[0].type
-        if isinstance(other, _Number):
-            right = other.values
-        else:
-            right = [ir.Constant(kind, [float(other)] * kind.count)]
-        operation = getattr(self.builder, instruction)
-        n = max(len(self.values), len(right))
-        pairs = zip(self._spread(self.values, n), self._spread(right, n), strict=True)
-        return _Number(self.builder, [operation(a, b, flags=_FLAGS) for a, b in pairs])
-
-    @staticmethod
-    def _spread(values: list[ir.Value], n: int) -> list[ir.Value]:
-        return values if len(values) == n else values * n
-
-    def __add__(self, other: Any) -> "_Number":
-        return self._binary(other, "fadd")
-
-    def __sub__(self, other: Any) -> "_Number":
-        return self._binary(other, "fsub")
-
-    def __mul__(self, other: Any) -> "_Number":
-        return self if isinstance(other, float) and other == 1 else self._binary(other, "fmul")
-
-    def __neg__(self) -> "_Number":
-        return _Number(self.builder, [self.builder.fneg(value) for value in self.values])
 
 
 def arithmetic(damped: bool) -> Any:
@@ -139,11 +102,15 @@ class _Loop:
     def word(self, number):
         return ir.Constant(ir.IntType(64), number)
 
+    def number(self, values):
+        """Return vectors of the program, one or one per target of a group, as a number."""
+        return Written(self.builder, values, _FLAGS)
+
     def load(self, pointer, place):
         """Load a vector from `place`, an integer value or literal, after a pointer to numbers."""
         value = self.builder.load(self._address(pointer, place), typ=self.vector)
         value.align = self.lane.dtype.bitwidth // 8
-        return _Number(self.builder, [value])
+        return self.number([value])
 
     def store(self, pointer, place, value):
         align = self.lane.dtype.bitwidth // 8
@@ -160,7 +127,7 @@ class _Loop:
         return self.context.get_function(kind, signature)(self.builder, [value])
 
     def zero(self):
-        return ir.Constant(self.vector, [0.0] * self.vector.count)
+        return constant(self.vector, 0.0)
 
     def variables(self, n, width):
         """Return n variables of `width` vectors each, zero: registers if there are enough."""
@@ -178,7 +145,7 @@ class _Loop:
 
     def kept(self, variables):
         loads = ([self.builder.load(place) for place in places] for places in variables)
-        return [_Number(self.builder, values) for values in loads]
+        return [self.number(values) for values in loads]
 
     def distance(self, target, place):
         """Return r and 1/|r| from the vector of sources at `place` to a target."""
@@ -186,7 +153,7 @@ class _Loop:
         r = [x - self.load(source, axis * self.width) for axis, x in enumerate(target)]
         square = r[0] * r[0] + r[1] * r[1] + r[2] * r[2]
         roots = [self.inverse_root(value) for value in square.values]
-        return *r, _Number(self.builder, roots)
+        return *r, self.number(roots)
 
     def shared(self, distance, scaled):
         """Return the geometry of a pair."""
@@ -235,7 +202,7 @@ class _Loop:
             places = [self.builder.add(start, self.word(axis)) for start in starts]
             numbers = [self.builder.load(self.builder.gep(targets, [p])) for p in places]
             lanes = [fill_lanes(self.builder, number, self.vector) for number in numbers]
-            out.append(_Number(self.builder, lanes))
+            out.append(self.number(lanes))
         return out
 
     def add_lanes(self, vectors, pointer, place):
@@ -243,7 +210,7 @@ class _Loop:
         lanes = self.lane.lanes
         vectors = vectors + [self.zero()] * (self.row - len(vectors))
         for first in range(0, self.row, lanes):
-            total = _Number(self.builder, [self._lane_sums(vectors[first : first + lanes])])
+            total = self.number([self._lane_sums(vectors[first : first + lanes])])
             at = self.builder.add(place, self.word(first))
             self.store(pointer, at, (self.load(pointer, at) + total).values[0])
 
@@ -304,7 +271,7 @@ class _Damping:
             self.context.compile_internal(loop.builder, write, kind, arguments)
             for n, values in enumerate(links):
                 values += loop.load(pointer, n * self.lane.lanes).values
-        return [_Number(loop.builder, values) for values in links]
+        return [loop.number(values) for values in links]
 
 
 @intrinsic(prefer_literal=True)
@@ -394,7 +361,7 @@ def _many_channels(loop, data, first, last, n, channels):
 
     def load_sums(pointer):
         places = [[(k * at_once + t) * lanes for t in range(at_once)] for k in range(loop.n_sums)]
-        return [_Number(builder, [loop.load(pointer, p).values[0] for p in row]) for row in places]
+        return [loop.number([loop.load(pointer, p).values[0] for p in row]) for row in places]
 
     with cgutils.for_range_slice(builder, first, last, loop.word(at_once)) as (base, _):
         indices, doubles = loop.group(base, last, at_once)

@@ -19,6 +19,8 @@ Numbers know ``+ - *``; tensors and polynomials are dicts by multi-index.
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from multipoles.compiled.emit import Counted
+
 Index = tuple[int, int, int]
 Tensor = dict[Index, Any]
 Triple = tuple[Any, Any, Any]
@@ -261,27 +263,6 @@ def polynomials(source_order: int, order: int, r: list[Triple], rows: list) -> l
 # --- cost -----------------------------------------------------------------------------------------
 
 
-class _Counted:
-    """A number that counts products."""
-
-    def __init__(self, count: list[int]):
-        self.count = count
-
-    def __add__(self, other: Any) -> "_Counted":
-        return self
-
-    def __mul__(self, other: Any) -> "_Counted":
-        if not (isinstance(other, float) and other == 1):
-            self.count[0] += 1
-        return self
-
-    def __neg__(self) -> "_Counted":
-        return self
-
-    __radd__ = __sub__ = __add__
-    __rmul__ = __mul__
-
-
 def n_products(source_order: int, order: int, scaled: bool) -> tuple[int, int]:
     """Return the number of products for the geometry of a pair, and for each channel."""
 
@@ -296,10 +277,10 @@ def n_products(source_order: int, order: int, scaled: bool) -> tuple[int, int]:
 
 def count_products(run: Callable[[Any], Iterator[None]]) -> tuple[int, int]:
     """Return the products of a computation on a number, before and after it yields."""
-    count = [0]
-    steps = run(_Counted(count))
+    number = Counted()
+    steps = run(number)
     next(steps)
-    once = count[0]
+    once = number.products
     for _ in steps:
         pass
-    return once, count[0] - once
+    return once, number.products - once

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from gnn.operators._emit import Dual, emitted
 from multipoles import indexing
+from multipoles.compiled.emit import Dual, emitted
 from multipoles.polynomials import detrace_matrix, multiplicity
 
 Numbers = Sequence[Any]

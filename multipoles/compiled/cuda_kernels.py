@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 from numba import config, cuda
 
+from multipoles.compiled.emit import typed
+
 SIMULATED = bool(config.ENABLE_CUDASIM)
 CAPABILITIES = ((8, 0), (9, 0))
 
@@ -149,7 +151,7 @@ def _converted(value: Any, dtype: np.dtype) -> Any:
     if isinstance(value, Device):
         return value.of(dtype)
     if hasattr(value, "plain"):
-        return emitted(value.plain)
+        return _emitted(value.plain)
     if hasattr(value, "py_func"):
         return _device_copy(value.py_func, dtype)
     return _number(value, dtype)
@@ -188,78 +190,19 @@ def substitute(original: Any, function: Device) -> None:
     _substitutes.append((original, function))
 
 
-# --- arithmetic written once on numbers -----------------------------------------------------------
-
-
-class _Number:
-    """A scalar of the kernel being compiled."""
-
-    def __init__(self, builder: Any, value: Any) -> None:
-        self.builder, self.value = builder, value
-
-    def _binary(self, other: Any, instruction: str) -> "_Number":
-        right = other.value if isinstance(other, _Number) else self.value.type(float(other))
-        write = getattr(self.builder, instruction)
-        return _Number(self.builder, write(self.value, right, flags=_FAST))
-
-    def __add__(self, other: Any) -> "_Number":
-        return self if isinstance(other, float) and other == 0 else self._binary(other, "fadd")
-
-    def __mul__(self, other: Any) -> "_Number":
-        return self if isinstance(other, float) and other == 1 else self._binary(other, "fmul")
-
-    def __sub__(self, other: Any) -> "_Number":
-        return self._binary(other, "fsub")
-
-    __radd__ = __add__
-    __rmul__ = __mul__
-
-
-# no nnan, ninf: coincident points make infinities that are masked
-_FAST = ("contract", "reassoc", "nsz", "arcp", "afn")
+# --- functions that are not copied ----------------------------------------------------------------
 
 
 @cache
-def emitted(plain: Callable) -> Any:
-    """Turn ``plain(order, list, ...) -> list of lists`` of numbers into a function for kernels.
-
-    There it is called with the order, known when compiling, and one tuple of tuples of numbers;
-    it returns a tuple of tuples. It runs once, at compile time, on stand-ins whose ``+ - *``
-    write instructions: loops, tables and zeros vanish.
-    """
+def _emitted(plain: Callable) -> Any:
+    """Return for kernels what `emit.emitted` returns for loops on the CPU."""
     if SIMULATED:
-        return lambda order, lists: tuple(tuple(out) for out in plain(order, *lists))
+        return lambda orders, lists: tuple(tuple(out) for out in plain(orders, *lists))
 
-    from llvmlite import ir
     from numba.cuda import cgutils, types
     from numba.cuda.extending import intrinsic
 
-    @intrinsic
-    def call(typing_context, order, lists):
-        n = getattr(order, "literal_value", None)
-        if n is None:  # literals are tried next
-            return None
-        kind = next(item.dtype for item in lists)
-        shape = [len(out) for out in plain(n, *([1.0] * len(item) for item in lists))]
-        result = types.Tuple([types.UniTuple(kind, length) for length in shape])
-
-        def codegen(context, builder, sig, args):
-            real = context.get_value_type(kind)
-            numbers = [
-                [_Number(builder, item) for item in cgutils.unpack_tuple(builder, value)]
-                for value in cgutils.unpack_tuple(builder, args[1])
-            ]
-            packed = []
-            for item, out in zip(sig.return_type, plain(n, *numbers), strict=True):
-                values = [
-                    x.value if isinstance(x, _Number) else ir.Constant(real, float(x)) for x in out
-                ]
-                packed.append(context.make_tuple(builder, item, values))
-            return context.make_tuple(builder, sig.return_type, packed)
-
-        return result(order, lists), codegen
-
-    return call
+    return intrinsic(typed(plain, types, cgutils))
 
 
 class WrittenOut:

@@ -43,8 +43,9 @@ def fill_lanes(builder, value, vector):
     return builder.shuffle_vector(first, undefined, mask)
 
 
-def _constant(vector, number):
-    return ir.Constant(vector, [number] * vector.count)
+def constant(kind, number):
+    """Return a constant of an LLVM type: a scalar, or a vector with the number in all lanes."""
+    return ir.Constant(kind, [number] * kind.count if isinstance(kind, ir.VectorType) else number)
 
 
 def _as_vector(context, builder, value, from_type, to_type):
@@ -110,7 +111,7 @@ class _Negative(AbstractTemplate):
 
 @lower_builtin(operator.neg, Vec)
 def _lower_negative(context, builder, sig, args):
-    zero = _constant(context.get_value_type(sig.return_type), -0.0)
+    zero = constant(context.get_value_type(sig.return_type), -0.0)
     return builder.fsub(zero, args[0], flags=FLAGS)
 
 
@@ -213,7 +214,7 @@ def within(typing_context, value, bound, inside, outside):
         vector = args[0].type
         limit = _as_vector(context, builder, args[1], sig.args[1], sig.args[0])
         below = builder.fcmp_ordered("<", args[0], limit)
-        above = builder.fcmp_ordered(">", args[0], _constant(vector, 0.0))
+        above = builder.fcmp_ordered(">", args[0], constant(vector, 0.0))
         return builder.select(builder.and_(below, above), args[2], args[3])
 
     return value(value, bound, inside, outside), codegen
@@ -230,10 +231,8 @@ def _approximate_rsqrt(builder, r2):
     name = f"llvm.x86.avx512.rsqrt14.{suffix}.512"
     kind = ir.FunctionType(vector, [vector, vector, mask_type])
     estimate = cgutils.get_or_insert_function(builder.module, kind, name)
-    positive = builder.fcmp_ordered(">", r2, _constant(vector, 0.0))
-    return builder.call(
-        estimate, [r2, _constant(vector, 0.0), builder.bitcast(positive, mask_type)]
-    )
+    positive = builder.fcmp_ordered(">", r2, constant(vector, 0.0))
+    return builder.call(estimate, [r2, constant(vector, 0.0), builder.bitcast(positive, mask_type)])
 
 
 def _refine_rsqrt(builder, r2, y, terms):
@@ -244,11 +243,11 @@ def _refine_rsqrt(builder, r2, y, terms):
         return builder.fmul(a, b, flags=FLAGS)
 
     square = mul(y, y)
-    e = builder.fsub(_constant(vector, 1.0), mul(r2, square), flags=FLAGS)
+    e = builder.fsub(constant(vector, 1.0), mul(r2, square), flags=FLAGS)
     series = (0.5, 0.375, 0.3125)[:terms]
-    polynomial = _constant(vector, series[-1])
+    polynomial = constant(vector, series[-1])
     for coefficient in series[-2::-1]:
-        polynomial = builder.fadd(mul(polynomial, e), _constant(vector, coefficient), flags=FLAGS)
+        polynomial = builder.fadd(mul(polynomial, e), constant(vector, coefficient), flags=FLAGS)
     return builder.fadd(y, mul(mul(y, e), polynomial), flags=FLAGS)
 
 
@@ -270,8 +269,8 @@ def rsqrt(typing_context, r2):
         kind = ir.FunctionType(vector, [vector])
         name = f"llvm.sqrt.v{vector.count}{suffix}"
         root = builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [value])
-        positive = builder.fcmp_ordered(">", value, _constant(vector, 0.0))
-        inverse = builder.fdiv(_constant(vector, 1.0), root, flags=FLAGS)
-        return builder.select(positive, inverse, _constant(vector, 0.0))
+        positive = builder.fcmp_ordered(">", value, constant(vector, 0.0))
+        inverse = builder.fdiv(constant(vector, 1.0), root, flags=FLAGS)
+        return builder.select(positive, inverse, constant(vector, 0.0))
 
     return r2(r2), codegen
