@@ -1,6 +1,6 @@
 """The edge operators on the GPU: launches on torch's stream, nothing waits.
 
-The arithmetic of an edge is `_edge_math`, that of the CPU's loops. A thread takes one edge, or one
+The arithmetic of an edge is `edge_math`, that of the CPU's loops. A thread takes one edge, or one
 node, and one channel. What many edges add to one place is written edge by edge first, then gathered
 by the place's own thread in a fixed order: every run gives the same bits.
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gnn.operators import _edge_functions
-from gnn.operators._edge_math import (
+from gnn.operators.edge_math import (
     invariant_terms,
     pair_gradients,
     pair_second,

@@ -15,8 +15,8 @@ from torch.autograd import Function
 
 from gnn.operators import _edge_kernels as kernels
 from gnn.operators import edges_torch
-from gnn.operators._derivatives import aliases, each_of_batch, gradients, transformed
-from gnn.operators._edge_math import invariant_terms
+from gnn.operators.derivatives import aliases, each_of_batch, gradients, transformed
+from gnn.operators.edge_math import invariant_terms
 from multipoles import indexing
 from multipoles.compiled import jit
 from multipoles.compiled.simd import BYTES

@@ -32,7 +32,7 @@ class Systems(DeviceNeighbours):
 
 
 class Direct:
-    """The sum over all pairs of a system, or over those of a list; see `_evaluators.Direct`."""
+    """The sum over all pairs of a system, or over those of a list; see `evaluators.Direct`."""
 
     def __init__(self, kernel: Any, neighbours: DeviceNeighbours) -> None:
         self.kernel, self.neighbours = kernel, neighbours
@@ -63,8 +63,8 @@ def evaluator(
     neighbours: DeviceNeighbours,
     tolerance: float,
 ) -> Any:
-    """Return what sums by a method; like `_evaluators.evaluator`, but ``"auto"`` is direct."""
-    from gnn.operators._evaluators import METHODS
+    """Return what sums by a method; like `evaluators.evaluator`, but ``"auto"`` is direct."""
+    from gnn.operators.evaluators import METHODS
 
     if method not in METHODS:
         raise ValueError(f"expected method to be one of {METHODS}, got {method!r}")

@@ -85,8 +85,8 @@ class Real:
 REAL = Real()
 _NUMBERS = {np.dtype(np.float32): np.float32, np.dtype(np.float64): np.float64}
 _substitutes: list[tuple[Any, "Device"]] = []
-launched: dict[tuple, "Kernel"] = {}
-"""Kernel, type of numbers and types of arguments of every launch in the simulator."""
+launched: dict[tuple, "Launch"] = {}
+"""Kernel of the GPU, type of numbers and types of arguments of every launch in the simulator."""
 
 
 # --- copies of functions for the GPU --------------------------------------------------------------
@@ -205,13 +205,6 @@ def _emitted(plain: Callable) -> Any:
     return intrinsic(typed(plain, types, cgutils))
 
 
-class WrittenOut:
-    """Plain arithmetic as kernels call it: ``f(code, (list, ...))`` returns a tuple of tuples."""
-
-    def __init__(self, plain: Callable) -> None:
-        self.plain = plain
-
-
 class Access(Device):
     """A function for kernels that reads or writes consecutive numbers of an array as a tuple.
 
@@ -237,13 +230,13 @@ class _Rsqrt(Device):
         return cuda.libdevice.rsqrtf if dtype == np.float32 else cuda.libdevice.rsqrt
 
 
-_positive_rsqrt = _Rsqrt(lambda r2: type(r2)(1.0) / np.sqrt(r2) if r2 > 0 else r2)
+positive_rsqrt = _Rsqrt(lambda r2: type(r2)(1.0) / np.sqrt(r2) if r2 > 0 else r2)
 
 
 @device
 def rsqrt(r2):
     """Return 1/sqrt(r2), and zero where r2 is zero: coincident points contribute nothing."""
-    root = _positive_rsqrt(r2)
+    root = positive_rsqrt(r2)
     return root if r2 > 0.0 else 0.0
 
 
@@ -298,7 +291,7 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-class Kernel:
+class Launch:
     """A loop for the GPU, compiled when first launched with numbers of a type.
 
     Parameters
@@ -360,7 +353,7 @@ class Kernel:
         return cuda.compile_ptx(copy, kinds, cc=capability, fastmath=True, device=False)[0]
 
 
-def kernels(factory: Callable[..., Callable]) -> Callable[..., Kernel]:
+def kernels(factory: Callable[..., Callable]) -> Callable[..., Launch]:
     """Turn a factory of loops, called with plain integers, into one of kernels, made once each.
 
     Order of arguments, kernel codes and the like are constants of the loops.
@@ -368,8 +361,8 @@ def kernels(factory: Callable[..., Callable]) -> Callable[..., Kernel]:
 
     @cache
     @wraps(factory)
-    def make(*args: int) -> Kernel:
-        return Kernel(factory(*args), (factory.__module__, factory.__qualname__, args))
+    def make(*args: int) -> Launch:
+        return Launch(factory(*args), (factory.__module__, factory.__qualname__, args))
 
     return make
 
