@@ -5,18 +5,15 @@ node, and one channel. What many edges add to one place is written edge by edge 
 by the place's own thread in a fixed order: every run gives the same bits.
 
 Arrays are as in `_edge_kernels`: flat, channels last. In Numba's simulator tensors of the CPU stand
-in for those of a device (`emulated`).
+in for those of a device (`gpu.emulated`).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gnn.operators import _edge_functions
 from gnn.operators.edge_math import (
     invariant_terms,
     pair_gradients,
@@ -34,17 +31,6 @@ from multipoles.compiled.cuda_kernels import SIMULATED, cuda, kernels
 from multipoles.cuda.device import NumbaSpace, Space, space_of, view
 
 THREADS = 4 if SIMULATED else 128
-
-
-@contextmanager
-def emulated() -> Iterator[None]:
-    """Let the simulator run these kernels on tensors of the CPU; for tests."""
-    before = _edge_functions.emulated
-    _edge_functions.emulated = SIMULATED
-    try:
-        yield
-    finally:
-        _edge_functions.emulated = before
 
 
 # --- launches -------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The field of multipoles on the GPU: tensors to tensors on torch's stream.
 
-In Numba's simulator tensors of the CPU stand in for those of a device (`_edge_cuda.emulated`).
+In Numba's simulator tensors of the CPU stand in for those of a device (`gpu.emulated`).
 """
 
 from typing import Any
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fmm import FMM
+from gnn.operators.evaluators import METHODS
 from multipoles import indexing
 from multipoles.compiled.cuda_kernels import SIMULATED
 from multipoles.cuda import direct as direct_cuda
@@ -64,8 +65,6 @@ def evaluator(
     tolerance: float,
 ) -> Any:
     """Return what sums by a method; like `evaluators.evaluator`, but ``"auto"`` is direct."""
-    from gnn.operators.evaluators import METHODS
-
     if method not in METHODS:
         raise ValueError(f"expected method to be one of {METHODS}, got {method!r}")
     if method != "fmm":

@@ -20,9 +20,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from gnn.operators import evaluators, field_torch
-from gnn.operators._edge_functions import on_gpu
 from gnn.operators.derivatives import each_of_batch, transformed
 from gnn.operators.evaluators import Evaluator, Later, LaterTransposed
+from gnn.operators.gpu import on_gpu
 from gnn.operators.near_pairs import near_pairs
 from multipoles import checks, indexing
 from multipoles.interactions import check_total_order, neighbours_of
