@@ -196,7 +196,9 @@ def coulomb_chain(inverse: Any, top: int) -> list[Any]:
     return chain
 
 
-def add_field(source_order: int, order: int, shared: Any, rows: list, sums: list) -> list:
+def add_field(
+    source_order: int, order: int, shared: Any, rows: list[Any], sums: list[Any]
+) -> list[Any]:
     """Return the sums with one source added: moments by `row_names`, sums by `sum_names`."""
     if has_products(source_order, order):
         r, g = shared
@@ -211,7 +213,7 @@ def add_field(source_order: int, order: int, shared: Any, rows: list, sums: list
     return new
 
 
-def _add_potential(source_order: int, shared: Any, rows: list, total: Any) -> Any:
+def _add_potential(source_order: int, shared: Any, rows: list[Any], total: Any) -> Any:
     place = 0
     for n in range(source_order + 1):
         values, factor = shared[n]
@@ -224,7 +226,9 @@ def _add_potential(source_order: int, shared: Any, rows: list, total: Any) -> An
     return total
 
 
-def add_products(order: int, r: list[Triple], terms: list[tuple[list, list]], sums: list) -> list:
+def add_products(
+    order: int, r: list[Triple], terms: list[tuple[list[Any], list[Any]]], sums: list[Any]
+) -> list[Any]:
     """Return the sums with W_kn added, for each of several moments: `polynomials` and a chain."""
     named = dict(zip(sum_names(order), sums, strict=True))
     for d in range(order + 1):
@@ -243,7 +247,9 @@ def add_products(order: int, r: list[Triple], terms: list[tuple[list, list]], su
     return list(named.values())
 
 
-def polynomials(source_order: int, order: int, r: list[Triple], rows: list) -> list[list[Tensor]]:
+def polynomials(
+    source_order: int, order: int, r: list[Triple], rows: list[Any]
+) -> list[list[Tensor]]:
     """Return (t.grad)^k P_l / k! for k up to both orders and l = k ... source_order."""
     named = dict(zip(row_names(source_order, order), rows, strict=True))
     top = min(source_order, order)
@@ -266,7 +272,7 @@ def polynomials(source_order: int, order: int, r: list[Triple], rows: list) -> l
 def n_products(source_order: int, order: int, scaled: bool) -> tuple[int, int]:
     """Return the number of products for the geometry of a pair, and for each channel."""
 
-    def run(number):
+    def run(number: Any) -> Iterator[None]:
         shared = geometry(source_order, order, (number,) * 3, number, scaled)
         yield
         rows = [number] * len(row_names(source_order, order))

@@ -85,14 +85,14 @@ class Real:
 REAL = Real()
 _NUMBERS = {np.dtype(np.float32): np.float32, np.dtype(np.float64): np.float64}
 _substitutes: list[tuple[Any, "Device"]] = []
-launched: dict[tuple, "Launch"] = {}
+launched: dict[tuple[Any, ...], "Launch"] = {}
 """Kernel of the GPU, type of numbers and types of arguments of every launch in the simulator."""
 
 
 # --- copies of functions for the GPU --------------------------------------------------------------
 
 
-def retargeted(function: Callable, dtype: np.dtype) -> FunctionType:
+def retargeted(function: Callable[..., Any], dtype: np.dtype) -> FunctionType:
     """Return a copy of a function for kernels whose numbers have one type.
 
     Parameters
@@ -158,7 +158,7 @@ def _converted(value: Any, dtype: np.dtype) -> Any:
 
 
 @cache
-def _device_copy(function: Callable, dtype: np.dtype) -> Any:
+def _device_copy(function: Callable[..., Any], dtype: np.dtype) -> Any:
     copy = retargeted(function, dtype)
     # the simulator runs plain Python; on the device a call that is not inlined at this level
     # would need a device to compile for
@@ -168,7 +168,7 @@ def _device_copy(function: Callable, dtype: np.dtype) -> Any:
 class Device:
     """A function for kernels only: it may use `cuda` (thread indices, barriers, atomics)."""
 
-    def __init__(self, function: Callable) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
 
     def of(self, dtype: np.dtype) -> Any:
@@ -177,7 +177,7 @@ class Device:
 
 
 @cache
-def _device_function(function: Callable, dtype: np.dtype) -> Any:
+def _device_function(function: Callable[..., Any], dtype: np.dtype) -> Any:
     copy = retargeted(function, dtype)
     return cuda.jit(device=True, inline="always")(copy)
 
@@ -194,7 +194,7 @@ def substitute(original: Any, function: Device) -> None:
 
 
 @cache
-def _emitted(plain: Callable) -> Any:
+def _emitted(plain: Callable[..., Any]) -> Any:
     """Return for kernels what `emit.emitted` returns for loops on the CPU."""
     if SIMULATED:
         return lambda orders, lists: tuple(tuple(out) for out in plain(orders, *lists))
@@ -212,7 +212,7 @@ class Access(Device):
     the arithmetic of a pair.
     """
 
-    def __init__(self, function: Callable, intrinsic: Callable[[], Any]) -> None:
+    def __init__(self, function: Callable[..., Any], intrinsic: Callable[[], Any]) -> None:
         super().__init__(function)
         self._intrinsic = intrinsic
 
@@ -230,11 +230,11 @@ class _Rsqrt(Device):
         return cuda.libdevice.rsqrtf if dtype == np.float32 else cuda.libdevice.rsqrt
 
 
-positive_rsqrt = _Rsqrt(lambda r2: type(r2)(1.0) / np.sqrt(r2) if r2 > 0 else r2)
+positive_rsqrt: Any = _Rsqrt(lambda r2: type(r2)(1.0) / np.sqrt(r2) if r2 > 0 else r2)
 
 
 @device
-def rsqrt(r2):
+def rsqrt(r2: Any) -> Any:
     """Return 1/sqrt(r2), and zero where r2 is zero: coincident points contribute nothing."""
     root = positive_rsqrt(r2)
     return root if r2 > 0.0 else 0.0
@@ -302,7 +302,7 @@ class Launch:
         Module, name, and arguments of the factory that made it (see `kernels`).
     """
 
-    def __init__(self, function: Callable, origin: tuple) -> None:
+    def __init__(self, function: Callable[..., Any], origin: tuple[Any, ...]) -> None:
         self.function, self.origin = function, origin
         self._compiled: dict[np.dtype, Any] = {}
 
@@ -350,10 +350,10 @@ class Launch:
         """
         copy = retargeted(self.function, np.dtype(dtype))
         kinds = tuple(map(_type_of_name, arguments))
-        return cuda.compile_ptx(copy, kinds, cc=capability, fastmath=True, device=False)[0]
+        return str(cuda.compile_ptx(copy, kinds, cc=capability, fastmath=True, device=False)[0])
 
 
-def kernels(factory: Callable[..., Callable]) -> Callable[..., Launch]:
+def kernels(factory: Callable[..., Callable[..., Any]]) -> Callable[..., Launch]:
     """Turn a factory of loops, called with plain integers, into one of kernels, made once each.
 
     Order of arguments, kernel codes and the like are constants of the loops.
@@ -368,8 +368,8 @@ def kernels(factory: Callable[..., Callable]) -> Callable[..., Launch]:
 
 
 @kernels
-def _probe():
-    def loop(value, out):
+def _probe() -> Callable[..., Any]:
+    def loop(value: Any, out: Any) -> None:
         out[0] = value
 
     return loop
