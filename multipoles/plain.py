@@ -1,8 +1,7 @@
-"""The field of one pair as plain arithmetic on numbers, for loops that are written out by machine.
+"""The field of one pair as plain arithmetic, which kernels of the GPU have written out.
 
-Every function takes a number that stands for orders, and lists of numbers; it returns a list of
-lists. On floats it computes; run once by a compiler on stand-ins it writes out the instructions,
-and loops, tables and zeros vanish (`multipoles.compiled.cuda_kernels.emitted`).
+In the sense of `multipoles.compiled.emit`: every function takes an integer that stands for the
+orders, and lists of numbers; it returns a list of lists.
 """
 
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ _BASE = 64
 
 
 def code_of_orders(source_order: int, order: int, channels: int = 1) -> int:
-    """Return source order, output order and channels as one number."""
+    """Return source order, output order and channels as one integer."""
     return (channels * _BASE + source_order) * _BASE + order
 
 

@@ -1,4 +1,4 @@
-"""Derivatives of a multipole's potential as plain arithmetic on numbers, emitted or real.
+"""Derivatives of a multipole's potential, as plain arithmetic (see `multipoles.compiled.emit`).
 
 The trace of a moment does no work under 1/r, and the derivatives have no trace either. So both are
 kept as symmetric traceless tensors: order l has 2l + 1 independent components, those with z-power
@@ -13,7 +13,7 @@ derivative along t, divided by d!, is by the product rule
 plus terms with a factor t.t, which the traceless derivatives do not need: polynomials in t are
 taken modulo t.t, again with z-powers at most one. A Horner scheme sums over k.
 
-Numbers know ``+ - *``; tensors and polynomials are dicts by multi-index.
+Tensors and polynomials are dicts by multi-index.
 """
 
 from collections.abc import Callable, Iterator

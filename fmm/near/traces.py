@@ -1,4 +1,4 @@
-"""Derivatives of a multipole's potential under a damped kernel, as plain arithmetic on numbers.
+"""Derivatives of a multipole's potential under a damped kernel, as plain arithmetic.
 
 `traceless` leaves out traces, which do no work under 1/r. Under another radial kernel they do. A
 moment of order n is a polynomial of degree n in the derivatives, and so a sum of harmonic ones

@@ -18,7 +18,7 @@ from multipoles.cuda.neighbours import DeviceNeighbours, DevicePairs, pairs_with
 
 
 class Systems(DeviceNeighbours):
-    """All pairs of a system, told by tensors, which plans take as they are."""
+    """All pairs of points of each system; batches stay tensors, which plans take as they are."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ def evaluator(
     neighbours: DeviceNeighbours,
     tolerance: float,
 ) -> Any:
-    """Return what sums by a method; like `evaluators.evaluator`, but ``"auto"`` is direct."""
+    """Return the evaluator of a method; as `evaluators.evaluator`, but ``"auto"`` is direct."""
     if method not in METHODS:
         raise ValueError(f"expected method to be one of {METHODS}, got {method!r}")
     if method != "fmm":
@@ -88,7 +88,7 @@ def evaluator(
 
 
 class Planned:
-    """The fast multipole method on a plan, which holds the points."""
+    """The fast multipole method by a plan, which knows the points."""
 
     def __init__(self, plan: FMM) -> None:
         self.plan = plan
@@ -133,7 +133,7 @@ def _tensor(array: Any, device: torch.device) -> Tensor:
 def everybody(
     n_targets: int, n_sources: int, target_batch: Tensor | None, source_batch: Tensor | None
 ) -> DeviceNeighbours:
-    """Return the neighbours of systems, or of a single one."""
+    """Return all pairs of points of each system, or of a single one."""
     return Systems(n_targets, n_sources, target_batch, source_batch)
 
 

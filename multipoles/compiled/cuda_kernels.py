@@ -98,9 +98,8 @@ def retargeted(function: Callable[..., Any], dtype: np.dtype) -> FunctionType:
     Parameters
     ----------
     function : function
-        Plain Python; may call functions decorated by `multipoles.compiled.jit`, by `device` below,
-        and ones with an attribute `plain` (see `emitted`), as globals or from its closure, but not
-        as attributes of modules.
+        In Python; may call functions decorated by `multipoles.compiled.jit`, by `device` below or
+        by `emit.emitted`, as globals or from its closure, but not as attributes of modules.
     dtype : dtype
         float32 or float64.
     """
@@ -186,7 +185,7 @@ device = Device
 
 
 def substitute(original: Any, function: Device) -> None:
-    """Let kernels have one function where shared sources call another, that of vectors."""
+    """Let kernels call a function of their own where shared sources call another, of vectors."""
     _substitutes.append((original, function))
 
 
@@ -208,8 +207,8 @@ def _emitted(plain: Callable[..., Any]) -> Any:
 class Access(Device):
     """A function for kernels that reads or writes consecutive numbers of an array as a tuple.
 
-    Unlike an index in a kernel, the place is not compared with zero: that would cost more than
-    the arithmetic of a pair.
+    Negative places are no places from the end, as an index is to Numba: telling them apart would
+    cost more than the arithmetic of a pair.
     """
 
     def __init__(self, function: Callable[..., Any], intrinsic: Callable[[], Any]) -> None:
