@@ -353,9 +353,9 @@ class Launch:
 
 
 def kernels(factory: Callable[..., Callable[..., Any]]) -> Callable[..., Launch]:
-    """Turn a factory of loops, called with plain integers, into one of kernels, made once each.
+    """Turn a factory of loops, called with integers, into one of launches, made once each.
 
-    Order of arguments, kernel codes and the like are constants of the loops.
+    The integers (orders, the code of a radial kernel) are constants of the loops.
     """
 
     @cache
