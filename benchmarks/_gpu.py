@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from multipoles.compiled.cuda_access import loader, storer
-from multipoles.compiled.cuda_kernels import SIMULATED, WrittenOut, _positive_rsqrt, cuda, kernels
+from multipoles.compiled.cuda_kernels import SIMULATED, cuda, kernels, positive_rsqrt
+from multipoles.compiled.emit import emitted
 from multipoles.cuda.device import NumbaSpace, space_of, view
 
 # independent chains of a thread, and operations of each that a round of the loop writes out
@@ -109,7 +110,7 @@ def _multiply_adds(count: int, values: Any, factors: Any) -> list[list[Any]]:
     return [values]
 
 
-_written_multiply_adds = WrittenOut(_multiply_adds)
+_written_multiply_adds = emitted(_multiply_adds)
 
 
 @kernels
@@ -139,10 +140,10 @@ def reciprocal_roots():
         place = cuda.grid(1) * CHAINS
         a, b, c, d, e, f, g, h = load(out, place)
         for _ in range(rounds):
-            a, b = _positive_rsqrt(a), _positive_rsqrt(b)
-            c, d = _positive_rsqrt(c), _positive_rsqrt(d)
-            e, f = _positive_rsqrt(e), _positive_rsqrt(f)
-            g, h = _positive_rsqrt(g), _positive_rsqrt(h)
+            a, b = positive_rsqrt(a), positive_rsqrt(b)
+            c, d = positive_rsqrt(c), positive_rsqrt(d)
+            e, f = positive_rsqrt(e), positive_rsqrt(f)
+            g, h = positive_rsqrt(g), positive_rsqrt(h)
         store(out, place, (a, b, c, d, e, f, g, h))
 
     return loop

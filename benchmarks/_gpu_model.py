@@ -9,7 +9,7 @@ from _gpu import Place, Row, relative
 
 from gnn import AMP, System
 from gnn.data import collate, prepare
-from gnn.operators._edge_cuda import emulated
+from gnn.operators.gpu import emulated
 
 # of a model whose kernels run in the simulator
 TINY = {

@@ -65,14 +65,14 @@ def measure(n: int, method: str) -> Result:
     import multipoles as mp
     from fmm.validation import peak_memory
     from gnn.model import AMP
-    from gnn.operators import _evaluators
+    from gnn.operators import evaluators
 
     torch.set_num_threads(mp.get_num_threads())
     torch.manual_seed(0)
     model = AMP(long_range=True, field_method=method)
     plans = []
-    made = _evaluators.FMM
-    _evaluators.FMM = lambda *a, **k: plans.append(0) or made(*a, **k)  # type: ignore[misc]
+    made = evaluators.FMM
+    evaluators.FMM = lambda *a, **k: plans.append(0) or made(*a, **k)  # type: ignore[misc]
     # compiles: the loops of all orders and of both numbers of channels
     model.evaluate([system(min(n, 3000))])
     plans.clear()

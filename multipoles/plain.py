@@ -1,8 +1,7 @@
-"""The field of one pair as plain arithmetic on numbers, for loops that are written out by machine.
+"""The field of one pair as plain arithmetic, which kernels of the GPU have written out.
 
-Every function takes a number that stands for orders, and lists of numbers; it returns a list of
-lists. On floats it computes; run once by a compiler on stand-ins it writes out the instructions,
-and loops, tables and zeros vanish (`multipoles.compiled.cuda_kernels.emitted`).
+In the sense of `multipoles.compiled.emit`: every function takes an integer that stands for the
+orders, and lists of numbers; it returns a list of lists.
 """
 
 from collections.abc import Sequence
@@ -17,21 +16,21 @@ Numbers = Sequence[Any]
 _BASE = 64
 
 
-def orders_code(source_order: int, order: int, channels: int = 1) -> int:
-    """Return source order, output order and channels as one number."""
+def code_of_orders(source_order: int, order: int, channels: int = 1) -> int:
+    """Return source order, output order and channels as one integer."""
     return (channels * _BASE + source_order) * _BASE + order
 
 
-def orders_of(code: int) -> tuple[int, int, int]:
+def orders_of_code(orders_code: int) -> tuple[int, int, int]:
     """Return source order, output order and channels."""
-    rest, order = divmod(code, _BASE)
+    rest, order = divmod(orders_code, _BASE)
     channels, source_order = divmod(rest, _BASE)
     return source_order, order, channels
 
 
-def coulomb_chain(code: int, inverse: Numbers) -> list[list[Any]]:
+def coulomb_chain(orders_code: int, inverse: Numbers) -> list[list[Any]]:
     """Return g_0 ... g_top of 1/r, g_n = (-1)^n B_n, from a list of 1/r alone."""
-    source_order, order, _ = orders_of(code)
+    source_order, order, _ = orders_of_code(orders_code)
     square = inverse[0] * inverse[0]
     chain = [inverse[0]]
     for n in range(source_order + order):
@@ -39,7 +38,7 @@ def coulomb_chain(code: int, inverse: Numbers) -> list[list[Any]]:
     return [chain]
 
 
-def signed_chain(code: int, chain: Numbers) -> list[list[Any]]:
+def signed_chain(orders_code: int, chain: Numbers) -> list[list[Any]]:
     """Return g_n = (-1)^n B_n of B_0 ... B_top."""
     return [[b * -1.0 if n % 2 else b for n, b in enumerate(chain)]]
 
@@ -77,12 +76,14 @@ def _products(source_order: int, order: int) -> list[list[tuple[int, int, bool]]
     ]
 
 
-def add_field(code: int, sums: Numbers, chain: Numbers, r: Numbers, moments: Numbers):
+def add_field(
+    orders_code: int, sums: Numbers, chain: Numbers, r: Numbers, moments: Numbers
+) -> list[list[Any]]:
     """Return the sums of all channels with the field of one source added.
 
     sums and moments are those of one channel after the other; r is target minus source.
     """
-    source_order, order, channels = orders_of(code)
+    source_order, order, channels = orders_of_code(orders_code)
     if source_order == 0 and channels == 1:
         # a charge is cheaper to multiply with the few links than with all derivatives
         tensor = derivatives(order, [g * moments[0] for g in chain], r)
@@ -100,11 +101,11 @@ def add_field(code: int, sums: Numbers, chain: Numbers, r: Numbers, moments: Num
     return [out]
 
 
-def add(code: int, a: Numbers, b: Numbers) -> list[list[Any]]:
+def add(orders_code: int, a: Numbers, b: Numbers) -> list[list[Any]]:
     """Return a + b."""
     return [[x + y for x, y in zip(a, b, strict=True)]]
 
 
-def times(code: int, a: Numbers, factor: Numbers) -> list[list[Any]]:
+def times(orders_code: int, a: Numbers, factor: Numbers) -> list[list[Any]]:
     """Return a times the one number of `factor`."""
     return [[x * factor[0] for x in a]]

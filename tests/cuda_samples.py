@@ -3,7 +3,8 @@
 import numpy as np
 
 from multipoles.compiled.cuda_access import WIDEST, loader
-from multipoles.compiled.cuda_kernels import REAL, WrittenOut, cuda, device, kernels, rsqrt
+from multipoles.compiled.cuda_kernels import REAL, cuda, device, kernels, rsqrt
+from multipoles.compiled.emit import emitted
 from multipoles.compiled.jit import inline
 
 TABLE = np.array([0.5, 0.25, 0.125])
@@ -31,7 +32,7 @@ def powers(order, x):
     return [out]
 
 
-emitted_powers = WrittenOut(powers)
+emitted_powers = emitted(powers)
 
 
 @kernels

@@ -1,6 +1,8 @@
 """Every kernel that ran in the simulator before compiles for real GPUs.
 
 Runs last, or after a run that wrote what it launched (``--launches`` there, ``--launched`` here).
+Alone, it first runs the tests of the simulator, which takes minutes, and keeps what they launched
+for as long as the sources stay the same.
 """
 
 import json
@@ -24,6 +26,26 @@ MAX_SPILL = {"float32": 0, "float64": 1024}
 # two loads, each rounded once, and the line that declares their registers
 DIFFERENCES = 13
 OF_COORDINATES = ("fmm.cuda.expansions.form(", "fmm.cuda.expansions.evaluate(")
+
+
+FOLDER = Path(tempfile.gettempdir(), f"anisole-ptx-{sources_hash()}")
+
+
+def recorded(path: Path, *tests: str) -> list[list]:
+    """Return what tests of the simulator launch, from a file or from a run that writes it."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        chosen = ["-m", "cuda and not slow and not gpu", "--ignore=tests/test_ptx.py", *tests]
+        part = path.with_suffix(f".{os.getpid()}")
+        environment = os.environ | {"NUMBA_ENABLE_CUDASIM": "1"}
+        environment.pop("PYTEST_XDIST_WORKER", None)
+        run = subprocess.run(
+            [sys.executable, "-m", "pytest", *chosen, f"--launches={part}"],
+            capture_output=True, text=True, cwd=ROOT, env=environment,
+        )  # fmt: skip
+        assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
+        part.replace(path)
+    return json.loads(path.read_text())
 
 
 def facts_of(
@@ -77,12 +99,11 @@ def one_of_each(found: list[list]) -> list[list]:
 def compiled(request) -> list[tuple[str, str, dict]]:
     path = request.config.getoption("--launched")
     found = json.loads(Path(path).read_text()) if path else launches()
-    if not found:
-        pytest.skip("no kernel ran in the simulator before")
-    folder = Path(tempfile.gettempdir(), f"anisole-ptx-{sources_hash()}")
+    found = found or recorded(FOLDER / "launches.json")
+    assert found, "no kernel ran in the simulator"
     if request.param == "all":
-        return facts_of(found, CAPABILITIES, folder)
-    return facts_of(one_of_each(found), CAPABILITIES[-1:], folder)
+        return facts_of(found, CAPABILITIES, FOLDER)
+    return facts_of(one_of_each(found), CAPABILITIES[-1:], FOLDER)
 
 
 def test_every_kernel_compiles(compiled):
@@ -117,6 +138,14 @@ def test_only_differences_of_coordinates_may_be_of_double_precision():
     for n, found in ((0, []), (DIFFERENCES, names[1:]), (DIFFERENCES + 1, names)):
         compiled = [(name, "float32", {"f64": n}) for name in names]
         assert double_precision(compiled) == [(name, n) for name in found]
+
+
+@pytest.mark.slow
+def test_launches_are_recorded_where_none_are_given(tmp_path):
+    path = tmp_path / "launches.json"
+    found = recorded(path, "tests/multipoles/test_sorting_cuda.py")
+    assert "multipoles.cuda.sorting" in {launch[0] for launch in found}
+    assert recorded(path, "no such test") == found
 
 
 @pytest.fixture(scope="module")

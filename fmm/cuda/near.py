@@ -84,19 +84,19 @@ def near_field(
         )  # fmt: skip
         return
     group = channel_group(source_order, order, channels)
-    code = plain.orders_code(source_order, order, group)
-    _near(code, kernel.code)(
+    orders_code = plain.code_of_orders(source_order, order, group)
+    _near(orders_code, kernel.code)(
         space.stream, dtype, (n_leaves, channels // group), THREADS, *arrays, parameters, channels,
         *leaves, flat,
     )  # fmt: skip
 
 
 @kernels
-def _near(code, kernel):
+def _near(orders_code, kernel):
     """Write the near field of leaves: a block's threads take its targets, some at a time."""
-    source_order, order, group = plain.orders_of(code)
+    source_order, order, group = plain.orders_of_code(orders_code)
     n_in, n_out = (group * indexing.n_components(n) for n in (source_order, order))
-    chain_of = chain_function(code, kernel)
+    chain_of = chain_function(orders_code, kernel)
     length, tile = record_layout(n_in, THREADS)
     size = length * tile
     load, store, zero = loader(length, ALIGNED), storer(n_out), zeros(n_out)
@@ -135,9 +135,9 @@ def _near(code, kernel):
                         source = load(records, place)
                         r = (here[0] - source[0], here[1] - source[1], here[2] - source[2])
                         chain = chain_of(square(r[0], r[1], r[2]), parameters)
-                        some = add_field(code, (some, chain, r, source[3:end_of_moments]))[0]
+                        some = add_field(orders_code, (some, chain, r, source[3:end_of_moments]))[0]
                         place += length
-                    total = add(code, (total, some))[0]
+                    total = add(orders_code, (total, some))[0]
             if i < last:
                 width = channels * n_out // group
                 store(out, i * width + cuda.blockIdx.y * n_out, total)

@@ -14,7 +14,8 @@ from fmm.error import accuracy
 from fmm.far import harmonics, translations
 from fmm.tree.curve import upper
 from multipoles.compiled.cuda_access import WIDEST, loader, storer, zeros
-from multipoles.compiled.cuda_kernels import REAL, SIMULATED, Device, WrittenOut, cuda, kernels
+from multipoles.compiled.cuda_kernels import REAL, SIMULATED, Device, cuda, kernels
+from multipoles.compiled.emit import emitted
 from multipoles.cuda.device import Space
 
 # threads that translate the boxes of a group, and how many target boxes it has
@@ -37,7 +38,7 @@ def _scaled(code: int, values: Any, factor: Any) -> list[list[Any]]:
     return [[v * factor[0] for v in values]]
 
 
-scaled_sum, scaled = WrittenOut(_scaled_sum), WrittenOut(_scaled)
+scaled_sum, scaled = emitted(_scaled_sum), emitted(_scaled)
 
 
 def teams_for(n: int) -> int:

@@ -1,11 +1,12 @@
-"""The inner loop of the near field: `traceless` written as vector instructions for given orders.
+"""The inner loop of the near field, written as vector instructions for given orders.
 
-Under a damped kernel it is `traces`, but 1/r where all sources of a vector are beyond the
-kernel's reach. The arithmetic runs once, when a kernel is compiled, on stand-ins whose ``+ - *``
-append instructions for vectors of sources; its loops and dicts vanish. Sources lie in a `block`:
-one row of `width` numbers per coordinate and then per row of moments, channel by channel.
+The arithmetic of a pair is that of `traceless`, or of `traces` under a damped kernel, written out
+by `multipoles.compiled.emit` for vectors with a source in each lane. Where all sources of a vector
+are beyond the reach of a damped kernel, it is taken for 1/r. Sources lie in a `block`: rows of
+`width` numbers, one for each coordinate, then one for each row of moments, channel by channel.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -15,53 +16,18 @@ from numba.extending import intrinsic
 
 from fmm.near import traceless, traces
 from multipoles.chains import COULOMB
+from multipoles.compiled.emit import Written
 from multipoles.compiled.jit import name_by_constants
-from multipoles.compiled.simd import Vec, fill_lanes, rsqrt
+from multipoles.compiled.simd import Vec, constant, fill_lanes, rsqrt
 from multipoles.direct_cpu import radial_chain
 
-# bytes of sources in a block: about the first cache
+# bytes of a block of sources, which should stay in the first cache
 _BLOCK = 49152
+# the number of sources in a block is a multiple of this
 _STEP = 64
-# products may fuse with sums, but sums keep their order: additions have units of their own
+# LLVM may fuse products with sums, but not reorder sums: what is left as an addition runs beside
+# the products, in units of its own
 _FLAGS = ("contract", "nsz")
-
-
-class _Number:
-    """A vector of the program being compiled, or several: one for each target of a group.
-
-    Instructions for all targets of a group come one after another, so that a processor finds work
-    that does not wait for what it has just begun.
-    """
-
-    def __init__(self, builder: ir.IRBuilder, values: list[ir.Value]):
-        self.builder, self.values = builder, values
-
-    def _binary(self, other: Any, instruction: str) -> "_Number":
-        kind = self.values[0].type
-        if isinstance(other, _Number):
-            right = other.values
-        else:
-            right = [ir.Constant(kind, [float(other)] * kind.count)]
-        operation = getattr(self.builder, instruction)
-        n = max(len(self.values), len(right))
-        pairs = zip(self._spread(self.values, n), self._spread(right, n), strict=True)
-        return _Number(self.builder, [operation(a, b, flags=_FLAGS) for a, b in pairs])
-
-    @staticmethod
-    def _spread(values: list[ir.Value], n: int) -> list[ir.Value]:
-        return values if len(values) == n else values * n
-
-    def __add__(self, other: Any) -> "_Number":
-        return self._binary(other, "fadd")
-
-    def __sub__(self, other: Any) -> "_Number":
-        return self._binary(other, "fsub")
-
-    def __mul__(self, other: Any) -> "_Number":
-        return self if isinstance(other, float) and other == 1 else self._binary(other, "fmul")
-
-    def __neg__(self) -> "_Number":
-        return _Number(self.builder, [self.builder.fneg(value) for value in self.values])
 
 
 def arithmetic(damped: bool) -> Any:
@@ -78,8 +44,8 @@ def chunk(n_rows: int, itemsize: int) -> int:
 def width(source_order: int, order: int, itemsize: int, damped: bool = False) -> int:
     """Return the length of a row of a block.
 
-    Copies of whole vectors may end beyond a chunk, by less than one. And rows a power of two bytes
-    long would share the cache's few places for addresses equal modulo 4096.
+    It is a vector longer than a chunk: copies are made in whole vectors, and rows whose bytes were
+    a power of two would compete for the few cache lines of addresses that are equal modulo 4096.
     """
     n_rows = 3 + len(arithmetic(damped).row_names(source_order, order))
     return chunk(n_rows, itemsize) + 64 // itemsize
@@ -124,46 +90,54 @@ def n_scratch(
 class _Loop:
     """One loop being written: addresses, loads and calls of vector functions."""
 
-    def __init__(self, context, builder, lane, block, source_order, order, damping=None):
+    def __init__(
+        self, context: Any, builder: Any, lane: Vec, block: Any, orders: tuple[int, int],
+        damping: "_Damping | None" = None,
+    ) -> None:  # fmt: skip
         self.context, self.builder, self.lane, self.block = context, builder, lane, block
         self.vector = context.get_value_type(lane)
-        self.orders = source_order, order
+        self.orders, order = orders, orders[1]
         self.damping, damped = damping, damping is not None
         self.arithmetic = arithmetic(damped)
         self.n_rows = len(self.arithmetic.row_names(*self.orders))
         self.n_sums = len(self.arithmetic.sum_names(order))
         itemsize = lane.dtype.bitwidth // 8
-        self.width = width(source_order, order, itemsize, damped)
+        self.width = width(*orders, itemsize, damped)
         self.row = padded_sums(order, itemsize, damped)
 
-    def word(self, number):
+    def word(self, number: int) -> Any:
         return ir.Constant(ir.IntType(64), number)
 
-    def load(self, pointer, place):
-        """Load a vector from `place`, an integer value or literal, after a pointer to numbers."""
+    def number(self, values: list[Any]) -> Written:
+        """Return a vector, or one for each target of a group, as a number."""
+        return Written(self.builder, values, _FLAGS)
+
+    def load(self, pointer: Any, place: Any) -> Written:
+        """Load the vector that starts `place` numbers (an LLVM value or int) after a pointer."""
         value = self.builder.load(self._address(pointer, place), typ=self.vector)
         value.align = self.lane.dtype.bitwidth // 8
-        return _Number(self.builder, [value])
+        return self.number([value])
 
-    def store(self, pointer, place, value):
+    def store(self, pointer: Any, place: Any, value: Any) -> None:
+        """Store a vector there."""
         align = self.lane.dtype.bitwidth // 8
         self.builder.store(value, self._address(pointer, place), align=align)
 
-    def _address(self, pointer, place):
+    def _address(self, pointer: Any, place: Any) -> Any:
         place = self.word(place) if isinstance(place, int) else place
         return self.builder.bitcast(self.builder.gep(pointer, [place]), ir.PointerType(self.vector))
 
-    def inverse_root(self, value):
-        """Return what `rsqrt` of `simd` makes of an LLVM vector."""
+    def inverse_root(self, value: Any) -> Any:
+        """Return `simd.rsqrt` of an LLVM vector."""
         kind = self.context.typing_context.resolve_value_type(rsqrt)
         signature = kind.get_call_type(self.context.typing_context, (self.lane,), {})
         return self.context.get_function(kind, signature)(self.builder, [value])
 
-    def zero(self):
-        return ir.Constant(self.vector, [0.0] * self.vector.count)
+    def zero(self) -> Any:
+        return constant(self.vector, 0.0)
 
-    def variables(self, n, width):
-        """Return n variables of `width` vectors each, zero: registers if there are enough."""
+    def variables(self, n: int, width: int) -> list[list[Any]]:
+        """Return n variables of `width` zero vectors, which LLVM keeps in registers if it can."""
         out = []
         for _ in range(n):
             out.append([cgutils.alloca_once(self.builder, self.vector) for _ in range(width)])
@@ -171,42 +145,47 @@ class _Loop:
                 self.builder.store(self.zero(), place)
         return out
 
-    def keep(self, variables, numbers):
+    def keep(self, variables: list[list[Any]], numbers: Sequence[Written]) -> None:
+        """Assign numbers to variables."""
         for places, number in zip(variables, numbers, strict=True):
             for place, value in zip(places, number.values, strict=True):
                 self.builder.store(value, place)
 
-    def kept(self, variables):
+    def kept(self, variables: list[list[Any]]) -> list[Written]:
+        """Return the numbers that variables have."""
         loads = ([self.builder.load(place) for place in places] for places in variables)
-        return [_Number(self.builder, values) for values in loads]
+        return [self.number(values) for values in loads]
 
-    def distance(self, target, place):
-        """Return r and 1/|r| from the vector of sources at `place` to a target."""
+    def distance(self, target: list[Written], place: Any) -> tuple[Written, ...]:
+        """Return x, y, z and 1/r from the vector of sources at `place` to a target."""
         source = self.builder.gep(self.block, [place])
         r = [x - self.load(source, axis * self.width) for axis, x in enumerate(target)]
         square = r[0] * r[0] + r[1] * r[1] + r[2] * r[2]
         roots = [self.inverse_root(value) for value in square.values]
-        return *r, _Number(self.builder, roots)
+        return *r, self.number(roots)
 
-    def shared(self, distance, scaled):
-        """Return the geometry of a pair."""
+    def shared(self, distance: Any, scaled: bool) -> Any:
+        """Return what all channels of a pair share under 1/r."""
         return traceless.geometry(*self.orders, distance[:3], distance[3], scaled)
 
-    def by_reach(self, distance, add):
-        """Write two branches, each calling `add` with the geometry of a pair.
+    def by_reach(
+        self, damping: "_Damping", distance: Sequence[Written], add: Callable[[Any], None]
+    ) -> None:
+        """Write two branches, each with what `add` makes of what all channels of a pair share.
 
-        One is for vectors with a source within the kernel's reach of a target, the other for 1/r.
+        One is for vectors with a source within the kernel's reach of a target, the other, under
+        1/r, for those without.
         """
-        r, inverse = distance[:3], distance[3]
-        square = r[0] * r[0] + r[1] * r[1] + r[2] * r[2]
-        with self.builder.if_else(self.damping.reaches(self.builder, square.values)) as (near, far):
+        x, y, z, inverse = distance
+        square = x * x + y * y + z * z
+        with self.builder.if_else(damping.reaches(self.builder, square.values)) as (near, far):
             with near:
-                chain = self.damping.chain(self, square, sum(self.orders))
-                add(traces.geometry(*self.orders, r, square, chain))
+                chain = damping.chain(self, square, sum(self.orders))
+                add(traces.geometry(*self.orders, (x, y, z), square, chain))
             with far:
-                add(traces.undamped(*self.orders, r, inverse))
+                add(traces.undamped(*self.orders, (x, y, z), inverse))
 
-    def moments(self, place, channel=None):
+    def moments(self, place: Any, channel: Any = None) -> list[Written]:
         """Return the rows of moments of the vector of sources at `place`."""
         builder = self.builder
         if channel is not None:
@@ -214,10 +193,10 @@ class _Loop:
         source = builder.gep(self.block, [place])
         return [self.load(source, (3 + row) * self.width) for row in range(self.n_rows)]
 
-    def group(self, base, last, n):
-        """Return the indices of n targets from `base` on, and which are beyond the end.
+    def group(self, base: Any, last: Any, n: int) -> tuple[list[Any], list[Any]]:
+        """Return the indices of a group of n targets from `base` on, and which are repetitions.
 
-        Past the end the last target comes again; its second sums go nowhere.
+        Where fewer than n are left, the last one is repeated; its other sums are not stored.
         """
         indices, doubles = [], []
         final = self.builder.sub(last, self.word(1))
@@ -227,7 +206,7 @@ class _Loop:
             indices.append(self.builder.select(doubles[-1], final, index))
         return indices, doubles
 
-    def points(self, targets, indices):
+    def points(self, targets: Any, indices: list[Any]) -> list[Written]:
         """Return the three coordinates of targets, each in all lanes."""
         starts = [self.builder.mul(index, self.word(3)) for index in indices]
         out = []
@@ -235,24 +214,27 @@ class _Loop:
             places = [self.builder.add(start, self.word(axis)) for start in starts]
             numbers = [self.builder.load(self.builder.gep(targets, [p])) for p in places]
             lanes = [fill_lanes(self.builder, number, self.vector) for number in numbers]
-            out.append(_Number(self.builder, lanes))
+            out.append(self.number(lanes))
         return out
 
-    def add_lanes(self, vectors, pointer, place):
+    def add_lanes(self, vectors: list[Any], pointer: Any, place: Any) -> None:
         """Add the sum over the lanes of each vector to the numbers from `place` on."""
         lanes = self.lane.lanes
         vectors = vectors + [self.zero()] * (self.row - len(vectors))
         for first in range(0, self.row, lanes):
-            total = _Number(self.builder, [self._lane_sums(vectors[first : first + lanes])])
+            total = self.number([self._lane_sums(vectors[first : first + lanes])])
             at = self.builder.add(place, self.word(first))
             self.store(pointer, at, (self.load(pointer, at) + total).values[0])
 
-    def _lane_sums(self, vectors):
-        """Return the sums over the lanes of as many vectors as a vector has lanes, as one."""
+    def _lane_sums(self, vectors: list[Any]) -> Any:
+        """Return a vector whose lane i is the sum over the lanes of vector i, of as many vectors.
+
+        Each round halves their number: of two vectors, neighbouring groups of `step` lanes are
+        added, and the sums of one alternate with those of the other.
+        """
         builder, lanes, step = self.builder, self.lane.lanes, 1
         kind = ir.VectorType(ir.IntType(32), lanes)
         while len(vectors) > 1:
-            # groups of `step` lanes are neighbours to be added; groups of two vectors alternate
             group = [i // (2 * step) * 2 * step + i % step for i in range(lanes)]
             left = [g + i // step % 2 * lanes for i, g in enumerate(group)]
             right = ir.Constant(kind, [i + step for i in left])
@@ -272,12 +254,13 @@ class _Loop:
 class _Damping:
     """A damped kernel in a loop being written: where it acts, and its chain."""
 
-    def __init__(self, context, lane, code, kinds, values):
-        self.context, self.lane, self.code = context, lane, code
-        self.kinds, self.values = kinds, values  # of parameters, scratch of the chain, reach^2
+    def __init__(self, context: Any, lane: Vec, kernel_code: int, kinds: Any, values: Any) -> None:
+        self.context, self.lane, self.kernel_code = context, lane, kernel_code
+        # of the kernel's parameters, the scratch for its chain, and the square of its reach
+        self.kinds, self.values = kinds, values
 
-    def reaches(self, builder, squares):
-        """Return whether any lane of some vectors of r^2 is within reach."""
+    def reaches(self, builder: Any, squares: list[Any]) -> Any:
+        """Return whether any lane of some vectors of r^2 is within the kernel's reach."""
         reach = fill_lanes(builder, self.values[2], squares[0].type)
         bits = ir.IntType(self.lane.lanes)
         any_lane = ir.Constant(bits, 0)
@@ -286,55 +269,56 @@ class _Damping:
             any_lane = builder.or_(any_lane, builder.bitcast(mask, bits))
         return builder.icmp_unsigned("!=", any_lane, ir.Constant(bits, 0))
 
-    def chain(self, loop, square, last):
-        """Return g_0 ... g_last, 1/r's in lanes beyond reach."""
-        code = self.code
+    def chain(self, loop: _Loop, square: Written, last: int) -> list[Written]:
+        """Return the links g_0 ... g_last of the kernel's chain, those of 1/r beyond its reach."""
+        kernel_code = self.kernel_code
 
-        def write(parameters, r2, last, chain):
-            radial_chain(code, parameters, r2, last, chain)
+        def write(parameters: Any, r2: Any, last: Any, chain: Any) -> None:
+            radial_chain(kernel_code, parameters, r2, last, chain)
 
         name_by_constants(write)
         parameters, scratch = self.kinds[:2]
         word = nb_types.intp
         kind = nb_types.none(parameters, self.lane, word, scratch)
         pointer = self.context.make_array(scratch)(self.context, loop.builder, self.values[1]).data
-        links: list[list] = [[] for _ in range(last + 1)]
+        links: list[list[Any]] = [[] for _ in range(last + 1)]
         for value in square.values:
             arguments = self.values[0], value, loop.word(last), self.values[1]
             self.context.compile_internal(loop.builder, write, kind, arguments)
             for n, values in enumerate(links):
                 values += loop.load(pointer, n * self.lane.lanes).values
-        return [_Number(loop.builder, values) for values in links]
+        return [loop.number(values) for values in links]
 
 
 @intrinsic(prefer_literal=True)
 def add_sources(
-    typing_context, source_order, order, single, code, targets, first, last, block, n, channels,
-    vectors, sums, parameters, chain, reach,
-):  # fmt: skip
+    typing_context: Any, source_order: Any, order: Any, single: Any, kernel_code: Any,
+    targets: Any, first: Any, last: Any, block: Any, n: Any, channels: Any,
+    vectors: Any, sums: Any, parameters: Any, chain: Any, reach: Any,
+) -> Any:  # fmt: skip
     """Add the field of the first n sources of `block` at targets first ... last - 1 to `sums`.
 
-    source_order, order, single (whether there is one channel) and the kernel's code are known when
-    compiling. `n` is a multiple of `step(...)`. `sums` is flat, row by row of (target, channel,
-    sum); `vectors` is scratch of length `n_scratch`, `chain` of as many vectors as the kernel's
-    chain has links. Beyond the n sources the block has room for one more vector.
+    source_order, order, single (whether there is one channel) and kernel_code (of the radial
+    kernel) are known when compiling. `n` is a multiple of `step(...)`; the block has room for one
+    more vector of sources. `sums` is flat, row by row of (target, channel, sum). `vectors` is
+    scratch of length `n_scratch`, `chain` scratch for a vector of every link of the chain.
     """
     lane = Vec(block.dtype)
     orders = source_order.literal_value, order.literal_value
 
-    def codegen(context, builder, sig, args):
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         data = {
             name: context.make_array(sig.args[i])(context, builder, args[i]).data
             for name, i in (("targets", 4), ("block", 7), ("vectors", 10), ("sums", 11))
         }
         damping = None
-        if code.literal_value != COULOMB:
+        if kernel_code.literal_value != COULOMB:
             reach = context.cast(builder, args[14], sig.args[14], lane.dtype)
             square = builder.fmul(reach, reach)
             damping = _Damping(
-                context, lane, code.literal_value, sig.args[12:14], (*args[12:14], square)
+                context, lane, kernel_code.literal_value, sig.args[12:14], (*args[12:14], square)
             )
-        loop = _Loop(context, builder, lane, data["block"], *orders, damping)
+        loop = _Loop(context, builder, lane, data["block"], orders, damping)
         if single.literal_value:
             _one_channel(loop, data, args[5], args[6], args[8])
         else:
@@ -343,13 +327,13 @@ def add_sources(
 
     integer = nb_types.intp
     signature = nb_types.void(
-        source_order, order, single, code, targets, integer, integer, block, integer, integer,
-        vectors, sums, parameters, chain, reach,
+        source_order, order, single, kernel_code, targets, integer, integer, block, integer,
+        integer, vectors, sums, parameters, chain, reach,
     )  # fmt: skip
     return signature, codegen
 
 
-def _one_channel(loop, data, first, last, n):
+def _one_channel(loop: _Loop, data: Any, first: Any, last: Any, n: Any) -> None:
     """Write the loop that keeps the sums of one or several targets in registers."""
     builder = loop.builder
     at_once = targets_at_once(*loop.orders, True)
@@ -365,7 +349,7 @@ def _one_channel(loop, data, first, last, n):
             distance = loop.kept(ahead)
             loop.keep(ahead, loop.distance(points, builder.add(j, lanes)))
 
-            def add(shared, j=j):
+            def add(shared: Any, j: Any = j) -> None:
                 rows = loop.moments(j)
                 found = loop.arithmetic.add_field(*loop.orders, shared, rows, loop.kept(sums))
                 loop.keep(sums, found)
@@ -373,7 +357,7 @@ def _one_channel(loop, data, first, last, n):
             if loop.damping is None:
                 add(loop.shared(distance, False))
             else:
-                loop.by_reach(distance, add)
+                loop.by_reach(loop.damping, distance, add)
         totals = loop.kept(sums)
         for k in range(at_once):
             row = builder.mul(builder.sub(indices[k], first), loop.word(loop.row))
@@ -381,7 +365,7 @@ def _one_channel(loop, data, first, last, n):
                 loop.add_lanes([total.values[k] for total in totals], data["sums"], row)
 
 
-def _many_channels(loop, data, first, last, n, channels):
+def _many_channels(loop: _Loop, data: Any, first: Any, last: Any, n: Any, channels: Any) -> None:
     """Write the loop that runs over channels inside, their sums in memory."""
     builder = loop.builder
     lanes, vectors = loop.lane.lanes, data["vectors"]
@@ -389,12 +373,12 @@ def _many_channels(loop, data, first, last, n, channels):
     per_channel = loop.n_sums * at_once
     scaled = not traceless.has_products(*loop.orders)
 
-    def of_channel(c):
+    def of_channel(c: Any) -> Any:
         return builder.gep(vectors, [builder.mul(c.index, loop.word(per_channel * lanes))])
 
-    def load_sums(pointer):
+    def load_sums(pointer: Any) -> list[Written]:
         places = [[(k * at_once + t) * lanes for t in range(at_once)] for k in range(loop.n_sums)]
-        return [_Number(builder, [loop.load(pointer, p).values[0] for p in row]) for row in places]
+        return [loop.number([loop.load(pointer, p).values[0] for p in row]) for row in places]
 
     with cgutils.for_range_slice(builder, first, last, loop.word(at_once)) as (base, _):
         indices, doubles = loop.group(base, last, at_once)
@@ -407,7 +391,7 @@ def _many_channels(loop, data, first, last, n, channels):
             starts = [builder.add(j, loop.word(k)) for k in range(0, step, lanes)]
             distances = [loop.distance(points, start) for start in starts]
 
-            def add(*pairs, starts=starts):
+            def add(*pairs: Any, starts: Any = starts) -> None:
                 with cgutils.for_range(builder, channels) as c:
                     mine = of_channel(c)
                     sums = load_sums(mine)
@@ -421,7 +405,7 @@ def _many_channels(loop, data, first, last, n, channels):
             if loop.damping is None:
                 add(*(loop.shared(distance, scaled) for distance in distances))
             else:
-                loop.by_reach(distances[0], add)
+                loop.by_reach(loop.damping, distances[0], add)
         with cgutils.for_range(builder, channels) as c:
             totals = load_sums(of_channel(c))
             for t in range(at_once):

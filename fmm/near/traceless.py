@@ -1,4 +1,4 @@
-"""Derivatives of a multipole's potential as plain arithmetic on numbers, emitted or real.
+"""Derivatives of a multipole's potential, as plain arithmetic (see `multipoles.compiled.emit`).
 
 The trace of a moment does no work under 1/r, and the derivatives have no trace either. So both are
 kept as symmetric traceless tensors: order l has 2l + 1 independent components, those with z-power
@@ -13,11 +13,13 @@ derivative along t, divided by d!, is by the product rule
 plus terms with a factor t.t, which the traceless derivatives do not need: polynomials in t are
 taken modulo t.t, again with z-powers at most one. A Horner scheme sums over k.
 
-Numbers know ``+ - *``; tensors and polynomials are dicts by multi-index.
+Tensors and polynomials are dicts by multi-index.
 """
 
 from collections.abc import Callable, Iterator
 from typing import Any
+
+from multipoles.compiled.emit import Counted
 
 Index = tuple[int, int, int]
 Tensor = dict[Index, Any]
@@ -194,7 +196,9 @@ def coulomb_chain(inverse: Any, top: int) -> list[Any]:
     return chain
 
 
-def add_field(source_order: int, order: int, shared: Any, rows: list, sums: list) -> list:
+def add_field(
+    source_order: int, order: int, shared: Any, rows: list[Any], sums: list[Any]
+) -> list[Any]:
     """Return the sums with one source added: moments by `row_names`, sums by `sum_names`."""
     if has_products(source_order, order):
         r, g = shared
@@ -209,7 +213,7 @@ def add_field(source_order: int, order: int, shared: Any, rows: list, sums: list
     return new
 
 
-def _add_potential(source_order: int, shared: Any, rows: list, total: Any) -> Any:
+def _add_potential(source_order: int, shared: Any, rows: list[Any], total: Any) -> Any:
     place = 0
     for n in range(source_order + 1):
         values, factor = shared[n]
@@ -222,7 +226,9 @@ def _add_potential(source_order: int, shared: Any, rows: list, total: Any) -> An
     return total
 
 
-def add_products(order: int, r: list[Triple], terms: list[tuple[list, list]], sums: list) -> list:
+def add_products(
+    order: int, r: list[Triple], terms: list[tuple[list[Any], list[Any]]], sums: list[Any]
+) -> list[Any]:
     """Return the sums with W_kn added, for each of several moments: `polynomials` and a chain."""
     named = dict(zip(sum_names(order), sums, strict=True))
     for d in range(order + 1):
@@ -241,7 +247,9 @@ def add_products(order: int, r: list[Triple], terms: list[tuple[list, list]], su
     return list(named.values())
 
 
-def polynomials(source_order: int, order: int, r: list[Triple], rows: list) -> list[list[Tensor]]:
+def polynomials(
+    source_order: int, order: int, r: list[Triple], rows: list[Any]
+) -> list[list[Tensor]]:
     """Return (t.grad)^k P_l / k! for k up to both orders and l = k ... source_order."""
     named = dict(zip(row_names(source_order, order), rows, strict=True))
     top = min(source_order, order)
@@ -261,31 +269,10 @@ def polynomials(source_order: int, order: int, r: list[Triple], rows: list) -> l
 # --- cost -----------------------------------------------------------------------------------------
 
 
-class _Counted:
-    """A number that counts products."""
-
-    def __init__(self, count: list[int]):
-        self.count = count
-
-    def __add__(self, other: Any) -> "_Counted":
-        return self
-
-    def __mul__(self, other: Any) -> "_Counted":
-        if not (isinstance(other, float) and other == 1):
-            self.count[0] += 1
-        return self
-
-    def __neg__(self) -> "_Counted":
-        return self
-
-    __radd__ = __sub__ = __add__
-    __rmul__ = __mul__
-
-
 def n_products(source_order: int, order: int, scaled: bool) -> tuple[int, int]:
     """Return the number of products for the geometry of a pair, and for each channel."""
 
-    def run(number):
+    def run(number: Any) -> Iterator[None]:
         shared = geometry(source_order, order, (number,) * 3, number, scaled)
         yield
         rows = [number] * len(row_names(source_order, order))
@@ -296,10 +283,10 @@ def n_products(source_order: int, order: int, scaled: bool) -> tuple[int, int]:
 
 def count_products(run: Callable[[Any], Iterator[None]]) -> tuple[int, int]:
     """Return the products of a computation on a number, before and after it yields."""
-    count = [0]
-    steps = run(_Counted(count))
+    number = Counted()
+    steps = run(number)
     next(steps)
-    once = count[0]
+    once = number.products
     for _ in steps:
         pass
-    return once, count[0] - once
+    return once, number.products - once

@@ -1,4 +1,4 @@
-"""Derivatives of a multipole's potential under a damped kernel, as plain arithmetic on numbers.
+"""Derivatives of a multipole's potential under a damped kernel, as plain arithmetic.
 
 `traceless` leaves out traces, which do no work under 1/r. Under another radial kernel they do. A
 moment of order n is a polynomial of degree n in the derivatives, and so a sum of harmonic ones
@@ -17,6 +17,7 @@ level j of derivatives by the chain of L^(m+j) f.
 The functions have the names and arguments of those of `traceless`, which the loop uses as well.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -49,7 +50,7 @@ def sum_names(order: int) -> list[tuple[int, Index]]:
     ]
 
 
-def geometry(source_order: int, order: int, r: Triple, square: Any, chain: list) -> Any:
+def geometry(source_order: int, order: int, r: Triple, square: Any, chain: list[Any]) -> Any:
     """Return what `add_field` needs of a pair: r^2 and the chain g_0 ... g_(K + D)."""
     chains = [chain]
     for _ in range(source_order // 2 + order // 2):
@@ -69,7 +70,9 @@ def undamped(source_order: int, order: int, r: Triple, inverse: Any) -> Any:
     return traceless.fractions(r, max(source_order, order)), [chain]
 
 
-def add_field(source_order: int, order: int, shared: Any, rows: list, sums: list) -> list:
+def add_field(
+    source_order: int, order: int, shared: Any, rows: list[Any], sums: list[Any]
+) -> list[Any]:
     """Return the sums with one source added: moments by `row_names`, sums by `sum_names`."""
     r, chains = shared
     first, levels = 0, []
@@ -128,7 +131,7 @@ def _factorials(rank: int) -> np.ndarray:
 def n_products(source_order: int, order: int) -> tuple[int, int]:
     """Return the number of products beyond the range, for a pair and for each channel."""
 
-    def run(number):
+    def run(number: Any) -> Iterator[None]:
         shared = undamped(source_order, order, (number,) * 3, number)
         yield
         rows = [number] * len(row_names(source_order, order))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gnn.data.batching import Batch
-from gnn.operators._edge_math import traceless_matrix
+from gnn.operators.edge_math import traceless_matrix
 from multipoles import indexing
 
 FIELD_ORDER = 2

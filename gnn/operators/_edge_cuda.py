@@ -1,23 +1,20 @@
-"""The edge operators on the GPU: launches on torch's stream, nothing waits.
+"""The edge operators on the GPU, launched on torch's current stream without waiting for results.
 
-The arithmetic of an edge is `_edge_math`, that of the CPU's loops. A thread takes one edge, or one
-node, and one channel. What many edges add to one place is written edge by edge first, then gathered
-by the place's own thread in a fixed order: every run gives the same bits.
+The arithmetic of an edge is `edge_math`, that of the CPU's loops. A thread takes one channel of one
+edge or of one node. What edges add to a node is first written edge by edge, then summed by the
+node's own thread in a fixed order: every run gives the same bits.
 
 Arrays are as in `_edge_kernels`: flat, channels last. In Numba's simulator tensors of the CPU stand
-in for those of a device (`emulated`).
+in for those of a device (`gpu.emulated`).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gnn.operators import _edge_functions
-from gnn.operators._edge_math import (
+from gnn.operators.edge_math import (
     invariant_terms,
     pair_gradients,
     pair_second,
@@ -36,17 +33,6 @@ from multipoles.cuda.device import NumbaSpace, Space, space_of, view
 THREADS = 4 if SIMULATED else 128
 
 
-@contextmanager
-def emulated() -> Iterator[None]:
-    """Let the simulator run these kernels on tensors of the CPU; for tests."""
-    before = _edge_functions.emulated
-    _edge_functions.emulated = SIMULATED
-    try:
-        yield
-    finally:
-        _edge_functions.emulated = before
-
-
 # --- launches -------------------------------------------------------------------------------------
 
 
@@ -62,25 +48,22 @@ def run_state(
         return
     edges = len(receivers)
     parts = inputs[0].new_empty(edges, 3, channels)
-    if kind == "gradients":
-        loop = state_gradients_by_edge(order)
-        _launch(loop, inputs[0], edges, *inputs, receivers, channels, outs[0], parts)
-    else:
-        loop = state_second_by_edge(order)
-        _launch(loop, inputs[0], edges, *inputs, receivers, channels, outs[0], parts)
+    kernel = (state_second_by_edge if kind == "second" else state_gradients_by_edge)(order)
+    _launch(kernel, inputs[0], edges, *inputs, receivers, channels, outs[0], parts)
+    if kind == "second":
         starts, by_grads = _row_starts(receivers, len(outs[2])), outs[2]
-        loop = state_second_by_node(order)
-        _launch(loop, inputs[0], len(by_grads), *inputs, starts, channels, by_grads)
+        kernel = state_second_by_node(order)
+        _launch(kernel, inputs[0], len(by_grads), *inputs, starts, channels, by_grads)
     _add_channels(parts, outs[1])
 
 
 def run_pair_values(
-    state: Tensor, directions: Tensor, ends: tuple[Tensor, Tensor], found: Tensor, order: int
+    state: Tensor, directions: Tensor, ends: tuple[Tensor, Tensor], out: Tensor, order: int
 ) -> None:
     """Compute the pair invariants."""
     _launch(
         pair_values_by_edge(order), state, len(ends[1]), state, directions, *ends, state.shape[2],
-        found,
+        out,
     )  # fmt: skip
 
 
@@ -96,18 +79,17 @@ def run_pair(
     edges, (nodes, components, channels) = len(receivers), state.shape
     sent, received = (state.new_empty(edges, components, channels) for _ in range(2))
     parts = state.new_empty(edges, 3, channels)
-    made = pair_second_by_edge if kind == "second" else pair_gradients_by_edge
-    extra = outs[1:]
+    kernel = (pair_second_by_edge if kind == "second" else pair_gradients_by_edge)(order)
     _launch(
-        made(order), state, edges, *inputs, senders, receivers, channels, sent, received, parts,
-        *extra,
+        kernel, state, edges, *inputs, senders, receivers, channels, sent, received, parts,
+        *outs[1:],
     )  # fmt: skip
     _add_channels(parts, outs[0])
     by_state = torch.empty_like(state, memory_format=torch.contiguous_format)
-    by_sender, places = _rows_of(senders, nodes)
+    sender_starts, permutation = _rows_of(senders, nodes)
     _launch(
         gathered(components), state, nodes, received, _row_starts(receivers, nodes), sent,
-        by_sender, places, channels, by_state,
+        sender_starts, permutation, channels, by_state,
     )  # fmt: skip
     return by_state
 
@@ -142,14 +124,14 @@ def _row_starts(receivers: Tensor, nodes: int) -> Tensor:
 
 
 def _rows_of(senders: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
-    """Return where the edges that each node sends start in the order that sorts them, and it.
+    """Return where each node's edges start among edges sorted by sender, and their permutation.
 
-    Kept with the tensor, whose edges serve every layer and derivative.
+    Both are kept with the tensor: the same edges serve every layer and derivative.
     """
 
     def make() -> tuple[Tensor, Tensor]:
-        places = torch.argsort(senders, stable=True)
-        return _row_starts(senders[places], nodes), places
+        permutation = torch.argsort(senders, stable=True)
+        return _row_starts(senders[permutation], nodes), permutation
 
     state = senders._version, nodes
     kept = getattr(senders, "_rows", {})
@@ -261,14 +243,14 @@ def pair_values_by_edge(order):
     n, terms = indexing.n_components(order), len(invariant_terms(order))
     load, point, store = row_loader(n), loader(3), row_storer(terms)
 
-    def loop(state, dirs, senders, receivers, channels, found):
+    def loop(state, dirs, senders, receivers, channels, out):
         t = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
         e, channel = t // channels, t % channels
         if e < receivers.shape[0]:
             one = load(state, senders[e] * n * channels + channel, channels)
             two = load(state, receivers[e] * n * channels + channel, channels)
             values = pair_values(order, (one, two, point(dirs, 3 * e)))[0]
-            store(found, e * terms * channels + channel, channels, values)
+            store(out, e * terms * channels + channel, channels, values)
 
     return loop
 
@@ -331,7 +313,7 @@ def pair_second_by_edge(order):
 def gathered(n):
     """Write the sum of what a node received on its edges and of what it sent on others."""
 
-    def loop(received, starts, sent, sender_starts, places, channels, out):
+    def loop(received, starts, sent, sender_starts, permutation, channels, out):
         t = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
         node, channel = t // channels, t % channels
         if node < starts.shape[0] - 1:
@@ -340,7 +322,7 @@ def gathered(n):
                 for e in range(starts[node], starts[node + 1]):
                     total += received[(e * n + i) * channels + channel]
                 for k in range(sender_starts[node], sender_starts[node + 1]):
-                    total += sent[(places[k] * n + i) * channels + channel]
+                    total += sent[(permutation[k] * n + i) * channels + channel]
                 out[(node * n + i) * channels + channel] = total
 
     return loop

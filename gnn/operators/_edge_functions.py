@@ -15,16 +15,15 @@ from torch.autograd import Function
 
 from gnn.operators import _edge_kernels as kernels
 from gnn.operators import edges_torch
-from gnn.operators._derivatives import aliases, each_of_batch, gradients, transformed
-from gnn.operators._edge_math import invariant_terms
+from gnn.operators.derivatives import aliases, each_of_batch, gradients, transformed
+from gnn.operators.edge_math import invariant_terms
+from gnn.operators.gpu import on_gpu
 from multipoles import indexing
 from multipoles.compiled import jit
 from multipoles.compiled.simd import BYTES
 
 Range = tuple[int, int, int]
 
-# whether Numba's simulator of the GPU takes tensors of the CPU (`_edge_cuda.emulated`)
-emulated = False
 # measured nanoseconds per edge, vector of channels and component (state) or invariant (pair)
 _STATE_COST = {"values": 0.3, "gradients": 0.6, "second": 1.5}
 _PAIR_COST = {"values": 1.0, "gradients": 3.5, "second": 7.0}
@@ -288,13 +287,8 @@ def _run(task: Callable[[int, int, int], Any], ranges: list[Range]) -> list:
     return [item for chunk in found for item in chunk]
 
 
-def on_gpu(tensor: Tensor) -> bool:
-    """Return whether a tensor's operators run on a GPU, or in its simulator."""
-    return tensor.is_cuda or emulated
-
-
 def _gpu() -> Any:
-    """Return the launches of the GPU, which is imported where it is used."""
+    """Return the module of the GPU's launches, which imports numba.cuda."""
     from gnn.operators import _edge_cuda
 
     return _edge_cuda

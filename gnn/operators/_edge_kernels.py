@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from gnn.operators._edge_math import (
+from gnn.operators._rows import add_rows, load_rows, store_rows, zero_rows
+from gnn.operators.edge_math import (
     invariant_terms,
     pair_gradients,
     pair_second,
@@ -24,7 +25,6 @@ from gnn.operators._edge_math import (
     traceless,
     traceless_adjoint,
 )
-from gnn.operators._emit import add_rows, load_rows, store_rows, zero_rows
 from multipoles import indexing
 from multipoles.compiled.jit import inline, jit
 from multipoles.compiled.simd import BYTES, lane_sum

@@ -1,6 +1,6 @@
 """The field of multipoles on the GPU: tensors to tensors on torch's stream.
 
-In Numba's simulator tensors of the CPU stand in for those of a device (`_edge_cuda.emulated`).
+In Numba's simulator tensors of the CPU stand in for those of a device (`gpu.emulated`).
 """
 
 from typing import Any
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fmm import FMM
+from gnn.operators.evaluators import METHODS
 from multipoles import indexing
 from multipoles.compiled.cuda_kernels import SIMULATED
 from multipoles.cuda import direct as direct_cuda
@@ -17,7 +18,7 @@ from multipoles.cuda.neighbours import DeviceNeighbours, DevicePairs, pairs_with
 
 
 class Systems(DeviceNeighbours):
-    """All pairs of a system, told by tensors, which plans take as they are."""
+    """All pairs of points of each system; batches stay tensors, which plans take as they are."""
 
     def __init__(
         self,
@@ -32,7 +33,7 @@ class Systems(DeviceNeighbours):
 
 
 class Direct:
-    """The sum over all pairs of a system, or over those of a list; see `_evaluators.Direct`."""
+    """The sum over all pairs of a system, or over those of a list; see `evaluators.Direct`."""
 
     def __init__(self, kernel: Any, neighbours: DeviceNeighbours) -> None:
         self.kernel, self.neighbours = kernel, neighbours
@@ -63,9 +64,7 @@ def evaluator(
     neighbours: DeviceNeighbours,
     tolerance: float,
 ) -> Any:
-    """Return what sums by a method; like `_evaluators.evaluator`, but ``"auto"`` is direct."""
-    from gnn.operators._evaluators import METHODS
-
+    """Return the evaluator of a method; as `evaluators.evaluator`, but ``"auto"`` is direct."""
     if method not in METHODS:
         raise ValueError(f"expected method to be one of {METHODS}, got {method!r}")
     if method != "fmm":
@@ -89,7 +88,7 @@ def evaluator(
 
 
 class Planned:
-    """The fast multipole method on a plan, which holds the points."""
+    """The fast multipole method by a plan, which knows the points."""
 
     def __init__(self, plan: FMM) -> None:
         self.plan = plan
@@ -134,7 +133,7 @@ def _tensor(array: Any, device: torch.device) -> Tensor:
 def everybody(
     n_targets: int, n_sources: int, target_batch: Tensor | None, source_batch: Tensor | None
 ) -> DeviceNeighbours:
-    """Return the neighbours of systems, or of a single one."""
+    """Return all pairs of points of each system, or of a single one."""
     return Systems(n_targets, n_sources, target_batch, source_batch)
 
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from gnn.operators import edges_torch
-from gnn.operators._derivatives import forward_mode
 from gnn.operators._edge_functions import PairInvariants, State
 from gnn.operators._edge_kernels import check_edges
-from gnn.operators._edge_math import invariant_terms
+from gnn.operators.derivatives import forward_mode
+from gnn.operators.edge_math import invariant_terms
 from multipoles import indexing
 
 MAX_ORDER = 3

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gnn.operators._edge_math import traceless_matrix
+from gnn.operators.edge_math import traceless_matrix
 from multipoles import indexing
 from multipoles.polynomials import full_index, multiplicity
 

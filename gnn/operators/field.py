@@ -19,17 +19,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gnn.operators import _evaluators, field_torch
-from gnn.operators._derivatives import each_of_batch, transformed
-from gnn.operators._edge_functions import on_gpu
-from gnn.operators._evaluators import Evaluator, Later, LaterTransposed
+from gnn.operators import evaluators, field_torch
+from gnn.operators.derivatives import each_of_batch, transformed
+from gnn.operators.evaluators import Evaluator, Later, LaterTransposed
+from gnn.operators.gpu import on_gpu
 from gnn.operators.near_pairs import near_pairs
 from multipoles import checks, indexing
 from multipoles.interactions import check_total_order, neighbours_of
 from multipoles.neighbours import Slots
 from multipoles.radial import kernel_object
 
-METHODS = (*_evaluators.METHODS, "torch")
+METHODS = (*evaluators.METHODS, "torch")
 
 
 def multipole_field(
@@ -162,7 +162,7 @@ class FieldOf:
             )  # fmt: skip
         x, m = _array(targets), _array(moments)
         s = x if same else _array(sources)
-        return _evaluators.evaluator(
+        return evaluators.evaluator(
             self.method, x, s, m, self.order, self.kernel, self.neighbours, self.tolerance
         )
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import Function
 
-from gnn.operators._derivatives import aliases, gradients
+from gnn.operators.derivatives import aliases, gradients
 
 
 class Operator(Protocol):

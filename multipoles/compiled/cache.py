@@ -27,7 +27,7 @@ from numba.core.serialize import dumps
 _DIGEST = 32  # bytes of SHA-256
 
 
-def cache_for(function: Callable) -> Any:
+def cache_for(function: Callable[..., Any]) -> Any:
     """Return the cache of a function's machine code; it keeps nothing where nothing can be kept."""
     try:
         return _KernelCache(function)
@@ -38,7 +38,7 @@ def cache_for(function: Callable) -> Any:
 class _KernelCache(FunctionCache):
     """Numba's cache of a function, but for its files and for how it fails."""
 
-    def __init__(self, function: Callable):
+    def __init__(self, function: Callable[..., Any]):
         super().__init__(function)
         self._cache_file = _Files(Path(self.cache_path), function)
 
@@ -79,7 +79,7 @@ class _Files:
     Stands for Numba's ``IndexDataCacheFile``.
     """
 
-    def __init__(self, folder: Path, function: Callable):
+    def __init__(self, folder: Path, function: Callable[..., Any]):
         code = function.__code__
         source = Path(code.co_filename)
         self._folder = folder

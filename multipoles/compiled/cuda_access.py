@@ -28,8 +28,8 @@ def loader(n: int, aligned: int = 1) -> Access:
         from numba.cuda.extending import intrinsic
 
         @intrinsic
-        def load(typing_context, array, place):
-            def codegen(context, builder, sig, args):
+        def load(typing_context: Any, array: Any, place: Any) -> Any:
+            def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
                 kind = context.get_data_type(array.dtype)
                 width = min(8 * WIDEST // array.dtype.bitwidth, aligned)
                 values = []
@@ -66,8 +66,8 @@ def storer(n: int) -> Access:
         from numba.cuda.extending import intrinsic
 
         @intrinsic
-        def store(typing_context, array, place, values):
-            def codegen(context, builder, sig, args):
+        def store(typing_context: Any, array: Any, place: Any, values: Any) -> Any:
+            def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
                 for k, value in enumerate(cgutils.unpack_tuple(builder, args[2])):
                     builder.store(value, _address(context, builder, array, args, k))
                 return context.get_dummy_value()
@@ -90,8 +90,8 @@ def row_loader(n: int) -> Access:
         from numba.cuda.extending import intrinsic
 
         @intrinsic
-        def load(typing_context, array, place, step):
-            def codegen(context, builder, sig, args):
+        def load(typing_context: Any, array: Any, place: Any, step: Any) -> Any:
+            def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
                 kind = context.get_data_type(array.dtype)
                 values = [
                     builder.load(pointer, typ=kind)
@@ -117,8 +117,8 @@ def row_storer(n: int) -> Access:
         from numba.cuda.extending import intrinsic
 
         @intrinsic
-        def store(typing_context, array, place, step, values):
-            def codegen(context, builder, sig, args):
+        def store(typing_context: Any, array: Any, place: Any, step: Any, values: Any) -> Any:
+            def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
                 rows = _rows(context, builder, array, args, n)
                 for value, pointer in zip(
                     cgutils.unpack_tuple(builder, args[3]), rows, strict=True
@@ -156,7 +156,8 @@ def zeros(n: int) -> Device:
     return Device(_made(f"def make():\n    return ({'0.0, ' * n})", "make"))
 
 
-def _made(source: str, name: str) -> Callable:
+def _made(source: str, name: str) -> Callable[..., Any]:
     scope: dict[str, Any] = {}
     exec(source, scope)
-    return scope[name]
+    function: Callable[..., Any] = scope[name]
+    return function

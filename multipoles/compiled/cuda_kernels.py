@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 from numba import config, cuda
 
+from multipoles.compiled.emit import typed
+
 SIMULATED = bool(config.ENABLE_CUDASIM)
 CAPABILITIES = ((8, 0), (9, 0))
 
@@ -83,22 +85,21 @@ class Real:
 REAL = Real()
 _NUMBERS = {np.dtype(np.float32): np.float32, np.dtype(np.float64): np.float64}
 _substitutes: list[tuple[Any, "Device"]] = []
-launched: dict[tuple, "Kernel"] = {}
-"""Kernel, type of numbers and types of arguments of every launch in the simulator."""
+launched: dict[tuple[Any, ...], "Launch"] = {}
+"""Kernel of the GPU, type of numbers and types of arguments of every launch in the simulator."""
 
 
 # --- copies of functions for the GPU --------------------------------------------------------------
 
 
-def retargeted(function: Callable, dtype: np.dtype) -> FunctionType:
+def retargeted(function: Callable[..., Any], dtype: np.dtype) -> FunctionType:
     """Return a copy of a function for kernels whose numbers have one type.
 
     Parameters
     ----------
     function : function
-        Plain Python; may call functions decorated by `multipoles.compiled.jit`, by `device` below,
-        and ones with an attribute `plain` (see `emitted`), as globals or from its closure, but not
-        as attributes of modules.
+        In Python; may call functions decorated by `multipoles.compiled.jit`, by `device` below or
+        by `emit.emitted`, as globals or from its closure, but not as attributes of modules.
     dtype : dtype
         float32 or float64.
     """
@@ -149,14 +150,14 @@ def _converted(value: Any, dtype: np.dtype) -> Any:
     if isinstance(value, Device):
         return value.of(dtype)
     if hasattr(value, "plain"):
-        return emitted(value.plain)
+        return _emitted(value.plain)
     if hasattr(value, "py_func"):
         return _device_copy(value.py_func, dtype)
     return _number(value, dtype)
 
 
 @cache
-def _device_copy(function: Callable, dtype: np.dtype) -> Any:
+def _device_copy(function: Callable[..., Any], dtype: np.dtype) -> Any:
     copy = retargeted(function, dtype)
     # the simulator runs plain Python; on the device a call that is not inlined at this level
     # would need a device to compile for
@@ -166,7 +167,7 @@ def _device_copy(function: Callable, dtype: np.dtype) -> Any:
 class Device:
     """A function for kernels only: it may use `cuda` (thread indices, barriers, atomics)."""
 
-    def __init__(self, function: Callable) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
 
     def of(self, dtype: np.dtype) -> Any:
@@ -175,7 +176,7 @@ class Device:
 
 
 @cache
-def _device_function(function: Callable, dtype: np.dtype) -> Any:
+def _device_function(function: Callable[..., Any], dtype: np.dtype) -> Any:
     copy = retargeted(function, dtype)
     return cuda.jit(device=True, inline="always")(copy)
 
@@ -184,99 +185,33 @@ device = Device
 
 
 def substitute(original: Any, function: Device) -> None:
-    """Let kernels have one function where shared sources call another, that of vectors."""
+    """Let kernels call a function of their own where shared sources call another, of vectors."""
     _substitutes.append((original, function))
 
 
-# --- arithmetic written once on numbers -----------------------------------------------------------
-
-
-class _Number:
-    """A scalar of the kernel being compiled."""
-
-    def __init__(self, builder: Any, value: Any) -> None:
-        self.builder, self.value = builder, value
-
-    def _binary(self, other: Any, instruction: str) -> "_Number":
-        right = other.value if isinstance(other, _Number) else self.value.type(float(other))
-        write = getattr(self.builder, instruction)
-        return _Number(self.builder, write(self.value, right, flags=_FAST))
-
-    def __add__(self, other: Any) -> "_Number":
-        return self if isinstance(other, float) and other == 0 else self._binary(other, "fadd")
-
-    def __mul__(self, other: Any) -> "_Number":
-        return self if isinstance(other, float) and other == 1 else self._binary(other, "fmul")
-
-    def __sub__(self, other: Any) -> "_Number":
-        return self._binary(other, "fsub")
-
-    __radd__ = __add__
-    __rmul__ = __mul__
-
-
-# no nnan, ninf: coincident points make infinities that are masked
-_FAST = ("contract", "reassoc", "nsz", "arcp", "afn")
+# --- functions that are not copied ----------------------------------------------------------------
 
 
 @cache
-def emitted(plain: Callable) -> Any:
-    """Turn ``plain(order, list, ...) -> list of lists`` of numbers into a function for kernels.
-
-    There it is called with the order, known when compiling, and one tuple of tuples of numbers;
-    it returns a tuple of tuples. It runs once, at compile time, on stand-ins whose ``+ - *``
-    write instructions: loops, tables and zeros vanish.
-    """
+def _emitted(plain: Callable[..., Any]) -> Any:
+    """Return for kernels what `emit.emitted` returns for loops on the CPU."""
     if SIMULATED:
-        return lambda order, lists: tuple(tuple(out) for out in plain(order, *lists))
+        return lambda orders, lists: tuple(tuple(out) for out in plain(orders, *lists))
 
-    from llvmlite import ir
     from numba.cuda import cgutils, types
     from numba.cuda.extending import intrinsic
 
-    @intrinsic
-    def call(typing_context, order, lists):
-        n = getattr(order, "literal_value", None)
-        if n is None:  # literals are tried next
-            return None
-        kind = next(item.dtype for item in lists)
-        shape = [len(out) for out in plain(n, *([1.0] * len(item) for item in lists))]
-        result = types.Tuple([types.UniTuple(kind, length) for length in shape])
-
-        def codegen(context, builder, sig, args):
-            real = context.get_value_type(kind)
-            numbers = [
-                [_Number(builder, item) for item in cgutils.unpack_tuple(builder, value)]
-                for value in cgutils.unpack_tuple(builder, args[1])
-            ]
-            packed = []
-            for item, out in zip(sig.return_type, plain(n, *numbers), strict=True):
-                values = [
-                    x.value if isinstance(x, _Number) else ir.Constant(real, float(x)) for x in out
-                ]
-                packed.append(context.make_tuple(builder, item, values))
-            return context.make_tuple(builder, sig.return_type, packed)
-
-        return result(order, lists), codegen
-
-    return call
-
-
-class WrittenOut:
-    """Plain arithmetic as kernels call it: ``f(code, (list, ...))`` returns a tuple of tuples."""
-
-    def __init__(self, plain: Callable) -> None:
-        self.plain = plain
+    return intrinsic(typed(plain, types, cgutils))
 
 
 class Access(Device):
     """A function for kernels that reads or writes consecutive numbers of an array as a tuple.
 
-    Unlike an index in a kernel, the place is not compared with zero: that would cost more than
-    the arithmetic of a pair.
+    Negative places are no places from the end, as an index is to Numba: telling them apart would
+    cost more than the arithmetic of a pair.
     """
 
-    def __init__(self, function: Callable, intrinsic: Callable[[], Any]) -> None:
+    def __init__(self, function: Callable[..., Any], intrinsic: Callable[[], Any]) -> None:
         super().__init__(function)
         self._intrinsic = intrinsic
 
@@ -294,13 +229,13 @@ class _Rsqrt(Device):
         return cuda.libdevice.rsqrtf if dtype == np.float32 else cuda.libdevice.rsqrt
 
 
-_positive_rsqrt = _Rsqrt(lambda r2: type(r2)(1.0) / np.sqrt(r2) if r2 > 0 else r2)
+positive_rsqrt: Any = _Rsqrt(lambda r2: type(r2)(1.0) / np.sqrt(r2) if r2 > 0 else r2)
 
 
 @device
-def rsqrt(r2):
+def rsqrt(r2: Any) -> Any:
     """Return 1/sqrt(r2), and zero where r2 is zero: coincident points contribute nothing."""
-    root = _positive_rsqrt(r2)
+    root = positive_rsqrt(r2)
     return root if r2 > 0.0 else 0.0
 
 
@@ -355,7 +290,7 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
-class Kernel:
+class Launch:
     """A loop for the GPU, compiled when first launched with numbers of a type.
 
     Parameters
@@ -366,7 +301,7 @@ class Kernel:
         Module, name, and arguments of the factory that made it (see `kernels`).
     """
 
-    def __init__(self, function: Callable, origin: tuple) -> None:
+    def __init__(self, function: Callable[..., Any], origin: tuple[Any, ...]) -> None:
         self.function, self.origin = function, origin
         self._compiled: dict[np.dtype, Any] = {}
 
@@ -414,26 +349,26 @@ class Kernel:
         """
         copy = retargeted(self.function, np.dtype(dtype))
         kinds = tuple(map(_type_of_name, arguments))
-        return cuda.compile_ptx(copy, kinds, cc=capability, fastmath=True, device=False)[0]
+        return str(cuda.compile_ptx(copy, kinds, cc=capability, fastmath=True, device=False)[0])
 
 
-def kernels(factory: Callable[..., Callable]) -> Callable[..., Kernel]:
-    """Turn a factory of loops, called with plain integers, into one of kernels, made once each.
+def kernels(factory: Callable[..., Callable[..., Any]]) -> Callable[..., Launch]:
+    """Turn a factory of loops, called with integers, into one of launches, made once each.
 
-    Order of arguments, kernel codes and the like are constants of the loops.
+    The integers (orders, the code of a radial kernel) are constants of the loops.
     """
 
     @cache
     @wraps(factory)
-    def make(*args: int) -> Kernel:
-        return Kernel(factory(*args), (factory.__module__, factory.__qualname__, args))
+    def make(*args: int) -> Launch:
+        return Launch(factory(*args), (factory.__module__, factory.__qualname__, args))
 
     return make
 
 
 @kernels
-def _probe():
-    def loop(value, out):
+def _probe() -> Callable[..., Any]:
+    def loop(value: Any, out: Any) -> None:
         out[0] = value
 
     return loop

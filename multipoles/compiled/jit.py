@@ -34,12 +34,12 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": FASTMATH, "error_model": 
 _INLINE: dict[str, Any] = _OPTIONS | {"forceinline": True, "no_cpython_wrapper": True}
 
 
-def jit(function: Callable) -> Any:
+def jit(function: Callable[..., Any]) -> Any:
     """Compile lazily, cache on disk, run without the interpreter's lock."""
     return _cached(_compiled(_OPTIONS, function))
 
 
-def _compiled(options: dict[str, Any], function: Callable) -> Any:
+def _compiled(options: dict[str, Any], function: Callable[..., Any]) -> Any:
     """Return what compiles a function, whatever ``NUMBA_DISABLE_JIT`` says.
 
     Kernels work on vectors of LLVM, which plain Python does not know: with the variable set they
@@ -55,7 +55,7 @@ def _compiled(options: dict[str, Any], function: Callable) -> Any:
     return dispatcher
 
 
-def name_by_constants(function: Callable) -> None:
+def name_by_constants(function: Callable[..., Any]) -> None:
     """Let the name of a function that is made in a function tell the constants it is made of.
 
     Machine code calls other machine code by name: that of the function, of its types, and a number
@@ -91,7 +91,7 @@ def _cached(dispatcher: Any) -> Any:
     return dispatcher
 
 
-def inline(function: Callable) -> Any:
+def inline(function: Callable[..., Any]) -> Any:
     """Compile a scalar function that LLVM inlines into every kernel that calls it.
 
     It cannot be called from Python.
@@ -99,7 +99,7 @@ def inline(function: Callable) -> Any:
     return _compiled(_INLINE, function)
 
 
-def bare(function: Callable) -> Any:
+def bare(function: Callable[..., Any]) -> Any:
     """Compile a loop like `jit`, without counting references to arrays.
 
     Counting costs an atomic operation for every array passed to a helper, more than a pair. Such a
@@ -108,7 +108,7 @@ def bare(function: Callable) -> Any:
     return _cached(_compiled(_OPTIONS | {"_nrt": False}, function))
 
 
-def bare_inline(function: Callable) -> Any:
+def bare_inline(function: Callable[..., Any]) -> Any:
     """Compile a helper of `bare` loops that LLVM inlines; it cannot be called from Python."""
     return _compiled(_INLINE | {"_nrt": False}, function)
 
@@ -165,7 +165,9 @@ def processor() -> str:
     return str(_config.CPU_NAME or llvmlite.binding.get_host_cpu_name())
 
 
-def run_chunks(task: Callable[[int, int], Any], n: int, work: float, grain: float = 2e5) -> list:
+def run_chunks(
+    task: Callable[[int, int], Any], n: int, work: float, grain: float = 2e5
+) -> list[Any]:
     """Call ``task(start, stop)`` on consecutive ranges that cover 0..n, in threads where it pays.
 
     Kernels release the interpreter's lock, so Python threads are enough; unlike an OpenMP region
@@ -195,7 +197,7 @@ def run_chunks(task: Callable[[int, int], Any], n: int, work: float, grain: floa
     return [future.result() for future in _submit(task, bounds)]
 
 
-def _submit(task: Callable[[int, int], Any], bounds: list[int]) -> list[Future]:
+def _submit(task: Callable[[int, int], Any], bounds: list[int]) -> list[Future[Any]]:
     """Give all ranges to one pool, which nobody shuts down meanwhile."""
     global _pool
     with _lock:

@@ -4,9 +4,12 @@ A `Vec` holds 64 bytes of float64 or float32 (eight or sixteen *lanes*). It know
 unary minus, with other vectors and with plain numbers, so a function written for scalars compiles
 for vectors unchanged. LLVM turns a vector into one AVX-512 register, two AVX2 ones, or four of
 NEON: the code is portable, and only `rsqrt` asks what the processor has.
+
+Numba's and LLVM's objects have no types that mypy knows; they are ``Any`` here.
 """
 
 import operator
+from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
@@ -22,7 +25,7 @@ FLAGS = tuple(sorted(FASTMATH))
 class Vec(types.Type):
     """Numba type of a vector of `lanes` numbers of type `dtype`."""
 
-    def __init__(self, dtype):
+    def __init__(self, dtype: Any) -> None:
         self.dtype = dtype
         self.lanes = BYTES * 8 // dtype.bitwidth
         super().__init__(name=f"Vec({dtype}x{self.lanes})")
@@ -30,12 +33,12 @@ class Vec(types.Type):
 
 @register_model(Vec)
 class _VecModel(models.PrimitiveModel):
-    def __init__(self, manager, fe_type):
+    def __init__(self, manager: Any, fe_type: Any) -> None:
         scalar = manager.lookup(fe_type.dtype).get_value_type()
         super().__init__(manager, fe_type, ir.VectorType(scalar, fe_type.lanes))
 
 
-def fill_lanes(builder, value, vector):
+def fill_lanes(builder: Any, value: Any, vector: Any) -> Any:
     """Fill all lanes of a vector with one LLVM scalar."""
     undefined = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
@@ -43,18 +46,19 @@ def fill_lanes(builder, value, vector):
     return builder.shuffle_vector(first, undefined, mask)
 
 
-def _constant(vector, number):
-    return ir.Constant(vector, [number] * vector.count)
+def constant(kind: Any, number: float) -> Any:
+    """Return a constant of an LLVM type: a scalar, or a vector with the number in all lanes."""
+    return ir.Constant(kind, [number] * kind.count if isinstance(kind, ir.VectorType) else number)
 
 
-def _as_vector(context, builder, value, from_type, to_type):
+def _as_vector(context: Any, builder: Any, value: Any, from_type: Any, to_type: Any) -> Any:
     if isinstance(from_type, Vec):
         return value
     scalar = context.cast(builder, value, from_type, to_type.dtype)
     return fill_lanes(builder, scalar, context.get_value_type(to_type))
 
 
-def address_of(context, builder, array_type, array, index, to):
+def address_of(context: Any, builder: Any, array_type: Any, array: Any, index: Any, to: Any) -> Any:
     """Return the address of element `index` of a one-dimensional contiguous array."""
     data = context.make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), ir.PointerType(to))
@@ -63,10 +67,10 @@ def address_of(context, builder, array_type, array, index, to):
 # --- arithmetic ---------------------------------------------------------------------------------
 
 
-def _define_binary(op, instruction):
+def _define_binary(op: Any, instruction: str) -> None:
     @infer_global(op)
     class Binary(AbstractTemplate):
-        def generic(self, args, kws):
+        def generic(self, args: Any, kws: Any) -> Any:
             vectors = [a for a in args if isinstance(a, Vec)]
             others = [a for a in args if not isinstance(a, Vec)]
             if len(args) != 2 or not vectors or any(v != vectors[0] for v in vectors):
@@ -75,7 +79,7 @@ def _define_binary(op, instruction):
                 return None
             return signature(vectors[0], *args)
 
-    def lower(context, builder, sig, args):
+    def lower(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         left, right = (
             _as_vector(context, builder, value, kind, sig.return_type)
             for value, kind in zip(args, sig.args, strict=True)
@@ -104,13 +108,13 @@ for _op, _instruction in (
 
 @infer_global(operator.neg)
 class _Negative(AbstractTemplate):
-    def generic(self, args, kws):
+    def generic(self, args: Any, kws: Any) -> Any:
         return signature(args[0], args[0]) if isinstance(args[0], Vec) else None
 
 
 @lower_builtin(operator.neg, Vec)
-def _lower_negative(context, builder, sig, args):
-    zero = _constant(context.get_value_type(sig.return_type), -0.0)
+def _lower_negative(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    zero = constant(context.get_value_type(sig.return_type), -0.0)
     return builder.fsub(zero, args[0], flags=FLAGS)
 
 
@@ -118,11 +122,11 @@ def _lower_negative(context, builder, sig, args):
 
 
 @intrinsic
-def load(typing_context, array, index):
+def load(typing_context: Any, array: Any, index: Any) -> Any:
     """Load as many numbers as a vector has lanes, from ``array[index]`` on (one dimension)."""
     result = Vec(array.dtype)
 
-    def codegen(context, builder, sig, args):
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         vector = context.get_value_type(sig.return_type)
         address = address_of(context, builder, sig.args[0], args[0], args[1], vector)
         value = builder.load(address, typ=vector)
@@ -133,10 +137,10 @@ def load(typing_context, array, index):
 
 
 @intrinsic
-def store(typing_context, array, index, value):
+def store(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
     """Store a vector to ``array[index]`` and what follows it."""
 
-    def codegen(context, builder, sig, args):
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         vector = context.get_value_type(sig.args[2])
         address = address_of(context, builder, sig.args[0], args[0], args[1], vector)
         builder.store(args[2], address, align=array.dtype.bitwidth // 8)
@@ -146,11 +150,11 @@ def store(typing_context, array, index, value):
 
 
 @intrinsic
-def splat(typing_context, array, number):
+def splat(typing_context: Any, array: Any, number: Any) -> Any:
     """Return a vector of the array's type with `number` in every lane."""
     result = Vec(array.dtype)
 
-    def codegen(context, builder, sig, args):
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return _as_vector(context, builder, args[1], sig.args[1], sig.return_type)
 
     return result(array, number), codegen
@@ -160,10 +164,10 @@ def splat(typing_context, array, number):
 
 
 @intrinsic
-def lane_sum(typing_context, value):
+def lane_sum(typing_context: Any, value: Any) -> Any:
     """Return the sum over the lanes."""
 
-    def codegen(context, builder, sig, args):
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         vector = args[0]
         count = vector.type.count
         while count > 1:
@@ -181,20 +185,20 @@ def lane_sum(typing_context, value):
 
 
 @intrinsic
-def lane_of(typing_context, value, lane):
+def lane_of(typing_context: Any, value: Any, lane: Any) -> Any:
     """Return the number in one lane."""
 
-    def codegen(context, builder, sig, args):
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return builder.extract_element(args[0], builder.trunc(args[1], ir.IntType(32)))
 
     return value.dtype(value, types.intp), codegen
 
 
 @intrinsic
-def lane_min(typing_context, value):
+def lane_min(typing_context: Any, value: Any) -> Any:
     """Return the least of the lanes."""
 
-    def codegen(context, builder, sig, args):
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         vector = args[0]
         count = vector.type.count
         suffix = "f64" if count == 8 else "f32"
@@ -206,61 +210,59 @@ def lane_min(typing_context, value):
 
 
 @intrinsic
-def within(typing_context, value, bound, inside, outside):
+def within(typing_context: Any, value: Any, bound: Any, inside: Any, outside: Any) -> Any:
     """Return `inside` in the lanes where 0 < value < bound, else `outside`."""
 
-    def codegen(context, builder, sig, args):
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         vector = args[0].type
         limit = _as_vector(context, builder, args[1], sig.args[1], sig.args[0])
         below = builder.fcmp_ordered("<", args[0], limit)
-        above = builder.fcmp_ordered(">", args[0], _constant(vector, 0.0))
+        above = builder.fcmp_ordered(">", args[0], constant(vector, 0.0))
         return builder.select(builder.and_(below, above), args[2], args[3])
 
     return value(value, bound, inside, outside), codegen
 
 
-def _has_avx512(context):
+def _has_avx512(context: Any) -> bool:
     return "+avx512f" in context.codegen().magic_tuple()[2].split(",")
 
 
-def _approximate_rsqrt(builder, r2):
+def _approximate_rsqrt(builder: Any, r2: Any) -> Any:
     """Return the processor's 14-bit estimate of 1/sqrt(r2), zero where r2 is zero."""
     vector = r2.type
     suffix, mask_type = ("pd", ir.IntType(8)) if vector.count == 8 else ("ps", ir.IntType(16))
     name = f"llvm.x86.avx512.rsqrt14.{suffix}.512"
     kind = ir.FunctionType(vector, [vector, vector, mask_type])
     estimate = cgutils.get_or_insert_function(builder.module, kind, name)
-    positive = builder.fcmp_ordered(">", r2, _constant(vector, 0.0))
-    return builder.call(
-        estimate, [r2, _constant(vector, 0.0), builder.bitcast(positive, mask_type)]
-    )
+    positive = builder.fcmp_ordered(">", r2, constant(vector, 0.0))
+    return builder.call(estimate, [r2, constant(vector, 0.0), builder.bitcast(positive, mask_type)])
 
 
-def _refine_rsqrt(builder, r2, y, terms):
+def _refine_rsqrt(builder: Any, r2: Any, y: Any, terms: int) -> Any:
     """Improve y by y (1 + e/2 + 3/8 e^2 + 5/16 e^3 ...), e = 1 - r2 y^2, up to `terms` terms."""
     vector = r2.type
 
-    def mul(a, b):
+    def mul(a: Any, b: Any) -> Any:
         return builder.fmul(a, b, flags=FLAGS)
 
     square = mul(y, y)
-    e = builder.fsub(_constant(vector, 1.0), mul(r2, square), flags=FLAGS)
+    e = builder.fsub(constant(vector, 1.0), mul(r2, square), flags=FLAGS)
     series = (0.5, 0.375, 0.3125)[:terms]
-    polynomial = _constant(vector, series[-1])
+    polynomial = constant(vector, series[-1])
     for coefficient in series[-2::-1]:
-        polynomial = builder.fadd(mul(polynomial, e), _constant(vector, coefficient), flags=FLAGS)
+        polynomial = builder.fadd(mul(polynomial, e), constant(vector, coefficient), flags=FLAGS)
     return builder.fadd(y, mul(mul(y, e), polynomial), flags=FLAGS)
 
 
 @intrinsic
-def rsqrt(typing_context, r2):
+def rsqrt(typing_context: Any, r2: Any) -> Any:
     """Return 1/sqrt(r2), and zero where r2 is zero: coincident points contribute nothing.
 
     AVX-512 processors give an estimate of 14 bits, refined by one step of a series: of three
     terms in float64 (56 bits), one in float32 (28 bits). Others take the square root.
     """
 
-    def codegen(context, builder, sig, args):
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         value = args[0]
         vector = value.type
         if _has_avx512(context):
@@ -270,8 +272,8 @@ def rsqrt(typing_context, r2):
         kind = ir.FunctionType(vector, [vector])
         name = f"llvm.sqrt.v{vector.count}{suffix}"
         root = builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [value])
-        positive = builder.fcmp_ordered(">", value, _constant(vector, 0.0))
-        inverse = builder.fdiv(_constant(vector, 1.0), root, flags=FLAGS)
-        return builder.select(positive, inverse, _constant(vector, 0.0))
+        positive = builder.fcmp_ordered(">", value, constant(vector, 0.0))
+        inverse = builder.fdiv(constant(vector, 1.0), root, flags=FLAGS)
+        return builder.select(positive, inverse, constant(vector, 0.0))
 
     return r2(r2), codegen

@@ -21,11 +21,11 @@ from multipoles.compiled.cuda_kernels import (
     REAL,
     SIMULATED,
     Device,
-    WrittenOut,
     cuda,
     kernels,
     rsqrt,
 )
+from multipoles.compiled.emit import emitted
 from multipoles.cuda.device import Space
 from multipoles.cuda.neighbours import DeviceNeighbours, DevicePairs
 from multipoles.pairwise import square
@@ -49,23 +49,23 @@ _CHAINS = {
     chains.SOFTENED: chains.softened,
 }
 
-coulomb_chain = WrittenOut(plain.coulomb_chain)
-signed_chain = WrittenOut(plain.signed_chain)
-add_field = WrittenOut(plain.add_field)
-add = WrittenOut(plain.add)
-times = WrittenOut(plain.times)
+coulomb_chain = emitted(plain.coulomb_chain)
+signed_chain = emitted(plain.signed_chain)
+add_field = emitted(plain.add_field)
+add = emitted(plain.add)
+times = emitted(plain.times)
 
 
 @cache
-def chain_function(code: int, kernel: int) -> Device:
+def chain_function(orders_code: int, kernel: int) -> Device:
     """Return the function for kernels that makes g_0 ... g_top of a radial kernel; r2 may be 0."""
-    source_order, order, _ = plain.orders_of(code)
+    source_order, order, _ = plain.orders_of_code(orders_code)
     top = source_order + order
     links, load = top + 1, loader(top + 1)
     if kernel == chains.COULOMB:
 
         def coulomb(r2, parameters):
-            return coulomb_chain(code, ((rsqrt(r2),),))[0]
+            return coulomb_chain(orders_code, ((rsqrt(r2),),))[0]
 
         return Device(coulomb)
     one = _CHAINS[kernel]
@@ -76,7 +76,7 @@ def chain_function(code: int, kernel: int) -> Device:
             work[n] = 0.0
         if r2 > 0.0:
             one(r2, parameters, top, work, 0, 1)
-        return signed_chain(code, (load(work, 0),))[0]
+        return signed_chain(orders_code, (load(work, 0),))[0]
 
     return Device(other)
 
@@ -91,11 +91,11 @@ def record_layout(n_in: int, threads: int) -> tuple[int, int]:
 
 
 @kernels
-def all_pairs(code, kernel):
+def all_pairs(orders_code, kernel):
     """Sum all sources, in tiles; a block those of one part for some targets and channels."""
-    source_order, order, group = plain.orders_of(code)
+    source_order, order, group = plain.orders_of_code(orders_code)
     n_in, n_out = (group * indexing.n_components(n) for n in (source_order, order))
-    chain_of = chain_function(code, kernel)
+    chain_of = chain_function(orders_code, kernel)
     length, tile = record_layout(n_in, THREADS)
     size = length * tile
     load, store, zero = loader(length, ALIGNED), storer(n_out), zeros(n_out)
@@ -130,10 +130,10 @@ def all_pairs(code, kernel):
                 source = load(records, place)
                 r = (x - source[0], y - source[1], z - source[2])
                 chain = chain_of(square(r[0], r[1], r[2]), parameters)
-                some = add_field(code, (some, chain, r, source[3:end_of_moments]))[0]
+                some = add_field(orders_code, (some, chain, r, source[3:end_of_moments]))[0]
                 place += length
             # the sum of sums keeps the digits that one long sum would lose
-            total = add(code, (total, some))[0]
+            total = add(orders_code, (total, some))[0]
         if i < n_targets:
             width = channels * n_out // group
             row = (cuda.blockIdx.y * n_targets + i) * width
@@ -143,12 +143,12 @@ def all_pairs(code, kernel):
 
 
 @kernels
-def own_pairs(code, kernel, step, listed, weighted):
+def own_pairs(orders_code, kernel, step, listed, weighted):
     """Sum the sources of each target: a range (step 2), or a row of a list (step 1)."""
-    source_order, order, group = plain.orders_of(code)
+    source_order, order, group = plain.orders_of_code(orders_code)
     n_in, n_out = (group * indexing.n_components(n) for n in (source_order, order))
     point, load, store, zero = loader(3), loader(n_in), storer(n_out), zeros(n_out)
-    chain_of = chain_function(code, kernel)
+    chain_of = chain_function(orders_code, kernel)
 
     def loop(targets, sources, moments, parameters, channels, bounds, list_, weights, out):
         i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
@@ -164,8 +164,8 @@ def own_pairs(code, kernel, step, listed, weighted):
             r = (here[0] - there[0], here[1] - there[1], here[2] - there[2])
             chain = chain_of(square(r[0], r[1], r[2]), parameters)
             if weighted:
-                chain = times(code, (chain, (weights[k],)))[0]
-            total = add_field(code, (total, chain, r, load(moments, j * row + column)))[0]
+                chain = times(orders_code, (chain, (weights[k],)))[0]
+            total = add_field(orders_code, (total, chain, r, load(moments, j * row + column)))[0]
             k += 1
         store(out, i * (channels * n_out // group) + cuda.blockIdx.y * n_out, total)
 
@@ -302,12 +302,12 @@ def field(
                       neighbours, flat)  # fmt: skip
         return out
     group = channel_group(source_order, order, channels)
-    code = plain.orders_code(source_order, order, group)
+    orders_code = plain.code_of_orders(source_order, order, group)
     if neighbours.is_complete:
-        _all_pairs(space, dtype, code, kernel, arrays, parameters, channels, flat)
+        _all_pairs(space, dtype, orders_code, kernel, arrays, parameters, channels, flat)
         return out
     bounds, list_, weights, flags = _own(space, neighbours, dtype)
-    own_pairs(code, kernel.code, *flags)(
+    own_pairs(orders_code, kernel.code, *flags)(
         space.stream, dtype, (blocks_for(n), channels // group), THREADS, *arrays, parameters,
         channels, bounds, list_, weights, flat,
     )  # fmt: skip
@@ -323,9 +323,9 @@ def channel_group(source_order: int, order: int, channels: int) -> int:
     return next(g for g in (4, 2, 1) if channels % g == 0 and (g == 1 or g * numbers <= 40))
 
 
-def _all_pairs(space, dtype, code, kernel, arrays, parameters, channels, out) -> None:
+def _all_pairs(space, dtype, orders_code, kernel, arrays, parameters, channels, out) -> None:
     targets, sources, _ = arrays
-    group = plain.orders_of(code)[2]
+    group = plain.orders_of_code(orders_code)[2]
     blocks, groups = blocks_for(targets.shape[0] // 3), channels // group
     n_sources = sources.shape[0] // 3
     # few targets in many sources: the sources are divided too
@@ -333,7 +333,7 @@ def _all_pairs(space, dtype, code, kernel, arrays, parameters, channels, out) ->
     length = -(-n_sources // parts)
     parts = -(-n_sources // length)
     found = out if parts == 1 else space.empty((parts * out.shape[0],), dtype)
-    all_pairs(code, kernel.code)(
+    all_pairs(orders_code, kernel.code)(
         space.stream, dtype, (blocks, parts, groups), THREADS, *arrays, parameters, channels,
         length, found,
     )  # fmt: skip

@@ -9,6 +9,7 @@ from gnn.operators import edges
 
 pytest.importorskip("numba.cuda")
 from gnn.operators import _edge_cuda
+from gnn.operators.gpu import emulated
 from multipoles.compiled.cuda_kernels import SIMULATED
 from multipoles.cuda.device import NumbaSpace
 
@@ -41,7 +42,7 @@ def derivatives(order, channels, dtype, place, n_edges=6):
 
 def both(*case):
     wanted = derivatives(*case[:3], lambda tensor: tensor, *case[3:])
-    with _edge_cuda.emulated():
+    with emulated():
         return derivatives(*case[:3], on_device, *case[3:]), wanted
 
 
@@ -99,7 +100,7 @@ def test_no_edges():
 
 
 def test_the_same_bits_in_every_run():
-    with _edge_cuda.emulated():
+    with emulated():
         first, second = (derivatives(2, 2, torch.float32, on_device) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
@@ -114,6 +115,6 @@ def test_gradcheck():
         state = edges.anisotropic_state(c, u, receivers, 3, 1)
         return edges.pair_invariants(state, u, senders, receivers, 1)
 
-    with _edge_cuda.emulated():
+    with emulated():
         assert torch.autograd.gradcheck(operator, (c, u))
         assert torch.autograd.gradgradcheck(operator, (c, u))

@@ -8,7 +8,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 import multipoles as mp
-from gnn.operators import _evaluators
+from gnn.operators import evaluators
 from gnn.operators.field import apply, multipole_field
 from multipoles import indexing
 from multipoles.neighbours import PairList, Slots
@@ -222,7 +222,7 @@ def far(monkeypatch):
     """Leaves so small that few points already make a far field; says if one was used."""
     used = []
 
-    class Watched(_evaluators.FMM):
+    class Watched(evaluators.FMM):
         def field(self, moments, order=None):
             found = super().field(moments, order)
             used.append(self.report().degree)
@@ -233,8 +233,8 @@ def far(monkeypatch):
             other.__class__ = Watched
             return other
 
-    monkeypatch.setattr(_evaluators, "FMM", Watched)
-    monkeypatch.setattr(_evaluators, "_LEAF_SIZE", 1)
+    monkeypatch.setattr(evaluators, "FMM", Watched)
+    monkeypatch.setattr(evaluators, "_LEAF_SIZE", 1)
     return used
 
 
@@ -334,8 +334,8 @@ def test_fmm_keeps_a_loose_tolerance_in_float32():
 
 def test_auto_makes_no_tree_for_few_points_and_one_for_many(monkeypatch):
     made = []
-    plan = _evaluators.FMM
-    monkeypatch.setattr(_evaluators, "FMM", lambda *a, **k: made.append(a) or plan(*a, **k))
+    plan = evaluators.FMM
+    monkeypatch.setattr(evaluators, "FMM", lambda *a, **k: made.append(a) or plan(*a, **k))
 
     def run(n, kernel, neighbours=None):
         x = torch.rand(n, 3, generator=torch.Generator().manual_seed(0))

@@ -11,7 +11,8 @@ pytest.importorskip("numba.cuda")
 import multipoles as mp
 from gnn import AMP, System
 from gnn.data import collate, prepare
-from gnn.operators import _edge_cuda, _field_cuda, field, multipole_field
+from gnn.operators import _field_cuda, field, multipole_field
+from gnn.operators.gpu import emulated
 from gnn.operators.near_pairs import near_pairs
 from gnn.published import AmpBms
 from multipoles.compiled.cuda_kernels import SIMULATED
@@ -45,7 +46,7 @@ def field_and_derivatives(place, method="direct", **index):
 )
 def test_field(index):
     wanted = field_and_derivatives(lambda t: t, **index)
-    with _edge_cuda.emulated():
+    with emulated():
         found = field_and_derivatives(on_device, **index)
     for got, right in zip(found, wanted, strict=True):
         torch.testing.assert_close(got, right, rtol=1e-10, atol=1e-10)
@@ -62,7 +63,7 @@ def test_field(index):
 )
 def test_field_in_plain_torch(index):
     wanted = field_and_derivatives(lambda t: t, "torch", **index)
-    with _edge_cuda.emulated():
+    with emulated():
         found = field_and_derivatives(on_device, "torch", **index)
     for got, right in zip(found, wanted, strict=True):
         torch.testing.assert_close(got, right, rtol=1e-12, atol=1e-12)
@@ -74,7 +75,7 @@ def test_field_in_plain_torch(index):
 def test_field_by_the_fast_multipole_method(index):
     # few points: one box for each system, so that nothing is approximate
     wanted = field_and_derivatives(lambda t: t, **index)
-    with _edge_cuda.emulated():
+    with emulated():
         found = field_and_derivatives(on_device, "fmm", **index)
     for got, right in zip(found, wanted, strict=True):
         torch.testing.assert_close(got, right, rtol=1e-9, atol=1e-9)
@@ -82,7 +83,7 @@ def test_field_by_the_fast_multipole_method(index):
 
 def test_the_fast_multipole_method_takes_no_list():
     x, pairs = on_device(torch.randn(3, 3)), on_device(torch.tensor([[0, 1]]))
-    with _edge_cuda.emulated(), pytest.raises(ValueError, match="expected no list of pairs"):
+    with emulated(), pytest.raises(ValueError, match="expected no list of pairs"):
         multipole_field(
             x, x, on_device(torch.ones(3, 1)), 0, kernel=mp.Coulomb(), method="fmm", pairs=pairs
         )
@@ -95,7 +96,7 @@ def test_pairs_within_a_distance(reach):
     batches = torch.tensor([0, 0, 1, 1, 3]), torch.tensor([0, 0, 0, 1, 2, 3, 3])
     wanted = near_pairs(*(t.numpy() for t in (*given, *batches)), reach)
     assert (len(wanted.pairs) > 2) == (reach > 0)
-    with _edge_cuda.emulated():
+    with emulated():
         found = field.neighbours_within(*(on_device(t) for t in (*given, *batches)), reach)
     starts, sources, _ = found.rows(NumbaSpace(), None)
     assert np.array_equal(starts.copy_to_host(), wanted.rows[0])
@@ -130,7 +131,7 @@ def test_energy_and_forces_of_a_model(batch, method, monkeypatch):
     there = batch
     if not SIMULATED:
         model, there = model.to("cuda"), batch.to("cuda")
-    with _edge_cuda.emulated():
+    with emulated():
         found = model(there, forces=True, mm_forces=True)
     assert bool(sums) == (method == "numba")
     for name in ("energy", "forces", "mm_forces", "charges"):

@@ -207,7 +207,7 @@ def test_a_list_with_weights_serves_both_types(rng):
 
 
 def test_arithmetic_that_is_written_out_computes_on_floats(rng):
-    code = plain.orders_code(1, 1, 2)
+    code = plain.code_of_orders(1, 1, 2)
     r, moments = rng.normal(size=3), rng.normal(size=8)
     chain = plain.coulomb_chain(code, [1 / np.linalg.norm(r)])[0]
     found = plain.add_field(code, [0.0] * 8, chain, list(r), list(moments))[0]

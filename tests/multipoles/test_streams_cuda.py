@@ -83,7 +83,7 @@ def test_a_plan_goes_on_on_the_stream_of_its_last_call(streams, monkeypatch):
     def space_of(_):
         return OnStream(current[0])
 
-    launch = cuda_kernels.Kernel.__call__
+    launch = cuda_kernels.Launch.__call__
 
     def noted(kernel, stream, *arguments):
         used.append(stream)
@@ -91,7 +91,7 @@ def test_a_plan_goes_on_on_the_stream_of_its_last_call(streams, monkeypatch):
 
     for module in (steps_cuda, interactions_cuda):
         monkeypatch.setattr(module, "space_of", space_of)
-    monkeypatch.setattr(cuda_kernels.Kernel, "__call__", noted)
+    monkeypatch.setattr(cuda_kernels.Launch, "__call__", noted)
     space = NumbaSpace()
     x = space.upload(np.random.default_rng(0).random((12, 3)))
     q = space.upload(np.ones((12, 1)))

@@ -26,7 +26,7 @@ def connected(path):
 
 def send_launches(worker):
     """Let the worker run what is launched, once the driver took it."""
-    kept = cuda_kernels.Kernel.__call__
+    kept = cuda_kernels.Launch.__call__
 
     def launch(self, stream, dtype, blocks, threads, *arguments):
         if not np.all(blocks):
@@ -43,7 +43,7 @@ def send_launches(worker):
         if failure := worker.recv():
             raise RuntimeError(f"{self.origin}: {failure}")
 
-    cuda_kernels.Kernel.__call__ = launch
+    cuda_kernels.Launch.__call__ = launch
 
 
 def main():

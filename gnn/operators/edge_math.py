@@ -1,8 +1,9 @@
-"""What happens on one edge, for numbers of any kind; the kernels compile it for vectors.
+"""The arithmetic of one edge, for numbers of any kind; loops on CPU and GPU compile it.
 
-Everything here is a polynomial, so every derivative is exact: first derivatives are written out,
-second ones follow from running these on `Dual` numbers. States are packed in the convention of
-moments: a packed component is the tensor's component times its multiplicity.
+It is plain in the sense of `multipoles.compiled.emit`, and everything is a polynomial, so every
+derivative is exact: first derivatives are written out, second ones follow from running these on
+`Dual` numbers. States are packed in the convention of moments: a packed component is the tensor's
+component times its multiplicity.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from gnn.operators._emit import Dual, emitted
 from multipoles import indexing
+from multipoles.compiled.emit import Dual, emitted
 from multipoles.polynomials import detrace_matrix, multiplicity
 
 Numbers = Sequence[Any]
