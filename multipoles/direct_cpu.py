@@ -11,91 +11,18 @@ multiplied by (-1)^|alpha|. Scratch arrays hold vectors in the same way: vector 
 
 import numpy as np
 
-from multipoles import chains
 from multipoles.compiled.jit import bare, bare_inline
 from multipoles.compiled.simd import (
     BYTES,
-    lane_min,
-    lane_of,
     lane_sum,
     load,
     rsqrt,
     splat,
     store,
-    within,
 )
 from multipoles.indexing import n_components
 from multipoles.pairwise import charge_field, square
-
-# link n of erf(alpha r)/r differs from that of 1/r by Gamma(n + 1/2, t)/Gamma(n + 1/2) of it, with
-# t = (alpha r)^2: less than the last digit above t = these plus _PER_LINK n
-_POINT_LIKE_64 = 40.0
-_POINT_LIKE_32 = 18.0
-_PER_LINK = 2.1
-
-
-@bare_inline
-def radial_chain(code, parameters, r2, last, chain):
-    """Write g_0 ... g_last, g_n = (-1)^n B_n, as vectors; zeros where r2 is zero."""
-    lanes = BYTES // chain.itemsize
-    if code == chains.COULOMB or code == chains.ERF or code == chains.SOFTENED:
-        inverse = rsqrt(r2)
-        square_inverse = inverse * inverse
-        g = inverse
-        store(chain, 0, g)
-        for n in range(last):
-            g = g * square_inverse * -(2 * n + 1)
-            store(chain, (n + 1) * lanes, g)
-        if code == chains.ERF:
-            _screen_near_lanes(parameters, r2, last, chain)
-        elif code == chains.SOFTENED:
-            _soften_near_lanes(parameters, r2, last, chain)
-        return
-    store(chain, 0, r2)
-    for lane in range(lanes):
-        chains.chain_of_one(code, np.float64(chain[lane]), parameters, last, chain, lane, lanes)
-    for n in range(1, last + 1, 2):
-        store(chain, n * lanes, -load(chain, n * lanes))
-
-
-@bare_inline
-def _screen_near_lanes(parameters, r2, last, chain):
-    """Replace 1/r by erf(alpha r) / r in the lanes where they differ in the last digit."""
-    lanes = BYTES // chain.itemsize
-    square_alpha = parameters[0] * parameters[0]
-    point_like = (_POINT_LIKE_64 if lanes == 8 else _POINT_LIKE_32) + _PER_LINK * last
-    if lane_min(r2) * square_alpha > point_like:
-        return
-    for lane in range(lanes):
-        distance2 = np.float64(lane_of(r2, lane))
-        # a product that underflows is near too
-        if not (distance2 > 0.0 and distance2 * square_alpha <= point_like):
-            continue
-        if last <= chains.TABULATED:
-            chains.erf_by_table(distance2, parameters, last, chain, lane, lanes)
-        else:
-            chains.chain_of_one(chains.ERF, distance2, parameters, last, chain, lane, lanes)
-            for n in range(1, last + 1, 2):
-                chain[n * lanes + lane] = -chain[n * lanes + lane]
-
-
-@bare_inline
-def _soften_near_lanes(parameters, r2, last, chain):
-    """Replace 1/r by the series about the cutoff in the lanes inside of it."""
-    lanes = BYTES // chain.itemsize
-    cutoff, terms = parameters[0], int(parameters[1])
-    square = cutoff * cutoff
-    if lane_min(r2) >= square:
-        return
-    inverse = 1.0 / square
-    u = r2 * inverse - 1.0
-    scale = 1.0 / cutoff
-    for n in range(last + 1):
-        value = u - u
-        for k in range(terms - 1 - n, -1, -1):
-            value = value * u + chains.SOFTENED_TABLE[n, k]
-        store(chain, n * lanes, within(r2, square, value * scale, load(chain, n * lanes)))
-        scale *= inverse
+from multipoles.radial.dispatch import radial_chain
 
 
 @bare_inline

@@ -8,8 +8,9 @@ import numpy as np
 
 from multipoles.compiled.jit import bare, bare_inline
 from multipoles.compiled.simd import BYTES, lane_sum, load, store
-from multipoles.direct_cpu import aligned, clear, radial_chain
+from multipoles.direct_cpu import aligned, clear
 from multipoles.pairwise import quadrupole_pair, square
+from multipoles.radial.dispatch import radial_chain
 
 
 @bare_inline

@@ -14,10 +14,10 @@ from numba.core import types as nb_types
 from numba.extending import intrinsic
 
 from fmm.near import traceless, traces
-from multipoles.chains import COULOMB
 from multipoles.compiled.jit import name_by_constants
 from multipoles.compiled.simd import Vec, fill_lanes, rsqrt
-from multipoles.direct_cpu import radial_chain
+from multipoles.radial import Coulomb
+from multipoles.radial.dispatch import radial_chain
 
 # bytes of sources in a block: about the first cache
 _BLOCK = 49152
@@ -328,7 +328,7 @@ def add_sources(
             for name, i in (("targets", 4), ("block", 7), ("vectors", 10), ("sums", 11))
         }
         damping = None
-        if code.literal_value != COULOMB:
+        if code.literal_value != Coulomb.code:
             reach = context.cast(builder, args[14], sig.args[14], lane.dtype)
             square = builder.fmul(reach, reach)
             damping = _Damping(

@@ -10,12 +10,12 @@ point follow each other.
 """
 
 from functools import cache, lru_cache, partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from multipoles import chains, indexing, plain
-from multipoles.chains import chain_of_one
+from multipoles import indexing, plain
 from multipoles.compiled.cuda_access import WIDEST, loader, storer, zeros
 from multipoles.compiled.cuda_kernels import (
     REAL,
@@ -29,7 +29,8 @@ from multipoles.compiled.cuda_kernels import (
 from multipoles.cuda.device import Space
 from multipoles.cuda.neighbours import DeviceNeighbours, DevicePairs
 from multipoles.pairwise import square
-from multipoles.radial import Kernel
+from multipoles.radial import Coulomb, Kernel
+from multipoles.radial.base import CUSTOM, KINDS
 
 MAX_EMITTED = 6
 THREADS = 4 if SIMULATED else 128
@@ -39,15 +40,6 @@ ALIGNED = 4
 _SHARED = 40_000
 # blocks that keep a large device busy
 _BLOCKS = 2 if SIMULATED else 1024
-_CHAINS = {
-    chains.YUKAWA: chains.yukawa,
-    chains.ERF: chains.erf,
-    chains.ERFC: chains.erfc,
-    chains.THOLE: chains.thole,
-    chains.REACTION_FIELD: chains.reaction_field,
-    chains.INVERSE_POWER: chains.inverse_power,
-    chains.SOFTENED: chains.softened,
-}
 
 coulomb_chain = WrittenOut(plain.coulomb_chain)
 signed_chain = WrittenOut(plain.signed_chain)
@@ -57,18 +49,42 @@ times = WrittenOut(plain.times)
 
 
 @cache
+def scalar_chain(kernel: int) -> Any:
+    """Return the scalar function of a radial kernel as kernels call it, ``(…, out, 0, 1)``."""
+    if kernel not in KINDS:
+        raise ValueError(f"kernel: expected the code of a radial kernel, got {kernel}")
+    function = KINDS[kernel].write_chain
+    if kernel < CUSTOM:
+        return function
+    # what has this attribute is copied for the GPU
+    write = SimpleNamespace(py_func=getattr(function, "py_func", function))
+
+    def custom(r2, parameters, last, out, start, stride):
+        # the unit of length is the last but one, see `Kernel.parameter_array`
+        inverse = 1.0 / parameters[parameters.shape[0] - 2]
+        square = inverse * inverse
+        write(r2 * square, parameters, last, out)
+        scale = inverse
+        for n in range(last + 1):
+            out[n] = out[n] * scale
+            scale *= square
+
+    return Device(custom)
+
+
+@cache
 def chain_function(code: int, kernel: int) -> Device:
     """Return the function for kernels that makes g_0 ... g_top of a radial kernel; r2 may be 0."""
     source_order, order, _ = plain.orders_of(code)
     top = source_order + order
     links, load = top + 1, loader(top + 1)
-    if kernel == chains.COULOMB:
+    if kernel == Coulomb.code:
 
         def coulomb(r2, parameters):
             return coulomb_chain(code, ((rsqrt(r2),),))[0]
 
         return Device(coulomb)
-    one = _CHAINS[kernel]
+    one = scalar_chain(kernel)
 
     def other(r2, parameters):
         work = cuda.local.array(links, REAL)
@@ -176,6 +192,7 @@ def own_pairs(code, kernel, step, listed, weighted):
 def add_pair_of_any_order(top: int, kernel: int) -> Device:
     """Return the function for kernels that adds the field of one source, by tables."""
     links = top + 1
+    one = scalar_chain(kernel)
 
     def add_pair(
         targets, i, sources, j, moments, source, weight, parameters, chain, tensor, recursion,
@@ -184,7 +201,11 @@ def add_pair_of_any_order(top: int, kernel: int) -> Device:
         x = targets[3 * i] - sources[3 * j]
         y = targets[3 * i + 1] - sources[3 * j + 1]
         z = targets[3 * i + 2] - sources[3 * j + 2]
-        chain_of_one(kernel, square(x, y, z), parameters, top, chain, 0, 1)
+        r2 = square(x, y, z)
+        for n in range(links):
+            chain[n] = 0.0
+        if r2 > 0.0:
+            one(r2, parameters, top, chain, 0, 1)
         for n in range(1, links, 2):
             chain[n] = -chain[n]
         tensor[0] = chain[top]

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from multipoles import indexing
-from multipoles.checks import on_device
+from multipoles.checks import check_total_order, on_device
 from multipoles.compiled.cuda_kernels import MOST_BLOCKS, cuda, kernels
 from multipoles.cuda import direct as direct_cuda
 from multipoles.cuda.device import Space, space_of, view
 from multipoles.cuda.direct import THREADS, blocks_for, sum_parts
 from multipoles.cuda.neighbours import DeviceNeighbours, DevicePairs
-from multipoles.interactions import MAX_TOTAL_ORDER, check_total_order
+from multipoles.indexing import MAX_TOTAL_ORDER
 from multipoles.radial import Kernel
 
 _FLOATS = ("float32", "float64")
