@@ -57,11 +57,11 @@ def finite(array: np.ndarray, name: str) -> None:
     good = np.isfinite(array)
     if good.all():
         return
-    place = tuple(int(i) for i in np.argwhere(~good)[0])
-    label = f"{name}[{', '.join(map(str, place))}]" if place else name
+    index = tuple(int(i) for i in np.argwhere(~good)[0])
+    label = f"{name}[{', '.join(map(str, index))}]" if index else name
     bad = int(good.size - np.count_nonzero(good))
     others = f" (and {bad - 1} more)" if bad > 1 else ""
-    raise ValueError(f"{label} is {array[place]}{others}; expected finite numbers only")
+    raise ValueError(f"{label} is {array[index]}{others}; expected finite numbers only")
 
 
 def points(x: Any, name: str, squares: bool = True) -> np.ndarray:

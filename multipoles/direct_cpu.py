@@ -64,7 +64,7 @@ def _contract(source, offset, places, channels, tensor, sums):
 
 @bare_inline
 def _contract_four(source, offset, places, channel, tensor, sums):
-    """Do it for four channels at once, which share the load of T."""
+    """Do the same for four channels at once, which share the load of T."""
     lanes = BYTES // tensor.itemsize
     n_out, n_in = places.shape
     step, gap = n_in * lanes, n_out * lanes
@@ -135,7 +135,9 @@ def _reduce(sums, out, row):
         out[row, k] = lane_sum(load(sums, k * lanes))
 
 
-def pack_sources(positions, moments, signs, slots) -> np.ndarray:
+def pack_sources(
+    positions: np.ndarray, moments: np.ndarray, signs: np.ndarray, slots: np.ndarray
+) -> np.ndarray:
     """Return the sources in blocks, in the order of `slots`, as a flat array."""
     packed = aligned((3 + moments[0].size) * len(slots), positions.dtype)
     fill_sources(positions, moments, signs, slots, packed)

@@ -76,6 +76,8 @@ class _Sum(NamedTuple):
 
 # targets, channels, their field in scaled units, and the exponents of length and moment
 _Part = tuple[np.ndarray, slice, np.ndarray, int, int]
+# energy, forces, gradients by the moments
+_Terms = tuple[float, np.ndarray, np.ndarray]
 
 
 def _unfinished(phi: np.ndarray) -> np.ndarray:
@@ -103,7 +105,7 @@ def _parts(given: _Sum) -> Iterator[_Part]:
     yield from _by_classes(given, np.flatnonzero(bad))
 
 
-def _units(x, s, moments) -> tuple[int, int | None, bool]:
+def _units(x: np.ndarray, s: np.ndarray, moments: np.ndarray) -> tuple[int, int | None, bool]:
     """Return exponents that bring lengths and moments to one, and whether moments are too uneven.
 
     There is no exponent for moments that are all zero.
@@ -137,7 +139,9 @@ def _by_classes(given: _Sum, rows: np.ndarray) -> Iterator[_Part]:
                 yield part, channels, phi, length, moment
 
 
-def _pairs_of(rows, n_sources, neighbours, less) -> tuple[np.ndarray, np.ndarray]:
+def _pairs_of(
+    rows: np.ndarray, n_sources: int, neighbours: Neighbours, less: PairList | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the pairs of some targets, which are counted from zero, and their weights."""
     if isinstance(neighbours, PairList):
         return _rows_of(neighbours, rows)
@@ -161,7 +165,9 @@ def _rows_of(listed: PairList, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return np.stack([target[meets], listed.pairs[meets, 1]], axis=1), weights[meets]
 
 
-def _separations(x, s, pairs, width) -> Iterator[tuple[np.ndarray, int]]:
+def _separations(
+    x: np.ndarray, s: np.ndarray, pairs: np.ndarray, width: int
+) -> Iterator[tuple[np.ndarray, int]]:
     """Yield indices of pairs of about one separation, and the exponent that makes it one."""
     gaps = np.abs(x[pairs[:, 0]] - s[pairs[:, 1]]).max(axis=1, initial=0.0)
     classes = np.frexp(np.minimum(gaps, np.finfo(gaps.dtype).max))[1] // width
@@ -172,7 +178,9 @@ def _separations(x, s, pairs, width) -> Iterator[tuple[np.ndarray, int]]:
         yield np.flatnonzero((gaps > 0) & (classes == one)), length
 
 
-def _bands(moments, length, pairs, those) -> Iterator[tuple[int, np.ndarray, int]]:
+def _bands(
+    moments: np.ndarray, length: int, pairs: np.ndarray, those: np.ndarray
+) -> Iterator[tuple[int, np.ndarray, int]]:
     """Yield channel, indices of its pairs with sources of about one strength, and the exponent."""
     bands = scaling.strengths(moments, length).max(axis=-1) // _MOMENT_SPREAD
     alive = (moments != 0).any(axis=-1)
@@ -217,7 +225,14 @@ def energy_forces(
     )
 
 
-def _energy_forces(x, moments, kernel, neighbours, scaled, extra):
+def _energy_forces(
+    x: np.ndarray,
+    moments: np.ndarray,
+    kernel: Kernel,
+    neighbours: Slots,
+    scaled: PairList | None,
+    extra: int,
+) -> _Terms:
     """Return energy, forces and gradients in float64; without `extra` order, no forces."""
     x, moments = (a.astype(np.float64, copy=False) for a in (x, moments))
     order = indexing.order_of(moments.shape[2])
@@ -244,7 +259,13 @@ def _energy_forces(x, moments, kernel, neighbours, scaled, extra):
     return total, forces, gradients
 
 
-def _in_one_unit(x, moments, kernel, neighbours, scaled):
+def _in_one_unit(
+    x: np.ndarray,
+    moments: np.ndarray,
+    kernel: Kernel,
+    neighbours: Slots,
+    scaled: PairList | None,
+) -> _Terms | None:
     """Return energy, forces and gradients summed in one unit, or None where that is not right."""
     length, moment, uneven = _units(x, x, moments)
     if moment is None:

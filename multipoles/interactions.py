@@ -216,7 +216,9 @@ def energy_forces(
     return total, forces, gradients.reshape(np.shape(moments))
 
 
-def _sites(positions, moments, kernel, pair_scale, batch, extra):
+def _sites(
+    positions: Any, moments: Any, kernel: Kernel, pair_scale: Any, batch: Any, extra: int
+) -> tuple[np.ndarray, np.ndarray, Kernel, Slots, PairList | None]:
     """Return the checked arguments of `energy`: points, moments, kernel, all and scaled pairs."""
     kernel = kernel_object(kernel)
     x = checks.points(positions, "positions", squares=False)

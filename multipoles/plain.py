@@ -77,7 +77,9 @@ def _products(source_order: int, order: int) -> list[list[tuple[int, int, bool]]
     ]
 
 
-def add_field(code: int, sums: Numbers, chain: Numbers, r: Numbers, moments: Numbers):
+def add_field(
+    code: int, sums: Numbers, chain: Numbers, r: Numbers, moments: Numbers
+) -> list[list[Any]]:
     """Return the sums of all channels with the field of one source added.
 
     sums and moments are those of one channel after the other; r is target minus source.

@@ -81,8 +81,8 @@ def strengths(moments: np.ndarray, length: int = 0) -> np.ndarray:
 
     Components that are zero get a number below all others.
     """
-    found = np.frexp(moments)[1] + length * indexing.orders(_order(moments))
-    return np.where(moments == 0, -(2**40), found)
+    exponents = np.frexp(moments)[1] + length * indexing.orders(_order(moments))
+    return np.where(moments == 0, -(2**40), exponents)
 
 
 @lru_cache(maxsize=256)

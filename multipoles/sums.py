@@ -8,6 +8,7 @@ import numpy as np
 
 from multipoles import direct_cpu, indexing, two_sided_cpu
 from multipoles.compiled.jit import run_chunks
+from multipoles.compiled.simd import BYTES
 from multipoles.neighbours import Neighbours, PairList, Slots
 from multipoles.radial import Coulomb, Kernel
 
@@ -21,7 +22,7 @@ _HALVES = np.array([1, 1, 1, 1, 1, 0.5, 0.5, 1, 0.5, 1])
 @lru_cache(maxsize=256)
 def _tables(source_order: int, order: int, dtype: np.dtype) -> tuple[Any, ...]:
     """Return the tables the loops read, offsets counted in numbers of a scratch array."""
-    lanes = direct_cpu.BYTES // dtype.itemsize
+    lanes = BYTES // dtype.itemsize
     top = source_order + order
     table = indexing.recursion_table(top)
     grandparent = table.grandparent * lanes
@@ -105,7 +106,7 @@ def _task_of_rows(
 
     def task(first: int, last: int) -> None:
         scratch = direct_cpu.scratch(tables[0], out.shape[1], targets.dtype)
-        lanes = direct_cpu.BYTES // targets.itemsize
+        lanes = BYTES // targets.itemsize
         block = direct_cpu.aligned((3 + moments[0].size) * lanes, targets.dtype)
         direct_cpu.field_of_rows(
             first, last, targets, sources, moments, signs, pairs.rows, kernel.code,
@@ -126,7 +127,7 @@ def _task_of_slots(
 ) -> _Task:
     dtype = targets.dtype
     source_order, channels = indexing.order_of(moments.shape[2]), moments.shape[1]
-    slots, ranges = neighbours.layout(direct_cpu.BYTES // dtype.itemsize)
+    slots, ranges = neighbours.layout(BYTES // dtype.itemsize)
     packed = direct_cpu.pack_sources(sources, moments, _signs(source_order, dtype), slots)
 
     def task_charges(first: int, last: int) -> None:
@@ -232,7 +233,7 @@ def _two_sided(
         return np.zeros((0, 3), dtype), np.zeros_like(moments)
     if width < 10:
         moments = np.pad(moments, ((0, 0), (0, 0), (0, 10 - width)))
-    slots, ranges = neighbours.layout(direct_cpu.BYTES // dtype.itemsize)
+    slots, ranges = neighbours.layout(BYTES // dtype.itemsize)
     packed = direct_cpu.pack_sources(x, moments, _HALVES.astype(dtype), slots)
     starts, partners = np.zeros(n + 1, np.int64), np.empty(0, np.int64)
     if scaled is not None:
@@ -250,6 +251,6 @@ def _two_sided(
 
     # each chunk has its own sums, added in order: the result depends on their number only
     parts = run_chunks(task, len(slots), 8.0 * neighbours.n_pairs)
-    blocks = sum(parts[1:], start=parts[0]).reshape(-1, 13, direct_cpu.BYTES // dtype.itemsize)
+    blocks = sum(parts[1:], start=parts[0]).reshape(-1, 13, BYTES // dtype.itemsize)
     rows = blocks.transpose(0, 2, 1).reshape(-1, 13)[slots >= 0]
     return -rows[:, :3], np.ascontiguousarray(rows[:, None, 3 : 3 + width])

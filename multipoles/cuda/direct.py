@@ -353,13 +353,13 @@ def _all_pairs(space, dtype, code, kernel, arrays, parameters, channels, out) ->
     parts = max(1, min(_BLOCKS // (blocks * groups), blocks_for(n_sources)))
     length = -(-n_sources // parts)
     parts = -(-n_sources // length)
-    found = out if parts == 1 else space.empty((parts * out.shape[0],), dtype)
+    sums = out if parts == 1 else space.empty((parts * out.shape[0],), dtype)
     all_pairs(code, kernel.code)(
         space.stream, dtype, (blocks, parts, groups), THREADS, *arrays, parameters, channels,
-        length, found,
+        length, sums,
     )  # fmt: skip
     if parts > 1:
-        sum_parts()(space.stream, dtype, blocks_for(out.shape[0]), THREADS, found, parts, out)
+        sum_parts()(space.stream, dtype, blocks_for(out.shape[0]), THREADS, sums, parts, out)
 
 
 def _own(space, neighbours, dtype) -> tuple[Any, Any, Any, tuple[int, int, int]]:

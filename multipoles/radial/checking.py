@@ -21,6 +21,8 @@ _ROUNDING = 1e-12
 # what is still 1/r
 _POINT_LIKE = 1e-9
 _MOST_SHOWN = 5
+# a relative error, and how to say it
+_Comparison = tuple[float, str]
 
 
 def check_kernel(
@@ -115,7 +117,9 @@ def python_chain(kernel: Kernel, r2: np.ndarray, n_max: int) -> np.ndarray:
     return chain * unit ** -(2.0 * np.arange(n_max + 1) + 1)
 
 
-def _comparisons(kernel, r, links, f) -> Iterator[tuple[float, str]]:
+def _comparisons(
+    kernel: Kernel, r: np.ndarray, links: int, f: Callable[[float], Any] | None
+) -> Iterator[_Comparison]:
     """Yield the relative error of every link at every distance, and how to say it."""
     if kernel.is_custom:
         yield from _of_python(kernel, r, links)
@@ -143,7 +147,7 @@ def _comparisons(kernel, r, links, f) -> Iterator[tuple[float, str]]:
             yield from _rows(far, n, chain[:, n], bare[:, n], unsure, what)
 
 
-def _of_python(kernel, r, links) -> Iterator[tuple[float, str]]:
+def _of_python(kernel: Kernel, r: np.ndarray, links: int) -> Iterator[_Comparison]:
     """Compare the compiled function with the same run in Python, for every last link."""
     longest = kernel.chain(r, links)
     for last in range(links + 1):
@@ -153,11 +157,13 @@ def _of_python(kernel, r, links) -> Iterator[tuple[float, str]]:
             yield from _rows(r, n, longest[:, n], chain[:, n], 0.0, what)
 
 
-def _rows(r, n, found, wanted, unsure, what) -> Iterator[tuple[float, str]]:
+def _rows(
+    r: np.ndarray, n: int, chain: np.ndarray, wanted: np.ndarray, unsure: Any, what: str
+) -> Iterator[_Comparison]:
     """Yield the relative errors of one link, and how to say them."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        errors = np.maximum(np.abs(found - wanted) - unsure, 0.0) / np.abs(wanted)
-    errors = np.where((found == wanted) | (np.abs(found - wanted) <= unsure), 0.0, errors)
+        errors = np.maximum(np.abs(chain - wanted) - unsure, 0.0) / np.abs(wanted)
+    errors = np.where((chain == wanted) | (np.abs(chain - wanted) <= unsure), 0.0, errors)
     for i, error in enumerate(errors):
-        message = f"at r = {r[i]:.4g} link {n} is {found[i]:.6g}, but {what} {wanted[i]:.6g}"
+        message = f"at r = {r[i]:.4g} link {n} is {chain[i]:.6g}, but {what} {wanted[i]:.6g}"
         yield float(np.nan_to_num(error, nan=np.inf)), message
