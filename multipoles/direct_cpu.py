@@ -53,13 +53,13 @@ def _contract(source, offset, places, channels, tensor, sums):
     for channel in range(fours, channels):
         first = (3 + channel * n_in) * lanes + offset
         for beta in range(n_out):
-            place = (channel * n_out + beta) * lanes
-            total = load(sums, place)
+            index = (channel * n_out + beta) * lanes
+            total = load(sums, index)
             for alpha in range(n_in):
                 total = total + load(source, first + alpha * lanes) * load(
                     tensor, places[beta, alpha]
                 )
-            store(sums, place, total)
+            store(sums, index, total)
 
 
 @bare_inline
@@ -70,9 +70,9 @@ def _contract_four(source, offset, places, channel, tensor, sums):
     step, gap = n_in * lanes, n_out * lanes
     first = (3 + channel * n_in) * lanes + offset
     for beta in range(n_out):
-        place = (channel * n_out + beta) * lanes
-        a, b = load(sums, place), load(sums, place + gap)
-        c, d = load(sums, place + 2 * gap), load(sums, place + 3 * gap)
+        index = (channel * n_out + beta) * lanes
+        a, b = load(sums, index), load(sums, index + gap)
+        c, d = load(sums, index + 2 * gap), load(sums, index + 3 * gap)
         row = first
         for alpha in range(n_in):
             t = load(tensor, places[beta, alpha])
@@ -81,10 +81,10 @@ def _contract_four(source, offset, places, channel, tensor, sums):
             c = c + t * load(source, row + 2 * step)
             d = d + t * load(source, row + 3 * step)
             row += lanes
-        store(sums, place, a)
-        store(sums, place + gap, b)
-        store(sums, place + 2 * gap, c)
-        store(sums, place + 3 * gap, d)
+        store(sums, index, a)
+        store(sums, index + gap, b)
+        store(sums, index + 2 * gap, c)
+        store(sums, index + 3 * gap, d)
 
 
 @bare_inline
@@ -155,15 +155,15 @@ def fill_sources(positions, moments, signs, slots, packed):
         real = slots[slot] >= 0
         source = slots[slot] if real else -1 - slots[slot]
         lane = slot % lanes
-        place = (slot - lane) * rows + lane
+        index = (slot - lane) * rows + lane
         for axis in range(3):
-            packed[place + axis * lanes] = positions[source, axis]
-        place += 3 * lanes
+            packed[index + axis * lanes] = positions[source, axis]
+        index += 3 * lanes
         for channel in range(channels):
             for alpha in range(n_in):
                 value = moments[source, channel, alpha] * signs[alpha]
-                packed[place] = value if real else 0.0
-                place += lanes
+                packed[index] = value if real else 0.0
+                index += lanes
 
 
 @bare

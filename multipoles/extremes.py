@@ -17,10 +17,10 @@ from multipoles.neighbours import Neighbours, PairList, Slots
 from multipoles.radial import Kernel
 from multipoles.sums import energy_forces_arrays, field_arrays
 
-# spreads of exponents that one sum in float64 bears: of chains, of moments, and of distances, since
-# kernels have powers of lengths of their own
+# the widest range of binary exponents in one sum in float64: of chains, of moments, and of
+# distances, which kernels multiply with powers of lengths of their own
 _CHAIN_SPREAD, _MOMENT_SPREAD, _LENGTH_SPREAD = 800, 300, 200
-# as many pairs are looked at together
+# so many pairs are sorted into classes at a time
 _PAIRS = 2**20
 
 

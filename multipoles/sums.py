@@ -249,7 +249,7 @@ def _two_sided(
         )  # fmt: skip
         return sums
 
-    # each chunk has its own sums, added in order: the result depends on their number only
+    # every chunk has sums of its own, added in order: only their number changes the last digits
     parts = run_chunks(task, len(slots), 8.0 * neighbours.n_pairs)
     blocks = sum(parts[1:], start=parts[0]).reshape(-1, 13, BYTES // dtype.itemsize)
     rows = blocks.transpose(0, 2, 1).reshape(-1, 13)[slots >= 0]

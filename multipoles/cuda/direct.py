@@ -34,7 +34,7 @@ from multipoles.radial.base import CUSTOM, KINDS
 
 MAX_EMITTED = 6
 THREADS = 4 if SIMULATED else 128
-# records in shared memory start at multiples of so many numbers
+# records in shared memory start at multiples of this many numbers
 ALIGNED = 4
 # bytes of shared memory for a tile of sources
 _SHARED = 40_000

@@ -20,12 +20,12 @@ CUSTOM = 64
 # `next` of it is one step for all threads
 _codes = itertools.count(CUSTOM)
 
-# squares of screening parameters stay numbers below; at any distance whose square is one, a kernel
-# of a greater one has decayed long since
+# the greatest screening parameter whose square is finite: with a greater one, a kernel has decayed
+# to zero at any distance whose square is a normal number
 _LARGEST = 2.0**511
 # distances whose squares lose no digits
 _SQUARES_FROM, _SQUARES_TO = 2.0**-511, 2.0**511
-# the exponent to which greater and smaller distances are brought
+# other distances are brought to this binary exponent, or its negative
 _FAR = 100
 _TINY = 2.0**-1022
 
@@ -239,7 +239,7 @@ class Kernel:
         return out.reshape(*distances.shape, n_max + 1)
 
     def _chain_of_many(self, r: np.ndarray, n_max: int) -> np.ndarray:
-        # all kernels are below it, and this class below all kernels
+        # late: it imports all kernels, and these this class
         from multipoles.radial.dispatch import chain_of_many
 
         out = np.empty((r.size, n_max + 1))
@@ -251,7 +251,7 @@ class Kernel:
         steps = 2 * np.arange(out.shape[1]) + 1
         exponents = np.frexp(r)[1]
         for exponent in np.unique(exponents[extreme]):
-            # no further than needed: the kernel's own lengths have to stay numbers
+            # no further than needed, so that the kernel's own lengths stay in range
             length = int(np.clip(exponent, -_FAR, _FAR) - exponent)
             those = np.flatnonzero(extreme & (exponents == exponent))
             near_one = np.ldexp(r[those], length)

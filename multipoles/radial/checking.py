@@ -11,14 +11,14 @@ from multipoles.radial.base import KINDS, Kernel, kernel_object
 from multipoles.radial.coulomb import Coulomb
 
 _DISTANCES = tuple(np.geomspace(0.1, 20.0, 24).tolist())
-# of the distance; the error of a derivative falls with its eighth power
+# step of the numerical derivative, relative to the distance; its error falls with the eighth power
 _STEP = 0.004
 # central differences of order eight and six, for one to four steps
 _EIGHTH = np.array([4 / 5, -1 / 5, 4 / 105, -1 / 280])
 _SIXTH = np.array([3 / 4, -3 / 20, 1 / 60, 0])
-# digits that a link may have lost
+# relative rounding error that a link may have
 _ROUNDING = 1e-12
-# what is still 1/r
+# relative difference up to which a kernel counts as 1/r
 _POINT_LIKE = 1e-9
 _MOST_SHOWN = 5
 # a relative error, and how to say it

@@ -78,7 +78,7 @@ def erf(r2, parameters, last, out, start, stride):
         out[start + n * stride] = boys
         odd -= 2.0
         boys = (2.0 * t * boys + decay) / odd
-    # upwards, since powers of a small alpha end as zero
+    # from B_0 upwards: high powers of a small alpha underflow to zero
     power = 2.0 * alpha / _ROOT_PI
     for n in range(last + 1):
         out[start + n * stride] *= power
@@ -121,7 +121,7 @@ def screen_near_lanes(parameters, r2, last, chain):
         return
     for lane in range(lanes):
         distance2 = np.float64(lane_of(r2, lane))
-        # a product that underflows is near too
+        # (alpha r)^2 may underflow to zero
         if not (distance2 > 0.0 and distance2 * square_alpha <= point_like):
             continue
         if last <= TABULATED:

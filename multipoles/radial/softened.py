@@ -34,7 +34,7 @@ def softened(r2, parameters, last, out, start, stride):
     if r2 >= square:
         coulomb(r2, parameters, last, out, start, stride)
         return
-    # the square of a great cutoff may be infinite
+    # a division: where the square of the cutoff overflows, u is -1
     u = r2 / square - 1.0
     scale = 1.0 / cutoff
     for n in range(last + 1):

@@ -76,7 +76,7 @@ def thole_series(r2, a, n):
             term *= -step
             step -= 2.0
         total += term
-        # a vanishing coefficient is no sign of convergence, and early ones may be small
+        # some coefficients vanish and early terms may be small: neither means convergence
         size = max(size, abs(term))
         if 3 * k > 2 * n + 3 and abs(term) < 1e-18 * size and abs(power) < 1e-18:
             break
