@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from multipoles import checks
-from multipoles.interactions import field_arrays
 from multipoles.neighbours import PairList
 from multipoles.radial import Kernel
+from multipoles.sums import field_arrays
 
 
 class Exclusions:

@@ -10,7 +10,7 @@ import numpy as np
 
 from fmm.plan import FMM
 from multipoles import checks, indexing
-from multipoles.interactions import check_total_order
+from multipoles.checks import check_total_order
 from multipoles.radial import Coulomb, Kernel
 
 _COULOMB = Coulomb()

@@ -16,7 +16,8 @@ from fmm.exclusions import Exclusions
 from fmm.report import Report
 from fmm.tree.geometry import Batches
 from multipoles import checks
-from multipoles.interactions import MAX_TOTAL_ORDER, check_total_order
+from multipoles.checks import check_total_order
+from multipoles.indexing import MAX_TOTAL_ORDER
 from multipoles.radial import Coulomb, Kernel, kernel_object
 
 # of the tolerance: by how much a kernel taken for 1/r may differ from it

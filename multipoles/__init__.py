@@ -29,6 +29,7 @@ from multipoles.radial import (
     Thole,
     Yukawa,
 )
+from multipoles.radial.checking import check_kernel
 
 __all__ = [
     "Coulomb",
@@ -40,6 +41,7 @@ __all__ = [
     "Softened",
     "Thole",
     "Yukawa",
+    "check_kernel",
     "convert",
     "detrace",
     "energy",

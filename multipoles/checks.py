@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from multipoles.indexing import order_of
+from multipoles.indexing import MAX_TOTAL_ORDER, order_of
 
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -57,11 +57,11 @@ def finite(array: np.ndarray, name: str) -> None:
     good = np.isfinite(array)
     if good.all():
         return
-    place = tuple(int(i) for i in np.argwhere(~good)[0])
-    label = f"{name}[{', '.join(map(str, place))}]" if place else name
+    index = tuple(int(i) for i in np.argwhere(~good)[0])
+    label = f"{name}[{', '.join(map(str, index))}]" if index else name
     bad = int(good.size - np.count_nonzero(good))
     others = f" (and {bad - 1} more)" if bad > 1 else ""
-    raise ValueError(f"{label} is {array[place]}{others}; expected finite numbers only")
+    raise ValueError(f"{label} is {array[index]}{others}; expected finite numbers only")
 
 
 def points(x: Any, name: str, squares: bool = True) -> np.ndarray:
@@ -158,6 +158,15 @@ def order(value: Any, name: str = "order", maximum: int | None = None, minimum: 
         limits = f">= {minimum}" if maximum is None else f"in {minimum} … {maximum}"
         raise ValueError(f"{name}: expected an integer {limits}, got {value}")
     return int(value)
+
+
+def check_total_order(source_order: int, order: int) -> None:
+    """Raise a ValueError if a source and an output order are together too high for the tables."""
+    if source_order + order > MAX_TOTAL_ORDER:
+        raise ValueError(
+            f"moments of order {source_order} and output of order {order}: their sum may be at "
+            f"most {MAX_TOTAL_ORDER}"
+        )
 
 
 def on_device(array: Any) -> bool:

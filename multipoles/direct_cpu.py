@@ -11,91 +11,18 @@ multiplied by (-1)^|alpha|. Scratch arrays hold vectors in the same way: vector 
 
 import numpy as np
 
-from multipoles import chains
 from multipoles.compiled.jit import bare, bare_inline
 from multipoles.compiled.simd import (
     BYTES,
-    lane_min,
-    lane_of,
     lane_sum,
     load,
     rsqrt,
     splat,
     store,
-    within,
 )
 from multipoles.indexing import n_components
 from multipoles.pairwise import charge_field, square
-
-# link n of erf(alpha r)/r differs from that of 1/r by Gamma(n + 1/2, t)/Gamma(n + 1/2) of it, with
-# t = (alpha r)^2: less than the last digit above t = these plus _PER_LINK n
-_POINT_LIKE_64 = 40.0
-_POINT_LIKE_32 = 18.0
-_PER_LINK = 2.1
-
-
-@bare_inline
-def radial_chain(code, parameters, r2, last, chain):
-    """Write g_0 ... g_last, g_n = (-1)^n B_n, as vectors; zeros where r2 is zero."""
-    lanes = BYTES // chain.itemsize
-    if code == chains.COULOMB or code == chains.ERF or code == chains.SOFTENED:
-        inverse = rsqrt(r2)
-        square_inverse = inverse * inverse
-        g = inverse
-        store(chain, 0, g)
-        for n in range(last):
-            g = g * square_inverse * -(2 * n + 1)
-            store(chain, (n + 1) * lanes, g)
-        if code == chains.ERF:
-            _screen_near_lanes(parameters, r2, last, chain)
-        elif code == chains.SOFTENED:
-            _soften_near_lanes(parameters, r2, last, chain)
-        return
-    store(chain, 0, r2)
-    for lane in range(lanes):
-        chains.chain_of_one(code, np.float64(chain[lane]), parameters, last, chain, lane, lanes)
-    for n in range(1, last + 1, 2):
-        store(chain, n * lanes, -load(chain, n * lanes))
-
-
-@bare_inline
-def _screen_near_lanes(parameters, r2, last, chain):
-    """Replace 1/r by erf(alpha r) / r in the lanes where they differ in the last digit."""
-    lanes = BYTES // chain.itemsize
-    square_alpha = parameters[0] * parameters[0]
-    point_like = (_POINT_LIKE_64 if lanes == 8 else _POINT_LIKE_32) + _PER_LINK * last
-    if lane_min(r2) * square_alpha > point_like:
-        return
-    for lane in range(lanes):
-        distance2 = np.float64(lane_of(r2, lane))
-        # a product that underflows is near too
-        if not (distance2 > 0.0 and distance2 * square_alpha <= point_like):
-            continue
-        if last <= chains.TABULATED:
-            chains.erf_by_table(distance2, parameters, last, chain, lane, lanes)
-        else:
-            chains.chain_of_one(chains.ERF, distance2, parameters, last, chain, lane, lanes)
-            for n in range(1, last + 1, 2):
-                chain[n * lanes + lane] = -chain[n * lanes + lane]
-
-
-@bare_inline
-def _soften_near_lanes(parameters, r2, last, chain):
-    """Replace 1/r by the series about the cutoff in the lanes inside of it."""
-    lanes = BYTES // chain.itemsize
-    cutoff, terms = parameters[0], int(parameters[1])
-    square = cutoff * cutoff
-    if lane_min(r2) >= square:
-        return
-    inverse = 1.0 / square
-    u = r2 * inverse - 1.0
-    scale = 1.0 / cutoff
-    for n in range(last + 1):
-        value = u - u
-        for k in range(terms - 1 - n, -1, -1):
-            value = value * u + chains.SOFTENED_TABLE[n, k]
-        store(chain, n * lanes, within(r2, square, value * scale, load(chain, n * lanes)))
-        scale *= inverse
+from multipoles.radial.dispatch import radial_chain
 
 
 @bare_inline
@@ -126,26 +53,26 @@ def _contract(source, offset, places, channels, tensor, sums):
     for channel in range(fours, channels):
         first = (3 + channel * n_in) * lanes + offset
         for beta in range(n_out):
-            place = (channel * n_out + beta) * lanes
-            total = load(sums, place)
+            index = (channel * n_out + beta) * lanes
+            total = load(sums, index)
             for alpha in range(n_in):
                 total = total + load(source, first + alpha * lanes) * load(
                     tensor, places[beta, alpha]
                 )
-            store(sums, place, total)
+            store(sums, index, total)
 
 
 @bare_inline
 def _contract_four(source, offset, places, channel, tensor, sums):
-    """Do it for four channels at once, which share the load of T."""
+    """Do the same for four channels at once, which share the load of T."""
     lanes = BYTES // tensor.itemsize
     n_out, n_in = places.shape
     step, gap = n_in * lanes, n_out * lanes
     first = (3 + channel * n_in) * lanes + offset
     for beta in range(n_out):
-        place = (channel * n_out + beta) * lanes
-        a, b = load(sums, place), load(sums, place + gap)
-        c, d = load(sums, place + 2 * gap), load(sums, place + 3 * gap)
+        index = (channel * n_out + beta) * lanes
+        a, b = load(sums, index), load(sums, index + gap)
+        c, d = load(sums, index + 2 * gap), load(sums, index + 3 * gap)
         row = first
         for alpha in range(n_in):
             t = load(tensor, places[beta, alpha])
@@ -154,10 +81,10 @@ def _contract_four(source, offset, places, channel, tensor, sums):
             c = c + t * load(source, row + 2 * step)
             d = d + t * load(source, row + 3 * step)
             row += lanes
-        store(sums, place, a)
-        store(sums, place + gap, b)
-        store(sums, place + 2 * gap, c)
-        store(sums, place + 3 * gap, d)
+        store(sums, index, a)
+        store(sums, index + gap, b)
+        store(sums, index + 2 * gap, c)
+        store(sums, index + 3 * gap, d)
 
 
 @bare_inline
@@ -208,7 +135,9 @@ def _reduce(sums, out, row):
         out[row, k] = lane_sum(load(sums, k * lanes))
 
 
-def pack_sources(positions, moments, signs, slots) -> np.ndarray:
+def pack_sources(
+    positions: np.ndarray, moments: np.ndarray, signs: np.ndarray, slots: np.ndarray
+) -> np.ndarray:
     """Return the sources in blocks, in the order of `slots`, as a flat array."""
     packed = aligned((3 + moments[0].size) * len(slots), positions.dtype)
     fill_sources(positions, moments, signs, slots, packed)
@@ -226,15 +155,15 @@ def fill_sources(positions, moments, signs, slots, packed):
         real = slots[slot] >= 0
         source = slots[slot] if real else -1 - slots[slot]
         lane = slot % lanes
-        place = (slot - lane) * rows + lane
+        index = (slot - lane) * rows + lane
         for axis in range(3):
-            packed[place + axis * lanes] = positions[source, axis]
-        place += 3 * lanes
+            packed[index + axis * lanes] = positions[source, axis]
+        index += 3 * lanes
         for channel in range(channels):
             for alpha in range(n_in):
                 value = moments[source, channel, alpha] * signs[alpha]
-                packed[place] = value if real else 0.0
-                place += lanes
+                packed[index] = value if real else 0.0
+                index += lanes
 
 
 @bare

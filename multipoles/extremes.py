@@ -13,14 +13,14 @@ from typing import NamedTuple
 import numpy as np
 
 from multipoles import indexing, scaling
-from multipoles.interactions import energy_forces_arrays, field_arrays
 from multipoles.neighbours import Neighbours, PairList, Slots
 from multipoles.radial import Kernel
+from multipoles.sums import energy_forces_arrays, field_arrays
 
-# spreads of exponents that one sum in float64 bears: of chains, of moments, and of distances, since
-# kernels have powers of lengths of their own
+# the widest range of binary exponents in one sum in float64: of chains, of moments, and of
+# distances, which kernels multiply with powers of lengths of their own
 _CHAIN_SPREAD, _MOMENT_SPREAD, _LENGTH_SPREAD = 800, 300, 200
-# as many pairs are looked at together
+# so many pairs are sorted into classes at a time
 _PAIRS = 2**20
 
 
@@ -31,7 +31,7 @@ def field(
     order: int,
     kernel: Kernel,
     neighbours: Neighbours,
-    found: np.ndarray | None = None,
+    direct: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the field like `field_arrays`, in its dtype, whatever the range of the numbers.
 
@@ -39,7 +39,7 @@ def field(
     ----------
     x, s, moments, order, kernel, neighbours
         See `field_arrays`.
-    found : ndarray, optional
+    direct : ndarray, optional
         Result of `field_arrays` whose finite rows are right; None for no result.
 
     Warns
@@ -49,9 +49,9 @@ def field(
     """
     x64, s64, values = (a.astype(np.float64, copy=False) for a in (x, s, moments))
     given = _Sum(x64, s64, values, order, kernel, neighbours)
-    bad = np.arange(len(x)) if found is None else np.flatnonzero(_unfinished(found))
-    if found is not None and 8 * len(bad) <= len(x):
-        out, parts = found.astype(np.float64), _by_classes(given, bad)
+    bad = np.arange(len(x)) if direct is None else np.flatnonzero(_unfinished(direct))
+    if direct is not None and 8 * len(bad) <= len(x):
+        out, parts = direct.astype(np.float64), _by_classes(given, bad)
         out[bad] = 0.0
     else:
         out = np.zeros((len(x), moments.shape[1], indexing.n_components(order)))
@@ -76,6 +76,8 @@ class _Sum(NamedTuple):
 
 # targets, channels, their field in scaled units, and the exponents of length and moment
 _Part = tuple[np.ndarray, slice, np.ndarray, int, int]
+# energy, forces, gradients by the moments
+_Terms = tuple[float, np.ndarray, np.ndarray]
 
 
 def _unfinished(phi: np.ndarray) -> np.ndarray:
@@ -103,7 +105,7 @@ def _parts(given: _Sum) -> Iterator[_Part]:
     yield from _by_classes(given, np.flatnonzero(bad))
 
 
-def _units(x, s, moments) -> tuple[int, int | None, bool]:
+def _units(x: np.ndarray, s: np.ndarray, moments: np.ndarray) -> tuple[int, int | None, bool]:
     """Return exponents that bring lengths and moments to one, and whether moments are too uneven.
 
     There is no exponent for moments that are all zero.
@@ -137,7 +139,9 @@ def _by_classes(given: _Sum, rows: np.ndarray) -> Iterator[_Part]:
                 yield part, channels, phi, length, moment
 
 
-def _pairs_of(rows, n_sources, neighbours, less) -> tuple[np.ndarray, np.ndarray]:
+def _pairs_of(
+    rows: np.ndarray, n_sources: int, neighbours: Neighbours, less: PairList | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the pairs of some targets, which are counted from zero, and their weights."""
     if isinstance(neighbours, PairList):
         return _rows_of(neighbours, rows)
@@ -153,16 +157,18 @@ def _pairs_of(rows, n_sources, neighbours, less) -> tuple[np.ndarray, np.ndarray
 
 def _rows_of(listed: PairList, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the pairs of a list whose targets are among `rows`, and their weights."""
-    place = np.full(listed.n_targets, -1)
-    place[rows] = np.arange(len(rows))
-    target = place[listed.pairs[:, 0]]
+    index = np.full(listed.n_targets, -1)
+    index[rows] = np.arange(len(rows))
+    target = index[listed.pairs[:, 0]]
     meets = target >= 0
     weights = np.ones(listed.n_pairs) if listed.weights is None else listed.weights
     return np.stack([target[meets], listed.pairs[meets, 1]], axis=1), weights[meets]
 
 
-def _separations(x, s, pairs, width) -> Iterator[tuple[np.ndarray, int]]:
-    """Yield places of pairs of about one separation, and the exponent that makes it one."""
+def _separations(
+    x: np.ndarray, s: np.ndarray, pairs: np.ndarray, width: int
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Yield indices of pairs of about one separation, and the exponent that makes it one."""
     gaps = np.abs(x[pairs[:, 0]] - s[pairs[:, 1]]).max(axis=1, initial=0.0)
     classes = np.frexp(np.minimum(gaps, np.finfo(gaps.dtype).max))[1] // width
     for one in np.unique(classes[gaps > 0]):
@@ -172,15 +178,17 @@ def _separations(x, s, pairs, width) -> Iterator[tuple[np.ndarray, int]]:
         yield np.flatnonzero((gaps > 0) & (classes == one)), length
 
 
-def _bands(moments, length, pairs, those) -> Iterator[tuple[int, np.ndarray, int]]:
-    """Yield channel by channel places of pairs with sources of about one strength, its exponent."""
+def _bands(
+    moments: np.ndarray, length: int, pairs: np.ndarray, those: np.ndarray
+) -> Iterator[tuple[int, np.ndarray, int]]:
+    """Yield channel, indices of its pairs with sources of about one strength, and the exponent."""
     bands = scaling.strengths(moments, length).max(axis=-1) // _MOMENT_SPREAD
     alive = (moments != 0).any(axis=-1)
     for channel in range(moments.shape[1]):
         left = those[alive[pairs[those, 1], channel]]
-        found = bands[pairs[left, 1], channel]
-        for band in np.unique(found):
-            yield channel, left[found == band], -int(band + 1) * _MOMENT_SPREAD
+        band_of = bands[pairs[left, 1], channel]
+        for band in np.unique(band_of):
+            yield channel, left[band_of == band], -int(band + 1) * _MOMENT_SPREAD
 
 
 def energy(
@@ -217,16 +225,21 @@ def energy_forces(
     )
 
 
-def _energy_forces(x, moments, kernel, neighbours, scaled, extra):
+def _energy_forces(
+    x: np.ndarray,
+    moments: np.ndarray,
+    kernel: Kernel,
+    neighbours: Slots,
+    scaled: PairList | None,
+    extra: int,
+) -> _Terms:
     """Return energy, forces and gradients in float64; without `extra` order, no forces."""
     x, moments = (a.astype(np.float64, copy=False) for a in (x, moments))
     order = indexing.order_of(moments.shape[2])
-    found = _in_one_unit(x, moments, kernel, neighbours, scaled) if extra else None
-    if found is not None:
-        return found
-    less = None
-    if scaled is not None:
-        less = PairList(scaled.pairs, len(x), len(x), scaled.weights - 1.0)
+    in_one_unit = _in_one_unit(x, moments, kernel, neighbours, scaled) if extra else None
+    if in_one_unit is not None:
+        return in_one_unit
+    less = None if scaled is None else scaled.less_one()
     given = _Sum(x, x, moments, order + extra, kernel, neighbours, less)
     total, forces, gradients = 0.0, np.zeros_like(x), np.zeros_like(moments)
     raised = indexing.sum_index(order, 1)[:, 1:]
@@ -246,7 +259,13 @@ def _energy_forces(x, moments, kernel, neighbours, scaled, extra):
     return total, forces, gradients
 
 
-def _in_one_unit(x, moments, kernel, neighbours, scaled):
+def _in_one_unit(
+    x: np.ndarray,
+    moments: np.ndarray,
+    kernel: Kernel,
+    neighbours: Slots,
+    scaled: PairList | None,
+) -> _Terms | None:
     """Return energy, forces and gradients summed in one unit, or None where that is not right."""
     length, moment, uneven = _units(x, x, moments)
     if moment is None:

@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+MAX_TOTAL_ORDER = 32
+"""Highest order of a derivative, that of moments and of their field together."""
+
 
 def n_components(order: int) -> int:
     """Return the number of packed components of all orders up to `order`.

@@ -12,8 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from multipoles import checks
-from multipoles.chains import LONGEST
-from multipoles.indexing import factorials, n_components, order_slice, orders, sum_index
+from multipoles.indexing import (
+    MAX_TOTAL_ORDER,
+    factorials,
+    n_components,
+    order_slice,
+    orders,
+    sum_index,
+)
 from multipoles.polynomials import (
     detrace_matrix,
     full_index,
@@ -297,7 +303,7 @@ def moments_of_charges(
     TypeError, ValueError
         If a shape, type or index is wrong, or a value is not finite.
     """
-    order = checks.order(order, maximum=LONGEST)
+    order = checks.order(order, maximum=MAX_TOTAL_ORDER)
     x = checks.points(positions, "positions")
     q = checks.real(charges, "charges")
     if q.ndim not in (1, 2) or len(q) != len(x):

@@ -7,10 +7,11 @@ layout is made once and used for many sums.
 """
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from multipoles import layout
+from multipoles import checks, layout
 
 
 class Slots:
@@ -113,6 +114,11 @@ class PairList:
         """Return (target, source) of every pair, int64, shape (n_pairs, 2)."""
         return self.pairs
 
+    def less_one(self) -> "PairList":
+        """Return the pairs with weights less one: what a sum of all pairs lacks of the weights."""
+        weights = np.zeros(self.n_pairs) if self.weights is None else self.weights - 1.0
+        return PairList(self.pairs, self.n_targets, self.n_sources, weights)
+
     @cached_property
     def transposed(self) -> "PairList":
         """The same pairs with targets and sources exchanged."""
@@ -123,3 +129,16 @@ class PairList:
 
 
 Neighbours = Slots | PairList
+
+
+def neighbours_of(
+    n_targets: int, n_sources: int, pairs: Any, target_batch: Any, source_batch: Any
+) -> Neighbours:
+    """Return who meets whom, from arguments of `multipoles.field`, which are checked."""
+    targets, sources = checks.batches(target_batch, source_batch, n_targets, n_sources)
+    listed = checks.pair_list(pairs, n_targets, n_sources)
+    if listed is None:
+        return Slots(n_targets, n_sources, targets, sources)
+    if targets is not None:
+        raise ValueError("give pairs or batches, not both: a pair list needs no system index")
+    return PairList(listed, n_targets, n_sources)

@@ -39,7 +39,7 @@ def times(q, v):
 
 
 @bare_inline
-def site_field(r, g1, g2, potential, s1, s2, v1, v2, q):
+def site_field(r, g2, potential, s1, s2, v1, v2, q):
     """Return potential, gradient and Hessian r s1 + v1, delta s1 + r r s2 + r v2 + v2 r + 2 g2 Q.
 
     (Hessian packed xx, xy, xz, yy, yz, zz.)
@@ -117,9 +117,9 @@ def quadrupole_pair(r, g, c1, d1, q1, c2, d2, q2):
         r[2] * along + c1 * v1[2] + e1 * v2[2] + sigma1 * v3[2]
         + d1[2] * s1 + 2.0 * (y1[2] * s2 + a[2] + b[2]),
     )  # fmt: skip
-    field1 = site_field(r, g1, g2, s0, s1, s2, v1, v2, q2)
+    field1 = site_field(r, g2, s0, s1, s2, v1, v2, q2)
     back = (-r[0], -r[1], -r[2])
     field2 = site_field(
-        back, g1, g2, o0, o1, o2, (-w1[0], -w1[1], -w1[2]), (-w2[0], -w2[1], -w2[2]), q1
+        back, g2, o0, o1, o2, (-w1[0], -w1[1], -w1[2]), (-w2[0], -w2[1], -w2[2]), q1
     )
     return gradient, field1, field2

@@ -14,6 +14,8 @@ from scipy import special
 
 from multipoles import checks
 from multipoles.indexing import component_index, multi_indices, n_components, order_of
+from multipoles.radial import Kernel
+from multipoles.radial.checking import python_chain
 
 _CHUNK = 20_000
 
@@ -242,8 +244,10 @@ def kernel_series(kernel: Any, s: np.ndarray, order: int) -> np.ndarray:
     Raises
     ------
     TypeError
-        If the kernel is not one of those of `multipoles.radial`.
+        If the kernel is neither one of those of `multipoles.radial` nor of a class of the user's.
     """
+    if isinstance(kernel, Kernel) and kernel.is_custom:
+        return _custom(kernel, np.asarray(s, dtype=np.float64), order)
     name = "Coulomb" if kernel is None else type(kernel).__name__
     if name not in _SERIES:
         raise TypeError(f"kernel: expected one of {', '.join(_SERIES)}, got {kernel!r}")
@@ -360,6 +364,12 @@ def _softened(kernel: Any, s: np.ndarray, order: int) -> np.ndarray:
         slope = poly.deriv(k) if k else poly
         inside[k] = slope(s / c**2 - 1) / (factorial(k) * c ** (2 * k + 1))
     return np.where(s < c**2, inside, _power(s, -0.5, order))
+
+
+def _custom(kernel: Any, s: np.ndarray, order: int) -> np.ndarray:
+    # the user's own chain, run in Python, is all that is known: d^k f/ds^k = (-1/2)^k B_k
+    k = np.arange(order + 1)
+    return (python_chain(kernel, s, order) * (-0.5) ** k / special.factorial(k)).T
 
 
 _SERIES: dict[str, Callable[[Any, np.ndarray, int], np.ndarray]] = {

@@ -15,7 +15,7 @@ import numpy as np
 from multipoles import indexing
 from multipoles.compiled.jit import jit
 
-# the exponents of float64 numbers that are powers of two themselves
+# the least and the greatest exponent of a power of two that is a normal number of float64
 LEAST, GREATEST = -1022, 1023
 
 
@@ -81,8 +81,8 @@ def strengths(moments: np.ndarray, length: int = 0) -> np.ndarray:
 
     Components that are zero get a number below all others.
     """
-    found = np.frexp(moments)[1] + length * indexing.orders(_order(moments))
-    return np.where(moments == 0, -(2**40), found)
+    exponents = np.frexp(moments)[1] + length * indexing.orders(_order(moments))
+    return np.where(moments == 0, -(2**40), exponents)
 
 
 @lru_cache(maxsize=256)
@@ -131,7 +131,7 @@ def fits(
         return True
     least, greatest, steps, room, tiny = _limits(moments.dtype, top, power)
     largest, any_tiny, weakest = _measure(x, s, moments, tiny)
-    # twice the diagonal of the box is a bound of all distances; far from the origin a poor one
+    # twice the diagonal of the box bounds all distances; far from the origin the bound is poor
     extent = 4 * largest
     if extent > greatest:
         extent = 2 * extent_of(x, s)
@@ -198,10 +198,10 @@ def close_targets(x: np.ndarray, s: np.ndarray, length: int = 0) -> np.ndarray:
     sizes = np.abs(points)
     if not ((sizes > 0) & (sizes < tiny)).any():
         return np.zeros(len(x), bool)
-    distinct, place = np.unique(points, axis=0, return_inverse=True)
+    distinct, inverse = np.unique(points, axis=0, return_inverse=True)
     snapped = np.where(np.abs(distinct) < tiny, 0.0, distinct)
     _, group, count = np.unique(snapped, axis=0, return_inverse=True, return_counts=True)
-    return (count > 1)[group.reshape(-1)][place.reshape(-1)[: len(x)]]
+    return (count > 1)[group.reshape(-1)][inverse.reshape(-1)[: len(x)]]
 
 
 def _order(packed: np.ndarray) -> int:

@@ -8,8 +8,9 @@ import numpy as np
 
 from multipoles.compiled.jit import bare, bare_inline
 from multipoles.compiled.simd import BYTES, lane_sum, load, store
-from multipoles.direct_cpu import aligned, clear, radial_chain
+from multipoles.direct_cpu import aligned, clear
 from multipoles.pairwise import quadrupole_pair, square
+from multipoles.radial.dispatch import radial_chain
 
 
 @bare_inline
@@ -35,19 +36,19 @@ def _site(packed, offset):
 
 
 @bare_inline
-def _one_site(packed, place):
+def _one_site(packed, index):
     """Return charge, dipole and quadrupole of one site, as plain numbers."""
     lanes = BYTES // packed.itemsize
     return (
-        packed[place + 3 * lanes],
-        (packed[place + 4 * lanes], packed[place + 5 * lanes], packed[place + 6 * lanes]),
+        packed[index + 3 * lanes],
+        (packed[index + 4 * lanes], packed[index + 5 * lanes], packed[index + 6 * lanes]),
         (
-            packed[place + 7 * lanes],
-            packed[place + 8 * lanes],
-            packed[place + 9 * lanes],
-            packed[place + 10 * lanes],
-            packed[place + 11 * lanes],
-            packed[place + 12 * lanes],
+            packed[index + 7 * lanes],
+            packed[index + 8 * lanes],
+            packed[index + 9 * lanes],
+            packed[index + 10 * lanes],
+            packed[index + 11 * lanes],
+            packed[index + 12 * lanes],
         ),
     )
 
@@ -57,16 +58,16 @@ def _accumulate(sums, offset, values):
     """Add vectors to consecutive rows of `sums`."""
     lanes = BYTES // sums.itemsize
     for k in range(len(values)):
-        place = offset + k * lanes
-        store(sums, place, load(sums, place) + values[k])
+        index = offset + k * lanes
+        store(sums, index, load(sums, index) + values[k])
 
 
 @bare_inline
-def _accumulate_site(sums, place, own):
+def _accumulate_site(sums, index, own):
     """Add the sums over the lanes of the vectors in `own` to one site."""
     lanes = BYTES // sums.itemsize
     for k in range(13):
-        sums[place + k * lanes] += lane_sum(load(own, k * lanes))
+        sums[index + k * lanes] += lane_sum(load(own, k * lanes))
 
 
 def scratch(dtype: np.dtype, n_slots: int) -> tuple[np.ndarray, ...]:
@@ -96,18 +97,18 @@ def two_sided(first, last, packed, slots, ranges, skipped, code, parameters, scr
         if slots[i] < 0:
             continue
         lane = i % lanes
-        place = 13 * (i - lane) + lane
-        c1, d1, q1 = _one_site(packed, place)
+        index = 13 * (i - lane) + lane
+        c1, d1, q1 = _one_site(packed, index)
         clear(own)
         site = slots[i]
         for k in range(starts[site], starts[site + 1]):
             meets[partners[k]] = off
         for j in range(13 * (i - lane), 13 * ranges[slots[i], 1], 13 * lanes):
-            x = packed[place] - load(packed, j)
-            y = packed[place + lanes] - load(packed, j + lanes)
-            z = packed[place + 2 * lanes] - load(packed, j + 2 * lanes)
+            x = packed[index] - load(packed, j)
+            y = packed[index + lanes] - load(packed, j + lanes)
+            z = packed[index + 2 * lanes] - load(packed, j + 2 * lanes)
             c2, d2, q2 = _site(packed, j)
-            # a masked pair is as one of coincident points
+            # r = 0 masks a pair: its chain is zero, like that of coincident points
             mask = load(later, min(j // 13 - i + lanes - 1, lanes)) * load(meets, j // 13)
             r2 = square(x, y, z) * mask
             radial_chain(code, parameters, r2, 5, chain)
@@ -124,6 +125,6 @@ def two_sided(first, last, packed, slots, ranges, skipped, code, parameters, scr
             _accumulate(own, 3 * lanes, field1)
             _accumulate(out, j, (-gradient[0], -gradient[1], -gradient[2]))
             _accumulate(out, j + 3 * lanes, field2)
-        _accumulate_site(out, place, own)
+        _accumulate_site(out, index, own)
         for k in range(starts[site], starts[site + 1]):
             meets[partners[k]] = on

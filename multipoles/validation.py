@@ -91,7 +91,9 @@ def _comparisons() -> Iterator[Row]:
             yield from _energies(rng, points[:24], kernel, dtype)
 
 
-def _energies(rng, points, kernel, dtype) -> Iterator[Row]:
+def _energies(
+    rng: np.random.Generator, points: np.ndarray, kernel: radial.Kernel, dtype: np.dtype
+) -> Iterator[Row]:
     pairs = np.argwhere(np.triu(rng.random((len(points), len(points))) < 0.1, 1))
     scale = (pairs, rng.random(len(pairs)))
     for order in (0, 1, 2, 3):
@@ -120,7 +122,7 @@ def _name(kernel: radial.Kernel) -> str:
     return type(kernel).__name__
 
 
-def _lattice(rng, dtype: np.dtype) -> np.ndarray:
+def _lattice(rng: np.random.Generator, dtype: np.dtype) -> np.ndarray:
     """Return 36 points, none closer than 0.6 to another."""
     grid = np.stack(np.meshgrid(*[np.arange(4)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
     chosen = rng.permutation(len(grid))[:36]

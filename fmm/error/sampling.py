@@ -18,9 +18,9 @@ from fmm.tree.geometry import Geometry
 from multipoles import indexing
 from multipoles.compiled.jit import bare, run_chunks
 from multipoles.indexing import n_components, order_slice
-from multipoles.interactions import field_arrays
 from multipoles.neighbours import Slots
 from multipoles.radial import Kernel
+from multipoles.sums import field_arrays
 
 SIZE = 64
 MORE = 256

@@ -98,7 +98,10 @@ class Verdict:
         place = np.unravel_index(int(np.nanargmax(np.where(np.isnan(bounds), np.inf, bounds))),
                                  bounds.shape)  # fmt: skip
         if not np.isfinite(self.norms[place]):
-            return f"the field of order {place[1]} is not finite: terms of its sum left the range of float64"
+            return (
+                f"the field of order {place[1]} is not finite: terms of its sum left the range of "
+                "float64"
+            )
         lost, reason = np.broadcast_to(self.terms, bounds.shape)[place] / self.norms[place], ""
         if _ROUNDING * _EPSILON * lost > 0.5 * self.tolerance:
             reason = (

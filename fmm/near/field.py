@@ -17,9 +17,9 @@ from multipoles import indexing
 from multipoles.compiled.jit import bare, bare_inline, run_chunks
 from multipoles.compiled.simd import load, store
 from multipoles.direct_cpu import BYTES, aligned
-from multipoles.interactions import field_arrays
 from multipoles.neighbours import Slots
 from multipoles.radial import Coulomb, Kernel
+from multipoles.sums import field_arrays
 
 _COULOMB = Coulomb()
 # beyond, straight-line code compiles for more than a second

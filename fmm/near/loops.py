@@ -15,11 +15,11 @@ from numba.core import types as nb_types
 from numba.extending import intrinsic
 
 from fmm.near import traceless, traces
-from multipoles.chains import COULOMB
 from multipoles.compiled.emit import Written
 from multipoles.compiled.jit import name_by_constants
 from multipoles.compiled.simd import Vec, constant, fill_lanes, rsqrt
-from multipoles.direct_cpu import radial_chain
+from multipoles.radial import Coulomb
+from multipoles.radial.dispatch import radial_chain
 
 # bytes of a block of sources, which should stay in the first cache
 _BLOCK = 49152
@@ -312,7 +312,7 @@ def add_sources(
             for name, i in (("targets", 4), ("block", 7), ("vectors", 10), ("sums", 11))
         }
         damping = None
-        if kernel_code.literal_value != COULOMB:
+        if kernel_code.literal_value != Coulomb.code:
             reach = context.cast(builder, args[14], sig.args[14], lane.dtype)
             square = builder.fmul(reach, reach)
             damping = _Damping(

@@ -13,8 +13,8 @@ import numpy as np
 from fmm import FMM
 from fmm.cost import expected_work, seconds_per_point
 from multipoles import indexing
-from multipoles.interactions import field_arrays
 from multipoles.neighbours import Neighbours, Slots
+from multipoles.sums import field_arrays
 
 METHODS = ("direct", "fmm", "auto")
 # pairs that are summed before a tree is made

@@ -25,8 +25,8 @@ from gnn.operators.evaluators import Evaluator, Later, LaterTransposed
 from gnn.operators.gpu import on_gpu
 from gnn.operators.near_pairs import near_pairs
 from multipoles import checks, indexing
-from multipoles.interactions import check_total_order, neighbours_of
-from multipoles.neighbours import Slots
+from multipoles.checks import check_total_order
+from multipoles.neighbours import Slots, neighbours_of
 from multipoles.radial import kernel_object
 
 METHODS = (*evaluators.METHODS, "torch")

@@ -196,7 +196,7 @@ class JaxSpace(NumbaSpace):
         """Return an array of JAX on the same memory, which it keeps alive."""
         import jax
 
-        # JAX may give memory of what came in to others as soon as its caller lets go of it
+        # JAX may reuse the memory of an argument as soon as its caller drops it
         cuda.synchronize()
         if array.size == 0:
             return jax.numpy.zeros(tuple(array.shape), array.dtype)
@@ -243,7 +243,7 @@ def view(array: Any) -> Any:
         return array
     if SIMULATED and hasattr(array, "numpy"):
         return simulated(array.numpy())
-    if hasattr(array, "block_until_ready"):  # JAX tells nobody of its streams
+    if hasattr(array, "block_until_ready"):  # JAX does not say on which stream it works
         array.block_until_ready()
     if hasattr(array, "__cuda_array_interface__"):
         ours = _SPACES.get(_library(array)) in (TorchSpace, CupySpace)

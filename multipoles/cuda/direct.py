@@ -10,12 +10,12 @@ point follow each other.
 """
 
 from functools import cache, lru_cache, partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from multipoles import chains, indexing, plain
-from multipoles.chains import chain_of_one
+from multipoles import indexing, plain
 from multipoles.compiled.cuda_access import WIDEST, loader, storer, zeros
 from multipoles.compiled.cuda_kernels import (
     REAL,
@@ -29,25 +29,17 @@ from multipoles.compiled.emit import emitted
 from multipoles.cuda.device import Space
 from multipoles.cuda.neighbours import DeviceNeighbours, DevicePairs
 from multipoles.pairwise import square
-from multipoles.radial import Kernel
+from multipoles.radial import Coulomb, Kernel
+from multipoles.radial.base import CUSTOM, KINDS
 
 MAX_EMITTED = 6
 THREADS = 4 if SIMULATED else 128
-# records in shared memory start at multiples of so many numbers
+# records in shared memory start at multiples of this many numbers
 ALIGNED = 4
 # bytes of shared memory for a tile of sources
 _SHARED = 40_000
 # blocks that keep a large device busy
 _BLOCKS = 2 if SIMULATED else 1024
-_CHAINS = {
-    chains.YUKAWA: chains.yukawa,
-    chains.ERF: chains.erf,
-    chains.ERFC: chains.erfc,
-    chains.THOLE: chains.thole,
-    chains.REACTION_FIELD: chains.reaction_field,
-    chains.INVERSE_POWER: chains.inverse_power,
-    chains.SOFTENED: chains.softened,
-}
 
 coulomb_chain = emitted(plain.coulomb_chain)
 signed_chain = emitted(plain.signed_chain)
@@ -57,18 +49,42 @@ times = emitted(plain.times)
 
 
 @cache
+def scalar_chain(kernel: int) -> Any:
+    """Return the scalar function of a radial kernel as kernels call it, ``(…, out, 0, 1)``."""
+    if kernel not in KINDS:
+        raise ValueError(f"kernel: expected the code of a radial kernel, got {kernel}")
+    function = KINDS[kernel].write_chain
+    if kernel < CUSTOM:
+        return function
+    # what has this attribute is copied for the GPU
+    write = SimpleNamespace(py_func=getattr(function, "py_func", function))
+
+    def custom(r2, parameters, last, out, start, stride):
+        # the unit of length is the last but one, see `Kernel.parameter_array`
+        inverse = 1.0 / parameters[parameters.shape[0] - 2]
+        square = inverse * inverse
+        write(r2 * square, parameters, last, out)
+        scale = inverse
+        for n in range(last + 1):
+            out[n] = out[n] * scale
+            scale *= square
+
+    return Device(custom)
+
+
+@cache
 def chain_function(orders_code: int, kernel: int) -> Device:
     """Return the function for kernels that makes g_0 ... g_top of a radial kernel; r2 may be 0."""
     source_order, order, _ = plain.orders_of_code(orders_code)
     top = source_order + order
     links, load = top + 1, loader(top + 1)
-    if kernel == chains.COULOMB:
+    if kernel == Coulomb.code:
 
         def coulomb(r2, parameters):
             return coulomb_chain(orders_code, ((rsqrt(r2),),))[0]
 
         return Device(coulomb)
-    one = _CHAINS[kernel]
+    one = scalar_chain(kernel)
 
     def other(r2, parameters):
         work = cuda.local.array(links, REAL)
@@ -176,6 +192,7 @@ def own_pairs(orders_code, kernel, step, listed, weighted):
 def add_pair_of_any_order(top: int, kernel: int) -> Device:
     """Return the function for kernels that adds the field of one source, by tables."""
     links = top + 1
+    one = scalar_chain(kernel)
 
     def add_pair(
         targets, i, sources, j, moments, source, weight, parameters, chain, tensor, recursion,
@@ -184,7 +201,11 @@ def add_pair_of_any_order(top: int, kernel: int) -> Device:
         x = targets[3 * i] - sources[3 * j]
         y = targets[3 * i + 1] - sources[3 * j + 1]
         z = targets[3 * i + 2] - sources[3 * j + 2]
-        chain_of_one(kernel, square(x, y, z), parameters, top, chain, 0, 1)
+        r2 = square(x, y, z)
+        for n in range(links):
+            chain[n] = 0.0
+        if r2 > 0.0:
+            one(r2, parameters, top, chain, 0, 1)
         for n in range(1, links, 2):
             chain[n] = -chain[n]
         tensor[0] = chain[top]
@@ -332,13 +353,13 @@ def _all_pairs(space, dtype, orders_code, kernel, arrays, parameters, channels, 
     parts = max(1, min(_BLOCKS // (blocks * groups), blocks_for(n_sources)))
     length = -(-n_sources // parts)
     parts = -(-n_sources // length)
-    found = out if parts == 1 else space.empty((parts * out.shape[0],), dtype)
+    sums = out if parts == 1 else space.empty((parts * out.shape[0],), dtype)
     all_pairs(orders_code, kernel.code)(
         space.stream, dtype, (blocks, parts, groups), THREADS, *arrays, parameters, channels,
-        length, found,
+        length, sums,
     )  # fmt: skip
     if parts > 1:
-        sum_parts()(space.stream, dtype, blocks_for(out.shape[0]), THREADS, found, parts, out)
+        sum_parts()(space.stream, dtype, blocks_for(out.shape[0]), THREADS, sums, parts, out)
 
 
 def _own(space, neighbours, dtype) -> tuple[Any, Any, Any, tuple[int, int, int]]:

@@ -62,7 +62,7 @@ class Imported:
     """
 
     def __init__(self, array: Any) -> None:
-        # the capsule is not renamed, so the exporter frees its description when it goes
+        # the capsule is not renamed, so the exporter frees its description with the capsule
         self._owner = array, array.__dlpack__()
         tensor = _Tensor.from_address(_pointer_of(self._owner[1]))
         kind = _KINDS.get(tensor.dtype.code)

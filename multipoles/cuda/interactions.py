@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from multipoles import indexing
-from multipoles.checks import on_device
+from multipoles.checks import check_total_order, on_device
 from multipoles.compiled.cuda_kernels import MOST_BLOCKS, cuda, kernels
 from multipoles.cuda import direct as direct_cuda
 from multipoles.cuda.device import Space, space_of, view
 from multipoles.cuda.direct import THREADS, blocks_for, sum_parts
 from multipoles.cuda.neighbours import DeviceNeighbours, DevicePairs
-from multipoles.interactions import MAX_TOTAL_ORDER, check_total_order
+from multipoles.indexing import MAX_TOTAL_ORDER
 from multipoles.radial import Kernel
 
 _FLOATS = ("float32", "float64")
@@ -81,7 +81,9 @@ def energy_forces_of_field(moments: Any, field: Any) -> tuple[float, Any, Any]:
     return _per_sites(space, seen, phi, shape)
 
 
-def _per_sites(space: Space, packed: Any, phi: Any, shape: tuple) -> tuple[float, Any, Any]:
+def _per_sites(
+    space: Space, packed: Any, phi: Any, shape: tuple[int, ...]
+) -> tuple[float, Any, Any]:
     """Return energy, forces and gradient by the moments, the last in the shape they came in."""
     n, channels, n_in = packed.shape
     order = indexing.order_of(n_in)
@@ -107,12 +109,12 @@ def points_of(given: dict[str, Any]) -> tuple[Space, list[Any]]:
     """Return the space of the first array, and all as Numba sees them: (n, 3), of one dtype."""
     first = next((a for a in given.values() if on_device(a)), None)
     space = space_of(first) if first is not None else None
-    found = [_array(space, array, name) for name, array in given.items()]
-    for (name, array), seen in zip(given.items(), found, strict=True):
+    arrays = [_array(space, array, name) for name, array in given.items()]
+    for (name, array), seen in zip(given.items(), arrays, strict=True):
         if len(seen.shape) != 2 or seen.shape[1] != 3:
             raise ValueError(f"{name}: expected shape (n, 3), got {tuple(array.shape)}")
-        _check_dtype(seen, found[0], name, next(iter(given)))
-    return space, found  # type: ignore[return-value]
+        _check_dtype(seen, arrays[0], name, next(iter(given)))
+    return space, arrays  # type: ignore[return-value]
 
 
 def _array(space: Space | None, array: Any, name: str) -> Any:
@@ -208,7 +210,9 @@ def _columns(space: Space, pairs: Any, name: str) -> tuple[Any, Any]:
 # --- sites that are sources and targets -----------------------------------------------------------
 
 
-def _site_field(space, x, moments, order, kernel, pair_scale, batch) -> Any:
+def _site_field(
+    space: Space, x: Any, moments: Any, order: int, kernel: Kernel, pair_scale: Any, batch: Any
+) -> Any:
     """Return the field of all sites at all, scaled pairs with their factors."""
     index = None if batch is None else _index(space, batch, "batch", (len(x),))
     everyone = DeviceNeighbours(len(x), len(x), index, index)
@@ -241,8 +245,8 @@ def _site_field(space, x, moments, order, kernel, pair_scale, batch) -> Any:
     listed = DevicePairs(*ends, len(x), len(x), less)
     parts = space.empty((2, len(x), moments.shape[1], indexing.n_components(order)), wide)
     for part, neighbours in enumerate((everyone, listed)):
-        found = direct_cuda.field(space, points, points, values, order, kernel, neighbours)
-        parts[part].copy_to_device(found, stream=space.stream)
+        phi = direct_cuda.field(space, points, points, values, order, kernel, neighbours)
+        parts[part].copy_to_device(phi, stream=space.stream)
     total = space.empty(parts.shape[1:], wide)
     flat = total.reshape(-1)
     sum_parts()(space.stream, wide, blocks_for(flat.shape[0]), THREADS, parts.reshape(-1), 2, flat)

@@ -28,7 +28,7 @@ import multipoles, fmm
 print(time.process_time() - start)
 heavy = {"torch", "ase", "openmm", "h5py", "matplotlib", "numba.cuda"} & set(sys.modules)
 assert not heavy, heavy
-assert not multipoles.interactions.direct_cpu.field_of_slots.signatures, "compiled at import"
+assert not multipoles.sums.direct_cpu.field_of_slots.signatures, "compiled at import"
 """
 
 CALL_TIME = """

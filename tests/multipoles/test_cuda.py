@@ -1,14 +1,18 @@
 """Sums on the GPU, or in the simulator, against those of the CPU."""
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
 import multipoles as mp
-from multipoles import indexing, plain
-from multipoles.interactions import field_arrays
+from multipoles import indexing, plain, validation
 from multipoles.neighbours import PairList
+from multipoles.sums import field_arrays
 
 pytest.importorskip("numba.cuda")
+from multipoles.compiled import cuda_kernels
 from multipoles.compiled.cuda_kernels import SIMULATED, cuda
 from multipoles.cuda import direct as direct_cuda
 from multipoles.cuda.device import NumbaSpace
@@ -16,10 +20,6 @@ from multipoles.cuda.neighbours import DevicePairs
 
 pytestmark = pytest.mark.cuda
 
-KERNELS = [
-    mp.Coulomb(), mp.Yukawa(0.7), mp.Erf(0.6), mp.Erfc(0.4), mp.Thole(0.39),
-    mp.ReactionField(3.0), mp.InversePower(2.5), mp.Softened(2.0),
-]  # fmt: skip
 TOLERANCE = {np.float64: 1e-13, np.float32: 5e-6}
 
 
@@ -52,7 +52,7 @@ def check(arrays, dtype, order, device=(), **more):
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
-@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: type(k).__name__)
+@pytest.mark.parametrize("kernel", validation.KERNELS, ids=lambda k: type(k).__name__)
 def test_every_kernel(rng, kernel, dtype):
     for source_order, order, channels in ((0, 1, None), (1, 2, 2), (2, 1, 3)):
         shape = (9, indexing.n_components(source_order))
@@ -219,3 +219,32 @@ def test_constants_are_made_once():
     space = NumbaSpace()
     first = space.constant("test", lambda: np.arange(3))
     assert space.constant("test", lambda: np.arange(4)) is first
+
+
+@dataclass(frozen=True)
+class Gaussian(mp.Kernel):
+    """A kernel of a user's."""
+
+    width: float
+
+    @staticmethod
+    def write_chain(r2, parameters, last, out):
+        inverse = 1.0 / parameters[0] ** 2
+        out[0] = math.exp(-r2 * inverse)
+        for n in range(last):
+            out[n + 1] = 2.0 * inverse * out[n]
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("source_order, order", [(1, 1), (4, 3)])
+def test_kernels_of_users(rng, monkeypatch, dtype, source_order, order):
+    # their codes mean nothing to the process that compiles what was launched
+    monkeypatch.setattr(cuda_kernels, "launched", {})
+    moments = rng.normal(size=(3, mp.n_components(source_order)))
+    for kernel in (Gaussian(2.0), Gaussian(2.0).scaled(2.0)):
+        check((*points(rng, 2, 3), moments), dtype, order, kernel=kernel)
+
+
+def test_unknown_kernels_are_an_error():
+    with pytest.raises(ValueError, match="the code of a radial kernel, got 63"):
+        direct_cuda.scalar_chain(63)

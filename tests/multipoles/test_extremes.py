@@ -7,8 +7,8 @@ import pytest
 
 import multipoles as mp
 from multipoles import extremes, indexing, scaling, validation
-from multipoles.interactions import field_arrays
 from multipoles.neighbours import Slots
+from multipoles.sums import field_arrays
 
 mpmath = pytest.importorskip("mpmath")
 

@@ -5,8 +5,8 @@ import pytest
 
 import multipoles as mp
 from multipoles import validation
-from multipoles.interactions import field_arrays
 from multipoles.neighbours import PairList, Slots
+from multipoles.sums import field_arrays
 
 
 @pytest.fixture

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 import multipoles as mp
-from multipoles import chains
-from multipoles.radial import kernel_object
+from multipoles import reference, validation
+from multipoles.radial import erf, kernel_object
+from multipoles.radial.base import CUSTOM, KINDS
+from multipoles.radial.dispatch import chain_of_many
 
 mpmath = pytest.importorskip("mpmath")
 
@@ -273,8 +275,8 @@ def test_tiny_and_huge_parameters():
 def test_a_table_of_boys_functions_gives_the_chain_of_the_series():
     """The loops take a table, chains a series: the same to the last digits."""
     rng = np.random.default_rng(3)
-    last = chains.TABULATED
-    by_table, by_series = chains.erf_by_table.py_func, chains.erf.py_func
+    last = erf.TABULATED
+    by_table, by_series = erf.erf_by_table.py_func, erf.erf.py_func
     t = np.concatenate(
         [
             [0.0, 1e-300, 1e-16, 0.25, 65.99],
@@ -293,3 +295,22 @@ def test_a_table_of_boys_functions_gives_the_chain_of_the_series():
                 np.testing.assert_allclose(
                     table[i, : links + 1], series * signs[: links + 1], rtol=3e-15
                 )
+
+
+def test_every_list_of_kernels_is_whole():
+    ours = {kind for code, kind in KINDS.items() if code < CUSTOM}
+    assert len(ours) == len([code for code in KINDS if code < CUSTOM]) == 8
+    for given in (KERNELS, validation.KERNELS):
+        assert {type(kernel) for kernel in given} == ours
+    assert set(reference._SERIES) == {kind.__name__ for kind in ours}
+    assert ours <= {getattr(mp, name) for name in mp.__all__}
+
+
+def test_a_code_that_no_kernel_has_is_an_error():
+    out = np.zeros((2, 3))
+    chain_of_many(CUSTOM - 1, np.ones(3), np.array([1.0, 2.0]), out)
+    assert np.isnan(out).all()
+    unknown = type("Unknown", (mp.Kernel,), {"code": CUSTOM - 1})()
+    for take in (unknown.chain, lambda *a: mp.field(*[np.eye(3)] * 2, np.ones(3), 0, unknown)):
+        with pytest.raises(TypeError, match="kernel must be one of"):
+            take(1.0, 2)
