@@ -132,11 +132,10 @@ def _check_same(mol: Any, folder: Path, screen: Any) -> None:
 
 def _copy(prmtop: Path, coordinates: Path, folder: Path, resume: bool) -> None:
     """Check a user's files and put them into the folder of the run; compare them, with `resume`."""
-    from functools import partial
     from shutil import copyfile
 
-    from gnn.data.common import write_atomically
     from gnn.engines.box import read_amber
+    from multipoles.files import atomic_write
 
     read_amber(prmtop, coordinates)
     for source, name in ((prmtop, "solute.prmtop"), (coordinates, "solute.rst7")):
@@ -145,7 +144,8 @@ def _copy(prmtop: Path, coordinates: Path, folder: Path, resume: bool) -> None:
             if own.read_bytes() != source.read_bytes():
                 raise ValueError(f"{folder} was begun with another file than {source}")
             continue
-        write_atomically(own, partial(copyfile, source))
+        with atomic_write(own) as temporary:
+            copyfile(source, temporary)
 
 
 @contextmanager

@@ -1,10 +1,8 @@
-"""What all file formats of frames share: labels, units, and files written whole or not at all."""
+"""What all file formats of frames share: labels, units, locks."""
 
 import errno
-import os
 import re
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -121,48 +119,6 @@ def check_other_unit(where: str, key: str, value: Any) -> None:
                 f"{where}: {key} is {value!r}, but frames are in eV, Å and e: convert the values "
                 f"with gnn.units.{constant}, then leave {key!r} out"
             )
-
-
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file of the same folder, then move it into place.
-
-    Parameters
-    ----------
-    path
-        Final place of the file; its folder is made when missing.
-    write
-        Called with the temporary path, which has the same suffix.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be written (full disk, read-only folder, …); nothing of it is left.
-    """
-    try:
-        _write_and_rename(path, write)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        # named as the caller named it, not as the temporary file
-        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
-
-
-def _write_and_rename(path: Path, write: Callable[[Path], None]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(
-        prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent
-    )
-    os.close(handle)
-    try:
-        write(Path(temporary))
-        # mkstemp makes files that only their owner can read; a data file follows the umask.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 @contextmanager

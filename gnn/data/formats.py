@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from gnn.data.common import LABELS, write_atomically
+from gnn.data.common import LABELS
 from gnn.data.systems import Frame
+from multipoles.files import atomic_write
 
 _PACKED = (".gz", ".bz2", ".xz", ".zip")
 
@@ -150,12 +151,12 @@ def write_frames(
     if kind == "hdf5":
         from gnn.data.hdf5 import write_hdf5
 
-        write_atomically(
-            path, lambda temporary: write_hdf5(temporary, frames, vacuum, attributes, dtype)
-        )
+        with atomic_write(path) as temporary:
+            write_hdf5(temporary, frames, vacuum, attributes, dtype)
         return
     from gnn.data.extxyz import write_extxyz
 
     if vacuum is not None or attributes:
         raise ValueError(f"{path}: vacuum labels and attributes are kept in HDF5 files only")
-    write_atomically(path, lambda temporary: write_extxyz(temporary, frames))
+    with atomic_write(path) as temporary:
+        write_extxyz(temporary, frames)

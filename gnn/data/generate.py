@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from gnn.data.common import ATOMIC_LABELS, LABELS, is_hdf5, locked, write_atomically
+from gnn.data.common import ATOMIC_LABELS, LABELS, is_hdf5, locked
 from gnn.data.formats import read_frames, write_frames
 from gnn.data.labelling import label_both, level_of
 from gnn.data.sampling import (
@@ -40,6 +40,7 @@ from gnn.data.sampling import (
 from gnn.data.splits import RUNS_PER_BLOCK
 from gnn.data.systems import Frame, System
 from gnn.data.workers import Event, Workers
+from multipoles.files import atomic_write
 
 _FEWEST_RUNS = 3  # below, a split by run has nothing to hold out
 Say = Callable[[str], None]
@@ -203,11 +204,8 @@ def _check_recipe(recipe: Recipe, work: Path) -> None:
             )
         return
     text = json.dumps(settings, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda name: _write_text(name, text))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True)

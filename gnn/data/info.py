@@ -16,6 +16,7 @@ from gnn.data.formats import read_frames
 from gnn.data.hdf5 import read_remarks
 from gnn.data.shipped import shipped_path
 from gnn.data.systems import Frame, System
+from multipoles.files import atomic_write
 
 #: Net force in eV/Å above which a frame is flagged: ten times that of coarse integration grids.
 NET_FORCE = 0.05
@@ -297,11 +298,7 @@ def picture(summary: Summary, path: Path) -> None:
     path
         Picture to write (.png, .svg, .pdf).
     """
-    from functools import partial
-
     from matplotlib.figure import Figure
-
-    from gnn.data.common import write_atomically
 
     shown = [key for key in QUANTITIES if np.isfinite(summary.values[key]).any()]
     rows = -(-len(shown) // 3)
@@ -315,7 +312,8 @@ def picture(summary: Summary, path: Path) -> None:
     if len(names) > 1 or names != ["–"]:
         figure.legend(handles, names, loc="outside upper right", ncols=6, frameon=False)
     figure.suptitle(f"{summary.name}: {len(summary.frames)} frames", x=0.01, ha="left")
-    write_atomically(path, partial(figure.savefig, dpi=150))
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=150)
 
 
 def _histogram(axis: Any, summary: Summary, key: str) -> None:

@@ -6,14 +6,13 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gnn.data.common import write_atomically
+from multipoles.files import atomic_write
 
 _PROGRAMS = ("antechamber", "parmchk2", "tleap")
 _EQUILIBRATION_PART = 1000  # steps after which the state is stored
@@ -287,7 +286,8 @@ def run_dynamics(folder: Path, run: int, count: int, settings: Dynamics) -> Iter
         if index >= 0 and not snapshot_path(folder, run, index).is_file():
             store(snapshot_path(folder, run, index), box.snapshot())
         part += 1
-        write_atomically(path, partial(_write_state, part, text))
+        with atomic_write(path) as temporary:
+            temporary.write_text(f"{part}\n{text}", encoding="utf-8")
         yield index if index >= 0 else None
 
 
@@ -297,8 +297,9 @@ def snapshot_path(folder: Path, run: int, index: int) -> Path:
 
 
 def store(path: Path, arrays: dict[str, Any]) -> None:
-    """Write named arrays to a file, whole or not at all."""
-    write_atomically(path, lambda name: np.savez_compressed(name, **arrays))
+    """Write named arrays to a file."""
+    with atomic_write(path) as temporary:
+        np.savez_compressed(temporary, **arrays)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -324,10 +325,6 @@ def _read_state(path: Path) -> tuple[int, str]:
         return 0, ""
     number, _, text = path.read_text(encoding="utf-8").partition("\n")
     return int(number), text
-
-
-def _write_state(part: int, text: str, path: Path) -> None:
-    path.write_text(f"{part}\n{text}", encoding="utf-8")
 
 
 class _Box:

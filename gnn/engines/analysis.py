@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import constants
+
+from multipoles.files import atomic_write
 
 Array = NDArray[Any]
 
@@ -112,7 +115,7 @@ def energy_drift(log: dict[str, Array], degrees: int, temperature: float) -> tup
     time, total = log["time_ps"] * 1e-3, log["total_kj_mol"]
     if len(time) < 3:
         raise ValueError(f"expected at least 3 rows to fit a drift, got {len(time)}")
-    kt = 8.31446261815324e-3 * temperature * degrees
+    kt = constants.gas_constant * 1e-3 * temperature * degrees
     centred = time - time.mean()
     slope = (centred @ (total - total.mean())) / (centred @ centred)
     rest = total - total.mean() - slope * centred
@@ -152,5 +155,6 @@ def picture(folder: Path, topology: Any, solute: Sequence[int], title: str) -> P
         axes[2].set(xlabel="distance / Å", ylabel="g(r)", xlim=(0, end))
         axes[2].legend(frameon=False, fontsize=8)
     figure.suptitle(title)
-    figure.savefig(folder / "md.png", dpi=120)
+    with atomic_write(folder / "md.png") as temporary:
+        figure.savefig(temporary, dpi=120)
     return folder / "md.png"

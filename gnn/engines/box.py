@@ -4,7 +4,6 @@ import gzip
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,11 @@ from scipy import constants
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
-from gnn.data.common import write_atomically
 from gnn.engines.embedding import Array, nearest_image
 from gnn.engines.naming import is_water
 from gnn.engines.settings import Settings
 from gnn.units import NANOMETER
+from multipoles.files import atomic_write
 
 _BONDS = (0.5, 3.5)  # Å; no bond of a force field is shorter or longer at rest
 _PARTS = 20  # of the equilibration, after each of which the density is measured
@@ -249,7 +248,8 @@ def equilibrated(
     warn_of_density(densities, prmtop.topology, settings)
     state = simulation.context.getState(positions=True, velocities=True)
     text = openmm.XmlSerializer.serialize(state)
-    write_atomically(path, partial(_write_bytes, text.encode()))
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     return text
 
 
@@ -345,9 +345,5 @@ def _masses(topology: Any) -> tuple[float, float]:
 def shipped_box(folder: Path) -> None:
     """Put methanol in 368 TIP3P waters, equilibrated (GAFF2, AM1-BCC), into a folder."""
     for path in (Path(__file__).parent / "methanol").glob("*.gz"):
-        content = gzip.decompress(path.read_bytes())
-        write_atomically(folder / path.stem, partial(_write_bytes, content))
-
-
-def _write_bytes(content: bytes, path: Path) -> None:
-    path.write_bytes(content)
+        with atomic_write(folder / path.stem) as temporary:
+            temporary.write_bytes(gzip.decompress(path.read_bytes()))

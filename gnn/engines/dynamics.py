@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from gnn.data.common import write_atomically
 from gnn.engines.box import (
     GRAM_PER_ML,
     degrees_of_freedom,
@@ -39,6 +38,7 @@ from gnn.engines.naming import is_water, name_residues
 from gnn.engines.openmm import INTERRUPTED, classical_system, create_system
 from gnn.engines.settings import Settings
 from gnn.engines.trajectory import Trajectory
+from multipoles.files import atomic_write
 
 COLUMNS = (
     "step", "time_ps", "potential_kj_mol", "kinetic_kj_mol", "total_kj_mol", "temperature_k",
@@ -235,8 +235,8 @@ class Run:
         path = self.folder / "topology.pdb"
         write_pdb(path, self.topology, *self.last_frame, self.qm_atoms)
         self._frames.begin()
-        with open(self.log, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(COLUMNS)
+        with atomic_write(self.log) as temporary:
+            temporary.write_text(",".join(COLUMNS) + "\r\n", encoding="utf-8", newline="")
         self._record(simulation, 0, float("nan"))
         self._save(simulation, 0)
         return 0
@@ -304,7 +304,8 @@ class Run:
         }
         state = np.frombuffer(simulation.context.createCheckpoint(), dtype=np.uint8)
         text = json.dumps(record)
-        write_atomically(self.checkpoint, lambda path: np.savez(path, state=state, record=text))
+        with atomic_write(self.checkpoint) as temporary:
+            np.savez(temporary, state=state, record=text)
         if record["platform"] == "CPU":
             # A run that goes on from here sums over neighbours in a new order; so does this one,
             # and both come to the same numbers.

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from gnn.data.common import write_atomically
 from gnn.engines.box import in_angstrom, masses, temperature
 from gnn.engines.embedding import APART, Array, longest_bond, nearest_image
 from gnn.units import NANOMETER
+from multipoles.files import atomic_write
 
 _HYDROGEN = 9.0, 16 / 17  # fs and Da: period and reduced mass of the fastest X–H stretch (O–H)
 _HEAVY = 19.0, 48 / 7  # the same of a fast bond without hydrogen (C=O)
@@ -87,12 +87,8 @@ def write_pdb(path: Path, topology: Any, positions: Array, box: Array, whole: An
     moved[whole] = corner + nearest_image(moved[whole] - corner, box)
     moved = np.clip(moved, -999.0, 9999.0)  # more has no room in the format
     topology.setPeriodicBoxVectors([Vec3(*row) for row in (box / NANOMETER).tolist()])
-
-    def write(temporary: Path) -> None:
-        with open(temporary, "w", encoding="utf-8") as file:
-            app.PDBFile.writeFile(topology, moved, file)
-
-    write_atomically(path, write)
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        app.PDBFile.writeFile(topology, moved, file)
 
 
 # --- before it goes wrong -------------------------------------------------------------------------

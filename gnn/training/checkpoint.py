@@ -3,15 +3,14 @@
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gnn.data.common import write_atomically
 from gnn.potential import Potential
+from multipoles.files import atomic_write
 
 FORMAT = "anisole-model"
 VERSION = 2
@@ -44,11 +43,8 @@ def save(path: str | Path, content: dict[str, Any]) -> None:
     """
     buffer = io.BytesIO()  # torch's own writer hides why a file could not be written
     torch.save(content, buffer)
-    write_atomically(Path(path), partial(_write_bytes, buffer.getvalue()))
-
-
-def _write_bytes(content: bytes, path: Path) -> None:
-    path.write_bytes(content)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
 
 
 @contextmanager
@@ -67,8 +63,8 @@ def writing(path: str | Path) -> Iterator[None]:
 def check_folder(folder: Path) -> None:
     """Make a folder for results, and raise an OSError where nothing can be written in it."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "probe.tmp", partial(_write_bytes, b"probe"))
+        with atomic_write(folder / "probe.tmp") as temporary:
+            temporary.write_bytes(b"probe")
         (folder / "probe.tmp").unlink()
     except OSError as error:
         raise OSError(

@@ -12,6 +12,7 @@ import yaml
 from gnn.training import tables
 from gnn.training.config import Config, parse_config
 from gnn.training.run import AMP_NAME, run_training
+from multipoles.files import atomic_write
 
 SECONDS = 240.0
 MARK = "demo.txt"  # in folders that a demonstration may overwrite
@@ -41,8 +42,8 @@ def run_demo(output: str | None, seconds: float, seed: int, console: Any) -> boo
         )
     for stale in (folder, folder / "blind"):
         (stale / "last.pt").unlink(missing_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARK).write_text("Written by `anisole demo`; the next demonstration overwrites it.\n")
+    with atomic_write(folder / MARK) as temporary:
+        temporary.write_text("Written by `anisole demo`; the next demonstration overwrites it.\n")
     console.print("[bold]anisole[/]: anisotropic message passing on QM/MM data")
     console.print(
         "Solutes in TIP3P water, B3LYP/6-31G* with electrostatic embedding; the test frames come "

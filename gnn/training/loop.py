@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gnn.data.batching import collate
 from gnn.data.common import LABELS
 from gnn.potential import Potential
-from gnn.training import checkpoint
+from gnn.training import checkpoint, tables
 from gnn.training.board import Board
 from gnn.training.config import Config, TrainingConfig
 from gnn.training.feed import Feed, Frames
@@ -343,16 +343,14 @@ class Trainer:
 
     def _write_log(self) -> None:
         assert self.folder is not None  # the caller asked
-        # the first row of a process rewrites the file: a killed run may have logged epochs that
-        # are trained again
-        fresh, self._logged = not self._logged, True
-        rows = self.history if fresh else self.history[-1:]
-        path = self.folder / "log.csv"
-        with checkpoint.writing(path), open(path, "w" if fresh else "a", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            if fresh:
-                writer.writeheader()
-            writer.writerows(rows)
+        path, row = self.folder / "log.csv", self.history[-1]
+        with checkpoint.writing(path):
+            if self._logged:
+                with path.open("a", newline="") as file:
+                    csv.DictWriter(file, COLUMNS).writerow(row)
+            else:  # a killed run may have logged epochs that are trained again
+                tables.write_csv(path, self.history, COLUMNS)
+                self._logged = True
 
 
 def training_device(name: str) -> torch.device:

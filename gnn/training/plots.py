@@ -8,6 +8,7 @@ import numpy as np
 
 from gnn.training.metrics import QUANTITIES, Comparison
 from gnn.training.tables import TITLES
+from multipoles.files import atomic_write
 
 BLUE, ORANGE, GREY = "#1f5f8b", "#e07a2f", "#9aa5b1"
 COLORS = ("#1f5f8b", "#e07a2f", "#3d9970", "#8e5ea2", "#b5838d", "#6c757d")
@@ -39,10 +40,9 @@ def save_figure(figure: Any, path: str | Path) -> None:
     """Write a figure whole or not at all, and close it."""
     import matplotlib.pyplot as plt
 
-    from gnn.data.common import write_atomically
-
     figure.tight_layout()
-    write_atomically(Path(path), lambda temporary: figure.savefig(temporary))
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary)
     plt.close(figure)
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from gnn.data.common import LABELS, write_atomically
+from gnn.data.common import LABELS
 from gnn.data.formats import write_frames
 from gnn.data.systems import Frame
+from multipoles.files import atomic_write
 
 
 def check_suffix(path: str | Path) -> None:
@@ -52,7 +53,9 @@ def write_predictions(
                 for frame, result in zip(frames, results, strict=True)
             ],
         }
-        write_atomically(path, lambda temporary: _dump(content, temporary))
+        with atomic_write(path) as temporary:
+            text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+            temporary.write_text(text, encoding="utf-8")
         return
     predicted = [
         Frame(
@@ -69,7 +72,3 @@ def write_predictions(
 
 def _plain(result: dict[str, Any]) -> dict[str, Any]:
     return {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in result.items()}
-
-
-def _dump(content: dict[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(content, ensure_ascii=False, allow_nan=False), encoding="utf-8")

@@ -1,10 +1,13 @@
 """Tables for the terminal: errors per molecule, baselines, verdicts."""
 
+import csv
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from gnn.training.metrics import QUANTITIES, Comparison
+from multipoles.files import atomic_write
 
 TITLES = {"energy": "energy", "forces": "QM forces", "mm_forces": "MM forces", "dipole": "dipole"}
 
@@ -235,19 +238,12 @@ def _worst_molecule(comparison: Comparison, quantity: str) -> str:
     return f", worst {worst} with {100 * ratios[worst]:.1f} %"
 
 
-def write_csv(path: Any, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows of plain values as CSV, whole or not at all."""
-    import csv
-    from pathlib import Path
-
-    from gnn.data.common import write_atomically
-
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-
-    def write(temporary: Path) -> None:
-        with open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-
-    write_atomically(Path(path), write)
+def write_csv(
+    path: str | Path, rows: Sequence[dict[str, Any]], columns: Sequence[str] = ()
+) -> None:
+    """Write rows of plain values as CSV; the columns are by default those that the rows have."""
+    columns = columns or list(dict.fromkeys(key for row in rows for key in row))
+    with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)

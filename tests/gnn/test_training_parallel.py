@@ -18,7 +18,6 @@ from gnn.cli import main
 from gnn.data import collate, read_frames, write_frames
 from gnn.data.common import LABELS
 from gnn.data.streaming import stream_frames
-from gnn.training import checkpoint
 from gnn.training.checkpoint import load
 from gnn.training.config import load_config
 from gnn.training.loop import Trainer
@@ -145,15 +144,15 @@ def test_a_full_disk_ends_the_run_with_a_message_and_loses_nothing(
     alone = write_config(tmp_path / "alone", data)
     assert main(["train", str(alone), "--no-blind"]) == 0
     config = write_config(tmp_path / "run", data)
-    written, write = [], checkpoint._write_bytes
+    written, write = [], Path.write_bytes
 
-    def full(content, path):
+    def full(path, content):
         written.append(path)
         if len(written) > 4:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        write(content, path)
+        write(path, content)
 
-    monkeypatch.setattr(checkpoint, "_write_bytes", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     capsys.readouterr()
     assert main(["train", str(config), "--no-blind"]) == 2
     message = capsys.readouterr().err
