@@ -14,7 +14,7 @@ import numpy as np
 import gnn
 import multipoles as mp
 from gnn.data import load_shipped, split_by_run
-from gnn.training.metrics import compare
+from gnn.training.report.metrics import compare
 from gnn.units import COULOMB
 from multipoles.files import atomic_write
 

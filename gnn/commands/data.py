@@ -78,8 +78,8 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 
 def _recipe(smiles: str, name: str | None, arguments: argparse.Namespace) -> Any:
-    from gnn.data.generate import Recipe
-    from gnn.data.sampling import Dynamics, check_installed, molecule
+    from gnn.data.making.generate import Recipe
+    from gnn.data.making.sampling import Dynamics, check_installed, molecule
 
     check_installed()
     from rdkit.Chem import GetFormalCharge
@@ -105,7 +105,7 @@ def _recipe(smiles: str, name: str | None, arguments: argparse.Namespace) -> Any
 
 
 def _generate_one(recipe: Any, arguments: argparse.Namespace) -> None:
-    from gnn.data.generate import generate
+    from gnn.data.making.generate import generate
 
     out = arguments.out or Path(f"{recipe.name}.h5")
     work = None if arguments.work is None else arguments.work / recipe.name
@@ -165,7 +165,7 @@ class _Progress:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    from gnn.data import info
+    from gnn.data.checking import info
 
     summary = info.read_summary(arguments.file, keys=arguments.keys)
     screen = console()
@@ -179,8 +179,8 @@ def _info(arguments: argparse.Namespace) -> int:
 
 def _convert(arguments: argparse.Namespace) -> int:
     from gnn.data import read_frames, write_frames
-    from gnn.data.doubts import doubts
-    from gnn.data.info import label_counts
+    from gnn.data.checking.doubts import doubts
+    from gnn.data.checking.info import label_counts
 
     source, target = Path(arguments.input), Path(arguments.output)
     if source.resolve() == target.resolve():
@@ -205,7 +205,7 @@ def _more(source: Path, target: Path) -> dict[str, Any]:
     """Return what else an HDF5 file holds, or say that the other format has no place for it."""
     from gnn.data import read_frames
     from gnn.data.common import is_hdf5
-    from gnn.data.hdf5 import read_remarks
+    from gnn.data.formats.hdf5 import read_remarks
 
     if not is_hdf5(source):
         return {}

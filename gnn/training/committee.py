@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from gnn.data.batching import Batch
-from gnn.data.streaming import Head
+from gnn.data.streaming import Header
 from gnn.data.systems import Frame, System
 from gnn.potential import N_ELEMENTS, Potential
 from gnn.training.checkpoint import model_from
-from gnn.training.feed import Frames, heads
-from gnn.training.metrics import frame_name
+from gnn.training.frames.loader import Frames, headers
+from gnn.training.report.metrics import frame_name
 
 #: What `Committee.evaluate` gives the spread of, under the name with ``_std``.
 SPREADS = ("energy", "forces", "mm_forces", "dipole")
@@ -138,7 +138,7 @@ def perturb(model: nn.Module, scale: float, seed: int) -> None:
 
 
 def draw_undetermined(
-    model: Potential, frames: Iterable[Frame | Head], isolated: Mapping[int, float], seed: int
+    model: Potential, frames: Iterable[Frame | Header], isolated: Mapping[int, float], seed: int
 ) -> None:
     """Add to a model's constants a random part that the energies of some frames cannot see.
 
@@ -187,8 +187,8 @@ def resampled(frames: Frames, seed: int) -> list[int]:
 def _units(frames: Frames) -> dict[str, list[list[int]]]:
     """Return what is drawn of each molecule: its runs, or its frames."""
     runs: dict[tuple[str, int], list[int]] = {}
-    for i, head in enumerate(heads(frames)):
-        runs.setdefault((frame_name(head), head.run), []).append(i)
+    for i, header in enumerate(headers(frames)):
+        runs.setdefault((frame_name(header), header.run), []).append(i)
     kinds: dict[str, list[list[int]]] = {}
     for (name, _), indices in sorted(runs.items()):
         kinds.setdefault(name, []).append(indices)

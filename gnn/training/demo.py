@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from gnn.training import tables
 from gnn.training.config import Config, parse_config
+from gnn.training.report import tables
 from gnn.training.run import AMP_NAME, run_training
 from multipoles.files import atomic_write
 

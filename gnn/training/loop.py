@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from gnn.data.batching import collate
 from gnn.data.common import LABELS
 from gnn.potential import Potential
-from gnn.training import checkpoint, tables
-from gnn.training.board import Board
+from gnn.training import checkpoint
 from gnn.training.config import Config, TrainingConfig
-from gnn.training.feed import Feed, Frames
-from gnn.training.labels import labels_to_validate, with_weighted_labels
+from gnn.training.frames.labels import labels_to_validate, with_weighted_labels
+from gnn.training.frames.loader import Frames, Loader
 from gnn.training.loss import label_counts, weighted_loss
-from gnn.training.metrics import QUANTITIES, compare
 from gnn.training.parallel import Ranks
+from gnn.training.report import tables
+from gnn.training.report.board import Board
+from gnn.training.report.metrics import QUANTITIES, compare
 from gnn.training.resume import agree, reasons_to_end
 
 MAX_SKIPPED = 20  # steps in a row whose loss or gradient is not finite
@@ -97,7 +98,7 @@ class Trainer:
         self.validation = validation
         self.folder = None if folder is None else Path(folder)
         self.report = report
-        self.feed = Feed(training, model)
+        self.loader = Loader(training, model)
         self.average = copy.deepcopy(model).eval()
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=0.0, weight_decay=self.settings.weight_decay
@@ -180,7 +181,7 @@ class Trainer:
     def _batches(self) -> list[np.ndarray]:
         """Return the frames of each step of this epoch."""
         rng = np.random.default_rng([self.settings.seed, self.epoch])
-        return self.feed.batches(self.settings.batch_size, rng)
+        return self.loader.batches(self.settings.batch_size, rng)
 
     def _train_step(self, indices: np.ndarray, progress: float) -> float:
         for group in self.optimizer.param_groups:
@@ -203,7 +204,7 @@ class Trainer:
 
     def _loss(self, indices: np.ndarray) -> Tensor:
         """Return the part of the batch's loss that this process's frames have in it."""
-        batch = collate(self.feed[indices]).to(self.device) if len(indices) else None
+        batch = collate(self.loader[indices]).to(self.device) if len(indices) else None
         counts = label_counts(batch)
         if self.ranks.size > 1:
             totals = self.ranks.sum(np.array([counts[name] for name in LABELS], dtype=float))
@@ -271,7 +272,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "torch_rng": torch.get_rng_state(),
             "config": self.config.model_dump(),
-            "frames": self.feed.fingerprint,
+            "frames": self.loader.fingerprint,
             "history": self.history,
             **{name: getattr(self, name) for name in _COUNTERS},
         }
@@ -309,7 +310,7 @@ class Trainer:
         if state is None:
             raise ValueError(f"{path} holds a model but no training state: resume from last.pt")
         lines = agree(state["config"], self.config, path)
-        if state["frames"] != self.feed.fingerprint:
+        if state["frames"] != self.loader.fingerprint:
             raise ValueError(
                 f"{path} was written on other training frames: the data have changed since; "
                 "start in a new folder"

@@ -10,26 +10,34 @@ from typing import Any
 
 import torch
 
-from gnn.data.doubts import doubts
+from gnn.data.checking.doubts import doubts
 from gnn.data.streaming import StreamedFrames
 from gnn.data.systems import Frame
 from gnn.potential import Potential
-from gnn.training import parallel, plots, tables
+from gnn.training import parallel
 from gnn.training.checkpoint import last_of, load, load_model, save_model
 from gnn.training.committee import Committee, differences, resampled
 from gnn.training.config import Config
-from gnn.training.feed import Frames, take
-from gnn.training.isolated import told as isolated_lines
-from gnn.training.labels import tell_without_surroundings
+from gnn.training.frames.isolated import told as isolated_lines
+from gnn.training.frames.labels import tell_without_surroundings
+from gnn.training.frames.loader import Frames, take
 from gnn.training.loop import Trainer, training_device
-from gnn.training.metrics import (
+from gnn.training.parallel import Ranks
+from gnn.training.report import plots, tables
+from gnn.training.report.metrics import (
     Comparison,
     blind_comparison,
     compare,
     mean_baseline,
     without_surroundings,
 )
-from gnn.training.parallel import Ranks
+from gnn.training.report.uncertainty import (
+    doubt,
+    has_spread,
+    spread_picture,
+    spread_rows,
+    spread_table,
+)
 from gnn.training.setup import (
     LoadedData,
     build_model,
@@ -38,13 +46,6 @@ from gnn.training.setup import (
     has_surroundings,
     load_data,
     summary,
-)
-from gnn.training.uncertainty import (
-    doubt,
-    has_spread,
-    spread_picture,
-    spread_rows,
-    spread_table,
 )
 
 Console = Any

@@ -8,20 +8,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gnn.data.copies import Copies
+from gnn.data.checking.copies import Copies
 from gnn.data.partition import Partition, hold_out, partition
-from gnn.data.streaming import Head, StreamedFrames
+from gnn.data.streaming import Header, StreamedFrames
 from gnn.data.systems import Frame
 from gnn.model import AMP
 from gnn.potential import Potential
 from gnn.training import checkpoint
 from gnn.training.committee import Committee, draw_undetermined, perturb
 from gnn.training.config import Config, DataConfig
-from gnn.training.feed import Frames, heads, take
-from gnn.training.isolated import Isolated, isolated_atoms, single_atoms, without_isolated
-from gnn.training.labels import check_labelled, label_lines, label_table
-from gnn.training.metrics import frame_name
-from gnn.training.sources import open_frames, with_vacuum
+from gnn.training.frames.isolated import Isolated, isolated_atoms, single_atoms, without_isolated
+from gnn.training.frames.labels import check_labelled, label_lines, label_table
+from gnn.training.frames.loader import Frames, headers, take
+from gnn.training.frames.sources import open_frames, with_vacuum
+from gnn.training.report.metrics import frame_name
 
 Splits = tuple[Frames, Frames, Frames]
 _SHOWN = 20  # molecules of which a line each is printed
@@ -73,7 +73,7 @@ def load_data(data: DataConfig) -> LoadedData:
     files = data.files()
     if data.train is None:
         source = open_frames(data, files[0])
-        known = list(heads(source))
+        known = list(headers(source))
         isolated = isolated_atoms(known, data.isolated_atoms)
         labelled = np.asarray(label_table(source).any(axis=1))
         kept = without_isolated(known)
@@ -90,7 +90,7 @@ def load_data(data: DataConfig) -> LoadedData:
         lines = ["split by file: as the configuration names them"]
     training, validation, test = chosen
     if not len(validation):
-        parts = hold_out(list(heads(training)), data.split.seed)
+        parts = hold_out(list(headers(training)), data.split.seed)
         training, validation = take(training, parts.train), take(training, parts.validation)
         lines.append(f"no frames to validate on are given: held out {parts.remark}")
     if not len(test):
@@ -114,7 +114,7 @@ def load_data(data: DataConfig) -> LoadedData:
     return LoadedData((training, validation, test), isolated, lines)
 
 
-def _parts_of(data: DataConfig, known: list[Frame | Head]) -> Partition:
+def _parts_of(data: DataConfig, known: list[Frame | Header]) -> Partition:
     if not known:
         raise ValueError(f"{data.source} holds no frame but isolated atoms: nothing to train on")
     share = data.split
@@ -125,14 +125,14 @@ def _parts_of(data: DataConfig, known: list[Frame | Head]) -> Partition:
 def _file_for_each_set(data: DataConfig) -> tuple[list[Frames], Isolated]:
     """Open the files of each set, and take isolated atoms out of them."""
     sets: list[Frames] = []
-    everything: list[Frame | Head] = []
+    everything: list[Frame | Header] = []
     for key in ("train", "valid", "test"):
         named = getattr(data, key)
         if named is None:
             sets.append([])
             continue
         frames = open_frames(data, [named] if isinstance(named, str) else named)
-        known = list(heads(frames))
+        known = list(headers(frames))
         everything += known
         sets.append(take(frames, without_isolated(known)))
         if not len(sets[-1]):
@@ -169,7 +169,7 @@ def embedded(training: Frames, data: DataConfig) -> Frames:
 
 def has_surroundings(frames: Frames) -> bool:
     """Tell whether any of the frames has charges around its atoms, or is in a field."""
-    if any(head.system.n_mm for head in heads(frames)):
+    if any(header.system.n_mm for header in headers(frames)):
         return True
     if isinstance(frames, StreamedFrames):
         return frames.has_fields
@@ -190,7 +190,7 @@ def _check_elements(training: Frames, validation: Frames, test: Frames) -> None:
 
 def elements_of(frames: Frames) -> set[int]:
     """Return the atomic numbers of all elements in frames."""
-    compositions = {head.system.numbers.tobytes() for head in heads(frames)}
+    compositions = {header.system.numbers.tobytes() for header in headers(frames)}
     return set(np.frombuffer(b"".join(compositions), dtype=np.int64).tolist())
 
 
@@ -206,8 +206,8 @@ def _warn_of_copies(copies: Copies, others: Frames, name: str) -> None:
 
 
 def _warn_of_new_molecules(training: Frames, others: Frames, name: str) -> None:
-    seen = {_molecule(head) for head in heads(training)}
-    new = [head for head in heads(others) if _molecule(head) not in seen]
+    seen = {_molecule(header) for header in headers(training)}
+    new = [header for header in headers(others) if _molecule(header) not in seen]
     if new:
         warnings.warn(
             f"{len(new)} of {len(others)} {name} frames are of molecules that no training frame "
@@ -216,12 +216,12 @@ def _warn_of_new_molecules(training: Frames, others: Frames, name: str) -> None:
         )
 
 
-def _molecule(head: Frame | Head) -> tuple[bytes, int]:
-    return np.sort(head.system.numbers).tobytes(), head.system.charge
+def _molecule(header: Frame | Header) -> tuple[bytes, int]:
+    return np.sort(header.system.numbers).tobytes(), header.system.charge
 
 
 def _warn_of_single_atoms(training: Frames) -> None:
-    count = single_atoms(heads(training))
+    count = single_atoms(headers(training))
     if 0 < count < len(training):
         warnings.warn(
             f"{count} of {len(training)} training frames are a single atom with nothing around it, "
@@ -277,14 +277,14 @@ def build_model(
         return checkpoint.load_model(last).to(dtype).train()
     if config.start is None:
         model: Potential = AMP(**config.model).to(dtype)
-        model.set_baseline(heads(training), isolated)
+        model.set_baseline(headers(training), isolated)
     else:
         model = _started(config, member).to(dtype).train()
         perturb(model, config.perturbation, config.training.seed)
         model.refit_baseline(training)
     if config.committee.members > 1:
         fixed = {} if config.start is not None else isolated or {}
-        draw_undetermined(model, heads(training), fixed, config.training.seed)
+        draw_undetermined(model, headers(training), fixed, config.training.seed)
     return model
 
 
@@ -305,13 +305,13 @@ def summary(splits: Splits) -> list[str]:
     """Return one line per molecule: frames, runs, charge, surroundings; and who has which label."""
     found: dict[str, dict] = {}
     for part, frames in enumerate(splits):
-        for head in heads(frames):
-            system = head.system
+        for header in headers(frames):
+            system = header.system
             mine = found.setdefault(
-                frame_name(head), {"counts": [0, 0, 0], "runs": set(), "mm": 0, "system": system}
+                frame_name(header), {"counts": [0, 0, 0], "runs": set(), "mm": 0, "system": system}
             )
             mine["counts"][part] += 1
-            mine["runs"].add(head.run)
+            mine["runs"].add(header.run)
             mine["mm"] += system.n_mm
     lines = []
     for name, mine in sorted(found.items())[:_SHOWN]:

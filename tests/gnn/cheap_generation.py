@@ -11,8 +11,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from gnn.data import Frame, System, generate
-from gnn.data.sampling import snapshot_path, store
+from gnn.data import Frame, System
+from gnn.data.making import generate
+from gnn.data.making.sampling import snapshot_path, store
 
 
 def run_dynamics(folder, run, count, settings):

@@ -17,9 +17,10 @@ from tiny import MODEL, methanol, tiny_model
 from gnn import Frame, System, load_model
 from gnn.cli import main
 from gnn.data import read_frames, write_frames
-from gnn.training import checkpoint, demo, setup, sources
+from gnn.training import checkpoint, demo, setup
 from gnn.training.config import DataConfig, parse_config
-from gnn.training.metrics import mean_baseline
+from gnn.training.frames import sources
+from gnn.training.report.metrics import mean_baseline
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN_XYZ = "3\n\nO 0 0 0\nH 0.96 0 0\nH -0.24 0.93 0\n"

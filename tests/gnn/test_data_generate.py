@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from gnn.cli import main
-from gnn.data import generate, read_frames, sampling, split_by_run
+from gnn.data import read_frames, split_by_run
 from gnn.data.common import locked
-from gnn.data.workers import Event
+from gnn.data.making import generate, sampling
+from gnn.data.making.workers import Event
 
 
 class InProcess:
@@ -333,7 +334,7 @@ def test_dynamics_that_were_stopped_go_on_to_the_same_snapshots(tmp_path):
 def test_labels_reproduce_the_shipped_ones():
     pytest.importorskip("pyscf")
     from gnn.data import load_shipped
-    from gnn.data.labelling import label_both
+    from gnn.data.making.labelling import label_both
 
     embedded, vacuum = label_both(load_shipped(["oac"])[7].system, "B3LYP/6-31G*")
     for found, known in (

@@ -10,7 +10,7 @@ from tiny import methanol, tiny_model
 from gnn import load_model
 from gnn.data import load_shipped, split_by_run
 from gnn.training import checkpoint
-from gnn.training.metrics import compare
+from gnn.training.report.metrics import compare
 
 
 def _assert_equal_predictions(a, b):

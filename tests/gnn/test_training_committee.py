@@ -21,8 +21,8 @@ from gnn.training.committee import (
     resampled,
 )
 from gnn.training.config import PERTURBATION, parse_config
+from gnn.training.report.uncertainty import doubt, spread_rows
 from gnn.training.setup import build_model
-from gnn.training.uncertainty import doubt, spread_rows
 
 
 @pytest.fixture(scope="module")

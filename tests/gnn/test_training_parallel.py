@@ -22,8 +22,8 @@ from gnn.training.checkpoint import load
 from gnn.training.config import load_config
 from gnn.training.loop import Trainer
 from gnn.training.loss import label_counts
-from gnn.training.metrics import without_surroundings
 from gnn.training.parallel import Ranks
+from gnn.training.report.metrics import without_surroundings
 from gnn.training.setup import build_model, load_splits
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -124,7 +124,7 @@ def test_shares_of_the_batches_hold_all_labels_that_are_there(partial):
     sums: Counter = Counter()
     for indices in trainer._batches():
         for rank in range(2):
-            own = trainer.feed[Ranks(rank, 2).share(indices)]
+            own = trainer.loader[Ranks(rank, 2).share(indices)]
             sums.update(label_counts(collate(own)))
     assert len(frames) == 24
     for name in LABELS:
@@ -177,7 +177,7 @@ def test_streamed_frames_are_those_of_the_file(data):
         np.testing.assert_array_equal(streamed[i].system.positions, frames[i].system.positions)
         np.testing.assert_array_equal(streamed[i].mm_forces, frames[i].mm_forces)
         assert streamed[i].energy == frames[i].energy and streamed[i].run == frames[i].run
-    assert [head.energy for head in streamed.heads()] == [frame.energy for frame in frames]
+    assert [header.energy for header in streamed.headers()] == [frame.energy for frame in frames]
     part = streamed.take([4, 2]).map(lambda frame: frame.energy)
     assert list(part) == [frames[4].energy, frames[2].energy]
 

@@ -11,7 +11,7 @@ from gnn.data.common import is_hdf5, wanted_names
 from gnn.data.streaming import StreamedFrames, stream_frames
 from gnn.data.systems import Frame
 from gnn.training.config import DataConfig
-from gnn.training.feed import Frames
+from gnn.training.frames.loader import Frames
 
 SHIPPED = "shipped"
 

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from gnn.data.checking.doubts import doubts
 from gnn.data.common import ATOMIC_LABELS, LABELS, is_hdf5
-from gnn.data.doubts import doubts
 from gnn.data.elements import formula
-from gnn.data.formats import read_frames
-from gnn.data.hdf5 import read_remarks
+from gnn.data.formats.by_suffix import read_frames
+from gnn.data.formats.hdf5 import read_remarks
 from gnn.data.shipped import shipped_path
 from gnn.data.systems import Frame, System
 from multipoles.files import atomic_write
@@ -60,7 +60,7 @@ class Summary:
     remarks
         What the file says of itself.
     doubts
-        Of signs and units, from :func:`gnn.data.doubts.doubts`.
+        Of signs and units, from :func:`gnn.data.checking.doubts.doubts`.
     """
 
     name: str

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from gnn.data.common import is_isolated
 from gnn.data.elements import symbol
-from gnn.data.streaming import Head
+from gnn.data.streaming import Header
 from gnn.data.systems import Frame
 from gnn.training.config import SAME_ENERGY
 
@@ -33,17 +33,17 @@ class Isolated(NamedTuple):
     charged: int = 0
 
 
-def without_isolated(heads: Iterable[Frame | Head]) -> list[int]:
+def without_isolated(headers: Iterable[Frame | Header]) -> list[int]:
     """Return the indices of the frames that are not isolated atoms."""
-    return [i for i, head in enumerate(heads) if not is_isolated(head.group)]
+    return [i for i, header in enumerate(headers) if not is_isolated(header.group)]
 
 
-def isolated_atoms(heads: Sequence[Frame | Head], named: Mapping[int, float]) -> Isolated:
+def isolated_atoms(headers: Sequence[Frame | Header], named: Mapping[int, float]) -> Isolated:
     """Return the energies of isolated atoms in frames and in the configuration.
 
     Parameters
     ----------
-    heads
+    headers
         All frames, of which those are taken that say so.
     named
         Energies in eV by atomic number, from ``data.isolated_atoms``.
@@ -54,11 +54,13 @@ def isolated_atoms(heads: Sequence[Frame | Head], named: Mapping[int, float]) ->
         If such a frame has several atoms, surroundings or no energy, or two energies of one
         element differ.
     """
-    found = [(i, head) for i, head in enumerate(heads) if is_isolated(head.group)]
-    neutral = [(i, head) for i, head in found if _checked(i, head) and head.system.charge == 0]
+    found = [(i, header) for i, header in enumerate(headers) if is_isolated(header.group)]
+    neutral = [
+        (i, header) for i, header in found if _checked(i, header) and header.system.charge == 0
+    ]
     values: dict[int, list[float]] = {z: [energy] for z, energy in named.items()}
-    for i, head in neutral:
-        number, energy = int(head.system.numbers[0]), float(head.energy or 0.0)
+    for i, header in neutral:
+        number, energy = int(header.system.numbers[0]), float(header.energy or 0.0)
         before = values.setdefault(number, [])
         if before and abs(before[0] - energy) > SAME_ENERGY:
             where = "data.isolated_atoms" if number in named else "an earlier frame"
@@ -72,20 +74,20 @@ def isolated_atoms(heads: Sequence[Frame | Head], named: Mapping[int, float]) ->
     return Isolated(means, len(found), len(found) - len(neutral))
 
 
-def _checked(i: int, head: Frame | Head) -> bool:
+def _checked(i: int, header: Frame | Header) -> bool:
     """Return True where a frame can be an isolated atom; raise an error that says why not."""
-    atoms = len(head.system.numbers)
-    element = f" of {symbol(int(head.system.numbers[0]))}" if atoms == 1 else ""
+    atoms = len(header.system.numbers)
+    element = f" of {symbol(int(header.system.numbers[0]))}" if atoms == 1 else ""
     reason = ""
     if atoms != 1:
         reason = f"{atoms} atoms, expected one"
-    elif head.system.n_mm:
-        reason = f"{head.system.n_mm} charges around it, expected none"
-    elif head.energy is None:
+    elif header.system.n_mm:
+        reason = f"{header.system.n_mm} charges around it, expected none"
+    elif header.energy is None:
         reason = "no energy"
     if reason:
         raise ValueError(
-            f"frame {i} is marked as an isolated atom{element} ({head.group}), but has {reason}"
+            f"frame {i} is marked as an isolated atom{element} ({header.group}), but has {reason}"
         )
     return True
 
@@ -113,6 +115,6 @@ def told(isolated: Isolated, elements: Iterable[int], start: str | None) -> list
     return [*lines, f"isolated atoms{frames}: {known}{rest}"]
 
 
-def single_atoms(heads: Iterable[Frame | Head]) -> int:
+def single_atoms(headers: Iterable[Frame | Header]) -> int:
     """Return how many frames are one atom and nothing around it."""
-    return sum(len(head.system.numbers) == 1 and not head.system.n_mm for head in heads)
+    return sum(len(header.system.numbers) == 1 and not header.system.n_mm for header in headers)

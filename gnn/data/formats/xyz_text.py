@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from gnn.data.names import Remarks
+from gnn.data.formats.names import Remarks
 from gnn.data.systems import MAX_ATOMIC_NUMBER
 
 _CLOSING = {"'": "'", '"': '"', "{": "}", "[": "]"}

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gnn.data.mbis import mbis
+from gnn.data.making.mbis import mbis
 from gnn.data.systems import Frame, System
 from gnn.units import BOHR, HARTREE
 
@@ -64,7 +64,7 @@ def label(
     grid_level
         Fineness of the integration grid of density functionals.
     multipoles
-        Add those of the atoms by :func:`gnn.data.mbis.mbis`.
+        Add those of the atoms by :func:`gnn.data.making.mbis.mbis`.
 
     Returns
     -------

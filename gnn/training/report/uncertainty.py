@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from gnn.data.systems import Frame
-from gnn.training.metrics import QUANTITIES
-from gnn.training.plots import pyplot, save_figure
-from gnn.training.tables import TITLES, plain_table
+from gnn.training.report.metrics import QUANTITIES
+from gnn.training.report.plots import pyplot, save_figure
+from gnn.training.report.tables import TITLES, plain_table
 
 _SIGMAS = (1.0, 2.0)
 _LITTLE = 0.1  # spread over error below which the members agree on what is wrong

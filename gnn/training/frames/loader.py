@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from gnn.data.batching import PreparedFrame, prepare
 from gnn.data.common import LABELS
-from gnn.data.streaming import Head, StreamedFrames
+from gnn.data.streaming import Header, StreamedFrames
 from gnn.data.systems import Frame
 from gnn.potential import Potential
 
@@ -20,7 +20,7 @@ _INPUTS = (
 Frames = Sequence[Frame] | StreamedFrames
 
 
-class Feed:
+class Loader:
     """Training frames for a model, each ready for a batch.
 
     Parameters
@@ -57,9 +57,9 @@ class Feed:
         return [order[i : i + size] for i in range(0, len(order) - size + 1, size)]
 
 
-def heads(frames: Frames) -> Iterator[Frame | Head]:
+def headers(frames: Frames) -> Iterator[Frame | Header]:
     """Yield what is known of frames without reading their coordinates."""
-    return frames.heads() if isinstance(frames, StreamedFrames) else iter(frames)
+    return frames.headers() if isinstance(frames, StreamedFrames) else iter(frames)
 
 
 def take(frames: Frames, indices: Sequence[int]) -> Frames:

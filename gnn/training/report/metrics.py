@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gnn.data.elements import formula
-from gnn.data.streaming import Head
+from gnn.data.streaming import Header
 from gnn.data.systems import Frame, System
 
 # name of a quantity, its attribute in frames and results, unit, factor from eV, Å, e
@@ -111,7 +111,7 @@ def compare(results: Sequence[dict[str, Any]], frames: Sequence[Frame]) -> Compa
     return found
 
 
-def frame_name(frame: Frame | Head) -> str:
+def frame_name(frame: Frame | Header) -> str:
     """Return the molecule's name, or its composition and charge where it has none."""
     if frame.name:
         return frame.name

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gnn.training.metrics import QUANTITIES, Comparison
+from gnn.training.report.metrics import QUANTITIES, Comparison
 from multipoles.files import atomic_write
 
 TITLES = {"energy": "energy", "forces": "QM forces", "mm_forces": "MM forces", "dipole": "dipole"}

@@ -11,7 +11,7 @@ from typing import Any
 
 from gnn.data.charge import CHARGE_KEYS, find_charge
 from gnn.data.common import LABELS, UNITS, check_unit
-from gnn.data.names import Remarks
+from gnn.data.formats.names import Remarks
 
 _SPICE = "SPICE (Hartree and Bohr, gradients for forces)"
 _QM7X = "QM7-X (eV and Å, one group for each geometry)"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import pdist
 
-from gnn.data._atoms import ATOM_ENERGIES, RADII, STRETCH
+from gnn.data.checking.atoms import ATOM_ENERGIES, RADII, STRETCH
 from gnn.data.systems import Frame
 from gnn.units import HARTREE
 

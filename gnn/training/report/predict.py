@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gnn.data.common import LABELS
-from gnn.data.formats import write_frames
+from gnn.data.formats.by_suffix import write_frames
 from gnn.data.systems import Frame
 from multipoles.files import atomic_write
 

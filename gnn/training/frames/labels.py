@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from gnn.data.common import LABELS
 from gnn.data.streaming import StreamedFrames
 from gnn.training.config import LossConfig
-from gnn.training.feed import Frames, heads, take
+from gnn.training.frames.loader import Frames, headers, take
 
 
 def label_table(frames: Frames) -> NDArray[np.bool_]:
@@ -41,7 +41,7 @@ def label_lines(parts: Mapping[str, Frames]) -> list[str]:
     could = {what: np.ones_like(table) for what, table in tables.items()}
     for what, table in could.items():
         # forces on charges are no label where there are none
-        table[:, LABELS.index("mm_forces")] = [h.system.n_mm > 0 for h in heads(parts[what])]
+        table[:, LABELS.index("mm_forces")] = [h.system.n_mm > 0 for h in headers(parts[what])]
     everywhere, nowhere, lines = [], [], []
     for k, name in enumerate(LABELS):
         counts = {

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gnn.training.metrics import QUANTITIES
+from gnn.training.report.metrics import QUANTITIES
 
 
 class Board:

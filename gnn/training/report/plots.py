@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from gnn.training.metrics import QUANTITIES, Comparison
-from gnn.training.tables import TITLES
+from gnn.training.report.metrics import QUANTITIES, Comparison
+from gnn.training.report.tables import TITLES
 from multipoles.files import atomic_write
 
 BLUE, ORANGE, GREY = "#1f5f8b", "#e07a2f", "#9aa5b1"

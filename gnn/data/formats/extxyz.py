@@ -33,9 +33,9 @@ from gnn.data.common import (
     is_isolated,
     wanted_names,
 )
-from gnn.data.names import Remarks, around, is_gradient, not_used, run_numbers, unmapped
+from gnn.data.formats.names import Remarks, around, is_gradient, not_used, run_numbers, unmapped
+from gnn.data.formats.xyz_text import check_text, parse_comment, safe_text, with_symbols
 from gnn.data.systems import OPTIONAL_FIELDS, Frame, System
-from gnn.data.xyz_text import check_text, parse_comment, safe_text, with_symbols
 
 #: Key of each quantity in a file, unless the caller names another.
 DEFAULT_KEYS = {

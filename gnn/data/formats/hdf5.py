@@ -41,8 +41,8 @@ from numpy.typing import NDArray
 
 from gnn.data.charge import find_charge
 from gnn.data.common import ATOMIC_LABELS, LABELS, UNITS, text_of, wanted_names
-from gnn.data.hdf5_checks import check_layout, check_units, group_charge, warn_of_others
-from gnn.data.names import Remarks
+from gnn.data.formats.hdf5_checks import check_layout, check_units, group_charge, warn_of_others
+from gnn.data.formats.names import Remarks
 from gnn.data.systems import OPTIONAL_FIELDS, Frame, System, run_number
 
 FORMAT = "anisole-frames"
@@ -244,7 +244,7 @@ def named_groups(path: Path, file: Any, names: Iterable[str] | None) -> dict[str
     return {key: name for key, name in found.items() if name in wanted}
 
 
-def group_head(where: str, group: Any) -> tuple[NDArray[np.int64], int]:
+def group_header(where: str, group: Any) -> tuple[NDArray[np.int64], int]:
     """Return atomic numbers and charge of a group, after a check of what each frame needs."""
     numbers: Any = _dataset(where, group, "numbers", (None,))
     if "positions" not in group:
@@ -315,7 +315,7 @@ def read_group(
     where: str, group: Any, name: str, vacuum: bool
 ) -> tuple[list[Frame], list[int] | None]:
     """Return the frames of one molecule and, where stored, their places in the file's order."""
-    numbers, charge = group_head(where, group)
+    numbers, charge = group_header(where, group)
     positions: Any = _dataset(where, group, "positions", (None, len(numbers), 3))
     count = len(positions)
     index = _dataset(where, group, "index", (count,), required=False)

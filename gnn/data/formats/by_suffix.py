@@ -57,7 +57,8 @@ def read_frames(
     Parameters
     ----------
     path
-        The file. The layouts are described in :mod:`gnn.data.hdf5` and :mod:`gnn.data.extxyz`.
+        The file. The layouts are described in :mod:`gnn.data.formats.hdf5` and
+        :mod:`gnn.data.formats.extxyz`.
     require
         Labels that every frame must have, of "energy", "forces", "mm_forces" and "dipole".
     names
@@ -97,14 +98,14 @@ def read_frames(
     if not path.is_file():
         raise FileNotFoundError(f"no file {path} (looked in {path.resolve().parent})")
     if kind == "hdf5":
-        from gnn.data.hdf5 import read_hdf5
+        from gnn.data.formats.hdf5 import read_hdf5
 
         if keys:
             raise ValueError(f"{path}: keys can be renamed for extxyz files only")
         frames = read_hdf5(path, names=names, vacuum=vacuum)
         check_required(path, frames, require, "Add these datasets to the group of the molecule.")
         return frames
-    from gnn.data.extxyz import read_extxyz
+    from gnn.data.formats.extxyz import read_extxyz
 
     if vacuum:
         raise ValueError(f"{path}: vacuum labels are kept in HDF5 files only")
@@ -149,12 +150,12 @@ def write_frames(
         if not isinstance(frame, Frame):
             raise TypeError(f"expected Frame objects, got {type(frame).__name__}")
     if kind == "hdf5":
-        from gnn.data.hdf5 import write_hdf5
+        from gnn.data.formats.hdf5 import write_hdf5
 
         with atomic_write(path) as temporary:
             write_hdf5(temporary, frames, vacuum, attributes, dtype)
         return
-    from gnn.data.extxyz import write_extxyz
+    from gnn.data.formats.extxyz import write_extxyz
 
     if vacuum is not None or attributes:
         raise ValueError(f"{path}: vacuum labels and attributes are kept in HDF5 files only")

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gnn.data import _evidence
-from gnn.data._atoms import RADII
-from gnn.data._evidence import Slope, Stretch, Total
+from gnn.data.checking import evidence
+from gnn.data.checking.atoms import RADII
+from gnn.data.checking.evidence import Slope, Stretch, Total
 from gnn.data.systems import Frame
 from gnn.units import BOHR, DEBYE, HARTREE, KCAL_PER_MOL, KJ_PER_MOL, NANOMETER
 
@@ -95,7 +95,7 @@ def _neighbour_ratios(frame: Frame) -> NDArray[np.float64]:
         chosen = np.isin(numbers, (6, 7, 8, 9, 15, 16, 17, 35))
     if len(numbers) < 2 or not chosen.any():
         return np.zeros(0)
-    distances, partners = _evidence.nearest(frame.system.positions)
+    distances, partners = evidence.nearest(frame.system.positions)
     ratios = distances / (RADII[numbers] + RADII[numbers[partners]])
     return ratios[chosen & ~np.isin(numbers[partners], _NOBLE)]
 
@@ -160,7 +160,7 @@ _READINGS = sorted(
 
 def _energies_and_forces(frames: Sequence[Frame]) -> list[str]:
     """Find the simplest reading of the labels that all evidence allows."""
-    slope, stretch = _evidence.slope(frames), _evidence.stretch(frames)
+    slope, stretch = evidence.slope(frames), evidence.stretch(frames)
     apart = []
     if slope is not None and slope.error > 0.25 * abs(slope.value):
         if abs(slope.value) + 4 * slope.error < _UNRELATED:
@@ -173,7 +173,7 @@ def _energies_and_forces(frames: Sequence[Frame]) -> list[str]:
     fits = _fitting(own)
     if own and not fits:
         return [f"energies and forces fit no units known here: {_words(own)}"]
-    total = _evidence.total(frames)
+    total = evidence.total(frames)
     # energies of valence electrons, or of bonds, may look like a unit by chance
     if total is not None and (total.sure or (slope is not None and fits[0].faults)):
         fits = _fitting([*own, total]) or fits
@@ -272,7 +272,7 @@ def _fitted_charges(frames: Sequence[Frame]) -> list[str]:
 def _types(frame: Frame) -> NDArray[np.int64]:
     """Return atomic numbers, those of hydrogen as 1000 + that of its nearest neighbour."""
     numbers = frame.system.numbers
-    partners = _evidence.nearest(frame.system.positions)[1]
+    partners = evidence.nearest(frame.system.positions)[1]
     return np.where(numbers == 1, 1000 + numbers[partners], numbers)
 
 

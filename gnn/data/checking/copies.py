@@ -10,7 +10,7 @@ from dataclasses import fields
 import numpy as np
 from numpy.typing import NDArray
 
-from gnn.data.streaming import Head, StreamedFrames
+from gnn.data.streaming import Header, StreamedFrames
 from gnn.data.systems import Frame
 
 _SAME = 4  # decimals of coordinates in Å to which two geometries are compared
@@ -46,12 +46,12 @@ class Copies:
 def _atoms(frames: Sequence[Frame]) -> Iterator[tuple[int, Hashable]]:
     """Yield the number of each frame, and what its atoms are and how they lie."""
     if isinstance(frames, StreamedFrames):
-        heads: Sequence[Frame | Head] = list(frames.heads())
+        headers: Sequence[Frame | Header] = list(frames.headers())
         places = frames.positions()
     else:
-        heads, places = frames, enumerate(f.system.positions for f in frames)
+        headers, places = frames, enumerate(f.system.positions for f in frames)
     for i, x in places:
-        system = heads[i].system
+        system = headers[i].system
         centred = _rounded(x - x.mean(axis=0, dtype=np.float64))
         yield i, (system.numbers.tobytes(), system.charge, system.n_mm, hash(centred))
 

@@ -2,7 +2,7 @@
 
 Molecular dynamics of the molecule in TIP3P water (OpenMM, GAFF2/AM1-BCC), quantum chemistry with
 electrostatic embedding for each snapshot (PySCF), and one HDF5 file of the layout of
-:mod:`gnn.data.hdf5`. Needs the extra ``data``: ``pip install ".[data]"`` in a checkout.
+:mod:`gnn.data.formats.hdf5`. Needs the extra ``data``: ``pip install ".[data]"`` in a checkout.
 
 Each finished frame is kept in a work folder beside the output file: the same call, made again
 after an interruption or with more frames, goes on where it stopped. Other molecules already in the
@@ -25,9 +25,9 @@ from typing import Any
 import numpy as np
 
 from gnn.data.common import ATOMIC_LABELS, LABELS, is_hdf5, locked
-from gnn.data.formats import read_frames, write_frames
-from gnn.data.labelling import label_both, level_of
-from gnn.data.sampling import (
+from gnn.data.formats.by_suffix import read_frames, write_frames
+from gnn.data.making.labelling import label_both, level_of
+from gnn.data.making.sampling import (
     Dynamics,
     check_installed,
     load,
@@ -37,9 +37,9 @@ from gnn.data.sampling import (
     snapshot_path,
     store,
 )
+from gnn.data.making.workers import Event, Workers
 from gnn.data.splits import RUNS_PER_BLOCK
 from gnn.data.systems import Frame, System
-from gnn.data.workers import Event, Workers
 from multipoles.files import atomic_write
 
 _FEWEST_RUNS = 3  # below, a split by run has nothing to hold out
@@ -66,7 +66,7 @@ class Recipe:
     padding
         Least water in Å between the solute and the walls of the box.
     mbis
-        Add multipoles of the atoms (:func:`gnn.data.mbis.mbis`).
+        Add multipoles of the atoms (:func:`gnn.data.making.mbis.mbis`).
     dynamics
         Settings of the molecular dynamics.
     """

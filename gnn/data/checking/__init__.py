@@ -1,0 +1,1 @@
+"""What frames tell of themselves: signs and units of labels, copies, statistics."""
