@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gnn.commands._common import add_keys, console
+from gnn.progress import Bar
 
 
 def register(commands: Any) -> None:
@@ -134,34 +135,23 @@ def _time(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 180 else f"{seconds / 60:.0f} min"
 
 
-class _Progress:
+class _Progress(Bar):
     """A bar on a terminal, a line for each frame elsewhere; frames per second and time left."""
 
     def __init__(self, screen: Any) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import BarColumn, MofNCompleteColumn
 
-        self.screen, self.done, self.start = screen, 0, 0.0
-        note = TextColumn("{task.fields[note]}", markup=False)
-        self.bar = Progress(
-            BarColumn(), MofNCompleteColumn(), note, console=screen, disable=not screen.is_terminal
-        )
-        self.task = self.bar.add_task("", total=None, note="force field, molecular dynamics")
-
-    def __enter__(self) -> "_Progress":
-        self.bar.start()
-        self.start = time.monotonic()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        columns = BarColumn(), MofNCompleteColumn()
+        super().__init__(screen, *columns, note="force field, molecular dynamics")
+        self.done, self._start = 0, time.monotonic()
 
     def __call__(self, done: int, total: int, line: str) -> None:
         self.done = done
-        rate = done / (time.monotonic() - self.start)
+        rate = done / (time.monotonic() - self._start)
         pace = f"{rate:.2f} frames/s, {_time((total - done) / rate)} left"
-        self.bar.update(self.task, completed=done, total=total, note=f"{pace}; {line}")
-        if not self.screen.is_terminal:
-            self.screen.print(f"{line}; {pace}", markup=False, soft_wrap=True)
+        self.update(done, f"{pace}; {line}", total)
+        if not self.console.is_terminal:
+            self.console.print(f"{line}; {pace}", markup=False, soft_wrap=True)
 
 
 def _info(arguments: argparse.Namespace) -> int:

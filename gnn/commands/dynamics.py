@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gnn.commands._common import console
+from gnn.progress import Bar
 
 
 def register(commands: Any) -> None:
@@ -167,32 +168,23 @@ def _threads(count: int) -> Iterator[None]:
         multipoles.set_num_threads(before[1])
 
 
-class _Progress:
+class _Progress(Bar):
     """A bar on a terminal, a line for every tenth elsewhere."""
 
     def __init__(self, screen: Any, steps: int):
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
-        self.screen, self.steps, self.shown = screen, steps, 0
-        columns = (BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeRemainingColumn())
-        note = TextColumn("{task.fields[note]}")
-        self.bar = Progress(*columns, note, console=screen, disable=not screen.is_terminal)
-        self.task = self.bar.add_task("", total=steps, note="")
-
-    def __enter__(self) -> "_Progress":
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        percent = TextColumn("{task.percentage:3.0f} %")
+        super().__init__(screen, BarColumn(), percent, TimeRemainingColumn(), total=steps)
+        self.steps, self._tenths = steps, 0
 
     def __call__(self, step: int, speed: float) -> None:
         note = f"step {step}, {speed:.2f} ns/day"
-        self.bar.update(self.task, completed=step, note=note)
-        tenth = 10 * step // self.steps
-        if not self.screen.is_terminal and tenth > self.shown:
-            self.screen.print(f"  {100 * step // self.steps:3d} %  {note}")
-            self.shown = tenth
+        self.update(step, note)
+        tenths = 10 * step // self.steps
+        if not self.console.is_terminal and tenths > self._tenths:
+            self.console.print(f"  {100 * step // self.steps:3d} %  {note}")
+            self._tenths = tenths
 
 
 def _summary(run: Any, kind: str, screen: Any) -> None:

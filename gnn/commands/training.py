@@ -47,7 +47,8 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _train(arguments: argparse.Namespace) -> int:
     from gnn.training.config import load_config, parse_config
     from gnn.training.report import tables
-    from gnn.training.run import AMP_NAME, run_training
+    from gnn.training.results import AMP_NAME
+    from gnn.training.run import run_training
 
     config = load_config(arguments.config)
     if arguments.start is not None:
@@ -89,11 +90,11 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from gnn.data import read_frames
     from gnn.training.checkpoint import load_model
     from gnn.training.frames.labels import check_labelled
+    from gnn.training.frames.load import load_test_frames
     from gnn.training.report import plots, tables
     from gnn.training.report.metrics import compare
     from gnn.training.report.uncertainty import has_spread
-    from gnn.training.run import report_spread
-    from gnn.training.setup import load_test_frames
+    from gnn.training.results import report_spread
 
     model = load_model(arguments.checkpoint)
     if arguments.data is None:

@@ -12,13 +12,9 @@ from gnn.data.streaming import Header
 from gnn.data.systems import Frame, System
 from gnn.potential import N_ELEMENTS, Potential
 from gnn.training.checkpoint import model_from
-from gnn.training.frames.loader import Frames, headers
-from gnn.training.report.metrics import frame_name
 
 #: What `Committee.evaluate` gives the spread of, under the name with ``_std``.
 SPREADS = ("energy", "forces", "mm_forces", "dipole")
-#: With fewer runs of a molecule, frames are drawn instead of runs: draws would often be alike.
-FEWEST_RUNS = 4
 _CHARGE = 10.0  # eV, of the order of ionisation energies
 
 
@@ -113,7 +109,7 @@ def _together(opinions: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {k: float(v) if k in ("energy", "energy_std") else v for k, v in both.items()}
 
 
-# --- how members are made to differ ---------------------------------------------------------------
+# --- how the weights and constants of members are made to differ ----------------------------------
 
 
 @torch.no_grad()
@@ -172,51 +168,3 @@ def draw_undetermined(
     drawn -= np.linalg.pinv(seen, rcond=1e-9) @ (seen @ drawn)
     model.baseline[known] += torch.from_numpy(sizes * drawn)[:-1].to(model.baseline)
     model.charge_baseline += sizes[-1] * drawn[-1]
-
-
-def resampled(frames: Frames, seed: int) -> list[int]:
-    """Return indices of as many frames as there are, drawn with replacement.
-
-    Of each molecule whole runs are drawn, or single frames where it has fewer than `FEWEST_RUNS`.
-    """
-    rng = np.random.default_rng([seed, 0])
-    # within each molecule, so that none is lost
-    return sorted(i for units in _units(frames).values() for i in _drawn(units, rng))
-
-
-def _units(frames: Frames) -> dict[str, list[list[int]]]:
-    """Return what is drawn of each molecule: its runs, or its frames."""
-    runs: dict[tuple[str, int], list[int]] = {}
-    for i, header in enumerate(headers(frames)):
-        runs.setdefault((frame_name(header), header.run), []).append(i)
-    kinds: dict[str, list[list[int]]] = {}
-    for (name, _), indices in sorted(runs.items()):
-        kinds.setdefault(name, []).append(indices)
-    return {
-        name: own if len(own) >= FEWEST_RUNS else [[i] for indices in own for i in indices]
-        for name, own in kinds.items()
-    }
-
-
-def _drawn(units: list[list[int]], rng: np.random.Generator) -> list[int]:
-    return [i for k in rng.integers(len(units), size=len(units)) for i in units[k]]
-
-
-def differences(frames: Frames, perturbation: float, bootstrap: bool, started: bool) -> str:
-    """Return in words how the members of a committee differ."""
-    ways = ["the order of their frames"]
-    if not started:
-        ways.insert(0, "their first weights")
-    elif perturbation:
-        ways.insert(0, f"their first weights (perturbed by {perturbation:g})")
-    if bootstrap:
-        units = _units(frames)
-        single = [name for name, own in units.items() if all(len(unit) == 1 for unit in own)]
-        what = "single frames" if len(single) == len(units) else "runs"
-        if 0 < len(single) < len(units):
-            what += f" (of {', '.join(single)}, which has few runs: frames)"
-        ways.append(f"{what} drawn with replacement")
-    line = f"the members differ by {', '.join(ways)}"
-    if len(ways) == 1:
-        line += ": they begin alike on the same frames, so how they disagree says little"
-    return line

@@ -11,7 +11,8 @@ import yaml
 
 from gnn.training.config import Config, parse_config
 from gnn.training.report import tables
-from gnn.training.run import AMP_NAME, run_training
+from gnn.training.results import AMP_NAME
+from gnn.training.run import run_training
 from multipoles.files import atomic_write
 
 SECONDS = 240.0

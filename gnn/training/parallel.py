@@ -92,6 +92,22 @@ class Ranks:
             distributed.barrier()
 
 
+def training_device(name: str) -> torch.device:
+    """Return the device that the setting names.
+
+    Raises
+    ------
+    ValueError
+        If a GPU is asked for where torch sees none.
+    """
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise ValueError(
+            "training.device: cuda was asked for, but torch sees no GPU here; use cpu, or auto"
+        )
+    return torch.device("cuda" if name != "cpu" and found else "cpu")
+
+
 @contextmanager
 def start(device: torch.device) -> Iterator[Ranks]:
     """Join the processes that ``torchrun`` started; without it, give this process alone.

@@ -3,7 +3,7 @@
 import os
 from typing import Any
 
-from gnn.training.config import Config, TrainingConfig
+from gnn.training.config import Config
 
 #: Settings that say how long a run lasts; a run may be given more, or less.
 LENGTH = ("epochs", "time_limit", "patience")
@@ -86,18 +86,3 @@ def _changes(section: str, old: dict[str, Any], new: dict[str, Any]) -> list[tup
         elif was != value and not (key in _FILES and _same_files(was, value)):
             found.append((key, was, value))
     return found
-
-
-def reasons_to_end(settings: TrainingConfig, epoch: int, elapsed: float, stale: int) -> list[str]:
-    """Return in words what of a run is used up: epochs, time or patience; none while it goes on."""
-    reasons = []
-    if epoch >= settings.epochs:
-        reasons.append(f"{epoch} epochs are done (training.epochs: {settings.epochs})")
-    if settings.time_limit is not None and elapsed >= settings.time_limit:
-        used = f"{elapsed:.0f} s are used (training.time_limit: {settings.time_limit:g})"
-        reasons.append(used)
-    if settings.patience is not None and stale >= settings.patience:
-        reasons.append(
-            f"{stale} validations brought no improvement (training.patience: {settings.patience})"
-        )
-    return reasons

@@ -13,14 +13,9 @@ from gnn import System, load_model
 from gnn.cli import main
 from gnn.data import load_shipped, split_by_run, write_frames
 from gnn.training.checkpoint import SHIPPED, save_model
-from gnn.training.committee import (
-    Committee,
-    differences,
-    draw_undetermined,
-    perturb,
-    resampled,
-)
+from gnn.training.committee import Committee, draw_undetermined, perturb
 from gnn.training.config import PERTURBATION, parse_config
+from gnn.training.members import differences, resampled
 from gnn.training.report.uncertainty import doubt, spread_rows
 from gnn.training.setup import build_model
 

@@ -15,7 +15,8 @@ from gnn.data import read_frames, write_frames
 from gnn.training import checkpoint
 from gnn.training.config import parse_config
 from gnn.training.frames.isolated import told
-from gnn.training.setup import build_model, has_surroundings, load_data, load_test_frames, summary
+from gnn.training.frames.load import has_surroundings, load_data, load_test_frames, summary
+from gnn.training.setup import build_model
 
 SUFFIXES = ("h5", "xyz")
 

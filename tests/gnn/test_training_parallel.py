@@ -20,11 +20,12 @@ from gnn.data.common import LABELS
 from gnn.data.streaming import stream_frames
 from gnn.training.checkpoint import load
 from gnn.training.config import load_config
+from gnn.training.frames.load import load_splits
 from gnn.training.loop import Trainer
 from gnn.training.loss import label_counts
 from gnn.training.parallel import Ranks
 from gnn.training.report.metrics import without_surroundings
-from gnn.training.setup import build_model, load_splits
+from gnn.training.setup import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,8 +9,8 @@ import pytest
 from tiny import methanol
 
 from gnn import Frame
-from gnn.training.loop import COLUMNS
 from gnn.training.report import plots
+from gnn.training.report.log import COLUMNS
 from gnn.training.report.metrics import compare, mean_baseline, without_surroundings
 
 PNG = b"\x89PNG\r\n\x1a\n"
