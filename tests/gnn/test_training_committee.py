@@ -269,12 +269,11 @@ def test_training_resuming_and_evaluating_a_committee(tmp_path, capsys):
     # a member that was lost is trained again, to the same weights
     for path in (folder / "member_1").iterdir():
         path.unlink()
-    before = (folder / "committee.pt").read_bytes()
+    (folder / "committee.pt").unlink()
     assert main([*arguments, "--resume"]) == 0
     again = load_model(folder / "committee.pt").state_dict()
     for key, value in model.state_dict().items():
         assert torch.equal(value, again[key]), key
-    assert before
 
     capsys.readouterr()
     checkpoint = str(folder / "committee.pt")
