@@ -16,6 +16,13 @@ def seconds(text: str) -> float:
     return value
 
 
+def count(text: str) -> int:
+    """Read a number of things, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {text!r}")
+    return int(text)
+
+
 def console() -> Any:
     """Return the console that commands print to."""
     from rich.console import Console

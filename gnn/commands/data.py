@@ -88,20 +88,14 @@ def _recipe(smiles: str, name: str | None, arguments: argparse.Namespace) -> Any
 
     mol = molecule(smiles)
     return Recipe(
-        smiles,
-        CalcMolFormula(mol) if name is None else name,
-        GetFormalCharge(mol),
-        arguments.level,
-        arguments.grid_level,
-        arguments.padding,
-        arguments.mbis,
-        Dynamics(
-            arguments.temperature,
-            arguments.equilibration,
-            arguments.interval,
-            arguments.cutoff,
-            arguments.threads,
-        ),
+        smiles=smiles,
+        name=CalcMolFormula(mol) if name is None else name,
+        charge=GetFormalCharge(mol),
+        level=arguments.level,
+        grid_level=arguments.grid_level,
+        padding=arguments.padding,
+        mbis=arguments.mbis,
+        dynamics=Dynamics(**{key: getattr(arguments, key) for key in Dynamics.model_fields}),
     )
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gnn.commands._common import console
+from gnn.commands._common import console, count
 from gnn.progress import Bar
 
 
@@ -40,7 +40,7 @@ def register(commands: Any) -> None:
     add("--seed", type=int, default=0)
     add("--platform", help="of OpenMM: CPU, CUDA, Reference, … (default: the fastest)")
     add("--threads", type=int, help="of OpenMM's CPU platform (default: all cores)")
-    add("--model-threads", type=int, default=1, help="for the model (%(default)s)")
+    add("--model-threads", type=count, default=1, help="for the model (%(default)s)")
     add("--output", default="runs/md", help="folder (%(default)s)")
     add("--resume", action="store_true", help="continue from the last checkpoint")
     md.set_defaults(run=_md)
@@ -53,8 +53,7 @@ def _md(arguments: argparse.Namespace) -> int:
     if arguments.equilibration is None:
         made_here = arguments.smiles is not None or arguments.prmtop is not None
         arguments.equilibration = 10.0 if made_here else 0.0
-    names = Settings.__dataclass_fields__
-    settings = Settings(**{name: getattr(arguments, name) for name in names})
+    settings = Settings(**{name: getattr(arguments, name) for name in Settings.model_fields})
     folder, screen = Path(arguments.output), console()
     _files(arguments, folder, screen)
     model = None if arguments.model is None else Path(arguments.model)
@@ -150,17 +149,15 @@ def _copy(prmtop: Path, coordinates: Path, folder: Path, resume: bool) -> None:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def _threads(number: int) -> Iterator[None]:
     """Let the model use so many threads: their number decides the last digits, too."""
     import torch
 
     import multipoles
 
-    if count < 1:
-        raise ValueError(f"expected --model-threads >= 1, got {count}")
     before = torch.get_num_threads(), multipoles.get_num_threads()
-    torch.set_num_threads(count)
-    multipoles.set_num_threads(count)
+    torch.set_num_threads(number)
+    multipoles.set_num_threads(number)
     try:
         yield
     finally:

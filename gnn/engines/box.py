@@ -3,7 +3,6 @@
 import gzip
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -267,7 +266,7 @@ def _equilibration(prmtop: Any, start: Any, settings: Settings) -> Any:
     system.addForce(barostat)
     integrator = openmm.LangevinMiddleIntegrator(kelvin, 2 / unit.picosecond, 1 * unit.femtosecond)
     integrator.setRandomNumberSeed(settings.seed + 1)
-    fastest = replace(settings, platform=None)
+    fastest = settings.model_copy(update={"platform": None})
     simulation = app.Simulation(prmtop.topology, system, integrator, *platform_of(fastest))
     simulation.context.setPositions(start.positions)
     return simulation

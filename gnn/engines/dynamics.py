@@ -14,7 +14,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -288,7 +287,7 @@ class Run:
     # --- going on ---------------------------------------------------------------------------------
 
     def _record_of_settings(self) -> dict[str, Any]:
-        return {k: v for k, v in asdict(self.settings).items() if k not in _STILL_FREE} | {
+        return {k: v for k, v in self.settings.model_dump().items() if k not in _STILL_FREE} | {
             "model": str(self.model),
             "qm_residue": self.qm_residue,
         }

@@ -66,5 +66,9 @@ if __name__ == "__main__":
     replace_the_costly()
     generate._do = slow_do
     generate.generate(
-        generate.Recipe("[C-]#[O+]", "co", 0), 16, Path(sys.argv[1]), runs=4, processes=2
+        generate.Recipe(smiles="[C-]#[O+]", name="co", charge=0),
+        16,
+        Path(sys.argv[1]),
+        runs=4,
+        processes=2,
     )

@@ -1,5 +1,6 @@
 """The bookkeeping with stand-ins for dynamics and quantum chemistry; once for real."""
 
+import math
 import os
 import re
 import shutil
@@ -61,7 +62,7 @@ def fake(monkeypatch):
 
 def make(out, frames=6, runs=3, name="co", **changes):
     lines, progress = [], []
-    recipe = generate.Recipe("[C-]#[O+]", name, 0, **changes)
+    recipe = generate.Recipe(smiles="[C-]#[O+]", name=name, charge=0, **changes)
     count = generate.generate(
         recipe, frames, out, runs=runs, say=lines.append, progress=lambda *a: progress.append(a)
     )
@@ -153,8 +154,17 @@ def test_wrong_arguments(fake, tmp_path):
         make(tmp_path / "d.h5", frames=2)
     with pytest.raises(ValueError, match="name: expected letters"):
         make(tmp_path / "d.h5", name="../x")
+    for wrong, words in (
+        ({"padding": math.nan}, "padding: should be a finite number, got nan"),
+        ({"grid_level": 10}, "grid_level: should be <= 9, got 10"),
+        ({"dynamic": {}}, "unknown key 'dynamic'; did you mean 'dynamics'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            make(tmp_path / "d.h5", **wrong)
+    with pytest.raises(ValueError, match="threads: should be >= 1, got 0"):
+        sampling.Dynamics(threads=0)
     with pytest.raises(ValueError, match="at least one process"):
-        recipe = generate.Recipe("C", "c", 0)
+        recipe = generate.Recipe(smiles="C", name="c", charge=0)
         generate.generate(recipe, 3, tmp_path / "d.h5", runs=3, processes=0)
 
 

@@ -17,12 +17,13 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field, field_validator
 
 from gnn.data.common import ATOMIC_LABELS, LABELS, is_hdf5, locked
 from gnn.data.formats.by_suffix import read_frames, write_frames
@@ -40,6 +41,7 @@ from gnn.data.making.sampling import (
 from gnn.data.making.workers import Event, Workers
 from gnn.data.splits import RUNS_PER_BLOCK
 from gnn.data.systems import Frame, System
+from gnn.settings import Checked
 from multipoles.files import atomic_write
 
 _FEWEST_RUNS = 3  # below, a split by run has nothing to hold out
@@ -47,8 +49,7 @@ Say = Callable[[str], None]
 Progress = Callable[[int, int, str], None]
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(Checked):
     """What determines a data set; the number of frames may grow later.
 
     Parameters
@@ -75,10 +76,17 @@ class Recipe:
     name: str
     charge: int
     level: str = "B3LYP/6-31G*"
-    grid_level: int = 2
-    padding: float = 12.0
+    grid_level: int = Field(default=2, ge=0, le=9)
+    padding: float = Field(default=12.0, gt=0, lt=1000)
     mbis: bool = False
-    dynamics: Dynamics = field(default_factory=Dynamics)
+    dynamics: Dynamics = Dynamics()
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
+            raise ValueError(f"expected letters, digits, _ . + -, got {name!r}")
+        return name
 
 
 def generate(
@@ -128,7 +136,7 @@ def generate(
     OSError
         If a file cannot be written, or another process is at work in the same folder.
     """
-    _check(recipe, frames, out, runs, processes)
+    _check(frames, out, runs, processes)
     check_installed()
     mol = molecule(recipe.smiles, recipe.charge)
     level_of(recipe.level, {atom.GetSymbol() for atom in mol.GetAtoms()})
@@ -170,23 +178,18 @@ def _beside(out: Path) -> Path:
     return out.with_name(out.name + ".work")
 
 
-def _check(recipe: Recipe, frames: int, out: Path, runs: int, processes: int) -> None:
+def _check(frames: int, out: Path, runs: int, processes: int) -> None:
     if not is_hdf5(out):
         raise ValueError(f"{out}: expected a file name ending in .h5 or .hdf5")
-    if not re.fullmatch(r"[\w.+-]+", recipe.name) or recipe.name.startswith("."):
-        raise ValueError(f"name: expected letters, digits, _ . + -, got {recipe.name!r}")
     if not 1 <= runs <= frames:
         raise ValueError(f"expected 1 <= runs <= frames, got {runs} runs and {frames} frames")
-    if processes < 1 or recipe.dynamics.threads < 1:
-        raise ValueError(
-            f"expected at least one process and one thread, got {processes} and "
-            f"{recipe.dynamics.threads}"
-        )
+    if processes < 1:
+        raise ValueError(f"expected at least one process, got {processes}")
 
 
 def _settings(recipe: Recipe) -> dict[str, Any]:
     """All that must stay the same when a data set is continued."""
-    settings = asdict(recipe)
+    settings = recipe.model_dump()
     del settings["dynamics"]["threads"]
     return settings
 

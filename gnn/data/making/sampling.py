@@ -5,13 +5,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import Field
 
+from gnn.settings import Checked
 from multipoles.files import atomic_write
 
 _PROGRAMS = ("antechamber", "parmchk2", "tleap")
@@ -213,8 +214,7 @@ def _call(work: Path, name: str, *arguments: str) -> None:
         raise RuntimeError(f"{name} failed with exit status {done.returncode}:\n{tail}")
 
 
-@dataclass(frozen=True)
-class Dynamics:
+class Dynamics(Checked):
     """Settings of the molecular dynamics: steps of 1 fs, NPT at 1 bar, flexible solute.
 
     Parameters
@@ -231,11 +231,11 @@ class Dynamics:
         Threads of the CPU.
     """
 
-    temperature: float = 300.0
-    equilibration: int = 6000
-    interval: int = 150
-    cutoff: float = 9.0
-    threads: int = 1
+    temperature: float = Field(default=300.0, gt=0)
+    equilibration: int = Field(default=6000, ge=0)
+    interval: int = Field(default=150, ge=1)
+    cutoff: float = Field(default=9.0, gt=0)
+    threads: int = Field(default=1, ge=1)
 
 
 def run_dynamics(folder: Path, run: int, count: int, settings: Dynamics) -> Iterator[int | None]:
