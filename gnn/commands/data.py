@@ -80,7 +80,8 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 def _recipe(smiles: str, name: str | None, arguments: argparse.Namespace) -> Any:
     from gnn.data.making.generate import Recipe
-    from gnn.data.making.sampling import Dynamics, check_installed, molecule
+    from gnn.data.making.sampling import Dynamics
+    from gnn.data.making.topology import check_installed, molecule
 
     check_installed()
     from rdkit.Chem import GetFormalCharge

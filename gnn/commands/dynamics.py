@@ -94,7 +94,7 @@ def _files(arguments: argparse.Namespace, folder: Path, screen: Any) -> None:
         return
     if not 0 < arguments.padding < 1000:
         raise ValueError(f"expected --padding of some Å, got {arguments.padding:g}")
-    from gnn.data.making.sampling import molecule, parametrise
+    from gnn.data.making.topology import molecule, parametrise
 
     line = f"force field of {arguments.smiles} (GAFF2, AM1-BCC charges) in TIP3P water"
     screen.print(line, markup=False)  # rich would take [nH] for markup

@@ -316,7 +316,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, suffix):
         temporary.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gnn.data.formats.hdf5.write_hdf5", fail)
+    monkeypatch.setattr("gnn.data.formats.hdf5_writer.write_hdf5", fail)
     monkeypatch.setattr("gnn.data.formats.extxyz.write_extxyz", fail)
     with pytest.raises(KeyboardInterrupt):
         write_frames(path, MIXED[:1])

@@ -17,7 +17,7 @@ import pytest
 from gnn.cli import main
 from gnn.data import read_frames, split_by_run
 from gnn.data.common import locked
-from gnn.data.making import generate, sampling
+from gnn.data.making import generate, sampling, topology
 from gnn.data.making.workers import Event
 
 
@@ -214,7 +214,7 @@ def test_killed_and_resumed_gives_the_same_file(fake, tmp_path):
 
 
 def test_what_is_not_installed_is_named(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(sampling, "program", _no_program)
+    monkeypatch.setattr(topology, "program", _no_program)
     code = main(["data", "generate", "CO", "--out", str(tmp_path / "d.h5")])
     message = capsys.readouterr().err
     assert code == 2
@@ -231,8 +231,8 @@ def test_without_the_extra_one_line_names_all_that_is_missing(
 ):
     if command == "md":
         pytest.importorskip("openmm", reason="needs the package openmm (extra 'engines')")
-    monkeypatch.setattr(sampling, "program", _no_program)
-    monkeypatch.setattr(sampling, "find_spec", lambda name: None)
+    monkeypatch.setattr(topology, "program", _no_program)
+    monkeypatch.setattr(topology, "find_spec", lambda name: None)
     monkeypatch.chdir(tmp_path)
     words = {
         "generate": ["data", "generate", "CO"],
@@ -267,21 +267,21 @@ def test_without_the_extra_one_line_names_all_that_is_missing(
 def test_strange_smiles_are_refused_with_the_cause(smiles, words, capfd):
     pytest.importorskip("rdkit", reason="needs the package rdkit (extra 'data')")
     with pytest.raises(ValueError, match=re.escape(words)):
-        sampling.molecule(smiles)
+        topology.molecule(smiles)
     assert capfd.readouterr() == ("", "")
 
 
 def test_smiles_that_are_no_strings_and_ones_that_are_right():
     pytest.importorskip("rdkit", reason="needs the package rdkit (extra 'data')")
     with pytest.raises(TypeError, match="expected a SMILES string, got 5"):
-        sampling.molecule(5)
+        topology.molecule(5)
     for smiles, atoms in {"O": 3, "[OH-]": 2, "[NH4+]": 5, "CI": 5, "[2H]OC": 6}.items():
-        assert sampling.molecule(smiles).GetNumAtoms() == atoms
+        assert topology.molecule(smiles).GetNumAtoms() == atoms
 
 
 def test_names_by_default_and_wrong_ones(fake, monkeypatch, capsys, tmp_path):
     pytest.importorskip("rdkit")
-    monkeypatch.setattr(sampling, "check_installed", lambda: None)
+    monkeypatch.setattr(topology, "check_installed", lambda: None)
     monkeypatch.chdir(tmp_path)
     options = ["--frames", "3", "--runs", "3"]
     assert main(["data", "generate", "c1cc[nH]c1", "[C-]#[O+]", *options]) == 0
@@ -316,7 +316,7 @@ def test_end_to_end(tmp_path):
 
 def _needs_everything():
     try:
-        sampling.check_installed()
+        topology.check_installed()
     except RuntimeError as error:
         pytest.skip(str(error))
 
@@ -326,7 +326,7 @@ def test_dynamics_that_were_stopped_go_on_to_the_same_snapshots(tmp_path):
     _needs_everything()
     box, settings = tmp_path / "box", sampling.Dynamics(equilibration=1010, interval=10)
     box.mkdir()
-    sampling.parametrise(sampling.molecule("CO"), 0, 12.0, box)
+    topology.parametrise(topology.molecule("CO"), 0, 12.0, box)
     whole, broken = (shutil.copytree(box, tmp_path / name) for name in ("whole", "broken"))
     assert list(sampling.run_dynamics(whole, 100, 2, settings)) == [None, None, 0, 1]
     for stored in (None, None, 0):

@@ -517,7 +517,7 @@ def test_total_energy_is_kept_without_a_thermostat(box, tmp_path):
 
 @pytest.mark.slow
 def test_a_box_made_from_smiles(tmp_path):
-    from gnn.data.making.sampling import program
+    from gnn.data.making.topology import program
 
     pytest.importorskip("rdkit", reason="needs the package rdkit (extra 'data')")
     try:

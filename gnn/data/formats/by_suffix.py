@@ -150,7 +150,7 @@ def write_frames(
         if not isinstance(frame, Frame):
             raise TypeError(f"expected Frame objects, got {type(frame).__name__}")
     if kind == "hdf5":
-        from gnn.data.formats.hdf5 import write_hdf5
+        from gnn.data.formats.hdf5_writer import write_hdf5
 
         with atomic_write(path) as temporary:
             write_hdf5(temporary, frames, vacuum, attributes, dtype)

@@ -28,16 +28,8 @@ from pydantic import Field, field_validator
 from gnn.data.common import ATOMIC_LABELS, LABELS, is_hdf5, locked
 from gnn.data.formats.by_suffix import read_frames, write_frames
 from gnn.data.making.labelling import label_both, level_of
-from gnn.data.making.sampling import (
-    Dynamics,
-    check_installed,
-    load,
-    molecule,
-    parametrise,
-    run_dynamics,
-    snapshot_path,
-    store,
-)
+from gnn.data.making.sampling import Dynamics, load, run_dynamics, snapshot_path, store
+from gnn.data.making.topology import check_installed, molecule, parametrise
 from gnn.data.making.workers import Event, Workers
 from gnn.data.splits import RUNS_PER_BLOCK
 from gnn.data.systems import Frame, System

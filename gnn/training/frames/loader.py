@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gnn.data.batching import PreparedFrame, prepare
 from gnn.data.common import LABELS
+from gnn.data.prepared import PreparedFrame, prepare
 from gnn.data.streaming import Header, StreamedFrames
 from gnn.data.systems import Frame
 from gnn.potential import Potential
