@@ -45,7 +45,7 @@ def add_keys(parser: Any) -> None:
 
 
 class _AddKeys(argparse.Action):
-    """Collects keys; one name has one."""
+    """Collects keys, one for each name."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
         found = dict(getattr(namespace, self.dest))

@@ -103,7 +103,7 @@ def _files(arguments: argparse.Namespace, folder: Path, screen: Any) -> None:
         _check_same(mol, folder, screen)
         charge = sum(atom.GetFormalCharge() for atom in mol.GetAtoms())
         parametrise(mol, charge, arguments.padding, folder)
-    except RuntimeError as error:  # of AmberTools, with the last lines of its output
+    except RuntimeError as error:  # from AmberTools, with the last lines of its output
         raise OSError(str(error)) from error
 
 
@@ -113,11 +113,11 @@ def _check_new(folder: Path) -> None:
         raise ValueError(
             f"{folder} holds a run already: continue it with --resume, or name another folder"
         )
-    (folder / "start.xml").unlink(missing_ok=True)  # of a run that never began; of another box?
+    (folder / "start.xml").unlink(missing_ok=True)  # of a run that never began
 
 
 def _check_same(mol: Any, folder: Path, screen: Any) -> None:
-    """Refuse a folder with the box of another molecule, which would be taken for this one's."""
+    """Refuse a folder that holds the box of another molecule."""
     from gnn.engines.box import read_amber
 
     files = folder / "solute.prmtop", folder / "solute.rst7"
@@ -150,7 +150,7 @@ def _copy(prmtop: Path, coordinates: Path, folder: Path, resume: bool) -> None:
 
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
-    """Let the model use so many threads: their number decides the last digits, too."""
+    """Let the model use a number of threads, on which the last digits of a run depend."""
     import torch
 
     import multipoles

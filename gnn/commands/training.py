@@ -77,7 +77,7 @@ def _beside(comparisons: dict[str, Any]) -> str:
 
 
 def _without_isolated(frames: list[Any], name: str) -> list[Any]:
-    """Leave out isolated atoms, which are no test of a model of molecules, and say so."""
+    """Return the frames but for isolated atoms, which are no test of a model of molecules."""
     from gnn.training.frames.isolated import without_isolated
 
     kept = [frames[i] for i in without_isolated(frames)]

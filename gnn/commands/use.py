@@ -1,4 +1,4 @@
-"""``anisole predict``, ``import-weights`` and ``validate``: what is done with a finished model."""
+"""``anisole predict``, ``import-weights`` and ``validate``: the use of a finished model."""
 
 import argparse
 from pathlib import Path

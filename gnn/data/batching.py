@@ -117,7 +117,7 @@ class Batch:
         label = self.labels.get(name)
         if label is None:
             return None
-        if label.rows is not None:  # a shorter tensor might be broadcast where it is compared
+        if label.rows is not None:  # a shorter tensor could be broadcast without an error
             raise ValueError(
                 f"{name}: only some systems of this batch have it; labels[{name!r}] holds "
                 f"{len(label.values)} rows, and which these are"
@@ -181,7 +181,7 @@ class Batch:
 def _checked(
     items: Sequence[System | Frame | PreparedFrame], cutoff: float | None, dtype: torch.dtype | None
 ) -> list[PreparedFrame]:
-    """All items prepared, for one cutoff and one type."""
+    """Return all items prepared, after a check that they have one cutoff and one type."""
     if isinstance(items, System | Frame | PreparedFrame):
         raise TypeError(f"expected a list of systems or frames, got one {type(items).__name__}")
     if len(items) == 0:
@@ -274,7 +274,7 @@ def collate(
 
 
 def _label(parts: Sequence[Tensor | None], sizes: Sequence[int]) -> Label | None:
-    """Join what items of some sizes have of a label; None where none has it."""
+    """Join the values of a label that some of the items have; None where none has it."""
     there = [part for part in parts if part is not None]
     if not there:
         return None

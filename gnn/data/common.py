@@ -105,7 +105,7 @@ def check_unit(where: str | Path, key: str, value: Any) -> None:
 
 
 def check_other_unit(where: str, key: str, value: Any) -> None:
-    """Refuse a unit that is known and is another, under a key that says not of what it is.
+    """Refuse a known unit other than eV, Å or e under a key that does not name its quantity.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def check_other_unit(where: str, key: str, value: Any) -> None:
 
 @contextmanager
 def locked(path: Path, refusal: str, *, wait: bool = False) -> Iterator[None]:
-    """Keep other processes out that use this with the same file; the lock ends with the process.
+    """Hold a lock on a file against other processes; it ends with this process.
 
     Parameters
     ----------

@@ -10,7 +10,7 @@ _DENSE_ATOMS = 200  # up to here a full distance matrix is faster than a k-d tre
 def neighbour_pairs(
     positions: NDArray[np.float64], cutoff: float
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """All ordered pairs of points with 0 < distance < cutoff.
+    """Return all ordered pairs of points with 0 < distance < cutoff.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ def neighbour_pairs(
         return senders.astype(np.int64), receivers.astype(np.int64)
     pairs = cKDTree(positions).query_pairs(cutoff, output_type="ndarray")
     squared = ((positions[pairs[:, 0]] - positions[pairs[:, 1]]) ** 2).sum(-1)
-    pairs = pairs[(squared > 0) & (squared < cutoff * cutoff)]  # the tree keeps its border
+    pairs = pairs[(squared > 0) & (squared < cutoff * cutoff)]  # the tree includes the cutoff
     senders, receivers = np.concatenate([pairs, pairs[:, ::-1]]).T
     order = np.lexsort((senders, receivers))
     return senders[order].astype(np.int64), receivers[order].astype(np.int64)

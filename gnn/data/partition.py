@@ -214,7 +214,7 @@ def _molecules(frames: Sequence[Frame | Header], chosen: Sequence[int]) -> dict[
 
 
 def _cut(order: NDArray[np.int64], fractions: dict[str, float], sets: list[list[int]]) -> None:
-    """Deal frames out: the first to test, the next to validation, the rest to training."""
+    """Assign the first frames to test, the next to validation, the rest to training."""
 
     def share(key: str, most: int) -> int:
         wanted = max(1, round(fractions[key] * len(order))) if fractions[key] > 0 else 0
@@ -230,7 +230,7 @@ def _cut(order: NDArray[np.int64], fractions: dict[str, float], sets: list[list[
 def _keep_elements(
     frames: Sequence[Frame | Header], sets: list[list[int]], movable: set[int]
 ) -> int:
-    """Move frames into training that alone hold an element; return how many."""
+    """Move frames with an element that training lacks into training; return how many."""
 
     def elements(i: int) -> set[int]:
         return set(frames[i].system.numbers.tolist())
@@ -283,7 +283,7 @@ def _set_of(value: str) -> str:
 
 
 def _by_values(values: list[str], shares: dict[str, Any]) -> dict[str, str]:
-    """Place values as the lists name them; a set without a list takes the rest."""
+    """Assign values to sets by lists; a set without a list takes the rest."""
     open_sets = [key for key, share in shares.items() if share is None]
     owner: dict[str, str] = {}
     for key, share in shares.items():

@@ -104,7 +104,7 @@ def prepare(
 def _mm_moments(system: System) -> NDArray[np.float64]:
     """Return packed moments of the surrounding particles, (m, 1), (m, 4) or (m, 10)."""
     quadrupoles = system.mm_quadrupoles
-    if quadrupoles is not None:  # symmetric but for rounding
+    if quadrupoles is not None:  # symmetric up to rounding
         quadrupoles = 0.5 * (quadrupoles + quadrupoles.swapaxes(1, 2))
     return mp.pack(system.mm_charges, system.mm_dipoles, quadrupoles)
 
@@ -114,7 +114,7 @@ def _uniform_field(system: System) -> NDArray[np.float64]:
 
 
 def _external_field(system: System, origin: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the external field at the atoms, with the constant that centring takes away.
+    """Return the external field at the atoms, with the constant potential that centring subtracts.
 
     The potential of a uniform field is zero at the frame's origin, that of a batch at the
     centred one.

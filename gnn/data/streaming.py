@@ -156,7 +156,7 @@ class StreamedFrames(Sequence[Any]):
         return StreamedFrames(self._store, chosen, self._function)
 
     def map(self, function: Callable[[Any], Any]) -> "StreamedFrames":
-        """Return the sequence of ``function(frame)``, worked out when asked for."""
+        """Return the sequence of ``function(frame)``, computed when asked for."""
         before = self._function
         both = function if before is None else lambda frame: function(before(frame))
         return StreamedFrames(self._store, self.entries, both)
@@ -194,7 +194,7 @@ class StreamedFrames(Sequence[Any]):
             yield Header(atoms, known, number_of_run, store.names[number], kind)
 
     def _groups(self) -> list[str]:
-        """Return what the file says of the sort of each frame."""
+        """Return the group of each frame."""
         store = self._store
         found = {
             k: stored_groups(f"{store.path}, group {store.keys[k]!r}", g, len(g["positions"]))
@@ -235,7 +235,7 @@ class StreamedFrames(Sequence[Any]):
         return self._labels
 
     def positions(self) -> Iterator[tuple[int, NDArray[np.float64]]]:
-        """Yield the number of each frame and the positions of its atoms, as they lie in the file.
+        """Yield the index of each frame and the positions of its atoms, in the order of the file.
 
         Nothing else is read.
         """
@@ -267,7 +267,7 @@ class StreamedFrames(Sequence[Any]):
         ]
 
     def fingerprint(self) -> int:
-        """Return a checksum that changes with the data: places, energies, sizes of what is stored.
+        """Return a checksum of the data: order of frames, energies and sizes of the stored arrays.
 
         The arrays are not read: their compressed sizes stand for them.
         """

@@ -17,13 +17,13 @@ OPTIONAL_FIELDS = ("mm_dipoles", "mm_quadrupoles", "uniform_field", "external_fi
 #: Two particles closer than this (Å) are taken for a mistake in the input.
 TOO_CLOSE = 1e-3
 
-_RESOLUTION = 1e-3  # Å; distance of neighbouring numbers that atoms bear
-_CHARGE_LIMIT = 1e6  # e; beyond it a number is something else
+_RESOLUTION = 1e-3  # Å; largest spacing of floating-point numbers accepted in positions
+_CHARGE_LIMIT = 1e6  # e; a larger number is no charge
 _DENSE_LIMIT = 200_000  # distances held at once before a k-d tree is used instead
 
 
 def _numpy(value: Any) -> NDArray[Any]:
-    """Array of a NumPy array, sequence or torch tensor (on any device, with or without grad)."""
+    """Return a NumPy array of an array, sequence or torch tensor (on any device)."""
     if hasattr(value, "detach"):
         value = value.detach().cpu().numpy()
     try:
@@ -36,7 +36,7 @@ def _numpy(value: Any) -> NDArray[Any]:
 
 
 def float_array(name: str, value: Any, shape: tuple[int | None, ...]) -> NDArray[np.float64]:
-    """Own float64 copy of `value` after a check of its shape (None: any length) and finiteness."""
+    """Return a float64 copy, after checks of its shape (None: any length) and finiteness."""
     array = np.array(_numpy(value), dtype=np.float64)
     if array.size == 0 and 0 in (len(array), *shape):
         array = array.reshape(tuple(0 if length is None else length for length in shape))
@@ -116,13 +116,13 @@ def run_number(value: Any) -> int:
     found = value.item() if getattr(value, "ndim", None) == 0 else value
     if isinstance(found, bool) or not isinstance(found, int | float):
         raise TypeError(f"run: expected a whole number, got {value!r}: number the runs")
-    if not abs(found) < 2**63 or found % 1:  # no NaN either
+    if not abs(found) < 2**63 or found % 1:  # excludes NaN, too
         raise ValueError(f"run: expected a whole number, got {value!r}")
     return int(found)
 
 
 def _closest(first: NDArray[Any], second: NDArray[Any] | None) -> tuple[float, int, int]:
-    """Smallest distance between two point sets (None: within the first), with its indices."""
+    """Return the smallest distance of two point sets (None: within the first), and its indices."""
     points = first if second is None else second
     if len(first) * len(points) > _DENSE_LIMIT:
         neighbour = 2 if second is None else 1
@@ -164,8 +164,8 @@ class System:
     external_field
         Any other electrostatic potential at the atoms, shape (n, 1), (n, 4), (n, 10) or (n, 20):
         potential in V, gradient in V/Å, second and third derivatives, packed as by
-        `multipoles.field`. Between the given positions it is its Taylor polynomial, which is
-        what forces see of it.
+        `multipoles.field`. Away from the given positions it is taken to be its Taylor polynomial,
+        from which forces follow.
 
     Raises
     ------
@@ -211,7 +211,7 @@ class System:
             object.__setattr__(self, name, value)
 
     def _checked_fields(self, n_atoms: int, n_mm: int) -> dict[str, NDArray[np.float64]]:
-        """Return what was given of multipoles and fields, checked and copied."""
+        """Return the optional multipoles and fields, checked and copied."""
         shapes: dict[str, tuple[int | None, ...]] = {
             "mm_dipoles": (n_mm, 3),
             "mm_quadrupoles": (n_mm, 3, 3),
@@ -248,7 +248,7 @@ class System:
 
 
 def _check_resolution(positions: NDArray[Any]) -> None:
-    """Refuse positions so far from the origin that their type cannot hold a distance of atoms."""
+    """Refuse positions too far from the origin for their type to resolve interatomic distances."""
     kind = positions.dtype if positions.dtype.kind == "f" else np.dtype(np.float64)
     largest = np.abs(positions).max(initial=0).astype(kind)
     step = float(np.spacing(largest))
@@ -291,7 +291,7 @@ class Frame:
     forces
         Forces on the atoms in eV/Å, shape (n, 3).
     mm_forces
-        Forces on the point charges in eV/Å, shape (m, 3). None, too, where there are no charges.
+        Forces on the point charges in eV/Å, shape (m, 3); None where there are no charges.
     dipole
         Dipole of the atoms in e Å, shape (3,), about the origin of the frame's coordinates.
     run
@@ -302,8 +302,8 @@ class Frame:
         Multipoles of the atoms, such as those of MBIS: e, shape (n,); e Å, (n, 3); and e Å²,
         (n, 3, 3), in the convention Q = 1/2 sum q r r.
     group
-        What sort of frame the file says it is (``config_type``), or the value of the key that a
-        split goes by.
+        Group that the file puts the frame in (``config_type``), or the value of the key by which
+        frames are split.
 
     Raises
     ------
@@ -349,7 +349,7 @@ class Frame:
             for name, shape in shapes.items()
             if getattr(self, name) is not None
         }
-        if system.n_mm == 0:  # checked, but no label: there is nothing that it could tell
+        if system.n_mm == 0:  # forces on no charges are checked, but are no label
             labels.pop("mm_forces", None)
             object.__setattr__(self, "mm_forces", None)
         for name, value in labels.items():

@@ -1,4 +1,4 @@
-"""What a trajectory says: radial distribution functions, drift of the energy, pictures."""
+"""Analysis of a run: radial distribution functions, energy drift, pictures."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -37,7 +37,7 @@ def radial_distribution(
     end: float = 8.0,
     width: float = 0.1,
 ) -> Distribution:
-    """Return how dense atoms of a second kind are about those of a first.
+    """Return the density of atoms of a second kind about those of a first.
 
     Parameters
     ----------

@@ -17,11 +17,11 @@ from gnn.engines.settings import Settings
 from gnn.units import NANOMETER
 from multipoles.files import atomic_write
 
-_BONDS = (0.5, 3.5)  # Å; no bond of a force field is shorter or longer at rest
+_BONDS = (0.5, 3.5)  # Å; shortest and longest equilibrium bond of a force field
 _PARTS = 20  # of the equilibration, after each of which the density is measured
 _SETTLED = 0.02  # largest relative change of the mean density between its third and last quarter,
-_COMPRESSIBILITY = 4.6e-10  # 1/Pa, of water: how much a small box wavers beyond that
-_WATER = (0.93, 1.06)  # g/ml; TIP3P has 0.98 at 300 K, small boxes waver by 0.01 to 0.02
+_COMPRESSIBILITY = 4.6e-10  # 1/Pa, of water: fluctuations of small boxes follow from it
+_WATER = (0.93, 1.06)  # g/ml; TIP3P has 0.98 at 300 K, small boxes fluctuate by 0.01 to 0.02
 GRAM_PER_ML = 602.214076  # Da/nm³
 
 
@@ -169,7 +169,7 @@ def _parsed(path: Path, reader: Callable[[str], Any], kind: str) -> Any:
         return reader(str(path))
     except (OSError, ImportError):
         raise
-    except Exception as error:  # OpenMM's readers raise what comes: IndexError, TypeError, …
+    except Exception as error:  # OpenMM's readers raise errors of many types
         with open(path, "rb") as file:
             start = " ".join(file.read(200).decode("ascii", "replace").split())
         shown = "".join(c for c in start if c.isprintable())[:40]
@@ -180,7 +180,7 @@ def _parsed(path: Path, reader: Callable[[str], Any], kind: str) -> Any:
 
 
 def _check_start(path: Path, topology: Any, positions: Array, box: Array) -> None:
-    """Refuse what cannot be coordinates of these atoms: NaN, velocities, other units, no volume."""
+    """Refuse coordinates that are NaN, velocities or in other units, and a box without volume."""
     wrong = np.flatnonzero(~np.isfinite(positions).all(axis=1))
     if len(wrong):
         raise ValueError(f"{path}: positions of {len(wrong)} atoms are NaN (first: {wrong[0]})")

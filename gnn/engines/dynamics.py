@@ -1,4 +1,4 @@
-"""Molecular dynamics of a solute in water: set-up, the run itself, and going on after a kill.
+"""Molecular dynamics of a solute in water: set-up, the run itself, and restarts.
 
 A run lives in one folder: the force field's files (``solute.prmtop``, ``solute.rst7``), the
 equilibrated box (``start.xml``), ``topology.pdb``, ``trajectory.xtc`` (or ``.dcd``), ``log.csv``
@@ -98,7 +98,7 @@ class Run:
         self._warned: set[str] = set()
 
     def _solute(self) -> list[int]:
-        """Return the atoms of the model's residue; its name is then none that readers mistake."""
+        """Return the atoms of the model's residue; a misleading name of it is changed."""
         residues = list(self.topology.residues())
         if not 0 <= self.qm_residue < len(residues):
             raise ValueError(
@@ -140,7 +140,7 @@ class Run:
 
     @contextmanager
     def _explained(self, simulation: Any) -> Iterator[None]:
-        """Turn errors of OpenMM, and of the model inside it, into one that says all."""
+        """Turn errors of OpenMM and of the model into one that describes the failure."""
         import openmm
 
         try:
@@ -155,7 +155,7 @@ class Run:
     def _advance(
         self, simulation: Any, step: int, progress: Callable[[int, float], None] | None
     ) -> None:
-        """Do what is left of the steps."""
+        """Do the remaining steps."""
         if step >= self.settings.steps:
             self.say(f"nothing to do: {step} of {self.settings.steps} steps are done")
         clock = time.perf_counter()
@@ -241,7 +241,7 @@ class Run:
         return 0
 
     def _record(self, simulation: Any, step: int, speed: float) -> None:
-        """Append one row, and a frame where one is due: readers count frames to tell the time."""
+        """Append a row, and a frame if one is due: readers infer the time from the spacing."""
         from openmm import unit
 
         state = simulation.context.getState(positions=True, energy=True, enforcePeriodicBox=True)
@@ -267,7 +267,7 @@ class Run:
             csv.writer(file).writerow(row)
 
     def _warn(self, step: int, kelvin: float) -> None:
-        """Warn, once of each, where the run heats up or a bond of the molecule is stretched."""
+        """Warn once if the run heats up, and once if a bond of the molecule is stretched."""
         asked = self.settings.temperature
         if kelvin > _HOT * asked and "heat" not in self._warned:
             self._warned.add("heat")
@@ -306,8 +306,8 @@ class Run:
         with atomic_write(self.checkpoint) as temporary:
             np.savez(temporary, state=state, record=text)
         if record["platform"] == "CPU":
-            # A run that goes on from here sums over neighbours in a new order; so does this one,
-            # and both come to the same numbers.
+            # A run that restarts here rebuilds its neighbour lists, and sums in another order; so
+            # does this one, and both give the same numbers.
             simulation.context.reinitialize(preserveState=True)
 
     def _restore(self, simulation: Any) -> int:

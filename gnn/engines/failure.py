@@ -1,4 +1,4 @@
-"""What a run says of itself when it goes wrong, and before: broken molecules, too long a step."""
+"""Diagnosis of runs that fail, and warnings before: broken molecules, too long a time step."""
 
 import warnings
 from pathlib import Path
@@ -17,7 +17,7 @@ _STEPS_PER_PERIOD = 8
 
 
 def longest_bond_of(run: Any, positions: Array, box: Array) -> tuple[str, float]:
-    """Return the solute's bond that is longest for its kind, in words, and how many times.
+    """Return the most stretched bond of the solute, in words, and its length over the usual one.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def write_pdb(path: Path, topology: Any, positions: Array, box: Array, whole: An
     moved = positions.copy()
     corner = moved[whole[0]]
     moved[whole] = corner + nearest_image(moved[whole] - corner, box)
-    moved = np.clip(moved, -999.0, 9999.0)  # more has no room in the format
+    moved = np.clip(moved, -999.0, 9999.0)  # the range of the format
     topology.setPeriodicBoxVectors([Vec3(*row) for row in (box / NANOMETER).tolist()])
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         app.PDBFile.writeFile(topology, moved, file)

@@ -27,7 +27,7 @@ from gnn.units import KJ_PER_MOL, NANOMETER
 #: Message of an OpenMMException that stands for a KeyboardInterrupt.
 INTERRUPTED = "interrupted by the keyboard"
 _SWITCH = 8 / 9  # of the cutoff: where the Lennard-Jones interaction begins to fade
-_NEUTRAL = 1e-2  # largest distance in e of a total charge from a whole number
+_NEUTRAL = 1e-2  # largest deviation in e of a total charge from a whole number
 
 
 class QMMMForce:
@@ -209,7 +209,7 @@ def _check_reach(box: Any, reach: Any) -> None:
 
 
 def _fades(mm_forcefield: Any) -> bool:
-    """Return whether there is a Lennard-Jones interaction to end smoothly (AMOEBA has none)."""
+    """Return whether there is a Lennard-Jones interaction to switch off (AMOEBA has none)."""
     from openmm import app
 
     if not isinstance(mm_forcefield, app.ForceField):

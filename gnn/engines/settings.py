@@ -11,7 +11,7 @@ SWITCH_WIDTH = 1.5
 
 
 class Settings(Checked):
-    """What determines a run.
+    """All settings that determine a run.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class Settings(Checked):
     friction
         Of the Langevin thermostat in 1/ps.
     cutoff
-        Reach in Å within which the model sees charges.
+        Distance in Å within which charges act on the model's atoms.
     precision
         "float32" or "float64", of the model.
     classical
@@ -34,7 +34,7 @@ class Settings(Checked):
     interval
         Steps between frames of the trajectory and rows of the log.
     checkpoint_interval
-        Steps between checkpoints; what a kill can lose.
+        Steps between checkpoints, the most that is lost when a run is killed.
     trajectory
         "xtc" or "dcd".
     equilibration

@@ -1,4 +1,4 @@
-"""Checkpoints: models and the state of a training run, written whole or not at all."""
+"""Checkpoints: models, and the state of a training run."""
 
 import io
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def model_state(model: Potential) -> dict[str, Any]:
 
 
 def save(path: str | Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint under a temporary name in the same folder, then rename it.
+    """Write a checkpoint.
 
     Raises
     ------
@@ -49,7 +49,7 @@ def save(path: str | Path, content: dict[str, Any]) -> None:
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Say of an error which file could not be written."""
+    """Name the file in errors of writing it."""
     try:
         yield
     except OSError as error:
@@ -88,7 +88,7 @@ def last_of(folder: Path) -> Path:
 
 
 def save_model(path: str | Path, model: Potential, **extra: Any) -> None:
-    """Write a model; `extra` holds plain values kept beside it."""
+    """Write a model, with plain values beside it."""
     save(path, model_state(model) | extra)
 
 
@@ -107,7 +107,7 @@ def load(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no checkpoint at {path}: train a model with `anisole train`")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds, OSError too, for a bad file
+    except Exception as error:  # torch raises errors of many types, OSError too, for a damaged file
         if isinstance(error, PermissionError):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]

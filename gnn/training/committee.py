@@ -1,4 +1,4 @@
-"""Committees: models trained alike but for chance; their mean, and how far they disagree."""
+"""Committees: models that differ by chance; their mean and its standard deviation."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ _CHARGE = 10.0  # eV, of the order of ionisation energies
 
 
 class Committee(Potential):
-    """The mean of several models: a potential like any other, that also knows its uncertainty.
+    """The mean of several models: a potential like any other, that also estimates its uncertainty.
 
     Energies, multipoles and derivatives are the means of the members', so that forces are the
     gradient of the energy. `evaluate` adds the standard deviations over the members.
@@ -54,7 +54,7 @@ class Committee(Potential):
         self._describe()
 
     def _describe(self) -> None:
-        """Take over what the members know: elements, and the mean of their baselines."""
+        """Set the elements known to all members, and the mean of their baselines."""
         members = list(self._models())
         self.known = torch.stack([m.known for m in members]).all(dim=0)
         self.baseline = torch.stack([m.baseline for m in members]).mean(dim=0)
@@ -65,7 +65,7 @@ class Committee(Potential):
 
     @property
     def runs_on_gpu(self) -> bool:  # type: ignore[override]
-        """Whether all members do."""
+        """Whether all members run on a GPU."""
         return all(member.runs_on_gpu for member in self._models())
 
     def config(self) -> dict[str, Any]:
@@ -97,10 +97,10 @@ class Committee(Potential):
             ``dipole_std`` (3,) in e Å.
         """
         opinions = [m.evaluate(systems, batch_size, forces) for m in self._models()]
-        return [_together(found) for found in zip(*opinions, strict=True)]
+        return [_mean_and_spread(found) for found in zip(*opinions, strict=True)]
 
 
-def _together(opinions: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _mean_and_spread(opinions: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return means and standard deviations of one system's results."""
     stacked = {name: np.stack([found[name] for found in opinions]) for name in opinions[0]}
     means = {name: values.mean(axis=0) for name, values in stacked.items()}
@@ -136,7 +136,7 @@ def perturb(model: nn.Module, scale: float, seed: int) -> None:
 def draw_undetermined(
     model: Potential, frames: Iterable[Frame | Header], isolated: Mapping[int, float], seed: int
 ) -> None:
-    """Add to a model's constants a random part that the energies of some frames cannot see.
+    """Add to a model's constants a random part that the energies of some frames do not determine.
 
     A fit to a few compositions leaves combinations of the elements' energies open; a least-squares
     solution would give all members the same guess, and no spread where it is wrong by hundreds of

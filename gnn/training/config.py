@@ -21,7 +21,7 @@ from gnn.settings import Section, explain, keys_of, suggestion
 Share = float | list[int] | list[str] | None
 Files = str | list[str]
 _EXTXYZ = (".xyz", ".extxyz")
-#: How far two energies of one isolated atom may lie apart, in eV.
+#: Largest difference in eV between two energies of one isolated atom.
 SAME_ENERGY = 1e-3
 
 #: Noise on the weights of a committee's members that start from one checkpoint, relative to the
@@ -61,7 +61,7 @@ class SplitConfig(Section):
 
     @property
     def given(self) -> bool:
-        """Whether anything but the seed is said."""
+        """Whether anything but the seed is set."""
         return any(
             getattr(self, name) is not None for name in type(self).model_fields if name != "seed"
         )
@@ -94,7 +94,7 @@ class DataConfig(Section):
     @field_validator("isolated_atoms", mode="before")
     @classmethod
     def _by_atomic_number(cls, given: Any) -> Any:
-        """Take symbols or numbers of the elements."""
+        """Accept elements by symbol or by atomic number."""
         if not isinstance(given, dict):
             return given
         found: dict[int, Any] = {}
@@ -151,7 +151,7 @@ class DataConfig(Section):
 
 
 class LossConfig(Section):
-    """Weights of the mean squared errors: energy in eV² per system, forces in (eV/Å)², e²Å²."""
+    """Weights of the mean squared errors, in eV², (eV/Å)² and (e Å)²."""
 
     energy: float = Field(default=1.0, ge=0)
     forces: float = Field(default=1.0, ge=0)
@@ -160,7 +160,7 @@ class LossConfig(Section):
 
 
 class TrainingConfig(Section):
-    """The optimiser, its schedule, and when to look, to save and to stop."""
+    """The optimiser and its schedule; when to validate, to write checkpoints and to stop."""
 
     epochs: int = Field(default=500, ge=1)
     time_limit: float | None = Field(default=None, gt=0)
@@ -194,8 +194,8 @@ class TrainingConfig(Section):
 class CommitteeConfig(Section):
     """How many models to train, and how they are made to differ.
 
-    None: members that start from a checkpoint, and so alike, are perturbed and learn from frames
-    of their own; others, which start from weights of their own, share the frames.
+    By default members that start from one checkpoint are perturbed and learn from frames drawn for
+    each; others, which start from random weights, learn from the same frames.
     """
 
     members: int = Field(default=1, ge=1)
@@ -225,7 +225,7 @@ class Config(Section):
 
     @property
     def perturbation(self) -> float:
-        """How far a committee's members start from the checkpoint, relative to its weights."""
+        """Standard deviation of the noise on a committee's first weights, relative to these."""
         chosen = self.committee.perturbation
         if self.committee.members == 1 or self.start is None:
             return 0.0
@@ -233,7 +233,7 @@ class Config(Section):
 
     @property
     def bootstrap(self) -> bool:
-        """Whether each member of the committee learns from frames of its own."""
+        """Whether each member of the committee learns from frames drawn with replacement."""
         chosen = self.committee.bootstrap
         return self.start is not None if chosen is None else chosen
 

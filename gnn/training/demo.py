@@ -1,4 +1,4 @@
-"""The demonstration: train on real QM/MM data in minutes, test on runs never seen, show it."""
+"""The demonstration: train on QM/MM data in minutes, test on unseen runs, show the results."""
 
 import csv
 import math
@@ -16,10 +16,10 @@ from gnn.training.run import run_training
 from multipoles.files import atomic_write
 
 SECONDS = 240.0
-MARK = "demo.txt"  # in folders that a demonstration may overwrite
-STEPS = 4000  # about as many fit into the time on a quiet core; the goals are for them
-ENOUGH = 0.8  # of these, from which a goal that is missed is the model's fault
-BLIND_SHARE = 0.35  # of the time: steps without surroundings are cheaper, so about as many
+MARK = "demo.txt"  # marks folders that a demonstration may overwrite
+STEPS = 4000  # in the time, on a core that does nothing else; the goals are for them
+ENOUGH = 0.8  # share of these steps from which a missed goal counts
+BLIND_SHARE = 0.35  # share of the time for the blind twin, whose steps are cheaper
 
 
 def demo_config(output: str | None, seconds: float, seed: int) -> Config:

@@ -96,7 +96,7 @@ class Trainer:
     def run(self, max_epochs: int | None = None) -> Potential:
         """Train to the end (or `max_epochs` more epochs) and return the averaged model."""
         if self.folder is not None and self.ranks.first:
-            checkpoint.check_folder(self.folder)  # now, not after the first epochs
+            checkpoint.check_folder(self.folder)  # fail now rather than after the first epochs
         stop_at = self.settings.epochs
         if max_epochs is not None:
             stop_at = min(stop_at, self.epoch + max_epochs)
@@ -106,7 +106,7 @@ class Trainer:
             self.save()
             if not (self.folder / "best.pt").exists():
                 self._save_best(epoch=self.epoch)
-        self.ranks.wait()  # the files are there for all
+        self.ranks.wait()  # until the files are written
         return self.average
 
     @property
@@ -143,7 +143,7 @@ class Trainer:
             self._record(row)
 
     def _record(self, row: dict[str, Any]) -> None:
-        """Write what an epoch leaves behind, and tell of it."""
+        """Write checkpoint and logs where they are due, and report the epoch."""
         if self.folder is not None and self.epoch % self.settings.checkpoint_every == 0:
             self.save()
         if self._log is not None:
@@ -178,7 +178,7 @@ class Trainer:
         return float(loss)
 
     def _loss(self, indices: np.ndarray) -> Tensor:
-        """Return the part of the batch's loss that this process's frames have in it."""
+        """Return the contribution of this process to the loss of a batch."""
         batch = collate(self.loader[indices]).to(self.device) if len(indices) else None
         counts = label_counts(batch)
         if self.ranks.size > 1:
@@ -206,7 +206,7 @@ class Trainer:
             mean.lerp_(value, 1 - decay)
 
     def _validate(self) -> dict[str, Any]:
-        """Return the errors of the average, which is kept where it is the best so far."""
+        """Validate the averaged weights, and save them if they are the best so far."""
         rmse = validation_rmse(self.average, self.validation, self.validated, self.ranks)
         loss = validation_loss(rmse, self.config.loss)
         if loss < self.best:
@@ -283,10 +283,10 @@ class Trainer:
         if reasons := self._reasons_to_end():
             told = " and ".join(reasons)
             return [*lines, f"nothing is left to train: {told}; raise what ended it to go on"]
-        return [*lines, *self._told_of_schedule(state["config"]["training"])]
+        return [*lines, *self._schedule_lines(state["config"]["training"])]
 
-    def _told_of_schedule(self, old: dict[str, Any]) -> list[str]:
-        """Say where the learning rate goes on, if the run has another length now."""
+    def _schedule_lines(self, old: dict[str, Any]) -> list[str]:
+        """Say how the learning rate continues, if the length of the run has changed."""
         settings = self.settings
         if (old["epochs"], old["time_limit"]) == (settings.epochs, settings.time_limit):
             return []

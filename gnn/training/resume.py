@@ -1,4 +1,4 @@
-"""What may change between a run and its continuation: how long it lasts, and what is harmless."""
+"""Settings that may change when a run is continued: its length, and what is harmless."""
 
 import os
 from typing import Any

@@ -15,7 +15,7 @@ from gnn.training.blind import fit_blind, pointless
 from gnn.training.checkpoint import last_of, load
 from gnn.training.config import Config
 from gnn.training.fit import fit
-from gnn.training.frames.isolated import told as isolated_lines
+from gnn.training.frames.isolated import isolated_lines
 from gnn.training.frames.load import LoadedData, elements_of, embedded, load_data, summary
 from gnn.training.frames.loader import Frames
 from gnn.training.loop import Trainer

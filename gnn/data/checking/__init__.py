@@ -1,1 +1,1 @@
-"""What frames tell of themselves: signs and units of labels, copies, statistics."""
+"""Checks of frames: signs and units of labels, duplicates, statistics."""

@@ -1,4 +1,4 @@
-"""What is known of atoms without a calculation: radii, energies, bonds to hydrogen."""
+"""Tabulated properties of atoms: radii, energies, force constants of bonds to hydrogen."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,7 +1,8 @@
-"""Frames of one geometry in two sets: in memory, or in a file of which as little as can be is read.
+"""Frames with the same geometry in two sets, in memory or streamed from a file.
 
 Two frames are copies where atoms, charge, surroundings and fields are the same, wherever they lie
-in space. Atoms are compared first, since frames in a file have by far the most numbers around them.
+in space. Atoms are compared first: the surroundings, most of what a file holds, are read only for
+frames whose atoms agree.
 """
 
 from collections.abc import Hashable, Iterator, Sequence
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from gnn.data.streaming import Header, StreamedFrames
 from gnn.data.systems import Frame
 
-_SAME = 4  # decimals of coordinates in Å to which two geometries are compared
+_SAME = 4  # decimals in Å to which coordinates are compared
 
 
 class Copies:
@@ -35,7 +36,7 @@ class Copies:
         )
 
     def _of(self, key: Hashable) -> set[Hashable]:
-        """Return the whole geometries of the frames whose atoms are alike."""
+        """Return the full geometries, with surroundings, of the frames whose atoms agree."""
         mine = self._alike[key]
         whole = self._whole.setdefault(key, set())
         whole.update(_whole(frames[i]) for frames, i in mine)
@@ -44,7 +45,7 @@ class Copies:
 
 
 def _atoms(frames: Sequence[Frame]) -> Iterator[tuple[int, Hashable]]:
-    """Yield the number of each frame, and what its atoms are and how they lie."""
+    """Yield the index of each frame and a key of its elements, charge and centred positions."""
     if isinstance(frames, StreamedFrames):
         headers: Sequence[Frame | Header] = list(frames.headers())
         places = frames.positions()

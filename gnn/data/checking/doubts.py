@@ -1,4 +1,4 @@
-"""Signs and units of labels: what geometries, energies and forces tell of each other.
+"""Doubts about signs and units of labels, from geometries, energies and forces together.
 
 Nothing here is proof. A check speaks only where what it finds is far from what nature and any
 level of theory make, and gives its numbers.
@@ -114,7 +114,7 @@ class _Reading:
 
     @property
     def faults(self) -> int:
-        """How many things are not as they should be."""
+        """Number of signs and units that differ from the convention."""
         units = (self.energy != "eV") + (self.force != "eV/Å")
         return units + (self.energy_sign < 0) + (self.force_sign < 0)
 
@@ -126,7 +126,7 @@ class _Reading:
             return abs(evidence.ratio / energy - 1) / 0.03
         if isinstance(evidence, Stretch):
             ratio = evidence.ratio / force
-            wide = 5.0 if self.force == "eV/Å" else 1.7  # an alarm needs more than a reprieve
+            wide = 5.0 if self.force == "eV/Å" else 1.7  # more is needed to raise a doubt
             return float(abs(np.log(ratio)) / np.log(wide)) if ratio > 0 else np.inf
         expected = energy / force
         normal = (self.energy, self.force) == ("eV", "eV/Å")
@@ -174,7 +174,7 @@ def _energies_and_forces(frames: Sequence[Frame]) -> list[str]:
     if own and not fits:
         return [f"energies and forces fit no units known here: {_words(own)}"]
     total = evidence.total(frames)
-    # energies of valence electrons, or of bonds, may look like a unit by chance
+    # valence or binding energies may agree with another unit by chance
     if total is not None and (total.sure or (slope is not None and fits[0].faults)):
         fits = _fitting([*own, total]) or fits
         own.append(total)
@@ -201,7 +201,7 @@ def _words(evidence: Sequence[_Evidence]) -> str:
 
 
 def _dipoles(frames: Sequence[Frame]) -> list[str]:
-    """Compare dipoles with charges of the atoms, known or fitted, and those of ions with places."""
+    """Compare dipoles with those of atomic charges, known or fitted, and of moved ions."""
     known = [frame for frame in frames if frame.dipole is not None]
     found: list[str] = []
     atomic = [(_from_atoms(f), f.dipole) for f in known if f.charges is not None]
@@ -280,7 +280,7 @@ def _types(frame: Frame) -> NDArray[np.int64]:
 
 
 def _surroundings(frames: Sequence[Frame]) -> list[str]:
-    """Look at the size of surrounding charges, and at waters of three of them."""
+    """Check the magnitudes of surrounding charges and the geometry of three-site waters."""
     found = []
     charges = np.concatenate([np.zeros(0), *(frame.system.mm_charges for frame in frames)])
     largest = float(np.abs(charges).max(initial=0))

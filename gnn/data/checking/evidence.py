@@ -1,4 +1,4 @@
-"""What frames tell of signs and units of their energies and forces, measured.
+"""Measurements on frames from which signs and units of energies and forces follow.
 
 Each function returns None where frames cannot tell.
 """
@@ -19,7 +19,7 @@ from gnn.units import HARTREE
 _STEP = 0.3
 _NEIGHBOURS = 3  # frames that each is compared with
 _FEWEST_BONDS, _FEWEST_PAIRS = 12, 8
-_ATOMS = 24  # whose distances tell how alike two frames are
+_ATOMS = 24  # whose distances measure how similar two frames are
 _HEAVIEST_LIGHT = 10  # up to here valence electrons hold more than a 25th of an atom's energy
 
 
@@ -91,7 +91,7 @@ def stretch(frames: Sequence[Frame]) -> Stretch | None:
     for partner, found in rows.items():
         length, force = np.array(found).T
         if len(found) < _FEWEST_BONDS or length.std() < 0.012:
-            continue  # relaxed or constrained bonds differ by chemistry, not by forces
+            continue  # relaxed or constrained bonds
         slope, correlation = _line(length, force)
         if abs(correlation) > 0.6:
             slopes.append(-slope)
@@ -104,7 +104,7 @@ def stretch(frames: Sequence[Frame]) -> Stretch | None:
 
 
 def _bonds(frame: Frame) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """Yield partner, and length and outward force, of each hydrogen near its rest."""
+    """Yield partner, bond length and outward force of each hydrogen near its equilibrium."""
     numbers, x = frame.system.numbers, frame.system.positions
     if frame.forces is None or len(numbers) < 2:
         return
@@ -152,7 +152,7 @@ def slope(frames: Sequence[Frame]) -> Slope | None:
         work, change = _pairs(group)
         if len(work) < _FEWEST_PAIRS or not work.any():
             continue
-        # robust, and never as sharp as the trapezoid's error and correlations allow
+        # noise estimated from the residuals, with a floor for the error of the trapezoidal rule
         own = (work @ change) / (work @ work)
         rest = change - own * work
         noise = max(1.5 * np.sqrt((rest**2).mean()), 0.03 * abs(own) * np.sqrt((work**2).mean()))

@@ -175,14 +175,14 @@ def _flags(
         f"two atoms closer than {CLOSE_ATOMS:g} Å": _where(values["nearest_atoms"] < CLOSE_ATOMS),
     }
     for name in ("energy", "largest_force", "largest_mm_force", "dipole"):
-        logs = name.startswith("largest")  # these have long tails
+        logs = name.startswith("largest")  # these distributions have long tails
         found = [i for own in groups.values() for i in _outliers(values[name], own, logs)]
         flags[f"{QUANTITIES[name][0]}: far from the others of the molecule"] = sorted(found)
     return {reason: found for reason, found in flags.items() if found}
 
 
 def _everything(system: System) -> tuple[Any, ...]:
-    """Return all that the energy of a system hangs on."""
+    """Return everything that the energy of a system depends on."""
     parts = (getattr(system, part.name) for part in fields(system))
     return tuple(part.tobytes() if isinstance(part, np.ndarray) else part for part in parts)
 
@@ -233,7 +233,7 @@ def _molecules(summary: Summary) -> Any:
 
     table = Table(title="Molecules")
     for heading in ("name", "atoms", "charge", "frames", "runs", "surrounding charges", "labels"):
-        if heading in ("name", "atoms", "labels"):  # may be long; nothing of them is cut
+        if heading in ("name", "atoms", "labels"):  # may be long: folded, never cut
             table.add_column(heading, overflow="fold", min_width=8)
         else:
             heading = heading.replace(" ", "\n")

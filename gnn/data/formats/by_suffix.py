@@ -33,7 +33,7 @@ def check_required(path: Path, frames: Sequence[Frame], require: Iterable[str], 
         raise ValueError(f"require: unknown label {unknown[0]!r}; known are {', '.join(LABELS)}")
     for index, frame in enumerate(frames):
         missing = [name for name in require if getattr(frame, name) is None]
-        if frame.system.n_mm == 0:  # no charge that a force could act on
+        if frame.system.n_mm == 0:  # no charges for forces to act on
             missing = [name for name in missing if name != "mm_forces"]
         if missing:
             found = [name for name in LABELS if getattr(frame, name) is not None]

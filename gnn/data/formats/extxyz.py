@@ -139,12 +139,12 @@ def _images(path: Path, remarks: Remarks, keys: Mapping[str, str]) -> list[Any]:
     try:
         try:
             images = read(path)
-        except KeyError:  # of a species that ase does not know
+        except KeyError:  # a species unknown to ase
             text, changed = with_symbols(path)
             images = read(text)
             told = ", ".join(f"{old!r} as {new}" for old, new in changed.items())
             remarks.add(None, "species", f"species are read so: {told}")
-    except Exception as error:  # ase raises many kinds for a malformed file
+    except Exception as error:  # ase raises errors of many types for a malformed file
         if str(error).startswith(str(path)):
             raise
         raise ValueError(f"{path}: cannot be read as extended XYZ: {error}") from error
@@ -152,7 +152,7 @@ def _images(path: Path, remarks: Remarks, keys: Mapping[str, str]) -> list[Any]:
         empty = " (its first line is empty)" if path.stat().st_size else ""
         raise ValueError(f"{path}: holds no frames{empty}")
     if not any("comment" in image.info and image.pbc.any() for image in images):
-        # else there are lines of their own for a cell
+        # otherwise the file has separate lines for a cell
         check_text(path, [len(image) for image in images], remarks)
     return images
 

@@ -144,7 +144,7 @@ def group_header(where: str, group: Any) -> tuple[NDArray[np.int64], int]:
 
 
 def check_lengths(where: str, group: Any) -> None:
-    """Check what is seen only of whole datasets: that each has all frames, or all charges.
+    """Check that each dataset has a row for every frame or every point charge.
 
     Raises
     ------
@@ -224,7 +224,7 @@ def read_group(
             given["mm_forces"] = mm_forces[own]
         try:
             around = charges | {key: value[i] for key, value in fields.items()}
-            if "charges" in given:  # which must add up to it, or to no whole number
+            if "charges" in given:  # a whole sum must be the total charge
                 find_charge({"charge": charge}, {"charges": given["charges"]})
             system = System(numbers, positions[i], charge, **around)
             frames.append(Frame(system, **given, run=run[i], name=name, group=kinds[i]))
@@ -234,7 +234,7 @@ def read_group(
 
 
 def stored_groups(where: str, group: Any, count: int) -> list[str]:
-    """Return what the file says of the sort of each frame of a molecule, '' for nothing."""
+    """Return the group of each frame of a molecule, '' where the file names none."""
     kinds: Any = _dataset(where, group, "group", (count,), required=False)
     return [""] * count if kinds is None else [text_of(kind) for kind in kinds]
 

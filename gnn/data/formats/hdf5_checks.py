@@ -1,4 +1,4 @@
-"""What is checked of an HDF5 file that others wrote: layout, units, charges, unknown names.
+"""Checks of HDF5 files written by other programs: layout, units, charges, unknown names.
 
 Files of other programs and data sets are recognised and refused, since their units and names are
 others: ``docs/data.md`` has a recipe for each.
@@ -71,7 +71,7 @@ def _first_with_datasets(group: Any, depth: int = 4) -> Any:
 
 
 def check_units(path: Path, file: Any, version: int) -> None:
-    """Refuse a file that does not say its units, or says others, or is of a later version."""
+    """Refuse a file of unnamed or other units, or of a later version."""
     missing = [key for key in UNITS if key not in file.attrs]
     if missing:
         raise ValueError(
@@ -113,7 +113,7 @@ def _found_charge(where: str, attributes: Mapping[str, Any]) -> tuple[int, dict[
 
 
 def warn_of_others(path: Path, groups: Mapping[str, Any], known: Iterable[str]) -> None:
-    """Name datasets and attributes that look like something and are not read."""
+    """Warn of datasets and attributes that look like known quantities but are not read."""
     remarks = Remarks(path)
     for key, group in groups.items():
         others = [repr(name) for name in group if name not in known]

@@ -1,4 +1,4 @@
-"""Names in files: labels that nobody mapped, runs that have names; and remarks on what is found."""
+"""Names in files: labels without a key, named runs; and the remarks that are collected on them."""
 
 import re
 import warnings
@@ -22,7 +22,7 @@ _NOT_USED = re.compile(r".*(stress|virial|magmom|polari[sz]ab).*|energies", re.I
 
 
 class Remarks:
-    """What is to be said of the frames of a file: each kind of thing once, with a count.
+    """Collects remarks on the frames of a file, and gives each kind once, with a count.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ def unmapped(
 
 
 def not_used(names: Any) -> list[str]:
-    """Return those of some names that are of quantities no model of this package has."""
+    """Return the names of quantities that no model of this package has."""
     return [name for name in names if _NOT_USED.fullmatch(name)]
 
 

@@ -73,7 +73,7 @@ class Image:
         self.surrounded = False
 
     def frame(self, run: int) -> Frame:
-        """Return the frame, after a look at everything it holds."""
+        """Return the frame, after a check of everything in it."""
         self._check_units()
         for quantity in ("charge", "run", "name"):
             if quantity in self.named and self.keys[quantity] not in self.image.info:
@@ -111,9 +111,9 @@ class Image:
         return frame
 
     def lacks(self, quantity: str, marked: bool = False) -> bool:
-        """Whether a quantity is not there that could be, in isolated atoms only if `marked`."""
+        """Return whether a quantity is missing; isolated atoms lack labels only if `marked`."""
         if quantity in self.sources or quantity in ("charge", "run", "name", "group"):
-            return False  # the first three are looked for before, a split tells of the last
+            return False  # checked in `frame`, or by the split
         if quantity == "mm_forces":
             return self.surrounded
         return marked or not is_isolated(self.group)
@@ -125,7 +125,7 @@ class Image:
         given = [(key, store[key]) for store in stores if key in store]
         given += [(name, self.results[name]) for name in own if name in self.results]
         for name, value in given:
-            if value is True:  # a key alone, as ase writes None
+            if value is True:  # a key without a value, as ase writes None
                 self.remarks.add(self.number, ("empty", name), f"{name!r} has no value")
         found = [(k, _array(self.where, k, v, shape)) for k, v in given if v is not True]
         if not found:

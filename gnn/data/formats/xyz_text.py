@@ -1,4 +1,4 @@
-"""The text of extended XYZ files where ase's reader would change it, fail on it or stop early."""
+"""The text of extended XYZ files, where ase's reader would change it, fail or stop early."""
 
 import io
 import json
@@ -19,7 +19,7 @@ _CLOSING = {"'": "'", '"': '"', "{": "}", "[": "]"}
 _EMPTY = re.compile(
     r"""([^\s="'{}\[\]]+\s*=(?:"")?\s+(?=[A-Za-z_][\w-]*\s*=))|"(?:\\.|[^"\\])*\""""
 )
-_HYDROGEN = {"D", "T"}  # to a model of electrons they are hydrogen
+_HYDROGEN = {"D", "T"}  # isotopes, which are hydrogen in quantum chemistry
 
 
 def parse_comment(line: str, texts: Sequence[str], run: str) -> dict[str, Any]:
@@ -32,11 +32,11 @@ def parse_comment(line: str, texts: Sequence[str], run: str) -> dict[str, Any]:
 
     if re.fullmatch(r"[+-]?\d+\s+\d+", line):  # charge and multiplicity
         return {"comment": line}
-    if re.search(r"=(\"\")?\s", line):  # lines are long, and this is rare
+    if re.search(r"=(\"\")?\s", line):  # comment lines are long, and this is rare
         line = _EMPTY.sub(lambda match: "" if match[1] else match[0], line)
     _check_repeated(line)
     info: dict[str, Any] = key_val_str_to_dict(line)
-    kept = dict.fromkeys(texts, str) | {run: str | np.integer}  # by ase, which is faster
+    kept = dict.fromkeys(texts, str) | {run: str | np.integer}  # ase's parser is faster
     changed = [key for key, kind in kept.items() if not isinstance(info.get(key, ""), kind)]
     if changed:
         raw = _pairs(line)
@@ -163,7 +163,7 @@ def _species_column(comment: str) -> int | None:
 
 
 def check_text(path: Path, sizes: Sequence[int], remarks: Remarks) -> None:
-    """Look at what ase left out of frames of so many atoms: columns, and text behind them.
+    """Check what ase leaves out of frames: columns, and text behind the last frame.
 
     Raises
     ------

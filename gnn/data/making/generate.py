@@ -36,7 +36,7 @@ from gnn.data.systems import Frame, System
 from gnn.settings import Checked
 from multipoles.files import atomic_write
 
-_FEWEST_RUNS = 3  # below, a split by run has nothing to hold out
+_FEWEST_RUNS = 3  # needed for a split by run into three sets
 Say = Callable[[str], None]
 Progress = Callable[[int, int, str], None]
 
@@ -265,7 +265,7 @@ def _all_frames(
 
 
 def _complain(event: Event, say: Say) -> None:
-    """Say what went wrong with one task, or raise what concerns them all."""
+    """Report the failure of one task, or raise an error that concerns all tasks."""
     if isinstance(event.value, OSError) or (event.kind == "failed" and event.task.index is None):
         raise event.value
     say(f"{event.task}: left out, {event.value} (tried again by the next call)")
@@ -343,7 +343,7 @@ def _assemble(recipe: Recipe, work: Path, out: Path) -> int:
     ours = {(frame.run, frame.energy) for frame, _ in own}
     with locked(_beside(out) / "lock", f"{out} is written by another process", wait=True):
         for rest in out.parent.glob(f".{glob.escape(out.stem)}-????????{out.suffix}"):
-            rest.unlink(missing_ok=True)  # of a call that was killed while it wrote
+            rest.unlink(missing_ok=True)  # left by a call that was killed while writing
         before, remarks = _others(recipe, out)
         # Frames of this molecule from a work folder that is gone are kept, too.
         pairs = own + [

@@ -38,7 +38,7 @@ def level_of(text: str, elements: Iterable[str] = ()) -> tuple[str, str]:
 
         try:
             gto.basis.load(basis, element)
-        except Exception as error:  # PySCF raises many kinds
+        except Exception as error:  # PySCF raises errors of many types
             raise ValueError(f"level: PySCF has no basis {basis!r} for {element}") from error
     return method, basis
 

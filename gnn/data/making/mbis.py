@@ -53,7 +53,7 @@ def mbis(mol: Any, density: NDArray[Any], grid_level: int = 4) -> dict[str, NDAr
         orbitals = dft.numint.eval_ao(mol, points[part])
         rho[part] = dft.numint.eval_rho(mol, orbitals, density, hermi=1)
     electrons = weights * np.maximum(rho, 0)
-    electrons *= mol.nelectron / electrons.sum()  # the grid's error, spread evenly
+    electrons *= mol.nelectron / electrons.sum()  # the error of the grid, spread evenly
     kept = np.abs(electrons) > 1e-12  # some angular grids have negative weights
     charges = mol.atom_charges().astype(float)
     core = [mol.atom_nelec_core(i) for i in range(mol.natm)]
@@ -149,7 +149,7 @@ def _promolecule(shells: NDArray[Any], distances: NDArray[Any]) -> NDArray[np.fl
     """Density of each shell at each point, (s, p)."""
     populations, widths = np.exp(shells)
     height = populations / (8 * np.pi * widths**3)
-    # never zero, so that points far out are shared, too
+    # never zero, so that points far from all nuclei are shared, too
     exponent = np.maximum(-distances / widths[:, None], -600)
     return height[:, None] * np.exp(exponent)
 
@@ -181,7 +181,7 @@ def _converged(
             return second
         length = max(1.0, float(np.linalg.norm(change) / (np.linalg.norm(bend) + 1e-300)))
         far = shells + 2 * length * change + length**2 * bend
-        # a leap that goes astray is not made
+        # an extrapolation that fails is dropped
         sane = np.isfinite(far).all() and np.abs(far - second).max() < 2
         shells = _step(far if sane else second, distances, electrons)
     raise RuntimeError(f"MBIS: the shells did not converge in {steps} steps")

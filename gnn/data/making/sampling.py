@@ -41,8 +41,8 @@ def run_dynamics(folder: Path, run: int, count: int, settings: Dynamics) -> Iter
     """Carry out one molecular-dynamics run, or go on with it, and store its snapshots.
 
     After each part of the equilibration and each snapshot the state is stored, and the dynamics
-    begin anew from what is stored, with random numbers of their own: a run that was killed goes on
-    to the same snapshots as one that was not (with the same number of threads).
+    restart from the stored state with a new seed: a run that was killed continues to the same
+    snapshots as one that was not (with the same number of threads).
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def run_dynamics(folder: Path, run: int, count: int, settings: Dynamics) -> Iter
 
 
 def snapshot_path(folder: Path, run: int, index: int) -> Path:
-    """Where a snapshot is stored: numbers, positions, mm_positions, mm_charges (Å and e)."""
+    """Return the file of a snapshot: numbers, positions, mm_positions, mm_charges (Å and e)."""
     return folder / "snapshots" / f"run_{run}_frame_{index:05d}.npz"
 
 
@@ -108,13 +108,13 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def _equilibration(steps: int) -> list[int]:
-    """Lengths of the parts of the equilibration."""
+    """Return the lengths of the parts of the equilibration."""
     whole, rest = divmod(steps, _EQUILIBRATION_PART)
     return [_EQUILIBRATION_PART] * whole + [rest] * (rest > 0)
 
 
 def _seed(run: int, part: int) -> int:
-    """Seed of the random numbers of one part of a run; never 0, which OpenMM takes for any."""
+    """Return the seed of one part of a run; never 0, by which OpenMM means any."""
     return 1 + int(np.random.SeedSequence([run, part]).generate_state(1)[0]) % (2**31 - 2)
 
 
@@ -192,14 +192,14 @@ class _Box:
         return openmm.XmlSerializer.serialize(state)
 
     def snapshot(self) -> dict[str, np.ndarray]:
-        """Return the snapshot of now."""
+        """Return a snapshot of the current state."""
         return _snapshot(self.simulation, self.charges, self.numbers, self.cutoff)
 
 
 def _snapshot(
     simulation: Any, charges: np.ndarray, numbers: np.ndarray, cutoff: float
 ) -> dict[str, Any]:
-    """Solute about the origin and the waters near it."""
+    """Return the solute, centred at the origin, and the waters near it."""
     from openmm import unit
 
     state = simulation.context.getState(getPositions=True)

@@ -12,11 +12,11 @@ from typing import Any
 _PROGRAMS = ("antechamber", "parmchk2", "tleap")
 _INSTALL = 'pip install ".[data]", in a checkout'
 _GAFF = (1, 6, 7, 8, 9, 15, 16, 17, 35, 53)  # elements of GAFF2
-_MOST_ATOMS = 200  # for which semi-empirical charges take minutes
+_MOST_ATOMS = 200  # up to which semi-empirical charges take minutes
 
 
 def program(name: str) -> str:
-    """Path of an AmberTools program, beside this Python or on the search path.
+    """Return the path of an AmberTools program, beside this Python or on the search path.
 
     Raises
     ------
@@ -100,7 +100,7 @@ def molecule(smiles: str, charge: int | None = None, seed: int = 1) -> Any:
 
 
 def _parsed(smiles: str) -> Any:
-    """Return the molecule as written, without hydrogens that are not."""
+    """Return the molecule as written, without implicit hydrogens."""
     from rdkit import Chem
 
     if not isinstance(smiles, str):

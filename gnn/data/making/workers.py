@@ -1,4 +1,4 @@
-"""Tasks done in processes of their own, so that one that fails or is killed loses its task only."""
+"""Tasks in separate processes: one that fails or is killed loses its own task only."""
 
 import os
 import signal
@@ -58,7 +58,7 @@ class Workers:
                 worker.stop()
 
     def events(self, tasks: deque[Any]) -> Iterator[Event]:
-        """Do all tasks, among them those that are appended meanwhile; yield what happens."""
+        """Do all tasks, including those appended meanwhile; yield the events."""
         while True:
             self._hand_out(tasks)
             busy = {w.link: k for k, w in enumerate(self.workers) if w is not None and w.busy}
@@ -97,7 +97,7 @@ class _Worker:
 
     def give(self, task: Any) -> None:
         self.task, self.busy = task, True
-        with suppress(OSError):  # it died idle: `event` finds out
+        with suppress(OSError):  # it died while idle: `event` reports that
             self.link.send(task)
 
     def event(self) -> Event:
@@ -152,7 +152,7 @@ def _serve(link: Any, work: Callable[[Any], Iterator[Any]]) -> None:
 
 
 def _plain(error: Exception) -> Exception:
-    """Return an exception that can be sent: of the nearest built-in kind, with the same text."""
+    """Return an exception that can be pickled: of the nearest built-in type, with the same text."""
     text = str(error) or type(error).__name__
     for kind in (OSError, ValueError, MemoryError):
         if isinstance(error, kind):

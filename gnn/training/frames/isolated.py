@@ -1,4 +1,4 @@
-"""Energies of isolated atoms: found among the frames or named, checked, and kept out of training.
+"""Energies of isolated atoms: found among the frames or given, checked, kept out of training.
 
 They are the constant part of the energy (`Potential.set_baseline`). A frame is one of them where
 its ``config_type`` (`Frame.group`) says ``IsolatedAtom``; a single atom that is not marked so is a
@@ -92,8 +92,8 @@ def _checked(i: int, header: Frame | Header) -> bool:
     return True
 
 
-def told(isolated: Isolated, elements: Iterable[int], start: str | None) -> list[str]:
-    """Return lines that say what becomes of the isolated atoms."""
+def isolated_lines(isolated: Isolated, elements: Iterable[int], start: str | None) -> list[str]:
+    """Return lines that say how isolated atoms are used."""
     lines = []
     if isolated.charged:
         lines.append(

@@ -1,4 +1,4 @@
-"""Which frames carry which label: counted, told, and what follows for training on them."""
+"""Which frames have which label, and what follows for training."""
 
 import warnings
 from collections.abc import Mapping
@@ -68,7 +68,7 @@ def _weighted(weights: LossConfig) -> np.ndarray:
 
 
 def with_weighted_labels(training: Frames, weights: LossConfig) -> Frames:
-    """Return the frames that the loss says something of, and warn of the others."""
+    """Return the frames with a label that has a weight in the loss; warn of the others."""
     useful = (label_table(training) & _weighted(weights)).any(axis=1)
     unused = np.count_nonzero(~useful)
     if not unused:
@@ -87,7 +87,7 @@ def with_weighted_labels(training: Frames, weights: LossConfig) -> Frames:
 
 
 def labels_to_validate(training: Frames, validation: Frames, weights: LossConfig) -> list[str]:
-    """Return the labels that validation frames have; refuse frames that say nothing of the loss."""
+    """Return the labels that validation frames have; refuse frames without a weighted label."""
     if not len(training):
         raise ValueError("expected at least one training frame, got none")
     if not len(validation):

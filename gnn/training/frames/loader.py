@@ -1,4 +1,4 @@
-"""What the trainer is fed: which frames make each step's batch, from memory or from a file."""
+"""Batches for the trainer, of frames in memory or in a file."""
 
 import zlib
 from collections.abc import Iterator, Sequence
@@ -58,7 +58,7 @@ class Loader:
 
 
 def headers(frames: Frames) -> Iterator[Frame | Header]:
-    """Yield what is known of frames without reading their coordinates."""
+    """Yield the headers of frames: all but arrays, without reading these."""
     return frames.headers() if isinstance(frames, StreamedFrames) else iter(frames)
 
 

@@ -71,8 +71,8 @@ def read(data: DataConfig, named: Sequence[str], vacuum: bool = False) -> list[F
     files = files_of(named)
     if len(files) == 1:
         frames = _read_one(data, files[0], data.molecules, vacuum)
-    else:  # a molecule may be in some of them only
-        runs: dict[str, int] = {}  # a run may go on in another file
+    else:  # a molecule may be in some of the files only
+        runs: dict[str, int] = {}  # a run may continue in another file
         frames = [frame for file in files for frame in _read_one(data, file, None, vacuum, runs)]
         if data.molecules is not None:
             where = ", ".join(map(str, files))
@@ -118,7 +118,7 @@ def with_vacuum(training: Frames, data: DataConfig) -> Frames:
     """
     if isinstance(training, StreamedFrames):
         return training.with_vacuum()
-    # not of isolated atoms, which are not trained on
+    # not isolated atoms, which are not trained on
     data = data.model_copy(update={"molecules": sorted({frame.name for frame in training})})
     alone = {_identity(frame): frame for frame in read(data, data.files()[0], vacuum=True)}
     missing = sum(_identity(frame) not in alone for frame in training)

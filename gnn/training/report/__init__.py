@@ -1,1 +1,1 @@
-"""What a run tells: errors, tables, pictures, predictions."""
+"""The output of a run: errors, tables, pictures, predictions, progress."""

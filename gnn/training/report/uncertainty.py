@@ -1,4 +1,4 @@
-"""What a committee's disagreement is worth: its spread beside its errors."""
+"""The uncertainty of a committee: its spread compared with its errors."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from gnn.training.report.plots import pyplot, save_figure
 from gnn.training.report.tables import TITLES, plain_table
 
 _SIGMAS = (1.0, 2.0)
-_LITTLE = 0.1  # spread over error below which the members agree on what is wrong
+_LITTLE = 0.1  # ratio of spread to error below which the spread is too small
 
 
 def has_spread(results: Sequence[dict[str, Any]]) -> bool:
