@@ -48,11 +48,11 @@ class _AddKeys(argparse.Action):
     """Collects keys, one for each name."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
-        found = dict(getattr(namespace, self.dest))
+        keys = dict(getattr(namespace, self.dest))
         for name, key in values:
-            if found.setdefault(name, key) != key:
-                parser.error(f"--keys: {name} is named twice, as {found[name]} and {key}")
-        setattr(namespace, self.dest, found)
+            if keys.setdefault(name, key) != key:
+                parser.error(f"--keys: {name} is named twice, as {keys[name]} and {key}")
+        setattr(namespace, self.dest, keys)
 
 
 def _key(text: str) -> tuple[str, str]:

@@ -91,14 +91,14 @@ def _stated(name: str, value: Any) -> int:
 
 def _sums(arrays: Mapping[str, Any], names: re.Pattern[str] = _PER_ATOM) -> dict[str, float]:
     """Return the sums of the arrays of atomic charges, except of those that are all zero."""
-    found: dict[str, NDArray[Any]] = {
+    charges: dict[str, NDArray[Any]] = {
         name: np.asarray(values)
         for name, values in arrays.items()
         if names.fullmatch(name) and not _OTHER_CHARGES.search(name)
     }
     return {
         name: float(values.sum())
-        for name, values in found.items()
+        for name, values in charges.items()
         if values.ndim == 1 and values.dtype.kind in "iuf" and values.any()
     }
 
@@ -109,15 +109,15 @@ def _is_whole(total: float) -> bool:
 
 def _unused(info: Mapping[str, Any], used: set[str], charge: int) -> dict[str, str]:
     """Return a remark on each value that has a name like a charge's and differs from the charge."""
-    found = {
+    others = {
         name: value for name, value in info.items() if name not in used and _like_a_charge(name)
     }
     if re.fullmatch(r"[+-]?\d+\s+\d+", str(info.get("comment"))):  # charge and multiplicity
-        found["comment"] = info["comment"]
+        others["comment"] = info["comment"]
     return {
         name: f"{name!r} ({str(value)[:40]}) looks like a total charge and is not used, the charge "
         f"is {charge}: name it total_charge, if it is one"
-        for name, value in found.items()
+        for name, value in others.items()
         if not _says(value, charge)
     }
 

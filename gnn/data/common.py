@@ -84,8 +84,8 @@ def check_unit(where: str | Path, key: str, value: Any) -> None:
     ValueError
         If the unit is another one; the message says how to convert.
     """
-    found = text_of(value)
-    if found in UNITS[key]:
+    unit = text_of(value)
+    if unit in UNITS[key]:
         return
     wanted = UNITS[key][0]
     affected = {
@@ -93,13 +93,13 @@ def check_unit(where: str | Path, key: str, value: Any) -> None:
         "length_unit": "positions and dipoles (and divide forces)",
         "charge_unit": "charges and dipoles",
     }[key]
-    name = _FACTORS.get(found.lower())
+    name = _FACTORS.get(unit.lower())
     if name is None or (key == "length_unit") != (name in ("BOHR", "NANOMETER")):
-        factor = f"the value of one {found} in {wanted}"
+        factor = f"the value of one {unit} in {wanted}"
     else:
         factor = f"{getattr(units, name):.10g} (gnn.units.{name})"
     raise ValueError(
-        f"{where}: {key} is {found!r}, but frames are in eV, Å and e: multiply {affected} by "
+        f"{where}: {key} is {unit!r}, but frames are in eV, Å and e: multiply {affected} by "
         f"{factor}, then set {key} to {wanted!r}"
     )
 

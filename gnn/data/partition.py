@@ -205,12 +205,12 @@ def _stretches(
 
 
 def _molecules(frames: Sequence[Frame | Header], chosen: Sequence[int]) -> dict[Any, list[int]]:
-    found: dict[Any, list[int]] = {}
+    molecules: dict[Any, list[int]] = {}
     for i in chosen:
         system = frames[i].system
         key = frames[i].name, frames[i].group, system.numbers.tobytes(), system.charge
-        found.setdefault(key, []).append(i)
-    return found
+        molecules.setdefault(key, []).append(i)
+    return molecules
 
 
 def _cut(order: NDArray[np.int64], fractions: dict[str, float], sets: list[list[int]]) -> None:

@@ -95,8 +95,8 @@ class _Store:
     def __init__(self, path: Path, names: Sequence[str] | None, block: int, held: int):
         self.path, self.block, self.held = path, block, held
         self.file = open_hdf5(path)
-        found = named_groups(path, self.file, names)
-        self.keys, self.names = list(found), list(found.values())
+        molecules = named_groups(path, self.file, names)
+        self.keys, self.names = list(molecules), list(molecules.values())
         self.groups = [self.file[key] for key in self.keys]
         headers = [group_header(f"{path}, group {key!r}", self.file[key]) for key in self.keys]
         for key, group in zip(self.keys, self.groups, strict=True):
@@ -196,11 +196,11 @@ class StreamedFrames(Sequence[Any]):
     def _groups(self) -> list[str]:
         """Return the group of each frame."""
         store = self._store
-        found = {
+        groups = {
             k: stored_groups(f"{store.path}, group {store.keys[k]!r}", g, len(g["positions"]))
             for k, g in enumerate(store.groups)
         }
-        return [found[k][row] for k, row in self.entries[:, :2].tolist()]
+        return [groups[k][row] for k, row in self.entries[:, :2].tolist()]
 
     @property
     def has_fields(self) -> bool:

@@ -42,7 +42,7 @@ def float_array(name: str, value: Any, shape: tuple[int | None, ...]) -> NDArray
         array = array.reshape(tuple(0 if length is None else length for length in shape))
     wanted = "(" + ", ".join("any" if length is None else str(length) for length in shape) + ")"
     if array.ndim != len(shape) or any(
-        length not in (None, found) for length, found in zip(shape, array.shape, strict=True)
+        length not in (None, size) for length, size in zip(shape, array.shape, strict=True)
     ):
         raise ValueError(f"{name}: expected shape {wanted}, got {array.shape}")
     if not np.isfinite(array).all():
@@ -84,17 +84,17 @@ def total_charge(value: Any) -> int:
     TypeError
         If it is no number: None, or true or false, which is how a key without a value is read.
     """
-    found = (
+    number = (
         value.item() if isinstance(value, np.generic | np.ndarray) and value.size == 1 else value
     )
-    if isinstance(found, bytes):
-        found = found.decode(errors="replace")
-    if isinstance(found, str):
-        found = _charge_of_text(found)
-        found = np.nan if found is None else found
+    if isinstance(number, bytes):
+        number = number.decode(errors="replace")
+    if isinstance(number, str):
+        number = _charge_of_text(number)
+        number = np.nan if number is None else number
     told = value.item() if isinstance(value, np.generic) else value
     refusal = f"charge: expected one whole number (total charge of the QM atoms in e), got {told!r}"
-    array = None if found is None else _numpy(found)
+    array = None if number is None else _numpy(number)
     if array is None or array.dtype.kind == "b":
         no_value = "" if array is None else ", which is also how ase reads a key without a value"
         raise TypeError(refusal + no_value)
@@ -113,12 +113,12 @@ def _charge_of_text(text: str) -> int | None:
 
 def run_number(value: Any) -> int:
     """Return the number of a run as an int, after a check that it is one whole number."""
-    found = value.item() if getattr(value, "ndim", None) == 0 else value
-    if isinstance(found, bool) or not isinstance(found, int | float):
+    number = value.item() if getattr(value, "ndim", None) == 0 else value
+    if isinstance(number, bool) or not isinstance(number, int | float):
         raise TypeError(f"run: expected a whole number, got {value!r}: number the runs")
-    if not abs(found) < 2**63 or found % 1:  # excludes NaN, too
+    if not abs(number) < 2**63 or number % 1:  # excludes NaN, too
         raise ValueError(f"run: expected a whole number, got {value!r}")
-    return int(found)
+    return int(number)
 
 
 def _closest(first: NDArray[Any], second: NDArray[Any] | None) -> tuple[float, int, int]:
@@ -218,12 +218,12 @@ class System:
             "uniform_field": (3,),
             "external_field": (n_atoms, None),
         }
-        found = {
+        given = {
             name: float_array(name, getattr(self, name), shape)
             for name, shape in shapes.items()
             if getattr(self, name) is not None
         }
-        quadrupoles, external = found.get("mm_quadrupoles"), found.get("external_field")
+        quadrupoles, external = given.get("mm_quadrupoles"), given.get("external_field")
         if quadrupoles is not None and not np.allclose(quadrupoles, quadrupoles.swapaxes(1, 2)):
             raise ValueError("mm_quadrupoles: expected symmetric matrices")
         if external is not None and external.shape[1] not in FIELD_COMPONENTS:
@@ -231,7 +231,7 @@ class System:
                 f"external_field: expected {n_atoms} rows of 1, 4, 10 or 20 components (potential, "
                 f"gradient, second and third derivatives), got shape {external.shape}"
             )
-        return found
+        return given
 
     @property
     def n_atoms(self) -> int:

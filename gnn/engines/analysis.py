@@ -60,7 +60,7 @@ def radial_distribution(
     one, other = np.asarray(first), np.asarray(second)
     edges = np.arange(0.0, end + 0.5 * width, width)
     shells = 4 / 3 * np.pi * np.diff(edges**3)
-    counts, ideal, found = np.zeros(len(shells)), np.zeros(len(shells)), 0
+    counts, ideal, n_frames = np.zeros(len(shells)), np.zeros(len(shells)), 0
     pairs = len(one) * len(other) - len(np.intersect1d(one, other))
     for positions, box in zip(frames, boxes, strict=True):
         if end > 0.5 * box.min():
@@ -71,8 +71,8 @@ def radial_distribution(
         distances = distances[distances > 0]
         counts += np.histogram(distances, edges)[0]
         ideal += pairs * shells / box.prod()
-        found += 1
-    if not found:
+        n_frames += 1
+    if not n_frames:
         raise ValueError("expected at least one frame, got none")
     return Distribution(0.5 * (edges[1:] + edges[:-1]), counts / ideal)
 
@@ -149,8 +149,8 @@ def picture(folder: Path, topology: Any, solute: Sequence[int], title: str) -> P
         frames, boxes = read_trajectory(path)
         end = min(8.0, 0.5 * float(boxes.min()))
         for i in heavy:
-            found = radial_distribution(frames, boxes, [i], oxygens, end)
-            axes[2].plot(*found, label=f"{atoms[i].name}–O(water)", lw=1.2)
+            distribution = radial_distribution(frames, boxes, [i], oxygens, end)
+            axes[2].plot(*distribution, label=f"{atoms[i].name}–O(water)", lw=1.2)
         axes[2].axhline(1, color="0.8", lw=0.8, zorder=0)
         axes[2].set(xlabel="distance / Å", ylabel="g(r)", xlim=(0, end))
         axes[2].legend(frameon=False, fontsize=8)

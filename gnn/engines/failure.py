@@ -124,10 +124,10 @@ def longest_step(topology: Any, system: Any) -> tuple[float, float] | None:
 
 def warn_of_step(topology: Any, system: Any, timestep: float) -> None:
     """Warn where the time step in fs is too long for the fastest bond that is free to stretch."""
-    found = longest_step(topology, system)
-    if found is None or timestep <= found[0] * 1.005:
+    limits = longest_step(topology, system)
+    if limits is None or timestep <= limits[0] * 1.005:
         return
-    limit, period = found
+    limit, period = limits
     warnings.warn(
         f"a time step of {timestep:g} fs is too long: the fastest bond stretches with a period of "
         f"about {period:.1f} fs (hydrogen of QM atoms is never constrained), which wants "

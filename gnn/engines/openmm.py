@@ -226,14 +226,14 @@ def _checked_atoms(topology: Any, qm_atoms: Sequence[int]) -> list[int]:
             "expected qm_atoms to be indices (whole numbers, no mask), got "
             f"{', '.join(map(repr, given[:8]))}"
         )
-    found = sorted(int(i) for i in given)
+    atoms = sorted(int(i) for i in given)
     count = topology.getNumAtoms()
-    if not found or len(set(found)) != len(found) or found[0] < 0 or found[-1] >= count:
+    if not atoms or len(set(atoms)) != len(atoms) or atoms[0] < 0 or atoms[-1] >= count:
         raise ValueError(
             f"expected qm_atoms to be different indices of the {count} atoms, at least one, got "
             f"{str(given)[:80]}"
         )
-    inside = set(found)
+    inside = set(atoms)
     for bond in topology.bonds():
         if (bond[0].index in inside) != (bond[1].index in inside):
             raise ValueError(
@@ -243,7 +243,7 @@ def _checked_atoms(topology: Any, qm_atoms: Sequence[int]) -> list[int]:
     for atom in topology.atoms():
         if atom.index in inside and atom.element is None:
             raise ValueError(f"QM atom {atom.index} ({atom.name}) has no element")
-    return found
+    return atoms
 
 
 def _angstrom(length: Any) -> float:
@@ -256,10 +256,10 @@ def _angstrom(length: Any) -> float:
 def _bonds(topology: Any, qm: list[int]) -> np.ndarray:
     """Return the bonds among QM atoms as pairs of their places in `qm`, (b, 2)."""
     place = {index: k for k, index in enumerate(qm)}
-    found = [
+    bonds = [
         [place[atom.index] for atom in bond] for bond in topology.bonds() if bond[0].index in place
     ]
-    return np.array(found, dtype=np.int64).reshape(-1, 2)
+    return np.array(bonds, dtype=np.int64).reshape(-1, 2)
 
 
 def _warn_of_vacuum(charges: np.ndarray, others: list[int]) -> None:

@@ -46,9 +46,9 @@ class Committee(Potential):
         if len(models) < 2:
             raise ValueError(f"expected at least two members of a committee, got {len(models)}")
         for what in ("cutoff", "dtype"):
-            found = {getattr(model, what) for model in models}
-            if len(found) > 1:
-                raise ValueError(f"expected members of one {what}, got {sorted(map(str, found))}")
+            values = {getattr(model, what) for model in models}
+            if len(values) > 1:
+                raise ValueError(f"expected members of one {what}, got {sorted(map(str, values))}")
         self.members = nn.ModuleList(models)
         self.cutoff = models[0].cutoff
         self._describe()
@@ -97,12 +97,12 @@ class Committee(Potential):
             ``dipole_std`` (3,) in e Å.
         """
         opinions = [m.evaluate(systems, batch_size, forces) for m in self._models()]
-        return [_mean_and_spread(found) for found in zip(*opinions, strict=True)]
+        return [_mean_and_spread(results) for results in zip(*opinions, strict=True)]
 
 
 def _mean_and_spread(opinions: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return means and standard deviations of one system's results."""
-    stacked = {name: np.stack([found[name] for found in opinions]) for name in opinions[0]}
+    stacked = {name: np.stack([opinion[name] for opinion in opinions]) for name in opinions[0]}
     means = {name: values.mean(axis=0) for name, values in stacked.items()}
     spreads = {f"{k}_std": stacked[k].std(axis=0, ddof=1) for k in SPREADS if k in stacked}
     both = means | spreads

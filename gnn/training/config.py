@@ -97,13 +97,13 @@ class DataConfig(Section):
         """Accept elements by symbol or by atomic number."""
         if not isinstance(given, dict):
             return given
-        found: dict[int, Any] = {}
+        energies: dict[int, Any] = {}
         for element, energy in given.items():
             number = atomic_number(element)
-            if number in found:
+            if number in energies:
                 raise ValueError(f"element {element} is named twice")
-            found[number] = _energy_of(symbol(number), energy)
-        return found
+            energies[number] = _energy_of(symbol(number), energy)
+        return energies
 
     @field_validator("source", "train", "valid", "test")
     @classmethod

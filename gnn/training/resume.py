@@ -75,14 +75,14 @@ def _same_files(one: Any, other: Any) -> bool:
 
 def _changes(section: str, old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """Return key, old and new value of what differs, a section within the section key by key."""
-    found: list[tuple[str, Any, Any]] = []
+    changes: list[tuple[str, Any, Any]] = []
     for key in {**old, **new}:
         was, value = old.get(key), new.get(key)
         if isinstance(was, dict) and isinstance(value, dict) and key == "split":
-            found += [(f"split.{k}", a, b) for k, a, b in _changes("split", was, value)]
+            changes += [(f"split.{k}", a, b) for k, a, b in _changes("split", was, value)]
         # runs were once the only way, and the frames themselves are compared
         elif section == "split" and {was, value} == {None, "run"}:
             continue
         elif was != value and not (key in _FILES and _same_files(was, value)):
-            found.append((key, was, value))
-    return found
+            changes.append((key, was, value))
+    return changes

@@ -59,13 +59,13 @@ def _atoms(frames: Sequence[Frame]) -> Iterator[tuple[int, Hashable]]:
 
 def _whole(frame: Frame) -> Hashable:
     system = frame.system
-    found: list[Hashable] = [system.charge]
+    parts: list[Hashable] = [system.charge]
     centre = system.positions.mean(axis=0)
     for name in (field.name for field in fields(system)):
         values = getattr(system, name)
         if isinstance(values, np.ndarray):
-            found.append(_rounded(values - centre if name.endswith("positions") else values))
-    return hash(tuple(found))
+            parts.append(_rounded(values - centre if name.endswith("positions") else values))
+    return hash(tuple(parts))
 
 
 def _rounded(values: NDArray[np.float64]) -> bytes:

@@ -203,7 +203,7 @@ def _words(evidence: Sequence[_Evidence]) -> str:
 def _dipoles(frames: Sequence[Frame]) -> list[str]:
     """Compare dipoles with those of atomic charges, known or fitted, and of moved ions."""
     known = [frame for frame in frames if frame.dipole is not None]
-    found: list[str] = []
+    remarks: list[str] = []
     atomic = [(_from_atoms(f), f.dipole) for f in known if f.charges is not None]
     ions = [
         (f.system.charge * f.system.positions.mean(0), f.dipole) for f in known if f.system.charge
@@ -215,8 +215,8 @@ def _dipoles(frames: Sequence[Frame]) -> list[str]:
         # dipoles of an ion beside its charge times place are of the order of 1 e Å
         if (expected @ expected) * 3 < len(expected) * (0.01 if pairs is atomic else 9.0):
             continue
-        found += _told_dipole(float(expected @ dipoles / (expected @ expected)), what, len(pairs))
-    return list(dict.fromkeys(found or _fitted_charges(known)))
+        remarks += _told_dipole(float(expected @ dipoles / (expected @ expected)), what, len(pairs))
+    return list(dict.fromkeys(remarks or _fitted_charges(known)))
 
 
 def _from_atoms(frame: Frame) -> NDArray[np.float64]:
@@ -281,16 +281,16 @@ def _types(frame: Frame) -> NDArray[np.int64]:
 
 def _surroundings(frames: Sequence[Frame]) -> list[str]:
     """Check the magnitudes of surrounding charges and the geometry of three-site waters."""
-    found = []
+    remarks = []
     charges = np.concatenate([np.zeros(0), *(frame.system.mm_charges for frame in frames)])
     largest = float(np.abs(charges).max(initial=0))
     if largest > _LARGEST_CHARGE:
-        found.append(
+        remarks.append(
             f"surrounding charges look as if they were not in e: the largest is {largest:.3g} "
             "(those of Amber's files are 18.2223 times as large)"
         )
     elif 0 < largest < 1e-3:
-        found.append(
+        remarks.append(
             f"surrounding charges look as if they were not in e: the largest is {largest:.3g} "
             "(one e is 1.60218e-19 C)"
         )
@@ -299,12 +299,12 @@ def _surroundings(frames: Sequence[Frame]) -> list[str]:
         length = float(np.median(bonds))
         for unit, size in (("bohr", BOHR), ("nm", NANOMETER)):
             if 0.9 < length * size < 1.05:
-                found.append(
+                remarks.append(
                     f"positions of surrounding charges look as if they were in {unit}: O-H bonds "
                     f"of {len(bonds) // 2} waters are {length:.3g} long (one {unit} is {size:.6g} "
                     "Å)"
                 )
-    return found
+    return remarks
 
 
 def _waters(frame: Frame) -> NDArray[np.float64]:

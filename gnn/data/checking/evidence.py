@@ -88,15 +88,15 @@ def stretch(frames: Sequence[Frame]) -> Stretch | None:
         for partner, row in _bonds(frame):
             rows.setdefault(partner, []).append(row)
     slopes, expected, counts = [], [], []
-    for partner, found in rows.items():
-        length, force = np.array(found).T
-        if len(found) < _FEWEST_BONDS or length.std() < 0.012:
+    for partner, bonds in rows.items():
+        length, force = np.array(bonds).T
+        if len(bonds) < _FEWEST_BONDS or length.std() < 0.012:
             continue  # relaxed or constrained bonds
         slope, correlation = _line(length, force)
         if abs(correlation) > 0.6:
             slopes.append(-slope)
             expected.append(STRETCH[partner])
-            counts.append(len(found))
+            counts.append(len(bonds))
     if not counts or len({s > 0 for s in slopes}) > 1:
         return None
     k, wanted = (float(np.average(values, weights=counts)) for values in (slopes, expected))
@@ -182,8 +182,8 @@ def _pairs(group: Sequence[Frame]) -> tuple[NDArray[np.float64], NDArray[np.floa
         work = _work(group[i], group[j])
         if work is not None:
             rows.append((work, group[j].energy - group[i].energy))
-    found = np.array(rows, dtype=np.float64).reshape(-1, 2)
-    return found[:, 0], found[:, 1]
+    array = np.array(rows, dtype=np.float64).reshape(-1, 2)
+    return array[:, 0], array[:, 1]
 
 
 def _work(one: Frame, two: Frame) -> float | None:

@@ -176,9 +176,9 @@ def _flags(
     }
     for name in ("energy", "largest_force", "largest_mm_force", "dipole"):
         logs = name.startswith("largest")  # these distributions have long tails
-        found = [i for own in groups.values() for i in _outliers(values[name], own, logs)]
-        flags[f"{QUANTITIES[name][0]}: far from the others of the molecule"] = sorted(found)
-    return {reason: found for reason, found in flags.items() if found}
+        outliers = [i for own in groups.values() for i in _outliers(values[name], own, logs)]
+        flags[f"{QUANTITIES[name][0]}: far from the others of the molecule"] = sorted(outliers)
+    return {reason: indices for reason, indices in flags.items() if indices}
 
 
 def _everything(system: System) -> tuple[Any, ...]:
@@ -264,11 +264,11 @@ def label_counts(frames: Sequence[Frame]) -> dict[str, int]:
 
 def _labels(frames: Sequence[Frame], vacuum: bool) -> str:
     """Return the labels, and where not all frames that could have one do, how many."""
-    found = []
+    labels = []
     for name, count in label_counts(frames).items():
         could = sum(name != "mm_forces" or frame.system.n_mm > 0 for frame in frames)
-        found.append(name if count == could else f"{name} ({count} of {could})")
-    return ", ".join(found + ["vacuum"] * vacuum) or "none"
+        labels.append(name if count == could else f"{name} ({count} of {could})")
+    return ", ".join(labels + ["vacuum"] * vacuum) or "none"
 
 
 def _quantities(summary: Summary) -> Any:

@@ -120,12 +120,12 @@ def named_groups(path: Path, file: Any, names: Iterable[str] | None) -> dict[str
             f"{path}: expected one group for each molecule, found "
             f"{_listing(file) or 'nothing'} at the top"
         )
-    found = {key: text_of(group.attrs.get("name", key)) for key, group in groups.items()}
+    molecules = {key: text_of(group.attrs.get("name", key)) for key, group in groups.items()}
     warn_of_others(path, groups, _KNOWN)
     if names is None:
-        return found
-    wanted = wanted_names(path, names, found.values())
-    return {key: name for key, name in found.items() if name in wanted}
+        return molecules
+    wanted = wanted_names(path, names, molecules.values())
+    return {key: name for key, name in molecules.items() if name in wanted}
 
 
 def group_header(where: str, group: Any) -> tuple[NDArray[np.int64], int]:
@@ -186,7 +186,7 @@ def _dataset(
             "values (constants in gnn.units) and set the attribute 'unit'"
         )
     if len(shape) != dataset.ndim or any(
-        length not in (None, found) for length, found in zip(shape, dataset.shape, strict=True)
+        length not in (None, size) for length, size in zip(shape, dataset.shape, strict=True)
     ):
         raise ValueError(
             f"{where}: dataset {name!r} has shape {dataset.shape}, expected "
@@ -253,7 +253,7 @@ def _read_charges(where: str, group: Any, count: int) -> dict[str, Any]:
         return _no_charges(count)
     pointer = _pointer(where, group, count)
     total = int(pointer[-1])
-    found = {
+    charges = {
         "mm_ptr": pointer,
         "mm_positions": _dataset(where, group, "mm_positions", (total, 3)),
         "mm_charges": _dataset(where, group, "mm_charges", (total,)),
@@ -261,8 +261,8 @@ def _read_charges(where: str, group: Any, count: int) -> dict[str, Any]:
     for name, shape in (("mm_dipoles", (total, 3)), ("mm_quadrupoles", (total, 3, 3))):
         multipoles = _dataset(where, group, name, shape, required=False)
         if multipoles is not None:
-            found[name] = multipoles
-    return found
+            charges[name] = multipoles
+    return charges
 
 
 def _pointer(where: str, group: Any, count: int) -> NDArray[np.int64]:
@@ -274,8 +274,8 @@ def _pointer(where: str, group: Any, count: int) -> NDArray[np.int64]:
 
 def _read_fields(where: str, group: Any, count: int, n_atoms: int) -> dict[str, np.ndarray]:
     shapes = {"uniform_field": (count, 3), "external_field": (count, n_atoms, None)}
-    found = {name: _dataset(where, group, name, s, required=False) for name, s in shapes.items()}
-    return {name: values for name, values in found.items() if values is not None}
+    fields = {name: _dataset(where, group, name, s, required=False) for name, s in shapes.items()}
+    return {name: values for name, values in fields.items() if values is not None}
 
 
 def _read_labels(where: str, group: Any, count: int, n_atoms: int) -> dict[str, Any]:
@@ -287,7 +287,7 @@ def _read_labels(where: str, group: Any, count: int, n_atoms: int) -> dict[str, 
         "dipoles": (count, n_atoms, 3),
         "quadrupoles": (count, n_atoms, 3, 3),
     }
-    found = {
+    labels = {
         name: _dataset(where, group, name, shape, required=False) for name, shape in shapes.items()
     }
-    return {name: values for name, values in found.items() if values is not None}
+    return {name: values for name, values in labels.items() if values is not None}

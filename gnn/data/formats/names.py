@@ -106,24 +106,24 @@ def unmapped(
         Which names, and how to map them. None: there are none.
     """
     if quantity == "energy":
-        found = [k for k, v in info.items() if _is_number(v) and _named(k, _ENERGY)]
+        candidates = [k for k, v in info.items() if _is_number(v) and _named(k, _ENERGY)]
     elif quantity == "dipole":
-        found = [k for k, v in info.items() if _size(v) == 3 and _named(k, _DIPOLE)]
+        candidates = [k for k, v in info.items() if _size(v) == 3 and _named(k, _DIPOLE)]
     else:
         many = {k: v for k, v in {**info, **arrays}.items() if _size(v) == 3 * n_atoms}
-        found = [k for k in many if _named(k, _FORCES)]
+        candidates = [k for k in many if _named(k, _FORCES)]
         gradients = [k for k in many if is_gradient(k)]
-        if gradients and not found:
+        if gradients and not candidates:
             return (
                 f"forces: none are read; {_list(gradients)} looks like a gradient, which is minus "
                 "the forces: store its negative as REF_forces, in eV/Å"
             )
-    if not found:
+    if not candidates:
         return None
-    key, unit = found[0], _UNITS[quantity]
+    key, unit = candidates[0], _UNITS[quantity]
     return (
-        f"{quantity}: none is read, though {_list(found)} is there: if it is in {unit}, name it: "
-        f'keys={{"{quantity}": "{key}"}} in Python, data: keys: {{{quantity}: {key}}} in a '
+        f"{quantity}: none is read, though {_list(candidates)} is there: if it is in {unit}, name "
+        f'it: keys={{"{quantity}": "{key}"}} in Python, data: keys: {{{quantity}: {key}}} in a '
         f"configuration, --keys {quantity}={key} on the command line"
     )
 

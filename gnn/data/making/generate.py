@@ -294,7 +294,7 @@ def _label_path(work: Path, run: int, index: int) -> Path:
 
 def _finished(recipe: Recipe, work: Path) -> list[tuple[Frame, Frame]]:
     """All frames of a work folder that have labels: embedded and vacuum."""
-    found = []
+    pairs = []
     numbers = (re.findall(r"\d+", path.stem) for path in (work / "labels").glob("run_*.npz"))
     for run, index in sorted((int(run), int(index)) for run, index in numbers):
         system = _system(recipe, load(snapshot_path(work, run, index)))
@@ -304,8 +304,8 @@ def _finished(recipe: Recipe, work: Path) -> list[tuple[Frame, Frame]]:
             Frame(part, **_labels(labels, prefix), run=run, name=recipe.name)
             for part, prefix in ((system, "embedded"), (alone, "vacuum"))
         )
-        found.append((embedded, vacuum))
-    return found
+        pairs.append((embedded, vacuum))
+    return pairs
 
 
 def _labels(arrays: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -24,10 +24,10 @@ def program(name: str) -> str:
         If it is not installed.
     """
     beside = Path(sys.executable).parent / name
-    found = str(beside) if beside.is_file() else shutil.which(name)
-    if found is None:
+    path = str(beside) if beside.is_file() else shutil.which(name)
+    if path is None:
         raise RuntimeError(f"the program {name} (AmberTools) is not installed: {_INSTALL}")
-    return found
+    return path
 
 
 def check_installed(packages: Sequence[str] = ("openmm", "pyscf", "rdkit")) -> None:
@@ -84,19 +84,19 @@ def molecule(smiles: str, charge: int | None = None, seed: int = 1) -> Any:
     from rdkit.Chem import AllChem
 
     with rdBase.BlockLogs():  # what RDKit prints is in the errors
-        found = Chem.AddHs(_parsed(smiles))
-        _check_force_field(smiles, found)
-        formal = Chem.GetFormalCharge(found)
+        mol = Chem.AddHs(_parsed(smiles))
+        _check_force_field(smiles, mol)
+        formal = Chem.GetFormalCharge(mol)
         if charge is not None and charge != formal:
             raise ValueError(
                 f"SMILES {smiles!r} has total charge {formal:+d}, but charge {charge:+d} was asked "
                 "for: write the charges into the SMILES string, such as C[NH3+]"
             )
-        if AllChem.EmbedMolecule(found, randomSeed=seed) != 0:
+        if AllChem.EmbedMolecule(mol, randomSeed=seed) != 0:
             raise ValueError(f"no geometry found for SMILES {smiles!r}")
-        if AllChem.MMFFHasAllMoleculeParams(found):
-            AllChem.MMFFOptimizeMolecule(found)
-    return found
+        if AllChem.MMFFHasAllMoleculeParams(mol):
+            AllChem.MMFFOptimizeMolecule(mol)
+    return mol
 
 
 def _parsed(smiles: str) -> Any:
@@ -109,9 +109,9 @@ def _parsed(smiles: str) -> Any:
         raise ValueError(f"expected a SMILES string such as CO or C[NH3+], got {smiles!r}: nothing")
     if len(smiles.split()) > 1 or smiles != smiles.strip():
         raise ValueError(f"SMILES {smiles!r} holds blanks; expected one molecule, such as C[NH3+]")
-    found = Chem.MolFromSmiles(smiles)
-    if found is not None:
-        return found
+    mol = Chem.MolFromSmiles(smiles)
+    if mol is not None:
+        return mol
     rough = Chem.MolFromSmiles(smiles, sanitize=False)
     problems = [] if rough is None else Chem.DetectChemistryProblems(rough)
     reason = f" ({'; '.join(problem.Message() for problem in problems)})" if problems else ""
@@ -120,14 +120,14 @@ def _parsed(smiles: str) -> Any:
     )
 
 
-def _check_force_field(smiles: str, found: Any) -> None:
+def _check_force_field(smiles: str, mol: Any) -> None:
     """Refuse what GAFF2, AM1-BCC charges and closed shells cannot describe."""
     from rdkit import Chem
     from rdkit.Chem import Descriptors
 
-    numbers = [atom.GetAtomicNum() for atom in found.GetAtoms()]
-    strange = {a.GetSymbol() for a in found.GetAtoms() if a.GetAtomicNum() not in _GAFF}
-    parts = len(Chem.GetMolFrags(found))
+    numbers = [atom.GetAtomicNum() for atom in mol.GetAtoms()]
+    strange = {a.GetSymbol() for a in mol.GetAtoms() if a.GetAtomicNum() not in _GAFF}
+    parts = len(Chem.GetMolFrags(mol))
     count = len(numbers)
     if 0 in numbers:
         raise ValueError(f"SMILES {smiles!r} holds a placeholder (*); expected whole molecules")
@@ -146,7 +146,7 @@ def _check_force_field(smiles: str, found: Any) -> None:
             f"SMILES {smiles!r:.40} has {count} atoms; AM1-BCC charges are made for up to "
             f"{_MOST_ATOMS}: give a topology of your own instead"
         )
-    if Descriptors.NumRadicalElectrons(found) or sorted(numbers) == [8, 8]:
+    if Descriptors.NumRadicalElectrons(mol) or sorted(numbers) == [8, 8]:
         raise ValueError(f"SMILES {smiles!r} has unpaired electrons; only closed shells are done")
 
 

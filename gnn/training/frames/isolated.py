@@ -54,9 +54,9 @@ def isolated_atoms(headers: Sequence[Frame | Header], named: Mapping[int, float]
         If such a frame has several atoms, surroundings or no energy, or two energies of one
         element differ.
     """
-    found = [(i, header) for i, header in enumerate(headers) if is_isolated(header.group)]
+    marked = [(i, header) for i, header in enumerate(headers) if is_isolated(header.group)]
     neutral = [
-        (i, header) for i, header in found if _checked(i, header) and header.system.charge == 0
+        (i, header) for i, header in marked if _checked(i, header) and header.system.charge == 0
     ]
     values: dict[int, list[float]] = {z: [energy] for z, energy in named.items()}
     for i, header in neutral:
@@ -71,7 +71,7 @@ def isolated_atoms(headers: Sequence[Frame | Header], named: Mapping[int, float]
             )
         before.append(energy)
     means = {z: sum(own) / len(own) for z, own in sorted(values.items())}
-    return Isolated(means, len(found), len(found) - len(neutral))
+    return Isolated(means, len(marked), len(marked) - len(neutral))
 
 
 def _checked(i: int, header: Frame | Header) -> bool:

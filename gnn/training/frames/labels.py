@@ -47,12 +47,12 @@ def label_lines(parts: Mapping[str, Frames]) -> list[str]:
         counts = {
             what: (table[:, k].sum(), could[what][:, k].sum()) for what, table in tables.items()
         }
-        if not any(found for found, _ in counts.values()):
+        if not any(known for known, _ in counts.values()):
             nowhere.append(name)
-        elif all(found == of for found, of in counts.values()):
+        elif all(known == of for known, of in counts.values()):
             everywhere.append(name)
         else:
-            told = ", ".join(f"{found} of {of} to {what}" for what, (found, of) in counts.items())
+            told = ", ".join(f"{known} of {of} to {what}" for what, (known, of) in counts.items())
             surrounded = " with charges around them" if name == "mm_forces" else ""
             lines.append(f"label {name}: in {told}{surrounded}")
     if everywhere or nowhere:

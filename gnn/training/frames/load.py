@@ -175,10 +175,10 @@ def has_surroundings(frames: Frames) -> bool:
 
 def _check_elements(training: Frames, validation: Frames, test: Frames) -> None:
     known, *others = (elements_of(part) for part in (training, validation, test))
-    found = others[0] | others[1]
-    if found - known:
+    held_out = others[0] | others[1]
+    if held_out - known:
         raise ValueError(
-            f"validation or test frames hold elements {sorted(found - known)} (atomic numbers) "
+            f"validation or test frames hold elements {sorted(held_out - known)} (atomic numbers) "
             f"that no training frame has ({sorted(known)}): split the data in another way, or "
             "leave these frames out"
         )
@@ -234,18 +234,18 @@ def _thin(length: int, count: int) -> list[int]:
 
 def summary(splits: Splits) -> list[str]:
     """Return one line per molecule: frames, runs, charge, surroundings; and who has which label."""
-    found: dict[str, dict] = {}
+    molecules: dict[str, dict] = {}
     for part, frames in enumerate(splits):
         for header in headers(frames):
             system = header.system
-            mine = found.setdefault(
+            mine = molecules.setdefault(
                 frame_name(header), {"counts": [0, 0, 0], "runs": set(), "mm": 0, "system": system}
             )
             mine["counts"][part] += 1
             mine["runs"].add(header.run)
             mine["mm"] += system.n_mm
     lines = []
-    for name, mine in sorted(found.items())[:_SHOWN]:
+    for name, mine in sorted(molecules.items())[:_SHOWN]:
         counts, system = mine["counts"], mine["system"]
         around = f"{mine['mm'] / sum(counts):.0f} charges" if mine["mm"] else "vacuum"
         number = len(mine["runs"])
@@ -255,7 +255,9 @@ def summary(splits: Splits) -> list[str]:
             f"{around}: {counts[0]} frames to train, {counts[1]} to "
             f"validate, {counts[2]} to test{runs}"
         )
-    if len(found) > _SHOWN:
+    if len(molecules) > _SHOWN:
         totals = " / ".join(str(len(part)) for part in splits)
-        lines.append(f"… {len(found)} molecules in all: {totals} frames to train / validate / test")
+        lines.append(
+            f"… {len(molecules)} molecules in all: {totals} frames to train / validate / test"
+        )
     return lines + label_lines(dict(zip(("train", "validate", "test"), splits, strict=True)))

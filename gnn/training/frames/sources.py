@@ -26,20 +26,20 @@ def files_of(named: Sequence[str]) -> list[Path]:
     ValueError
         If a file is named twice.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for text in named:
         path = os.path.expanduser(text)
         if glob.has_magic(path) and not os.path.exists(path):
             matches = sorted(glob.glob(path, recursive=True))
             if not matches:
                 raise FileNotFoundError(f"no file matches {text} (looked in {Path.cwd()})")
-            found += map(Path, matches)
+            files += map(Path, matches)
         else:
-            found.append(Path(path))
-    for file in found:
-        if found.count(file) > 1:
+            files.append(Path(path))
+    for file in files:
+        if files.count(file) > 1:
             raise ValueError(f"{file} is named twice: its frames would count double")
-    return found
+    return files
 
 
 def open_frames(data: DataConfig, named: Sequence[str]) -> Frames:

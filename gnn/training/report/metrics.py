@@ -99,16 +99,18 @@ class Comparison:
 
 def compare(results: Sequence[dict[str, Any]], frames: Sequence[Frame]) -> Comparison:
     """Put results of ``model.evaluate`` beside the labels that each of the frames has."""
-    found = Comparison([], {q: [] for q in QUANTITIES}, {q: [] for q in QUANTITIES}, [])
+    comparison = Comparison([], {q: [] for q in QUANTITIES}, {q: [] for q in QUANTITIES}, [])
     for result, frame in zip(results, frames, strict=True):
-        found.names.append(frame_name(frame))
-        found.surrounded.append(frame.system.n_mm > 0)
+        comparison.names.append(frame_name(frame))
+        comparison.surrounded.append(frame.system.n_mm > 0)
         for quantity in QUANTITIES:
             label = getattr(frame, quantity)
             known = label is not None and quantity in result
-            found.predicted[quantity].append(np.ravel(result[quantity]) if known else np.zeros(0))
-            found.reference[quantity].append(np.ravel(label) if known else np.zeros(0))
-    return found
+            comparison.predicted[quantity].append(
+                np.ravel(result[quantity]) if known else np.zeros(0)
+            )
+            comparison.reference[quantity].append(np.ravel(label) if known else np.zeros(0))
+    return comparison
 
 
 def frame_name(frame: Frame | Header) -> str:

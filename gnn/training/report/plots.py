@@ -141,9 +141,9 @@ def baselines(comparisons: dict[str, Comparison], path: str | Path) -> None:
     own = list(comparisons)[-1]
     figure, axes = plt.subplots(1, len(shown), figsize=(3 * len(shown), 3.2), squeeze=False)
     for axis, quantity in zip(axes[0], shown, strict=True):
-        found = {k: c.errors(quantity) for k, c in comparisons.items()}
+        errors = {k: c.errors(quantity) for k, c in comparisons.items()}
         # a molecule that training never saw has no mean, and a logarithmic scale no zero
-        bars = {k: e.rmse for k, e in found.items() if e is not None and 0 < e.rmse < np.inf}
+        bars = {k: e.rmse for k, e in errors.items() if e is not None and 0 < e.rmse < np.inf}
         colors = [BLUE if k == own else GREY for k in bars]
         drawn = axis.bar(range(len(bars)), list(bars.values()), color=colors, width=0.65)
         labels = [f"{v:.1f}" if v < 100 else f"{v:.0f}" for v in bars.values()]

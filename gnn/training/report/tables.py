@@ -47,17 +47,17 @@ def _molecules(comparison: Comparison) -> list[str | None]:
 
 def _lacking(comparison: Comparison, quantity: str) -> int:
     """Return how many frames lack a label that they could have, where others have it."""
-    found, of = comparison.count(quantity)
-    return of - found if found else 0
+    labelled, of = comparison.count(quantity)
+    return of - labelled if labelled else 0
 
 
 def error_table(comparison: Comparison, title: str) -> Any:
     """Return `error_rows` for a rich console, with who has which label where not all have all."""
-    found = _Fitting(title, ("molecule", "frames"), tuple(QUANTITIES), ("forces", "mm_forces"))
+    table = _Fitting(title, ("molecule", "frames"), tuple(QUANTITIES), ("forces", "mm_forces"))
     for name, row in zip(_molecules(comparison), error_rows(comparison), strict=True):
-        found.add((row["molecule"], str(row["frames"])), row, strong=name is None)
+        table.add((row["molecule"], str(row["frames"])), row, strong=name is None)
     partial = [name for name in QUANTITIES if _lacking(comparison, name)]
-    return _with_notes(found, _label_table(comparison, partial) if partial else None)
+    return _with_notes(table, _label_table(comparison, partial) if partial else None)
 
 
 def _label_table(comparison: Comparison, quantities: Sequence[str]) -> Any:
@@ -70,7 +70,7 @@ def _label_table(comparison: Comparison, quantities: Sequence[str]) -> Any:
         table.add_column(TITLES[quantity], justify="right", no_wrap=True)
     for name in _molecules(comparison):
         counts = (comparison.count(quantity, name) for quantity in quantities)
-        cells = [f"{found} of {of}" if of else "–" for found, of in counts]
+        cells = [f"{labelled} of {of}" if of else "–" for labelled, of in counts]
         table.add_row(escape(name or "all"), *cells, style=None if name else "bold")
     return table
 
@@ -79,19 +79,19 @@ def baseline_table(comparisons: dict[str, Comparison], title: str) -> Any:
     """Return several comparisons on the same frames for a rich console."""
     usual = ("energy", "forces", "mm_forces")
     there = any(one.errors(name) for one in comparisons.values() for name in usual)
-    found = _Fitting(title, ("",), usual if there else ("dipole",), ())
+    table = _Fitting(title, ("",), usual if there else ("dipole",), ())
     notes = []
     for place, (label, comparison) in enumerate(comparisons.items()):
         row: dict[str, float] = {}
-        for name in found.quantities:
+        for name in table.quantities:
             errors = comparison.errors(name)
             if errors is not None:
                 row |= {f"{name}_mae": errors.mae, f"{name}_rmse": errors.rmse}
-        found.add((label,), row, strong=place == len(comparisons) - 1)
+        table.add((label,), row, strong=place == len(comparisons) - 1)
         unknown = [n for n in _molecules(comparison) if n and _no_number(comparison, n)]
         if unknown:
             notes.append(f"{label}: no training frame has an energy of {', '.join(unknown)}")
-    return _with_notes(found, *map(escape, notes))
+    return _with_notes(table, *map(escape, notes))
 
 
 def _no_number(comparison: Comparison, name: str) -> bool:
@@ -230,8 +230,10 @@ def verdicts(comparison: Comparison) -> list[tuple[str, str, str, bool]]:
 def _worst_molecule(comparison: Comparison, quantity: str) -> str:
     """Name the molecule that is worst beside the figure of all: spreads differ between them."""
     names = sorted(set(comparison.names))
-    found = {name: comparison.errors(quantity, name) for name in names}
-    ratios = {name: errors.ratio for name, errors in found.items() if errors and errors.std > 0}
+    by_molecule = {name: comparison.errors(quantity, name) for name in names}
+    ratios = {
+        name: errors.ratio for name, errors in by_molecule.items() if errors and errors.std > 0
+    }
     if len(ratios) < 2:
         return ""
     worst = max(ratios, key=lambda name: ratios[name])

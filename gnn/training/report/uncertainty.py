@@ -71,12 +71,12 @@ def spread_rows(results: Sequence[dict[str, Any]], frames: Sequence[Frame]) -> l
 
 def doubt(rows: Sequence[dict[str, Any]]) -> str:
     """Return a warning where the members agree with each other, but not with the labels."""
-    found = [row for row in rows if row["spread"] < _LITTLE * row["rmse"]]
-    if not found:
+    agreeing = [row for row in rows if row["spread"] < _LITTLE * row["rmse"]]
+    if not agreeing:
         return ""
     told = ", ".join(
         f"{TITLES[row['quantity']]} {row['spread']:.3g} beside {row['rmse']:.3g} {row['unit']}"
-        for row in found
+        for row in agreeing
     )
     return (
         f"the members agree on what is wrong (spread beside error: {told}): here their spread "
