@@ -68,13 +68,18 @@ def explain(error: ValidationError, model: Model, hint: Hint | None = None) -> s
         where = ".".join(place)
         if problem["type"] == "extra_forbidden":
             lines.append(f"unknown key '{where}'" + hint(place))
+        elif problem["type"] == "missing":
+            lines.append(f"'{where}' is missing")
         elif problem["type"] == "value_error":  # from a validator, which names what was given
             message = problem["msg"].removeprefix("Value error, ")
             lines.append(f"{where}: {message}" if where else message)
         else:
             wrong.setdefault(where, []).append(_message(problem, model, place))
             given[where] = problem["input"]
-    lines += [f"{where}: {' or '.join(m)}, got {given[where]!r}" for where, m in wrong.items()]
+    lines += [
+        f"{where}: {' or '.join(dict.fromkeys(m))}, got {given[where]!r}"
+        for where, m in wrong.items()
+    ]
     return "; ".join(lines)
 
 

@@ -485,6 +485,11 @@ def test_settings(wrong, words):
         Settings(**({"steps": 10} | wrong))
 
 
+def test_steps_must_be_named():
+    with pytest.raises(ValueError, match=r"^'steps' is missing$"):
+        Settings()
+
+
 def test_a_full_disk_leaves_the_last_checkpoint(box, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     arguments = command(box, folder, *STEPS)

@@ -66,25 +66,8 @@ def load_data(data: DataConfig) -> LoadedData:
         If a file holds no frame, or none of a wanted molecule, or a set to check the model on
         holds an element that the training set lacks.
     """
-    files = data.files()
-    if data.train is None:
-        source = open_frames(data, files[0])
-        known = list(headers(source))
-        isolated = isolated_atoms(known, data.isolated_atoms)
-        labelled = np.asarray(label_table(source).any(axis=1))
-        kept = without_isolated(known)
-        check_labelled(take(source, kept), str(data.source))
-        kept = [i for i in kept if labelled[i]]
-        parts = _parts_of(data, [known[i] for i in kept])
-        chosen = [take(source, [kept[i] for i in part]) for part in parts[:3]]
-        lines = [parts.remark]
-        if not labelled.all():
-            count = len(labelled) - np.count_nonzero(labelled)
-            lines.append(f"{count} of {len(labelled)} frames have no label and are left out")
-    else:
-        chosen, isolated = _file_for_each_set(data)
-        lines = ["split by file: as the configuration names them"]
-    training, validation, test = chosen
+    read = _split_source if data.train is None else _file_for_each_set
+    (training, validation, test), isolated, lines = read(data)
     if not len(validation):
         parts = hold_out(list(headers(training)), data.split.seed)
         training, validation = take(training, parts.train), take(training, parts.validation)
@@ -100,14 +83,27 @@ def load_data(data: DataConfig) -> LoadedData:
         training = with_vacuum(training, data)
     _check_elements(training, validation, test)
     check_labelled(test if len(test) else validation, "frames to test on")
-    copies = Copies()
-    copies.add(training)
-    for name, part in (("validation", validation), ("test", test)):
-        _warn_of_copies(copies, part, name)
-        _warn_of_new_molecules(training, part, name)
-        copies.add(part)
+    _warn_of_overlap(training, validation, test)
     _warn_of_single_atoms(training)
     return LoadedData((training, validation, test), isolated, lines)
+
+
+def _split_source(data: DataConfig) -> tuple[list[Frames], Isolated, list[str]]:
+    """Split the labelled frames of one source, without isolated atoms, into three sets."""
+    source = open_frames(data, data.files()[0])
+    known = list(headers(source))
+    isolated = isolated_atoms(known, data.isolated_atoms)
+    labelled = np.asarray(label_table(source).any(axis=1))
+    kept = without_isolated(known)
+    check_labelled(take(source, kept), str(data.source))
+    kept = [i for i in kept if labelled[i]]
+    parts = _parts_of(data, [known[i] for i in kept])
+    sets = [take(source, [kept[i] for i in part]) for part in parts[:3]]
+    lines = [parts.remark]
+    if not labelled.all():
+        count = len(labelled) - np.count_nonzero(labelled)
+        lines.append(f"{count} of {len(labelled)} frames have no label and are left out")
+    return sets, isolated, lines
 
 
 def _parts_of(data: DataConfig, known: list[Frame | Header]) -> Partition:
@@ -118,7 +114,7 @@ def _parts_of(data: DataConfig, known: list[Frame | Header]) -> Partition:
     return partition(known, share.train, share.validation, share.test, by=by, seed=share.seed)
 
 
-def _file_for_each_set(data: DataConfig) -> tuple[list[Frames], Isolated]:
+def _file_for_each_set(data: DataConfig) -> tuple[list[Frames], Isolated, list[str]]:
     """Open the files of each set, and take isolated atoms out of them."""
     sets: list[Frames] = []
     everything: list[Frame | Header] = []
@@ -133,7 +129,8 @@ def _file_for_each_set(data: DataConfig) -> tuple[list[Frames], Isolated]:
         sets.append(take(frames, without_isolated(known)))
         if not len(sets[-1]):
             raise ValueError(f"data.{key}: {named} holds no frame but isolated atoms")
-    return sets, isolated_atoms(everything, data.isolated_atoms)
+    lines = ["split by file: as the configuration names them"]
+    return sets, isolated_atoms(everything, data.isolated_atoms), lines
 
 
 def load_test_frames(path: str | Path) -> Frames:
@@ -190,6 +187,16 @@ def elements_of(frames: Frames) -> set[int]:
     return set(np.frombuffer(b"".join(compositions), dtype=np.int64).tolist())
 
 
+def _warn_of_overlap(training: Frames, validation: Frames, test: Frames) -> None:
+    """Warn of held-out frames that are known from training, or of molecules that are not."""
+    copies = Copies()
+    copies.add(training)
+    for name, part in (("validation", validation), ("test", test)):
+        _warn_of_copies(copies, part, name)
+        _warn_of_new_molecules(training, part, name)
+        copies.add(part)
+
+
 def _warn_of_copies(copies: Copies, others: Frames, name: str) -> None:
     """Warn where held-out frames were trained or validated on."""
     count = copies.count(others)
@@ -197,7 +204,7 @@ def _warn_of_copies(copies: Copies, others: Frames, name: str) -> None:
         warnings.warn(
             f"{count} of {len(others)} {name} frames have the geometry of a frame that is trained "
             f"{'or validated ' if name == 'test' else ''}on: the errors on them are too small",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -208,7 +215,7 @@ def _warn_of_new_molecules(training: Frames, others: Frames, name: str) -> None:
         warnings.warn(
             f"{len(new)} of {len(others)} {name} frames are of molecules that no training frame "
             f"is of (the first: {frame_name(new[0])}): their errors tell of other molecules",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
