@@ -12,7 +12,7 @@ from gnn.data.systems import Frame
 from gnn.potential import Potential
 from gnn.training.config import Config, parse_config
 from gnn.training.loop import Trainer
-from gnn.training.metrics import compare
+from gnn.training.report.metrics import compare
 from gnn.training.setup import build_model
 
 QUANTITIES = ("energy", "forces", "mm_forces")

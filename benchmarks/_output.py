@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from multipoles.files import atomic_write
+
 RESULTS = Path(__file__).resolve().parent / "results"
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -30,17 +32,14 @@ def run_alone(script: str, arguments: Sequence, threads: int, **environment: str
 
 
 def write_table(name: str, columns: Sequence[str], rows: Iterable) -> Path:
-    """Write results/<name>.csv whole or not at all; rows are sequences, or mappings by column."""
-    RESULTS.mkdir(exist_ok=True)
+    """Write results/<name>.csv; rows are sequences, or mappings by column."""
     path = RESULTS / f"{name}.csv"
-    temporary = path.with_suffix(".csv.tmp")
-    with temporary.open("w", newline="") as stream:
+    with atomic_write(path) as temporary, temporary.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(columns)
         for row in rows:
             mapped = isinstance(row, Mapping)
             writer.writerow([row.get(column, "") for column in columns] if mapped else row)
-    os.replace(temporary, path)
     return path
 
 
@@ -67,12 +66,10 @@ def pyplot() -> Any:
 
 
 def write_picture(name: str, figure: Any) -> Path:
-    """Write results/<name>.png whole or not at all."""
-    RESULTS.mkdir(exist_ok=True)
+    """Write results/<name>.png."""
     path = RESULTS / f"{name}.png"
-    temporary = path.with_name(f"{name}.tmp.png")
-    figure.savefig(temporary, dpi=150)
-    os.replace(temporary, path)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=150)
     return path
 
 

@@ -61,7 +61,7 @@ def labelled(parts: list[System], name: str, run: int) -> Frame:
     """Label a dimer, or a monomer; far ions stay ions: the parts' densities are the guess."""
     from scipy.linalg import block_diag
 
-    from gnn.data.labelling import label
+    from gnn.data.making.labelling import label
 
     guess = None
     if len(parts) > 1:

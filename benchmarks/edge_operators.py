@@ -8,20 +8,17 @@ differentiated again, and the gradients of a loss on both. Prints a table and wr
 """
 
 import argparse
-import csv
-import os
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
+from _output import write_table
 
 from gnn.operators.edges import anisotropic_state, pair_invariants
 from multipoles import indexing
 from multipoles.compiled.jit import set_num_threads
 
 ATOMS, SYSTEMS, CUTOFF = 20, 16, 4.2
-RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def molecules(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -120,19 +117,14 @@ def main() -> None:
                 f"{name:18} {part:9} {low[0]:8.3f} /{mid[0]:8.3f} {low[1]:8.3f} /{mid[1]:8.3f}   "
                 f"{low[0] / low[1]:.1f} / {ratio:.1f}"
             )
-    write(rows, f"edge_operators_order{order}_channels{channels}.csv")
+    write(rows, f"edge_operators_order{order}_channels{channels}")
 
 
 def write(rows: list[list], name: str) -> None:
-    """Write the table as CSV, whole or not at all."""
-    RESULTS.mkdir(exist_ok=True)
-    temporary = RESULTS / f".{name}.partial"
-    with temporary.open("w", newline="") as file:
-        table = csv.writer(file)
-        sides = ("torch_min_ms", "fused_min_ms", "torch_median_ms", "fused_median_ms")
-        table.writerow(["operator", "part", *sides, "ratio_min", "ratio_median"])
-        table.writerows([[*row[:2], *(f"{value:.4f}" for value in row[2:])] for row in rows])
-    os.replace(temporary, RESULTS / name)
+    """Write the table as CSV."""
+    sides = ("torch_min_ms", "fused_min_ms", "torch_median_ms", "fused_median_ms")
+    columns = ("operator", "part", *sides, "ratio_min", "ratio_median")
+    write_table(name, columns, [[*row[:2], *(f"{x:.4f}" for x in row[2:])] for row in rows])
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ import numpy as np
 import gnn
 import multipoles as mp
 from gnn.data import load_shipped, split_by_run
-from gnn.training.metrics import compare
+from gnn.training.report.metrics import compare
 from gnn.units import COULOMB
+from multipoles.files import atomic_write
 
 OUTPUT = Path(__file__).parent.parent / "docs" / "overview.png"
 COLORS = {1: "#f5f5f5", 6: "#444444", 7: "#3050f8", 8: "#d62828"}
@@ -112,7 +113,8 @@ def main() -> None:
     draw_parity(axes[1], comparison, "forces", "forces on atoms, unseen MD runs")
     draw_parity(axes[2], comparison, "mm_forces", "forces on water charges, same runs")
     figure.tight_layout()
-    figure.savefig(OUTPUT, dpi=140)
+    with atomic_write(OUTPUT) as temporary:
+        figure.savefig(temporary, dpi=140)
     print(f"written: {OUTPUT}")
 
 

@@ -47,17 +47,17 @@ def one_epoch(path: Path, streamed: bool) -> list:
     from gnn.data import read_frames
     from gnn.data.batching import collate
     from gnn.data.streaming import stream_frames
-    from gnn.training.feed import Feed
+    from gnn.training.frames.loader import Loader
 
     torch.set_num_threads(1)
     start = time.perf_counter()
     frames = stream_frames(path) if streamed else read_frames(path)
-    feed = Feed(frames, AMP(order=1, channels=2))
+    loader = Loader(frames, AMP(order=1, channels=2))
     opened = time.perf_counter() - start
     start = time.perf_counter()
-    batches = feed.batches(8, np.random.default_rng(0))
+    batches = loader.batches(8, np.random.default_rng(0))
     for indices in batches:
-        collate(feed[indices])
+        collate(loader[indices])
     seconds = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return [peak, opened, seconds, 1e3 * seconds / len(batches)]

@@ -13,17 +13,15 @@ All variants take turns in one process, so that a drift of the machine's speed h
 """
 
 import argparse
-import csv
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
+from _output import write_picture, write_table
 
 from gnn import AMP, Frame, System
 from gnn.data import collate, prepare
 
-RESULTS = Path(__file__).parent / "results"
 VARIANTS: dict[str, dict] = {
     "compiled": {},
     "torch edges": {"edge_method": "torch"},
@@ -110,11 +108,8 @@ def main() -> None:
     for name, low, median, ratio in rows:
         print(f"{name:>24} {low:9.2f} {median:9.2f} {ratio:7.2f}")
     print("ratio: to 'compiled' (target: torch edges >= 1.5), to 'order 0' (target: order 2 < 1.5)")
-    RESULTS.mkdir(exist_ok=True)
-    with open(RESULTS / "training_step.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["variant", "min_ms", "median_ms", "ratio"])
-        writer.writerows([(n, f"{a:.3f}", f"{b:.3f}", f"{r:.3f}") for n, a, b, r in rows])
+    table = [(n, f"{a:.3f}", f"{b:.3f}", f"{r:.3f}") for n, a, b, r in rows]
+    write_table("training_step", ["variant", "min_ms", "median_ms", "ratio"], table)
     draw(rows)
 
 
@@ -135,7 +130,7 @@ def draw(rows) -> None:
         axis.set(title=title, ylabel="training step / ms", ylim=(0, 1.15 * max(medians)))
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    figure.savefig(RESULTS / "training_step.png", dpi=150)
+    write_picture("training_step", figure)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import csv
 import importlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
@@ -14,6 +13,7 @@ from fmm.distributions import cloud, random_moments
 from fmm.plan import FMM
 from fmm.validation import errors, sampled
 from multipoles import interactions
+from multipoles.files import atomic_write
 
 # times the row's bound: what to ask for so that the measured error just keeps the bound
 _LADDER = (100.0, 50.0, 25.0, 12.0, 8.0, 5.0, 3.0, 2.0, 1.4, 1.0, 0.7, 0.4)
@@ -149,15 +149,8 @@ def main(n: int, quick: bool = False, csv_path: Path | None = None, picture: Pat
     print(f"\nerror of the gradient against seconds, {n} points")
     found += against_tolerance(n, 10.0 ** -np.arange(2, 13, 3 if quick else 1), repeats)
     folder = _results()
-    for path, write in (
-        (csv_path or folder / "fmm_bench.csv", save_csv),
-        (picture or folder / "fmm_bench.png", draw),
-    ):
-        # a suffix that matplotlib knows
-        part = path.with_name(f"{path.stem}.part{path.suffix}")
-        if write(part, found):
-            os.replace(part, path)
-            print(f"written: {path}")
+    save_csv(csv_path or folder / "fmm_bench.csv", found)
+    draw(picture or folder / "fmm_bench.png", found)
 
 
 def _results() -> Path:
@@ -313,21 +306,21 @@ def _curve(part, problem: Problem, n: int, program, asked, run, repeats: int) ->
 # --- files ----------------------------------------------------------------------------------------
 
 
-def save_csv(path: Path, found: list[Measurement]) -> bool:
-    """Write all measurements as CSV; return True."""
-    with path.open("w", newline="") as file:
+def save_csv(path: Path, found: list[Measurement]) -> None:
+    """Write all measurements as CSV."""
+    with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(Measurement._fields)
         writer.writerows(found)
-    return True
+    print(f"written: {path}")
 
 
-def draw(path: Path, found: list[Measurement]) -> bool:
-    """Draw time against number of points, and error against time; False without matplotlib."""
+def draw(path: Path, found: list[Measurement]) -> None:
+    """Draw time against number of points, and error against time, where there is matplotlib."""
     matplotlib = optional("matplotlib")
     if matplotlib is None:
         print("no picture: matplotlib is not installed (in a checkout: pip install '.[bench]')")
-        return False
+        return
     matplotlib.use("Agg")
     plt = importlib.import_module("matplotlib.pyplot")
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
@@ -337,9 +330,10 @@ def draw(path: Path, found: list[Measurement]) -> bool:
         axis.grid(alpha=0.35, lw=0.5)
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False, fontsize=9)
-    figure.savefig(path, dpi=150)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=150)
     plt.close(figure)
-    return True
+    print(f"written: {path}")
 
 
 _COLOURS = {"anisole": "#1b6ca8", "fmm3dpy": "#c8553d", "direct": "#777777"}

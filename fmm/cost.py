@@ -4,7 +4,6 @@ import json
 import os
 from functools import lru_cache
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from time import perf_counter
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from fmm.error import accuracy
 from fmm.far import expansions, harmonics, translations
 from fmm.near.field import near_field, pair_cost
 from multipoles.compiled.jit import processor, serial
+from multipoles.files import atomic_write
 
 # looser tolerances let single precision do the far field, or everything for float32 points
 SINGLE = 1e-5
@@ -73,10 +73,8 @@ def _keep(path: Path, found: Machine) -> None:
     try:
         if not path.is_absolute():
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump(found._asdict(), file)
-        os.replace(file.name, path)
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(found._asdict()))
     except OSError:
         pass
 

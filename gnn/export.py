@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from gnn.data.batching import Batch
-from gnn.data.common import write_atomically
 from gnn.layers.surroundings import FIELD_ORDER, given_field
 from gnn.model import AMP
 from gnn.operators import field_torch
 from gnn.potential import Potential
 from gnn.units import COULOMB
 from multipoles import indexing
+from multipoles.files import atomic_write
 
 FORMAT = "anisole-export"
 VERSION = 1
@@ -155,11 +155,8 @@ def export_model(model: Potential, path: str | Path, *, mm_order: int = 0) -> Pa
     buffer = io.BytesIO()
     extra = {"metadata.json": json.dumps(_metadata(model, mm_order))}
     torch.export.save(program, buffer, extra_files=extra)
-
-    def write(temporary: Path) -> None:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
-
-    write_atomically(path, write)
     return path
 
 

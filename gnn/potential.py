@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from gnn.baseline import check_bond, constants, warn_of_open_energies
 from gnn.data.batching import Batch, collate
-from gnn.data.streaming import Head
+from gnn.data.streaming import Header
 from gnn.data.systems import Frame, System
 from gnn.units import COULOMB
 
@@ -81,7 +81,7 @@ class Potential(nn.Module):
         return self
 
     def set_baseline(
-        self, frames: Iterable[Frame | Head], isolated: Mapping[int, float] | None = None
+        self, frames: Iterable[Frame | Header], isolated: Mapping[int, float] | None = None
     ) -> None:
         """Fit the constant part of the energy to labelled frames, and note their elements.
 
@@ -135,7 +135,7 @@ class Potential(nn.Module):
 
     def _fit_baseline(
         self,
-        frames: Iterable[Frame | Head],
+        frames: Iterable[Frame | Header],
         predicted: Iterable[float],
         isolated: Mapping[int, float],
     ) -> None:

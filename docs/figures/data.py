@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from gnn.data import info
+from gnn.data.checking import info
 
 
 def main() -> None:

@@ -16,6 +16,13 @@ def seconds(text: str) -> float:
     return value
 
 
+def count(text: str) -> int:
+    """Read a number of things, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {text!r}")
+    return int(text)
+
+
 def console() -> Any:
     """Return the console that commands print to."""
     from rich.console import Console
@@ -38,14 +45,14 @@ def add_keys(parser: Any) -> None:
 
 
 class _AddKeys(argparse.Action):
-    """Collects keys; one name has one."""
+    """Collects keys, one for each name."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
-        found = dict(getattr(namespace, self.dest))
+        keys = dict(getattr(namespace, self.dest))
         for name, key in values:
-            if found.setdefault(name, key) != key:
-                parser.error(f"--keys: {name} is named twice, as {found[name]} and {key}")
-        setattr(namespace, self.dest, found)
+            if keys.setdefault(name, key) != key:
+                parser.error(f"--keys: {name} is named twice, as {keys[name]} and {key}")
+        setattr(namespace, self.dest, keys)
 
 
 def _key(text: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gnn.commands._common import add_keys, console
+from gnn.progress import Bar
 
 
 def register(commands: Any) -> None:
@@ -78,8 +79,9 @@ def _generate(arguments: argparse.Namespace) -> int:
 
 
 def _recipe(smiles: str, name: str | None, arguments: argparse.Namespace) -> Any:
-    from gnn.data.generate import Recipe
-    from gnn.data.sampling import Dynamics, check_installed, molecule
+    from gnn.data.making.generate import Recipe
+    from gnn.data.making.sampling import Dynamics
+    from gnn.data.making.topology import check_installed, molecule
 
     check_installed()
     from rdkit.Chem import GetFormalCharge
@@ -87,25 +89,19 @@ def _recipe(smiles: str, name: str | None, arguments: argparse.Namespace) -> Any
 
     mol = molecule(smiles)
     return Recipe(
-        smiles,
-        CalcMolFormula(mol) if name is None else name,
-        GetFormalCharge(mol),
-        arguments.level,
-        arguments.grid_level,
-        arguments.padding,
-        arguments.mbis,
-        Dynamics(
-            arguments.temperature,
-            arguments.equilibration,
-            arguments.interval,
-            arguments.cutoff,
-            arguments.threads,
-        ),
+        smiles=smiles,
+        name=CalcMolFormula(mol) if name is None else name,
+        charge=GetFormalCharge(mol),
+        level=arguments.level,
+        grid_level=arguments.grid_level,
+        padding=arguments.padding,
+        mbis=arguments.mbis,
+        dynamics=Dynamics(**{key: getattr(arguments, key) for key in Dynamics.model_fields}),
     )
 
 
 def _generate_one(recipe: Any, arguments: argparse.Namespace) -> None:
-    from gnn.data.generate import generate
+    from gnn.data.making.generate import generate
 
     out = arguments.out or Path(f"{recipe.name}.h5")
     work = None if arguments.work is None else arguments.work / recipe.name
@@ -134,38 +130,27 @@ def _time(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 180 else f"{seconds / 60:.0f} min"
 
 
-class _Progress:
+class _Progress(Bar):
     """A bar on a terminal, a line for each frame elsewhere; frames per second and time left."""
 
     def __init__(self, screen: Any) -> None:
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+        from rich.progress import BarColumn, MofNCompleteColumn
 
-        self.screen, self.done, self.start = screen, 0, 0.0
-        note = TextColumn("{task.fields[note]}", markup=False)
-        self.bar = Progress(
-            BarColumn(), MofNCompleteColumn(), note, console=screen, disable=not screen.is_terminal
-        )
-        self.task = self.bar.add_task("", total=None, note="force field, molecular dynamics")
-
-    def __enter__(self) -> "_Progress":
-        self.bar.start()
-        self.start = time.monotonic()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        columns = BarColumn(), MofNCompleteColumn()
+        super().__init__(screen, *columns, note="force field, molecular dynamics")
+        self.done, self._start = 0, time.monotonic()
 
     def __call__(self, done: int, total: int, line: str) -> None:
         self.done = done
-        rate = done / (time.monotonic() - self.start)
+        rate = done / (time.monotonic() - self._start)
         pace = f"{rate:.2f} frames/s, {_time((total - done) / rate)} left"
-        self.bar.update(self.task, completed=done, total=total, note=f"{pace}; {line}")
-        if not self.screen.is_terminal:
-            self.screen.print(f"{line}; {pace}", markup=False, soft_wrap=True)
+        self.update(done, f"{pace}; {line}", total)
+        if not self.console.is_terminal:
+            self.console.print(f"{line}; {pace}", markup=False, soft_wrap=True)
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    from gnn.data import info
+    from gnn.data.checking import info
 
     summary = info.read_summary(arguments.file, keys=arguments.keys)
     screen = console()
@@ -179,8 +164,8 @@ def _info(arguments: argparse.Namespace) -> int:
 
 def _convert(arguments: argparse.Namespace) -> int:
     from gnn.data import read_frames, write_frames
-    from gnn.data.doubts import doubts
-    from gnn.data.info import label_counts
+    from gnn.data.checking.doubts import doubts
+    from gnn.data.checking.info import label_counts
 
     source, target = Path(arguments.input), Path(arguments.output)
     if source.resolve() == target.resolve():
@@ -205,7 +190,7 @@ def _more(source: Path, target: Path) -> dict[str, Any]:
     """Return what else an HDF5 file holds, or say that the other format has no place for it."""
     from gnn.data import read_frames
     from gnn.data.common import is_hdf5
-    from gnn.data.hdf5 import read_remarks
+    from gnn.data.formats.hdf5 import read_remarks
 
     if not is_hdf5(source):
         return {}

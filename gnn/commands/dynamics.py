@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gnn.commands._common import console
+from gnn.commands._common import console, count
+from gnn.progress import Bar
 
 
 def register(commands: Any) -> None:
@@ -39,7 +40,7 @@ def register(commands: Any) -> None:
     add("--seed", type=int, default=0)
     add("--platform", help="of OpenMM: CPU, CUDA, Reference, … (default: the fastest)")
     add("--threads", type=int, help="of OpenMM's CPU platform (default: all cores)")
-    add("--model-threads", type=int, default=1, help="for the model (%(default)s)")
+    add("--model-threads", type=count, default=1, help="for the model (%(default)s)")
     add("--output", default="runs/md", help="folder (%(default)s)")
     add("--resume", action="store_true", help="continue from the last checkpoint")
     md.set_defaults(run=_md)
@@ -52,8 +53,7 @@ def _md(arguments: argparse.Namespace) -> int:
     if arguments.equilibration is None:
         made_here = arguments.smiles is not None or arguments.prmtop is not None
         arguments.equilibration = 10.0 if made_here else 0.0
-    names = Settings.__dataclass_fields__
-    settings = Settings(**{name: getattr(arguments, name) for name in names})
+    settings = Settings(**{name: getattr(arguments, name) for name in Settings.model_fields})
     folder, screen = Path(arguments.output), console()
     _files(arguments, folder, screen)
     model = None if arguments.model is None else Path(arguments.model)
@@ -94,7 +94,7 @@ def _files(arguments: argparse.Namespace, folder: Path, screen: Any) -> None:
         return
     if not 0 < arguments.padding < 1000:
         raise ValueError(f"expected --padding of some Å, got {arguments.padding:g}")
-    from gnn.data.sampling import molecule, parametrise
+    from gnn.data.making.topology import molecule, parametrise
 
     line = f"force field of {arguments.smiles} (GAFF2, AM1-BCC charges) in TIP3P water"
     screen.print(line, markup=False)  # rich would take [nH] for markup
@@ -103,7 +103,7 @@ def _files(arguments: argparse.Namespace, folder: Path, screen: Any) -> None:
         _check_same(mol, folder, screen)
         charge = sum(atom.GetFormalCharge() for atom in mol.GetAtoms())
         parametrise(mol, charge, arguments.padding, folder)
-    except RuntimeError as error:  # of AmberTools, with the last lines of its output
+    except RuntimeError as error:  # from AmberTools, with the last lines of its output
         raise OSError(str(error)) from error
 
 
@@ -113,11 +113,11 @@ def _check_new(folder: Path) -> None:
         raise ValueError(
             f"{folder} holds a run already: continue it with --resume, or name another folder"
         )
-    (folder / "start.xml").unlink(missing_ok=True)  # of a run that never began; of another box?
+    (folder / "start.xml").unlink(missing_ok=True)  # of a run that never began
 
 
 def _check_same(mol: Any, folder: Path, screen: Any) -> None:
-    """Refuse a folder with the box of another molecule, which would be taken for this one's."""
+    """Refuse a folder that holds the box of another molecule."""
     from gnn.engines.box import read_amber
 
     files = folder / "solute.prmtop", folder / "solute.rst7"
@@ -132,11 +132,10 @@ def _check_same(mol: Any, folder: Path, screen: Any) -> None:
 
 def _copy(prmtop: Path, coordinates: Path, folder: Path, resume: bool) -> None:
     """Check a user's files and put them into the folder of the run; compare them, with `resume`."""
-    from functools import partial
     from shutil import copyfile
 
-    from gnn.data.common import write_atomically
     from gnn.engines.box import read_amber
+    from multipoles.files import atomic_write
 
     read_amber(prmtop, coordinates)
     for source, name in ((prmtop, "solute.prmtop"), (coordinates, "solute.rst7")):
@@ -145,21 +144,20 @@ def _copy(prmtop: Path, coordinates: Path, folder: Path, resume: bool) -> None:
             if own.read_bytes() != source.read_bytes():
                 raise ValueError(f"{folder} was begun with another file than {source}")
             continue
-        write_atomically(own, partial(copyfile, source))
+        with atomic_write(own) as temporary:
+            copyfile(source, temporary)
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Let the model use so many threads: their number decides the last digits, too."""
+def _threads(number: int) -> Iterator[None]:
+    """Let the model use a number of threads, on which the last digits of a run depend."""
     import torch
 
     import multipoles
 
-    if count < 1:
-        raise ValueError(f"expected --model-threads >= 1, got {count}")
     before = torch.get_num_threads(), multipoles.get_num_threads()
-    torch.set_num_threads(count)
-    multipoles.set_num_threads(count)
+    torch.set_num_threads(number)
+    multipoles.set_num_threads(number)
     try:
         yield
     finally:
@@ -167,32 +165,23 @@ def _threads(count: int) -> Iterator[None]:
         multipoles.set_num_threads(before[1])
 
 
-class _Progress:
+class _Progress(Bar):
     """A bar on a terminal, a line for every tenth elsewhere."""
 
     def __init__(self, screen: Any, steps: int):
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
-        self.screen, self.steps, self.shown = screen, steps, 0
-        columns = (BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeRemainingColumn())
-        note = TextColumn("{task.fields[note]}")
-        self.bar = Progress(*columns, note, console=screen, disable=not screen.is_terminal)
-        self.task = self.bar.add_task("", total=steps, note="")
-
-    def __enter__(self) -> "_Progress":
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        percent = TextColumn("{task.percentage:3.0f} %")
+        super().__init__(screen, BarColumn(), percent, TimeRemainingColumn(), total=steps)
+        self.steps, self._tenths = steps, 0
 
     def __call__(self, step: int, speed: float) -> None:
         note = f"step {step}, {speed:.2f} ns/day"
-        self.bar.update(self.task, completed=step, note=note)
-        tenth = 10 * step // self.steps
-        if not self.screen.is_terminal and tenth > self.shown:
-            self.screen.print(f"  {100 * step // self.steps:3d} %  {note}")
-            self.shown = tenth
+        self.update(step, note)
+        tenths = 10 * step // self.steps
+        if not self.console.is_terminal and tenths > self._tenths:
+            self.console.print(f"  {100 * step // self.steps:3d} %  {note}")
+            self._tenths = tenths
 
 
 def _summary(run: Any, kind: str, screen: Any) -> None:

@@ -45,9 +45,10 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from gnn.training import tables
     from gnn.training.config import load_config, parse_config
-    from gnn.training.run import AMP_NAME, run_training
+    from gnn.training.report import tables
+    from gnn.training.results import AMP_NAME
+    from gnn.training.run import run_training
 
     config = load_config(arguments.config)
     if arguments.start is not None:
@@ -76,8 +77,8 @@ def _beside(comparisons: dict[str, Any]) -> str:
 
 
 def _without_isolated(frames: list[Any], name: str) -> list[Any]:
-    """Leave out isolated atoms, which are no test of a model of molecules, and say so."""
-    from gnn.training.isolated import without_isolated
+    """Return the frames but for isolated atoms, which are no test of a model of molecules."""
+    from gnn.training.frames.isolated import without_isolated
 
     kept = [frames[i] for i in without_isolated(frames)]
     if len(kept) < len(frames):
@@ -87,13 +88,13 @@ def _without_isolated(frames: list[Any], name: str) -> list[Any]:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from gnn.data import read_frames
-    from gnn.training import plots, tables
     from gnn.training.checkpoint import load_model
-    from gnn.training.labels import check_labelled
-    from gnn.training.metrics import compare
-    from gnn.training.run import report_spread
-    from gnn.training.setup import load_test_frames
-    from gnn.training.uncertainty import has_spread
+    from gnn.training.frames.labels import check_labelled
+    from gnn.training.frames.load import load_test_frames
+    from gnn.training.report import plots, tables
+    from gnn.training.report.metrics import compare
+    from gnn.training.report.uncertainty import has_spread
+    from gnn.training.results import report_spread
 
     model = load_model(arguments.checkpoint)
     if arguments.data is None:

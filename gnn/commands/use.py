@@ -1,4 +1,4 @@
-"""``anisole predict``, ``import-weights`` and ``validate``: what is done with a finished model."""
+"""``anisole predict``, ``import-weights`` and ``validate``: the use of a finished model."""
 
 import argparse
 from pathlib import Path
@@ -38,7 +38,7 @@ def register(commands: Any) -> None:
 def _predict(arguments: argparse.Namespace) -> int:
     from gnn.data import read_frames
     from gnn.training.checkpoint import load_model
-    from gnn.training.predict import check_suffix, write_predictions
+    from gnn.training.report.predict import check_suffix, write_predictions
 
     check_suffix(arguments.output)  # before the work, not after it
     if Path(arguments.output).resolve() == Path(arguments.input).resolve():

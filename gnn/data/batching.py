@@ -1,57 +1,16 @@
-"""Many systems as one set of tensors: neighbour pairs, preparation per frame, batches."""
+"""Many systems as one set of tensors."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import pad
 
-import multipoles as mp
 from gnn.data.common import LABELS
+from gnn.data.prepared import PreparedFrame, prepare
 from gnn.data.systems import Frame, System
-
-_DENSE_ATOMS = 200  # up to here a full distance matrix is faster than a k-d tree
-
-
-def neighbour_pairs(
-    positions: NDArray[np.float64], cutoff: float
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """All ordered pairs of points with 0 < distance < cutoff.
-
-    Parameters
-    ----------
-    positions
-        Points in Å, shape (n, 3).
-    cutoff
-        Largest distance in Å (excluded), > 0.
-
-    Returns
-    -------
-    senders, receivers
-        Indices, shape (pairs,), sorted by receiver and then by sender.
-
-    Raises
-    ------
-    ValueError
-        If the cutoff is not a positive finite number.
-    """
-    if not (np.isfinite(cutoff) and cutoff > 0):
-        raise ValueError(f"cutoff: expected a positive number of Å, got {cutoff}")
-    if len(positions) <= _DENSE_ATOMS:
-        squared = ((positions[:, None, :] - positions[None, :, :]) ** 2).sum(-1)
-        receivers, senders = np.nonzero((squared > 0) & (squared < cutoff * cutoff))
-        return senders.astype(np.int64), receivers.astype(np.int64)
-    pairs = cKDTree(positions).query_pairs(cutoff, output_type="ndarray")
-    squared = ((positions[pairs[:, 0]] - positions[pairs[:, 1]]) ** 2).sum(-1)
-    pairs = pairs[(squared > 0) & (squared < cutoff * cutoff)]  # the tree keeps its border
-    senders, receivers = np.concatenate([pairs, pairs[:, ::-1]]).T
-    order = np.lexsort((senders, receivers))
-    return senders[order].astype(np.int64), receivers[order].astype(np.int64)
 
 
 class Label(NamedTuple):
@@ -71,31 +30,6 @@ class Label(NamedTuple):
     def among(self, predicted: Tensor) -> Tensor:
         """Return the rows of a quantity of the whole batch that the label is known for."""
         return predicted if self.rows is None else predicted.index_select(0, self.rows)
-
-
-@dataclass(frozen=True, eq=False)
-class PreparedFrame:
-    """What a batch needs of one frame, worked out once: centred tensors, edges, labels.
-
-    Made by :func:`prepare`; shapes as in :class:`Batch` with one system.
-    """
-
-    numbers: Tensor
-    positions: Tensor
-    charge: Tensor
-    mm_positions: Tensor
-    mm_moments: Tensor
-    uniform_field: Tensor
-    external_field: Tensor
-    origin: Tensor
-    senders: Tensor
-    receivers: Tensor
-    energy: Tensor | None
-    forces: Tensor | None
-    mm_forces: Tensor | None
-    dipole: Tensor | None
-    cutoff: float
-    dtype: torch.dtype
 
 
 @dataclass(eq=False)
@@ -183,7 +117,7 @@ class Batch:
         label = self.labels.get(name)
         if label is None:
             return None
-        if label.rows is not None:  # a shorter tensor might be broadcast where it is compared
+        if label.rows is not None:  # a shorter tensor could be broadcast without an error
             raise ValueError(
                 f"{name}: only some systems of this batch have it; labels[{name!r}] holds "
                 f"{len(label.values)} rows, and which these are"
@@ -244,99 +178,10 @@ class Batch:
         return replace(self, **changed)
 
 
-def prepare(
-    item: System | Frame, cutoff: float, dtype: torch.dtype = torch.float32
-) -> PreparedFrame:
-    """Work out once what every batch with this system or frame needs.
-
-    Parameters
-    ----------
-    item
-        System, or frame with labels.
-    cutoff
-        Cutoff of the neighbour pairs in Å.
-    dtype
-        Floating-point type of the model.
-
-    Returns
-    -------
-    PreparedFrame
-        To be passed to :func:`collate` any number of times.
-
-    Raises
-    ------
-    TypeError
-        If `item` is neither a System nor a Frame, or `dtype` no floating-point type.
-    ValueError
-        If the cutoff is not a positive number.
-    """
-    if not dtype.is_floating_point:
-        raise TypeError(f"dtype: expected a floating-point type such as torch.float32, got {dtype}")
-    if isinstance(item, System):
-        frame = Frame(item)
-    elif isinstance(item, Frame):
-        frame = item
-    else:
-        raise TypeError(f"expected a System or Frame, got {type(item).__name__}")
-    system = frame.system
-    origin = system.positions.mean(0)
-    positions = system.positions - origin
-    senders, receivers = neighbour_pairs(positions, cutoff)
-    dipole = None if frame.dipole is None else (frame.dipole - system.charge * origin)[None]
-
-    def cast(array: Any) -> Tensor:
-        return torch.tensor(array, dtype=dtype)
-
-    return PreparedFrame(
-        numbers=torch.tensor(system.numbers),
-        positions=cast(positions),
-        charge=cast([system.charge]),
-        mm_positions=cast(system.mm_positions - origin),
-        mm_moments=cast(_mm_moments(system)),
-        uniform_field=cast(_uniform_field(system)),
-        external_field=cast(_external_field(system, origin)),
-        origin=torch.tensor(origin[None]),
-        senders=torch.tensor(senders),
-        receivers=torch.tensor(receivers),
-        energy=None if frame.energy is None else torch.tensor([frame.energy], dtype=torch.float64),
-        forces=None if frame.forces is None else cast(frame.forces),
-        mm_forces=None if frame.mm_forces is None else cast(frame.mm_forces),
-        dipole=None if dipole is None else cast(dipole),
-        cutoff=float(cutoff),
-        dtype=dtype,
-    )
-
-
-def _mm_moments(system: System) -> NDArray[np.float64]:
-    """Return packed moments of the surrounding particles, (m, 1), (m, 4) or (m, 10)."""
-    quadrupoles = system.mm_quadrupoles
-    if quadrupoles is not None:  # symmetric but for rounding
-        quadrupoles = 0.5 * (quadrupoles + quadrupoles.swapaxes(1, 2))
-    return mp.pack(system.mm_charges, system.mm_dipoles, quadrupoles)
-
-
-def _uniform_field(system: System) -> NDArray[np.float64]:
-    return np.zeros((1, 3)) if system.uniform_field is None else system.uniform_field[None]
-
-
-def _external_field(system: System, origin: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the external field at the atoms, with the constant that centring takes away.
-
-    The potential of a uniform field is zero at the frame's origin, that of a batch at the
-    centred one.
-    """
-    field = system.external_field
-    if system.uniform_field is None:
-        return np.zeros((system.n_atoms, 0)) if field is None else field
-    field = np.zeros((system.n_atoms, 1)) if field is None else field.copy()
-    field[:, 0] -= origin @ system.uniform_field
-    return field
-
-
 def _checked(
     items: Sequence[System | Frame | PreparedFrame], cutoff: float | None, dtype: torch.dtype | None
 ) -> list[PreparedFrame]:
-    """All items prepared, for one cutoff and one type."""
+    """Return all items prepared, after a check that they have one cutoff and one type."""
     if isinstance(items, System | Frame | PreparedFrame):
         raise TypeError(f"expected a list of systems or frames, got one {type(items).__name__}")
     if len(items) == 0:
@@ -429,7 +274,7 @@ def collate(
 
 
 def _label(parts: Sequence[Tensor | None], sizes: Sequence[int]) -> Label | None:
-    """Join what items of some sizes have of a label; None where none has it."""
+    """Join the values of a label that some of the items have; None where none has it."""
     there = [part for part in parts if part is not None]
     if not there:
         return None

@@ -12,7 +12,7 @@ from gnn.data.systems import total_charge
 #: Names under which a total charge is looked for.
 CHARGE_KEYS = ("total_charge", "charge")
 
-_ROUNDING = 1e-2  # largest distance in e of added charges of atoms from a whole number
+_ROUNDING = 1e-2  # largest deviation in e of a sum of atomic charges from a whole number
 _PER_ATOM = re.compile(r"(.*_)?charges?|charges_.*", re.IGNORECASE)
 _PERHAPS = re.compile(r"(.*_)?q|q_.*|.*charge.*", re.IGNORECASE)
 _OTHER_CHARGES = re.compile(r"nuc|core|valence|effective", re.IGNORECASE)
@@ -90,15 +90,15 @@ def _stated(name: str, value: Any) -> int:
 
 
 def _sums(arrays: Mapping[str, Any], names: re.Pattern[str] = _PER_ATOM) -> dict[str, float]:
-    """Return the sum of each array that holds a charge for each atom, unless all are zero."""
-    found: dict[str, NDArray[Any]] = {
+    """Return the sums of the arrays of atomic charges, except of those that are all zero."""
+    charges: dict[str, NDArray[Any]] = {
         name: np.asarray(values)
         for name, values in arrays.items()
         if names.fullmatch(name) and not _OTHER_CHARGES.search(name)
     }
     return {
         name: float(values.sum())
-        for name, values in found.items()
+        for name, values in charges.items()
         if values.ndim == 1 and values.dtype.kind in "iuf" and values.any()
     }
 
@@ -108,16 +108,16 @@ def _is_whole(total: float) -> bool:
 
 
 def _unused(info: Mapping[str, Any], used: set[str], charge: int) -> dict[str, str]:
-    """Return a sentence for each name like that of a charge whose value is another one."""
-    found = {
+    """Return a remark on each value that has a name like a charge's and differs from the charge."""
+    others = {
         name: value for name, value in info.items() if name not in used and _like_a_charge(name)
     }
     if re.fullmatch(r"[+-]?\d+\s+\d+", str(info.get("comment"))):  # charge and multiplicity
-        found["comment"] = info["comment"]
+        others["comment"] = info["comment"]
     return {
         name: f"{name!r} ({str(value)[:40]}) looks like a total charge and is not used, the charge "
         f"is {charge}: name it total_charge, if it is one"
-        for name, value in found.items()
+        for name, value in others.items()
         if not _says(value, charge)
     }
 
@@ -130,7 +130,7 @@ def _like_a_charge(name: str) -> bool:
 
 
 def _says(value: Any, charge: int) -> bool:
-    """Whether a value, or the first of several, is this charge, or it is no number of atoms."""
+    """Return whether a value, or the first of two, is this charge; arrays per atom pass."""
     if isinstance(value, str):
         value = value.split()[0] if value.split() else ""
     elif value is None or np.size(value) > 2:

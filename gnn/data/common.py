@@ -1,10 +1,8 @@
-"""What all file formats of frames share: labels, units, and files written whole or not at all."""
+"""What all file formats of frames share: labels, units, locks."""
 
 import errno
-import os
 import re
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -86,8 +84,8 @@ def check_unit(where: str | Path, key: str, value: Any) -> None:
     ValueError
         If the unit is another one; the message says how to convert.
     """
-    found = text_of(value)
-    if found in UNITS[key]:
+    unit = text_of(value)
+    if unit in UNITS[key]:
         return
     wanted = UNITS[key][0]
     affected = {
@@ -95,19 +93,19 @@ def check_unit(where: str | Path, key: str, value: Any) -> None:
         "length_unit": "positions and dipoles (and divide forces)",
         "charge_unit": "charges and dipoles",
     }[key]
-    name = _FACTORS.get(found.lower())
+    name = _FACTORS.get(unit.lower())
     if name is None or (key == "length_unit") != (name in ("BOHR", "NANOMETER")):
-        factor = f"the value of one {found} in {wanted}"
+        factor = f"the value of one {unit} in {wanted}"
     else:
         factor = f"{getattr(units, name):.10g} (gnn.units.{name})"
     raise ValueError(
-        f"{where}: {key} is {found!r}, but frames are in eV, Å and e: multiply {affected} by "
+        f"{where}: {key} is {unit!r}, but frames are in eV, Å and e: multiply {affected} by "
         f"{factor}, then set {key} to {wanted!r}"
     )
 
 
 def check_other_unit(where: str, key: str, value: Any) -> None:
-    """Refuse a unit that is known and is another, under a key that says not of what it is.
+    """Refuse a known unit other than eV, Å or e under a key that does not name its quantity.
 
     Raises
     ------
@@ -123,51 +121,9 @@ def check_other_unit(where: str, key: str, value: Any) -> None:
             )
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a temporary file of the same folder, then move it into place.
-
-    Parameters
-    ----------
-    path
-        Final place of the file; its folder is made when missing.
-    write
-        Called with the temporary path, which has the same suffix.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be written (full disk, read-only folder, …); nothing of it is left.
-    """
-    try:
-        _write_and_rename(path, write)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        # named as the caller named it, not as the temporary file
-        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
-
-
-def _write_and_rename(path: Path, write: Callable[[Path], None]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(
-        prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent
-    )
-    os.close(handle)
-    try:
-        write(Path(temporary))
-        # mkstemp makes files that only their owner can read; a data file follows the umask.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 @contextmanager
 def locked(path: Path, refusal: str, *, wait: bool = False) -> Iterator[None]:
-    """Keep other processes out that use this with the same file; the lock ends with the process.
+    """Hold a lock on a file against other processes; it ends with this process.
 
     Parameters
     ----------

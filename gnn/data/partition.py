@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gnn.data.splits import SETS, checked_fractions, share_kind, split_indices
-from gnn.data.streaming import Head
+from gnn.data.streaming import Header
 from gnn.data.systems import Frame
 
 #: Values of a key that name a set.
@@ -43,7 +43,7 @@ class Partition(NamedTuple):
 
 
 def partition(
-    heads: Sequence[Frame | Head],
+    frames: Sequence[Frame | Header],
     train: Share = None,
     validation: Share = None,
     test: Share = None,
@@ -55,7 +55,7 @@ def partition(
 
     Parameters
     ----------
-    heads
+    frames
         The frames, in the order of their file.
     train, validation, test
         All None; fractions that add up to 1; or lists, of runs or blocks (numbers) or of values
@@ -78,29 +78,29 @@ def partition(
         If fractions and lists are mixed, or lists are given for a split by frame.
     """
     shares: dict[str, Any] = {"train": train, "validation": validation, "test": test}
-    if not heads:
+    if not frames:
         raise ValueError("expected at least one frame to split, got none")
     kinds = {share_kind(key, share) for key, share in shares.items()}
     items = [item for share in shares.values() if _is_list(share) for item in share]
     if by is None and any(isinstance(item, str) for item in items):
         by = "group"
     if by == "group":
-        return _by_group(heads, shares, seed)
-    places = [(head.name, head.run) for head in heads]
+        return _by_group(frames, shares, seed)
+    places = [(frame.name, frame.run) for frame in frames]
     if by in ("run", "block") or (by is None and "list" in kinds):
         parts = split_indices(places, **shares, by=by or "run", seed=seed)
         return Partition(*parts, _told_of_runs(places, by or "run"))
     if "list" in kinds:
         raise TypeError("train, validation, test: a split by frame takes fractions, not lists")
     _fractions(shares)
-    fewest = _FEWEST if by is None else len(heads) + 1
-    poor = {name for name, own in _runs_of(heads).items() if len(own) < fewest}
-    return _by_run_or_frame(heads, shares, poor, by is not None, seed)
+    fewest = _FEWEST if by is None else len(frames) + 1
+    poor = {name for name, own in _runs_of(frames).items() if len(own) < fewest}
+    return _by_run_or_frame(frames, shares, poor, by is not None, seed)
 
 
-def hold_out(heads: Sequence[Frame | Head], seed: int = 0) -> Partition:
+def hold_out(frames: Sequence[Frame | Header], seed: int = 0) -> Partition:
     """Take a tenth of the training frames to validate on: whole runs, or else stretches."""
-    runs = _runs_of(heads)
+    runs = _runs_of(frames)
     if min(map(len, runs.values())) > 1:
         rng = np.random.default_rng(seed)
         chosen = set()
@@ -108,28 +108,28 @@ def hold_out(heads: Sequence[Frame | Head], seed: int = 0) -> Partition:
             count = max(1, round(HELD_OUT * len(own)))
             chosen |= {(name, run) for run in rng.permutation(sorted(own))[:count].tolist()}
         sets: list[list[int]] = [[], []]
-        for i, head in enumerate(heads):
-            sets[(head.name, head.run) in chosen].append(i)
+        for i, frame in enumerate(frames):
+            sets[(frame.name, frame.run) in chosen].append(i)
         how = "whole runs"
     else:
         fractions = {"train": 1 - HELD_OUT, "validation": HELD_OUT, "test": 0.0}
-        sets = _stretches(heads, range(len(heads)), fractions, seed)[:2]
+        sets = _stretches(frames, range(len(frames)), fractions, seed)[:2]
         how = "stretches of neighbours"
-        _keep_elements(heads, sets, set(range(len(heads))))
+        _keep_elements(frames, sets, set(range(len(frames))))
     kept, held = map(sorted, sets)
     if not kept or not held:
         raise ValueError(
-            f"{len(heads)} training frame{'s' * (len(heads) > 1)} can spare none to validate on: "
+            f"{len(frames)} training frame{'s' * (len(frames) > 1)} can spare none to validate on: "
             "name a file (data.valid), or give more frames"
         )
-    return Partition(kept, held, [], f"{len(held)} of {len(heads)} in {how}")
+    return Partition(kept, held, [], f"{len(held)} of {len(frames)} in {how}")
 
 
-def _runs_of(heads: Sequence[Frame | Head]) -> dict[str, set[int]]:
+def _runs_of(frames: Sequence[Frame | Header]) -> dict[str, set[int]]:
     """Return the runs of each molecule."""
     runs: dict[str, set[int]] = {}
-    for head in heads:
-        runs.setdefault(head.name, set()).add(head.run)
+    for frame in frames:
+        runs.setdefault(frame.name, set()).add(frame.run)
     return runs
 
 
@@ -137,12 +137,16 @@ def _runs_of(heads: Sequence[Frame | Head]) -> dict[str, set[int]]:
 
 
 def _by_run_or_frame(
-    heads: Sequence[Frame | Head], shares: dict[str, Any], poor: set[str], asked: bool, seed: int
+    frames: Sequence[Frame | Header],
+    shares: dict[str, Any],
+    poor: set[str],
+    asked: bool,
+    seed: int,
 ) -> Partition:
     """Split by run, and molecules that have too few runs by frame."""
-    places = [(head.name, head.run) for head in heads]
-    rich = [i for i, head in enumerate(heads) if head.name not in poor]
-    rest = [i for i, head in enumerate(heads) if head.name in poor]
+    places = [(frame.name, frame.run) for frame in frames]
+    rich = [i for i, frame in enumerate(frames) if frame.name not in poor]
+    rest = [i for i, frame in enumerate(frames) if frame.name in poor]
     if not rest:
         return Partition(*split_indices(places, **shares, seed=seed), _told_of_runs(places, "run"))
     sets: list[list[int]] = [[], [], []]
@@ -150,28 +154,28 @@ def _by_run_or_frame(
         parts = split_indices([places[i] for i in rich], **shares, seed=seed)
         sets = [[rich[i] for i in part] for part in parts]
     fractions = _fractions(shares)
-    for part, new in zip(sets, _stretches(heads, rest, fractions, seed), strict=True):
+    for part, new in zip(sets, _stretches(frames, rest, fractions, seed), strict=True):
         part.extend(new)
-    moved = _keep_elements(heads, sets, set(rest))
+    moved = _keep_elements(frames, sets, set(rest))
     if not all(sets):
         raise ValueError(
-            f"{len(heads)} frame{'s' * (len(heads) > 1)} cannot make a training, a validation and "
-            "a test set: give more frames, or a file for each set (data.train, valid, test)"
+            f"{len(frames)} frame{'s' * (len(frames) > 1)} cannot make a training, a validation "
+            "and a test set: give more frames, or a file for each set (data.train, valid, test)"
         )
     ways = "run and by frame" if rich else "frame"
-    remark = f"split by {ways}: {_why(heads, poor, asked)}; {_ADVICE}"
+    remark = f"split by {ways}: {_why(frames, poor, asked)}; {_ADVICE}"
     if moved:
         remark += f"; {moved} held-out frames went to training, for elements only they have"
     train, validation, test = (sorted(part) for part in sets)
     return Partition(train, validation, test, remark)
 
 
-def _why(heads: Sequence[Frame | Head], poor: set[str], asked: bool) -> str:
+def _why(frames: Sequence[Frame | Header], poor: set[str], asked: bool) -> str:
     """Return why frames are not split by run."""
     if asked:
         return "as the configuration says"
-    runs = {head.run for head in heads if head.name in poor}
-    own = {head.name for head in heads}
+    runs = {frame.run for frame in frames if frame.name in poor}
+    own = {frame.name for frame in frames}
     who = "the frames" if poor == own else ", ".join(sorted(name or "unnamed" for name in poor))
     if runs == {0}:
         return f"{who} name no runs"
@@ -185,13 +189,13 @@ def _told_of_runs(places: Sequence[tuple[str, int]], by: str) -> str:
 
 
 def _stretches(
-    heads: Sequence[Frame | Head], chosen: Sequence[int], fractions: dict[str, float], seed: int
+    frames: Sequence[Frame | Header], chosen: Sequence[int], fractions: dict[str, float], seed: int
 ) -> list[list[int]]:
     """Hold out a stretch for each set of every molecule's frames; few frames are drawn together."""
     rng = np.random.default_rng(seed)
     sets: list[list[int]] = [[], [], []]
     pool: list[int] = []
-    for own in _molecules(heads, chosen).values():
+    for own in _molecules(frames, chosen).values():
         if len(own) < _FEWEST:
             pool += own
         else:
@@ -200,17 +204,17 @@ def _stretches(
     return sets
 
 
-def _molecules(heads: Sequence[Frame | Head], chosen: Sequence[int]) -> dict[Any, list[int]]:
-    found: dict[Any, list[int]] = {}
+def _molecules(frames: Sequence[Frame | Header], chosen: Sequence[int]) -> dict[Any, list[int]]:
+    molecules: dict[Any, list[int]] = {}
     for i in chosen:
-        system = heads[i].system
-        key = heads[i].name, heads[i].group, system.numbers.tobytes(), system.charge
-        found.setdefault(key, []).append(i)
-    return found
+        system = frames[i].system
+        key = frames[i].name, frames[i].group, system.numbers.tobytes(), system.charge
+        molecules.setdefault(key, []).append(i)
+    return molecules
 
 
 def _cut(order: NDArray[np.int64], fractions: dict[str, float], sets: list[list[int]]) -> None:
-    """Deal frames out: the first to test, the next to validation, the rest to training."""
+    """Assign the first frames to test, the next to validation, the rest to training."""
 
     def share(key: str, most: int) -> int:
         wanted = max(1, round(fractions[key] * len(order))) if fractions[key] > 0 else 0
@@ -223,11 +227,13 @@ def _cut(order: NDArray[np.int64], fractions: dict[str, float], sets: list[list[
         part.extend(new.tolist())
 
 
-def _keep_elements(heads: Sequence[Frame | Head], sets: list[list[int]], movable: set[int]) -> int:
-    """Move frames into training that alone hold an element; return how many."""
+def _keep_elements(
+    frames: Sequence[Frame | Header], sets: list[list[int]], movable: set[int]
+) -> int:
+    """Move frames with an element that training lacks into training; return how many."""
 
     def elements(i: int) -> set[int]:
-        return set(heads[i].system.numbers.tolist())
+        return set(frames[i].system.numbers.tolist())
 
     known = set().union(*(elements(i) for i in sets[0]))
     moved = 0
@@ -244,15 +250,15 @@ def _keep_elements(heads: Sequence[Frame | Head], sets: list[list[int]], movable
 # --- by the value of a key ------------------------------------------------------------------------
 
 
-def _by_group(heads: Sequence[Frame | Head], shares: dict[str, Any], seed: int) -> Partition:
+def _by_group(frames: Sequence[Frame | Header], shares: dict[str, Any], seed: int) -> Partition:
     """Put frames where the value of their key says, or hold out whole values."""
-    bare = [i for i, head in enumerate(heads) if not head.group]
+    bare = [i for i, frame in enumerate(frames) if not frame.group]
     if bare:
         raise ValueError(
-            f"a split by key: {len(bare)} of {len(heads)} frames have no such key (the first is "
+            f"a split by key: {len(bare)} of {len(frames)} frames have no such key (the first is "
             f"frame {bare[0]}); name one that all have (data.split.key)"
         )
-    values = list(dict.fromkeys(head.group for head in heads))
+    values = list(dict.fromkeys(frame.group for frame in frames))
     kinds = {share_kind(key, share) for key, share in shares.items()}
     if "list" in kinds:
         place = _by_values(values, shares)
@@ -261,9 +267,9 @@ def _by_group(heads: Sequence[Frame | Head], shares: dict[str, Any], seed: int) 
         place = {value: _set_of(value) for value in values}
         why = "its values name the sets"
     else:
-        place = _whole_values(values, heads, shares, seed)
+        place = _whole_values(values, frames, shares, seed)
         why = "each value is whole in one set"
-    sets = {key: [i for i, head in enumerate(heads) if place[head.group] == key] for key in SETS}
+    sets = {key: [i for i, frame in enumerate(frames) if place[frame.group] == key] for key in SETS}
     if not sets["train"]:
         raise ValueError(f"the training set is empty: no frame has a key of {', '.join(values)}")
     told = [f"{k} {', '.join(v for v in values if place[v] == k)}" for k in SETS if sets[k]]
@@ -277,7 +283,7 @@ def _set_of(value: str) -> str:
 
 
 def _by_values(values: list[str], shares: dict[str, Any]) -> dict[str, str]:
-    """Place values as the lists name them; a set without a list takes the rest."""
+    """Assign values to sets by lists; a set without a list takes the rest."""
     open_sets = [key for key, share in shares.items() if share is None]
     owner: dict[str, str] = {}
     for key, share in shares.items():
@@ -296,7 +302,7 @@ def _by_values(values: list[str], shares: dict[str, Any]) -> dict[str, str]:
 
 
 def _whole_values(
-    values: list[str], heads: Sequence[Frame | Head], shares: dict[str, Any], seed: int
+    values: list[str], frames: Sequence[Frame | Header], shares: dict[str, Any], seed: int
 ) -> dict[str, str]:
     if len(values) < _FEWEST:
         raise ValueError(
@@ -304,11 +310,11 @@ def _whole_values(
             f"valid and test; found {', '.join(values)}"
         )
     number: Callable[[str], int] = values.index
-    places = [("", number(head.group)) for head in heads]
+    places = [("", number(frame.group)) for frame in frames]
     shared = _fractions(shares)
     train, validation, test = (shared[key] for key in SETS)
     parts = split_indices(places, train, validation, test, seed=seed)
-    return {heads[i].group: key for key, part in zip(SETS, parts, strict=True) for i in part}
+    return {frames[i].group: key for key, part in zip(SETS, parts, strict=True) for i in part}
 
 
 def _fractions(shares: dict[str, Any]) -> dict[str, float]:

@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from gnn.data.formats import read_frames
+from gnn.data.formats.by_suffix import read_frames
 from gnn.data.systems import Frame
 
 
 def shipped_path() -> Path:
-    """Path of the shipped data, an HDF5 file (layout: :mod:`gnn.data.hdf5`).
+    """Path of the shipped data, an HDF5 file (layout: :mod:`gnn.data.formats.hdf5`).
 
     Raises
     ------

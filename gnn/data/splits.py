@@ -185,7 +185,7 @@ def checked_fractions(fractions: dict[str, float] | None) -> dict[str, float]:
 def _by_lists(
     runs: dict[str, list[int]], shares: dict[str, Share], by: str
 ) -> dict[tuple[str, int], str]:
-    """Place runs or blocks as the caller names them; a set without a list takes the rest."""
+    """Assign runs or blocks to sets by lists; a set without a list takes the rest."""
     unnamed = [key for key, share in shares.items() if share is None]
     if len(unnamed) > 1:
         raise ValueError(f"name the {by}s of at least two sets; {', '.join(unnamed)} are open")

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gnn.data.common import LABELS, is_hdf5
-from gnn.data.hdf5 import (
+from gnn.data.formats.hdf5 import (
     check_lengths,
-    group_head,
+    group_header,
     named_groups,
     open_hdf5,
     read_group,
@@ -34,7 +34,7 @@ class Atoms(NamedTuple):
     n_mm: int
 
 
-class Head(NamedTuple):
+class Header(NamedTuple):
     """What is known of a frame without reading its arrays; None for an energy it lacks."""
 
     system: Atoms
@@ -95,14 +95,14 @@ class _Store:
     def __init__(self, path: Path, names: Sequence[str] | None, block: int, held: int):
         self.path, self.block, self.held = path, block, held
         self.file = open_hdf5(path)
-        found = named_groups(path, self.file, names)
-        self.keys, self.names = list(found), list(found.values())
+        molecules = named_groups(path, self.file, names)
+        self.keys, self.names = list(molecules), list(molecules.values())
         self.groups = [self.file[key] for key in self.keys]
-        heads = [group_head(f"{path}, group {key!r}", self.file[key]) for key in self.keys]
+        headers = [group_header(f"{path}, group {key!r}", self.file[key]) for key in self.keys]
         for key, group in zip(self.keys, self.groups, strict=True):
             check_lengths(f"{path}, group {key!r}", group)
-        self.numbers = [numbers for numbers, _ in heads]
-        self.charges = [charge for _, charge in heads]
+        self.numbers = [numbers for numbers, _ in headers]
+        self.charges = [charge for _, charge in headers]
         self.pointers = [g["mm_ptr"][()] if "mm_ptr" in g else None for g in self.groups]
         self.blocks: OrderedDict[tuple[bool, int, int], list[Frame]] = OrderedDict()
         self.reads = 0
@@ -156,7 +156,7 @@ class StreamedFrames(Sequence[Any]):
         return StreamedFrames(self._store, chosen, self._function)
 
     def map(self, function: Callable[[Any], Any]) -> "StreamedFrames":
-        """Return the sequence of ``function(frame)``, worked out when asked for."""
+        """Return the sequence of ``function(frame)``, computed when asked for."""
         before = self._function
         both = function if before is None else lambda frame: function(before(frame))
         return StreamedFrames(self._store, self.entries, both)
@@ -180,7 +180,7 @@ class StreamedFrames(Sequence[Any]):
         both = np.concatenate([self.entries, copies])
         return StreamedFrames(self._store, both, self._function)
 
-    def heads(self) -> Iterator[Head]:
+    def headers(self) -> Iterator[Header]:
         """Yield what the index knows of each frame."""
         store = self._store
         energies, runs = self._column("energy"), self._column("run")
@@ -191,16 +191,16 @@ class StreamedFrames(Sequence[Any]):
             atoms = Atoms(store.numbers[number], store.charges[number], n_mm)
             known = None if np.isnan(energy) else float(energy)
             number_of_run = 0 if np.isnan(run) else int(run)
-            yield Head(atoms, known, number_of_run, store.names[number], kind)
+            yield Header(atoms, known, number_of_run, store.names[number], kind)
 
     def _groups(self) -> list[str]:
-        """Return what the file says of the sort of each frame."""
+        """Return the group of each frame."""
         store = self._store
-        found = {
+        groups = {
             k: stored_groups(f"{store.path}, group {store.keys[k]!r}", g, len(g["positions"]))
             for k, g in enumerate(store.groups)
         }
-        return [found[k][row] for k, row in self.entries[:, :2].tolist()]
+        return [groups[k][row] for k, row in self.entries[:, :2].tolist()]
 
     @property
     def has_fields(self) -> bool:
@@ -226,7 +226,7 @@ class StreamedFrames(Sequence[Any]):
         One frame is read of every group, with and without surroundings: the others are alike.
         """
         if self._labels is None:
-            around = np.array([head.system.n_mm > 0 for head in self.heads()])
+            around = np.array([header.system.n_mm > 0 for header in self.headers()])
             kinds = np.column_stack([self.entries[:, ::2], around])
             _, first, which = np.unique(kinds, axis=0, return_index=True, return_inverse=True)
             examples = [self[i] for i in first]
@@ -235,7 +235,7 @@ class StreamedFrames(Sequence[Any]):
         return self._labels
 
     def positions(self) -> Iterator[tuple[int, NDArray[np.float64]]]:
-        """Yield the number of each frame and the positions of its atoms, as they lie in the file.
+        """Yield the index of each frame and the positions of its atoms, in the order of the file.
 
         Nothing else is read.
         """
@@ -267,7 +267,7 @@ class StreamedFrames(Sequence[Any]):
         ]
 
     def fingerprint(self) -> int:
-        """Return a checksum that changes with the data: places, energies, sizes of what is stored.
+        """Return a checksum of the data: order of frames, energies and sizes of the stored arrays.
 
         The arrays are not read: their compressed sizes stand for them.
         """

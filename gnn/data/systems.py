@@ -17,13 +17,13 @@ OPTIONAL_FIELDS = ("mm_dipoles", "mm_quadrupoles", "uniform_field", "external_fi
 #: Two particles closer than this (Å) are taken for a mistake in the input.
 TOO_CLOSE = 1e-3
 
-_RESOLUTION = 1e-3  # Å; distance of neighbouring numbers that atoms bear
-_CHARGE_LIMIT = 1e6  # e; beyond it a number is something else
+_RESOLUTION = 1e-3  # Å; largest spacing of floating-point numbers accepted in positions
+_CHARGE_LIMIT = 1e6  # e; a larger number is no charge
 _DENSE_LIMIT = 200_000  # distances held at once before a k-d tree is used instead
 
 
 def _numpy(value: Any) -> NDArray[Any]:
-    """Array of a NumPy array, sequence or torch tensor (on any device, with or without grad)."""
+    """Return a NumPy array of an array, sequence or torch tensor (on any device)."""
     if hasattr(value, "detach"):
         value = value.detach().cpu().numpy()
     try:
@@ -36,13 +36,13 @@ def _numpy(value: Any) -> NDArray[Any]:
 
 
 def float_array(name: str, value: Any, shape: tuple[int | None, ...]) -> NDArray[np.float64]:
-    """Own float64 copy of `value` after a check of its shape (None: any length) and finiteness."""
+    """Return a float64 copy, after checks of its shape (None: any length) and finiteness."""
     array = np.array(_numpy(value), dtype=np.float64)
     if array.size == 0 and 0 in (len(array), *shape):
         array = array.reshape(tuple(0 if length is None else length for length in shape))
     wanted = "(" + ", ".join("any" if length is None else str(length) for length in shape) + ")"
     if array.ndim != len(shape) or any(
-        length not in (None, found) for length, found in zip(shape, array.shape, strict=True)
+        length not in (None, size) for length, size in zip(shape, array.shape, strict=True)
     ):
         raise ValueError(f"{name}: expected shape {wanted}, got {array.shape}")
     if not np.isfinite(array).all():
@@ -84,17 +84,17 @@ def total_charge(value: Any) -> int:
     TypeError
         If it is no number: None, or true or false, which is how a key without a value is read.
     """
-    found = (
+    number = (
         value.item() if isinstance(value, np.generic | np.ndarray) and value.size == 1 else value
     )
-    if isinstance(found, bytes):
-        found = found.decode(errors="replace")
-    if isinstance(found, str):
-        found = _charge_of_text(found)
-        found = np.nan if found is None else found
+    if isinstance(number, bytes):
+        number = number.decode(errors="replace")
+    if isinstance(number, str):
+        number = _charge_of_text(number)
+        number = np.nan if number is None else number
     told = value.item() if isinstance(value, np.generic) else value
     refusal = f"charge: expected one whole number (total charge of the QM atoms in e), got {told!r}"
-    array = None if found is None else _numpy(found)
+    array = None if number is None else _numpy(number)
     if array is None or array.dtype.kind == "b":
         no_value = "" if array is None else ", which is also how ase reads a key without a value"
         raise TypeError(refusal + no_value)
@@ -113,16 +113,16 @@ def _charge_of_text(text: str) -> int | None:
 
 def run_number(value: Any) -> int:
     """Return the number of a run as an int, after a check that it is one whole number."""
-    found = value.item() if getattr(value, "ndim", None) == 0 else value
-    if isinstance(found, bool) or not isinstance(found, int | float):
+    number = value.item() if getattr(value, "ndim", None) == 0 else value
+    if isinstance(number, bool) or not isinstance(number, int | float):
         raise TypeError(f"run: expected a whole number, got {value!r}: number the runs")
-    if not abs(found) < 2**63 or found % 1:  # no NaN either
+    if not abs(number) < 2**63 or number % 1:  # excludes NaN, too
         raise ValueError(f"run: expected a whole number, got {value!r}")
-    return int(found)
+    return int(number)
 
 
 def _closest(first: NDArray[Any], second: NDArray[Any] | None) -> tuple[float, int, int]:
-    """Smallest distance between two point sets (None: within the first), with its indices."""
+    """Return the smallest distance of two point sets (None: within the first), and its indices."""
     points = first if second is None else second
     if len(first) * len(points) > _DENSE_LIMIT:
         neighbour = 2 if second is None else 1
@@ -164,8 +164,8 @@ class System:
     external_field
         Any other electrostatic potential at the atoms, shape (n, 1), (n, 4), (n, 10) or (n, 20):
         potential in V, gradient in V/Å, second and third derivatives, packed as by
-        `multipoles.field`. Between the given positions it is its Taylor polynomial, which is
-        what forces see of it.
+        `multipoles.field`. Away from the given positions it is taken to be its Taylor polynomial,
+        from which forces follow.
 
     Raises
     ------
@@ -211,19 +211,19 @@ class System:
             object.__setattr__(self, name, value)
 
     def _checked_fields(self, n_atoms: int, n_mm: int) -> dict[str, NDArray[np.float64]]:
-        """Return what was given of multipoles and fields, checked and copied."""
+        """Return the optional multipoles and fields, checked and copied."""
         shapes: dict[str, tuple[int | None, ...]] = {
             "mm_dipoles": (n_mm, 3),
             "mm_quadrupoles": (n_mm, 3, 3),
             "uniform_field": (3,),
             "external_field": (n_atoms, None),
         }
-        found = {
+        given = {
             name: float_array(name, getattr(self, name), shape)
             for name, shape in shapes.items()
             if getattr(self, name) is not None
         }
-        quadrupoles, external = found.get("mm_quadrupoles"), found.get("external_field")
+        quadrupoles, external = given.get("mm_quadrupoles"), given.get("external_field")
         if quadrupoles is not None and not np.allclose(quadrupoles, quadrupoles.swapaxes(1, 2)):
             raise ValueError("mm_quadrupoles: expected symmetric matrices")
         if external is not None and external.shape[1] not in FIELD_COMPONENTS:
@@ -231,7 +231,7 @@ class System:
                 f"external_field: expected {n_atoms} rows of 1, 4, 10 or 20 components (potential, "
                 f"gradient, second and third derivatives), got shape {external.shape}"
             )
-        return found
+        return given
 
     @property
     def n_atoms(self) -> int:
@@ -248,7 +248,7 @@ class System:
 
 
 def _check_resolution(positions: NDArray[Any]) -> None:
-    """Refuse positions so far from the origin that their type cannot hold a distance of atoms."""
+    """Refuse positions too far from the origin for their type to resolve interatomic distances."""
     kind = positions.dtype if positions.dtype.kind == "f" else np.dtype(np.float64)
     largest = np.abs(positions).max(initial=0).astype(kind)
     step = float(np.spacing(largest))
@@ -291,7 +291,7 @@ class Frame:
     forces
         Forces on the atoms in eV/Å, shape (n, 3).
     mm_forces
-        Forces on the point charges in eV/Å, shape (m, 3). None, too, where there are no charges.
+        Forces on the point charges in eV/Å, shape (m, 3); None where there are no charges.
     dipole
         Dipole of the atoms in e Å, shape (3,), about the origin of the frame's coordinates.
     run
@@ -302,8 +302,8 @@ class Frame:
         Multipoles of the atoms, such as those of MBIS: e, shape (n,); e Å, (n, 3); and e Å²,
         (n, 3, 3), in the convention Q = 1/2 sum q r r.
     group
-        What sort of frame the file says it is (``config_type``), or the value of the key that a
-        split goes by.
+        Group that the file puts the frame in (``config_type``), or the value of the key by which
+        frames are split.
 
     Raises
     ------
@@ -349,7 +349,7 @@ class Frame:
             for name, shape in shapes.items()
             if getattr(self, name) is not None
         }
-        if system.n_mm == 0:  # checked, but no label: there is nothing that it could tell
+        if system.n_mm == 0:  # forces on no charges are checked, but are no label
             labels.pop("mm_forces", None)
             object.__setattr__(self, "mm_forces", None)
         for name, value in labels.items():

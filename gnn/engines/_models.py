@@ -1,4 +1,4 @@
-"""What every engine does first: take a model in any of the forms in which users have one."""
+"""The model of an engine: an object, the path of a checkpoint, or the one that ships."""
 
 import copy
 from pathlib import Path
@@ -12,7 +12,7 @@ from gnn.training.checkpoint import load_model
 def ready_model(
     model: Potential | str | Path | None, dtype: torch.dtype | str | None = None
 ) -> Potential:
-    """Return an own copy of a model for use alone: no gradients of its weights.
+    """Return a copy of a model for inference, without gradients of its weights.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a trajectory says: radial distribution functions, drift of the energy, pictures."""
+"""Analysis of a run: radial distribution functions, energy drift, pictures."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import constants
+
+from multipoles.files import atomic_write
 
 Array = NDArray[Any]
 
@@ -34,7 +37,7 @@ def radial_distribution(
     end: float = 8.0,
     width: float = 0.1,
 ) -> Distribution:
-    """Return how dense atoms of a second kind are about those of a first.
+    """Return the density of atoms of a second kind about those of a first.
 
     Parameters
     ----------
@@ -57,7 +60,7 @@ def radial_distribution(
     one, other = np.asarray(first), np.asarray(second)
     edges = np.arange(0.0, end + 0.5 * width, width)
     shells = 4 / 3 * np.pi * np.diff(edges**3)
-    counts, ideal, found = np.zeros(len(shells)), np.zeros(len(shells)), 0
+    counts, ideal, n_frames = np.zeros(len(shells)), np.zeros(len(shells)), 0
     pairs = len(one) * len(other) - len(np.intersect1d(one, other))
     for positions, box in zip(frames, boxes, strict=True):
         if end > 0.5 * box.min():
@@ -68,8 +71,8 @@ def radial_distribution(
         distances = distances[distances > 0]
         counts += np.histogram(distances, edges)[0]
         ideal += pairs * shells / box.prod()
-        found += 1
-    if not found:
+        n_frames += 1
+    if not n_frames:
         raise ValueError("expected at least one frame, got none")
     return Distribution(0.5 * (edges[1:] + edges[:-1]), counts / ideal)
 
@@ -112,7 +115,7 @@ def energy_drift(log: dict[str, Array], degrees: int, temperature: float) -> tup
     time, total = log["time_ps"] * 1e-3, log["total_kj_mol"]
     if len(time) < 3:
         raise ValueError(f"expected at least 3 rows to fit a drift, got {len(time)}")
-    kt = 8.31446261815324e-3 * temperature * degrees
+    kt = constants.gas_constant * 1e-3 * temperature * degrees
     centred = time - time.mean()
     slope = (centred @ (total - total.mean())) / (centred @ centred)
     rest = total - total.mean() - slope * centred
@@ -146,11 +149,12 @@ def picture(folder: Path, topology: Any, solute: Sequence[int], title: str) -> P
         frames, boxes = read_trajectory(path)
         end = min(8.0, 0.5 * float(boxes.min()))
         for i in heavy:
-            found = radial_distribution(frames, boxes, [i], oxygens, end)
-            axes[2].plot(*found, label=f"{atoms[i].name}–O(water)", lw=1.2)
+            distribution = radial_distribution(frames, boxes, [i], oxygens, end)
+            axes[2].plot(*distribution, label=f"{atoms[i].name}–O(water)", lw=1.2)
         axes[2].axhline(1, color="0.8", lw=0.8, zorder=0)
         axes[2].set(xlabel="distance / Å", ylabel="g(r)", xlim=(0, end))
         axes[2].legend(frameon=False, fontsize=8)
     figure.suptitle(title)
-    figure.savefig(folder / "md.png", dpi=120)
+    with atomic_write(folder / "md.png") as temporary:
+        figure.savefig(temporary, dpi=120)
     return folder / "md.png"

@@ -70,7 +70,7 @@ def remove_terms(system: Any, bonds: Bonds, qm: set[int], finished: bool) -> Non
 
 
 def _weaken(force: Any, qm: set[int]) -> dict[int, tuple[int, ...]]:
-    """Let the terms of QM atoms vanish; return their atoms by the terms' numbers."""
+    """Set the terms of QM atoms to zero; return the atoms of each, by the number of the term."""
     name, gone = type(force).__name__, {}
     term, particles, factor = _WEAKENED[name]
     for i in range(getattr(force, f"getNum{term}s")()):
@@ -114,7 +114,7 @@ def _without(force: Any, gone: Iterable[int]) -> Any:
 
 
 def _may_be_bias(name: str, atoms: tuple[int, ...], bonds: Bonds) -> bool:
-    """Return whether a term looks like a user's: a pair far apart, a custom term along bonds."""
+    """Return whether a term may be a user's bias: a distant pair, or a custom term along bonds."""
     if not bonds:
         return False
     if len(atoms) == 2:
@@ -134,7 +134,7 @@ def _is_near(first: int, second: int, bonds: Bonds) -> bool:
 
 
 def check_sites(system: Any, qm: set[int]) -> None:
-    """Refuse virtual sites that hang on QM atoms: their charges are in the model already."""
+    """Refuse virtual sites defined by QM atoms: the model includes their charges already."""
     for i in range(system.getNumParticles()):
         if not system.isVirtualSite(i):
             continue
@@ -170,7 +170,7 @@ def _check_uncut(what: str, particles: Any, qm: set[int]) -> None:
 
 
 def hold_together(system: Any, pairs: Bonds) -> None:
-    """Add bonds without strength, from which OpenMM knows what is a molecule.
+    """Add bonds of zero strength, by which OpenMM recognises molecules.
 
     Without them each QM atom whose bond was a constraint would be moved into the box by itself
     when positions are written, and moved by itself by a barostat.

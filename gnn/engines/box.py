@@ -3,8 +3,6 @@
 import gzip
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +11,17 @@ from scipy import constants
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
-from gnn.data.common import write_atomically
 from gnn.engines.embedding import Array, nearest_image
 from gnn.engines.naming import is_water
 from gnn.engines.settings import Settings
 from gnn.units import NANOMETER
+from multipoles.files import atomic_write
 
-_BONDS = (0.5, 3.5)  # Å; no bond of a force field is shorter or longer at rest
+_BONDS = (0.5, 3.5)  # Å; shortest and longest equilibrium bond of a force field
 _PARTS = 20  # of the equilibration, after each of which the density is measured
 _SETTLED = 0.02  # largest relative change of the mean density between its third and last quarter,
-_COMPRESSIBILITY = 4.6e-10  # 1/Pa, of water: how much a small box wavers beyond that
-_WATER = (0.93, 1.06)  # g/ml; TIP3P has 0.98 at 300 K, small boxes waver by 0.01 to 0.02
+_COMPRESSIBILITY = 4.6e-10  # 1/Pa, of water: fluctuations of small boxes follow from it
+_WATER = (0.93, 1.06)  # g/ml; TIP3P has 0.98 at 300 K, small boxes fluctuate by 0.01 to 0.02
 GRAM_PER_ML = 602.214076  # Da/nm³
 
 
@@ -171,7 +169,7 @@ def _parsed(path: Path, reader: Callable[[str], Any], kind: str) -> Any:
         return reader(str(path))
     except (OSError, ImportError):
         raise
-    except Exception as error:  # OpenMM's readers raise what comes: IndexError, TypeError, …
+    except Exception as error:  # OpenMM's readers raise errors of many types
         with open(path, "rb") as file:
             start = " ".join(file.read(200).decode("ascii", "replace").split())
         shown = "".join(c for c in start if c.isprintable())[:40]
@@ -182,7 +180,7 @@ def _parsed(path: Path, reader: Callable[[str], Any], kind: str) -> Any:
 
 
 def _check_start(path: Path, topology: Any, positions: Array, box: Array) -> None:
-    """Refuse what cannot be coordinates of these atoms: NaN, velocities, other units, no volume."""
+    """Refuse coordinates that are NaN, velocities or in other units, and a box without volume."""
     wrong = np.flatnonzero(~np.isfinite(positions).all(axis=1))
     if len(wrong):
         raise ValueError(f"{path}: positions of {len(wrong)} atoms are NaN (first: {wrong[0]})")
@@ -249,7 +247,8 @@ def equilibrated(
     warn_of_density(densities, prmtop.topology, settings)
     state = simulation.context.getState(positions=True, velocities=True)
     text = openmm.XmlSerializer.serialize(state)
-    write_atomically(path, partial(_write_bytes, text.encode()))
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     return text
 
 
@@ -267,7 +266,7 @@ def _equilibration(prmtop: Any, start: Any, settings: Settings) -> Any:
     system.addForce(barostat)
     integrator = openmm.LangevinMiddleIntegrator(kelvin, 2 / unit.picosecond, 1 * unit.femtosecond)
     integrator.setRandomNumberSeed(settings.seed + 1)
-    fastest = replace(settings, platform=None)
+    fastest = settings.model_copy(update={"platform": None})
     simulation = app.Simulation(prmtop.topology, system, integrator, *platform_of(fastest))
     simulation.context.setPositions(start.positions)
     return simulation
@@ -345,9 +344,5 @@ def _masses(topology: Any) -> tuple[float, float]:
 def shipped_box(folder: Path) -> None:
     """Put methanol in 368 TIP3P waters, equilibrated (GAFF2, AM1-BCC), into a folder."""
     for path in (Path(__file__).parent / "methanol").glob("*.gz"):
-        content = gzip.decompress(path.read_bytes())
-        write_atomically(folder / path.stem, partial(_write_bytes, content))
-
-
-def _write_bytes(content: bytes, path: Path) -> None:
-    path.write_bytes(content)
+        with atomic_write(folder / path.stem) as temporary:
+            temporary.write_bytes(gzip.decompress(path.read_bytes()))

@@ -1,4 +1,4 @@
-"""Molecular dynamics of a solute in water: set-up, the run itself, and going on after a kill.
+"""Molecular dynamics of a solute in water: set-up, the run itself, and restarts.
 
 A run lives in one folder: the force field's files (``solute.prmtop``, ``solute.rst7``), the
 equilibrated box (``start.xml``), ``topology.pdb``, ``trajectory.xtc`` (or ``.dcd``), ``log.csv``
@@ -14,14 +14,12 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from gnn.data.common import write_atomically
 from gnn.engines.box import (
     GRAM_PER_ML,
     degrees_of_freedom,
@@ -39,6 +37,7 @@ from gnn.engines.naming import is_water, name_residues
 from gnn.engines.openmm import INTERRUPTED, classical_system, create_system
 from gnn.engines.settings import Settings
 from gnn.engines.trajectory import Trajectory
+from multipoles.files import atomic_write
 
 COLUMNS = (
     "step", "time_ps", "potential_kj_mol", "kinetic_kj_mol", "total_kj_mol", "temperature_k",
@@ -99,7 +98,7 @@ class Run:
         self._warned: set[str] = set()
 
     def _solute(self) -> list[int]:
-        """Return the atoms of the model's residue; its name is then none that readers mistake."""
+        """Return the atoms of the model's residue; a misleading name of it is changed."""
         residues = list(self.topology.residues())
         if not 0 <= self.qm_residue < len(residues):
             raise ValueError(
@@ -141,7 +140,7 @@ class Run:
 
     @contextmanager
     def _explained(self, simulation: Any) -> Iterator[None]:
-        """Turn errors of OpenMM, and of the model inside it, into one that says all."""
+        """Turn errors of OpenMM and of the model into one that describes the failure."""
         import openmm
 
         try:
@@ -156,7 +155,7 @@ class Run:
     def _advance(
         self, simulation: Any, step: int, progress: Callable[[int, float], None] | None
     ) -> None:
-        """Do what is left of the steps."""
+        """Do the remaining steps."""
         if step >= self.settings.steps:
             self.say(f"nothing to do: {step} of {self.settings.steps} steps are done")
         clock = time.perf_counter()
@@ -235,14 +234,14 @@ class Run:
         path = self.folder / "topology.pdb"
         write_pdb(path, self.topology, *self.last_frame, self.qm_atoms)
         self._frames.begin()
-        with open(self.log, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(COLUMNS)
+        with atomic_write(self.log) as temporary:
+            temporary.write_text(",".join(COLUMNS) + "\r\n", encoding="utf-8", newline="")
         self._record(simulation, 0, float("nan"))
         self._save(simulation, 0)
         return 0
 
     def _record(self, simulation: Any, step: int, speed: float) -> None:
-        """Append one row, and a frame where one is due: readers count frames to tell the time."""
+        """Append a row, and a frame if one is due: readers infer the time from the spacing."""
         from openmm import unit
 
         state = simulation.context.getState(positions=True, energy=True, enforcePeriodicBox=True)
@@ -268,7 +267,7 @@ class Run:
             csv.writer(file).writerow(row)
 
     def _warn(self, step: int, kelvin: float) -> None:
-        """Warn, once of each, where the run heats up or a bond of the molecule is stretched."""
+        """Warn once if the run heats up, and once if a bond of the molecule is stretched."""
         asked = self.settings.temperature
         if kelvin > _HOT * asked and "heat" not in self._warned:
             self._warned.add("heat")
@@ -288,7 +287,7 @@ class Run:
     # --- going on ---------------------------------------------------------------------------------
 
     def _record_of_settings(self) -> dict[str, Any]:
-        return {k: v for k, v in asdict(self.settings).items() if k not in _STILL_FREE} | {
+        return {k: v for k, v in self.settings.model_dump().items() if k not in _STILL_FREE} | {
             "model": str(self.model),
             "qm_residue": self.qm_residue,
         }
@@ -304,10 +303,11 @@ class Run:
         }
         state = np.frombuffer(simulation.context.createCheckpoint(), dtype=np.uint8)
         text = json.dumps(record)
-        write_atomically(self.checkpoint, lambda path: np.savez(path, state=state, record=text))
+        with atomic_write(self.checkpoint) as temporary:
+            np.savez(temporary, state=state, record=text)
         if record["platform"] == "CPU":
-            # A run that goes on from here sums over neighbours in a new order; so does this one,
-            # and both come to the same numbers.
+            # A run that restarts here rebuilds its neighbour lists, and sums in another order; so
+            # does this one, and both give the same numbers.
             simulation.context.reinitialize(preserveState=True)
 
     def _restore(self, simulation: Any) -> int:

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from gnn.data.batching import Batch, neighbour_pairs
+from gnn.data.batching import Batch
+from gnn.data.neighbours import neighbour_pairs
 from gnn.engines.settings import SWITCH_WIDTH
 from gnn.potential import Potential
 

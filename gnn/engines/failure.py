@@ -1,4 +1,4 @@
-"""What a run says of itself when it goes wrong, and before: broken molecules, too long a step."""
+"""Diagnosis of runs that fail, and warnings before: broken molecules, too long a time step."""
 
 import warnings
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from gnn.data.common import write_atomically
 from gnn.engines.box import in_angstrom, masses, temperature
 from gnn.engines.embedding import APART, Array, longest_bond, nearest_image
 from gnn.units import NANOMETER
+from multipoles.files import atomic_write
 
 _HYDROGEN = 9.0, 16 / 17  # fs and Da: period and reduced mass of the fastest X–H stretch (O–H)
 _HEAVY = 19.0, 48 / 7  # the same of a fast bond without hydrogen (C=O)
@@ -17,7 +17,7 @@ _STEPS_PER_PERIOD = 8
 
 
 def longest_bond_of(run: Any, positions: Array, box: Array) -> tuple[str, float]:
-    """Return the solute's bond that is longest for its kind, in words, and how many times.
+    """Return the most stretched bond of the solute, in words, and its length over the usual one.
 
     Parameters
     ----------
@@ -85,14 +85,10 @@ def write_pdb(path: Path, topology: Any, positions: Array, box: Array, whole: An
     moved = positions.copy()
     corner = moved[whole[0]]
     moved[whole] = corner + nearest_image(moved[whole] - corner, box)
-    moved = np.clip(moved, -999.0, 9999.0)  # more has no room in the format
+    moved = np.clip(moved, -999.0, 9999.0)  # the range of the format
     topology.setPeriodicBoxVectors([Vec3(*row) for row in (box / NANOMETER).tolist()])
-
-    def write(temporary: Path) -> None:
-        with open(temporary, "w", encoding="utf-8") as file:
-            app.PDBFile.writeFile(topology, moved, file)
-
-    write_atomically(path, write)
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        app.PDBFile.writeFile(topology, moved, file)
 
 
 # --- before it goes wrong -------------------------------------------------------------------------
@@ -128,10 +124,10 @@ def longest_step(topology: Any, system: Any) -> tuple[float, float] | None:
 
 def warn_of_step(topology: Any, system: Any, timestep: float) -> None:
     """Warn where the time step in fs is too long for the fastest bond that is free to stretch."""
-    found = longest_step(topology, system)
-    if found is None or timestep <= found[0] * 1.005:
+    limits = longest_step(topology, system)
+    if limits is None or timestep <= limits[0] * 1.005:
         return
-    limit, period = found
+    limit, period = limits
     warnings.warn(
         f"a time step of {timestep:g} fs is too long: the fastest bond stretches with a period of "
         f"about {period:.1f} fs (hydrogen of QM atoms is never constrained), which wants "

@@ -1,9 +1,9 @@
-"""Names of residues in what is written: a solute must not be called water, protein or ion."""
+"""Residue names in output files: a solute must not bear the name of water, a protein or an ion."""
 
 import re
 from typing import Any
 
-SOLUTE, OTHER = "LIG", "UNL"  # kept free by the Protein Data Bank
+SOLUTE, OTHER = "LIG", "UNL"  # reserved by the Protein Data Bank
 
 # Names that mean something to readers of PDB files, beside those in OpenMM's own table.
 _WATERS = "H2O HHO OHH HOH OH2 SOL WAT SPC T3P T4P T5P T4E TIP TP3 TP4 TP5"
@@ -14,7 +14,7 @@ _KNOWN = frozenset(" ".join((_WATERS, _IONS, _PEPTIDES, _NUCLEOTIDES)).split())
 
 
 def name_residues(prmtop: Any, qm_residue: int) -> None:
-    """Rename residues of an Amber topology whose names would mislead who reads its files.
+    """Rename residues of an Amber topology whose names would mislead readers of its files.
 
     The residue of the model becomes ``LIG`` where it has the name of a water, an amino acid, a
     nucleotide or an ion, or none. Others that OpenMM took for water by their label (``SOL`` is one

@@ -27,7 +27,7 @@ from gnn.units import KJ_PER_MOL, NANOMETER
 #: Message of an OpenMMException that stands for a KeyboardInterrupt.
 INTERRUPTED = "interrupted by the keyboard"
 _SWITCH = 8 / 9  # of the cutoff: where the Lennard-Jones interaction begins to fade
-_NEUTRAL = 1e-2  # largest distance in e of a total charge from a whole number
+_NEUTRAL = 1e-2  # largest deviation in e of a total charge from a whole number
 
 
 class QMMMForce:
@@ -209,7 +209,7 @@ def _check_reach(box: Any, reach: Any) -> None:
 
 
 def _fades(mm_forcefield: Any) -> bool:
-    """Return whether there is a Lennard-Jones interaction to end smoothly (AMOEBA has none)."""
+    """Return whether there is a Lennard-Jones interaction to switch off (AMOEBA has none)."""
     from openmm import app
 
     if not isinstance(mm_forcefield, app.ForceField):
@@ -226,14 +226,14 @@ def _checked_atoms(topology: Any, qm_atoms: Sequence[int]) -> list[int]:
             "expected qm_atoms to be indices (whole numbers, no mask), got "
             f"{', '.join(map(repr, given[:8]))}"
         )
-    found = sorted(int(i) for i in given)
+    atoms = sorted(int(i) for i in given)
     count = topology.getNumAtoms()
-    if not found or len(set(found)) != len(found) or found[0] < 0 or found[-1] >= count:
+    if not atoms or len(set(atoms)) != len(atoms) or atoms[0] < 0 or atoms[-1] >= count:
         raise ValueError(
             f"expected qm_atoms to be different indices of the {count} atoms, at least one, got "
             f"{str(given)[:80]}"
         )
-    inside = set(found)
+    inside = set(atoms)
     for bond in topology.bonds():
         if (bond[0].index in inside) != (bond[1].index in inside):
             raise ValueError(
@@ -243,7 +243,7 @@ def _checked_atoms(topology: Any, qm_atoms: Sequence[int]) -> list[int]:
     for atom in topology.atoms():
         if atom.index in inside and atom.element is None:
             raise ValueError(f"QM atom {atom.index} ({atom.name}) has no element")
-    return found
+    return atoms
 
 
 def _angstrom(length: Any) -> float:
@@ -256,10 +256,10 @@ def _angstrom(length: Any) -> float:
 def _bonds(topology: Any, qm: list[int]) -> np.ndarray:
     """Return the bonds among QM atoms as pairs of their places in `qm`, (b, 2)."""
     place = {index: k for k, index in enumerate(qm)}
-    found = [
+    bonds = [
         [place[atom.index] for atom in bond] for bond in topology.bonds() if bond[0].index in place
     ]
-    return np.array(found, dtype=np.int64).reshape(-1, 2)
+    return np.array(bonds, dtype=np.int64).reshape(-1, 2)
 
 
 def _warn_of_vacuum(charges: np.ndarray, others: list[int]) -> None:

@@ -1,14 +1,17 @@
 """Settings of a molecular-dynamics run."""
 
-from dataclasses import dataclass
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from gnn.settings import Checked
 
 #: Width in Å of the shell below the cutoff in which charges fade away.
 SWITCH_WIDTH = 1.5
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What determines a run.
+class Settings(Checked):
+    """All settings that determine a run.
 
     Parameters
     ----------
@@ -23,7 +26,7 @@ class Settings:
     friction
         Of the Langevin thermostat in 1/ps.
     cutoff
-        Reach in Å within which the model sees charges.
+        Distance in Å within which charges act on the model's atoms.
     precision
         "float32" or "float64", of the model.
     classical
@@ -31,7 +34,7 @@ class Settings:
     interval
         Steps between frames of the trajectory and rows of the log.
     checkpoint_interval
-        Steps between checkpoints; what a kill can lose.
+        Steps between checkpoints, the most that is lost when a run is killed.
     trajectory
         "xtc" or "dcd".
     equilibration
@@ -45,52 +48,37 @@ class Settings:
         Of OpenMM's CPU platform; None: all.
     """
 
-    steps: int
-    timestep: float = 0.5
-    ensemble: str = "nvt"
-    temperature: float = 300.0
-    friction: float = 1.0
-    cutoff: float = 9.0
-    precision: str = "float32"
+    steps: int = Field(ge=1)
+    timestep: float = Field(default=0.5, gt=0)
+    ensemble: Literal["nvt", "npt", "nve"] = "nvt"
+    temperature: float = Field(default=300.0, gt=0)
+    friction: float = Field(default=1.0, gt=0)
+    cutoff: float = Field(default=9.0, gt=0)
+    precision: Literal["float32", "float64"] = "float32"
     classical: bool = False
-    interval: int = 100
-    checkpoint_interval: int = 1000
-    trajectory: str = "xtc"
-    equilibration: float = 10.0
-    seed: int = 0
+    interval: int = Field(default=100, ge=1)
+    checkpoint_interval: int = Field(default=1000, ge=1)
+    trajectory: Literal["xtc", "dcd"] = "xtc"
+    equilibration: float = Field(default=10.0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**31 - 1)
     platform: str | None = None
-    threads: int | None = None
+    threads: int | None = Field(default=None, ge=1)
 
-    def __post_init__(self) -> None:
-        choices = {
-            "ensemble": ("nvt", "npt", "nve"),
-            "precision": ("float32", "float64"),
-            "trajectory": ("xtc", "dcd"),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"expected {name} to be one of {', '.join(known)}, got {getattr(self, name)!r}"
-                )
-        for name in ("steps", "interval", "checkpoint_interval"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name} >= 1, got {getattr(self, name)}")
-        for name in ("timestep", "temperature", "friction", "cutoff"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"expected {name} > 0, got {getattr(self, name)}")
-        if self.cutoff < SWITCH_WIDTH:
+    @field_validator("cutoff")
+    @classmethod
+    def _beyond_the_switch(cls, cutoff: float) -> float:
+        if cutoff < SWITCH_WIDTH:
             raise ValueError(
-                f"expected cutoff >= {SWITCH_WIDTH:g} Å, the width in which charges fade away, got "
-                f"{self.cutoff}"
+                f"should be >= {SWITCH_WIDTH:g} Å, the width in which charges fade away, got "
+                f"{cutoff}"
             )
-        if not 0 <= self.equilibration < float("inf"):
-            raise ValueError(f"expected equilibration >= 0 ps, got {self.equilibration}")
-        if not 0 <= self.seed < 2**31 - 1:
-            raise ValueError(f"expected seed from 0 to {2**31 - 2}, got {self.seed}")
-        if self.threads is not None and self.threads < 1:
-            raise ValueError(f"expected threads >= 1, got {self.threads}")
+        return cutoff
+
+    @model_validator(mode="after")
+    def _checkpoints_at_frames(self) -> Self:
         if self.checkpoint_interval % self.interval:
             raise ValueError(
                 f"expected checkpoint_interval to be a multiple of interval ({self.interval}), got "
                 f"{self.checkpoint_interval}"
             )
+        return self

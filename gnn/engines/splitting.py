@@ -34,9 +34,9 @@ _REASONS = {
     "Python": "it is code, of which nobody knows on which atoms it acts; is this system split "
     "already?",
 }
-_NEAR, _FAR = 4.0, 8.0  # nm; where it is seen how fast a custom interaction falls
-_STEEPEST = 6.5  # least exponent of a force that is Lennard-Jones (7) and not charge (2 … 5)
-_PAIRS = 4000  # pairs of kinds of particles that are looked at, at most
+_NEAR, _FAR = 4.0, 8.0  # nm; where the decay of a custom interaction is measured
+_STEEPEST = 6.5  # between the exponents of electrostatic (2 … 5) and Lennard-Jones forces (7)
+_PAIRS = 4000  # largest number of pairs of particle types that are tried
 
 
 def split(system: Any, topology: Any, qm: set[int], finished: bool = False) -> Array:
@@ -190,7 +190,7 @@ def _means_charge(name: str) -> bool:
 
 
 def _decay(force: Any, values: Array, qm: set[int]) -> float:
-    """Return the least exponent with which the force of any pair falls; infinity for none."""
+    """Return the smallest exponent with which a pair force decays; infinity without one."""
     import openmm
 
     rows, kind = np.unique(values, axis=0, return_inverse=True)

@@ -34,13 +34,13 @@ class Trajectory:
         return self.path.stat().st_size
 
     def begin(self) -> None:
-        """Start anew: what is there goes."""
+        """Start a new file in place of an old one."""
         self.close()
         self.path.unlink(missing_ok=True)
         self.frames = 0
 
     def resume(self, size: int, frames: int) -> None:
-        """Go on after so many frames, which take so many bytes; what follows them is cut off."""
+        """Continue after `frames` frames, the first `size` bytes; the rest is cut off."""
         self.close()
         os.truncate(self.path, size)
         if self.path.suffix == ".dcd":

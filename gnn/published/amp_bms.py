@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gnn.data.batching import Batch
-from gnn.data.streaming import Head
+from gnn.data.streaming import Header
 from gnn.data.systems import Frame
 from gnn.layers.electrostatics import full_quadrupoles
 from gnn.layers.message import Graph
@@ -142,7 +142,7 @@ class AmpBms(Potential):
         return dict(self._arguments)
 
     def set_baseline(
-        self, frames: Iterable[Frame | Head], isolated: Mapping[int, float] | None = None
+        self, frames: Iterable[Frame | Header], isolated: Mapping[int, float] | None = None
     ) -> None:
         """Fit the constant part of the energy to labels minus the model's own energies.
 

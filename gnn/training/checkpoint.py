@@ -1,17 +1,16 @@
-"""Checkpoints: models and the state of a training run, written whole or not at all."""
+"""Checkpoints: models, and the state of a training run."""
 
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gnn.data.common import write_atomically
 from gnn.potential import Potential
+from multipoles.files import atomic_write
 
 FORMAT = "anisole-model"
 VERSION = 2
@@ -34,7 +33,7 @@ def model_state(model: Potential) -> dict[str, Any]:
 
 
 def save(path: str | Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint under a temporary name in the same folder, then rename it.
+    """Write a checkpoint.
 
     Raises
     ------
@@ -44,16 +43,13 @@ def save(path: str | Path, content: dict[str, Any]) -> None:
     """
     buffer = io.BytesIO()  # torch's own writer hides why a file could not be written
     torch.save(content, buffer)
-    write_atomically(Path(path), partial(_write_bytes, buffer.getvalue()))
-
-
-def _write_bytes(content: bytes, path: Path) -> None:
-    path.write_bytes(content)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
 
 
 @contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Say of an error which file could not be written."""
+    """Name the file in errors of writing it."""
     try:
         yield
     except OSError as error:
@@ -67,8 +63,8 @@ def writing(path: str | Path) -> Iterator[None]:
 def check_folder(folder: Path) -> None:
     """Make a folder for results, and raise an OSError where nothing can be written in it."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "probe.tmp", partial(_write_bytes, b"probe"))
+        with atomic_write(folder / "probe.tmp") as temporary:
+            temporary.write_bytes(b"probe")
         (folder / "probe.tmp").unlink()
     except OSError as error:
         raise OSError(
@@ -92,7 +88,7 @@ def last_of(folder: Path) -> Path:
 
 
 def save_model(path: str | Path, model: Potential, **extra: Any) -> None:
-    """Write a model; `extra` holds plain values kept beside it."""
+    """Write a model, with plain values beside it."""
     save(path, model_state(model) | extra)
 
 
@@ -111,7 +107,7 @@ def load(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no checkpoint at {path}: train a model with `anisole train`")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds, OSError too, for a bad file
+    except Exception as error:  # torch raises errors of many types, OSError too, for a damaged file
         if isinstance(error, PermissionError):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]

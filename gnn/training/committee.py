@@ -1,4 +1,4 @@
-"""Committees: models trained alike but for chance; their mean, and how far they disagree."""
+"""Committees: models that differ by chance; their mean and its standard deviation."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -8,22 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from gnn.data.batching import Batch
-from gnn.data.streaming import Head
+from gnn.data.streaming import Header
 from gnn.data.systems import Frame, System
 from gnn.potential import N_ELEMENTS, Potential
 from gnn.training.checkpoint import model_from
-from gnn.training.feed import Frames, heads
-from gnn.training.metrics import frame_name
 
 #: What `Committee.evaluate` gives the spread of, under the name with ``_std``.
 SPREADS = ("energy", "forces", "mm_forces", "dipole")
-#: With fewer runs of a molecule, frames are drawn instead of runs: draws would often be alike.
-FEWEST_RUNS = 4
 _CHARGE = 10.0  # eV, of the order of ionisation energies
 
 
 class Committee(Potential):
-    """The mean of several models: a potential like any other, that also knows its uncertainty.
+    """The mean of several models: a potential like any other, that also estimates its uncertainty.
 
     Energies, multipoles and derivatives are the means of the members', so that forces are the
     gradient of the energy. `evaluate` adds the standard deviations over the members.
@@ -50,15 +46,15 @@ class Committee(Potential):
         if len(models) < 2:
             raise ValueError(f"expected at least two members of a committee, got {len(models)}")
         for what in ("cutoff", "dtype"):
-            found = {getattr(model, what) for model in models}
-            if len(found) > 1:
-                raise ValueError(f"expected members of one {what}, got {sorted(map(str, found))}")
+            values = {getattr(model, what) for model in models}
+            if len(values) > 1:
+                raise ValueError(f"expected members of one {what}, got {sorted(map(str, values))}")
         self.members = nn.ModuleList(models)
         self.cutoff = models[0].cutoff
         self._describe()
 
     def _describe(self) -> None:
-        """Take over what the members know: elements, and the mean of their baselines."""
+        """Set the elements known to all members, and the mean of their baselines."""
         members = list(self._models())
         self.known = torch.stack([m.known for m in members]).all(dim=0)
         self.baseline = torch.stack([m.baseline for m in members]).mean(dim=0)
@@ -69,7 +65,7 @@ class Committee(Potential):
 
     @property
     def runs_on_gpu(self) -> bool:  # type: ignore[override]
-        """Whether all members do."""
+        """Whether all members run on a GPU."""
         return all(member.runs_on_gpu for member in self._models())
 
     def config(self) -> dict[str, Any]:
@@ -101,19 +97,19 @@ class Committee(Potential):
             ``dipole_std`` (3,) in e Å.
         """
         opinions = [m.evaluate(systems, batch_size, forces) for m in self._models()]
-        return [_together(found) for found in zip(*opinions, strict=True)]
+        return [_mean_and_spread(results) for results in zip(*opinions, strict=True)]
 
 
-def _together(opinions: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _mean_and_spread(opinions: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return means and standard deviations of one system's results."""
-    stacked = {name: np.stack([found[name] for found in opinions]) for name in opinions[0]}
+    stacked = {name: np.stack([opinion[name] for opinion in opinions]) for name in opinions[0]}
     means = {name: values.mean(axis=0) for name, values in stacked.items()}
     spreads = {f"{k}_std": stacked[k].std(axis=0, ddof=1) for k in SPREADS if k in stacked}
     both = means | spreads
     return {k: float(v) if k in ("energy", "energy_std") else v for k, v in both.items()}
 
 
-# --- how members are made to differ ---------------------------------------------------------------
+# --- how the weights and constants of members are made to differ ----------------------------------
 
 
 @torch.no_grad()
@@ -138,9 +134,9 @@ def perturb(model: nn.Module, scale: float, seed: int) -> None:
 
 
 def draw_undetermined(
-    model: Potential, frames: Iterable[Frame | Head], isolated: Mapping[int, float], seed: int
+    model: Potential, frames: Iterable[Frame | Header], isolated: Mapping[int, float], seed: int
 ) -> None:
-    """Add to a model's constants a random part that the energies of some frames cannot see.
+    """Add to a model's constants a random part that the energies of some frames do not determine.
 
     A fit to a few compositions leaves combinations of the elements' energies open; a least-squares
     solution would give all members the same guess, and no spread where it is wrong by hundreds of
@@ -172,51 +168,3 @@ def draw_undetermined(
     drawn -= np.linalg.pinv(seen, rcond=1e-9) @ (seen @ drawn)
     model.baseline[known] += torch.from_numpy(sizes * drawn)[:-1].to(model.baseline)
     model.charge_baseline += sizes[-1] * drawn[-1]
-
-
-def resampled(frames: Frames, seed: int) -> list[int]:
-    """Return indices of as many frames as there are, drawn with replacement.
-
-    Of each molecule whole runs are drawn, or single frames where it has fewer than `FEWEST_RUNS`.
-    """
-    rng = np.random.default_rng([seed, 0])
-    # within each molecule, so that none is lost
-    return sorted(i for units in _units(frames).values() for i in _drawn(units, rng))
-
-
-def _units(frames: Frames) -> dict[str, list[list[int]]]:
-    """Return what is drawn of each molecule: its runs, or its frames."""
-    runs: dict[tuple[str, int], list[int]] = {}
-    for i, head in enumerate(heads(frames)):
-        runs.setdefault((frame_name(head), head.run), []).append(i)
-    kinds: dict[str, list[list[int]]] = {}
-    for (name, _), indices in sorted(runs.items()):
-        kinds.setdefault(name, []).append(indices)
-    return {
-        name: own if len(own) >= FEWEST_RUNS else [[i] for indices in own for i in indices]
-        for name, own in kinds.items()
-    }
-
-
-def _drawn(units: list[list[int]], rng: np.random.Generator) -> list[int]:
-    return [i for k in rng.integers(len(units), size=len(units)) for i in units[k]]
-
-
-def differences(frames: Frames, perturbation: float, bootstrap: bool, started: bool) -> str:
-    """Return in words how the members of a committee differ."""
-    ways = ["the order of their frames"]
-    if not started:
-        ways.insert(0, "their first weights")
-    elif perturbation:
-        ways.insert(0, f"their first weights (perturbed by {perturbation:g})")
-    if bootstrap:
-        units = _units(frames)
-        single = [name for name, own in units.items() if all(len(unit) == 1 for unit in own)]
-        what = "single frames" if len(single) == len(units) else "runs"
-        if 0 < len(single) < len(units):
-            what += f" (of {', '.join(single)}, which has few runs: frames)"
-        ways.append(f"{what} drawn with replacement")
-    line = f"the members differ by {', '.join(ways)}"
-    if len(ways) == 1:
-        line += ": they begin alike on the same frames, so how they disagree says little"
-    return line

@@ -1,6 +1,5 @@
 """Typed configuration of a training run, read from YAML; unknown keys are refused."""
 
-import difflib
 import math
 import os
 from pathlib import Path
@@ -10,8 +9,6 @@ import yaml
 from pydantic import (
     AfterValidator,
     AliasChoices,
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -19,12 +16,12 @@ from pydantic import (
 )
 
 from gnn.data.elements import atomic_number, symbol
+from gnn.settings import Section, explain, keys_of, suggestion
 
 Share = float | list[int] | list[str] | None
 Files = str | list[str]
-_BRANCHES = ("float", "list[int]", "list[str]", "str")  # how pydantic names alternatives
 _EXTXYZ = (".xyz", ".extxyz")
-#: How far two energies of one isolated atom may lie apart, in eV.
+#: Largest difference in eV between two energies of one isolated atom.
 SAME_ENERGY = 1e-3
 
 #: Noise on the weights of a committee's members that start from one checkpoint, relative to the
@@ -34,19 +31,7 @@ PERTURBATION = 0.03
 HomePath = Annotated[str, AfterValidator(os.path.expanduser)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _empty_means_default(cls, values: Any) -> Any:
-        """Take a key with nothing behind it (None in YAML) as not given."""
-        if not isinstance(values, dict):
-            return values
-        return {k: v for k, v in values.items() if v is not None or k not in cls.model_fields}
-
-
-class SplitConfig(_Section):
+class SplitConfig(Section):
     """Which frames go where: fractions, or lists of runs, of blocks or of values of a key."""
 
     train: Share = None
@@ -76,13 +61,13 @@ class SplitConfig(_Section):
 
     @property
     def given(self) -> bool:
-        """Whether anything but the seed is said."""
+        """Whether anything but the seed is set."""
         return any(
             getattr(self, name) is not None for name in type(self).model_fields if name != "seed"
         )
 
 
-class DataConfig(_Section):
+class DataConfig(Section):
     """Frames to train on: the shipped set, or files in HDF5 or extxyz."""
 
     source: Files = "shipped"
@@ -93,8 +78,8 @@ class DataConfig(_Section):
     vacuum: bool = False
     split: SplitConfig = SplitConfig()
     max_frames: int | None = Field(default=None, ge=1)
-    keys: dict[str, str] = {}
-    isolated_atoms: dict[int, float] = {}
+    keys: dict[str, str] = Field(default_factory=dict)
+    isolated_atoms: dict[int, float] = Field(default_factory=dict)
     stream: bool = False
     stream_block: int = Field(default=256, ge=1)
     stream_buffer: int = Field(default=8, ge=1)
@@ -109,16 +94,16 @@ class DataConfig(_Section):
     @field_validator("isolated_atoms", mode="before")
     @classmethod
     def _by_atomic_number(cls, given: Any) -> Any:
-        """Take symbols or numbers of the elements."""
+        """Accept elements by symbol or by atomic number."""
         if not isinstance(given, dict):
             return given
-        found: dict[int, Any] = {}
+        energies: dict[int, Any] = {}
         for element, energy in given.items():
             number = atomic_number(element)
-            if number in found:
+            if number in energies:
                 raise ValueError(f"element {element} is named twice")
-            found[number] = _energy_of(symbol(number), energy)
-        return found
+            energies[number] = _energy_of(symbol(number), energy)
+        return energies
 
     @field_validator("source", "train", "valid", "test")
     @classmethod
@@ -165,8 +150,8 @@ class DataConfig(_Section):
         return [[f] if isinstance(f, str) else list(f) for f in named if f is not None]
 
 
-class LossConfig(_Section):
-    """Weights of the mean squared errors: energy in eV² per system, forces in (eV/Å)², e²Å²."""
+class LossConfig(Section):
+    """Weights of the mean squared errors, in eV², (eV/Å)² and (e Å)²."""
 
     energy: float = Field(default=1.0, ge=0)
     forces: float = Field(default=1.0, ge=0)
@@ -174,8 +159,8 @@ class LossConfig(_Section):
     dipole: float = Field(default=5.0, ge=0)
 
 
-class TrainingConfig(_Section):
-    """The optimiser, its schedule, and when to look, to save and to stop."""
+class TrainingConfig(Section):
+    """The optimiser and its schedule; when to validate, to write checkpoints and to stop."""
 
     epochs: int = Field(default=500, ge=1)
     time_limit: float | None = Field(default=None, gt=0)
@@ -206,11 +191,11 @@ class TrainingConfig(_Section):
         return self
 
 
-class CommitteeConfig(_Section):
+class CommitteeConfig(Section):
     """How many models to train, and how they are made to differ.
 
-    None: members that start from a checkpoint, and so alike, are perturbed and learn from frames
-    of their own; others, which start from weights of their own, share the frames.
+    By default members that start from one checkpoint are perturbed and learn from frames drawn for
+    each; others, which start from random weights, learn from the same frames.
     """
 
     members: int = Field(default=1, ge=1)
@@ -218,11 +203,11 @@ class CommitteeConfig(_Section):
     perturbation: float | None = Field(default=None, ge=0)
 
 
-class Config(_Section):
+class Config(Section):
     """A whole run."""
 
     data: DataConfig = DataConfig()
-    model: dict[str, Any] = {}
+    model: dict[str, Any] = Field(default_factory=dict)
     loss: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()
     committee: CommitteeConfig = CommitteeConfig()
@@ -240,7 +225,7 @@ class Config(_Section):
 
     @property
     def perturbation(self) -> float:
-        """How far a committee's members start from the checkpoint, relative to its weights."""
+        """Standard deviation of the noise on a committee's first weights, relative to these."""
         chosen = self.committee.perturbation
         if self.committee.members == 1 or self.start is None:
             return 0.0
@@ -248,7 +233,7 @@ class Config(_Section):
 
     @property
     def bootstrap(self) -> bool:
-        """Whether each member of the committee learns from frames of its own."""
+        """Whether each member of the committee learns from frames drawn with replacement."""
         chosen = self.committee.bootstrap
         return self.start is not None if chosen is None else chosen
 
@@ -291,32 +276,9 @@ def parse_config(content: Any, name: str = "configuration") -> Config:
     try:
         config = Config.model_validate(content)
     except ValidationError as error:
-        raise ValueError(f"{name}: {_explain(error)}") from None
+        raise ValueError(f"{name}: {explain(error, Config, _suggest)}") from None
     _check_model(config.model, name)
     return config
-
-
-def _explain(error: ValidationError) -> str:
-    """Say in one line what is wrong, once for each place."""
-    found: dict[str, list[str]] = {}
-    given: dict[str, Any] = {}
-    unknown = []  # and what else is said in full
-    for problem in error.errors():
-        place = [str(part) for part in problem["loc"] if part not in _BRANCHES]
-        where = ".".join(place) or "keys"
-        if problem["type"] == "extra_forbidden":
-            unknown.append(f"unknown key '{where}'" + _suggest(place))
-            continue
-        message = problem["msg"].removeprefix("Input ").split(", unable")[0]
-        if problem["type"] == "model_type":
-            message = f"should be a section with keys ({', '.join(_keys(place))})"
-        if problem["type"] == "value_error":  # values that do not go together; named in it
-            unknown.append(f"{where}: {message.removeprefix('Value error, ')}")
-            continue
-        found.setdefault(where, []).append(message)
-        given[where] = problem["input"]
-    wrong = [f"{where}: {' or '.join(m)}, got {given[where]!r}" for where, m in found.items()]
-    return "; ".join(unknown + wrong)
 
 
 def _suggest(place: list[str]) -> str:
@@ -325,7 +287,7 @@ def _suggest(place: list[str]) -> str:
     for section in ("data", "data.split", "model", "loss", "training", "committee"):
         if [section] != place[:1] and key in _keys(section.split(".")):
             return f"; did you mean '{section}.{key}'?"
-    return _suggestion(key, _keys(place[:-1]))
+    return suggestion(key, _keys(place[:-1]))
 
 
 def _keys(place: list[str]) -> list[str]:
@@ -333,10 +295,7 @@ def _keys(place: list[str]) -> list[str]:
         from gnn.model import AMP
 
         return list(AMP.argument_defaults())
-    section: Any = Config
-    for part in place:
-        section = section.model_fields[part].annotation
-    return list(section.model_fields)
+    return keys_of(Config, place)
 
 
 def _check_model(options: dict[str, Any], name: str) -> None:
@@ -345,13 +304,8 @@ def _check_model(options: dict[str, Any], name: str) -> None:
     known = AMP.argument_defaults()
     for key in options:
         if key not in known:
-            raise ValueError(f"{name}: unknown key 'model.{key}'" + _suggestion(key, list(known)))
+            raise ValueError(f"{name}: unknown key 'model.{key}'" + suggestion(key, list(known)))
     try:
         check_arguments(known | options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: model: {error}") from None
-
-
-def _suggestion(key: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(key, known, n=1)
-    return f"; did you mean '{near[0]}'?" if near else f"; known keys: {', '.join(known)}"

@@ -1,7 +1,6 @@
-"""The training loop: steps, schedule, averaging, validation, checkpoints, exact resume."""
+"""The training loop: steps, averaging, validation, checkpoints, exact resume."""
 
 import copy
-import csv
 import math
 import time
 from collections.abc import Callable
@@ -16,41 +15,20 @@ from gnn.data.batching import collate
 from gnn.data.common import LABELS
 from gnn.potential import Potential
 from gnn.training import checkpoint
-from gnn.training.board import Board
-from gnn.training.config import Config, TrainingConfig
-from gnn.training.feed import Feed, Frames
-from gnn.training.labels import labels_to_validate, with_weighted_labels
+from gnn.training.config import Config
+from gnn.training.frames.labels import labels_to_validate, with_weighted_labels
+from gnn.training.frames.loader import Frames, Loader
 from gnn.training.loss import label_counts, weighted_loss
-from gnn.training.metrics import QUANTITIES, compare
-from gnn.training.parallel import Ranks
-from gnn.training.resume import agree, reasons_to_end
+from gnn.training.parallel import Ranks, training_device
+from gnn.training.report.board import Board
+from gnn.training.report.log import COLUMNS, Log
+from gnn.training.resume import agree
+from gnn.training.schedule import learning_rate, reasons_to_end, share_of_time
+from gnn.training.validation import validation_loss, validation_rmse
 
 MAX_SKIPPED = 20  # steps in a row whose loss or gradient is not finite
-_AT_ONCE = 256  # validation frames held at once
 _COUNTERS = ("epoch", "step", "skipped", "stale", "elapsed", "best")  # kept in last.pt
-COLUMNS = (
-    "epoch", "step", "seconds", "learning_rate", "train_loss", "validation_loss",
-    *(f"validation_{name}_rmse" for name in QUANTITIES),
-)  # fmt: skip
-
 Report = Callable[[dict[str, Any]], None]
-
-
-def learning_rate(settings: TrainingConfig, step: int, progress: float) -> float:
-    """Return the rate of a step; `progress` runs from 0 to 1 over the whole training.
-
-    Progress is by steps or, where time is limited, by time if that is further, so that a run cut
-    short by the clock has still annealed.
-    """
-    high, low = settings.learning_rate, settings.min_learning_rate
-    progress = min(max(progress, 0.0), 1.0)
-    if settings.schedule == "cosine":
-        rate = low + (high - low) * 0.5 * (1 + math.cos(math.pi * progress))
-    elif settings.schedule == "exponential":
-        rate = high * (max(low, 1e-12) / high) ** progress
-    else:
-        rate = high
-    return rate * min(1.0, (step + 1) / max(settings.warmup_steps, 1))
 
 
 class Trainer:
@@ -97,7 +75,7 @@ class Trainer:
         self.validation = validation
         self.folder = None if folder is None else Path(folder)
         self.report = report
-        self.feed = Feed(training, model)
+        self.loader = Loader(training, model)
         self.average = copy.deepcopy(model).eval()
         self.optimizer = torch.optim.AdamW(
             model.parameters(), lr=0.0, weight_decay=self.settings.weight_decay
@@ -106,17 +84,19 @@ class Trainer:
         self.elapsed = 0.0
         self.best = math.inf
         self.history: list[dict[str, Any]] = []
-        self._logged = False
+        self._log: Log | None = None
         self._board: Board | None = None
-        if self.settings.tensorboard and self.folder is not None and self.ranks.first:
-            self._board = Board(self.folder / "tensorboard")
+        if self.folder is not None and self.ranks.first:
+            self._log = Log(self.folder / "log.csv")
+            if self.settings.tensorboard:
+                self._board = Board(self.folder / "tensorboard")
 
     # --- running ----------------------------------------------------------------------------------
 
     def run(self, max_epochs: int | None = None) -> Potential:
         """Train to the end (or `max_epochs` more epochs) and return the averaged model."""
         if self.folder is not None and self.ranks.first:
-            checkpoint.check_folder(self.folder)  # now, not after the first epochs
+            checkpoint.check_folder(self.folder)  # fail now rather than after the first epochs
         stop_at = self.settings.epochs
         if max_epochs is not None:
             stop_at = min(stop_at, self.epoch + max_epochs)
@@ -126,7 +106,7 @@ class Trainer:
             self.save()
             if not (self.folder / "best.pt").exists():
                 self._save_best(epoch=self.epoch)
-        self.ranks.wait()  # the files are there for all
+        self.ranks.wait()  # until the files are written
         return self.average
 
     @property
@@ -137,20 +117,16 @@ class Trainer:
     def _reasons_to_end(self) -> list[str]:
         return reasons_to_end(self.settings, self.epoch, self.elapsed, self.stale)
 
-    def _progress_of_time(self) -> float:
-        limit = self.settings.time_limit
-        return 0.0 if limit is None else self.elapsed / limit
-
     def _run_epoch(self) -> None:
         started, before = time.perf_counter(), self.elapsed
         losses = []
         batches = self._batches()
         for indices in batches:
             progress = (self.step + 1) / (self.settings.epochs * len(batches))
-            progress = max(progress, self._progress_of_time())
+            progress = max(progress, share_of_time(self.settings, self.elapsed))
             losses.append(self._train_step(indices, progress))
             self.elapsed = self.ranks.from_first(before + time.perf_counter() - started)
-            if self._progress_of_time() >= 1.0:
+            if share_of_time(self.settings, self.elapsed) >= 1.0:
                 break
         self.epoch += 1
         row: dict[str, Any] = dict.fromkeys(COLUMNS)
@@ -167,11 +143,11 @@ class Trainer:
             self._record(row)
 
     def _record(self, row: dict[str, Any]) -> None:
-        """Write what an epoch leaves behind, and tell of it."""
-        if self.folder is not None:
-            if self.epoch % self.settings.checkpoint_every == 0:
-                self.save()
-            self._write_log()
+        """Write checkpoint and logs where they are due, and report the epoch."""
+        if self.folder is not None and self.epoch % self.settings.checkpoint_every == 0:
+            self.save()
+        if self._log is not None:
+            self._log.add(self.history)
         if self._board is not None:
             self._board.add(self.history)
         if self.report is not None:
@@ -180,7 +156,7 @@ class Trainer:
     def _batches(self) -> list[np.ndarray]:
         """Return the frames of each step of this epoch."""
         rng = np.random.default_rng([self.settings.seed, self.epoch])
-        return self.feed.batches(self.settings.batch_size, rng)
+        return self.loader.batches(self.settings.batch_size, rng)
 
     def _train_step(self, indices: np.ndarray, progress: float) -> float:
         for group in self.optimizer.param_groups:
@@ -202,8 +178,8 @@ class Trainer:
         return float(loss)
 
     def _loss(self, indices: np.ndarray) -> Tensor:
-        """Return the part of the batch's loss that this process's frames have in it."""
-        batch = collate(self.feed[indices]).to(self.device) if len(indices) else None
+        """Return the contribution of this process to the loss of a batch."""
+        batch = collate(self.loader[indices]).to(self.device) if len(indices) else None
         counts = label_counts(batch)
         if self.ranks.size > 1:
             totals = self.ranks.sum(np.array([counts[name] for name in LABELS], dtype=float))
@@ -230,35 +206,16 @@ class Trainer:
             mean.lerp_(value, 1 - decay)
 
     def _validate(self) -> dict[str, Any]:
-        rmse = self._validation_rmse()
-        row: dict[str, Any] = {f"validation_{name}_rmse": value for name, value in rmse.items()}
-        weights, factors = self.config.loss, {name: f for name, (_, f) in QUANTITIES.items()}
-        total = sum(getattr(weights, name) * (rmse[name] / factors[name]) ** 2 for name in rmse)
-        row["validation_loss"] = total
-        if total < self.best:
-            self.best, self.stale = total, 0
+        """Validate the averaged weights, and save them if they are the best so far."""
+        rmse = validation_rmse(self.average, self.validation, self.validated, self.ranks)
+        loss = validation_loss(rmse, self.config.loss)
+        if loss < self.best:
+            self.best, self.stale = loss, 0
             if self.folder is not None and self.ranks.first:
-                self._save_best(epoch=self.epoch, validation_loss=total)
+                self._save_best(epoch=self.epoch, validation_loss=loss)
         else:
             self.stale += 1
-        return row
-
-    def _validation_rmse(self) -> dict[str, float]:
-        """Return the errors of the average, each process working on its share of the frames."""
-        mine = np.array_split(np.arange(len(self.validation)), self.ranks.size)[self.ranks.rank]
-        sums = np.zeros((len(self.validated), 2))  # of squared errors, and of how many there are
-        for start in range(0, len(mine), _AT_ONCE):
-            frames = [self.validation[i] for i in mine[start : start + _AT_ONCE]]
-            comparison = compare(self.average.evaluate(frames), frames)
-            for k, name in enumerate(self.validated):
-                predicted, reference = comparison.values(name)
-                sums[k] += ((predicted - reference) ** 2).sum(), len(reference)
-        squares, counts = self.ranks.sum(sums).T
-        return {
-            name: QUANTITIES[name][1] * math.sqrt(square / count)
-            for name, square, count in zip(self.validated, squares, counts, strict=True)
-            if count
-        }
+        return {f"validation_{k}_rmse": v for k, v in rmse.items()} | {"validation_loss": loss}
 
     # --- saving and resuming ----------------------------------------------------------------------
 
@@ -271,7 +228,7 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "torch_rng": torch.get_rng_state(),
             "config": self.config.model_dump(),
-            "frames": self.feed.fingerprint,
+            "frames": self.loader.fingerprint,
             "history": self.history,
             **{name: getattr(self, name) for name in _COUNTERS},
         }
@@ -309,7 +266,7 @@ class Trainer:
         if state is None:
             raise ValueError(f"{path} holds a model but no training state: resume from last.pt")
         lines = agree(state["config"], self.config, path)
-        if state["frames"] != self.feed.fingerprint:
+        if state["frames"] != self.loader.fingerprint:
             raise ValueError(
                 f"{path} was written on other training frames: the data have changed since; "
                 "start in a new folder"
@@ -326,46 +283,17 @@ class Trainer:
         if reasons := self._reasons_to_end():
             told = " and ".join(reasons)
             return [*lines, f"nothing is left to train: {told}; raise what ended it to go on"]
-        return [*lines, *self._told_of_schedule(state["config"]["training"])]
+        return [*lines, *self._schedule_lines(state["config"]["training"])]
 
-    def _told_of_schedule(self, old: dict[str, Any]) -> list[str]:
-        """Say where the learning rate goes on, if the run has another length now."""
+    def _schedule_lines(self, old: dict[str, Any]) -> list[str]:
+        """Say how the learning rate continues, if the length of the run has changed."""
         settings = self.settings
         if (old["epochs"], old["time_limit"]) == (settings.epochs, settings.time_limit):
             return []
         before = self.optimizer.param_groups[0]["lr"]
-        progress = max(self.epoch / settings.epochs, self._progress_of_time())
+        progress = max(self.epoch / settings.epochs, share_of_time(settings, self.elapsed))
         now = learning_rate(settings, self.step, progress)
         return [
             f"the learning rate follows the new length: at epoch {self.epoch} it goes from "
             f"{before:.2g} to {now:.2g} ({100 * progress:.0f} % of the schedule)"
         ]
-
-    def _write_log(self) -> None:
-        assert self.folder is not None  # the caller asked
-        # the first row of a process rewrites the file: a killed run may have logged epochs that
-        # are trained again
-        fresh, self._logged = not self._logged, True
-        rows = self.history if fresh else self.history[-1:]
-        path = self.folder / "log.csv"
-        with checkpoint.writing(path), open(path, "w" if fresh else "a", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            if fresh:
-                writer.writeheader()
-            writer.writerows(rows)
-
-
-def training_device(name: str) -> torch.device:
-    """Return the device that the setting names.
-
-    Raises
-    ------
-    ValueError
-        If a GPU is asked for where torch sees none.
-    """
-    found = torch.cuda.is_available()
-    if name == "cuda" and not found:
-        raise ValueError(
-            "training.device: cuda was asked for, but torch sees no GPU here; use cpu, or auto"
-        )
-    return torch.device("cuda" if name != "cpu" and found else "cpu")

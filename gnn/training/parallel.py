@@ -92,6 +92,22 @@ class Ranks:
             distributed.barrier()
 
 
+def training_device(name: str) -> torch.device:
+    """Return the device that the setting names.
+
+    Raises
+    ------
+    ValueError
+        If a GPU is asked for where torch sees none.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ValueError(
+            "training.device: cuda was asked for, but torch sees no GPU here; use cpu, or auto"
+        )
+    return torch.device("cuda" if name != "cpu" and available else "cpu")
+
+
 @contextmanager
 def start(device: torch.device) -> Iterator[Ranks]:
     """Join the processes that ``torchrun`` started; without it, give this process alone.
@@ -112,11 +128,11 @@ def start(device: torch.device) -> Iterator[Ranks]:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device.type == "cuda":
-        found = torch.cuda.device_count()
-        if beside > found:
+        gpus = torch.cuda.device_count()
+        if beside > gpus:
             raise ValueError(
-                f"torchrun started {beside} processes here, but there are {found} GPUs: give it "
-                f"--nproc-per-node {found}, or set training.device: cpu"
+                f"torchrun started {beside} processes here, but there are {gpus} GPUs: give it "
+                f"--nproc-per-node {gpus}, or set training.device: cpu"
             )
         torch.cuda.set_device(local)  # so that "cuda" means this one from here on
         device = torch.device("cuda", local)

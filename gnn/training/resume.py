@@ -1,9 +1,9 @@
-"""What may change between a run and its continuation: how long it lasts, and what is harmless."""
+"""Settings that may change when a run is continued: its length, and what is harmless."""
 
 import os
 from typing import Any
 
-from gnn.training.config import Config, TrainingConfig
+from gnn.training.config import Config
 
 #: Settings that say how long a run lasts; a run may be given more, or less.
 LENGTH = ("epochs", "time_limit", "patience")
@@ -75,29 +75,14 @@ def _same_files(one: Any, other: Any) -> bool:
 
 def _changes(section: str, old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
     """Return key, old and new value of what differs, a section within the section key by key."""
-    found: list[tuple[str, Any, Any]] = []
+    changes: list[tuple[str, Any, Any]] = []
     for key in {**old, **new}:
         was, value = old.get(key), new.get(key)
         if isinstance(was, dict) and isinstance(value, dict) and key == "split":
-            found += [(f"split.{k}", a, b) for k, a, b in _changes("split", was, value)]
+            changes += [(f"split.{k}", a, b) for k, a, b in _changes("split", was, value)]
         # runs were once the only way, and the frames themselves are compared
         elif section == "split" and {was, value} == {None, "run"}:
             continue
         elif was != value and not (key in _FILES and _same_files(was, value)):
-            found.append((key, was, value))
-    return found
-
-
-def reasons_to_end(settings: TrainingConfig, epoch: int, elapsed: float, stale: int) -> list[str]:
-    """Return in words what of a run is used up: epochs, time or patience; none while it goes on."""
-    reasons = []
-    if epoch >= settings.epochs:
-        reasons.append(f"{epoch} epochs are done (training.epochs: {settings.epochs})")
-    if settings.time_limit is not None and elapsed >= settings.time_limit:
-        used = f"{elapsed:.0f} s are used (training.time_limit: {settings.time_limit:g})"
-        reasons.append(used)
-    if settings.patience is not None and stale >= settings.patience:
-        reasons.append(
-            f"{stale} validations brought no improvement (training.patience: {settings.patience})"
-        )
-    return reasons
+            changes.append((key, was, value))
+    return changes

@@ -8,7 +8,10 @@ from fmm.error import accuracy
 from fmm.far import harmonics, translations
 from multipoles.polynomials import powers
 
-RNG = np.random.default_rng(5)
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(5)
 
 
 def _dense(terms, h, shape):
@@ -17,9 +20,9 @@ def _dense(terms, h, shape):
     return out
 
 
-def test_products_of_harmonics_sum_to_the_inverse_distance():
-    y = RNG.uniform(-0.5, 0.5, (7, 3))
-    x = RNG.uniform(-0.5, 0.5, (5, 3)) + np.array([2.5, -1.0, 2.0])
+def test_products_of_harmonics_sum_to_the_inverse_distance(rng):
+    y = rng.uniform(-0.5, 0.5, (7, 3))
+    x = rng.uniform(-0.5, 0.5, (5, 3)) + np.array([2.5, -1.0, 2.0])
     exact = 1 / np.linalg.norm(x[:, None] - y, axis=-1)
     found = harmonics.irregular(x, 40) @ harmonics.regular(y, 40).T
     np.testing.assert_allclose(found, exact, rtol=1e-12)
@@ -37,30 +40,30 @@ def test_regular_harmonics_are_harmonic_polynomials():
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 5])
-def test_cartesian_moments_become_harmonic_ones(order):
-    d, q = RNG.standard_normal((6, 3)), RNG.standard_normal(6)
+def test_cartesian_moments_become_harmonic_ones(order, rng):
+    d, q = rng.standard_normal((6, 3)), rng.standard_normal(6)
     moments = q @ powers(d, order)
     found = harmonics.cartesian_map(order) @ moments
     np.testing.assert_allclose(found, q @ harmonics.regular(d, order), atol=1e-12)
 
 
-def test_shift_moves_regular_harmonics_exactly():
-    y, d = RNG.standard_normal((4, 3)), RNG.standard_normal(3)
+def test_shift_moves_regular_harmonics_exactly(rng):
+    y, d = rng.standard_normal((4, 3)), rng.standard_normal(3)
     matrix = _dense(harmonics.shift_terms(9, 9), harmonics.regular(d, 9), (100, 100))
     shifted = harmonics.regular(y + d, 9)
     np.testing.assert_allclose(harmonics.regular(y, 9) @ matrix.T, shifted, rtol=1e-11, atol=1e-12)
 
 
-def test_shifts_compose():
-    a, b = RNG.standard_normal((2, 3))
+def test_shifts_compose(rng):
+    a, b = rng.standard_normal((2, 3))
     terms = harmonics.shift_terms(6, 6)
     both = _dense(terms, harmonics.regular(a + b, 6), (49, 49))
     one, two = (_dense(terms, harmonics.regular(d, 6), (49, 49)) for d in (a, b))
     np.testing.assert_allclose(one @ two, both, atol=1e-11)
 
 
-def test_reflections_flip_signs():
-    x = RNG.standard_normal((5, 3))
+def test_reflections_flip_signs(rng):
+    x = rng.standard_normal((5, 3))
     for axis, signs in enumerate(harmonics.reflections(7)):
         mirror = np.where(np.arange(3) == axis, -1.0, 1.0)
         np.testing.assert_allclose(
@@ -80,8 +83,8 @@ def _transferred(degree, shift, sources, targets):
 
 
 @pytest.mark.parametrize("shift", [(2, 0, 0), (2, 1, 0), (2, 2, 1), (3, 1, 1), (3, 3, 3)])
-def test_multipole_to_local_converges_as_the_table_says(shift):
-    sources, targets = RNG.uniform(-0.5, 0.5, (2, 600, 3))
+def test_multipole_to_local_converges_as_the_table_says(shift, rng):
+    sources, targets = rng.uniform(-0.5, 0.5, (2, 600, 3))
     code = int(np.flatnonzero((accuracy.shifts() == shift).all(1))[0])
     table = accuracy.errors(0)[code]
     for degree in (2, 5, 9, 13):
@@ -91,14 +94,14 @@ def test_multipole_to_local_converges_as_the_table_says(shift):
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("octant", range(8))
-def test_children_pass_multipoles_to_parents_and_locals_back(octant, dtype):
+def test_children_pass_multipoles_to_parents_and_locals_back(octant, dtype, rng):
     """Upward operators are exact for polynomials; downward ones are their adjoints."""
     dtype = np.dtype(dtype)
     corner = np.array([octant >> 2 & 1, octant >> 1 & 1, octant & 1])
     # in units of the child about its middle, and of the parent about its own
-    points = RNG.uniform(-0.5, 0.5, (9, 3))
+    points = rng.uniform(-0.5, 0.5, (9, 3))
     parent = points / 2 + (corner - 0.5) / 2
-    q = RNG.standard_normal(9)
+    q = rng.standard_normal(9)
     degree, size = 6, 49
     length = translations.row_length(size, dtype)
     x, y = np.zeros(2 * length, dtype), np.zeros(2 * length, dtype)
@@ -112,7 +115,7 @@ def test_children_pass_multipoles_to_parents_and_locals_back(octant, dtype):
         *work,
     )  # fmt: skip
     np.testing.assert_allclose(y[:size], q @ harmonics.regular(parent, degree), atol=tolerance)
-    x[:size], y[:] = RNG.standard_normal(size), 0
+    x[:size], y[:] = rng.standard_normal(size), 0
     translations.translate(
         0, 1, *translations.downward(degree, dtype)[octant], none, box, box, 1, x, length, y,
         length, *work,
@@ -128,15 +131,15 @@ def test_children_pass_multipoles_to_parents_and_locals_back(octant, dtype):
 @pytest.mark.parametrize("boxes", [1, 7, 8, 9, 200, 401])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("octant", [0, 5])
-def test_translate_is_a_matrix_product(boxes, channels, octant):
+def test_translate_is_a_matrix_product(boxes, channels, octant, rng):
     dtype, degree = np.dtype(np.float64), 4
     size, length = 25, translations.row_length(25, np.dtype(np.float64))
-    matrix = RNG.standard_normal((size, size))
+    matrix = rng.standard_normal((size, size))
     x = np.zeros((boxes + 1, channels, length))
-    x[:-1, :, :size] = RNG.standard_normal((boxes, channels, size))
+    x[:-1, :, :size] = rng.standard_normal((boxes, channels, size))
     y = np.zeros_like(x)
-    sources = RNG.permutation(boxes).astype(np.int32)
-    targets = RNG.permutation(boxes).astype(np.int32)
+    sources = rng.permutation(boxes).astype(np.int32)
+    targets = rng.permutation(boxes).astype(np.int32)
     signs = translations.reflection(octant, degree, dtype)
     translations.translate(
         0, boxes, *translations.operator(matrix, dtype), signs if octant else np.empty(0), sources,
@@ -158,9 +161,9 @@ def test_far_degrees_fall_with_distance(source_order):
     assert of[1, 1, 0] == 0 and of[-2, 0, 0] == 12
 
 
-def test_points_and_packed_moments_agree_with_direct_sums():
+def test_points_and_packed_moments_agree_with_direct_sums(rng):
     """A far cluster's moments about one point give the field that its charges give."""
-    d, q = RNG.uniform(-0.1, 0.1, (8, 3)), RNG.standard_normal((8, 1))
+    d, q = rng.uniform(-0.1, 0.1, (8, 3)), rng.standard_normal((8, 1))
     x = np.array([[3.0, -2.0, 4.0]])
     m = q[:, 0] @ harmonics.regular(d, 14)
     potential = mp.field(x, d, q, order=0)[0, 0]

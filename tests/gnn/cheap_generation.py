@@ -11,8 +11,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from gnn.data import Frame, System, generate
-from gnn.data.sampling import snapshot_path, store
+from gnn.data import Frame, System
+from gnn.data.making import generate
+from gnn.data.making.sampling import snapshot_path, store
 
 
 def run_dynamics(folder, run, count, settings):
@@ -65,5 +66,9 @@ if __name__ == "__main__":
     replace_the_costly()
     generate._do = slow_do
     generate.generate(
-        generate.Recipe("[C-]#[O+]", "co", 0), 16, Path(sys.argv[1]), runs=4, processes=2
+        generate.Recipe(smiles="[C-]#[O+]", name="co", charge=0),
+        16,
+        Path(sys.argv[1]),
+        runs=4,
+        processes=2,
     )

@@ -17,9 +17,10 @@ from tiny import MODEL, methanol, tiny_model
 from gnn import Frame, System, load_model
 from gnn.cli import main
 from gnn.data import read_frames, write_frames
-from gnn.training import checkpoint, demo, setup, sources
+from gnn.training import checkpoint, demo
 from gnn.training.config import DataConfig, parse_config
-from gnn.training.metrics import mean_baseline
+from gnn.training.frames import load, sources
+from gnn.training.report.metrics import mean_baseline
 
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN_XYZ = "3\n\nO 0 0 0\nH 0.96 0 0\nH -0.24 0.93 0\n"
@@ -319,8 +320,8 @@ def test_more_time_from_the_command_line(tmp_path, data, capsys):
 
 def test_baselines_learn_from_embedded_frames_only():
     data = DataConfig(molecules=["mam"], vacuum=True)
-    training, _, test = setup.load_splits(data)
-    seen = setup.embedded(training, data)
+    training, _, test = load.load_splits(data)
+    seen = load.embedded(training, data)
     assert len(training) == 2 * len(seen)
     assert all(frame.system.n_mm for frame in seen)
     assert mean_baseline(seen, test).errors("energy").mae < 500  # with vacuum: over 2 eV

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from gnn.data import batching
-from gnn.data.batching import Batch, collate, neighbour_pairs, prepare
+from gnn.data import neighbours
+from gnn.data.batching import Batch, collate
 from gnn.data.common import LABELS
+from gnn.data.neighbours import neighbour_pairs
+from gnn.data.prepared import prepare
 from gnn.data.systems import Frame, System
 
 
@@ -43,7 +45,7 @@ def brute_force(positions, cutoff):
 @pytest.mark.parametrize("dense", [True, False])
 @pytest.mark.parametrize("n", [1, 2, 30])
 def test_pairs_are_all_ordered_pairs(n, dense, monkeypatch):
-    monkeypatch.setattr(batching, "_DENSE_ATOMS", 1000 if dense else 0)
+    monkeypatch.setattr(neighbours, "_DENSE_ATOMS", 1000 if dense else 0)
     positions = np.random.default_rng(n).random((n, 3)) * 5
     senders, receivers = neighbour_pairs(positions, 2.5)
     assert list(zip(senders.tolist(), receivers.tolist(), strict=True)) == brute_force(
@@ -53,7 +55,7 @@ def test_pairs_are_all_ordered_pairs(n, dense, monkeypatch):
 
 @pytest.mark.parametrize("dense", [True, False])
 def test_pairs_exclude_the_cutoff_itself(dense, monkeypatch):
-    monkeypatch.setattr(batching, "_DENSE_ATOMS", 1000 if dense else 0)
+    monkeypatch.setattr(neighbours, "_DENSE_ATOMS", 1000 if dense else 0)
     line = np.array([[0.0, 0, 0], [2.0, 0, 0], [3.0, 0, 0]])
     senders, receivers = neighbour_pairs(line, 2.0)
     assert sorted(zip(senders.tolist(), receivers.tolist(), strict=True)) == [(1, 2), (2, 1)]
@@ -62,7 +64,7 @@ def test_pairs_exclude_the_cutoff_itself(dense, monkeypatch):
 def test_tree_and_dense_agree_on_a_large_system(monkeypatch):
     positions = np.random.default_rng(3).random((400, 3)) * 14
     tree = neighbour_pairs(positions, 4.0)
-    monkeypatch.setattr(batching, "_DENSE_ATOMS", 1000)
+    monkeypatch.setattr(neighbours, "_DENSE_ATOMS", 1000)
     for a, b in zip(tree, neighbour_pairs(positions, 4.0), strict=True):
         np.testing.assert_array_equal(a, b)
 

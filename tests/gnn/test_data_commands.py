@@ -13,7 +13,8 @@ import pytest
 from rich.console import Console
 
 from gnn.cli import main
-from gnn.data import Frame, System, info, load_shipped, read_frames, write_frames
+from gnn.data import Frame, System, load_shipped, read_frames, write_frames
+from gnn.data.checking import info
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,7 @@ def test_keys_of_ones_own(frames, tmp_path, capsys):
     assert main(["data", "info", str(path), *keys]) == 0
     assert "energy, forces" in capsys.readouterr().out
     from gnn.training.config import parse_config
-    from gnn.training.sources import read
+    from gnn.training.frames.sources import read
 
     named = {"source": str(path), "keys": {"energy": "dft_energy"}}
     assert read(parse_config({"data": named}).data, [str(path)])[0].energy is not None

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from gnn.data import Frame, System, load_shipped, write_frames
-from gnn.data.doubts import doubts
-from gnn.data.info import read_summary, tables
+from gnn.data.checking.doubts import doubts
+from gnn.data.checking.info import read_summary, tables
 from gnn.units import BOHR, DEBYE, HARTREE, KCAL_PER_MOL, KJ_PER_MOL
 
 
@@ -168,7 +168,7 @@ LEVELS = {
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("count", [1, 7, 400])
 def test_any_level_of_theory_passes(level, count, embedded):
-    from gnn.data._atoms import ATOM_ENERGIES
+    from gnn.data.checking.atoms import ATOM_ENERGIES
 
     frames = [
         replace(f, energy=LEVELS[level](f, ATOM_ENERGIES[f.system.numbers].sum() * HARTREE))

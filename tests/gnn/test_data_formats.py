@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from gnn.data import Frame, System, read_frames, write_frames
-from gnn.data.common import ATOMIC_LABELS, write_atomically
+from gnn.data.common import ATOMIC_LABELS
 from gnn.data.systems import OPTIONAL_FIELDS
 
 
@@ -306,19 +306,22 @@ def test_missing_and_unknown_files(tmp_path):
         write_frames(tmp_path / "a.h5", [MIXED[0].system])
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "sub" / "a.h5"
-    write_frames(path, MIXED)
+@pytest.mark.parametrize("suffix", [".h5", ".xyz"])
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, suffix):
+    path = tmp_path / "sub" / f"a{suffix}"
+    write_frames(path, MIXED[:1])
     before = path.read_bytes()
 
-    def fail(temporary):
+    def fail(temporary, *_):
         temporary.write_bytes(b"half")
         raise KeyboardInterrupt
 
+    monkeypatch.setattr("gnn.data.formats.hdf5_writer.write_hdf5", fail)
+    monkeypatch.setattr("gnn.data.formats.extxyz.write_extxyz", fail)
     with pytest.raises(KeyboardInterrupt):
-        write_atomically(path, fail)
+        write_frames(path, MIXED[:1])
     assert path.read_bytes() == before
-    assert os.listdir(path.parent) == ["a.h5"]
+    assert os.listdir(path.parent) == [path.name]
 
 
 def test_extxyz_takes_the_usual_key_of_the_charge(tmp_path):

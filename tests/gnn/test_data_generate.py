@@ -1,5 +1,6 @@
 """The bookkeeping with stand-ins for dynamics and quantum chemistry; once for real."""
 
+import math
 import os
 import re
 import shutil
@@ -14,9 +15,10 @@ import numpy as np
 import pytest
 
 from gnn.cli import main
-from gnn.data import generate, read_frames, sampling, split_by_run
+from gnn.data import read_frames, split_by_run
 from gnn.data.common import locked
-from gnn.data.workers import Event
+from gnn.data.making import generate, sampling, topology
+from gnn.data.making.workers import Event
 
 
 class InProcess:
@@ -60,7 +62,7 @@ def fake(monkeypatch):
 
 def make(out, frames=6, runs=3, name="co", **changes):
     lines, progress = [], []
-    recipe = generate.Recipe("[C-]#[O+]", name, 0, **changes)
+    recipe = generate.Recipe(smiles="[C-]#[O+]", name=name, charge=0, **changes)
     count = generate.generate(
         recipe, frames, out, runs=runs, say=lines.append, progress=lambda *a: progress.append(a)
     )
@@ -152,8 +154,17 @@ def test_wrong_arguments(fake, tmp_path):
         make(tmp_path / "d.h5", frames=2)
     with pytest.raises(ValueError, match="name: expected letters"):
         make(tmp_path / "d.h5", name="../x")
+    for wrong, words in (
+        ({"padding": math.nan}, "padding: should be a finite number, got nan"),
+        ({"grid_level": 10}, "grid_level: should be <= 9, got 10"),
+        ({"dynamic": {}}, "unknown key 'dynamic'; did you mean 'dynamics'"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            make(tmp_path / "d.h5", **wrong)
+    with pytest.raises(ValueError, match="threads: should be >= 1, got 0"):
+        sampling.Dynamics(threads=0)
     with pytest.raises(ValueError, match="at least one process"):
-        recipe = generate.Recipe("C", "c", 0)
+        recipe = generate.Recipe(smiles="C", name="c", charge=0)
         generate.generate(recipe, 3, tmp_path / "d.h5", runs=3, processes=0)
 
 
@@ -203,7 +214,7 @@ def test_killed_and_resumed_gives_the_same_file(fake, tmp_path):
 
 
 def test_what_is_not_installed_is_named(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(sampling, "program", _no_program)
+    monkeypatch.setattr(topology, "program", _no_program)
     code = main(["data", "generate", "CO", "--out", str(tmp_path / "d.h5")])
     message = capsys.readouterr().err
     assert code == 2
@@ -220,8 +231,8 @@ def test_without_the_extra_one_line_names_all_that_is_missing(
 ):
     if command == "md":
         pytest.importorskip("openmm", reason="needs the package openmm (extra 'engines')")
-    monkeypatch.setattr(sampling, "program", _no_program)
-    monkeypatch.setattr(sampling, "find_spec", lambda name: None)
+    monkeypatch.setattr(topology, "program", _no_program)
+    monkeypatch.setattr(topology, "find_spec", lambda name: None)
     monkeypatch.chdir(tmp_path)
     words = {
         "generate": ["data", "generate", "CO"],
@@ -256,21 +267,21 @@ def test_without_the_extra_one_line_names_all_that_is_missing(
 def test_strange_smiles_are_refused_with_the_cause(smiles, words, capfd):
     pytest.importorskip("rdkit", reason="needs the package rdkit (extra 'data')")
     with pytest.raises(ValueError, match=re.escape(words)):
-        sampling.molecule(smiles)
+        topology.molecule(smiles)
     assert capfd.readouterr() == ("", "")
 
 
 def test_smiles_that_are_no_strings_and_ones_that_are_right():
     pytest.importorskip("rdkit", reason="needs the package rdkit (extra 'data')")
     with pytest.raises(TypeError, match="expected a SMILES string, got 5"):
-        sampling.molecule(5)
+        topology.molecule(5)
     for smiles, atoms in {"O": 3, "[OH-]": 2, "[NH4+]": 5, "CI": 5, "[2H]OC": 6}.items():
-        assert sampling.molecule(smiles).GetNumAtoms() == atoms
+        assert topology.molecule(smiles).GetNumAtoms() == atoms
 
 
 def test_names_by_default_and_wrong_ones(fake, monkeypatch, capsys, tmp_path):
     pytest.importorskip("rdkit")
-    monkeypatch.setattr(sampling, "check_installed", lambda: None)
+    monkeypatch.setattr(topology, "check_installed", lambda: None)
     monkeypatch.chdir(tmp_path)
     options = ["--frames", "3", "--runs", "3"]
     assert main(["data", "generate", "c1cc[nH]c1", "[C-]#[O+]", *options]) == 0
@@ -305,7 +316,7 @@ def test_end_to_end(tmp_path):
 
 def _needs_everything():
     try:
-        sampling.check_installed()
+        topology.check_installed()
     except RuntimeError as error:
         pytest.skip(str(error))
 
@@ -315,7 +326,7 @@ def test_dynamics_that_were_stopped_go_on_to_the_same_snapshots(tmp_path):
     _needs_everything()
     box, settings = tmp_path / "box", sampling.Dynamics(equilibration=1010, interval=10)
     box.mkdir()
-    sampling.parametrise(sampling.molecule("CO"), 0, 12.0, box)
+    topology.parametrise(topology.molecule("CO"), 0, 12.0, box)
     whole, broken = (shutil.copytree(box, tmp_path / name) for name in ("whole", "broken"))
     assert list(sampling.run_dynamics(whole, 100, 2, settings)) == [None, None, 0, 1]
     for stored in (None, None, 0):
@@ -333,7 +344,7 @@ def test_dynamics_that_were_stopped_go_on_to_the_same_snapshots(tmp_path):
 def test_labels_reproduce_the_shipped_ones():
     pytest.importorskip("pyscf")
     from gnn.data import load_shipped
-    from gnn.data.labelling import label_both
+    from gnn.data.making.labelling import label_both
 
     embedded, vacuum = label_both(load_shipped(["oac"])[7].system, "B3LYP/6-31G*")
     for found, known in (

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gnn.data.mbis import stockholder
+from gnn.data.making.mbis import stockholder
 from gnn.units import BOHR
 
 
@@ -63,7 +63,7 @@ def acetate_like():
 
 
 def test_moments_of_a_molecule(acetate_like):
-    from gnn.data.mbis import mbis
+    from gnn.data.making.mbis import mbis
 
     mol, density, mf = acetate_like
     found = mbis(mol, density)
@@ -86,7 +86,7 @@ def test_moments_of_a_molecule(acetate_like):
 
 def test_potential_outside_a_molecule(acetate_like):
     import multipoles as mp
-    from gnn.data.mbis import mbis
+    from gnn.data.making.mbis import mbis
 
     mol, density, _ = acetate_like
     found = mbis(mol, density)

@@ -7,7 +7,7 @@ from collections import deque
 
 import pytest
 
-from gnn.data.workers import Workers
+from gnn.data.making.workers import Workers
 
 
 def work(task):

@@ -135,13 +135,13 @@ def test_names_of_residues(box, tmp_path, label, name):
     assert text.count("LIG ") == 2
     (tmp_path / "solute.prmtop").write_text(text.replace("LIG ", f"{label:4s}"))
     shutil.copy(box / "solute.rst7", tmp_path)
-    run = Run(tmp_path, Settings(10))
+    run = Run(tmp_path, Settings(steps=10))
     residues = list(run.topology.residues())
     assert residues[0].name == name and {r.name for r in residues[1:]} == {"HOH"}
     assert [a.name for a in residues[0].atoms()] == ["C1", "O1", "H1", "H2", "H3", "H4"]
     if label == "SOL":  # no water either where another residue is the model's
         with pytest.warns(UserWarning, match="one of 368 waters"):
-            run = Run(tmp_path, Settings(10), qm_residue=7)
+            run = Run(tmp_path, Settings(steps=10), qm_residue=7)
         names = [r.name for r in run.topology.residues()]
         assert names[0] == "UNL" and names[7] == "LIG" and names.count("HOH") == 367
 
@@ -409,10 +409,10 @@ def test_a_step_too_long_for_hydrogen(box, tmp_path):
     for path in box.glob("solute.*"):
         shutil.copy(path, tmp_path)
     with pytest.warns(UserWarning, match=r"2 fs is too long: .* 8.9 fs .*--timestep 1.1"):
-        Run(tmp_path, Settings(10, timestep=2.0))._simulation()
+        Run(tmp_path, Settings(steps=10, timestep=2.0))._simulation()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Run(tmp_path, Settings(10, timestep=1.0))._simulation()
+        Run(tmp_path, Settings(steps=10, timestep=1.0))._simulation()
     prmtop, _ = read_amber(box / "solute.prmtop", box / "solute.rst7")
     heavy = prmtop.createSystem(rigidWater=True, hydrogenMass=3 * unit.amu)
     limit, period = longest_step(prmtop.topology, heavy)
@@ -436,7 +436,7 @@ def test_density_after_the_equilibration(box, densities, words):
     prmtop, _ = read_amber(box / "solute.prmtop", box / "solute.rst7")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        warn_of_density(densities, prmtop.topology, Settings(10))
+        warn_of_density(densities, prmtop.topology, Settings(steps=10))
     assert len(caught) == (words is not None)
     if words:
         assert re.search(words, str(caught[0].message))
@@ -465,22 +465,29 @@ def test_a_box_of_too_little_water_warns(box, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"steps": 0}, "steps >= 1"),
-        ({"seed": -1}, "seed from 0"),
-        ({"seed": 2**31}, "seed from 0"),
-        ({"threads": 0}, "threads >= 1"),
-        ({"cutoff": 1.0}, "cutoff >= 1.5 Å"),
-        ({"temperature": float("nan")}, "temperature > 0"),
-        ({"equilibration": float("nan")}, "equilibration >= 0"),
-        ({"ensemble": "mve"}, "ensemble to be one of nvt, npt, nve"),
-        ({"timestep": -1.0}, "timestep > 0"),
-        ({"interval": 30, "checkpoint_interval": 100}, "multiple of interval"),
-        ({"equilibration": -1.0}, "equilibration >= 0"),
+        ({"steps": 0}, "steps: should be >= 1, got 0"),
+        ({"seed": -1}, "seed: should be >= 0, got -1"),
+        ({"seed": 2**31}, "seed: should be < 2147483647, got 2147483648"),
+        ({"threads": 0}, "threads: should be >= 1, got 0"),
+        ({"cutoff": 1.0}, "cutoff: should be >= 1.5 Å, the width .* got 1.0"),
+        ({"temperature": float("nan")}, "temperature: should be a finite number, got nan"),
+        ({"equilibration": float("nan")}, "equilibration: should be a finite number, got nan"),
+        ({"ensemble": "mve"}, "ensemble: should be 'nvt', 'npt' or 'nve', got 'mve'"),
+        ({"timestep": -1.0}, "timestep: should be > 0, got -1.0"),
+        ({"interval": 30, "checkpoint_interval": 100}, "^expected .* multiple of interval"),
+        ({"equilibration": -1.0}, "equilibration: should be >= 0, got -1.0"),
+        ({"step": 3}, "unknown key 'step'; did you mean 'steps'"),
+        ({"steps": 0, "friction": 0}, "steps: .*; friction: "),
     ],
 )
 def test_settings(wrong, words):
     with pytest.raises(ValueError, match=words):
         Settings(**({"steps": 10} | wrong))
+
+
+def test_steps_must_be_named():
+    with pytest.raises(ValueError, match=r"^'steps' is missing$"):
+        Settings()
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(box, tmp_path, monkeypatch):
@@ -515,7 +522,7 @@ def test_total_energy_is_kept_without_a_thermostat(box, tmp_path):
 
 @pytest.mark.slow
 def test_a_box_made_from_smiles(tmp_path):
-    from gnn.data.sampling import program
+    from gnn.data.making.topology import program
 
     pytest.importorskip("rdkit", reason="needs the package rdkit (extra 'data')")
     try:

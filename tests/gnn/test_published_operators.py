@@ -151,7 +151,7 @@ def test_loops_give_the_same_in_threads():
     atoms, particles = random.normal(size=(150, 3)), 9 * random.normal(size=(6000, 3))
     arrays = atoms, particles, random.normal(size=(150, 10))
     systems = np.repeat([0, 1], 75), np.repeat([0, 1], 3000)
-    operator = ChargeCoupling(*systems, torch.randn(6000, 1, dtype=torch.float64))
+    operator = ChargeCoupling(*systems, torch.from_numpy(random.normal(size=(6000, 1))))
     weights = np.ones(150)
     before = mp.get_num_threads()
     try:

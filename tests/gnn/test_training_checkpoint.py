@@ -1,5 +1,7 @@
 """Checkpoints: round trip, files that are none, and writing whole or not at all."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from tiny import methanol, tiny_model
 from gnn import load_model
 from gnn.data import load_shipped, split_by_run
 from gnn.training import checkpoint
-from gnn.training.metrics import compare
+from gnn.training.report.metrics import compare
 
 
 def _assert_equal_predictions(a, b):
@@ -109,13 +111,15 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch
     checkpoint.save_model(path, tiny_model())
     before = path.read_bytes()
 
-    def half_written(content, path):
-        path.write_bytes(b"half a checkpoint")
+    def half_written(path, content):
+        with path.open("wb") as file:
+            file.write(content[:1000])
         raise failure
 
-    monkeypatch.setattr(checkpoint, "_write_bytes", half_written)
+    monkeypatch.setattr(Path, "write_bytes", half_written)
     with pytest.raises(type(failure)):
         checkpoint.save_model(path, tiny_model(seed=1))
+    monkeypatch.undo()
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
 

@@ -14,8 +14,9 @@ from gnn.cli import main
 from gnn.data import read_frames, write_frames
 from gnn.training import checkpoint
 from gnn.training.config import parse_config
-from gnn.training.isolated import told
-from gnn.training.setup import build_model, has_surroundings, load_data, load_test_frames, summary
+from gnn.training.frames.isolated import told
+from gnn.training.frames.load import has_surroundings, load_data, load_test_frames, summary
+from gnn.training.setup import build_model
 
 SUFFIXES = ("h5", "xyz")
 
@@ -337,7 +338,7 @@ def test_elements_without_an_isolated_atom_are_fitted():
 
 
 def load_isolated(energies, frames=()):
-    from gnn.training.isolated import isolated_atoms
+    from gnn.training.frames.isolated import isolated_atoms
 
     return isolated_atoms(list(frames), energies)
 

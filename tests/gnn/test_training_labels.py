@@ -14,8 +14,8 @@ from gnn import Frame, System
 from gnn.cli import main
 from gnn.data import read_frames, write_frames
 from gnn.data.streaming import stream_frames
-from gnn.training.labels import check_labelled, label_lines
-from gnn.training.metrics import without_surroundings
+from gnn.training.frames.labels import check_labelled, label_lines
+from gnn.training.report.metrics import without_surroundings
 
 OH = [[0.0, 0, 0], [0.97, 0, 0]]
 

@@ -15,7 +15,10 @@ from gnn.data import write_frames
 from gnn.data.streaming import stream_frames
 from gnn.training import loop
 from gnn.training.config import TrainingConfig
-from gnn.training.loop import COLUMNS, Trainer, learning_rate, training_device
+from gnn.training.loop import Trainer
+from gnn.training.parallel import training_device
+from gnn.training.report.log import COLUMNS
+from gnn.training.schedule import learning_rate
 
 # --- the schedule ---------------------------------------------------------------------------------
 
@@ -136,10 +139,10 @@ def test_early_stopping_keeps_the_best(tmp_path, monkeypatch):
     trainer = tiny_trainer(tmp_path, epochs=50, validate_every=1, patience=3)
     losses = iter([5.0, 3.0, 4.0, 3.5, 3.0, 1.0])
 
-    def errors():
+    def errors(*_):
         return {"energy": 1e3 * math.sqrt(next(losses))}
 
-    monkeypatch.setattr(trainer, "_validation_rmse", errors)
+    monkeypatch.setattr(loop, "validation_rmse", errors)
     trainer.run()
     assert trainer.epoch == 5 and trainer.finished and trainer.best == pytest.approx(3.0)
     best = torch.load(tmp_path / "best.pt", weights_only=True)

@@ -10,7 +10,7 @@ from gnn.data import collate
 from gnn.data.common import LABELS
 from gnn.training.config import LossConfig
 from gnn.training.loss import label_counts, weighted_loss
-from gnn.training.metrics import without_surroundings
+from gnn.training.report.metrics import without_surroundings
 
 ONLY = {name: 0.0 for name in LABELS}
 

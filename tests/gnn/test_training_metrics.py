@@ -7,8 +7,8 @@ import pytest
 from tiny import methanol
 
 from gnn import Frame, System
-from gnn.training import tables
-from gnn.training.metrics import (
+from gnn.training.report import tables
+from gnn.training.report.metrics import (
     Comparison,
     Errors,
     blind_comparison,

@@ -18,14 +18,14 @@ from gnn.cli import main
 from gnn.data import collate, read_frames, write_frames
 from gnn.data.common import LABELS
 from gnn.data.streaming import stream_frames
-from gnn.training import checkpoint
 from gnn.training.checkpoint import load
 from gnn.training.config import load_config
+from gnn.training.frames.load import load_splits
 from gnn.training.loop import Trainer
 from gnn.training.loss import label_counts
-from gnn.training.metrics import without_surroundings
 from gnn.training.parallel import Ranks
-from gnn.training.setup import build_model, load_splits
+from gnn.training.report.metrics import without_surroundings
+from gnn.training.setup import build_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -125,7 +125,7 @@ def test_shares_of_the_batches_hold_all_labels_that_are_there(partial):
     sums: Counter = Counter()
     for indices in trainer._batches():
         for rank in range(2):
-            own = trainer.feed[Ranks(rank, 2).share(indices)]
+            own = trainer.loader[Ranks(rank, 2).share(indices)]
             sums.update(label_counts(collate(own)))
     assert len(frames) == 24
     for name in LABELS:
@@ -145,15 +145,15 @@ def test_a_full_disk_ends_the_run_with_a_message_and_loses_nothing(
     alone = write_config(tmp_path / "alone", data)
     assert main(["train", str(alone), "--no-blind"]) == 0
     config = write_config(tmp_path / "run", data)
-    written, write = [], checkpoint._write_bytes
+    written, write = [], Path.write_bytes
 
-    def full(content, path):
+    def full(path, content):
         written.append(path)
         if len(written) > 4:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        write(content, path)
+        write(path, content)
 
-    monkeypatch.setattr(checkpoint, "_write_bytes", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     capsys.readouterr()
     assert main(["train", str(config), "--no-blind"]) == 2
     message = capsys.readouterr().err
@@ -178,7 +178,7 @@ def test_streamed_frames_are_those_of_the_file(data):
         np.testing.assert_array_equal(streamed[i].system.positions, frames[i].system.positions)
         np.testing.assert_array_equal(streamed[i].mm_forces, frames[i].mm_forces)
         assert streamed[i].energy == frames[i].energy and streamed[i].run == frames[i].run
-    assert [head.energy for head in streamed.heads()] == [frame.energy for frame in frames]
+    assert [header.energy for header in streamed.headers()] == [frame.energy for frame in frames]
     part = streamed.take([4, 2]).map(lambda frame: frame.energy)
     assert list(part) == [frames[4].energy, frames[2].energy]
 

@@ -1,5 +1,6 @@
 """Pictures are written, whatever labels there are."""
 
+import errno
 import math
 import warnings
 from dataclasses import replace
@@ -9,9 +10,9 @@ import pytest
 from tiny import methanol
 
 from gnn import Frame
-from gnn.training import plots
-from gnn.training.loop import COLUMNS
-from gnn.training.metrics import compare, mean_baseline, without_surroundings
+from gnn.training.report import plots
+from gnn.training.report.log import COLUMNS
+from gnn.training.report.metrics import compare, mean_baseline, without_surroundings
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -130,3 +131,18 @@ def test_nothing_to_draw(tmp_path):
     comparison = compare([{"energy": 1.0}], [Frame(methanol()[0].system)])
     with pytest.raises(ValueError, match="no energies or forces to draw"):
         plots.parity(comparison, tmp_path / "parity.png")
+
+
+def test_a_picture_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"old")
+    figure = plots.pyplot().figure()
+
+    def full(temporary):
+        temporary.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(figure, "savefig", full)
+    with pytest.raises(OSError, match=r"a\.png"):
+        plots.save_figure(figure, path)
+    assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["a.png"]

@@ -23,7 +23,8 @@ from tiny import (
 
 from gnn.cli import main
 from gnn.data import write_frames
-from gnn.training.loop import Trainer, learning_rate
+from gnn.training.loop import Trainer
+from gnn.training.schedule import learning_rate
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -18,6 +18,8 @@ BOUNDS = {torch.float32: 2e-4, torch.float64: 1e-11}
 
 
 def graph(nodes=2000, degree=16, seed=0):
+    """Return random edges; what torch draws from here on has the same seed."""
+    torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     receivers = torch.as_tensor(np.sort(rng.integers(0, nodes, nodes * degree)))
     senders = torch.as_tensor(rng.integers(0, nodes, nodes * degree))

@@ -1,0 +1,1 @@
+"""Checks of frames: signs and units of labels, duplicates, statistics."""

@@ -1,0 +1,1 @@
+"""Read and write frames: HDF5 and extended XYZ."""

@@ -1,0 +1,128 @@
+"""Write frames to HDF5, in the layout that `gnn.data.formats.hdf5` describes."""
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gnn.data.common import ATOMIC_LABELS, LABELS, UNITS
+from gnn.data.formats.hdf5 import DATASET_UNITS, FORMAT, VERSION
+from gnn.data.systems import OPTIONAL_FIELDS, Frame
+
+_COMPRESSION = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
+_CHUNK_BYTES = 1 << 20
+
+
+def write_hdf5(
+    path: Path,
+    frames: Sequence[Frame],
+    vacuum: Sequence[Frame] | None = None,
+    attributes: Mapping[str, str] | None = None,
+    dtype: Any = np.float64,
+) -> None:
+    """Write frames; see :func:`gnn.data.write_frames`, which does so atomically."""
+    import h5py
+
+    dtype = np.dtype(dtype)
+    if dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
+        raise ValueError(f"dtype: expected float32 or float64, got {dtype}")
+    _check_vacuum(frames, vacuum)
+    members: dict[tuple[Any, ...], list[int]] = {}
+    for index, frame in enumerate(frames):
+        key = _kind(frame) + (() if vacuum is None else _kind(vacuum[index]))
+        members.setdefault(key, []).append(index)
+    indices = [index for group in members.values() for index in group]
+    in_order = indices == list(range(len(frames)))
+    # In memory first: where a disk is full, the HDF5 library cannot even close its file.
+    image = BytesIO()
+    with h5py.File(image, "w", libver=("v108", "v108"), track_order=True) as file:
+        file.attrs.update({"format": FORMAT, "version": VERSION, **(attributes or {})})
+        file.attrs.update({key: spellings[0] for key, spellings in UNITS.items()})
+        for rows in members.values():
+            group = _new_group(file, frames[rows[0]])
+            _write_group(group, [frames[i] for i in rows], dtype)
+            if not in_order:
+                group.create_dataset("index", data=np.array(rows))
+            if vacuum is not None:
+                _write_labels(group.create_group("vacuum"), [vacuum[i] for i in rows], dtype)
+    path.write_bytes(image.getbuffer())
+
+
+def _kind(frame: Frame) -> tuple[Any, ...]:
+    """Return what all frames of one group have in common."""
+    labels = tuple(getattr(frame, label) is not None for label in (*LABELS, *ATOMIC_LABELS))
+    fields = tuple(np.shape(getattr(frame.system, name))[-1:] for name in OPTIONAL_FIELDS)
+    return frame.name, frame.system.numbers.tobytes(), frame.system.charge, labels, fields
+
+
+def _check_vacuum(frames: Sequence[Frame], vacuum: Sequence[Frame] | None) -> None:
+    if vacuum is None:
+        return
+    if len(vacuum) != len(frames):
+        raise ValueError(
+            f"vacuum: expected one frame for each of the {len(frames)} frames, got {len(vacuum)}"
+        )
+    for i, (frame, alone) in enumerate(zip(frames, vacuum, strict=True)):
+        same = np.array_equal(frame.system.numbers, alone.system.numbers)
+        if not same or not np.array_equal(frame.system.positions, alone.system.positions):
+            raise ValueError(f"vacuum: frame {i} has other atoms or positions than the frame")
+        if alone.system.n_mm:
+            raise ValueError(f"vacuum: frame {i} has {alone.system.n_mm} point charges, expected 0")
+
+
+def _new_group(file: Any, frame: Frame) -> Any:
+    """Empty group for frames like this one, under a name not taken yet."""
+    base = frame.name.replace("/", "_").strip(". ") or "frames"
+    key, number = base, 1
+    while key in file:
+        number += 1
+        key = f"{base}-{number}"
+    group = file.create_group(key, track_order=True)
+    group.attrs.update({"name": frame.name, "charge": frame.system.charge})
+    return group
+
+
+def _put(group: Any, name: str, array: np.ndarray) -> None:
+    """One compressed dataset, in chunks of about a megabyte, with its unit."""
+    rows = max(1, _CHUNK_BYTES // max(1, array[:1].nbytes)) if len(array) else 1
+    options = _COMPRESSION | {"chunks": (min(rows, len(array)), *array.shape[1:])}
+    dataset = group.create_dataset(name, data=array, **(options if array.size else {}))
+    if name in DATASET_UNITS:
+        dataset.attrs["unit"] = DATASET_UNITS[name]
+
+
+def _write_group(group: Any, frames: list[Frame], dtype: np.dtype) -> None:
+    systems = [frame.system for frame in frames]
+    group.create_dataset("numbers", data=systems[0].numbers)
+    _put(group, "run", np.array([frame.run for frame in frames]))
+    if any(frame.group for frame in frames):
+        group.create_dataset("group", data=[frame.group for frame in frames])
+    _put(group, "positions", np.stack([system.positions for system in systems]).astype(dtype))
+    if any(system.n_mm for system in systems):
+        sizes = [system.n_mm for system in systems]
+        _put(group, "mm_ptr", np.concatenate([[0], np.cumsum(sizes)]))
+        for name in ("mm_positions", "mm_charges"):
+            joined = np.concatenate([getattr(system, name) for system in systems])
+            _put(group, name, joined.astype(dtype))
+    for name in OPTIONAL_FIELDS:
+        if getattr(systems[0], name) is not None:
+            join = np.concatenate if name.startswith("mm_") else np.stack
+            _put(group, name, join([getattr(s, name) for s in systems]).astype(dtype))
+    _write_labels(group, frames, dtype)
+
+
+def _write_labels(group: Any, frames: list[Any], dtype: np.dtype) -> None:
+    if frames[0].energy is not None:
+        _put(group, "energy", np.array([frame.energy for frame in frames], dtype=np.float64))
+    if frames[0].forces is not None:
+        _put(group, "forces", np.stack([frame.forces for frame in frames]).astype(dtype))
+    if frames[0].dipole is not None:
+        _put(group, "dipole", np.stack([frame.dipole for frame in frames]).astype(np.float64))
+    if frames[0].mm_forces is not None:
+        joined = np.concatenate([frame.mm_forces for frame in frames])
+        _put(group, "mm_forces", joined.astype(dtype))
+    for name in ATOMIC_LABELS:
+        if getattr(frames[0], name) is not None:
+            _put(group, name, np.stack([getattr(frame, name) for frame in frames]).astype(dtype))

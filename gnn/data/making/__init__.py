@@ -1,0 +1,1 @@
+"""Make QM/MM reference data: dynamics, labels, multipoles of the atoms."""

@@ -1,0 +1,127 @@
+"""What a batch needs of a frame, worked out once."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import multipoles as mp
+from gnn.data.neighbours import neighbour_pairs
+from gnn.data.systems import Frame, System
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedFrame:
+    """What a batch needs of one frame, worked out once: centred tensors, edges, labels.
+
+    Made by :func:`prepare`; shapes as in :class:`gnn.data.Batch` with one system.
+    """
+
+    numbers: Tensor
+    positions: Tensor
+    charge: Tensor
+    mm_positions: Tensor
+    mm_moments: Tensor
+    uniform_field: Tensor
+    external_field: Tensor
+    origin: Tensor
+    senders: Tensor
+    receivers: Tensor
+    energy: Tensor | None
+    forces: Tensor | None
+    mm_forces: Tensor | None
+    dipole: Tensor | None
+    cutoff: float
+    dtype: torch.dtype
+
+
+def prepare(
+    item: System | Frame, cutoff: float, dtype: torch.dtype = torch.float32
+) -> PreparedFrame:
+    """Work out once what every batch with this system or frame needs.
+
+    Parameters
+    ----------
+    item
+        System, or frame with labels.
+    cutoff
+        Cutoff of the neighbour pairs in Å.
+    dtype
+        Floating-point type of the model.
+
+    Returns
+    -------
+    PreparedFrame
+        To be passed to :func:`gnn.data.collate` any number of times.
+
+    Raises
+    ------
+    TypeError
+        If `item` is neither a System nor a Frame, or `dtype` no floating-point type.
+    ValueError
+        If the cutoff is not a positive number.
+    """
+    if not dtype.is_floating_point:
+        raise TypeError(f"dtype: expected a floating-point type such as torch.float32, got {dtype}")
+    if isinstance(item, System):
+        frame = Frame(item)
+    elif isinstance(item, Frame):
+        frame = item
+    else:
+        raise TypeError(f"expected a System or Frame, got {type(item).__name__}")
+    system = frame.system
+    origin = system.positions.mean(0)
+    positions = system.positions - origin
+    senders, receivers = neighbour_pairs(positions, cutoff)
+    dipole = None if frame.dipole is None else (frame.dipole - system.charge * origin)[None]
+
+    def cast(array: Any) -> Tensor:
+        return torch.tensor(array, dtype=dtype)
+
+    return PreparedFrame(
+        numbers=torch.tensor(system.numbers),
+        positions=cast(positions),
+        charge=cast([system.charge]),
+        mm_positions=cast(system.mm_positions - origin),
+        mm_moments=cast(_mm_moments(system)),
+        uniform_field=cast(_uniform_field(system)),
+        external_field=cast(_external_field(system, origin)),
+        origin=torch.tensor(origin[None]),
+        senders=torch.tensor(senders),
+        receivers=torch.tensor(receivers),
+        energy=None if frame.energy is None else torch.tensor([frame.energy], dtype=torch.float64),
+        forces=None if frame.forces is None else cast(frame.forces),
+        mm_forces=None if frame.mm_forces is None else cast(frame.mm_forces),
+        dipole=None if dipole is None else cast(dipole),
+        cutoff=float(cutoff),
+        dtype=dtype,
+    )
+
+
+def _mm_moments(system: System) -> NDArray[np.float64]:
+    """Return packed moments of the surrounding particles, (m, 1), (m, 4) or (m, 10)."""
+    quadrupoles = system.mm_quadrupoles
+    if quadrupoles is not None:  # symmetric up to rounding
+        quadrupoles = 0.5 * (quadrupoles + quadrupoles.swapaxes(1, 2))
+    return mp.pack(system.mm_charges, system.mm_dipoles, quadrupoles)
+
+
+def _uniform_field(system: System) -> NDArray[np.float64]:
+    return np.zeros((1, 3)) if system.uniform_field is None else system.uniform_field[None]
+
+
+def _external_field(system: System, origin: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the external field at the atoms, with the constant potential that centring subtracts.
+
+    The potential of a uniform field is zero at the frame's origin, that of a batch at the
+    centred one.
+    """
+    field = system.external_field
+    if system.uniform_field is None:
+        return np.zeros((system.n_atoms, 0)) if field is None else field
+    field = np.zeros((system.n_atoms, 1)) if field is None else field.copy()
+    field[:, 0] -= origin @ system.uniform_field
+    return field

@@ -1,0 +1,69 @@
+"""Train one model."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gnn.potential import Potential
+from gnn.training.checkpoint import last_of, load_model
+from gnn.training.config import Config
+from gnn.training.frames.load import LoadedData
+from gnn.training.frames.loader import take
+from gnn.training.loop import Trainer
+from gnn.training.parallel import Ranks
+from gnn.training.report.progress import Progress
+from gnn.training.setup import build_model
+
+
+def fit(
+    config: Config,
+    data: LoadedData,
+    console: Any,
+    folder: Path,
+    *,
+    label: str = "training",
+    resume: bool = False,
+    ranks: Ranks | None = None,
+    member: int = 0,
+    chosen: Sequence[int] | None = None,
+) -> tuple[Potential, Trainer]:
+    """Train a model and return its best averaged weights, with the trainer.
+
+    Of several processes the first writes and reports; each returns the model.
+
+    Parameters
+    ----------
+    config, data
+        The run and its frames.
+    console : rich.console.Console
+        For progress.
+    folder
+        Takes checkpoints and log.
+    label
+        What is trained, for the console.
+    resume
+        Continue from ``last.pt`` of the folder.
+    ranks
+        The processes that train together.
+    member
+        Number of the committee's member.
+    chosen
+        Indices of the training frames that the model learns from, None for all. The constants of
+        its energy are fitted to all of them.
+    """
+    ranks = ranks or Ranks()
+    training, validation, _ = data.splits
+    last = last_of(folder) if resume else None
+    model = build_model(config, training, last, data.isolated.energies, member)
+    if chosen is not None:
+        training = take(training, chosen)
+    best = folder / "best.pt"
+    with Progress(console, config.training, label) as progress:
+        trainer = Trainer(model, config, training, validation, folder, progress, ranks)
+        if resume:
+            for line in trainer.resume():
+                console.print(f"{label}: {line}", markup=False, soft_wrap=True)
+        elif ranks.first:
+            best.unlink(missing_ok=True)
+        trainer.run()
+    return (load_model(best) if len(validation) else trainer.average), trainer

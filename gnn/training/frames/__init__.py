@@ -1,0 +1,1 @@
+"""Which frames a run learns from: read, split, checked, and in batches."""

@@ -1,0 +1,1 @@
+"""The output of a run: errors, tables, pictures, predictions, progress."""
