@@ -23,7 +23,6 @@ import torch
 
 from gnn.data.common import write_atomically
 from gnn.engines.box import (
-    GRAM_PER_ML,
     degrees_of_freedom,
     equilibrated,
     in_angstrom,
@@ -39,6 +38,7 @@ from gnn.engines.naming import is_water, name_residues
 from gnn.engines.openmm import INTERRUPTED, classical_system, create_system
 from gnn.engines.settings import Settings
 from gnn.engines.trajectory import Trajectory
+from gnn.units import GRAM_PER_ML
 
 COLUMNS = (
     "step", "time_ps", "potential_kj_mol", "kinetic_kj_mol", "total_kj_mol", "temperature_k",
