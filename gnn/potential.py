@@ -1,9 +1,9 @@
-"""What every potential energy surface of this package does: batches in, energies and forces out."""
+"""The base class of all potentials: batches in, energies, forces and multipoles out."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from gnn.data.systems import Frame, System
 from gnn.units import COULOMB
 
 N_ELEMENTS = 95
-_AT_ONCE = 256  # frames held at once where many are gone through
-_DEEPEST = 1e6  # eV per atom: uranium has 0.76e6
+_AT_ONCE = 256  # frames evaluated at once to fit the baseline
+_LARGEST = 1e6  # eV per atom beyond which an energy is an error: uranium has 0.76e6
 PER_ATOM = ("forces", "charges", "dipoles", "quadrupoles")
 
 
@@ -52,8 +52,13 @@ class Potential(nn.Module):
         self.register_buffer("known", torch.zeros(N_ELEMENTS, dtype=torch.bool))
 
     def config(self) -> dict[str, Any]:
-        """Return the arguments from which the class builds the same architecture."""
+        """Return plain values from which `from_config` builds the same architecture."""
         raise NotImplementedError
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Return a model of the architecture that `config` describes, with fresh weights."""
+        return cls(**config)
 
     def _energy(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return energies (B,) in eV without the baseline, and the atoms' multipoles.
@@ -86,18 +91,18 @@ class Potential(nn.Module):
         """Fit the constant part of the energy to labelled frames, and note their elements.
 
         By least squares of the total energies: one energy per element, and one times the total
-        charge. Where compositions do not tell these apart, the solution of least norm is taken.
+        charge. Where compositions do not determine these, the solution of least norm is taken.
         Frames without an energy count for the elements only; a warning names those whose energies
         the others do not determine.
 
         Energies of isolated atoms are taken as they are, and only those of other elements are
-        fitted. If none is missing, the network begins from what is then left over per atom,
-        which is of the size of a bond.
+        fitted. If none is missing, the network begins from the mean energy per atom that is left,
+        which is of the order of a bond energy.
 
         Parameters
         ----------
         frames
-            Labelled frames, or what is known of them.
+            Labelled frames, or their heads.
         isolated
             Energies of isolated atoms in eV, by atomic number.
 
@@ -111,11 +116,11 @@ class Potential(nn.Module):
         self._fit_baseline(frames, repeat(0.0), isolated or {})
 
     def refit_baseline(self, frames: Sequence[Frame]) -> None:
-        """Fit the constant part of the energy anew, beside what the weights predict.
+        """Fit the constant part of the energy anew, to energies minus those of the network.
 
-        For labels of another origin than those that the model was trained on: by the smallest
-        change of the constants that does it. Elements that the model knew stay known, and what
-        the frames do not tell stays as it was.
+        For labels of another level of theory than those that the model was trained on. Constants
+        that the frames do not determine stay as they were, and elements that the model knew stay
+        known.
 
         Raises
         ------
@@ -139,7 +144,7 @@ class Potential(nn.Module):
         predicted: Iterable[float],
         isolated: Mapping[int, float],
     ) -> None:
-        """Add to the constants what energies have beside predictions.
+        """Add the constants that are fitted to energies minus predictions.
 
         Frames of one composition are one row of the fit.
         """
@@ -172,7 +177,7 @@ class Potential(nn.Module):
             warn_of_open_energies(rows, labelled, [lacking.get(key, 0) for key in found], fixed)
 
     def _begin_from(self, bond: float) -> None:
-        """Let the network begin from an energy in eV per atom, beside the isolated atoms'."""
+        """Let the network begin from a mean energy in eV per atom, relative to isolated atoms."""
         raise TypeError(f"{type(self).__name__} takes no energies of isolated atoms")
 
     def forward(
@@ -308,7 +313,7 @@ class Potential(nn.Module):
 def _check_results(
     results: Sequence[dict[str, Any]], systems: Sequence[System | Frame], start: int
 ) -> None:
-    """Refuse what is not finite, and energies that no nuclei and electrons have."""
+    """Refuse results that are not finite, and energies that no nuclei and electrons have."""
     for i, item in enumerate(systems, start):
         system = item.system if isinstance(item, Frame) else item
         for name, value in results[i].items():
@@ -317,7 +322,7 @@ def _check_results(
                     f"system {i}: the {name} came out as NaN or infinity: {_extremes(system)}"
                 )
         energy = results[i]["energy"]
-        size = _DEEPEST * system.n_atoms
+        size = _LARGEST * system.n_atoms
         if abs(energy) > size and (energy < 0 or energy > size + _bare_repulsion(system)):
             raise ValueError(
                 f"system {i}: the energy came out as {energy:.3g} eV, which no nuclei and "
@@ -335,7 +340,7 @@ def _bare_repulsion(system: System) -> float:
 
 
 def _extremes(system: System) -> str:
-    """Say what of a system may be beyond a model."""
+    """Describe the extremes of a system, which may be beyond a model."""
     found = []
     tree = cKDTree(system.positions)
     if system.n_atoms > 1:

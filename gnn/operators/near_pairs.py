@@ -1,4 +1,4 @@
-"""Which atoms and surrounding particles are near each other: pairs for short-ranged fields."""
+"""Pairs of atoms and particles within a distance, for short-ranged fields."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,7 +7,7 @@ from scipy.spatial import cKDTree
 from multipoles.compiled import jit
 from multipoles.neighbours import PairList
 
-_BRUTE_FORCE = 5e7  # distances, above which a tree pays
+_BRUTE_FORCE = 5e7  # distances above which a tree is faster
 
 
 def near_pairs(

@@ -109,7 +109,14 @@ class AmpBms(Potential):
     ):
         super().__init__()
         box = None if box is None else [float(edge) for edge in box]
-        self._arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        self._arguments = {
+            "features": features, "edge_features": edge_features, "channels": channels,
+            "steps": steps, "hidden": hidden, "readout": readout, "n_radial": n_radial,
+            "n_radial_mm": n_radial_mm, "cutoff": cutoff, "cutoff_pairs": cutoff_pairs,
+            "cutoff_polarisation": cutoff_polarisation, "cutoff_mm": cutoff_mm,
+            "pol_scaling": pol_scaling, "mode": mode, "eps": eps, "box": box,
+            "elements": elements,
+        }  # fmt: skip
         _check_arguments(self._arguments)
         self.cutoff, self.cutoff_pairs, self.cutoff_mm = cutoff, cutoff_pairs, cutoff_mm
         self.mode, self.box = mode, box
@@ -138,7 +145,7 @@ class AmpBms(Potential):
         self.dispersion = Dispersion(elements)
 
     def config(self) -> dict[str, Any]:
-        """Return the arguments from which ``AmpBms(**config)`` builds the same architecture."""
+        """Return plain values from which `from_config` builds the same architecture."""
         return dict(self._arguments)
 
     def set_baseline(

@@ -7,7 +7,7 @@ from torch import Tensor
 from gnn.data.batching import Batch
 from gnn.layers.electrostatics import energy_in_field
 from gnn.layers.surroundings import given_field
-from gnn.operators import field as operator
+from gnn.operators.field import unchecked_field
 from gnn.operators.field_torch import radial_chain
 from gnn.published import _coupling, fused
 from gnn.published.pairs import Pairs
@@ -50,11 +50,11 @@ def energy_of_all(moments: Tensor, batch: Batch) -> Tensor:
     energy = energy_in_field(moments, given_field(batch)) / KJ_PER_MOL
     if not batch.n_mm:
         return energy
-    operator = ChargeCoupling(batch.batch.numpy(), batch.mm_batch.numpy(), batch.mm_moments)
+    coupling = ChargeCoupling(batch.batch.numpy(), batch.mm_batch.numpy(), batch.mm_moments)
     inputs = batch.positions, batch.mm_positions, moments
     if batch.mm_moments.shape[1] > 1 or batch.mm_moments.requires_grad:
-        return energy + operator.twin(*inputs)
-    return energy + fused.apply(operator, *inputs)
+        return energy + coupling.twin(*inputs)
+    return energy + fused.apply(coupling, *inputs)
 
 
 class ChargeCoupling:
@@ -109,7 +109,7 @@ class ChargeCoupling:
     def twin(self, atoms: Tensor, particles: Tensor, moments: Tensor) -> Tensor:
         """Return the energies by the field operator, which autograd differentiates."""
         sources = self.sources[:, None] * COULOMB
-        field = operator.apply(atoms, particles, sources, FIELD_ORDER, _COULOMB, self.pairs)
+        field = unchecked_field(atoms, particles, sources, FIELD_ORDER, _COULOMB, self.pairs)
         return energy_in_field(moments, field[:, 0])
 
     def _packed(self, particles: NDArray) -> tuple[NDArray, NDArray, NDArray]:
