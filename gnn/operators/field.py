@@ -23,6 +23,7 @@ from gnn.operators import _evaluators, field_torch
 from gnn.operators._derivatives import each_of_batch, transformed
 from gnn.operators._edge_functions import on_gpu
 from gnn.operators._evaluators import METHODS, Deferred, DeferredTransposed, Evaluator
+from gnn.operators.edges import BACKENDS
 from gnn.operators.field_neighbours import given_neighbours, gpu
 from multipoles import checks, indexing
 from multipoles.interactions import check_total_order
@@ -32,7 +33,6 @@ from multipoles.radial import Coulomb, Kernel, kernel_object
 if TYPE_CHECKING:
     from multipoles.cuda.neighbours import DeviceNeighbours
 
-BACKENDS = ("compiled", "torch")
 _COULOMB = Coulomb()
 
 
