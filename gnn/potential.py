@@ -129,13 +129,13 @@ class Potential(nn.Module):
         """
         known = self.known.clone()
         self.known.fill_(False)
-        own: list[float] = []
+        predicted: list[float] = []
         for start in range(0, len(frames), _AT_ONCE):
-            part = frames[start : start + _AT_ONCE]
-            labelled = [frame for frame in part if frame.energy is not None]
+            chunk = frames[start : start + _AT_ONCE]
+            labelled = [frame for frame in chunk if frame.energy is not None]
             energies = iter([result["energy"] for result in self.evaluate(labelled, forces=False)])
-            own += [0.0 if frame.energy is None else next(energies) for frame in part]
-        self._fit_baseline(frames, own, {})
+            predicted += [0.0 if frame.energy is None else next(energies) for frame in chunk]
+        self._fit_baseline(frames, predicted, {})
         self.known.logical_or_(known)
 
     def _fit_baseline(
@@ -148,23 +148,23 @@ class Potential(nn.Module):
 
         Frames of one composition are one row of the fit.
         """
-        found: dict[tuple[bytes, int], list[float]] = {}
-        lacking: dict[tuple[bytes, int], int] = {}
-        for frame, own in zip(frames, predicted, strict=False):
+        residuals: dict[tuple[bytes, int], list[float]] = {}
+        unlabelled: dict[tuple[bytes, int], int] = {}
+        for frame, energy in zip(frames, predicted, strict=False):
             counts = np.bincount(frame.system.numbers, minlength=N_ELEMENTS)
             key = counts.tobytes(), frame.system.charge
-            rest = found.setdefault(key, [])
+            of_composition = residuals.setdefault(key, [])
             if frame.energy is None:
-                lacking[key] = lacking.get(key, 0) + 1
+                unlabelled[key] = unlabelled.get(key, 0) + 1
             else:
-                rest.append(frame.energy - own)
-        if not found:
+                of_composition.append(frame.energy - energy)
+        if not residuals:
             raise ValueError("expected at least one frame to fit the baseline, got none")
-        rows = np.stack([np.append(np.frombuffer(c, dtype=np.int64), q) for c, q in found])
+        rows = np.stack([np.append(np.frombuffer(c, dtype=np.int64), q) for c, q in residuals])
         self.known.copy_(torch.from_numpy(rows[:, :-1].any(axis=0)))
-        labelled = np.array([bool(rest) for rest in found.values()])
-        weights = np.sqrt([len(rest) for rest in found.values() if rest])
-        means = np.array([np.mean(rest) for rest in found.values() if rest])
+        labelled = np.array([bool(some) for some in residuals.values()])
+        weights = np.sqrt([len(some) for some in residuals.values() if some])
+        means = np.array([np.mean(some) for some in residuals.values() if some])
         fixed = {z: isolated[z] for z in self.elements if z in isolated}
         all_fixed = bool(fixed) and len(fixed) == len(self.elements)
         solution, bond = constants(rows[labelled], weights, means, fixed, all_fixed)
@@ -174,7 +174,8 @@ class Potential(nn.Module):
             check_bond(bond)
             self._begin_from(bond)
         else:
-            warn_of_open_energies(rows, labelled, [lacking.get(key, 0) for key in found], fixed)
+            without_energy = [unlabelled.get(key, 0) for key in residuals]
+            warn_of_open_energies(rows, labelled, without_energy, fixed)
 
     def _begin_from(self, bond: float) -> None:
         """Let the network begin from a mean energy in eV per atom, relative to isolated atoms."""
@@ -341,32 +342,32 @@ def _bare_repulsion(system: System) -> float:
 
 def _extremes(system: System) -> str:
     """Describe the extremes of a system, which may be beyond a model."""
-    found = []
+    remarks = []
     tree = cKDTree(system.positions)
     if system.n_atoms > 1:
         distances, others = tree.query(system.positions, k=2)
         i = int(distances[:, 1].argmin())
         pair = sorted((i, int(others[i, 1])))
         numbers = " and ".join(str(z) for z in system.numbers[pair])
-        found.append(
+        remarks.append(
             f"the nearest atoms {pair[0]} and {pair[1]} (atomic numbers {numbers}) are "
             f"{distances[i, 1]:.3g} Å apart"
         )
     if system.n_mm:
         distances, atoms = tree.query(system.mm_positions)
         j = int(distances.argmin())
-        found.append(
+        remarks.append(
             f"charge {j} is {distances[j]:.3g} Å from atom {atoms[j]}, and the largest is "
             f"{abs(system.mm_charges).max():.3g} e"
         )
     if system.charge:
-        found.append(f"the total charge is {system.charge} e")
+        remarks.append(f"the total charge is {system.charge} e")
     if system.uniform_field is not None and system.uniform_field.any():
         strength = float(abs(system.uniform_field).max())
-        found.append(f"the uniform field goes up to {strength:.3g} V/Å")
+        remarks.append(f"the uniform field goes up to {strength:.3g} V/Å")
     size = max(float(abs(x).max(initial=0)) for x in (system.positions, system.mm_positions))
-    found.append(f"coordinates go up to {size:.3g} Å")
-    return ", ".join(found) + "; one of these is beyond what the model or its precision can do"
+    remarks.append(f"coordinates go up to {size:.3g} Å")
+    return ", ".join(remarks) + "; one of these is beyond what the model or its precision can do"
 
 
 def _per_system(output: dict[str, Tensor], batch: Batch) -> list[dict[str, Any]]:

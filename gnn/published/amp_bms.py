@@ -153,16 +153,16 @@ class AmpBms(Potential):
     ) -> None:
         """Fit the constant part of the energy to labels minus the model's own energies.
 
-        The energies of the network, of charges, dispersion and repulsion stay: the baseline is
-        what labels of another level of theory or another origin have beside them.
+        The energies of the network, of charges, dispersion and repulsion stay as they are: the
+        baseline takes up the difference to labels of another level of theory.
 
         Raises
         ------
         ValueError
             If there is no frame.
         TypeError
-            If frames are given by what a file's index knows of them: this needs their geometry;
-            or if energies of isolated atoms are given, which the network's own are not.
+            If frames are heads, without geometry; or if energies of isolated atoms are given, to
+            which those of the network do not refer.
         """
         if isolated:
             raise TypeError("AmpBms takes no energies of isolated atoms beside its own weights")
@@ -185,7 +185,7 @@ class AmpBms(Potential):
             return super().forward(batch, forces, mm_forces, create_graph, mm_potential)
 
     def parts(self, batch: Batch) -> dict[str, Tensor]:
-        """Return what the energy is made of, in the publication's units kJ/mol, Å and e.
+        """Return the parts of the energy, in the publication's units kJ/mol, Å and e.
 
         Returns
         -------
@@ -248,12 +248,12 @@ class AmpBms(Potential):
         positions = batch.positions
         if box is None:
             senders, receivers, vectors = batch.senders, batch.receivers, batch.edge_vectors
-        else:  # the batch's edges know no box
+        else:  # the edges of a batch are not those of a periodic box
             atoms = positions, positions, batch.batch, batch.batch
-            found = pairs_within(*atoms, self.cutoff, box)
-            apart = found.first != found.second
-            vectors = -found.vectors(positions, positions)[apart]
-            senders, receivers = found.second[apart], found.first[apart]
+            pairs = pairs_within(*atoms, self.cutoff, box)
+            apart = pairs.first != pairs.second
+            vectors = -pairs.vectors(positions, positions)[apart]
+            senders, receivers = pairs.second[apart], pairs.first[apart]
         distances = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
         basis, fade = self.radial(distances)
         ends = senders, receivers
@@ -277,8 +277,8 @@ class AmpBms(Potential):
         self, batch: Batch, box: Tensor | None, charges: Tensor, factors: Tensor
     ) -> dict[str, Tensor]:
         """Return the energies of pairs of atoms of each system."""
-        operator = PairEnergies(batch, self.dispersion, self.internal_kernel, _CONTACT, box)
-        energies = fused.apply(operator, batch.positions, charges, factors)
+        pairs = PairEnergies(batch, self.dispersion, self.internal_kernel, _CONTACT, box)
+        energies = fused.apply(pairs, batch.positions, charges, factors)
         names = ("coulomb_qm", "dispersion", "repulsion")
         return dict(zip(names, energies.unbind(1), strict=True))
 

@@ -32,8 +32,7 @@ def charges_of_pairs(
 ) -> Tensor:
     """Return the energy of charges with each other in kJ/mol, (P,), at distances (P,) in Å.
 
-    The kernel is switched on from zero at distance zero to all of it at the distance
-    `contact`.
+    A switching function rises from zero at distance zero to one at the distance `contact`.
     """
     (potential,) = radial_chain(kernel, distances * distances, 0)
     x = (distances / contact).clamp(max=1)
@@ -45,7 +44,7 @@ def charges_of_pairs(
 def energy_of_all(moments: Tensor, batch: Batch) -> Tensor:
     """Return the energy of packed moments (N, 10) in the field of all surroundings in kJ/mol, (N,).
 
-    Particles act by 1/r, at whatever distance.
+    Particles act by 1/r, without a cutoff.
     """
     energy = energy_in_field(moments, given_field(batch)) / KJ_PER_MOL
     if not batch.n_mm:
@@ -78,14 +77,14 @@ class ChargeCoupling:
     def values(self, atoms: NDArray, particles: NDArray, moments: NDArray) -> NDArray:
         """Return the energies."""
         packed, _, ranges = self._packed(particles)
-        found = np.empty_like(moments)
+        field = np.empty_like(moments)
         run_chunks(
-            lambda *part: _coupling.fields(*part, atoms, packed, ranges, found),
+            lambda *part: _coupling.fields(*part, atoms, packed, ranges, field),
             len(atoms),
             self.pairs.n_pairs,
         )
-        self._field = found
-        return (moments * found).sum(1)
+        self._field = field
+        return (moments * field).sum(1)
 
     def gradients(
         self, weights: NDArray, atoms: NDArray, particles: NDArray, moments: NDArray
