@@ -1,6 +1,6 @@
 """The base class of all potentials: batches in, energies, forces and multipoles out."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
 from typing import Any, ClassVar, Self
@@ -78,7 +78,7 @@ class Potential(nn.Module):
         """Floating-point type of the parameters."""
         return next(self.parameters()).dtype
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         """Cast parameters, but never the baseline: total energies need float64."""
         kept = self.baseline, self.charge_baseline
         super()._apply(fn, recurse)
