@@ -73,11 +73,11 @@ def of_size(parameters: int, **options: Any) -> dict[str, Any]:
     """Return options whose width makes a model of about so many parameters."""
 
     def count(width: int) -> int:
-        model = AMP(**options, features=width, hidden=width)
+        model = AMP.from_config(options | {"features": width, "network": {"hidden": width}})
         return sum(p.numel() for p in model.parameters())
 
     width = min(range(16, 161), key=lambda w: abs(count(w) - parameters))
-    return options | {"features": width, "hidden": width}
+    return options | {"features": width, "network": {"hidden": width}}
 
 
 class Table:

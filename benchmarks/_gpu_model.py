@@ -10,11 +10,12 @@ from _gpu import Place, Row, relative
 from gnn import AMP, System
 from gnn.data import collate, prepare
 from gnn.operators.gpu import emulated
+from gnn.options import Network
 
 # of a model whose kernels run in the simulator
 TINY = {
-    "order": 1, "channels": 2, "features": 4, "hidden": 4, "mixed": 2, "edge_features": 3,
-    "n_radial": 3, "steps": 1,
+    "order": 1, "channels": 2, "features": 4, "steps": 1,
+    "network": Network(hidden=4, mixed=2, edge_features=3, n_radial=3),
 }  # fmt: skip
 DENSITY = 0.1  # surrounding particles per cubic ångström
 
@@ -38,7 +39,7 @@ def system(rng: np.random.Generator, atoms: int, particles: int) -> System:
 def model_of(place: Place, **options) -> AMP:
     """Return a model of random weights, the same for the same architecture."""
     torch.manual_seed(0)
-    return AMP(field_method="direct", **options, **(TINY if place.smoke else {}))
+    return AMP(method="direct", **options, **(TINY if place.smoke else {}))
 
 
 def there(place: Place, movable: Any) -> Any:
@@ -96,8 +97,8 @@ def training(place: Place) -> Iterator[Row]:
     systems = [system(rng, atoms, particles) for _ in range(count)]
     seconds, losses = {}, {}
     name = f"training step, {atoms} atoms in {particles} charges"
-    for method in ("torch", "numba"):
-        model = there(place, model_of(place, method=method))
+    for backend in ("torch", "compiled"):
+        model = there(place, model_of(place, backend=backend))
         batch = there(place, collate([prepare(item, model.cutoff) for item in systems]))
         # weights stay: all steps do the same
         optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
@@ -106,11 +107,11 @@ def training(place: Place) -> Iterator[Row]:
             with emulated():
                 return step(model, batch, optimizer)
 
-        losses[method] = float(task())
-        seconds[method] = place.seconds(task)
-    error = abs(losses["numba"] / losses["torch"] - 1)
+        losses[backend] = float(task())
+        seconds[backend] = place.seconds(task)
+    error = abs(losses["compiled"] / losses["torch"] - 1)
     yield Row(f"{name}, plain torch", count, "float32", seconds["torch"])
     yield Row(
-        name, count, "float32", seconds["numba"], seconds["torch"] / 3, error=error, bound=1e-3,
-        remark=f"{seconds['torch'] / seconds['numba']:.1f} times as fast as plain torch",
+        name, count, "float32", seconds["compiled"], seconds["torch"] / 3, error=error, bound=1e-3,
+        remark=f"{seconds['torch'] / seconds['compiled']:.1f} times as fast as plain torch",
     )  # fmt: skip

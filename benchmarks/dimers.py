@@ -29,8 +29,8 @@ KINDS = {"ion pair": ("NH4", "Cl"), "ion-dipole": ("NH4", "H2O"), "dipole-dipole
 POWERS = {"ion pair": -1, "ion-dipole": -2, "dipole-dipole": -3}
 TRAINING, WITHIN, BEYOND, SCAN = 100, 200, 300, 400  # run numbers
 MODELS = {
-    "local": {"long_range": False, "qm_electrostatics": False},
-    "long-range": {"long_range": True, "qm_electrostatics": True},
+    "local": {"long_range": None, "electrostatics": None},
+    "long-range": {"long_range": {}, "electrostatics": {}},
 }
 COLORS = {"local": "#e07a5f", "long-range": "#01497c"}
 

@@ -36,7 +36,7 @@ COLORS = ("#9aa5b1", "#61a5c2", "#01497c", "#e07a5f")
 
 
 def options(order: int, parameters: int) -> dict:
-    return of_size(parameters, order=order, smearing=[1.2])
+    return of_size(parameters, order=order)
 
 
 def time_steps(training, parameters: int, repeats: int = 20) -> dict[int, float]:
@@ -44,7 +44,7 @@ def time_steps(training, parameters: int, repeats: int = 20) -> dict[int, float]
     torch.set_num_threads(1)
     tasks = {}
     for order in ORDERS:
-        model = AMP(**options(order, parameters))
+        model = AMP.from_config(options(order, parameters))
         model.set_baseline(training)
         batch = collate([prepare(f, model.cutoff) for f in thinned(training, 8)])
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)

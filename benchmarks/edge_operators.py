@@ -86,14 +86,14 @@ def main() -> None:
     coefficients = torch.randn(len(receivers), order + 1, channels)
     state = torch.randn(nodes, indexing.n_components(order), channels)
 
-    def operators(method):
+    def operators(backend):
         return {
             "anisotropic_state": (
-                lambda c, u: anisotropic_state(c, u, receivers, nodes, order, method=method),
+                lambda c, u: anisotropic_state(c, u, receivers, nodes, order, backend=backend),
                 coefficients,
             ),
             "pair_invariants": (
-                lambda s, u: pair_invariants(s, u, senders, receivers, order, method=method),
+                lambda s, u: pair_invariants(s, u, senders, receivers, order, backend=backend),
                 state,
             ),
         }
@@ -107,7 +107,7 @@ def main() -> None:
     for name in operators("torch"):
         timed = {
             m: measure(operators(m)[name][0], operators(m)[name][1], directions, options.repeats)
-            for m in ("torch", "numba")
+            for m in ("torch", "compiled")
         }
         for part in timed["torch"]:
             low, mid = ([1e3 * f(timed[m][part]) for m in timed] for f in (min, np.median))

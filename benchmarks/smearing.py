@@ -31,7 +31,7 @@ def main() -> None:
 
             def compute(smearing=smearing, training=training, test=test):
                 config = settings(
-                    arguments.steps, len(training), {"smearing": smearing},
+                    arguments.steps, len(training), {"surroundings": {"smearing": smearing}},
                     training={"seed": arguments.seed},
                 )  # fmt: skip
                 model, _ = train(config, training)

@@ -32,10 +32,10 @@ from gnn.data import split_by_run
 from gnn.units import COULOMB
 
 WAYS = {
-    "vacuum": {"surroundings_in_messages": False},
+    "vacuum": {"surroundings": {"in_messages": False}},
     "mechanical": None,
-    "electrostatics": {"surroundings_in_messages": False},
-    "messages": {"mm_electrostatics": False},
+    "electrostatics": {"surroundings": {"in_messages": False}},
+    "messages": {"surroundings": {"in_energy": False}},
     "both": {},
 }
 NAMES = {

@@ -66,10 +66,11 @@ def measure(n: int, method: str) -> Result:
     from fmm.validation import peak_memory
     from gnn.model import AMP
     from gnn.operators import evaluators
+    from gnn.options import LongRange
 
     torch.set_num_threads(mp.get_num_threads())
     torch.manual_seed(0)
-    model = AMP(long_range=True, field_method=method)
+    model = AMP(long_range=LongRange(), method=method)
     plans = []
     made = evaluators.FMM
     evaluators.FMM = lambda *a, **k: plans.append(0) or made(*a, **k)  # type: ignore[misc]

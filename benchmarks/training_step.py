@@ -21,13 +21,15 @@ from _output import write_picture, write_table
 
 from gnn import AMP, Frame, System
 from gnn.data import collate, prepare
+from gnn.options import Network
 
+WHOLE = Network(split=False)
 VARIANTS: dict[str, dict] = {
     "compiled": {},
-    "torch edges": {"edge_method": "torch"},
-    "not split": {"split": False},
-    "torch edges, not split": {"edge_method": "torch", "split": False},
-    "torch everything": {"method": "torch", "split": False},
+    "torch edges": {"edges": "torch"},
+    "not split": {"network": WHOLE},
+    "torch edges, not split": {"edges": "torch", "network": WHOLE},
+    "torch everything": {"backend": "torch", "network": WHOLE},
 }
 
 
@@ -75,7 +77,9 @@ def in_turns(tasks: dict, repeats: int) -> dict[str, np.ndarray]:
 
 def task_for(options: dict, *where: int):
     torch.manual_seed(0)
-    model = AMP(**options)
+    model = AMP(**{k: v for k, v in options.items() if k != "edges"})
+    for message_step in model.steps:
+        message_step.backend = options.get("edges", model.backend)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
     batch = batch_of(model, *where)
     return lambda: step(model, batch, optimizer)

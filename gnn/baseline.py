@@ -1,6 +1,6 @@
 """The constant part of a model's energy: fitted to labelled frames, or taken from isolated atoms.
 
-Rows are compositions, a column for each element and the last for the total charge.
+Rows are compositions: a column for each element, and the last one for the total charge.
 """
 
 import warnings
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-_BONDS = (-20.0, 10.0)  # eV per atom beyond which molecules and isolated atoms do not fit
+_BONDS = (-20.0, 10.0)  # eV per atom: plausible energies of bonds
 
 
 def warn_of_open_energies(
@@ -18,16 +18,16 @@ def warn_of_open_energies(
     lacking: Sequence[int],
     fixed: Iterable[int],
 ) -> None:
-    """Warn where frames without an energy have a composition that those with one do not tell.
+    """Warn where the energies do not determine the constants of frames without an energy.
 
-    What is known of the `fixed` elements need not be told.
+    Those of `fixed` elements are known already.
     """
     free = rows.astype(float)
     free[:, list(fixed)] = 0.0
-    there = free[labelled]
-    mix = np.linalg.lstsq(there.T, free.T, rcond=None)[0]
-    missed = np.abs(there.T @ mix - free.T).max(axis=0) > 1e-6
-    count = sum(n for n, one in zip(lacking, missed, strict=True) if one)
+    basis = free[labelled].T
+    combination = np.linalg.lstsq(basis, free.T, rcond=None)[0]
+    missed = np.abs(basis @ combination - free.T).max(axis=0) > 1e-6
+    count = sum(n for n, open_ in zip(lacking, missed, strict=True) if open_)
     if not count:
         return
     if not labelled.any():
@@ -50,18 +50,18 @@ def constants(
     fixed: Mapping[int, float],
     all_fixed: bool,
 ) -> tuple[NDArray[np.float64], float]:
-    """Return energies of the elements and of a unit of charge, and per atom where all are fixed."""
+    """Return energies of elements and of a unit of charge, and the rest per atom if all fixed."""
     solution = np.zeros(rows.shape[1])
     solution[list(fixed)] = list(fixed.values())
     columns = np.column_stack([rows, all_fixed * rows[:, :-1].sum(axis=1)]).astype(float)
-    rest = energies - columns[:, :-1] @ solution
+    residual = energies - columns[:, :-1] @ solution
     columns[:, list(fixed)] = 0.0
-    fit = np.linalg.lstsq(weights[:, None] * columns, weights * rest, rcond=None)[0]
+    fit = np.linalg.lstsq(weights[:, None] * columns, weights * residual, rcond=None)[0]
     return solution + fit[:-1], float(fit[-1])
 
 
 def check_bond(energy: float) -> None:
-    """Warn where energies of molecules and of isolated atoms do not seem to belong together."""
+    """Warn where energies of molecules less those of isolated atoms are not those of bonds."""
     low, high = _BONDS
     if not low < energy < high:
         warnings.warn(

@@ -1,13 +1,13 @@
-"""The model as one graph of torch operators: exported to a file that needs torch and nothing else.
+"""The model as one graph of torch operators, exported to a file that needs torch alone.
 
-Energy and derivatives are traced together, so that the file holds the forces too. The same
-recipe makes a graph that torch compiles for training on forces (`traced_step`).
+Energy and derivatives are traced together, so that the graph computes the forces too. In the same
+way `traced_step` makes a graph that torch compiles for training on forces.
 """
 
 import copy
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from gnn.data.batching import Batch
+from gnn.layers.long_range import FieldOfAtoms
 from gnn.layers.surroundings import FIELD_ORDER, given_field
 from gnn.model import AMP
 from gnn.operators import field_torch
@@ -23,6 +24,7 @@ from gnn.potential import Potential
 from gnn.units import COULOMB
 from multipoles import indexing
 from multipoles.files import atomic_write
+from multipoles.radial import Kernel
 
 FORMAT = "anisole-export"
 VERSION = 1
@@ -36,7 +38,7 @@ _UNITS = {"energy": "eV", "length": "angstrom", "charge": "e", "field": "V/angst
 
 
 class Pairs(NamedTuple):
-    """Who meets whom: targets and sources (P,), of which those count where `meets` is true."""
+    """Pairs of targets and sources (P,); only those where `meets` is true contribute."""
 
     targets: Tensor
     sources: Tensor
@@ -44,10 +46,10 @@ class Pairs(NamedTuple):
 
 
 class Traceable(AMP):
-    """`AMP` in plain torch, without a shape or a branch that depends on a number.
+    """`AMP` in plain torch, where no shape and no branch depends on the values of tensors.
 
-    All pairs of the atoms, and of atoms and particles, are rows; pairs of two systems do not
-    count. `atom_pairs` and `mm_pairs` may be set to fewer rows before a call.
+    All pairs of the atoms, and of atoms and particles, are rows; pairs of different systems
+    contribute nothing. `atom_pairs` and `mm_pairs` may be set to fewer rows before a call.
     """
 
     atom_pairs: Pairs | None = None
@@ -56,7 +58,7 @@ class Traceable(AMP):
     @classmethod
     def of(cls, model: AMP) -> "Traceable":
         """Return a twin of a model that shares its parameters."""
-        twin = cls(**(model.config() | {"method": "torch", "edge_method": "torch"}))
+        twin = cls.from_config(model.config() | {"method": "direct", "backend": "torch"})
         twin.to(model.dtype).load_state_dict(model.state_dict(keep_vars=True), assign=True)
         return twin.train(model.training)
 
@@ -70,21 +72,21 @@ class Traceable(AMP):
         rest = [field - sharp for field in smeared]
         return torch.cat([sharp + given_field(batch)[:, None], *rest], dim=1)
 
-    def _field_of_atoms(self, batch: Batch, kernel: Any, order: int) -> Callable[[Tensor], Tensor]:  # type: ignore[override]
+    def _field_of_atoms(self, batch: Batch, kernel: Kernel, order: int) -> FieldOfAtoms:
         pairs = self.atom_pairs or all_pairs(batch.batch, batch.batch)
         x = batch.positions
         return lambda moments: _field(x, x, moments, order, kernel, pairs)
 
 
 def all_pairs(batch: Tensor, other: Tensor) -> Pairs:
-    """Return every pair of two sets of points; those of one system meet."""
+    """Return all pairs of two sets of points; those of one system contribute."""
     n, m = batch.shape[0], other.shape[0]
     targets = torch.arange(n, device=batch.device)[:, None].expand(n, m).reshape(n * m)
     sources = torch.arange(m, device=batch.device)[None].expand(n, m).reshape(n * m)
     return Pairs(targets, sources, (batch[:, None] == other).reshape(n * m))
 
 
-def _field(x: Tensor, s: Tensor, m: Tensor, order: int, kernel: Any, pairs: Pairs) -> Tensor:
+def _field(x: Tensor, s: Tensor, m: Tensor, order: int, kernel: Kernel, pairs: Pairs) -> Tensor:
     ends = pairs.targets, pairs.sources
     return field_torch.field_where(x, s, m, order, kernel, ends, pairs.meets)
 
@@ -170,7 +172,7 @@ def exported_program(model: AMP, mm_order: int = 0) -> torch.export.ExportedProg
         _allow_non_fake_inputs=True,  # parameters become constants
     )
     graph = trace(*inputs)
-    # torch gives names to what it finds: the same size, the same name
+    # torch names sizes by their values: equal sizes must have one name
     sizes = [torch.export.Dim(name) for name in ("atoms", "systems", "edges", "particles")]
     atoms, systems, edges, particles = sizes
     first = {
@@ -200,7 +202,7 @@ class _Module(torch.nn.Module):
 
 
 def _example(components: int) -> tuple[Tensor, ...]:
-    """Return inputs to trace with; a size that met another one, 0 or 1 would become a constant."""
+    """Return inputs to trace with; sizes that are equal, 0 or 1 would become constants."""
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
@@ -278,6 +280,6 @@ def step_inputs(batch: Batch, pairs: tuple[Pairs, Pairs]) -> tuple[Tensor, ...]:
 
 
 def pairs_of(batch: Tensor, other: Tensor) -> Pairs:
-    """Return the pairs of points of one system, all of which meet."""
+    """Return the pairs of points of one system, all of which contribute."""
     targets, sources = torch.nonzero(batch[:, None] == other).unbind(1)
     return Pairs(targets, sources, torch.ones_like(targets, dtype=torch.bool))

@@ -1,9 +1,9 @@
-"""What every potential energy surface of this package does: batches in, energies and forces out."""
+"""The base class of all potentials: batches in, energies, forces and multipoles out."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ from gnn.data.systems import Frame, System
 from gnn.units import COULOMB
 
 N_ELEMENTS = 95
-_AT_ONCE = 256  # frames held at once where many are gone through
-_DEEPEST = 1e6  # eV per atom: uranium has 0.76e6
+_AT_ONCE = 256  # frames evaluated at once to fit the baseline
+_LARGEST = 1e6  # eV per atom beyond which an energy is an error: uranium has 0.76e6
 PER_ATOM = ("forces", "charges", "dipoles", "quadrupoles")
 
 
@@ -52,8 +52,13 @@ class Potential(nn.Module):
         self.register_buffer("known", torch.zeros(N_ELEMENTS, dtype=torch.bool))
 
     def config(self) -> dict[str, Any]:
-        """Return the arguments from which the class builds the same architecture."""
+        """Return plain values from which `from_config` builds the same architecture."""
         raise NotImplementedError
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Return a model of the architecture that `config` describes, with fresh weights."""
+        return cls(**config)
 
     def _energy(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return energies (B,) in eV without the baseline, and the atoms' multipoles.
@@ -73,7 +78,7 @@ class Potential(nn.Module):
         """Floating-point type of the parameters."""
         return next(self.parameters()).dtype
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         """Cast parameters, but never the baseline: total energies need float64."""
         kept = self.baseline, self.charge_baseline
         super()._apply(fn, recurse)
@@ -86,18 +91,18 @@ class Potential(nn.Module):
         """Fit the constant part of the energy to labelled frames, and note their elements.
 
         By least squares of the total energies: one energy per element, and one times the total
-        charge. Where compositions do not tell these apart, the solution of least norm is taken.
+        charge. Where compositions do not determine these, the solution of least norm is taken.
         Frames without an energy count for the elements only; a warning names those whose energies
         the others do not determine.
 
         Energies of isolated atoms are taken as they are, and only those of other elements are
-        fitted. If none is missing, the network begins from what is then left over per atom,
-        which is of the size of a bond.
+        fitted. If none is missing, the network begins from the mean energy per atom that is left,
+        which is of the order of a bond energy.
 
         Parameters
         ----------
         frames
-            Labelled frames, or what is known of them.
+            Labelled frames, or their heads.
         isolated
             Energies of isolated atoms in eV, by atomic number.
 
@@ -111,11 +116,11 @@ class Potential(nn.Module):
         self._fit_baseline(frames, repeat(0.0), isolated or {})
 
     def refit_baseline(self, frames: Sequence[Frame]) -> None:
-        """Fit the constant part of the energy anew, beside what the weights predict.
+        """Fit the constant part of the energy anew, to energies minus those of the network.
 
-        For labels of another origin than those that the model was trained on: by the smallest
-        change of the constants that does it. Elements that the model knew stay known, and what
-        the frames do not tell stays as it was.
+        For labels of another level of theory than those that the model was trained on. Constants
+        that the frames do not determine stay as they were, and elements that the model knew stay
+        known.
 
         Raises
         ------
@@ -124,13 +129,13 @@ class Potential(nn.Module):
         """
         known = self.known.clone()
         self.known.fill_(False)
-        own: list[float] = []
+        predicted: list[float] = []
         for start in range(0, len(frames), _AT_ONCE):
-            part = frames[start : start + _AT_ONCE]
-            labelled = [frame for frame in part if frame.energy is not None]
+            chunk = frames[start : start + _AT_ONCE]
+            labelled = [frame for frame in chunk if frame.energy is not None]
             energies = iter([result["energy"] for result in self.evaluate(labelled, forces=False)])
-            own += [0.0 if frame.energy is None else next(energies) for frame in part]
-        self._fit_baseline(frames, own, {})
+            predicted += [0.0 if frame.energy is None else next(energies) for frame in chunk]
+        self._fit_baseline(frames, predicted, {})
         self.known.logical_or_(known)
 
     def _fit_baseline(
@@ -139,27 +144,27 @@ class Potential(nn.Module):
         predicted: Iterable[float],
         isolated: Mapping[int, float],
     ) -> None:
-        """Add to the constants what energies have beside predictions.
+        """Add the constants that are fitted to energies minus predictions.
 
         Frames of one composition are one row of the fit.
         """
-        found: dict[tuple[bytes, int], list[float]] = {}
-        lacking: dict[tuple[bytes, int], int] = {}
-        for frame, own in zip(frames, predicted, strict=False):
+        residuals: dict[tuple[bytes, int], list[float]] = {}
+        unlabelled: dict[tuple[bytes, int], int] = {}
+        for frame, energy in zip(frames, predicted, strict=False):
             counts = np.bincount(frame.system.numbers, minlength=N_ELEMENTS)
             key = counts.tobytes(), frame.system.charge
-            rest = found.setdefault(key, [])
+            of_composition = residuals.setdefault(key, [])
             if frame.energy is None:
-                lacking[key] = lacking.get(key, 0) + 1
+                unlabelled[key] = unlabelled.get(key, 0) + 1
             else:
-                rest.append(frame.energy - own)
-        if not found:
+                of_composition.append(frame.energy - energy)
+        if not residuals:
             raise ValueError("expected at least one frame to fit the baseline, got none")
-        rows = np.stack([np.append(np.frombuffer(c, dtype=np.int64), q) for c, q in found])
+        rows = np.stack([np.append(np.frombuffer(c, dtype=np.int64), q) for c, q in residuals])
         self.known.copy_(torch.from_numpy(rows[:, :-1].any(axis=0)))
-        labelled = np.array([bool(rest) for rest in found.values()])
-        weights = np.sqrt([len(rest) for rest in found.values() if rest])
-        means = np.array([np.mean(rest) for rest in found.values() if rest])
+        labelled = np.array([bool(some) for some in residuals.values()])
+        weights = np.sqrt([len(some) for some in residuals.values() if some])
+        means = np.array([np.mean(some) for some in residuals.values() if some])
         fixed = {z: isolated[z] for z in self.elements if z in isolated}
         all_fixed = bool(fixed) and len(fixed) == len(self.elements)
         solution, bond = constants(rows[labelled], weights, means, fixed, all_fixed)
@@ -169,10 +174,11 @@ class Potential(nn.Module):
             check_bond(bond)
             self._begin_from(bond)
         else:
-            warn_of_open_energies(rows, labelled, [lacking.get(key, 0) for key in found], fixed)
+            without_energy = [unlabelled.get(key, 0) for key in residuals]
+            warn_of_open_energies(rows, labelled, without_energy, fixed)
 
     def _begin_from(self, bond: float) -> None:
-        """Let the network begin from an energy in eV per atom, beside the isolated atoms'."""
+        """Let the network begin from a mean energy in eV per atom, relative to isolated atoms."""
         raise TypeError(f"{type(self).__name__} takes no energies of isolated atoms")
 
     def forward(
@@ -308,7 +314,7 @@ class Potential(nn.Module):
 def _check_results(
     results: Sequence[dict[str, Any]], systems: Sequence[System | Frame], start: int
 ) -> None:
-    """Refuse what is not finite, and energies that no nuclei and electrons have."""
+    """Refuse results that are not finite, and energies that no nuclei and electrons have."""
     for i, item in enumerate(systems, start):
         system = item.system if isinstance(item, Frame) else item
         for name, value in results[i].items():
@@ -317,7 +323,7 @@ def _check_results(
                     f"system {i}: the {name} came out as NaN or infinity: {_extremes(system)}"
                 )
         energy = results[i]["energy"]
-        size = _DEEPEST * system.n_atoms
+        size = _LARGEST * system.n_atoms
         if abs(energy) > size and (energy < 0 or energy > size + _bare_repulsion(system)):
             raise ValueError(
                 f"system {i}: the energy came out as {energy:.3g} eV, which no nuclei and "
@@ -335,33 +341,33 @@ def _bare_repulsion(system: System) -> float:
 
 
 def _extremes(system: System) -> str:
-    """Say what of a system may be beyond a model."""
-    found = []
+    """Describe the extremes of a system, which may be beyond a model."""
+    remarks = []
     tree = cKDTree(system.positions)
     if system.n_atoms > 1:
         distances, others = tree.query(system.positions, k=2)
         i = int(distances[:, 1].argmin())
         pair = sorted((i, int(others[i, 1])))
         numbers = " and ".join(str(z) for z in system.numbers[pair])
-        found.append(
+        remarks.append(
             f"the nearest atoms {pair[0]} and {pair[1]} (atomic numbers {numbers}) are "
             f"{distances[i, 1]:.3g} Å apart"
         )
     if system.n_mm:
         distances, atoms = tree.query(system.mm_positions)
         j = int(distances.argmin())
-        found.append(
+        remarks.append(
             f"charge {j} is {distances[j]:.3g} Å from atom {atoms[j]}, and the largest is "
             f"{abs(system.mm_charges).max():.3g} e"
         )
     if system.charge:
-        found.append(f"the total charge is {system.charge} e")
+        remarks.append(f"the total charge is {system.charge} e")
     if system.uniform_field is not None and system.uniform_field.any():
         strength = float(abs(system.uniform_field).max())
-        found.append(f"the uniform field goes up to {strength:.3g} V/Å")
+        remarks.append(f"the uniform field goes up to {strength:.3g} V/Å")
     size = max(float(abs(x).max(initial=0)) for x in (system.positions, system.mm_positions))
-    found.append(f"coordinates go up to {size:.3g} Å")
-    return ", ".join(found) + "; one of these is beyond what the model or its precision can do"
+    remarks.append(f"coordinates go up to {size:.3g} Å")
+    return ", ".join(remarks) + "; one of these is beyond what the model or its precision can do"
 
 
 def _per_system(output: dict[str, Tensor], batch: Batch) -> list[dict[str, Any]]:

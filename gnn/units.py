@@ -1,4 +1,4 @@
-"""Physical constants: the one place where gnn takes numbers from CODATA.
+"""Physical constants and units: the one place where gnn takes numbers from CODATA.
 
 Everything in :mod:`gnn` is in eV, Å and e: energies in eV, forces in eV/Å, dipoles in e Å,
 quadrupoles in e Å². Multiply a value by a constant of this module to bring it there
@@ -28,6 +28,15 @@ KJ_PER_MOL: float = constants.kilo / (constants.Avogadro * constants.elementary_
 
 #: kcal/mol (thermochemical calorie) in eV.
 KCAL_PER_MOL: float = KJ_PER_MOL * constants.calorie
+
+#: Gas constant in kJ/mol/K.
+GAS_CONSTANT: float = constants.gas_constant / constants.kilo
+
+#: Boltzmann's constant in J/K.
+BOLTZMANN: float = constants.Boltzmann
+
+#: g/ml in Da/nm³.
+GRAM_PER_ML: float = constants.Avogadro / 1e21  # nm³ in a ml
 
 #: nm in Å.
 NANOMETER: float = constants.nano / _ANGSTROM

@@ -5,6 +5,7 @@ import csv
 import re
 import shlex
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -246,7 +247,7 @@ def _table(section: str) -> dict[str, str]:
     text = (DOCS / "training.md").read_text(encoding="utf-8")
     part = re.split(rf"^### `{re.escape(section)}`$", text, flags=re.MULTILINE)[1]
     part = re.split(r"^##+ ", part, flags=re.MULTILINE)[0]
-    rows = re.findall(r"^\| `(\w+)` \| (?:`([^`]*)`)? *\|", part, re.MULTILINE)
+    rows = re.findall(r"^\| `([\w.]+)` \| (?:`([^`]*)`)? *\|", part, re.MULTILINE)
     assert rows, f"no table of {section}"
     return dict(rows)
 
@@ -255,10 +256,15 @@ def test_every_key_of_the_configuration_is_documented_with_its_default():
     import yaml
 
     from gnn.model import AMP
+    from gnn.options import GROUPS
     from gnn.training.config import Config
 
     sections = Config().model_dump()
     sections["model"] = AMP.argument_defaults()
+    for group, kind in GROUPS.items():
+        if sections["model"][group] is not None:
+            del sections["model"][group]
+        sections["model"] |= {f"{group}.{key}": v for key, v in asdict(kind()).items()}
     expected = {name: value for name, value in sections.items() if isinstance(value, dict)}
     expected["data.split"] = expected["data"].pop("split")
     for section, keys in expected.items():

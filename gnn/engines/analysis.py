@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import constants
 
+from gnn.units import GAS_CONSTANT
 from multipoles.files import atomic_write
 
 Array = NDArray[Any]
@@ -115,7 +115,7 @@ def energy_drift(log: dict[str, Array], degrees: int, temperature: float) -> tup
     time, total = log["time_ps"] * 1e-3, log["total_kj_mol"]
     if len(time) < 3:
         raise ValueError(f"expected at least 3 rows to fit a drift, got {len(time)}")
-    kt = constants.gas_constant * 1e-3 * temperature * degrees
+    kt = GAS_CONSTANT * temperature * degrees
     centred = time - time.mean()
     slope = (centred @ (total - total.mean())) / (centred @ centred)
     rest = total - total.mean() - slope * centred

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import constants
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 
 from gnn.engines.embedding import Array, nearest_image
 from gnn.engines.naming import is_water
 from gnn.engines.settings import Settings
-from gnn.units import NANOMETER
+from gnn.units import BOLTZMANN, GAS_CONSTANT, GRAM_PER_ML, NANOMETER
 from multipoles.files import atomic_write
 
 _BONDS = (0.5, 3.5)  # Å; shortest and longest equilibrium bond of a force field
@@ -22,7 +21,6 @@ _PARTS = 20  # of the equilibration, after each of which the density is measured
 _SETTLED = 0.02  # largest relative change of the mean density between its third and last quarter,
 _COMPRESSIBILITY = 4.6e-10  # 1/Pa, of water: fluctuations of small boxes follow from it
 _WATER = (0.93, 1.06)  # g/ml; TIP3P has 0.98 at 300 K, small boxes fluctuate by 0.01 to 0.02
-GRAM_PER_ML = 602.214076  # Da/nm³
 
 
 def platform_of(settings: Settings) -> tuple[Any, ...]:
@@ -68,7 +66,7 @@ def degrees_of_freedom(system: Any) -> int:
 
 def temperature(kinetic: float, degrees: int) -> float:
     """Return the temperature in K of a kinetic energy in kJ/mol in so many degrees of freedom."""
-    return 2 * kinetic / (degrees * constants.gas_constant * 1e-3)
+    return 2 * kinetic / (degrees * GAS_CONSTANT)
 
 
 def read_amber(prmtop: Path, coordinates: Path) -> tuple[Any, Any]:
@@ -314,7 +312,7 @@ def warn_of_density(densities: Array, topology: Any, settings: Settings) -> None
     before = float(densities[-2 * quarter : -quarter].mean()) if len(densities) > 1 else last
     water, mass = _masses(topology)
     volume = mass / last / GRAM_PER_ML * 1e-27  # m³
-    wavers = (constants.Boltzmann * settings.temperature * _COMPRESSIBILITY / volume) ** 0.5
+    wavers = (BOLTZMANN * settings.temperature * _COMPRESSIBILITY / volume) ** 0.5
     if abs(last / before - 1) > max(_SETTLED, 3 * wavers):
         warnings.warn(
             f"the box has not settled: its density went from {before:.3f} to {last:.3f} g/ml "

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 
 from gnn.engines.box import (
-    GRAM_PER_ML,
     degrees_of_freedom,
     equilibrated,
     in_angstrom,
@@ -37,6 +36,7 @@ from gnn.engines.naming import is_water, name_residues
 from gnn.engines.openmm import INTERRUPTED, classical_system, create_system
 from gnn.engines.settings import Settings
 from gnn.engines.trajectory import Trajectory
+from gnn.units import GRAM_PER_ML
 from multipoles.files import atomic_write
 
 COLUMNS = (

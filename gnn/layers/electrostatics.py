@@ -12,8 +12,8 @@ from gnn.layers.networks import dense
 class PhysicalMultipoles(NamedTuple):
     """Charges (N,) in e, dipoles (N, 3) in e Å, quadrupoles (N, 3, 3) in e Å².
 
-    Quadrupoles are traceless with Q = 1/2 sum q (r r - r² I / 3), the factor of the second
-    derivatives of the potential in the energy.
+    Quadrupoles are traceless, Q = 1/2 sum q (r r - r² I / 3): the energy in a potential phi is
+    Q : grad grad phi.
     """
 
     charges: Tensor
@@ -32,18 +32,18 @@ class PhysicalMultipoles(NamedTuple):
 class MultipoleReadout(nn.Module):
     """Read charges, dipoles and quadrupoles from node features and anisotropic state.
 
-    Charges come from a network, and what they miss of the system's charge is shared among the
-    atoms by positive weights, which another output of the network gives: the total is conserved
-    exactly. Dipoles and quadrupoles are combinations of the state's
-    channels with weights computed from the node's features; the state holds what the
-    surroundings induce, so these multipoles are polarisable.
+    A network gives each atom a charge and a positive weight. The difference between the system's
+    charge and the sum of these charges is distributed over the atoms by the weights, so that the
+    total is conserved exactly. Dipoles and quadrupoles are combinations of the state's channels,
+    with coefficients computed from the node's features; since the state contains multipoles that
+    the surroundings induce, they are polarisable.
 
     Parameters
     ----------
     order, channels, features, hidden : int
         Order and channels of the state; widths of node features and hidden layers.
     conserved : bool
-        False leaves the charges as the network gives them.
+        False takes the charges as the network gives them.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What atoms beyond the cutoff do to an atom: the field of their anisotropic states."""
+"""The field of all other atoms' anisotropic states, and its contraction with an atom's own."""
 
 from collections.abc import Callable
 
@@ -12,32 +12,32 @@ MAX_ORDER = 2
 FieldOfAtoms = Callable[[Tensor], Tensor]
 
 
-class LongRange(nn.Module):
+class LongRangeCoupling(nn.Module):
     """Contract the state of every atom with the field of all other atoms' states.
 
-    Linear combinations of the state's channels, one set for each order, are taken for multipoles
-    and make a field under a kernel that is Coulomb's at long range. The field does work on other
+    Linear combinations of the state's channels, one set for each order, are the moments of a
+    field, under a kernel that is Coulomb's at long range. The field does work on other
     combinations of the atom's own state, sum_beta W_beta Phi_beta for each order and channel;
-    these numbers, and the potentials, are invariant under rotation and enter the node's update.
-    The cutoff is the unit of length here, so that all numbers are of one size.
+    these energies, and the potentials, are invariant under rotation and enter the node's update.
+    Lengths are in units of the cutoff, so that terms of all orders are of similar size.
 
     Parameters
     ----------
     order, channels : int
         Order (2 at most is used) and channels of the state.
-    selected : int
-        Number of long-ranged channels.
+    mixed : int
+        Number of channels of the moments.
     cutoff : float
         Unit of length in Å.
     """
 
     scale: Tensor
 
-    def __init__(self, order: int, channels: int, selected: int, cutoff: float):
+    def __init__(self, order: int, channels: int, mixed: int, cutoff: float):
         super().__init__()
         self.order = min(order, MAX_ORDER)
-        self.outputs = (self.order + 2) * selected
-        shape = self.order + 1, channels, selected
+        self.outputs = (self.order + 2) * mixed
+        shape = self.order + 1, channels, mixed
         self.sent = nn.Parameter(torch.randn(shape) * (0.3 / channels**0.5))
         self.received = nn.Parameter(torch.randn(shape) * (0.3 / channels**0.5))
         ranks = torch.tensor(indexing.orders(self.order))
@@ -50,13 +50,13 @@ class LongRange(nn.Module):
         field = field_of(self._moments(state, self.sent))
         own = self._moments(state, self.received)
         work = own * field * self.cutoff  # field of rank l carries 1 / length^(l + 1)
-        blocks = [field[:, :, 0] * self.cutoff]
+        invariants = [field[:, :, 0] * self.cutoff]
         for rank in range(self.order + 1):
-            blocks.append(work[:, :, indexing.order_slice(rank)].sum(2))
-        return torch.cat(blocks, dim=1)
+            invariants.append(work[:, :, indexing.order_slice(rank)].sum(2))
+        return torch.cat(invariants, dim=1)
 
     def _moments(self, state: Tensor, weights: Tensor) -> Tensor:
-        """Mix channels order by order: (N, n_comp, C) to moments (N, selected, n_comp)."""
+        """Mix channels order by order: (N, n_comp, C) to moments (N, mixed, n_comp)."""
         parts = [
             state[:, indexing.order_slice(rank)] @ weights[rank] for rank in range(self.order + 1)
         ]

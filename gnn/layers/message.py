@@ -3,14 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from gnn.layers.long_range import FieldOfAtoms, LongRange
+from gnn.layers.long_range import FieldOfAtoms, LongRangeCoupling
 from gnn.layers.networks import EdgeNetwork, dense
-from gnn.layers.surroundings import Surroundings, SurroundingsCoupling
+from gnn.layers.surroundings import SurroundingsCoupling, SurroundingsField
 from gnn.operators.edges import anisotropic_state, n_invariants, pair_invariants, self_invariants
 
 
 class Graph:
-    """The edges of a batch, as the layers need them.
+    """The edges of a batch, as the layers take them.
 
     Attributes
     ----------
@@ -21,7 +21,7 @@ class Graph:
     fade : Tensor
         (E, 1) envelope of the distance.
     features : Tensor
-        (E, edge_features) what every edge network sees of the edge.
+        (E, edge_features) inputs of the edge networks.
     n_nodes : int
         Number of atoms.
     """
@@ -40,7 +40,7 @@ class Graph:
         self.n_nodes = n_nodes
 
     def sum_to_receivers(self, values: Tensor) -> Tensor:
-        """Add the rows of all edges that end on a node: (E, k) to (N, k)."""
+        """Sum rows of edges (E, k) over the incoming edges of each node, (N, k)."""
         return values.new_zeros(self.n_nodes, values.shape[1]).index_add(0, self.receivers, values)
 
 
@@ -50,7 +50,7 @@ class MessageStep(nn.Module):
     Thürlemann & Riniker, ICLR 2023, section 3: coefficients of every edge span the receiver's
     multipoles by the edge's direction; the contractions of sender's and receiver's multipoles
     with each other and with the direction are features of the message. Here every term carries
-    the envelope, so that nothing jumps at the cutoff; the surroundings add their field to the
+    the envelope, so that nothing jumps at the cutoff; the field of the surroundings adds to the
     state as one more sender would.
 
     Parameters
@@ -64,10 +64,12 @@ class MessageStep(nn.Module):
         True if invariants of an earlier step are among the inputs of the coefficients.
     fields : int
         Number of fields of the surroundings; 0 builds a step without coupling to them.
-    long_range : LongRange, optional
-        What the field of all other atoms' states gives to the update.
-    method : str
-        "numba" for the fused edge operators, "torch" for their twins.
+    long_range : LongRangeCoupling, optional
+        Coupling to the field of all other atoms' states.
+    split : bool
+        See `gnn.layers.networks.EdgeNetwork`.
+    backend : {"compiled", "torch"}
+        Fused edge operators, or their twins in plain torch.
     """
 
     def __init__(
@@ -81,12 +83,12 @@ class MessageStep(nn.Module):
         *,
         previous: bool,
         fields: int = 1,
-        long_range: LongRange | None = None,
+        long_range: LongRangeCoupling | None = None,
         split: bool = True,
-        method: str = "numba",
+        backend: str = "compiled",
     ):
         super().__init__()
-        self.order, self.channels, self.method = order, channels, method
+        self.order, self.channels, self.backend = order, channels, backend
         self.coefficients = EdgeNetwork(
             features,
             edge_features + (mixed if previous else 0),
@@ -106,7 +108,7 @@ class MessageStep(nn.Module):
         self,
         nodes: Tensor,
         graph: Graph,
-        surroundings: Surroundings | None,
+        surroundings: SurroundingsField | None,
         previous: Tensor | None,
         field_of_atoms: FieldOfAtoms | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,7 +122,7 @@ class MessageStep(nn.Module):
             graph.receivers,
             graph.n_nodes,
             self.order,
-            method=self.method,
+            backend=self.backend,
         )
         extra = []
         if self.coupling is not None and surroundings is not None:
@@ -128,7 +130,9 @@ class MessageStep(nn.Module):
             extra.append(self.coupling(state, surroundings))
         if self.long_range is not None and field_of_atoms is not None:
             extra.append(self.long_range(state, field_of_atoms))
-        invariants = pair_invariants(state, graph.directions, *ends, self.order, method=self.method)
+        invariants = pair_invariants(
+            state, graph.directions, *ends, self.order, backend=self.backend
+        )
         invariants = self.mix(invariants.flatten(1))
         inputs = torch.cat([graph.features, invariants], 1)
         messages = graph.sum_to_receivers(self.message(nodes, inputs, *ends) * graph.fade)

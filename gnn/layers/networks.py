@@ -6,7 +6,7 @@ from torch.nn import functional
 
 
 def dense(inputs: int, hidden: int, outputs: int, layers: int = 1) -> nn.Sequential:
-    """Return `layers` hidden layers with SiLU and a linear output that starts without bias."""
+    """Return `layers` hidden layers with SiLU and a linear output whose bias starts at zero."""
     parts: list[nn.Module] = []
     for _ in range(layers):
         parts += [nn.Linear(inputs, hidden), nn.SiLU()]
@@ -30,7 +30,7 @@ class EdgeNetwork(nn.Module):
     layers : int
         Number of hidden layers.
     split : bool
-        False concatenates on every edge instead: the obvious twin, for tests and benchmarks.
+        False concatenates on every edge instead: the slow twin, for tests and benchmarks.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What particles outside the graph do to the atoms: their field, and how the state feels it."""
+"""The field of the surroundings at the atoms, and its coupling to the anisotropic state."""
 
 from typing import NamedTuple
 
@@ -12,8 +12,8 @@ from multipoles import indexing
 FIELD_ORDER = 2
 
 
-class Surroundings(NamedTuple):
-    """The field of everything that is not in the graph, at the atoms.
+class SurroundingsField(NamedTuple):
+    """The field, at the atoms, of everything that is not in the graph.
 
     Attributes
     ----------
@@ -22,9 +22,9 @@ class Surroundings(NamedTuple):
         factors): first the field itself, then what smearing the sources by wider Gaussians adds
         to it, which is short-ranged.
     potential : Tensor
-        (N, F) what the network sees of the potentials, in V. Of the field itself it is the sum
-        over neighbours of envelope times potential difference: a potential that is the same
-        everywhere must change the energy by charge times potential and by nothing else.
+        (N, F) potentials as the network sees them, in V. For the field itself this is the sum
+        over neighbours of envelope times potential difference, so that a uniform potential
+        changes the energy by charge times potential and by nothing else.
     """
 
     field: Tensor
@@ -32,10 +32,10 @@ class Surroundings(NamedTuple):
 
 
 def given_field(batch: Batch) -> Tensor:
-    """Return the field that is not made by particles, at the atoms: uniform and external.
+    """Return the uniform and the external field at the atoms.
 
-    Packed like `Surroundings.field`, (N, 10). The external field is continued from where it was
-    given by its Taylor polynomial, so that forces and the field's given derivatives agree.
+    Packed like `SurroundingsField.field`, (N, 10). The external field is continued from the given
+    positions by its Taylor polynomial, so that forces and the field's given derivatives agree.
     """
     positions = batch.positions
     uniform = batch.uniform_field.index_select(0, batch.batch)
@@ -64,7 +64,7 @@ def _taylor(field: Tensor, displacement: Tensor) -> Tensor:
 
 
 class SurroundingsCoupling(nn.Module):
-    """Let the field act on the anisotropic state, and contract the two.
+    """Induce multipoles in the anisotropic state, and contract it with the field.
 
     The field enters in two ways. It induces multipoles: each channel of the state receives the
     field's gradient (order 1) and traceless second derivatives (order 2) times a factor computed
@@ -92,12 +92,12 @@ class SurroundingsCoupling(nn.Module):
         self.factors = nn.Linear(features, outputs) if self.order else None
         if self.factors is not None:
             nn.init.normal_(self.factors.weight, std=0.1 / features**0.5)
-        # second derivatives are contracted like monomials: the same map makes them moments
+        # removes the trace of packed second derivatives and makes them packed moments
         detrace = torch.tensor(traceless_matrix(2).T)
         self.register_buffer("detrace", detrace, persistent=False)
 
-    def induced(self, nodes: Tensor, surroundings: Surroundings) -> Tensor:
-        """Return what the field adds to the state, (N, n_comp(order), C)."""
+    def induced(self, nodes: Tensor, surroundings: SurroundingsField) -> Tensor:
+        """Return the induced multipoles, (N, n_comp(order), C)."""
         if self.factors is None:
             return nodes.new_zeros(nodes.shape[0], 1, self.channels)
         factors = self.factors(nodes).view(-1, self.order, self.fields, self.channels)
@@ -111,7 +111,7 @@ class SurroundingsCoupling(nn.Module):
             parts.append(nodes.new_zeros(nodes.shape[0], self.padding, self.channels))
         return torch.cat(parts, dim=1)
 
-    def forward(self, state: Tensor, surroundings: Surroundings) -> Tensor:
+    def forward(self, state: Tensor, surroundings: SurroundingsField) -> Tensor:
         """Return the invariants of state and field at each atom, (N, outputs)."""
         field, potential = surroundings.field, surroundings.potential
         terms = [potential, (field[:, :, 1:4] ** 2).sum(2)]

@@ -5,8 +5,8 @@ the values, one for all first derivatives, one for all second derivatives, so th
 edge is ever stored. Derivatives of third and higher order, and all of `torch.func` and of forward
 mode, go through the plain-torch twins.
 
-Tensors on a GPU run in `_edge_cuda`, on torch's current stream. There, indices are trusted: to
-check that nodes exist and that receivers are sorted, the host would have to wait.
+Tensors on a GPU run in `_edge_cuda`, on torch's current stream. There, indices are not
+checked: the host would have to wait to learn whether nodes exist and receivers are sorted.
 """
 
 import torch
@@ -20,7 +20,7 @@ from gnn.operators.edge_math import invariant_terms
 from multipoles import indexing
 
 MAX_ORDER = 3
-METHODS = ("numba", "torch")
+BACKENDS = ("compiled", "torch")
 
 
 def n_invariants(order: int) -> int:
@@ -35,7 +35,7 @@ def anisotropic_state(
     n_nodes: int,
     order: int,
     *,
-    method: str = "numba",
+    backend: str = "compiled",
 ) -> Tensor:
     """Build the anisotropic state of all nodes from coefficients of their incoming edges.
 
@@ -53,8 +53,8 @@ def anisotropic_state(
         (E,) int64, sorted.
     n_nodes, order : int
         Number of nodes; highest order of the state, 0 to 3.
-    method : str
-        "numba" for the fused operator (CPU or GPU), "torch" for its plain twin.
+    backend : {"compiled", "torch"}
+        The fused operator (CPU or GPU), or its twin in plain torch.
 
     Returns
     -------
@@ -64,7 +64,7 @@ def anisotropic_state(
     Raises
     ------
     ValueError
-        If shapes or the method are wrong, a receiver does not exist, or receivers are unsorted.
+        If shapes or the backend are wrong, a receiver does not exist, or receivers are unsorted.
     TypeError
         If dtypes differ or are not floating point.
     """
@@ -76,7 +76,7 @@ def anisotropic_state(
             f"got {tuple(coefficients.shape)}"
         )
     _check_dtypes(coefficients, directions)
-    if _use_torch(method, coefficients):
+    if _use_torch(backend, coefficients):
         return edges_torch.anisotropic_state(coefficients, directions, receivers, n_nodes, order)
     _check_indices(receivers, receivers, n_nodes)
     return State.apply(coefficients, directions, receivers, n_nodes, order)
@@ -89,7 +89,7 @@ def pair_invariants(
     receivers: Tensor,
     order: int,
     *,
-    method: str = "numba",
+    backend: str = "compiled",
 ) -> Tensor:
     """Contract the states of every edge's ends with the direction and with each other.
 
@@ -110,8 +110,8 @@ def pair_invariants(
         (E,) int64; receivers are sorted.
     order : int
         Highest order of the state, 0 to 3.
-    method : str
-        "numba" for the fused operator (CPU or GPU), "torch" for its plain twin.
+    backend : {"compiled", "torch"}
+        The fused operator (CPU or GPU), or its twin in plain torch.
 
     Returns
     -------
@@ -121,7 +121,7 @@ def pair_invariants(
     Raises
     ------
     ValueError
-        If shapes or the method are wrong, a node does not exist, or receivers are unsorted.
+        If shapes or the backend are wrong, a node does not exist, or receivers are unsorted.
     TypeError
         If dtypes differ or are not floating point.
     """
@@ -133,7 +133,7 @@ def pair_invariants(
             f"got {tuple(state.shape)}"
         )
     _check_dtypes(state, directions)
-    if _use_torch(method, state):
+    if _use_torch(backend, state):
         return edges_torch.pair_invariants(state, directions, senders, receivers, order)
     _check_indices(senders, receivers, len(state))
     return PairInvariants.apply(state, directions, senders, receivers, order)
@@ -187,15 +187,15 @@ def _check_edges(directions: Tensor, senders: Tensor, receivers: Tensor, n_nodes
 
 def _check_indices(senders: Tensor, receivers: Tensor, n_nodes: int) -> None:
     if senders.is_cuda:
-        return  # looking at them would make the host wait
-    fault = check_edges(senders.contiguous().numpy(), receivers.contiguous().numpy(), n_nodes)
-    if fault == 1:
+        return  # reading them would make the host wait for the GPU
+    error = check_edges(senders.contiguous().numpy(), receivers.contiguous().numpy(), n_nodes)
+    if error == 1:
         raise ValueError(
             f"expected senders and receivers from 0 to {n_nodes - 1}, got "
             f"{int(torch.minimum(senders.min(), receivers.min()))} to "
             f"{int(torch.maximum(senders.max(), receivers.max()))}"
         )
-    if fault == 2:
+    if error == 2:
         raise ValueError(
             "expected edges sorted by receiver; sort them with torch.argsort(receivers)"
         )
@@ -214,13 +214,13 @@ def _check_dtypes(values: Tensor, directions: Tensor) -> None:
         )
 
 
-def _use_torch(method: str, values: Tensor) -> bool:
-    if method not in METHODS:
-        raise ValueError(f"expected method to be one of {METHODS}, got {method!r}")
-    if method == "torch" or values.device.type not in ("cpu", "cuda") or forward_mode():
+def _use_torch(backend: str, values: Tensor) -> bool:
+    if backend not in BACKENDS:
+        raise ValueError(f"expected backend to be one of {BACKENDS}, got {backend!r}")
+    if backend == "torch" or values.device.type not in ("cpu", "cuda") or forward_mode():
         return True
     if values.dtype not in (torch.float32, torch.float64):
         raise TypeError(
-            f"expected float32 or float64, got {values.dtype}; other dtypes need method='torch'"
+            f"expected float32 or float64, got {values.dtype}; other dtypes need backend='torch'"
         )
     return False

@@ -1,7 +1,7 @@
-"""The two edge operators in plain torch: the slow, obvious twins of the fused ones.
+"""The edge operators in plain torch: the slow twins of the fused ones.
 
-Tensors are full, (E, 3^l, C), and autograd differentiates them to any order. They are the tests'
-oracle, the path for export and for devices without a fused kernel, and they carry the
+Tensors are full, (E, 3^l, C), and autograd differentiates them to any order. They are the
+tests' oracle, the path for export and for devices without a fused kernel, and give the
 derivatives of third and higher order of the fused operators.
 """
 
@@ -70,21 +70,21 @@ def self_invariants(state: Tensor, order: int) -> Tensor:
 
 def _full_tensor(state: Tensor, rank: int) -> Tensor:
     """Return the tensor of one rank with all its 3^rank components, (N, 3^rank, C)."""
-    places = full_index(rank)
-    full = state.index_select(1, _index(places, state))
-    weights = 1.0 / multiplicity(rank)[places]
+    components = full_index(rank)
+    full = state.index_select(1, _index(components, state))
+    weights = 1.0 / multiplicity(rank)[components]
     return full * torch.as_tensor(weights).to(state)[:, None] if rank > 1 else full
 
 
 def _contractions(tensor: Tensor, directions: Tensor) -> list[Tensor]:
-    """Return what is left after contracting with u down to rank k, for k = 0 … rank."""
+    """Return the tensors of rank k = 0 … rank that contractions with u leave."""
     edges, size, channels = tensor.shape
-    found = [tensor]
+    contracted = [tensor]
     while size > 1:
         size //= 3
-        rows = found[0].view(edges, 3, size, channels)
-        found.insert(0, (rows * directions[:, :, None, None]).sum(1))
-    return found
+        rows = contracted[0].view(edges, 3, size, channels)
+        contracted.insert(0, (rows * directions[:, :, None, None]).sum(1))
+    return contracted
 
 
 # --- tables -------------------------------------------------------------------------------------
@@ -100,5 +100,5 @@ def _monomial_recursion(degree: int) -> tuple[np.ndarray, np.ndarray]:
     return axis, np.array([indexing.component_index(*row) - start for row in lower])
 
 
-def _index(places: np.ndarray, like: Tensor) -> Tensor:
-    return torch.tensor(places, dtype=torch.int64, device=like.device)
+def _index(components: np.ndarray, like: Tensor) -> Tensor:
+    return torch.tensor(components, dtype=torch.int64, device=like.device)

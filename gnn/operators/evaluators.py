@@ -1,7 +1,7 @@
 """How the field of multipoles is summed: directly, or by the fast multipole method.
 
-An evaluator takes arrays to arrays and has a transpose, that with targets and sources exchanged.
-The operator and everything above know nothing else of it.
+An evaluator maps moments to fields, as arrays, and has a transpose: the map with targets and
+sources exchanged. Nothing above it knows how a field is summed.
 """
 
 from collections.abc import Callable
@@ -14,16 +14,17 @@ from fmm import FMM
 from fmm.cost import expected_work, seconds_per_point
 from multipoles import indexing
 from multipoles.neighbours import Neighbours, Slots
+from multipoles.radial import Kernel
 from multipoles.sums import field_arrays
 
 METHODS = ("direct", "fmm", "auto")
-# pairs that are summed before a tree is made
+# number of pairs below which a tree never pays
 _FEW_PAIRS = 1e6
-# a pair of the loop for any order and kernel costs that much more than one of a plan's loops
+# time of a pair in the loop for any order and kernel, relative to a pair in a plan's near field
 _DIRECT = 5.0
-# seconds to plan per point
+# seconds per point that planning takes
 _PLAN = 1e-6
-# points in a leaf of a plan, which chooses if None
+# points in a leaf of a plan's tree; None: the plan chooses
 _LEAF_SIZE: int | None = None
 
 
@@ -43,7 +44,7 @@ class Evaluator(Protocol):
 class Direct:
     """The sum over all pairs, or over those of a list."""
 
-    def __init__(self, kernel: Any, neighbours: Neighbours) -> None:
+    def __init__(self, kernel: Kernel, neighbours: Neighbours) -> None:
         self.kernel, self.neighbours = kernel, neighbours
 
     def field(
@@ -76,55 +77,56 @@ class Planned:
         return Planned(self.plan.transpose())
 
 
-class Later:
-    """An evaluator that is made when the first numbers are seen.
+class Deferred:
+    """An evaluator that is made at its first call.
 
-    Under `torch.func`, points have no numbers until the innermost function runs.
+    Under the transforms of `torch.func`, tensors have no values before the innermost function
+    runs.
 
     Parameters
     ----------
     make : callable
-        Takes targets, sources and moments to an evaluator.
+        Returns an evaluator for targets, sources and moments.
     """
 
     def __init__(self, make: Callable[[Any, Any, Any], Evaluator]) -> None:
         self.make = make
-        self._made: Evaluator | None = None
+        self._evaluator: Evaluator | None = None
 
-    def made(self, targets: Any, sources: Any, moments: Any) -> Evaluator:
-        """Return the evaluator, the same for all calls."""
-        if self._made is None:
-            self._made = self.make(targets, sources, moments)
-        return self._made
+    def evaluator(self, targets: Any, sources: Any, moments: Any) -> Evaluator:
+        """Return the evaluator, which the first call makes."""
+        if self._evaluator is None:
+            self._evaluator = self.make(targets, sources, moments)
+        return self._evaluator
 
     def field(self, targets: Any, sources: Any, moments: Any, order: int) -> Any:
         """Return the field at the targets."""
-        return self.made(targets, sources, moments).field(targets, sources, moments, order)
+        return self.evaluator(targets, sources, moments).field(targets, sources, moments, order)
 
     @property
-    def transposed(self) -> "LaterTransposed":
+    def transposed(self) -> "DeferredTransposed":
         """The same pairs with targets and sources exchanged."""
-        return LaterTransposed(self)
+        return DeferredTransposed(self)
 
-    def again(self) -> "Later":
-        """Return one for other points."""
-        return Later(self.make)
+    def renewed(self) -> "Deferred":
+        """Return the same for other points."""
+        return Deferred(self.make)
 
 
-class LaterTransposed:
-    """`Later` with targets and sources exchanged."""
+class DeferredTransposed:
+    """`Deferred` with targets and sources exchanged."""
 
-    def __init__(self, other: Later) -> None:
+    def __init__(self, other: Deferred) -> None:
         self.transposed = other
 
     def field(self, targets: Any, sources: Any, moments: Any, order: int) -> Any:
         """Return the field at the targets."""
-        made = self.transposed.made(sources, targets, moments)
-        return made.transposed.field(targets, sources, moments, order)
+        evaluator = self.transposed.evaluator(sources, targets, moments)
+        return evaluator.transposed.field(targets, sources, moments, order)
 
-    def again(self) -> "LaterTransposed":
-        """Return one for other points."""
-        return LaterTransposed(self.transposed.again())
+    def renewed(self) -> "DeferredTransposed":
+        """Return the same for other points."""
+        return DeferredTransposed(self.transposed.renewed())
 
 
 def evaluator(
@@ -133,26 +135,26 @@ def evaluator(
     sources: np.ndarray,
     moments: np.ndarray,
     order: int,
-    kernel: Any,
+    kernel: Kernel,
     neighbours: Neighbours,
     tolerance: float,
 ) -> Evaluator:
-    """Return what sums by a method, for these points and for moments and orders like these.
+    """Return the evaluator of a method, for these points and for moments of this shape.
 
     Parameters
     ----------
     method : {"direct", "fmm", "auto"}
-        ``"auto"`` is direct where few pairs make a tree too dear, and where there is no other way.
+        ``"auto"`` is the faster one, and direct where the fast multipole method does not apply.
     targets, sources : ndarray, shape (n, 3)
         The same object if they are the same points.
     moments : ndarray, shape (n_sources, channels, n_components)
-        Tell order and channels.
+        Only their shape is used: order and channels.
     order : int
         Highest derivative.
     kernel : Kernel
         Radial kernel.
     neighbours : Slots or PairList
-        Who meets whom.
+        Interacting pairs.
     tolerance : float
         Relative L2 error of the field, see `fmm.FMM`.
 
@@ -183,7 +185,7 @@ def evaluator(
 
 
 def _pays(
-    kernel: Any,
+    kernel: Kernel,
     neighbours: Neighbours,
     tolerance: float,
     source_order: int,
@@ -196,7 +198,7 @@ def _pays(
     if not isfinite(kernel.coulomb_beyond(tolerance, source_order + order)):
         return False
     points = neighbours.n_targets + neighbours.n_sources
-    # the degree hardly depends on the number of points
+    # the work per point hardly depends on the number of points
     work = expected_work(10_000, tolerance, source_order, order, channels, damped=True)
     seconds = points * (_PLAN + 0.5 * seconds_per_point(work, 3.0, 60.0))
     return seconds < _DIRECT * neighbours.n_pairs * work.seconds_per_pair()

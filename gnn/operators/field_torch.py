@@ -1,7 +1,7 @@
-"""The multipole field in plain torch: the slow, obvious twin of the compiled operator.
+"""The multipole field in plain torch: the slow twin of the compiled operator.
 
 Every pair is a row. Autograd differentiates it to any order; nothing is fused and everything is
-stored, so it serves as the tests' oracle, for export, and where no compiler is at hand.
+stored. It is the tests' oracle, the path for export, and for whatever Numba does not run on.
 """
 
 import math
@@ -11,12 +11,13 @@ from torch import Tensor
 
 import multipoles as mp
 from multipoles import indexing
+from multipoles.radial import Kernel
 
 _NEAR = 8.0  # (a r)^2 up to which the Boys functions are summed as a series
 
 
 def field(
-    targets: Tensor, sources: Tensor, moments: Tensor, order: int, kernel, pairs: Tensor
+    targets: Tensor, sources: Tensor, moments: Tensor, order: int, kernel: Kernel, pairs: Tensor
 ) -> Tensor:
     """Return the field of multipoles, summed over given pairs.
 
@@ -28,7 +29,7 @@ def field(
         (n_sources, channels, n_components) packed moments.
     order : int
         Highest derivative of the potential.
-    kernel
+    kernel : Kernel
         Radial kernel, one of those in `multipoles`.
     pairs : Tensor
         (n_pairs, 2) int64, columns target and source.
@@ -51,13 +52,13 @@ def field_where(
     sources: Tensor,
     moments: Tensor,
     order: int,
-    kernel,
+    kernel: Kernel,
     pairs: tuple[Tensor, Tensor],
     meets: Tensor,
 ) -> Tensor:
-    """`field` for tracing: no shape depends on a number.
+    """`field` for tracing: no shape depends on the values of tensors.
 
-    `pairs` are targets and sources (P,), of which only those count where `meets` (P,) is true.
+    `pairs` are targets and sources (P,); only those where `meets` (P,) is true contribute.
     """
     target, source = pairs
     r = targets.index_select(0, target) - sources.index_select(0, source)
@@ -68,21 +69,21 @@ def field_where(
     return rows.new_zeros(targets.shape[0], *rows.shape[1:]).index_add(0, target, rows)
 
 
-def _of_pairs(r: Tensor, moments: Tensor, order: int, kernel) -> Tensor:
-    """Return what each pair adds to its target's field, (P, channels, n_components(order))."""
+def _of_pairs(r: Tensor, moments: Tensor, order: int, kernel: Kernel) -> Tensor:
+    """Return the field of each pair at its target, (P, channels, n_components(order))."""
     source_order = indexing.order_of(moments.shape[-1])
     tensor = derivatives(r, source_order + order, kernel)
-    places = torch.tensor(indexing.sum_index(source_order, order), device=r.device)
+    sums = torch.tensor(indexing.sum_index(source_order, order), device=r.device)
     signs = torch.tensor(indexing.signs(source_order), dtype=r.dtype, device=r.device)
-    return torch.einsum("pca,pab->pcb", moments * signs, tensor[:, places])
+    return torch.einsum("pca,pab->pcb", moments * signs, tensor[:, sums])
 
 
-def derivatives(r: Tensor, order: int, kernel) -> Tensor:
+def derivatives(r: Tensor, order: int, kernel: Kernel) -> Tensor:
     """Return all derivatives of the kernel at points r (P, 3), packed to `order`."""
     chain = radial_chain(kernel, (r * r).sum(dim=1), order)
     gamma = indexing.multi_indices(order)
     table = indexing.recursion_table(order)
-    # rows[n] holds the derivatives of (1/r d/dr)^n f that order - n still needs
+    # rows of step n: the derivatives of (1/r d/dr)^n f up to order - n
     rows: list[Tensor] = []
     for n in range(order, -1, -1):
         fresh = [(-1) ** n * chain[n]]
@@ -96,7 +97,7 @@ def derivatives(r: Tensor, order: int, kernel) -> Tensor:
     return torch.stack(rows[: len(gamma)], dim=1)
 
 
-def radial_chain(kernel, r2: Tensor, n_max: int) -> list[Tensor]:
+def radial_chain(kernel: Kernel, r2: Tensor, n_max: int) -> list[Tensor]:
     """Return B_n = (-1)^n (1/r d/dr)^n f for n = 0 … n_max at squared distances r2 > 0."""
     if isinstance(kernel, mp.Coulomb):
         return _powers(r2, 1.0, n_max)
@@ -152,7 +153,7 @@ def _erf(r2: Tensor, alpha: float, n_max: int) -> list[Tensor]:
     coefficients = [1 / (2 * n_max + 1)]
     for k in range(1, 56):
         coefficients.append(coefficients[-1] * 2 * _NEAR / (2 * n_max + 2 * k + 1))
-    # in a variable up to 1: powers of a larger one would leave float32 in derivatives
+    # in a variable up to 1: derivatives by powers of a larger one would overflow float32
     fraction = inner / _NEAR
     series = torch.zeros_like(x)
     for coefficient in reversed(coefficients):
@@ -194,7 +195,7 @@ def _thole(r2: Tensor, a: float, n_max: int) -> list[Tensor]:
         value = sum(c * x**k for k, c in enumerate(polynomial))
         hole = -torch.expm1(-x) - (value - 1) * torch.exp(-x)
         closed = factor * hole / r ** (2 * n + 1)
-        # near zero the difference has no digits
+        # near zero the difference cancels
         chain.append(torch.where(x < 2.3, _thole_series(r, a, n), closed))
         factor *= 2 * n + 1
         slope = [*(k * c for k, c in enumerate(polynomial) if k), 0.0]
@@ -216,7 +217,7 @@ def _thole_series(r: Tensor, a: float, n: int) -> Tensor:
     return total
 
 
-def _reaction_field(r2: Tensor, kernel, n_max: int) -> list[Tensor]:
+def _reaction_field(r2: Tensor, kernel: mp.ReactionField, n_max: int) -> list[Tensor]:
     cutoff, k, a_m, m, a_n, n_power, shift = kernel.parameters
     terms = ((1.0, -1.0), (k, 2.0), (a_m, m), (a_n, n_power), (-shift, 0.0))
     inside = r2 < cutoff**2

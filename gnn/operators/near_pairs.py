@@ -1,4 +1,4 @@
-"""Which atoms and surrounding particles are near each other: pairs for short-ranged fields."""
+"""Pairs of atoms and particles within a distance, for short-ranged fields."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,7 +7,7 @@ from scipy.spatial import cKDTree
 from multipoles.compiled import jit
 from multipoles.neighbours import PairList
 
-_BRUTE_FORCE = 5e7  # distances, above which a tree pays
+_BRUTE_FORCE = 5e7  # distances above which a tree is faster
 
 
 def near_pairs(
@@ -27,7 +27,7 @@ def near_pairs(
     Returns
     -------
     PairList
-        By target.
+        Sorted by target.
     """
     n, m = len(targets), len(sources)
     systems = int(target_batch[-1]) + 1 if n else 1
@@ -45,28 +45,28 @@ def near_pairs(
 
 
 @jit.jit
-def _brute_force(targets, sources, target_batch, ends, reach2, places, pairs):
-    """Count the pairs of each target in `places`, or write them from there on."""
+def _brute_force(targets, sources, target_batch, ends, reach2, rows, pairs):
+    """Count the pairs of each target in `rows`, or write them to `pairs` from these rows on."""
     writing = len(pairs) > 0
     for i in range(len(targets)):
         x, y, z = targets[i, 0], targets[i, 1], targets[i, 2]
-        place = places[i]
+        row = rows[i]
         for j in range(ends[target_batch[i]], ends[target_batch[i] + 1]):
             a, b, c = x - sources[j, 0], y - sources[j, 1], z - sources[j, 2]
             if a * a + b * b + c * c <= reach2:
                 if writing:
-                    pairs[place, 0], pairs[place, 1] = i, j
-                place += 1
+                    pairs[row, 0], pairs[row, 1] = i, j
+                row += 1
         if not writing:
-            places[i] = place
+            rows[i] = row
 
 
 def _by_tree(targets, sources, target_batch, source_batch, reach) -> NDArray[np.int64]:
-    # systems are told apart by a fourth coordinate, further apart than the reach
+    # a fourth coordinate keeps points of different systems further apart than the reach
     low, high = targets.min(0) - reach, targets.max(0) + reach
     inside = np.flatnonzero(((sources >= low) & (sources <= high)).all(1))
-    one = np.column_stack([targets, 2 * reach * target_batch]).astype(np.float64)
-    two = np.column_stack([sources[inside], 2 * reach * source_batch[inside]]).astype(np.float64)
-    found = cKDTree(one).sparse_distance_matrix(cKDTree(two), reach, output_type="ndarray")
-    pairs = np.column_stack([found["i"], inside[found["j"]]]).astype(np.int64)
+    x = np.column_stack([targets, 2 * reach * target_batch]).astype(np.float64)
+    s = np.column_stack([sources[inside], 2 * reach * source_batch[inside]]).astype(np.float64)
+    distances = cKDTree(x).sparse_distance_matrix(cKDTree(s), reach, output_type="ndarray")
+    pairs = np.column_stack([distances["i"], inside[distances["j"]]]).astype(np.int64)
     return pairs[np.argsort(pairs[:, 0], kind="stable")]

@@ -109,7 +109,14 @@ class AmpBms(Potential):
     ):
         super().__init__()
         box = None if box is None else [float(edge) for edge in box]
-        self._arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        self._arguments = {
+            "features": features, "edge_features": edge_features, "channels": channels,
+            "steps": steps, "hidden": hidden, "readout": readout, "n_radial": n_radial,
+            "n_radial_mm": n_radial_mm, "cutoff": cutoff, "cutoff_pairs": cutoff_pairs,
+            "cutoff_polarisation": cutoff_polarisation, "cutoff_mm": cutoff_mm,
+            "pol_scaling": pol_scaling, "mode": mode, "eps": eps, "box": box,
+            "elements": elements,
+        }  # fmt: skip
         _check_arguments(self._arguments)
         self.cutoff, self.cutoff_pairs, self.cutoff_mm = cutoff, cutoff_pairs, cutoff_mm
         self.mode, self.box = mode, box
@@ -138,7 +145,7 @@ class AmpBms(Potential):
         self.dispersion = Dispersion(elements)
 
     def config(self) -> dict[str, Any]:
-        """Return the arguments from which ``AmpBms(**config)`` builds the same architecture."""
+        """Return plain values from which `from_config` builds the same architecture."""
         return dict(self._arguments)
 
     def set_baseline(
@@ -146,16 +153,16 @@ class AmpBms(Potential):
     ) -> None:
         """Fit the constant part of the energy to labels minus the model's own energies.
 
-        The energies of the network, of charges, dispersion and repulsion stay: the baseline is
-        what labels of another level of theory or another origin have beside them.
+        The energies of the network, of charges, dispersion and repulsion stay as they are: the
+        baseline takes up the difference to labels of another level of theory.
 
         Raises
         ------
         ValueError
             If there is no frame.
         TypeError
-            If frames are given by what a file's index knows of them: this needs their geometry;
-            or if energies of isolated atoms are given, which the network's own are not.
+            If frames are heads, without geometry; or if energies of isolated atoms are given, to
+            which those of the network do not refer.
         """
         if isolated:
             raise TypeError("AmpBms takes no energies of isolated atoms beside its own weights")
@@ -178,7 +185,7 @@ class AmpBms(Potential):
             return super().forward(batch, forces, mm_forces, create_graph, mm_potential)
 
     def parts(self, batch: Batch) -> dict[str, Tensor]:
-        """Return what the energy is made of, in the publication's units kJ/mol, Å and e.
+        """Return the parts of the energy, in the publication's units kJ/mol, Å and e.
 
         Returns
         -------
@@ -241,12 +248,12 @@ class AmpBms(Potential):
         positions = batch.positions
         if box is None:
             senders, receivers, vectors = batch.senders, batch.receivers, batch.edge_vectors
-        else:  # the batch's edges know no box
+        else:  # the edges of a batch are not those of a periodic box
             atoms = positions, positions, batch.batch, batch.batch
-            found = pairs_within(*atoms, self.cutoff, box)
-            apart = found.first != found.second
-            vectors = -found.vectors(positions, positions)[apart]
-            senders, receivers = found.second[apart], found.first[apart]
+            pairs = pairs_within(*atoms, self.cutoff, box)
+            apart = pairs.first != pairs.second
+            vectors = -pairs.vectors(positions, positions)[apart]
+            senders, receivers = pairs.second[apart], pairs.first[apart]
         distances = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
         basis, fade = self.radial(distances)
         ends = senders, receivers
@@ -270,8 +277,8 @@ class AmpBms(Potential):
         self, batch: Batch, box: Tensor | None, charges: Tensor, factors: Tensor
     ) -> dict[str, Tensor]:
         """Return the energies of pairs of atoms of each system."""
-        operator = PairEnergies(batch, self.dispersion, self.internal_kernel, _CONTACT, box)
-        energies = fused.apply(operator, batch.positions, charges, factors)
+        pairs = PairEnergies(batch, self.dispersion, self.internal_kernel, _CONTACT, box)
+        energies = fused.apply(pairs, batch.positions, charges, factors)
         names = ("coulomb_qm", "dispersion", "repulsion")
         return dict(zip(names, energies.unbind(1), strict=True))
 

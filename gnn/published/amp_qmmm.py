@@ -74,7 +74,10 @@ class AmpQmmm(Potential):
         elements: int = 54,
     ):
         super().__init__()
-        self._arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        self._arguments = {
+            "kind": kind, "channels": channels, "steps": steps, "features": features,
+            "edge_features": edge_features, "cutoff": cutoff, "elements": elements,
+        }  # fmt: skip
         if kind not in KINDS:
             raise ValueError(f"expected kind to be one of {KINDS}, got {kind!r}")
         minimal = kind == "minimal"
@@ -111,7 +114,7 @@ class AmpQmmm(Potential):
         self.atom_energy = perceptron(features, features, 2, 1)
 
     def config(self) -> dict[str, Any]:
-        """Return the arguments from which ``AmpQmmm(**config)`` builds the same architecture."""
+        """Return plain values from which `from_config` builds the same architecture."""
         return dict(self._arguments)
 
     def _energy(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -55,7 +55,10 @@ class Ana2b(Potential):
         elements: int = 18,
     ):
         super().__init__()
-        self._arguments = {k: v for k, v in locals().items() if k not in ("self", "__class__")}
+        self._arguments = {
+            "features": features, "edge_features": edge_features, "channels": channels,
+            "steps": steps, "n_radial": n_radial, "cutoff": cutoff, "elements": elements,
+        }  # fmt: skip
         self.cutoff = cutoff
         self.embedding = nn.Embedding(elements, features)
         self.radial = BesselBasis(cutoff, n_radial)
@@ -79,7 +82,7 @@ class Ana2b(Potential):
         self.atom_energy = perceptron(features + 3 * channels, features, 2, 1)
 
     def config(self) -> dict[str, Any]:
-        """Return the arguments from which ``Ana2b(**config)`` builds the same architecture."""
+        """Return plain values from which `from_config` builds the same architecture."""
         return dict(self._arguments)
 
     def readout_features(self, batch: Batch) -> Tensor:

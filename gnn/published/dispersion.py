@@ -5,15 +5,15 @@ from torch import Tensor, nn
 
 from gnn.published.units import BOHR, HARTREE
 
-# of the functional that the model was trained on
+# parameters of the functional that the model was trained on
 S8, A1, A2 = 0.7761, 0.7514, 2.7099
-#: Factors on free C6 coefficients up to this count as zero: their roots move no energy, but slopes
-#: of the roots would overflow. Networks come there where atoms are much too close.
+#: Factors on free C6 coefficients up to this count as zero: they do not change the energy, but the
+#: slope of their root overflows. Networks give such factors where atoms are much too close.
 LEAST = 1e-24
 
 
 def root(factors: Tensor) -> Tensor:
-    """Return the square roots of factors >= 0, whose slope is zero where these are."""
+    """Return the square roots of factors >= 0, with a slope of zero where these are zero."""
     some = factors > LEAST
     return torch.where(some, factors, torch.ones_like(factors)).sqrt() * some
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from gnn.data.batching import Batch
 from gnn.layers.electrostatics import energy_in_field
 from gnn.layers.surroundings import given_field
-from gnn.operators import field as operator
+from gnn.operators.field import unchecked_field
 from gnn.operators.field_torch import radial_chain
 from gnn.published import _coupling, fused
 from gnn.published.pairs import Pairs
@@ -32,8 +32,7 @@ def charges_of_pairs(
 ) -> Tensor:
     """Return the energy of charges with each other in kJ/mol, (P,), at distances (P,) in Å.
 
-    The kernel is switched on from zero at distance zero to all of it at the distance
-    `contact`.
+    A switching function rises from zero at distance zero to one at the distance `contact`.
     """
     (potential,) = radial_chain(kernel, distances * distances, 0)
     x = (distances / contact).clamp(max=1)
@@ -45,16 +44,16 @@ def charges_of_pairs(
 def energy_of_all(moments: Tensor, batch: Batch) -> Tensor:
     """Return the energy of packed moments (N, 10) in the field of all surroundings in kJ/mol, (N,).
 
-    Particles act by 1/r, at whatever distance.
+    Particles act by 1/r, without a cutoff.
     """
     energy = energy_in_field(moments, given_field(batch)) / KJ_PER_MOL
     if not batch.n_mm:
         return energy
-    operator = ChargeCoupling(batch.batch.numpy(), batch.mm_batch.numpy(), batch.mm_moments)
+    coupling = ChargeCoupling(batch.batch.numpy(), batch.mm_batch.numpy(), batch.mm_moments)
     inputs = batch.positions, batch.mm_positions, moments
     if batch.mm_moments.shape[1] > 1 or batch.mm_moments.requires_grad:
-        return energy + operator.twin(*inputs)
-    return energy + fused.apply(operator, *inputs)
+        return energy + coupling.twin(*inputs)
+    return energy + fused.apply(coupling, *inputs)
 
 
 class ChargeCoupling:
@@ -78,14 +77,14 @@ class ChargeCoupling:
     def values(self, atoms: NDArray, particles: NDArray, moments: NDArray) -> NDArray:
         """Return the energies."""
         packed, _, ranges = self._packed(particles)
-        found = np.empty_like(moments)
+        field = np.empty_like(moments)
         run_chunks(
-            lambda *part: _coupling.fields(*part, atoms, packed, ranges, found),
+            lambda *part: _coupling.fields(*part, atoms, packed, ranges, field),
             len(atoms),
             self.pairs.n_pairs,
         )
-        self._field = found
-        return (moments * found).sum(1)
+        self._field = field
+        return (moments * field).sum(1)
 
     def gradients(
         self, weights: NDArray, atoms: NDArray, particles: NDArray, moments: NDArray
@@ -109,7 +108,7 @@ class ChargeCoupling:
     def twin(self, atoms: Tensor, particles: Tensor, moments: Tensor) -> Tensor:
         """Return the energies by the field operator, which autograd differentiates."""
         sources = self.sources[:, None] * COULOMB
-        field = operator.apply(atoms, particles, sources, FIELD_ORDER, _COULOMB, self.pairs)
+        field = unchecked_field(atoms, particles, sources, FIELD_ORDER, _COULOMB, self.pairs)
         return energy_in_field(moments, field[:, 0])
 
     def _packed(self, particles: NDArray) -> tuple[NDArray, NDArray, NDArray]:

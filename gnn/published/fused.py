@@ -15,22 +15,23 @@ from gnn.operators.derivatives import aliases, gradients
 
 
 class Operator(Protocol):
-    """A map of tensors to one tensor, whose constants the object holds; for one application."""
+    """A map of tensors to one tensor, for one application; the object holds its constants."""
 
     @property
     def values(self) -> Callable[..., NDArray]:
-        """Takes the inputs as arrays to the result."""
+        """Return the result, from the inputs as arrays."""
 
     @property
     def gradients(self) -> Callable[..., Sequence[NDArray]]:
-        """Takes weights and inputs to the gradient of sum weights times result by every input.
+        """Return the gradient of the sum of weights times result by every input.
 
-        It is called after `values`, with the same inputs.
+        Its arguments are the weights and the inputs; it is called after `values`, with the same
+        inputs.
         """
 
     @property
     def twin(self) -> Callable[..., Tensor]:
-        """Takes the inputs as tensors to the result, in operations that autograd differentiates."""
+        """Return the result from the inputs as tensors, by operations that autograd knows."""
 
 
 def apply(operator: Operator, *inputs: Tensor) -> Tensor:
@@ -39,9 +40,9 @@ def apply(operator: Operator, *inputs: Tensor) -> Tensor:
     Parameters
     ----------
     operator : Operator
-        What to compute.
+        Map to apply.
     inputs : Tensor
-        What it depends on.
+        Its inputs.
 
     Returns
     -------
@@ -56,7 +57,7 @@ _use_twins: ContextVar[bool] = ContextVar("use_twins", default=False)
 
 @contextmanager
 def twins(used: bool = True) -> Iterator[None]:
-    """Apply the twins inside, if `used`: they are faster where second derivatives will follow."""
+    """Apply the twins inside the context, if `used`: faster where second derivatives follow."""
     token = _use_twins.set(used)
     try:
         yield
@@ -65,7 +66,7 @@ def twins(used: bool = True) -> Iterator[None]:
 
 
 def _silently() -> np.errstate:
-    """Let numbers overflow as they do in torch: whoever evaluates a model says what came out."""
+    """Let values overflow without a warning, as in torch: `Potential.evaluate` checks results."""
     return np.errstate(over="ignore", invalid="ignore")
 
 
@@ -83,9 +84,9 @@ class _Values(Function):
 
     @staticmethod
     def backward(ctx: Any, weights: Tensor) -> tuple:
-        found = _Gradients.apply(ctx.operator, weights, *ctx.saved_tensors)
+        by_inputs = _Gradients.apply(ctx.operator, weights, *ctx.saved_tensors)
         needs = ctx.needs_input_grad[1:]
-        return None, *(g if need else None for g, need in zip(found, needs, strict=True))
+        return None, *(g if need else None for g, need in zip(by_inputs, needs, strict=True))
 
 
 class _Gradients(Function):
@@ -95,8 +96,8 @@ class _Gradients(Function):
         ctx.set_materialize_grads(False)
         ctx.operator = operator
         with _silently():
-            found = operator.gradients(*_arrays([weights, *inputs]))
-        return tuple(torch.from_numpy(array) for array in found)
+            by_inputs = operator.gradients(*_arrays([weights, *inputs]))
+        return tuple(torch.from_numpy(array) for array in by_inputs)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple:
@@ -108,7 +109,7 @@ class _Gradients(Function):
             weights, *inputs = used = aliases(ctx.saved_tensors)
             asked = [t for t, wanted in zip(inputs, given, strict=True) if wanted]
             first = gradients([ctx.operator.twin(*inputs)], asked, [weights])
-            ends = [c for c in cotangents if c is not None]
-            second = gradients(first, used, ends, further)
+            seeds = [c for c in cotangents if c is not None]
+            second = gradients(first, used, seeds, further)
         needs = ctx.needs_input_grad[1:]
         return None, *(g if need else None for g, need in zip(second, needs, strict=True))

@@ -1,7 +1,7 @@
-"""Layers that the published models share; each model is a configuration of them.
+"""Layers of which the published models are configurations.
 
 Networks keep their first layer as one matrix, with columns in this package's order: sender,
-receiver, then what belongs to the edge; invariants by term and then by channel. Readers of
+receiver, then features of the edge; invariants by term and then by channel. Readers of
 published weights (`gnn.published.weights`) bring columns to this order.
 """
 
@@ -68,11 +68,11 @@ class EdgePerceptron(nn.Module):
         sent = functional.linear(nodes, weight[:, :n])
         received = functional.linear(nodes, weight[:, n : 2 * n], self.first.bias)
         total = sent.index_select(0, senders) + received.index_select(0, receivers)
-        place = 2 * n
+        start = 2 * n
         for block in edges:
-            columns = weight[:, place : place + block.shape[1]]
+            columns = weight[:, start : start + block.shape[1]]
             total = torch.addmm(total, block, columns.T)
-            place += block.shape[1]
+            start += block.shape[1]
         return self.rest(total)
 
 
@@ -117,7 +117,7 @@ class SpeciesEdges(nn.Module):
         self.receiver = nn.Embedding(elements, outputs)
 
     def forward(self, basis: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
-        """Return features (E, outputs) of a basis (E, n_radial) and atomic numbers (E,)."""
+        """Return features (E, outputs) from a basis (E, n_radial) and atomic numbers (E,)."""
         return self.radial(basis) + self.sender(senders) + self.receiver(receivers)
 
 
@@ -174,7 +174,7 @@ ANA2B_TERMS = Terms("m1 m2 d1*m2 -d2*m1 DD d1 d2 -d1*d2 s1 s2 yD Dy s1*m2 s2*m1 
 
 # --- a step -------------------------------------------------------------------------------------
 
-#: Takes a state (N, 10, C) and the nodes (N, features) to a state that also feels surroundings.
+#: Returns a polarised state, from a state (N, 10, C) and the nodes (N, features).
 Polarise = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -199,6 +199,8 @@ class PublishedStep(nn.Module):
         Let the norms of the node's own multipoles enter its update.
     faded_state : bool
         Multiply the coefficients by the envelope.
+    message_scale : float
+        Factor on the summed messages.
     """
 
     def __init__(
@@ -267,7 +269,7 @@ class PublishedStep(nn.Module):
 
 
 def build_state(weights: Tensor, graph: Graph, channels: int) -> Tensor:
-    """Return the state (N, 10, C) of coefficients (E, 2 C) or (E, 3 C), these with monopoles."""
+    """Return the state (N, 10, C) of coefficients (E, 3 C), or (E, 2 C) without monopoles."""
     if weights.shape[1] == ORDER * channels:
         weights = functional.pad(weights, (channels, 0))
     weights = weights.view(-1, ORDER + 1, channels)
@@ -288,10 +290,10 @@ def state_norms(state: Tensor) -> Tensor:
 
 
 def neutralised(charges: Tensor, batch: Batch) -> Tensor:
-    """Return charges (N,) plus what they miss of their system's, shared evenly."""
-    found = torch.zeros_like(batch.charge).index_add(0, batch.batch, charges)
+    """Return charges (N,), all shifted alike so that they sum to the charge of their system."""
+    total = torch.zeros_like(batch.charge).index_add(0, batch.batch, charges)
     atoms = torch.bincount(batch.batch, minlength=batch.n_systems)
-    return charges + ((batch.charge - found) / atoms).index_select(0, batch.batch)
+    return charges + ((batch.charge - total) / atoms).index_select(0, batch.batch)
 
 
 def check_numbers(batch: Batch, table: nn.Embedding) -> None:
@@ -314,7 +316,7 @@ def per_system(values: Tensor, system: Tensor, batch: Batch) -> Tensor:
 
 
 def species_graph(batch: Batch, radial: BesselBasis, edges: SpeciesEdges) -> Graph:
-    """Return the edges of a batch with features by distance and elements."""
+    """Return the graph of a batch, with edge features of distance and elements."""
     ends = batch.senders, batch.receivers
     vectors = batch.edge_vectors
     distances = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)

@@ -1,6 +1,7 @@
 """Readers of the weights of the older published models."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from gnn.published.weights import network_of, terms_first
 #: Order of ANA2B's one-hot elements: H C N O F S Cl.
 ANA2B_ELEMENTS = (1, 6, 7, 8, 9, 16, 17)
 _NORMS = 3
+_Model = TypeVar("_Model", AmpQmmm, Ana2b)
 
 
 def read_amp_qmmm(published: Mapping[str, Tensor]) -> AmpQmmm:
@@ -129,7 +131,7 @@ def _edge_network(
     return own
 
 
-def _species(weight: Tensor, elements: int, known, width: int) -> dict[str, Tensor]:
+def _species(weight: Tensor, elements: int, known: Iterable[int], width: int) -> dict[str, Tensor]:
     """Return the edge embedding of columns: radial, receiver's element, sender's element."""
     radial = weight.shape[1] - 2 * width
     own = {"edges.radial.weight": weight[:, :radial]}
@@ -154,8 +156,8 @@ def _as_torch(published: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     return found
 
 
-def _filled(model, own: dict[str, Tensor], name: str):
-    """Put weights into a model, whose Bessel functions get frequencies of its own type."""
+def _filled(model: _Model, own: dict[str, Tensor], name: str) -> _Model:
+    """Return a model with these weights, and frequencies of Bessel functions of its own type."""
     for key, value in model.state_dict().items():
         if key.endswith("frequencies"):
             own[key] = torch.arange(1, len(value) + 1, dtype=torch.float64) * torch.pi

@@ -1,4 +1,4 @@
-"""What atoms do to each other beside the network: charges, dispersion and repulsion, fused."""
+"""Energies of pairs of atoms beside the network: charges, dispersion and repulsion, fused."""
 
 import numpy as np
 import torch
@@ -31,13 +31,13 @@ class PairEnergies:
     batch : Batch
         Numbers and systems of the atoms.
     tables : Dispersion
-        Of free atoms.
+        C6 coefficients and radii of free atoms.
     kernel : ReactionField
-        Of the charges, of powers 4 and 6; its cutoff is that of the dispersion, too.
+        Potential of the charges, of powers 4 and 6; its cutoff is that of the dispersion, too.
     contact : float
-        Where the charges are switched on fully.
+        Distance in Å from which the charges interact fully.
     box : Tensor, optional
-        (3,) edges.
+        (3,) edges of an orthorhombic box in Å.
     """
 
     def __init__(
@@ -55,21 +55,21 @@ class PairEnergies:
 
     def values(self, positions: NDArray, charges: NDArray, factors: NDArray) -> NDArray:
         """Return the energies."""
-        found = np.zeros((self.batch.n_systems, 3))
-        _pair_loops.energies(*self._arguments(positions, charges, factors), found)
-        return found * _UNITS
+        sums = np.zeros((self.batch.n_systems, 3))
+        _pair_loops.energies(*self._arguments(positions, charges, factors), sums)
+        return sums * _UNITS
 
     def gradients(
         self, weights: NDArray, positions: NDArray, charges: NDArray, factors: NDArray
     ) -> tuple[NDArray, NDArray, NDArray]:
         """Return the gradients by all inputs."""
-        found = np.zeros((len(positions), 5))
+        by_atoms = np.zeros((len(positions), 5))
         arguments = self._arguments(positions, charges, factors)
-        _pair_loops.gradients(*arguments, weights * _UNITS, found)
-        # half the root of C6 over the factor, or nothing where there is no C6
+        _pair_loops.gradients(*arguments, weights * _UNITS, by_atoms)
+        # the slope of sqrt(C6) by the factor is sqrt(C6) / (2 factor), and zero where C6 is
         some = factors > dispersion.LEAST
-        by_factors = 0.5 * found[:, 4] * arguments[1][:, 1] / np.where(some, factors, 1)
-        parts = found[:, :3], found[:, 3], by_factors
+        by_factors = 0.5 * by_atoms[:, 4] * arguments[1][:, 1] / np.where(some, factors, 1)
+        parts = by_atoms[:, :3], by_atoms[:, 3], by_factors
         by_positions, by_charges, by_factors = (part.astype(positions.dtype) for part in parts)
         return by_positions, by_charges, by_factors
 

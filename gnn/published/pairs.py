@@ -9,13 +9,14 @@ from torch import Tensor
 
 from gnn.operators.near_pairs import near_pairs
 
-_HELD = 1_000_000  # distances at once
+_AT_ONCE = 1_000_000  # distances in memory
 
 
 class Pairs(NamedTuple):
-    """Indices of two points each (P,), and what to add to second minus first in Å (P, 3).
+    """Indices of two points each (P,), sorted by the first, and shifts in Å (P, 3).
 
-    Sorted by the first; without a box there is nothing to add.
+    The vector from the first to the nearest image of the second is their difference plus the
+    shift, which is None without a box.
     """
 
     first: Tensor
@@ -75,15 +76,15 @@ def _by_minimum_image(
     reach: float,
     box: NDArray[np.float64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray]:
-    found = []
-    rows = max(1, _HELD // max(1, len(two)))
+    parts = []
+    rows = max(1, _AT_ONCE // max(1, len(two)))
     for start in range(0, len(one), rows):
-        part = slice(start, start + rows)
-        vectors = two[None] - one[part, None]
+        chunk = slice(start, start + rows)
+        vectors = two[None] - one[chunk, None]
         shift = -box * np.round(vectors / box)
         squared = ((vectors + shift) ** 2).sum(-1)
-        same = batch_one[part, None] == batch_two[None]
+        same = batch_one[chunk, None] == batch_two[None]
         first, second = np.nonzero((squared <= reach * reach) & same)
-        found.append((first + start, second, shift[first, second].astype(one.dtype)))
-    first, second, shift = (np.concatenate(column) for column in zip(*found, strict=True))
+        parts.append((first + start, second, shift[first, second].astype(one.dtype)))
+    first, second, shift = (np.concatenate(column) for column in zip(*parts, strict=True))
     return first, second, shift

@@ -1,4 +1,4 @@
-"""Multipoles that surrounding charges induce on atoms, of learned range."""
+"""Multipoles that surrounding charges induce on atoms, with a learned dependence on distance."""
 
 import numpy as np
 import torch
@@ -21,11 +21,11 @@ class Polarisation(nn.Module):
     Parameters
     ----------
     cutoff : float
-        Reach in Å.
+        Largest distance in Å of a charge that induces.
     n_radial : int
         Number of Bessel functions.
     scaling : float
-        Factor on everything.
+        Factor on the sums.
     """
 
     def __init__(self, cutoff: float, n_radial: int, scaling: float):
@@ -41,9 +41,11 @@ class Polarisation(nn.Module):
 
     def forward(self, atoms: Tensor, particles: Tensor, charges: Tensor, pairs: Pairs) -> Tensor:
         """Return the sums (N, 10) at atoms (N, 3) for charges (M,) of particles (M, 3)."""
-        operator = InducedMultipoles(self, charges, pairs)
+        multipoles = InducedMultipoles(self, charges, pairs)
         inputs = atoms, particles, *self.parameters_of_network()
-        return operator.twin(*inputs) if charges.requires_grad else fused.apply(operator, *inputs)
+        if charges.requires_grad:
+            return multipoles.twin(*inputs)
+        return fused.apply(multipoles, *inputs)
 
 
 class InducedMultipoles:
@@ -55,11 +57,11 @@ class InducedMultipoles:
     Parameters
     ----------
     layer : Polarisation
-        Reach, factor and frequencies.
+        Gives cutoff, scaling and frequencies.
     charges : Tensor
         (M,) in e.
     pairs : Pairs
-        All of an atom and a particle within reach, or more.
+        Pairs of an atom and a particle: at least all within the cutoff.
     """
 
     def __init__(self, layer: Polarisation, charges: Tensor, pairs: Pairs):
@@ -67,21 +69,23 @@ class InducedMultipoles:
 
     def values(self, atoms: NDArray, particles: NDArray, *network: NDArray) -> NDArray:
         """Return the sums."""
-        found = np.zeros((len(atoms), 10))
+        sums = np.zeros((len(atoms), 10))
         hidden, n = network[0].shape
         shapes = (n, 2), (hidden, 3), (ORDER, 2), (2,)
         self._kept = tuple(np.empty((len(self.pairs.first), *shape)) for shape in shapes)
-        _polarisation_loops.sums(*self._arguments(atoms, particles, network), found)
-        return found.astype(atoms.dtype)
+        _polarisation_loops.sums(*self._arguments(atoms, particles, network), sums)
+        return sums.astype(atoms.dtype)
 
     def gradients(
         self, weights: NDArray, atoms: NDArray, particles: NDArray, *network: NDArray
     ) -> tuple[NDArray, ...]:
         """Return the gradients by all inputs."""
-        found = [np.zeros(array.shape) for array in (atoms, particles, *network)]
+        by_inputs = [np.zeros(array.shape) for array in (atoms, particles, *network)]
         arguments = self._arguments(atoms, particles, network)
-        _polarisation_loops.gradients(*arguments, weights, tuple(found[:2]), tuple(found[2:]))
-        return tuple(array.astype(atoms.dtype) for array in found)
+        _polarisation_loops.gradients(
+            *arguments, weights, tuple(by_inputs[:2]), tuple(by_inputs[2:])
+        )
+        return tuple(array.astype(atoms.dtype) for array in by_inputs)
 
     def twin(
         self, atoms: Tensor, particles: Tensor, inner: Tensor, bias: Tensor, outer: Tensor

@@ -61,7 +61,7 @@ def load_amp_bms(path: str | Path, *, pol_scaling: float = 0.35, **options: Any)
     return model.eval()
 
 
-# what published weights do not hold
+# buffers of ours that published weights do not hold
 _OWN = {"baseline", "charge_baseline", "known"}
 
 
@@ -81,7 +81,7 @@ def _read(path: str | Path) -> Mapping[str, Tensor]:
 
 
 def _amp_bms_state(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the published weights by this package's names, in its order of columns."""
+    """Return the published weights under this package's names, in its order of columns."""
     own = {
         "embedding.weight": published["node_embedding.embedding.weight"],
         "radial.frequencies": published["radial_embedding.frequencies"][0],
@@ -119,30 +119,30 @@ def _amp_bms_state(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def network_of(
     published: Mapping[str, Tensor], theirs: str, ours: str, first: str | None = None
 ) -> dict[str, Tensor]:
-    """Return a published network's weights by our names.
+    """Return a published network's weights under our names.
 
-    With `first` it is an `EdgePerceptron`, whose first layer has a name of its own.
+    With `first`, the network is an `EdgePerceptron` and `first` the name of its first layer.
     """
-    found = {}
+    state = {}
     prefix = f"{theirs}."
     for key, value in published.items():
         if key.startswith(prefix):
-            place, kind = key.removeprefix(prefix).split(".")
-            if first is not None and place == "0":
-                found[f"{first}.{kind}"] = value
+            layer, kind = key.removeprefix(prefix).split(".")
+            if first is not None and layer == "0":
+                state[f"{first}.{kind}"] = value
             elif first is not None:
-                found[f"{ours}.rest.{int(place) - 1}.{kind}"] = value
+                state[f"{ours}.rest.{int(layer) - 1}.{kind}"] = value
             else:
-                found[f"{ours}.{place}.{kind}"] = value
-    if not found:
+                state[f"{ours}.{layer}.{kind}"] = value
+    if not state:
         raise KeyError(theirs)
-    return found
+    return state
 
 
 def terms_first(weight: Tensor, start: int, end: int, order: Sequence[int]) -> Tensor:
-    """Return a matrix whose columns from `start` to `end` go by invariant and then by channel.
+    """Return a matrix with columns `start` to `end` sorted by invariant and then by channel.
 
-    Published, they go by channel and then by invariant; `order` names the invariants to take.
+    They are published by channel and then by invariant; `order` are the invariants to take.
     """
     middle = weight[:, start:end].unflatten(1, (-1, len(order))) if end > start else None
     if middle is None:

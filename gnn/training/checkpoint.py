@@ -13,7 +13,7 @@ from gnn.potential import Potential
 from multipoles.files import atomic_write
 
 FORMAT = "anisole-model"
-VERSION = 2
+VERSION = 3
 #: The model trained on the shipped frames.
 SHIPPED = Path(__file__).parent.parent / "data" / "model.pt"
 #: Classes of models and where they live.
@@ -159,7 +159,7 @@ def load_model(path: str | Path | None = None) -> Potential:
 
 def model_from(description: dict[str, Any]) -> Potential:
     """Build a model, without weights, from its ``kind`` (default AMP) and ``config``."""
-    model: Potential = _class_of(description.get("kind", "AMP"))(**description["config"])
+    model: Potential = _class_of(description.get("kind", "AMP")).from_config(description["config"])
     return model
 
 

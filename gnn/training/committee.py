@@ -69,7 +69,7 @@ class Committee(Potential):
         return all(member.runs_on_gpu for member in self._models())
 
     def config(self) -> dict[str, Any]:
-        """Return the arguments from which ``Committee(**config)`` builds the same architecture."""
+        """Return plain values from which `from_config` builds the same architecture."""
         members = self._models()
         return {"members": [{"kind": type(m).__name__, "config": m.config()} for m in members]}
 

@@ -16,11 +16,16 @@ from pydantic import (
 )
 
 from gnn.data.elements import atomic_number, symbol
+from gnn.options import GROUPS, UnknownOption, from_config, option_names
 from gnn.settings import Section, explain, keys_of, suggestion
 
 Share = float | list[int] | list[str] | None
 Files = str | list[str]
 _EXTXYZ = (".xyz", ".extxyz")
+_SECTIONS = (
+    "data", "data.split", "model", *(f"model.{group}" for group in GROUPS), "loss", "training",
+    "committee",
+)  # fmt: skip
 #: Largest difference in eV between two energies of one isolated atom.
 SAME_ENERGY = 1e-3
 
@@ -284,28 +289,24 @@ def parse_config(content: Any, name: str = "configuration") -> Config:
 def _suggest(place: list[str]) -> str:
     """Name the section that an unknown key belongs to, or the nearest key of this one."""
     key = place[-1]
-    for section in ("data", "data.split", "model", "loss", "training", "committee"):
+    for section in _SECTIONS:
         if [section] != place[:1] and key in _keys(section.split(".")):
             return f"; did you mean '{section}.{key}'?"
     return suggestion(key, _keys(place[:-1]))
 
 
 def _keys(place: list[str]) -> list[str]:
-    if place == ["model"]:
-        from gnn.model import AMP
-
-        return list(AMP.argument_defaults())
+    if place[:1] == ["model"]:
+        return option_names(*place[1:])
     return keys_of(Config, place)
 
 
 def _check_model(options: dict[str, Any], name: str) -> None:
-    from gnn.model import AMP, check_arguments
-
-    known = AMP.argument_defaults()
-    for key in options:
-        if key not in known:
-            raise ValueError(f"{name}: unknown key 'model.{key}'" + suggestion(key, list(known)))
     try:
-        check_arguments(known | options)
+        from_config(options)
+    except UnknownOption as error:
+        key = error.name.rpartition(".")[2]
+        near = suggestion(key, error.known)
+        raise ValueError(f"{name}: unknown key 'model.{error.name}'{near}") from None
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: model: {error}") from None

@@ -53,7 +53,7 @@ def build_model(
     if last is not None:
         return checkpoint.load_model(last).to(dtype).train()
     if config.start is None:
-        model: Potential = AMP(**config.model).to(dtype)
+        model: Potential = AMP.from_config(config.model).to(dtype)
         model.set_baseline(headers(training), isolated)
     else:
         model = _started(config, member).to(dtype).train()

@@ -29,13 +29,13 @@ def make(order, channels, dtype=torch.float64, n_nodes=7, n_edges=40, seed=0):
     return coefficients, state, directions, senders, receivers
 
 
-def both_operators(order, channels, method, dtype=torch.float64, **options):
+def both_operators(order, channels, backend, dtype=torch.float64, **options):
     """Return (operator of values and directions, values, directions) of both operators."""
     coefs, state, u, senders, receivers = make(order, channels, dtype, **options)
     n = len(state)
     return [
-        (lambda c, v: anisotropic_state(c, v, receivers, n, order, method=method), coefs, u),
-        (lambda s, v: pair_invariants(s, v, senders, receivers, order, method=method), state, u),
+        (lambda c, v: anisotropic_state(c, v, receivers, n, order, backend=backend), coefs, u),
+        (lambda s, v: pair_invariants(s, v, senders, receivers, order, backend=backend), state, u),
     ]
 
 
@@ -73,9 +73,9 @@ def test_state_of_one_edge_is_the_traceless_tensor_of_its_direction():
     third -= sum(np.einsum(s, eye, u) for s in ("ij,k->ijk", "ik,j->ijk", "jk,i->ijk")) / 5
     expected = [np.array(1.0), u, np.outer(u, u) - eye / 3, third]
     coefficients = torch.tensor([2.0, 3.0, 5.0, 7.0], dtype=torch.float64)[None, :, None]
-    for method in edges.METHODS:
+    for backend in edges.BACKENDS:
         state = anisotropic_state(
-            coefficients, torch.tensor(u)[None], torch.tensor([1]), 2, 3, method=method
+            coefficients, torch.tensor(u)[None], torch.tensor([1]), 2, 3, backend=backend
         )
         assert (state[0] == 0).all()
         packed = state[1, :, 0].numpy()
@@ -83,8 +83,8 @@ def test_state_of_one_edge_is_the_traceless_tensor_of_its_direction():
             np.testing.assert_allclose(full_tensor(packed, rank), factor * tensor, atol=1e-14)
 
 
-@pytest.mark.parametrize("method", edges.METHODS)
-def test_invariants_of_one_pair_in_documented_order(method):
+@pytest.mark.parametrize("backend", edges.BACKENDS)
+def test_invariants_of_one_pair_in_documented_order(backend):
     _, state, directions, _, _ = make(2, 1, n_nodes=2, n_edges=1)
     u = directions[0].numpy()
     (m1, d1, q1), (m2, d2, q2) = (
@@ -94,7 +94,7 @@ def test_invariants_of_one_pair_in_documented_order(method):
     expected = [m1, m2, d1 @ u, d2 @ u, u @ y1, u @ y2]
     expected += [d1 @ d2, d1 @ y2, y1 @ d2, y1 @ y2, (q1 * q2).sum()]
     ends = torch.tensor([0]), torch.tensor([1])
-    found = pair_invariants(state, directions, *ends, 2, method=method)
+    found = pair_invariants(state, directions, *ends, 2, backend=backend)
     np.testing.assert_allclose(found[0, :, 0], np.array(expected), atol=1e-13)
 
 
@@ -113,8 +113,8 @@ def test_invariants_of_order_three():
         for k in range(1, min(a, b) + 1):
             expected.append((contract(one[a], k) * contract(two[b], k)).sum())
     ends = torch.tensor([0]), torch.tensor([1])
-    for method in edges.METHODS:
-        found = pair_invariants(state, directions, *ends, 3, method=method)
+    for backend in edges.BACKENDS:
+        found = pair_invariants(state, directions, *ends, 3, backend=backend)
         np.testing.assert_allclose(found[0, :, 0], np.array(expected), atol=1e-13)
 
 
@@ -136,7 +136,7 @@ def test_number_of_invariants():
 def test_fused_operators_agree_with_their_twins_to_second_derivatives(order, dtype):
     tolerance = 1e-12 if dtype == torch.float64 else 3e-5
     for channels in CHANNELS:
-        fused = both_operators(order, channels, "numba", dtype)
+        fused = both_operators(order, channels, "compiled", dtype)
         twins = both_operators(order, channels, "torch", dtype)
         for (f, values, u), (twin, _, _) in zip(fused, twins, strict=True):
             pairs = zip(
@@ -150,7 +150,7 @@ def test_fused_operators_agree_with_their_twins_to_second_derivatives(order, dty
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_gradcheck_and_gradgradcheck(order):
-    for operator, values, u in both_operators(order, 3, "numba", n_nodes=4, n_edges=6):
+    for operator, values, u in both_operators(order, 3, "compiled", n_nodes=4, n_edges=6):
         inputs = values.requires_grad_(), u.clone().requires_grad_()
         assert torch.autograd.gradcheck(operator, inputs)
         assert torch.autograd.gradgradcheck(operator, inputs)
@@ -159,8 +159,8 @@ def test_gradcheck_and_gradgradcheck(order):
 @pytest.mark.parametrize("order", [0, 1, 3])
 def test_third_derivatives_go_through_the_twin(order):
     found = []
-    for method in edges.METHODS:
-        for operator, values, u in both_operators(order, 2, method):
+    for backend in edges.BACKENDS:
+        for operator, values, u in both_operators(order, 2, backend):
             # the direction also enters through the values, as in a network
             v = u.clone().requires_grad_()
             w = values * (1 + v.sum())
@@ -176,7 +176,7 @@ def test_third_derivatives_go_through_the_twin(order):
 
 
 def test_inputs_without_gradient_get_none_and_others_are_right():
-    for operator, values, u in both_operators(2, 5, "numba"):
+    for operator, values, u in both_operators(2, 5, "compiled"):
         only = values.clone().requires_grad_()
         (grad,) = torch.autograd.grad((operator(only, u) ** 2).sum(), only)
         both = values.clone().requires_grad_(), u.clone().requires_grad_()
@@ -188,7 +188,7 @@ def test_inputs_without_gradient_get_none_and_others_are_right():
 
 
 def test_strided_inputs_and_expanded_gradients():
-    plain = both_operators(2, 6, "numba")
+    plain = both_operators(2, 6, "compiled")
     for operator, values, u in plain:
         a = values.clone().requires_grad_(), u.clone().requires_grad_()
         strided = values.transpose(0, 2).contiguous().transpose(0, 2), u.T.contiguous().T
@@ -216,18 +216,18 @@ def test_strided_edge_index():
     assert torch.equal(found, anisotropic_state(coefs, u, receivers, 7, 1))
 
 
-@pytest.mark.parametrize("method", edges.METHODS)
+@pytest.mark.parametrize("backend", edges.BACKENDS)
 @pytest.mark.parametrize("n_nodes", [0, 3])
-def test_no_edges(method, n_nodes):
+def test_no_edges(backend, n_nodes):
     for order in (0, 2):
         n = indexing.n_components(order)
         none = torch.zeros(0, dtype=torch.int64)
         coefs = torch.zeros(0, order + 1, 4, requires_grad=True)
         u = torch.zeros(0, 3, requires_grad=True)
-        state = anisotropic_state(coefs, u, none, n_nodes, order, method=method)
+        state = anisotropic_state(coefs, u, none, n_nodes, order, backend=backend)
         assert state.shape == (n_nodes, n, 4)
         assert (state == 0).all()
-        found = pair_invariants(state, u, none, none, order, method=method)
+        found = pair_invariants(state, u, none, none, order, backend=backend)
         assert found.shape == (0, n_invariants(order), 4)
         first = torch.autograd.grad(
             found.sum() + (state**2).sum(), (coefs, u), create_graph=True, materialize_grads=True
@@ -245,7 +245,7 @@ def test_threads_change_nothing_but_rounding_and_repeat_exactly(monkeypatch):
         for count, grain in ((1, 1e5), (3, 1e-3), (3, 1e-3)):
             jit.set_num_threads(count)
             monkeypatch.setattr(_edge_functions, "_THREAD_GRAIN", grain)
-            operators = both_operators(2, 5, "numba", **options)
+            operators = both_operators(2, 5, "compiled", **options)
             runs.append([x for o in operators for x in all_derivatives(*o)])
     finally:
         jit.set_num_threads(threads)
@@ -268,29 +268,29 @@ def test_state_is_traceless(order):
             np.testing.assert_allclose(np.trace(tensor), 0, atol=1e-13)
 
 
-@pytest.mark.parametrize("method", edges.METHODS)
-def test_harmonics_are_harmonic_off_the_unit_sphere(method):
+@pytest.mark.parametrize("backend", edges.BACKENDS)
+def test_harmonics_are_harmonic_off_the_unit_sphere(backend):
     u = torch.tensor([[0.3, -1.2, 0.8]], dtype=torch.float64)
     coefs = torch.ones(1, 4, 1, dtype=torch.float64)
     edge = torch.tensor([0])
 
     def state(v):
-        return anisotropic_state(coefs, v, edge, 1, 3, method=method)[0, :, 0]
+        return anisotropic_state(coefs, v, edge, 1, 3, backend=backend)[0, :, 0]
 
     for component in range(20):
         hessian = torch.autograd.functional.hessian(lambda v, i=component: state(v)[i], u)
         assert abs(torch.trace(hessian[0, :, 0, :]).item()) < 1e-12
 
 
-@pytest.mark.parametrize("method", edges.METHODS)
+@pytest.mark.parametrize("backend", edges.BACKENDS)
 @pytest.mark.parametrize("order", ORDERS)
-def test_invariants_do_not_change_under_rotation(order, method):
+def test_invariants_do_not_change_under_rotation(order, backend):
     coefs, state, u, senders, receivers = make(order, 4)
     rotation = torch.linalg.qr(make(0, 3, n_nodes=3, n_edges=3)[2]).Q
 
     def invariants(v):
-        s = anisotropic_state(coefs, v, receivers, len(state), order, method=method)
-        pair = pair_invariants(s, v, senders, receivers, order, method=method)
+        s = anisotropic_state(coefs, v, receivers, len(state), order, backend=backend)
+        pair = pair_invariants(s, v, senders, receivers, order, backend=backend)
         return pair, self_invariants(s, order)
 
     for a, b in zip(invariants(u), invariants(u @ rotation.T), strict=True):
@@ -306,8 +306,8 @@ def test_self_invariants_are_squared_norms():
     assert self_invariants(state[:, :1], 0).shape == (len(state), 0)
 
 
-@pytest.mark.parametrize("method", ["numba", "torch"])
-def test_fused_operators_store_no_tensor_of_an_edge(method):
+@pytest.mark.parametrize("backend", ["compiled", "torch"])
+def test_fused_operators_store_no_tensor_of_an_edge(backend):
     coefs, state, u, senders, receivers = make(3, 8)
     u.requires_grad_()
     shapes = set()
@@ -317,12 +317,12 @@ def test_fused_operators_store_no_tensor_of_an_edge(method):
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        s = anisotropic_state(coefs.requires_grad_(), u, receivers, len(state), 3, method=method)
-        g = pair_invariants(s, u, senders, receivers, 3, method=method)
+        s = anisotropic_state(coefs.requires_grad_(), u, receivers, len(state), 3, backend=backend)
+        g = pair_invariants(s, u, senders, receivers, 3, backend=backend)
         torch.autograd.grad((g**2).sum(), u, create_graph=True)
     given = {tuple(t.shape) for t in (coefs, s, u, g, senders)}
     # the twin does store tensors of edges: the check would see them
-    assert (shapes <= given | {()}) == (method == "numba")
+    assert (shapes <= given | {()}) == (backend == "compiled")
 
 
 # --- wrong input ----------------------------------------------------------------------------------
@@ -348,10 +348,10 @@ def test_wrong_input_is_refused():
         pair_invariants(state, u, senders - 1, receivers, 2)
     with pytest.raises(TypeError, match="one dtype"):
         pair_invariants(state.float(), u, senders, receivers, 2)
-    with pytest.raises(TypeError, match="method='torch'"):
+    with pytest.raises(TypeError, match="backend='torch'"):
         pair_invariants(state.half(), u.half(), senders, receivers, 2)
-    with pytest.raises(ValueError, match="method"):
-        pair_invariants(state, u, senders, receivers, 2, method="cuda")
+    with pytest.raises(ValueError, match="backend"):
+        pair_invariants(state, u, senders, receivers, 2, backend="cuda")
 
 
 def test_twin_module_needs_no_sorted_edges():

@@ -11,6 +11,7 @@ from published_cases import WEIGHTS, small_model
 import multipoles as mp
 from gnn import AMP, System, load_model
 from gnn.data import load_shipped, read_frames
+from gnn.options import Network
 from gnn.training.checkpoint import save_model
 from gnn.units import COULOMB
 
@@ -581,7 +582,7 @@ def test_the_published_weights(shared_dir, tmp_path):
 def test_any_order_of_the_anisotropic_state(embedded):
     torch.manual_seed(0)
     system = embedded["meoh"]
-    atoms = atoms_in(system, AMP(order=3, channels=3, features=8, hidden=8).double())
+    atoms = atoms_in(system, AMP(3, 3, 8, network=Network(hidden=8)).double())
     start, forces = atoms.positions.copy(), atoms.get_forces()
     direction = np.random.default_rng(7).standard_normal(start.shape)
 

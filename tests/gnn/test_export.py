@@ -46,7 +46,7 @@ print(json.dumps(about))
 
 def _model(dtype=torch.float64, **options) -> AMP:
     torch.manual_seed(1)
-    model = AMP(**(MODEL | options)).to(dtype)
+    model = AMP.from_config(MODEL | options).to(dtype)
     with torch.no_grad():  # biases and output layers off their neutral start
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -122,7 +122,7 @@ def _run_alone(path, cases, model, components=1):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """A model, and what a process without Numba makes of it."""
-    model = _model(smearing=[])  # half the graph; the slow tests have it all
+    model = _model(surroundings={"smearing": []})  # half the graph; the slow tests have it all
     path = export_model(model, tmp_path_factory.mktemp("export") / "model.pt2")
     return model, *_run_alone(path, _cases(), model)
 
@@ -139,7 +139,7 @@ def test_metadata_say_what_a_loader_needs(alone):
     assert about["elements"] == [1, 6, 8] and about["baseline"]["6"] == -1029.0
     assert about["cutoff"] == model.cutoff and about["dtype"] == "float64"
     assert about["charge_baseline"] == pytest.approx(0.7) and about["units"]["energy"] == "eV"
-    assert AMP(**about["config"]).config() == model.config()
+    assert AMP.from_config(about["config"]).config() == model.config()
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path):
@@ -171,12 +171,22 @@ def test_traceable_twin_shares_parameters_and_numbers(options):
 @pytest.mark.parametrize(
     "options, mm_order, dtype, atol",
     [
-        ({"order": 3, "long_range": True, "steps": 2}, 0, torch.float64, 1e-10),
-        ({"order": 0, "smearing": [], "qm_electrostatics": False}, 1, torch.float64, 1e-10),
-        ({"order": 2, "steps": 2, "smearing": [1.2, 0.8]}, 2, torch.float64, 1e-10),
+        ({"order": 3, "long_range": {}, "steps": 2}, 0, torch.float64, 1e-10),
+        (
+            {"order": 0, "surroundings": {"smearing": []}, "electrostatics": None},
+            1,
+            torch.float64,
+            1e-10,
+        ),
+        (
+            {"order": 2, "steps": 2, "surroundings": {"smearing": [1.2, 0.8]}},
+            2,
+            torch.float64,
+            1e-10,
+        ),
         ({}, 0, torch.float64, 1e-10),
-        ({"surroundings_in_messages": False}, 0, torch.float64, 1e-10),
-        ({"mm_electrostatics": False, "smearing": []}, 0, torch.float64, 1e-10),
+        ({"surroundings": {"in_messages": False}}, 0, torch.float64, 1e-10),
+        ({"surroundings": {"in_energy": False, "smearing": []}}, 0, torch.float64, 1e-10),
         ({"order": 2}, 0, torch.float32, 5e-4),
     ],
 )

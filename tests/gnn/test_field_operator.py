@@ -9,7 +9,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import multipoles as mp
 from gnn.operators import evaluators
-from gnn.operators.field import apply, multipole_field
+from gnn.operators.field import BACKENDS, multipole_field, unchecked_field
 from multipoles import indexing
 from multipoles.neighbours import PairList, Slots
 
@@ -47,8 +47,14 @@ def test_equals_torch_twin(kernel, source_order):
     moments = _moments(7, 3, source_order, 2)
     for order in range(4):
         fused = multipole_field(x, s, moments, order, kernel=kernel)
-        twin = multipole_field(x, s, moments, order, kernel=kernel, method="torch")
+        twin = multipole_field(x, s, moments, order, kernel=kernel, backend="torch")
         torch.testing.assert_close(fused, twin, rtol=1e-10, atol=1e-10)
+
+
+def test_defaults_are_those_of_the_packages_below():
+    x, moments = _points(5, 0), _moments(5, 1, 1, 2)[:, 0]
+    expected = mp.field(x.numpy(), x.numpy(), moments.numpy())
+    np.testing.assert_array_equal(multipole_field(x, x, moments).numpy(), expected)
 
 
 @pytest.mark.parametrize("same", [False, True], ids=["apart", "same"])
@@ -88,14 +94,14 @@ def test_third_derivatives_equal_those_of_the_twin():
     x, s = _points(3, 0).requires_grad_(), _points(4, 1) + 0.05
     moments = _moments(4, 1, 1, 2)
 
-    def third(method):
-        value = multipole_field(x, s, moments, 1, kernel=mp.Coulomb(), method=method).square().sum()
+    def third(backend):
+        value = multipole_field(x, s, moments, backend=backend).square().sum()
         for _ in range(3):
             (gradient,) = torch.autograd.grad(value, x, create_graph=True)
             value = gradient.square().sum()
         return gradient
 
-    torch.testing.assert_close(third("direct"), third("torch"), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(third("compiled"), third("torch"), rtol=1e-9, atol=1e-9)
 
 
 def test_batches_and_pairs_are_the_same_sum():
@@ -154,6 +160,8 @@ def test_float32_and_expanded_gradients():
         ({"order": 40}, "at most 32"),
         ({"sources": torch.full((4, 3), float("nan"))}, "sources of finite numbers"),
         ({"method": "magic"}, "method"),
+        ({"backend": "magic"}, "backend"),
+        ({"method": "fmm", "backend": "torch"}, "method 'fmm' is compiled"),
         ({"method": "fmm", "pairs": torch.tensor([[0, 1]])}, "no list of pairs"),
         ({"method": "fmm", "kernel": mp.Yukawa(1.0)}, "1/r beyond some distance"),
         ({"tolerance": 0.0}, "tolerance"),
@@ -206,8 +214,8 @@ def test_thole_twin_keeps_its_digits_at_short_range():
     x = torch.tensor([[0.02, 0.03, 0.01], [0.9, 0.1, 0.2], [1.5, 0.9, 0.4]], dtype=torch.float64)
     s, moments = torch.zeros(1, 3, dtype=torch.float64), _moments(1, 1, 1, 0)
     one, two = (
-        multipole_field(x, s, moments, 3, kernel=mp.Thole(0.39), method=m)
-        for m in ("direct", "torch")
+        multipole_field(x, s, moments, 3, kernel=mp.Thole(0.39), backend=backend)
+        for backend in BACKENDS
     )
     torch.testing.assert_close(one, two, rtol=1e-11, atol=1e-11)
 
@@ -340,7 +348,7 @@ def test_auto_makes_no_tree_for_few_points_and_one_for_many(monkeypatch):
     def run(n, kernel, neighbours=None):
         x = torch.rand(n, 3, generator=torch.Generator().manual_seed(0))
         neighbours = neighbours or Slots(n, n)
-        apply(x, x, torch.ones(n, 1, 1), 0, kernel, neighbours, "auto", 1e-3)
+        unchecked_field(x, x, torch.ones(n, 1, 1), 0, kernel, neighbours, "auto", 1e-3)
         return len(made)
 
     assert run(300, mp.Coulomb()) == 0
@@ -350,12 +358,12 @@ def test_auto_makes_no_tree_for_few_points_and_one_for_many(monkeypatch):
     assert run(20_000, mp.Coulomb(), PairList(np.array([[0, 1]]), 20_000, 20_000)) == 1
 
 
-def test_apply_without_a_method_is_direct():
+def test_an_unchecked_field_without_a_method_is_direct():
     x, m = _points(5, 0), _moments(5, 1, 0, 0)
-    found = apply(x, x, m, 1, mp.Yukawa(0.5), Slots(5, 5))
+    found = unchecked_field(x, x, m, 1, mp.Yukawa(0.5), Slots(5, 5))
     torch.testing.assert_close(found, multipole_field(x, x, m, 1, kernel=mp.Yukawa(0.5)))
     with pytest.raises(ValueError, match="method"):
-        apply(x, x, m, 1, mp.Coulomb(), Slots(5, 5), "magic")
+        unchecked_field(x, x, m, 1, mp.Coulomb(), Slots(5, 5), "magic")
 
 
 def test_operators_have_one_home():

@@ -7,6 +7,7 @@ from scipy.spatial.transform import Rotation
 
 from gnn import AMP, Frame, System
 from gnn.data import collate
+from gnn.options import LongRange, Network, Surroundings
 
 ETHANOL_LIKE = np.array([6, 6, 8, 1, 1, 1, 1, 1, 1])
 
@@ -24,11 +25,19 @@ def _molecule(seed=0, n_mm=12, charge=0):
 
 def _model(order=2, dtype=torch.float64, **options):
     torch.manual_seed(order)
-    model = AMP(order=order, channels=5, features=12, hidden=16, **options).to(dtype)
+    model = AMP(order, 5, 12, network=Network(hidden=16), **options).to(dtype)
     with torch.no_grad():  # biases and output layers off their neutral start
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model
+
+
+def _twin(model):
+    """The same model in plain torch, with edge networks that are not split."""
+    changes = {"backend": "torch", "network": {"hidden": 16, "split": False}}
+    twin = AMP.from_config(model.config() | changes).double()
+    twin.load_state_dict(model.state_dict())
+    return twin
 
 
 def _changed(system, **changes):
@@ -40,9 +49,9 @@ def _changed(system, **changes):
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 3])
-@pytest.mark.parametrize("method", ["numba", "torch"])
-def test_forces_are_the_gradient_of_the_energy(order, method):
-    model, system = _model(order, method=method), _molecule(charge=1)
+@pytest.mark.parametrize("backend", ["compiled", "torch"])
+def test_forces_are_the_gradient_of_the_energy(order, backend):
+    model, system = _model(order, backend=backend), _molecule(charge=1)
     result = model.evaluate([system])[0]
     for name, forces in (("positions", "forces"), ("mm_positions", "mm_forces")):
         rng = np.random.default_rng(1)
@@ -62,9 +71,8 @@ def test_forces_are_the_gradient_of_the_energy(order, method):
 
 @pytest.mark.parametrize("order", [0, 1, 2, 3])
 def test_compiled_equals_torch(order):
-    fast, system = _model(order, long_range=True), _molecule()
-    slow = AMP(**(fast.config() | {"method": "torch", "split": False})).double()
-    slow.load_state_dict(fast.state_dict())
+    fast, system = _model(order, long_range=LongRange()), _molecule()
+    slow = _twin(fast)
     for one, two in zip(fast.evaluate([system]), slow.evaluate([system]), strict=True):
         for name in one:
             np.testing.assert_allclose(one[name], two[name], rtol=1e-9, atol=1e-10)
@@ -72,7 +80,7 @@ def test_compiled_equals_torch(order):
 
 @pytest.mark.parametrize("order", [0, 1, 2, 3])
 def test_rotation_translation_permutation(order):
-    model, system = _model(order, long_range=True), _molecule(charge=-1)
+    model, system = _model(order, long_range=LongRange()), _molecule(charge=-1)
     R = Rotation.random(rng=np.random.default_rng(3)).as_matrix()
     shift = np.array([3.0, -8.0, 5.0])
     atoms, particles = np.random.default_rng(4).permutation(9), np.arange(12)[::-1]
@@ -105,7 +113,7 @@ def test_no_net_force_and_no_net_torque():
 
 
 def test_a_batch_equals_single_systems():
-    model = _model(long_range=True)
+    model = _model(long_range=LongRange())
     systems = [
         _molecule(0, n_mm=12),
         System([8], [[0.0, 0.0, 0.0]], -2, [[3.0, 0, 0]], [0.4]),
@@ -157,7 +165,7 @@ def _across_cutoff(model):
 
 
 @pytest.mark.parametrize("order", [0, 2, 3])
-@pytest.mark.parametrize("long_range", [False, True])
+@pytest.mark.parametrize("long_range", [None, LongRange()])
 def test_nothing_jumps_where_an_atom_crosses_the_cutoff(order, long_range):
     for e1, f1, e2, f2 in _across_cutoff(_model(order, long_range=long_range)):
         # halving the step, a second difference falls to a quarter for C2, to a half at a kink
@@ -176,7 +184,7 @@ def test_the_test_of_smoothness_sees_a_kink_in_the_force(monkeypatch):
 
 def test_the_network_sees_the_charge_of_the_system():
     for system in (_molecule(n_mm=0), System([3], [[0.0, 0, 0]])):
-        model = _model(qm_electrostatics=False)
+        model = _model(electrostatics=None)
         neutral, charged = model.evaluate([system, _changed(system, charge=1)])
         assert abs(neutral["energy"] - charged["energy"]) > 1e-4
     neutral, charged = model.evaluate([_molecule(), _changed(_molecule(), charge=1)])
@@ -184,7 +192,7 @@ def test_the_network_sees_the_charge_of_the_system():
 
 
 def test_without_surroundings_in_messages_the_network_does_not_see_them():
-    model, system = _model(surroundings_in_messages=False), _molecule()
+    model, system = _model(surroundings=Surroundings(in_messages=False)), _molecule()
     inside, alone = model.evaluate([system, _changed(system, mm_positions=None, mm_charges=None)])
     for name in ("charges", "dipoles", "quadrupoles"):
         np.testing.assert_allclose(inside[name], alone[name], rtol=0, atol=1e-14)
@@ -228,7 +236,7 @@ def test_nothing_jumps_along_the_path_of_a_surrounding_charge():
 
 def test_float32_far_from_the_origin_is_as_good_as_at_it():
     model = _model(dtype=torch.float32)
-    exact = AMP(**model.config()).double()
+    exact = AMP.from_config(model.config()).double()
     exact.load_state_dict({k: v.double() if v.is_floating_point() else v
                            for k, v in model.state_dict().items()})  # fmt: skip
     system = _molecule()
@@ -268,21 +276,21 @@ def _two_groups(distance, turn=0.0):
 
 def test_atoms_beyond_the_cutoff_act_through_their_states_only_if_long_ranged():
     """And the action depends on how they are turned: it is anisotropic."""
-    for long_range in (False, True):
-        model = _model(qm_electrostatics=False, long_range=long_range)
+    for long_range in (None, LongRange()):
+        model = _model(electrostatics=None, long_range=long_range)
         near, turned, far = model.evaluate(
             [_two_groups(12.0), _two_groups(12.0, 1.0), _two_groups(40.0)]
         )
         acts = abs(near["energy"] - far["energy"]) > 1e-8
         turns = abs(near["energy"] - turned["energy"]) > 1e-8
-        assert (acts, turns) == (long_range, long_range)
-        assert (np.abs(near["forces"].reshape(2, 3, 3).sum(1)).max() > 1e-8) == long_range
+        assert (acts, turns) == (long_range is not None,) * 2
+        assert (np.abs(near["forces"].reshape(2, 3, 3).sum(1)).max() > 1e-8) == acts
 
 
 @pytest.mark.parametrize("order", [0, 2])
 def test_the_field_of_states_falls_as_its_order_says(order):
     """Charges in the state act as 1/r^2 on another atom's force, however damped nearby."""
-    model = _model(order, qm_electrostatics=False, long_range=True)
+    model = _model(order, electrostatics=None, long_range=LongRange())
     forces = [
         result["forces"][:3].sum(0)[0]
         for result in model.evaluate([_two_groups(r) for r in (400.0, 800.0)])
@@ -292,7 +300,7 @@ def test_the_field_of_states_falls_as_its_order_says(order):
 
 def test_config_rebuilds_and_baseline_is_fitted():
     model = _model(1)
-    assert AMP(**model.config()).config() == model.config()
+    assert AMP.from_config(model.config()).config() == model.config()
     systems = [System([1, 1], [[0, 0, 0], [0.74, 0, 0]]), System([8, 1], [[0, 0, 0], [0.97, 0, 0]])]
     model.set_baseline([Frame(s, energy=e) for s, e in zip(systems, (-32.0, -2070.0), strict=True)])
     assert model.elements == [1, 8]
@@ -310,8 +318,9 @@ def test_config_rebuilds_and_baseline_is_fitted():
         {"features": True},
         {"cutoff": -1.0},
         {"cutoff": float("inf")},
-        {"method": "c"},
-        {"split": 1},
+        {"method": "torch"},
+        {"backend": "c"},
+        {"tolerance": 0.0},
         {"steps": 1.5},
     ],
 )
@@ -322,9 +331,8 @@ def test_wrong_arguments(wrong):
 
 def test_training_gradients_equal_those_of_the_twin():
     """The double backward that training on forces needs, compiled against plain torch."""
-    fast = _model(2, long_range=True)
-    slow = AMP(**(fast.config() | {"method": "torch", "split": False})).double()
-    slow.load_state_dict(fast.state_dict())
+    fast = _model(2, long_range=LongRange())
+    slow = _twin(fast)
     batch = collate([_molecule(0), _molecule(1, 7)], fast.cutoff, torch.float64)
     for model in (fast, slow):
         out = model(batch, forces=True, mm_forces=True, create_graph=True)

@@ -11,9 +11,11 @@ pytest.importorskip("numba.cuda")
 import multipoles as mp
 from gnn import AMP, System
 from gnn.data import collate, prepare
-from gnn.operators import _field_cuda, field, multipole_field
+from gnn.operators import _field_cuda, multipole_field
+from gnn.operators.field_neighbours import neighbours_within
 from gnn.operators.gpu import emulated
 from gnn.operators.near_pairs import near_pairs
+from gnn.options import Network
 from gnn.published import AmpBms
 from multipoles.compiled.cuda_kernels import SIMULATED
 from multipoles.cuda.device import NumbaSpace
@@ -97,7 +99,7 @@ def test_pairs_within_a_distance(reach):
     wanted = near_pairs(*(t.numpy() for t in (*given, *batches)), reach)
     assert (len(wanted.pairs) > 2) == (reach > 0)
     with emulated():
-        found = field.neighbours_within(*(on_device(t) for t in (*given, *batches)), reach)
+        found = neighbours_within(*(on_device(t) for t in (*given, *batches)), reach)
     starts, sources, _ = found.rows(NumbaSpace(), None)
     assert np.array_equal(starts.copy_to_host(), wanted.rows[0])
     assert np.array_equal(sources.copy_to_host(), wanted.rows[1])
@@ -106,8 +108,8 @@ def test_pairs_within_a_distance(reach):
 def tiny_model(**options):
     torch.manual_seed(0)
     return AMP(
-        order=1, channels=2, features=4, hidden=4, mixed=2, edge_features=3, n_radial=3, steps=1,
-        field_method="direct", **options,
+        order=1, channels=2, features=4, steps=1, method="direct",
+        network=Network(hidden=4, mixed=2, edge_features=3, n_radial=3), **options,
     ).double()  # fmt: skip
 
 
@@ -121,9 +123,9 @@ def batch():
     return collate([prepare(system, tiny_model().cutoff, torch.float64)])
 
 
-@pytest.mark.parametrize("method", ["numba", "torch"])
-def test_energy_and_forces_of_a_model(batch, method, monkeypatch):
-    model = tiny_model(method=method)
+@pytest.mark.parametrize("backend", ["compiled", "torch"])
+def test_energy_and_forces_of_a_model(batch, backend, monkeypatch):
+    model = tiny_model(backend=backend)
     wanted = model(batch, forces=True, mm_forces=True)
     sums = []
     kept = _field_cuda.Direct.field
@@ -133,7 +135,7 @@ def test_energy_and_forces_of_a_model(batch, method, monkeypatch):
         model, there = model.to("cuda"), batch.to("cuda")
     with emulated():
         found = model(there, forces=True, mm_forces=True)
-    assert bool(sums) == (method == "numba")
+    assert bool(sums) == (backend == "compiled")
     for name in ("energy", "forces", "mm_forces", "charges"):
         torch.testing.assert_close(found[name].cpu(), wanted[name], rtol=1e-9, atol=1e-9)
 

@@ -14,8 +14,10 @@ POSITIONS = np.array([[0.0, 0, 0], [0.9, 0.3, 0], [-0.4, 0.9, 0.1], [0.2, -1.1, 
 
 def _model(dtype=torch.float64, **options):
     torch.manual_seed(3)
-    options = {"smearing": [1.0], "long_range": True} | options
-    model = AMP(channels=5, features=12, hidden=16, **options).to(dtype)
+    options = {"surroundings": {"smearing": [1.0]}, "long_range": {}} | options
+    model = AMP.from_config(
+        {"channels": 5, "features": 12, "network": {"hidden": 16}} | options
+    ).to(dtype)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -45,7 +47,9 @@ def _slope(model, make, steps=(-2, -1, 1, 2), width=1e-3):
     return (e[0] - 8 * e[1] + 8 * e[2] - e[3]) / (12 * width)
 
 
-@pytest.mark.parametrize("options", [{}, {"order": 0}, {"mm_electrostatics": False}])
+@pytest.mark.parametrize(
+    "options", [{}, {"order": 0}, {"surroundings": {"smearing": [1.0], "in_energy": False}}]
+)
 def test_the_dipole_is_minus_the_derivative_by_a_uniform_field(options):
     model, rng = _model(**options), np.random.default_rng(0)
     field = np.array([0.05, -0.08, 0.03])
@@ -54,7 +58,7 @@ def test_the_dipole_is_minus_the_derivative_by_a_uniform_field(options):
     shifted = POSITIONS + origin
     charges["mm_positions"] = charges["mm_positions"] + origin
     # without electrostatics a constant potential does nothing, not even to an ion
-    charge = int(model.mm_electrostatics)
+    charge = int(model.surroundings.in_energy)
     base = _system(charge, positions=shifted, uniform_field=field, **charges)
     dipole = model.evaluate([base])[0]["dipole"]
     for axis in range(3):
@@ -155,7 +159,7 @@ def test_a_batch_of_different_surroundings_equals_single_systems():
 
 
 def test_smeared_fields_are_short_ranged_and_pass_by_a_constant_potential():
-    model = _model(smearing=[0.8, 1.5])
+    model = _model(surroundings={"smearing": [0.8, 1.5]})
     far = {"mm_positions": [[0, 0, 40.0]], "mm_charges": [1.0]}
     with_smearing = model.evaluate([_system(**far)])[0]["energy"]
     with torch.no_grad():
@@ -164,7 +168,7 @@ def test_smeared_fields_are_short_ranged_and_pass_by_a_constant_potential():
                 parameter.mul_(3.0)
     assert model.evaluate([_system(**far)])[0]["energy"] == pytest.approx(with_smearing, abs=1e-12)
     near = {"mm_positions": [[0, 0, 2.0]], "mm_charges": [1.0]}
-    before = _model(smearing=[0.8, 1.5]).evaluate([_system(**near)])[0]["energy"]
+    before = _model(surroundings={"smearing": [0.8, 1.5]}).evaluate([_system(**near)])[0]["energy"]
     assert abs(model.evaluate([_system(**near)])[0]["energy"] - before) > 1e-4
 
 

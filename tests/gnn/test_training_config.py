@@ -47,6 +47,7 @@ def test_values_are_read(tmp_path):
         ({"loss": {"energi": 1.0}}, "loss.energi", "energy"),
         ({"training": {"epoch": 3}}, "training.epoch", "epochs"),
         ({"model": {"chanels": 3}}, "model.chanels", "channels"),
+        ({"model": {"network": {"hiden": 3}}}, "model.network.hiden", "hidden"),
     ],
 )
 def test_unknown_key_is_refused_with_the_nearest_known(content, place, suggestion):
@@ -62,6 +63,7 @@ def test_unknown_key_is_refused_with_the_nearest_known(content, place, suggestio
         ({"training": {"members": 2}}, "committee.members"),
         ({"source": "x.xyz"}, "data.source"),
         ({"data": {"key": "kind"}}, "data.split.key"),
+        ({"training": {"n_radial": 4}}, "model.network.n_radial"),
         ({"data": {"train_file": "x.xyz"}}, "train"),
     ],
 )
@@ -99,7 +101,10 @@ def test_all_mistakes_are_named_at_once():
         ({"model": {"order": 7}}, "model"),
         ({"model": {"channels": "16"}}, "model"),
         ({"model": {"cutoff": -1.0}}, "model"),
-        ({"model": {"method": "fortran"}}, "model"),
+        ({"model": {"method": "fortran"}}, "model: expected method to be one of"),
+        ({"model": {"backend": "fortran"}}, "model: expected backend to be one of"),
+        ({"model": {"network": {"hidden": 0}}}, "model: expected network.hidden"),
+        ({"model": {"network": 64}}, "model: expected network with options"),
     ],
 )
 def test_wrong_values_are_refused_with_their_place(content, place):

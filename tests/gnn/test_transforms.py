@@ -16,10 +16,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated
 KERNEL = mp.Erf(0.8)
 
 
-@pytest.fixture(params=["direct", "fmm", "torch"])
+@pytest.fixture(params=[{"method": "direct"}, {"method": "fmm"}, {"backend": "torch"}], ids=str)
 def field(request):
     def call(x, s, m, order=1):
-        return multipole_field(x, s, m, order, kernel=KERNEL, method=request.param, tolerance=1e-9)
+        return multipole_field(x, s, m, order, kernel=KERNEL, tolerance=1e-9, **request.param)
 
     return call
 

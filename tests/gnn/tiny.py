@@ -12,7 +12,8 @@ from gnn.training.config import Config, parse_config
 from gnn.training.loop import Trainer
 
 MODEL = {
-    "order": 1, "channels": 4, "features": 8, "hidden": 8, "edge_features": 8, "steps": 1,
+    "order": 1, "channels": 4, "features": 8, "steps": 1,
+    "network": {"hidden": 8, "edge_features": 8},
 }  # fmt: skip
 N_MM = 10
 
@@ -76,7 +77,7 @@ def tiny_config(output="unused", model=None, data=None, loss=None, **training) -
 
 def tiny_model(frames=None, seed=0, dtype=torch.float32, **options) -> AMP:
     torch.manual_seed(seed)
-    model = AMP(**(MODEL | options)).to(dtype)
+    model = AMP.from_config(MODEL | options).to(dtype)
     model.set_baseline(methanol() if frames is None else frames)
     return model
 

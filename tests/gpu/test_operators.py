@@ -12,6 +12,7 @@ import multipoles as mp
 from gnn import AMP, System
 from gnn.data import collate, prepare
 from gnn.operators import anisotropic_state, multipole_field, pair_invariants
+from gnn.options import LongRange
 
 pytestmark = pytest.mark.gpu
 BOUNDS = {torch.float32: 2e-4, torch.float64: 1e-11}
@@ -98,7 +99,7 @@ def systems(count, atoms=60, particles=3000):
 @pytest.mark.parametrize("dtype", BOUNDS)
 def test_energies_and_forces_of_the_model(count, dtype):
     torch.manual_seed(0)
-    model = AMP(long_range=True, field_method="direct").double()
+    model = AMP(long_range=LongRange(), method="direct").double()
     batch = collate([prepare(s, model.cutoff, torch.float64) for s in systems(count)])
     expected = model(batch, forces=True, mm_forces=True)
     there = model.to("cuda", dtype)
@@ -113,7 +114,7 @@ def test_energies_and_forces_of_the_model(count, dtype):
 
 def test_a_training_step_has_the_gradients_of_the_cpu():
     torch.manual_seed(0)
-    model = AMP(field_method="direct").double()
+    model = AMP(method="direct").double()
     batch = collate([prepare(s, model.cutoff, torch.float64) for s in systems(4, 20, 300)])
     found = []
     for device in ("cpu", "cuda"):
