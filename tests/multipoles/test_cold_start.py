@@ -101,9 +101,9 @@ def test_machine_code_expires_with_a_helper_in_another_file(tmp_path):
         return float(run.stdout)
 
     assert value() == 1.0
-    chains = package / "chains.py"
-    source = chains.read_text()
+    helper = package / "radial" / "inverse_power.py"
+    source = helper.read_text()
     changed = source.replace("r2 ** (-0.5 * p)", "2.0 * r2 ** (-0.5 * p)")
     assert changed != source
-    chains.write_text(changed)
+    helper.write_text(changed)
     assert value() == 2.0
