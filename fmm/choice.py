@@ -6,6 +6,7 @@ import numpy as np
 
 from fmm.cost import Work
 from fmm.error import accuracy
+from fmm.far.truncation import MAX_DEGREE
 
 # levels that may have degrees of their own
 _DEGREES = 4
@@ -47,7 +48,7 @@ def least_degrees(
     if np.count_nonzero(active) > _DEGREES:
         # the matrices of every degree pass by once: with few boxes on each level, one degree
         expected, costs = expected.sum(axis=1, keepdims=True), costs.sum(axis=0, keepdims=True)
-    found = accuracy.choose(expected, squares, costs) or (accuracy.MAX_DEGREE,)
+    found = accuracy.choose(expected, squares, costs) or (MAX_DEGREE,)
     if len(found) < n_levels:
         return tuple(found[0] if used else 0 for used in active)
     return found
@@ -60,7 +61,7 @@ def seconds(geometry: Any, work: Work, degrees: tuple[int, ...]) -> float:
     """
     harmonics = work.harmonics()
     matrices = _BUILD / _OFTEN * (max(degrees) + 1.0) ** 4 if any(degrees) else 0.0
-    full = min(max(degrees) + work.source_order + work.order, accuracy.MAX_DEGREE)
+    full = min(max(degrees) + work.source_order + work.order, MAX_DEGREE)
     return float(
         geometry.n_near_pairs * work.seconds_per_pair()
         + geometry.translations @ work.translations()[list(degrees)]

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from fmm.error import accuracy
-from fmm.far import expansions, harmonics, translations
+from fmm.far import expansions, harmonics, translations, truncation
 from fmm.near.field import near_field, pair_cost
+from fmm.tree.lists import shifts
 from multipoles.compiled.jit import processor, serial
 
 # looser tolerances let single precision do the far field, or everything for float32 points
@@ -145,12 +146,12 @@ def _time_harmonic() -> float:
 def _entries(source_order: int) -> np.ndarray:
     """Return the mean number of entries of multipole-to-local matrices at every degree."""
     # a shift of three boxes along an axis occurs for one of two places in the parent
-    far = (np.abs(accuracy.shifts()) == 3).sum(axis=1)
-    reach = np.abs(accuracy.shifts()).max(axis=1)
+    far = (np.abs(shifts()) == 3).sum(axis=1)
+    reach = np.abs(shifts()).max(axis=1)
     weights = np.where((reach > 1) & (reach <= 3), 0.5**far, 0.0)
     found = [0.0]
-    for degree in range(1, accuracy.MAX_DEGREE + 1):
-        used = accuracy.degrees(degree, source_order)
+    for degree in range(1, truncation.MAX_DEGREE + 1):
+        used = truncation.degrees(degree, source_order)
         found.append(np.average((used + 1.0) ** 4, weights=weights * (used > 0)))
     return np.array(found)
 
@@ -190,7 +191,7 @@ class Work(NamedTuple):
 
     def harmonics(self) -> np.ndarray:
         """Seconds per point to form and evaluate expansions of every degree."""
-        size = (np.arange(accuracy.MAX_DEGREE + 1.0) + 1) ** 2
+        size = (np.arange(truncation.MAX_DEGREE + 1.0) + 1) ** 2
         return 2 * self.machine().harmonic * self.channels * size
 
     def seconds_per_leaf(self) -> float:
@@ -229,7 +230,7 @@ def expected_work(
     # a damped kernel ends to grow at about a third of its reach: then derivatives ask for more
     closest = min(max(closest, 0.3 * reach * crowd ** (-1 / 3)), 0.5)
     derivatives = range(order + 1 if damped else 1)
-    for degree in range(1, accuracy.MAX_DEGREE):
+    for degree in range(1, truncation.MAX_DEGREE):
         worst = max(_expected_error(degree, rank, k, closest) for k in derivatives)
         if worst <= accuracy.share(rank + order) * tolerance:
             break
@@ -238,11 +239,11 @@ def expected_work(
 
 def _expected_error(degree: int, rank: int, derivative: int, closest: float) -> float:
     """Return the relative error of a derivative's far field, points no closer than `closest`."""
-    used = accuracy.degrees(degree, rank)
-    widest = np.abs(accuracy.shifts()).max(axis=1)
+    used = truncation.degrees(degree, rank)
+    widest = np.abs(shifts()).max(axis=1)
     inner = (used > 0) & (widest > 1) & (widest <= 3)
     power = rank + derivative
-    errors = accuracy.errors(power)[np.flatnonzero(inner), used[inner]]
+    errors = truncation.errors(power)[np.flatnonzero(inner), used[inner]]
     errors = errors * 0.55**rank * 0.85**derivative
     # the mean square of 1/r^(power + 1)
     share = 1 / 15 if power == 0 else (2 * power - 1) * closest ** (2 * power - 1) / (4 * np.pi)
@@ -261,6 +262,6 @@ def seconds_per_point(
 ) -> float:
     """Return the cost per point of leaves of some occupancy, points filling `dimension`."""
     near = 3.0**dimension * occupancy * crowding * work.seconds_per_pair()
-    shifts = (6.0**dimension - 3.0**dimension) / (1 - 2.0**-dimension)
-    far = shifts * work.seconds_per_translation() + work.seconds_per_leaf()
+    n_translations = (6.0**dimension - 3.0**dimension) / (1 - 2.0**-dimension)
+    far = n_translations * work.seconds_per_translation() + work.seconds_per_leaf()
     return near + far / occupancy

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fmm.tree.geometry import Batches
 from multipoles import checks
 from multipoles.interactions import field_arrays
 from multipoles.neighbours import PairList
@@ -38,7 +39,7 @@ class Exclusions:
         pair_scale: Any,
         targets: np.ndarray,
         sources: np.ndarray,
-        batches: tuple[np.ndarray, np.ndarray] | tuple[None, None] = (None, None),
+        batches: Batches = (None, None),
     ) -> "Exclusions | None":
         """Return what a caller's list means for points, or None if it changes nothing.
 
@@ -74,8 +75,9 @@ class Exclusions:
                     "sources"
                 )
         kept = factors != 1
-        if batches[0] is not None:
-            kept &= batches[0][pairs[:, 0]] == batches[1][pairs[:, 1]]
+        x_batch, s_batch = batches
+        if x_batch is not None and s_batch is not None:
+            kept &= x_batch[pairs[:, 0]] == s_batch[pairs[:, 1]]
         if not kept.any():
             return None
         pairs = np.ascontiguousarray(pairs[kept])

@@ -10,6 +10,8 @@ import numpy as np
 from fmm.error.verdict import Verdict
 from fmm.tree.geometry import Geometry
 
+PERMUTATION = "permutation"
+"""Moments put into the order of the tree, and fields back into that of the targets."""
 STEPS = (
     "near field",
     "form multipoles",
@@ -20,7 +22,7 @@ STEPS = (
     "evaluate locals",
     "multipole to particle",
     "sample",
-    "order",
+    PERMUTATION,
 )
 
 

@@ -32,7 +32,7 @@ from multipoles.cuda.sorting import THREADS as BLOCK
 from multipoles.cuda.sorting import blocks_for, count_up, marked, taken
 
 
-class FarField:
+class DeviceFarField:
     """Expansions for one pair of orders on one tree on the device.
 
     Parameters

@@ -41,7 +41,6 @@ def near_field(
     ranges: Any,
     out: Any,
     kernel: Kernel = _COULOMB,
-    reach: float = 0.0,
 ) -> None:
     """Write the field of all near sources at the targets of leaves; see `fmm.near.field`.
 
@@ -64,8 +63,6 @@ def near_field(
         Overwritten at the targets of all leaves.
     kernel : Kernel
         Radial kernel.
-    reach : float
-        Distance from which on it may be taken for 1/r; not used: all pairs take the kernel.
     """
     n_leaves, channels = leaf_targets.shape[0], moments.shape[1]
     if out.size == 0 or n_leaves == 0:

@@ -18,7 +18,7 @@ from fmm.cuda.near import near_field
 from fmm.cuda.rows import copy, picked
 from fmm.error import sampling
 from fmm.error.drawing import Drawn, draw
-from fmm.error.indicators import Held, Where
+from fmm.error.indicators import HostStrengths, Where
 from fmm.error.sampling import Probe, senders_of
 from fmm.far import harmonics
 from multipoles import indexing
@@ -39,7 +39,7 @@ _WIDE = np.dtype(np.float64)
 _FEW, _UNEVEN = 10_000, 0.02
 
 
-class DeviceHeld:
+class DeviceStrengths:
     """What all sources together hold of one set of moments.
 
     Parameters
@@ -73,9 +73,9 @@ class DeviceHeld:
         n, acts = moments.shape[0], np.repeat(self.mean > 0, 2 * np.arange(source_order + 1) + 1)
         with np.errstate(invalid="ignore"):  # of moments that are not finite
             self.spread = float(n * np.min(squares[acts] ** 2 / fourths[acts], initial=1.0))
-        self._boxes: Held | None = None
+        self._boxes: HostStrengths | None = None
         if np.isfinite(self.mean).all() and (n < _FEW or self.spread < _UNEVEN * n):
-            self._boxes = Held(space.download(harmonic), source_order)
+            self._boxes = HostStrengths(space.download(harmonic), source_order)
 
     def where(self, geometry: DeviceGeometry, degrees: tuple[int, ...], norms: np.ndarray) -> Where:
         """Return where errors are expected; no leaves if nowhere more than elsewhere."""
@@ -181,7 +181,7 @@ class DeviceProbe(Probe):
         near_field(
             space, here, sources, moments, self._order, space.upload(leaves),
             space.upload(np.arange(len(leaves) + 1)), space.upload(ranges), out,
-            kernel=self._kernel, reach=self._reach,
+            kernel=self._kernel,
         )  # fmt: skip
         exact = np.zeros((len(places), *out.shape[1:]))
         np.add.at(exact, rows, space.download(out))

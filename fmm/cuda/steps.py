@@ -1,24 +1,24 @@
-"""What a plan asks for, step by step, on the GPU: the steps of `fmm.steps_cpu`.
+"""The steps of a plan on the GPU, see `fmm.steps`.
 
 The host waits for the device when it lays out a plan and when it chooses degrees, which is done
 once for each pair of orders; later evaluations only launch.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from fmm.cost import Work
-from fmm.cuda.curve import corners, gather
-from fmm.cuda.driver import FarField
-from fmm.cuda.geometry import DeviceGeometry, arrange
+from fmm.cuda.curve import corners, gather, occupancy, sort_points
+from fmm.cuda.driver import DeviceFarField
+from fmm.cuda.geometry import DeviceGeometry, along_curve
 from fmm.cuda.near import near_field
 from fmm.cuda.rows import copy, move, multiply
-from fmm.cuda.sampling import DeviceHeld, DeviceProbe
+from fmm.cuda.sampling import DeviceProbe, DeviceStrengths
 from fmm.cuda.scaling import DeviceUnits, scaled
 from fmm.far import harmonics
-from fmm.steps_cpu import HostSteps
+from fmm.scaling import typical_extent
+from fmm.steps import FarField
+from fmm.tree.curve import SortedPoints
 from fmm.tree.geometry import Batches
 from multipoles import checks, indexing
 from multipoles.cuda import interactions as given
@@ -39,6 +39,7 @@ class DeviceSteps:
     """
 
     device = True
+    probe = DeviceProbe
 
     def __init__(self, array: Any) -> None:
         self.space: Space = space_of(array)
@@ -79,24 +80,30 @@ class DeviceSteps:
         """Return whose times decide about leaves."""
         return f"cuda {np.dtype(dtype).name}"
 
-    def extent(self, points: Any) -> np.ndarray:
-        """Return how far points extend along each axis."""
-        low, high = corners(self.space, points)
-        return np.maximum(high - low, 0.0)
+    def sort(
+        self, targets: Any, sources: Any, batches: Batches, root_grid: int = 1
+    ) -> SortedPoints:
+        """Return points along the Morton curve, see `fmm.cuda.curve.sort_points`."""
+        return sort_points(self.space, targets, sources, *batches, root_grid=root_grid)
 
-    def arrange(
+    def occupancy(self, points: SortedPoints) -> tuple[np.ndarray, np.ndarray]:
+        """Return boxes and crowding of each level, on the host; waits for them."""
+        return occupancy(self.space, points)
+
+    def geometry(
         self,
+        points: SortedPoints,
         targets: Any,
         sources: Any,
-        batches: Batches,
-        work: Work,
-        leaf_size: int | None,
+        leaf_size: int,
+        least: int,
         smallest: float,
     ) -> DeviceGeometry:
-        """Return points, tree and lists, see `fmm.tree.geometry.arrange`."""
-        return arrange(self.space, targets, sources, batches, work, leaf_size, smallest)
+        """Return points, tree and lists, see `DeviceGeometry`."""
+        ordered = along_curve(self.space, points, targets, sources)
+        return DeviceGeometry(self.space, points, *ordered, leaf_size, least, smallest)
 
-    def order(self, geometry: DeviceGeometry, moments: Any, dtype: np.dtype) -> Any:
+    def to_tree(self, geometry: DeviceGeometry, moments: Any, dtype: np.dtype) -> Any:
         """Return moments in the order of the tree."""
         out = self.space.empty(moments.shape, dtype)
         move(self.space, geometry.tree.source_order, moments, out, scattered=False)
@@ -105,24 +112,12 @@ class DeviceSteps:
     def near(
         self, geometry: DeviceGeometry, moments: Any, order: int, kernel: Kernel, reach: float
     ) -> Any:
-        """Return the near field, in the order of the tree."""
+        """Return the near field; all pairs take the kernel, whatever `reach`."""
         targets, sources = geometry.points(np.dtype(moments.dtype))
         shape = targets.shape[0], moments.shape[1], indexing.n_components(order)
         out = self.space.empty(shape, moments.dtype)
-        near_field(
-            self.space, targets, sources, moments, order, *geometry.near, out, kernel=kernel,
-            reach=reach,
-        )  # fmt: skip
+        near_field(self.space, targets, sources, moments, order, *geometry.near, out, kernel=kernel)
         return out
-
-    def probe(self, *args: Any) -> "DeviceProbe":
-        """Return the field at sampled targets; arguments are those of `Probe`."""
-        return DeviceProbe(*args)
-
-    def held(self, geometry, moments: Any, harmonic: Any, source_order: int) -> "DeviceHeld":
-        """Return what the moments are of each order; waits for it."""
-        wide = harmonic.of(np.dtype(np.float64))
-        return DeviceHeld(self.space, moments, wide, source_order)
 
     def harmonic(self, moments: Any, source_order: int) -> "_Harmonic":
         """Return moments by harmonics, as the far field takes them."""
@@ -135,9 +130,9 @@ class DeviceSteps:
         source_order: int,
         order: int,
         dtype: np.dtype,
-    ) -> Callable[[Any, dict[str, float]], Any]:
-        """Return what computes the far field of harmonic moments."""
-        far = FarField(geometry, degrees, source_order, order, dtype, self.space)
+    ) -> FarField:
+        """Return what computes the far field of harmonic moments; no times are known."""
+        far = DeviceFarField(geometry, degrees, source_order, order, dtype, self.space)
 
         def run(moments: "_Harmonic", seconds: dict[str, float]) -> Any:
             return far(moments.of(np.dtype(dtype)))
@@ -161,7 +156,7 @@ class DeviceSteps:
         n = points.shape[0]
         places = self.space.upload(np.arange(0, n, 1 + n // 1000))
         some = self.space.download(gather(self.space, points, places))
-        return HostSteps().typical_extent(some)
+        return typical_extent(some)
 
     def scaled(self, values: Any, exponents: Any) -> Any:
         """Return values times powers of two, one for all or one for each column."""
@@ -171,11 +166,20 @@ class DeviceSteps:
         """Return units of moments, where lengths are counted in two to a power."""
         return DeviceUnits(self.space, moments, source_order, length)
 
-    def unorder(self, geometry: DeviceGeometry, out: Any, dtype: np.dtype) -> Any:
+    def from_tree(self, geometry: DeviceGeometry, field: Any, dtype: np.dtype) -> Any:
         """Return a field in the order in which targets were given."""
-        result = self.space.empty(out.shape, dtype)
-        move(self.space, geometry.tree.target_order, out, result, scattered=True)
+        result = self.space.empty(field.shape, dtype)
+        move(self.space, geometry.tree.target_order, field, result, scattered=True)
         return result
+
+    def strengths(self, moments: Any, harmonic: "_Harmonic", source_order: int) -> DeviceStrengths:
+        """Return how strong moments are; waits for it."""
+        wide = harmonic.of(np.dtype(np.float64))
+        return DeviceStrengths(self.space, moments, wide, source_order)
+
+    def acts(self, moments: Any, harmonic: "_Harmonic", source_order: int) -> bool:
+        """Return whether moments have a field under 1/r; waits for it."""
+        return bool(self.strengths(moments, harmonic, source_order).mean.any())
 
     def give(self, out: Any, had_channels: bool) -> Any:
         """Return a field as the caller gets it."""

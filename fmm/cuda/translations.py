@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from fmm.cuda.expansions import THREADS
-from fmm.error import accuracy
 from fmm.far import harmonics, translations
 from fmm.tree.curve import upper
+from fmm.tree.lists import shifts
 from multipoles.compiled.cuda_access import WIDEST, loader, storer, zeros
 from multipoles.compiled.cuda_kernels import REAL, SIMULATED, Device, WrittenOut, cuda, kernels
 from multipoles.cuda.device import Space
@@ -65,23 +65,23 @@ def transfer_operators(space: Space, degree: int, dtype: np.dtype) -> tuple[Any,
     Matrices of shifts with components >= 0 alone, each column after column, columns of zeros up
     to a multiple of `_COLUMNS`; others are theirs between reflected boxes.
     """
-    reach = int(np.abs(accuracy.shifts()).max())
+    reach = int(np.abs(shifts()).max())
     span = range(reach + 1)
-    shifts = [shift for shift in itertools.product(span, span, span) if max(shift) > 1]
+    reflected = [shift for shift in itertools.product(span, span, span) if max(shift) > 1]
 
     def codes() -> np.ndarray:
         rows = []
-        for code, shift in enumerate(accuracy.shifts().tolist()):
+        for code, shift in enumerate(shifts().tolist()):
             if max(map(abs, shift)) > 1:
                 octant = 4 * (shift[0] < 0) + 2 * (shift[1] < 0) + (shift[2] < 0)
-                rows.append((code, shifts.index(tuple(map(abs, shift))), octant))
+                rows.append((code, reflected.index(tuple(map(abs, shift))), octant))
         # codes of one matrix follow each other: it is read from memory once
         return np.array(sorted(rows, key=lambda row: row[1:]), np.int32)
 
     def matrices() -> np.ndarray:
         n = harmonics.n_harmonics(degree)
-        out = np.zeros((len(shifts), -(-n // _COLUMNS) * _COLUMNS, n), dtype)
-        for i, shift in enumerate(shifts):
+        out = np.zeros((len(reflected), -(-n // _COLUMNS) * _COLUMNS, n), dtype)
+        for i, shift in enumerate(reflected):
             out[i, :n] = translations.transfer_matrix(shift, degree).T
         return out.reshape(-1)
 

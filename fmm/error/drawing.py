@@ -5,8 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fmm.error import indicators
-from fmm.error.indicators import Where
-from fmm.tree.geometry import Geometry
+from fmm.error.indicators import Boxed, Where
 from multipoles.compiled.jit import bare, bare_inline
 
 _INVERSE_SQUARE = 1.0 / indicators.TYPICAL**2
@@ -25,13 +24,13 @@ class Drawn(NamedTuple):
 
 
 def draw(
-    geometry: Geometry, where: Where | None, first: int, last: int, size: int, seed: int
+    geometry: Boxed, where: Where | None, first: int, last: int, size: int, seed: int
 ) -> Drawn:
     """Return some of the targets first ... last - 1; all, if they are few.
 
     Parameters
     ----------
-    geometry : Geometry
+    geometry : Boxed
         Points and tree.
     where : Where or None
         Where errors are expected: half of the targets are drawn by it.
@@ -65,7 +64,7 @@ def _evenly(first: int, n: int, size: int, rng: np.random.Generator) -> np.ndarr
 
 
 def _by_indicator(
-    geometry: Geometry,
+    geometry: Boxed,
     where: Where,
     first: int,
     last: int,

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fmm.error import accuracy
-from fmm.far import expansions, harmonics, translations
+from fmm.far import expansions, harmonics, translations, truncation
 from fmm.tree.build import Tree
 from fmm.tree.geometry import Geometry
+from fmm.tree.lists import shifts
 from multipoles.compiled.jit import bare, bare_inline, run_chunks
 from multipoles.direct_cpu import aligned
 
@@ -24,7 +24,7 @@ _CACHE = 12e6
 _NO_TERMS = harmonics.Terms(*(np.empty(0, np.int32),) * 3, np.empty(0))
 
 
-class FarField:
+class HostFarField:
     """Expansions for one pair of orders on one tree.
 
     Parameters
@@ -243,7 +243,7 @@ class FarField:
     def _widest(self) -> int:
         """Largest component of the shifts that occur."""
         used = np.diff(self.lists.m2l_starts) > 0
-        return int(np.abs(accuracy.shifts()[used]).max(initial=2))
+        return int(np.abs(shifts()[used]).max(initial=2))
 
 
 def _rows(receivers: np.ndarray) -> np.ndarray:
@@ -280,16 +280,16 @@ def transfer_operators(
     degree: int, source_order: int, dtype: np.dtype, widest: int
 ) -> TransferOperators:
     """Return the operators of shifts up to `widest`, each of the degree its distance asks for."""
-    degrees = accuracy.degrees(degree, source_order)
+    degrees = truncation.degrees(degree, source_order)
     span = range(widest + 1)
-    shifts = [shift for shift in itertools.product(span, span, span) if max(shift) > 1]
-    codes = {s: np.flatnonzero((np.abs(accuracy.shifts()) == s).all(axis=1)) for s in shifts}
+    reflected = [shift for shift in itertools.product(span, span, span) if max(shift) > 1]
+    codes = {s: np.flatnonzero((np.abs(shifts()) == s).all(axis=1)) for s in reflected}
     rows, parts, size = [], [], 0
     # by degree: shifts of one degree share the terms of their matrices
-    for shift in sorted(shifts, key=lambda s: int(degrees[codes[s][0]])):
+    for shift in sorted(reflected, key=lambda s: int(degrees[codes[s][0]])):
         operator = translations.transfer(shift, int(degrees[codes[shift][0]]), dtype)
         for code in codes[shift]:
-            octant = int((accuracy.shifts()[code] < 0) @ (4, 2, 1))
+            octant = int((shifts()[code] < 0) @ (4, 2, 1))
             rows.append((code, size, size + len(operator.tiles), operator.n_columns, octant))
         parts.append(operator.tiles)
         size += len(operator.tiles)

@@ -81,7 +81,7 @@ def sort_points(
     Parameters
     ----------
     targets, sources : ndarray, shape (n, 3)
-        float64, contiguous; the same object if they are the same points.
+        float32 or float64; the same object if they are the same points.
     target_batch, source_batch : ndarray of int64, optional
         Sorted system index of each point; indices may have gaps.
     root_grid : int
@@ -95,9 +95,9 @@ def sort_points(
     target_system, source_system, n_systems = _systems(target_batch, source_batch)
     # points of one place may still be of different systems
     same = targets is sources and np.array_equal(target_system, source_system)
-    kinds = [(sources, source_system)]
+    kinds = [(np.ascontiguousarray(sources, np.float64), source_system)]
     if not same:
-        kinds.append((targets, target_system))
+        kinds.append((np.ascontiguousarray(targets, np.float64), target_system))
     low, high = np.full((n_systems, 3), np.inf), np.full((n_systems, 3), -np.inf)
     for kind in kinds:
         bounds(*kind, low, high)

@@ -9,6 +9,7 @@ The loops run twice: first with empty arrays to count, then to write.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -25,8 +26,16 @@ STACK = 8 * MAX_LEVELS
 """Boxes that a leaf may have to look into at once."""
 
 STRIDES = np.array([(2 * REACH + 1) ** 2, 2 * REACH + 1, 1], np.int64)
-_ZERO_SHIFT = REACH * int(STRIDES.sum())
+POINTS = REACH * int(STRIDES.sum())
+"""Code of no shift. No pair of boxes has it: it stands for single points that meet an expansion."""
 _ADJACENT = (np.abs(np.indices((2 * REACH + 1,) * 3) - REACH).max(axis=0) <= 1).ravel()
+
+
+@lru_cache
+def shifts() -> np.ndarray:
+    """Return target minus source anchor of every code, int, shape (N_CODES, 3)."""
+    axes = np.arange(-REACH, REACH + 1)
+    return np.stack(np.meshgrid(axes, axes, axes, indexing="ij"), -1).reshape(-1, 3)
 
 
 @dataclass(frozen=True)
@@ -175,7 +184,7 @@ def transfers_of(boxes, box, colleagues, places, stride, targets, sources, codes
 def _sort_out(boxes, box, first, last, found, colleagues, into):
     """Take boxes first ... last of one size as colleagues or pairs; return the colleagues found."""
     places, stride, targets, sources, codes = into
-    here, receives = boxes.place[box] + _ZERO_SHIFT, boxes.receives[box]
+    here, receives = boxes.place[box] + POINTS, boxes.receives[box]
     for other in range(first, last):
         code = here - boxes.place[other]
         if _ADJACENT[code]:

@@ -10,16 +10,18 @@ import fmm
 import multipoles as mp
 from fmm import choice
 from fmm.cost import expected_work
+from fmm.leaves import arrange, cheaper
 from fmm.near.field import near_field
+from fmm.steps_cpu import HostSteps
 from fmm.tree.curve import sort_points
-from fmm.tree.geometry import MOST_TARGETS, TILE, Geometry, arrange, cheaper
+from fmm.tree.geometry import MOST_TARGETS, TILE, Geometry
 
 NO_BATCHES = None, None
 _work = partial(expected_work, tolerance=1e-6, source_order=0, order=1, channels=1)
 
 
 def _arranged(targets, sources, leaf_size=None, batches=NO_BATCHES) -> Geometry:
-    return arrange(targets, sources, batches, _work(len(sources)), leaf_size)
+    return arrange(HostSteps(), targets, sources, batches, _work(len(sources)), leaf_size)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e7])
