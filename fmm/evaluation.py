@@ -162,7 +162,7 @@ class Evaluation:
         """Return what scaled pairs change, in the order of the tree; None without any."""
         if self._correction is None:
             return None
-        return self._correction[geometry.tree.target_order]
+        return self._correction[geometry.tree.target_permutation]
 
     def _probe(
         self, setting: Setting, moments: Array, near: Array, strengths: Strengths | None

@@ -101,7 +101,7 @@ class HostSteps:
 
     def to_tree(self, geometry: Geometry, moments: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """Return moments in the order of the tree."""
-        return moments[geometry.tree.source_order].astype(dtype, copy=False)
+        return moments[geometry.tree.source_permutation].astype(dtype, copy=False)
 
     def near(
         self, geometry: Geometry, moments: Any, order: int, kernel: Kernel, reach: float
@@ -140,7 +140,7 @@ class HostSteps:
     def from_tree(self, geometry: Geometry, field: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """Return a field in the order in which targets were given."""
         result = np.empty(field.shape, dtype)
-        result[geometry.tree.target_order] = field
+        result[geometry.tree.target_permutation] = field
         return result
 
     def strengths(

@@ -228,10 +228,10 @@ def _finish(space: Space, points: SortedPoints, levels: list, level_starts: np.n
             space, _spread(), level.shape[0], *level, int(level_starts[number]), number, edges,
             parent, first_child, n_children, targets, sources, anchor, system, centre, edge,
         )  # fmt: skip
+    same = points.target_keys is points.source_keys
     return Tree(
-        points.target_order, points.source_order, level_starts, anchor, parent, first_child,
-        n_children, system, targets, targets if points.target_keys is points.source_keys else
-        sources, centre, edge,
+        points.target_permutation, points.source_permutation, level_starts, anchor, parent,
+        first_child, n_children, system, targets, targets if same else sources, centre, edge,
     )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ def sort_points(
     source_batch: Any = None,
     root_grid: int = 1,
 ) -> SortedPoints:
-    """Return the points along a Morton curve, see `fmm.tree`; orders and keys lie on the device.
+    """Return the points along a Morton curve, see `fmm.tree.curve`; all of them lie on the device.
 
     Parameters
     ----------
@@ -85,39 +85,46 @@ def sort_points(
             for (x, _, _), first, keys in zip(kinds, starts, unsorted, strict=True)
         ]
     else:
-        kept = [(order, keys.reshape(1, keys.shape[0])) for order, keys in found]
-    (source_order, source_keys), (target_order, target_keys) = kept[0], kept[-1]
+        kept = [(permutation, keys.reshape(1, keys.shape[0])) for permutation, keys in found]
+    (source_permutation, source_keys), (target_permutation, target_keys) = kept[0], kept[-1]
     return SortedPoints(
-        target_order, source_order, target_keys, source_keys, bits, root_grid, origin, edge
+        target_permutation,
+        source_permutation,
+        target_keys,
+        source_keys,
+        bits,
+        root_grid,
+        origin,
+        edge,
     )
 
 
-def _is_crowded(space: Space, points: Any, order: Any, keys: Any) -> bool:
+def _is_crowded(space: Space, points: Any, permutation: Any, keys: Any) -> bool:
     """Return whether many points share a key and are not all the same; waits for it."""
     found = space.upload(np.zeros(1, np.int64))
-    launch(space, _look_for_crowds(), max(points.shape[0] - 1, 0), points, order, keys, found)
+    launch(space, _look_for_crowds(), max(points.shape[0] - 1, 0), points, permutation, keys, found)
     return bool(space.download(found)[0])
 
 
 def _sorted_deeply(
     space: Space, points: Any, starts: Any, inverse: Any, keys: Any, width: int
 ) -> tuple[Any, Any]:
-    """Return the order of points by all words, of which `keys` is the first, and these in it."""
+    """Return the permutation by all words, of which `keys` is the first, and these permuted."""
     n = points.shape[0]
     words = space.empty((1 + N_DEEP, n), np.int64)
-    order = None
+    permutation = None
     for word in range(N_DEEP, -1, -1):
         values = keys
         if word > 0:
             values = space.empty((n,), np.int64)
             launch(space, _encode_deep(), n, points, starts, inverse, word, values)
         launch(space, copying(), n, values, words[word])
-        sent = values if order is None else taken(space, values, order)
+        sent = values if permutation is None else taken(space, values, permutation)
         after, _ = argsort(space, sent, 3 * WORD if word > 0 else width)
-        order = after if order is None else taken(space, order, after)
+        permutation = after if permutation is None else taken(space, permutation, after)
     for word in range(1 + N_DEEP):
-        launch(space, copying(), n, taken(space, words[word], order), words[word])
-    return order, words
+        launch(space, copying(), n, taken(space, words[word], permutation), words[word])
+    return permutation, words
 
 
 def _names(space: Space, batch: Any, label: str) -> np.ndarray:
@@ -237,13 +244,13 @@ def _encode_deep():
 
 @kernels
 def _look_for_crowds():
-    def loop(points, order, keys, found):
+    def loop(points, permutation, keys, found):
         """Look at a point and the next: whether they differ and share a key with many others."""
         i = cuda.grid(1)
         n = keys.shape[0]
         if i >= n - 1 or keys[i] != keys[i + 1]:
             return
-        a, b = order[i], order[i + 1]
+        a, b = permutation[i], permutation[i + 1]
         differ = False
         for axis in range(3):
             differ = differ or points[a, axis] != points[b, axis]
@@ -265,38 +272,38 @@ def copying():
     return loop
 
 
-def gather(space: Space, points: Any, order: Any, dtype: Any = np.float64) -> Any:
-    """Return points in an order."""
-    out = space.empty((order.shape[0], 3), dtype)
-    launch(space, _gather(), order.shape[0], points, order, out)
+def gather(space: Space, points: Any, permutation: Any, dtype: Any = np.float64) -> Any:
+    """Return ``points[permutation]``."""
+    out = space.empty((permutation.shape[0], 3), dtype)
+    launch(space, _gather(), permutation.shape[0], points, permutation, out)
     return out
 
 
-def scatter(space: Space, points: Any, order: Any) -> Any:
-    """Return points that lie in an order as they were before."""
-    out = space.empty((order.shape[0], 3), np.float64)
-    launch(space, _scatter(), order.shape[0], points, order, out)
+def scatter(space: Space, points: Any, permutation: Any) -> Any:
+    """Return the array of which `gather` would make these points."""
+    out = space.empty((permutation.shape[0], 3), np.float64)
+    launch(space, _scatter(), permutation.shape[0], points, permutation, out)
     return out
 
 
 @kernels
 def _gather():
-    def loop(points, order, out):
+    def loop(points, permutation, out):
         i = cuda.grid(1)
-        if i < order.shape[0]:
+        if i < permutation.shape[0]:
             for axis in range(3):
-                out[i, axis] = points[order[i], axis]
+                out[i, axis] = points[permutation[i], axis]
 
     return loop
 
 
 @kernels
 def _scatter():
-    def loop(points, order, out):
+    def loop(points, permutation, out):
         i = cuda.grid(1)
-        if i < order.shape[0]:
+        if i < permutation.shape[0]:
             for axis in range(3):
-                out[order[i], axis] = points[i, axis]
+                out[permutation[i], axis] = points[i, axis]
 
     return loop
 

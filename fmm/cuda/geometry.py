@@ -99,10 +99,10 @@ class DeviceGeometry(Geometry):
 
     def unsorted(self) -> tuple[Any, Any]:
         """Return targets and sources, float64, in the order in which they were given."""
-        sources = scatter(self.space, self.sources, self.tree.source_order)
+        sources = scatter(self.space, self.sources, self.tree.source_permutation)
         if self.targets is self.sources:
             return sources, sources
-        return scatter(self.space, self.targets, self.tree.target_order), sources
+        return scatter(self.space, self.targets, self.tree.target_permutation), sources
 
     @cached_property
     def lists(self) -> DeviceLists:
@@ -217,9 +217,9 @@ class DeviceGeometry(Geometry):
 
 def along_curve(space: Space, points: SortedPoints, targets: Any, sources: Any) -> tuple[Any, Any]:
     """Return sources and targets along the curve, float64."""
-    ordered = gather(space, sources, points.source_order)
-    same = points.target_order is points.source_order
-    return ordered, ordered if same else gather(space, targets, points.target_order)
+    ordered = gather(space, sources, points.source_permutation)
+    same = points.target_permutation is points.source_permutation
+    return ordered, ordered if same else gather(space, targets, points.target_permutation)
 
 
 @kernels

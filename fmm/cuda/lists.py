@@ -128,9 +128,9 @@ def _transfers(space: Space, tree: Tree, boxes: tuple, colleagues: Any) -> tuple
     launch(
         space, _transfer(), n, *boxes, 0, n, colleagues, places, counts, targets, sources, codes
     )  # fmt: skip
-    order, codes = argsort(space, codes, _CODE_BITS)
+    permutation, codes = argsort(space, codes, _CODE_BITS)
     starts = row_starts(space, codes, N_CODES)
-    return taken(space, targets, order), taken(space, sources, order), codes, starts
+    return taken(space, targets, permutation), taken(space, sources, permutation), codes, starts
 
 
 def check_pairs(n_pairs: int) -> None:
@@ -182,10 +182,10 @@ def _neighbours(space: Space, boxes: tuple, colleagues: Any, least: tuple[int, i
     n_pairs = total(space, places)
     found, rows = space.empty((n_pairs,), np.int32), space.empty((n_pairs,), np.int64)
     launch(space, _meet(), n, *boxes, colleagues, *least, places, counts, found, rows)
-    order, rows = argsort(space, rows, (3 * n).bit_length())
+    permutation, rows = argsort(space, rows, (3 * n).bit_length())
     starts, targets = row_starts(space, rows, 3 * n), space.empty((n_pairs,), np.int32)
     launch(space, _name_targets(), n_pairs, rows, n, targets)
-    return starts, taken(space, found, order), targets
+    return starts, taken(space, found, permutation), targets
 
 
 @kernels

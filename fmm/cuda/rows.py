@@ -1,4 +1,4 @@
-"""Rows of arrays (n, channels, k) on the GPU: copied, put in another order, multiplied."""
+"""Rows of arrays (n, channels, k) on the GPU: copied, permuted, multiplied."""
 
 from typing import Any
 
@@ -21,13 +21,14 @@ def copy(space: Space, values: Any, out: Any) -> None:
     )  # fmt: skip
 
 
-def move(space: Space, order: Any, values: Any, out: Any, scattered: bool) -> None:
-    """Copy rows in an order, or back; the type of numbers may change."""
+def move(space: Space, permutation: Any, values: Any, out: Any, scattered: bool) -> None:
+    """Copy ``values[permutation]``, or rows back by it; the type of numbers may change."""
     wide = np.result_type(values.dtype, out.dtype)
     width = values.shape[1] * values.shape[2]
+    blocks = blocks_for(permutation.shape[0] * width, THREADS)
     _move(int(scattered))(
-        space.stream, wide, blocks_for(order.shape[0] * width, THREADS), THREADS, order, width,
-        values.reshape(-1), out.reshape(-1),
+        space.stream, wide, blocks, THREADS, permutation, width, values.reshape(-1),
+        out.reshape(-1),
     )  # fmt: skip
 
 
@@ -59,11 +60,11 @@ def multiply(
 
 @kernels
 def _move(scattered):
-    def loop(order, width, values, out):
+    def loop(permutation, width, values, out):
         i = cuda.grid(1)
-        if i < order.shape[0] * width:
+        if i < permutation.shape[0] * width:
             row, column = i // width, i % width
-            there = order[row] * width + column
+            there = permutation[row] * width + column
             if scattered:
                 out[there] = values[i]
             else:

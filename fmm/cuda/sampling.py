@@ -157,8 +157,8 @@ class DeviceProbe(Probe):
             space, _measure(), n, targets, geometry.leaf_targets,
             _by_start(space, geometry.leaf_targets), leaves, tree.centre, tree.edge, keys,
         )  # fmt: skip
-        order, _ = argsort(space, keys, _BITS)
-        return space.download(order[max(n - size, 0) :])
+        permutation, _ = argsort(space, keys, _BITS)
+        return space.download(permutation[max(n - size, 0) :])
 
     def _wide(self) -> Any:
         """Return the moments in float64."""
@@ -213,7 +213,7 @@ def _shared(counts: np.ndarray, senders: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _by_start(space: Space, leaves: Any) -> Any:
-    """Return the order in which leaves start."""
+    """Return the permutation that sorts leaves by where they start."""
     starts = space.empty((leaves.shape[0],), np.int64)
     launch(space, _first_column(), leaves.shape[0], leaves, starts)
     return argsort(space, starts)[0]
@@ -290,19 +290,19 @@ def _first_column():
 
 @kernels
 def _measure():
-    def loop(targets, ranges, order, leaves, centre, edge, keys):
+    def loop(targets, ranges, permutation, leaves, centre, edge, keys):
         """Write the squared distance of every target from the middle of its leaf, as integers."""
         i = cuda.grid(1)
         if i >= keys.shape[0]:
             return
-        first, last = 0, order.shape[0]
+        first, last = 0, permutation.shape[0]
         while first < last:
             middle = (first + last) // 2
-            if ranges[order[middle], 0] <= i:
+            if ranges[permutation[middle], 0] <= i:
                 first = middle + 1
             else:
                 last = middle
-        box = leaves[order[first - 1]]
+        box = leaves[permutation[first - 1]]
         square = 0.0
         for axis in range(3):
             x = (targets[i, axis] - centre[box, axis]) / edge[box]

@@ -106,7 +106,7 @@ class DeviceSteps:
     def to_tree(self, geometry: DeviceGeometry, moments: Any, dtype: np.dtype) -> Any:
         """Return moments in the order of the tree."""
         out = self.space.empty(moments.shape, dtype)
-        move(self.space, geometry.tree.source_order, moments, out, scattered=False)
+        move(self.space, geometry.tree.source_permutation, moments, out, scattered=False)
         return out
 
     def near(
@@ -169,7 +169,7 @@ class DeviceSteps:
     def from_tree(self, geometry: DeviceGeometry, field: Any, dtype: np.dtype) -> Any:
         """Return a field in the order in which targets were given."""
         result = self.space.empty(field.shape, dtype)
-        move(self.space, geometry.tree.target_order, field, result, scattered=True)
+        move(self.space, geometry.tree.target_permutation, field, result, scattered=True)
         return result
 
     def strengths(self, moments: Any, harmonic: "_Harmonic", source_order: int) -> DeviceStrengths:

@@ -26,8 +26,8 @@ class Tree:
 
     Attributes
     ----------
-    target_order, source_order : ndarray, int64
-        Sorted points are ``points[order]``.
+    target_permutation, source_permutation : ndarray, int64
+        Sorted points are ``points[permutation]``.
     level_starts : ndarray, int64, shape (n_levels + 1,)
         Boxes of each level.
     anchor : ndarray, int64, shape (n_boxes, 3)
@@ -41,8 +41,8 @@ class Tree:
         Exact, both of them.
     """
 
-    target_order: np.ndarray
-    source_order: np.ndarray
+    target_permutation: np.ndarray
+    source_permutation: np.ndarray
     level_starts: np.ndarray
     anchor: np.ndarray
     parent: np.ndarray
@@ -71,11 +71,11 @@ def build_tree(points: SortedPoints, leaf_size: int, smallest: float = 0.0) -> T
     )
     targets, sources = (boxes[:, c : c + 2].copy() for c in (TARGETS, SOURCES))
     level = np.repeat(np.arange(len(level_starts) - 1), np.diff(level_starts))
+    same = points.target_keys is points.source_keys
     return Tree(
-        points.target_order, points.source_order, level_starts, boxes[:, ANCHOR:].copy(), parent,
-        first_child, n_children, system, targets,
-        targets if points.target_keys is points.source_keys else sources, centre,
-        np.ldexp(points.edge[system], -level),
+        points.target_permutation, points.source_permutation, level_starts,
+        boxes[:, ANCHOR:].copy(), parent, first_child, n_children, system, targets,
+        targets if same else sources, centre, np.ldexp(points.edge[system], -level),
     )  # fmt: skip
 
 

@@ -34,8 +34,8 @@ class SortedPoints(NamedTuple):
     arrays.
     """
 
-    target_order: np.ndarray
-    source_order: np.ndarray
+    target_permutation: np.ndarray
+    source_permutation: np.ndarray
     target_keys: np.ndarray
     """(n_words, n_targets)"""
     source_keys: np.ndarray
@@ -52,7 +52,7 @@ class SortedPoints(NamedTuple):
     def transposed(self) -> "SortedPoints":
         """Return the points with targets and sources exchanged."""
         return self._replace(
-            target_order=self.source_order, source_order=self.target_order,
+            target_permutation=self.source_permutation, source_permutation=self.target_permutation,
             target_keys=self.source_keys, source_keys=self.target_keys,
         )  # fmt: skip
 
@@ -105,44 +105,51 @@ def sort_points(
     origin, edge = roots(low, high, root_grid, bits)
     grid = cells(origin, edge, bits)
     keys = [encode(*kind, grid, root_grid, bits) for kind in kinds]
-    orders = [np.argsort(words[0]) for words in keys]
-    firsts = [words[0, order] for words, order in zip(keys, orders, strict=True)]
-    if any(map(_is_crowded, firsts, orders, (points for points, _ in kinds))):
+    permutations = [np.argsort(words[0]) for words in keys]
+    firsts = [words[0, permutation] for words, permutation in zip(keys, permutations, strict=True)]
+    if any(map(_is_crowded, firsts, permutations, (points for points, _ in kinds))):
         deep = [encode(*kind, grid, root_grid, bits, deep=True) for kind in kinds]
         keys = [np.concatenate(words) for words in zip(keys, deep, strict=True)]
-    found = list(map(_ordered, keys, orders, firsts))
-    (source_order, source_keys), (target_order, target_keys) = found[0], found[-1]
+    sorted_ = list(map(_ordered, keys, permutations, firsts))
+    (source_permutation, source_keys), (target_permutation, target_keys) = sorted_[0], sorted_[-1]
     return SortedPoints(
-        target_order, source_order, target_keys, source_keys, bits, root_grid, origin, edge
+        target_permutation,
+        source_permutation,
+        target_keys,
+        source_keys,
+        bits,
+        root_grid,
+        origin,
+        edge,
     )
 
 
 def _ordered(
-    keys: np.ndarray, order: np.ndarray, first: np.ndarray
+    keys: np.ndarray, permutation: np.ndarray, first: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the stable order by all words, and the keys in it.
+    """Return the stable permutation by all words, and the keys permuted.
 
-    `order` is one by the first word, which in it is `first`.
+    `permutation` sorts by the first word, which it turns into `first`.
     """
     equal = first[1:] == first[:-1]
     tied = np.flatnonzero(np.append(equal, False) | np.append(False, equal))
     if len(tied):
-        members = order[tied]
-        order[tied] = members[np.lexsort((members, *keys[::-1, members]))]
-    return order, np.take(keys, order, axis=1) if len(keys) > 1 else first[None]
+        members = permutation[tied]
+        permutation[tied] = members[np.lexsort((members, *keys[::-1, members]))]
+    return permutation, np.take(keys, permutation, axis=1) if len(keys) > 1 else first[None]
 
 
 @jit
-def _is_crowded(keys, order, points):
+def _is_crowded(keys, permutation, points):
     """Return whether many points share a key and are not all the same; keys are sorted."""
     first = 0
     differ = False
-    for i in range(1, len(order)):
+    for i in range(1, len(permutation)):
         if keys[i] != keys[first]:
             first, differ = i, False
             continue
         for axis in range(3):
-            differ = differ or points[order[i], axis] != points[order[first], axis]
+            differ = differ or points[permutation[i], axis] != points[permutation[first], axis]
         if differ and i - first >= CROWD:
             return True
     return False

@@ -61,11 +61,11 @@ class Geometry:
     def unsorted(self) -> tuple[np.ndarray, np.ndarray]:
         """Return targets and sources, float64, in the order in which they were given."""
         sources = np.empty_like(self.sources)
-        sources[self.tree.source_order] = self.sources
+        sources[self.tree.source_permutation] = self.sources
         if self.targets is self.sources:
             return sources, sources
         targets = np.empty_like(self.targets)
-        targets[self.tree.target_order] = self.targets
+        targets[self.tree.target_permutation] = self.targets
         return targets, sources
 
     @cached_property
@@ -227,8 +227,8 @@ def along_curve(
     points: SortedPoints, targets: np.ndarray, sources: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return sources and targets along the curve, float64."""
-    ordered = np.ascontiguousarray(sources[points.source_order], np.float64)
+    ordered = np.ascontiguousarray(sources[points.source_permutation], np.float64)
     # the same points in other systems are sorted differently
-    if points.target_order is points.source_order:
+    if points.target_permutation is points.source_permutation:
         return ordered, ordered
-    return ordered, np.ascontiguousarray(targets[points.target_order], np.float64)
+    return ordered, np.ascontiguousarray(targets[points.target_permutation], np.float64)

@@ -53,7 +53,7 @@ def geometry():
     rng = np.random.default_rng(3)
     x = np.concatenate([rng.random((16, 3)), 0.4 + 0.03 * rng.random((12, 3))])
     points = sort_points(x, x)
-    ordered = x[points.source_order]
+    ordered = x[points.source_permutation]
     found = Geometry(points, ordered, ordered, 4, 2)
     for kind in ("m2l_targets", "m2p_targets", "p2l_targets"):
         assert len(getattr(found.lists, kind)), kind

@@ -66,7 +66,7 @@ def test_points_are_the_callers():
     sources, targets = SPACE.upload(x), SPACE.upload(x)
     work = expected_work(30, 0.1, 0, 1, 1)
     there = arrange(DeviceSteps(sources), targets, sources, (None, None), work, 5)
-    order = SPACE.download(there.tree.target_order)
+    order = SPACE.download(there.tree.target_permutation)
     for dtype in (np.float32, np.float64):
         targets, _ = there.points(np.dtype(dtype))
         assert targets.dtype == dtype

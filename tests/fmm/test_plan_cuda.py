@@ -144,7 +144,7 @@ def test_exact_field_at_samples_and_mean_squares():
     plan = fmm.FMM(s, tolerance=0.1, leaf_size=4, source_batch=SPACE.upload(host))
     near, probe = _probe(plan, moments, 1)
     exact = mp.field(_points(24), _points(24), moments, 1, target_batch=host, source_batch=host)
-    exact = exact[SPACE.download(plan._layout.geometry.tree.target_order)]
+    exact = exact[SPACE.download(plan._layout.geometry.tree.target_permutation)]
     np.testing.assert_allclose(probe.exact, exact[probe.places], atol=1e-12 * np.abs(exact).max())
     np.testing.assert_array_equal(probe._at(near), SPACE.download(near)[probe.places])
     # few targets are looked at all, each once
