@@ -48,10 +48,10 @@ def least_degrees(
     if np.count_nonzero(active) > _DEGREES:
         # the matrices of every degree pass by once: with few boxes on each level, one degree
         expected, costs = expected.sum(axis=1, keepdims=True), costs.sum(axis=0, keepdims=True)
-    found = accuracy.choose(expected, squares, costs) or (MAX_DEGREE,)
-    if len(found) < n_levels:
-        return tuple(found[0] if used else 0 for used in active)
-    return found
+    degrees = accuracy.choose(expected, squares, costs) or (MAX_DEGREE,)
+    if len(degrees) < n_levels:
+        return tuple(degrees[0] if used else 0 for used in active)
+    return degrees
 
 
 def seconds(geometry: Any, work: Work, degrees: tuple[int, ...]) -> float:
@@ -96,9 +96,9 @@ def larger_leaves(
     """
     best, degrees = geometry, least_degrees(geometry, weights, limits, work)
     shortest = seconds(best, work, degrees)
-    found = degrees
+    best_degrees = degrees
     while best.has_far_field:
-        least = work._replace(degree=max(found)).least_for_expansion()
+        least = work._replace(degree=max(best_degrees)).least_for_expansion()
         trial = best.with_leaves(int(2.5 * best.leaf_size), least)
         if trial.n_leaves == best.n_leaves:
             break
@@ -106,12 +106,12 @@ def larger_leaves(
         expected = seconds(trial, work, degrees)
         if expected > 0.9 * shortest:
             break
-        best, found, shortest = trial, degrees, expected
-    return best, found
+        best, best_degrees, shortest = trial, degrees, expected
+    return best, best_degrees
 
 
 def for_levels(degrees: tuple[int, ...], n_levels: int) -> tuple[int, ...]:
     """Return degrees for another number of levels; levels that had none get the highest."""
     most = max(degrees, default=0)
-    found = [d or most for d in degrees[:n_levels]]
-    return (*found, *[most] * (n_levels - len(found)))
+    known = [d or most for d in degrees[:n_levels]]
+    return (*known, *[most] * (n_levels - len(known)))

@@ -52,15 +52,15 @@ def machine() -> Machine:
     """Return what was measured on this machine, from the file of an earlier process if there."""
     path = _file()
     try:
-        found = Machine(**json.loads(path.read_text()))
-        if all(isinstance(v, float) and v > 0 for v in found):
-            return found
+        times = Machine(**json.loads(path.read_text()))
+        if all(isinstance(v, float) and v > 0 for v in times):
+            return times
     except (OSError, ValueError, TypeError):
         pass
     with serial():
-        found = Machine(_time_pair(), _time_multiply(), _time_harmonic())
-    _keep(path, found)
-    return found
+        times = Machine(_time_pair(), _time_multiply(), _time_harmonic())
+    _keep(path, times)
+    return times
 
 
 def _file() -> Path:
@@ -69,14 +69,14 @@ def _file() -> Path:
     return Path(home) / "anisole" / f"fmm-cost-1-{processor()}.json"
 
 
-def _keep(path: Path, found: Machine) -> None:
+def _keep(path: Path, times: Machine) -> None:
     """Write the file whole or not at all; without a writable home every process measures."""
     try:
         if not path.is_absolute():
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump(found._asdict(), file)
+            json.dump(times._asdict(), file)
         os.replace(file.name, path)
     except OSError:
         pass
@@ -99,9 +99,9 @@ def _time_pair() -> float:
     out = np.empty((len(x), 1, 4))
     leaves = np.arange(0, 1025, 64)
     ranges = np.tile([0, len(x)], (16, 1))
-    places = np.stack([leaves[:-1], leaves[1:]], axis=1)
+    leaf_targets = np.stack([leaves[:-1], leaves[1:]], axis=1)
     seconds = _least(
-        lambda: near_field(x, x, charges, 1, places, np.arange(17), ranges, out), repeats=9
+        lambda: near_field(x, x, charges, 1, leaf_targets, np.arange(17), ranges, out), repeats=9
     )
     return seconds / len(x) ** 2
 
@@ -149,11 +149,11 @@ def _entries(source_order: int) -> np.ndarray:
     far = (np.abs(shifts()) == 3).sum(axis=1)
     reach = np.abs(shifts()).max(axis=1)
     weights = np.where((reach > 1) & (reach <= 3), 0.5**far, 0.0)
-    found = [0.0]
+    entries = [0.0]
     for degree in range(1, truncation.MAX_DEGREE + 1):
         used = truncation.degrees(degree, source_order)
-        found.append(np.average((used + 1.0) ** 4, weights=weights * (used > 0)))
-    return np.array(found)
+        entries.append(np.average((used + 1.0) ** 4, weights=weights * (used > 0)))
+    return np.array(entries)
 
 
 class Work(NamedTuple):

@@ -72,20 +72,20 @@ def sort_points(
     origin, edge = roots(low, high, root_grid, bits)
     grid = [space.upload(array) for array in cells(origin, edge, bits)]
     width = 3 * bits + (n_systems * root_grid**3 - 1).bit_length()
-    unsorted, found, crowds = [], [], []
+    unsorted, sorted_once, crowds = [], [], []
     for (x, _, _), first in zip(kinds, starts, strict=True):
         keys = space.empty((x.shape[0],), np.int64)
         launch(space, _encode(), x.shape[0], x, first, *grid, root_grid, bits, keys)
         unsorted.append(keys)
-        found.append(argsort(space, keys, width))
-        crowds.append(_is_crowded(space, x, *found[-1]))
+        sorted_once.append(argsort(space, keys, width))
+        crowds.append(_is_crowded(space, x, *sorted_once[-1]))
     if any(crowds):
         kept = [
             _sorted_deeply(space, x, first, grid[1], keys, width)
             for (x, _, _), first, keys in zip(kinds, starts, unsorted, strict=True)
         ]
     else:
-        kept = [(permutation, keys.reshape(1, keys.shape[0])) for permutation, keys in found]
+        kept = [(permutation, keys.reshape(1, keys.shape[0])) for permutation, keys in sorted_once]
     (source_permutation, source_keys), (target_permutation, target_keys) = kept[0], kept[-1]
     return SortedPoints(
         target_permutation,
@@ -101,9 +101,11 @@ def sort_points(
 
 def _is_crowded(space: Space, points: Any, permutation: Any, keys: Any) -> bool:
     """Return whether many points share a key and are not all the same; waits for it."""
-    found = space.upload(np.zeros(1, np.int64))
-    launch(space, _look_for_crowds(), max(points.shape[0] - 1, 0), points, permutation, keys, found)
-    return bool(space.download(found)[0])
+    crowded = space.upload(np.zeros(1, np.int64))
+    launch(
+        space, _look_for_crowds(), max(points.shape[0] - 1, 0), points, permutation, keys, crowded
+    )
+    return bool(space.download(crowded)[0])
 
 
 def _sorted_deeply(
@@ -179,9 +181,9 @@ def _bounds(space: Space, points: Any, starts: Any, low: np.ndarray, high: np.nd
     out = space.empty((n_systems * parts, 6), np.float64)
     grid = n_systems * parts
     _corners()(space.stream, GEOMETRY, grid, THREADS, points, starts, parts, out)
-    found = space.download(out).reshape(n_systems, parts, 2, 3)
-    np.minimum(low, found[:, :, 0].min(axis=1), out=low)
-    np.maximum(high, found[:, :, 1].max(axis=1), out=high)
+    extremes = space.download(out).reshape(n_systems, parts, 2, 3)
+    np.minimum(low, extremes[:, :, 0].min(axis=1), out=low)
+    np.maximum(high, extremes[:, :, 1].max(axis=1), out=high)
 
 
 def corners(space: Space, points: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -211,11 +213,11 @@ def _corners():
                 shared[3 + axis, thread] = max(shared[3 + axis, thread], x)
         cuda.syncthreads()
         if thread < 6:
-            found = shared[thread, 0]
+            extreme = shared[thread, 0]
             for other in range(1, THREADS):
                 x = shared[thread, other]
-                found = min(found, x) if thread < 3 else max(found, x)
-            out[block, thread] = found
+                extreme = min(extreme, x) if thread < 3 else max(extreme, x)
+            out[block, thread] = extreme
 
     return loop
 
@@ -244,7 +246,7 @@ def _encode_deep():
 
 @kernels
 def _look_for_crowds():
-    def loop(points, permutation, keys, found):
+    def loop(points, permutation, keys, crowded):
         """Look at a point and the next: whether they differ and share a key with many others."""
         i = cuda.grid(1)
         n = keys.shape[0]
@@ -255,7 +257,7 @@ def _look_for_crowds():
         for axis in range(3):
             differ = differ or points[a, axis] != points[b, axis]
         if differ and upper(keys, i, n, keys[i]) - upper(keys, 0, i, keys[i] - 1) > CROWD:
-            found[0] = 1
+            crowded[0] = 1
 
     return loop
 

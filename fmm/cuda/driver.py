@@ -17,7 +17,7 @@ from fmm.cuda.translations import (
     GROUP,
     WORKERS,
     coarsen,
-    find_places,
+    find_group_starts,
     refine,
     shift_operators,
     teams_for,
@@ -197,38 +197,38 @@ class DeviceFarField:
             )  # fmt: skip
 
     def _transfer(self, channels: int, multipoles: Any, locals_: Any) -> None:
-        starts = self.tree.level_starts
+        levels = self.tree.level_starts
         used = [level for level, degree in enumerate(self.degrees) if degree]
         # levels of one degree together: a launch has more boxes
         for degree, group in itertools.groupby(used, key=self.degrees.__getitem__):
             together = list(group)
-            begin, end = int(starts[together[0]]), int(starts[together[-1] + 1])
-            places = self._places(begin, end)
+            begin, end = int(levels[together[0]]), int(levels[together[-1] + 1])
+            starts = self._group_starts(begin, end)
             codes, operators, signs = transfer_operators(self.space, degree, self.dtype)
             n = harmonics.n_harmonics(degree)
             transfer(teams_for(n))(
-                self.space.stream, self.dtype, (places.shape[0] - 1, channels), WORKERS, places,
+                self.space.stream, self.dtype, (starts.shape[0] - 1, channels), WORKERS, starts,
                 codes, self.lists.m2l_targets, self.lists.m2l_sources, operators, signs, n,
                 self.length, channels, multipoles, locals_,
             )  # fmt: skip
 
-    def _places(self, begin: int, end: int) -> Any:
+    def _group_starts(self, begin: int, end: int) -> Any:
         """Return where the pairs of each group of target boxes start, per code."""
-        if (begin, end) not in self._known_places:
-            grid = grid_of_places(end - begin)
-            places = self.space.empty((grid[0], N_CODES), np.int32)
-            find_places()(
+        if (begin, end) not in self._known_starts:
+            grid = grid_of_groups(end - begin)
+            group_starts = self.space.empty((grid[0], N_CODES), np.int32)
+            find_group_starts()(
                 self.space.stream, GEOMETRY, grid, BLOCK, begin, end, self.lists.m2l_starts,
-                self.lists.m2l_targets, places,
+                self.lists.m2l_targets, group_starts,
             )  # fmt: skip
-            self._known_places[begin, end] = places
-        return self._known_places[begin, end]
+            self._known_starts[begin, end] = group_starts
+        return self._known_starts[begin, end]
 
     @cached_property
-    def _known_places(self) -> dict[tuple[int, int], Any]:
+    def _known_starts(self) -> dict[tuple[int, int], Any]:
         return {}
 
 
-def grid_of_places(n_boxes: int) -> tuple[int, int]:
+def grid_of_groups(n_boxes: int) -> tuple[int, int]:
     """Return the blocks that find where the pairs of each group of boxes start, and the end."""
     return -(-n_boxes // GROUP) + 1, blocks_for(N_CODES)

@@ -29,8 +29,8 @@ THREADS = 2 if SIMULATED else 128
 _SHARED = 30_000
 
 
-def _put(out, place, value):
-    out[place] = value
+def _put(out, offset, value):
+    out[offset] = value
 
 
 # on the CPU harmonics are vectors of points
@@ -141,7 +141,7 @@ def evaluate(degree, irregular):
         for entry in range(rows[cuda.blockIdx.x], rows[cuda.blockIdx.x + 1]):
             box = boxes[entry]
             scale = 1.0 / edges[box]
-            place = (box * channels + channel) * length
+            offset = (box * channels + channel) * length
             for column in range(columns):
                 power = scale
                 for _ in range(column_degrees[column]):
@@ -150,7 +150,7 @@ def evaluate(degree, irregular):
                 for k in range(thread, size, THREADS):
                     total = 0.0
                     for term in range(starts[column * size + k], starts[column * size + k + 1]):
-                        total += factors[term] * coefficients[place + row[term]]
+                        total += factors[term] * coefficients[offset + row[term]]
                     sums[k] = total * power
                 for first in range(begin, end, step):
                     count = min(step, end - first)

@@ -125,15 +125,15 @@ def _near(code, kernel):
                         records[k] = value
                     cuda.syncthreads()
                     some = zero()
-                    place = 0
+                    offset = 0
                     # a warp without targets copies only
                     end = full if begin + thread // 32 * 32 < last else 0
-                    while place < end:
-                        source = load(records, place)
+                    while offset < end:
+                        source = load(records, offset)
                         r = (here[0] - source[0], here[1] - source[1], here[2] - source[2])
                         chain = chain_of(square(r[0], r[1], r[2]), parameters)
                         some = add_field(code, (some, chain, r, source[3:end_of_moments]))[0]
-                        place += length
+                        offset += length
                     total = add(code, (total, some))[0]
             if i < last:
                 width = channels * n_out // group

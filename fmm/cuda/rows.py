@@ -32,10 +32,10 @@ def move(space: Space, permutation: Any, values: Any, out: Any, scattered: bool)
     )  # fmt: skip
 
 
-def picked(space: Space, values: Any, places: np.ndarray) -> np.ndarray:
+def picked(space: Space, values: Any, rows: np.ndarray) -> np.ndarray:
     """Return some rows of values, on the host; waits for them."""
-    out = space.empty((len(places), *values.shape[1:]), values.dtype)
-    move(space, space.upload(np.asarray(places, np.int64)), values, out, scattered=False)
+    out = space.empty((len(rows), *values.shape[1:]), values.dtype)
+    move(space, space.upload(np.asarray(rows, np.int64)), values, out, scattered=False)
     return space.download(out)
 
 

@@ -61,15 +61,15 @@ class DeviceStrengths:
     """
 
     def __init__(self, space: Space, moments: Any, harmonic: Any, source_order: int) -> None:
-        given = mean_squares(space, moments, np.ones(source_order + 1))
+        whole = mean_squares(space, moments, np.ones(source_order + 1))
         squares, fourths = (component_means(space, harmonic, p) for p in (2, 4))
         matrix = harmonics.cartesian_map(source_order)
         self.mean = np.zeros(source_order + 1)
         for j in range(source_order + 1):
             own = slice(j * j, (j + 1) ** 2)
             unit = (matrix[own] ** 2).sum() / np.count_nonzero(matrix[own].any(axis=0))
-            found = squares[own].sum() / unit
-            self.mean[j] = 0.0 if found < _TRACE**2 * given[j] else found
+            acting = squares[own].sum() / unit
+            self.mean[j] = 0.0 if acting < _TRACE**2 * whole[j] else acting
         n, acts = moments.shape[0], np.repeat(self.mean > 0, 2 * np.arange(source_order + 1) + 1)
         with np.errstate(invalid="ignore"):  # of moments that are not finite
             self.spread = float(n * np.min(squares[acts] ** 2 / fourths[acts], initial=1.0))
@@ -98,7 +98,7 @@ class DeviceStrengths:
 class DeviceProbe(Probe):
     """Targets at which the whole field is known, on the host: some drawn evenly, some in corners.
 
-    Those chosen for their place in corners of leaves stand for themselves, those drawn for all
+    Those chosen because they lie in corners of leaves stand for themselves, those drawn for all
     others.
     """
 
@@ -129,26 +129,26 @@ class DeviceProbe(Probe):
             return draw(geometry, None, first, last, n, seed)
         if where is not None and len(where.leaves):
             return draw(geometry.host, where, first, last, size, seed)
-        places, shares, even = draw(geometry, None, first, last, size, seed)
+        samples, shares, even = draw(geometry, None, first, last, size, seed)
         corners = self._corners
-        others = ~np.isin(places, corners)
+        others = ~np.isin(samples, corners)
         if others.any():
             shares = others * ((n - len(corners)) / (n * np.count_nonzero(others)))
         alone = np.full(len(corners), 1.0 / n)
         return Drawn(
-            np.concatenate([places, corners]), np.append(shares, alone),
+            np.concatenate([samples, corners]), np.append(shares, alone),
             np.append(even, np.zeros(len(corners), bool)),
         )  # fmt: skip
 
     def _at(self, field: Any) -> np.ndarray:
-        return picked(self._geometry.space, field, self.places).astype(np.float64)
+        return picked(self._geometry.space, field, self.samples).astype(np.float64)
 
     @cached_property
     def _corners(self) -> np.ndarray:
         return self._in_corners(sampling.SIZE)
 
     def _in_corners(self, size: int) -> np.ndarray:
-        """Return the places of the targets that are farthest from the centres of their leaves."""
+        """Return the targets that are farthest from the centres of their leaves."""
         geometry, n = self._geometry, self._near.shape[0]
         space, tree = geometry.space, geometry.tree
         keys = space.upload(np.zeros(n, np.int64))
@@ -169,13 +169,13 @@ class DeviceProbe(Probe):
         copy(space, moments, out)
         return out
 
-    def _sum(self, places: np.ndarray) -> np.ndarray:
+    def _sum(self, samples: np.ndarray) -> np.ndarray:
         geometry, moments = self._geometry, self._wide()
         space = geometry.space
         targets, sources = geometry.points(_WIDE)
-        counts, senders = senders_of(places, *geometry.roots)
+        counts, senders = senders_of(samples, *geometry.roots)
         rows, leaves, ranges = _shared(counts, senders)
-        here = gather(space, targets, space.upload(places[rows]), _WIDE)
+        here = gather(space, targets, space.upload(samples[rows]), _WIDE)
         n_out = indexing.n_components(self._order)
         out = space.upload(np.zeros((len(rows), moments.shape[1], n_out)))
         near_field(
@@ -183,14 +183,14 @@ class DeviceProbe(Probe):
             space.upload(np.arange(len(leaves) + 1)), space.upload(ranges), out,
             kernel=self._kernel,
         )  # fmt: skip
-        exact = np.zeros((len(places), *out.shape[1:]))
+        exact = np.zeros((len(samples), *out.shape[1:]))
         np.add.at(exact, rows, space.download(out))
         return exact
 
-    def _some(self, places: np.ndarray, senders: np.ndarray) -> tuple[np.ndarray, ...]:
+    def _some(self, samples: np.ndarray, senders: np.ndarray) -> tuple[np.ndarray, ...]:
         space = self._geometry.space
         targets, sources = self._geometry.points(_WIDE)
-        here = gather(space, targets, space.upload(places), _WIDE)
+        here = gather(space, targets, space.upload(samples), _WIDE)
         there = gather(space, sources, space.upload(senders), _WIDE)
         moments = picked(space, self._moments, senders).astype(np.float64)
         return space.download(here), space.download(there), moments

@@ -1,4 +1,4 @@
-"""Units of moments on the GPU, see `fmm.scaling`: found and used there, so that nothing waits.
+"""Units of moments on the GPU, see `fmm.scaling`: worked out and used there, so that nothing waits.
 
 The power of two that counts moments is a number on the device, which kernels read.
 """
@@ -128,32 +128,32 @@ def _largest():
         thread, part, column = cuda.threadIdx.x, cuda.blockIdx.x, cuda.blockIdx.y
         n = values.shape[0] // size
         first, last = n * part // cuda.gridDim.x, n * (part + 1) // cuda.gridDim.x
-        found = 0.0
+        most = 0.0
         for i in range(first + thread, last, THREADS):
             x = abs(np.float64(values[i * size + column]))
             # of NaN no comparison is true
-            found = x if x > found else found
-        shared[thread] = found
+            most = x if x > most else most
+        shared[thread] = most
         cuda.syncthreads()
         if thread == 0:
             for other in range(1, THREADS):
-                found = max(found, shared[other])
-            out[part, column] = found
+                most = max(most, shared[other])
+            out[part, column] = most
 
     return loop
 
 
 @kernels
 def _choose():
-    def loop(found, exponents, powers, unit):
+    def loop(of_parts, exponents, powers, unit):
         """Write the exponent of the largest number of all; zero if it is ordinary."""
         if cuda.grid(1) > 0:
             return
         most, known = 0, False
-        for column in range(found.shape[1]):
+        for column in range(of_parts.shape[1]):
             value = 0.0
-            for part in range(found.shape[0]):
-                value = max(value, found[part, column])
+            for part in range(of_parts.shape[0]):
+                value = max(value, of_parts[part, column])
             if value > 0.0 and value < inf:
                 here = upper(powers, 0, powers.shape[0], value) + _LEAST + exponents[column]
                 most = max(most, here) if known else here

@@ -21,7 +21,7 @@ from fmm.steps import FarField
 from fmm.tree.curve import SortedPoints
 from fmm.tree.geometry import Batches
 from multipoles import checks, indexing
-from multipoles.cuda import interactions as given
+from multipoles.cuda import interactions
 from multipoles.cuda.device import Space, space_of
 from multipoles.radial import Kernel
 
@@ -51,12 +51,14 @@ class DeviceSteps:
         names = {"sources": sources}
         if targets is not None and targets is not sources:
             names["targets"] = targets
-        space, found = given.points_of(names)
+        space, arrays = interactions.points_of(names)
         self.space.move_to(space)
-        s, x = found[0], found[-1]
+        s, x = arrays[0], arrays[-1]
         if x is s and target_batch is None:
             target_batch = source_batch
-        batches = given.batches_of(self.space, target_batch, source_batch, x.shape[0], s.shape[0])
+        batches = interactions.batches_of(
+            self.space, target_batch, source_batch, x.shape[0], s.shape[0]
+        )
         if x is s and target_batch is source_batch:
             batches = batches[1], batches[1]
         return x, s, batches
@@ -72,7 +74,7 @@ class DeviceSteps:
                 f"{type(moments).__name__}); nothing is moved silently: put all in one place"
             )
         like = _Like(n if n is not None else moments.shape[0], dtype or np.dtype(_name(moments)))
-        packed, had_channels = given.moments_of(self.space, moments, like)
+        packed, had_channels = interactions.moments_of(self.space, moments, like)
         self.space.move_to(space_of(moments))
         return packed, indexing.order_of(packed.shape[2]), had_channels, np.dtype(packed.dtype)
 
@@ -154,8 +156,8 @@ class DeviceSteps:
     def typical_extent(self, points: Any) -> float:
         """Return how far most of the points are apart, zero if they are not; waits for some."""
         n = points.shape[0]
-        places = self.space.upload(np.arange(0, n, 1 + n // 1000))
-        some = self.space.download(gather(self.space, points, places))
+        samples = self.space.upload(np.arange(0, n, 1 + n // 1000))
+        some = self.space.download(gather(self.space, points, samples))
         return typical_extent(some)
 
     def scaled(self, values: Any, exponents: Any) -> Any:
@@ -167,7 +169,7 @@ class DeviceSteps:
         return DeviceUnits(self.space, moments, source_order, length)
 
     def from_tree(self, geometry: DeviceGeometry, field: Any, dtype: np.dtype) -> Any:
-        """Return a field in the order in which targets were given."""
+        """Return a field in the order in which targets were interactions."""
         result = self.space.empty(field.shape, dtype)
         move(self.space, geometry.tree.target_permutation, field, result, scattered=True)
         return result

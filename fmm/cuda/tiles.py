@@ -60,14 +60,14 @@ def tiles(space: Space, targets: Any, starts: Any, ranges: Any) -> tuple[Any, An
     n = targets.shape[0]
     parts, entries = space.empty((n,), np.int64), space.empty((n,), np.int64)
     launch(space, _count_tiles(), n, targets, starts, parts, entries)
-    first, places = running_sum(space, parts), running_sum(space, entries)
+    first, offsets = running_sum(space, parts), running_sum(space, entries)
     n_tiles = total(space, first)
     if n_tiles == n:
         return targets, starts, ranges
     parts_of, begins = space.empty((n_tiles, 2), np.int64), space.empty((n_tiles + 1,), np.int64)
-    out = space.empty((total(space, places), 2), np.int64)
+    out = space.empty((total(space, offsets), 2), np.int64)
     launch(
-        space, _cut(), n_tiles + 1, targets, starts, ranges, first, places, parts_of, begins, out
+        space, _cut(), n_tiles + 1, targets, starts, ranges, first, offsets, parts_of, begins, out
     )  # fmt: skip
     return parts_of, begins, out
 
@@ -86,11 +86,11 @@ def _count_tiles():
 
 @kernels
 def _cut():
-    def loop(targets, starts, ranges, first, places, tiles, begins, out):
+    def loop(targets, starts, ranges, first, offsets, tiles, begins, out):
         """Write a tile: a part of the targets of a leaf, and all its ranges of sources."""
         tile, n = cuda.grid(1), targets.shape[0]
         if tile == tiles.shape[0]:
-            begins[tile] = places[n]
+            begins[tile] = offsets[n]
         if tile >= tiles.shape[0]:
             return
         leaf = upper(first, 0, n, tile) - 1
@@ -99,7 +99,7 @@ def _cut():
         count = starts[leaf + 1] - starts[leaf]
         tiles[tile, 0] = begin + held * part // parts
         tiles[tile, 1] = begin + held * (part + 1) // parts
-        begins[tile] = places[leaf] + part * count
+        begins[tile] = offsets[leaf] + part * count
         for i in range(count):
             for end in range(2):
                 out[begins[tile] + i, end] = ranges[starts[leaf] + i, end]

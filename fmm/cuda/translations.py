@@ -111,10 +111,10 @@ def coarsen():
                 octant = (
                     4 * (anchor[child, 0] & 1) + 2 * (anchor[child, 1] & 1) + (anchor[child, 2] & 1)
                 )
-                place = (child * channels + channel) * length
+                offset = (child * channels + channel) * length
                 matrix = octant * length * length + i
                 for j in range(length):
-                    total += operators[matrix + j * length] * multipoles[place + j]
+                    total += operators[matrix + j * length] * multipoles[offset + j]
             if n_children[parent] > 0:
                 multipoles[(parent * channels + channel) * length + i] += total
 
@@ -128,28 +128,28 @@ def refine():
     def loop(begin, parents, anchor, operators, length, channels, locals_):
         child, channel = begin + cuda.blockIdx.x, cuda.blockIdx.y
         octant = 4 * (anchor[child, 0] & 1) + 2 * (anchor[child, 1] & 1) + (anchor[child, 2] & 1)
-        place = (parents[child] * channels + channel) * length
+        offset = (parents[child] * channels + channel) * length
         for i in range(cuda.threadIdx.x, length, THREADS):
             matrix = octant * length * length + i
             total = 0.0
             for j in range(length):
-                total += operators[matrix + j * length] * locals_[place + j]
+                total += operators[matrix + j * length] * locals_[offset + j]
             locals_[(child * channels + channel) * length + i] += total
 
     return loop
 
 
 @kernels
-def find_places():
+def find_group_starts():
     """Write the first pair of each code whose target is not before a group's first box."""
 
-    def loop(begin, end, starts, targets, places):
+    def loop(begin, end, starts, targets, group_starts):
         # groups along x: a grid has but 65535 blocks along its other axes
         group = cuda.blockIdx.x
         code = cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x
-        if code < places.shape[1]:
+        if code < group_starts.shape[1]:
             bound = min(begin + group * GROUP, end)
-            places[group, code] = upper(targets, starts[code], starts[code + 1], bound - 1)
+            group_starts[group, code] = upper(targets, starts[code], starts[code + 1], bound - 1)
 
     return loop
 
@@ -170,7 +170,17 @@ def transfer(teams):
     load, entry, zero = loader(_PAIRS, 4), loader(1), zeros(_PAIRS)
 
     def loop(
-        places, codes, targets, sources, operators, signs, n, length, channels, multipoles, locals_
+        group_starts,
+        codes,
+        targets,
+        sources,
+        operators,
+        signs,
+        n,
+        length,
+        channels,
+        multipoles,
+        locals_,
     ):
         x = cuda.shared.array(size, REAL, WIDEST)
         work = cuda.local.array(_PAIRS, REAL)
@@ -180,7 +190,7 @@ def transfer(teams):
         for item in range(codes.shape[0]):
             code, octant = codes[item, 0], codes[item, 2] * n
             matrix = codes[item, 1] * n * n_columns
-            begin, stop = places[group, code], places[group + 1, code]
+            begin, stop = group_starts[group, code], group_starts[group + 1, code]
             while begin < stop:
                 first = begin + team * _PAIRS
                 count = min(_PAIRS, stop - first)
@@ -194,16 +204,16 @@ def transfer(teams):
                     cuda.syncthreads()
                     for i in range(row, n if count > 0 else 0, rows):
                         total = zero()
-                        place, at = team * _PAIRS, matrix + column * n + i
-                        end = place + width * stride
-                        while place < end:
+                        offset, at = team * _PAIRS, matrix + column * n + i
+                        end = offset + width * stride
+                        while offset < end:
                             a, b = entry(operators, at), entry(operators, at + n)
                             c, d = entry(operators, at + 2 * n), entry(operators, at + 3 * n)
-                            total = scaled_sum(0, (total, load(x, place), a))[0]
-                            total = scaled_sum(0, (total, load(x, place + stride), b))[0]
-                            total = scaled_sum(0, (total, load(x, place + 2 * stride), c))[0]
-                            total = scaled_sum(0, (total, load(x, place + 3 * stride), d))[0]
-                            place += _COLUMNS * stride
+                            total = scaled_sum(0, (total, load(x, offset), a))[0]
+                            total = scaled_sum(0, (total, load(x, offset + stride), b))[0]
+                            total = scaled_sum(0, (total, load(x, offset + 2 * stride), c))[0]
+                            total = scaled_sum(0, (total, load(x, offset + 3 * stride), d))[0]
+                            offset += _COLUMNS * stride
                             at += _COLUMNS * n
                         add_rows(
                             total, signs[octant + i], i, targets, first, count, channels, channel,

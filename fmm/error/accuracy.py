@@ -26,8 +26,8 @@ def share(derivatives: int) -> float:
 def _squares(source_order: int, derivatives: int) -> np.ndarray:
     """Return each code's square error if the nearest boxes' degree is p; shape (N_CODES, p)."""
     used = np.stack([degrees(p, source_order) for p in range(MAX_DEGREE + 1)], axis=1)
-    found = np.take_along_axis(errors(derivatives), used, axis=1)
-    return np.where(np.isinf(found), 0.0, found) ** 2
+    kept = np.take_along_axis(errors(derivatives), used, axis=1)
+    return np.where(np.isinf(kept), 0.0, kept) ** 2
 
 
 def gains(

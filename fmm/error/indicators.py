@@ -222,8 +222,8 @@ def leaf_errors(
 
     run_chunks(task, len(received), 2.0 * len(lists.m2l_targets) * powers.shape[1])
     for rows, sources, boxes in _mixed(geometry):
-        found = (table[levels[boxes], POINTS] * powers[sources]).sum(axis=1)
-        np.add.at(received, rows, found)
+        sent = (table[levels[boxes], POINTS] * powers[sources]).sum(axis=1)
+        np.add.at(received, rows, sent)
     leaves = geometry.target_leaves
     leaves = leaves[np.argsort(tree.target_range[leaves, 0])]
     return leaves, _down(tree, leaves, received, degree)

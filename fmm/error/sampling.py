@@ -113,7 +113,7 @@ class Probe:
     @property
     def size(self) -> int:
         """How many targets are looked at."""
-        return len(self.places)
+        return len(self.samples)
 
     def enlarge(self) -> None:
         """Draw more targets, unless they are many."""
@@ -124,19 +124,19 @@ class Probe:
         self.enlarged = True
 
     def _take(self, drawn: list[Drawn]) -> None:
-        """Keep what was drawn: places of all, each draw's place, share of the mean and group."""
-        places = np.concatenate([places for places, _, _ in drawn])
-        self.places, self._draws = np.unique(places, return_inverse=True)
+        """Keep what was drawn: targets, each once, and the target, share and group of each draw."""
+        samples = np.concatenate([samples for samples, _, _ in drawn])
+        self.samples, self._draws = np.unique(samples, return_inverse=True)
         self._shares = np.concatenate([shares for _, shares, _ in drawn])
         self._even = np.concatenate([even for _, _, even in drawn])
-        self._group = np.repeat(np.arange(len(drawn)), [len(places) for places, _, _ in drawn])
+        self._group = np.repeat(np.arange(len(drawn)), [len(samples) for samples, _, _ in drawn])
         self.__dict__.pop("exact", None)
 
     @cached_property
     def exact(self) -> np.ndarray:
-        """The whole field at `places`, in float64."""
-        found = self._sum(self.places)
-        return found if self._correction is None else found + self._correction[self.places]
+        """The whole field at `samples`, in float64."""
+        exact = self._sum(self.samples)
+        return exact if self._correction is None else exact + self._correction[self.samples]
 
     def norms(self) -> np.ndarray:
         """Return the root mean square of the whole field, roughly; see `squares` for the shape.
@@ -162,14 +162,14 @@ class Probe:
         """
         if field is self._near and "_near_squares" in self.__dict__:
             return self._near_squares
-        found = np.stack([mean_squares(field[a:b], self.units) for a, b in self.groups])
-        return found if self._per_channel else found.sum(axis=2, keepdims=True)
+        squares = np.stack([mean_squares(field[a:b], self.units) for a, b in self.groups])
+        return squares if self._per_channel else squares.sum(axis=2, keepdims=True)
 
     def overall(self, norms: np.ndarray) -> np.ndarray:
         """Return root mean squares over all groups and channels, from those of each in `units`."""
         sizes = np.array([b - a for a, b in self.groups], float)[:, None, None]
-        found = np.sqrt((norms**2 * sizes).sum(axis=(0, 2)) / max(sizes.sum(), 1.0))
-        return found * self.units
+        means = (norms**2 * sizes).sum(axis=(0, 2)) / max(sizes.sum(), 1.0)
+        return np.sqrt(means) * self.units
 
     def errors(self, field: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the root mean square error of a field over all targets, and its upper bound.
@@ -195,32 +195,32 @@ class Probe:
         Shape of `squares`.
         """
         chosen = [self._few_of(group) for group in range(len(self.groups))]
-        places = np.unique(np.concatenate(chosen))
-        if not len(places):
+        samples = np.unique(np.concatenate(chosen))
+        if not len(samples):
             return np.zeros_like(self._near_squares), 0
-        difference = field[places] - self._by_other_loops(places)
+        difference = field[samples] - self._by_other_loops(samples)
         squares = np.stack([self._reduced(difference, k) for k in range(self._order + 1)], axis=1)
-        rows = [np.isin(places, few) for few in chosen]
-        return np.sqrt([squares[row].mean(axis=0) for row in rows]), len(places)
+        rows = [np.isin(samples, few) for few in chosen]
+        return np.sqrt([squares[row].mean(axis=0) for row in rows]), len(samples)
 
     def _few_of(self, group: int) -> np.ndarray:
-        """Return a few of the places of a group that were drawn evenly."""
+        """Return a few of the samples of a group that were drawn evenly."""
         drawn = np.unique(self._draws[(self._group == group) & self._even])
-        return self.places[drawn[:: max(1, len(drawn) // _FEW)]]
+        return self.samples[drawn[:: max(1, len(drawn) // _FEW)]]
 
-    def _by_other_loops(self, places: np.ndarray) -> np.ndarray:
-        """Return the whole field at ascending places by the loops of `multipoles.field`."""
+    def _by_other_loops(self, samples: np.ndarray) -> np.ndarray:
+        """Return the whole field at ascending targets by the loops of `multipoles.field`."""
         moments = np.ascontiguousarray(self._moments, _WIDE)
         targets, sources = self._geometry.points(_WIDE)
-        counts, senders = senders_of(places, *self._geometry.roots)
-        out, end = np.zeros((len(places), moments.shape[1], n_components(self._order))), 0
+        counts, senders = senders_of(samples, *self._geometry.roots)
+        out, end = np.zeros((len(samples), moments.shape[1], n_components(self._order))), 0
         for count, (first, last) in zip(counts.tolist(), senders.tolist(), strict=True):
             begin, end = end, end + count
             out[begin:end] = field_arrays(
-                np.ascontiguousarray(targets[places[begin:end]]), sources[first:last],
+                np.ascontiguousarray(targets[samples[begin:end]]), sources[first:last],
                 moments[first:last], self._order, self._kernel, Slots(count, last - first),
             )  # fmt: skip
-        return out if self._correction is None else out + self._correction[places]
+        return out if self._correction is None else out + self._correction[samples]
 
     def terms(self) -> np.ndarray:
         """Return the root mean square, over a few targets, of the root of the sum of squared terms.
@@ -248,7 +248,7 @@ class Probe:
         return squares if self._per_channel else squares.sum(axis=1, keepdims=True)
 
     def _of_draws(self, values: np.ndarray) -> np.ndarray:
-        """Return the squares of values at places for every draw: (n_draws, order + 1, channels)."""
+        """Return the squares of values at samples, per draw: (n_draws, order + 1, channels)."""
         rows = [self._reduced(values, k) for k in range(self._order + 1)]
         return np.stack(rows, axis=1)[self._draws]
 
@@ -259,39 +259,39 @@ class Probe:
         return out
 
     def _at(self, field: np.ndarray) -> np.ndarray:
-        """Return a field of all targets at `places`."""
-        return field[self.places]
+        """Return a field of all targets at `samples`."""
+        return field[self.samples]
 
-    def _sum(self, places: np.ndarray) -> np.ndarray:
-        """Return the whole field at ascending places, in float64."""
+    def _sum(self, samples: np.ndarray) -> np.ndarray:
+        """Return the whole field at ascending targets, in float64."""
         geometry, moments = self._geometry, self._moments.astype(_WIDE, copy=False)
         targets, sources = geometry.points(_WIDE)
-        counts, senders = senders_of(places, *geometry.roots)
+        counts, senders = senders_of(samples, *geometry.roots)
         # a few targets at a time, so that threads may share them
         parts = -(-counts // _AT_ONCE)
         leaf = np.repeat(np.arange(len(counts)), parts)
         part = np.arange(len(leaf)) - np.repeat(np.cumsum(parts) - parts, parts)
         begin = (np.cumsum(counts) - counts)[leaf] + part * _AT_ONCE
         end = np.minimum(begin + _AT_ONCE, np.cumsum(counts)[leaf])
-        exact = np.zeros((len(places), moments.shape[1], n_components(self._order)))
+        exact = np.zeros((len(samples), moments.shape[1], n_components(self._order)))
         near_field(
-            np.ascontiguousarray(targets[places]), sources, moments, self._order,
+            np.ascontiguousarray(targets[samples]), sources, moments, self._order,
             np.stack([begin, end], axis=1), np.arange(len(leaf) + 1),
             np.ascontiguousarray(senders[leaf]), exact, kernel=self._kernel, reach=self._reach,
         )  # fmt: skip
         return exact
 
-    def _terms_at(self, places: np.ndarray) -> np.ndarray:
+    def _terms_at(self, samples: np.ndarray) -> np.ndarray:
         """Return the root mean square over some targets of the root of the sum of squared terms."""
-        counts, senders = senders_of(places, *self._geometry.roots)
+        counts, senders = senders_of(samples, *self._geometry.roots)
         order_of = indexing.order_of(self._moments.shape[2])
         starts = [order_slice(j).start for j in range(order_of + 1)]
         channels = self._near_squares.shape[2]
-        out = np.zeros((channels, len(places), self._order + 1))
+        out = np.zeros((channels, len(samples), self._order + 1))
         ends = np.cumsum(counts)
         for begin, end, (first, last) in zip(ends - counts, ends, senders.tolist(), strict=True):
             step = max(1, (last - first) // _SENDERS)
-            here, there, moments = self._some(places[begin:end], np.arange(first, last, step))
+            here, there, moments = self._some(samples[begin:end], np.arange(first, last, step))
             squares = moments**2 if self._per_channel else (moments**2).sum(axis=1, keepdims=True)
             sizes = np.add.reduceat(squares, starts, axis=2)
             for channel in range(channels):
@@ -300,9 +300,9 @@ class Probe:
                     out[channel, begin:end],
                 )  # fmt: skip
             out[:, begin:end] *= step
-        found = np.sqrt(out.sum(axis=1) / max(len(places), 1)).T
+        terms = np.sqrt(out.sum(axis=1) / max(len(samples), 1)).T
         # where terms overflow, so does the field
-        return np.where(np.isfinite(found), found, 0.0)
+        return np.where(np.isfinite(terms), terms, 0.0)
 
     @cached_property
     def _damped(self) -> float:
@@ -311,10 +311,10 @@ class Probe:
             return 0.0
         return float(self._kernel.chain(1e-6 * self._reach, 0)[0]) ** -2
 
-    def _some(self, places: np.ndarray, senders: np.ndarray) -> tuple[np.ndarray, ...]:
+    def _some(self, samples: np.ndarray, senders: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return some targets, some sources and their moments, float64."""
         targets, sources = self._geometry.points(_WIDE)
-        return targets[places], sources[senders], self._moments[senders].astype(_WIDE)
+        return targets[samples], sources[senders], self._moments[senders].astype(_WIDE)
 
 
 def _units(field: np.ndarray, order: int) -> np.ndarray:
@@ -372,14 +372,14 @@ def _systems(geometry: Geometry) -> list[tuple[int, int]]:
 
 
 def senders_of(
-    places: np.ndarray, system: np.ndarray, targets: np.ndarray, sources: np.ndarray
+    samples: np.ndarray, system: np.ndarray, targets: np.ndarray, sources: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return how many of some places are of each system, and the range of its sources.
+    """Return how many of some targets are of each system, and the range of its sources.
 
     Parameters
     ----------
-    places : ndarray
-        Ascending places of targets; systems without any are left out.
+    samples : ndarray
+        Ascending indices of targets; systems without any are left out.
     system : ndarray, shape (n_roots,)
         Of the boxes of level 0.
     targets, sources : ndarray, shape (n_roots, 2)
@@ -397,7 +397,7 @@ def senders_of(
     senders = np.stack([np.minimum(least(sources), ends), ends], axis=1)
     begin = least(targets)
     begin, senders = begin[begin < far], senders[begin < far]
-    used, counts = np.unique(np.searchsorted(begin, places, side="right") - 1, return_counts=True)
+    used, counts = np.unique(np.searchsorted(begin, samples, side="right") - 1, return_counts=True)
     return counts, senders[used]
 
 

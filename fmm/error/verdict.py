@@ -92,9 +92,9 @@ class Verdict:
         if np.all(bounds <= self.tolerance):
             return ""
         errors = self.relative(self.errors)
-        place = np.unravel_index(int(np.nanargmax(np.where(np.isnan(bounds), np.inf, bounds))),
+        largest = np.unravel_index(int(np.nanargmax(np.where(np.isnan(bounds), np.inf, bounds))),
                                  bounds.shape)  # fmt: skip
-        lost, reason = np.broadcast_to(self.terms, bounds.shape)[place] / self.norms[place], ""
+        lost, reason = np.broadcast_to(self.terms, bounds.shape)[largest] / self.norms[largest], ""
         if _ROUNDING * _EPSILON * lost > 0.5 * self.tolerance:
             reason = (
                 f"; the terms of the sum are {lost:.0e} times as large as the field, and no sum in "
@@ -102,8 +102,9 @@ class Verdict:
             )
         where = "rounding alone" if not sampled else f"{sampled} targets"
         return (
-            f"the tolerance {self.tolerance:g} was missed: the relative error of order {place[1]} "
-            f"is {errors[place]:.1e}, and at most {bounds[place]:.1e}, by {where}" + reason
+            f"the tolerance {self.tolerance:g} was missed: the relative error of order "
+            f"{largest[1]} is {errors[largest]:.1e}, and at most {bounds[largest]:.1e}, by {where}"
+            + reason
         )
 
 

@@ -81,9 +81,9 @@ class HostFarField:
             if part.shape == moments.shape:
                 self._apply(part, field, seconds)
             else:
-                found = np.zeros((len(field), part.shape[1], columns))
-                self._apply(part, found, seconds)
-                field[:, first : first + block] = found
+                some = np.zeros((len(field), part.shape[1], columns))
+                self._apply(part, some, seconds)
+                field[:, first : first + block] = some
         return field
 
     def _apply(self, moments: np.ndarray, field: np.ndarray, seconds: dict[str, float]) -> None:
@@ -193,7 +193,7 @@ class HostFarField:
     @cached_property
     def _families(self) -> list[list[np.ndarray]]:
         """Boxes of each level, by the octant of their parent that they are."""
-        found = []
+        families = []
         for first, last in zip(
             self.tree.level_starts[:-1], self.tree.level_starts[1:], strict=True
         ):
@@ -201,8 +201,8 @@ class HostFarField:
             octant = 4 * odd[:, 0] + 2 * odd[:, 1] + odd[:, 2]
             boxes = np.argsort(octant, kind="stable").astype(np.int32)
             ends = np.cumsum(np.bincount(octant, minlength=8))[:-1]
-            found.append(np.split(boxes + np.int32(first), ends))
-        return found
+            families.append(np.split(boxes + np.int32(first), ends))
+        return families
 
     def _translate(self, operator, sources, targets, channels, coefficients) -> None:
         def task(first: int, last: int) -> None:
@@ -302,7 +302,7 @@ def transfer_operators(
 @bare
 def _transfer_boxes(
     first, last, starts, targets, sources, tiles, table, signs, channels, multipoles, locals_,
-    length, scratch, places,
+    length, scratch, offsets,
 ):  # fmt: skip
     """Add multipole-to-local translations to boxes first ... last - 1."""
     for row in range(table.shape[0]):
@@ -313,13 +313,13 @@ def _transfer_boxes(
         turned = signs[octant] if octant > 0 else signs[0, :0]
         translations.translate(
             start, stop, tiles[begin:end], n_columns, turned, sources, targets, channels,
-            multipoles, length, locals_, length, scratch, places,
+            multipoles, length, locals_, length, scratch, offsets,
         )  # fmt: skip
 
 
 @bare_inline
 def _lower(values, first, last, bound):
-    """Return the first place of the sorted values[first:last] that is not below `bound`."""
+    """Return the first index of the sorted values[first:last] that is not below `bound`."""
     while first < last:
         middle = (first + last) // 2
         if values[middle] < bound:

@@ -15,11 +15,11 @@ ROWS = 3
 
 
 @intrinsic(prefer_literal=True)
-def tile(typing_context, matrix, start, x, x_places, y, y_places, first, row, n_columns, rows):
+def tile(typing_context, matrix, start, x, x_starts, y, y_starts, first, row, n_columns, rows):
     """Add ``matrix tile @ x[box]`` to ``y[box]`` for eight boxes.
 
     matrix : flat; the tile starts at `start` and holds `rows` vectors per column.
-    x_places, y_places : first .. first + 7 are where each box's coefficients start in x and y.
+    x_starts, y_starts : first .. first + 7 are where each box's coefficients start in x and y.
     row : offset of the tile's rows within a box's coefficients of y.
     """
     lane = Vec(matrix.dtype)
@@ -39,26 +39,28 @@ def tile(typing_context, matrix, start, x, x_places, y, y_places, first, row, n_
             return context.make_array(kinds[name])(context, builder, values[name]).data
 
         def starts(name):
-            places = data(name + "p")
-            found = [builder.gep(places, [builder.add(args[6], number(b))]) for b in range(BOXES)]
-            return [builder.gep(data(name), [builder.load(place)]) for place in found]
+            pointers = data(name + "p")
+            indices = [
+                builder.gep(pointers, [builder.add(args[6], number(b))]) for b in range(BOXES)
+            ]
+            return [builder.gep(data(name), [builder.load(index)]) for index in indices]
 
         zero = ir.Constant(vector, [0.0] * vector.count)
         sums = [
             [cgutils.alloca_once_value(builder, zero) for _ in range(height)] for _ in range(BOXES)
         ]
         for box in sums:
-            for place in box:
-                builder.store(zero, place)
+            for total in box:
+                builder.store(zero, total)
         sources = starts("x")
         with cgutils.for_range(builder, args[8]) as loop:
             column = builder.mul(loop.index, number(height * vector.count))
             column = builder.add(args[1], column)
             entries = []
             for i in range(height):
-                place = builder.add(column, number(i * vector.count))
+                index = builder.add(column, number(i * vector.count))
                 address = address_of(
-                    context, builder, kinds["matrix"], values["matrix"], place, vector
+                    context, builder, kinds["matrix"], values["matrix"], index, vector
                 )
                 entry = builder.load(address, typ=vector)
                 entry.align = align
@@ -66,22 +68,22 @@ def tile(typing_context, matrix, start, x, x_places, y, y_places, first, row, n_
             for box, source in zip(sums, sources, strict=True):
                 coefficient = builder.load(builder.gep(source, [loop.index]))
                 spread = fill_lanes(builder, coefficient, vector)
-                for place, entry in zip(box, entries, strict=True):
+                for total, entry in zip(box, entries, strict=True):
                     product = builder.fmul(entry, spread, flags=FLAGS)
-                    builder.store(builder.fadd(builder.load(place), product, flags=FLAGS), place)
+                    builder.store(builder.fadd(builder.load(total), product, flags=FLAGS), total)
         for box, target in zip(sums, starts("y"), strict=True):
-            for i, place in enumerate(box):
+            for i, total in enumerate(box):
                 offset = builder.add(args[7], number(i * vector.count))
                 address = builder.bitcast(builder.gep(target, [offset]), ir.PointerType(vector))
                 old = builder.load(address, typ=vector)
                 old.align = align
-                new = builder.fadd(old, builder.load(place), flags=FLAGS)
+                new = builder.fadd(old, builder.load(total), flags=FLAGS)
                 builder.store(new, address, align=align)
         return context.get_dummy_value()
 
     integer = types.intp
     signature = types.void(
-        matrix, integer, x, x_places, y, y_places, integer, integer, integer, rows
+        matrix, integer, x, x_starts, y, y_starts, integer, integer, integer, rows
     )
     return signature, codegen
 

@@ -89,6 +89,6 @@ def degrees(degree: int, derivatives: int) -> np.ndarray:
     table = errors(derivatives)
     nearest = int(np.flatnonzero((shifts() == (2, 0, 0)).all(1))[0])
     enough = table[:, : degree + 1] < np.minimum(0.7 * table[nearest, degree], table[:, :1])
-    found = np.where(enough.any(1), enough.argmax(1), degree)
-    found[POINTS] = degree
-    return np.where(np.isinf(table[:, 0]), 0, found)
+    lowest = np.where(enough.any(1), enough.argmax(1), degree)
+    lowest[POINTS] = degree
+    return np.where(np.isinf(table[:, 0]), 0, lowest)

@@ -220,11 +220,11 @@ def _write(sums, row, unfold, begin, end, out):
     starts, columns, factors = unfold
     for i in range(begin, end):
         for channel in range(out.shape[1]):
-            place = ((i - begin) * out.shape[1] + channel) * row
+            offset = ((i - begin) * out.shape[1] + channel) * row
             for beta in range(out.shape[2]):
-                total = sums[place + columns[starts[beta]]] * factors[starts[beta]]
+                total = sums[offset + columns[starts[beta]]] * factors[starts[beta]]
                 for k in range(starts[beta] + 1, starts[beta + 1]):
-                    total += sums[place + columns[k]] * factors[k]
+                    total += sums[offset + columns[k]] * factors[k]
                 out[i, channel, beta] = total
 
 
@@ -270,8 +270,8 @@ def _fold(source_order: int, order: int, damped: bool = False) -> np.ndarray:
         level, rank, gamma, is_folded = name if damped else (0, *name)
         plain = _of_level(rank, level) * ((-1) ** rank if mixed else _leading(rank))
         chosen = _fold_matrix(rank) @ plain if is_folded else plain
-        place = indexing.order_slice(rank + 2 * level)
-        out[row, place] = chosen[traceless.components(rank).index(gamma)]
+        columns = indexing.order_slice(rank + 2 * level)
+        out[row, columns] = chosen[traceless.components(rank).index(gamma)]
     return out
 
 
@@ -315,8 +315,8 @@ def _of_level(rank: int, level: int) -> np.ndarray:
     start = indexing.order_slice(rank).start
     factorials = indexing.factorials(rank)
     all_rows = traces.moments_of_level(rank, level) * factorials[start:, None]
-    places = [indexing.component_index(*gamma) - start for gamma in traceless.components(rank)]
-    return all_rows[places]
+    rows = [indexing.component_index(*gamma) - start for gamma in traceless.components(rank)]
+    return all_rows[rows]
 
 
 def _fold_matrix(rank: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from fmm.tree.curve import SortedPoints, last_digit, parting, upper
 from fmm.tree.morton import WORD
 from multipoles.compiled.jit import bare, bare_inline, jit
 
-# a box while the tree grows: key in the word of its level, parent, children, ranges, place
+# a box while the tree grows: key in the word of its level, parent, children, ranges, anchor
 KEY, PARENT, FIRST, CHILDREN, TARGETS, SOURCES, SYSTEM, ANCHOR, ROW = 0, 1, 2, 3, 4, 6, 8, 9, 12
 # half the distance of two numbers, over the larger of them
 _ROUNDING = 2.0**-53
@@ -82,7 +82,7 @@ def build_tree(points: SortedPoints, leaf_size: int, smallest: float = 0.0) -> T
 def most_halvings(points: SortedPoints, smallest: float) -> np.ndarray:
     """Return how often the boxes of each system may be halved."""
     halvings = np.full(len(points.edge), points.n_levels)
-    # centres have their last digit one place below that of the edge
+    # centres have their last digit one digit below that of the edge
     halvings = np.minimum(halvings, np.frexp(last_digit(points.edge))[1] - 2 - _LEAST_DIGIT)
     if smallest > 0:
         possible = np.floor(np.log2(np.maximum(points.edge / smallest, 1.0)))
@@ -121,11 +121,11 @@ def _cut(target_keys, source_keys, ranges, shift, parent, boxes, count):
 def place_root(boxes, centre, box, root_grid, origin, edge):
     """Write where a box of level 0 is, from its key."""
     system, cell = boxes[box, KEY] // root_grid**3, boxes[box, KEY] % root_grid**3
-    place = (cell // root_grid**2, cell // root_grid % root_grid, cell % root_grid)
+    anchor = (cell // root_grid**2, cell // root_grid % root_grid, cell % root_grid)
     boxes[box, SYSTEM] = system
     for axis in range(3):
-        boxes[box, ANCHOR + axis] = place[axis]
-        centre[box, axis] = origin[system, axis] + (place[axis] + 0.5) * edge[system]
+        boxes[box, ANCHOR + axis] = anchor[axis]
+        centre[box, axis] = origin[system, axis] + (anchor[axis] + 0.5) * edge[system]
 
 
 @bare_inline

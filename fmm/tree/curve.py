@@ -295,7 +295,7 @@ def _occupancy(keys, bits, counts):
 
 @bare_inline
 def upper(keys, first, last, bound):
-    """Return the first place of the sorted keys[first:last] above `bound`."""
+    """Return the first index of the sorted keys[first:last] above `bound`."""
     while first < last:
         middle = (first + last) // 2
         if keys[middle] <= bound:

@@ -218,9 +218,9 @@ def _tiles(
     part = np.arange(len(leaf)) - np.repeat(np.cumsum(parts) - parts, parts)
     ends = [targets[leaf, 0] + held[leaf] * (part + k) // parts[leaf] for k in (0, 1)]
     counts = np.diff(starts)[leaf]
-    places = np.append(0, np.cumsum(counts))
-    index = np.arange(places[-1]) + np.repeat(starts[leaf] - places[:-1], counts)
-    return np.stack(ends, axis=1), places, ranges[index]
+    offsets = np.append(0, np.cumsum(counts))
+    index = np.arange(offsets[-1]) + np.repeat(starts[leaf] - offsets[:-1], counts)
+    return np.stack(ends, axis=1), offsets, ranges[index]
 
 
 def along_curve(

@@ -145,10 +145,10 @@ def test_exact_field_at_samples_and_mean_squares():
     near, probe = _probe(plan, moments, 1)
     exact = mp.field(_points(24), _points(24), moments, 1, target_batch=host, source_batch=host)
     exact = exact[SPACE.download(plan._layout.geometry.tree.target_permutation)]
-    np.testing.assert_allclose(probe.exact, exact[probe.places], atol=1e-12 * np.abs(exact).max())
-    np.testing.assert_array_equal(probe._at(near), SPACE.download(near)[probe.places])
+    np.testing.assert_allclose(probe.exact, exact[probe.samples], atol=1e-12 * np.abs(exact).max())
+    np.testing.assert_array_equal(probe._at(near), SPACE.download(near)[probe.samples])
     # few targets are looked at all, each once
-    np.testing.assert_array_equal(probe.places, np.arange(24))
+    np.testing.assert_array_equal(probe.samples, np.arange(24))
     errors, bounds = probe.errors(near)
     missing = (SPACE.download(near) - exact) ** 2
     for k, own in enumerate((slice(0, 1), slice(1, 4))):
@@ -176,8 +176,8 @@ def test_draws_stand_for_all_targets_and_those_in_corners_for_themselves(monkeyp
     near, probe = _probe(plan, np.ones((40, 1, 1)), 0)
     assert probe._shares.sum() == pytest.approx(1.0)
     corners = probe._in_corners(6)
-    ours = np.isin(probe.places[probe._draws], corners)
-    assert set(corners) <= set(probe.places) and len(probe.places) < 40
+    ours = np.isin(probe.samples[probe._draws], corners)
+    assert set(corners) <= set(probe.samples) and len(probe.samples) < 40
     assert probe._shares[ours].sum() == pytest.approx(len(corners) / 40)
     errors, bounds = probe.errors(SPACE.upload(SPACE.download(near) + 0.0))
     assert errors.shape == (1, 1, 1) and np.all(bounds >= errors)
@@ -336,7 +336,7 @@ def test_few_sources_are_looked_at_box_by_box_as_on_the_cpu(monkeypatch):
             lambda norms, h=strengths, g=geometry: h.where(g, (3,) * len(g.edges), norms),
         )  # fmt: skip
         found.append([
-            strengths.mean, *probe._where, probe.places, probe._shares,
+            strengths.mean, *probe._where, probe.samples, probe._shares,
             probe.exact, probe.norms(), *probe.errors(near), probe.terms(),
         ])  # fmt: skip
         weights.append(strengths.weights(geometry))
