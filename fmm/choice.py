@@ -10,7 +10,8 @@ from fmm.far.truncation import MAX_DEGREE
 
 # levels that may have degrees of their own
 _DEGREES = 4
-# seconds to make the matrices of degree p, over (p + 1)^4, and evaluations that share them
+# making the matrices of degree p takes so many seconds times (p + 1)^4, shared by so many
+# evaluations
 _BUILD, _OFTEN = 1e-6, 10.0
 
 
@@ -41,12 +42,12 @@ def least_degrees(
     edges = geometry.edges
     expected = accuracy.predicted(weights, edges, len(limits) - 1)
     squares = np.maximum(limits**2, np.finfo(float).tiny)
-    # forming and evaluating goes by the highest degree: half of it counts for every level
+    # points form and evaluate expansions of the highest degree: half of that counts on every level
     costs = geometry.translations[:, None] * work.translations()
     costs += 0.5 * geometry.targets.shape[0] * work.harmonics()
     active = np.any(expected[:, :, 0] > 0, axis=0)
     if np.count_nonzero(active) > _DEGREES:
-        # the matrices of every degree pass by once: with few boxes on each level, one degree
+        # the matrices of every degree are read once: with few boxes per level one degree is best
         expected, costs = expected.sum(axis=1, keepdims=True), costs.sum(axis=0, keepdims=True)
     degrees = accuracy.choose(expected, squares, costs) or (MAX_DEGREE,)
     if len(degrees) < n_levels:
@@ -84,8 +85,8 @@ def larger_leaves(
 ) -> tuple[Any, tuple[int, ...]]:
     """Return the geometry, with its leaves or larger ones, and its degrees, that cost least.
 
-    High orders on points that keep apart, such as a lattice, need it: there the far field is a
-    small part of the whole only if the near field reaches far enough.
+    High orders at points that keep their distance, such as a lattice, need it: there the far field
+    is a small part of the whole only if the near field reaches far enough.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ from fmm.near.field import near_field, pair_cost
 from fmm.tree.lists import shifts
 from multipoles.compiled.jit import processor, serial
 
-# looser tolerances let single precision do the far field, or everything for float32 points
+# from this tolerance on expansions are float32, and near pairs too where points and moments are
 SINGLE = 1e-5
 # what a far field costs however few the points are
 FIXED_SECONDS = 2e-3
@@ -32,19 +32,19 @@ class Machine(NamedTuple):
     harmonic: float
     """One harmonic of one point, formed or evaluated."""
     leaf: float = 2e-6
-    """What a leaf costs beside translations and pairs: lists, loops."""
+    """Other costs of a leaf than translations and pairs: lists, loops."""
     least: float = 1.0
-    """Fewest points that leaves should hold on average: threads without a target idle."""
+    """Fewest points of a leaf on average: with fewer, threads without a target are idle."""
 
 
 GPU = {
     "cuda float32": Machine(pair=1e-12, multiply=4e-13, harmonic=2e-12, leaf=2e-9, least=32.0),
     "cuda float64": Machine(pair=4e-12, multiply=4e-13, harmonic=4e-12, leaf=4e-9, least=32.0),
 }
-"""Defaults for graphics processors, by the type of numbers of the near field.
+"""Estimates for GPUs, by the type of numbers of the near field.
 
-They are not measured: reckoned for an H100 from its peak rates, a third to a half of them in the
-near field and a tenth in translations. They decide about leaves; `leaf_size` overrides that."""
+They are not measured but derived from the peak rates of an H100, of which near pairs reach a third
+to a half and translations a tenth. They decide the size of leaves; `leaf_size` overrides them."""
 
 
 @lru_cache(maxsize=1)
@@ -145,7 +145,7 @@ def _time_harmonic() -> float:
 @lru_cache
 def _entries(source_order: int) -> np.ndarray:
     """Return the mean number of entries of multipole-to-local matrices at every degree."""
-    # a shift of three boxes along an axis occurs for one of two places in the parent
+    # a shift of three boxes along an axis occurs for one of the two positions in a parent
     far = (np.abs(shifts()) == 3).sum(axis=1)
     reach = np.abs(shifts()).max(axis=1)
     weights = np.where((reach > 1) & (reach <= 3), 0.5**far, 0.0)
@@ -185,7 +185,7 @@ class Work(NamedTuple):
 
     def translations(self) -> np.ndarray:
         """Seconds of a multipole-to-local translation at every degree."""
-        # of many small matrices a fifth more; 500 entries are the time to fetch and store a box
+        # many small matrices cost a fifth more; loading and storing a box costs 500 entries
         entries = 1.2 * _entries(self.source_order) + 500.0
         return self.machine().multiply * self.channels * entries * (0.5 if self.single else 1.0)
 
@@ -216,18 +216,30 @@ def expected_work(
     damped: bool = False,
     reach: float = 0.0,
 ) -> Work:
-    """Return what evaluations to a tolerance will ask for: random moments spread evenly.
+    """Return the work of an evaluation to a tolerance, for random moments at evenly spread points.
 
-    `reach` is that of a damped kernel in units of the mean distance, n^(-1/3) of the whole.
+    The potential decides: the far field is a larger part of it than of its derivatives. Its mean
+    square is the sum of 1/r^(2K + 2) over all other sources. For charges, distant sources dominate
+    that sum, and boxes of all sizes contribute alike to the error; for higher moments the closest
+    pairs dominate, and most of the error comes from leaves, here of a hundred points.
 
-    The potential decides, of which the far field is the largest part. Its mean square sums
-    1/r^(2K + 2) over all others: for charges that is the whole system, and the error comes from
-    boxes of all sizes alike; for others it is the closest pairs, and the error comes from leaves,
-    here of a hundred points.
+    Parameters
+    ----------
+    n : int
+        Number of points.
+    tolerance : float
+        Relative root mean square error.
+    source_order, order, channels : int
+        Of moments and field.
+    damped : bool
+        Whether the kernel is another than 1/r at short range.
+    reach : float
+        Distance from which on it is 1/r, in units of the mean distance of neighbours, n^(-1/3) of
+        the extent of the system.
     """
     crowd, rank = 100.0, source_order
     closest = 0.55 * (crowd * max(n, 1)) ** (-1 / 3)
-    # a damped kernel ends to grow at about a third of its reach: then derivatives ask for more
+    # within about a third of its reach a damped kernel hardly rises: closer pairs weigh no more
     closest = min(max(closest, 0.3 * reach * crowd ** (-1 / 3)), 0.5)
     derivatives = range(order + 1 if damped else 1)
     for degree in range(1, truncation.MAX_DEGREE):

@@ -22,7 +22,8 @@ from fmm.tree.geometry import Geometry
 from multipoles.indexing import n_components
 from multipoles.radial import Coulomb
 
-# of the tolerance: what rounding in the type of the points may take, in so many of its last digits
+# near fields in float32 are taken to lose so many last digits, for which there is so much of the
+# tolerance
 _SHARE, _DIGITS = 0.3, 4.0
 
 
@@ -56,13 +57,13 @@ class Evaluation:
         self.source_order, self.order, self.dtype = source_order, order, dtype
         self.geometry, request = layout.geometry, layout.request
         self.reach = layout.reach(source_order + order)
-        # a result in float32 is not better than its digits
+        # no result in float32 is more accurate than its rounding
         single = dtype == np.float32
         self.tolerance = max(request.tolerance, ROUNDED * single)
         self._last = LAST * single
-        # a field of nothing tells nothing about others; nor does one of NaN, which GPUs let in
+        # moments that are zero, or not finite (not checked on a GPU), say nothing about others
         self._is_void = self._is_lost = False
-        # once for a set of moments
+        # degrees are chosen once for a set of moments
         self._is_chosen = False
         self._correction: np.ndarray | None = None
         if request.exclusions is not None:
@@ -193,7 +194,7 @@ class Evaluation:
             norms = np.sqrt(probe.squares(near))
             self._is_void, self._is_lost = not norms.any(), not np.isfinite(norms).all()
             if setting.geometry is not self.layout.geometry:
-                # expansions could not do it: with other moments they may
+                # a direct sum, since expansions failed: for other moments they may do
                 harmonic = self._harmonic(moments)
                 strengths = self.steps.strengths(moments, harmonic, self.source_order)
                 signs = signs_of(strengths, probe.overall(norms))
@@ -256,8 +257,8 @@ class Evaluation:
                 break
             if self._nothing_acts(harmonic, verdict):
                 break
-            # rounding, not truncation, when a higher degree does not help; distant boxes, whose
-            # degree is a fraction of it, may not notice the first time
+            # if higher degrees do not help twice, rounding limits the result, not truncation; once
+            # may be chance, for distant boxes have a fraction of the degree, rounded
             now = max(verdict.typical, verdict.worst / 2)
             in_vain += not now <= 0.8 * last
             helped = now <= 0.8 * last
@@ -273,7 +274,7 @@ class Evaluation:
             verdict = zeros(self.tolerance, self.order)
         self._describe(setting)
         self.report.measured(verdict, probe.size)
-        # degrees were raised for other moments: to be chosen anew
+        # degrees that were raised for earlier moments and too high for these are chosen anew
         idle = setting.raised and verdict.worst < 0.1
         norms = np.where(verdict.norms > 0, verdict.norms, np.inf)
         signs = None if idle else setting.signs

@@ -14,12 +14,11 @@ from fmm.steps import Array, FarField, Steps
 from fmm.tree.geometry import Batches, Geometry
 from multipoles.radial import Coulomb, Kernel
 
-# of the tolerance: by how much a kernel taken for 1/r may differ from it
+# share of the tolerance by which a kernel that is taken for 1/r may differ from it
 _NEGLIGIBLE = 0.05
 # logarithm of the ratio of two edges of boxes that count as the same
 _SAME_EDGE = 0.1
-# if there are so many times as many near pairs as when leaves were chosen, or as few, they are
-# chosen anew
+# leaves are chosen anew when the number of near pairs has changed by more than this factor
 _MORE_PAIRS = 2.0
 
 

@@ -3,6 +3,8 @@
 Trees know points only; here is what evaluations on them cost (`fmm.cost`).
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from fmm import choice
@@ -101,45 +103,65 @@ def choose_leaves(
     boxes = boxes / n_systems
     if len(boxes) < 2 or n < 16 or fewest == 0:
         return 1, int(n) + 64
-    # boxes of a grid of any size, between the levels of halving
-    roots = np.repeat(ROOT_GRIDS, len(boxes))
-    grids = np.log2(roots) + np.tile(np.arange(len(boxes)), len(ROOT_GRIDS))
-    levels = np.arange(len(boxes))
-    filled = np.exp2(np.interp(grids, levels, np.log2(boxes)))
-    dimension = np.clip(np.interp(grids, levels, np.gradient(np.log2(boxes))), 1.0, 3.0)
-    crowd = np.interp(grids, levels, crowding)
-    seconds = np.array(
-        [
-            seconds_per_point(work, d, n / b, c)
-            for d, b, c in zip(dimension, filled, crowd, strict=True)
-        ]
-    )
-    too_small = points.edge.max() < smallest * np.exp2(grids)
-    too_empty = n < work.machine().least * filled
-    seconds[(too_small | too_empty) & (grids > 0)] = np.inf
+    grids = _grids(boxes, crowding, n, work)
+    too_small = points.edge.max() < smallest * np.exp2(grids.halvings)
+    too_empty = n < work.machine().least * grids.boxes
+    seconds = np.where((too_small | too_empty) & (grids.halvings > 0), np.inf, grids.seconds)
     best = int(np.argmin(seconds))
-    near = 3.0 ** dimension[best] * crowd[best] * work.seconds_per_pair() * n / filled[best]
-    least = _least_per_point(work, fewest, n, filled[best], near, seconds[best] - near)
+    root, dimension, filled, crowd = (a[best] for a in grids[1:5])
+    near = 3.0**dimension * crowd * work.seconds_per_pair() * n / filled
+    least = _least_per_point(work, fewest, n, filled, near, seconds[best] - near)
     direct = _direct_seconds(work, *counts)
-    # clusters of different sizes fill no grid evenly: then `cheaper` looks at the tree itself
-    uneven = crowd[best] >= 2.0 and n_systems == 1 and direct > _WORTH_A_TREE * FIXED_SECONDS
+    # clusters of different density fill no grid evenly: `cheaper` then looks at the actual tree
+    uneven = crowd >= 2.0 and n_systems == 1 and direct > _WORTH_A_TREE * FIXED_SECONDS
     if direct < n * least and not uneven:
         return 1, int(4 * n)
-    if crowd[best] < 2.0 and n_systems == 1:
-        held = n / filled[best]
-        # between the fullest of these boxes and the emptiest that would be divided into them
+    if crowd < 2.0 and n_systems == 1:
+        held = n / filled
+        # more than the fullest box of this grid holds by chance (held + 3 standard deviations),
+        # less than the emptiest box of the grid one level coarser, which is to be divided
         above = max(held + 3 * held**0.5, 8 * held - 3 * (8 * held) ** 0.5)
-        return int(roots[best]), int(min(held + 6 * held**0.5 + 8, above))
-    return 1, int(2.2 * best_occupancy(work, float(dimension[best])))
+        return int(root), int(min(held + 6 * held**0.5 + 8, above))
+    return 1, int(2.2 * best_occupancy(work, float(dimension)))
+
+
+class _Grids(NamedTuple):
+    """Grids of boxes of one size, between the levels of halving too; arrays of one shape."""
+
+    halvings: np.ndarray
+    """Logarithm to base 2 of the boxes along an axis."""
+    root: np.ndarray
+    """Boxes along an axis on the coarsest level, see `ROOT_GRIDS`."""
+    dimension: np.ndarray
+    """Of what the points fill: 3 of a volume, 2 of a surface, 1 of a line."""
+    boxes: np.ndarray
+    """How many boxes of a system hold points."""
+    crowding: np.ndarray
+    """See `fmm.tree.curve.occupancy`."""
+    seconds: np.ndarray
+    """What expansions cost per point."""
+
+
+def _grids(boxes: np.ndarray, crowding: np.ndarray, n: float, work: Work) -> _Grids:
+    """Return the grids among which `choose_leaves` chooses."""
+    levels = np.arange(len(boxes))
+    root = np.repeat(ROOT_GRIDS, len(boxes))
+    halvings = np.log2(root) + np.tile(levels, len(ROOT_GRIDS))
+    filled = np.exp2(np.interp(halvings, levels, np.log2(boxes)))
+    dimension = np.clip(np.interp(halvings, levels, np.gradient(np.log2(boxes))), 1.0, 3.0)
+    crowd = np.interp(halvings, levels, crowding)
+    columns = zip(dimension, filled, crowd, strict=True)
+    seconds = np.array([seconds_per_point(work, d, n / b, c) for d, b, c in columns])
+    return _Grids(halvings, root, dimension, filled, crowd, seconds)
 
 
 def _least_per_point(
     work: Work, fewest: float, n: float, boxes: float, near: float, far: float
 ) -> float:
-    """Return what expansions cost at least, per point of the larger kind.
+    """Return a lower bound of the cost with expansions, per point of the more numerous kind.
 
-    Work falls to the boxes that hold points of the smaller kind; others only form expansions of
-    theirs, or evaluate them. `near` and `far` are the cost per point if both kinds are many.
+    Only boxes that hold points of the rarer kind do all of the work; in others expansions are only
+    formed, or only evaluated. `near` and `far` are the cost per point if both kinds are numerous.
     """
     busy = min(1.0, fewest / min(boxes, n))
     idle = 0.5 * work.harmonics()[work.degree] + work.seconds_per_leaf() * boxes / n

@@ -43,7 +43,7 @@ class FMM:
     tolerance : float
         Largest relative L2 error of the field at every output order: the root mean square error
         over all targets against the root mean square of the field. It is measured in every
-        evaluation (on a GPU in the first), at targets drawn by where errors can sit; where it
+        evaluation (on a GPU in the first), at targets drawn where errors are expected; where it
         cannot be kept, a RuntimeWarning tells the error. Fields in float32 are not closer than
         1.2e-7.
     source_order, order : int

@@ -11,10 +11,10 @@ import numpy as np
 from multipoles import indexing
 from multipoles.scaling import exponent_of
 
-# moments between 2^-60 and 2^60 stay as they are, and lengths that no power in a chain takes beyond
-# the range of float64
+# Moments within 2^-60 ... 2^60 stay as they are, and so do lengths within 2^-15 ... 2^15, whose
+# powers in the chains of kernels are in the range of float64.
 ORDINARY, ORDINARY_LENGTHS = 60, 15
-# bits that are left to outliers where lengths go by most points
+# powers of two left to outliers, where the bulk of the points sets the unit of length
 _ROOM = 60
 _GREATEST = np.finfo(np.float64).max
 
@@ -26,7 +26,7 @@ class Extents(Protocol):
         """Return the lowest and highest coordinates of points."""
 
     def typical_extent(self, points: Any) -> float:
-        """Return how far most of the points are apart, zero if they are not."""
+        """Return the size of the bulk of the points, see `typical_extent`."""
 
 
 def exponent(steps: Extents, targets: Any, sources: Any) -> int:
@@ -59,7 +59,10 @@ def _exponent(value: float) -> int:
 
 
 def typical_extent(points: np.ndarray) -> float:
-    """Return how far most of some points are apart, zero if they are not."""
+    """Return the size of the bulk of some points: the median distance from the median.
+
+    The largest of the three axes; outliers do not count, and it is zero if most points coincide.
+    """
     wide = points.astype(np.float64)
     away = np.abs(wide - np.median(wide, axis=0)) if len(wide) else np.zeros((1, 3))
     return float(np.median(away, axis=0).max())

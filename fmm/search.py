@@ -17,9 +17,9 @@ from fmm.setting import Setting
 from fmm.tree.geometry import Geometry
 from multipoles.compiled.jit import get_num_threads
 
-# of the tolerance: what a degree is raised for
+# share of the tolerance that raised degrees aim at
 _AIM = 0.6
-# times the expected cost, or seconds, that a direct sum may take where expansions cannot do it
+# where expansions fail, a direct sum may take so many times their cost, or so many seconds
 _PATIENCE, _AT_ONCE = 50.0, 1.0
 
 
@@ -101,7 +101,7 @@ class Search:
         if more <= 0:
             return None
         degrees = tuple(d + more if d else 0 for d in setting.degrees)
-        # who names a leaf size wants a tree, unless it is hopeless
+        # a caller who names a leaf size wants expansions, unless they are hopeless
         patience = 1.0 if self.layout.request.leaf_size is None else _PATIENCE
         expected = choice.seconds(setting.geometry, self.work, degrees)
         if expected > patience * self._direct_seconds:

@@ -102,7 +102,7 @@ class Steps(Protocol):
         """Return the lowest and highest coordinates of points; infinities if there are none."""
 
     def typical_extent(self, points: Array) -> float:
-        """Return how far most of the points are apart, zero if they are not."""
+        """Return the size of the bulk of the points, see `fmm.scaling.typical_extent`."""
 
     def scaled(self, values: Array, exponents: Any) -> Array:
         """Return values times powers of two, one for all or one for each column."""

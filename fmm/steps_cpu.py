@@ -16,7 +16,7 @@ from multipoles import checks, indexing
 from multipoles.indexing import order_slice
 from multipoles.radial import Kernel
 
-# of the moments: what is left of traces by rounding
+# what rounding leaves of moments that are all trace, relative to them
 _TRACE = 1e-12
 
 
@@ -65,7 +65,7 @@ class HostSteps:
         return low[0], high[0]
 
     def typical_extent(self, points: Any) -> float:
-        """Return how far most of the points are apart, zero if they are not."""
+        """Return the size of the bulk of the points, see `fmm.scaling.typical_extent`."""
         return typical_extent(points[:: 1 + len(points) // 1000])
 
     def scaled(self, values: Any, exponents: Any) -> Any:

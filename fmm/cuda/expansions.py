@@ -84,7 +84,7 @@ def form(degree, irregular):
         rows, boxes, senders, ranges, centres, edges, points, moments, channels, columns,
         column_degrees, factor, starts, harmonic, factors, n, length, out,
     ):  # fmt: skip
-        # the simulator knows shared arrays by their lines
+        # the simulator tells shared arrays apart by their lines
         h = cuda.shared.array(room, REAL)
         sums = cuda.shared.array(size, REAL)
         thread, channel = cuda.threadIdx.x, cuda.blockIdx.y
@@ -132,7 +132,7 @@ def evaluate(degree, irregular):
         rows, boxes, receivers, ranges, centres, edges, points, coefficients, channels, columns,
         column_degrees, factor, starts, row, factors, length, out,
     ):  # fmt: skip
-        # the simulator knows shared arrays by their lines
+        # the simulator tells shared arrays apart by their lines
         h = cuda.shared.array(room, REAL)
         sums = cuda.shared.array(size, REAL)
         thread, channel = cuda.threadIdx.x, cuda.blockIdx.y

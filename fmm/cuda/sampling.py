@@ -1,9 +1,9 @@
-"""The field at a few targets on the GPU, by which the error is judged; see `fmm.error.sampling`.
+"""The field at a few targets on the GPU, by which the error is measured; see `fmm.error.sampling`.
 
-Where many sources are about as strong as each other, targets are drawn evenly, and those in the
-corners of leaves, where errors are largest, are looked at besides. Where few are strong, or there
-are few, the tree comes to the host, which draws by where errors can sit. The host waits for what
-is compared.
+If many sources are about equally strong, targets are drawn evenly, and those in the corners of
+leaves, where errors are largest, are taken in addition. If few are strong, or there are few, the
+tree is copied to the host, which draws where errors are expected. The host waits for what is
+compared.
 """
 
 from functools import cached_property
@@ -19,7 +19,8 @@ from fmm.cuda.rows import copy, picked
 from fmm.error import sampling
 from fmm.error.drawing import Drawn, draw
 from fmm.error.indicators import HostStrengths, Where
-from fmm.error.sampling import Probe, senders_of
+from fmm.error.sampling import Probe
+from fmm.error.systems import senders_of
 from fmm.far import harmonics
 from multipoles import indexing
 from multipoles.compiled.cuda_kernels import SIMULATED, cuda, kernels
@@ -32,10 +33,10 @@ _PARTS = 4 if SIMULATED else 512
 _SENDERS = 16 if SIMULATED else 4096
 # distances to the middle of a leaf are compared as integers of so many bits
 _BITS = 30
-# of the moments: what is left of traces, which have no far field, by rounding
+# what rounding leaves of moments that are all trace, relative to them
 _TRACE = 1e-12
 _WIDE = np.dtype(np.float64)
-# sources are few, or few of them strong, if they, or their share of all, are less than this
+# sources are few below this number; few of them are strong below this share of all
 _FEW, _UNEVEN = 10_000, 0.02
 
 

@@ -154,7 +154,7 @@ class DeviceSteps:
         return corners(self.space, points)
 
     def typical_extent(self, points: Any) -> float:
-        """Return how far most of the points are apart, zero if they are not; waits for some."""
+        """Return the size of the bulk of the points, see `fmm.scaling`; waits for some of them."""
         n = points.shape[0]
         samples = self.space.upload(np.arange(0, n, 1 + n // 1000))
         some = self.space.download(gather(self.space, points, samples))

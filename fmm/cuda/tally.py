@@ -13,7 +13,7 @@ from multipoles.compiled.cuda_kernels import cuda, kernels
 from multipoles.cuda.device import Space
 from multipoles.cuda.sorting import blocks_for, running_sum, total
 
-# pairs that a thread counts: they are sorted, so that it adds to few places
+# pairs that one thread counts: they are sorted, so that it adds to few counters
 _RUN = 32
 
 

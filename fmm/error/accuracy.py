@@ -14,10 +14,10 @@ _LARGEST = 1e140
 
 
 def share(derivatives: int) -> float:
-    """Return what truncation may use of the tolerance by this reckoning.
+    """Return the share of the tolerance that the predicted truncation error may take.
 
-    The more derivatives by source and target, the more of the error is that of few pairs of points
-    in corners of boxes, and the less a mean says.
+    The more derivatives by source and target, the more of the error comes from few pairs of points
+    in corners of boxes, and the less a predicted mean can be relied on.
     """
     return 0.5 / (1 + 0.15 * max(derivatives - 1, 0))
 
@@ -86,9 +86,9 @@ def predicted(weights: np.ndarray, edges: np.ndarray, order: int) -> np.ndarray:
 
 def _scale(edges: np.ndarray, j: int, k: int) -> np.ndarray:
     """Return the square of what turns errors in units of the edge into those of unit moments."""
-    # the factors of random directions and unit moments are fitted, within 1.5 times
+    # fitted to unit moments of random directions; right within a factor of 1.5
     scale = edges ** -(j + k + 1.0) * 0.55**j * 0.85**k
-    # of the smallest boxes of the deepest trees it would overflow
+    # for the smallest boxes of the deepest trees it would overflow
     return np.minimum(scale, _LARGEST) ** 2
 
 
@@ -122,7 +122,7 @@ def choose(expected: np.ndarray, limits: np.ndarray, costs: np.ndarray) -> tuple
         if not over.any():
             return tuple(chosen.tolist())
         gain = (now[:, :, None] - shares)[over].sum(axis=0)
-        # a degree that takes nothing away may lead to one that does
+        # all higher degrees are compared: the next may gain nothing where a later one does
         extra = costs - costs[levels, chosen][:, None]
         rate = np.divide(gain, extra, out=np.zeros_like(gain), where=later > chosen[:, None])
         level, degree = np.unravel_index(np.argmax(rate), rate.shape)

@@ -1,4 +1,4 @@
-"""Draw targets at which a field is to be compared: evenly, and by where errors can sit."""
+"""Draw targets at which a field is to be compared: evenly, and where errors are expected."""
 
 from typing import NamedTuple
 

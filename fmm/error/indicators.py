@@ -1,10 +1,10 @@
-"""Where the error of a far field can sit: what boxes send, from how near, and to how many targets.
+"""Where the error of a far field is expected: what boxes send, how near, and to how many targets.
 
 A level of the tree, a shift between two boxes and a degree have a typical error
 (`fmm.error.accuracy`); times what the sending box really holds, it says how much a receiving box
 can be wrong. Summed over all pairs that is an estimate of the whole error, from which degrees are
-chosen; box by box it says where to look (`fmm.error.sampling`). One strong source among thousands
-is thus seen wherever it lies.
+chosen; box by box it says where to measure it (`fmm.error.sampling`). One strong source among
+thousands is thus noticed wherever it lies.
 """
 
 from typing import NamedTuple, Protocol
@@ -18,7 +18,8 @@ from fmm.tree.curve import upper
 from fmm.tree.lists import N_CODES, POINTS, Lists
 from multipoles.compiled.jit import bare, run_chunks
 
-# share of the square of a box's charge: neighbours of one sign err alike, though less than in full
+# share of the square of a box's total charge that adds to its power: errors of charges of one sign
+# add up, though not in full
 _COHERENT = 0.1
 # errors rise towards the corners of a box, as a power of the distance from its middle
 STEEPEST = 12

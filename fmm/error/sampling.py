@@ -1,9 +1,9 @@
-"""What a tolerance refers to: the field at a few targets by direct sums, and the error there.
+"""The error of a field as measured: at a few targets, against direct sums.
 
-Targets are drawn by where error can sit (`fmm.error.indicators`), half of them, and evenly, the
-other half. Every draw counts by the inverse of its probability, so that the mean over few targets
-is that over all, and its own standard error is known. The exact field is summed in float64 from the
-caller's own coordinates.
+Half of the targets are drawn where errors are expected (`fmm.error.indicators`), half evenly. Each
+draw is weighted by the inverse of its probability, so that the mean over few targets estimates that
+over all, with a known standard error. The exact field is summed in float64 from the caller's own
+coordinates.
 """
 
 from collections.abc import Callable, Collection
@@ -13,6 +13,7 @@ import numpy as np
 
 from fmm.error.drawing import Drawn, draw
 from fmm.error.indicators import Where
+from fmm.error.systems import all_targets, senders_of, targets_of_systems
 from fmm.near.field import near_field
 from fmm.tree.geometry import Geometry
 from multipoles import indexing
@@ -24,14 +25,14 @@ from multipoles.radial import Kernel
 
 SIZE = 64
 MORE = 256
-# standard errors of a mean square error that are added to it, to be sure
+# so many standard errors are added to a measured mean square error to bound it
 SURE = 3.0
-# the higher the degree, the more of the error is that of few targets, which a sample may miss:
-# what one draw scatters by is not taken for less than so much times the mean
+# The higher the degree, the fewer targets make most of the error, and a sample may miss them: the
+# standard deviation of a draw is taken as at least so many times the mean, per degree and at most.
 _SCATTER, _MOST_SCATTER = 0.5, 8.0
 # expansions of this degree want more targets from the start
 HIGH = 9
-# targets and sources from which the rounding of sums is reckoned
+# targets and sources from which the rounding of sums is estimated
 _FEW, _SENDERS = 4, 4096
 # targets summed by one thread
 _AT_ONCE = 16
@@ -83,15 +84,15 @@ class Probe:
         self._kernel, self._reach = kernel, reach
         self._per_channel, self._correction = "channel" in each, correction
         self.enlarged = thorough
-        self.groups = _systems(geometry) if "system" in each else _everything(geometry)
-        # in units of their own, squares neither overflow nor vanish
+        self.groups = targets_of_systems(geometry) if "system" in each else all_targets(geometry)
+        # each order in a unit of its own, so that squares neither overflow nor vanish
         self.units = _units(self._sample(near), order)
         self._near_squares = self.squares(near)
         if not np.isfinite(self._near_squares).all():
             self.units = _units(self._largest(near), order)
             self._near_squares = self.squares(near)
         self._where = where and where(self.overall(np.sqrt(self._near_squares)))
-        # of the expansions that are judged
+        # highest degree of the expansions that are judged
         self.degree = 0 if self._where is None else self._where.degree
         size = SIZE + MORE * thorough
         self._take([self._draw(*group, size, seed=0) for group in self.groups])
@@ -355,50 +356,6 @@ def _sizes(top: int) -> np.ndarray:
     """Return the square of the norm of the derivatives of 1/r of each order at r = 1."""
     n = np.arange(top + 1)
     return np.cumprod(np.maximum((2 * n - 1) * n, 1.0))
-
-
-def _everything(geometry: Geometry) -> list[tuple[int, int]]:
-    return [(0, int(geometry.targets.shape[0]))]
-
-
-def _systems(geometry: Geometry) -> list[tuple[int, int]]:
-    """Return the ranges of targets of the systems that have any."""
-    system, targets, _ = geometry.roots
-    starts = np.flatnonzero(np.diff(system, prepend=-1))
-    occupied = targets[:, 1] > targets[:, 0]
-    first = np.minimum.reduceat(np.where(occupied, targets[:, 0], np.iinfo(np.int64).max), starts)
-    last = np.maximum.reduceat(np.where(occupied, targets[:, 1], 0), starts)
-    return [(a, b) for a, b in zip(first.tolist(), last.tolist(), strict=True) if b > a] or [(0, 0)]
-
-
-def senders_of(
-    samples: np.ndarray, system: np.ndarray, targets: np.ndarray, sources: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return how many of some targets are of each system, and the range of its sources.
-
-    Parameters
-    ----------
-    samples : ndarray
-        Ascending indices of targets; systems without any are left out.
-    system : ndarray, shape (n_roots,)
-        Of the boxes of level 0.
-    targets, sources : ndarray, shape (n_roots, 2)
-        What they hold.
-    """
-    # points of one system lie together
-    starts = np.flatnonzero(np.diff(system, prepend=-1))
-    far = np.iinfo(np.int64).max
-
-    def least(ranges: np.ndarray) -> np.ndarray:
-        occupied = ranges[:, 1] > ranges[:, 0]
-        return np.minimum.reduceat(np.where(occupied, ranges[:, 0], far), starts)
-
-    ends = np.maximum.reduceat(sources[:, 1], starts)
-    senders = np.stack([np.minimum(least(sources), ends), ends], axis=1)
-    begin = least(targets)
-    begin, senders = begin[begin < far], senders[begin < far]
-    used, counts = np.unique(np.searchsorted(begin, samples, side="right") - 1, return_counts=True)
-    return counts, senders[used]
 
 
 # --- loops ----------------------------------------------------------------------------------------

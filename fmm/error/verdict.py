@@ -5,12 +5,12 @@ from functools import cached_property
 
 import numpy as np
 
-# digits lost in a sum: multiples of the last one of its terms
+# rounding error of a sum, in units of the last digit of its terms
 _ROUNDING = 8.0
-# times the rounding of its terms: what a field of nothing may be
+# a field within so many times the rounding of its terms may be nothing but rounding
 _NOISE = 64.0
 _EPSILON = float(np.finfo(np.float64).eps)
-# of a result in float32: what a tolerance counts at least, and the root mean square of its rounding
+# of results in float32: the least tolerance that counts, and the root mean square of the rounding
 ROUNDED, LAST = 1.2e-7, 3e-8
 
 

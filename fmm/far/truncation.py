@@ -76,7 +76,8 @@ def errors(derivatives: int) -> np.ndarray:
     """
     p = np.arange(MAX_DEGREE + 1)
     table = 10.0 ** (_errors() + derivatives * np.log10(1.5 * (p + 1)))
-    # below the degree that derivatives need at all, the error is that of leaving everything out
+    # at degrees too low for so many derivatives the fit falls: the error there is not below that of
+    # higher degrees
     return np.maximum.accumulate(table[:, ::-1], axis=1)[:, ::-1]
 
 

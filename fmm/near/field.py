@@ -22,9 +22,9 @@ from multipoles.neighbours import Slots
 from multipoles.radial import Coulomb, Kernel
 
 _COULOMB = Coulomb()
-# beyond, straight-line code compiles for more than a second
+# above this total order, straight-line code would take more than a second to compile
 MAX_EMITTED = 12
-# products that cost as much as what all pairs share: r, 1/r and the loop
+# what every pair costs, r, 1/r and the loop, in products of numbers
 _DISTANCE = 13.0
 # how much slower the loop for any order is
 _GENERIC = 20.0
@@ -336,9 +336,10 @@ def _fold_matrix(rank: int) -> np.ndarray:
 def pair_cost(source_order: int, order: int, channels: int = 1, damped: bool = False) -> float:
     """Return the cost of one pair, one being that of a charge's potential and gradient.
 
-    The products of its arithmetic, as two start in a cycle, and what else a loop does: fitted to
-    times for K to 3, D to 4 and up to 16 channels. Under a damped kernel, of a pair beyond its
-    reach: how many are within does not depend on the leaves.
+    It counts the products of the arithmetic, of which a processor starts two per cycle, and the
+    rest of the loop, fitted to measured times for K to 3, D to 4 and up to 16 channels. Under a
+    damped kernel it is that of a pair beyond the reach: the number of others does not depend on
+    the size of leaves.
     """
     single = channels == 1
     if damped:
@@ -346,7 +347,7 @@ def pair_cost(source_order: int, order: int, channels: int = 1, damped: bool = F
     else:
         scaled = not single and not traceless.has_products(source_order, order)
         once, each = traceless.n_products(source_order, order, scaled)
-    # moments of many channels come from the second cache
+    # moments of many channels come from the second-level cache
     names = loops.arithmetic(damped).row_names(source_order, order)
     loads = 0.0 if single else 0.7 * len(names)
     cost = (_DISTANCE + once + channels * (each + loads)) / 20.0

@@ -1,7 +1,8 @@
 """The adaptive tree: cubic boxes, halved where they hold many points. Geometry only.
 
 Every box is a range of points along the curve. Centres are exact: children lie a quarter of an
-edge from the middle of their parent to the last bit. Where numbers end, so do trees.
+edge from the middle of their parent to the last bit. Boxes are not divided where float64 could not
+represent the centres of their children.
 """
 
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ from multipoles.compiled.jit import bare, bare_inline, jit
 
 # a box while the tree grows: key in the word of its level, parent, children, ranges, anchor
 KEY, PARENT, FIRST, CHILDREN, TARGETS, SOURCES, SYSTEM, ANCHOR, ROW = 0, 1, 2, 3, 4, 6, 8, 9, 12
-# half the distance of two numbers, over the larger of them
+# half a unit in the last place, relative to the number
 _ROUNDING = 2.0**-53
-# exponent of the least last digit of a centre
+# exponent of the smallest last digit of a centre
 _LEAST_DIGIT = -1060
 
 
@@ -165,7 +166,7 @@ def divides(
         return False
     if not _are_numbers(centre, box, edge / (np.int64(1) << level), digit, level):
         return False
-    # also by levels that are not made: smaller boxes are farther from others
+    # any level of the keys counts, even one that is not made: smaller boxes are better separated
     last, one = bits + WORD * (target_keys.shape[0] - 1), True
     if t < t_last:
         one = parting(target_keys, t, target_keys, t_last - 1, bits) > last

@@ -17,11 +17,11 @@ MAX_LEVELS = (1 + N_DEEP) * WORD
 CROWD = 24
 """More points than this in a box of the first word's last level ask for more levels."""
 _MARGIN = 0.006
-# digits of an edge, and of an origin in units of which it is a multiple
+# binary digits of an edge, and of an origin counted in fractions of the edge
 _EDGE_DIGITS, _ORIGIN_DIGITS = 10, 42
-# an edge is at least so many times the rounding of coordinates
+# an edge is at least so many times the spacing of numbers at the coordinates
 _ROUNDINGS = 2.0**20
-# of the least edge
+# exponent of the smallest edge
 _LEAST_EXPONENT = -1000
 
 
@@ -93,7 +93,7 @@ def sort_points(
         If a system is larger than the largest number.
     """
     target_system, source_system, n_systems = _systems(target_batch, source_batch)
-    # points of one place may still be of different systems
+    # the same points may belong to different systems as targets and as sources
     same = targets is sources and np.array_equal(target_system, source_system)
     kinds = [(np.ascontiguousarray(sources, np.float64), source_system)]
     if not same:
@@ -217,14 +217,14 @@ def roots(
             "points: expected systems that extend over less than 1.6e308 along each axis, got "
             f"coordinates from {low.min():.3g} to {high.max():.3g}"
         )
-    # a little wider and off the middle, so that no point falls outside and the boxes are out of
-    # step with lattices: points in the corners of boxes make the error of expansions largest
+    # a little wider, so that no point falls outside, and off the middle, so that faces of boxes do
+    # not coincide with planes of lattices: points in corners make the largest errors
     edge = np.where(largest > 0, largest * ((1 + 2 * _MARGIN) / root_grid), 1.0)
     far = np.maximum(np.abs(low), np.abs(high)).max(axis=1)
     edge = np.maximum(edge, np.maximum(_ROUNDINGS * np.spacing(far), 2.0**_LEAST_EXPONENT))
     mantissa, exponent = np.frexp(edge)
     edge = np.ldexp(np.ceil(np.ldexp(mantissa, _EDGE_DIGITS)), exponent - _EDGE_DIGITS)
-    # far from zero the digits of numbers allow coarser steps only, less than the margin even so
+    # far from zero float64 resolves coarser steps only, which are still less than the margin
     halvings = np.minimum(bits, _ORIGIN_DIGITS - np.frexp(far / edge + 8)[1])
     step = np.ldexp(edge, -halvings)[:, None]
     counts = np.clip(np.ceil((extent + step) / edge[:, None]), 1, root_grid)

@@ -288,7 +288,7 @@ def _separate(boxes, leaf, other, least, stack, top, into):
     if boxes.n_targets[other] >= least[1]:
         _emit(into, 2 * n + other, leaf)
         return
-    # near lists are those of leaves
+    # only leaves have near lists
     bottom = top
     stack[0, top] = other
     top += 1
