@@ -3,7 +3,8 @@
 import csv
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -126,7 +127,9 @@ def optional(name: str) -> Any:
         return None
 
 
-def main(n: int, quick: bool = False, csv_path: Path | None = None, picture: Path | None = None):
+def main(
+    n: int, quick: bool = False, csv_path: Path | None = None, picture: Path | None = None
+) -> None:
     """Print the table, and write all that was measured and a picture of it.
 
     Parameters
@@ -209,7 +212,9 @@ def measure(row: Row, n: int, repeats: int) -> tuple[Measurement, Measurement | 
     return _side_by_side(problem, row, n, tolerance, eps, repeats)
 
 
-def _side_by_side(problem, row: Row, n, tolerance, eps: float | None, repeats: int) -> tuple:
+def _side_by_side(
+    problem: Problem, row: Row, n: int, tolerance: float, eps: float | None, repeats: int
+) -> tuple[Measurement, Measurement | None]:
     """Time both programs in turn."""
     first: list[float] = []
     again: list[float] = []
@@ -290,14 +295,26 @@ def against_tolerance(n: int, tolerances: np.ndarray, repeats: int) -> list[Meas
     return measured
 
 
-def _programs(problem: Problem, tolerances: tuple) -> list[tuple[str, float, Callable]]:
-    runs = [("anisole", t, lambda t=t: problem.ours(t)) for t in tolerances]
+def _programs(
+    problem: Problem, tolerances: Collection[float]
+) -> list[tuple[str, float, Callable[[], np.ndarray]]]:
+    runs: list[tuple[str, float, Callable[[], np.ndarray]]] = [
+        ("anisole", t, partial(problem.ours, t)) for t in tolerances
+    ]
     if optional("fmm3dpy") is not None:
-        runs += [("fmm3dpy", t, lambda t=t: problem.peer(t)) for t in tolerances]
+        runs += [("fmm3dpy", t, partial(problem.peer, t)) for t in tolerances]
     return runs
 
 
-def _curve(part, problem: Problem, n: int, program, asked, run, repeats: int) -> Measurement:
+def _curve(
+    part: str,
+    problem: Problem,
+    n: int,
+    program: str,
+    asked: float,
+    run: Callable[[], np.ndarray],
+    repeats: int,
+) -> Measurement:
     """Time one program: the least of several, fewer if they take long."""
     if program == "anisole":
         run()  # compiles what is missing
@@ -345,7 +362,7 @@ def draw(path: Path, measured: list[Measurement]) -> bool:
 _COLOURS = {"anisole": "#1b6ca8", "fmm3dpy": "#c8553d", "direct": "#777777"}
 
 
-def _draw_sizes(axis, measured: list[Measurement]) -> None:
+def _draw_sizes(axis: Any, measured: list[Measurement]) -> None:
     for program, asked in dict.fromkeys((m.program, m.asked) for m in measured):
         chosen = [m for m in measured if (m.program, m.asked) == (program, asked)]
         axis.loglog(
@@ -357,7 +374,7 @@ def _draw_sizes(axis, measured: list[Measurement]) -> None:
     axis.set_title("random charges in a cube, potential and gradient", fontsize=10)
 
 
-def _draw_errors(axis, measured: list[Measurement]) -> None:
+def _draw_errors(axis: Any, measured: list[Measurement]) -> None:
     for program in dict.fromkeys(m.program for m in measured):
         chosen = [m for m in measured if m.program == program]
         axis.loglog(

@@ -2,11 +2,12 @@
 
 import json
 import os
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -82,7 +83,8 @@ def _keep(path: Path, times: Machine) -> None:
         pass
 
 
-def _least(run, repeats: int = 5) -> float:
+def _least(run: Callable[[], Any], repeats: int = 5) -> float:
+    """Return the least time of several runs."""
     run()
     times = []
     for _ in range(repeats):
@@ -276,4 +278,4 @@ def seconds_per_point(
     near = 3.0**dimension * occupancy * crowding * work.seconds_per_pair()
     n_translations = (6.0**dimension - 3.0**dimension) / (1 - 2.0**-dimension)
     far = n_translations * work.seconds_per_translation() + work.seconds_per_leaf()
-    return near + far / occupancy
+    return float(near + far / occupancy)

@@ -163,7 +163,8 @@ class Evaluation:
         """Return what scaled pairs change, in the order of the tree; None without any."""
         if self._correction is None:
             return None
-        return self._correction[geometry.tree.target_permutation]
+        permuted: np.ndarray = self._correction[geometry.tree.target_permutation]
+        return permuted
 
     def _probe(
         self, setting: Setting, moments: Array, near: Array, strengths: Strengths | None

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from math import inf
+from typing import Any
 
 import numpy as np
 
@@ -69,8 +70,8 @@ class Layout:
     """Pairs of points summed directly when the leaves were chosen."""
     settings: dict[tuple[int, int], Setting] = field(default_factory=dict)
     """What was enough, by order of moments and of the field."""
-    far_fields: dict[tuple, FarField] = field(default_factory=dict)
-    """By geometry, degrees, both orders and type of numbers."""
+    far_fields: dict[tuple[Any, ...], FarField] = field(default_factory=dict)
+    """By geometry, degrees, both orders and type of numbers: the arguments of `Steps.far`."""
 
     @property
     def n_targets(self) -> int:

@@ -194,7 +194,8 @@ class FMM:
         out = self._field(packed, source_order, order, dtype)
         if self._report.warning:
             warnings.warn(self._report.warning, RuntimeWarning, stacklevel=2)
-        return steps.give(out, had_channels)
+        result: np.ndarray = steps.give(out, had_channels)
+        return result
 
     def _field(self, moments: Array, source_order: int, order: int, dtype: np.dtype) -> Array:
         layout = self._layout.reaching(source_order + order)

@@ -101,7 +101,8 @@ class HostSteps:
 
     def to_tree(self, geometry: Geometry, moments: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """Return moments in the order of the tree."""
-        return moments[geometry.tree.source_permutation].astype(dtype, copy=False)
+        permuted: np.ndarray = moments[geometry.tree.source_permutation]
+        return permuted.astype(dtype, copy=False)
 
     def near(
         self, geometry: Geometry, moments: Any, order: int, kernel: Kernel, reach: float

@@ -134,13 +134,14 @@ def validate(
     )  # fmt: skip
 
 
-def _problem(name: str, n: int, order: int, channels: int, dtype: str, rng) -> tuple:
+def _problem(
+    name: str, n: int, order: int, channels: int, dtype: str, rng: np.random.Generator
+) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
     """Return targets (or None), sources and moments."""
     targets, sources = cloud(name, n, rng)
     moments = random_moments(len(sources), order, rng, channels)
-    return None if targets is None else targets.astype(dtype), *(
-        a.astype(dtype) for a in (sources, moments)
-    )
+    x = None if targets is None else targets.astype(dtype)
+    return x, sources.astype(dtype), moments.astype(dtype)
 
 
 def sampled(n: int, rng: np.random.Generator) -> np.ndarray:

@@ -5,11 +5,11 @@ octant of a box, running sums number the boxes, and the host reads one number pe
 boxes follow.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from fmm.cuda.curve import launch
+from fmm.cuda.curve import DeviceArray, launch
 from fmm.tree.build import (
     ANCHOR,
     CHILDREN,
@@ -63,13 +63,13 @@ def build_tree(space: Space, points: SortedPoints, leaf_size: int, smallest: flo
 class _Level(NamedTuple):
     """Boxes of a level: rows as those of `fmm.tree.build`, and centres."""
 
-    rows: Any
-    centre: Any
+    rows: DeviceArray
+    centre: DeviceArray
 
     @property
     def shape(self) -> tuple[int, int]:
         """Of the rows."""
-        return self.rows.shape
+        return self.rows.shape[0], ROW
 
 
 class _Growth:
@@ -216,7 +216,9 @@ def _place_children():
     return loop
 
 
-def _finish(space: Space, points: SortedPoints, levels: list, level_starts: np.ndarray) -> Tree:
+def _finish(
+    space: Space, points: SortedPoints, levels: list[_Level], level_starts: np.ndarray
+) -> Tree:
     """Return the tree of the rows of all levels."""
     n = int(level_starts[-1])
     parent, first_child, n_children, system = (space.empty((n,), np.int32) for _ in range(4))

@@ -15,6 +15,8 @@ from multipoles.compiled.cuda_kernels import SIMULATED, cuda, kernels
 from multipoles.cuda.device import Space
 from multipoles.cuda.sorting import argsort, blocks_for, marked, taken
 
+DeviceArray = Any
+"""An array of `numba.cuda` or of its simulator, which have no types."""
 THREADS = 8 if SIMULATED else 128
 GEOMETRY = np.dtype(np.float64)
 """Type of the numbers of kernels that make boxes and lists."""
@@ -33,10 +35,10 @@ def launch(space: Space, kernel: Any, n: int, *args: Any) -> None:
 
 def sort_points(
     space: Space,
-    targets: Any,
-    sources: Any,
-    target_batch: Any = None,
-    source_batch: Any = None,
+    targets: DeviceArray,
+    sources: DeviceArray,
+    target_batch: DeviceArray = None,
+    source_batch: DeviceArray = None,
     root_grid: int = 1,
 ) -> SortedPoints:
     """Return the points along a Morton curve, see `fmm.tree.curve`; all of them lie on the device.
@@ -99,7 +101,9 @@ def sort_points(
     )
 
 
-def _is_crowded(space: Space, points: Any, permutation: Any, keys: Any) -> bool:
+def _is_crowded(
+    space: Space, points: DeviceArray, permutation: DeviceArray, keys: DeviceArray
+) -> bool:
     """Return whether many points share a key and are not all the same; waits for it."""
     crowded = space.upload(np.zeros(1, np.int64))
     launch(
@@ -109,8 +113,13 @@ def _is_crowded(space: Space, points: Any, permutation: Any, keys: Any) -> bool:
 
 
 def _sorted_deeply(
-    space: Space, points: Any, starts: Any, inverse: Any, keys: Any, width: int
-) -> tuple[Any, Any]:
+    space: Space,
+    points: DeviceArray,
+    starts: DeviceArray,
+    inverse: DeviceArray,
+    keys: DeviceArray,
+    width: int,
+) -> tuple[DeviceArray, DeviceArray]:
     """Return the permutation by all words, of which `keys` is the first, and these permuted."""
     n = points.shape[0]
     words = space.empty((1 + N_DEEP, n), np.int64)
@@ -129,7 +138,7 @@ def _sorted_deeply(
     return permutation, words
 
 
-def _names(space: Space, batch: Any, label: str) -> np.ndarray:
+def _names(space: Space, batch: DeviceArray, label: str) -> np.ndarray:
     """Return the systems that points belong to, one number each, on the host."""
     n = batch.shape[0]
     begins = space.empty((n,), np.int64)
@@ -140,7 +149,9 @@ def _names(space: Space, batch: Any, label: str) -> np.ndarray:
     return names
 
 
-def _starts(space: Space, points: Any, batch: Any, systems: np.ndarray) -> Any:
+def _starts(
+    space: Space, points: DeviceArray, batch: DeviceArray, systems: np.ndarray
+) -> DeviceArray:
     """Return where the points of every system start, and where the last ones end."""
     n = points.shape[0]
     if batch is None:
@@ -174,7 +185,9 @@ def _find_starts():
     return loop
 
 
-def _bounds(space: Space, points: Any, starts: Any, low: np.ndarray, high: np.ndarray) -> None:
+def _bounds(
+    space: Space, points: DeviceArray, starts: DeviceArray, low: np.ndarray, high: np.ndarray
+) -> None:
     """Widen the corners of every system to hold its points."""
     n, n_systems = points.shape[0], len(low)
     parts = max(1, min(_PARTS, n // (_GRAIN * n_systems)))
@@ -186,7 +199,7 @@ def _bounds(space: Space, points: Any, starts: Any, low: np.ndarray, high: np.nd
     np.maximum(high, extremes[:, :, 1].max(axis=1), out=high)
 
 
-def corners(space: Space, points: Any) -> tuple[np.ndarray, np.ndarray]:
+def corners(space: Space, points: DeviceArray) -> tuple[np.ndarray, np.ndarray]:
     """Return the lowest and highest coordinates of points, on the host."""
     low, high = np.full((1, 3), inf), np.full((1, 3), -inf)
     _bounds(space, points, space.upload(np.array([0, points.shape[0]])), low, high)
@@ -274,14 +287,16 @@ def copying():
     return loop
 
 
-def gather(space: Space, points: Any, permutation: Any, dtype: Any = np.float64) -> Any:
+def gather(
+    space: Space, points: DeviceArray, permutation: DeviceArray, dtype: Any = np.float64
+) -> DeviceArray:
     """Return ``points[permutation]``."""
     out = space.empty((permutation.shape[0], 3), dtype)
     launch(space, _gather(), permutation.shape[0], points, permutation, out)
     return out
 
 
-def scatter(space: Space, points: Any, permutation: Any) -> Any:
+def scatter(space: Space, points: DeviceArray, permutation: DeviceArray) -> DeviceArray:
     """Return the array of which `gather` would make these points."""
     out = space.empty((permutation.shape[0], 3), np.float64)
     launch(space, _scatter(), permutation.shape[0], points, permutation, out)

@@ -6,10 +6,10 @@ are taken in a fixed order: every run gives the same bits.
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any
 
 import numpy as np
 
+from fmm.cuda.curve import DeviceArray
 from fmm.far import harmonics
 from fmm.far.expansions import write_harmonics
 from multipoles.compiled.cuda_kernels import (
@@ -186,7 +186,7 @@ def _terms(kind: str, degree: int, inner: int, by_harmonic: bool) -> tuple[np.nd
 
 def tables(
     space: Space, kind: str, degree: int, inner: int, by_harmonic: bool, dtype: np.dtype
-) -> tuple[Any, Any, Any]:
+) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
     """Return starts, indices and factors of the sparse step on the device."""
     starts, indices, factors = (
         space.constant(("terms", kind, degree, inner, by_harmonic, part, dtype.name), made)
@@ -207,7 +207,7 @@ def _parts(
     return [partial(part, i) for i in range(3)]
 
 
-def recursion(space: Space, degree: int, dtype: np.dtype) -> Any:
+def recursion(space: Space, degree: int, dtype: np.dtype) -> DeviceArray:
     """Return the factors of the recursion of harmonics on the device."""
     return space.constant(
         ("recursion", degree, dtype.name),
@@ -215,7 +215,7 @@ def recursion(space: Space, degree: int, dtype: np.dtype) -> Any:
     )
 
 
-def column_degrees(space: Space, order: int) -> Any:
+def column_degrees(space: Space, order: int) -> DeviceArray:
     """Return the degree of every harmonic on the device."""
     return space.constant(
         ("harmonic degrees", order), lambda: harmonics.degrees(order).astype(np.int32)

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from fmm.cuda.build import build_tree
-from fmm.cuda.curve import gather, launch, scatter, sort_points
+from fmm.cuda.curve import DeviceArray, gather, launch, scatter, sort_points
 from fmm.cuda.lists import DeviceLists, build_lists
 from fmm.cuda.tally import Tally, tally
 from fmm.cuda.tiles import leaves_with, near_of, tiles
@@ -57,8 +56,8 @@ class DeviceGeometry(Geometry):
         self,
         space: Space,
         points: SortedPoints,
-        sources: Any,
-        targets: Any,
+        sources: DeviceArray,
+        targets: DeviceArray,
         leaf_size: int,
         least: int,
         smallest: float = 0.0,
@@ -69,10 +68,17 @@ class DeviceGeometry(Geometry):
     def _tree(self) -> Tree:
         return build_tree(self.space, self.sorted_points, self.leaf_size, self.smallest)
 
-    def _like(self, points, sources, targets, leaf_size, least) -> "DeviceGeometry":
+    def _like(
+        self,
+        points: SortedPoints,
+        sources: DeviceArray,
+        targets: DeviceArray,
+        leaf_size: int,
+        least: int,
+    ) -> "DeviceGeometry":
         return DeviceGeometry(self.space, points, sources, targets, leaf_size, least, self.smallest)
 
-    def points(self, dtype: np.dtype) -> tuple[Any, Any]:
+    def points(self, dtype: np.dtype) -> tuple[DeviceArray, DeviceArray]:
         """Return targets and sources of a dtype, in the caller's coordinates."""
         dtype = np.dtype(dtype)
         if dtype not in self._points:
@@ -81,14 +87,14 @@ class DeviceGeometry(Geometry):
             self._points[dtype] = sources if same else self._converted(self.targets, dtype), sources
         return self._points[dtype]
 
-    def _converted(self, points: Any, dtype: np.dtype) -> Any:
+    def _converted(self, points: DeviceArray, dtype: np.dtype) -> DeviceArray:
         if points.dtype == dtype:
             return points
         out = self.space.empty(points.shape, dtype)
         launch(self.space, _convert(), points.shape[0], points, out)
         return out
 
-    def _system_keys(self, keys: Any) -> Any:
+    def _system_keys(self, keys: DeviceArray) -> DeviceArray:
         """Return keys that name the system of points in one root cell, and nothing else."""
         points, n = self.sorted_points, keys.shape[1]
         out = self.space.empty((1, n), np.int64)
@@ -97,7 +103,7 @@ class DeviceGeometry(Geometry):
         )  # fmt: skip
         return out
 
-    def unsorted(self) -> tuple[Any, Any]:
+    def unsorted(self) -> tuple[DeviceArray, DeviceArray]:
         """Return targets and sources, float64, in the order in which they were given."""
         sources = scatter(self.space, self.sources, self.tree.source_permutation)
         if self.targets is self.sources:
@@ -110,30 +116,30 @@ class DeviceGeometry(Geometry):
         return build_lists(self.space, self.tree, self.least, self.least)
 
     @cached_property
-    def target_leaves(self) -> Any:
+    def target_leaves(self) -> DeviceArray:
         """Leaves with targets, int64."""
         return leaves_with(self.space, self.tree, self.tree.target_range)
 
     @cached_property
-    def source_leaves(self) -> Any:
+    def source_leaves(self) -> DeviceArray:
         """Leaves with sources, int64."""
         if self.sources is self.targets:
             return self.target_leaves
         return leaves_with(self.space, self.tree, self.tree.source_range)
 
     @cached_property
-    def leaf_targets(self) -> Any:
+    def leaf_targets(self) -> DeviceArray:
         """Ranges of targets of `target_leaves`."""
         return self._near_of_leaves[0]
 
     @cached_property
-    def _near_of_leaves(self) -> tuple[Any, Any]:
+    def _near_of_leaves(self) -> tuple[DeviceArray, DeviceArray]:
         """Ranges of targets of the leaves, and starts of their ranges of sources."""
         starts = self.lists.near_range_starts
         return near_of(self.space, self.target_leaves, self.tree.target_range, starts)
 
     @cached_property
-    def near(self) -> tuple[Any, Any, Any]:
+    def near(self) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
         """Ranges of targets, starts of the ranges of sources near to each, and these.
 
         Of leaves, those of many targets cut into tiles, so that blocks may share the work.
@@ -167,13 +173,14 @@ class DeviceGeometry(Geometry):
     @property
     def far_weights(self) -> np.ndarray:
         """Pairs of points per level and translation code over targets."""
-        return self._tally.weights / max(self.targets.shape[0], 1)
+        weights: np.ndarray = self._tally.weights / max(self.targets.shape[0], 1)
+        return weights
 
     @cached_property
     def host(self) -> OnHost:
         """What tells where errors can sit, on the host; waits for all of it."""
 
-        def there(thing: Any, kind: type, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+        def there(thing: DeviceArray, kind: type, names: tuple[str, ...]) -> dict[str, np.ndarray]:
             none = np.empty(0, np.int64)
             return {
                 item.name: self.space.download(getattr(thing, item.name))
@@ -207,7 +214,9 @@ class DeviceGeometry(Geometry):
         )
         return system, targets, sources
 
-    def moved(self, targets: Any, sources: Any, batches: Batches) -> "DeviceGeometry":
+    def moved(
+        self, targets: DeviceArray, sources: DeviceArray, batches: Batches
+    ) -> "DeviceGeometry":
         """Return other points in a tree of the same kind: root grid, leaf size, smallest box."""
         grid = self.sorted_points.root_grid
         points = sort_points(self.space, targets, sources, *batches, root_grid=grid)
@@ -215,7 +224,9 @@ class DeviceGeometry(Geometry):
         return self._like(points, *ordered, self.leaf_size, self.least)
 
 
-def along_curve(space: Space, points: SortedPoints, targets: Any, sources: Any) -> tuple[Any, Any]:
+def along_curve(
+    space: Space, points: SortedPoints, targets: DeviceArray, sources: DeviceArray
+) -> tuple[DeviceArray, DeviceArray]:
     """Return sources and targets along the curve, float64."""
     ordered = gather(space, sources, points.source_permutation)
     same = points.target_permutation is points.source_permutation

@@ -6,11 +6,10 @@ many pairs of a kind there are, nothing else.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from fmm.cuda.curve import launch
+from fmm.cuda.curve import DeviceArray, launch
 from fmm.tree.build import Tree
 from fmm.tree.curve import upper
 from fmm.tree.lists import (
@@ -41,7 +40,7 @@ class DeviceLists(Lists):
         Translation code of every pair.
     """
 
-    m2l_codes: Any
+    m2l_codes: DeviceArray
 
 
 def build_lists(space: Space, tree: Tree, m2p_least: int, p2l_least: int) -> DeviceLists:
@@ -73,7 +72,7 @@ def build_lists(space: Space, tree: Tree, m2p_least: int, p2l_least: int) -> Dev
 # --- what the loops read --------------------------------------------------------------------------
 
 
-def _boxes(space: Space, tree: Tree) -> tuple:
+def _boxes(space: Space, tree: Tree) -> tuple[DeviceArray, ...]:
     """Return the arrays of `Boxes`."""
     n, n_roots = tree.parent.shape[0], int(tree.level_starts[1])
     cell = space.empty((n,), np.int64)
@@ -110,7 +109,9 @@ def _describe():
 # --- multipole to local ---------------------------------------------------------------------------
 
 
-def _transfers(space: Space, tree: Tree, boxes: tuple, colleagues: Any) -> tuple:
+def _transfers(
+    space: Space, tree: Tree, boxes: tuple[DeviceArray, ...], colleagues: DeviceArray
+) -> tuple[DeviceArray, DeviceArray, DeviceArray, DeviceArray]:
     """Fill `colleagues`; return multipole-to-local pairs, their codes, and where codes start."""
     n = colleagues.shape[0]
     counts, nothing = space.empty((n,), np.int64), space.empty((0,), np.int32)
@@ -169,7 +170,9 @@ def _transfer():
 # --- leaves and their neighbours ------------------------------------------------------------------
 
 
-def _neighbours(space: Space, boxes: tuple, colleagues: Any, least: tuple[int, int]) -> tuple:
+def _neighbours(
+    space: Space, boxes: tuple[DeviceArray, ...], colleagues: DeviceArray, least: tuple[int, int]
+) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
     """Return near, m2p and p2l pairs, one kind after the other, by targets.
 
     Where the rows, three times as many as boxes, start; the sources; and the targets.
@@ -224,7 +227,7 @@ def _name_targets():
     return loop
 
 
-def _picked(space: Space, starts: Any, n: int) -> Any:
+def _picked(space: Space, starts: DeviceArray, n: int) -> DeviceArray:
     """Return where m2p and p2l pairs start."""
     out = space.empty((2,), np.int64)
     launch(space, _pick(), 2, starts, n, out)
@@ -244,7 +247,9 @@ def _pick():
 # --- near boxes as ranges -------------------------------------------------------------------------
 
 
-def _ranges(space: Space, starts: Any, near: Any, n: int, source_range: Any) -> tuple[Any, Any]:
+def _ranges(
+    space: Space, starts: DeviceArray, near: DeviceArray, n: int, source_range: DeviceArray
+) -> tuple[DeviceArray, DeviceArray]:
     """Return where the ranges of sources of every box start, and these."""
     loose, counts = space.empty((near.shape[0], 2), np.int64), space.empty((n,), np.int64)
     launch(space, _merge(), n, starts, near, source_range, loose, counts)

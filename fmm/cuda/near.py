@@ -3,10 +3,9 @@
 The arithmetic of a pair is that of `multipoles.cuda.direct`.
 """
 
-from typing import Any
-
 import numpy as np
 
+from fmm.cuda.curve import DeviceArray
 from multipoles import indexing, plain
 from multipoles.compiled.cuda_access import WIDEST, loader, storer, zeros
 from multipoles.compiled.cuda_kernels import REAL, SIMULATED, cuda, kernels
@@ -32,14 +31,14 @@ _COULOMB = Coulomb()
 
 def near_field(
     space: Space,
-    targets: Any,
-    sources: Any,
-    moments: Any,
+    targets: DeviceArray,
+    sources: DeviceArray,
+    moments: DeviceArray,
     order: int,
-    leaf_targets: Any,
-    range_starts: Any,
-    ranges: Any,
-    out: Any,
+    leaf_targets: DeviceArray,
+    range_starts: DeviceArray,
+    ranges: DeviceArray,
+    out: DeviceArray,
     kernel: Kernel = _COULOMB,
 ) -> None:
     """Write the field of all near sources at the targets of leaves; see `fmm.near.field`.

@@ -1,10 +1,8 @@
 """Rows of arrays (n, channels, k) on the GPU: copied, permuted, multiplied."""
 
-from typing import Any
-
 import numpy as np
 
-from fmm.cuda.curve import copying
+from fmm.cuda.curve import DeviceArray, copying
 from multipoles.compiled.cuda_kernels import SIMULATED, cuda, kernels
 from multipoles.cuda.device import Space
 from multipoles.cuda.sorting import blocks_for
@@ -12,7 +10,7 @@ from multipoles.cuda.sorting import blocks_for
 THREADS = 8 if SIMULATED else 128
 
 
-def copy(space: Space, values: Any, out: Any) -> None:
+def copy(space: Space, values: DeviceArray, out: DeviceArray) -> None:
     """Copy all numbers of an array to another, whose type may be wider."""
     n = int(np.prod(values.shape))
     copying()(
@@ -21,7 +19,9 @@ def copy(space: Space, values: Any, out: Any) -> None:
     )  # fmt: skip
 
 
-def move(space: Space, permutation: Any, values: Any, out: Any, scattered: bool) -> None:
+def move(
+    space: Space, permutation: DeviceArray, values: DeviceArray, out: DeviceArray, scattered: bool
+) -> None:
     """Copy ``values[permutation]``, or rows back by it; the type of numbers may change."""
     wide = np.result_type(values.dtype, out.dtype)
     width = values.shape[1] * values.shape[2]
@@ -32,7 +32,7 @@ def move(space: Space, permutation: Any, values: Any, out: Any, scattered: bool)
     )  # fmt: skip
 
 
-def picked(space: Space, values: Any, rows: np.ndarray) -> np.ndarray:
+def picked(space: Space, values: DeviceArray, rows: np.ndarray) -> np.ndarray:
     """Return some rows of values, on the host; waits for them."""
     out = space.empty((len(rows), *values.shape[1:]), values.dtype)
     move(space, space.upload(np.asarray(rows, np.int64)), values, out, scattered=False)
@@ -40,7 +40,12 @@ def picked(space: Space, values: Any, rows: np.ndarray) -> np.ndarray:
 
 
 def multiply(
-    space: Space, values: Any, key: tuple, matrix: np.ndarray, added: bool, out: Any
+    space: Space,
+    values: DeviceArray,
+    key: tuple[str, int],
+    matrix: np.ndarray,
+    added: bool,
+    out: DeviceArray,
 ) -> None:
     """Write, or add to `out`, the rows of values times a matrix, known by a key."""
     wide = np.result_type(values.dtype, out.dtype)

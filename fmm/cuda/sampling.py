@@ -7,12 +7,11 @@ compared.
 """
 
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from fmm.cuda import scaling as scaling_cuda
-from fmm.cuda.curve import GEOMETRY, THREADS, gather, launch
+from fmm.cuda.curve import GEOMETRY, THREADS, DeviceArray, gather, launch
 from fmm.cuda.geometry import DeviceGeometry
 from fmm.cuda.near import near_field
 from fmm.cuda.rows import copy, picked
@@ -61,7 +60,9 @@ class DeviceStrengths:
         How many sources of one size would make the most uneven component.
     """
 
-    def __init__(self, space: Space, moments: Any, harmonic: Any, source_order: int) -> None:
+    def __init__(
+        self, space: Space, moments: DeviceArray, harmonic: DeviceArray, source_order: int
+    ) -> None:
         whole = mean_squares(space, moments, np.ones(source_order + 1))
         squares, fourths = (component_means(space, harmonic, p) for p in (2, 4))
         matrix = harmonics.cartesian_map(source_order)
@@ -90,10 +91,11 @@ class DeviceStrengths:
 
         Degrees stay for later moments, of which nothing is known.
         """
-        alike = self.mean[:, None, None] * geometry.far_weights
+        alike: np.ndarray = self.mean[:, None, None] * geometry.far_weights
         if self._boxes is None or not self.mean.any():
             return alike
-        return np.maximum(alike, self._boxes.weights(geometry.host))
+        np.maximum(alike, self._boxes.weights(geometry.host), out=alike)
+        return alike
 
 
 class DeviceProbe(Probe):
@@ -104,25 +106,27 @@ class DeviceProbe(Probe):
     """
 
     _geometry: DeviceGeometry
-    _near: Any
+    _near: DeviceArray
 
-    def crosscheck(self, field: Any) -> tuple[np.ndarray, int]:
+    def crosscheck(self, field: DeviceArray) -> tuple[np.ndarray, int]:
         """Return zeros: there are no other loops on the device."""
         return np.zeros_like(self._near_squares), 0
 
-    def squares(self, field: Any) -> np.ndarray:
+    def squares(self, field: DeviceArray) -> np.ndarray:
         """Return the mean square of a field over all targets, in `units`: (1, order + 1, 1)."""
         if field is self._near and "_near_squares" in self.__dict__:
             return self._near_squares
         return mean_squares(self._geometry.space, field, self.units)[None, :, None]
 
-    def _sample(self, field: Any) -> np.ndarray:
+    def _sample(self, field: DeviceArray) -> np.ndarray:
         n = field.shape[0]
         return picked(self._geometry.space, field, np.arange(0, n, 1 + n // sampling.SIZE))
 
-    def _largest(self, field: Any) -> np.ndarray:
+    def _largest(self, field: DeviceArray) -> np.ndarray:
         space = self._geometry.space
-        return space.download(scaling_cuda.largest(space, field)).max(axis=0, keepdims=True)
+        parts = space.download(scaling_cuda.largest(space, field))
+        largest: np.ndarray = parts.max(axis=0, keepdims=True)
+        return largest
 
     def _draw(self, first: int, last: int, size: int, seed: int) -> Drawn:
         n, geometry, where = last - first, self._geometry, self._where
@@ -141,7 +145,7 @@ class DeviceProbe(Probe):
             np.append(even, np.zeros(len(corners), bool)),
         )  # fmt: skip
 
-    def _at(self, field: Any) -> np.ndarray:
+    def _at(self, field: DeviceArray) -> np.ndarray:
         return picked(self._geometry.space, field, self.samples).astype(np.float64)
 
     @cached_property
@@ -161,7 +165,7 @@ class DeviceProbe(Probe):
         permutation, _ = argsort(space, keys, _BITS)
         return space.download(permutation[max(n - size, 0) :])
 
-    def _wide(self) -> Any:
+    def _wide(self) -> DeviceArray:
         """Return the moments in float64."""
         space, moments = self._geometry.space, self._moments
         if moments.dtype == _WIDE:
@@ -213,14 +217,14 @@ def _shared(counts: np.ndarray, senders: np.ndarray) -> tuple[np.ndarray, np.nda
     return whole, *pairs
 
 
-def _by_start(space: Space, leaves: Any) -> Any:
+def _by_start(space: Space, leaves: DeviceArray) -> DeviceArray:
     """Return the permutation that sorts leaves by where they start."""
     starts = space.empty((leaves.shape[0],), np.int64)
     launch(space, _first_column(), leaves.shape[0], leaves, starts)
     return argsort(space, starts)[0]
 
 
-def mean_squares(space: Space, values: Any, units: np.ndarray) -> np.ndarray:
+def mean_squares(space: Space, values: DeviceArray, units: np.ndarray) -> np.ndarray:
     """Return the mean over points of the sum of squares per order, on the host.
 
     Parameters
@@ -235,7 +239,7 @@ def mean_squares(space: Space, values: Any, units: np.ndarray) -> np.ndarray:
 
 
 def component_means(
-    space: Space, values: Any, power: int, factors: np.ndarray | None = None
+    space: Space, values: DeviceArray, power: int, factors: np.ndarray | None = None
 ) -> np.ndarray:
     """Return the mean over points of a power of each component times a factor, on the host."""
     n, channels, size = values.shape
@@ -248,7 +252,8 @@ def component_means(
         space.stream, GEOMETRY, (parts, size), THREADS, values.reshape(-1), space.upload(factors),
         sums,
     )  # fmt: skip
-    return space.download(sums).sum(axis=0) / n
+    mean: np.ndarray = space.download(sums).sum(axis=0) / n
+    return mean
 
 
 # --- kernels --------------------------------------------------------------------------------------

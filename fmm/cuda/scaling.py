@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fmm.cuda.curve import GEOMETRY, THREADS, launch
+from fmm.cuda.curve import GEOMETRY, THREADS, DeviceArray, launch
 from fmm.scaling import ORDINARY
 from fmm.tree.curve import upper
 from multipoles import indexing
@@ -38,7 +38,7 @@ class DeviceUnits:
         Exponent of the unit of length.
     """
 
-    def __init__(self, space: Space, moments: Any, source_order: int, length: int) -> None:
+    def __init__(self, space: Space, moments: DeviceArray, source_order: int, length: int) -> None:
         self.space, self.length, self.source_order = space, length, source_order
         exponents = -length * indexing.orders(source_order)
         self.moment = space.empty((1,), np.int64)
@@ -47,20 +47,25 @@ class DeviceUnits:
             _powers(space), self.moment,
         )  # fmt: skip
 
-    def scaled(self, moments: Any) -> Any:
+    def scaled(self, moments: DeviceArray) -> DeviceArray:
         """Return moments in these units."""
         exponents = -self.length * indexing.orders(self.source_order)
         return scaled(self.space, moments, exponents, self.moment, -1)
 
-    def restored(self, field: Any, order: int) -> Any:
+    def restored(self, field: DeviceArray, order: int) -> DeviceArray:
         """Return a field, which is overwritten, in the caller's units."""
         exponents = -self.length * (indexing.orders(order) + 1)
         return scaled(self.space, field, exponents, self.moment, 1, field)
 
 
 def scaled(
-    space: Space, values: Any, exponents: Any, unit: Any = None, sign: int = 0, out: Any = None
-) -> Any:
+    space: Space,
+    values: DeviceArray,
+    exponents: Any,
+    unit: DeviceArray = None,
+    sign: int = 0,
+    out: DeviceArray = None,
+) -> DeviceArray:
     """Return values times powers of two.
 
     Parameters
@@ -85,7 +90,7 @@ def scaled(
     return made
 
 
-def largest(space: Space, values: Any) -> Any:
+def largest(space: Space, values: DeviceArray) -> DeviceArray:
     """Return the largest number of each component, whatever its sign, over parts of the points.
 
     Parameters
@@ -106,13 +111,13 @@ def largest(space: Space, values: Any) -> Any:
     return out
 
 
-def _powers(space: Space) -> Any:
+def _powers(space: Space) -> DeviceArray:
     """Return all powers of two."""
     exponents = np.arange(_LEAST, _MOST + 1)
     return space.constant(("powers of two",), lambda: np.ldexp(1.0, exponents))
 
 
-def _exponents(space: Space, exponents: np.ndarray) -> Any:
+def _exponents(space: Space, exponents: np.ndarray) -> DeviceArray:
     kept = np.clip(exponents, -_BOUND, _BOUND).astype(np.int64)
     return space.constant(("exponents", *kept.tolist()), lambda: kept)
 

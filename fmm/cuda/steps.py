@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fmm.cuda.curve import corners, gather, occupancy, sort_points
+from fmm.cuda.curve import DeviceArray, corners, gather, occupancy, sort_points
 from fmm.cuda.driver import DeviceFarField
 from fmm.cuda.geometry import DeviceGeometry, along_curve
 from fmm.cuda.near import near_field
@@ -46,7 +46,7 @@ class DeviceSteps:
 
     def points(
         self, sources: Any, targets: Any, source_batch: Any, target_batch: Any
-    ) -> tuple[Any, Any, Batches]:
+    ) -> tuple[DeviceArray, DeviceArray, Batches]:
         """Return targets, sources and both batches, checked; targets are sources if None."""
         names = {"sources": sources}
         if targets is not None and targets is not sources:
@@ -63,7 +63,9 @@ class DeviceSteps:
             batches = batches[1], batches[1]
         return x, s, batches
 
-    def moments(self, moments: Any, n: int | None, dtype: Any) -> tuple[Any, int, bool, np.dtype]:
+    def moments(
+        self, moments: Any, n: int | None, dtype: Any
+    ) -> tuple[DeviceArray, int, bool, np.dtype]:
         """Return moments with channels, their order, whether they had them, and the result's type.
 
         `dtype` is that of the points, if they are known.
@@ -83,7 +85,7 @@ class DeviceSteps:
         return f"cuda {np.dtype(dtype).name}"
 
     def sort(
-        self, targets: Any, sources: Any, batches: Batches, root_grid: int = 1
+        self, targets: DeviceArray, sources: DeviceArray, batches: Batches, root_grid: int = 1
     ) -> SortedPoints:
         """Return points along the Morton curve, see `fmm.cuda.curve.sort_points`."""
         return sort_points(self.space, targets, sources, *batches, root_grid=root_grid)
@@ -95,8 +97,8 @@ class DeviceSteps:
     def geometry(
         self,
         points: SortedPoints,
-        targets: Any,
-        sources: Any,
+        targets: DeviceArray,
+        sources: DeviceArray,
         leaf_size: int,
         least: int,
         smallest: float,
@@ -105,15 +107,22 @@ class DeviceSteps:
         ordered = along_curve(self.space, points, targets, sources)
         return DeviceGeometry(self.space, points, *ordered, leaf_size, least, smallest)
 
-    def to_tree(self, geometry: DeviceGeometry, moments: Any, dtype: np.dtype) -> Any:
+    def to_tree(
+        self, geometry: DeviceGeometry, moments: DeviceArray, dtype: np.dtype
+    ) -> DeviceArray:
         """Return moments in the order of the tree."""
         out = self.space.empty(moments.shape, dtype)
         move(self.space, geometry.tree.source_permutation, moments, out, scattered=False)
         return out
 
     def near(
-        self, geometry: DeviceGeometry, moments: Any, order: int, kernel: Kernel, reach: float
-    ) -> Any:
+        self,
+        geometry: DeviceGeometry,
+        moments: DeviceArray,
+        order: int,
+        kernel: Kernel,
+        reach: float,
+    ) -> DeviceArray:
         """Return the near field; all pairs take the kernel, whatever `reach`."""
         targets, sources = geometry.points(np.dtype(moments.dtype))
         shape = targets.shape[0], moments.shape[1], indexing.n_components(order)
@@ -121,7 +130,7 @@ class DeviceSteps:
         near_field(self.space, targets, sources, moments, order, *geometry.near, out, kernel=kernel)
         return out
 
-    def harmonic(self, moments: Any, source_order: int) -> "_Harmonic":
+    def harmonic(self, moments: DeviceArray, source_order: int) -> "_Harmonic":
         """Return moments by harmonics, as the far field takes them."""
         return _Harmonic(self, moments, source_order)
 
@@ -136,12 +145,12 @@ class DeviceSteps:
         """Return what computes the far field of harmonic moments; no times are known."""
         far = DeviceFarField(geometry, degrees, source_order, order, dtype, self.space)
 
-        def run(moments: "_Harmonic", seconds: dict[str, float]) -> Any:
+        def run(moments: "_Harmonic", seconds: dict[str, float]) -> DeviceArray:
             return far(moments.of(np.dtype(dtype)))
 
         return run
 
-    def total(self, near: Any, local: Any, order: int) -> Any:
+    def total(self, near: DeviceArray, local: DeviceArray, order: int) -> DeviceArray:
         """Return the near field and the derivatives that local expansions give."""
         out = self.space.empty(near.shape, near.dtype)
         copy(self.space, near, out)
@@ -149,41 +158,45 @@ class DeviceSteps:
         multiply(self.space, local, ("to cartesian", order), matrix, True, out)
         return out
 
-    def corners(self, points: Any) -> tuple[np.ndarray, np.ndarray]:
+    def corners(self, points: DeviceArray) -> tuple[np.ndarray, np.ndarray]:
         """Return the lowest and highest coordinates of some points, on the host."""
         return corners(self.space, points)
 
-    def typical_extent(self, points: Any) -> float:
+    def typical_extent(self, points: DeviceArray) -> float:
         """Return the size of the bulk of the points, see `fmm.scaling`; waits for some of them."""
         n = points.shape[0]
         samples = self.space.upload(np.arange(0, n, 1 + n // 1000))
         some = self.space.download(gather(self.space, points, samples))
         return typical_extent(some)
 
-    def scaled(self, values: Any, exponents: Any) -> Any:
+    def scaled(self, values: DeviceArray, exponents: Any) -> DeviceArray:
         """Return values times powers of two, one for all or one for each column."""
         return scaled(self.space, values, exponents)
 
-    def units(self, moments: Any, source_order: int, length: int) -> DeviceUnits:
+    def units(self, moments: DeviceArray, source_order: int, length: int) -> DeviceUnits:
         """Return units of moments, where lengths are counted in two to a power."""
         return DeviceUnits(self.space, moments, source_order, length)
 
-    def from_tree(self, geometry: DeviceGeometry, field: Any, dtype: np.dtype) -> Any:
+    def from_tree(
+        self, geometry: DeviceGeometry, field: DeviceArray, dtype: np.dtype
+    ) -> DeviceArray:
         """Return a field in the order in which targets were interactions."""
         result = self.space.empty(field.shape, dtype)
         move(self.space, geometry.tree.target_permutation, field, result, scattered=True)
         return result
 
-    def strengths(self, moments: Any, harmonic: "_Harmonic", source_order: int) -> DeviceStrengths:
+    def strengths(
+        self, moments: DeviceArray, harmonic: "_Harmonic", source_order: int
+    ) -> DeviceStrengths:
         """Return how strong moments are; waits for it."""
         wide = harmonic.of(np.dtype(np.float64))
         return DeviceStrengths(self.space, moments, wide, source_order)
 
-    def acts(self, moments: Any, harmonic: "_Harmonic", source_order: int) -> bool:
+    def acts(self, moments: DeviceArray, harmonic: "_Harmonic", source_order: int) -> bool:
         """Return whether moments have a field under 1/r; waits for it."""
         return bool(self.strengths(moments, harmonic, source_order).mean.any())
 
-    def give(self, out: Any, had_channels: bool) -> Any:
+    def give(self, out: DeviceArray, had_channels: bool) -> Any:
         """Return a field as the caller gets it."""
         return self.space.give(out if had_channels else out.reshape(out.shape[0], out.shape[2]))
 
@@ -203,11 +216,11 @@ def _name(array: Any) -> str:
 class _Harmonic:
     """Moments by harmonics, in the type of numbers of the expansions that take them."""
 
-    def __init__(self, steps: DeviceSteps, moments: Any, source_order: int) -> None:
+    def __init__(self, steps: DeviceSteps, moments: DeviceArray, source_order: int) -> None:
         self.steps, self.moments, self.source_order = steps, moments, source_order
-        self._made: dict[np.dtype, Any] = {}
+        self._made: dict[np.dtype, DeviceArray] = {}
 
-    def of(self, dtype: np.dtype) -> Any:
+    def of(self, dtype: np.dtype) -> DeviceArray:
         """Return them in one type of numbers."""
         if dtype not in self._made:
             n, channels, _ = self.moments.shape

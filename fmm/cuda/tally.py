@@ -1,10 +1,10 @@
 """What there is to compute on a tree on the GPU, counted there: sums of integers, always exact."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from fmm.cuda.curve import launch
+from fmm.cuda.curve import DeviceArray, launch
 from fmm.cuda.lists import DeviceLists
 from fmm.tree.build import Tree
 from fmm.tree.curve import upper
@@ -29,7 +29,9 @@ class Tally(NamedTuple):
     leaves: int
 
 
-def tally(space: Space, tree: Tree, lists: DeviceLists, near: tuple[Any, Any, Any]) -> Tally:
+def tally(
+    space: Space, tree: Tree, lists: DeviceLists, near: tuple[DeviceArray, DeviceArray, DeviceArray]
+) -> Tally:
     """Return the counts of a tree; waits for them.
 
     Parameters

@@ -1,10 +1,8 @@
 """Leaves of a tree on the GPU and the sources near to each; leaves of many targets in tiles."""
 
-from typing import Any
-
 import numpy as np
 
-from fmm.cuda.curve import launch
+from fmm.cuda.curve import DeviceArray, launch
 from fmm.tree.build import Tree
 from fmm.tree.curve import upper
 from fmm.tree.geometry import MOST_TARGETS, TILE
@@ -13,7 +11,7 @@ from multipoles.cuda.device import Space
 from multipoles.cuda.sorting import marked, running_sum, total
 
 
-def leaves_with(space: Space, tree: Tree, ranges: Any) -> Any:
+def leaves_with(space: Space, tree: Tree, ranges: DeviceArray) -> DeviceArray:
     """Return the leaves that hold points."""
     n = tree.parent.shape[0]
     marks = space.empty((n,), np.int64)
@@ -31,7 +29,9 @@ def _mark_leaves():
     return loop
 
 
-def near_of(space: Space, leaves: Any, target_range: Any, range_starts: Any) -> tuple[Any, Any]:
+def near_of(
+    space: Space, leaves: DeviceArray, target_range: DeviceArray, range_starts: DeviceArray
+) -> tuple[DeviceArray, DeviceArray]:
     """Return ranges of targets of leaves, and starts of the ranges of sources near to each."""
     n = leaves.shape[0]
     targets, starts = space.empty((n, 2), np.int64), space.empty((n + 1,), np.int64)
@@ -55,7 +55,9 @@ def _near():
     return loop
 
 
-def tiles(space: Space, targets: Any, starts: Any, ranges: Any) -> tuple[Any, Any, Any]:
+def tiles(
+    space: Space, targets: DeviceArray, starts: DeviceArray, ranges: DeviceArray
+) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
     """Return ranges of targets, starts and ranges of sources, leaves of many targets cut up."""
     n = targets.shape[0]
     parts, entries = space.empty((n,), np.int64), space.empty((n,), np.int64)

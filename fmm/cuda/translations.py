@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fmm.cuda.curve import DeviceArray
 from fmm.cuda.expansions import THREADS
 from fmm.far import harmonics, translations
 from fmm.tree.curve import upper
@@ -27,12 +28,16 @@ _COLUMNS = 4
 _ENTRIES = 64 if SIMULATED else 4096
 
 
-def _scaled_sum(code: int, sums: Any, values: Any, factor: Any) -> list[list[Any]]:
+# numbers, or what stands for them while a kernel is compiled, see `WrittenOut`
+Numbers = list[Any]
+
+
+def _scaled_sum(code: int, sums: Numbers, values: Numbers, factor: Numbers) -> list[Numbers]:
     """Return sums + values * factor."""
     return [[s + v * factor[0] for s, v in zip(sums, values, strict=True)]]
 
 
-def _scaled(code: int, values: Any, factor: Any) -> list[list[Any]]:
+def _scaled(code: int, values: Numbers, factor: Numbers) -> list[Numbers]:
     """Return values * factor."""
     return [[v * factor[0] for v in values]]
 
@@ -47,7 +52,7 @@ def teams_for(n: int) -> int:
     return next((teams for teams in (4, 2) if n <= WORKERS // teams), 1)
 
 
-def shift_operators(space: Space, way: str, degree: int, dtype: np.dtype) -> Any:
+def shift_operators(space: Space, way: str, degree: int, dtype: np.dtype) -> DeviceArray:
     """Return the matrices of the eight octants, upward or downward, each column after column."""
 
     def make() -> np.ndarray:
@@ -59,7 +64,9 @@ def shift_operators(space: Space, way: str, degree: int, dtype: np.dtype) -> Any
     return space.constant((way, degree, dtype.name), make)
 
 
-def transfer_operators(space: Space, degree: int, dtype: np.dtype) -> tuple[Any, Any, Any]:
+def transfer_operators(
+    space: Space, degree: int, dtype: np.dtype
+) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
     """Return codes with their matrix and reflection, the matrices, and signs of reflections.
 
     Matrices of shifts with components >= 0 alone, each column after column, columns of zeros up

@@ -166,9 +166,10 @@ def box_powers(
 
 def _over(ranges: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Return the sums of rows over ranges."""
-    sums = np.zeros((len(values) + 1, values.shape[1]))
-    np.cumsum(values, axis=0, out=sums[1:])
-    return sums[ranges[:, 1]] - sums[ranges[:, 0]]
+    ends = np.zeros((len(values) + 1, values.shape[1]))
+    np.cumsum(values, axis=0, out=ends[1:])
+    sums: np.ndarray = ends[ranges[:, 1]] - ends[ranges[:, 0]]
+    return sums
 
 
 def pair_weights(geometry: Boxed, powers: np.ndarray) -> np.ndarray:
@@ -232,7 +233,7 @@ def leaf_errors(
 
 def _down(tree: Tree, leaves: np.ndarray, received: np.ndarray, degree: int) -> np.ndarray:
     """Return what leaves and the boxes around them receive, more in corners of these."""
-    out = received[leaves].copy()
+    out: np.ndarray = received[leaves].copy()
     rows, boxes = np.arange(len(leaves)), tree.parent[leaves]
     while True:
         inside = boxes >= 0

@@ -170,7 +170,8 @@ class Probe:
         """Return root mean squares over all groups and channels, from those of each in `units`."""
         sizes = np.array([b - a for a, b in self.groups], float)[:, None, None]
         means = (norms**2 * sizes).sum(axis=(0, 2)) / max(sizes.sum(), 1.0)
-        return np.sqrt(means) * self.units
+        norm: np.ndarray = np.sqrt(means) * self.units
+        return norm
 
     def errors(self, field: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the root mean square error of a field over all targets, and its upper bound.
@@ -207,7 +208,8 @@ class Probe:
     def _few_of(self, group: int) -> np.ndarray:
         """Return a few of the samples of a group that were drawn evenly."""
         drawn = np.unique(self._draws[(self._group == group) & self._even])
-        return self.samples[drawn[:: max(1, len(drawn) // _FEW)]]
+        few: np.ndarray = self.samples[drawn[:: max(1, len(drawn) // _FEW)]]
+        return few
 
     def _by_other_loops(self, samples: np.ndarray) -> np.ndarray:
         """Return the whole field at ascending targets by the loops of `multipoles.field`."""
@@ -245,7 +247,7 @@ class Probe:
     def _reduced(self, field: np.ndarray, k: int) -> np.ndarray:
         """Return the squares of one order at every target, over all channels or for each."""
         part = field[..., order_slice(k)].astype(np.float64) / self.units[k]
-        squares = np.einsum("nck,nck->nc", part, part)
+        squares: np.ndarray = np.einsum("nck,nck->nc", part, part)
         return squares if self._per_channel else squares.sum(axis=1, keepdims=True)
 
     def _of_draws(self, values: np.ndarray) -> np.ndarray:
@@ -261,7 +263,8 @@ class Probe:
 
     def _at(self, field: np.ndarray) -> np.ndarray:
         """Return a field of all targets at `samples`."""
-        return field[self.samples]
+        values: np.ndarray = field[self.samples]
+        return values
 
     def _sum(self, samples: np.ndarray) -> np.ndarray:
         """Return the whole field at ascending targets, in float64."""
@@ -348,8 +351,8 @@ def mean_squares(field: np.ndarray, units: np.ndarray) -> np.ndarray:
         _add_squares(first, last, field, factors, starts, out)
         return out
 
-    parts = run_chunks(task, n, 0.2 * field.size)
-    return sum(parts) / max(n, 1)
+    mean: np.ndarray = sum(run_chunks(task, n, 0.2 * field.size)) / max(n, 1)
+    return mean
 
 
 def _sizes(top: int) -> np.ndarray:

@@ -125,7 +125,17 @@ class HostFarField:
             locals_,
         )  # fmt: skip
 
-    def _form_list(self, boxes, senders, rows, moments, irregular, degree, terms, out) -> None:
+    def _form_list(
+        self,
+        boxes: np.ndarray,
+        senders: np.ndarray,
+        rows: np.ndarray,
+        moments: np.ndarray,
+        irregular: bool,
+        degree: int,
+        terms: harmonics.Terms,
+        out: np.ndarray,
+    ) -> None:
         tree = self.tree
         channels, columns = moments.shape[1:]
         factor = expansions.factors(degree, self.dtype)
@@ -157,7 +167,15 @@ class HostFarField:
         )  # fmt: skip
 
     def _evaluate_list(
-        self, boxes, receivers, rows, irregular, degree, terms, coefficients, field
+        self,
+        boxes: np.ndarray,
+        receivers: np.ndarray,
+        rows: np.ndarray,
+        irregular: bool,
+        degree: int,
+        terms: harmonics.Terms,
+        coefficients: np.ndarray,
+        field: np.ndarray,
     ) -> None:
         tree = self.tree
         channels, columns = field.shape[1:]
@@ -204,7 +222,14 @@ class HostFarField:
             families.append(np.split(boxes + np.int32(first), ends))
         return families
 
-    def _translate(self, operator, sources, targets, channels, coefficients) -> None:
+    def _translate(
+        self,
+        operator: translations.Operator,
+        sources: np.ndarray,
+        targets: np.ndarray,
+        channels: int,
+        coefficients: np.ndarray,
+    ) -> None:
         def task(first: int, last: int) -> None:
             translations.translate(
                 first, last, *operator, np.empty(0, self.dtype), sources, targets, channels,
@@ -227,7 +252,15 @@ class HostFarField:
                 locals_,
             )  # fmt: skip
 
-    def _transfer_levels(self, begin, end, operators, channels, multipoles, locals_) -> None:
+    def _transfer_levels(
+        self,
+        begin: int,
+        end: int,
+        operators: "TransferOperators",
+        channels: int,
+        multipoles: np.ndarray,
+        locals_: np.ndarray,
+    ) -> None:
         lists = self.lists
 
         def task(first: int, last: int) -> None:

@@ -13,7 +13,7 @@ solid harmonics (Epton & Dembart, SIAM J. Sci. Comput. 16, 865 (1995)).
 """
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -128,7 +128,9 @@ def cartesian_map(order: int) -> np.ndarray:
         return out
 
     def radial(polynomial: np.ndarray) -> np.ndarray:
-        return np.sum([times(axis, times(axis, polynomial)) for axis in range(3)], axis=0)
+        x2, y2, z2 = (times(axis, times(axis, polynomial)) for axis in range(3))
+        r2: np.ndarray = x2 + y2 + z2
+        return r2
 
     rows = np.zeros((n_harmonics(order), size))
     real, imaginary = np.zeros(size), np.zeros(size)
@@ -179,7 +181,8 @@ def transfer_terms(degree: int, inner: int) -> Terms:
     return _collect(_transfer_terms, degree, inner)
 
 
-def _collect(build, degree: int, inner: int) -> Terms:
+def _collect(build: Any, degree: int, inner: int) -> Terms:
+    """Return the terms that a compiled loop counts, then writes."""
     roots = _root_binomials(2 * (degree + inner) + 1)
     index = np.empty(0, np.int32)
     nothing = (index, index, index, np.empty(0))

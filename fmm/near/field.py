@@ -15,13 +15,15 @@ from fmm.near import loops, traceless, traces
 from fmm.near.loops import add_sources
 from multipoles import indexing
 from multipoles.compiled.jit import bare, bare_inline, run_chunks
-from multipoles.compiled.simd import load, store
-from multipoles.direct_cpu import BYTES, aligned
+from multipoles.compiled.simd import BYTES, load, store
+from multipoles.direct_cpu import aligned
 from multipoles.interactions import field_arrays
 from multipoles.neighbours import Slots
 from multipoles.radial import Coulomb, Kernel
 
 _COULOMB = Coulomb()
+# ranges of targets of leaves, starts of the ranges of sources near to each, and these
+Leaves = tuple[np.ndarray, np.ndarray, np.ndarray]
 # above this total order, straight-line code would take more than a second to compile
 MAX_EMITTED = 12
 # what every pair costs, r, 1/r and the loop, in products of numbers
@@ -125,7 +127,7 @@ def source_rows(
     return rows.reshape(-1), n_rows
 
 
-def _shares(leaves: tuple, first: int, last: int) -> tuple[np.ndarray, int]:
+def _shares(leaves: Leaves, first: int, last: int) -> tuple[np.ndarray, int]:
     """Return bounds of runs of leaves with about the same number of pairs, and that of all."""
     leaf_targets, starts, ranges = leaves
     ends = np.concatenate([[0], np.cumsum(ranges[:, 1] - ranges[:, 0])])
@@ -139,7 +141,17 @@ def _shares(leaves: tuple, first: int, last: int) -> tuple[np.ndarray, int]:
     return np.concatenate([[first], inner, [last]]), int(total[-1])
 
 
-def _generic(targets, sources, moments, order, leaves, out, first, last, kernel) -> None:
+def _generic(
+    targets: np.ndarray,
+    sources: np.ndarray,
+    moments: np.ndarray,
+    order: int,
+    leaves: Leaves,
+    out: np.ndarray,
+    first: int,
+    last: int,
+    kernel: Kernel,
+) -> None:
     """Do the same by the loop for any order, leaf by leaf."""
     leaf_targets, starts, ranges = leaves
     for leaf in range(first, last):
@@ -252,7 +264,13 @@ def _fold_sources(first, last, sources, moments, terms, rows):
 
 
 @lru_cache(maxsize=256)
-def _terms(matrix: Callable, source_order: int, order: int, damped: bool, dtype: np.dtype) -> tuple:
+def _terms(
+    matrix: Callable[[int, int, bool], np.ndarray],
+    source_order: int,
+    order: int,
+    damped: bool,
+    dtype: np.dtype,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the entries of a matrix row by row: starts of rows, columns, factors."""
     entries = matrix(source_order, order, damped)
     # products of small fractions: what should vanish may leave its rounding error
@@ -314,9 +332,10 @@ def _of_level(rank: int, level: int) -> np.ndarray:
     """Return the matrix from packed moments of one order to gamma! H_gamma of a level."""
     start = indexing.order_slice(rank).start
     factorials = indexing.factorials(rank)
-    all_rows = traces.moments_of_level(rank, level) * factorials[start:, None]
+    matrix: np.ndarray = traces.moments_of_level(rank, level) * factorials[start:, None]
     rows = [indexing.component_index(*gamma) - start for gamma in traceless.components(rank)]
-    return all_rows[rows]
+    chosen: np.ndarray = matrix[rows]
+    return chosen
 
 
 def _fold_matrix(rank: int) -> np.ndarray:

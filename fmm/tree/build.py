@@ -82,7 +82,7 @@ def build_tree(points: SortedPoints, leaf_size: int, smallest: float = 0.0) -> T
 
 def most_halvings(points: SortedPoints, smallest: float) -> np.ndarray:
     """Return how often the boxes of each system may be halved."""
-    halvings = np.full(len(points.edge), points.n_levels)
+    halvings: np.ndarray = np.full(len(points.edge), points.n_levels)
     # centres have their last digit one digit below that of the edge
     halvings = np.minimum(halvings, np.frexp(last_digit(points.edge))[1] - 2 - _LEAST_DIGIT)
     if smallest > 0:

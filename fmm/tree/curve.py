@@ -47,7 +47,7 @@ class SortedPoints(NamedTuple):
     @property
     def n_levels(self) -> int:
         """How often root cells can be halved."""
-        return self.bits + WORD * (self.source_keys.shape[0] - 1)
+        return int(self.bits + WORD * (self.source_keys.shape[0] - 1))
 
     def transposed(self) -> "SortedPoints":
         """Return the points with targets and sources exchanged."""
@@ -236,7 +236,8 @@ def last_digit(edge: np.ndarray) -> np.ndarray:
     """Return the value of the last binary digit of edges."""
     mantissa, exponent = np.frexp(edge)
     whole = np.ldexp(mantissa, _EDGE_DIGITS).astype(np.int64)
-    return np.ldexp((whole & -whole).astype(np.float64), exponent - _EDGE_DIGITS)
+    digit: np.ndarray = np.ldexp((whole & -whole).astype(np.float64), exponent - _EDGE_DIGITS)
+    return digit
 
 
 def occupancy(points: SortedPoints) -> tuple[np.ndarray, np.ndarray]:

@@ -171,7 +171,14 @@ class Geometry:
         bits, cells_of_system = 3 * self.sorted_points.bits, self.sorted_points.root_grid**3
         return (keys[:1] >> bits) // cells_of_system << bits
 
-    def _like(self, points, sources, targets, leaf_size, least) -> "Geometry":
+    def _like(
+        self,
+        points: SortedPoints,
+        sources: np.ndarray,
+        targets: np.ndarray,
+        leaf_size: int,
+        least: int,
+    ) -> "Geometry":
         return Geometry(points, sources, targets, leaf_size, least, self.smallest)
 
     @cached_property
