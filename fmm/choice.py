@@ -8,7 +8,7 @@ from fmm.cost import Work
 from fmm.error import accuracy
 from fmm.far.truncation import MAX_DEGREE
 
-# levels that may have degrees of their own
+# up to so many levels with a far field, each may have a degree of its own
 _DEGREES = 4
 # making the matrices of degree p takes so many seconds times (p + 1)^4, shared by so many
 # evaluations

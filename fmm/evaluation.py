@@ -22,8 +22,8 @@ from fmm.tree.geometry import Geometry
 from multipoles.indexing import n_components
 from multipoles.radial import Coulomb
 
-# near fields in float32 are taken to lose so many last digits, for which there is so much of the
-# tolerance
+# share of the tolerance that the rounding of near fields in float32 may take, and that rounding, in
+# units of the last digit
 _SHARE, _DIGITS = 0.3, 4.0
 
 

@@ -20,8 +20,8 @@ from multipoles.radial import Kernel
 class Exclusions:
     """Scaled pairs, and the field by which they change a sum over all pairs.
 
-    It knows who meets whom, not where: points may move, moments, orders and kernel may be others
-    at every call.
+    It holds the pairs, not the positions: points may move, and moments, orders and kernel may be
+    others at every call.
 
     Parameters
     ----------

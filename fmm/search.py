@@ -19,7 +19,8 @@ from multipoles.compiled.jit import get_num_threads
 
 # share of the tolerance that raised degrees aim at
 _AIM = 0.6
-# where expansions fail, a direct sum may take so many times their cost, or so many seconds
+# where expansions fail, a direct sum may take so many times their cost, or so many seconds of all
+# threads
 _PATIENCE, _AT_ONCE = 50.0, 1.0
 
 

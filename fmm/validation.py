@@ -11,7 +11,8 @@ from fmm.report import Report
 from multipoles import interactions
 from multipoles.indexing import order_of, order_slice
 
-# below: all targets; above: at random so many that the error of the error is some per cent
+# up to this number all targets are compared, above it a random sample, which gives the error to
+# some per cent
 ALL_TARGETS = 4000
 SAMPLE = 2000
 # an error this many times smaller than asked costs time that nobody asked for
@@ -172,7 +173,7 @@ def errors(field: np.ndarray, exact: np.ndarray, samples: np.ndarray) -> np.ndar
     for k in range(order_of(field.shape[-1]) + 1):
         part = order_slice(k)
         error, size = _rms(difference[..., part]), _rms(field[..., part])
-        # a field of nothing, as of a point alone, is exact or not at all
+        # a field that is zero, as of a single point, is exact or wrong
         result.append(error / size if size > 0 else (0.0 if error == 0 else np.inf))
     return np.array(result)
 

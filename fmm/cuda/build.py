@@ -114,7 +114,7 @@ class _Growth:
         n = 8 * level.shape[0]
         marks = space.empty((n,), np.int64)
         word, shift = self.words[number + 1]
-        # the first level of a word has keys of eight
+        # on the first level of a word, keys start anew: they count the eight octants alone
         fresh = int(word > 0 and shift == 3 * (WORD - 1))
         own = [keys[word] for keys in self.keys]
         launch(

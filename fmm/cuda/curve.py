@@ -368,7 +368,7 @@ def _square():
         cuda.syncthreads()
         i, level, n = cuda.grid(1), cuda.blockIdx.y, keys.shape[1]
         if i < n and (i == 0 or parting(keys, i - 1, keys, i, bits) <= level):
-            # the end is near where boxes are many
+            # steps that double find the end fast where boxes are small
             step = 1
             while i + step < n and parting(keys, i, keys, i + step, bits) > level:
                 step *= 2

@@ -125,7 +125,7 @@ def _near(code, kernel):
                     cuda.syncthreads()
                     some = zero()
                     offset = 0
-                    # a warp without targets copies only
+                    # a warp without targets only helps to copy
                     end = full if begin + thread // 32 * 32 < last else 0
                     while offset < end:
                         source = load(records, offset)

@@ -151,7 +151,7 @@ def find_group_starts():
     """Write the first pair of each code whose target is not before a group's first box."""
 
     def loop(begin, end, starts, targets, group_starts):
-        # groups along x: a grid has but 65535 blocks along its other axes
+        # groups along x: a grid has no more than 65535 blocks along its other axes
         group = cuda.blockIdx.x
         code = cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x
         if code < group_starts.shape[1]:

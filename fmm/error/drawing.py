@@ -52,7 +52,7 @@ def draw(
         samples = np.concatenate([even, _evenly(first, n, half, rng)])
         return Drawn(samples, np.full(size, 1.0 / size), np.ones(size, bool))
     chosen, densities = by_indicator
-    # of the mixture of both ways to draw, relative to even drawing
+    # the inverse probability under the mixture of both ways to draw, relative to even drawing
     shares = 2.0 / (size * (1.0 + densities * n))
     return Drawn(np.concatenate([even, chosen]), shares, np.arange(size) < len(even))
 

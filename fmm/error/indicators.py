@@ -157,7 +157,8 @@ def box_powers(
     sums = _over(ranges, squares)
     if charges is not None:
         sums[:, 0] += _COHERENT * (_over(ranges, charges) ** 2).sum(axis=1)
-    # levels stand for boxes of one size; those of smaller systems count as if they sent more
+    # errors are estimated with the largest edge of each level: boxes of smaller systems, whose
+    # moments have stronger fields for their size, count as if they held more
     ratio = geometry.edges[geometry.levels] / geometry.tree.edge
     if np.any(ratio != 1.0):
         sums *= ratio[:, None] ** (2.0 * np.arange(1, sums.shape[1] + 1))

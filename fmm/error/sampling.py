@@ -305,7 +305,7 @@ class Probe:
                 )  # fmt: skip
             out[:, begin:end] *= step
         terms = np.sqrt(out.sum(axis=1) / max(len(samples), 1)).T
-        # where terms overflow, so does the field
+        # terms that overflow say nothing: the field overflows with them, and that is reported
         return np.where(np.isfinite(terms), terms, 0.0)
 
     @cached_property

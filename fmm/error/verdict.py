@@ -68,7 +68,7 @@ class Verdict:
         return self.worst <= 1.0
 
     def _share(self, errors: np.ndarray) -> float:
-        # what `relative` adds to an error counts here too
+        # the rounding that `relative` adds to an error is taken off what is allowed
         left = (self.tolerance**2 - self.last**2) * self.norms**2 - self.rounding**2
         allowed = np.maximum(np.sqrt(np.maximum(left, 0.0)), self.rounding)
         shares = np.divide(errors, allowed, out=np.zeros(np.broadcast(errors, allowed).shape),

@@ -342,7 +342,7 @@ def _transfer_boxes(
         code, begin, end, n_columns, octant = table[row]
         start = _lower(targets, starts[code], starts[code + 1], first)
         stop = _lower(targets, start, starts[code + 1], last)
-        # the first octant reflects nothing
+        # octant 0 needs no reflection
         turned = signs[octant] if octant > 0 else signs[0, :0]
         translations.translate(
             start, stop, tiles[begin:end], n_columns, turned, sources, targets, channels,
