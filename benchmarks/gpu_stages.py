@@ -148,7 +148,7 @@ def leaves(place: Any, n: int) -> Iterator[dict]:
     for size in LEAVES[:2] if place.smoke else LEAVES:
         plan = fmm.FMM(x, tolerance=TOLERANCE, leaf_size=size)
         found = timed(place, str(size), n, lambda plan=plan: plan.field(q, 1), 3)
-        geometry = plan._geometry
+        geometry = plan._layout.geometry
         yield found | {
             "kind": "leaf size",
             "remark": f"near pairs {geometry.n_near_pairs:.3g}; translations "

@@ -1,4 +1,4 @@
-"""Root mean square error of truncated multipole-to-local translations: the table in fmm/accuracy.
+"""Root mean square error of truncated translations: the table in fmm/far/truncation.
 
     python benchmarks/truncation.py
 

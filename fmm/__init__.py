@@ -8,8 +8,9 @@
 (20000, 4)
 """
 
+from fmm.contract import Plan
 from fmm.interactions import energy, energy_forces, field, torques
 from fmm.plan import FMM
 from fmm.report import Report
 
-__all__ = ["FMM", "Report", "energy", "energy_forces", "field", "torques"]
+__all__ = ["FMM", "Plan", "Report", "energy", "energy_forces", "field", "torques"]

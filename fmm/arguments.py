@@ -4,14 +4,17 @@ from typing import Any
 
 import numpy as np
 
+from fmm.steps import Steps
 from fmm.steps_cpu import HostSteps
 from multipoles import checks
 
 _LEAST = 1e-14
+# more than all points of any plan
+_MANY = 2**48
 _EACH = ("system", "channel")
 
 
-def steps_of(sources: Any, targets: Any) -> Any:
+def steps_of(sources: Any, targets: Any) -> Steps:
     """Return the steps of the place where the points lie."""
     for array in (sources, targets):
         if array is not None and checks.on_device(array):
@@ -21,7 +24,7 @@ def steps_of(sources: Any, targets: Any) -> Any:
     return HostSteps()
 
 
-def same_place(steps: Any, *arrays: Any) -> None:
+def same_place(steps: Steps, *arrays: Any) -> None:
     """Raise a TypeError if an array lies elsewhere than a plan's points."""
     for array in arrays:
         if array is not None and checks.on_device(array) != steps.device:
@@ -39,6 +42,11 @@ def count(value: Any, name: str) -> int:
     if value < 1:
         raise ValueError(f"{name}: expected at least 1, got {value}")
     return int(value)
+
+
+def leaf_size(value: Any) -> int | None:
+    """Return the most points in a leaf, None to let it be chosen, or raise."""
+    return None if value is None else min(count(value, "leaf_size"), _MANY)
 
 
 def tolerance(value: Any) -> float:

@@ -2,7 +2,8 @@
 
 import csv
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -106,12 +107,12 @@ class Problem:
         dipoles = {}
         if self.source_order == 1:
             dipoles = {"dipvec": np.asfortranarray(self.moments[:, 1:].T)}
-        found = optional("fmm3dpy").lfmm3d(
+        result = optional("fmm3dpy").lfmm3d(
             eps=eps, sources=np.asfortranarray(self.points.T),
             charges=np.ascontiguousarray(self.moments[:, 0]), pg=2, **dipoles,
         )  # fmt: skip
         # its kernel is 1/(4 pi r)
-        return 4 * np.pi * np.column_stack([found.pot, found.grad.T])
+        return 4 * np.pi * np.column_stack([result.pot, result.grad.T])
 
     def error(self, field: np.ndarray, judged: slice) -> float:
         """Return the largest relative L2 error over the output orders `judged`."""
@@ -126,7 +127,9 @@ def optional(name: str) -> Any:
         return None
 
 
-def main(n: int, quick: bool = False, csv_path: Path | None = None, picture: Path | None = None):
+def main(
+    n: int, quick: bool = False, csv_path: Path | None = None, picture: Path | None = None
+) -> None:
     """Print the table, and write all that was measured and a picture of it.
 
     Parameters
@@ -142,15 +145,15 @@ def main(n: int, quick: bool = False, csv_path: Path | None = None, picture: Pat
         print("fmm3dpy is not installed (in a checkout: pip install '.[bench]'): no comparison")
     print("one thread; s: plan and first field, again: a second field of one plan\n")
     repeats = 2 if quick else 5
-    found = table(n, repeats)
+    measured = table(n, repeats)
     print("\nseconds against the number of points, charges in a cube to gradient")
     sizes = [1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000]
-    found += against_size([m for m in sizes if not quick or m <= n], repeats)
+    measured += against_size([m for m in sizes if not quick or m <= n], repeats)
     print(f"\nerror of the gradient against seconds, {n} points")
-    found += against_tolerance(n, 10.0 ** -np.arange(2, 13, 3 if quick else 1), repeats)
+    measured += against_tolerance(n, 10.0 ** -np.arange(2, 13, 3 if quick else 1), repeats)
     folder = _results()
-    save_csv(csv_path or folder / "fmm_bench.csv", found)
-    draw(picture or folder / "fmm_bench.png", found)
+    save_csv(csv_path or folder / "fmm_bench.csv", measured)
+    draw(picture or folder / "fmm_bench.png", measured)
 
 
 def _results() -> Path:
@@ -168,14 +171,14 @@ def table(n: int, repeats: int) -> list[Measurement]:
         f"{n:<34}{'error ≤':>9}{'error':>9}{'s':>8}{'again':>8}{'aim':>18}"
         f"{'fmm3dpy: eps':>14}{'error':>9}{'s':>8}{'ratio':>8}{'aim':>13}"
     )
-    found: list[Measurement] = []
+    measured: list[Measurement] = []
     before = 0.0
     for row in ROWS:
         ours, peer = measure(row, n, repeats)
         print(_line(row, ours, peer, before, n), flush=True)
         before = ours.seconds
-        found += [ours] if peer is None else [ours, peer]
-    return found
+        measured += [ours] if peer is None else [ours, peer]
+    return measured
 
 
 def measure(row: Row, n: int, repeats: int) -> tuple[Measurement, Measurement | None]:
@@ -202,7 +205,9 @@ def measure(row: Row, n: int, repeats: int) -> tuple[Measurement, Measurement | 
     return _side_by_side(problem, row, n, tolerance, eps, repeats)
 
 
-def _side_by_side(problem, row: Row, n, tolerance, eps: float | None, repeats: int) -> tuple:
+def _side_by_side(
+    problem: Problem, row: Row, n: int, tolerance: float, eps: float | None, repeats: int
+) -> tuple[Measurement, Measurement | None]:
     """Time both programs in turn."""
     first: list[float] = []
     again: list[float] = []
@@ -255,7 +260,7 @@ def _mark(relation: str, aim: float, met: bool) -> str:
 
 def against_size(sizes: list[int], repeats: int) -> list[Measurement]:
     """Measure charges in a cube to gradient at two tolerances, for all programs."""
-    found = []
+    measured = []
     for n in sizes:
         problem = Problem("uniform", n)
         runs = _programs(problem, (1e-3, 1e-6))
@@ -264,14 +269,14 @@ def against_size(sizes: list[int], repeats: int) -> list[Measurement]:
         mine = [_curve("size", problem, n, *run, repeats) for run in runs]
         text = (f"{m.program}{f' {m.asked:.0e}' if m.asked else ''} {m.seconds:.4f}" for m in mine)
         print(f"{n:>9}  " + "  ".join(text), flush=True)
-        found += mine
-    return found
+        measured += mine
+    return measured
 
 
 def against_tolerance(n: int, tolerances: np.ndarray, repeats: int) -> list[Measurement]:
     """Measure charges in a cube to gradient at many tolerances."""
     problem = Problem("uniform", n)
-    found = []
+    measured = []
     for tolerance in tolerances.tolist():
         mine = [
             _curve("tolerance", problem, n, *run, repeats)
@@ -279,18 +284,30 @@ def against_tolerance(n: int, tolerances: np.ndarray, repeats: int) -> list[Meas
         ]
         text = (f"{m.program} {m.error:.1e} {m.seconds:.4f} s" for m in mine)
         print(f"{tolerance:>9.0e}  " + "  ".join(text), flush=True)
-        found += mine
-    return found
+        measured += mine
+    return measured
 
 
-def _programs(problem: Problem, tolerances: tuple) -> list[tuple[str, float, Callable]]:
-    runs = [("anisole", t, lambda t=t: problem.ours(t)) for t in tolerances]
+def _programs(
+    problem: Problem, tolerances: Collection[float]
+) -> list[tuple[str, float, Callable[[], np.ndarray]]]:
+    runs: list[tuple[str, float, Callable[[], np.ndarray]]] = [
+        ("anisole", t, partial(problem.ours, t)) for t in tolerances
+    ]
     if optional("fmm3dpy") is not None:
-        runs += [("fmm3dpy", t, lambda t=t: problem.peer(t)) for t in tolerances]
+        runs += [("fmm3dpy", t, partial(problem.peer, t)) for t in tolerances]
     return runs
 
 
-def _curve(part, problem: Problem, n: int, program, asked, run, repeats: int) -> Measurement:
+def _curve(
+    part: str,
+    problem: Problem,
+    n: int,
+    program: str,
+    asked: float,
+    run: Callable[[], np.ndarray],
+    repeats: int,
+) -> Measurement:
     """Time one program: the least of several, fewer if they take long."""
     if program == "anisole":
         run()  # compiles what is missing
@@ -306,16 +323,16 @@ def _curve(part, problem: Problem, n: int, program, asked, run, repeats: int) ->
 # --- files ----------------------------------------------------------------------------------------
 
 
-def save_csv(path: Path, found: list[Measurement]) -> None:
+def save_csv(path: Path, measured: list[Measurement]) -> None:
     """Write all measurements as CSV."""
     with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(Measurement._fields)
-        writer.writerows(found)
+        writer.writerows(measured)
     print(f"written: {path}")
 
 
-def draw(path: Path, found: list[Measurement]) -> None:
+def draw(path: Path, measured: list[Measurement]) -> None:
     """Draw time against number of points, and error against time, where there is matplotlib."""
     matplotlib = optional("matplotlib")
     if matplotlib is None:
@@ -324,8 +341,8 @@ def draw(path: Path, found: list[Measurement]) -> None:
     matplotlib.use("Agg")
     plt = importlib.import_module("matplotlib.pyplot")
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
-    _draw_sizes(left, [m for m in found if m.part == "size"])
-    _draw_errors(right, [m for m in found if m.part == "tolerance"])
+    _draw_sizes(left, [m for m in measured if m.part == "size"])
+    _draw_errors(right, [m for m in measured if m.part == "tolerance"])
     for axis in (left, right):
         axis.grid(alpha=0.35, lw=0.5)
         axis.spines[["top", "right"]].set_visible(False)
@@ -339,9 +356,9 @@ def draw(path: Path, found: list[Measurement]) -> None:
 _COLOURS = {"anisole": "#1b6ca8", "fmm3dpy": "#c8553d", "direct": "#777777"}
 
 
-def _draw_sizes(axis, found: list[Measurement]) -> None:
-    for program, asked in dict.fromkeys((m.program, m.asked) for m in found):
-        chosen = [m for m in found if (m.program, m.asked) == (program, asked)]
+def _draw_sizes(axis: Any, measured: list[Measurement]) -> None:
+    for program, asked in dict.fromkeys((m.program, m.asked) for m in measured):
+        chosen = [m for m in measured if (m.program, m.asked) == (program, asked)]
         axis.loglog(
             [m.n for m in chosen], [m.seconds for m in chosen],
             {1e-3: "o-", 1e-6: "s--"}.get(asked, "^:"), color=_COLOURS[program], ms=4,
@@ -351,14 +368,14 @@ def _draw_sizes(axis, found: list[Measurement]) -> None:
     axis.set_title("random charges in a cube, potential and gradient", fontsize=10)
 
 
-def _draw_errors(axis, found: list[Measurement]) -> None:
-    for program in dict.fromkeys(m.program for m in found):
-        chosen = [m for m in found if m.program == program]
+def _draw_errors(axis: Any, measured: list[Measurement]) -> None:
+    for program in dict.fromkeys(m.program for m in measured):
+        chosen = [m for m in measured if m.program == program]
         axis.loglog(
             [m.seconds for m in chosen], [m.error for m in chosen], "o-", ms=4,
             color=_COLOURS[program], label=program,
         )  # fmt: skip
-    n = found[0].n
+    n = measured[0].n
     if n == 100_000:
         aims = [row for row in ROWS if row.name == _CHARGES and row.seconds]
         axis.plot([r.seconds for r in aims], [r.bound for r in aims], "k*", ms=9, label="aims")

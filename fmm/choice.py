@@ -6,10 +6,12 @@ import numpy as np
 
 from fmm.cost import Work
 from fmm.error import accuracy
+from fmm.far.truncation import MAX_DEGREE
 
-# levels that may have degrees of their own
+# up to so many levels with a far field, each may have a degree of its own
 _DEGREES = 4
-# seconds to make the matrices of degree p, over (p + 1)^4, and evaluations that share them
+# making the matrices of degree p takes so many seconds times (p + 1)^4, shared by so many
+# evaluations
 _BUILD, _OFTEN = 1e-6, 10.0
 
 
@@ -40,17 +42,17 @@ def least_degrees(
     edges = geometry.edges
     expected = accuracy.predicted(weights, edges, len(limits) - 1)
     squares = np.maximum(limits**2, np.finfo(float).tiny)
-    # forming and evaluating goes by the highest degree: half of it counts for every level
+    # points form and evaluate expansions of the highest degree: half of that counts on every level
     costs = geometry.translations[:, None] * work.translations()
     costs += 0.5 * geometry.targets.shape[0] * work.harmonics()
     active = np.any(expected[:, :, 0] > 0, axis=0)
     if np.count_nonzero(active) > _DEGREES:
-        # the matrices of every degree pass by once: with few boxes on each level, one degree
+        # the matrices of every degree are read once: with few boxes per level one degree is best
         expected, costs = expected.sum(axis=1, keepdims=True), costs.sum(axis=0, keepdims=True)
-    found = accuracy.choose(expected, squares, costs) or (accuracy.MAX_DEGREE,)
-    if len(found) < n_levels:
-        return tuple(found[0] if used else 0 for used in active)
-    return found
+    degrees = accuracy.choose(expected, squares, costs) or (MAX_DEGREE,)
+    if len(degrees) < n_levels:
+        return tuple(degrees[0] if used else 0 for used in active)
+    return degrees
 
 
 def seconds(geometry: Any, work: Work, degrees: tuple[int, ...]) -> float:
@@ -60,7 +62,7 @@ def seconds(geometry: Any, work: Work, degrees: tuple[int, ...]) -> float:
     """
     harmonics = work.harmonics()
     matrices = _BUILD / _OFTEN * (max(degrees) + 1.0) ** 4 if any(degrees) else 0.0
-    full = min(max(degrees) + work.source_order + work.order, accuracy.MAX_DEGREE)
+    full = min(max(degrees) + work.source_order + work.order, MAX_DEGREE)
     return float(
         geometry.n_near_pairs * work.seconds_per_pair()
         + geometry.translations @ work.translations()[list(degrees)]
@@ -83,8 +85,8 @@ def larger_leaves(
 ) -> tuple[Any, tuple[int, ...]]:
     """Return the geometry, with its leaves or larger ones, and its degrees, that cost least.
 
-    High orders on points that keep apart, such as a lattice, need it: there the far field is a
-    small part of the whole only if the near field reaches far enough.
+    High orders at points that keep their distance, such as a lattice, need it: there the far field
+    is a small part of the whole only if the near field reaches far enough.
 
     Parameters
     ----------
@@ -95,9 +97,9 @@ def larger_leaves(
     """
     best, degrees = geometry, least_degrees(geometry, weights, limits, work)
     shortest = seconds(best, work, degrees)
-    found = degrees
+    best_degrees = degrees
     while best.has_far_field:
-        least = work._replace(degree=max(found)).least_for_expansion()
+        least = work._replace(degree=max(best_degrees)).least_for_expansion()
         trial = best.with_leaves(int(2.5 * best.leaf_size), least)
         if trial.n_leaves == best.n_leaves:
             break
@@ -105,12 +107,12 @@ def larger_leaves(
         expected = seconds(trial, work, degrees)
         if expected > 0.9 * shortest:
             break
-        best, found, shortest = trial, degrees, expected
-    return best, found
+        best, best_degrees, shortest = trial, degrees, expected
+    return best, best_degrees
 
 
 def for_levels(degrees: tuple[int, ...], n_levels: int) -> tuple[int, ...]:
     """Return degrees for another number of levels; levels that had none get the highest."""
     most = max(degrees, default=0)
-    found = [d or most for d in degrees[:n_levels]]
-    return (*found, *[most] * (n_levels - len(found)))
+    known = [d or most for d in degrees[:n_levels]]
+    return (*known, *[most] * (n_levels - len(known)))

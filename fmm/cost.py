@@ -2,20 +2,22 @@
 
 import json
 import os
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fmm.error import accuracy
-from fmm.far import expansions, harmonics, translations
+from fmm.far import expansions, harmonics, translations, truncation
 from fmm.near.field import near_field, pair_cost
+from fmm.tree.lists import shifts
 from multipoles.compiled.jit import processor, serial
 from multipoles.files import atomic_write
 
-# looser tolerances let single precision do the far field, or everything for float32 points
+# from this tolerance on expansions are float32, and near pairs too where points and moments are
 SINGLE = 1e-5
 # what a far field costs however few the points are
 FIXED_SECONDS = 2e-3
@@ -31,19 +33,19 @@ class Machine(NamedTuple):
     harmonic: float
     """One harmonic of one point, formed or evaluated."""
     leaf: float = 2e-6
-    """What a leaf costs beside translations and pairs: lists, loops."""
+    """Other costs of a leaf than translations and pairs: lists, loops."""
     least: float = 1.0
-    """Fewest points that leaves should hold on average: threads without a target idle."""
+    """Fewest points of a leaf on average: with fewer, threads without a target are idle."""
 
 
 GPU = {
     "cuda float32": Machine(pair=1e-12, multiply=4e-13, harmonic=2e-12, leaf=2e-9, least=32.0),
     "cuda float64": Machine(pair=4e-12, multiply=4e-13, harmonic=4e-12, leaf=4e-9, least=32.0),
 }
-"""Defaults for graphics processors, by the type of numbers of the near field.
+"""Estimates for GPUs, by the type of numbers of the near field.
 
-They are not measured: reckoned for an H100 from its peak rates, a third to a half of them in the
-near field and a tenth in translations. They decide about leaves; `leaf_size` overrides that."""
+They are not measured but derived from the peak rates of an H100, of which near pairs reach a third
+to a half and translations a tenth. They decide the size of leaves; `leaf_size` overrides them."""
 
 
 @lru_cache(maxsize=1)
@@ -51,15 +53,15 @@ def machine() -> Machine:
     """Return what was measured on this machine, from the file of an earlier process if there."""
     path = _file()
     try:
-        found = Machine(**json.loads(path.read_text()))
-        if all(isinstance(v, float) and v > 0 for v in found):
-            return found
+        times = Machine(**json.loads(path.read_text()))
+        if all(isinstance(v, float) and v > 0 for v in times):
+            return times
     except (OSError, ValueError, TypeError):
         pass
     with serial():
-        found = Machine(_time_pair(), _time_multiply(), _time_harmonic())
-    _keep(path, found)
-    return found
+        times = Machine(_time_pair(), _time_multiply(), _time_harmonic())
+    _keep(path, times)
+    return times
 
 
 def _file() -> Path:
@@ -68,18 +70,19 @@ def _file() -> Path:
     return Path(home) / "anisole" / f"fmm-cost-1-{processor()}.json"
 
 
-def _keep(path: Path, found: Machine) -> None:
+def _keep(path: Path, times: Machine) -> None:
     """Write the file whole or not at all; without a writable home every process measures."""
     try:
         if not path.is_absolute():
             return
         with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(found._asdict()))
+            temporary.write_text(json.dumps(times._asdict()))
     except OSError:
         pass
 
 
-def _least(run, repeats: int = 5) -> float:
+def _least(run: Callable[[], Any], repeats: int = 5) -> float:
+    """Return the least time of several runs."""
     run()
     times = []
     for _ in range(repeats):
@@ -96,9 +99,9 @@ def _time_pair() -> float:
     out = np.empty((len(x), 1, 4))
     leaves = np.arange(0, 1025, 64)
     ranges = np.tile([0, len(x)], (16, 1))
-    places = np.stack([leaves[:-1], leaves[1:]], axis=1)
+    leaf_targets = np.stack([leaves[:-1], leaves[1:]], axis=1)
     seconds = _least(
-        lambda: near_field(x, x, charges, 1, places, np.arange(17), ranges, out), repeats=9
+        lambda: near_field(x, x, charges, 1, leaf_targets, np.arange(17), ranges, out), repeats=9
     )
     return seconds / len(x) ** 2
 
@@ -142,15 +145,15 @@ def _time_harmonic() -> float:
 @lru_cache
 def _entries(source_order: int) -> np.ndarray:
     """Return the mean number of entries of multipole-to-local matrices at every degree."""
-    # a shift of three boxes along an axis occurs for one of two places in the parent
-    far = (np.abs(accuracy.shifts()) == 3).sum(axis=1)
-    reach = np.abs(accuracy.shifts()).max(axis=1)
+    # a shift of three boxes along an axis occurs for one of the two positions in a parent
+    far = (np.abs(shifts()) == 3).sum(axis=1)
+    reach = np.abs(shifts()).max(axis=1)
     weights = np.where((reach > 1) & (reach <= 3), 0.5**far, 0.0)
-    found = [0.0]
-    for degree in range(1, accuracy.MAX_DEGREE + 1):
-        used = accuracy.degrees(degree, source_order)
-        found.append(np.average((used + 1.0) ** 4, weights=weights * (used > 0)))
-    return np.array(found)
+    entries = [0.0]
+    for degree in range(1, truncation.MAX_DEGREE + 1):
+        used = truncation.degrees(degree, source_order)
+        entries.append(np.average((used + 1.0) ** 4, weights=weights * (used > 0)))
+    return np.array(entries)
 
 
 class Work(NamedTuple):
@@ -182,13 +185,13 @@ class Work(NamedTuple):
 
     def translations(self) -> np.ndarray:
         """Seconds of a multipole-to-local translation at every degree."""
-        # of many small matrices a fifth more; 500 entries are the time to fetch and store a box
+        # many small matrices cost a fifth more; loading and storing a box costs 500 entries
         entries = 1.2 * _entries(self.source_order) + 500.0
         return self.machine().multiply * self.channels * entries * (0.5 if self.single else 1.0)
 
     def harmonics(self) -> np.ndarray:
         """Seconds per point to form and evaluate expansions of every degree."""
-        size = (np.arange(accuracy.MAX_DEGREE + 1.0) + 1) ** 2
+        size = (np.arange(truncation.MAX_DEGREE + 1.0) + 1) ** 2
         return 2 * self.machine().harmonic * self.channels * size
 
     def seconds_per_leaf(self) -> float:
@@ -213,21 +216,33 @@ def expected_work(
     damped: bool = False,
     reach: float = 0.0,
 ) -> Work:
-    """Return what evaluations to a tolerance will ask for: random moments spread evenly.
+    """Return the work of an evaluation to a tolerance, for random moments at evenly spread points.
 
-    `reach` is that of a damped kernel in units of the mean distance, n^(-1/3) of the whole.
+    The potential decides: the far field is a larger part of it than of its derivatives. Its mean
+    square is the sum of 1/r^(2K + 2) over all other sources. For charges, distant sources dominate
+    that sum, and boxes of all sizes contribute alike to the error; for higher moments the closest
+    pairs dominate, and most of the error comes from leaves, here of a hundred points.
 
-    The potential decides, of which the far field is the largest part. Its mean square sums
-    1/r^(2K + 2) over all others: for charges that is the whole system, and the error comes from
-    boxes of all sizes alike; for others it is the closest pairs, and the error comes from leaves,
-    here of a hundred points.
+    Parameters
+    ----------
+    n : int
+        Number of points.
+    tolerance : float
+        Relative root mean square error.
+    source_order, order, channels : int
+        Of moments and field.
+    damped : bool
+        Whether the kernel is another than 1/r at short range.
+    reach : float
+        Distance from which on it is 1/r, in units of the mean distance of neighbours, n^(-1/3) of
+        the extent of the system.
     """
     crowd, rank = 100.0, source_order
     closest = 0.55 * (crowd * max(n, 1)) ** (-1 / 3)
-    # a damped kernel ends to grow at about a third of its reach: then derivatives ask for more
+    # within about a third of its reach a damped kernel hardly rises: closer pairs weigh no more
     closest = min(max(closest, 0.3 * reach * crowd ** (-1 / 3)), 0.5)
     derivatives = range(order + 1 if damped else 1)
-    for degree in range(1, accuracy.MAX_DEGREE):
+    for degree in range(1, truncation.MAX_DEGREE):
         worst = max(_expected_error(degree, rank, k, closest) for k in derivatives)
         if worst <= accuracy.share(rank + order) * tolerance:
             break
@@ -236,11 +251,11 @@ def expected_work(
 
 def _expected_error(degree: int, rank: int, derivative: int, closest: float) -> float:
     """Return the relative error of a derivative's far field, points no closer than `closest`."""
-    used = accuracy.degrees(degree, rank)
-    widest = np.abs(accuracy.shifts()).max(axis=1)
+    used = truncation.degrees(degree, rank)
+    widest = np.abs(shifts()).max(axis=1)
     inner = (used > 0) & (widest > 1) & (widest <= 3)
     power = rank + derivative
-    errors = accuracy.errors(power)[np.flatnonzero(inner), used[inner]]
+    errors = truncation.errors(power)[np.flatnonzero(inner), used[inner]]
     errors = errors * 0.55**rank * 0.85**derivative
     # the mean square of 1/r^(power + 1)
     share = 1 / 15 if power == 0 else (2 * power - 1) * closest ** (2 * power - 1) / (4 * np.pi)
@@ -259,6 +274,6 @@ def seconds_per_point(
 ) -> float:
     """Return the cost per point of leaves of some occupancy, points filling `dimension`."""
     near = 3.0**dimension * occupancy * crowding * work.seconds_per_pair()
-    shifts = (6.0**dimension - 3.0**dimension) / (1 - 2.0**-dimension)
-    far = shifts * work.seconds_per_translation() + work.seconds_per_leaf()
-    return near + far / occupancy
+    n_translations = (6.0**dimension - 3.0**dimension) / (1 - 2.0**-dimension)
+    far = n_translations * work.seconds_per_translation() + work.seconds_per_leaf()
+    return float(near + far / occupancy)

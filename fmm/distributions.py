@@ -46,8 +46,9 @@ def random_moments(n: int, order: int, rng: np.random.Generator, channels: int =
 
 def directions(n: int, rng: np.random.Generator) -> np.ndarray:
     """Return points spread evenly on the unit sphere, shape (n, 3)."""
-    x = rng.standard_normal((n, 3))
-    return x / np.linalg.norm(x, axis=1)[:, None]
+    x: np.ndarray = rng.standard_normal((n, 3))
+    x /= np.linalg.norm(x, axis=1)[:, None]
+    return x
 
 
 def uniform(n: int, rng: np.random.Generator) -> Cloud:

@@ -1,34 +1,20 @@
-"""Energy, forces and torques of the sites of a plan, from one field.
+"""Energy, forces and torques of the sites of a plan whose targets are its sources."""
 
-A plan here is anything that has `n_sources`, `n_targets` and `field(moments, order)`, its targets
-being its sources.
-"""
-
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+from fmm.contract import Plan
 from multipoles import checks, indexing
 from multipoles import moments as of_moments
 
 
-class SitePlan(Protocol):
-    """What is asked of a plan."""
-
-    @property
-    def n_sources(self) -> int:
-        """Number of sources."""
-
-    def field(self, moments: Any, order: int | None = None) -> np.ndarray:
-        """Return the field of moments at every target."""
-
-
-def energy_of(plan: SitePlan, moments: Any) -> float:
+def energy_of(plan: Plan, moments: Any) -> float:
     """Return the energy of the moments of a plan's sites, see `fmm.energy`.
 
     Parameters
     ----------
-    plan : FMM
+    plan : Plan
         Its targets are its sources.
     moments : array_like, shape (n, [channels,] n_components(K))
         Packed moments of any order K.
@@ -39,7 +25,7 @@ def energy_of(plan: SitePlan, moments: Any) -> float:
     return _half_product(packed, phi)
 
 
-def energy_forces_of(plan: SitePlan, moments: Any) -> tuple[float, np.ndarray, np.ndarray]:
+def energy_forces_of(plan: Plan, moments: Any) -> tuple[float, np.ndarray, np.ndarray]:
     """Return energy, forces at fixed moments, and the gradient by the moments.
 
     Parameters
@@ -69,7 +55,7 @@ def energy_forces_of(plan: SitePlan, moments: Any) -> tuple[float, np.ndarray, n
     return _half_product(packed, gradients), forces, gradients.reshape(np.shape(moments))
 
 
-def torques_of(plan: SitePlan, moments: Any) -> np.ndarray:
+def torques_of(plan: Plan, moments: Any) -> np.ndarray:
     """Return the torque on each site, see `fmm.torques`.
 
     Parameters
@@ -84,7 +70,7 @@ def torques_of(plan: SitePlan, moments: Any) -> np.ndarray:
     return of_moments.torques(*_site_field(plan, moments, 0))
 
 
-def _site_field(plan: SitePlan, moments: Any, extra: int) -> tuple[np.ndarray, np.ndarray]:
+def _site_field(plan: Plan, moments: Any, extra: int) -> tuple[np.ndarray, np.ndarray]:
     """Return moments with channels, and their field of `extra` orders more, of one dtype."""
     packed, order, _ = checks.moments(moments, plan.n_sources)
     phi = plan.field(packed, order + extra)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fmm.tree.geometry import Batches
 from multipoles import checks
 from multipoles.neighbours import PairList
 from multipoles.radial import Kernel
@@ -19,8 +20,8 @@ from multipoles.sums import field_arrays
 class Exclusions:
     """Scaled pairs, and the field by which they change a sum over all pairs.
 
-    It knows who meets whom, not where: points may move, moments, orders and kernel may be others
-    at every call.
+    It holds the pairs, not the positions: points may move, and moments, orders and kernel may be
+    others at every call.
 
     Parameters
     ----------
@@ -38,7 +39,7 @@ class Exclusions:
         pair_scale: Any,
         targets: np.ndarray,
         sources: np.ndarray,
-        batches: tuple[np.ndarray, np.ndarray] | tuple[None, None] = (None, None),
+        batches: Batches = (None, None),
     ) -> "Exclusions | None":
         """Return what a caller's list means for points, or None if it changes nothing.
 
@@ -74,8 +75,9 @@ class Exclusions:
                     "sources"
                 )
         kept = factors != 1
-        if batches[0] is not None:
-            kept &= batches[0][pairs[:, 0]] == batches[1][pairs[:, 1]]
+        x_batch, s_batch = batches
+        if x_batch is not None and s_batch is not None:
+            kept &= x_batch[pairs[:, 0]] == s_batch[pairs[:, 1]]
         if not kept.any():
             return None
         pairs = np.ascontiguousarray(pairs[kept])

@@ -211,7 +211,15 @@ def _layout(moments: Any, sources: Any) -> tuple[int, int]:
     return order, packed.shape[1]
 
 
-def _site_plan(positions, moments, kernel, pair_scale, batch, tolerance, extra) -> FMM:
+def _site_plan(
+    positions: Any,
+    moments: Any,
+    kernel: Kernel,
+    pair_scale: Any,
+    batch: Any,
+    tolerance: float,
+    extra: int,
+) -> FMM:
     """Return a plan for sites, made from the arguments of `energy`."""
     if not (checks.on_device(positions) or checks.on_device(moments)):
         positions = checks.points(positions, "positions", squares=False)

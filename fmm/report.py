@@ -10,6 +10,8 @@ import numpy as np
 from fmm.error.verdict import Verdict
 from fmm.tree.geometry import Geometry
 
+PERMUTATION = "permutation"
+"""Moments put into the order of the tree, and fields back into that of the targets."""
 STEPS = (
     "near field",
     "form multipoles",
@@ -20,7 +22,7 @@ STEPS = (
     "evaluate locals",
     "multipole to particle",
     "sample",
-    "order",
+    PERMUTATION,
 )
 
 
@@ -157,6 +159,6 @@ class Report:
         if not len(self.errors):
             return "relative L2 error not measured in this evaluation"
         columns = zip(self.errors.tolist(), self.bounds.tolist(), strict=True)
-        found = "  ".join(f"{k}: {a:.1e} (at most {b:.1e})" for k, (a, b) in enumerate(columns))
+        measured = "  ".join(f"{k}: {a:.1e} (at most {b:.1e})" for k, (a, b) in enumerate(columns))
         where = f"measured at {self.sampled} targets" if self.sampled else "by rounding alone"
-        return f"relative L2 error per order, {where}  {found}"
+        return f"relative L2 error per order, {where}  {measured}"

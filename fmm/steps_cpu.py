@@ -1,32 +1,30 @@
-"""What a plan asks for, step by step, on the CPU; `fmm.cuda.steps` offers the same on a GPU."""
+"""The steps of a plan on the CPU, see `fmm.steps`; `fmm.cuda.steps` has those on a GPU."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from fmm.error.indicators import Held
+from fmm.error.indicators import HostStrengths
 from fmm.error.sampling import Probe
 from fmm.far import harmonics
-from fmm.far.driver import FarField
+from fmm.far.driver import HostFarField
 from fmm.near.field import near_field
-from fmm.scaling import Units
-from fmm.tree.curve import bounds
-from fmm.tree.geometry import Batches, Geometry, arrange
+from fmm.scaling import HostUnits, typical_extent
+from fmm.tree.curve import SortedPoints, bounds, occupancy, sort_points
+from fmm.tree.geometry import Batches, Geometry, along_curve
 from multipoles import checks, indexing
+from multipoles.indexing import order_slice
 from multipoles.radial import Kernel
+
+# what rounding leaves of moments that are all trace, relative to them
+_TRACE = 1e-12
 
 
 class HostSteps:
-    """Arrays of NumPy, arithmetic of this machine's processor.
-
-    Attributes
-    ----------
-    device : bool
-        Whether arrays lie on a GPU.
-    """
+    """Arrays of NumPy, arithmetic of this machine's processor; see `fmm.steps.Steps`."""
 
     device = False
+    probe = Probe
 
     def points(
         self, sources: Any, targets: Any, source_batch: Any, target_batch: Any
@@ -60,10 +58,6 @@ class HostSteps:
         """Return whose times decide about leaves."""
         return "cpu"
 
-    def extent(self, points: Any) -> np.ndarray:
-        """Return how far points extend along each axis."""
-        return np.ptp(points, axis=0).astype(np.float64)
-
     def corners(self, points: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return the lowest and highest coordinates of some points."""
         low, high = np.full((1, 3), np.inf), np.full((1, 3), -np.inf)
@@ -71,33 +65,44 @@ class HostSteps:
         return low[0], high[0]
 
     def typical_extent(self, points: Any) -> float:
-        """Return how far most of the points are apart, zero if they are not."""
-        some = points[:: 1 + len(points) // 1000].astype(np.float64)
-        away = np.abs(some - np.median(some, axis=0)) if len(some) else np.zeros((1, 3))
-        return float(np.median(away, axis=0).max())
+        """Return the size of the bulk of the points, see `fmm.scaling.typical_extent`."""
+        return typical_extent(points[:: 1 + len(points) // 1000])
 
     def scaled(self, values: Any, exponents: Any) -> Any:
         """Return values times powers of two, one for all or one for each column."""
         return np.ldexp(values, exponents)
 
-    def largest(self, values: Any, exponents: np.ndarray) -> float:
-        """Return the largest of values times powers of two, one for each column."""
-        if not exponents.any():
-            return float(max(values.max(initial=0.0), -values.min(initial=0.0)))
-        most = np.abs(values).max(axis=(0, 1), initial=0.0).astype(np.float64)
-        return float(np.ldexp(most, exponents).max(initial=0.0))
+    def units(self, moments: np.ndarray, source_order: int, length: int) -> HostUnits:
+        """Return units for moments, where lengths are counted in two to the power of `length`."""
+        return HostUnits(moments, source_order, length)
 
-    def units(self, moments: Any, source_order: int, length: int) -> Units:
-        """Return units of moments, where lengths are counted in two to a power."""
-        return Units(self, moments, source_order, length)
+    def sort(
+        self, targets: np.ndarray, sources: np.ndarray, batches: Batches, root_grid: int = 1
+    ) -> SortedPoints:
+        """Return points along the Morton curve, see `fmm.tree.curve.sort_points`."""
+        return sort_points(targets, sources, *batches, root_grid=root_grid)
 
-    def arrange(self, targets, sources, batches, work, leaf_size, smallest) -> Geometry:
-        """Return points, tree and lists, see `fmm.tree.geometry.arrange`."""
-        return arrange(targets, sources, batches, work, leaf_size, smallest)
+    def occupancy(self, points: SortedPoints) -> tuple[np.ndarray, np.ndarray]:
+        """Return boxes and crowding of each level, see `fmm.tree.curve.occupancy`."""
+        return occupancy(points)
 
-    def order(self, geometry: Geometry, moments: Any, dtype: np.dtype) -> Any:
+    def geometry(
+        self,
+        points: SortedPoints,
+        targets: np.ndarray,
+        sources: np.ndarray,
+        leaf_size: int,
+        least: int,
+        smallest: float,
+    ) -> Geometry:
+        """Return points, tree and lists, see `Geometry`."""
+        ordered = along_curve(points, targets, sources)
+        return Geometry(points, *ordered, leaf_size, least, smallest)
+
+    def to_tree(self, geometry: Geometry, moments: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """Return moments in the order of the tree."""
-        return moments[geometry.tree.source_order].astype(dtype, copy=False)
+        permuted: np.ndarray = moments[geometry.tree.source_permutation]
+        return permuted.astype(dtype, copy=False)
 
     def near(
         self, geometry: Geometry, moments: Any, order: int, kernel: Kernel, reach: float
@@ -111,14 +116,6 @@ class HostSteps:
         )
         return out
 
-    def probe(self, *args: Any) -> Probe:
-        """Return the field at sampled targets; arguments are those of `Probe`."""
-        return Probe(*args)
-
-    def held(self, geometry: Geometry, moments: Any, harmonic: Any, source_order: int) -> Held:
-        """Return what boxes hold of the moments."""
-        return Held(harmonic, source_order)
-
     def harmonic(self, moments: Any, source_order: int) -> Any:
         """Return moments by harmonics, as the far field takes them."""
         wide = moments.astype(np.float64, copy=False)
@@ -131,9 +128,9 @@ class HostSteps:
         source_order: int,
         order: int,
         dtype: np.dtype,
-    ) -> Callable[[Any, dict[str, float]], Any]:
+    ) -> HostFarField:
         """Return what computes the far field of harmonic moments."""
-        return FarField(geometry, degrees, source_order, order, dtype)
+        return HostFarField(geometry, degrees, source_order, order, dtype)
 
     def total(self, near: Any, local: Any, order: int) -> Any:
         """Return the near field and the derivatives that local expansions give."""
@@ -141,11 +138,26 @@ class HostSteps:
         out += near
         return out
 
-    def unorder(self, geometry: Geometry, out: Any, dtype: np.dtype) -> Any:
+    def from_tree(self, geometry: Geometry, field: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """Return a field in the order in which targets were given."""
-        result = np.empty(out.shape, dtype)
-        result[geometry.tree.target_order] = out
+        result = np.empty(field.shape, dtype)
+        result[geometry.tree.target_permutation] = field
         return result
+
+    def strengths(
+        self, moments: np.ndarray, harmonic: np.ndarray, source_order: int
+    ) -> HostStrengths:
+        """Return how strong moments are."""
+        return HostStrengths(harmonic, source_order)
+
+    def acts(self, moments: np.ndarray, harmonic: np.ndarray, source_order: int) -> bool:
+        """Return whether moments have a field under 1/r: more than traces and rounding."""
+        for j in range(source_order + 1):
+            whole = np.abs(moments[..., order_slice(j)]).max()
+            traceless = np.abs(harmonic[..., j * j : (j + 1) ** 2]).max()
+            if traceless > _TRACE * whole:
+                return True
+        return False
 
     def give(self, out: Any, had_channels: bool) -> Any:
         """Return a field as the caller gets it."""

@@ -11,7 +11,8 @@ from fmm.report import Report
 from multipoles import interactions
 from multipoles.indexing import order_of, order_slice
 
-# below: all targets; above: at random so many that the error of the error is some per cent
+# up to this number all targets are compared, above it a random sample, which gives the error to
+# some per cent
 ALL_TARGETS = 4000
 SAMPLE = 2000
 # an error this many times smaller than asked costs time that nobody asked for
@@ -114,50 +115,51 @@ def validate(
     times = [perf_counter()]
     plan = FMM(sources, targets, tolerance, source_order, order, channels=channels)
     times.append(perf_counter())
-    found = plan.field(moments)
+    field = plan.field(moments)
     times.append(perf_counter())
     plan.field(moments)
     times.append(perf_counter())
     memory = peak_memory()
 
-    places = sampled(len(found), rng)
-    x = (sources if targets is None else targets)[places].astype(np.float64)
+    samples = sampled(len(field), rng)
+    x = (sources if targets is None else targets)[samples].astype(np.float64)
     start = perf_counter()
     exact = interactions.field(
         x, sources.astype(np.float64), moments.astype(np.float64), order=order
     )
-    direct = (perf_counter() - start) * len(found) / len(places)
+    direct = (perf_counter() - start) * len(field) / len(samples)
     planned, first, again = np.diff(times).tolist()
     return Result(
-        distribution, len(found), tolerance, errors(found, exact, places), planned, first, again,
-        direct, memory, plan.report(), typical(found[places], exact),
+        distribution, len(field), tolerance, errors(field, exact, samples), planned, first, again,
+        direct, memory, plan.report(), typical(field[samples], exact),
     )  # fmt: skip
 
 
-def _problem(name: str, n: int, order: int, channels: int, dtype: str, rng) -> tuple:
+def _problem(
+    name: str, n: int, order: int, channels: int, dtype: str, rng: np.random.Generator
+) -> tuple[np.ndarray | None, np.ndarray, np.ndarray]:
     """Return targets (or None), sources and moments."""
     targets, sources = cloud(name, n, rng)
     moments = random_moments(len(sources), order, rng, channels)
-    return None if targets is None else targets.astype(dtype), *(
-        a.astype(dtype) for a in (sources, moments)
-    )
+    x = None if targets is None else targets.astype(dtype)
+    return x, sources.astype(dtype), moments.astype(dtype)
 
 
 def sampled(n: int, rng: np.random.Generator) -> np.ndarray:
-    """Return the places of all targets if they are few, else of many random ones."""
+    """Return the indices of all targets if they are few, else of many random ones."""
     return np.arange(n) if n <= ALL_TARGETS else rng.choice(n, SAMPLE, replace=False)
 
 
-def errors(found: np.ndarray, exact: np.ndarray, places: np.ndarray) -> np.ndarray:
+def errors(field: np.ndarray, exact: np.ndarray, samples: np.ndarray) -> np.ndarray:
     """Return the relative L2 error of a field per output order.
 
     Parameters
     ----------
-    found : ndarray, shape (n_targets, [channels,] n_components(order))
+    field : ndarray, shape (n_targets, [channels,] n_components(order))
         The field to judge.
     exact : ndarray, shape (n_sampled, [channels,] n_components(order))
         The field at sampled targets.
-    places : ndarray of int, shape (n_sampled,)
+    samples : ndarray of int, shape (n_sampled,)
         Which targets they are.
 
     Returns
@@ -166,27 +168,27 @@ def errors(found: np.ndarray, exact: np.ndarray, places: np.ndarray) -> np.ndarr
         The root mean square error over the sample over the root mean square of the field over all
         targets: the nearest pairs make most of the norm of high orders, and are seldom sampled.
     """
-    difference = found[places].astype(np.float64) - exact
+    difference = field[samples].astype(np.float64) - exact
     result = []
-    for k in range(order_of(found.shape[-1]) + 1):
+    for k in range(order_of(field.shape[-1]) + 1):
         part = order_slice(k)
-        error, size = _rms(difference[..., part]), _rms(found[..., part])
-        # a field of nothing, as of a point alone, is exact or not at all
+        error, size = _rms(difference[..., part]), _rms(field[..., part])
+        # a field that is zero, as of a single point, is exact or wrong
         result.append(error / size if size > 0 else (0.0 if error == 0 else np.inf))
     return np.array(result)
 
 
-def typical(found: np.ndarray, exact: np.ndarray) -> np.ndarray:
+def typical(field: np.ndarray, exact: np.ndarray) -> np.ndarray:
     """Return the median over targets of each one's own relative error, per output order.
 
     On random points few near pairs make most of the norm that `errors` divides by; this is what
     the other targets see.
     """
     result = []
-    for k in range(order_of(found.shape[-1]) + 1):
+    for k in range(order_of(field.shape[-1]) + 1):
         part = order_slice(k)
         size = np.linalg.norm(exact[..., part].reshape(len(exact), -1), axis=1)
-        error = np.linalg.norm((found - exact)[..., part].reshape(len(exact), -1), axis=1)
+        error = np.linalg.norm((field - exact)[..., part].reshape(len(exact), -1), axis=1)
         result.append(np.median(error[size > 0] / size[size > 0]) if np.any(size > 0) else 0.0)
     return np.array(result)
 

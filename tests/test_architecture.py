@@ -19,6 +19,48 @@ ARRAYS = {"multipoles/cuda/device.py": {"torch", "cupy", "jax"}}
 LATE = {"ase", "openmm", "pyscf", "rdkit", "parmed", "h5py", "matplotlib", "rich"}
 # modules that define a subclass of such a package's class; no other module imports them
 SUBCLASSES = {"gnn/engines/ase.py": {"ase"}}
+# floors of fmm from below: a module imports what is on lower floors, and from its own room
+FLOORS = (
+    ("fmm.tree",),
+    ("fmm.near", "fmm.far"),
+    ("fmm.error",),
+    ("fmm.cost", "fmm.exclusions", "fmm.report", "fmm.scaling"),
+    ("fmm.choice", "fmm.contract", "fmm.steps"),
+    ("fmm.energies", "fmm.leaves", "fmm.setting", "fmm.steps_cpu"),
+    ("fmm.arguments", "fmm.layout"),
+    ("fmm.search",),
+    ("fmm.evaluation",),
+    ("fmm.plan",),
+    ("fmm.interactions", "fmm.distributions"),
+    ("fmm",),
+    ("fmm.validation",),
+    ("fmm.bench",),
+    ("fmm.__main__",),
+)
+# modules of fmm.cuda, and the floor of fmm beside which each of them stands
+BESIDE = {
+    "curve": "fmm.tree", "build": "fmm.tree", "lists": "fmm.tree", "tiles": "fmm.tree",
+    "tally": "fmm.tree", "geometry": "fmm.tree", "rows": "fmm.tree", "near": "fmm.near",
+    "expansions": "fmm.far", "translations": "fmm.far", "driver": "fmm.far",
+    "scaling": "fmm.scaling", "sampling": "fmm.scaling", "steps": "fmm.steps_cpu",
+}  # fmt: skip
+# what chooses between CPU and GPU, once it sees the arrays
+CHOOSERS = {"fmm.arguments"}
+# floors of multipoles; modules that are not named stand where they like
+ROOMS = (
+    ("indexing",),
+    ("checks",),
+    ("compiled",),
+    ("chains", "pairwise", "layout"),
+    ("radial", "direct_cpu", "neighbours", "scaling"),
+    ("cuda.device", "cuda.sorting", "cuda.neighbours", "cuda.direct"),
+    ("interactions",),
+)
+# modules that need each other, one of them inside a function: to be cut
+CIRCLES = (
+    {"multipoles.interactions", "multipoles.extremes", "multipoles.cuda.interactions"},
+    {"gnn.operators._edge_functions", "gnn.operators._edge_cuda"},
+)
 
 
 def _at_import(node: ast.AST) -> Iterator[ast.AST]:
@@ -102,3 +144,96 @@ def test_core_imports_without_torch():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert run.stdout.strip() == "False"
+
+
+# --- who stands on whom ---------------------------------------------------------------------------
+
+
+def _modules() -> dict[str, Path]:
+    """Return the files of all modules, by their dotted names."""
+    paths = (p for package in ("multipoles", "fmm", "gnn") for p in (ROOT / package).rglob("*.py"))
+    names = {".".join(p.relative_to(ROOT).with_suffix("").parts): p for p in paths}
+    return {name.removesuffix(".__init__"): path for name, path in names.items()}
+
+
+MODULES = _modules()
+
+
+def _needs(module: str, late: bool) -> set[str]:
+    """Return the modules of ours that one imports, those inside functions too if `late`."""
+    tree = ast.parse(MODULES[module].read_text())
+    found: set[str] = set()
+    for node in ast.walk(tree) if late else _at_import(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = (f"{node.module}.{alias.name}" for alias in node.names)
+            found |= {name if name in MODULES else str(node.module) for name in names}
+    return (found & MODULES.keys()) - {module}
+
+
+def _circles(needs: dict[str, set[str]]) -> list[set[str]]:
+    """Return the groups of modules each of which leads to all others of its group."""
+    reached = {}
+    for module in needs:
+        seen, ahead = set(), [module]
+        while ahead:
+            for other in needs[ahead.pop()] - seen:
+                seen.add(other)
+                ahead.append(other)
+        reached[module] = seen
+    groups = {frozenset(o for o in reached[m] if m in reached[o]) for m in needs if m in reached[m]}
+    return [set(group) for group in groups]
+
+
+def test_no_module_needs_itself_when_imported():
+    assert not _circles({module: _needs(module, late=False) for module in MODULES})
+
+
+def test_few_modules_need_each_other_late():
+    circles = _circles({module: _needs(module, late=True) for module in MODULES})
+    assert not [c for c in circles if not any(c <= allowed for allowed in CIRCLES)]
+
+
+def test_circles_are_found():
+    needs = {"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"d"}, "e": {"a"}}
+    assert sorted(map(sorted, _circles(needs))) == [["b", "c"], ["d"]]
+
+
+def _floor_of(module: str) -> tuple[int, str]:
+    """Return the number of a module's floor in fmm, and its room there."""
+    package, _, name = module.rpartition(".")
+    if package == "fmm.cuda":
+        return _floor_of(BESIDE[name])[0], package
+    for number, rooms in enumerate(FLOORS):
+        for room in rooms:
+            if module == room or (room != "fmm" and module.startswith(f"{room}.")):
+                return number, room
+    raise AssertionError(f"{module} stands on no floor of fmm")
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("fmm") and m != "fmm.cuda"])
+def test_floors_of_fmm(module):
+    floor, room = _floor_of(module)
+    for other in _needs(module, late=module not in CHOOSERS):
+        if not other.startswith("fmm"):
+            continue
+        below, its_room = _floor_of(other)
+        assert room == "fmm.cuda" or its_room != "fmm.cuda", f"{module} imports {other}"
+        beside = room == its_room or (room == "fmm.cuda" and below == floor)
+        assert below < floor or beside, f"{module} imports {other}"
+
+
+def test_floors_of_multipoles():
+    floors = {f"multipoles.{room}": i for i, rooms in enumerate(ROOMS) for room in rooms}
+
+    def floor_of(module: str) -> int | None:
+        return next((i for r, i in floors.items() if f"{module}.".startswith(f"{r}.")), None)
+
+    for module in MODULES:
+        floor = floor_of(module)
+        if floor is None:
+            continue
+        for other in _needs(module, late=False):
+            below = floor_of(other)
+            assert below is None or below <= floor, f"{module} imports {other}"

@@ -25,14 +25,14 @@ def errors(x: np.ndarray, source_order: int, order: int) -> list[float]:
     found = []
     for degree in DEGREES:
         plan = fmm.FMM(x, tolerance=1e-13, source_order=source_order, order=order, leaf_size=80)
-        geometry, steps = plan._geometry, plan._steps
+        geometry, steps = plan._layout.geometry, plan._layout.steps
         # the steps of a plan, with the same degree for all boxes
         degrees = tuple(degree if n else 0 for n in geometry.translations)
-        ordered = steps.order(geometry, moments[:, None].copy(), np.dtype(float))
+        ordered = steps.to_tree(geometry, moments[:, None].copy(), np.dtype(float))
         out = steps.near(geometry, ordered, order, mp.Coulomb(), 0.0)
         far = steps.far(geometry, degrees, source_order, order, np.dtype(float))
-        steps.add(out, far(steps.harmonic(ordered, source_order), {}), order)
-        phi = steps.unorder(geometry, out, np.dtype(float))[:, 0]
+        out = steps.total(out, far(steps.harmonic(ordered, source_order), {}), order)
+        phi = steps.from_tree(geometry, out, np.dtype(float))[:, 0]
         wrong = (phi[sample] - exact)[:, highest]
         found.append(np.linalg.norm(wrong) / np.linalg.norm(exact[:, highest]))
     return found

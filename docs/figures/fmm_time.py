@@ -28,7 +28,7 @@ PARTS = {
     ),
     "between levels": ("multipole to multipole", "local to local"),
     "choice and check of accuracy": ("sample",),
-    "copies": ("order",),
+    "copies": ("permutation",),
 }  # fmt: skip
 COLORS = ("#b8b8b8", "#1b6ca8", "#c8553d", "#e0a458", "#7a9e7e", "#6b4e71", "#dddddd")
 

@@ -17,7 +17,7 @@ def geometry() -> Geometry:
     rng = np.random.default_rng(2)
     across = (np.arange(64) + rng.uniform(-0.35, 0.35, 64)) / 64
     x = np.column_stack([across, np.zeros((64, 2))])
-    return fmm.FMM(x, tolerance=1e-3, leaf_size=4)._geometry
+    return fmm.FMM(x, tolerance=1e-3, leaf_size=4)._layout.geometry
 
 
 def arrow(axis, start, end, color: str, bend: float = 0.0) -> None:

@@ -78,7 +78,7 @@ def main() -> None:
     """Write the picture beside this script."""
     x = points()
     plan = fmm.FMM(x, tolerance=1e-3, leaf_size=LEAF_SIZE)
-    tree = plan._geometry.tree
+    tree = plan._layout.geometry.tree
     # a plan lets single boxes meet points only where that pays; here it shall be seen
     lists = build_lists(tree, 3, 3)
     figure, axes = plt.subplots(1, 2, figsize=(9.4, 5.1))

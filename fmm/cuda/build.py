@@ -1,15 +1,15 @@
 """The tree built on the GPU: the boxes of `fmm.tree.build`, from points that stay on the device.
 
 Box by box the arithmetic is that of the CPU. Levels follow one another: a thread looks at one
-octant of a box, running sums give every box its place, and the host reads one number per level, how
-many boxes follow.
+octant of a box, running sums number the boxes, and the host reads one number per level, how many
+boxes follow.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from fmm.cuda.curve import launch
+from fmm.cuda.curve import DeviceArray, launch
 from fmm.tree.build import (
     ANCHOR,
     CHILDREN,
@@ -63,13 +63,13 @@ def build_tree(space: Space, points: SortedPoints, leaf_size: int, smallest: flo
 class _Level(NamedTuple):
     """Boxes of a level: rows as those of `fmm.tree.build`, and centres."""
 
-    rows: Any
-    centre: Any
+    rows: DeviceArray
+    centre: DeviceArray
 
     @property
     def shape(self) -> tuple[int, int]:
         """Of the rows."""
-        return self.rows.shape
+        return self.rows.shape[0], ROW
 
 
 class _Growth:
@@ -92,40 +92,40 @@ class _Growth:
         above = np.zeros((blocks_for(n_cells, 8), ROW), np.int64)
         above[:, KEY] = np.arange(len(above))
         above[:, TARGETS + 1], above[:, SOURCES + 1] = (keys.shape[1] for keys in self.keys)
-        level = _Level(space.upload(above), space.empty((len(above), 3), np.float64))
-        found = self._children(level, -1, 0, 0)
+        whole = _Level(space.upload(above), space.empty((len(above), 3), np.float64))
+        roots = self._children(whole, -1, 0, 0)
         launch(
-            space, _place_roots(), found.shape[0], *found, points.root_grid,
+            space, _place_roots(), roots.shape[0], *roots, points.root_grid,
             space.upload(points.origin), self.systems[1],
         )  # fmt: skip
-        return found
+        return roots
 
     def below(self, level: _Level, number: int, first: int, next_: int) -> _Level:
         """Return the children of the boxes of a level, which start at `first`, they at `next_`."""
-        found = self._children(level, number, first, next_)
+        children = self._children(level, number, first, next_)
         launch(
-            self.space, _place_children(), found.shape[0], *found, *level, first, number,
+            self.space, _place_children(), children.shape[0], *children, *level, first, number,
             self.systems[1],
         )  # fmt: skip
-        return found
+        return children
 
     def _children(self, level: _Level, number: int, first: int, next_: int) -> _Level:
         space, is_top = self.space, int(number < 0)
         n = 8 * level.shape[0]
         marks = space.empty((n,), np.int64)
         word, shift = self.words[number + 1]
-        # the first level of a word has keys of eight
+        # on the first level of a word, keys start anew: they count the eight octants alone
         fresh = int(word > 0 and shift == 3 * (WORD - 1))
         own = [keys[word] for keys in self.keys]
         launch(
             space, _mark(is_top), n, *level, *self.keys, *own, number, self.points.bits, shift,
             fresh, self.leaf_size, *self.systems, marks,
         )  # fmt: skip
-        places = running_sum(space, marks)
-        n_children = total(space, places)
+        offsets = running_sum(space, marks)
+        n_children = total(space, offsets)
         children = space.empty((n_children, ROW), np.int64)
         launch(
-            space, _make(is_top), n, level.rows, *own, shift, fresh, first, next_, places, children
+            space, _make(is_top), n, level.rows, *own, shift, fresh, first, next_, offsets, children
         )  # fmt: skip
         return _Level(children, space.empty((n_children, 3), np.float64))
 
@@ -154,29 +154,29 @@ def _mark(is_top):
         low = (key << shift) - 1
         high = low + (1 << shift)
         first = upper(target_word, box[TARGETS], box[TARGETS + 1], low)
-        found = first < box[TARGETS + 1] and target_word[first] <= high
-        if not found:
+        occupied = first < box[TARGETS + 1] and target_word[first] <= high
+        if not occupied:
             first = upper(source_word, box[SOURCES], box[SOURCES + 1], low)
-            found = first < box[SOURCES + 1] and source_word[first] <= high
-        marks[i] = 1 if found else 0
+            occupied = first < box[SOURCES + 1] and source_word[first] <= high
+        marks[i] = 1 if occupied else 0
 
     return loop
 
 
 @kernels
 def _make(is_top):
-    def loop(boxes, target_keys, source_keys, shift, fresh, first, next_, places, children):
+    def loop(boxes, target_keys, source_keys, shift, fresh, first, next_, offsets, children):
         """Write the boxes that octants become, and tell their parents."""
         i = cuda.grid(1)
-        if i >= places.shape[0] - 1:
+        if i >= offsets.shape[0] - 1:
             return
         box = boxes[i // 8]
         if i % 8 == 0:
-            box[CHILDREN] = places[i + 8] - places[i]
-            box[FIRST] = next_ + places[i] if box[CHILDREN] > 0 else 0
-        if places[i] == places[i + 1]:
+            box[CHILDREN] = offsets[i + 8] - offsets[i]
+            box[FIRST] = next_ + offsets[i] if box[CHILDREN] > 0 else 0
+        if offsets[i] == offsets[i + 1]:
             return
-        child = children[places[i]]
+        child = children[offsets[i]]
         key = (0 if fresh else 8 * box[KEY]) + i % 8
         low = (key << shift) - 1
         high = low + (1 << shift)
@@ -216,7 +216,9 @@ def _place_children():
     return loop
 
 
-def _finish(space: Space, points: SortedPoints, levels: list, level_starts: np.ndarray) -> Tree:
+def _finish(
+    space: Space, points: SortedPoints, levels: list[_Level], level_starts: np.ndarray
+) -> Tree:
     """Return the tree of the rows of all levels."""
     n = int(level_starts[-1])
     parent, first_child, n_children, system = (space.empty((n,), np.int32) for _ in range(4))
@@ -228,17 +230,17 @@ def _finish(space: Space, points: SortedPoints, levels: list, level_starts: np.n
             space, _spread(), level.shape[0], *level, int(level_starts[number]), number, edges,
             parent, first_child, n_children, targets, sources, anchor, system, centre, edge,
         )  # fmt: skip
+    same = points.target_keys is points.source_keys
     return Tree(
-        points.target_order, points.source_order, level_starts, anchor, parent, first_child,
-        n_children, system, targets, targets if points.target_keys is points.source_keys else
-        sources, centre, edge,
+        points.target_permutation, points.source_permutation, level_starts, anchor, parent,
+        first_child, n_children, system, targets, targets if same else sources, centre, edge,
     )  # fmt: skip
 
 
 @kernels
 def _spread():
     def loop(
-        boxes, places, first, level, edges, parent, first_child, n_children, target_range,
+        boxes, centres, first, level, edges, parent, first_child, n_children, target_range,
         source_range, anchor, system, centre, edge,
     ):  # fmt: skip
         """Write the boxes of a level to arrays of their own."""
@@ -256,6 +258,6 @@ def _spread():
             source_range[box, end] = row[SOURCES + end]
         for axis in range(3):
             anchor[box, axis] = row[ANCHOR + axis]
-            centre[box, axis] = places[i, axis]
+            centre[box, axis] = centres[i, axis]
 
     return loop

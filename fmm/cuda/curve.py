@@ -15,6 +15,8 @@ from multipoles.compiled.cuda_kernels import SIMULATED, cuda, kernels
 from multipoles.cuda.device import Space
 from multipoles.cuda.sorting import argsort, blocks_for, marked, taken
 
+DeviceArray = Any
+"""An array of `numba.cuda` or of its simulator, which have no types."""
 THREADS = 8 if SIMULATED else 128
 GEOMETRY = np.dtype(np.float64)
 """Type of the numbers of kernels that make boxes and lists."""
@@ -33,13 +35,13 @@ def launch(space: Space, kernel: Any, n: int, *args: Any) -> None:
 
 def sort_points(
     space: Space,
-    targets: Any,
-    sources: Any,
-    target_batch: Any = None,
-    source_batch: Any = None,
+    targets: DeviceArray,
+    sources: DeviceArray,
+    target_batch: DeviceArray = None,
+    source_batch: DeviceArray = None,
     root_grid: int = 1,
 ) -> SortedPoints:
-    """Return the points along a Morton curve, see `fmm.tree`; orders and keys lie on the device.
+    """Return the points along a Morton curve, see `fmm.tree.curve`; all of them lie on the device.
 
     Parameters
     ----------
@@ -72,55 +74,71 @@ def sort_points(
     origin, edge = roots(low, high, root_grid, bits)
     grid = [space.upload(array) for array in cells(origin, edge, bits)]
     width = 3 * bits + (n_systems * root_grid**3 - 1).bit_length()
-    unsorted, found, crowds = [], [], []
+    unsorted, sorted_once, crowds = [], [], []
     for (x, _, _), first in zip(kinds, starts, strict=True):
         keys = space.empty((x.shape[0],), np.int64)
         launch(space, _encode(), x.shape[0], x, first, *grid, root_grid, bits, keys)
         unsorted.append(keys)
-        found.append(argsort(space, keys, width))
-        crowds.append(_is_crowded(space, x, *found[-1]))
+        sorted_once.append(argsort(space, keys, width))
+        crowds.append(_is_crowded(space, x, *sorted_once[-1]))
     if any(crowds):
         kept = [
             _sorted_deeply(space, x, first, grid[1], keys, width)
             for (x, _, _), first, keys in zip(kinds, starts, unsorted, strict=True)
         ]
     else:
-        kept = [(order, keys.reshape(1, keys.shape[0])) for order, keys in found]
-    (source_order, source_keys), (target_order, target_keys) = kept[0], kept[-1]
+        kept = [(permutation, keys.reshape(1, keys.shape[0])) for permutation, keys in sorted_once]
+    (source_permutation, source_keys), (target_permutation, target_keys) = kept[0], kept[-1]
     return SortedPoints(
-        target_order, source_order, target_keys, source_keys, bits, root_grid, origin, edge
+        target_permutation,
+        source_permutation,
+        target_keys,
+        source_keys,
+        bits,
+        root_grid,
+        origin,
+        edge,
     )
 
 
-def _is_crowded(space: Space, points: Any, order: Any, keys: Any) -> bool:
+def _is_crowded(
+    space: Space, points: DeviceArray, permutation: DeviceArray, keys: DeviceArray
+) -> bool:
     """Return whether many points share a key and are not all the same; waits for it."""
-    found = space.upload(np.zeros(1, np.int64))
-    launch(space, _look_for_crowds(), max(points.shape[0] - 1, 0), points, order, keys, found)
-    return bool(space.download(found)[0])
+    crowded = space.upload(np.zeros(1, np.int64))
+    launch(
+        space, _look_for_crowds(), max(points.shape[0] - 1, 0), points, permutation, keys, crowded
+    )
+    return bool(space.download(crowded)[0])
 
 
 def _sorted_deeply(
-    space: Space, points: Any, starts: Any, inverse: Any, keys: Any, width: int
-) -> tuple[Any, Any]:
-    """Return the order of points by all words, of which `keys` is the first, and these in it."""
+    space: Space,
+    points: DeviceArray,
+    starts: DeviceArray,
+    inverse: DeviceArray,
+    keys: DeviceArray,
+    width: int,
+) -> tuple[DeviceArray, DeviceArray]:
+    """Return the permutation by all words, of which `keys` is the first, and these permuted."""
     n = points.shape[0]
     words = space.empty((1 + N_DEEP, n), np.int64)
-    order = None
+    permutation = None
     for word in range(N_DEEP, -1, -1):
         values = keys
         if word > 0:
             values = space.empty((n,), np.int64)
             launch(space, _encode_deep(), n, points, starts, inverse, word, values)
         launch(space, copying(), n, values, words[word])
-        sent = values if order is None else taken(space, values, order)
+        sent = values if permutation is None else taken(space, values, permutation)
         after, _ = argsort(space, sent, 3 * WORD if word > 0 else width)
-        order = after if order is None else taken(space, order, after)
+        permutation = after if permutation is None else taken(space, permutation, after)
     for word in range(1 + N_DEEP):
-        launch(space, copying(), n, taken(space, words[word], order), words[word])
-    return order, words
+        launch(space, copying(), n, taken(space, words[word], permutation), words[word])
+    return permutation, words
 
 
-def _names(space: Space, batch: Any, label: str) -> np.ndarray:
+def _names(space: Space, batch: DeviceArray, label: str) -> np.ndarray:
     """Return the systems that points belong to, one number each, on the host."""
     n = batch.shape[0]
     begins = space.empty((n,), np.int64)
@@ -131,7 +149,9 @@ def _names(space: Space, batch: Any, label: str) -> np.ndarray:
     return names
 
 
-def _starts(space: Space, points: Any, batch: Any, systems: np.ndarray) -> Any:
+def _starts(
+    space: Space, points: DeviceArray, batch: DeviceArray, systems: np.ndarray
+) -> DeviceArray:
     """Return where the points of every system start, and where the last ones end."""
     n = points.shape[0]
     if batch is None:
@@ -165,19 +185,21 @@ def _find_starts():
     return loop
 
 
-def _bounds(space: Space, points: Any, starts: Any, low: np.ndarray, high: np.ndarray) -> None:
+def _bounds(
+    space: Space, points: DeviceArray, starts: DeviceArray, low: np.ndarray, high: np.ndarray
+) -> None:
     """Widen the corners of every system to hold its points."""
     n, n_systems = points.shape[0], len(low)
     parts = max(1, min(_PARTS, n // (_GRAIN * n_systems)))
     out = space.empty((n_systems * parts, 6), np.float64)
     grid = n_systems * parts
     _corners()(space.stream, GEOMETRY, grid, THREADS, points, starts, parts, out)
-    found = space.download(out).reshape(n_systems, parts, 2, 3)
-    np.minimum(low, found[:, :, 0].min(axis=1), out=low)
-    np.maximum(high, found[:, :, 1].max(axis=1), out=high)
+    extremes = space.download(out).reshape(n_systems, parts, 2, 3)
+    np.minimum(low, extremes[:, :, 0].min(axis=1), out=low)
+    np.maximum(high, extremes[:, :, 1].max(axis=1), out=high)
 
 
-def corners(space: Space, points: Any) -> tuple[np.ndarray, np.ndarray]:
+def corners(space: Space, points: DeviceArray) -> tuple[np.ndarray, np.ndarray]:
     """Return the lowest and highest coordinates of points, on the host."""
     low, high = np.full((1, 3), inf), np.full((1, 3), -inf)
     _bounds(space, points, space.upload(np.array([0, points.shape[0]])), low, high)
@@ -204,11 +226,11 @@ def _corners():
                 shared[3 + axis, thread] = max(shared[3 + axis, thread], x)
         cuda.syncthreads()
         if thread < 6:
-            found = shared[thread, 0]
+            extreme = shared[thread, 0]
             for other in range(1, THREADS):
                 x = shared[thread, other]
-                found = min(found, x) if thread < 3 else max(found, x)
-            out[block, thread] = found
+                extreme = min(extreme, x) if thread < 3 else max(extreme, x)
+            out[block, thread] = extreme
 
     return loop
 
@@ -237,18 +259,18 @@ def _encode_deep():
 
 @kernels
 def _look_for_crowds():
-    def loop(points, order, keys, found):
+    def loop(points, permutation, keys, crowded):
         """Look at a point and the next: whether they differ and share a key with many others."""
         i = cuda.grid(1)
         n = keys.shape[0]
         if i >= n - 1 or keys[i] != keys[i + 1]:
             return
-        a, b = order[i], order[i + 1]
+        a, b = permutation[i], permutation[i + 1]
         differ = False
         for axis in range(3):
             differ = differ or points[a, axis] != points[b, axis]
         if differ and upper(keys, i, n, keys[i]) - upper(keys, 0, i, keys[i] - 1) > CROWD:
-            found[0] = 1
+            crowded[0] = 1
 
     return loop
 
@@ -265,38 +287,40 @@ def copying():
     return loop
 
 
-def gather(space: Space, points: Any, order: Any, dtype: Any = np.float64) -> Any:
-    """Return points in an order."""
-    out = space.empty((order.shape[0], 3), dtype)
-    launch(space, _gather(), order.shape[0], points, order, out)
+def gather(
+    space: Space, points: DeviceArray, permutation: DeviceArray, dtype: Any = np.float64
+) -> DeviceArray:
+    """Return ``points[permutation]``."""
+    out = space.empty((permutation.shape[0], 3), dtype)
+    launch(space, _gather(), permutation.shape[0], points, permutation, out)
     return out
 
 
-def scatter(space: Space, points: Any, order: Any) -> Any:
-    """Return points that lie in an order as they were before."""
-    out = space.empty((order.shape[0], 3), np.float64)
-    launch(space, _scatter(), order.shape[0], points, order, out)
+def scatter(space: Space, points: DeviceArray, permutation: DeviceArray) -> DeviceArray:
+    """Return the array of which `gather` would make these points."""
+    out = space.empty((permutation.shape[0], 3), np.float64)
+    launch(space, _scatter(), permutation.shape[0], points, permutation, out)
     return out
 
 
 @kernels
 def _gather():
-    def loop(points, order, out):
+    def loop(points, permutation, out):
         i = cuda.grid(1)
-        if i < order.shape[0]:
+        if i < permutation.shape[0]:
             for axis in range(3):
-                out[i, axis] = points[order[i], axis]
+                out[i, axis] = points[permutation[i], axis]
 
     return loop
 
 
 @kernels
 def _scatter():
-    def loop(points, order, out):
+    def loop(points, permutation, out):
         i = cuda.grid(1)
-        if i < order.shape[0]:
+        if i < permutation.shape[0]:
             for axis in range(3):
-                out[order[i], axis] = points[i, axis]
+                out[permutation[i], axis] = points[i, axis]
 
     return loop
 
@@ -344,7 +368,7 @@ def _square():
         cuda.syncthreads()
         i, level, n = cuda.grid(1), cuda.blockIdx.y, keys.shape[1]
         if i < n and (i == 0 or parting(keys, i - 1, keys, i, bits) <= level):
-            # the end is near where boxes are many
+            # steps that double find the end fast where boxes are small
             step = 1
             while i + step < n and parting(keys, i, keys, i + step, bits) > level:
                 step *= 2

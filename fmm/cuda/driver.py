@@ -6,18 +6,17 @@ bits. Expansions are (box, channel, harmonic), in units of the box's edge.
 
 import itertools
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from fmm.cuda import expansions as expansions_cuda
-from fmm.cuda.curve import GEOMETRY, launch, mark_begins
+from fmm.cuda.curve import GEOMETRY, DeviceArray, launch, mark_begins
 from fmm.cuda.expansions import THREADS
 from fmm.cuda.translations import (
     GROUP,
     WORKERS,
     coarsen,
-    find_places,
+    find_group_starts,
     refine,
     shift_operators,
     teams_for,
@@ -32,7 +31,7 @@ from multipoles.cuda.sorting import THREADS as BLOCK
 from multipoles.cuda.sorting import blocks_for, count_up, marked, taken
 
 
-class FarField:
+class DeviceFarField:
     """Expansions for one pair of orders on one tree on the device.
 
     Parameters
@@ -51,7 +50,7 @@ class FarField:
 
     def __init__(
         self,
-        geometry: Any,
+        geometry: DeviceArray,
         degrees: tuple[int, ...],
         source_order: int,
         order: int,
@@ -69,7 +68,7 @@ class FarField:
         self.centres = self.tree.centre.reshape(-1)
         self.edges = taken(space, self.tree.edge, count_up(space, self.n_boxes), self.dtype)
 
-    def __call__(self, moments: Any) -> Any:
+    def __call__(self, moments: DeviceArray) -> DeviceArray:
         """Return the far field of harmonic moments.
 
         Parameters
@@ -101,18 +100,28 @@ class FarField:
 
     # --- points and expansions --------------------------------------------------------------------
 
-    def _form(self, moments: Any, channels: int, multipoles: Any) -> None:
+    def _form(self, moments: DeviceArray, channels: int, multipoles: DeviceArray) -> None:
         leaves, rows = self.source_leaves, self._source_rows
         self._form_list(leaves, leaves, rows, moments, channels, 0, self.degree, multipoles)
 
-    def _form_locals(self, moments: Any, channels: int, locals_: Any) -> None:
+    def _form_locals(self, moments: DeviceArray, channels: int, locals_: DeviceArray) -> None:
         lists, degree = self.lists, self.degree + self.source_order
         self._form_list(
             lists.p2l_targets, lists.p2l_sources, self._p2l_rows, moments, channels, 1, degree,
             locals_,
         )  # fmt: skip
 
-    def _form_list(self, boxes, senders, rows, moments, channels, irregular, degree, out) -> None:
+    def _form_list(
+        self,
+        boxes: DeviceArray,
+        senders: DeviceArray,
+        rows: DeviceArray,
+        moments: DeviceArray,
+        channels: int,
+        irregular: int,
+        degree: int,
+        out: DeviceArray,
+    ) -> None:
         space, inner = self.space, self.source_order
         kind = "transfer" if irregular else "shift"
         expansions_cuda.form(degree, irregular)(
@@ -124,11 +133,13 @@ class FarField:
             self.length, self.length, out,
         )  # fmt: skip
 
-    def _evaluate(self, channels: int, locals_: Any, field: Any) -> None:
+    def _evaluate(self, channels: int, locals_: DeviceArray, field: DeviceArray) -> None:
         leaves, rows = self.target_leaves, self._target_rows
         self._evaluate_list(leaves, leaves, rows, locals_, channels, 0, self.degree, field)
 
-    def _evaluate_multipoles(self, channels: int, multipoles: Any, field: Any) -> None:
+    def _evaluate_multipoles(
+        self, channels: int, multipoles: DeviceArray, field: DeviceArray
+    ) -> None:
         lists, degree = self.lists, self.degree + self.order
         self._evaluate_list(
             lists.m2p_sources, lists.m2p_targets, self._m2p_rows, multipoles, channels, 1, degree,
@@ -136,7 +147,15 @@ class FarField:
         )  # fmt: skip
 
     def _evaluate_list(
-        self, boxes, receivers, rows, coefficients, channels, irregular, degree, out
+        self,
+        boxes: DeviceArray,
+        receivers: DeviceArray,
+        rows: DeviceArray,
+        coefficients: DeviceArray,
+        channels: int,
+        irregular: int,
+        degree: int,
+        out: DeviceArray,
     ) -> None:
         space = self.space
         made = ("transfer", self.order, self.degree) if irregular else (
@@ -152,22 +171,22 @@ class FarField:
         )  # fmt: skip
 
     @cached_property
-    def _source_rows(self) -> Any:
+    def _source_rows(self) -> DeviceArray:
         return count_up(self.space, self.source_leaves.shape[0] + 1)
 
     @cached_property
-    def _target_rows(self) -> Any:
+    def _target_rows(self) -> DeviceArray:
         return count_up(self.space, self.target_leaves.shape[0] + 1)
 
     @cached_property
-    def _p2l_rows(self) -> Any:
+    def _p2l_rows(self) -> DeviceArray:
         return self._rows(self.lists.p2l_targets)
 
     @cached_property
-    def _m2p_rows(self) -> Any:
+    def _m2p_rows(self) -> DeviceArray:
         return self._rows(self.lists.m2p_targets)
 
-    def _rows(self, receivers: Any) -> Any:
+    def _rows(self, receivers: DeviceArray) -> DeviceArray:
         """Return where each receiver's entries start, and the end; receivers are sorted."""
         begins = self.space.empty((receivers.shape[0] + 1,), np.int64)
         launch(self.space, mark_begins(), begins.shape[0], receivers, begins)
@@ -175,7 +194,7 @@ class FarField:
 
     # --- expansions of boxes ----------------------------------------------------------------------
 
-    def _coarsen(self, channels: int, multipoles: Any) -> None:
+    def _coarsen(self, channels: int, multipoles: DeviceArray) -> None:
         operators = shift_operators(self.space, "upward", self.degree, self.dtype)
         starts = self.tree.level_starts
         for level in range(len(starts) - 3, -1, -1):
@@ -186,7 +205,7 @@ class FarField:
                 self.length, channels, multipoles,
             )  # fmt: skip
 
-    def _refine(self, channels: int, locals_: Any) -> None:
+    def _refine(self, channels: int, locals_: DeviceArray) -> None:
         operators = shift_operators(self.space, "downward", self.degree, self.dtype)
         starts = self.tree.level_starts
         for level in range(1, len(starts) - 1):
@@ -196,39 +215,39 @@ class FarField:
                 self.tree.parent, self.tree.anchor, operators, self.length, channels, locals_,
             )  # fmt: skip
 
-    def _transfer(self, channels: int, multipoles: Any, locals_: Any) -> None:
-        starts = self.tree.level_starts
+    def _transfer(self, channels: int, multipoles: DeviceArray, locals_: DeviceArray) -> None:
+        levels = self.tree.level_starts
         used = [level for level, degree in enumerate(self.degrees) if degree]
         # levels of one degree together: a launch has more boxes
         for degree, group in itertools.groupby(used, key=self.degrees.__getitem__):
             together = list(group)
-            begin, end = int(starts[together[0]]), int(starts[together[-1] + 1])
-            places = self._places(begin, end)
+            begin, end = int(levels[together[0]]), int(levels[together[-1] + 1])
+            starts = self._group_starts(begin, end)
             codes, operators, signs = transfer_operators(self.space, degree, self.dtype)
             n = harmonics.n_harmonics(degree)
             transfer(teams_for(n))(
-                self.space.stream, self.dtype, (places.shape[0] - 1, channels), WORKERS, places,
+                self.space.stream, self.dtype, (starts.shape[0] - 1, channels), WORKERS, starts,
                 codes, self.lists.m2l_targets, self.lists.m2l_sources, operators, signs, n,
                 self.length, channels, multipoles, locals_,
             )  # fmt: skip
 
-    def _places(self, begin: int, end: int) -> Any:
+    def _group_starts(self, begin: int, end: int) -> DeviceArray:
         """Return where the pairs of each group of target boxes start, per code."""
-        if (begin, end) not in self._known_places:
-            grid = grid_of_places(end - begin)
-            places = self.space.empty((grid[0], N_CODES), np.int32)
-            find_places()(
+        if (begin, end) not in self._known_starts:
+            grid = grid_of_groups(end - begin)
+            group_starts = self.space.empty((grid[0], N_CODES), np.int32)
+            find_group_starts()(
                 self.space.stream, GEOMETRY, grid, BLOCK, begin, end, self.lists.m2l_starts,
-                self.lists.m2l_targets, places,
+                self.lists.m2l_targets, group_starts,
             )  # fmt: skip
-            self._known_places[begin, end] = places
-        return self._known_places[begin, end]
+            self._known_starts[begin, end] = group_starts
+        return self._known_starts[begin, end]
 
     @cached_property
-    def _known_places(self) -> dict[tuple[int, int], Any]:
+    def _known_starts(self) -> dict[tuple[int, int], DeviceArray]:
         return {}
 
 
-def grid_of_places(n_boxes: int) -> tuple[int, int]:
+def grid_of_groups(n_boxes: int) -> tuple[int, int]:
     """Return the blocks that find where the pairs of each group of boxes start, and the end."""
     return -(-n_boxes // GROUP) + 1, blocks_for(N_CODES)

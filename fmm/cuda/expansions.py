@@ -6,10 +6,10 @@ are taken in a fixed order: every run gives the same bits.
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import Any
 
 import numpy as np
 
+from fmm.cuda.curve import DeviceArray
 from fmm.far import harmonics
 from fmm.far.expansions import write_harmonics
 from multipoles.compiled.cuda_kernels import (
@@ -29,8 +29,8 @@ THREADS = 2 if SIMULATED else 128
 _SHARED = 30_000
 
 
-def _put(out, place, value):
-    out[place] = value
+def _put(out, offset, value):
+    out[offset] = value
 
 
 # on the CPU harmonics are vectors of points
@@ -84,7 +84,7 @@ def form(degree, irregular):
         rows, boxes, senders, ranges, centres, edges, points, moments, channels, columns,
         column_degrees, factor, starts, harmonic, factors, n, length, out,
     ):  # fmt: skip
-        # the simulator knows shared arrays by their lines
+        # the simulator tells shared arrays apart by their lines
         h = cuda.shared.array(room, REAL)
         sums = cuda.shared.array(size, REAL)
         thread, channel = cuda.threadIdx.x, cuda.blockIdx.y
@@ -132,7 +132,7 @@ def evaluate(degree, irregular):
         rows, boxes, receivers, ranges, centres, edges, points, coefficients, channels, columns,
         column_degrees, factor, starts, row, factors, length, out,
     ):  # fmt: skip
-        # the simulator knows shared arrays by their lines
+        # the simulator tells shared arrays apart by their lines
         h = cuda.shared.array(room, REAL)
         sums = cuda.shared.array(size, REAL)
         thread, channel = cuda.threadIdx.x, cuda.blockIdx.y
@@ -141,7 +141,7 @@ def evaluate(degree, irregular):
         for entry in range(rows[cuda.blockIdx.x], rows[cuda.blockIdx.x + 1]):
             box = boxes[entry]
             scale = 1.0 / edges[box]
-            place = (box * channels + channel) * length
+            offset = (box * channels + channel) * length
             for column in range(columns):
                 power = scale
                 for _ in range(column_degrees[column]):
@@ -150,7 +150,7 @@ def evaluate(degree, irregular):
                 for k in range(thread, size, THREADS):
                     total = 0.0
                     for term in range(starts[column * size + k], starts[column * size + k + 1]):
-                        total += factors[term] * coefficients[place + row[term]]
+                        total += factors[term] * coefficients[offset + row[term]]
                     sums[k] = total * power
                 for first in range(begin, end, step):
                     count = min(step, end - first)
@@ -186,7 +186,7 @@ def _terms(kind: str, degree: int, inner: int, by_harmonic: bool) -> tuple[np.nd
 
 def tables(
     space: Space, kind: str, degree: int, inner: int, by_harmonic: bool, dtype: np.dtype
-) -> tuple[Any, Any, Any]:
+) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
     """Return starts, indices and factors of the sparse step on the device."""
     starts, indices, factors = (
         space.constant(("terms", kind, degree, inner, by_harmonic, part, dtype.name), made)
@@ -207,7 +207,7 @@ def _parts(
     return [partial(part, i) for i in range(3)]
 
 
-def recursion(space: Space, degree: int, dtype: np.dtype) -> Any:
+def recursion(space: Space, degree: int, dtype: np.dtype) -> DeviceArray:
     """Return the factors of the recursion of harmonics on the device."""
     return space.constant(
         ("recursion", degree, dtype.name),
@@ -215,7 +215,7 @@ def recursion(space: Space, degree: int, dtype: np.dtype) -> Any:
     )
 
 
-def column_degrees(space: Space, order: int) -> Any:
+def column_degrees(space: Space, order: int) -> DeviceArray:
     """Return the degree of every harmonic on the device."""
     return space.constant(
         ("harmonic degrees", order), lambda: harmonics.degrees(order).astype(np.int32)

@@ -6,11 +6,10 @@ many pairs of a kind there are, nothing else.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from fmm.cuda.curve import launch
+from fmm.cuda.curve import DeviceArray, launch
 from fmm.tree.build import Tree
 from fmm.tree.curve import upper
 from fmm.tree.lists import (
@@ -41,7 +40,7 @@ class DeviceLists(Lists):
         Translation code of every pair.
     """
 
-    m2l_codes: Any
+    m2l_codes: DeviceArray
 
 
 def build_lists(space: Space, tree: Tree, m2p_least: int, p2l_least: int) -> DeviceLists:
@@ -60,43 +59,43 @@ def build_lists(space: Space, tree: Tree, m2p_least: int, p2l_least: int) -> Dev
     boxes = _boxes(space, tree)
     colleagues = space.empty((n, 27), np.int32)
     targets, sources, codes, m2l_starts = _transfers(space, tree, boxes, colleagues)
-    starts, found, rows = _neighbours(space, boxes, colleagues, (m2p_least, p2l_least))
+    starts, senders, rows = _neighbours(space, boxes, colleagues, (m2p_least, p2l_least))
     near_end, m2p_end = (int(i) for i in space.download(_picked(space, starts, n)))
-    near = found[:near_end]
+    near = senders[:near_end]
     range_starts, ranges = _ranges(space, starts, near, n, tree.source_range)
     return DeviceLists(
         starts[: n + 1], near, range_starts, ranges, m2l_starts, targets, sources,
-        rows[near_end:m2p_end], found[near_end:m2p_end], rows[m2p_end:], found[m2p_end:], codes,
+        rows[near_end:m2p_end], senders[near_end:m2p_end], rows[m2p_end:], senders[m2p_end:], codes,
     )  # fmt: skip
 
 
 # --- what the loops read --------------------------------------------------------------------------
 
 
-def _boxes(space: Space, tree: Tree) -> tuple:
+def _boxes(space: Space, tree: Tree) -> tuple[DeviceArray, ...]:
     """Return the arrays of `Boxes`."""
     n, n_roots = tree.parent.shape[0], int(tree.level_starts[1])
-    place = space.empty((n,), np.int64)
+    cell = space.empty((n,), np.int64)
     n_targets, n_sources = (space.empty((n,), np.int32) for _ in range(2))
     roots = space.empty((n_roots, 2), np.int64)
     launch(
         space, _describe(), n, tree.anchor, tree.system, tree.target_range, tree.source_range,
-        place, n_targets, n_sources, roots,
+        cell, n_targets, n_sources, roots,
     )  # fmt: skip
     level_starts = space.upload(tree.level_starts)
     return (
-        level_starts, tree.anchor, place, tree.parent, tree.first_child, tree.n_children, roots,
+        level_starts, tree.anchor, cell, tree.parent, tree.first_child, tree.n_children, roots,
         n_targets, n_sources,
     )  # fmt: skip
 
 
 @kernels
 def _describe():
-    def loop(anchor, system, target_range, source_range, place, n_targets, n_sources, roots):
+    def loop(anchor, system, target_range, source_range, cell, n_targets, n_sources, roots):
         box = cuda.grid(1)
-        if box >= place.shape[0]:
+        if box >= cell.shape[0]:
             return
-        place[box] = anchor[box, 0] * _X + anchor[box, 1] * _Y + anchor[box, 2] * _Z
+        cell[box] = anchor[box, 0] * _X + anchor[box, 1] * _Y + anchor[box, 2] * _Z
         n_targets[box] = target_range[box, 1] - target_range[box, 0]
         n_sources[box] = source_range[box, 1] - source_range[box, 0]
         if box < roots.shape[0]:
@@ -110,7 +109,9 @@ def _describe():
 # --- multipole to local ---------------------------------------------------------------------------
 
 
-def _transfers(space: Space, tree: Tree, boxes: tuple, colleagues: Any) -> tuple:
+def _transfers(
+    space: Space, tree: Tree, boxes: tuple[DeviceArray, ...], colleagues: DeviceArray
+) -> tuple[DeviceArray, DeviceArray, DeviceArray, DeviceArray]:
     """Fill `colleagues`; return multipole-to-local pairs, their codes, and where codes start."""
     n = colleagues.shape[0]
     counts, nothing = space.empty((n,), np.int64), space.empty((0,), np.int32)
@@ -120,17 +121,17 @@ def _transfers(space: Space, tree: Tree, boxes: tuple, colleagues: Any) -> tuple
             space, _transfer(), int(last - first), *boxes, int(first), int(last), colleagues,
             counts, counts, nothing, nothing, none,
         )  # fmt: skip
-    places = running_sum(space, counts)
-    n_pairs = total(space, places)
+    offsets = running_sum(space, counts)
+    n_pairs = total(space, offsets)
     check_pairs(n_pairs)
     targets, sources = (space.empty((n_pairs,), np.int32) for _ in range(2))
     codes = space.empty((n_pairs,), np.int64)
     launch(
-        space, _transfer(), n, *boxes, 0, n, colleagues, places, counts, targets, sources, codes
+        space, _transfer(), n, *boxes, 0, n, colleagues, offsets, counts, targets, sources, codes
     )  # fmt: skip
-    order, codes = argsort(space, codes, _CODE_BITS)
+    permutation, codes = argsort(space, codes, _CODE_BITS)
     starts = row_starts(space, codes, N_CODES)
-    return taken(space, targets, order), taken(space, sources, order), codes, starts
+    return taken(space, targets, permutation), taken(space, sources, permutation), codes, starts
 
 
 def check_pairs(n_pairs: int) -> None:
@@ -145,20 +146,20 @@ def check_pairs(n_pairs: int) -> None:
 @kernels
 def _transfer():
     def loop(
-        level_starts, anchor, place, parent, first_child, n_children, roots, n_targets, n_sources,
-        first, last, colleagues, places, counts, targets, sources, codes,
+        level_starts, anchor, cell, parent, first_child, n_children, roots, n_targets, n_sources,
+        first, last, colleagues, offsets, counts, targets, sources, codes,
     ):  # fmt: skip
-        """Count the pairs of every target, or write them from its place on."""
+        """Count the pairs of every target, or write them from its offset on."""
         box = first + cuda.grid(1)
         if box >= last:
             return
         boxes = Boxes(
-            level_starts, anchor, place, parent, first_child, n_children, roots, n_targets,
+            level_starts, anchor, cell, parent, first_child, n_children, roots, n_targets,
             n_sources, n_targets, n_sources,
         )  # fmt: skip
         next_ = cuda.local.array(1, np.int64)
         counting = targets.shape[0] == 0
-        next_[0] = 0 if counting else places[box]
+        next_[0] = 0 if counting else offsets[box]
         transfers_of(boxes, box, colleagues, next_, 0, targets, sources, codes)
         if counting:
             counts[box] = next_[0]
@@ -169,7 +170,9 @@ def _transfer():
 # --- leaves and their neighbours ------------------------------------------------------------------
 
 
-def _neighbours(space: Space, boxes: tuple, colleagues: Any, least: tuple[int, int]) -> tuple:
+def _neighbours(
+    space: Space, boxes: tuple[DeviceArray, ...], colleagues: DeviceArray, least: tuple[int, int]
+) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
     """Return near, m2p and p2l pairs, one kind after the other, by targets.
 
     Where the rows, three times as many as boxes, start; the sources; and the targets.
@@ -178,36 +181,36 @@ def _neighbours(space: Space, boxes: tuple, colleagues: Any, least: tuple[int, i
     counts, nothing = space.empty((n,), np.int64), space.empty((0,), np.int32)
     none = space.empty((0,), np.int64)
     launch(space, _meet(), n, *boxes, colleagues, *least, counts, counts, nothing, none)
-    places = running_sum(space, counts)
-    n_pairs = total(space, places)
-    found, rows = space.empty((n_pairs,), np.int32), space.empty((n_pairs,), np.int64)
-    launch(space, _meet(), n, *boxes, colleagues, *least, places, counts, found, rows)
-    order, rows = argsort(space, rows, (3 * n).bit_length())
+    offsets = running_sum(space, counts)
+    n_pairs = total(space, offsets)
+    senders, rows = space.empty((n_pairs,), np.int32), space.empty((n_pairs,), np.int64)
+    launch(space, _meet(), n, *boxes, colleagues, *least, offsets, counts, senders, rows)
+    permutation, rows = argsort(space, rows, (3 * n).bit_length())
     starts, targets = row_starts(space, rows, 3 * n), space.empty((n_pairs,), np.int32)
     launch(space, _name_targets(), n_pairs, rows, n, targets)
-    return starts, taken(space, found, order), targets
+    return starts, taken(space, senders, permutation), targets
 
 
 @kernels
 def _meet():
     def loop(
-        level_starts, anchor, place, parent, first_child, n_children, roots, n_targets, n_sources,
-        colleagues, m2p_least, p2l_least, places, counts, found, rows,
+        level_starts, anchor, cell, parent, first_child, n_children, roots, n_targets, n_sources,
+        colleagues, m2p_least, p2l_least, offsets, counts, senders, rows,
     ):  # fmt: skip
-        """Count the pairs that every leaf finds, or write them from its place on."""
+        """Count the pairs that every leaf finds, or write them from its offset on."""
         leaf = cuda.grid(1)
         if leaf >= parent.shape[0]:
             return
         boxes = Boxes(
-            level_starts, anchor, place, parent, first_child, n_children, roots, n_targets,
+            level_starts, anchor, cell, parent, first_child, n_children, roots, n_targets,
             n_sources, n_targets, n_sources,
         )  # fmt: skip
         next_ = cuda.local.array(1, np.int64)
         stack = cuda.local.array((2, STACK), np.int32)
-        counting = found.shape[0] == 0
-        next_[0] = 0 if counting else places[leaf]
+        counting = senders.shape[0] == 0
+        next_[0] = 0 if counting else offsets[leaf]
         least = m2p_least, p2l_least
-        neighbours_of(boxes, leaf, colleagues, least, stack, (next_, 0, found, rows))
+        neighbours_of(boxes, leaf, colleagues, least, stack, (next_, 0, senders, rows))
         if counting:
             counts[leaf] = next_[0]
 
@@ -224,7 +227,7 @@ def _name_targets():
     return loop
 
 
-def _picked(space: Space, starts: Any, n: int) -> Any:
+def _picked(space: Space, starts: DeviceArray, n: int) -> DeviceArray:
     """Return where m2p and p2l pairs start."""
     out = space.empty((2,), np.int64)
     launch(space, _pick(), 2, starts, n, out)
@@ -244,7 +247,9 @@ def _pick():
 # --- near boxes as ranges -------------------------------------------------------------------------
 
 
-def _ranges(space: Space, starts: Any, near: Any, n: int, source_range: Any) -> tuple[Any, Any]:
+def _ranges(
+    space: Space, starts: DeviceArray, near: DeviceArray, n: int, source_range: DeviceArray
+) -> tuple[DeviceArray, DeviceArray]:
     """Return where the ranges of sources of every box start, and these."""
     loose, counts = space.empty((near.shape[0], 2), np.int64), space.empty((n,), np.int64)
     launch(space, _merge(), n, starts, near, source_range, loose, counts)
@@ -272,8 +277,8 @@ def _pack():
         box = cuda.grid(1)
         if box < range_starts.shape[0] - 1:
             for i in range(range_starts[box], range_starts[box + 1]):
-                place = starts[box] + i - range_starts[box]
-                ranges[i, 0] = loose[place, 0]
-                ranges[i, 1] = loose[place, 1]
+                row = starts[box] + i - range_starts[box]
+                ranges[i, 0] = loose[row, 0]
+                ranges[i, 1] = loose[row, 1]
 
     return loop

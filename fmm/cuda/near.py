@@ -3,10 +3,9 @@
 The arithmetic of a pair is that of `multipoles.cuda.direct`.
 """
 
-from typing import Any
-
 import numpy as np
 
+from fmm.cuda.curve import DeviceArray
 from multipoles import indexing, plain
 from multipoles.compiled.cuda_access import WIDEST, loader, storer, zeros
 from multipoles.compiled.cuda_kernels import REAL, SIMULATED, cuda, kernels
@@ -32,16 +31,15 @@ _COULOMB = Coulomb()
 
 def near_field(
     space: Space,
-    targets: Any,
-    sources: Any,
-    moments: Any,
+    targets: DeviceArray,
+    sources: DeviceArray,
+    moments: DeviceArray,
     order: int,
-    leaf_targets: Any,
-    range_starts: Any,
-    ranges: Any,
-    out: Any,
+    leaf_targets: DeviceArray,
+    range_starts: DeviceArray,
+    ranges: DeviceArray,
+    out: DeviceArray,
     kernel: Kernel = _COULOMB,
-    reach: float = 0.0,
 ) -> None:
     """Write the field of all near sources at the targets of leaves; see `fmm.near.field`.
 
@@ -64,8 +62,6 @@ def near_field(
         Overwritten at the targets of all leaves.
     kernel : Kernel
         Radial kernel.
-    reach : float
-        Distance from which on it may be taken for 1/r; not used: all pairs take the kernel.
     """
     n_leaves, channels = leaf_targets.shape[0], moments.shape[1]
     if out.size == 0 or n_leaves == 0:
@@ -128,15 +124,15 @@ def _near(orders_code, kernel):
                         records[k] = value
                     cuda.syncthreads()
                     some = zero()
-                    place = 0
-                    # a warp without targets copies only
+                    offset = 0
+                    # a warp without targets only helps to copy
                     end = full if begin + thread // 32 * 32 < last else 0
-                    while place < end:
-                        source = load(records, place)
+                    while offset < end:
+                        source = load(records, offset)
                         r = (here[0] - source[0], here[1] - source[1], here[2] - source[2])
                         chain = chain_of(square(r[0], r[1], r[2]), parameters)
                         some = add_field(orders_code, (some, chain, r, source[3:end_of_moments]))[0]
-                        place += length
+                        offset += length
                     total = add(orders_code, (total, some))[0]
             if i < last:
                 width = channels * n_out // group

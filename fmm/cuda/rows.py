@@ -1,10 +1,8 @@
-"""Rows of arrays (n, channels, k) on the GPU: copied, put in another order, multiplied."""
-
-from typing import Any
+"""Rows of arrays (n, channels, k) on the GPU: copied, permuted, multiplied."""
 
 import numpy as np
 
-from fmm.cuda.curve import copying
+from fmm.cuda.curve import DeviceArray, copying
 from multipoles.compiled.cuda_kernels import SIMULATED, cuda, kernels
 from multipoles.cuda.device import Space
 from multipoles.cuda.sorting import blocks_for
@@ -12,7 +10,7 @@ from multipoles.cuda.sorting import blocks_for
 THREADS = 8 if SIMULATED else 128
 
 
-def copy(space: Space, values: Any, out: Any) -> None:
+def copy(space: Space, values: DeviceArray, out: DeviceArray) -> None:
     """Copy all numbers of an array to another, whose type may be wider."""
     n = int(np.prod(values.shape))
     copying()(
@@ -21,25 +19,33 @@ def copy(space: Space, values: Any, out: Any) -> None:
     )  # fmt: skip
 
 
-def move(space: Space, order: Any, values: Any, out: Any, scattered: bool) -> None:
-    """Copy rows in an order, or back; the type of numbers may change."""
+def move(
+    space: Space, permutation: DeviceArray, values: DeviceArray, out: DeviceArray, scattered: bool
+) -> None:
+    """Copy ``values[permutation]``, or rows back by it; the type of numbers may change."""
     wide = np.result_type(values.dtype, out.dtype)
     width = values.shape[1] * values.shape[2]
+    blocks = blocks_for(permutation.shape[0] * width, THREADS)
     _move(int(scattered))(
-        space.stream, wide, blocks_for(order.shape[0] * width, THREADS), THREADS, order, width,
-        values.reshape(-1), out.reshape(-1),
+        space.stream, wide, blocks, THREADS, permutation, width, values.reshape(-1),
+        out.reshape(-1),
     )  # fmt: skip
 
 
-def picked(space: Space, values: Any, places: np.ndarray) -> np.ndarray:
+def picked(space: Space, values: DeviceArray, rows: np.ndarray) -> np.ndarray:
     """Return some rows of values, on the host; waits for them."""
-    out = space.empty((len(places), *values.shape[1:]), values.dtype)
-    move(space, space.upload(np.asarray(places, np.int64)), values, out, scattered=False)
+    out = space.empty((len(rows), *values.shape[1:]), values.dtype)
+    move(space, space.upload(np.asarray(rows, np.int64)), values, out, scattered=False)
     return space.download(out)
 
 
 def multiply(
-    space: Space, values: Any, key: tuple, matrix: np.ndarray, added: bool, out: Any
+    space: Space,
+    values: DeviceArray,
+    key: tuple[str, int],
+    matrix: np.ndarray,
+    added: bool,
+    out: DeviceArray,
 ) -> None:
     """Write, or add to `out`, the rows of values times a matrix, known by a key."""
     wide = np.result_type(values.dtype, out.dtype)
@@ -59,11 +65,11 @@ def multiply(
 
 @kernels
 def _move(scattered):
-    def loop(order, width, values, out):
+    def loop(permutation, width, values, out):
         i = cuda.grid(1)
-        if i < order.shape[0] * width:
+        if i < permutation.shape[0] * width:
             row, column = i // width, i % width
-            there = order[row] * width + column
+            there = permutation[row] * width + column
             if scattered:
                 out[there] = values[i]
             else:

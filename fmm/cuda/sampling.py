@@ -1,25 +1,25 @@
-"""The field at a few targets on the GPU, by which the error is judged; see `fmm.error.sampling`.
+"""The field at a few targets on the GPU, by which the error is measured; see `fmm.error.sampling`.
 
-Where many sources are about as strong as each other, targets are drawn evenly, and those in the
-corners of leaves, where errors are largest, are looked at besides. Where few are strong, or there
-are few, the tree comes to the host, which draws by where errors can sit. The host waits for what
-is compared.
+If many sources are about equally strong, targets are drawn evenly, and those in the corners of
+leaves, where errors are largest, are taken in addition. If few are strong, or there are few, the
+tree is copied to the host, which draws where errors are expected. The host waits for what is
+compared.
 """
 
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from fmm.cuda import scaling as scaling_cuda
-from fmm.cuda.curve import GEOMETRY, THREADS, gather, launch
+from fmm.cuda.curve import GEOMETRY, THREADS, DeviceArray, gather, launch
 from fmm.cuda.geometry import DeviceGeometry
 from fmm.cuda.near import near_field
 from fmm.cuda.rows import copy, picked
 from fmm.error import sampling
 from fmm.error.drawing import Drawn, draw
-from fmm.error.indicators import Held, Where
-from fmm.error.sampling import Probe, senders_of
+from fmm.error.indicators import HostStrengths, Where
+from fmm.error.sampling import Probe
+from fmm.error.systems import senders_of
 from fmm.far import harmonics
 from multipoles import indexing
 from multipoles.compiled.cuda_kernels import SIMULATED, cuda, kernels
@@ -32,14 +32,14 @@ _PARTS = 4 if SIMULATED else 512
 _SENDERS = 16 if SIMULATED else 4096
 # distances to the middle of a leaf are compared as integers of so many bits
 _BITS = 30
-# of the moments: what is left of traces, which have no far field, by rounding
+# what rounding leaves of moments that are all trace, relative to them
 _TRACE = 1e-12
 _WIDE = np.dtype(np.float64)
-# sources are few, or few of them strong, if they, or their share of all, are less than this
+# sources are few below this number; few of them are strong below this share of all
 _FEW, _UNEVEN = 10_000, 0.02
 
 
-class DeviceHeld:
+class DeviceStrengths:
     """What all sources together hold of one set of moments.
 
     Parameters
@@ -60,22 +60,24 @@ class DeviceHeld:
         How many sources of one size would make the most uneven component.
     """
 
-    def __init__(self, space: Space, moments: Any, harmonic: Any, source_order: int) -> None:
-        given = mean_squares(space, moments, np.ones(source_order + 1))
+    def __init__(
+        self, space: Space, moments: DeviceArray, harmonic: DeviceArray, source_order: int
+    ) -> None:
+        whole = mean_squares(space, moments, np.ones(source_order + 1))
         squares, fourths = (component_means(space, harmonic, p) for p in (2, 4))
         matrix = harmonics.cartesian_map(source_order)
         self.mean = np.zeros(source_order + 1)
         for j in range(source_order + 1):
             own = slice(j * j, (j + 1) ** 2)
             unit = (matrix[own] ** 2).sum() / np.count_nonzero(matrix[own].any(axis=0))
-            found = squares[own].sum() / unit
-            self.mean[j] = 0.0 if found < _TRACE**2 * given[j] else found
+            acting = squares[own].sum() / unit
+            self.mean[j] = 0.0 if acting < _TRACE**2 * whole[j] else acting
         n, acts = moments.shape[0], np.repeat(self.mean > 0, 2 * np.arange(source_order + 1) + 1)
         with np.errstate(invalid="ignore"):  # of moments that are not finite
             self.spread = float(n * np.min(squares[acts] ** 2 / fourths[acts], initial=1.0))
-        self._boxes: Held | None = None
+        self._boxes: HostStrengths | None = None
         if np.isfinite(self.mean).all() and (n < _FEW or self.spread < _UNEVEN * n):
-            self._boxes = Held(space.download(harmonic), source_order)
+            self._boxes = HostStrengths(space.download(harmonic), source_order)
 
     def where(self, geometry: DeviceGeometry, degrees: tuple[int, ...], norms: np.ndarray) -> Where:
         """Return where errors are expected; no leaves if nowhere more than elsewhere."""
@@ -89,39 +91,42 @@ class DeviceHeld:
 
         Degrees stay for later moments, of which nothing is known.
         """
-        alike = self.mean[:, None, None] * geometry.far_weights
+        alike: np.ndarray = self.mean[:, None, None] * geometry.far_weights
         if self._boxes is None or not self.mean.any():
             return alike
-        return np.maximum(alike, self._boxes.weights(geometry.host))
+        np.maximum(alike, self._boxes.weights(geometry.host), out=alike)
+        return alike
 
 
 class DeviceProbe(Probe):
     """Targets at which the whole field is known, on the host: some drawn evenly, some in corners.
 
-    Those chosen for their place in corners of leaves stand for themselves, those drawn for all
+    Those chosen because they lie in corners of leaves stand for themselves, those drawn for all
     others.
     """
 
     _geometry: DeviceGeometry
-    _near: Any
+    _near: DeviceArray
 
-    def crosscheck(self, field: Any) -> tuple[np.ndarray, int]:
+    def crosscheck(self, field: DeviceArray) -> tuple[np.ndarray, int]:
         """Return zeros: there are no other loops on the device."""
         return np.zeros_like(self._near_squares), 0
 
-    def squares(self, field: Any) -> np.ndarray:
+    def squares(self, field: DeviceArray) -> np.ndarray:
         """Return the mean square of a field over all targets, in `units`: (1, order + 1, 1)."""
         if field is self._near and "_near_squares" in self.__dict__:
             return self._near_squares
         return mean_squares(self._geometry.space, field, self.units)[None, :, None]
 
-    def _sample(self, field: Any) -> np.ndarray:
+    def _sample(self, field: DeviceArray) -> np.ndarray:
         n = field.shape[0]
         return picked(self._geometry.space, field, np.arange(0, n, 1 + n // sampling.SIZE))
 
-    def _largest(self, field: Any) -> np.ndarray:
+    def _largest(self, field: DeviceArray) -> np.ndarray:
         space = self._geometry.space
-        return space.download(scaling_cuda.largest(space, field)).max(axis=0, keepdims=True)
+        parts = space.download(scaling_cuda.largest(space, field))
+        largest: np.ndarray = parts.max(axis=0, keepdims=True)
+        return largest
 
     def _draw(self, first: int, last: int, size: int, seed: int) -> Drawn:
         n, geometry, where = last - first, self._geometry, self._where
@@ -129,26 +134,26 @@ class DeviceProbe(Probe):
             return draw(geometry, None, first, last, n, seed)
         if where is not None and len(where.leaves):
             return draw(geometry.host, where, first, last, size, seed)
-        places, shares, even = draw(geometry, None, first, last, size, seed)
+        samples, shares, even = draw(geometry, None, first, last, size, seed)
         corners = self._corners
-        others = ~np.isin(places, corners)
+        others = ~np.isin(samples, corners)
         if others.any():
             shares = others * ((n - len(corners)) / (n * np.count_nonzero(others)))
         alone = np.full(len(corners), 1.0 / n)
         return Drawn(
-            np.concatenate([places, corners]), np.append(shares, alone),
+            np.concatenate([samples, corners]), np.append(shares, alone),
             np.append(even, np.zeros(len(corners), bool)),
         )  # fmt: skip
 
-    def _at(self, field: Any) -> np.ndarray:
-        return picked(self._geometry.space, field, self.places).astype(np.float64)
+    def _at(self, field: DeviceArray) -> np.ndarray:
+        return picked(self._geometry.space, field, self.samples).astype(np.float64)
 
     @cached_property
     def _corners(self) -> np.ndarray:
         return self._in_corners(sampling.SIZE)
 
     def _in_corners(self, size: int) -> np.ndarray:
-        """Return the places of the targets that are farthest from the centres of their leaves."""
+        """Return the targets that are farthest from the centres of their leaves."""
         geometry, n = self._geometry, self._near.shape[0]
         space, tree = geometry.space, geometry.tree
         keys = space.upload(np.zeros(n, np.int64))
@@ -157,10 +162,10 @@ class DeviceProbe(Probe):
             space, _measure(), n, targets, geometry.leaf_targets,
             _by_start(space, geometry.leaf_targets), leaves, tree.centre, tree.edge, keys,
         )  # fmt: skip
-        order, _ = argsort(space, keys, _BITS)
-        return space.download(order[max(n - size, 0) :])
+        permutation, _ = argsort(space, keys, _BITS)
+        return space.download(permutation[max(n - size, 0) :])
 
-    def _wide(self) -> Any:
+    def _wide(self) -> DeviceArray:
         """Return the moments in float64."""
         space, moments = self._geometry.space, self._moments
         if moments.dtype == _WIDE:
@@ -169,28 +174,28 @@ class DeviceProbe(Probe):
         copy(space, moments, out)
         return out
 
-    def _sum(self, places: np.ndarray) -> np.ndarray:
+    def _sum(self, samples: np.ndarray) -> np.ndarray:
         geometry, moments = self._geometry, self._wide()
         space = geometry.space
         targets, sources = geometry.points(_WIDE)
-        counts, senders = senders_of(places, *geometry.roots)
+        counts, senders = senders_of(samples, *geometry.roots)
         rows, leaves, ranges = _shared(counts, senders)
-        here = gather(space, targets, space.upload(places[rows]), _WIDE)
+        here = gather(space, targets, space.upload(samples[rows]), _WIDE)
         n_out = indexing.n_components(self._order)
         out = space.upload(np.zeros((len(rows), moments.shape[1], n_out)))
         near_field(
             space, here, sources, moments, self._order, space.upload(leaves),
             space.upload(np.arange(len(leaves) + 1)), space.upload(ranges), out,
-            kernel=self._kernel, reach=self._reach,
+            kernel=self._kernel,
         )  # fmt: skip
-        exact = np.zeros((len(places), *out.shape[1:]))
+        exact = np.zeros((len(samples), *out.shape[1:]))
         np.add.at(exact, rows, space.download(out))
         return exact
 
-    def _some(self, places: np.ndarray, senders: np.ndarray) -> tuple[np.ndarray, ...]:
+    def _some(self, samples: np.ndarray, senders: np.ndarray) -> tuple[np.ndarray, ...]:
         space = self._geometry.space
         targets, sources = self._geometry.points(_WIDE)
-        here = gather(space, targets, space.upload(places), _WIDE)
+        here = gather(space, targets, space.upload(samples), _WIDE)
         there = gather(space, sources, space.upload(senders), _WIDE)
         moments = picked(space, self._moments, senders).astype(np.float64)
         return space.download(here), space.download(there), moments
@@ -212,14 +217,14 @@ def _shared(counts: np.ndarray, senders: np.ndarray) -> tuple[np.ndarray, np.nda
     return whole, *pairs
 
 
-def _by_start(space: Space, leaves: Any) -> Any:
-    """Return the order in which leaves start."""
+def _by_start(space: Space, leaves: DeviceArray) -> DeviceArray:
+    """Return the permutation that sorts leaves by where they start."""
     starts = space.empty((leaves.shape[0],), np.int64)
     launch(space, _first_column(), leaves.shape[0], leaves, starts)
     return argsort(space, starts)[0]
 
 
-def mean_squares(space: Space, values: Any, units: np.ndarray) -> np.ndarray:
+def mean_squares(space: Space, values: DeviceArray, units: np.ndarray) -> np.ndarray:
     """Return the mean over points of the sum of squares per order, on the host.
 
     Parameters
@@ -234,7 +239,7 @@ def mean_squares(space: Space, values: Any, units: np.ndarray) -> np.ndarray:
 
 
 def component_means(
-    space: Space, values: Any, power: int, factors: np.ndarray | None = None
+    space: Space, values: DeviceArray, power: int, factors: np.ndarray | None = None
 ) -> np.ndarray:
     """Return the mean over points of a power of each component times a factor, on the host."""
     n, channels, size = values.shape
@@ -247,7 +252,8 @@ def component_means(
         space.stream, GEOMETRY, (parts, size), THREADS, values.reshape(-1), space.upload(factors),
         sums,
     )  # fmt: skip
-    return space.download(sums).sum(axis=0) / n
+    mean: np.ndarray = space.download(sums).sum(axis=0) / n
+    return mean
 
 
 # --- kernels --------------------------------------------------------------------------------------
@@ -290,19 +296,19 @@ def _first_column():
 
 @kernels
 def _measure():
-    def loop(targets, ranges, order, leaves, centre, edge, keys):
+    def loop(targets, ranges, permutation, leaves, centre, edge, keys):
         """Write the squared distance of every target from the middle of its leaf, as integers."""
         i = cuda.grid(1)
         if i >= keys.shape[0]:
             return
-        first, last = 0, order.shape[0]
+        first, last = 0, permutation.shape[0]
         while first < last:
             middle = (first + last) // 2
-            if ranges[order[middle], 0] <= i:
+            if ranges[permutation[middle], 0] <= i:
                 first = middle + 1
             else:
                 last = middle
-        box = leaves[order[first - 1]]
+        box = leaves[permutation[first - 1]]
         square = 0.0
         for axis in range(3):
             x = (targets[i, axis] - centre[box, axis]) / edge[box]

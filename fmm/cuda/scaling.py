@@ -1,4 +1,4 @@
-"""Units of moments on the GPU, see `fmm.scaling`: found and used there, so that nothing waits.
+"""Units of moments on the GPU, see `fmm.scaling`: worked out and used there, so that nothing waits.
 
 The power of two that counts moments is a number on the device, which kernels read.
 """
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fmm.cuda.curve import GEOMETRY, THREADS, launch
+from fmm.cuda.curve import GEOMETRY, THREADS, DeviceArray, launch
 from fmm.scaling import ORDINARY
 from fmm.tree.curve import upper
 from multipoles import indexing
@@ -38,7 +38,7 @@ class DeviceUnits:
         Exponent of the unit of length.
     """
 
-    def __init__(self, space: Space, moments: Any, source_order: int, length: int) -> None:
+    def __init__(self, space: Space, moments: DeviceArray, source_order: int, length: int) -> None:
         self.space, self.length, self.source_order = space, length, source_order
         exponents = -length * indexing.orders(source_order)
         self.moment = space.empty((1,), np.int64)
@@ -47,7 +47,7 @@ class DeviceUnits:
             _powers(space), self.moment,
         )  # fmt: skip
 
-    def scaled(self, moments: Any) -> Any:
+    def scaled(self, moments: DeviceArray) -> DeviceArray:
         """Return moments in these units."""
         exponents = -self.length * indexing.orders(self.source_order)
         return scaled(self.space, moments, exponents, self.moment, -1)
@@ -56,7 +56,7 @@ class DeviceUnits:
         """Return the type that a field has in these units: in others it may not fit float32."""
         return np.dtype(np.float64)
 
-    def restored(self, field: Any, order: int, dtype: np.dtype) -> Any:
+    def restored(self, field: DeviceArray, order: int, dtype: np.dtype) -> DeviceArray:
         """Return a field, which may be overwritten, in the caller's units and type."""
         exponents = -self.length * (indexing.orders(order) + 1)
         out = field if field.dtype == dtype else self.space.empty(field.shape, dtype)
@@ -64,8 +64,13 @@ class DeviceUnits:
 
 
 def scaled(
-    space: Space, values: Any, exponents: Any, unit: Any = None, sign: int = 0, out: Any = None
-) -> Any:
+    space: Space,
+    values: DeviceArray,
+    exponents: Any,
+    unit: DeviceArray = None,
+    sign: int = 0,
+    out: DeviceArray = None,
+) -> DeviceArray:
     """Return values times powers of two.
 
     Parameters
@@ -90,7 +95,7 @@ def scaled(
     return made
 
 
-def largest(space: Space, values: Any) -> Any:
+def largest(space: Space, values: DeviceArray) -> DeviceArray:
     """Return the largest number of each component, whatever its sign, over parts of the points.
 
     Parameters
@@ -111,13 +116,13 @@ def largest(space: Space, values: Any) -> Any:
     return out
 
 
-def _powers(space: Space) -> Any:
+def _powers(space: Space) -> DeviceArray:
     """Return all powers of two."""
     exponents = np.arange(_LEAST, _MOST + 1)
     return space.constant(("powers of two",), lambda: np.ldexp(1.0, exponents))
 
 
-def _exponents(space: Space, exponents: np.ndarray) -> Any:
+def _exponents(space: Space, exponents: np.ndarray) -> DeviceArray:
     kept = np.clip(exponents, -_BOUND, _BOUND).astype(np.int64)
     return space.constant(("exponents", *kept.tolist()), lambda: kept)
 
@@ -133,32 +138,32 @@ def _largest():
         thread, part, column = cuda.threadIdx.x, cuda.blockIdx.x, cuda.blockIdx.y
         n = values.shape[0] // size
         first, last = n * part // cuda.gridDim.x, n * (part + 1) // cuda.gridDim.x
-        found = 0.0
+        most = 0.0
         for i in range(first + thread, last, THREADS):
             x = abs(np.float64(values[i * size + column]))
             # of NaN no comparison is true
-            found = x if x > found else found
-        shared[thread] = found
+            most = x if x > most else most
+        shared[thread] = most
         cuda.syncthreads()
         if thread == 0:
             for other in range(1, THREADS):
-                found = max(found, shared[other])
-            out[part, column] = found
+                most = max(most, shared[other])
+            out[part, column] = most
 
     return loop
 
 
 @kernels
 def _choose():
-    def loop(found, exponents, powers, unit):
+    def loop(of_parts, exponents, powers, unit):
         """Write the exponent of the largest number of all; zero if it is ordinary."""
         if cuda.grid(1) > 0:
             return
         most, known = 0, False
-        for column in range(found.shape[1]):
+        for column in range(of_parts.shape[1]):
             value = 0.0
-            for part in range(found.shape[0]):
-                value = max(value, found[part, column])
+            for part in range(of_parts.shape[0]):
+                value = max(value, of_parts[part, column])
             if value > 0.0 and value < inf:
                 here = upper(powers, 0, powers.shape[0], value) + _LEAST + exponents[column]
                 most = max(most, here) if known else here

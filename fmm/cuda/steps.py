@@ -1,27 +1,27 @@
-"""What a plan asks for, step by step, on the GPU: the steps of `fmm.steps_cpu`.
+"""The steps of a plan on the GPU, see `fmm.steps`.
 
 The host waits for the device when it lays out a plan and when it chooses degrees, which is done
 once for each pair of orders; later evaluations only launch.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from fmm.cost import Work
-from fmm.cuda.curve import corners, gather
-from fmm.cuda.driver import FarField
-from fmm.cuda.geometry import DeviceGeometry, arrange
+from fmm.cuda.curve import DeviceArray, corners, gather, occupancy, sort_points
+from fmm.cuda.driver import DeviceFarField
+from fmm.cuda.geometry import DeviceGeometry, along_curve
 from fmm.cuda.near import near_field
 from fmm.cuda.rows import copy, move, multiply
-from fmm.cuda.sampling import DeviceHeld, DeviceProbe
+from fmm.cuda.sampling import DeviceProbe, DeviceStrengths
 from fmm.cuda.scaling import DeviceUnits, scaled
 from fmm.far import harmonics
-from fmm.steps_cpu import HostSteps
+from fmm.scaling import typical_extent
+from fmm.steps import FarField
+from fmm.tree.curve import SortedPoints
 from fmm.tree.geometry import Batches
 from multipoles import checks, indexing
-from multipoles.cuda import interactions as given
+from multipoles.cuda import interactions
 from multipoles.cuda.device import Space, space_of
 from multipoles.radial import Kernel
 
@@ -39,28 +39,33 @@ class DeviceSteps:
     """
 
     device = True
+    probe = DeviceProbe
 
     def __init__(self, array: Any) -> None:
         self.space: Space = space_of(array)
 
     def points(
         self, sources: Any, targets: Any, source_batch: Any, target_batch: Any
-    ) -> tuple[Any, Any, Batches]:
+    ) -> tuple[DeviceArray, DeviceArray, Batches]:
         """Return targets, sources and both batches, checked; targets are sources if None."""
         names = {"sources": sources}
         if targets is not None and targets is not sources:
             names["targets"] = targets
-        space, found = given.points_of(names)
+        space, arrays = interactions.points_of(names)
         self.space.move_to(space)
-        s, x = found[0], found[-1]
+        s, x = arrays[0], arrays[-1]
         if x is s and target_batch is None:
             target_batch = source_batch
-        batches = given.batches_of(self.space, target_batch, source_batch, x.shape[0], s.shape[0])
+        batches = interactions.batches_of(
+            self.space, target_batch, source_batch, x.shape[0], s.shape[0]
+        )
         if x is s and target_batch is source_batch:
             batches = batches[1], batches[1]
         return x, s, batches
 
-    def moments(self, moments: Any, n: int | None, dtype: Any) -> tuple[Any, int, bool, np.dtype]:
+    def moments(
+        self, moments: Any, n: int | None, dtype: Any
+    ) -> tuple[DeviceArray, int, bool, np.dtype]:
         """Return moments with channels, their order, whether they had them, and the result's type.
 
         `dtype` is that of the points, if they are known.
@@ -71,7 +76,7 @@ class DeviceSteps:
                 f"{type(moments).__name__}); nothing is moved silently: put all in one place"
             )
         like = _Like(n if n is not None else moments.shape[0], dtype or np.dtype(_name(moments)))
-        packed, had_channels = given.moments_of(self.space, moments, like)
+        packed, had_channels = interactions.moments_of(self.space, moments, like)
         self.space.move_to(space_of(moments))
         return packed, indexing.order_of(packed.shape[2]), had_channels, np.dtype(packed.dtype)
 
@@ -79,52 +84,53 @@ class DeviceSteps:
         """Return whose times decide about leaves."""
         return f"cuda {np.dtype(dtype).name}"
 
-    def extent(self, points: Any) -> np.ndarray:
-        """Return how far points extend along each axis."""
-        low, high = corners(self.space, points)
-        return np.maximum(high - low, 0.0)
+    def sort(
+        self, targets: DeviceArray, sources: DeviceArray, batches: Batches, root_grid: int = 1
+    ) -> SortedPoints:
+        """Return points along the Morton curve, see `fmm.cuda.curve.sort_points`."""
+        return sort_points(self.space, targets, sources, *batches, root_grid=root_grid)
 
-    def arrange(
+    def occupancy(self, points: SortedPoints) -> tuple[np.ndarray, np.ndarray]:
+        """Return boxes and crowding of each level, on the host; waits for them."""
+        return occupancy(self.space, points)
+
+    def geometry(
         self,
-        targets: Any,
-        sources: Any,
-        batches: Batches,
-        work: Work,
-        leaf_size: int | None,
+        points: SortedPoints,
+        targets: DeviceArray,
+        sources: DeviceArray,
+        leaf_size: int,
+        least: int,
         smallest: float,
     ) -> DeviceGeometry:
-        """Return points, tree and lists, see `fmm.tree.geometry.arrange`."""
-        return arrange(self.space, targets, sources, batches, work, leaf_size, smallest)
+        """Return points, tree and lists, see `DeviceGeometry`."""
+        ordered = along_curve(self.space, points, targets, sources)
+        return DeviceGeometry(self.space, points, *ordered, leaf_size, least, smallest)
 
-    def order(self, geometry: DeviceGeometry, moments: Any, dtype: np.dtype) -> Any:
+    def to_tree(
+        self, geometry: DeviceGeometry, moments: DeviceArray, dtype: np.dtype
+    ) -> DeviceArray:
         """Return moments in the order of the tree."""
         out = self.space.empty(moments.shape, dtype)
-        move(self.space, geometry.tree.source_order, moments, out, scattered=False)
+        move(self.space, geometry.tree.source_permutation, moments, out, scattered=False)
         return out
 
     def near(
-        self, geometry: DeviceGeometry, moments: Any, order: int, kernel: Kernel, reach: float
-    ) -> Any:
-        """Return the near field, in the order of the tree."""
+        self,
+        geometry: DeviceGeometry,
+        moments: DeviceArray,
+        order: int,
+        kernel: Kernel,
+        reach: float,
+    ) -> DeviceArray:
+        """Return the near field; all pairs take the kernel, whatever `reach`."""
         targets, sources = geometry.points(np.dtype(moments.dtype))
         shape = targets.shape[0], moments.shape[1], indexing.n_components(order)
         out = self.space.empty(shape, moments.dtype)
-        near_field(
-            self.space, targets, sources, moments, order, *geometry.near, out, kernel=kernel,
-            reach=reach,
-        )  # fmt: skip
+        near_field(self.space, targets, sources, moments, order, *geometry.near, out, kernel=kernel)
         return out
 
-    def probe(self, *args: Any) -> "DeviceProbe":
-        """Return the field at sampled targets; arguments are those of `Probe`."""
-        return DeviceProbe(*args)
-
-    def held(self, geometry, moments: Any, harmonic: Any, source_order: int) -> "DeviceHeld":
-        """Return what the moments are of each order; waits for it."""
-        wide = harmonic.of(np.dtype(np.float64))
-        return DeviceHeld(self.space, moments, wide, source_order)
-
-    def harmonic(self, moments: Any, source_order: int) -> "_Harmonic":
+    def harmonic(self, moments: DeviceArray, source_order: int) -> "_Harmonic":
         """Return moments by harmonics, as the far field takes them."""
         return _Harmonic(self, moments, source_order)
 
@@ -135,16 +141,16 @@ class DeviceSteps:
         source_order: int,
         order: int,
         dtype: np.dtype,
-    ) -> Callable[[Any, dict[str, float]], Any]:
-        """Return what computes the far field of harmonic moments."""
-        far = FarField(geometry, degrees, source_order, order, dtype, self.space)
+    ) -> FarField:
+        """Return what computes the far field of harmonic moments; no times are known."""
+        far = DeviceFarField(geometry, degrees, source_order, order, dtype, self.space)
 
-        def run(moments: "_Harmonic", seconds: dict[str, float]) -> Any:
+        def run(moments: "_Harmonic", seconds: dict[str, float]) -> DeviceArray:
             return far(moments.of(np.dtype(dtype)))
 
         return run
 
-    def total(self, near: Any, local: Any, order: int) -> Any:
+    def total(self, near: DeviceArray, local: DeviceArray, order: int) -> DeviceArray:
         """Return the near field and the derivatives that local expansions give."""
         out = self.space.empty(near.shape, near.dtype)
         copy(self.space, near, out)
@@ -152,32 +158,45 @@ class DeviceSteps:
         multiply(self.space, local, ("to cartesian", order), matrix, True, out)
         return out
 
-    def corners(self, points: Any) -> tuple[np.ndarray, np.ndarray]:
+    def corners(self, points: DeviceArray) -> tuple[np.ndarray, np.ndarray]:
         """Return the lowest and highest coordinates of some points, on the host."""
         return corners(self.space, points)
 
-    def typical_extent(self, points: Any) -> float:
-        """Return how far most of the points are apart, zero if they are not; waits for some."""
+    def typical_extent(self, points: DeviceArray) -> float:
+        """Return the size of the bulk of the points, see `fmm.scaling`; waits for some of them."""
         n = points.shape[0]
-        places = self.space.upload(np.arange(0, n, 1 + n // 1000))
-        some = self.space.download(gather(self.space, points, places))
-        return HostSteps().typical_extent(some)
+        samples = self.space.upload(np.arange(0, n, 1 + n // 1000))
+        some = self.space.download(gather(self.space, points, samples))
+        return typical_extent(some)
 
-    def scaled(self, values: Any, exponents: Any) -> Any:
+    def scaled(self, values: DeviceArray, exponents: Any) -> DeviceArray:
         """Return values times powers of two, one for all or one for each column."""
         return scaled(self.space, values, exponents)
 
-    def units(self, moments: Any, source_order: int, length: int) -> DeviceUnits:
+    def units(self, moments: DeviceArray, source_order: int, length: int) -> DeviceUnits:
         """Return units of moments, where lengths are counted in two to a power."""
         return DeviceUnits(self.space, moments, source_order, length)
 
-    def unorder(self, geometry: DeviceGeometry, out: Any, dtype: np.dtype) -> Any:
-        """Return a field in the order in which targets were given."""
-        result = self.space.empty(out.shape, dtype)
-        move(self.space, geometry.tree.target_order, out, result, scattered=True)
+    def from_tree(
+        self, geometry: DeviceGeometry, field: DeviceArray, dtype: np.dtype
+    ) -> DeviceArray:
+        """Return a field in the order in which targets were interactions."""
+        result = self.space.empty(field.shape, dtype)
+        move(self.space, geometry.tree.target_permutation, field, result, scattered=True)
         return result
 
-    def give(self, out: Any, had_channels: bool) -> Any:
+    def strengths(
+        self, moments: DeviceArray, harmonic: "_Harmonic", source_order: int
+    ) -> DeviceStrengths:
+        """Return how strong moments are; waits for it."""
+        wide = harmonic.of(np.dtype(np.float64))
+        return DeviceStrengths(self.space, moments, wide, source_order)
+
+    def acts(self, moments: DeviceArray, harmonic: "_Harmonic", source_order: int) -> bool:
+        """Return whether moments have a field under 1/r; waits for it."""
+        return bool(self.strengths(moments, harmonic, source_order).mean.any())
+
+    def give(self, out: DeviceArray, had_channels: bool) -> Any:
         """Return a field as the caller gets it."""
         return self.space.give(out if had_channels else out.reshape(out.shape[0], out.shape[2]))
 
@@ -197,11 +216,11 @@ def _name(array: Any) -> str:
 class _Harmonic:
     """Moments by harmonics, in the type of numbers of the expansions that take them."""
 
-    def __init__(self, steps: DeviceSteps, moments: Any, source_order: int) -> None:
+    def __init__(self, steps: DeviceSteps, moments: DeviceArray, source_order: int) -> None:
         self.steps, self.moments, self.source_order = steps, moments, source_order
-        self._made: dict[np.dtype, Any] = {}
+        self._made: dict[np.dtype, DeviceArray] = {}
 
-    def of(self, dtype: np.dtype) -> Any:
+    def of(self, dtype: np.dtype) -> DeviceArray:
         """Return them in one type of numbers."""
         if dtype not in self._made:
             n, channels, _ = self.moments.shape

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from fmm.cuda.curve import DeviceArray
 from fmm.cuda.expansions import THREADS
-from fmm.error import accuracy
 from fmm.far import harmonics, translations
 from fmm.tree.curve import upper
+from fmm.tree.lists import shifts
 from multipoles.compiled.cuda_access import WIDEST, loader, storer, zeros
 from multipoles.compiled.cuda_kernels import REAL, SIMULATED, Device, cuda, kernels
 from multipoles.compiled.emit import emitted
@@ -28,12 +29,16 @@ _COLUMNS = 4
 _ENTRIES = 64 if SIMULATED else 4096
 
 
-def _scaled_sum(code: int, sums: Any, values: Any, factor: Any) -> list[list[Any]]:
+# numbers, or what stands for them while a kernel is compiled, see `WrittenOut`
+Numbers = list[Any]
+
+
+def _scaled_sum(code: int, sums: Numbers, values: Numbers, factor: Numbers) -> list[Numbers]:
     """Return sums + values * factor."""
     return [[s + v * factor[0] for s, v in zip(sums, values, strict=True)]]
 
 
-def _scaled(code: int, values: Any, factor: Any) -> list[list[Any]]:
+def _scaled(code: int, values: Numbers, factor: Numbers) -> list[Numbers]:
     """Return values * factor."""
     return [[v * factor[0] for v in values]]
 
@@ -48,7 +53,7 @@ def teams_for(n: int) -> int:
     return next((teams for teams in (4, 2) if n <= WORKERS // teams), 1)
 
 
-def shift_operators(space: Space, way: str, degree: int, dtype: np.dtype) -> Any:
+def shift_operators(space: Space, way: str, degree: int, dtype: np.dtype) -> DeviceArray:
     """Return the matrices of the eight octants, upward or downward, each column after column."""
 
     def make() -> np.ndarray:
@@ -60,29 +65,31 @@ def shift_operators(space: Space, way: str, degree: int, dtype: np.dtype) -> Any
     return space.constant((way, degree, dtype.name), make)
 
 
-def transfer_operators(space: Space, degree: int, dtype: np.dtype) -> tuple[Any, Any, Any]:
+def transfer_operators(
+    space: Space, degree: int, dtype: np.dtype
+) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
     """Return codes with their matrix and reflection, the matrices, and signs of reflections.
 
     Matrices of shifts with components >= 0 alone, each column after column, columns of zeros up
     to a multiple of `_COLUMNS`; others are theirs between reflected boxes.
     """
-    reach = int(np.abs(accuracy.shifts()).max())
+    reach = int(np.abs(shifts()).max())
     span = range(reach + 1)
-    shifts = [shift for shift in itertools.product(span, span, span) if max(shift) > 1]
+    reflected = [shift for shift in itertools.product(span, span, span) if max(shift) > 1]
 
     def codes() -> np.ndarray:
         rows = []
-        for code, shift in enumerate(accuracy.shifts().tolist()):
+        for code, shift in enumerate(shifts().tolist()):
             if max(map(abs, shift)) > 1:
                 octant = 4 * (shift[0] < 0) + 2 * (shift[1] < 0) + (shift[2] < 0)
-                rows.append((code, shifts.index(tuple(map(abs, shift))), octant))
+                rows.append((code, reflected.index(tuple(map(abs, shift))), octant))
         # codes of one matrix follow each other: it is read from memory once
         return np.array(sorted(rows, key=lambda row: row[1:]), np.int32)
 
     def matrices() -> np.ndarray:
         n = harmonics.n_harmonics(degree)
-        out = np.zeros((len(shifts), -(-n // _COLUMNS) * _COLUMNS, n), dtype)
-        for i, shift in enumerate(shifts):
+        out = np.zeros((len(reflected), -(-n // _COLUMNS) * _COLUMNS, n), dtype)
+        for i, shift in enumerate(reflected):
             out[i, :n] = translations.transfer_matrix(shift, degree).T
         return out.reshape(-1)
 
@@ -112,10 +119,10 @@ def coarsen():
                 octant = (
                     4 * (anchor[child, 0] & 1) + 2 * (anchor[child, 1] & 1) + (anchor[child, 2] & 1)
                 )
-                place = (child * channels + channel) * length
+                offset = (child * channels + channel) * length
                 matrix = octant * length * length + i
                 for j in range(length):
-                    total += operators[matrix + j * length] * multipoles[place + j]
+                    total += operators[matrix + j * length] * multipoles[offset + j]
             if n_children[parent] > 0:
                 multipoles[(parent * channels + channel) * length + i] += total
 
@@ -129,28 +136,28 @@ def refine():
     def loop(begin, parents, anchor, operators, length, channels, locals_):
         child, channel = begin + cuda.blockIdx.x, cuda.blockIdx.y
         octant = 4 * (anchor[child, 0] & 1) + 2 * (anchor[child, 1] & 1) + (anchor[child, 2] & 1)
-        place = (parents[child] * channels + channel) * length
+        offset = (parents[child] * channels + channel) * length
         for i in range(cuda.threadIdx.x, length, THREADS):
             matrix = octant * length * length + i
             total = 0.0
             for j in range(length):
-                total += operators[matrix + j * length] * locals_[place + j]
+                total += operators[matrix + j * length] * locals_[offset + j]
             locals_[(child * channels + channel) * length + i] += total
 
     return loop
 
 
 @kernels
-def find_places():
+def find_group_starts():
     """Write the first pair of each code whose target is not before a group's first box."""
 
-    def loop(begin, end, starts, targets, places):
-        # groups along x: a grid has but 65535 blocks along its other axes
+    def loop(begin, end, starts, targets, group_starts):
+        # groups along x: a grid has no more than 65535 blocks along its other axes
         group = cuda.blockIdx.x
         code = cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x
-        if code < places.shape[1]:
+        if code < group_starts.shape[1]:
             bound = min(begin + group * GROUP, end)
-            places[group, code] = upper(targets, starts[code], starts[code + 1], bound - 1)
+            group_starts[group, code] = upper(targets, starts[code], starts[code + 1], bound - 1)
 
     return loop
 
@@ -171,7 +178,17 @@ def transfer(teams):
     load, entry, zero = loader(_PAIRS, 4), loader(1), zeros(_PAIRS)
 
     def loop(
-        places, codes, targets, sources, operators, signs, n, length, channels, multipoles, locals_
+        group_starts,
+        codes,
+        targets,
+        sources,
+        operators,
+        signs,
+        n,
+        length,
+        channels,
+        multipoles,
+        locals_,
     ):
         x = cuda.shared.array(size, REAL, WIDEST)
         work = cuda.local.array(_PAIRS, REAL)
@@ -181,7 +198,7 @@ def transfer(teams):
         for item in range(codes.shape[0]):
             code, octant = codes[item, 0], codes[item, 2] * n
             matrix = codes[item, 1] * n * n_columns
-            begin, stop = places[group, code], places[group + 1, code]
+            begin, stop = group_starts[group, code], group_starts[group + 1, code]
             while begin < stop:
                 first = begin + team * _PAIRS
                 count = min(_PAIRS, stop - first)
@@ -195,16 +212,16 @@ def transfer(teams):
                     cuda.syncthreads()
                     for i in range(row, n if count > 0 else 0, rows):
                         total = zero()
-                        place, at = team * _PAIRS, matrix + column * n + i
-                        end = place + width * stride
-                        while place < end:
+                        offset, at = team * _PAIRS, matrix + column * n + i
+                        end = offset + width * stride
+                        while offset < end:
                             a, b = entry(operators, at), entry(operators, at + n)
                             c, d = entry(operators, at + 2 * n), entry(operators, at + 3 * n)
-                            total = scaled_sum(0, (total, load(x, place), a))[0]
-                            total = scaled_sum(0, (total, load(x, place + stride), b))[0]
-                            total = scaled_sum(0, (total, load(x, place + 2 * stride), c))[0]
-                            total = scaled_sum(0, (total, load(x, place + 3 * stride), d))[0]
-                            place += _COLUMNS * stride
+                            total = scaled_sum(0, (total, load(x, offset), a))[0]
+                            total = scaled_sum(0, (total, load(x, offset + stride), b))[0]
+                            total = scaled_sum(0, (total, load(x, offset + 2 * stride), c))[0]
+                            total = scaled_sum(0, (total, load(x, offset + 3 * stride), d))[0]
+                            offset += _COLUMNS * stride
                             at += _COLUMNS * n
                         add_rows(
                             total, signs[octant + i], i, targets, first, count, channels, channel,

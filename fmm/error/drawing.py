@@ -1,12 +1,11 @@
-"""Draw targets at which a field is to be compared: evenly, and by where errors can sit."""
+"""Draw targets at which a field is to be compared: evenly, and where errors are expected."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 from fmm.error import indicators
-from fmm.error.indicators import Where
-from fmm.tree.geometry import Geometry
+from fmm.error.indicators import Boxed, Where
 from multipoles.compiled.jit import bare, bare_inline
 
 _INVERSE_SQUARE = 1.0 / indicators.TYPICAL**2
@@ -16,8 +15,8 @@ _FLOOR, _CEILING = indicators.LEAST, indicators.MOST
 class Drawn(NamedTuple):
     """Targets that stand for all."""
 
-    places: np.ndarray
-    """In tree order, not sorted; one may come more than once."""
+    samples: np.ndarray
+    """Their indices in tree order, not sorted; one may come more than once."""
     shares: np.ndarray
     """What a target's square error counts in the mean over all: the inverse of its chance."""
     even: np.ndarray
@@ -25,13 +24,13 @@ class Drawn(NamedTuple):
 
 
 def draw(
-    geometry: Geometry, where: Where | None, first: int, last: int, size: int, seed: int
+    geometry: Boxed, where: Where | None, first: int, last: int, size: int, seed: int
 ) -> Drawn:
     """Return some of the targets first ... last - 1; all, if they are few.
 
     Parameters
     ----------
-    geometry : Geometry
+    geometry : Boxed
         Points and tree.
     where : Where or None
         Where errors are expected: half of the targets are drawn by it.
@@ -48,24 +47,24 @@ def draw(
         return Drawn(every, np.full(n, 1.0 / max(n, 1)), np.ones(n, bool))
     rng, half = np.random.default_rng(seed), size // 2
     even = _evenly(first, n, size - half, rng)
-    found = where and _by_indicator(geometry, where, first, last, half, rng, even)
-    if found is None:
-        places = np.concatenate([even, _evenly(first, n, half, rng)])
-        return Drawn(places, np.full(size, 1.0 / size), np.ones(size, bool))
-    chosen, densities = found
-    # of the mixture of both ways to draw, relative to even drawing
+    by_indicator = where and _by_indicator(geometry, where, first, last, half, rng, even)
+    if by_indicator is None:
+        samples = np.concatenate([even, _evenly(first, n, half, rng)])
+        return Drawn(samples, np.full(size, 1.0 / size), np.ones(size, bool))
+    chosen, densities = by_indicator
+    # the inverse probability under the mixture of both ways to draw, relative to even drawing
     shares = 2.0 / (size * (1.0 + densities * n))
     return Drawn(np.concatenate([even, chosen]), shares, np.arange(size) < len(even))
 
 
 def _evenly(first: int, n: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Return one place in each of equal parts of a range."""
+    """Return one index in each of equal parts of a range."""
     inside = (np.arange(size) + rng.random(size)) * (n / size)
     return first + np.minimum(inside.astype(np.int64), n - 1)
 
 
 def _by_indicator(
-    geometry: Geometry,
+    geometry: Boxed,
     where: Where,
     first: int,
     last: int,
@@ -73,9 +72,9 @@ def _by_indicator(
     rng: np.random.Generator,
     others: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return places drawn by where errors are expected, and the densities at others and there.
+    """Return targets drawn by where errors are expected, and the densities at others and there.
 
-    None if no place is likelier than another.
+    None if no target is likelier than another.
     """
     tree, targets = geometry.tree, geometry.targets
     if not len(where.leaves):
@@ -108,37 +107,37 @@ def _pick(rows, marks, targets, centre, edge, ranges, weights, shape, chosen):
         row = rows[draw]
         first, last = ranges[row, 0], ranges[row, 1]
         left = marks[draw] * _leaf_sum(targets, centre, edge, row, first, last, shape)
-        place = first
-        while place < last - 1:
-            left -= _steepness(targets, centre, edge, row, place, shape)
+        target = first
+        while target < last - 1:
+            left -= _steepness(targets, centre, edge, row, target, shape)
             if left < 0:
                 break
-            place += 1
-        chosen[draw] = place
+            target += 1
+        chosen[draw] = target
 
 
 @bare
-def _densities(rows, places, targets, centre, edge, ranges, weights, shape, out):
+def _densities(rows, samples, targets, centre, edge, ranges, weights, shape, out):
     """Write the probability of each of some targets to be drawn."""
     for i in range(rows.shape[0]):
         row = rows[i]
         whole = _leaf_sum(targets, centre, edge, row, ranges[row, 0], ranges[row, 1], shape)
-        out[i] = weights[row] * _steepness(targets, centre, edge, row, places[i], shape) / whole
+        out[i] = weights[row] * _steepness(targets, centre, edge, row, samples[i], shape) / whole
 
 
 @bare_inline
 def _leaf_sum(targets, centre, edge, row, first, last, shape):
     total = 0.0
-    for place in range(first, last):
-        total += _steepness(targets, centre, edge, row, place, shape)
+    for target in range(first, last):
+        total += _steepness(targets, centre, edge, row, target, shape)
     return total
 
 
 @bare_inline
-def _steepness(targets, centre, edge, row, place, shape):
+def _steepness(targets, centre, edge, row, target, shape):
     square = 0.0
     for axis in range(3):
-        x = (targets[place, axis] - centre[row, axis]) / edge[row]
+        x = (targets[target, axis] - centre[row, axis]) / edge[row]
         square += x * x
     square *= _INVERSE_SQUARE
     return min(max(square**shape, _FLOOR), _CEILING)

@@ -1,23 +1,25 @@
-"""Where the error of a far field can sit: what boxes send, from how near, and to how many targets.
+"""Where the error of a far field is expected: what boxes send, how near, and to how many targets.
 
 A level of the tree, a shift between two boxes and a degree have a typical error
 (`fmm.error.accuracy`); times what the sending box really holds, it says how much a receiving box
 can be wrong. Summed over all pairs that is an estimate of the whole error, from which degrees are
-chosen; box by box it says where to look (`fmm.error.sampling`). One strong source among thousands
-is thus seen wherever it lies.
+chosen; box by box it says where to measure it (`fmm.error.sampling`). One strong source among
+thousands is thus noticed wherever it lies.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from fmm.error import accuracy
 from fmm.far import harmonics
+from fmm.tree.build import Tree
 from fmm.tree.curve import upper
-from fmm.tree.geometry import Geometry
+from fmm.tree.lists import N_CODES, POINTS, Lists
 from multipoles.compiled.jit import bare, run_chunks
 
-# share of the square of a box's charge: neighbours of one sign err alike, though less than in full
+# share of the square of a box's total charge that adds to its power: errors of charges of one sign
+# add up, though not in full
 _COHERENT = 0.1
 # errors rise towards the corners of a box, as a power of the distance from its middle
 STEEPEST = 12
@@ -28,8 +30,36 @@ _OUTWARD = 0.35
 _TINY = np.finfo(np.float64).tiny
 
 
-class Held:
-    """What boxes hold of one set of moments.
+class Boxed(Protocol):
+    """What errors are estimated from: a `Geometry`, or as much of one, in arrays of NumPy."""
+
+    @property
+    def tree(self) -> Tree:
+        """Boxes."""
+
+    @property
+    def lists(self) -> Lists:
+        """Pairs of boxes that meet by expansions."""
+
+    @property
+    def edges(self) -> np.ndarray:
+        """Edge of the largest boxes of every level."""
+
+    @property
+    def levels(self) -> np.ndarray:
+        """Level of every box."""
+
+    @property
+    def targets(self) -> np.ndarray:
+        """Targets in the order of the tree."""
+
+    @property
+    def target_leaves(self) -> np.ndarray:
+        """Leaves with targets."""
+
+
+class HostStrengths:
+    """How strong one set of moments is, over all sources and box by box.
 
     Parameters
     ----------
@@ -53,16 +83,16 @@ class Held:
         size = self._squares[:, 0] if self.mean[0] > 0 else self._squares.sum(axis=1)
         self.spread = float(size.sum() ** 2 / max((size**2).sum(), _TINY))
 
-    def weights(self, geometry: Geometry) -> np.ndarray:
+    def weights(self, geometry: Boxed) -> np.ndarray:
         """Return what `accuracy.predicted` asks for."""
         return pair_weights(geometry, box_powers(geometry, self._squares))
 
-    def where(self, geometry: Geometry, degrees: tuple[int, ...], norms: np.ndarray) -> "Where":
+    def where(self, geometry: Boxed, degrees: tuple[int, ...], norms: np.ndarray) -> "Where":
         """Return where errors are expected, of all output orders alike.
 
         Parameters
         ----------
-        geometry : Geometry
+        geometry : Boxed
             Points, tree and lists.
         degrees : tuple of int
             Of every level.
@@ -112,13 +142,13 @@ def moment_squares(moments: np.ndarray, source_order: int) -> np.ndarray:
 
 
 def box_powers(
-    geometry: Geometry, squares: np.ndarray, charges: np.ndarray | None = None
+    geometry: Boxed, squares: np.ndarray, charges: np.ndarray | None = None
 ) -> np.ndarray:
     """Return what every box holds: the sum of the squares of the moments of each order.
 
     Parameters
     ----------
-    geometry : Geometry
+    geometry : Boxed
         Points and tree.
     squares : ndarray, shape (n, K + 1)
         See `moment_squares`.
@@ -129,7 +159,8 @@ def box_powers(
     sums = _over(ranges, squares)
     if charges is not None:
         sums[:, 0] += _COHERENT * (_over(ranges, charges) ** 2).sum(axis=1)
-    # levels stand for boxes of one size; those of smaller systems count as if they sent more
+    # errors are estimated with the largest edge of each level: boxes of smaller systems, whose
+    # moments have stronger fields for their size, count as if they held more
     ratio = geometry.edges[geometry.levels] / geometry.tree.edge
     if np.any(ratio != 1.0):
         sums *= ratio[:, None] ** (2.0 * np.arange(1, sums.shape[1] + 1))
@@ -138,17 +169,18 @@ def box_powers(
 
 def _over(ranges: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Return the sums of rows over ranges."""
-    sums = np.zeros((len(values) + 1, values.shape[1]))
-    np.cumsum(values, axis=0, out=sums[1:])
-    return sums[ranges[:, 1]] - sums[ranges[:, 0]]
+    ends = np.zeros((len(values) + 1, values.shape[1]))
+    np.cumsum(values, axis=0, out=ends[1:])
+    sums: np.ndarray = ends[ranges[:, 1]] - ends[ranges[:, 0]]
+    return sums
 
 
-def pair_weights(geometry: Geometry, powers: np.ndarray) -> np.ndarray:
+def pair_weights(geometry: Boxed, powers: np.ndarray) -> np.ndarray:
     """Return what `accuracy.predicted` asks for: targets times powers, per order, level and code.
 
     Parameters
     ----------
-    geometry : Geometry
+    geometry : Boxed
         Points, tree and lists.
     powers : ndarray, shape (n_boxes, K + 1)
         See `box_powers`.
@@ -159,22 +191,22 @@ def pair_weights(geometry: Geometry, powers: np.ndarray) -> np.ndarray:
     """
     lists, levels = geometry.lists, geometry.levels
     targets = np.diff(geometry.tree.target_range, axis=1)[:, 0].astype(np.float64)
-    out = np.zeros((powers.shape[1], int(levels[-1]) + 1, accuracy.N_CODES))
+    out = np.zeros((powers.shape[1], int(levels[-1]) + 1, N_CODES))
     _weigh(lists.m2l_starts, lists.m2l_targets, lists.m2l_sources, levels, targets, powers, out)
     for rows, sources, boxes in _mixed(geometry):
         pairs = targets[rows, None] * powers[sources]
-        np.add.at(out[:, :, accuracy.POINTS].T, levels[boxes], pairs)
+        np.add.at(out[:, :, POINTS].T, levels[boxes], pairs)
     return out / max(len(geometry.targets), 1)
 
 
 def leaf_errors(
-    geometry: Geometry, powers: np.ndarray, gains: np.ndarray, degree: int
+    geometry: Boxed, powers: np.ndarray, gains: np.ndarray, degree: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the leaves with targets, ascending, and the mean square error of a target in each.
 
     Parameters
     ----------
-    geometry : Geometry
+    geometry : Boxed
         Points, tree and lists.
     powers : ndarray, shape (n_boxes, K + 1)
         See `box_powers`.
@@ -195,16 +227,16 @@ def leaf_errors(
 
     run_chunks(task, len(received), 2.0 * len(lists.m2l_targets) * powers.shape[1])
     for rows, sources, boxes in _mixed(geometry):
-        found = (table[levels[boxes], accuracy.POINTS] * powers[sources]).sum(axis=1)
-        np.add.at(received, rows, found)
+        sent = (table[levels[boxes], POINTS] * powers[sources]).sum(axis=1)
+        np.add.at(received, rows, sent)
     leaves = geometry.target_leaves
     leaves = leaves[np.argsort(tree.target_range[leaves, 0])]
     return leaves, _down(tree, leaves, received, degree)
 
 
-def _down(tree, leaves: np.ndarray, received: np.ndarray, degree: int) -> np.ndarray:
+def _down(tree: Tree, leaves: np.ndarray, received: np.ndarray, degree: int) -> np.ndarray:
     """Return what leaves and the boxes around them receive, more in corners of these."""
-    out = received[leaves].copy()
+    out: np.ndarray = received[leaves].copy()
     rows, boxes = np.arange(len(leaves)), tree.parent[leaves]
     while True:
         inside = boxes >= 0
@@ -223,7 +255,7 @@ def towards_corners(squares: np.ndarray, degree: int) -> np.ndarray:
     return np.clip((squares / TYPICAL**2) ** min(degree, STEEPEST), LEAST, MOST)
 
 
-def _mixed(geometry: Geometry):
+def _mixed(geometry: Boxed) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], ...]:
     """Return receivers and senders where single points meet expansions, and the boxes of these."""
     lists = geometry.lists
     return (

@@ -1,9 +1,9 @@
-"""What a tolerance refers to: the field at a few targets by direct sums, and the error there.
+"""The error of a field as measured: at a few targets, against direct sums.
 
-Targets are drawn by where error can sit (`fmm.error.indicators`), half of them, and evenly, the
-other half. Every draw counts by the inverse of its probability, so that the mean over few targets
-is that over all, and its own standard error is known. The exact field is summed in float64 from the
-caller's own coordinates.
+Half of the targets are drawn where errors are expected (`fmm.error.indicators`), half evenly. Each
+draw is weighted by the inverse of its probability, so that the mean over few targets estimates that
+over all, with a known standard error. The exact field is summed in float64 from the caller's own
+coordinates.
 """
 
 from collections.abc import Callable, Collection
@@ -13,6 +13,7 @@ import numpy as np
 
 from fmm.error.drawing import Drawn, draw
 from fmm.error.indicators import Where
+from fmm.error.systems import all_targets, senders_of, targets_of_systems
 from fmm.near.field import near_field
 from fmm.tree.geometry import Geometry
 from multipoles import indexing
@@ -24,14 +25,14 @@ from multipoles.sums import field_arrays
 
 SIZE = 64
 MORE = 256
-# standard errors of a mean square error that are added to it, to be sure
+# so many standard errors are added to a measured mean square error to bound it
 SURE = 3.0
-# the higher the degree, the more of the error is that of few targets, which a sample may miss:
-# what one draw scatters by is not taken for less than so much times the mean
+# The higher the degree, the fewer targets make most of the error, and a sample may miss them: the
+# standard deviation of a draw is taken as at least so many times the mean, per degree and at most.
 _SCATTER, _MOST_SCATTER = 0.5, 8.0
 # expansions of this degree want more targets from the start
 HIGH = 9
-# targets and sources from which the rounding of sums is reckoned
+# targets and sources from which the rounding of sums is estimated
 _FEW, _SENDERS = 4, 4096
 # targets summed by one thread
 _AT_ONCE = 16
@@ -83,15 +84,15 @@ class Probe:
         self._kernel, self._reach = kernel, reach
         self._per_channel, self._correction = "channel" in each, correction
         self.enlarged = thorough
-        self.groups = _systems(geometry) if "system" in each else _everything(geometry)
-        # in units of their own, squares neither overflow nor vanish
+        self.groups = targets_of_systems(geometry) if "system" in each else all_targets(geometry)
+        # each order in a unit of its own, so that squares neither overflow nor vanish
         self.units = _units(self._sample(near), order)
         self._near_squares = self.squares(near)
         if not np.isfinite(self._near_squares).all():
             self.units = _units(self._largest(near), order)
             self._near_squares = self.squares(near)
         self._where = where and where(self.overall(np.sqrt(self._near_squares)))
-        # of the expansions that are judged
+        # highest degree of the expansions that are judged
         self.degree = 0 if self._where is None else self._where.degree
         size = SIZE + MORE * thorough
         self._take([self._draw(*group, size, seed=0) for group in self.groups])
@@ -113,7 +114,7 @@ class Probe:
     @property
     def size(self) -> int:
         """How many targets are looked at."""
-        return len(self.places)
+        return len(self.samples)
 
     def enlarge(self) -> None:
         """Draw more targets, unless they are many."""
@@ -124,19 +125,19 @@ class Probe:
         self.enlarged = True
 
     def _take(self, drawn: list[Drawn]) -> None:
-        """Keep what was drawn: places of all, each draw's place, share of the mean and group."""
-        places = np.concatenate([places for places, _, _ in drawn])
-        self.places, self._draws = np.unique(places, return_inverse=True)
+        """Keep what was drawn: targets, each once, and the target, share and group of each draw."""
+        samples = np.concatenate([samples for samples, _, _ in drawn])
+        self.samples, self._draws = np.unique(samples, return_inverse=True)
         self._shares = np.concatenate([shares for _, shares, _ in drawn])
         self._even = np.concatenate([even for _, _, even in drawn])
-        self._group = np.repeat(np.arange(len(drawn)), [len(places) for places, _, _ in drawn])
+        self._group = np.repeat(np.arange(len(drawn)), [len(samples) for samples, _, _ in drawn])
         self.__dict__.pop("exact", None)
 
     @cached_property
     def exact(self) -> np.ndarray:
-        """The whole field at `places`, in float64."""
-        found = self._sum(self.places)
-        return found if self._correction is None else found + self._correction[self.places]
+        """The whole field at `samples`, in float64."""
+        exact = self._sum(self.samples)
+        return exact if self._correction is None else exact + self._correction[self.samples]
 
     def norms(self) -> np.ndarray:
         """Return the root mean square of the whole field, roughly; see `squares` for the shape.
@@ -162,14 +163,15 @@ class Probe:
         """
         if field is self._near and "_near_squares" in self.__dict__:
             return self._near_squares
-        found = np.stack([mean_squares(field[a:b], self.units) for a, b in self.groups])
-        return found if self._per_channel else found.sum(axis=2, keepdims=True)
+        squares = np.stack([mean_squares(field[a:b], self.units) for a, b in self.groups])
+        return squares if self._per_channel else squares.sum(axis=2, keepdims=True)
 
     def overall(self, norms: np.ndarray) -> np.ndarray:
         """Return root mean squares over all groups and channels, from those of each in `units`."""
         sizes = np.array([b - a for a, b in self.groups], float)[:, None, None]
-        found = np.sqrt((norms**2 * sizes).sum(axis=(0, 2)) / max(sizes.sum(), 1.0))
-        return found * self.units
+        means = (norms**2 * sizes).sum(axis=(0, 2)) / max(sizes.sum(), 1.0)
+        norm: np.ndarray = np.sqrt(means) * self.units
+        return norm
 
     def errors(self, field: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the root mean square error of a field over all targets, and its upper bound.
@@ -195,32 +197,33 @@ class Probe:
         Shape of `squares`.
         """
         chosen = [self._few_of(group) for group in range(len(self.groups))]
-        places = np.unique(np.concatenate(chosen))
-        if not len(places):
+        samples = np.unique(np.concatenate(chosen))
+        if not len(samples):
             return np.zeros_like(self._near_squares), 0
-        difference = field[places] - self._by_other_loops(places)
+        difference = field[samples] - self._by_other_loops(samples)
         squares = np.stack([self._reduced(difference, k) for k in range(self._order + 1)], axis=1)
-        rows = [np.isin(places, few) for few in chosen]
-        return np.sqrt([squares[row].mean(axis=0) for row in rows]), len(places)
+        rows = [np.isin(samples, few) for few in chosen]
+        return np.sqrt([squares[row].mean(axis=0) for row in rows]), len(samples)
 
     def _few_of(self, group: int) -> np.ndarray:
-        """Return a few of the places of a group that were drawn evenly."""
+        """Return a few of the samples of a group that were drawn evenly."""
         drawn = np.unique(self._draws[(self._group == group) & self._even])
-        return self.places[drawn[:: max(1, len(drawn) // _FEW)]]
+        few: np.ndarray = self.samples[drawn[:: max(1, len(drawn) // _FEW)]]
+        return few
 
-    def _by_other_loops(self, places: np.ndarray) -> np.ndarray:
-        """Return the whole field at ascending places by the loops of `multipoles.field`."""
+    def _by_other_loops(self, samples: np.ndarray) -> np.ndarray:
+        """Return the whole field at ascending targets by the loops of `multipoles.field`."""
         moments = np.ascontiguousarray(self._moments, _WIDE)
         targets, sources = self._geometry.points(_WIDE)
-        counts, senders = senders_of(places, *self._geometry.roots)
-        out, end = np.zeros((len(places), moments.shape[1], n_components(self._order))), 0
+        counts, senders = senders_of(samples, *self._geometry.roots)
+        out, end = np.zeros((len(samples), moments.shape[1], n_components(self._order))), 0
         for count, (first, last) in zip(counts.tolist(), senders.tolist(), strict=True):
             begin, end = end, end + count
             out[begin:end] = field_arrays(
-                np.ascontiguousarray(targets[places[begin:end]]), sources[first:last],
+                np.ascontiguousarray(targets[samples[begin:end]]), sources[first:last],
                 moments[first:last], self._order, self._kernel, Slots(count, last - first),
             )  # fmt: skip
-        return out if self._correction is None else out + self._correction[places]
+        return out if self._correction is None else out + self._correction[samples]
 
     def terms(self) -> np.ndarray:
         """Return the root mean square, over a few targets, of the root of the sum of squared terms.
@@ -244,11 +247,11 @@ class Probe:
     def _reduced(self, field: np.ndarray, k: int) -> np.ndarray:
         """Return the squares of one order at every target, over all channels or for each."""
         part = field[..., order_slice(k)].astype(np.float64) / self.units[k]
-        squares = np.einsum("nck,nck->nc", part, part)
+        squares: np.ndarray = np.einsum("nck,nck->nc", part, part)
         return squares if self._per_channel else squares.sum(axis=1, keepdims=True)
 
     def _of_draws(self, values: np.ndarray) -> np.ndarray:
-        """Return the squares of values at places for every draw: (n_draws, order + 1, channels)."""
+        """Return the squares of values at samples, per draw: (n_draws, order + 1, channels)."""
         rows = [self._reduced(values, k) for k in range(self._order + 1)]
         return np.stack(rows, axis=1)[self._draws]
 
@@ -259,39 +262,40 @@ class Probe:
         return out
 
     def _at(self, field: np.ndarray) -> np.ndarray:
-        """Return a field of all targets at `places`."""
-        return field[self.places]
+        """Return a field of all targets at `samples`."""
+        values: np.ndarray = field[self.samples]
+        return values
 
-    def _sum(self, places: np.ndarray) -> np.ndarray:
-        """Return the whole field at ascending places, in float64."""
+    def _sum(self, samples: np.ndarray) -> np.ndarray:
+        """Return the whole field at ascending targets, in float64."""
         geometry, moments = self._geometry, self._moments.astype(_WIDE, copy=False)
         targets, sources = geometry.points(_WIDE)
-        counts, senders = senders_of(places, *geometry.roots)
+        counts, senders = senders_of(samples, *geometry.roots)
         # a few targets at a time, so that threads may share them
         parts = -(-counts // _AT_ONCE)
         leaf = np.repeat(np.arange(len(counts)), parts)
         part = np.arange(len(leaf)) - np.repeat(np.cumsum(parts) - parts, parts)
         begin = (np.cumsum(counts) - counts)[leaf] + part * _AT_ONCE
         end = np.minimum(begin + _AT_ONCE, np.cumsum(counts)[leaf])
-        exact = np.zeros((len(places), moments.shape[1], n_components(self._order)))
+        exact = np.zeros((len(samples), moments.shape[1], n_components(self._order)))
         near_field(
-            np.ascontiguousarray(targets[places]), sources, moments, self._order,
+            np.ascontiguousarray(targets[samples]), sources, moments, self._order,
             np.stack([begin, end], axis=1), np.arange(len(leaf) + 1),
             np.ascontiguousarray(senders[leaf]), exact, kernel=self._kernel, reach=self._reach,
         )  # fmt: skip
         return exact
 
-    def _terms_at(self, places: np.ndarray) -> np.ndarray:
+    def _terms_at(self, samples: np.ndarray) -> np.ndarray:
         """Return the root mean square over some targets of the root of the sum of squared terms."""
-        counts, senders = senders_of(places, *self._geometry.roots)
+        counts, senders = senders_of(samples, *self._geometry.roots)
         order_of = indexing.order_of(self._moments.shape[2])
         starts = [order_slice(j).start for j in range(order_of + 1)]
         channels = self._near_squares.shape[2]
-        out = np.zeros((channels, len(places), self._order + 1))
+        out = np.zeros((channels, len(samples), self._order + 1))
         ends = np.cumsum(counts)
         for begin, end, (first, last) in zip(ends - counts, ends, senders.tolist(), strict=True):
             step = max(1, (last - first) // _SENDERS)
-            here, there, moments = self._some(places[begin:end], np.arange(first, last, step))
+            here, there, moments = self._some(samples[begin:end], np.arange(first, last, step))
             squares = moments**2 if self._per_channel else (moments**2).sum(axis=1, keepdims=True)
             sizes = np.add.reduceat(squares, starts, axis=2)
             for channel in range(channels):
@@ -300,9 +304,9 @@ class Probe:
                     out[channel, begin:end],
                 )  # fmt: skip
             out[:, begin:end] *= step
-        found = np.sqrt(out.sum(axis=1) / max(len(places), 1)).T
-        # where terms overflow, so does the field
-        return np.where(np.isfinite(found), found, 0.0)
+        terms = np.sqrt(out.sum(axis=1) / max(len(samples), 1)).T
+        # terms that overflow say nothing: the field overflows with them, and that is reported
+        return np.where(np.isfinite(terms), terms, 0.0)
 
     @cached_property
     def _damped(self) -> float:
@@ -311,10 +315,10 @@ class Probe:
             return 0.0
         return float(self._kernel.chain(1e-6 * self._reach, 0)[0]) ** -2
 
-    def _some(self, places: np.ndarray, senders: np.ndarray) -> tuple[np.ndarray, ...]:
+    def _some(self, samples: np.ndarray, senders: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return some targets, some sources and their moments, float64."""
         targets, sources = self._geometry.points(_WIDE)
-        return targets[places], sources[senders], self._moments[senders].astype(_WIDE)
+        return targets[samples], sources[senders], self._moments[senders].astype(_WIDE)
 
 
 def _units(field: np.ndarray, order: int) -> np.ndarray:
@@ -347,58 +351,14 @@ def mean_squares(field: np.ndarray, units: np.ndarray) -> np.ndarray:
         _add_squares(first, last, field, factors, starts, out)
         return out
 
-    parts = run_chunks(task, n, 0.2 * field.size)
-    return sum(parts) / max(n, 1)
+    mean: np.ndarray = sum(run_chunks(task, n, 0.2 * field.size)) / max(n, 1)
+    return mean
 
 
 def _sizes(top: int) -> np.ndarray:
     """Return the square of the norm of the derivatives of 1/r of each order at r = 1."""
     n = np.arange(top + 1)
     return np.cumprod(np.maximum((2 * n - 1) * n, 1.0))
-
-
-def _everything(geometry: Geometry) -> list[tuple[int, int]]:
-    return [(0, int(geometry.targets.shape[0]))]
-
-
-def _systems(geometry: Geometry) -> list[tuple[int, int]]:
-    """Return the ranges of targets of the systems that have any."""
-    system, targets, _ = geometry.roots
-    starts = np.flatnonzero(np.diff(system, prepend=-1))
-    occupied = targets[:, 1] > targets[:, 0]
-    first = np.minimum.reduceat(np.where(occupied, targets[:, 0], np.iinfo(np.int64).max), starts)
-    last = np.maximum.reduceat(np.where(occupied, targets[:, 1], 0), starts)
-    return [(a, b) for a, b in zip(first.tolist(), last.tolist(), strict=True) if b > a] or [(0, 0)]
-
-
-def senders_of(
-    places: np.ndarray, system: np.ndarray, targets: np.ndarray, sources: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return how many of some places are of each system, and the range of its sources.
-
-    Parameters
-    ----------
-    places : ndarray
-        Ascending places of targets; systems without any are left out.
-    system : ndarray, shape (n_roots,)
-        Of the boxes of level 0.
-    targets, sources : ndarray, shape (n_roots, 2)
-        What they hold.
-    """
-    # points of one system lie together
-    starts = np.flatnonzero(np.diff(system, prepend=-1))
-    far = np.iinfo(np.int64).max
-
-    def least(ranges: np.ndarray) -> np.ndarray:
-        occupied = ranges[:, 1] > ranges[:, 0]
-        return np.minimum.reduceat(np.where(occupied, ranges[:, 0], far), starts)
-
-    ends = np.maximum.reduceat(sources[:, 1], starts)
-    senders = np.stack([np.minimum(least(sources), ends), ends], axis=1)
-    begin = least(targets)
-    begin, senders = begin[begin < far], senders[begin < far]
-    used, counts = np.unique(np.searchsorted(begin, places, side="right") - 1, return_counts=True)
-    return counts, senders[used]
 
 
 # --- loops ----------------------------------------------------------------------------------------

@@ -5,12 +5,12 @@ from functools import cached_property
 
 import numpy as np
 
-# digits lost in a sum: multiples of the last one of its terms
+# rounding error of a sum, in units of the last digit of its terms
 _ROUNDING = 8.0
-# times the rounding of its terms: what a field of nothing may be
+# a field within so many times the rounding of its terms may be nothing but rounding
 _NOISE = 64.0
 _EPSILON = float(np.finfo(np.float64).eps)
-# of a result in float32: what a tolerance counts at least, and the root mean square of its rounding
+# of results in float32: the least tolerance that counts, and the root mean square of the rounding
 ROUNDED, LAST = 1.2e-7, 3e-8
 
 
@@ -68,9 +68,9 @@ class Verdict:
         return self.worst <= 1.0
 
     def _share(self, errors: np.ndarray) -> float:
-        # what `relative` adds to an error counts here too
         if not np.isfinite(self.norms).all():
             return np.inf
+        # the rounding that `relative` adds to an error is taken off what is allowed
         left = (self.tolerance**2 - self.last**2) * self.norms**2 - self.rounding**2
         allowed = np.maximum(np.sqrt(np.maximum(left, 0.0)), self.rounding)
         shares = np.divide(errors, allowed, out=np.zeros(np.broadcast(errors, allowed).shape),
@@ -95,14 +95,14 @@ class Verdict:
         if np.all(bounds <= self.tolerance):
             return ""
         errors = self.relative(self.errors)
-        place = np.unravel_index(int(np.nanargmax(np.where(np.isnan(bounds), np.inf, bounds))),
+        largest = np.unravel_index(int(np.nanargmax(np.where(np.isnan(bounds), np.inf, bounds))),
                                  bounds.shape)  # fmt: skip
-        if not np.isfinite(self.norms[place]):
+        if not np.isfinite(self.norms[largest]):
             return (
-                f"the field of order {place[1]} is not finite: terms of its sum left the range of "
-                "float64"
+                f"the field of order {largest[1]} is not finite: terms of its sum left the range "
+                "of float64"
             )
-        lost, reason = np.broadcast_to(self.terms, bounds.shape)[place] / self.norms[place], ""
+        lost, reason = np.broadcast_to(self.terms, bounds.shape)[largest] / self.norms[largest], ""
         if _ROUNDING * _EPSILON * lost > 0.5 * self.tolerance:
             reason = (
                 f"; the terms of the sum are {lost:.0e} times as large as the field, and no sum in "
@@ -110,8 +110,9 @@ class Verdict:
             )
         where = "rounding alone" if not sampled else f"{sampled} targets"
         return (
-            f"the tolerance {self.tolerance:g} was missed: the relative error of order {place[1]} "
-            f"is {errors[place]:.1e}, and at most {bounds[place]:.1e}, by {where}" + reason
+            f"the tolerance {self.tolerance:g} was missed: the relative error of order "
+            f"{largest[1]} is {errors[largest]:.1e}, and at most {bounds[largest]:.1e}, by {where}"
+            + reason
         )
 
 

@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fmm.error import accuracy
-from fmm.far import expansions, harmonics, translations
+from fmm.far import expansions, harmonics, translations, truncation
 from fmm.tree.build import Tree
 from fmm.tree.geometry import Geometry
+from fmm.tree.lists import shifts
 from multipoles.compiled.jit import bare, bare_inline, run_chunks
 from multipoles.direct_cpu import aligned
 
@@ -24,7 +24,7 @@ _CACHE = 12e6
 _NO_TERMS = harmonics.Terms(*(np.empty(0, np.int32),) * 3, np.empty(0))
 
 
-class FarField:
+class HostFarField:
     """Expansions for one pair of orders on one tree.
 
     Parameters
@@ -81,9 +81,9 @@ class FarField:
             if part.shape == moments.shape:
                 self._apply(part, field, seconds)
             else:
-                found = np.zeros((len(field), part.shape[1], columns))
-                self._apply(part, found, seconds)
-                field[:, first : first + block] = found
+                some = np.zeros((len(field), part.shape[1], columns))
+                self._apply(part, some, seconds)
+                field[:, first : first + block] = some
         return field
 
     def _apply(self, moments: np.ndarray, field: np.ndarray, seconds: dict[str, float]) -> None:
@@ -125,7 +125,17 @@ class FarField:
             locals_,
         )  # fmt: skip
 
-    def _form_list(self, boxes, senders, rows, moments, irregular, degree, terms, out) -> None:
+    def _form_list(
+        self,
+        boxes: np.ndarray,
+        senders: np.ndarray,
+        rows: np.ndarray,
+        moments: np.ndarray,
+        irregular: bool,
+        degree: int,
+        terms: harmonics.Terms,
+        out: np.ndarray,
+    ) -> None:
         tree = self.tree
         channels, columns = moments.shape[1:]
         factor = expansions.factors(degree, self.dtype)
@@ -157,7 +167,15 @@ class FarField:
         )  # fmt: skip
 
     def _evaluate_list(
-        self, boxes, receivers, rows, irregular, degree, terms, coefficients, field
+        self,
+        boxes: np.ndarray,
+        receivers: np.ndarray,
+        rows: np.ndarray,
+        irregular: bool,
+        degree: int,
+        terms: harmonics.Terms,
+        coefficients: np.ndarray,
+        field: np.ndarray,
     ) -> None:
         tree = self.tree
         channels, columns = field.shape[1:]
@@ -193,7 +211,7 @@ class FarField:
     @cached_property
     def _families(self) -> list[list[np.ndarray]]:
         """Boxes of each level, by the octant of their parent that they are."""
-        found = []
+        families = []
         for first, last in zip(
             self.tree.level_starts[:-1], self.tree.level_starts[1:], strict=True
         ):
@@ -201,10 +219,17 @@ class FarField:
             octant = 4 * odd[:, 0] + 2 * odd[:, 1] + odd[:, 2]
             boxes = np.argsort(octant, kind="stable").astype(np.int32)
             ends = np.cumsum(np.bincount(octant, minlength=8))[:-1]
-            found.append(np.split(boxes + np.int32(first), ends))
-        return found
+            families.append(np.split(boxes + np.int32(first), ends))
+        return families
 
-    def _translate(self, operator, sources, targets, channels, coefficients) -> None:
+    def _translate(
+        self,
+        operator: translations.Operator,
+        sources: np.ndarray,
+        targets: np.ndarray,
+        channels: int,
+        coefficients: np.ndarray,
+    ) -> None:
         def task(first: int, last: int) -> None:
             translations.translate(
                 first, last, *operator, np.empty(0, self.dtype), sources, targets, channels,
@@ -227,7 +252,15 @@ class FarField:
                 locals_,
             )  # fmt: skip
 
-    def _transfer_levels(self, begin, end, operators, channels, multipoles, locals_) -> None:
+    def _transfer_levels(
+        self,
+        begin: int,
+        end: int,
+        operators: "TransferOperators",
+        channels: int,
+        multipoles: np.ndarray,
+        locals_: np.ndarray,
+    ) -> None:
         lists = self.lists
 
         def task(first: int, last: int) -> None:
@@ -243,7 +276,7 @@ class FarField:
     def _widest(self) -> int:
         """Largest component of the shifts that occur."""
         used = np.diff(self.lists.m2l_starts) > 0
-        return int(np.abs(accuracy.shifts()[used]).max(initial=2))
+        return int(np.abs(shifts()[used]).max(initial=2))
 
 
 def _rows(receivers: np.ndarray) -> np.ndarray:
@@ -280,16 +313,16 @@ def transfer_operators(
     degree: int, source_order: int, dtype: np.dtype, widest: int
 ) -> TransferOperators:
     """Return the operators of shifts up to `widest`, each of the degree its distance asks for."""
-    degrees = accuracy.degrees(degree, source_order)
+    degrees = truncation.degrees(degree, source_order)
     span = range(widest + 1)
-    shifts = [shift for shift in itertools.product(span, span, span) if max(shift) > 1]
-    codes = {s: np.flatnonzero((np.abs(accuracy.shifts()) == s).all(axis=1)) for s in shifts}
+    reflected = [shift for shift in itertools.product(span, span, span) if max(shift) > 1]
+    codes = {s: np.flatnonzero((np.abs(shifts()) == s).all(axis=1)) for s in reflected}
     rows, parts, size = [], [], 0
     # by degree: shifts of one degree share the terms of their matrices
-    for shift in sorted(shifts, key=lambda s: int(degrees[codes[s][0]])):
+    for shift in sorted(reflected, key=lambda s: int(degrees[codes[s][0]])):
         operator = translations.transfer(shift, int(degrees[codes[shift][0]]), dtype)
         for code in codes[shift]:
-            octant = int((accuracy.shifts()[code] < 0) @ (4, 2, 1))
+            octant = int((shifts()[code] < 0) @ (4, 2, 1))
             rows.append((code, size, size + len(operator.tiles), operator.n_columns, octant))
         parts.append(operator.tiles)
         size += len(operator.tiles)
@@ -302,24 +335,24 @@ def transfer_operators(
 @bare
 def _transfer_boxes(
     first, last, starts, targets, sources, tiles, table, signs, channels, multipoles, locals_,
-    length, scratch, places,
+    length, scratch, offsets,
 ):  # fmt: skip
     """Add multipole-to-local translations to boxes first ... last - 1."""
     for row in range(table.shape[0]):
         code, begin, end, n_columns, octant = table[row]
         start = _lower(targets, starts[code], starts[code + 1], first)
         stop = _lower(targets, start, starts[code + 1], last)
-        # the first octant reflects nothing
+        # octant 0 needs no reflection
         turned = signs[octant] if octant > 0 else signs[0, :0]
         translations.translate(
             start, stop, tiles[begin:end], n_columns, turned, sources, targets, channels,
-            multipoles, length, locals_, length, scratch, places,
+            multipoles, length, locals_, length, scratch, offsets,
         )  # fmt: skip
 
 
 @bare_inline
 def _lower(values, first, last, bound):
-    """Return the first place of the sorted values[first:last] that is not below `bound`."""
+    """Return the first index of the sorted values[first:last] that is not below `bound`."""
     while first < last:
         middle = (first + last) // 2
         if values[middle] < bound:

@@ -55,12 +55,12 @@ def write_harmonics(factor, x, y, z, s, start, zero, offset, step, out):
                 down = s * factor[2, n, m]
                 c0, s0 = up * c1 - down * c2, up * s1 - down * s2
                 c2, s2, c1, s1 = c1, s1, c0, s0
-            place = offset + (n * n + 2 * m) * step
+            index = offset + (n * n + 2 * m) * step
             if m > 0:
-                store(out, place - step, c1)
-                store(out, place, s1)
+                store(out, index - step, c1)
+                store(out, index, s1)
             else:
-                store(out, place, c1)
+                store(out, index, c1)
 
 
 @bare_inline
@@ -136,12 +136,12 @@ def form(
             count = _place_points(start, stop, points, centres[box], sign / edges[box], block)
             for channel in range(channels):
                 for column in range(columns):
-                    place = (3 + channel * columns + column) * width
+                    index = (3 + channel * columns + column) * width
                     for i in range(count):
                         value = 0.0
                         if start + i < stop:
                             value = moments[start + i, channel, column] * powers[column]
-                        block[place + i] = value
+                        block[index + i] = value
             _all_harmonics(count, irregular, factor, block, h)
             for column in range(channels * columns):
                 _sum_column(count, size, (3 + column) * width, block, h, column * size, sums)
@@ -149,13 +149,13 @@ def form(
 
 
 @bare_inline
-def _sum_column(count, size, place, block, h, offset, sums):
+def _sum_column(count, size, index, block, h, offset, sums):
     lanes = BYTES // h.itemsize
     step = VECTORS * lanes
     for k in range(size):
-        total = load(h, k * step) * load(block, place)
+        total = load(h, k * step) * load(block, index)
         for v in range(lanes, count, lanes):
-            total = total + load(h, k * step + v) * load(block, place + v)
+            total = total + load(h, k * step + v) * load(block, index + v)
         sums[offset + k] += lane_sum(total)
 
 
@@ -164,12 +164,12 @@ def _to_rows(terms, channels, columns, size, sums, start, length, out):
     row, column, harmonic, factor = terms
     for channel in range(channels):
         offset = channel * columns * size
-        place = start + channel * length
+        index = start + channel * length
         if columns == 1 and len(row) == 0:
             for k in range(size):
-                out[place + k] += sums[offset + k]
+                out[index + k] += sums[offset + k]
         for i in range(len(row)):
-            out[place + row[i]] += factor[i] * sums[offset + column[i] * size + harmonic[i]]
+            out[index + row[i]] += factor[i] * sums[offset + column[i] * size + harmonic[i]]
 
 
 @bare
@@ -220,12 +220,12 @@ def _from_rows(terms, channels, columns, size, coefficients, start, length, sums
     clear(sums)
     for channel in range(channels):
         offset = channel * columns * size
-        place = start + channel * length
+        index = start + channel * length
         if columns == 1 and len(row) == 0:
             for k in range(size):
-                sums[offset + k] = coefficients[place + k]
+                sums[offset + k] = coefficients[index + k]
         for i in range(len(row)):
-            value = factor[i] * coefficients[place + row[i]]
+            value = factor[i] * coefficients[index + row[i]]
             sums[offset + column[i] * size + harmonic[i]] += value
 
 
@@ -253,6 +253,6 @@ def _add_columns(start, stop, channel, powers, size, h, sums, field):
                 d = d + value * sums[three + k]
             for lane in range(min(lanes, stop - start - v)):
                 point = start + v + lane
-                found = (lane_of(a, lane), lane_of(b, lane), lane_of(c, lane), lane_of(d, lane))
+                values = (lane_of(a, lane), lane_of(b, lane), lane_of(c, lane), lane_of(d, lane))
                 for i in range(n):
-                    field[point, channel, first + i] += found[i] * powers[first + i]
+                    field[point, channel, first + i] += values[i] * powers[first + i]

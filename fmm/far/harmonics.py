@@ -5,15 +5,15 @@ normalised such that their products sum to Legendre polynomials, so that for |y|
 
     1 / |x - y| = sum_k rho_k(y) iota_k(x).
 
-Degree n and order m have the place n^2 for m = 0, n^2 + 2m - 1 for cos(m phi) and n^2 + 2m for
-sin(m phi): the first (p + 1)^2 places are all harmonics up to degree p. Moments are
+Degree n and order m have the index n^2 for m = 0, n^2 + 2m - 1 for cos(m phi) and n^2 + 2m for
+sin(m phi): the first (p + 1)^2 are all harmonics up to degree p. Moments are
 M_k = sum q rho_k(y), local coefficients L_k give the potential sum_k L_k rho_k(x); so the same
 tables, transposed, serve sources and targets. They follow from the addition theorems of complex
 solid harmonics (Epton & Dembart, SIAM J. Sci. Comput. 16, 865 (1995)).
 """
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -77,19 +77,19 @@ def _harmonics(x: np.ndarray, s: np.ndarray, start: np.ndarray, degree: int) -> 
                 x[..., 1] * real + x[..., 0] * imaginary,
             )
             real, imaginary = factor.diagonal[m, m] * a, factor.diagonal[m, m] * b
-        for part, place in ((real, 2 * m - 1), (imaginary, 2 * m)) if m else ((real, 0),):
+        for part, index in ((real, 2 * m - 1), (imaginary, 2 * m)) if m else ((real, 0),):
             before, last = np.zeros_like(part), part
-            out[..., m * m + place] = part
+            out[..., m * m + index] = part
             for n in range(m + 1, degree + 1):
                 up, down = factor.up[n, m], factor.down[n, m]
                 before, last = last, up * x[..., 2] * last - down * s * before
-                out[..., n * n + place] = last
+                out[..., n * n + index] = last
     return out
 
 
 @lru_cache
 def degrees(degree: int) -> np.ndarray:
-    """Return the degree n of every place."""
+    """Return the degree n of every harmonic."""
     return np.repeat(np.arange(degree + 1), 2 * np.arange(degree + 1) + 1)
 
 
@@ -98,8 +98,8 @@ def reflections(degree: int) -> np.ndarray:
     """Return the signs that harmonics take when x, y or z changes sign, shape (3, n_harmonics)."""
     rows = []
     for n in range(degree + 1):
-        for place in range(2 * n + 1):
-            m, is_sine = (place + 1) // 2, place > 0 and place % 2 == 0
+        for index in range(2 * n + 1):
+            m, is_sine = (index + 1) // 2, index > 0 and index % 2 == 0
             odd = -1.0 if is_sine else 1.0
             rows.append((odd * (-1.0) ** m, odd, (-1.0) ** (n + m)))
     return np.array(rows).T.copy()
@@ -128,7 +128,9 @@ def cartesian_map(order: int) -> np.ndarray:
         return out
 
     def radial(polynomial: np.ndarray) -> np.ndarray:
-        return np.sum([times(axis, times(axis, polynomial)) for axis in range(3)], axis=0)
+        x2, y2, z2 = (times(axis, times(axis, polynomial)) for axis in range(3))
+        r2: np.ndarray = x2 + y2 + z2
+        return r2
 
     rows = np.zeros((n_harmonics(order), size))
     real, imaginary = np.zeros(size), np.zeros(size)
@@ -138,14 +140,14 @@ def cartesian_map(order: int) -> np.ndarray:
             a = times(0, real) - times(1, imaginary)
             b = times(1, real) + times(0, imaginary)
             real, imaginary = factor.diagonal[m, m] * a, factor.diagonal[m, m] * b
-        for part, place in ((real, 2 * m - 1), (imaginary, 2 * m)) if m else ((real, 0),):
+        for part, index in ((real, 2 * m - 1), (imaginary, 2 * m)) if m else ((real, 0),):
             before, last = np.zeros(size), part
-            rows[m * m + place] = part
+            rows[m * m + index] = part
             for n in range(m + 1, order + 1):
                 raised = factor.up[n, m] * times(2, last)
                 lowered = factor.down[n, m] * radial(before) if n > m + 1 else 0.0
                 before, last = last, raised - lowered
-                rows[n * n + place] = last
+                rows[n * n + index] = last
     rows *= factorials(order)
     rows.flags.writeable = False
     return rows
@@ -179,15 +181,16 @@ def transfer_terms(degree: int, inner: int) -> Terms:
     return _collect(_transfer_terms, degree, inner)
 
 
-def _collect(build, degree: int, inner: int) -> Terms:
+def _collect(build: Any, degree: int, inner: int) -> Terms:
+    """Return the terms that a compiled loop counts, then writes."""
     roots = _root_binomials(2 * (degree + inner) + 1)
     index = np.empty(0, np.int32)
     nothing = (index, index, index, np.empty(0))
     count = build(degree, inner, roots, *nothing)
     row, column, harmonic = np.empty((3, count), np.int32)
-    found = Terms(row, column, harmonic, np.empty(count))
-    build(degree, inner, roots, *found)
-    return found
+    terms = Terms(row, column, harmonic, np.empty(count))
+    build(degree, inner, roots, *terms)
+    return terms
 
 
 @lru_cache(maxsize=4)
@@ -225,7 +228,7 @@ def _part(order):
 
 
 @jit
-def _products(count, root, outer, inner, q, conjugate, places, outers, inners, harmonics, factors):
+def _products(count, root, outer, inner, q, conjugate, indices, outers, inners, harmonics, factors):
     """Write the terms of one product of complex harmonics; return how many there are by now.
 
     It is (c C + i s S)(u U + i v V) with cosine C and sine S of order `inner` of a point, their
@@ -243,17 +246,17 @@ def _products(count, root, outer, inner, q, conjugate, places, outers, inners, h
                 continue
             if len(outers) > 0:
                 value = norm * (s if left else c) * (v if right else u)
-                outers[count] = places[0] + sine
-                inners[count] = places[1] + left
-                harmonics[count] = places[2] + right
+                outers[count] = indices[0] + sine
+                inners[count] = indices[1] + left
+                harmonics[count] = indices[2] + right
                 factors[count] = -value if left and bool(right) != conjugate else value
             count += 1
     return count
 
 
 @jit
-def _place(degree, order):
-    """Return the place of a harmonic's cosine."""
+def _index(degree, order):
+    """Return the index of a harmonic's cosine."""
     return degree * degree + max(2 * abs(order) - 1, 0)
 
 
@@ -268,9 +271,9 @@ def _shift_terms(degree, inner, roots, rows, columns, harmonics, factors):
                 for order in range(max(-j, m - n + j), min(j, m + n - j) + 1):
                     q = m - order
                     root = roots[n + m, j + order] * roots[n - m, j - order]
-                    places = (_place(n, m), _place(j, order), _place(n - j, q))
+                    indices = (_index(n, m), _index(j, order), _index(n - j, q))
                     count = _products(
-                        count, root, m, order, q, False, places, rows, columns, harmonics, factors
+                        count, root, m, order, q, False, indices, rows, columns, harmonics, factors
                     )
     return count
 
@@ -286,8 +289,8 @@ def _transfer_terms(degree, inner, roots, rows, columns, harmonics, factors):
                 for m in range(-k, k + 1):
                     q = order + m
                     root = roots[n + q, j + order] * roots[n - q, j - order] * (1.0 - 2.0 * (k % 2))
-                    places = (_place(j, order), _place(k, m), _place(n, q))
+                    indices = (_index(j, order), _index(k, m), _index(n, q))
                     count = _products(
-                        count, root, order, m, q, True, places, columns, rows, harmonics, factors
+                        count, root, order, m, q, True, indices, columns, rows, harmonics, factors
                     )
     return count

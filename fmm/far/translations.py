@@ -49,13 +49,13 @@ def operator(matrix: np.ndarray, dtype: np.dtype) -> Operator:
 @jit
 def _cut(matrix, lanes, tiles):
     rows, columns = matrix.shape
-    place = 0
+    entry = 0
     for first in range(0, rows, ROWS * lanes):
         height = min(ROWS * lanes, (rows - first + lanes - 1) // lanes * lanes)
         for column in range(columns):
             for row in range(first, first + height):
-                tiles[place] = matrix[row, column] if row < rows else 0.0
-                place += 1
+                tiles[entry] = matrix[row, column] if row < rows else 0.0
+                entry += 1
 
 
 @lru_cache(maxsize=16)
@@ -118,7 +118,7 @@ def scratch(degree: int, channels: int, dtype: np.dtype) -> tuple[np.ndarray, np
 @bare
 def translate(
     first, last, tiles, n_columns, signs, sources, targets, channels, x, x_length, y,
-    y_length, scratch, places,
+    y_length, scratch, starts,
 ):  # fmt: skip
     """Add the translated expansions of boxes ``sources[first:last]`` to those of `targets`.
 
@@ -139,18 +139,18 @@ def translate(
     lanes = BYTES // tiles.itemsize
     blank_x = len(x) - channels * x_length
     blank_y = len(y) - channels * y_length
-    x_places, y_places = places[0], places[1]
+    x_starts, y_starts = starts[0], starts[1]
     n_vectors = len(tiles) // (n_columns * lanes)
     for start in range(first, last, GROUP):
         count = 0
         for i in range(start, min(start + GROUP, last)):
             for channel in range(channels):
-                x_places[count] = (sources[i] * channels + channel) * x_length
-                y_places[count] = (targets[i] * channels + channel) * y_length
+                x_starts[count] = (sources[i] * channels + channel) * x_length
+                y_starts[count] = (targets[i] * channels + channel) * y_length
                 count += 1
         while count % BOXES:
-            x_places[count] = blank_x
-            y_places[count] = blank_y
+            x_starts[count] = blank_x
+            y_starts[count] = blank_y
             count += 1
         for row in range(0, n_vectors, ROWS):
             height = min(ROWS, n_vectors - row)
@@ -158,29 +158,29 @@ def translate(
             if len(signs) > 0:
                 _reflect(tiles, offset, n_columns, height * lanes, row * lanes, signs, scratch)
                 _row_of_tiles(
-                    scratch, 0, height, x, x_places, y, y_places, count, row * lanes, n_columns
+                    scratch, 0, height, x, x_starts, y, y_starts, count, row * lanes, n_columns
                 )
             else:
                 _row_of_tiles(
-                    tiles, offset, height, x, x_places, y, y_places, count, row * lanes, n_columns
+                    tiles, offset, height, x, x_starts, y, y_starts, count, row * lanes, n_columns
                 )
 
 
 @bare_inline
-def _reflect(tiles, place, n_columns, height, row, signs, out):
+def _reflect(tiles, start, n_columns, height, row, signs, out):
     """Write a row of tiles between reflected boxes: rows and columns times `signs`."""
     for column in range(n_columns):
         sign = signs[column]
         for i in range(height):
-            out[column * height + i] = tiles[place + column * height + i] * (sign * signs[row + i])
+            out[column * height + i] = tiles[start + column * height + i] * (sign * signs[row + i])
 
 
 @bare_inline
-def _row_of_tiles(matrix, start, height, x, x_places, y, y_places, count, row, n_columns):
+def _row_of_tiles(matrix, start, height, x, x_starts, y, y_starts, count, row, n_columns):
     for box in range(0, count, BOXES):
         if height >= 3:
-            tile(matrix, start, x, x_places, y, y_places, box, row, n_columns, 3)
+            tile(matrix, start, x, x_starts, y, y_starts, box, row, n_columns, 3)
         elif height == 2:
-            tile(matrix, start, x, x_places, y, y_places, box, row, n_columns, 2)
+            tile(matrix, start, x, x_starts, y, y_starts, box, row, n_columns, 2)
         else:
-            tile(matrix, start, x, x_places, y, y_places, box, row, n_columns, 1)
+            tile(matrix, start, x, x_starts, y, y_starts, box, row, n_columns, 1)

@@ -15,16 +15,18 @@ from fmm.near import loops, traceless, traces
 from fmm.near.loops import add_sources
 from multipoles import indexing
 from multipoles.compiled.jit import bare, bare_inline, run_chunks
-from multipoles.compiled.simd import load, store
-from multipoles.direct_cpu import BYTES, aligned
+from multipoles.compiled.simd import BYTES, load, store
+from multipoles.direct_cpu import aligned
 from multipoles.neighbours import Slots
 from multipoles.radial import Coulomb, Kernel
 from multipoles.sums import field_arrays
 
 _COULOMB = Coulomb()
-# beyond, straight-line code compiles for more than a second
+# ranges of targets of leaves, starts of the ranges of sources near to each, and these
+Leaves = tuple[np.ndarray, np.ndarray, np.ndarray]
+# above this total order, straight-line code would take more than a second to compile
 MAX_EMITTED = 12
-# products that cost as much as what all pairs share: r, 1/r and the loop
+# what every pair costs, r, 1/r and the loop, in products of numbers
 _DISTANCE = 13.0
 # how much slower the loop for any order is
 _GENERIC = 20.0
@@ -125,7 +127,7 @@ def source_rows(
     return rows.reshape(-1), n_rows
 
 
-def _shares(leaves: tuple, first: int, last: int) -> tuple[np.ndarray, int]:
+def _shares(leaves: Leaves, first: int, last: int) -> tuple[np.ndarray, int]:
     """Return bounds of runs of leaves with about the same number of pairs, and that of all."""
     leaf_targets, starts, ranges = leaves
     ends = np.concatenate([[0], np.cumsum(ranges[:, 1] - ranges[:, 0])])
@@ -139,7 +141,17 @@ def _shares(leaves: tuple, first: int, last: int) -> tuple[np.ndarray, int]:
     return np.concatenate([[first], inner, [last]]), int(total[-1])
 
 
-def _generic(targets, sources, moments, order, leaves, out, first, last, kernel) -> None:
+def _generic(
+    targets: np.ndarray,
+    sources: np.ndarray,
+    moments: np.ndarray,
+    order: int,
+    leaves: Leaves,
+    out: np.ndarray,
+    first: int,
+    last: int,
+    kernel: Kernel,
+) -> None:
     """Do the same by the loop for any order, leaf by leaf."""
     leaf_targets, starts, ranges = leaves
     for leaf in range(first, last):
@@ -220,11 +232,11 @@ def _write(sums, row, unfold, begin, end, out):
     starts, columns, factors = unfold
     for i in range(begin, end):
         for channel in range(out.shape[1]):
-            place = ((i - begin) * out.shape[1] + channel) * row
+            offset = ((i - begin) * out.shape[1] + channel) * row
             for beta in range(out.shape[2]):
-                total = sums[place + columns[starts[beta]]] * factors[starts[beta]]
+                total = sums[offset + columns[starts[beta]]] * factors[starts[beta]]
                 for k in range(starts[beta] + 1, starts[beta + 1]):
-                    total += sums[place + columns[k]] * factors[k]
+                    total += sums[offset + columns[k]] * factors[k]
                 out[i, channel, beta] = total
 
 
@@ -252,7 +264,13 @@ def _fold_sources(first, last, sources, moments, terms, rows):
 
 
 @lru_cache(maxsize=256)
-def _terms(matrix: Callable, source_order: int, order: int, damped: bool, dtype: np.dtype) -> tuple:
+def _terms(
+    matrix: Callable[[int, int, bool], np.ndarray],
+    source_order: int,
+    order: int,
+    damped: bool,
+    dtype: np.dtype,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the entries of a matrix row by row: starts of rows, columns, factors."""
     entries = matrix(source_order, order, damped)
     # products of small fractions: what should vanish may leave its rounding error
@@ -270,8 +288,8 @@ def _fold(source_order: int, order: int, damped: bool = False) -> np.ndarray:
         level, rank, gamma, is_folded = name if damped else (0, *name)
         plain = _of_level(rank, level) * ((-1) ** rank if mixed else _leading(rank))
         chosen = _fold_matrix(rank) @ plain if is_folded else plain
-        place = indexing.order_slice(rank + 2 * level)
-        out[row, place] = chosen[traceless.components(rank).index(gamma)]
+        columns = indexing.order_slice(rank + 2 * level)
+        out[row, columns] = chosen[traceless.components(rank).index(gamma)]
     return out
 
 
@@ -314,9 +332,10 @@ def _of_level(rank: int, level: int) -> np.ndarray:
     """Return the matrix from packed moments of one order to gamma! H_gamma of a level."""
     start = indexing.order_slice(rank).start
     factorials = indexing.factorials(rank)
-    all_rows = traces.moments_of_level(rank, level) * factorials[start:, None]
-    places = [indexing.component_index(*gamma) - start for gamma in traceless.components(rank)]
-    return all_rows[places]
+    matrix: np.ndarray = traces.moments_of_level(rank, level) * factorials[start:, None]
+    rows = [indexing.component_index(*gamma) - start for gamma in traceless.components(rank)]
+    chosen: np.ndarray = matrix[rows]
+    return chosen
 
 
 def _fold_matrix(rank: int) -> np.ndarray:
@@ -336,9 +355,10 @@ def _fold_matrix(rank: int) -> np.ndarray:
 def pair_cost(source_order: int, order: int, channels: int = 1, damped: bool = False) -> float:
     """Return the cost of one pair, one being that of a charge's potential and gradient.
 
-    The products of its arithmetic, as two start in a cycle, and what else a loop does: fitted to
-    times for K to 3, D to 4 and up to 16 channels. Under a damped kernel, of a pair beyond its
-    reach: how many are within does not depend on the leaves.
+    It counts the products of the arithmetic, of which a processor starts two per cycle, and the
+    rest of the loop, fitted to measured times for K to 3, D to 4 and up to 16 channels. Under a
+    damped kernel it is that of a pair beyond the reach: the number of others does not depend on
+    the size of leaves.
     """
     single = channels == 1
     if damped:
@@ -346,7 +366,7 @@ def pair_cost(source_order: int, order: int, channels: int = 1, damped: bool = F
     else:
         scaled = not single and not traceless.has_products(source_order, order)
         once, each = traceless.n_products(source_order, order, scaled)
-    # moments of many channels come from the second cache
+    # moments of many channels come from the second-level cache
     names = loops.arithmetic(damped).row_names(source_order, order)
     loads = 0.0 if single else 0.7 * len(names)
     cost = (_DISTANCE + once + channels * (each + loads)) / 20.0

@@ -1,7 +1,8 @@
 """The adaptive tree: cubic boxes, halved where they hold many points. Geometry only.
 
 Every box is a range of points along the curve. Centres are exact: children lie a quarter of an
-edge from the middle of their parent to the last bit. Where numbers end, so do trees.
+edge from the middle of their parent to the last bit. Boxes are not divided where float64 could not
+represent the centres of their children.
 """
 
 from dataclasses import dataclass
@@ -12,11 +13,11 @@ from fmm.tree.curve import SortedPoints, last_digit, parting, upper
 from fmm.tree.morton import WORD
 from multipoles.compiled.jit import bare, bare_inline, jit
 
-# a box while the tree grows: key in the word of its level, parent, children, ranges, place
+# a box while the tree grows: key in the word of its level, parent, children, ranges, anchor
 KEY, PARENT, FIRST, CHILDREN, TARGETS, SOURCES, SYSTEM, ANCHOR, ROW = 0, 1, 2, 3, 4, 6, 8, 9, 12
-# half the distance of two numbers, over the larger of them
+# half a unit in the last place, relative to the number
 _ROUNDING = 2.0**-53
-# exponent of the least last digit of a centre
+# exponent of the smallest last digit of a centre
 _LEAST_DIGIT = -1060
 
 
@@ -26,8 +27,8 @@ class Tree:
 
     Attributes
     ----------
-    target_order, source_order : ndarray, int64
-        Sorted points are ``points[order]``.
+    target_permutation, source_permutation : ndarray, int64
+        Sorted points are ``points[permutation]``.
     level_starts : ndarray, int64, shape (n_levels + 1,)
         Boxes of each level.
     anchor : ndarray, int64, shape (n_boxes, 3)
@@ -41,8 +42,8 @@ class Tree:
         Exact, both of them.
     """
 
-    target_order: np.ndarray
-    source_order: np.ndarray
+    target_permutation: np.ndarray
+    source_permutation: np.ndarray
     level_starts: np.ndarray
     anchor: np.ndarray
     parent: np.ndarray
@@ -71,18 +72,18 @@ def build_tree(points: SortedPoints, leaf_size: int, smallest: float = 0.0) -> T
     )
     targets, sources = (boxes[:, c : c + 2].copy() for c in (TARGETS, SOURCES))
     level = np.repeat(np.arange(len(level_starts) - 1), np.diff(level_starts))
+    same = points.target_keys is points.source_keys
     return Tree(
-        points.target_order, points.source_order, level_starts, boxes[:, ANCHOR:].copy(), parent,
-        first_child, n_children, system, targets,
-        targets if points.target_keys is points.source_keys else sources, centre,
-        np.ldexp(points.edge[system], -level),
+        points.target_permutation, points.source_permutation, level_starts,
+        boxes[:, ANCHOR:].copy(), parent, first_child, n_children, system, targets,
+        targets if same else sources, centre, np.ldexp(points.edge[system], -level),
     )  # fmt: skip
 
 
 def most_halvings(points: SortedPoints, smallest: float) -> np.ndarray:
     """Return how often the boxes of each system may be halved."""
-    halvings = np.full(len(points.edge), points.n_levels)
-    # centres have their last digit one place below that of the edge
+    halvings: np.ndarray = np.full(len(points.edge), points.n_levels)
+    # centres have their last digit one digit below that of the edge
     halvings = np.minimum(halvings, np.frexp(last_digit(points.edge))[1] - 2 - _LEAST_DIGIT)
     if smallest > 0:
         possible = np.floor(np.log2(np.maximum(points.edge / smallest, 1.0)))
@@ -121,11 +122,11 @@ def _cut(target_keys, source_keys, ranges, shift, parent, boxes, count):
 def place_root(boxes, centre, box, root_grid, origin, edge):
     """Write where a box of level 0 is, from its key."""
     system, cell = boxes[box, KEY] // root_grid**3, boxes[box, KEY] % root_grid**3
-    place = (cell // root_grid**2, cell // root_grid % root_grid, cell % root_grid)
+    anchor = (cell // root_grid**2, cell // root_grid % root_grid, cell % root_grid)
     boxes[box, SYSTEM] = system
     for axis in range(3):
-        boxes[box, ANCHOR + axis] = place[axis]
-        centre[box, axis] = origin[system, axis] + (place[axis] + 0.5) * edge[system]
+        boxes[box, ANCHOR + axis] = anchor[axis]
+        centre[box, axis] = origin[system, axis] + (anchor[axis] + 0.5) * edge[system]
 
 
 @bare_inline
@@ -165,7 +166,7 @@ def divides(
         return False
     if not _are_numbers(centre, box, edge / (np.int64(1) << level), digit, level):
         return False
-    # also by levels that are not made: smaller boxes are farther from others
+    # any level of the keys counts, even one that is not made: smaller boxes are better separated
     last, one = bits + WORD * (target_keys.shape[0] - 1), True
     if t < t_last:
         one = parting(target_keys, t, target_keys, t_last - 1, bits) > last

@@ -17,11 +17,11 @@ MAX_LEVELS = (1 + N_DEEP) * WORD
 CROWD = 24
 """More points than this in a box of the first word's last level ask for more levels."""
 _MARGIN = 0.006
-# digits of an edge, and of an origin in units of which it is a multiple
+# binary digits of an edge, and of an origin counted in fractions of the edge
 _EDGE_DIGITS, _ORIGIN_DIGITS = 10, 42
-# an edge is at least so many times the rounding of coordinates
+# an edge is at least so many times the spacing of numbers at the coordinates
 _ROUNDINGS = 2.0**20
-# of the least edge
+# exponent of the smallest edge
 _LEAST_EXPONENT = -1000
 
 
@@ -34,8 +34,8 @@ class SortedPoints(NamedTuple):
     arrays.
     """
 
-    target_order: np.ndarray
-    source_order: np.ndarray
+    target_permutation: np.ndarray
+    source_permutation: np.ndarray
     target_keys: np.ndarray
     """(n_words, n_targets)"""
     source_keys: np.ndarray
@@ -47,12 +47,12 @@ class SortedPoints(NamedTuple):
     @property
     def n_levels(self) -> int:
         """How often root cells can be halved."""
-        return self.bits + WORD * (self.source_keys.shape[0] - 1)
+        return int(self.bits + WORD * (self.source_keys.shape[0] - 1))
 
     def transposed(self) -> "SortedPoints":
         """Return the points with targets and sources exchanged."""
         return self._replace(
-            target_order=self.source_order, source_order=self.target_order,
+            target_permutation=self.source_permutation, source_permutation=self.target_permutation,
             target_keys=self.source_keys, source_keys=self.target_keys,
         )  # fmt: skip
 
@@ -81,7 +81,7 @@ def sort_points(
     Parameters
     ----------
     targets, sources : ndarray, shape (n, 3)
-        float64, contiguous; the same object if they are the same points.
+        float32 or float64; the same object if they are the same points.
     target_batch, source_batch : ndarray of int64, optional
         Sorted system index of each point; indices may have gaps.
     root_grid : int
@@ -93,11 +93,11 @@ def sort_points(
         If a system is larger than the largest number.
     """
     target_system, source_system, n_systems = _systems(target_batch, source_batch)
-    # points of one place may still be of different systems
+    # the same points may belong to different systems as targets and as sources
     same = targets is sources and np.array_equal(target_system, source_system)
-    kinds = [(sources, source_system)]
+    kinds = [(np.ascontiguousarray(sources, np.float64), source_system)]
     if not same:
-        kinds.append((targets, target_system))
+        kinds.append((np.ascontiguousarray(targets, np.float64), target_system))
     low, high = np.full((n_systems, 3), np.inf), np.full((n_systems, 3), -np.inf)
     for kind in kinds:
         bounds(*kind, low, high)
@@ -105,44 +105,51 @@ def sort_points(
     origin, edge = roots(low, high, root_grid, bits)
     grid = cells(origin, edge, bits)
     keys = [encode(*kind, grid, root_grid, bits) for kind in kinds]
-    orders = [np.argsort(words[0]) for words in keys]
-    firsts = [words[0, order] for words, order in zip(keys, orders, strict=True)]
-    if any(map(_is_crowded, firsts, orders, (points for points, _ in kinds))):
+    permutations = [np.argsort(words[0]) for words in keys]
+    firsts = [words[0, permutation] for words, permutation in zip(keys, permutations, strict=True)]
+    if any(map(_is_crowded, firsts, permutations, (points for points, _ in kinds))):
         deep = [encode(*kind, grid, root_grid, bits, deep=True) for kind in kinds]
         keys = [np.concatenate(words) for words in zip(keys, deep, strict=True)]
-    found = list(map(_ordered, keys, orders, firsts))
-    (source_order, source_keys), (target_order, target_keys) = found[0], found[-1]
+    sorted_ = list(map(_ordered, keys, permutations, firsts))
+    (source_permutation, source_keys), (target_permutation, target_keys) = sorted_[0], sorted_[-1]
     return SortedPoints(
-        target_order, source_order, target_keys, source_keys, bits, root_grid, origin, edge
+        target_permutation,
+        source_permutation,
+        target_keys,
+        source_keys,
+        bits,
+        root_grid,
+        origin,
+        edge,
     )
 
 
 def _ordered(
-    keys: np.ndarray, order: np.ndarray, first: np.ndarray
+    keys: np.ndarray, permutation: np.ndarray, first: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the stable order by all words, and the keys in it.
+    """Return the stable permutation by all words, and the keys permuted.
 
-    `order` is one by the first word, which in it is `first`.
+    `permutation` sorts by the first word, which it turns into `first`.
     """
     equal = first[1:] == first[:-1]
     tied = np.flatnonzero(np.append(equal, False) | np.append(False, equal))
     if len(tied):
-        members = order[tied]
-        order[tied] = members[np.lexsort((members, *keys[::-1, members]))]
-    return order, np.take(keys, order, axis=1) if len(keys) > 1 else first[None]
+        members = permutation[tied]
+        permutation[tied] = members[np.lexsort((members, *keys[::-1, members]))]
+    return permutation, np.take(keys, permutation, axis=1) if len(keys) > 1 else first[None]
 
 
 @jit
-def _is_crowded(keys, order, points):
+def _is_crowded(keys, permutation, points):
     """Return whether many points share a key and are not all the same; keys are sorted."""
     first = 0
     differ = False
-    for i in range(1, len(order)):
+    for i in range(1, len(permutation)):
         if keys[i] != keys[first]:
             first, differ = i, False
             continue
         for axis in range(3):
-            differ = differ or points[order[i], axis] != points[order[first], axis]
+            differ = differ or points[permutation[i], axis] != points[permutation[first], axis]
         if differ and i - first >= CROWD:
             return True
     return False
@@ -210,14 +217,14 @@ def roots(
             "points: expected systems that extend over less than 1.6e308 along each axis, got "
             f"coordinates from {low.min():.3g} to {high.max():.3g}"
         )
-    # a little wider and off the middle, so that no point falls outside and the boxes are out of
-    # step with lattices: points in the corners of boxes make the error of expansions largest
+    # a little wider, so that no point falls outside, and off the middle, so that faces of boxes do
+    # not coincide with planes of lattices: points in corners make the largest errors
     edge = np.where(largest > 0, largest * ((1 + 2 * _MARGIN) / root_grid), 1.0)
     far = np.maximum(np.abs(low), np.abs(high)).max(axis=1)
     edge = np.maximum(edge, np.maximum(_ROUNDINGS * np.spacing(far), 2.0**_LEAST_EXPONENT))
     mantissa, exponent = np.frexp(edge)
     edge = np.ldexp(np.ceil(np.ldexp(mantissa, _EDGE_DIGITS)), exponent - _EDGE_DIGITS)
-    # far from zero the digits of numbers allow coarser steps only, less than the margin even so
+    # far from zero float64 resolves coarser steps only, which are still less than the margin
     halvings = np.minimum(bits, _ORIGIN_DIGITS - np.frexp(far / edge + 8)[1])
     step = np.ldexp(edge, -halvings)[:, None]
     counts = np.clip(np.ceil((extent + step) / edge[:, None]), 1, root_grid)
@@ -229,7 +236,8 @@ def last_digit(edge: np.ndarray) -> np.ndarray:
     """Return the value of the last binary digit of edges."""
     mantissa, exponent = np.frexp(edge)
     whole = np.ldexp(mantissa, _EDGE_DIGITS).astype(np.int64)
-    return np.ldexp((whole & -whole).astype(np.float64), exponent - _EDGE_DIGITS)
+    digit: np.ndarray = np.ldexp((whole & -whole).astype(np.float64), exponent - _EDGE_DIGITS)
+    return digit
 
 
 def occupancy(points: SortedPoints) -> tuple[np.ndarray, np.ndarray]:
@@ -288,7 +296,7 @@ def _occupancy(keys, bits, counts):
 
 @bare_inline
 def upper(keys, first, last, bound):
-    """Return the first place of the sorted keys[first:last] above `bound`."""
+    """Return the first index of the sorted keys[first:last] above `bound`."""
     while first < last:
         middle = (first + last) // 2
         if keys[middle] <= bound:

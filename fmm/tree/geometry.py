@@ -1,23 +1,15 @@
 """The points of a plan in the order of their tree, the tree, and who meets whom in it."""
 
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
-from fmm import choice
-from fmm.cost import FIXED_SECONDS, Work, best_occupancy, seconds_per_point
 from fmm.tree.build import Tree, build_tree
-from fmm.tree.curve import SortedPoints, occupancy, sort_points
+from fmm.tree.curve import SortedPoints, sort_points
 from fmm.tree.lists import Lists, build_lists
 
 Batches = tuple[np.ndarray | None, np.ndarray | None]
 
-# boxes along the coarsest level: with halving, leaf grids of 2^k, 3 2^k and 5 2^k
-ROOT_GRIDS = (1, 3, 5)
-# direct sums that cost more, in units of the fixed cost of a far field, are never the cheapest;
-# and from this on uneven points are worth a tree to see what they are like
-_NEVER_DIRECT, _WORTH_A_TREE = 100.0, 5.0
 # leaves of more targets are cut into tiles of about so many
 MOST_TARGETS, TILE = 512, 256
 
@@ -69,11 +61,11 @@ class Geometry:
     def unsorted(self) -> tuple[np.ndarray, np.ndarray]:
         """Return targets and sources, float64, in the order in which they were given."""
         sources = np.empty_like(self.sources)
-        sources[self.tree.source_order] = self.sources
+        sources[self.tree.source_permutation] = self.sources
         if self.targets is self.sources:
             return sources, sources
         targets = np.empty_like(self.targets)
-        targets[self.tree.target_order] = self.targets
+        targets[self.tree.target_permutation] = self.targets
         return targets, sources
 
     @cached_property
@@ -179,7 +171,14 @@ class Geometry:
         bits, cells_of_system = 3 * self.sorted_points.bits, self.sorted_points.root_grid**3
         return (keys[:1] >> bits) // cells_of_system << bits
 
-    def _like(self, points, sources, targets, leaf_size, least) -> "Geometry":
+    def _like(
+        self,
+        points: SortedPoints,
+        sources: np.ndarray,
+        targets: np.ndarray,
+        leaf_size: int,
+        least: int,
+    ) -> "Geometry":
         return Geometry(points, sources, targets, leaf_size, least, self.smallest)
 
     @cached_property
@@ -202,10 +201,9 @@ class Geometry:
         batches : pair of ndarray or None
             System of each target and source.
         """
-        s = np.ascontiguousarray(sources, np.float64)
-        x = s if targets is sources else np.ascontiguousarray(targets, np.float64)
-        points = sort_points(x, s, *batches, root_grid=self.sorted_points.root_grid)
-        return self._like(points, *_ordered(points, x, s), self.leaf_size, self.least)
+        points = sort_points(targets, sources, *batches, root_grid=self.sorted_points.root_grid)
+        ordered = along_curve(points, targets, sources)
+        return self._like(points, *ordered, self.leaf_size, self.least)
 
 
 def edges_of(edge: np.ndarray, level_starts: np.ndarray) -> np.ndarray:
@@ -227,143 +225,17 @@ def _tiles(
     part = np.arange(len(leaf)) - np.repeat(np.cumsum(parts) - parts, parts)
     ends = [targets[leaf, 0] + held[leaf] * (part + k) // parts[leaf] for k in (0, 1)]
     counts = np.diff(starts)[leaf]
-    places = np.append(0, np.cumsum(counts))
-    index = np.arange(places[-1]) + np.repeat(starts[leaf] - places[:-1], counts)
-    return np.stack(ends, axis=1), places, ranges[index]
+    offsets = np.append(0, np.cumsum(counts))
+    index = np.arange(offsets[-1]) + np.repeat(starts[leaf] - offsets[:-1], counts)
+    return np.stack(ends, axis=1), offsets, ranges[index]
 
 
-def _ordered(
+def along_curve(
     points: SortedPoints, targets: np.ndarray, sources: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return sources and targets along the curve."""
-    ordered = sources[points.source_order]
+    """Return sources and targets along the curve, float64."""
+    ordered = np.ascontiguousarray(sources[points.source_permutation], np.float64)
     # the same points in other systems are sorted differently
-    same = points.target_order is points.source_order
-    return ordered, ordered if same else targets[points.target_order]
-
-
-def arrange(
-    targets: np.ndarray,
-    sources: np.ndarray,
-    batches: Batches,
-    work: Work,
-    leaf_size: int | None,
-    smallest: float = 0.0,
-) -> Geometry:
-    """Return points, tree and lists for what is to be computed.
-
-    Parameters
-    ----------
-    targets, sources : ndarray, shape (n, 3)
-        float32 or float64; the same object if they are the same points.
-    batches : pair of ndarray or None
-        System of each target and source.
-    work : Work
-        What an evaluation asks for; decides the size of leaves.
-    leaf_size : int or None
-        Most points in a leaf; None to choose.
-    smallest : float
-        Points closer than this are to be near.
-    """
-    s = np.ascontiguousarray(sources, np.float64)
-    x = s if targets is sources else np.ascontiguousarray(targets, np.float64)
-    points = sort_points(x, s, *batches)
-    chosen = leaf_size is None
-    if leaf_size is None:
-        root_grid, leaf_size = choose_leaves(points, occupancy(points), work, smallest)
-        if root_grid > 1:
-            points = sort_points(x, s, *batches, root_grid=root_grid)
-    geometry = Geometry(
-        points, *_ordered(points, x, s), leaf_size, work.least_for_expansion(), smallest
-    )
-    return cheaper(geometry, work) if chosen else geometry
-
-
-def cheaper(geometry: Any, work: Work) -> Any:
-    """Return a geometry, or that of direct sums if these turn out to cost less."""
-    direct = _direct_seconds(work, geometry.targets.shape[0], geometry.sources.shape[0])
-    many_systems = len(geometry.sorted_points.edge) > 1
-    if many_systems or direct > _NEVER_DIRECT * FIXED_SECONDS or not geometry.has_far_field:
-        return geometry
-    degrees = (work.degree,) * (len(geometry.tree.level_starts) - 1)
-    expected = choice.seconds(geometry, work, degrees) + FIXED_SECONDS
-    return geometry.direct() if direct < expected else geometry
-
-
-def _direct_seconds(work: Work, n_targets: float, n_sources: float) -> float:
-    """Return what direct sums cost; on a GPU few targets take as long as many."""
-    if work.processor != "cpu":
-        n_targets = max(n_targets, n_sources)
-    return n_targets * n_sources * work.seconds_per_pair()
-
-
-def choose_leaves(
-    points: SortedPoints, filling: tuple[np.ndarray, np.ndarray], work: Work, smallest: float = 0.0
-) -> tuple[int, int]:
-    """Return the root grid and the leaf size that cost least.
-
-    Points spread evenly fill a grid whose boxes hold about the best number; of the grids 2^k,
-    3 2^k, 5 2^k the cheapest is taken, with leaves large enough not to divide its boxes. Points
-    spread unevenly get leaves of about the best size. Few points are one leaf, summed directly.
-
-    Parameters
-    ----------
-    points : SortedPoints
-        On the host or the device.
-    filling : pair of ndarray
-        What `occupancy` says of them.
-    work : Work
-        What is to be computed.
-    smallest : float
-        Least edge of boxes that are made by division.
-    """
-    n_systems = len(points.edge)
-    counts = [keys.shape[1] / n_systems for keys in (points.target_keys, points.source_keys)]
-    fewest, n = min(counts), max(counts)
-    boxes, crowding = filling
-    boxes = boxes / n_systems
-    if len(boxes) < 2 or n < 16 or fewest == 0:
-        return 1, int(n) + 64
-    # boxes of a grid of any size, between the levels of halving
-    roots = np.repeat(ROOT_GRIDS, len(boxes))
-    grids = np.log2(roots) + np.tile(np.arange(len(boxes)), len(ROOT_GRIDS))
-    levels = np.arange(len(boxes))
-    filled = np.exp2(np.interp(grids, levels, np.log2(boxes)))
-    dimension = np.clip(np.interp(grids, levels, np.gradient(np.log2(boxes))), 1.0, 3.0)
-    crowd = np.interp(grids, levels, crowding)
-    seconds = np.array(
-        [
-            seconds_per_point(work, d, n / b, c)
-            for d, b, c in zip(dimension, filled, crowd, strict=True)
-        ]
-    )
-    too_small = points.edge.max() < smallest * np.exp2(grids)
-    too_empty = n < work.machine().least * filled
-    seconds[(too_small | too_empty) & (grids > 0)] = np.inf
-    best = int(np.argmin(seconds))
-    near = 3.0 ** dimension[best] * crowd[best] * work.seconds_per_pair() * n / filled[best]
-    least = _least_per_point(work, fewest, n, filled[best], near, seconds[best] - near)
-    direct = _direct_seconds(work, *counts)
-    # clusters of different sizes fill no grid evenly: then `cheaper` looks at the tree itself
-    uneven = crowd[best] >= 2.0 and n_systems == 1 and direct > _WORTH_A_TREE * FIXED_SECONDS
-    if direct < n * least and not uneven:
-        return 1, int(4 * n)
-    if crowd[best] < 2.0 and n_systems == 1:
-        held = n / filled[best]
-        # between the fullest of these boxes and the emptiest that would be divided into them
-        above = max(held + 3 * held**0.5, 8 * held - 3 * (8 * held) ** 0.5)
-        return int(roots[best]), int(min(held + 6 * held**0.5 + 8, above))
-    return 1, int(2.2 * best_occupancy(work, float(dimension[best])))
-
-
-def _least_per_point(
-    work: Work, fewest: float, n: float, boxes: float, near: float, far: float
-) -> float:
-    """Return what expansions cost at least, per point of the larger kind.
-
-    Work falls to the boxes that hold points of the smaller kind; others only form expansions of
-    theirs, or evaluate them. `near` and `far` are the cost per point if both kinds are many.
-    """
-    busy = min(1.0, fewest / min(boxes, n))
-    idle = 0.5 * work.harmonics()[work.degree] + work.seconds_per_leaf() * boxes / n
-    return near * fewest / n + far * busy + (1 - busy) * float(idle) + FIXED_SECONDS / n
+    if points.target_permutation is points.source_permutation:
+        return ordered, ordered
+    return ordered, np.ascontiguousarray(targets[points.target_permutation], np.float64)

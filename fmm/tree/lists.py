@@ -9,6 +9,7 @@ The loops run twice: first with empty arrays to count, then to write.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -25,8 +26,16 @@ STACK = 8 * MAX_LEVELS
 """Boxes that a leaf may have to look into at once."""
 
 STRIDES = np.array([(2 * REACH + 1) ** 2, 2 * REACH + 1, 1], np.int64)
-_ZERO_SHIFT = REACH * int(STRIDES.sum())
+POINTS = REACH * int(STRIDES.sum())
+"""Code of no shift. No pair of boxes has it: it stands for single points that meet an expansion."""
 _ADJACENT = (np.abs(np.indices((2 * REACH + 1,) * 3) - REACH).max(axis=0) <= 1).ravel()
+
+
+@lru_cache
+def shifts() -> np.ndarray:
+    """Return target minus source anchor of every code, int, shape (N_CODES, 3)."""
+    axes = np.arange(-REACH, REACH + 1)
+    return np.stack(np.meshgrid(axes, axes, axes, indexing="ij"), -1).reshape(-1, 3)
 
 
 @dataclass(frozen=True)
@@ -67,13 +76,13 @@ class Lists:
 class Boxes(NamedTuple):
     """What the loops read of a tree.
 
-    `place` is the anchor as one number, modulo 2^64. In differences of it, as in the codes made of
+    `cell` is the anchor as one number, modulo 2^64. In differences of it, as in the codes made of
     them, shifts of up to REACH along each axis are told apart.
     """
 
     level_starts: np.ndarray
     anchor: np.ndarray
-    place: np.ndarray
+    cell: np.ndarray
     parent: np.ndarray
     first_child: np.ndarray
     n_children: np.ndarray
@@ -107,9 +116,9 @@ def build_lists(tree: Tree, m2p_least: int, p2l_least: int) -> Lists:
     stack, least = np.empty((2, STACK), np.int32), (m2p_least, p2l_least)
     _neighbours(boxes, colleagues, least, stack, tallies[1:], nothing)
     starts = np.cumsum(tallies)
-    found = np.empty(starts[-1], np.int32)
-    _neighbours(boxes, colleagues, least, stack, starts[:-1].copy(), found)
-    near, m2p, p2l = (found[starts[k * n] : starts[(k + 1) * n]] for k in range(3))
+    senders = np.empty(starts[-1], np.int32)
+    _neighbours(boxes, colleagues, least, stack, starts[:-1].copy(), senders)
+    near, m2p, p2l = (senders[starts[k * n] : starts[(k + 1) * n]] for k in range(3))
     near_starts, m2p_starts, p2l_starts = (starts[k * n : (k + 1) * n + 1] for k in range(3))
     ranges, range_starts = np.empty((len(near), 2), np.int64), np.zeros(n + 1, np.int64)
     _merge(near_starts, near, tree.source_range, range_starts, ranges)
@@ -137,27 +146,27 @@ def _repeated(starts: np.ndarray) -> np.ndarray:
 
 
 @bare
-def _transfers(boxes, colleagues, places, targets, sources):
+def _transfers(boxes, colleagues, offsets, targets, sources):
     """Find adjacent boxes of one size, and multipole-to-local pairs.
 
     Row b of `colleagues` gets the neighbours of box b, itself among them, ascending, then -1.
-    `places` counts the pairs of each code, or says where the next one goes.
+    `offsets` counts the pairs of each code, or says where the next one goes.
     """
     for box in range(len(boxes.parent)):
-        transfers_of(boxes, box, colleagues, places, 1, targets, sources, sources[:0])
+        transfers_of(boxes, box, colleagues, offsets, 1, targets, sources, sources[:0])
 
 
 @bare_inline
-def transfers_of(boxes, box, colleagues, places, stride, targets, sources, codes):
+def transfers_of(boxes, box, colleagues, offsets, stride, targets, sources, codes):
     """Find the colleagues and pairs of one box, from the colleagues of its parent.
 
     Pairs of one code follow each other if `stride` is 1, all pairs if it is 0.
     """
-    into = places, stride, targets, sources, codes
-    found = 0
+    into = offsets, stride, targets, sources, codes
+    n_colleagues = 0
     if box < boxes.level_starts[1]:
         first, last = boxes.roots[box, 0], boxes.roots[box, 1]
-        found = _sort_out(boxes, box, first, last, 0, colleagues, into)
+        n_colleagues = _sort_out(boxes, box, first, last, 0, colleagues, into)
     else:
         parent = boxes.parent[box]
         for i in range(27):
@@ -166,47 +175,47 @@ def transfers_of(boxes, box, colleagues, places, stride, targets, sources, codes
                 break
             first = boxes.first_child[near]
             last = first + boxes.n_children[near]
-            found = _sort_out(boxes, box, first, last, found, colleagues, into)
-    for i in range(found, 27):
+            n_colleagues = _sort_out(boxes, box, first, last, n_colleagues, colleagues, into)
+    for i in range(n_colleagues, 27):
         colleagues[box, i] = -1
 
 
 @bare_inline
-def _sort_out(boxes, box, first, last, found, colleagues, into):
-    """Take boxes first ... last of one size as colleagues or pairs; return the colleagues found."""
-    places, stride, targets, sources, codes = into
-    here, receives = boxes.place[box] + _ZERO_SHIFT, boxes.receives[box]
+def _sort_out(boxes, box, first, last, n_colleagues, colleagues, into):
+    """Take boxes first ... last of one size as colleagues or pairs; return how many are known."""
+    offsets, stride, targets, sources, codes = into
+    here, receives = boxes.cell[box] + POINTS, boxes.receives[box]
     for other in range(first, last):
-        code = here - boxes.place[other]
+        code = here - boxes.cell[other]
         if _ADJACENT[code]:
-            colleagues[box, found] = other
-            found += 1
+            colleagues[box, n_colleagues] = other
+            n_colleagues += 1
         elif receives and boxes.sends[other]:
-            place = places[code * stride]
+            offset = offsets[code * stride]
             if len(targets) > 0:
-                targets[place] = box
-                sources[place] = other
+                targets[offset] = box
+                sources[offset] = other
             if len(codes) > 0:
-                codes[place] = code
-            places[code * stride] = place + 1
-    return found
+                codes[offset] = code
+            offsets[code * stride] = offset + 1
+    return n_colleagues
 
 
 @bare
-def _neighbours(boxes, colleagues, least, stack, places, found):
+def _neighbours(boxes, colleagues, least, stack, offsets, senders):
     """Find near, multipole-to-particle and particle-to-local pairs of every leaf.
 
-    `places` counts near, then m2p, then p2l pairs of each target, or says where the next goes.
+    `offsets` counts near, then m2p, then p2l pairs of each target, or says where the next goes.
     """
     for leaf in range(len(boxes.parent)):
-        neighbours_of(boxes, leaf, colleagues, least, stack, (places, 1, found, found[:0]))
+        neighbours_of(boxes, leaf, colleagues, least, stack, (offsets, 1, senders, senders[:0]))
 
 
 @bare_inline
 def neighbours_of(boxes, leaf, colleagues, least, stack, into):
     """Find the pairs of one leaf with its colleagues and the smaller boxes inside these.
 
-    `into` holds the places, the sources found, and the rows of pairs: near, m2p and p2l pairs of
+    `into` holds the offsets, the sources, and the rows of pairs: near, m2p and p2l pairs of
     each target. Pairs of one row follow each other if the second item is 1, all pairs if it is 0.
     """
     if boxes.n_children[leaf] > 0:
@@ -223,13 +232,13 @@ def neighbours_of(boxes, leaf, colleagues, least, stack, into):
 
 @bare_inline
 def _emit(into, row, source):
-    places, stride, found, rows = into
-    place = places[row * stride]
-    if len(found) > 0:
-        found[place] = source
+    offsets, stride, senders, rows = into
+    offset = offsets[row * stride]
+    if len(senders) > 0:
+        senders[offset] = source
     if len(rows) > 0:
-        rows[place] = row
-    places[row * stride] = place + 1
+        rows[offset] = row
+    offsets[row * stride] = offset + 1
 
 
 @bare_inline
@@ -279,7 +288,7 @@ def _separate(boxes, leaf, other, least, stack, top, into):
     if boxes.n_targets[other] >= least[1]:
         _emit(into, 2 * n + other, leaf)
         return
-    # near lists are those of leaves
+    # only leaves have near lists
     bottom = top
     stack[0, top] = other
     top += 1
@@ -306,15 +315,15 @@ def _merge(starts, near, sources, range_starts, ranges):
 
 @bare_inline
 def merge_row(near, begin, end, sources, ranges, first):
-    """Write the ranges of some near boxes from place `first` on; return where they end."""
+    """Write the ranges of some near boxes from row `first` on; return where they end."""
     count = first
     for i in range(begin, end):
         start, stop = sources[near[i], 0], sources[near[i], 1]
-        place = count
-        while place > first and ranges[place - 1, 0] > start:
-            ranges[place, 0], ranges[place, 1] = ranges[place - 1, 0], ranges[place - 1, 1]
-            place -= 1
-        ranges[place, 0], ranges[place, 1] = start, stop
+        offset = count
+        while offset > first and ranges[offset - 1, 0] > start:
+            ranges[offset, 0], ranges[offset, 1] = ranges[offset - 1, 0], ranges[offset - 1, 1]
+            offset -= 1
+        ranges[offset, 0], ranges[offset, 1] = start, stop
         count += 1
     kept = first
     for i in range(first + 1, count):

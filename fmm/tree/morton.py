@@ -1,4 +1,4 @@
-"""Morton keys: places along a curve on which the points of every box of an octree lie together.
+"""Morton keys: numbers along a curve on which the points of every box of an octree lie together.
 
 A key is made of words. The first counts the boxes of the coarser levels, each of the others those
 of `WORD` levels more, from the fraction that the words before it left over. All of them follow from
@@ -101,10 +101,10 @@ def key_of(points, i, system, corner, inverse, root_grid, bits):
     cell = np.int64(system)
     inside = np.int64(0)
     for axis in range(3):
-        place = _digit(points[i, axis], inverse[system], 0) - corner[system, axis]
-        place = max(np.int64(0), min(place, last))
-        cell = cell * root_grid + (place >> bits)
-        inside |= _spread(place & (fine - 1)) << (2 - axis)
+        index = _digit(points[i, axis], inverse[system], 0) - corner[system, axis]
+        index = max(np.int64(0), min(index, last))
+        cell = cell * root_grid + (index >> bits)
+        inside |= _spread(index & (fine - 1)) << (2 - axis)
     return cell << (3 * bits) | inside
 
 

@@ -116,8 +116,8 @@ def test_every_pair_within_reach_is_near(shape, leaf_size):
     reach = 0.11 * np.ptp(x, axis=0).max()
     # as if far more points than these made small leaves worth while
     plan = fmm.FMM(x, tolerance=1e-3, leaf_size=leaf_size or 1, kernel=mp.Softened(reach))
-    leaves, starts, ranges = plan._geometry.near
-    ordered = plan._geometry.targets
+    leaves, starts, ranges = plan._layout.geometry.near
+    ordered = plan._layout.geometry.targets
     far = np.ones((len(x), len(x)), bool)
     for leaf, (begin, end) in enumerate(leaves):
         for first, last in ranges[starts[leaf] : starts[leaf + 1]]:
@@ -180,13 +180,13 @@ def test_one_plan_for_other_orders_and_the_adjoint(kernel):
     rng = np.random.default_rng(7)
     x, s = rng.random((1500, 3)), rng.random((2000, 3))
     plan = fmm.FMM(s, x, 1e-5, leaf_size=40, kernel=kernel)
-    reach = plan._geometry.smallest
+    reach = plan._layout.geometry.smallest
     # the last asks for more than the plan was laid out for
     for source_order, order in ((0, 0), (1, 1), (0, 2), (2, 3)):
         check(plan, x, s, _moments(2000, source_order, rng), kernel, order, 1e-5)
         check(plan.transpose(), s, x, _moments(1500, order, rng), kernel, source_order, 1e-5)
     longer = kernel.coulomb_beyond(0.05 * 1e-5, 5)
-    assert plan._geometry.smallest == max(reach, longer)
+    assert plan._layout.geometry.smallest == max(reach, longer)
     assert (longer > reach) == isinstance(kernel, mp.Erf)
 
 
@@ -207,7 +207,7 @@ def test_leaves_are_chosen_above_the_reach():
         plan = fmm.FMM(x, tolerance=1e-3, kernel=kernel)
         found = plan.field(q)
         assert plan.report().degree > 0
-        assert plan._geometry.tree.edge.min() >= plan._geometry.smallest > 3
+        assert plan._layout.geometry.tree.edge.min() >= plan._layout.geometry.smallest > 3
         some = rng.choice(len(x), 500, replace=False)
         exact = mp.field(x[some], x, q, 1, kernel)
         assert clouds.errors(found[some], exact, 1).max() <= 1.2e-3

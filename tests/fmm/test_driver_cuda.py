@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 import multipoles as mp
-from fmm.error import accuracy
 from fmm.far import driver, harmonics, translations
 from fmm.near import field as near
 from fmm.tree.curve import sort_points
 from fmm.tree.geometry import Geometry
+from fmm.tree.lists import shifts
 from multipoles import indexing
 
 pytest.importorskip("numba.cuda")
@@ -53,7 +53,7 @@ def geometry():
     rng = np.random.default_rng(3)
     x = np.concatenate([rng.random((16, 3)), 0.4 + 0.03 * rng.random((12, 3))])
     points = sort_points(x, x)
-    ordered = x[points.source_order]
+    ordered = x[points.source_permutation]
     found = Geometry(points, ordered, ordered, 4, 2)
     for kind in ("m2l_targets", "m2p_targets", "p2l_targets"):
         assert len(getattr(found.lists, kind)), kind
@@ -69,8 +69,8 @@ class Steps:
         n_levels = len(geometry.tree.level_starts) - 1
         degrees = (DEGREE,) * n_levels
         args = degrees, source_order, order, self.dtype
-        self.cpu = driver.FarField(geometry, *args)
-        self.gpu = driver_cuda.FarField(uploaded(geometry), *args, SPACE)
+        self.cpu = driver.HostFarField(geometry, *args)
+        self.gpu = driver_cuda.DeviceFarField(uploaded(geometry), *args, SPACE)
         self.channels, self.n = channels, len(geometry.tree.parent)
         shape = (len(geometry.sources), channels, harmonics.n_harmonics(source_order))
         self.moments = rng.normal(size=shape)
@@ -128,7 +128,7 @@ def test_steps_between_expansions(geometry, channels, dtype):
 def transferred(geometry, multipoles, degree):
     """Return the local expansions from multipoles (n_boxes, channels, harmonics), pair by pair."""
     lists, out = geometry.lists, np.zeros_like(multipoles)
-    for code, shift in enumerate(accuracy.shifts()):
+    for code, shift in enumerate(shifts()):
         for pair in range(lists.m2l_starts[code], lists.m2l_starts[code + 1]):
             octant = int((shift < 0) @ (4, 2, 1))
             signs = translations.reflection(octant, degree, np.dtype(float))[: out.shape[2]]

@@ -10,16 +10,18 @@ import fmm
 import multipoles as mp
 from fmm import choice
 from fmm.cost import expected_work
+from fmm.leaves import arrange, cheaper
 from fmm.near.field import near_field
+from fmm.steps_cpu import HostSteps
 from fmm.tree.curve import sort_points
-from fmm.tree.geometry import MOST_TARGETS, TILE, Geometry, arrange, cheaper
+from fmm.tree.geometry import MOST_TARGETS, TILE, Geometry
 
 NO_BATCHES = None, None
 _work = partial(expected_work, tolerance=1e-6, source_order=0, order=1, channels=1)
 
 
 def _arranged(targets, sources, leaf_size=None, batches=NO_BATCHES) -> Geometry:
-    return arrange(targets, sources, batches, _work(len(sources)), leaf_size)
+    return arrange(HostSteps(), targets, sources, batches, _work(len(sources)), leaf_size)
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e7])
@@ -29,7 +31,7 @@ def test_points_are_the_callers(offset):
     for dtype in (np.float32, np.float64):
         targets, sources = geometry.points(np.dtype(dtype))
         assert targets is sources and sources.dtype == dtype
-        np.testing.assert_array_equal(sources, x[geometry.tree.source_order])
+        np.testing.assert_array_equal(sources, x[geometry.tree.source_permutation])
         np.testing.assert_array_equal(geometry.unsorted()[1], x)
 
 
@@ -95,7 +97,7 @@ def test_direct_sums_of_the_same_points(root_grid):
     geometry = _arranged(x, s, 10, (batch, other))
     if root_grid > 1:
         points = sort_points(x, s, batch, other, root_grid)
-        ordered = s[points.source_order], x[points.target_order]
+        ordered = s[points.source_permutation], x[points.target_permutation]
         geometry = Geometry(points, *ordered, 10, 5)
     direct = geometry.direct()
     assert geometry.has_far_field and not direct.has_far_field
@@ -104,7 +106,7 @@ def test_direct_sums_of_the_same_points(root_grid):
     assert direct.n_near_pairs == 1 * 30 + 60 * 90
     assert len(direct.tree.level_starts) == 2
     for system, box in zip(direct.tree.system, range(4), strict=True):
-        mine = direct.tree.target_order[slice(*direct.tree.target_range[box])]
+        mine = direct.tree.target_permutation[slice(*direct.tree.target_range[box])]
         assert set(batch[mine].tolist()) <= {[0, 4, 5, 9][system]}
     back = direct.transposed.direct()
     assert back.n_near_pairs == direct.n_near_pairs and back.targets is direct.sources

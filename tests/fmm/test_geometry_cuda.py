@@ -12,6 +12,8 @@ import multipoles as mp
 from fmm.cost import expected_work
 from fmm.cuda import curve as curve_cuda
 from fmm.cuda import geometry as geometry_cuda
+from fmm.cuda.steps import DeviceSteps
+from fmm.leaves import arrange
 from fmm.tree import curve, geometry
 
 pytestmark = pytest.mark.cuda
@@ -20,12 +22,12 @@ pytestmark = pytest.mark.cuda
 def _both(x, s, leaf_size, batches=(None, None), root_grid=1):
     """Return the same geometry on CPU and GPU."""
     points = curve.sort_points(x, s, *batches, root_grid=root_grid)
-    here = geometry.Geometry(points, *geometry._ordered(points, x, s), leaf_size, 3)
+    here = geometry.Geometry(points, *geometry.along_curve(points, x, s), leaf_size, 3)
     there_s = SPACE.upload(s)
     there_x = there_s if x is s else SPACE.upload(x)
     there_batches = [None if b is None else SPACE.upload(b) for b in batches]
     found = curve_cuda.sort_points(SPACE, there_x, there_s, *there_batches, root_grid=root_grid)
-    ordered = geometry_cuda._ordered(SPACE, found, there_x, there_s)
+    ordered = geometry_cuda.along_curve(SPACE, found, there_x, there_s)
     return here, geometry_cuda.DeviceGeometry(SPACE, found, *ordered, leaf_size, 3)
 
 
@@ -61,10 +63,10 @@ def test_direct_sums_of_the_same_points(root_grid):
 
 def test_points_are_the_callers():
     x = (np.random.default_rng(2).random((30, 3)) + 1e7).astype(np.float32)
-    there = geometry_cuda.arrange(
-        SPACE, SPACE.upload(x), SPACE.upload(x), (None, None), expected_work(30, 0.1, 0, 1, 1), 5
-    )
-    order = SPACE.download(there.tree.target_order)
+    sources, targets = SPACE.upload(x), SPACE.upload(x)
+    work = expected_work(30, 0.1, 0, 1, 1)
+    there = arrange(DeviceSteps(sources), targets, sources, (None, None), work, 5)
+    order = SPACE.download(there.tree.target_permutation)
     for dtype in (np.float32, np.float64):
         targets, _ = there.points(np.dtype(dtype))
         assert targets.dtype == dtype

@@ -37,7 +37,7 @@ KINDS = ("near", "m2l", "m2p", "p2l")
 
 def _meetings(tree, lists):
     """Return how often every (target, source), in tree order, is in one of the lists."""
-    count = np.zeros((len(tree.target_order), len(tree.source_order)), np.int64)
+    count = np.zeros((len(tree.target_permutation), len(tree.source_permutation)), np.int64)
     for kind in KINDS:
         for target, source in zip(*_pairs(lists, kind), strict=True):
             count[slice(*tree.target_range[target]), slice(*tree.source_range[source])] += 1
@@ -49,7 +49,7 @@ def _received(tree, lists, weights):
 
     Near sources by their ranges, all others up the tree, across, and down again.
     """
-    sums = np.append(np.uint64(0), np.cumsum(weights[tree.source_order]))
+    sums = np.append(np.uint64(0), np.cumsum(weights[tree.source_permutation]))
     multipoles = np.diff(sums[tree.source_range], axis=1)[:, 0]
     local = np.zeros(len(tree.parent), np.uint64)
     for kind in KINDS[1:]:
@@ -59,9 +59,9 @@ def _received(tree, lists, weights):
     np.add.at(local, _rows(lists.near_range_starts), ranges)
     for first, last in pairwise(tree.level_starts[1:]):
         local[first:last] += local[tree.parent[first:last]]
-    out = np.zeros(len(tree.target_order), np.uint64)
+    out = np.zeros(len(tree.target_permutation), np.uint64)
     for leaf in np.flatnonzero(tree.n_children == 0):
-        out[tree.target_order[slice(*tree.target_range[leaf])]] = local[leaf]
+        out[tree.target_permutation[slice(*tree.target_range[leaf])]] = local[leaf]
     return out
 
 
@@ -175,7 +175,7 @@ def test_points_of_one_system_meet():
     for root_grid in (1, 4):
         for sources, other in ((x, batch), (s, senders)):
             tree = _tree(x, sources, 8, root_grid, (batch, other))
-            same = batch[tree.target_order][:, None] == other[tree.source_order]
+            same = batch[tree.target_permutation][:, None] == other[tree.source_permutation]
             np.testing.assert_array_equal(_meetings(tree, build_lists(tree, 10, 10)), same)
 
 

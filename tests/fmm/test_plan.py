@@ -370,7 +370,7 @@ def test_points_that_meet_expansions_only(swapped):
     x, s = (many, few) if swapped else (few, many)
     q = rng.standard_normal((len(s), 1))
     plan = fmm.FMM(s, x, 1e-6, order=2, leaf_size=100)
-    lists = plan._geometry.lists
+    lists = plan._layout.geometry.lists
     assert len(lists.p2l_targets if swapped else lists.m2p_targets)
     found = plan.field(q)
     assert plan.report().degree > 0

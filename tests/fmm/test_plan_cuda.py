@@ -28,8 +28,10 @@ def test_counts_are_those_of_the_cpu():
     rng = np.random.default_rng(1)
     s = np.concatenate([rng.random((5, 3)), 0.45 + 0.05 * rng.random((14, 3))])
     x = np.concatenate([rng.random((5, 3)), 0.52 + 0.04 * rng.random((12, 3))])
-    here = fmm.FMM(s, x, 0.1, leaf_size=3)._geometry.with_leaves(3, 2)
-    there = fmm.FMM(SPACE.upload(s), SPACE.upload(x), 0.1, leaf_size=3)._geometry.with_leaves(3, 2)
+    here = fmm.FMM(s, x, 0.1, leaf_size=3)._layout.geometry.with_leaves(3, 2)
+    there = fmm.FMM(
+        SPACE.upload(s), SPACE.upload(x), 0.1, leaf_size=3
+    )._layout.geometry.with_leaves(3, 2)
     for name in ("n_near_pairs", "n_mixed", "n_leaves", "n_across", "has_far_field"):
         assert getattr(there, name) == getattr(here, name), name
     assert here.n_mixed > 0
@@ -129,8 +131,8 @@ def test_energies_and_forces(channels):
 
 def _probe(plan, moments, order):
     """Return near field and probe of a plan without far field, moments in the caller's order."""
-    geometry, steps = plan._geometry, plan._steps
-    ordered = steps.order(geometry, SPACE.upload(moments), np.dtype(np.float64))
+    geometry, steps = plan._layout.geometry, plan._layout.steps
+    ordered = steps.to_tree(geometry, SPACE.upload(moments), np.dtype(np.float64))
     near = steps.near(geometry, ordered, order, plan.kernel, 0.0)
     return near, steps.probe(geometry, ordered, near, order, plan.kernel, 0.0)
 
@@ -142,11 +144,11 @@ def test_exact_field_at_samples_and_mean_squares():
     plan = fmm.FMM(s, tolerance=0.1, leaf_size=4, source_batch=SPACE.upload(host))
     near, probe = _probe(plan, moments, 1)
     exact = mp.field(_points(24), _points(24), moments, 1, target_batch=host, source_batch=host)
-    exact = exact[SPACE.download(plan._geometry.tree.target_order)]
-    np.testing.assert_allclose(probe.exact, exact[probe.places], atol=1e-12 * np.abs(exact).max())
-    np.testing.assert_array_equal(probe._at(near), SPACE.download(near)[probe.places])
+    exact = exact[SPACE.download(plan._layout.geometry.tree.target_permutation)]
+    np.testing.assert_allclose(probe.exact, exact[probe.samples], atol=1e-12 * np.abs(exact).max())
+    np.testing.assert_array_equal(probe._at(near), SPACE.download(near)[probe.samples])
     # few targets are looked at all, each once
-    np.testing.assert_array_equal(probe.places, np.arange(24))
+    np.testing.assert_array_equal(probe.samples, np.arange(24))
     errors, bounds = probe.errors(near)
     missing = (SPACE.download(near) - exact) ** 2
     for k, own in enumerate((slice(0, 1), slice(1, 4))):
@@ -174,8 +176,8 @@ def test_draws_stand_for_all_targets_and_those_in_corners_for_themselves(monkeyp
     near, probe = _probe(plan, np.ones((40, 1, 1)), 0)
     assert probe._shares.sum() == pytest.approx(1.0)
     corners = probe._in_corners(6)
-    ours = np.isin(probe.places[probe._draws], corners)
-    assert set(corners) <= set(probe.places) and len(probe.places) < 40
+    ours = np.isin(probe.samples[probe._draws], corners)
+    assert set(corners) <= set(probe.samples) and len(probe.samples) < 40
     assert probe._shares[ours].sum() == pytest.approx(len(corners) / 40)
     errors, bounds = probe.errors(SPACE.upload(SPACE.download(near) + 0.0))
     assert errors.shape == (1, 1, 1) and np.all(bounds >= errors)
@@ -252,7 +254,7 @@ def test_a_near_field_that_overflows_is_summed_in_float64():
     assert found.dtype == np.float32 and np.isfinite(found).all()
     for own in (slice(0, 1), slice(1, 4)):
         assert _error(found[:, own], exact[:, own]) < 1e-2
-    assert not plan._settings[1, 1].narrow
+    assert not plan._layout.settings[1, 1].narrow
 
 
 def test_what_plans_on_a_gpu_do_not_do():
@@ -325,19 +327,19 @@ def test_few_sources_are_looked_at_box_by_box_as_on_the_cpu(monkeypatch):
     found: list[list] = []
     weights: list[np.ndarray] = []
     for plan, given in zip(plans, (moments, SPACE.upload(moments)), strict=True):
-        steps, geometry = plan._steps, plan._geometry.with_leaves(3, 2)
-        ordered = steps.order(geometry, given, np.dtype(np.float64))
+        steps, geometry = plan._layout.steps, plan._layout.geometry.with_leaves(3, 2)
+        ordered = steps.to_tree(geometry, given, np.dtype(np.float64))
         near = steps.near(geometry, ordered, 1, plan.kernel, 0.0)
-        held = steps.held(geometry, ordered, steps.harmonic(ordered, 1), 1)
+        strengths = steps.strengths(ordered, steps.harmonic(ordered, 1), 1)
         probe = steps.probe(
             geometry, ordered, near, 1, plan.kernel, 0.0,
-            lambda norms, h=held, g=geometry: h.where(g, (3,) * len(g.edges), norms),
+            lambda norms, h=strengths, g=geometry: h.where(g, (3,) * len(g.edges), norms),
         )  # fmt: skip
         found.append([
-            held.mean, *probe._where, probe.places, probe._shares,
+            strengths.mean, *probe._where, probe.samples, probe._shares,
             probe.exact, probe.norms(), *probe.errors(near), probe.terms(),
         ])  # fmt: skip
-        weights.append(held.weights(geometry))
+        weights.append(strengths.weights(geometry))
     for here, there in zip(*found, strict=True):
         np.testing.assert_allclose(there, here, rtol=1e-9)
     assert len(found[0][4]) < 32 and len(np.unique(found[0][5])) > 1
@@ -351,20 +353,23 @@ def test_who_is_looked_at_box_by_box(monkeypatch):
         monkeypatch.setattr(sampling_cuda, "_UNEVEN", 0.1)
         harmonic[7] = strong
         there = SPACE.upload(harmonic)
-        held = sampling_cuda.DeviceHeld(SPACE, there, there, 0)
+        strengths = sampling_cuda.DeviceStrengths(SPACE, there, there, 0)
         expected = (harmonic**2).sum() ** 2 / (harmonic**4).sum()
-        assert held.spread == pytest.approx(expected) and (held._boxes is not None) == detailed
+        assert (
+            strengths.spread == pytest.approx(expected)
+            and (strengths._boxes is not None) == detailed
+        )
 
 
 def test_targets_in_corners_of_leaves():
     x = _points(20)
     plan = fmm.FMM(SPACE.upload(x), tolerance=0.1, leaf_size=4, kernel=mp.Softened(0.05))
     moments = SPACE.upload(np.ones((20, 1, 1)))
-    near = plan._steps.near(plan._geometry, moments, 0, plan.kernel, 0.0)
-    probe = plan._steps.probe(plan._geometry, moments, near, 0, plan.kernel, 0.0)
+    near = plan._layout.steps.near(plan._layout.geometry, moments, 0, plan.kernel, 0.0)
+    probe = plan._layout.steps.probe(plan._layout.geometry, moments, near, 0, plan.kernel, 0.0)
     here = fmm.FMM(x, tolerance=0.1, leaf_size=4, kernel=mp.Softened(0.05))
-    tree = here._geometry.tree
-    targets = SPACE.download(plan._geometry.targets)
+    tree = here._layout.geometry.tree
+    targets = SPACE.download(plan._layout.geometry.targets)
     leaf = np.empty(20, np.int64)
     for box in np.flatnonzero(tree.n_children == 0):
         leaf[slice(*tree.target_range[box])] = box

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import multipoles as mp
-from fmm.error import accuracy
-from fmm.far import harmonics, translations
+from fmm.far import harmonics, translations, truncation
+from fmm.tree.lists import shifts
 from multipoles.polynomials import powers
 
 
@@ -85,8 +85,8 @@ def _transferred(degree, shift, sources, targets):
 @pytest.mark.parametrize("shift", [(2, 0, 0), (2, 1, 0), (2, 2, 1), (3, 1, 1), (3, 3, 3)])
 def test_multipole_to_local_converges_as_the_table_says(shift, rng):
     sources, targets = rng.uniform(-0.5, 0.5, (2, 600, 3))
-    code = int(np.flatnonzero((accuracy.shifts() == shift).all(1))[0])
-    table = accuracy.errors(0)[code]
+    code = int(np.flatnonzero((shifts() == shift).all(1))[0])
+    table = truncation.errors(0)[code]
     for degree in (2, 5, 9, 13):
         error = _transferred(degree, shift, sources, targets)
         assert 0.4 < error / table[degree] < 2.0, degree
@@ -154,8 +154,8 @@ def test_translate_is_a_matrix_product(boxes, channels, octant, rng):
 
 @pytest.mark.parametrize("source_order", [0, 1, 2])
 def test_far_degrees_fall_with_distance(source_order):
-    degrees = accuracy.degrees(12, source_order)
-    of = {tuple(s): d for s, d in zip(accuracy.shifts().tolist(), degrees.tolist(), strict=True)}
+    degrees = truncation.degrees(12, source_order)
+    of = {tuple(s): d for s, d in zip(shifts().tolist(), degrees.tolist(), strict=True)}
     assert of[2, 0, 0] == 12
     assert of[2, 0, 0] >= of[2, 1, 0] >= of[2, 2, 1] >= of[3, 2, 2] >= of[3, 3, 3] > source_order
     assert of[1, 1, 0] == 0 and of[-2, 0, 0] == 12

@@ -24,8 +24,8 @@ def _check_boxes(tree, targets, sources, leaf_size):
     differ = np.zeros(len(tree.parent))
     assert (tree.anchor >= 0).all()
     for ranges, order, points in (
-        (tree.target_range, tree.target_order, targets),
-        (tree.source_range, tree.source_order, sources),
+        (tree.target_range, tree.target_permutation, targets),
+        (tree.source_range, tree.source_permutation, sources),
     ):
         assert sorted(order) == list(range(len(points)))
         roots = ranges[: tree.level_starts[1]]
@@ -82,7 +82,7 @@ def test_boxes_hold_their_points(shape, root_grid):
     x, s = clouds.SHAPES[shape](700, rng), clouds.SHAPES[shape](400, rng)
     tree = _tree(x, x, 6, root_grid)
     _check_boxes(tree, x, x, 6)
-    assert tree.target_order is tree.source_order
+    assert tree.target_permutation is tree.source_permutation
     assert tree.target_range is tree.source_range
     _check_boxes(_tree(x, s, 9, root_grid), x, s, 9)
 
@@ -129,7 +129,7 @@ def test_deep_trees_hold_their_points(shape):
     assert len(tree.level_starts) - 2 <= MAX_LEVELS
     held = np.diff(tree.target_range, axis=1)[:, 0]
     for box in np.flatnonzero(tree.n_children == 0):
-        inside = x[tree.target_order[slice(*tree.target_range[box])]]
+        inside = x[tree.target_permutation[slice(*tree.target_range[box])]]
         room = 4 * np.spacing(np.abs(inside))
         assert (np.abs(inside - tree.centre[box]) <= tree.edge[box] / 2 + room).all()
         if held[box] > 6 and len(np.unique(inside, axis=0)) > 1:
@@ -157,7 +157,7 @@ def test_points_of_one_key_keep_their_order():
         points = sort_points(y, y)
         equal = (points.source_keys[:, 1:] == points.source_keys[:, :-1]).all(axis=0)
         assert equal.any()
-        assert (np.diff(points.source_order)[equal] > 0).all()
+        assert (np.diff(points.source_permutation)[equal] > 0).all()
 
 
 def test_boxes_are_divided_though_the_levels_left_do_not_tell_points_apart():
@@ -210,8 +210,12 @@ def test_systems_have_roots_of_their_own():
     # numbered without gaps: 0 is system 0, 1 is 3, 2 is 5, 3 is 10**15
     expected = np.searchsorted([0, 3, 5, 10**15], batch), np.searchsorted([0, 3, 5], other)
     for box, system in enumerate(tree.system):
-        assert (expected[0][tree.target_order[slice(*tree.target_range[box])]] == system).all()
-        assert (expected[1][tree.source_order[slice(*tree.source_range[box])]] == system).all()
+        assert (
+            expected[0][tree.target_permutation[slice(*tree.target_range[box])]] == system
+        ).all()
+        assert (
+            expected[1][tree.source_permutation[slice(*tree.source_range[box])]] == system
+        ).all()
     assert list(np.unique(tree.system)) == [0, 1, 2, 3]
     _check_boxes(tree, x, s, 8)
 
@@ -221,8 +225,8 @@ def test_one_set_of_points_in_two_partitions():
     batch, other = np.repeat([0, 1], 30), np.repeat([0, 1], [20, 40])
     tree = _tree(x, x, 5, batches=(batch, other))
     for box, system in enumerate(tree.system):
-        assert (batch[tree.target_order[slice(*tree.target_range[box])]] == system).all()
-        assert (other[tree.source_order[slice(*tree.source_range[box])]] == system).all()
+        assert (batch[tree.target_permutation[slice(*tree.target_range[box])]] == system).all()
+        assert (other[tree.source_permutation[slice(*tree.source_range[box])]] == system).all()
 
 
 def test_no_points_no_boxes():

@@ -48,8 +48,8 @@ def check(points, tree, there, found):
     for kind in ("target", "source"):
         keys = SPACE.download(getattr(there, f"{kind}_keys"))
         np.testing.assert_array_equal(keys, getattr(points, f"{kind}_keys"))
-        order = SPACE.download(getattr(found, f"{kind}_order"))
-        np.testing.assert_array_equal(order, getattr(tree, f"{kind}_order"))
+        order = SPACE.download(getattr(found, f"{kind}_permutation"))
+        np.testing.assert_array_equal(order, getattr(tree, f"{kind}_permutation"))
     assert (there.bits, there.root_grid) == (points.bits, points.root_grid)
     np.testing.assert_array_equal(there.origin, points.origin)
     np.testing.assert_array_equal(found.level_starts, tree.level_starts)
@@ -76,7 +76,7 @@ def test_targets_apart_from_sources(kind, dtype):
 def test_same_points_share_arrays():
     x = np.random.default_rng(2).random((20, 3))
     *_, found = both(x, x, 5)
-    assert found.target_order is found.source_order
+    assert found.target_permutation is found.source_permutation
     assert found.target_range is found.source_range
 
 

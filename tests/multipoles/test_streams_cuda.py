@@ -189,7 +189,7 @@ def test_spaces_of_cupy_move_too():
 
 @pytest.mark.parametrize("boxes", [1, 64, 4_194_240, 4_194_305, 50_000_000, 2**31 - 1])
 def test_trees_of_any_size_have_a_grid(boxes):
-    check_grid(driver_cuda.grid_of_places(boxes))
+    check_grid(driver_cuda.grid_of_groups(boxes))
 
 
 @pytest.mark.parametrize("grid", [2**31, (1, 2**16), (5, 1, 2**16), (2**40, 1)])

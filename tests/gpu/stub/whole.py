@@ -64,7 +64,7 @@ def main():
     assert np.array_equal(first.copy_to_host(), plan.field(charges, 1).copy_to_host())
     plan.rebuild(there)
     check(plan.field(charges, 1), 0.1)
-    print("levels", len(plan._geometry.tree.level_starts) - 1)
+    print("levels", len(plan._layout.geometry.tree.level_starts) - 1)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,210 @@
+"""What a plan is laid out on: its points in their tree, in units in which numbers are ordinary."""
+
+from dataclasses import dataclass, field, replace
+from math import inf
+from typing import Any
+
+import numpy as np
+
+from fmm import scaling
+from fmm.cost import Work, expected_work
+from fmm.exclusions import Exclusions
+from fmm.leaves import arrange
+from fmm.setting import Setting, carried
+from fmm.steps import Array, FarField, Steps
+from fmm.tree.geometry import Batches, Geometry
+from multipoles.radial import Coulomb, Kernel
+
+# share of the tolerance by which a kernel that is taken for 1/r may differ from it
+_NEGLIGIBLE = 0.05
+# logarithm of the ratio of two edges of boxes that count as the same
+_SAME_EDGE = 0.1
+# leaves are chosen anew when the number of near pairs has changed by more than this factor
+_MORE_PAIRS = 2.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a plan was asked for, checked; see `fmm.FMM`."""
+
+    tolerance: float
+    source_order: int
+    order: int
+    channels: int
+    leaf_size: int | None
+    kernel: Kernel
+    each: tuple[str, ...]
+    exclusions: Exclusions | None
+    """Pairs that are scaled."""
+    dtype: np.dtype
+    """Of the points."""
+
+    @property
+    def transposed(self) -> "Request":
+        """The same with targets and sources exchanged."""
+        return replace(
+            self, source_order=self.order, order=self.source_order,
+            exclusions=self.exclusions and self.exclusions.transposed,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Points in their tree, and what was enough for the moments at them so far.
+
+    Nothing of it changes but `settings` and `far_fields`, which grow: other positions are another
+    layout.
+    """
+
+    steps: Steps
+    request: Request
+    batches: Batches
+    exponent: int
+    """The geometry counts lengths in two to this power, see `fmm.scaling`."""
+    kernel: Kernel
+    """That of the request, in units of the geometry."""
+    work: Work
+    """What evaluations were expected to ask for when the leaves were chosen."""
+    geometry: Geometry
+    n_near_pairs: int
+    """Pairs of points summed directly when the leaves were chosen."""
+    settings: dict[tuple[int, int], Setting] = field(default_factory=dict)
+    """What was enough, by order of moments and of the field."""
+    far_fields: dict[tuple[Any, ...], FarField] = field(default_factory=dict)
+    """By geometry, degrees, both orders and type of numbers: the arguments of `Steps.far`."""
+
+    @property
+    def n_targets(self) -> int:
+        """Number of targets."""
+        return int(self.geometry.targets.shape[0])
+
+    @property
+    def n_sources(self) -> int:
+        """Number of sources."""
+        return int(self.geometry.sources.shape[0])
+
+    @property
+    def transposed(self) -> "Layout":
+        """The same tree with targets and sources exchanged; nothing is known of moments there."""
+        x_batch, s_batch = self.batches
+        return replace(
+            self, request=self.request.transposed, batches=(s_batch, x_batch),
+            geometry=self.geometry.transposed, settings={}, far_fields={},
+        )  # fmt: skip
+
+    def reach(self, derivatives: int) -> float:
+        """Return the distance from which on the kernel is 1/r within the tolerance.
+
+        Parameters
+        ----------
+        derivatives : int
+            By source and target together.
+        """
+        return _reach(self.request, self.kernel, derivatives)
+
+    def reaching(self, derivatives: int) -> "Layout":
+        """Return a layout whose boxes are large enough for so many derivatives of the kernel."""
+        if self.reach(derivatives) <= self.geometry.smallest:
+            return self
+        x, s = _scaled(self.steps, *self.geometry.unsorted(), self.exponent)
+        return lay_out(self.steps, self.request, x, s, self.batches, derivatives)
+
+    def moved(
+        self, targets: Array, sources: Array, batches: Batches, check: bool | None
+    ) -> "Layout":
+        """Return a layout of other positions, see `fmm.FMM.rebuild`.
+
+        Root grid, size of leaves and what was enough are taken over as far as they serve.
+        """
+        exponent = scaling.exponent(self.steps, targets, sources)
+        if exponent != self.exponent or self.n_sources == 0:
+            return lay_out(self.steps, self.request, targets, sources, batches)
+        x, s = _scaled(self.steps, targets, sources, -exponent)
+        before, after = self.geometry, self.geometry.moved(x, s, batches)
+        n_near_pairs = self.n_near_pairs
+        grown = (1 + after.n_near_pairs) / (1 + n_near_pairs)
+        fits = after.has_far_field and 1 / _MORE_PAIRS < grown < _MORE_PAIRS
+        if self.request.leaf_size is None and not fits:
+            # crowded, or spread out, or all was summed directly: other leaves
+            x, s = after.unsorted()
+            after = arrange(self.steps, x, s, batches, self.work, None, after.smallest)
+            n_near_pairs = after.n_near_pairs
+        if check is None:
+            check = not _same_edges(before.sorted_points.edge, after.sorted_points.edge)
+        anew = check and self.steps.device
+        settings = {} if anew else carried(self.settings, before, after)
+        return replace(
+            self, batches=batches, geometry=after, n_near_pairs=n_near_pairs, settings=settings,
+            far_fields={},
+        )  # fmt: skip
+
+
+def lay_out(
+    steps: Steps,
+    request: Request,
+    targets: Array,
+    sources: Array,
+    batches: Batches,
+    derivatives: int | None = None,
+) -> Layout:
+    """Return the layout of points.
+
+    Parameters
+    ----------
+    steps : Steps
+        Those of the place where the points lie.
+    request : Request
+        What is asked for.
+    targets, sources : array, shape (n, 3)
+        As the caller gave them; the same object if they are the same points.
+    batches : pair of array or None
+        System of each target and source.
+    derivatives : int, optional
+        Of the kernel, that the smallest boxes must serve; default those of the request and two
+        more: gradients ask for an order more, and theirs for another.
+    """
+    exponent = scaling.exponent(steps, targets, sources)
+    kernel = request.kernel.scaled(2.0**-exponent) if exponent else request.kernel
+    x, s = _scaled(steps, targets, sources, -exponent)
+    if derivatives is None:
+        derivatives = request.source_order + request.order + 2
+    reach, n = _reach(request, kernel, derivatives), s.shape[0]
+    work = expected_work(
+        n, request.tolerance, request.source_order, request.order, request.channels,
+        request.kernel.code != Coulomb.code, _in_distances(reach, steps, s),
+    )._replace(processor=steps.processor(request.dtype))  # fmt: skip
+    geometry = arrange(steps, x, s, batches, work, request.leaf_size, reach)
+    return Layout(steps, request, batches, exponent, kernel, work, geometry, geometry.n_near_pairs)
+
+
+def _scaled(steps: Steps, targets: Array, sources: Array, exponent: int) -> tuple[Array, Array]:
+    """Return targets and sources times two to a power, one object if they are."""
+    if not exponent:
+        return targets, sources
+    scaled = steps.scaled(sources, exponent)
+    return scaled if targets is sources else steps.scaled(targets, exponent), scaled
+
+
+def _reach(request: Request, kernel: Kernel, derivatives: int) -> float:
+    reach = kernel.coulomb_beyond(_NEGLIGIBLE * request.tolerance, derivatives)
+    if not reach < inf:
+        raise ValueError(
+            "kernel: expected one that is 1/r beyond some distance, Coulomb(), Softened(...) "
+            f"or Erf(...), got {request.kernel}"
+        )
+    return reach
+
+
+def _in_distances(reach: float, steps: Steps, points: Array) -> float:
+    """Return a length in units of the mean distance of points, rounded."""
+    n = points.shape[0]
+    if n == 0 or reach <= 0:
+        return 0.0
+    low, high = steps.corners(points)
+    distance = np.exp(np.mean(np.log(np.maximum(high - low, reach)))) / n ** (1 / 3)
+    return float(2.0 ** (0.5 * round(2 * np.log2(reach / distance))))
+
+
+def _same_edges(one: np.ndarray, other: np.ndarray) -> bool:
+    """Return whether the boxes of all systems are about as large on two trees."""
+    return len(one) == len(other) and bool(np.all(np.abs(np.log(other / one)) <= _SAME_EDGE))

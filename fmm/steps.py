@@ -1,0 +1,178 @@
+"""What a plan asks of the place where its points lie: one contract for CPU and GPU.
+
+`fmm.steps_cpu.HostSteps` and `fmm.cuda.steps.DeviceSteps` fulfil it, and nothing above them knows
+which of the two it holds, but for what `Steps.device` tells.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from fmm.error.indicators import Where
+from fmm.error.sampling import Probe
+from fmm.tree.curve import SortedPoints
+from fmm.tree.geometry import Batches, Geometry
+from multipoles.radial import Kernel
+
+Array = Any
+"""An array of NumPy on the CPU, of `numba.cuda` on a GPU, which has no types."""
+Harmonic = Any
+"""Moments by harmonics as `Steps.harmonic` returns them, only ever handed back to the steps."""
+FarField = Callable[[Harmonic, dict[str, float]], Array]
+"""Returns local expansions about every target (n_targets, channels, (order + 1)^2); adds the time
+of every step to a dictionary."""
+
+
+class Units(Protocol):
+    """Units of one set of moments, in which numbers are ordinary; see `fmm.scaling`."""
+
+    def scaled(self, moments: Array) -> Array:
+        """Return moments in these units."""
+
+    def kept(self, dtype: np.dtype) -> np.dtype:
+        """Return the type that a field has in these units: in others it may not fit float32."""
+
+    def restored(self, field: Array, order: int, dtype: np.dtype) -> Array:
+        """Return a field, which may be overwritten, in the caller's units and type."""
+
+
+class Strengths(Protocol):
+    """How strong one set of moments is: over all sources, and box by box.
+
+    Attributes
+    ----------
+    mean : ndarray, shape (K + 1,)
+        Mean over the sources of the square of the moments of each order, without their traces.
+    spread : float
+        How many sources of one size would make these means: few if few are strong.
+    """
+
+    mean: np.ndarray
+    spread: float
+
+    def weights(self, geometry: Any) -> np.ndarray:
+        """Return the weights that `fmm.error.accuracy.predicted` asks for."""
+
+    def where(self, geometry: Any, degrees: tuple[int, ...], norms: np.ndarray) -> Where:
+        """Return where errors are expected.
+
+        Parameters
+        ----------
+        geometry : Geometry
+            Points, tree and lists.
+        degrees : tuple of int
+            Of every level.
+        norms : ndarray, shape (order + 1,)
+            By which errors of each output order are divided.
+        """
+
+
+class Steps(Protocol):
+    """Arrays and arithmetic of one place, in the steps of a plan.
+
+    Moments are (n_sources, channels, n_components(source_order)), fields (n_targets, channels,
+    n_components(order)), both in the order of the tree unless said otherwise.
+    """
+
+    @property
+    def device(self) -> bool:
+        """Whether arrays lie on a GPU: then values are not checked, and reading them waits."""
+
+    @property
+    def probe(self) -> type[Probe]:
+        """What samples the field at some targets and measures errors there."""
+
+    # --- arguments and results --------------------------------------------------------------------
+
+    def points(
+        self, sources: Any, targets: Any, source_batch: Any, target_batch: Any
+    ) -> tuple[Array, Array, Batches]:
+        """Return targets, sources and both batches, checked; targets are sources if None."""
+
+    def moments(self, moments: Any, n: int | None, dtype: Any) -> tuple[Array, int, bool, np.dtype]:
+        """Return moments with channels, their order, whether they had them, and the result's type.
+
+        `n` and `dtype` are number and type of the sources, if they are known.
+        """
+
+    def give(self, out: Array, had_channels: bool) -> Any:
+        """Return a field as the caller gets it."""
+
+    # --- units ------------------------------------------------------------------------------------
+
+    def corners(self, points: Array) -> tuple[np.ndarray, np.ndarray]:
+        """Return the lowest and highest coordinates of points; infinities if there are none."""
+
+    def typical_extent(self, points: Array) -> float:
+        """Return the size of the bulk of the points, see `fmm.scaling.typical_extent`."""
+
+    def scaled(self, values: Array, exponents: Any) -> Array:
+        """Return values times powers of two, one for all or one for each column."""
+
+    def units(self, moments: Array, source_order: int, length: int) -> Units:
+        """Return units for moments, where lengths are counted in two to the power of `length`."""
+
+    # --- tree -------------------------------------------------------------------------------------
+
+    def processor(self, dtype: np.dtype) -> str:
+        """Return whose times decide about leaves, see `fmm.cost.Work`."""
+
+    def sort(
+        self, targets: Array, sources: Array, batches: Batches, root_grid: int = 1
+    ) -> SortedPoints:
+        """Return points along the Morton curve, see `fmm.tree.curve.sort_points`."""
+
+    def occupancy(self, points: SortedPoints) -> tuple[np.ndarray, np.ndarray]:
+        """Return boxes and crowding of each level, see `fmm.tree.curve.occupancy`."""
+
+    def geometry(
+        self,
+        points: SortedPoints,
+        targets: Array,
+        sources: Array,
+        leaf_size: int,
+        least: int,
+        smallest: float,
+    ) -> Geometry:
+        """Return points, tree and lists, see `Geometry`; points as they were given to `sort`."""
+
+    # --- evaluation -------------------------------------------------------------------------------
+
+    def to_tree(self, geometry: Any, moments: Array, dtype: np.dtype) -> Array:
+        """Return moments, given in the caller's order, in that of the tree."""
+
+    def from_tree(self, geometry: Any, field: Array, dtype: np.dtype) -> Array:
+        """Return a field in the caller's order."""
+
+    def near(
+        self, geometry: Any, moments: Array, order: int, kernel: Kernel, reach: float
+    ) -> Array:
+        """Return the near field; the kernel may be taken for 1/r from `reach` on."""
+
+    def harmonic(self, moments: Array, source_order: int) -> Harmonic:
+        """Return moments by harmonics, as the far field takes them."""
+
+    def far(
+        self,
+        geometry: Any,
+        degrees: tuple[int, ...],
+        source_order: int,
+        order: int,
+        dtype: np.dtype,
+    ) -> FarField:
+        """Return what computes the far field; degrees of every level, `dtype` of expansions."""
+
+    def total(self, near: Array, local: Array, order: int) -> Array:
+        """Return the near field and the derivatives that local expansions give."""
+
+    # --- error ------------------------------------------------------------------------------------
+
+    def strengths(self, moments: Array, harmonic: Harmonic, source_order: int) -> Strengths:
+        """Return how strong moments are; `harmonic` are the same."""
+
+    def acts(self, moments: Array, harmonic: Harmonic, source_order: int) -> bool:
+        """Return whether moments have a field under 1/r: more than traces and rounding.
+
+        `harmonic` are the same moments; the order of the sources does not matter.
+        """
