@@ -281,8 +281,8 @@ def draw_box(axis, box: Box, color: str) -> None:
 
 def draw_package(
     axis, house: House, package: str, left: float, bottom: float, high: float | None = None
-) -> float:
-    """Draw the panel of a package up to a height, and return the height of its upper edge."""
+) -> tuple[float, set[str]]:
+    """Draw the panel of a package up to a height; return its upper edge and kinds of arrows."""
     floor, upwards = floors(house, package)
     rows = rows_of(house, package, floor)
     boxes = [box for row in rows for box in row]
@@ -298,7 +298,7 @@ def draw_package(
     draw_arrows(axis, paths)
     for box in boxes:
         draw_box(axis, box, color)
-    return top
+    return top, {kind for _, kind in paths}
 
 
 def main() -> None:
@@ -308,11 +308,14 @@ def main() -> None:
     right = width + 0.3
     figure = plt.figure(layout="none")
     axis = figure.add_axes((0, 0, 1, 1))
-    middle = draw_package(axis, house, "multipoles", right, 0.0)
-    top = draw_package(axis, house, "fmm", right, middle + 0.3)
-    top = draw_package(axis, house, "gnn", 0.0, 0.0, top)
-    kinds = ("imports", "always"), ("only inside a function", "late"), ("a circle", "circle")
-    handles = [plt.Line2D([], [], **STYLES[kind], label=label) for label, kind in kinds]
+    middle, kinds = draw_package(axis, house, "multipoles", right, 0.0)
+    top, more = draw_package(axis, house, "fmm", right, middle + 0.3)
+    top, others = draw_package(axis, house, "gnn", 0.0, 0.0, top)
+    drawn = kinds | more | others
+    labels = ("imports", "always"), ("only inside a function", "late"), ("a circle", "circle")
+    handles = [
+        plt.Line2D([], [], **STYLES[kind], label=label) for label, kind in labels if kind in drawn
+    ]
     handles += [plt.Line2D([], [], ls="", marker="s", ms=5, color=color, label=f"imports {package}")
                 for package, color in PACKAGES.items() if package != "gnn"]  # fmt: skip
     figure.legend(handles=handles, loc="lower center", ncols=5)
