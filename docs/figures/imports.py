@@ -1,7 +1,7 @@
 """Draw `imports.png`: the rooms of the packages on their floors, and who imports whom.
 
-All of it is read from the sources: rooms are folders, and the modules that lie beside these; what
-they say of themselves is the first sentence of their docstring. A room stands above all that it
+All of it is read from the sources. Rooms are the folders of a package, and the modules beside them;
+what a folder says of itself is the first sentence of its docstring. A room stands above all that it
 imports when it is imported.
 """
 
@@ -52,15 +52,15 @@ class House:
     def __init__(self) -> None:
         paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
         self.trees = {name_of(p): ast.parse(p.read_text(encoding="utf-8")) for p in paths}
-        self.folders = {name_of(p) for p in paths if p.name == "__init__.py"} - PACKAGES.keys()
+        folders = {name_of(p) for p in paths if p.name == "__init__.py"}
+        self.folders = {name for name in folders if name.count(".") == 1}
         self.modules = sorted(
             self.trees.keys() - PACKAGES.keys() - {f"{p}.__main__" for p in PACKAGES}
         )
 
     def room(self, module: str) -> str:
         """Return the folder of a module; a module beside the folders is a room of its own."""
-        folder = module.rpartition(".")[0]
-        return module if module in self.folders or folder in PACKAGES else folder
+        return ".".join(module.split(".")[:2])
 
     @cached_property
     def imports(self) -> dict[tuple[str, str], bool]:
@@ -79,7 +79,8 @@ class House:
         """Return the first sentence of a folder's docstring."""
         text = ast.get_docstring(self.trees[folder]) or ""
         first = " ".join(text.split("\n\n")[0].split()).partition(". ")[0]
-        return first.replace("`", "").rstrip(".").partition(": one module")[0]
+        first = first.partition("," if "=" in first else ": one module")[0]  # no formulas
+        return first.replace("`", "").rstrip(".")
 
 
 def reachable(rooms: list[str], pairs) -> np.ndarray:
