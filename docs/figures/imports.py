@@ -18,8 +18,8 @@ from _style import BLUE, GREEN, INK, ORANGE, RED, plt, save
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {"gnn": GREEN, "fmm": ORANGE, "multipoles": BLUE}
 # inches: a box and the gaps beside and below it, a line of text, edge and title of a panel
-BOX, BESIDE, BELOW, LINE, EDGE, TITLE = 1.28, 0.14, 0.3, 0.125, 0.16, 0.3
-LETTERS, AT_MOST = 23, 3  # in a line of a box; boxes beside each other
+BOX, BESIDE, BELOW, LINE, EDGE, TITLE = 1.28, 0.14, 0.3, 0.142, 0.16, 0.3
+LETTERS, AT_MOST = 20, 3  # in a line of a box; boxes beside each other
 
 
 def name_of(path: Path) -> str:
@@ -271,10 +271,10 @@ def draw_box(axis, box: Box, color: str) -> None:
     )
     y = box.y - 0.08
     if box.title:
-        axis.text(box.x, y, box.title, ha="center", va="top", fontsize=8.5, weight="bold", zorder=4)
+        axis.text(box.x, y, box.title, ha="center", va="top", fontsize=9.5, weight="bold", zorder=4)
         y -= 1.2 * LINE
     text = "\n".join(box.lines)
-    axis.text(box.x, y, text, ha="center", va="top", fontsize=7, linespacing=1.25, zorder=4)
+    axis.text(box.x, y, text, ha="center", va="top", fontsize=8, linespacing=1.25, zorder=4)
     for k, other in enumerate(box.others):
         axis.plot(low[0] + box.width - 0.1 - 0.13 * k, box.y, "s", ms=6, color=PACKAGES[other],
                   mec="white", mew=0.8, zorder=4)  # fmt: skip
@@ -319,7 +319,7 @@ def main() -> None:
     ]
     handles += [plt.Line2D([], [], ls="", marker="s", ms=5, color=color, label=f"imports {package}")
                 for package, color in PACKAGES.items() if package != "gnn"]  # fmt: skip
-    figure.legend(handles=handles, loc="lower center", ncols=5)
+    figure.legend(handles=handles, loc="lower center", ncols=5, fontsize=9.5)
     axis.set(xlim=(-EDGE, right + width + EDGE), ylim=(-0.4, top + EDGE))
     axis.axis("off")
     figure.set_size_inches(right + width + 2 * EDGE, top + EDGE + 0.4)
