@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import benchmark_tables as tables
 from benchmark_tables import MOLECULES, read, select, short
-from phrases_readme import readme
+from phrases_summary import readme, summary
 from sources import ROOT, dynamics, labels, number, points, power, run, runs, training_minutes
 
 
@@ -349,6 +349,7 @@ def questions() -> list[str]:
 
 PHRASES: dict[str, Callable[[], list[str]]] = {
     "README": readme,
+    "summary": summary,
     "index": index,
     "evidence": evidence,
     "fmm": fmm,

@@ -2,9 +2,9 @@
 Polarisable water by conjugate gradients
 ========================================
 
-In a polarisable force field every atom answers the electric field with a dipole, and the dipoles
-answer each other. That is a linear system with as many unknowns as atoms times three, and the
-matrix is never needed: applied to dipoles it is *one field*, which `fmm.FMM` sums in linear time.
+In a polarisable force field the electric field induces a dipole on every atom, and the dipoles
+act on each other. This is a linear system with three unknowns per atom. Its matrix is never
+needed: the product with dipoles is *one field*, which `fmm.FMM` sums in linear time.
 
 Here AMOEBA's water is solved, with Thole's damping at short range, and compared with OpenMM.
 """
@@ -59,8 +59,8 @@ molecule = np.arange(len(x)) // 3
 # %%
 # The solver
 # ----------
-# Charges, dipoles and quadrupoles of *other* molecules make a field E, and induced dipoles make
-# one more, T μ. The dipoles solve
+# Charges, dipoles and quadrupoles of *other* molecules make a field E, and induced dipoles another,
+# -T μ. The dipoles solve
 #
 # .. math:: (\alpha^{-1} + T)\, \mu = E,
 #

@@ -49,7 +49,7 @@ plan = fmm.FMM(x, tolerance=1e-4)
 phi = plan.field(mass, order=1)  # the first call compiles and chooses degrees
 
 # %%
-# Direct sums at 500 of the stars tell the error, and what all of them would cost.
+# Direct sums at 500 of the stars give the error, and the time that a sum over all would take.
 
 
 def seconds(function):
@@ -70,7 +70,7 @@ print(plan.report())
 
 # %%
 # The potential is :math:`-1/\sqrt{1 + r^2}`, the acceleration :math:`-r / (1 + r^2)^{3/2}`. What
-# remains is the noise of finitely many stars.
+# remains is the noise of a finite number of stars.
 
 r = np.linalg.norm(x, axis=1)
 inward = (phi[:, 1:] * x).sum(axis=1) / r
@@ -101,9 +101,9 @@ plt.show()
 # A collision
 # -----------
 # Two clusters of 4000 stars approach on a grazing orbit. Close encounters of single stars are
-# smoothed by :class:`multipoles.Softened`, which is exactly 1/r beyond its range: the fast
-# multipole method corrects near pairs only. Each step of the leapfrog lays the same plan out
-# anew with ``rebuild``.
+# smoothed by :class:`multipoles.Softened`, which is exactly 1/r beyond its cutoff: only near pairs
+# are summed with another kernel. In each step of the leapfrog integrator, ``rebuild`` updates the
+# plan.
 
 half = 4_000
 n = 2 * half

@@ -3,8 +3,8 @@ The electrostatic potential on a protein's surface
 ==================================================
 
 Every atom of the AMOEBA force field has a charge, a dipole and a quadrupole. Their potential on
-the surface that water can touch tells where ions and ligands like to sit. The pictures below are
-made of 400 000 points, and the potential is evaluated at each of them.
+the surface that is accessible to water shows where ions and ligands tend to bind. The pictures
+below are made of 400 000 points, and the potential is evaluated at each of them.
 """
 
 # %%
@@ -83,8 +83,8 @@ print(f"{len(seen)} points on the surface")
 # %%
 # The potential
 # -------------
-# Sources and targets of a plan may differ. Sites are few here, points many; the result is compared
-# with the direct sum. The field that charges alone make is a different one.
+# Sources and targets of a plan may differ: here few sites and many points. The result is compared
+# with the direct sum, and with the potential of the charges alone, which differs.
 
 
 def timed(name, function):

@@ -12,7 +12,7 @@ potential around the molecule.
 # One frame
 # ---------
 # The frames come from molecular-dynamics runs that the model was not trained on. A frame holds the
-# atoms, the point charges of the water within 9 Å, and what B3LYP says about them.
+# atoms, the point charges of the water within 9 Å, and energy and forces by B3LYP.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -36,7 +36,7 @@ for name in ("forces", "mm_forces"):
 assert abs(result["energy"] - frame.energy) < 0.01
 
 # %%
-# What acts on the water acts back on the molecule: all forces add up to nothing.
+# Action and reaction: the forces on the molecule and on the water add up to zero.
 
 total = result["forces"].sum(axis=0) + result["mm_forces"].sum(axis=0)
 print("net force", np.round(total, 6), "eV/Å")

@@ -1,4 +1,4 @@
-"""Phrases of README that quote a figure, written from their sources; see `phrases`."""
+"""Phrases of the summary, and of README, that quote a figure; see `phrases`."""
 
 import benchmark_tables as tables
 from benchmark_tables import read, select, short
@@ -19,7 +19,7 @@ from sources import (
 
 
 def comparison() -> list[str]:
-    """Return the table of README that names others."""
+    """Return the table that names other programs."""
     mace, ours = (select(read("against_mace"), model=m, of="all") for m in ("MACE", "ours"))
     mev = "{energy_mae:.1f} meV{forces} {forces_rmse:.0f} meV/Å"
     numbers = [
@@ -49,7 +49,7 @@ def comparison() -> list[str]:
 
 
 def ahead() -> list[str]:
-    """Return what README says about where others are ahead."""
+    """Return what is said about where others are ahead."""
     big, first, small = "1e6 charges, 1e-3", "first field of a process", "1e4 charges, 1e-6"
     start = [" / ".join(race(c, p, first) for c in RACED) for p in ("anisole", "exafmm-t")]
     memory = [race(big, p, "peak memory") for p in ("anisole", "DMK", "exafmm-t", "FMM3D")]
@@ -67,12 +67,10 @@ def ahead() -> list[str]:
 
 
 def demo() -> list[str]:
-    """Return the demonstration and the model that ships, in README."""
+    """Return the demonstration and the model that ships."""
     of = runs("make demo")
     ships = select(read("shipped_model_errors"), molecule="all")
     return [
-        f"takes {('', 'one', 'two', 'three', 'four', 'five')[int(of['whole time, two cores'])]} "
-        "minutes on two cores",
         f"about {tables.count(of['steps'])} steps in {of['training']} s on one core",
         f"energy MAE {of['energy MAE, least of three runs']} to "
         f"{of['energy MAE, greatest of three runs']} meV in three runs",
@@ -90,7 +88,7 @@ def demo() -> list[str]:
 
 
 def measured() -> list[str]:
-    """Return the rest of README's table of what was measured."""
+    """Return models, dynamics and large systems."""
     order = [select(read("direction"), order=str(k), frames="730") for k in range(4)]
     steps = [number(row, "ratio") for row in read("direction_time")]
     energies, forces = (
@@ -130,7 +128,7 @@ def measured() -> list[str]:
 
 
 def speed_of_sums() -> list[str]:
-    """Return sums and operators in README's table."""
+    """Return sums, operators and training steps."""
     direct = {(r["case"], r["dtype"], r["loop"], r["threads"]): r for r in read("direct_sum")}
     rates, plain, columns, slow = {}, [], [], []
     for dtype in ("float64", "float32"):
@@ -172,6 +170,21 @@ def speed_of_sums() -> list[str]:
     ]
 
 
-def readme() -> list[str]:
-    """Return all phrases of README."""
+def summary() -> list[str]:
+    """Return all phrases of the summary."""
     return comparison() + ahead() + demo() + measured() + speed_of_sums()
+
+
+def readme() -> list[str]:
+    """Return the few figures of README."""
+    minutes = int(run("make demo: whole time, two cores"))
+    sums = select(
+        read("direct_sum"), case="charges", dtype="float64", loop="multipoles", threads="1"
+    )
+    ships = select(read("shipped_model_errors"), molecule="all")
+    return [
+        f"takes {('', 'one', 'two', 'three', 'four', 'five')[minutes]} minutes on two cores",
+        f"{number(sums, 'rate') / 1e9:.1f}·10⁹ pairs/s: charges to potential and gradient",
+        f"{bench(THREE[1]):.3f} s: 10⁵ charges to potential and gradient, error below 3e-7",
+        f"energy MAE {number(ships, 'energy_mae'):.1f} meV on held-out MD runs",
+    ]
