@@ -98,7 +98,7 @@ def from_convention(array: Any, convention: str) -> np.ndarray:
     return out if had_channels else out[:, 0]
 
 
-def _known(name: Any, table: dict[str, Callable]) -> Callable:
+def _known(name: Any, table: dict[str, Callable[..., Any]]) -> Callable[..., Any]:
     if not isinstance(name, str) or name not in table:
         raise ValueError(f"convention: expected one of {', '.join(table)}, got {name!r}")
     return table[name]

@@ -99,8 +99,8 @@ class Verdict:
                                  bounds.shape)  # fmt: skip
         if not np.isfinite(self.norms[largest]):
             return (
-                f"the field of order {largest[1]} is not finite: terms of its sum left the range "
-                "of float64"
+                f"the field of order {largest[1]} is not finite: moments are not, or terms of its "
+                "sum left the range of float64"
             )
         lost, reason = np.broadcast_to(self.terms, bounds.shape)[largest] / self.norms[largest], ""
         if _ROUNDING * _EPSILON * lost > 0.5 * self.tolerance:

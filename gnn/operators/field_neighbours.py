@@ -7,8 +7,7 @@ from torch import Tensor
 
 from gnn.operators.gpu import on_gpu
 from gnn.operators.near_pairs import near_pairs
-from multipoles.interactions import neighbours_of
-from multipoles.neighbours import Neighbours, Slots
+from multipoles.neighbours import Neighbours, Slots, neighbours_of
 
 if TYPE_CHECKING:
     from multipoles.cuda.neighbours import DeviceNeighbours

@@ -1,1 +1,1 @@
-"""Numba and LLVM: compiling, its cache, vectors of numbers, and the one door to numba.cuda."""
+"""Numba and LLVM: compiling, its cache, vectors of numbers, and the doors to numba.cuda."""

@@ -344,7 +344,10 @@ def channel_group(source_order: int, order: int, channels: int) -> int:
     return next(g for g in (4, 2, 1) if channels % g == 0 and (g == 1 or g * numbers <= 40))
 
 
-def _all_pairs(space, dtype, orders_code, kernel, arrays, parameters, channels, out) -> None:
+def _all_pairs(
+    space: Space, dtype: np.dtype, orders_code: int, kernel: Kernel, arrays: tuple[Any, ...],
+    parameters: Any, channels: int, out: Any,
+) -> None:  # fmt: skip
     targets, sources, _ = arrays
     group = plain.orders_of_code(orders_code)[2]
     blocks, groups = blocks_for(targets.shape[0] // 3), channels // group
@@ -362,7 +365,9 @@ def _all_pairs(space, dtype, orders_code, kernel, arrays, parameters, channels, 
         sum_parts()(space.stream, dtype, blocks_for(out.shape[0]), THREADS, sums, parts, out)
 
 
-def _own(space, neighbours, dtype) -> tuple[Any, Any, Any, tuple[int, int, int]]:
+def _own(
+    space: Space, neighbours: Any, dtype: np.dtype
+) -> tuple[Any, Any, Any, tuple[int, int, int]]:
     """Return bounds, list and weights of each target's sources, and what kernels ask of them."""
     nothing = space.constant(("nothing", dtype.name), lambda: np.zeros(1, dtype))
     if not isinstance(neighbours, DevicePairs):
@@ -374,8 +379,9 @@ def _own(space, neighbours, dtype) -> tuple[Any, Any, Any, tuple[int, int, int]]
 
 
 def _of_any_order(
-    space, dtype, arrays, parameters, channels, source_order, order, kernel, neighbours, out
-) -> None:
+    space: Space, dtype: np.dtype, arrays: tuple[Any, ...], parameters: Any, channels: int,
+    source_order: int, order: int, kernel: Kernel, neighbours: Any, out: Any,
+) -> None:  # fmt: skip
     top = source_order + order
     bounds, list_, weights, flags = _own(space, neighbours, dtype)
     tables = tables_of_any_order(space, source_order, order, dtype)

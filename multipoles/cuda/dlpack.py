@@ -147,7 +147,7 @@ def _drop(capsule: int) -> None:
         _lent.pop(_address_in(capsule, b"dltensor"), None)
 
 
-def _api(name: str, result: Any, *arguments: Any) -> Callable:
+def _api(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
     # prototypes of their own: a capsule that is going must not be counted as an object
     return ctypes.PYFUNCTYPE(result, *arguments)((name, ctypes.pythonapi))
 

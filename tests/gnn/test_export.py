@@ -119,22 +119,13 @@ def _run_alone(path, cases, model, components=1):
     return torch.load(files[2], weights_only=True), json.loads(run.stdout.splitlines()[-1])
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    """A model, and what a process without Numba makes of it."""
+def test_a_process_without_numba_gives_the_numbers_of_the_compiled_operators(tmp_path):
     model = _model(surroundings={"smearing": []})  # half the graph; the slow tests have it all
-    path = export_model(model, tmp_path_factory.mktemp("export") / "model.pt2")
-    return model, *_run_alone(path, _cases(), model)
-
-
-@pytest.mark.parametrize("case", range(len(_cases())))
-def test_numbers_are_those_of_the_compiled_operators(alone, case):
-    model, results, _ = alone
-    _compare(results[case], _cases()[case], model, 1e-10)
-
-
-def test_metadata_say_what_a_loader_needs(alone):
-    model, _, about = alone
+    path = export_model(model, tmp_path / "model.pt2")
+    results, about = _run_alone(path, _cases(), model)
+    for systems, result in zip(_cases(), results, strict=True):
+        _compare(result, systems, model, 1e-10)
+    # what a loader needs
     assert about["inputs"] == list(INPUTS) and about["outputs"] == list(OUTPUTS)
     assert about["elements"] == [1, 6, 8] and about["baseline"]["6"] == -1029.0
     assert about["cutoff"] == model.cutoff and about["dtype"] == "float64"

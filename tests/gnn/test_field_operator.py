@@ -299,7 +299,9 @@ def test_fmm_and_its_derivatives_equal_direct_sums(kernel, same, batches, far):
     "kernel",
     [
         pytest.param(
-            kernel, marks=[pytest.mark.slow] * isinstance(kernel, mp.Erf), id=type(kernel).__name__
+            kernel,
+            id=type(kernel).__name__,
+            marks=[pytest.mark.slow] * (not isinstance(kernel, mp.Coulomb)),
         )
         for kernel in DAMPED
     ],

@@ -27,12 +27,13 @@ def on_device(tensor):
     return tensor if SIMULATED else tensor.to("cuda")
 
 
-def field_and_derivatives(place, method="direct", **index):
+def field_and_derivatives(place, method="direct", backend="compiled", **index):
     torch.manual_seed(0)
     shapes = (4, 3), (5, 3), (5, 2, 4)
     x, s, m = (place(torch.randn(n, dtype=torch.float64)).requires_grad_() for n in shapes)
     index = {name: place(torch.tensor(value)) for name, value in index.items()}
-    out = multipole_field(x, s, m, 1, kernel=mp.Coulomb(), method=method, **index)
+    options = {"kernel": mp.Coulomb(), "method": method, "backend": backend}
+    out = multipole_field(x, s, m, 1, **options, **index)
     first = torch.autograd.grad(out.sin().sum(), [x, s, m], create_graph=True)
     second = torch.autograd.grad(sum(g.square().sum() for g in first), [x, s, m])
     return [t.detach().cpu() for t in (out, *first, *second)]
@@ -64,9 +65,9 @@ def test_field(index):
     ],
 )
 def test_field_in_plain_torch(index):
-    wanted = field_and_derivatives(lambda t: t, "torch", **index)
+    wanted = field_and_derivatives(lambda t: t, backend="torch", **index)
     with emulated():
-        found = field_and_derivatives(on_device, "torch", **index)
+        found = field_and_derivatives(on_device, backend="torch", **index)
     for got, right in zip(found, wanted, strict=True):
         torch.testing.assert_close(got, right, rtol=1e-12, atol=1e-12)
 

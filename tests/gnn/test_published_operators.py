@@ -128,7 +128,7 @@ def test_a_charge_on_an_atom_contributes_nothing():
 
 
 def test_pairs_are_those_within_reach(monkeypatch):
-    monkeypatch.setattr("gnn.published.pairs._HELD", 20)  # a row or two of distances at once
+    monkeypatch.setattr("gnn.published.pairs._AT_ONCE", 20)  # a row or two of distances at once
     batch = _batch(torch.float64, boxed=True)
     x, y = batch.positions, batch.mm_positions
     for box in (None, BOX):

@@ -14,7 +14,7 @@ from gnn.cli import main
 from gnn.data import read_frames, write_frames
 from gnn.training import checkpoint
 from gnn.training.config import parse_config
-from gnn.training.frames.isolated import told
+from gnn.training.frames.isolated import isolated_lines
 from gnn.training.frames.load import has_surroundings, load_data, load_test_frames, summary
 from gnn.training.setup import build_model
 
@@ -307,7 +307,7 @@ def test_isolated_atoms_set_the_baseline_and_are_trained_on_by_nobody(tmp_path, 
     left = np.mean([f.energy for f in training]) - (4 * -13.6 - 1028.0 - 2041.0)
     bias = model.atom_energy[-1].bias.item()
     assert bias == pytest.approx(left / 6, rel=1e-5)
-    (line,) = told(loaded.isolated, model.elements, None)
+    (line,) = isolated_lines(loaded.isolated, model.elements, None)
     assert "3 frames, which are not trained on" in line and "H -13.600 eV" in line
 
 
@@ -333,7 +333,7 @@ def test_elements_without_an_isolated_atom_are_fitted():
     rests = [-3083.0 + 1028.0, mean + 1028.0 + 4 * 13.6]
     assert model.baseline[8].item() == pytest.approx(np.average(rests, weights=[1, 24]))
     assert model.atom_energy[-1].bias.item() == 0
-    (line,) = told(load_isolated({1: -13.6, 6: -1028.0}), [1, 6, 8], None)
+    (line,) = isolated_lines(load_isolated({1: -13.6, 6: -1028.0}), [1, 6, 8], None)
     assert "fitted: O, of which none is given" in line
 
 
@@ -371,11 +371,11 @@ def test_frames_that_are_no_isolated_atoms(frame, reason):
 def test_isolated_ions_are_left_out_and_said():
     found = load_isolated({}, [lonely(8, -2040.0, charge=-1), lonely(1, -13.6)])
     assert found.energies == {1: -13.6} and found.charged == 1
-    assert "1 isolated atoms have a charge and are left out" in told(found, [1], None)[0]
+    assert "1 isolated atoms have a charge and are left out" in isolated_lines(found, [1], None)[0]
 
 
 def test_isolated_atoms_do_not_count_beside_the_weights_of_a_checkpoint():
-    (line,) = told(load_isolated({1: -13.6}), [1], "start.pt")
+    (line,) = isolated_lines(load_isolated({1: -13.6}), [1], "start.pt")
     assert "not used" in line and "start.pt" in line
 
 

@@ -126,7 +126,7 @@ def test_batches_of_systems_and_the_same_points(points):
 def test_what_cannot_be_transformed_says_so(points):
     x, s, m = points
     pairs = torch.tensor([[[0, 1]], [[1, 2]]])
-    with pytest.raises(ValueError, match=r"torch\.func cannot transform by who meets whom"):
+    with pytest.raises(ValueError, match=r"torch\.func cannot transform by them"):
         func.vmap(lambda p: multipole_field(x, s, m, 1, kernel=KERNEL, pairs=p))(pairs)
     with pytest.raises(ValueError, match="expected moments of finite numbers, got NaN"):
         func.grad(lambda y: multipole_field(y, s, m * torch.nan, 0, kernel=KERNEL).sum())(x)
