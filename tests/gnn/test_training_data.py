@@ -140,7 +140,7 @@ def test_wrong_files(files, section, error, message):
         ({"isolated_atoms": {"H": None}}, "energy of H should be a number in eV, got None"),
         ({"isolated_atoms": {"H": True}}, "energy of H should be a number in eV, got True"),
         ({"source": "a.xyz", "molecules": []}, "molecules: .*at least 1 item"),
-        ({"split": {"seed": -1}}, "split.seed: should be greater than or equal to 0"),
+        ({"split": {"seed": -1}}, "split.seed: should be >= 0"),
         ({"isolated_atoms": [1, 2]}, "isolated_atoms"),
     ],
 )
