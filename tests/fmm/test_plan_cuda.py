@@ -183,7 +183,7 @@ def test_draws_stand_for_all_targets_and_those_in_corners_for_themselves(monkeyp
     assert errors.shape == (1, 1, 1) and np.all(bounds >= errors)
 
 
-@pytest.mark.parametrize("kind", ["zero", "traces", "tiny"])
+@pytest.mark.parametrize("kind", ["zero", "traces", pytest.param("tiny", marks=pytest.mark.slow)])
 def test_a_first_call_of_nothing_does_not_poison_a_plan(kind):
     x, q = _points(30, 7), np.random.default_rng(8).random((30, 1))
     order = 2 if kind == "traces" else 0
@@ -222,10 +222,10 @@ def test_moments_that_are_not_finite_are_warned_of_and_forgotten(bad):
     [
         (np.float32, 1.0, (1e-43, 1e33)),
         (np.float32, 1e-33, (1e-36, 1e-40)),
-        (np.float32, 1e25, (1e30,)),
+        pytest.param(np.float32, 1e25, (1e30,), marks=pytest.mark.slow),
         (np.float64, 1.0, (1e-200, 1.0, 1e200)),
-        (np.float64, 1e-160, (1e-170, 1e-220)),
-        (np.float64, 1e150, (1e200,)),
+        pytest.param(np.float64, 1e-160, (1e-170, 1e-220), marks=pytest.mark.slow),
+        pytest.param(np.float64, 1e150, (1e200,), marks=pytest.mark.slow),
     ],
 )
 def test_numbers_of_any_size(dtype, lengths, sizes):

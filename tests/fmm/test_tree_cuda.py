@@ -109,7 +109,10 @@ DEEP = {
 }
 
 
-@pytest.mark.parametrize("kind", list(DEEP))
+@pytest.mark.parametrize(
+    "kind",
+    [list(DEEP)[0], *(pytest.param(kind, marks=pytest.mark.slow) for kind in list(DEEP)[1:])],
+)
 def test_deep_trees(kind):
     x = DEEP[kind](np.random.default_rng(7).random((30, 3)))
     points, tree, there, found = both(x, x, 6)
