@@ -44,7 +44,7 @@ class Progress(Bar):
             texts = [_SHOWN[name].format(e) for name, e in errors.items() if e is not None]
             self.errors = f"validation RMSE: {', '.join(texts)}"
         rate = row["step"] / max(row["seconds"], 1e-9)
-        note = f"epoch {row['epoch']}, {rate:.0f} steps/s; {self.errors}"
+        note = "; ".join(filter(None, (f"epoch {row['epoch']}, {rate:.0f} steps/s", self.errors)))
         self.update(share, note)
         now = time.perf_counter()
         if not self.console.is_terminal and (now - self._printed > _SECONDS or share == 1.0):
