@@ -103,6 +103,12 @@ def test_unknown_options_are_refused_with_the_known(config, message):
         ({"electrostatics": {"damping": 0}}, "electrostatics.damping"),
         ({"long_range": {"channels": 1.5}}, "long_range.channels"),
         ({"backend": "torch", "method": "fmm"}, "method 'fmm' is compiled"),
+        ({"method": ["fmm"]}, r"expected method to be one of .*got \['fmm'\]"),
+        ({"surroundings": {"smearing": 1.2}}, "expected surroundings.smearing as a list"),
+        ({"smearing": "1.2"}, "expected surroundings.smearing as a list"),
+        ({"hidden": 3, "network": {"hidden": 4}}, "'hidden' and 'network.hidden' are two names"),
+        ({"field_method": "direct", "method": "fmm"}, "'field_method' and 'method' are two names"),
+        ({"method": "numba", "backend": "torch"}, "'method' and 'backend' are two names"),
     ],
 )
 def test_wrong_values_are_named(config, message):
