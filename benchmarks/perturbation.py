@@ -21,7 +21,6 @@ from gnn.training.checkpoint import SHIPPED
 from gnn.training.committee import Committee
 from gnn.training.members import resampled
 
-SEEN, UNSEEN, STRETCHED = "held-out runs", "other molecules", "stretched by 30 %"
 OTHERS = {
     "water": ([8, 1, 1], [[0, 0, 0], [0.957, 0, 0], [-0.24, 0.927, 0]]),
     "ammonia": (
