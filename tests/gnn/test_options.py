@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from gnn import AMP, System
+from gnn.operators import edges, evaluators
 from gnn.options import (
+    BACKENDS,
+    METHODS,
     Electrostatics,
     LongRange,
     Network,
@@ -34,6 +37,7 @@ MODERN = {
 
 def test_names_are_those_of_the_arguments():
     assert option_names() == list(AMP.argument_defaults())
+    assert set(METHODS) == set(evaluators.METHODS) and set(BACKENDS) == set(edges.BACKENDS)
 
 
 def test_configurations_come_back():
