@@ -121,7 +121,7 @@ second() {
   checked memory 70 compute-sanitizer,--tool,memcheck,--error-exitcode,9 5000
   checked races 60 compute-sanitizer,--tool,racecheck,--error-exitcode,9 3000
   checked counters 60 "ncu,--clock-control,none,--set,basic,--section,MemoryWorkloadAnalysis,\
---section,WarpStateStats,-k,regex:(transfer|near_cuda|all_pairs|sorting_cuda.*scatter),-c,6" 1000000
+--section,WarpStateStats,-k,regex:(transfer|cuda.*near|all_pairs|cuda.*sorting.*scatter),-c,6" 1000000
 }
 
 if command -v nvidia-smi >/dev/null; then

@@ -34,10 +34,10 @@ class Launches:
     """Counts the launches of all kernels while it is open, and the host's time in them."""
 
     def __enter__(self) -> "Launches":
-        from multipoles.compiled.cuda_kernels import Kernel
+        from multipoles.compiled.cuda_kernels import Launch
 
         self.counts: collections.Counter = collections.Counter()
-        self.seconds, self._kept = 0.0, Kernel.__call__
+        self.seconds, self._kept = 0.0, Launch.__call__
 
         def launch(kernel: Any, *arguments: Any) -> None:
             start = perf_counter()
@@ -45,13 +45,13 @@ class Launches:
             self.seconds += perf_counter() - start
             self.counts[".".join(kernel.origin[:2])] += 1
 
-        Kernel.__call__ = launch  # type: ignore[method-assign]
+        Launch.__call__ = launch  # type: ignore[method-assign]
         return self
 
     def __exit__(self, *_: Any) -> None:
-        from multipoles.compiled.cuda_kernels import Kernel
+        from multipoles.compiled.cuda_kernels import Launch
 
-        Kernel.__call__ = self._kept  # type: ignore[method-assign]
+        Launch.__call__ = self._kept  # type: ignore[method-assign]
 
 
 def synchronize(place: Any) -> None:

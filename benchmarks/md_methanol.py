@@ -169,13 +169,13 @@ def main() -> None:
     nve = simulate(
         "nve",
         Settings(
-            nve_steps, ensemble="nve", precision="float64", platform="Reference", interval=20,
+            steps=nve_steps, ensemble="nve", precision="float64", platform="Reference", interval=20,
             equilibration=0.0,
         ),
     )  # fmt: skip
     runs = {
-        "QM/MM": simulate("qmmm", Settings(steps, **common)),
-        "classical (GAFF2)": simulate("classical", Settings(steps, classical=True, **common)),
+        "QM/MM": simulate("qmmm", Settings(steps=steps, **common)),
+        "classical (GAFF2)": simulate("classical", Settings(steps=steps, classical=True, **common)),
     }
     log = read_log(nve.log)
     drift, error = energy_drift(log, nve.degrees_of_freedom, float(log["temperature_k"].mean()))

@@ -18,9 +18,9 @@ from _experiments import Table, errors, settings, thinned, train
 from gnn import Frame, System
 from gnn.data import load_shipped, split_by_run
 from gnn.training.checkpoint import SHIPPED
-from gnn.training.committee import Committee, resampled
+from gnn.training.committee import Committee
+from gnn.training.members import resampled
 
-SEEN, UNSEEN, STRETCHED = "held-out runs", "other molecules", "stretched by 30 %"
 OTHERS = {
     "water": ([8, 1, 1], [[0, 0, 0], [0.957, 0, 0], [-0.24, 0.927, 0]]),
     "ammonia": (

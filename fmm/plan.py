@@ -247,7 +247,9 @@ class FMM:
 
     def _check_sites(self) -> None:
         if self._has_targets:
-            raise ValueError("expected a plan whose targets are its sources, got one of both")
+            raise ValueError(
+                "expected a plan whose targets are its sources, got one with targets of its own"
+            )
 
     def rebuild(
         self,

@@ -91,6 +91,10 @@ class Surroundings:
         _check_switch("surroundings.in_messages", self.in_messages)
         _check_switch("surroundings.in_energy", self.in_energy)
         _check_positive("surroundings.damping", self.damping)
+        if not isinstance(self.smearing, Sequence) or isinstance(self.smearing, str):
+            raise ValueError(
+                f"expected surroundings.smearing as a list of numbers, got {self.smearing!r}"
+            )
         object.__setattr__(self, "smearing", tuple(self.smearing))  # lists come from files
         if not all(type(a) in (int, float) and 0 < a < self.damping for a in self.smearing):
             raise ValueError(
@@ -218,7 +222,7 @@ def from_config(config: Mapping[str, Any]) -> dict[str, Any]:
     UnknownOption
         If there is no such option.
     ValueError, TypeError
-        If a value is wrong.
+        If a value is wrong, or an option stands under its former and its present name.
     """
     arguments = _renamed(config)
     for name, value in arguments.items():
@@ -263,16 +267,26 @@ def _renamed(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return options under the names of today."""
     former = dict(config)
     former.pop("edge_method", None)  # said how, not what, was computed
-    backend = {"numba": "compiled", "torch": "torch"}.get(former.get("method", ""))
-    if backend is not None:  # `method` was what `backend` is
-        former["backend"] = backend
-        del former["method"]
-        if backend == "torch":
+    if former.get("method") in ("numba", "torch"):  # `method` was what `backend` is
+        _check_single("method", former, "backend")
+        former["backend"] = "compiled" if former.pop("method") == "numba" else "torch"
+        if former["backend"] == "torch":
             former["field_method"] = "direct"
+    for name in _FORMER_NAMES.keys() & former.keys():
+        _check_single(name, former, _FORMER_NAMES[name])
     options = {_FORMER_NAMES.get(k, k): v for k, v in former.items() if k not in _FORMER}
     for name in _FORMER.keys() & former.keys():
         group, option = _FORMER[name]
         section = options.get(group, group != "long_range")
         if section is True or isinstance(section, Mapping):
-            options[group] = ({} if section is True else dict(section)) | {option: former[name]}
+            section = {} if section is True else section
+            _check_single(name, section, option, f"{group}.")
+            options[group] = {**section, option: former[name]}
     return options
+
+
+def _check_single(former: str, section: Mapping[str, Any], option: str, prefix: str = "") -> None:
+    if option in section:
+        raise ValueError(
+            f"'{former}' and '{prefix}{option}' are two names of one option: leave out one"
+        )

@@ -331,7 +331,7 @@ def _scatter():
 def occupancy(space: Space, points: SortedPoints) -> tuple[np.ndarray, np.ndarray]:
     """Return, per level of a tree divided evenly, the boxes with sources and crowding.
 
-    See `fmm.tree.build.occupancy`; the result is on the host.
+    See `fmm.tree.curve.occupancy`; the result is on the host.
     """
     keys, n = points.source_keys, points.source_keys.shape[1]
     most = points.n_levels + 1

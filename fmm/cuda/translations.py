@@ -29,16 +29,16 @@ _COLUMNS = 4
 _ENTRIES = 64 if SIMULATED else 4096
 
 
-# numbers, or what stands for them while a kernel is compiled, see `WrittenOut`
+# numbers, or what stands for them while a kernel is compiled, see `multipoles.compiled.emit`
 Numbers = list[Any]
 
 
-def _scaled_sum(code: int, sums: Numbers, values: Numbers, factor: Numbers) -> list[Numbers]:
+def _scaled_sum(orders: int, sums: Numbers, values: Numbers, factor: Numbers) -> list[Numbers]:
     """Return sums + values * factor."""
     return [[s + v * factor[0] for s, v in zip(sums, values, strict=True)]]
 
 
-def _scaled(code: int, values: Numbers, factor: Numbers) -> list[Numbers]:
+def _scaled(orders: int, values: Numbers, factor: Numbers) -> list[Numbers]:
     """Return values * factor."""
     return [[v * factor[0] for v in values]]
 

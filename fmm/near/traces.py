@@ -29,11 +29,6 @@ from multipoles import indexing
 from multipoles.polynomials import detrace_matrix, laplacian, times_r2
 
 
-def has_products(source_order: int, order: int) -> bool:
-    """Tell whether moments and derivatives mix: here they are always treated as if they did."""
-    return True
-
-
 def row_names(source_order: int, order: int) -> list[tuple[int, int, Index, bool]]:
     """Return level, order, component and whether folded, of each row that `add_field` reads."""
     return [

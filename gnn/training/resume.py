@@ -3,6 +3,8 @@
 import os
 from typing import Any
 
+from gnn.model import AMP
+from gnn.options import from_config, to_config
 from gnn.training.config import Config
 
 #: Settings that say how long a run lasts; a run may be given more, or less.
@@ -35,6 +37,8 @@ def agree(old: dict[str, Any], new: Config, path: Any) -> list[str]:
         If something else has changed; all of it is named, with both values.
     """
     before, now = Config.model_validate(old).model_dump(), new.model_dump()
+    for config in (before, now):
+        config["model"] = to_config(AMP.argument_defaults() | from_config(config["model"]))
     sections = ["data", "model", "loss", "training"]
     if now["committee"]["members"] > 1 and before["committee"]["members"] > 1:
         sections.append("committee")
@@ -78,8 +82,8 @@ def _changes(section: str, old: dict[str, Any], new: dict[str, Any]) -> list[tup
     changes: list[tuple[str, Any, Any]] = []
     for key in {**old, **new}:
         was, value = old.get(key), new.get(key)
-        if isinstance(was, dict) and isinstance(value, dict) and key == "split":
-            changes += [(f"split.{k}", a, b) for k, a, b in _changes("split", was, value)]
+        if isinstance(was, dict) and isinstance(value, dict):
+            changes += [(f"{key}.{k}", a, b) for k, a, b in _changes(key, was, value)]
         # runs were once the only way, and the frames themselves are compared
         elif section == "split" and {was, value} == {None, "run"}:
             continue

@@ -42,7 +42,7 @@ def address_of_chain(function: Callable[..., Any]) -> int:
             try:
                 # plain arithmetic: a user's sums are not to be reordered
                 compiled = _cfunc(_SIGNATURE, error_model="numpy")(function)
-            except NumbaError as error:
+            except (NumbaError, TypeError) as error:  # the latter for a wrong number of arguments
                 raise TypeError(
                     f"{function.__module__}.{function.__qualname__}: Numba cannot compile it; "
                     f"expected a function of numbers (r2, parameters, last, out): {error}"

@@ -123,20 +123,20 @@ def count_up(space: Space, n: int) -> Any:
     return out
 
 
-def taken(space: Space, values: Any, order: Any, dtype: Any = None) -> Any:
-    """Return numbers in an order, of their own type or another."""
-    out = space.empty(order.shape, dtype or values.dtype)
+def taken(space: Space, values: Any, permutation: Any, dtype: Any = None) -> Any:
+    """Return numbers in the order of a permutation, of their own type or another."""
+    out = space.empty(permutation.shape, dtype or values.dtype)
     kind = INTEGERS if values.dtype.kind == "i" else np.result_type(values.dtype, out.dtype)
-    _take()(space.stream, kind, blocks_for(order.shape[0]), THREADS, values, order, out)
+    _take()(space.stream, kind, blocks_for(permutation.shape[0]), THREADS, values, permutation, out)
     return out
 
 
 @kernels
 def _take():
-    def loop(values, order, out):
+    def loop(values, permutation, out):
         i = cuda.grid(1)
         if i < out.shape[0]:
-            out[i] = values[order[i]]
+            out[i] = values[permutation[i]]
 
     return loop
 
@@ -172,7 +172,7 @@ def _row_starts():
 
 
 def argsort(space: Space, keys: Any, bits: int = 63) -> tuple[Any, Any]:
-    """Return the stable order that sorts keys, and the keys in it.
+    """Return the stable permutation that sorts keys, and the sorted keys.
 
     Parameters
     ----------
@@ -185,14 +185,14 @@ def argsort(space: Space, keys: Any, bits: int = 63) -> tuple[Any, Any]:
 
     Returns
     -------
-    order : device array of int64, shape (n,)
+    permutation : device array of int64, shape (n,)
     sorted_keys : device array of int64, shape (n,)
     """
     n = keys.shape[0]
-    order, found = space.empty((2, n), np.int64), space.empty((2, n), np.int64)
+    permutations, sorted_keys = space.empty((2, n), np.int64), space.empty((2, n), np.int64)
     blocks = blocks_for(n, _CHUNK)
     counts = space.empty((_DIGITS * blocks,), np.int64)
-    _count_up()(space.stream, INTEGERS, blocks_for(n), THREADS, order[0])
+    _count_up()(space.stream, INTEGERS, blocks_for(n), THREADS, permutations[0])
     here = 0
     source = keys
     for shift in range(0, bits, _BITS):
@@ -200,11 +200,11 @@ def argsort(space: Space, keys: Any, bits: int = 63) -> tuple[Any, Any]:
         places = running_sum(space, counts)
         there = 1 - here
         _scatter()(
-            space.stream, INTEGERS, blocks, THREADS, source, order[here], shift, places,
-            found[there], order[there],
+            space.stream, INTEGERS, blocks, THREADS, source, permutations[here], shift, places,
+            sorted_keys[there], permutations[there],
         )  # fmt: skip
-        here, source = there, found[there]
-    return order[here], source
+        here, source = there, sorted_keys[there]
+    return permutations[here], source
 
 
 @kernels
@@ -238,7 +238,7 @@ def _count_digits():
 
 @kernels
 def _scatter():
-    def loop(keys, order, shift, places, sorted_keys, sorted_order):
+    def loop(keys, permutation, shift, places, sorted_keys, sorted_permutation):
         """Move each key to its place: after lower digits, and those before it of its own."""
         shared = cuda.shared.array((_DIGITS, THREADS), np.int32)
         thread, block = cuda.threadIdx.x, cuda.blockIdx.x
@@ -261,6 +261,6 @@ def _scatter():
             place = places[digit * cuda.gridDim.x + block] + shared[digit, thread]
             shared[digit, thread] += 1
             sorted_keys[place] = keys[i]
-            sorted_order[place] = order[i]
+            sorted_permutation[place] = permutation[i]
 
     return loop

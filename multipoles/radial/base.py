@@ -319,10 +319,15 @@ def kernel_object(kernel: Any) -> Kernel:
     Raises
     ------
     TypeError
-        If it is anything else; the message lists what there is.
+        If it is anything else, or its class has no chain; the message lists what there is.
     """
-    if isinstance(kernel, Kernel) and kernel.code in KINDS:
-        return kernel
+    if isinstance(kernel, Kernel):
+        if kernel.code in KINDS:
+            return kernel
+        raise TypeError(
+            f"{type(kernel).__name__} has no chain: expected a static method write_chain(r2, "
+            "parameters, last, out) in the class of a kernel"
+        )
     names = ", ".join(f"{kind.__name__}(...)" for code, kind in KINDS.items() if code < CUSTOM)
     hint = " (call it)" if isinstance(kernel, type) and issubclass(kernel, Kernel) else ""
     raise TypeError(f"kernel must be one of {names}, or of a class of yours; got {kernel!r}{hint}")

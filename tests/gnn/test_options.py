@@ -4,7 +4,10 @@ import pytest
 import torch
 
 from gnn import AMP, System
+from gnn.operators import edges, evaluators
 from gnn.options import (
+    BACKENDS,
+    METHODS,
     Electrostatics,
     LongRange,
     Network,
@@ -34,6 +37,7 @@ MODERN = {
 
 def test_names_are_those_of_the_arguments():
     assert option_names() == list(AMP.argument_defaults())
+    assert set(METHODS) == set(evaluators.METHODS) and set(BACKENDS) == set(edges.BACKENDS)
 
 
 def test_configurations_come_back():
@@ -103,6 +107,12 @@ def test_unknown_options_are_refused_with_the_known(config, message):
         ({"electrostatics": {"damping": 0}}, "electrostatics.damping"),
         ({"long_range": {"channels": 1.5}}, "long_range.channels"),
         ({"backend": "torch", "method": "fmm"}, "method 'fmm' is compiled"),
+        ({"method": ["fmm"]}, r"expected method to be one of .*got \['fmm'\]"),
+        ({"surroundings": {"smearing": 1.2}}, "expected surroundings.smearing as a list"),
+        ({"smearing": "1.2"}, "expected surroundings.smearing as a list"),
+        ({"hidden": 3, "network": {"hidden": 4}}, "'hidden' and 'network.hidden' are two names"),
+        ({"field_method": "direct", "method": "fmm"}, "'field_method' and 'method' are two names"),
+        ({"method": "numba", "backend": "torch"}, "'method' and 'backend' are two names"),
     ],
 )
 def test_wrong_values_are_named(config, message):

@@ -24,6 +24,7 @@ from tiny import (
 from gnn.cli import main
 from gnn.data import write_frames
 from gnn.training.loop import Trainer
+from gnn.training.resume import agree
 from gnn.training.schedule import learning_rate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -84,6 +85,15 @@ def test_resume_under_another_configuration_is_refused(tmp_path, section, change
     other = Trainer(model, config, frames[:12], frames[16:20], tmp_path)
     with pytest.raises(ValueError, match=f"another configuration.*section '{section}'"):
         other.resume()
+
+
+def test_options_of_the_model_are_compared_by_meaning():
+    old = tiny_config().model_dump() | {"model": {"hidden": 8, "method": "numba", "steps": 2}}
+    new = tiny_config().model_copy(update={"model": {"network": {"hidden": 8}}})
+    assert agree(old, new, "last.pt") == []
+    new.model["network"]["hidden"] = 9
+    with pytest.raises(ValueError, match=r"section 'model': network\.hidden is 9, was 8\)"):
+        agree(old, new, "last.pt")
 
 
 def test_resume_says_what_differs(tmp_path):

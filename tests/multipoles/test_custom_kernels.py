@@ -303,8 +303,12 @@ def test_functions_that_cannot_be_compiled():
     def of_dicts(r2, parameters, last, out):
         out[0] = parameters.get("width")
 
-    with pytest.raises(TypeError, match="Numba cannot compile"):
-        made(of_dicts).chain(1.0, 2)
+    def of_two(r2, out):
+        out[0] = r2
+
+    for function in (of_dicts, of_two):
+        with pytest.raises(TypeError, match="Numba cannot compile"):
+            made(function).chain(1.0, 2)
 
 
 def test_classes_that_are_none():
@@ -316,8 +320,10 @@ def test_classes_that_are_none():
     with pytest.raises(TypeError, match="derived from Kernel itself, not from Erf"):
         type("Mine", (mp.Erf,), {"write_chain": too_far})
     without = dataclass(frozen=True)(type("Mine", (mp.Kernel,), {}))
-    with pytest.raises(TypeError, match="or of a class of yours"):
+    with pytest.raises(TypeError, match="Mine has no chain: expected a static method write_chain"):
         mp.field(np.eye(3), np.eye(3), np.ones(3), 0, without())
+    with pytest.raises(TypeError, match="or of a class of yours; got 'erf'"):
+        mp.field(np.eye(3), np.eye(3), np.ones(3), 0, "erf")
     with pytest.raises(ValueError, match="width must be > 0, got -1"):
         Gaussian(-1)
     with pytest.raises(TypeError, match="width must be a number"):
