@@ -22,6 +22,11 @@ def _check_positive(name: str, value: Any) -> None:
         raise ValueError(f"expected {name} to be a finite number > 0, got {value!r}")
 
 
+def _check_tolerance(name: str, value: Any) -> None:
+    if type(value) not in (int, float) or not 1e-14 <= value < 1:
+        raise ValueError(f"expected {name} from 1e-14 to below 1, got {value!r}")
+
+
 def _check_choice(name: str, value: Any, choices: tuple) -> None:
     if value not in choices or type(value) is not type(choices[0]):
         raise ValueError(f"expected {name} to be one of {choices}, got {value!r}")
@@ -160,7 +165,7 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "cutoff": _check_positive,
     **dict.fromkeys(GROUPS, _check_group),
     "method": partial(_check_choice, choices=METHODS),
-    "tolerance": _check_positive,
+    "tolerance": _check_tolerance,
     "backend": partial(_check_choice, choices=BACKENDS),
 }
 

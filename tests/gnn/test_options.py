@@ -106,6 +106,7 @@ def test_unknown_options_are_refused_with_the_known(config, message):
         ({"surroundings": {"damping": 1.0}}, "surroundings.smearing"),
         ({"electrostatics": {"damping": 0}}, "electrostatics.damping"),
         ({"long_range": {"channels": 1.5}}, "long_range.channels"),
+        ({"tolerance": 2.0}, "expected tolerance from 1e-14 to below 1, got 2.0"),
         ({"backend": "torch", "method": "fmm"}, "method 'fmm' is compiled"),
         ({"method": ["fmm"]}, r"expected method to be one of .*got \['fmm'\]"),
         ({"surroundings": {"smearing": 1.2}}, "expected surroundings.smearing as a list"),
