@@ -18,7 +18,10 @@ from multipoles import indexing, reference
 N = 3000
 ORDERS = [(K, D) for K in range(3) for D in range(5)]
 # of them, those whose loops are compiled in every run
-DECISIVE = {(0, 0), (0, 1), (1, 1), (2, 1), (1, 3), (2, 4)}
+DECISIVE = {(0, 0), (0, 1), (1, 1), (2, 2), (2, 4)}
+NEAR = [(0, 0, 1), (0, 1, 3), (1, 1, 3), (2, 2, 1), (2, 2, 5)]
+# of them, those whose loops the plans compile in every run
+SHARED = {(1, 1, 3, np.float64), (2, 2, 1, np.float64), (1, 1, 3, np.float32)}
 
 
 @pytest.fixture(autouse=True)
@@ -66,11 +69,9 @@ def test_arithmetic_on_plain_numbers(K, D):
 @pytest.mark.parametrize(
     ("K", "D", "channels", "dtype"),
     [
-        *((*case, np.float64) for case in [(0, 0, 1), (0, 1, 3), (2, 2, 1), (2, 2, 5)]),
-        *(
-            pytest.param(*case, np.float32, marks=pytest.mark.slow)
-            for case in [(0, 0, 1), (0, 1, 3), (2, 2, 1), (2, 2, 5)]
-        ),
+        pytest.param(*case, dtype, marks=[] if (*case, dtype) in SHARED else [pytest.mark.slow])
+        for dtype in (np.float64, np.float32)
+        for case in NEAR
     ],
 )
 def test_near_field(K, D, channels, dtype):
@@ -189,10 +190,10 @@ def test_one_plan_for_other_orders_and_the_adjoint(kernel):
     plan = fmm.FMM(s, x, 1e-5, leaf_size=40, kernel=kernel)
     reach = plan._layout.geometry.smallest
     # the last asks for more than the plan was laid out for
-    for source_order, order in ((0, 0), (1, 1), (0, 2), (2, 3)):
+    for source_order, order in ((0, 0), (0, 1), (1, 1), (2, 2)):
         check(plan, x, s, _moments(2000, source_order, rng), kernel, order, 1e-5)
         check(plan.transpose(), s, x, _moments(1500, order, rng), kernel, source_order, 1e-5)
-    longer = kernel.coulomb_beyond(0.05 * 1e-5, 5)
+    longer = kernel.coulomb_beyond(0.05 * 1e-5, 4)
     assert plan._layout.geometry.smallest == max(reach, longer)
     assert (longer > reach) == isinstance(kernel, mp.Erf)
 

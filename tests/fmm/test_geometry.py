@@ -166,7 +166,7 @@ def test_small_boxes_ask_for_more_exponents(size):
 
 
 @pytest.mark.parametrize("middle", [0.0, 0.7])
-@pytest.mark.parametrize("size", [1e-2, 1e-6, 1e-10])
+@pytest.mark.parametrize("size", [1e-2, pytest.param(1e-6, marks=pytest.mark.slow), 1e-10])
 def test_fields_in_clusters_keep_the_tolerance(size, middle):
     rng = np.random.default_rng(9)
     x = rng.random((4000, 3))

@@ -1,6 +1,6 @@
 """Lists: every pair of points meets exactly once, and by the means its distance allows."""
 
-from itertools import pairwise
+from itertools import pairwise, product
 
 import clouds
 import numpy as np
@@ -36,12 +36,18 @@ KINDS = ("near", "m2l", "m2p", "p2l")
 
 
 def _meetings(tree, lists):
-    """Return how often every (target, source), in tree order, is in one of the lists."""
-    count = np.zeros((len(tree.target_permutation), len(tree.source_permutation)), np.int64)
+    """Return how often every (target, source), in tree order, is in one of the lists.
+
+    A pair of boxes counts in a rectangle, which is the double sum of what is put at its corners.
+    """
+    shape = len(tree.target_permutation) + 1, len(tree.source_permutation) + 1
+    corners = np.zeros(shape, np.int64)
     for kind in KINDS:
-        for target, source in zip(*_pairs(lists, kind), strict=True):
-            count[slice(*tree.target_range[target]), slice(*tree.source_range[source])] += 1
-    return count
+        targets, sources = _pairs(lists, kind)
+        for i, j in product((0, 1), (0, 1)):
+            at = tree.target_range[targets, i], tree.source_range[sources, j]
+            np.add.at(corners, at, (-1) ** (i + j))
+    return corners.cumsum(axis=0).cumsum(axis=1)[:-1, :-1]
 
 
 def _received(tree, lists, weights):

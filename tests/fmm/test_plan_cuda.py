@@ -113,7 +113,7 @@ def test_field_of_points_and_moments():
     np.testing.assert_allclose(SPACE.download(found), exact, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("channels", [None, 2])
+@pytest.mark.parametrize("channels", [pytest.param(None, marks=pytest.mark.slow), 2])
 def test_energies_and_forces(channels):
     rng = np.random.default_rng(6)
     x, shape = _points(12), (12, 4) if channels is None else (12, channels, 4)
@@ -183,7 +183,9 @@ def test_draws_stand_for_all_targets_and_those_in_corners_for_themselves(monkeyp
     assert errors.shape == (1, 1, 1) and np.all(bounds >= errors)
 
 
-@pytest.mark.parametrize("kind", ["zero", "traces", pytest.param("tiny", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", ["zero", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("traces", "tiny"))]
+)
 def test_a_first_call_of_nothing_does_not_poison_a_plan(kind):
     x, q = _points(30, 7), np.random.default_rng(8).random((30, 1))
     order = 2 if kind == "traces" else 0
@@ -206,7 +208,7 @@ def test_a_first_call_of_nothing_does_not_poison_a_plan(kind):
 
 
 @pytest.mark.filterwarnings("ignore:overflow|invalid value:RuntimeWarning")
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("bad", [np.nan, pytest.param(np.inf, marks=pytest.mark.slow)])
 def test_moments_that_are_not_finite_are_warned_of_and_forgotten(bad):
     x, q = _points(30, 7), np.random.default_rng(8).random((30, 1))
     plan = fmm.FMM(SPACE.upload(x), tolerance=0.05, order=0, leaf_size=4)
@@ -220,7 +222,7 @@ def test_moments_that_are_not_finite_are_warned_of_and_forgotten(bad):
 @pytest.mark.parametrize(
     "dtype, lengths, sizes",
     [
-        (np.float32, 1.0, (1e-43, 1e33)),
+        pytest.param(np.float32, 1.0, (1e-43, 1e33), marks=pytest.mark.slow),
         (np.float32, 1e-33, (1e-36, 1e-40)),
         pytest.param(np.float32, 1e25, (1e30,), marks=pytest.mark.slow),
         (np.float64, 1.0, (1e-200, 1.0, 1e200)),

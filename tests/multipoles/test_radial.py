@@ -1,5 +1,7 @@
 """Radial kernels: chains against many digits, checks of the parameters."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -60,20 +62,24 @@ def radial_function(kernel, s):
             return r ** -mpmath.mpf(p)
 
 
+@cache
+def roots_of_one(points):
+    with mpmath.workdps(140):
+        return [mpmath.expjpi(mpmath.mpf(2 * j) / points) for j in range(points)]
+
+
 def exact_chain(kernel, r):
     """B_n = (-2)^n d^n f/ds^n by Cauchy's integral over a circle around s, with 140 digits."""
+    points, roots = 64, roots_of_one(64)
     with mpmath.workdps(140):
         s = mpmath.mpf(float(r)) ** 2
-        points, radius = 64, s / 50
-        values = [
-            radial_function(kernel, s + radius * mpmath.expjpi(mpmath.mpf(2 * j) / points))
-            for j in range(points)
-        ]
+        radius = s / 50
+        half = [radial_function(kernel, s + radius * root) for root in roots[: points // 2 + 1]]
+        # f is real: on the other half of the circle it is conjugate
+        values = half + [mpmath.conj(value) for value in half[-2:0:-1]]
         chain = []
         for n in range(N_MAX + 1):
-            terms = [
-                v * mpmath.expjpi(-mpmath.mpf(2 * j * n) / points) for j, v in enumerate(values)
-            ]
+            terms = [v * roots[-j * n % points] for j, v in enumerate(values)]
             slope = mpmath.fsum(terms).real / points / radius**n * mpmath.factorial(n)
             chain.append(slope * (-2) ** n)
         return chain
