@@ -85,9 +85,7 @@ def test_channels(K, D, channels):
     check(K, D, channels, np.float64)
 
 
-@pytest.mark.parametrize(
-    ("K", "D"), [(0, 1), pytest.param(2, 0, marks=pytest.mark.slow), (2, 2)]
-)
+@pytest.mark.parametrize(("K", "D"), [(0, 1), pytest.param(2, 0, marks=pytest.mark.slow), (2, 2)])
 @pytest.mark.parametrize("channels", [1, 5])
 def test_single_precision(K, D, channels):
     check(K, D, channels, np.float32)

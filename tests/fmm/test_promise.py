@@ -83,7 +83,9 @@ def test_the_first_call_does_not_spoil_the_next(first):
     np.testing.assert_array_equal(plan.field(0 * q), 0)
 
 
-@pytest.mark.parametrize("tolerance", [1e-2, 1e-4, 1e-6, 1e-8])
+@pytest.mark.parametrize(
+    "tolerance", [1e-2, 1e-4, 1e-6, pytest.param(1e-8, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("kind", ["one charge", "neutral pair", "one strong", "24 decades"])
 def test_few_strong_sources(kind, tolerance):
     x, q = _cube(3)

@@ -1,8 +1,11 @@
 """The command line, as a user meets it: what works, and one clear line where the input is wrong."""
 
+import contextlib
 import csv
+import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -150,18 +153,23 @@ def small_demo(monkeypatch):
     monkeypatch.setattr(sources, "load_shipped", lambda *_, **__: methanol())
 
 
-def test_demo(tmp_path, small_demo, capsys):
-    folder = tmp_path / "demo"
-    status = main(["demo", "--output", str(folder), "--time", "2"])
+def test_demo(tmp_path, small_demo, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "demo"
+    status = main(["demo", "--time", "1"])
     out = capsys.readouterr().out
     assert status == 0
-    assert ("✗" in out) == ("slow or busy" in out)  # two seconds are no fair trial
+    assert ("✗" in out) == ("slow or busy" in out)  # a second is no fair trial
     assert "training mean" in out and "blind to surroundings" in out and "this model" in out
     assert "energy MAE" in out and "QM forces, RMSE / std" in out and "nan" not in out
     for name in ("parity.png", "baselines.png", "learning_curve.png", "best.pt", "errors.csv"):
         assert (folder / name).stat().st_size > 100, name
     assert not (folder / "blind").exists()
     load_model(folder / "best.pt").evaluate(methanol()[:1])
+    # it runs again in its own folder
+    (folder / "best.pt").unlink()
+    assert main(["demo", "--time", "0.5"]) in (0, 1)
+    assert (folder / "best.pt").exists()
 
 
 def test_demo_that_misses_its_goals_fails(tmp_path, small_demo, capsys, monkeypatch):
@@ -173,11 +181,10 @@ def test_demo_that_misses_its_goals_fails(tmp_path, small_demo, capsys, monkeypa
 
 def test_demo_divides_its_time(tmp_path, small_demo, monkeypatch):
     limits = []
-    real = demo.run_training
 
     def spy(config, console, *, blind, **options):
         limits.extend([config.training.time_limit, blind.training.time_limit])
-        return real(config, console, blind=blind, **options)
+        raise KeyboardInterrupt  # that is all
 
     monkeypatch.setattr(demo, "run_training", spy)
     main(["demo", "--output", str(tmp_path / "demo"), "--time", "1"])
@@ -201,22 +208,22 @@ def test_demo_does_not_delete_a_training_run_in_its_default_folder(
     assert precious.read_bytes() == b"precious"
 
 
-def test_demo_runs_again_in_its_own_folder(tmp_path, small_demo, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for _ in range(2):
-        assert main(["demo", "--time", "0.5"]) in (0, 1)
-    assert (tmp_path / "runs" / "demo" / "best.pt").exists()
-
-
 # --- train ----------------------------------------------------------------------------------------
 
 
-def test_train_end_to_end(tmp_path, data, capsys):
-    config = _config(tmp_path, data)
-    assert main(["train", str(config)]) == 0
-    out = capsys.readouterr().out
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data):
+    """A finished run, and what it printed; tests that go on with it take a copy."""
+    folder = tmp_path_factory.mktemp("trained")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(["train", str(_config(folder, data))]) == 0
+    return folder / "run", printed.getvalue()
+
+
+def test_train_end_to_end(trained):
+    run, out = trained
     assert "meoh" in out and "6 atoms" in out and "blind to surroundings" in out
-    run = tmp_path / "run"
     names = {path.name for path in run.iterdir()}
     assert names == {
         "last.pt", "best.pt", "log.csv", "errors.csv", "baselines.csv",
@@ -236,9 +243,9 @@ def test_train_without_the_blind_twin(tmp_path, data, capsys):
     assert not (tmp_path / "run" / "blind").exists()
 
 
-def test_resuming_a_finished_run_trains_nothing_again(tmp_path, data, capsys):
+def test_resuming_a_finished_run_trains_nothing_again(tmp_path, data, trained):
     config = _config(tmp_path, data)
-    assert main(["train", str(config)]) == 0
+    shutil.copytree(trained[0], tmp_path / "run")
     paths = [tmp_path / "run" / p for p in ("best.pt", "blind/best.pt", "errors.csv")]
     before = [path.read_bytes() for path in paths]
     logs = [(path.parent / "log.csv").read_bytes() for path in paths[:2]]
@@ -304,8 +311,8 @@ def test_a_plain_file_in_ten_lines(tmp_path, monkeypatch, capsys):
     assert len(read_frames("out.xyz")) == 24
 
 
-def test_more_time_from_the_command_line(tmp_path, data, capsys):
-    assert main(["train", str(_config(tmp_path, data))]) == 0
+def test_more_time_from_the_command_line(tmp_path, data, trained, capsys):
+    shutil.copytree(trained[0], tmp_path / "run")
     training = {"epochs": 4, "batch_size": 4, "threads": 1, "validate_every": 1}
     longer = _config(tmp_path, data, training=training)
     capsys.readouterr()
@@ -390,18 +397,17 @@ def test_evaluate_a_file(tmp_path, model, data, capsys):
     assert (folder / "parity.png").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("name", ["best.pt", "last.pt"])
-def test_evaluate_takes_the_test_runs_of_the_training(tmp_path, data, capsys, name):
+def test_evaluate_takes_the_test_runs_of_the_training(tmp_path, data):
     runs = sorted({f.run for f in methanol()})
     split = {"train": runs[2:], "validation": [runs[1]], "test": [runs[0]]}  # not the default
     config = _config(tmp_path, data, data={"source": str(data), "split": split})
     assert main(["train", str(config), "--no-blind"]) == 0
-    out = tmp_path / "out"
-    assert main(["evaluate", str(tmp_path / "run" / name), "--output", str(out)]) == 0
-    with open(out / "errors.csv", newline="") as file:
-        assert next(csv.DictReader(file))["frames"] == "4"
-    if name == "best.pt":
-        assert (out / "errors.csv").read_text() == (tmp_path / "run" / "errors.csv").read_text()
+    for name in ("best.pt", "last.pt"):
+        out = tmp_path / name.removesuffix(".pt")
+        assert main(["evaluate", str(tmp_path / "run" / name), "--output", str(out)]) == 0
+        with open(out / "errors.csv", newline="") as file:
+            assert next(csv.DictReader(file))["frames"] == "4"
+    assert (tmp_path / "best/errors.csv").read_text() == (tmp_path / "run/errors.csv").read_text()
 
 
 def test_evaluate_wrong_input(tmp_path, model, data, capsys):

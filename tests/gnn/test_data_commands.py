@@ -174,18 +174,21 @@ def test_a_file_that_cannot_be_put_in_place(frames, tmp_path, monkeypatch, capsy
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.h5", target.name]
 
 
-@pytest.mark.parametrize("suffix", [".h5", ".extxyz"])
-def test_a_disk_that_fills_up(frames, tmp_path, suffix):
-    source, target = tmp_path / "a.h5", tmp_path / "out" / f"b{suffix}"
+def test_a_disk_that_fills_up(frames, tmp_path):
+    source = tmp_path / "a.h5"
+    targets = [tmp_path / "out" / f"b{suffix}" for suffix in (".h5", ".extxyz")]
     write_frames(source, frames)
 
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
+    code = "import sys; from gnn.cli import main\n"
+    code += "for target in sys.argv[2:]: print(main(['data', 'convert', sys.argv[1], target]))"
     done = subprocess.run(
-        [sys.executable, "-m", "gnn", "data", "convert", str(source), str(target)],
+        [sys.executable, "-c", code, str(source), *map(str, targets)],
         capture_output=True, text=True, preexec_fn=limit,
     )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    assert f"File too large: '{target}'" in done.stderr and "Traceback" not in done.stderr
-    assert not list(target.parent.iterdir())
+    assert done.stdout.splitlines()[-1] == "2" and done.stdout.count("2\n") == 2, done.stderr
+    for target in targets:
+        assert f"File too large: '{target}'" in done.stderr
+    assert "Traceback" not in done.stderr and not list(targets[0].parent.iterdir())

@@ -86,28 +86,30 @@ def assert_close(one, other, tolerance):
             assert (value - other[key]).abs().max() <= tolerance * (1 + value.abs().max()), key
 
 
-def test_two_processes_train_like_one(partial, tmp_path):
+@pytest.fixture(scope="module")
+def alone(partial, tmp_path_factory):
+    """The run of one process, with the frames in memory."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    assert main(["train", str(write_config(folder, partial)), "--no-blind"]) == 0
+    return folder
+
+
+def test_two_processes_train_like_one(partial, alone, tmp_path):
     """Batches of five are shared three to two, and each process's frames have labels of their own:
     means of means would be wrong."""
-    data = partial
-    alone = write_config(tmp_path / "alone", data)
-    assert main(["train", str(alone), "--no-blind"]) == 0
-    done = torchrun("train", str(write_config(tmp_path / "both", data)), "--no-blind")
+    done = torchrun("train", str(write_config(tmp_path / "both", partial)), "--no-blind")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Errors on the held-out frames") == 1  # one of them prints
     assert "2 processes train together" in done.stdout
-    assert_close(weights(tmp_path / "alone"), weights(tmp_path / "both"), 1e-10)
-    for one, two in zip(read_log(tmp_path / "alone"), read_log(tmp_path / "both"), strict=True):
+    assert_close(weights(alone), weights(tmp_path / "both"), 1e-10)
+    for one, two in zip(read_log(alone), read_log(tmp_path / "both"), strict=True):
         for name in ("train_loss", "validation_loss", "validation_forces_rmse"):
             assert float(one[name]) == pytest.approx(float(two[name]), rel=1e-10)
 
 
 @pytest.mark.slow
-def test_a_run_begun_with_one_process_goes_on_with_two(partial, tmp_path):
-    data = partial
-    alone = write_config(tmp_path / "alone", data)
-    assert main(["train", str(alone), "--no-blind"]) == 0
-    path = write_config(tmp_path / "begun", data)
+def test_a_run_begun_with_one_process_goes_on_with_two(partial, alone, tmp_path):
+    path = write_config(tmp_path / "begun", partial)
     config = load_config(path)
     training, validation, _ = load_splits(config.data)
     trainer = Trainer(
@@ -116,7 +118,7 @@ def test_a_run_begun_with_one_process_goes_on_with_two(partial, tmp_path):
     trainer.run(max_epochs=1)
     done = torchrun("train", str(path), "--no-blind", "--resume")
     assert done.returncode == 0, done.stderr
-    assert_close(weights(tmp_path / "alone"), weights(tmp_path / "begun"), 1e-10)
+    assert_close(weights(alone), weights(tmp_path / "begun"), 1e-10)
 
 
 def test_shares_of_the_batches_hold_all_labels_that_are_there(partial):
@@ -132,6 +134,7 @@ def test_shares_of_the_batches_hold_all_labels_that_are_there(partial):
         assert sums[name] == sum(np.size(v) for f in frames if (v := getattr(f, name)) is not None)
 
 
+@pytest.mark.slow
 def test_a_mistake_ends_all_processes_with_its_message(data, tmp_path):
     config = write_config(tmp_path / "run", tmp_path / "none.h5")
     done = torchrun("train", str(config))
@@ -164,11 +167,10 @@ def test_a_full_disk_ends_the_run_with_a_message_and_loses_nothing(
     assert_close(weights(tmp_path / "alone"), weights(tmp_path / "run"), 0.0)
 
 
-def test_streamed_frames_train_to_the_same_weights(partial, tmp_path):
-    for name, options in (("memory", {}), ("file", {"stream": True})):
-        config = write_config(tmp_path / name, partial, reading=options)
-        assert main(["train", str(config), "--no-blind"]) == 0
-    assert_close(weights(tmp_path / "memory"), weights(tmp_path / "file"), 0.0)
+def test_streamed_frames_train_to_the_same_weights(partial, alone, tmp_path):
+    config = write_config(tmp_path / "file", partial, reading={"stream": True})
+    assert main(["train", str(config), "--no-blind"]) == 0
+    assert_close(weights(alone), weights(tmp_path / "file"), 0.0)
 
 
 def test_streamed_frames_are_those_of_the_file(data):
