@@ -170,10 +170,10 @@ def test_wrong_arguments(fake, tmp_path):
 
 def test_two_processes_in_one_folder_are_refused(fake, tmp_path):
     folder = tmp_path / "d.h5.work" / "co"
-    with locked(folder / "lock", "taken"):
-        # a lock is that of the opened file, so this process can be the second one, too
-        with pytest.raises(OSError, match="taken"), locked(folder / "lock", "taken"):
-            pass
+    # a lock is that of the opened file, so this process can be the second one, too
+    first, second = (locked(folder / "lock", "taken") for _ in range(2))
+    with first, pytest.raises(OSError, match="taken"), second:
+        pass
     assert make(tmp_path / "d.h5")[0] == 6  # free again
 
 
