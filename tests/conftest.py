@@ -1,5 +1,6 @@
 """Shared fixtures; where kernels are cached, and what stands in for a GPU where there is none."""
 
+import gc
 import json
 import os
 import sys
@@ -38,6 +39,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Compile last what was launched before."""
     items.sort(key=lambda item: item.path.name == "test_ptx.py")
+
+
+def pytest_collection_finish() -> None:
+    """Search for cycles of garbage less often: compiling makes many objects that stay."""
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
 
 
 _obstacle = cache(obstacle)

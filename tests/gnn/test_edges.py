@@ -227,8 +227,8 @@ def test_no_edges(backend, n_nodes):
     for order in (0, 2):
         n = indexing.n_components(order)
         none = torch.zeros(0, dtype=torch.int64)
-        coefs = torch.zeros(0, order + 1, 4, requires_grad=True)
-        u = torch.zeros(0, 3, requires_grad=True)
+        coefs = torch.zeros(0, order + 1, 4, dtype=torch.float64, requires_grad=True)
+        u = torch.zeros(0, 3, dtype=torch.float64, requires_grad=True)
         state = anisotropic_state(coefs, u, none, n_nodes, order, backend=backend)
         assert state.shape == (n_nodes, n, 4)
         assert (state == 0).all()

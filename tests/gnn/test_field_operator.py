@@ -257,7 +257,7 @@ def _derivatives(method, x, s, m, kernel, **batches):
     """Field, first and second derivatives of a function of it, each by all arguments."""
     order = 1
     field = multipole_field(
-        x, s, m, order, kernel=kernel, method=method, tolerance=1e-12, **batches
+        x, s, m, order, kernel=kernel, method=method, tolerance=1e-10, **batches
     )
     weights = torch.linspace(-1, 1, field.numel(), dtype=field.dtype).view(field.shape)
     value = (weights * field).sum() + field.square().sum()
@@ -268,8 +268,7 @@ def _derivatives(method, x, s, m, kernel, **batches):
 
 def _sums():
     """Kernels, whether targets are sources, whether there are several systems; some are enough."""
-    shown = {("Coulomb", False, False), ("Coulomb", True, True), ("Softened", False, True),
-             ("Erf", True, False)}  # fmt: skip
+    shown = {("Coulomb", False, False), ("Coulomb", True, True), ("Softened", False, True)}
     for kernel, same, batches in product(DAMPED, (False, True), (False, True)):
         name = type(kernel).__name__
         yield pytest.param(
@@ -326,13 +325,15 @@ def test_gradients_of_the_fmm(kernel, far):
     assert np.mean(np.array(far) > 0) > 0.5
 
 
-def test_fmm_keeps_a_loose_tolerance_in_float32():
+@pytest.mark.parametrize(
+    "kernel", [mp.Coulomb(), pytest.param(mp.Softened(2.0), marks=pytest.mark.slow)], ids=str
+)
+def test_fmm_keeps_a_loose_tolerance_in_float32(kernel):
     rng = np.random.default_rng(0)
     x = torch.tensor(20 * rng.random((6000, 3)), dtype=torch.float32, requires_grad=True)
     m = torch.tensor(rng.standard_normal((6000, 2, 1)), dtype=torch.float32)
 
     def run(method):
-        kernel = mp.Softened(2.0)
         field = multipole_field(x, x, m, 1, kernel=kernel, method=method, tolerance=1e-3)
         (gradient,) = torch.autograd.grad((field * m).sum(), x)
         return field, gradient
