@@ -295,19 +295,20 @@ def test_fmm_and_its_derivatives_equal_direct_sums(kernel, same, batches, far):
 
 
 @pytest.mark.parametrize(
-    "kernel",
+    ("kernel", "same"),
     [
         pytest.param(
             kernel,
-            id=type(kernel).__name__,
-            marks=[pytest.mark.slow] * (not isinstance(kernel, mp.Coulomb)),
+            same,
+            id=f"{type(kernel).__name__}-{'same' if same else 'apart'}",
+            marks=[pytest.mark.slow] * (same or not isinstance(kernel, mp.Coulomb)),
         )
-        for kernel in DAMPED
+        for kernel, same in product(DAMPED, (False, True))
     ],
 )
-def test_gradients_of_the_fmm(kernel, far):
+def test_gradients_of_the_fmm(kernel, same, far):
     x, s = _two_groups(6, 3), _two_groups(8, 4)
-    moments = _moments(8, 1, 1, 5)[:, 0].requires_grad_()
+    moments = _moments(6 if same else 8, 1, 1, 5)[:, 0].requires_grad_()
     index = torch.tensor([0, 0, 0, 0, 0, 1]), torch.tensor([0, 0, 0, 0, 0, 0, 1, 1])
     options = {"kernel": kernel, "method": "fmm", "tolerance": 1e-11}
 
@@ -317,11 +318,9 @@ def test_gradients_of_the_fmm(kernel, far):
     def tied(x, m):
         return multipole_field(x, x, m, 1, **options)
 
-    assert gradcheck(function, (x, s, moments), fast_mode=True)
-    assert gradgradcheck(function, (x, s, moments), fast_mode=True)
-    own = _moments(6, 1, 1, 5)[:, 0].requires_grad_()
-    assert gradcheck(tied, (x, own), fast_mode=True)
-    assert gradgradcheck(tied, (x, own), fast_mode=True)
+    arguments = (tied, (x, moments)) if same else (function, (x, s, moments))
+    assert gradcheck(*arguments, fast_mode=True)
+    assert gradgradcheck(*arguments, fast_mode=True)
     assert np.mean(np.array(far) > 0) > 0.5
 
 
