@@ -120,7 +120,8 @@ def _run_alone(path, cases, model, components=1):
 
 
 def test_a_process_without_numba_gives_the_numbers_of_the_compiled_operators(tmp_path):
-    model = _model(surroundings={"smearing": []})  # half the graph; the slow tests have it all
+    # the smaller part of the graph; the slow tests have it all
+    model = _model(surroundings={"smearing": []}, electrostatics=None)
     path = export_model(model, tmp_path / "model.pt2")
     results, about = _run_alone(path, _cases(), model)
     for systems, result in zip(_cases(), results, strict=True):
