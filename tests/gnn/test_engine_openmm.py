@@ -102,7 +102,13 @@ def test_nearest_image_in_a_skewed_box():
     assert nearest_image(moved, None) is moved
 
 
-@pytest.mark.parametrize("box", [None, np.diag([19.0, 21.0, 20.0])], ids=["free", "periodic"])
+@pytest.mark.parametrize(
+    "box",
+    [
+        pytest.param(None, id="free", marks=pytest.mark.slow),
+        pytest.param(np.diag([19.0, 21.0, 20.0]), id="periodic"),
+    ],
+)
 def test_forces_are_the_gradient_of_the_energy_in_the_fading_shell(model, box):
     embedding, positions = tiny(model)
     _, forces = embedding.energy_forces(positions, box)

@@ -127,8 +127,9 @@ def test_another_reader_finds_the_same_bonds(whole):
 
 @pytest.mark.parametrize(
     ("label", "name"),
-    [("SOL", "LIG"), ("WAT", "LIG"), ("ALA", "LIG"), ("DA", "LIG"), ("NA", "LIG"), ("Cl-", "LIG"),
-     ("TIP3", "LIG"), ("", "LIG"), ("MOH", "MOH"), ("UNL", "UNL")],
+    [("SOL", "LIG"), ("ALA", "LIG"), ("DA", "LIG"), ("NA", "LIG"), ("", "LIG"), ("MOH", "MOH"),
+     *(pytest.param(*names, marks=pytest.mark.slow)
+       for names in [("WAT", "LIG"), ("TIP3", "LIG"), ("Cl-", "LIG"), ("UNL", "UNL")])],
 )  # fmt: skip
 def test_names_of_residues(box, tmp_path, label, name):
     text = (box / "solute.prmtop").read_text()
