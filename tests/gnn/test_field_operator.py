@@ -257,7 +257,7 @@ def _derivatives(method, x, s, m, kernel, **batches):
     """Field, first and second derivatives of a function of it, each by all arguments."""
     order = 1
     field = multipole_field(
-        x, s, m, order, kernel=kernel, method=method, tolerance=1e-10, **batches
+        x, s, m, order, kernel=kernel, method=method, tolerance=1e-12, **batches
     )
     weights = torch.linspace(-1, 1, field.numel(), dtype=field.dtype).view(field.shape)
     value = (weights * field).sum() + field.square().sum()
