@@ -59,6 +59,11 @@ class Traceable(AMP):
     @classmethod
     def of(cls, model: AMP) -> "Traceable":
         """Return a twin of a model that shares its parameters."""
+        if model.dispersion is not None:
+            raise ValueError(
+                "dispersion is computed by a library and not in torch: leave it out of the model "
+                "(dispersion: null), and add it in the program that uses the graph"
+            )
         twin = cls.from_config(model.config() | {"method": "direct", "backend": "torch"})
         twin.to(model.dtype).load_state_dict(model.state_dict(keep_vars=True), assign=True)
         return twin.train(model.training)

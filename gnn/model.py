@@ -12,6 +12,7 @@ import multipoles as mp
 from gnn import options
 from gnn.data.batching import Batch
 from gnn.data.extent import Extent
+from gnn.layers.dispersion import dispersion_energy, parameters
 from gnn.layers.electrostatics import MultipoleReadout, energy_in_field
 from gnn.layers.long_range import MAX_ORDER, FieldOfAtoms, LongRangeCoupling
 from gnn.layers.message import Graph, MessageStep
@@ -22,7 +23,7 @@ from gnn.layers.walls import Border, clamped
 from gnn.operators import field_torch
 from gnn.operators.field import FieldOf, unchecked_field
 from gnn.operators.field_neighbours import all_pairs, neighbours_of_systems, neighbours_within
-from gnn.options import Electrostatics, LongRange, Network, Surroundings, Walls
+from gnn.options import Dispersion, Electrostatics, LongRange, Network, Surroundings, Walls
 from gnn.potential import N_ELEMENTS, Potential
 from gnn.units import COULOMB
 from multipoles.radial import Kernel
@@ -63,6 +64,8 @@ class AMP(Potential):
         Coupling of the atoms' anisotropic states beyond the cutoff; None leaves it out.
     walls : Walls or None
         What happens at distances and in fields beyond those of training; None leaves it out.
+    dispersion : Dispersion or None
+        Dispersion between the atoms by a library, with what labels of a density functional lack.
     method : {"auto", "direct", "fmm"}
         How fields are summed: directly, by the fast multipole method, or by the one that is
         expected to be faster.
@@ -75,6 +78,8 @@ class AMP(Potential):
     ------
     ValueError, TypeError
         If an argument is wrong.
+    ModuleNotFoundError
+        If the library for dispersion is not installed.
 
     References
     ----------
@@ -94,6 +99,7 @@ class AMP(Potential):
         electrostatics: Electrostatics | None = _ELECTROSTATICS,
         long_range: LongRange | None = None,
         walls: Walls | None = _WALLS,
+        dispersion: Dispersion | None = None,
         method: str = "auto",
         tolerance: float = 1e-6,
         backend: str = "compiled",
@@ -103,7 +109,8 @@ class AMP(Potential):
             "order": order, "channels": channels, "features": features, "steps": steps,
             "cutoff": cutoff, "network": network, "surroundings": surroundings,
             "electrostatics": electrostatics, "long_range": long_range, "walls": walls,
-            "method": method, "tolerance": tolerance, "backend": backend,
+            "dispersion": dispersion, "method": method, "tolerance": tolerance,
+            "backend": backend,
         }  # fmt: skip
         options.check(self._arguments)
         self.order, self.cutoff = order, cutoff
@@ -114,6 +121,9 @@ class AMP(Potential):
         self.qm_kernel = mp.Erf(electrostatics.damping) if electrostatics else None
         self.long_kernel = mp.Softened(cutoff)
         self.border = Border(*astuple(walls)) if walls else None
+        self.dispersion = dispersion
+        if dispersion:
+            parameters(*astuple(dispersion))  # raises where there are none
         self.embedding = nn.Embedding(N_ELEMENTS, features)
         self.charge_embedding = nn.Linear(1, features, bias=False)
         self.radial = RadialBasis(cutoff, network.n_radial)
@@ -223,6 +233,9 @@ class AMP(Potential):
             internal = field_of(moments[:, None] * COULOMB)
             per_atom = per_atom + 0.5 * energy_in_field(moments, internal[:, 0])
         energy = per_atom.new_zeros(batch.n_systems).index_add(0, batch.batch, per_atom)
+        if self.dispersion is not None:
+            given = batch.positions, batch.numbers, batch.batch, batch.charge
+            energy = energy + dispersion_energy(*given, *astuple(self.dispersion))
         return energy, physical._asdict()
 
     def _initial_nodes(self, batch: Batch) -> Tensor:

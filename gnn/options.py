@@ -173,14 +173,38 @@ class Walls:
             raise ValueError(f"expected walls.saturation above 1, got {self.saturation!r}")
 
 
+@dataclass(frozen=True)
+class Dispersion:
+    """London dispersion between the atoms, computed by a library and added to the energy.
+
+    Parameters
+    ----------
+    method : {"d3bj", "d4"}
+        D3 with Becke–Johnson damping (library dftd3), or D4 (dftd4).
+    functional : str
+        Density functional that the labels without dispersion come from, as the library names it.
+    """
+
+    method: str = "d3bj"
+    functional: str = "b3lyp"
+
+    def __post_init__(self) -> None:
+        _check_choice("dispersion.method", self.method, ("d3bj", "d4"))
+        if not isinstance(self.functional, str) or not self.functional.strip():
+            raise ValueError(
+                f"expected dispersion.functional as the name of one, got {self.functional!r}"
+            )
+
+
 GROUPS: dict[str, Any] = {
     "network": Network,
     "surroundings": Surroundings,
     "electrostatics": Electrostatics,
     "long_range": LongRange,
     "walls": Walls,
+    "dispersion": Dispersion,
 }
-_OPTIONAL = ("electrostatics", "long_range", "walls")
+_OPTIONAL = ("electrostatics", "long_range", "walls", "dispersion")
 #: What checkpoints lack that were written before an argument existed, with what they computed.
 FORMER_DEFAULTS: dict[str, Any] = {"walls": None}
 
@@ -253,9 +277,9 @@ def to_config(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def from_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of `AMP` that a dictionary holds: the inverse of `to_config`.
 
-    A group is a dictionary of some of its options. `electrostatics`, `long_range` and `walls` may
-    also be true, with all defaults, and false or None, which leaves them out. Names that options
-    had before there were groups are understood.
+    A group is a dictionary of some of its options. `electrostatics`, `long_range`, `walls` and
+    `dispersion` may also be true, with all defaults, and false or None, which leaves them out.
+    Names that options had before there were groups are understood.
 
     Raises
     ------
