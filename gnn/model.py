@@ -206,15 +206,17 @@ class AMP(Potential):
 
     def _energy(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         fields = self._outer_fields(batch)
-        distances = torch.linalg.vector_norm(batch.edge_vectors, dim=1)
+        vectors = batch.edge_vectors
+        lengths = distances = torch.linalg.vector_norm(vectors, dim=1)
         near, scale, repulsion = fields, None, fields.new_zeros(())
         if self.border is not None:
-            distances, between = self._bounded_distances(batch, distances)
+            distances, between = self._bounded_distances(batch, lengths)
             near, outer = self._bounded_charges(batch, fields)
             scale = self.border.scale(near, batch.numbers)
             repulsion = between + outer
         nodes = self._initial_nodes(batch)
-        graph, surroundings = self._graph(batch, nodes, distances, near, scale)
+        directions = vectors / lengths[:, None]
+        graph, surroundings = self._graph(batch, nodes, directions, distances, near, scale)
         # all steps use one plan of the sums
         field_of_atoms = self._field_of_atoms(batch, self.long_kernel, min(self.order, MAX_ORDER))
         previous: Tensor | None = None
@@ -352,11 +354,12 @@ class AMP(Potential):
         self,
         batch: Batch,
         nodes: Tensor,
+        directions: Tensor,
         distances: Tensor,
         fields: Tensor,
         scale: Tensor | None,
     ) -> tuple[Graph, SurroundingsField | None]:
-        senders, receivers, vectors = batch.senders, batch.receivers, batch.edge_vectors
+        senders, receivers = batch.senders, batch.receivers
         basis, fade = self.radial(distances[:, None])
         features = self.edges(nodes, basis, senders, receivers)
         surroundings = None
@@ -373,6 +376,5 @@ class AMP(Potential):
             seen = torch.cat([relative, fields[:, 1:, 0]], dim=1)
             surroundings = SurroundingsField(fields, seen)
             features = torch.cat([features, step], dim=1)
-        lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-        graph = Graph(senders, receivers, vectors / lengths, fade, features, batch.n_atoms)
+        graph = Graph(senders, receivers, directions, fade, features, batch.n_atoms)
         return graph, surroundings
