@@ -11,9 +11,9 @@ from gnn.doctor.patient import Array, Patient, alone, changed, derivatives, join
 from gnn.training.report.metrics import frame_name
 
 #: Jumps in eV, eV/Å and eV/Å² below which an energy is smooth to its second derivative.
-JUMPS = {"energy": 1e-8, "force": 1e-7, "curvature": 1e-3}
+JUMPS = {"energy": 1e-8, "force": 1e-7, "curvature": 1e-4}
 _UNITS = ("eV", "eV/Å", "eV/Å²")
-_STEP = 1e-4  # Å
+_STEP = 2e-5  # Å
 _OFFSETS = _STEP * np.array([-1.5, -0.5, 0.5, 1.5])
 
 
