@@ -101,6 +101,7 @@ class AMP(Potential):
         self.order, self.cutoff = order, cutoff
         self.surroundings = surroundings
         self.method, self.tolerance, self.backend = method, tolerance, backend
+        self.damping = surroundings.damping
         self.kernel = mp.Erf(surroundings.damping)
         self.smeared_kernels = [mp.Erf(width) for width in surroundings.smearing]
         self.qm_kernel = mp.Erf(electrostatics.damping) if electrostatics else None
@@ -186,7 +187,8 @@ class AMP(Potential):
             internal = field_of(moments[:, None] * COULOMB)
             per_atom = per_atom + 0.5 * energy_in_field(moments, internal[:, 0])
         energy = per_atom.new_zeros(batch.n_systems).index_add(0, batch.batch, per_atom)
-        return energy, physical._asdict()
+        seen = {"_features": nodes, "_gradient": fields[:, 0, 1:4]}
+        return energy, physical._asdict() | seen
 
     def _initial_nodes(self, batch: Batch) -> Tensor:
         """Return node features of element and of the system's charge per atom, (N, features)."""

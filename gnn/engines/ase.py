@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from gnn.data.charge import find_charge
 from gnn.data.systems import System, float_array, total_charge
 from gnn.engines._models import ready_model
-from gnn.potential import PER_ATOM, Potential
+from gnn.potential import Potential
+from gnn.trust.words import checked_policy
 
 try:
     from ase import Atoms
@@ -61,6 +62,13 @@ class AMPCalculator(Calculator):
         derivatives in V/Å^k, (n, 4), (n, 10) or (n, 20), packed as by `multipoles.field`.
     dtype : torch.dtype or str, optional
         Type in which the model computes, such as ``"float64"``. None: that of its weights.
+    strict : bool
+        Raise a ValueError for atoms outside of what the model was trained on: the same as
+        ``unknown="raise"``.
+    unknown : {"warn", "ignore", "raise"}, optional
+        What to do about such atoms: warn, once for each composition; nothing; or raise. None:
+        what the model's attribute of this name says, at first "warn". How far they are outside
+        is in ``calc.results["novelty"]`` (n,), where 1 is the edge (see `gnn.trust`).
 
     Raises
     ------
@@ -97,8 +105,12 @@ class AMPCalculator(Calculator):
         uniform_field: ArrayLike | None = None,
         external_field: Callable[[Array], ArrayLike] | None = None,
         dtype: torch.dtype | str | None = None,
+        strict: bool = False,
+        unknown: str | None = None,
     ):
         self.model = ready_model(model, dtype)
+        if strict or unknown is not None:
+            self.model.unknown = checked_policy("raise" if strict else unknown)
         self._embedded = False
         self._found: dict[str, Any] = {}
         self._told: set[str] = set()  # names of what looks like a charge and is not used
@@ -182,6 +194,8 @@ class AMPCalculator(Calculator):
             name: self._found[name] for name in self.implemented_properties if name in self._found
         }
         self.results["free_energy"] = self._found["energy"]
+        if "novelty" in self._found:
+            self.results["novelty"] = self._found["novelty"]
 
     def get_atomic_multipoles(self, atoms: Atoms | None = None) -> dict[str, Array]:
         """Return the multipoles of the atoms.
@@ -193,7 +207,7 @@ class AMPCalculator(Calculator):
             the convention of `gnn.System`.
         """
         self.get_property("charges", atoms)
-        return {name: self._found[name].copy() for name in PER_ATOM if name != "forces"}
+        return {name: self._found[name].copy() for name in ("charges", "dipoles", "quadrupoles")}
 
     def get_forces_on_point_charges(self, atoms: Atoms | None = None) -> Array:
         """Return the forces of the atoms on the surrounding charges, (m, 3) in eV/Å.

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from gnn.data.batching import Batch
 from gnn.data.neighbours import neighbour_pairs
+from gnn.data.systems import System
 from gnn.engines.settings import SWITCH_WIDTH
 from gnn.potential import Potential
 
@@ -124,8 +125,9 @@ class Embedding:
         Raises
         ------
         ValueError
-            If the box is too small for the cutoff, the atoms have come apart, or positions or
-            result are not finite.
+            If the box is too small for the cutoff, the atoms have come apart, positions or result
+            are not finite, or the atoms are outside of what the model was trained on and its
+            `unknown` is "raise".
         """
         if not np.isfinite(positions).all():
             raise ValueError("the positions hold NaN or infinity: the time step may be too long")
@@ -160,6 +162,10 @@ class Embedding:
                 or "the model's energy or forces came out as NaN or infinity: the geometry has "
                 "left what the model can describe (time step, start structure, training data?)"
             )
+        if "novelty" in output and output["novelty"].max() > 1:
+            numbers, charge = self.numbers.numpy(), int(self.charge.item())
+            system = System(numbers, atoms, charge, around[seen], charges * weights[groups])
+            self.model.judge([system], [{"novelty": _array(output["novelty"])}])
         return energy, forces
 
     def _apart(self, atoms: Array) -> str:
