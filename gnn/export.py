@@ -33,6 +33,7 @@ INPUTS = (
     "mm_moments", "mm_batch", "uniform_field",
 )  # fmt: skip
 OUTPUTS = ("energy", "forces", "mm_forces", "charges", "dipoles", "quadrupoles", "dipole")
+_FAR = 1e3  # Å; beyond every wall
 STEP_INPUTS = (*INPUTS, "external_field", "origin")
 _UNITS = {"energy": "eV", "length": "angstrom", "charge": "e", "field": "V/angstrom"}
 
@@ -58,6 +59,11 @@ class Traceable(AMP):
     @classmethod
     def of(cls, model: AMP) -> "Traceable":
         """Return a twin of a model that shares its parameters."""
+        if model.dispersion is not None:
+            raise ValueError(
+                "dispersion is computed by a library and not in torch: leave it out of the model "
+                "(dispersion: null), and add it in the program that uses the graph"
+            )
         twin = cls.from_config(model.config() | {"method": "direct", "backend": "torch"})
         twin.to(model.dtype).load_state_dict(model.state_dict(keep_vars=True), assign=True)
         return twin.train(model.training)
@@ -71,6 +77,18 @@ class Traceable(AMP):
         )
         rest = [field - sharp for field in smeared]
         return torch.cat([sharp + given_field(batch)[:, None], *rest], dim=1)
+
+    def _close_particles(self, batch: Batch, shortest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return all pairs; those of different systems are put out of reach of each other."""
+        pairs = self.mm_pairs or all_pairs(batch.batch, batch.mm_batch)
+        atoms = batch.positions.index_select(0, pairs.targets)
+        vectors = atoms - batch.mm_positions.index_select(0, pairs.sources)
+        far = torch.full_like(vectors, _FAR)
+        return pairs.targets, pairs.sources, torch.where(pairs.meets[:, None], vectors, far)
+
+    @staticmethod
+    def _any(condition: Tensor) -> bool:
+        return True
 
     def _field_of_atoms(self, batch: Batch, kernel: Kernel, order: int) -> FieldOfAtoms:
         pairs = self.atom_pairs or all_pairs(batch.batch, batch.batch)

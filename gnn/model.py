@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import astuple
 from typing import Any, Self
 
 import torch
@@ -10,15 +11,19 @@ from torch import Tensor, nn
 import multipoles as mp
 from gnn import options
 from gnn.data.batching import Batch
+from gnn.data.extent import Extent
+from gnn.layers.dispersion import dispersion_energy, parameters
 from gnn.layers.electrostatics import MultipoleReadout, energy_in_field
 from gnn.layers.long_range import MAX_ORDER, FieldOfAtoms, LongRangeCoupling
 from gnn.layers.message import Graph, MessageStep
 from gnn.layers.networks import EdgeNetwork, dense
 from gnn.layers.radial import RadialBasis
 from gnn.layers.surroundings import FIELD_ORDER, SurroundingsField, given_field
+from gnn.layers.walls import Border, clamped
+from gnn.operators import field_torch
 from gnn.operators.field import FieldOf, unchecked_field
-from gnn.operators.field_neighbours import neighbours_of_systems, neighbours_within
-from gnn.options import Electrostatics, LongRange, Network, Surroundings
+from gnn.operators.field_neighbours import all_pairs, neighbours_of_systems, neighbours_within
+from gnn.options import Dispersion, Electrostatics, LongRange, Network, Surroundings, Walls
 from gnn.potential import N_ELEMENTS, Potential
 from gnn.units import COULOMB
 from multipoles.radial import Kernel
@@ -26,6 +31,7 @@ from multipoles.radial import Kernel
 # a r beyond which erf(a r) and its derivatives are those of 1 to the last digit
 _DECAYED, _DECAYED_FLOAT32 = 6.0, 4.5
 _NETWORK, _SURROUNDINGS, _ELECTROSTATICS = Network(), Surroundings(), Electrostatics()
+_WALLS = Walls()
 
 
 class AMP(Potential):
@@ -56,6 +62,10 @@ class AMP(Potential):
         Interaction of the atoms' physical multipoles with each other; None leaves it out.
     long_range : LongRange or None
         Coupling of the atoms' anisotropic states beyond the cutoff; None leaves it out.
+    walls : Walls or None
+        What happens at distances and in fields beyond those of training; None leaves it out.
+    dispersion : Dispersion or None
+        Dispersion between the atoms by a library, with what labels of a density functional lack.
     method : {"auto", "direct", "fmm"}
         How fields are summed: directly, by the fast multipole method, or by the one that is
         expected to be faster.
@@ -68,6 +78,8 @@ class AMP(Potential):
     ------
     ValueError, TypeError
         If an argument is wrong.
+    ModuleNotFoundError
+        If the library for dispersion is not installed.
 
     References
     ----------
@@ -86,6 +98,8 @@ class AMP(Potential):
         surroundings: Surroundings = _SURROUNDINGS,
         electrostatics: Electrostatics | None = _ELECTROSTATICS,
         long_range: LongRange | None = None,
+        walls: Walls | None = _WALLS,
+        dispersion: Dispersion | None = None,
         method: str = "auto",
         tolerance: float = 1e-6,
         backend: str = "compiled",
@@ -94,8 +108,9 @@ class AMP(Potential):
         self._arguments: dict[str, Any] = {
             "order": order, "channels": channels, "features": features, "steps": steps,
             "cutoff": cutoff, "network": network, "surroundings": surroundings,
-            "electrostatics": electrostatics, "long_range": long_range, "method": method,
-            "tolerance": tolerance, "backend": backend,
+            "electrostatics": electrostatics, "long_range": long_range, "walls": walls,
+            "dispersion": dispersion, "method": method, "tolerance": tolerance,
+            "backend": backend,
         }  # fmt: skip
         options.check(self._arguments)
         self.order, self.cutoff = order, cutoff
@@ -106,6 +121,10 @@ class AMP(Potential):
         self.smeared_kernels = [mp.Erf(width) for width in surroundings.smearing]
         self.qm_kernel = mp.Erf(electrostatics.damping) if electrostatics else None
         self.long_kernel = mp.Softened(cutoff)
+        self.border = Border(*astuple(walls)) if walls else None
+        self.dispersion = dispersion
+        if dispersion:
+            parameters(*astuple(dispersion))  # raises where there are none
         self.embedding = nn.Embedding(N_ELEMENTS, features)
         self.charge_embedding = nn.Linear(1, features, bias=False)
         self.radial = RadialBasis(cutoff, network.n_radial)
@@ -159,6 +178,27 @@ class AMP(Potential):
         """Return plain values from which `from_config` builds the same architecture."""
         return options.to_config(self._arguments)
 
+    @property
+    def extent(self) -> Extent | None:
+        """The extent of the training data; None where it is not known, or without walls."""
+        return None if self.border is None else self.border.extent
+
+    def set_extent(self, extent: Extent) -> None:
+        """Tell what the model was trained on, beyond which its walls act.
+
+        A model without walls, such as one from a checkpoint of an earlier version, gets them with
+        their default options.
+
+        Parameters
+        ----------
+        extent
+            Of all frames that the model was trained on, see `gnn.data.extent.extent_of`.
+        """
+        if self.border is None:
+            self._arguments["walls"] = _WALLS
+            self.border = Border(*astuple(_WALLS)).to(self.embedding.weight)
+        self.border.set(extent)
+
     def _begin_from(self, bond: float) -> None:
         """Let the network begin from a mean energy in eV per atom, relative to isolated atoms."""
         last = self.atom_energy[-1]
@@ -167,8 +207,15 @@ class AMP(Potential):
 
     def _energy(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         fields = self._outer_fields(batch)
+        distances = torch.linalg.vector_norm(batch.edge_vectors, dim=1)
+        near, scale, repulsion = fields, None, fields.new_zeros(())
+        if self.border is not None:
+            distances, between = self._bounded_distances(batch, distances)
+            near, outer = self._bounded_charges(batch, fields)
+            scale = self.border.scale(near, batch.numbers)
+            repulsion = between + outer
         nodes = self._initial_nodes(batch)
-        graph, surroundings = self._graph(batch, nodes, fields)
+        graph, surroundings = self._graph(batch, nodes, distances, near, scale)
         # all steps use one plan of the sums
         field_of_atoms = self._field_of_atoms(batch, self.long_kernel, min(self.order, MAX_ORDER))
         previous: Tensor | None = None
@@ -176,17 +223,20 @@ class AMP(Potential):
             nodes, state, previous = step(nodes, graph, surroundings, previous, field_of_atoms)
         physical = self.multipoles(nodes, state, batch.charge, batch.batch)
         moments = physical.packed()
-        per_atom = self.atom_energy(nodes)[:, 0]
+        per_atom = self.atom_energy(nodes)[:, 0] + repulsion
         if self.surroundings.in_energy:
             per_atom = per_atom + energy_in_field(moments, fields[:, 0])
             for i, readout in enumerate(self.penetration, start=1):
                 extra = readout(nodes, state, batch.charge, batch.batch).packed()
-                per_atom = per_atom + energy_in_field(extra, fields[:, i])
+                per_atom = per_atom + energy_in_field(extra, near[:, i])
         if self.qm_kernel is not None:
             field_of = self._field_of_atoms(batch, self.qm_kernel, FIELD_ORDER)
             internal = field_of(moments[:, None] * COULOMB)
             per_atom = per_atom + 0.5 * energy_in_field(moments, internal[:, 0])
         energy = per_atom.new_zeros(batch.n_systems).index_add(0, batch.batch, per_atom)
+        if self.dispersion is not None:
+            given = batch.positions, batch.numbers, batch.batch, batch.charge
+            energy = energy + dispersion_energy(*given, *astuple(self.dispersion))
         seen = {"_features": nodes, "_gradient": fields[:, 0, 1:4]}
         return energy, physical._asdict() | seen
 
@@ -238,20 +288,93 @@ class AMP(Potential):
         how = self.method, self.tolerance, self.backend
         return FieldOf(targets, sources, order, kernel, neighbours, *how)
 
+    def _bounded_distances(self, batch: Batch, distances: Tensor) -> tuple[Tensor, Tensor]:
+        """Return lengths of the edges as the network sees them, and the repulsion of each atom."""
+        border, none = self.border, distances.new_zeros(())
+        assert border is not None
+        ends = (batch.numbers.index_select(0, end) for end in (batch.receivers, batch.senders))
+        receivers, senders = ends
+        shortest = border.shortest(receivers, senders).clamp(max=self.cutoff)
+        if not self._any(distances < shortest):
+            return distances, none
+        half = 0.5 * border.atom_repulsion(distances, shortest, receivers, senders)
+        per_atom = distances.new_zeros(batch.n_atoms).index_add(0, batch.receivers, half)
+        return clamped(distances, shortest, border.width), per_atom
+
+    def _bounded_charges(self, batch: Batch, fields: Tensor) -> tuple[Tensor, Tensor]:
+        """Return fields of charges that are nowhere too close, and the repulsion of each atom."""
+        border, none = self.border, fields.new_zeros(())
+        assert border is not None
+        surrounded = self.surroundings.in_messages or self.surroundings.in_energy
+        shortest = border.shortest_to_charges(batch.numbers)
+        close = self._close_particles(batch, shortest) if surrounded and batch.n_mm else None
+        if close is None:
+            return fields, none
+        atoms, particles, vectors = close
+        shortest, numbers = shortest.index_select(0, atoms), batch.numbers.index_select(0, atoms)
+        moments = batch.mm_moments.index_select(0, particles)
+        distances = torch.linalg.vector_norm(vectors, dim=1)
+        energy = border.charge_repulsion(distances, shortest, numbers, moments[:, 0])
+        shown = vectors * (clamped(distances, shortest, border.width) / distances)[:, None]
+        moments = moments[:, None] * COULOMB
+        sharp, *smeared = (
+            field_torch.of_pairs(shown, moments, FIELD_ORDER, kernel)
+            - field_torch.of_pairs(vectors, moments, FIELD_ORDER, kernel)
+            for kernel in (self.kernel, *self.smeared_kernels)
+        )
+        change = torch.cat([sharp, *(field - sharp for field in smeared)], dim=1)
+        per_atom = energy.new_zeros(batch.n_atoms).index_add(0, atoms, energy)
+        return fields.index_add(0, atoms, change), per_atom
+
+    def _close_particles(
+        self, batch: Batch, shortest: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Return atom, particle and vector between them of pairs closer than `shortest` (N,).
+
+        None if there are no such pairs.
+        """
+        atoms, particles = batch.positions, batch.mm_positions
+        index, reach = (batch.batch, batch.mm_batch), float(shortest.max())
+        pairs = all_pairs(neighbours_within(atoms, particles, *index, reach), atoms.device)
+        targets, sources = pairs.unbind(1)
+        vectors = atoms.index_select(0, targets) - particles.index_select(0, sources)
+        distances = torch.linalg.vector_norm(vectors.detach(), dim=1)
+        close = torch.nonzero(distances < shortest.index_select(0, targets))[:, 0]
+        if len(close) == 0:
+            return None
+        targets, sources, vectors = (x.index_select(0, close) for x in (targets, sources, vectors))
+        return targets, sources, vectors
+
+    @staticmethod
+    def _any(condition: Tensor) -> bool:
+        """Return whether a condition is true anywhere, so that what follows from it is needed."""
+        return bool(condition.any())
+
     def _graph(
-        self, batch: Batch, nodes: Tensor, fields: Tensor
+        self,
+        batch: Batch,
+        nodes: Tensor,
+        distances: Tensor,
+        fields: Tensor,
+        scale: Tensor | None,
     ) -> tuple[Graph, SurroundingsField | None]:
         senders, receivers, vectors = batch.senders, batch.receivers, batch.edge_vectors
-        distances = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-        basis, fade = self.radial(distances)
+        basis, fade = self.radial(distances[:, None])
         features = self.edges(nodes, basis, senders, receivers)
         surroundings = None
         if self.surroundings.in_messages:
             potential = fields[:, 0, :1]
             step = potential.index_select(0, receivers) - potential.index_select(0, senders)
+            if scale is not None:
+                fields = fields * scale[:, None, None]
+                step = (
+                    step
+                    * (scale.index_select(0, receivers) * scale.index_select(0, senders))[:, None]
+                )
             relative = torch.zeros_like(potential).index_add(0, receivers, step * fade)
             seen = torch.cat([relative, fields[:, 1:, 0]], dim=1)
             surroundings = SurroundingsField(fields, seen)
             features = torch.cat([features, step], dim=1)
-        graph = Graph(senders, receivers, vectors / distances, fade, features, batch.n_atoms)
+        lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+        graph = Graph(senders, receivers, vectors / lengths, fade, features, batch.n_atoms)
         return graph, surroundings

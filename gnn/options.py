@@ -141,13 +141,72 @@ class LongRange:
         _check_count("long_range.channels", self.channels)
 
 
+@dataclass(frozen=True)
+class Walls:
+    """What the model does beyond the distances and fields it was trained on.
+
+    Atoms, and surrounding charges and atoms, that are closer than any of their elements in training
+    repel, and the network sees them hardly closer than that; fields larger than any in training
+    saturate. Within the trained extent (`gnn.AMP.set_extent`) nothing of this acts.
+
+    Parameters
+    ----------
+    width : float
+        Å; by how much distances that the network sees may fall below the shortest trained one.
+    stiffness : float
+        eV/Å³, and per e for charges; the repulsion is that of screened nuclei, which fades in,
+        and this times the third power of what is missing to the shortest distance.
+    saturation : float
+        How many times larger than in training the fields are that the network may see at most;
+        more than one.
+    """
+
+    width: float = 0.05
+    stiffness: float = 100.0
+    saturation: float = 1.5
+
+    def __post_init__(self) -> None:
+        _check_positive("walls.width", self.width)
+        _check_positive("walls.stiffness", self.stiffness)
+        _check_positive("walls.saturation", self.saturation)
+        if self.saturation <= 1:
+            raise ValueError(f"expected walls.saturation above 1, got {self.saturation!r}")
+
+
+@dataclass(frozen=True)
+class Dispersion:
+    """London dispersion between the atoms, computed by a library and added to the energy.
+
+    Parameters
+    ----------
+    method : {"d3bj", "d4"}
+        D3 with Becke–Johnson damping (library dftd3), or D4 (dftd4).
+    functional : str
+        Density functional that the labels without dispersion come from, as the library names it.
+    """
+
+    method: str = "d3bj"
+    functional: str = "b3lyp"
+
+    def __post_init__(self) -> None:
+        _check_choice("dispersion.method", self.method, ("d3bj", "d4"))
+        if not isinstance(self.functional, str) or not self.functional.strip():
+            raise ValueError(
+                f"expected dispersion.functional as the name of one, got {self.functional!r}"
+            )
+
+
 GROUPS: dict[str, Any] = {
     "network": Network,
     "surroundings": Surroundings,
     "electrostatics": Electrostatics,
     "long_range": LongRange,
+    "walls": Walls,
+    "dispersion": Dispersion,
 }
-_OPTIONAL = ("electrostatics", "long_range")
+_OPTIONAL = ("electrostatics", "long_range", "walls", "dispersion")
+#: What checkpoints lack that were written before an argument existed, with what they computed.
+FORMER_DEFAULTS: dict[str, Any] = {"walls": None}
 
 
 def _check_group(name: str, value: Any) -> None:
@@ -218,9 +277,9 @@ def to_config(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def from_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of `AMP` that a dictionary holds: the inverse of `to_config`.
 
-    A group is a dictionary of some of its options. `electrostatics` and `long_range` may also be
-    true, with all defaults, and false or None, which leaves them out. Names that options had
-    before there were groups are understood.
+    A group is a dictionary of some of its options. `electrostatics`, `long_range`, `walls` and
+    `dispersion` may also be true, with all defaults, and false or None, which leaves them out.
+    Names that options had before there were groups are understood.
 
     Raises
     ------

@@ -16,7 +16,9 @@ COMMANDS = {"fmm/bench.py": {"fmm3dpy", "matplotlib"}}
 # libraries whose arrays come and go, imported when one of theirs has come
 ARRAYS = {"multipoles/cuda/device.py": {"torch", "cupy", "jax"}}
 # heavy packages that gnn imports inside the function that needs them
-LATE = {"ase", "openmm", "pyscf", "rdkit", "parmed", "h5py", "matplotlib", "rich"}
+LATE = {
+    "ase", "dftd3", "dftd4", "openmm", "pyscf", "rdkit", "parmed", "h5py", "matplotlib", "rich",
+}  # fmt: skip
 # modules that define a subclass of such a package's class; no other module imports them
 SUBCLASSES = {"gnn/engines/ase.py": {"ase"}}
 # floors of fmm from below: a module imports what is on lower floors, and from its own room

@@ -12,6 +12,8 @@ from gnn.data.systems import MAX_ATOMIC_NUMBER, Frame, System
 from gnn.units import COULOMB
 
 _SIZE = MAX_ATOMIC_NUMBER + 1
+#: How often each packed second derivative stands in the matrix.
+_TIMES = np.array([1.0, 2, 2, 1, 2, 1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +31,8 @@ class Extent:
     field
         Largest gradient in V/Å of the potential of the surroundings at an atom of the element,
         (95,); zero where there was none.
+    curvature
+        Largest norm in V/Å² of its second derivatives, (95,). None: not known, infinity.
 
     Raises
     ------
@@ -39,10 +43,12 @@ class Extent:
     pairs: NDArray[np.float64]
     charges: NDArray[np.float64]
     field: NDArray[np.float64]
+    curvature: NDArray[np.float64] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         for one in fields(self):
-            value = np.array(getattr(self, one.name), dtype=np.float64)
+            value = getattr(self, one.name)
+            value = np.full(_SIZE, np.inf) if value is None else np.array(value, dtype=np.float64)
             shape = (_SIZE, _SIZE) if one.name == "pairs" else (_SIZE,)
             if value.shape != shape or not (value >= 0).all():
                 raise ValueError(
@@ -57,6 +63,7 @@ class Extent:
             np.minimum(self.pairs, other.pairs),
             np.minimum(self.charges, other.charges),
             np.maximum(self.field, other.field),
+            np.maximum(self.curvature, other.curvature),
         )
 
 
@@ -72,7 +79,7 @@ def extent_of(frames: Iterable[Frame | System], damping: float = 2.0) -> Extent:
         ``surroundings.damping`` of the model.
     """
     pairs = np.full((_SIZE, _SIZE), np.inf)
-    charges, field = np.full(_SIZE, np.inf), np.zeros(_SIZE)
+    charges, field, curvature = np.full(_SIZE, np.inf), np.zeros(_SIZE), np.zeros(_SIZE)
     for frame in frames:
         system = frame.system if isinstance(frame, Frame) else frame
         numbers = system.numbers
@@ -80,9 +87,10 @@ def extent_of(frames: Iterable[Frame | System], damping: float = 2.0) -> Extent:
         charged = system.mm_positions[system.mm_charges != 0]
         if len(charged):
             np.minimum.at(charges, numbers, cKDTree(charged).query(system.positions)[0])
-        gradient = np.linalg.norm(field_gradient(system, damping), axis=1)
-        np.maximum.at(field, numbers, gradient)
-    return Extent(pairs, charges, field)
+        derivatives = field_derivatives(system, damping)
+        np.maximum.at(field, numbers, np.sqrt(derivatives[:, :3] ** 2 @ np.ones(3)))
+        np.maximum.at(curvature, numbers, np.sqrt(derivatives[:, 3:] ** 2 @ _TIMES))
+    return Extent(pairs, charges, field, curvature)
 
 
 def _add_pairs(
@@ -96,17 +104,19 @@ def _add_pairs(
         np.minimum.at(pairs[z], numbers, distances[np.arange(len(numbers)), own])
 
 
-def field_gradient(system: System, damping: float = 2.0) -> NDArray[np.float64]:
-    """Return the gradient of the potential of the surroundings at the atoms, (n, 3) in V/Å."""
-    gradient = np.zeros((system.n_atoms, 3))
+def field_derivatives(system: System, damping: float = 2.0) -> NDArray[np.float64]:
+    """Return the derivatives of the potential of the surroundings at the atoms.
+
+    Gradient in V/Å and packed second derivatives in V/Å², (n, 9).
+    """
+    derivatives = np.zeros((system.n_atoms, 9))
     if system.n_mm:
         moments = mp.pack(system.mm_charges, system.mm_dipoles, system.mm_quadrupoles) * COULOMB
-        field = mp.field(
-            system.positions, system.mm_positions, moments, order=1, kernel=mp.Erf(damping)
-        )
-        gradient += field[:, 1:4]
+        points, kernel = (system.positions, system.mm_positions), mp.Erf(damping)
+        derivatives += mp.field(*points, moments, order=2, kernel=kernel)[:, 1:]
     if system.uniform_field is not None:
-        gradient -= system.uniform_field
-    if system.external_field is not None and system.external_field.shape[1] >= 4:
-        gradient += system.external_field[:, 1:4]
-    return gradient
+        derivatives[:, :3] -= system.uniform_field
+    if system.external_field is not None:
+        given = system.external_field[:, 1:10]
+        derivatives[:, : given.shape[1]] += given
+    return derivatives

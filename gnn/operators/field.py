@@ -23,7 +23,7 @@ from gnn.operators import evaluators, field_torch
 from gnn.operators.derivatives import each_of_batch, transformed
 from gnn.operators.edges import BACKENDS
 from gnn.operators.evaluators import METHODS, Deferred, DeferredTransposed, Evaluator
-from gnn.operators.field_neighbours import given_neighbours, gpu
+from gnn.operators.field_neighbours import all_pairs, given_neighbours, gpu
 from gnn.operators.gpu import on_gpu
 from multipoles import checks, indexing
 from multipoles.checks import check_total_order
@@ -155,10 +155,7 @@ class FieldOf:
     def _by_twin(self, moments: Tensor) -> Tensor:
         """Return the field in plain torch, on whatever device the points are."""
         device = self.points[0].device
-        if on_gpu(self.points[0]):
-            rows = gpu().all_pairs(self.neighbours, device)
-        else:
-            rows = torch.from_numpy(self.neighbours.all_pairs())
+        rows = all_pairs(self.neighbours, device)
         given = *self.points, moments, self.order, self.kernel
         if transformed():  # no shape may depend on the values of tensors
             every = torch.ones(len(rows), dtype=torch.bool, device=device)

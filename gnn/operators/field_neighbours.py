@@ -33,6 +33,13 @@ def neighbours_within(
     return near_pairs(x.numpy(), s.numpy(), target_batch.numpy(), source_batch.numpy(), reach)
 
 
+def all_pairs(neighbours: "Neighbours | DeviceNeighbours", device: torch.device) -> Tensor:
+    """Return targets and sources of all pairs, (n_pairs, 2)."""
+    if isinstance(neighbours, Neighbours):
+        return torch.from_numpy(neighbours.all_pairs())
+    return gpu().all_pairs(neighbours, device)
+
+
 def _neighbours_on_gpu(
     points: Tensor,
     n_sources: int,

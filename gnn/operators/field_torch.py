@@ -43,7 +43,7 @@ def field(
     r = targets[target] - sources[source]
     apart = (r.detach() != 0).any(dim=1)
     r, target, source = r[apart], target[apart], source[apart]
-    rows = _of_pairs(r, moments[source], order, kernel)
+    rows = of_pairs(r, moments[source], order, kernel)
     return rows.new_zeros(len(targets), *rows.shape[1:]).index_add(0, target, rows)
 
 
@@ -64,13 +64,16 @@ def field_where(
     r = targets.index_select(0, target) - sources.index_select(0, source)
     meets = meets & (r.detach() != 0).any(dim=1)
     r = torch.where(meets[:, None], r, torch.ones_like(r))
-    rows = _of_pairs(r, moments.index_select(0, source), order, kernel)
+    rows = of_pairs(r, moments.index_select(0, source), order, kernel)
     rows = rows * meets[:, None, None]
     return rows.new_zeros(targets.shape[0], *rows.shape[1:]).index_add(0, target, rows)
 
 
-def _of_pairs(r: Tensor, moments: Tensor, order: int, kernel: Kernel) -> Tensor:
-    """Return the field of each pair at its target, (P, channels, n_components(order))."""
+def of_pairs(r: Tensor, moments: Tensor, order: int, kernel: Kernel) -> Tensor:
+    """Return the field of each pair at its target, (P, channels, n_components(order)).
+
+    `r` (P, 3) points from source to target; `moments` (P, channels, n_components) are the source's.
+    """
     source_order = indexing.order_of(moments.shape[-1])
     tensor = derivatives(r, source_order + order, kernel)
     sums = torch.tensor(indexing.sum_index(source_order, order), device=r.device)

@@ -3,10 +3,9 @@
 import torch
 from torch import Tensor
 
+from gnn.layers.walls import RATES, WEIGHTS
 from gnn.published.units import BOHR, COULOMB
 
-WEIGHTS = 0.1818, 0.5099, 0.2802, 0.02817
-RATES = 3.2, 0.9423, 0.4028, 0.2016
 LENGTH = 0.8854 * BOHR
 #: Where the repulsion begins to fade, and where it ends, in Å.
 INNER, OUTER = 3.0, 4.0

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
+from gnn.options import FORMER_DEFAULTS
 from gnn.potential import Potential
 from gnn.trust.domain import Domain
 from multipoles.files import atomic_write
 
 FORMAT = "anisole-model"
-VERSION = 3
+VERSION = 4
 #: The model trained on the shipped frames.
 SHIPPED = Path(__file__).parent.parent / "data" / "model.pt"
 #: Classes of models and where they live.
@@ -185,8 +186,14 @@ def load_described(path: str | Path | None = None) -> Potential:
 
 
 def model_from(description: dict[str, Any]) -> Potential:
-    """Build a model, without weights, from its ``kind`` (default AMP) and ``config``."""
-    model: Potential = _class_of(description.get("kind", "AMP")).from_config(description["config"])
+    """Build a model, without weights, from its ``kind`` (default AMP) and ``config``.
+
+    Arguments of `AMP` that did not exist when a checkpoint was written are set to what it computed.
+    """
+    kind, config = description.get("kind", "AMP"), description["config"]
+    if kind == "AMP":
+        config = FORMER_DEFAULTS | config
+    model: Potential = _class_of(kind).from_config(config)
     return model
 
 

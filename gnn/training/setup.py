@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from gnn.data.extent import extent_of
 from gnn.model import AMP
 from gnn.potential import Potential
 from gnn.training import checkpoint
@@ -23,7 +24,8 @@ def build_model(
     """Return the model to train, seeded by the config, with a baseline for the training frames.
 
     Fresh, or that of the checkpoint named by ``start``, whose weights are kept while the constant
-    part of its energy is fitted anew: the labels may be of another level of theory. Members of a
+    part of its energy is fitted anew: the labels may be of another level of theory. The extent of
+    the frames is noted, joined with that of earlier training. Members of a
     committee that start from one checkpoint are perturbed first, and what the training energies
     leave open of the constant part is drawn at random for each. A run to be continued has all
     that in its checkpoint `last`.
@@ -54,16 +56,32 @@ def build_model(
         return checkpoint.load_model(last).to(dtype).train()
     if config.start is None:
         model: Potential = AMP.from_config(config.model).to(dtype)
+        _set_extent(model, training)
         model.set_baseline(headers(training), isolated)
     else:
         model = _started(config, member).to(dtype).train()
         model.domain = None  # that of other frames
         perturb(model, config.perturbation, config.training.seed)
+        _set_extent(model, training, started=True)
         model.refit_baseline(training)
     if config.committee.members > 1:
         fixed = {} if config.start is not None else isolated or {}
         draw_undetermined(model, headers(training), fixed, config.training.seed)
     return model
+
+
+def _set_extent(model: Potential, training: Frames, started: bool = False) -> None:
+    """Tell a model with walls what it is trained on, beside what it was trained on before.
+
+    Where the latter is not known, the extent stays unknown.
+    """
+    if not isinstance(model, AMP) or model.border is None:
+        return
+    former = model.extent
+    if started and former is None:
+        return
+    extent = extent_of(training, model.surroundings.damping)
+    model.set_extent(extent if former is None else former.joined(extent))
 
 
 def _started(config: Config, member: int) -> Potential:

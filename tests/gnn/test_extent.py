@@ -5,7 +5,7 @@ import pytest
 
 from gnn import Frame, System
 from gnn.data import load_shipped
-from gnn.data.extent import Extent, extent_of, field_gradient
+from gnn.data.extent import Extent, extent_of, field_derivatives
 from gnn.units import COULOMB
 
 
@@ -22,20 +22,29 @@ def _erf_gradient(r, damping):
 
 
 def _slow(systems, damping):
-    pairs, charges, field = np.full((95, 95), np.inf), np.full(95, np.inf), np.zeros(95)
+    pairs, charges, field = np.full((95, 95), np.inf), np.full(95, np.inf), np.zeros((2, 95))
     for system in systems:
         for i, (z, x) in enumerate(zip(system.numbers, system.positions, strict=True)):
             for j, (other, y) in enumerate(zip(system.numbers, system.positions, strict=True)):
                 if i != j:
                     pairs[z, other] = min(pairs[z, other], np.linalg.norm(x - y))
             gradient = np.zeros(3) if system.uniform_field is None else -system.uniform_field
+            second = np.zeros((3, 3))
             if system.external_field is not None and system.external_field.shape[1] > 1:
                 gradient = gradient + system.external_field[i, 1:4]
+                second[np.triu_indices(3)] += system.external_field[i, 4:10]
+                second = np.triu(second) + np.triu(second, 1).T
             for q, y in zip(system.mm_charges, system.mm_positions, strict=True):
                 if q:
                     charges[z] = min(charges[z], np.linalg.norm(x - y))
                 gradient = gradient + COULOMB * q * _erf_gradient(x - y, damping)
-            field[z] = max(field[z], np.linalg.norm(gradient))
+                steps = 1e-4 * np.eye(3)
+                second += COULOMB * q * np.array(
+                    [_erf_gradient(x - y + h, damping) - _erf_gradient(x - y - h, damping)
+                     for h in steps]
+                ) / 2e-4  # fmt: skip
+            field[0, z] = max(field[0, z], np.linalg.norm(gradient))
+            field[1, z] = max(field[1, z], np.linalg.norm(second))
     return pairs, charges, field
 
 
@@ -56,7 +65,8 @@ def test_extent_is_that_of_loops(damping):
     pairs, charges, field = _slow(systems, damping)
     np.testing.assert_allclose(extent.pairs, pairs, rtol=1e-12)
     np.testing.assert_allclose(extent.charges, charges, rtol=1e-12)
-    np.testing.assert_allclose(extent.field, field, rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(extent.field, field[0], rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(extent.curvature, field[1], rtol=1e-5, atol=1e-12)
     assert (extent.pairs == extent.pairs.T).all()
 
 
@@ -68,7 +78,9 @@ def test_dipoles_and_quadrupoles_make_fields():
     # the atom lies on the axis, at -5 Å: potential p z / |z|^3 + 3 Q_zz / |z|^3
     of_dipole, of_quadrupole = -2 * 0.4 / 5**3, 9 * 0.2 / 5**4
     for system, slope in ((with_dipole, of_dipole), (with_both, of_dipole + of_quadrupole)):
-        np.testing.assert_allclose(field_gradient(system)[0], [0, 0, COULOMB * slope], atol=1e-12)
+        np.testing.assert_allclose(
+            field_derivatives(system)[0, :3], [0, 0, COULOMB * slope], atol=1e-12
+        )
     assert np.isinf(extent_of([with_both]).charges).all()  # it has no charge
 
 
@@ -85,7 +97,7 @@ def test_joined_is_the_extent_of_all():
     systems = [Frame(_random_system(rng, 5, 6)) for _ in range(6)]
     whole = extent_of(systems)
     joined = extent_of(systems[:2]).joined(extent_of(systems[2:])).joined(extent_of([]))
-    for name in ("pairs", "charges", "field"):
+    for name in ("pairs", "charges", "field", "curvature"):
         np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name))
 
 

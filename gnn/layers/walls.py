@@ -1,0 +1,171 @@
+"""What the model does beyond the trained extent: repulsion, and inputs that saturate.
+
+Everything here is the identity, or zero, as long as no two atoms and no charge and atom are closer
+than the shortest distance of their elements in training, and no field at an atom is larger than the
+largest; from there on it sets in with two continuous derivatives.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from gnn.data.checking.atoms import RADII
+from gnn.data.extent import Extent
+from gnn.units import BOHR, COULOMB
+
+# universal screening of nuclear repulsion (Ziegler, Biersack & Littmark 1985)
+WEIGHTS = 0.1818, 0.5099, 0.2802, 0.02817
+RATES = 3.2, 0.9423, 0.4028, 0.2016
+_LENGTH = 0.8854 * BOHR
+#: Å below the shortest distance at which the repulsion of nuclei acts in full.
+_RAMP = 0.5
+#: A surrounding charge repels atoms as a nucleus of this number would, times its magnitude in e.
+_CHARGE_AS = 8
+#: e; smaller charges repel less than in proportion, so that the derivative at zero exists.
+_SMALL_CHARGE = 0.05
+#: Å beyond covalent radii: where atoms repel that training never saw as close or never together.
+_CONTACT = 0.9
+#: The same for charges and atoms, if charges were seen farther away only.
+_FAR_CONTACT = 1.7
+#: V/Å and V/Å²; taken for the largest field at elements that training saw in no field.
+_FIELD, _CURVATURE = 1.0, 2.0
+
+
+def zbl(distances: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Return the screened repulsion of nuclei in eV, (P,), at distances > 0 in Å.
+
+    Parameters
+    ----------
+    distances, first, second : Tensor
+        (P,) distances, and charges of both nuclei.
+    """
+    rate = (first**0.23 + second**0.23) / _LENGTH
+    x = -(rate * distances)[:, None] * distances.new_tensor(RATES)
+    screening = torch.exp(x) @ distances.new_tensor(WEIGHTS)
+    return COULOMB * first * second * screening / distances
+
+
+def repulsion(distances: Tensor, shortest: Tensor, bare: Tensor, stiffness: float) -> Tensor:
+    """Return the energy of pairs in eV, (P,): exactly zero from the shortest trained distance on.
+
+    Parameters
+    ----------
+    distances, shortest : Tensor
+        (P,) in Å.
+    bare : Tensor
+        (P,) repulsion of the nuclei in eV, which fades in over `_RAMP`.
+    stiffness : float
+        In eV/Å³, of a term that grows with the third power of what is missing to `shortest`.
+    """
+    missing = (shortest - distances).clamp(min=0)
+    t = (missing / _RAMP).clamp(max=1)
+    return bare * (t * t * t * (10 + t * (6 * t - 15))) + stiffness * missing * missing * missing
+
+
+def clamped(distances: Tensor, shortest: Tensor, width: float) -> Tensor:
+    """Return distances that stay above `shortest` less `width`, unchanged from `shortest` on."""
+    below = shortest - width * torch.tanh((shortest - distances) / width)
+    return torch.where(distances < shortest, below, distances)
+
+
+def saturation(squares: Tensor, largest: Tensor, factor: float) -> Tensor:
+    """Return by what to multiply vectors so that their lengths stay below `factor` times `largest`.
+
+    Parameters
+    ----------
+    squares : Tensor
+        (N,) squared lengths.
+    largest : Tensor
+        (N,) lengths up to which the result is exactly one.
+    factor : float
+        More than one.
+    """
+    beyond = squares > largest * largest
+    ones = torch.ones_like(squares)
+    length, border = torch.where(beyond, squares, ones).sqrt(), torch.where(beyond, largest, ones)
+    room = (factor - 1) * border
+    bounded = border + room * torch.tanh((length - border) / room)
+    return torch.where(beyond, bounded / length, ones)
+
+
+class Border(nn.Module):
+    """Where training ended: the trained extent, and the bounds of the model that follow from it.
+
+    Before `set`, nothing lies beyond.
+
+    Parameters
+    ----------
+    width, stiffness, saturation : float
+        See `gnn.options.Walls`.
+    """
+
+    pairs: Tensor
+    charges: Tensor
+    field: Tensor
+    curvature: Tensor
+    radii: Tensor
+
+    def __init__(self, width: float, stiffness: float, saturation: float):
+        super().__init__()
+        self.width, self.stiffness, self.saturation = width, stiffness, saturation
+        size = len(RADII)
+        self.register_buffer("pairs", torch.zeros(size, size))
+        self.register_buffer("charges", torch.zeros(size))
+        self.register_buffer("field", torch.full((size,), torch.inf))
+        self.register_buffer("curvature", torch.full((size,), torch.inf))
+        radii = torch.tensor(RADII).nan_to_num().to(torch.get_default_dtype())
+        self.register_buffer("radii", radii, persistent=False)
+
+    def set(self, extent: Extent) -> None:
+        """Take an extent as the trained one."""
+        for name, values in vars(extent).items():
+            getattr(self, name).copy_(torch.from_numpy(values))
+
+    @property
+    def extent(self) -> Extent | None:
+        """The trained extent; None before `set`."""
+        if not bool(self.pairs.any()):
+            return None
+        names = "pairs", "charges", "field", "curvature"
+        return Extent(*(getattr(self, name).double().cpu().numpy() for name in names))
+
+    def shortest(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return the distances in Å at which atoms of these elements begin to repel, (P,)."""
+        contact = self.radii[first] + self.radii[second] + _CONTACT
+        return torch.minimum(self.pairs[first, second], contact)
+
+    def shortest_to_charges(self, numbers: Tensor) -> Tensor:
+        """Return the distances in Å at which charges begin to repel atoms, (N,)."""
+        trained, radii = self.charges[numbers], self.radii[numbers]
+        seen = torch.minimum(trained, radii + _FAR_CONTACT)
+        return torch.where(trained.isinf(), radii + _CONTACT, seen)
+
+    def atom_repulsion(
+        self, distances: Tensor, shortest: Tensor, first: Tensor, second: Tensor
+    ) -> Tensor:
+        """Return the energies in eV of pairs of atoms, (P,)."""
+        bare = zbl(distances, first.to(distances.dtype), second.to(distances.dtype))
+        return repulsion(distances, shortest, bare, self.stiffness)
+
+    def charge_repulsion(
+        self, distances: Tensor, shortest: Tensor, numbers: Tensor, charges: Tensor
+    ) -> Tensor:
+        """Return the energies in eV of atoms with surrounding charges (P,) in e, (P,)."""
+        first = numbers.to(distances.dtype)
+        bare = zbl(distances, first, torch.full_like(first, _CHARGE_AS))
+        squares = charges * charges
+        strength = squares / (squares + _SMALL_CHARGE**2).sqrt()
+        return strength * repulsion(distances, shortest, bare, self.stiffness)
+
+    def scale(self, field: Tensor, numbers: Tensor) -> Tensor:
+        """Return factors (N,) that bound the fields (N, F, 10) of the surroundings."""
+        largest, curvature = self.field[numbers], self.curvature[numbers]
+        largest = torch.where(largest == 0, torch.full_like(largest, _FIELD), largest)
+        curvature = torch.where(curvature == 0, torch.full_like(curvature, _CURVATURE), curvature)
+        gradient, second = field[:, 0, 1:4].square().sum(1), frobenius(field[:, 0, 4:])
+        by_gradient = saturation(gradient, largest, self.saturation)
+        return by_gradient * saturation(second, curvature, self.saturation)
+
+
+def frobenius(packed: Tensor) -> Tensor:
+    """Return the squared norms (N,) of symmetric matrices with packed components (N, 6)."""
+    return packed.square() @ packed.new_tensor([1.0, 2, 2, 1, 2, 1])

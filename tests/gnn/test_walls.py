@@ -1,0 +1,335 @@
+"""What the model does beyond the trained extent: nothing inside, no hole and no jump outside."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from tiny import methanol, tiny_config, tiny_model
+
+from gnn import AMP, System
+from gnn.data import collate, load_shipped
+from gnn.data.extent import Extent, extent_of
+from gnn.export import Traceable
+from gnn.layers.walls import clamped, repulsion, saturation, zbl
+from gnn.options import Walls
+from gnn.training.checkpoint import load_model, save_model
+from gnn.training.setup import build_model
+
+KNOWN = (1, 6, 7, 8)
+
+
+@cache
+def shipped_extent() -> Extent:
+    return extent_of(load_shipped())
+
+
+def shipped_model(dtype=torch.float64) -> AMP:
+    model = load_model().to(dtype)
+    assert isinstance(model, AMP) and model.border is None
+    model.set_extent(shipped_extent())
+    return model
+
+
+@cache
+def shipped_twice() -> tuple[AMP, AMP]:
+    return load_model().double(), shipped_model()
+
+
+def energies(model, systems):
+    with torch.no_grad():
+        return model(collate(systems, model.cutoff, dtype=model.dtype))["energy"].numpy()
+
+
+def rises(model, systems):
+    """Whether the energy rises from each system to the next."""
+    values = energies(model, systems)
+    return np.isfinite(values).all() and (np.diff(values) > 0).all()
+
+
+def inwards(border):
+    """Distances from a little below the border to where nuclei are on top of each other."""
+    return np.linspace(0.93 * border, 0.2, 30)
+
+
+# --- the functions --------------------------------------------------------------------------------
+
+
+def test_functions_are_smooth_and_differentiable_twice():
+    r = torch.linspace(0.3, 1.6, 14, dtype=torch.float64, requires_grad=True)
+    border, bare = torch.full_like(r, 1.234), torch.full_like(r, 5.0)
+    functions = (
+        lambda x: clamped(x, border, 0.05),
+        lambda x: repulsion(x, border, bare, 100.0),
+        lambda x: saturation(x, border, 1.5) * x,
+        lambda x: zbl(x, border, bare),
+    )
+    for function in functions:
+        assert torch.autograd.gradcheck(function, r)
+        assert torch.autograd.gradgradcheck(function, r)
+
+
+@pytest.mark.parametrize("step", [1e-3, 1e-4])
+def test_second_derivatives_have_no_jump_at_the_border(step):
+    one = torch.ones(2, dtype=torch.float64)
+    functions = (
+        (-1, lambda x: repulsion(x, one, 5 * one, 100.0)),
+        (-1, lambda x: clamped(x, one, 0.05)),
+        (1, lambda x: saturation(x * x, one, 1.5) * x),
+    )
+    for side, function in functions:
+        at = torch.tensor([1.0, 1.0 + side * step], dtype=torch.float64, requires_grad=True)
+        (first,) = torch.autograd.grad(function(at).sum(), at, create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), at)
+        assert (second[0] - second[1]).abs() < 4e3 * step
+
+
+def test_inside_is_exact():
+    r = torch.linspace(1.0, 4.0, 50)
+    border = torch.ones_like(r)
+    assert torch.equal(clamped(r, border, 0.05), r)
+    assert not repulsion(r, border, 10 / r, 100.0).any()
+    assert torch.equal(saturation(1 / r, border, 1.5), torch.ones_like(r))
+    assert (clamped(r - 1.0, border, 0.05) >= 0.95).all()
+    lengths = torch.logspace(-3, 10, 50, dtype=torch.float64)
+    scaled = saturation(lengths**2, torch.ones_like(lengths), 1.5) * lengths
+    assert (scaled <= 1.5).all() and (scaled.diff() >= 0).all()
+    unset = saturation(lengths, torch.full_like(lengths, torch.inf), 1.5)
+    assert torch.equal(unset, torch.ones_like(lengths))
+
+
+# --- inside the trained extent --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_shipped_frames_are_what_they_were(dtype):
+    frames = load_shipped()[::129]
+    without, walls = load_model().to(dtype), shipped_model(dtype)
+    for one, two in zip(without.evaluate(frames), walls.evaluate(frames), strict=True):
+        for name, value in one.items():
+            np.testing.assert_array_equal(two[name], value, err_msg=name)
+
+
+def test_a_model_whose_extent_is_unknown_is_as_without_walls():
+    torch.manual_seed(0)
+    model = tiny_model()
+    bare = AMP.from_config(model.config() | {"walls": None})
+    bare.load_state_dict(model.state_dict(), strict=False)
+    assert model.extent is None and bare.extent is None
+    system = System([1, 8], [[0, 0, 0], [0, 0, 0.1]], 0, [[0, 0, 0.2]], [3.0])
+    one, two = model.evaluate([system])[0], bare.evaluate([system])[0]
+    assert one["energy"] == two["energy"] and (one["forces"] == two["forces"]).all()
+
+
+# --- outside --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("charge", [0, 1, -1])
+def test_every_pair_of_known_elements_repels(charge):
+    model = shipped_twice()[1]
+    rng = np.random.default_rng(charge)
+    for i, first in enumerate(KNOWN):
+        for second in KNOWN[i:]:
+            border = float(model.border.shortest(torch.tensor(first), torch.tensor(second)))
+            u = rng.normal(size=3)
+            u /= np.linalg.norm(u)
+            scan = [System([first, second], [0 * u, r * u], charge) for r in inwards(border)]
+            assert rises(model, scan), (first, second)
+
+
+def test_bonds_and_contacts_of_a_molecule_repel():
+    old, model = shipped_twice()
+    system = load_shipped(["meoh"], vacuum=True)[0].system
+    x, z = system.positions, system.numbers
+    distances = np.linalg.norm(x[:, None] - x[None], axis=2)
+    for moved in range(len(z)):
+        for other in np.argsort(distances[moved])[1:3]:  # a bond, and an atom beyond or beside it
+            border = float(model.border.shortest(torch.tensor(z[moved]), torch.tensor(z[other])))
+            u = (x[moved] - x[other]) / distances[moved, other]
+            scan = []
+            for r in inwards(border):
+                places = x.copy()
+                places[moved] = x[other] + r * u
+                scan.append(System(z, places))
+            assert rises(model, scan), (moved, other)
+    hydroxyl = next(a for a in np.flatnonzero(z == 1) if distances[a, z == 8] < 1.2)
+    places = x.copy()
+    oxygen = np.flatnonzero(z == 8)[0]
+    places[hydroxyl] = x[oxygen] + 0.3 * (x[hydroxyl] - x[oxygen]) / distances[hydroxyl, oxygen]
+    both = [energies(m, [system, System(z, places)]) for m in (old, model)]
+    assert np.diff(both[0]) < 1 and np.diff(both[1]) > 50
+
+
+def outward(system, atom, borders, rng):
+    """A direction from an atom along which no other atom's border is crossed, or hardly."""
+    directions = rng.normal(size=(2000, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    path = (
+        system.positions[atom] + directions[:, None] * np.linspace(0.2, borders[atom], 8)[:, None]
+    )
+    others = np.delete(np.arange(system.n_atoms), atom)
+    gaps = np.linalg.norm(path[:, :, None] - system.positions[others], axis=3) / borders[others]
+    return directions[np.argmax(gaps.min(axis=(1, 2)))]
+
+
+@pytest.mark.parametrize("charge", [-1.0, -0.2, 0.417, 1.0])
+def test_charges_are_repelled_by_each_atom_of_methanol(charge):
+    model = shipped_twice()[1]
+    system = load_shipped(["meoh"])[0].system
+    borders = model.border.shortest_to_charges(torch.tensor(system.numbers)).numpy()
+    rng = np.random.default_rng(1)
+    for atom in range(system.n_atoms):
+        u, x = outward(system, atom, borders, rng), system.positions
+        path = [x[atom] + r * u for r in inwards(borders[atom])]
+        scan = [System(system.numbers, x, 0, [place], [charge]) for place in path]
+        assert rises(model, scan), atom
+
+
+def test_polarisation_saturates_and_nothing_diverges():
+    model = shipped_twice()[1]
+    system = load_shipped(["meoh"], vacuum=True)[0].system
+    bare = {"numbers": system.numbers, "positions": system.positions}
+    fields = [System(**bare, uniform_field=[0, 0, f]) for f in (0.0, 2.0, 20.0, 200.0, 2e4)]
+    dipoles = np.array([r["dipole"] for r in model.evaluate(fields)])
+    assert np.abs(dipoles).max() < 20
+    np.testing.assert_allclose(dipoles[4], dipoles[3], atol=0.1)
+    at, rng = system.positions.mean(0), np.random.default_rng(0)
+    offset = np.array([0.0, 0.0, 3.5])
+    enemies = [
+        System(**bare, mm_positions=[at + offset, at - offset], mm_charges=[1e3, 1e3]),
+        System(**bare, mm_positions=[system.positions[0] + 0.01], mm_charges=[-50.0]),
+        System(**bare, mm_positions=at + rng.normal(size=(40, 3)), mm_charges=rng.normal(size=40)),
+        System(**bare, external_field=1e3 * rng.normal(size=(6, 20))),
+    ]
+    for result in model.evaluate(enemies):
+        assert np.abs(result["dipoles"]).max() < 50 and np.isfinite(result["forces"]).all()
+
+
+def close_system(rng=None):
+    """Atoms and charges on both sides of their borders."""
+    x = [[0.0, 0, 0], [0.85, 0.1, 0], [-0.2, 0.9, 0.3], [1.1, 1.3, 0.2]]
+    mm = [[0.3, -1.2, 0.4], [2.0, 0.2, -0.3], [0.0, 0.0, 4.0], [-0.4, 2.0, 0.1]]
+    return System([8, 1, 1, 6], x, 0, mm, [-0.8, 0.4, 0.4, 0.0])
+
+
+def test_derivatives_beyond_the_borders():
+    model = shipped_twice()[1]
+    system = close_system()
+    result = model.evaluate([system])[0]
+    total = result["forces"].sum(0) + result["mm_forces"].sum(0)
+    np.testing.assert_allclose(total, 0, atol=1e-7)
+    step = 1e-5
+    for name, forces in (("positions", "forces"), ("mm_positions", "mm_forces")):
+        for row, axis in ((0, 0), (1, 2), (3, 1)):
+            pair = []
+            for sign in (1, -1):
+                arrays = {k: getattr(system, k).copy() for k in ("positions", "mm_positions")}
+                arrays[name][row, axis] += sign * step
+                moved = System(
+                    system.numbers, arrays["positions"], 0, arrays["mm_positions"],
+                    system.mm_charges,
+                )  # fmt: skip
+                pair.append(moved)
+            difference = -np.diff(energies(model, pair[::-1]))[0] / (2 * step)
+            np.testing.assert_allclose(result[forces][row, axis], difference, rtol=1e-5, atol=1e-5)
+
+
+def test_second_derivatives_train():
+    model = tiny_model(dtype=torch.float64)
+    model.set_extent(shipped_extent())
+    batch = collate([close_system()], model.cutoff, dtype=torch.float64)
+    weight = model.atom_energy[0].weight
+
+    def loss():
+        out = model(batch, forces=True, mm_forces=True, mm_potential=True, create_graph=True)
+        return out["forces"][1, 0] + out["mm_forces"][0].sum() + out["mm_potential"][3]
+
+    (slope,) = torch.autograd.grad(loss(), weight)
+    with torch.no_grad():
+        values = []
+        for sign in (1, -1):
+            weight[0, 0] += sign * 1e-5
+            values.append(loss())
+            weight[0, 0] -= sign * 1e-5
+    torch.testing.assert_close(slope[0, 0], (values[0] - values[1]) / 2e-5, rtol=1e-5, atol=1e-8)
+
+
+def test_float32_and_batches():
+    model, single = shipped_twice()[1], shipped_model(torch.float32)
+    inside = load_shipped(["mam"])[0]
+    alone = [model.evaluate([s])[0] for s in (close_system(), inside)]
+    together = model.evaluate([close_system(), inside, System([6], [[0, 0, 0]])])
+    for one, two in zip(alone, together, strict=False):
+        np.testing.assert_allclose(two["energy"], one["energy"], atol=1e-9)
+        np.testing.assert_allclose(two["forces"], one["forces"], atol=1e-9)
+    rough = single.evaluate([close_system()])[0]
+    np.testing.assert_allclose(rough["forces"], alone[0]["forces"], rtol=1e-3, atol=1e-2)
+
+
+def test_particles_without_charge_are_let_in():
+    model = shipped_twice()[1]
+    bare = System([8, 1], [[0.0, 0, 0], [0, 0, 0.96]])
+    ghost = System([8, 1], bare.positions, 0, [[0, 0.3, 0]], [0.0])
+    one, two = model.evaluate([bare, ghost])
+    np.testing.assert_allclose(two["energy"], one["energy"], atol=1e-10)
+    assert np.isfinite(two["mm_forces"]).all()
+
+
+def test_the_twin_in_plain_torch_agrees():
+    model = shipped_twice()[1]
+    systems = [close_system(), System([6], [[0, 0, 0]]), load_shipped(["oac"])[0].system]
+    batch = collate(systems, model.cutoff, dtype=torch.float64)
+    one = model(batch, forces=True, mm_forces=True)
+    two = Traceable.of(model)(batch, forces=True, mm_forces=True)
+    for name in ("energy", "forces", "mm_forces", "dipole"):
+        torch.testing.assert_close(two[name], one[name], rtol=1e-8, atol=1e-8)
+
+
+# --- extents of models ----------------------------------------------------------------------------
+
+
+def test_unseen_pairs_and_charges_have_borders():
+    model = AMP(order=0, channels=2, features=4, steps=1)
+    model.set_extent(extent_of([System([6], [[0.0, 0, 0]])]))
+    carbon, uranium = torch.tensor(6), torch.tensor(92)
+    assert float(model.border.shortest(carbon, uranium)) == pytest.approx(0.76 + 1.96 + 0.9)
+    assert float(model.border.shortest_to_charges(carbon)) == pytest.approx(0.76 + 0.9)
+    far = System([6], [[0.0, 0, 0]], 0, [[0, 0, 5.0]], [1.0])
+    model.set_extent(extent_of([far]))
+    assert float(model.border.shortest_to_charges(carbon)) == pytest.approx(0.76 + 1.7)
+
+
+def test_extents_are_kept_in_checkpoints(tmp_path):
+    model = tiny_model()
+    model.set_extent(shipped_extent())
+    save_model(tmp_path / "m.pt", model)
+    again = load_model(tmp_path / "m.pt")
+    assert isinstance(again, AMP) and again.extent is not None
+    assert again.config()["walls"] == {"width": 0.05, "stiffness": 100.0, "saturation": 1.5}
+    for name, values in vars(shipped_extent()).items():
+        np.testing.assert_allclose(getattr(again.extent, name), values, rtol=1e-6)
+
+
+def test_training_notes_its_extent_and_joins_that_of_former_training(tmp_path):
+    frames = methanol()
+    model = build_model(tiny_config(), frames)
+    expected = extent_of(frames)
+    assert isinstance(model, AMP) and model.extent is not None
+    np.testing.assert_allclose(model.extent.field, expected.field, rtol=1e-6)
+    save_model(tmp_path / "m.pt", model)
+    others = load_shipped(["mam"])[:3]
+    start = tiny_config().model_copy(update={"start": str(tmp_path / "m.pt")})
+    further = build_model(start, others)
+    assert isinstance(further, AMP) and further.extent is not None
+    joined = expected.joined(extent_of(others))
+    np.testing.assert_allclose(further.extent.pairs, joined.pairs, rtol=1e-6)
+    unknown = tiny_model(walls=None)
+    save_model(tmp_path / "m.pt", unknown)
+    further = build_model(start, others)
+    assert isinstance(further, AMP) and further.extent is None and further.border is None
+
+
+def test_walls_that_make_no_sense_are_refused():
+    for name, value in (("width", 0.0), ("stiffness", -1.0), ("saturation", 1.0)):
+        with pytest.raises(ValueError, match=rf"walls\.{name}"):
+            Walls(**{name: value})
