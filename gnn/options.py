@@ -8,6 +8,7 @@ from typing import Any
 
 METHODS = ("auto", "direct", "fmm")
 BACKENDS = ("compiled", "torch")
+CHARGES = ("local", "shared")
 
 # --- checks of single options ---------------------------------------------------------------------
 
@@ -164,6 +165,7 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "steps": _check_count,
     "cutoff": _check_positive,
     **dict.fromkeys(GROUPS, _check_group),
+    "charges": partial(_check_choice, choices=CHARGES),
     "method": partial(_check_choice, choices=METHODS),
     "tolerance": _check_tolerance,
     "backend": partial(_check_choice, choices=BACKENDS),
@@ -251,6 +253,9 @@ def _group(name: str, value: Any) -> Any:
             raise UnknownOption(f"{name}.{option}", option_names(name))
     return GROUPS[name](**options)
 
+
+#: What models computed before there was an option to say so: for checkpoints that lack it.
+FORMER_DEFAULTS: dict[str, Any] = {"charges": "shared"}
 
 #: Names of options before there were groups, with their group and name in it.
 _FORMER = {name: ("network", name) for name in option_names("network")} | {

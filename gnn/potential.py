@@ -1,5 +1,6 @@
 """The base class of all potentials: batches in, energies, forces and multipoles out."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
@@ -37,6 +38,8 @@ class Potential(nn.Module):
         () float64 energy per unit of total charge in eV.
     known : Tensor
         (95,) bool, elements seen in training.
+    charges : {"local", "shared"} or None
+        How `gnn.AMP` conserves charge, and so what a batch has to say of it; None for others.
     """
 
     cutoff: float
@@ -44,9 +47,11 @@ class Potential(nn.Module):
     runs_on_gpu: ClassVar[bool] = True
     baseline: Tensor
     charge_baseline: Tensor
+    charges: str | None = None
 
     def __init__(self) -> None:
         super().__init__()
+        self._warned = False
         self.register_buffer("baseline", torch.zeros(N_ELEMENTS, dtype=torch.float64))
         self.register_buffer("charge_baseline", torch.zeros((), dtype=torch.float64))
         self.register_buffer("known", torch.zeros(N_ELEMENTS, dtype=torch.bool))
@@ -277,8 +282,9 @@ class Potential(nn.Module):
         Raises
         ------
         ValueError
-            If a system holds an element that the model was not trained on, or its energy or
-            forces are not finite or its energy beyond that of any atoms.
+            If a system holds an element that the model was not trained on, its energy or forces
+            are not finite or its energy beyond that of any atoms, or the model's charges are local
+            and those of the system's parts neither given nor told by bonds.
         TypeError
             If `systems` is a single system.
         """
@@ -290,12 +296,29 @@ class Potential(nn.Module):
         for start in range(0, len(systems), batch_size):
             part = systems[start : start + batch_size]
             self._check_elements(part)
-            batch = collate(part, self.cutoff, dtype=self.dtype)
+            local = self.charges == "local"
+            batch = collate(part, self.cutoff, dtype=self.dtype, local_charges=local)
+            self._warn_of_shared_charges(part, batch)
             with torch.no_grad():
                 output = self(batch.to(self.baseline.device), forces=forces, mm_forces=forces)
             results += _per_system(output, batch)
             _check_results(results, part, start)
         return results
+
+    def _warn_of_shared_charges(self, systems: Sequence[System | Frame], batch: Batch) -> None:
+        """Say once that far parts of a system are not what they are alone."""
+        if self.charges != "shared" or self._warned:
+            return
+        given = [item.system if isinstance(item, Frame) else item for item in systems]
+        if batch.formal is None or any(system.charges is not None for system in given):
+            self._warned = True
+            warnings.warn(
+                "a system has several parts, and the model's charges are shared (it was made "
+                'before charges="local"): charges of far parts leak into each other, and energies '
+                "of distant molecules do not add up; train anew, or give all but one of the parts "
+                "as surroundings",
+                stacklevel=3,
+            )
 
     def _check_elements(self, systems: Sequence[System | Frame]) -> None:
         known = self.elements

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from gnn.options import FORMER_DEFAULTS
 from gnn.potential import Potential
 from multipoles.files import atomic_write
 
@@ -159,7 +160,10 @@ def load_model(path: str | Path | None = None) -> Potential:
 
 def model_from(description: dict[str, Any]) -> Potential:
     """Build a model, without weights, from its ``kind`` (default AMP) and ``config``."""
-    model: Potential = _class_of(description.get("kind", "AMP")).from_config(description["config"])
+    kind, config = description.get("kind", "AMP"), description["config"]
+    if kind == "AMP":
+        config = FORMER_DEFAULTS | config
+    model: Potential = _class_of(kind).from_config(config)
     return model
 
 
