@@ -27,7 +27,7 @@ from multipoles.files import atomic_write
 from multipoles.radial import Kernel
 
 FORMAT = "anisole-export"
-VERSION = 1
+VERSION = 2
 INPUTS = (
     "numbers", "positions", "batch", "charge", "senders", "receivers", "mm_positions",
     "mm_moments", "mm_batch", "uniform_field", "formal",

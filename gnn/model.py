@@ -167,6 +167,10 @@ class AMP(Potential):
         parameters = inspect.signature(cls.__init__).parameters
         return {name: p.default for name, p in parameters.items() if name != "self"}
 
+    def extra_repr(self) -> str:
+        """Return what the printed model says beside its layers."""
+        return f"cutoff={self.cutoff}, charges={self.charges!r}"
+
     def config(self) -> dict[str, Any]:
         """Return plain values from which `from_config` builds the same architecture."""
         return options.to_config(self._arguments)

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from gnn.data.elements import formula
 from gnn.data.neighbours import neighbour_pairs
@@ -27,8 +25,9 @@ _RADII = np.array([
 _LONGEST = 1.3  # times the sum of covalent radii: a longer bond is none
 # A hydrogen belongs to one atom, its nearest, so that the far side of a hydrogen bond never counts
 # and a stretched bond to hydrogen holds for longer.
-_LONGEST_TO_HYDROGEN = 1.6
-_WITHOUT_BONDS = [*METAL_IONS, 2, 10, 18, 36, 54, 86]
+_LONGEST_TO_HYDROGEN = 1.8
+_BONDED = np.ones(len(_RADII), dtype=bool)
+_BONDED[[*METAL_IONS, 2, 10, 18, 36, 54, 86]] = False
 _ROUNDING = 1e-6  # largest deviation in e of the charge of a part from a whole number
 _COMBINATIONS = 20_000  # of charges of uncertain parts that are tried
 
@@ -44,25 +43,33 @@ def bonds_of(numbers: NDArray[np.int64], positions: Array) -> NDArray[np.int64]:
     senders, receivers = neighbour_pairs(positions, _LONGEST_TO_HYDROGEN * 2 * largest)
     lengths = np.linalg.norm(positions[senders] - positions[receivers], axis=1)
     ratios = lengths / (radii[senders] + radii[receivers])
-    bare = np.isin(numbers, _WITHOUT_BONDS)
-    allowed = ~(bare[senders] | bare[receivers])
-    hydrogen = numbers == 1
+    bonded, hydrogen = _BONDED[numbers], numbers == 1
+    allowed = bonded[senders] & bonded[receivers]
     heavy = allowed & ~(hydrogen[senders] | hydrogen[receivers]) & (ratios < _LONGEST)
     heavy &= senders < receivers
     nearest = np.flatnonzero(allowed & hydrogen[receivers] & (ratios < _LONGEST_TO_HYDROGEN))
     nearest = nearest[np.lexsort((ratios[nearest], receivers[nearest]))]
-    _, first = np.unique(receivers[nearest], return_index=True)
+    first = np.flatnonzero(np.diff(receivers[nearest], prepend=-1))
     rows = np.concatenate([np.flatnonzero(heavy), nearest[first]])
-    return np.unique(np.sort(np.stack([senders[rows], receivers[rows]], 1), axis=1), axis=0)
+    low, high = np.minimum(senders, receivers)[rows], np.maximum(senders, receivers)[rows]
+    pairs = np.unique(low * len(numbers) + high)  # two hydrogens may name one bond
+    return np.stack(np.divmod(pairs, len(numbers)), axis=1)
 
 
 def connected(n_atoms: int, bonds: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the part of each atom (n,), numbered by their first atoms."""
-    ends = bonds.reshape(-1, 2).T
-    graph = coo_array((np.ones(ends.shape[1]), (ends[0], ends[1])), shape=(n_atoms, n_atoms))
-    _, labels = connected_components(graph, directed=False)
-    _, first, labels = np.unique(labels, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[labels]
+    lower = list(range(n_atoms))  # an atom of the same part with a lower number, or itself
+
+    def first(atom: int) -> int:
+        while lower[atom] != atom:
+            lower[atom] = atom = lower[lower[atom]]
+        return atom
+
+    for one, other in bonds.tolist():
+        low, high = sorted((first(one), first(other)))
+        lower[high] = low
+    numbers: dict[int, int] = {}
+    return np.array([numbers.setdefault(first(atom), len(numbers)) for atom in range(n_atoms)])
 
 
 def parts_of(numbers: NDArray[np.int64], positions: Array) -> NDArray[np.int64]:

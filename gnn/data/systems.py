@@ -226,7 +226,7 @@ class System:
             charges = given_charges(numbers, parts_of(numbers, positions), charges)
             charge = round(charges.sum()) if charge is _NOT_STATED else total_charge(charge)
             _check_sum(charges, charge)
-        # The dataclass is frozen: this is the one place where its fields are set.
+        # The dataclass is frozen: its fields are set here, and in `with_charges`.
         for name, value in {
             "numbers": numbers,
             "positions": positions,
@@ -271,15 +271,17 @@ class System:
         Parameters
         ----------
         charges
-            Charge of each atom in e, (n,), adding up to that of the system.
+            Charge of each atom in e, (n,), adding up to that of the system. None: they are to be
+            derived from the bonds.
 
         Raises
         ------
         ValueError
             If the shape is wrong, or the sum.
         """
-        charges = float_array("charges", charges, (self.n_atoms,))
-        _check_sum(charges, self.charge)
+        if charges is not None:
+            charges = float_array("charges", charges, (self.n_atoms,))
+            _check_sum(charges, self.charge)
         system = copy.copy(self)
         object.__setattr__(system, "charges", charges)
         return system

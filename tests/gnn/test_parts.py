@@ -51,7 +51,7 @@ def test_a_hydrogen_belongs_to_its_nearest_atom():
     for place, parts in ((1.0, [0, 1, 0]), (1.19, [0, 1, 0]), (1.21, [0, 1, 1]), (1.4, [0, 1, 1])):
         x = np.array([[0, 0, 0], [0, 0, 2.4], [0, 0, place]])
         assert parts_of(np.array([8, 8, 1]), x).tolist() == parts
-    stretched = WATER * [1.5, 1, 1.5]
+    stretched = WATER * [1.7, 1, 1.7]
     assert not parts_of(np.array([8, 1, 1]), stretched).any()
     assert len(bonds_of(np.array([1, 1]), np.array([[0, 0, 0], [0, 0, 0.74]]))) == 1
     assert len(bonds_of(np.array([1, 1]), np.array([[0, 0, 0], [0, 0, 1.2]]))) == 0

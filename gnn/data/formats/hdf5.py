@@ -229,11 +229,11 @@ def read_group(
             around = charges | {key: value[i] for key, value in fields.items()}
             if "charges" in given:  # a whole sum must be the total charge
                 find_charge({"charge": charge}, {"charges": given["charges"]})
-            whole = formal is not None and formal.dtype.kind in "iu"
-            own_charges = formal[i] if formal is not None and whole else None
-            system = System(numbers, positions[i], charge, **around, charges=own_charges)
-            if formal is not None and not whole:  # spread over parts already
-                system = system.with_charges(formal[i])
+            shares = None if formal is None else formal[i]
+            if shares is not None and shares.dtype.kind in "iu":
+                system = System(numbers, positions[i], charge, **around, charges=shares)
+            else:  # spread over parts already
+                system = System(numbers, positions[i], charge, **around).with_charges(shares)
             frames.append(Frame(system, **given, run=run[i], name=name, group=kinds[i]))
         except (ValueError, TypeError) as error:
             raise type(error)(f"{where}, frame {i}: {error}") from error

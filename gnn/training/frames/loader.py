@@ -35,7 +35,10 @@ class Loader:
         cutoff, dtype, local = model.cutoff, model.dtype, model.charges == "local"
 
         def ready(frame: Frame) -> PreparedFrame:
-            return prepare(frame, cutoff, dtype, local_charges=local)
+            try:
+                return prepare(frame, cutoff, dtype, local_charges=local)
+            except ValueError as error:
+                raise ValueError(f"a frame of run {frame.run}, {frame.name!r}: {error}") from None
 
         self.frames: StreamedFrames | list[PreparedFrame]
         if isinstance(frames, StreamedFrames):
