@@ -1,5 +1,6 @@
 """The base class of all potentials: batches in, energies, forces and multipoles out."""
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -44,6 +45,8 @@ class Potential(nn.Module):
     unknown : {"warn", "ignore", "raise"}
         What is done about systems outside of that: a warning, once for each composition; nothing;
         or a ValueError.
+    charges : {"local", "shared"} or None
+        How `gnn.AMP` conserves charge, and so what a batch has to say of it; None for others.
     """
 
     cutoff: float
@@ -54,9 +57,11 @@ class Potential(nn.Module):
     runs_on_gpu: ClassVar[bool] = True
     baseline: Tensor
     charge_baseline: Tensor
+    charges: str | None = None
 
     def __init__(self) -> None:
         super().__init__()
+        self._warned = False
         self.register_buffer("baseline", torch.zeros(N_ELEMENTS, dtype=torch.float64))
         self.register_buffer("charge_baseline", torch.zeros((), dtype=torch.float64))
         self.register_buffer("known", torch.zeros(N_ELEMENTS, dtype=torch.bool))
@@ -314,7 +319,8 @@ class Potential(nn.Module):
         """Return the last node features of the atoms of some frames, (n, F)."""
         found = []
         for start in range(0, len(frames), _AT_ONCE):
-            batch = collate(frames[start : start + _AT_ONCE], self.cutoff, dtype=self.dtype)
+            part, local = frames[start : start + _AT_ONCE], self.charges == "local"
+            batch = collate(part, self.cutoff, dtype=self.dtype, local_charges=local)
             features = self._energy(batch.to(self.baseline.device))[1].get("_features")
             if features is None:
                 raise TypeError(f"{type(self).__name__} hands out no node features")
@@ -360,8 +366,9 @@ class Potential(nn.Module):
         Raises
         ------
         ValueError
-            If a system holds an element that the model was not trained on, or its energy or
-            forces are not finite or its energy beyond that of any atoms; and of `strict`.
+            If a system holds an element that the model was not trained on, its energy or forces
+            are not finite or its energy beyond that of any atoms, or the model's charges are local
+            and those of the system's parts neither given nor told by bonds; and of `strict`.
         TypeError
             If `systems` is a single system.
         """
@@ -373,7 +380,9 @@ class Potential(nn.Module):
         for start in range(0, len(systems), batch_size):
             part = systems[start : start + batch_size]
             self._check_elements(part)
-            batch = collate(part, self.cutoff, dtype=self.dtype)
+            local = self.charges == "local"
+            batch = collate(part, self.cutoff, dtype=self.dtype, local_charges=local)
+            self._warn_of_shared_charges(part, batch)
             with torch.no_grad():
                 output = self(batch.to(self.baseline.device), forces=forces, mm_forces=forces)
             results += _per_system(output, batch)
@@ -395,6 +404,21 @@ class Potential(nn.Module):
             system = item.system if isinstance(item, Frame) else item
             result["system_novelty"] = self.domain.system_novelty(system, result["novelty"])
         tell(systems, self.domain, results, unknown, self._told)
+
+    def _warn_of_shared_charges(self, systems: Sequence[System | Frame], batch: Batch) -> None:
+        """Say once that far parts of a system are not what they are alone."""
+        if self.charges != "shared" or self._warned:
+            return
+        given = [item.system if isinstance(item, Frame) else item for item in systems]
+        if batch.formal is None or any(system.charges is not None for system in given):
+            self._warned = True
+            warnings.warn(
+                "a system has several parts, and the model's charges are shared (it was made "
+                'before charges="local"): charges of far parts leak into each other, and energies '
+                "of distant molecules do not add up; train anew, or give all but one of the parts "
+                "as surroundings",
+                stacklevel=3,
+            )
 
     def _check_elements(self, systems: Sequence[System | Frame]) -> None:
         known = self.elements

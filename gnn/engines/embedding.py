@@ -73,6 +73,9 @@ class Embedding:
         In Å, with 0 < switch_width <= cutoff.
     bonds
         Pairs of QM atoms that are bonded, (b, 2): they say why where something goes wrong.
+    formal
+        Each QM atom's share of the charge of its molecule in e, (n,), for models with local
+        charges. It stays so whatever bonds form and break. None: there is one molecule.
 
     Raises
     ------
@@ -91,6 +94,7 @@ class Embedding:
         cutoff: float = 9.0,
         switch_width: float = SWITCH_WIDTH,
         bonds: Array | None = None,
+        formal: Array | None = None,
     ):
         if not 0 < switch_width <= cutoff < np.inf:
             raise ValueError(
@@ -105,6 +109,10 @@ class Embedding:
         self.model = model
         self.numbers = torch.tensor(np.asarray(numbers), dtype=torch.int64)
         self.charge = torch.tensor([charge], dtype=model.dtype)
+        shares = (
+            np.full(len(self.numbers), charge / len(self.numbers)) if formal is None else formal
+        )
+        self.formal = torch.tensor(np.asarray(shares), dtype=model.dtype)
         self.mm_charges = np.asarray(mm_charges, dtype=np.float64)
         self.groups, self.centres = np.asarray(groups), np.asarray(centres, dtype=np.float64)
         self.n_groups = int(self.groups[-1]) + 1 if len(self.groups) else 0
@@ -225,6 +233,7 @@ class Embedding:
             senders=torch.tensor(senders),
             receivers=torch.tensor(receivers),
             n_systems=1,
+            formal=self.formal,
         )
         return model(batch, forces=True, mm_forces=True, mm_potential=True)
 

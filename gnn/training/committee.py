@@ -52,6 +52,8 @@ class Committee(Potential):
                 raise ValueError(f"expected members of one {what}, got {sorted(map(str, values))}")
         self.members = nn.ModuleList(models)
         self.cutoff = models[0].cutoff
+        kinds = {model.charges for model in models}
+        self.charges = "local" if "local" in kinds else kinds.pop()
         self._describe()
 
     def _describe(self) -> None:
