@@ -19,9 +19,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from _output import write_table
+from _output import read_table, write_table
 
-from gnn import Frame, System, load_model
+from gnn import AMP, Frame, System, load_model
 from gnn.commands._common import console
 from gnn.data import load_shipped, read_frames
 from gnn.data.extent import extent_of
@@ -288,17 +288,17 @@ def ours(warning: warnings.WarningMessage) -> bool:
 def without_knowledge(model: Potential) -> Potential:
     """Return a model without walls, and without a domain."""
     former = copy.deepcopy(model)
-    for name in ("border", "domain"):
-        if hasattr(former, name):
-            setattr(former, name, None)
+    former.domain = None
+    if isinstance(former, AMP):
+        former.border = None
     return former
 
 
 def with_knowledge(model: Potential, frames: Sequence[Frame]) -> Potential:
     """Return a model that knows what it was trained on, if it did not: the shipped frames."""
-    if hasattr(model, "set_extent") and model.extent is None:
+    if isinstance(model, AMP) and model.extent is None:
         model.set_extent(extent_of(frames))
-    if hasattr(model, "set_domain") and model.domain is None:
+    if model.domain is None:
         model.set_domain(frames)
     return model
 
@@ -315,6 +315,21 @@ def rows(before: Potential, after: Potential, only: str = "") -> list[dict[str, 
     return found
 
 
+def committee_row() -> dict[str, str]:
+    """Return what `committee.py` found of a committee that starts from the model that ships."""
+    row = {"example": "spread of a committee by --from", "before": "–", "after": "–"}
+    for found in read_table("committee"):
+        if (found["start"], found["quantity"], found["expected"]) == (
+            "shipped",
+            "forces",
+            "0.6827",
+        ):
+            for when in ("before", "after"):
+                row[when] = f"one sigma holds {100 * float(found[when]):.0f} % of force errors"
+            return row | {"said": f"scaled by {found['factor']} on validation"}
+    return row | {"said": "run benchmarks/committee.py"}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="checkpoint (default: the one that ships)")
@@ -324,6 +339,8 @@ def main() -> None:
     former = load_model(arguments.before or arguments.model)
     after = with_knowledge(load_model(arguments.model), load_shipped())
     found = rows(without_knowledge(former), after, arguments.only)
+    if not arguments.only:
+        found.append(committee_row())
     table = plain_table("Where it was not trained")
     columns = ("example", "before", "after", "said")
     for column in columns:

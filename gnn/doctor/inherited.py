@@ -4,10 +4,11 @@ from gnn.potential import Potential
 
 #: By check, why the published program fails it.
 INHERITED = {
-    "pairs of atoms": "the envelope of the radial functions is 1/r, NaN or a hole at short range",
-    "pairs in molecules": "the envelope of the radial functions is 1/r, a hole at short range",
-    "charges near atoms": "polarisation by 1/r, not damped",
-    "size consistency": "charge is shared by all atoms, and the reaction field ends at 14 Å",
+    "pairs of atoms": "envelope 1/x of the radial functions: huge or NaN at short range",
+    "pairs in molecules": "envelope 1/x of the radial functions: huge or NaN at short range",
+    "charges near atoms": "polarisation by 1/r without damping",
+    "size consistency": "charge shared by all atoms, no Coulomb energy beyond 14 Å",
+    "smooth at cutoffs": "reaction field and dispersion end at their cutoffs",
 }
 _PLACE = "gnn.published."
 

@@ -15,7 +15,7 @@ _MOST = 12  # entries of a list that are shown
 def knowledge(model: Potential) -> dict[str, str]:
     """Return what a model knows, by subject, in words."""
     facts = {"elements": _listed([symbol(z) for z in model.elements]) or "not noted"}
-    domain = getattr(model, "domain", None)
+    domain = model.domain
     if domain is None:
         facts["trained on"] = "not noted: it cannot tell what is new to it"
     else:
@@ -29,9 +29,8 @@ def knowledge(model: Potential) -> dict[str, str]:
 
 def extent_of_model(model: Potential) -> Extent | None:
     """Return how far the data of a model reached, if it knows."""
-    domain = getattr(model, "domain", None)
     extent: Extent | None = getattr(model, "extent", None)
-    return extent if domain is None else domain.extent
+    return extent if model.domain is None else model.domain.extent
 
 
 def _reach(extent: Extent, elements: list[int]) -> dict[str, str]:

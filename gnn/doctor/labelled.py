@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -62,7 +61,7 @@ def errors(model: Potential, frames: Sequence[Frame]) -> list[Errors]:
     labelled = [f for f in frames if f.energy is not None or f.forces is not None]
     if not labelled:
         return []
-    comparison = compare(model.evaluate(labelled), labelled)
+    comparison = compare(model.evaluate(labelled, unknown="ignore"), labelled)
     rows = []
     for name in dict.fromkeys(comparison.names):
         predicted, reference = comparison.values("energy", name)
@@ -101,11 +100,10 @@ def accuracy(rows: Sequence[Errors]) -> list[Finding]:
 def novelty(model: Potential, frames: Sequence[Frame]) -> list[Finding]:
     """Return how many of some frames lie outside of what the model was trained on."""
     check = "novelty of DATA"
-    if getattr(model, "domain", None) is None:
+    if model.domain is None:
         remark = "the checkpoint does not say what it was trained on"
         return [Finding(check, None, verdict=NOTE, remark=remark)]
-    silently: dict[str, Any] = {"unknown": "ignore"}
-    results = model.evaluate(frames, forces=False, **silently)
+    results = model.evaluate(frames, forces=False, unknown="ignore")
     values = np.array([result["system_novelty"] for result in results])
     names = np.array([frame_name(frame) for frame in frames])
     flagged = values > 1

@@ -24,8 +24,7 @@ Array = NDArray[np.float64]
 _AT_ONCE = 64
 _FEW, _MANY = 4, 12  # molecules examined in the quick and in the full examination
 _CONTACT = 0.7  # times the sum of covalent radii: shorter than any bond
-_APART = 0.9  # Å beyond the sum of covalent radii: farther apart, two atoms may attract
-_NEAR_CHARGE = 1.5  # Å: closer than charges of surroundings come to most atoms
+_APART = 0.9  # Å beyond covalent radii: farther away, atoms and charges may attract
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +68,10 @@ class Patient:
     def nearest_charge(self, element: int) -> float:
         """Return the distance in Å of a charge to an element below which the energy should rise.
 
-        The shortest that is known, and at most 1.5 Å.
+        The shortest that is known, and at most 0.9 Å beyond the covalent radius.
         """
-        if self.extent is None:
-            return _NEAR_CHARGE
-        return float(min(self.extent.charges[element], _NEAR_CHARGE))
+        largest = float(RADII[element]) + _APART
+        return largest if self.extent is None else float(min(self.extent.charges[element], largest))
 
 
 def admitted(model: Potential, data: Sequence[Frame] = (), full: bool = False) -> Patient:
@@ -142,23 +140,14 @@ def _diatomics(elements: Sequence[int]) -> list[Frame]:
 def pair(first: int, second: int, distance: float) -> System:
     """Return two neutral atoms at a distance in Å."""
     system = System(np.array([first, second]), np.array([[0, 0, 0], [0, 0, distance]]))
-    return with_charges(system, np.zeros(2))
-
-
-def with_charges(system: System, charges: Array | None) -> System:
-    """Return a system whose parts keep the charges that they have, wherever its atoms are."""
-    if charges is None or not hasattr(system, "with_charges"):
-        return system
-    kept: System = system.with_charges(charges)
-    return kept
+    return system.with_charges(np.zeros(2))
 
 
 def changed(system: System, **changes: Any) -> System:
-    """Return a system with some of its fields changed, its charges as they are."""
-    charges = changes.pop("charges", getattr(system, "charges", None))
-    if hasattr(system, "charges"):
-        changes["charges"] = None
-    return with_charges(replace(system, **changes), charges)
+    """Return a system with some of its fields changed; given charges stay where they are."""
+    charges = changes.pop("charges", system.charges)
+    other = replace(system, charges=None, **changes)
+    return other if charges is None else other.with_charges(charges)
 
 
 def alone(system: System) -> System:
@@ -189,13 +178,14 @@ def joined(parts: Sequence[System]) -> System:
         np.concatenate([part.positions for part in parts]),
         sum(part.charge for part in parts),
     )
-    return with_charges(system, np.concatenate([_shares(part) for part in parts]))
+    return system.with_charges(np.concatenate([_shares(part) for part in parts]))
 
 
 def _shares(system: System) -> Array:
     """Return the charges of the atoms of one molecule: an even share, if none are given."""
-    given: Array | None = getattr(system, "charges", None)
-    return np.full(system.n_atoms, system.charge / system.n_atoms) if given is None else given
+    if system.charges is not None:
+        return system.charges
+    return np.full(system.n_atoms, system.charge / system.n_atoms)
 
 
 def permuted(system: System, order: NDArray[np.int64]) -> System:
@@ -236,9 +226,8 @@ def _starts(systems: Sequence[System]) -> range:
 
 
 def _raw(model: Potential, systems: Sequence[System], **asked: bool) -> dict[str, Any]:
-    local: dict[str, Any] = {}
-    if getattr(model, "charges", None) == "local":
-        local["local_charges"] = True
+    local = model.charges == "local"
     with torch.no_grad():
-        output = model(collate(systems, model.cutoff, dtype=model.dtype, **local), **asked)
+        batch = collate(systems, model.cutoff, dtype=model.dtype, local_charges=local)
+        output = model(batch, **asked)
     return {name: value.detach().double().numpy() for name, value in output.items()}

@@ -71,7 +71,7 @@ def _moved(system: System, distance: float) -> System:
 
 def _charge_and_dipole(patient: Patient, system: System) -> tuple[float, Array]:
     """Return a molecule's charge, and its dipole about the origin, of the atoms' multipoles."""
-    (found,) = patient.exact.evaluate([system], forces=False)
+    (found,) = patient.exact.evaluate([system], forces=False, unknown="ignore")
     charges = found["charges"]
     return float(charges.sum()), charges @ system.positions + found["dipoles"].sum(0)
 
