@@ -16,6 +16,7 @@ import copy
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,7 @@ FORMIC_DIMER = System([6, 8, 8, 1, 1] * 2, np.concatenate([_HALF, -_HALF]))
 # --- systems --------------------------------------------------------------------------------------
 
 
+@cache
 def solute(name: str) -> System:
     """Return a molecule of the shipped frames, without the water around it."""
     system = load_shipped([name])[0].system
@@ -247,7 +249,12 @@ def smallest_of_run(model: Potential, system: System, temperature: float, steps:
     atoms, random = attached(model, system), np.random.default_rng(0)
     MaxwellBoltzmannDistribution(atoms, temperature_K=temperature, rng=random)
     run = Langevin(
-        atoms, 0.5 * units.fs, temperature_K=temperature, friction=0.01 / units.fs, rng=random
+        atoms,
+        0.5 * units.fs,
+        temperature_K=temperature,
+        friction=0.01 / units.fs,
+        rng=random,
+        fixcm=False,
     )
     smallest = nearest(atoms.positions)
     for step in range(steps):
