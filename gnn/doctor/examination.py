@@ -1,14 +1,14 @@
 """All checks of a model, one after the other, and what they come to."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from gnn.data.systems import Frame
 from gnn.doctor import consistency, dynamics, labelled, scans, separation, smoothness
 from gnn.doctor.findings import FAIL, NOTE, OK, Finding
-from gnn.doctor.inherited import INHERITED, is_published
+from gnn.doctor.inherited import as_inherited, is_published
 from gnn.doctor.knowledge import anatomy, knowledge
 from gnn.doctor.patient import Patient, admitted
 from gnn.potential import Potential
@@ -112,7 +112,7 @@ def examine(
             found = [Finding(check, None, verdict=FAIL, remark=f"it stopped: {reason[:200]}")]
         report.findings += found
     if is_published(model):
-        report.findings = [_inherited(finding) for finding in report.findings]
+        report.findings = [as_inherited(finding) for finding in report.findings]
     return report
 
 
@@ -155,11 +155,3 @@ def _tasks(
             ("novelty of DATA", lambda: labelled.novelty(model, frames)),
         ]
     return tasks
-
-
-def _inherited(finding: Finding) -> Finding:
-    """Return what a published program is known for as something to be known, not as a fault."""
-    reason = INHERITED.get(finding.check)
-    if finding.verdict == OK or reason is None:
-        return finding
-    return replace(finding, verdict=NOTE, remark=f"inherited: {reason} ({finding.remark})")

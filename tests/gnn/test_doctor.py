@@ -17,6 +17,8 @@ from gnn.data import write_frames
 from gnn.doctor import consistency, dynamics, labelled, scans, separation, smoothness
 from gnn.doctor.examination import examine
 from gnn.doctor.findings import FAIL, NOTE, OK, judged
+from gnn.doctor.inherited import as_inherited, is_published
+from gnn.doctor.knowledge import anatomy
 from gnn.doctor.page import page
 from gnn.doctor.patient import admitted, surrounded
 from gnn.potential import Potential
@@ -242,11 +244,20 @@ def test_a_random_amp_is_invariant_smooth_and_a_gradient():
 
 
 def test_what_is_published_is_inherited_and_no_failure():
-    model, data = small_model(), methanol()[:2]
-    report = examine(model, data)
-    pairs = next(f for f in report.findings if f.check == "pairs of atoms")
-    assert pairs.verdict == NOTE and pairs.remark.startswith("inherited: ")
-    assert "published" in report.made["origin"]
+    assert is_published(small_model()) and not is_published(Toy())
+    hole = as_inherited(judged("pairs of atoms", np.inf, "eV", 1e-3, "C–I at 0.30 Å"))
+    assert hole.verdict == NOTE and hole.remark.startswith("inherited: envelope 1/x")
+    wrong = judged("forces, finite differences", 1.0, "eV/Å", 1e-5)
+    assert as_inherited(wrong) is wrong  # of this no published program is known
+    assert "published" in anatomy(small_model())["origin"]
+
+
+@pytest.mark.slow
+def test_a_published_model_is_examined():
+    report = examine(small_model(), methanol()[:2])
+    verdicts = {finding.check: finding.verdict for finding in report.findings}
+    assert verdicts["forces, finite differences"] == OK
+    assert verdicts["size consistency"] != FAIL
 
 
 def test_a_check_that_stops_is_a_failure(frames, monkeypatch):
