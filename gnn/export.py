@@ -66,6 +66,8 @@ class Traceable(AMP):
             )
         twin = cls.from_config(model.config() | {"method": "direct", "backend": "torch"})
         twin.to(model.dtype).load_state_dict(model.state_dict(keep_vars=True), assign=True)
+        if twin.extent is None:  # spares the graph what would do nothing
+            twin.border = None
         return twin.train(model.training)
 
     def _outer_fields(self, batch: Batch) -> Tensor:

@@ -225,8 +225,8 @@ class AMP(Potential):
     def _energy(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         fields = self._outer_fields(batch)
         vectors = batch.edge_vectors
-        lengths = torch.linalg.vector_norm(vectors, dim=1)
-        distances, near, scale, repulsion = lengths, fields, None, fields.new_zeros(())
+        lengths = distances = torch.linalg.vector_norm(vectors, dim=1)
+        near, scale, repulsion = fields, None, fields.new_zeros(())
         if self.border is not None:
             distances, between = self._bounded_distances(batch, lengths)
             near, outer = self._bounded_charges(batch, fields)

@@ -7,7 +7,7 @@ from typing import Any
 
 from gnn.data.systems import Frame
 from gnn.doctor import consistency, dynamics, labelled, scans, separation, smoothness
-from gnn.doctor.findings import FAIL, NOTE, OK, Finding
+from gnn.doctor.findings import FAIL, NOTE, Finding
 from gnn.doctor.inherited import as_inherited, is_published
 from gnn.doctor.knowledge import anatomy, knowledge
 from gnn.doctor.patient import Patient, admitted
