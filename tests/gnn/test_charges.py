@@ -194,7 +194,8 @@ def test_far_parts_are_what_they_are_alone(names, surrounded):
 def test_shared_charges_leak():
     model = random_model(charges="shared")
     one, two = monomer("NH4"), monomer("acetate", [0, 0, 1000.0])
-    whole, first, second = model.evaluate([pair(one, two), one, two])
+    with pytest.warns(UserWarning, match="leak"):
+        whole, first, second = model.evaluate([pair(one, two), one, two])
     expected = coulomb([first, second], [one, two], "charges")
     assert abs(whole["energy"] - first["energy"] - second["energy"] - expected) > 1e-3
 
@@ -390,7 +391,7 @@ def test_charges_of_molecules_by_a_topology():
         _shares(numbers, bonds, 0, None)
     model, x = random_model(order=1, steps=1), np.concatenate([MONOMERS["H2O"][1], [[0, 0, 3.5]]])
     shares = _shares(numbers, bonds, -1, None)
-    embedding = Embedding(model, numbers, -1, [], [], [], bonds=bonds, formal=shares)
+    embedding = Embedding(model, numbers, -1, [], np.zeros(0, int), [], bonds=bonds, formal=shares)
     energy, forces = embedding.energy_forces(x)
     (expected,) = model.evaluate([System(numbers, x, -1)])
     assert energy == pytest.approx(expected["energy"])
