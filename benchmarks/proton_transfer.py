@@ -1,7 +1,7 @@
 """Can a proton be handed over? H3O+ and H2O with charges that are local.
 
-    python benchmarks/proton_transfer.py generate   # labels by PySCF (extra `data`), some minutes
-    python benchmarks/proton_transfer.py            # train and test; the labels are here
+    python benchmarks/proton_transfer.py generate   # labels by PySCF (extra `data`), continued
+    python benchmarks/proton_transfer.py            # train and test
 
 Frames of H3O+ and H2O at B3LYP/6-31G*, the proton anywhere between the two oxygens or the two far
 apart, with isolated monomers. One small model with local charges learns them. Along a path at a
@@ -132,6 +132,8 @@ def main() -> None:
         return
     everything = read_frames(DATA)
     training = [f for f in everything if f.run == TRAINING]
+    if not any(f.run == PATH for f in everything):
+        raise SystemExit("the path has no labels yet: continue with `generate`")
     config = settings(arguments.steps, len(training), MODEL, loss={"energy": 10.0})
     model, trainer = train(config, training)
     print(f"{len(training)} frames, {trainer.step} steps, {trainer.elapsed:.0f} s")

@@ -158,8 +158,10 @@ def derived_charges(
     elif open_parts:
         allowed = [possible_charges(*molecules[k]) for k in open_parts]
         tried = " and by RDKit" if None not in allowed else " (RDKit is not installed)"
-        choices = _adding_up(allowed, rest)
-        choices = [sure | dict(zip(open_parts, choice, strict=True)) for choice in choices]
+        choices = [
+            sure | dict(zip(open_parts, choice, strict=True))
+            for choice in _adding_up(allowed, rest)
+        ]
     choices = [choice for choice in choices if sum(choice.values()) == total]
     if len(choices) != 1:
         raise ValueError(_refusal(numbers, parts, sure, total, len(choices), tried))

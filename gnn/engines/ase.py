@@ -160,8 +160,9 @@ class AMPCalculator(Calculator):
         if unknown:
             raise ValueError(f"cannot set {unknown}, only {', '.join(self.default_parameters)}")
         checked = {name: _checked(name, value) for name, value in changes.items()}
-        if "charges" in checked:
+        if "charges" in checked:  # anew, even if they are what they were
             self._kept = None
+            self.reset()
         changed: dict[str, Any] = super().set(**checked)
         return changed
 

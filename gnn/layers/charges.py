@@ -7,8 +7,9 @@ from torch.nn import functional
 from gnn.layers.message import Graph
 from gnn.layers.networks import EdgeNetwork, dense
 
-#: Steps by which given charges spread along edges.
-DIFFUSION_STEPS = 4
+#: Steps by which given charges spread along edges. Where two waters 2.8 Å apart share a proton,
+#: eight steps leave 4 % of what giving the charge to the one or the other makes; four leave 21 %.
+DIFFUSION_STEPS = 8
 _FIRST_TRANSFERS = 0.1  # scale of the last weights of a fresh network
 
 
