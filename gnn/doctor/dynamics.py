@@ -25,7 +25,7 @@ class Run:
     Attributes
     ----------
     label
-        The molecule.
+        The molecule, and whether it is alone.
     times
         In fs.
     energies
@@ -47,7 +47,7 @@ class Run:
 
 def runs(patient: Patient) -> list[Run]:
     """Return runs of all molecules: alone, or in their surroundings at rest if there is time."""
-    prepare = surrounded if patient.full else alone
+    prepare, where = (surrounded, "in charges") if patient.full else (alone, "alone")
     systems = [prepare(frame.system) for frame in patient.frames]
     # the energy of any masses stays; these are near the true ones
     masses = [_INERTIA * np.where(s.numbers == 1, 1.0, 2.0 * s.numbers)[:, None] for s in systems]
@@ -67,7 +67,7 @@ def runs(patient: Patient) -> list[Run]:
     total: Array = 1e3 * (np.array(energies) - energies[0]).T
     times: Array = TIMESTEP * np.arange(1.0, len(energies) + 1)
     return [
-        Run(frame_name(frame), times, energy / frame.system.n_atoms)
+        Run(f"{frame_name(frame)} {where}", times, energy / frame.system.n_atoms)
         for frame, energy in zip(patient.frames, total, strict=True)
     ]
 

@@ -15,7 +15,8 @@ from gnn.training.report.metrics import frame_name
 
 LEAST = 0.3  # Å, where scans end
 CHARGES = (0.4, -0.8)  # e, near those of the atoms of a water
-HOLE = 1e-3  # eV that an energy may fall on the way in
+#: eV that an energy may fall on the way in: walls set in smoothly, and need some pm to turn it.
+HOLE = 0.1
 _STEP = 0.02  # Å
 _OUTSIDE = 1.0  # Å of a scan within the data, for the picture
 _BOND = 1.3  # times the sum of covalent radii
