@@ -50,7 +50,7 @@ def picture(report: Report, path: str | Path) -> None:
     figure.text(0.008, 0.94, verdict, fontsize=10.5, color=color, va="top")
     for axis in axes:
         axis.title.set_fontsize(11)
-    figure.tight_layout(rect=(0, 0, 1, 0.9))
+    figure.subplots_adjust(0.05, 0.075, 0.99, 0.865, wspace=0.27, hspace=0.3)
     with atomic_write(path) as temporary:
         figure.savefig(temporary)
     plt.close(figure)
@@ -161,6 +161,8 @@ def _runs(axis: Any, report: Report) -> None:
 
 def _errors(axis: Any, report: Report) -> None:
     """Draw the errors of energies and forces, molecule by molecule."""
+    from matplotlib.ticker import LogLocator
+
     names = [row.molecule for row in report.errors]
     places = np.arange(len(names))
     for k, (name, label, color) in enumerate(
@@ -172,11 +174,14 @@ def _errors(axis: Any, report: Report) -> None:
         values = [getattr(row, name) or np.nan for row in report.errors]
         axis.barh(places + 0.4 * k - 0.2, values, 0.38, color=color, label=label)
     axis.set_xscale("log")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter("")
     axis.set_yticks(places, names, fontsize=9)
     axis.invert_yaxis()
-    axis.set(title="Errors on the data (RMSE)")
+    axis.set_title("Errors on the data (RMSE)")
     axis.grid(axis="x", alpha=0.25, lw=0.5)
-    axis.legend(fontsize=8, loc="best")
+    axis.legend(fontsize=8, loc="lower right", frameon=True, edgecolor="white")
 
 
 def _facts(axis: Any, report: Report) -> None:
@@ -206,7 +211,13 @@ def _limits(axis: Any, report: Report) -> None:
             axis.plot(ratio, row, "o", color=color, ms=9)
         figure = "no figure" if finding.figure is None else f"{finding.figure:.2g} {finding.unit}"
         axis.text(
-            1.6 * 10**-_SPAN, row - 0.22, f"{finding.check}: {figure}", fontsize=8.8, va="bottom"
+            1.6 * 10**-_SPAN,
+            row - 0.22,
+            f"{finding.check}: {figure}",
+            fontsize=8.8,
+            va="bottom",
+            zorder=3,
+            bbox={"color": "white", "alpha": 0.75, "pad": 0.5},
         )
     axis.axvline(1, color="k", lw=1)
     axis.axvspan(1, 10 ** (_SPAN + 0.5), color=RED, alpha=0.05, lw=0)
