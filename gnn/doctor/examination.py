@@ -17,6 +17,7 @@ from gnn.potential import Potential
 _SCANS = {
     "pairs of atoms": ("pairs", scans.pairs_alone),
     "pairs in molecules": ("pressed", scans.pairs_in_molecules),
+    "crowded molecules": ("crowded", scans.crowded_molecules),
     "charges near atoms": ("charges", scans.charges_near_atoms),
 }
 
@@ -33,7 +34,7 @@ class Report:
         What the model knows and how it is made, by subject.
     findings
         One of each check.
-    pairs, pressed, charges, curves, runs, errors
+    pairs, pressed, crowded, charges, curves, runs, errors
         What was computed on the way, for the picture.
     """
 
@@ -43,6 +44,7 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
     pairs: list[scans.Scan] = field(default_factory=list)
     pressed: list[scans.Scan] = field(default_factory=list)
+    crowded: list[scans.Scan] = field(default_factory=list)
     charges: list[scans.Scan] = field(default_factory=list)
     curves: list[separation.Curve] = field(default_factory=list)
     runs: list[dynamics.Run] = field(default_factory=list)

@@ -9,6 +9,7 @@ from gnn.potential import Potential
 INHERITED = {
     "pairs of atoms": "envelope 1/x of the radial functions: huge or NaN at short range",
     "pairs in molecules": "envelope 1/x of the radial functions: huge or NaN at short range",
+    "crowded molecules": "envelope 1/x of the radial functions: huge or NaN at short range",
     "charges near atoms": "polarisation by 1/r without damping",
     "size consistency": "charge shared by all atoms, no Coulomb energy beyond 14 Å",
     "smooth at cutoffs": "reaction field and dispersion end at their cutoffs",

@@ -96,7 +96,7 @@ def write_json(report: Report, path: str | Path) -> None:
         "findings": [asdict(finding) for finding in report.findings],
         "holes": [
             _hole(kind, scan)
-            for kind in ("pairs", "pressed", "charges")
+            for kind in ("pairs", "pressed", "crowded", "charges")
             for scan in getattr(report, kind)
         ],
         "errors": [asdict(row) for row in report.errors],

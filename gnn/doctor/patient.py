@@ -13,6 +13,7 @@ from gnn.data.batching import collate
 from gnn.data.checking.atoms import RADII
 from gnn.data.elements import symbol
 from gnn.data.extent import Extent, extent_of
+from gnn.data.parts import derived_charges
 from gnn.data.shipped import load_shipped
 from gnn.data.systems import Frame, System
 from gnn.doctor.knowledge import extent_of_model
@@ -107,7 +108,17 @@ def admitted(model: Potential, data: Sequence[Frame] = (), full: bool = False) -
     if extent is None and data:
         extent = extent_of(data)
     chosen = _chosen(molecules, _MANY if full else _FEW)
+    if model.charges == "local":  # bonds tell charges as long as they are not stretched
+        chosen = [replace(frame, system=_told(frame.system)) for frame in chosen]
     return Patient(model, copy.deepcopy(model).double(), chosen, elements, extent, full)
+
+
+def _told(system: System) -> System:
+    """Return a system that keeps the charges of its parts when its atoms move."""
+    if system.charges is not None:
+        return system
+    charges = derived_charges(system.numbers, system.positions, system.charge)
+    return system.with_charges(charges)
 
 
 def _molecules(frames: Sequence[Frame]) -> list[Frame]:

@@ -81,10 +81,10 @@ def _scans(axis: Any, scans: Sequence[Scan], title: str) -> None:
     axis.set_xlim(LEAST - 0.05, max(scan.nearest for scan in scans) + 0.6)
     axis.axhline(0, color="k", lw=0.5, alpha=0.5)
     axis.grid(alpha=0.25, lw=0.5)
-    told = "dots: nearest known" + ("" if holes else "; all rise from there on")
-    axis.legend(
-        fontsize=8, title=told, title_fontsize=8, loc="best", handlelength=1.2, labelspacing=0.3
+    axis.plot(
+        [], [], ".", color=BLUE, label="nearest known" + ("" if holes else ", all rise below")
     )
+    axis.legend(fontsize=8, loc="best", handlelength=1.2, labelspacing=0.3)
 
 
 def _holes(axis: Any, alone: Sequence[Scan], pressed: Sequence[Scan]) -> None:

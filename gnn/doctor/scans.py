@@ -10,7 +10,7 @@ from gnn.data.checking.atoms import RADII
 from gnn.data.elements import symbol
 from gnn.data.systems import System
 from gnn.doctor.findings import Finding, judged
-from gnn.doctor.patient import Array, Patient, alone, changed, energies, pair
+from gnn.doctor.patient import Array, Patient, alone, changed, energies, joined, pair
 from gnn.training.report.metrics import frame_name
 
 LEAST = 0.3  # Å, where scans end
@@ -19,6 +19,7 @@ CHARGES = (0.4, -0.8)  # e, near those of the atoms of a water
 HOLE = 0.1
 _STEP = 0.02  # Å
 _OUTSIDE = 1.0  # Å of a scan within the data, for the picture
+_SHORTER = 0.85  # times all lengths: no bond is so short
 _BOND = 1.3  # times the sum of covalent radii
 
 
@@ -31,7 +32,7 @@ class Scan:
     label
         What comes close to what.
     elements
-        Atomic numbers of the pair, or of the atom alone.
+        Atomic numbers of the pair, or of the atom alone; none of whole molecules.
     distances
         From the largest to the smallest, in Å.
     energies
@@ -139,6 +140,32 @@ def _side(system: System, i: int, j: int) -> list[int]:
         side |= new
         ahead += new
     return [j] if i in side else sorted(side)
+
+
+# --- many atoms at once ---------------------------------------------------------------------------
+
+
+def crowded_molecules(patient: Patient) -> list[Scan]:
+    """Return scans of molecules, and of two side by side, that are compressed as a whole.
+
+    Against their nearest two atoms. What holds two atoms apart may fail where many come close.
+    """
+    crowds = [(frame_name(frame), alone(frame.system)) for frame in patient.frames]
+    crowds += [(f"{a} + {b}", _side_by_side(x, y)) for (a, x), (b, y) in combinations(crowds, 2)]
+    paths = []
+    for name, system in crowds:
+        positions = system.positions - system.positions.mean(0)
+        gap = min(float(np.linalg.norm(a - b)) for a, b in combinations(positions, 2))
+        nearest = _SHORTER * gap
+        systems = [changed(system, positions=r / gap * positions) for r in _distances(nearest)]
+        paths.append((f"{name} compressed", (), nearest, systems))
+    return _scanned(patient, paths)
+
+
+def _side_by_side(first: System, second: System) -> System:
+    """Return two molecules whose atoms are nowhere closer than 2 Å."""
+    beyond = first.positions[:, 0].max() - second.positions[:, 0].min() + 2.0
+    return joined([first, changed(second, positions=second.positions + np.array([beyond, 0, 0]))])
 
 
 # --- charges --------------------------------------------------------------------------------------

@@ -45,6 +45,9 @@ class Toy(Potential):
         per_edge = 0.5 * self.strength * torch.exp(-2 * (r - 1)) * self._fade(r)
         if self.fault == "hole":
             per_edge = per_edge - 2000 * torch.exp(-(((r - 0.45) / 0.02) ** 2))
+        if self.fault == "crowd":  # attraction in proportion to the square of the neighbours
+            near = r.new_zeros(batch.n_atoms).index_add(0, batch.receivers, torch.exp(-4 * r))
+            per_edge = per_edge - 50 * near[batch.receivers] ** 2
         if self.fault == "nan":
             per_edge = per_edge + 0 * torch.log(r - 0.4)
         if self.fault == "direction":
@@ -107,6 +110,7 @@ def patient(fault, frames):
 CHECKS = {
     "pairs of atoms": lambda p: scans.holes("pairs of atoms", scans.pairs_alone(p)),
     "pairs in molecules": lambda p: scans.holes("pairs in molecules", scans.pairs_in_molecules(p)),
+    "crowded molecules": lambda p: scans.holes("crowded molecules", scans.crowded_molecules(p)),
     "charges near atoms": lambda p: scans.holes("charges near atoms", scans.charges_near_atoms(p)),
     "size consistency": lambda p: separation.size_consistency(separation.curves(p)),
     "energy drift in MD": lambda p: dynamics.conservation(dynamics.runs(p))[0],
@@ -131,6 +135,7 @@ def test_a_sound_model_passes(check, frames):
         ("hole", "pairs of atoms", "at 0.4"),
         ("hole", "pairs in molecules", "carbon monoxide"),
         ("nan", "pairs of atoms", "not finite"),
+        ("crowd", "crowded molecules", "compressed"),
         ("charges", "charges near atoms", "holes in"),
         ("size", "size consistency", "1000 Å"),
         ("forces", "energy fluctuation in MD", "fs"),
