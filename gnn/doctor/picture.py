@@ -42,7 +42,11 @@ def picture(report: Report, path: str | Path) -> None:
     _scans(axes[2], report.charges, "A charge pressed onto an atom")
     _curves(axes[3], report)
     _runs(axes[4], report)
-    (_errors if report.errors else _facts)(axes[5], report)
+    if report.errors:
+        _errors(axes[5], report)
+    else:
+        _scans(axes[5], report.crowded, "Molecules compressed as a whole")
+        axes[5].set_xlabel("nearest two atoms / Å")
     _limits(figure.add_subplot(grid[:, 3]), report)
     color = RED if report.count(FAIL) else AMBER if report.count(NOTE) else GREEN
     figure.text(0.008, 0.975, report.name, fontsize=14, fontweight="bold", va="top")
@@ -182,17 +186,6 @@ def _errors(axis: Any, report: Report) -> None:
     axis.set_title("Errors on the data (RMSE)")
     axis.grid(axis="x", alpha=0.25, lw=0.5)
     axis.legend(fontsize=8, loc="lower right", frameon=True, edgecolor="white")
-
-
-def _facts(axis: Any, report: Report) -> None:
-    """Write what the model knows and is."""
-    axis.set_title("What it knows and is")
-    axis.set_axis_off()
-    lines = [
-        fill(f"{subject}: {told}", 50, subsequent_indent="    ")
-        for subject, told in (report.knows | report.made).items()
-    ]
-    axis.text(0, 0.97, "\n".join(lines), va="top", fontsize=8, linespacing=1.4)
 
 
 def _limits(axis: Any, report: Report) -> None:
