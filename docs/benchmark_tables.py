@@ -219,6 +219,23 @@ def shipped_model_errors() -> Table:
     return [*header, "MM forces RMSE, meV/Å", "dipole MAE, me Å"], body
 
 
+def novelty() -> Table:
+    columns = ("number", "force error", "novelty", "wrong", "flagged", "wrong and not flagged",
+               "roc area")  # fmt: skip
+    body = [[row["frames"], *(row[name].replace("nan", "–") for name in columns)]
+            for row in read("novelty")]  # fmt: skip
+    header = ["frames", "number", "force error (median) / meV/Å", "novelty (median)", "wrong / %",
+              "flagged / %", "wrong, not flagged / %", "area under ROC curve"]  # fmt: skip
+    return header, body
+
+
+def novelty_examples() -> Table:
+    rows = read("novelty_examples")
+    return ["", "novelty", "what is said"], [
+        [row["example"], short(row["novelty"]), row["said"] or "nothing"] for row in rows
+    ]
+
+
 def published_s66x8() -> Table:
     rows = read("published_s66x8")
     return ["distance / equilibrium", *(row["scale"] for row in rows)], [
@@ -411,6 +428,8 @@ TABLES: dict[str, tuple[Callable[[], Table], str]] = {
         ("perturbation", perturbation, ""),
         ("shipped_model_errors", shipped_model_errors,
          "anisole train benchmarks/shipped_model.yaml --no-blind"),
+        ("novelty", novelty, ""),
+        ("novelty_examples", novelty_examples, "python benchmarks/novelty.py"),
         ("published_s66x8", published_s66x8, "python benchmarks/published_accuracy.py"),
         ("published_shipped", published_shipped, "python benchmarks/published_accuracy.py"),
         ("direct_sum", direct_sum, ""),

@@ -10,7 +10,18 @@ from collections.abc import Callable
 import benchmark_tables as tables
 from benchmark_tables import MOLECULES, read, select, short
 from phrases_summary import readme, summary
-from sources import ROOT, dynamics, labels, number, points, power, run, runs, training_minutes
+from sources import (
+    ROOT,
+    domain_size,
+    dynamics,
+    labels,
+    number,
+    points,
+    power,
+    run,
+    runs,
+    training_minutes,
+)
 
 
 def index() -> list[str]:
@@ -313,6 +324,23 @@ def training() -> list[str]:
     ]
 
 
+def trust() -> list[str]:
+    """Return what novelty is said to tell."""
+    rows = {row["frames"]: row for row in read("novelty")}
+    held_out, far, dry = (
+        rows[name] for name in ("held-out runs", "hot, stretched, unseen", "without water")
+    )
+    return [
+        f"Of {held_out['number']} held-out frames {number(held_out, 'flagged'):.1f} % are flagged",
+        f"the area under the curve is {number(far, 'roc area'):.2f} on hot, stretched and unseen "
+        f"frames ({far['number']}, of which {number(far, 'wrong'):.0f} % are wrong)",
+        f"{number(far, 'wrong and not flagged'):.0f} % of them are wrong without being flagged",
+        f"Without water {number(dry, 'flagged'):.0f} % of frames are flagged and "
+        f"{number(dry, 'wrong'):.0f} % are wrong",
+        f"it takes {domain_size()} kB",
+    ]
+
+
 def questions() -> list[str]:
     """Return cost of a step, and errors against the number of frames."""
     speed = {row["atoms"]: row for row in read("published_speed")}
@@ -365,4 +393,5 @@ PHRASES: dict[str, Callable[[], list[str]]] = {
     "questions": questions,
     "theory_fmm": theory_fmm,
     "training": training,
+    "trust": trust,
 }

@@ -93,3 +93,13 @@ def training_minutes() -> int:
     """Return how long the model that ships was trained."""
     text = (ROOT / "benchmarks" / "shipped_model.yaml").read_text(encoding="utf-8")
     return round(int(re.findall(r"time_limit: (\d+)", text)[0]) / 60)
+
+
+def domain_size() -> int:
+    """Return the size in kB of what the model that ships says about its training."""
+    import torch
+
+    (domain,) = torch.load(ROOT / "gnn" / "data" / "model.pt", weights_only=True)["domains"]
+    parts = [domain, *domain["densities"]]
+    tensors = [v for part in parts for v in part.values() if isinstance(v, torch.Tensor)]
+    return round(sum(v.nbytes for v in tensors) / 1e3)

@@ -27,10 +27,10 @@ from multipoles.files import atomic_write
 from multipoles.radial import Kernel
 
 FORMAT = "anisole-export"
-VERSION = 1
+VERSION = 2
 INPUTS = (
     "numbers", "positions", "batch", "charge", "senders", "receivers", "mm_positions",
-    "mm_moments", "mm_batch", "uniform_field",
+    "mm_moments", "mm_batch", "uniform_field", "formal",
 )  # fmt: skip
 OUTPUTS = ("energy", "forces", "mm_forces", "charges", "dipoles", "quadrupoles", "dipole")
 _FAR = 1e3  # Å; beyond every wall
@@ -198,7 +198,7 @@ def exported_program(model: AMP, mm_order: int = 0) -> torch.export.ExportedProg
     first = {
         "numbers": atoms, "positions": atoms, "batch": atoms, "charge": systems,
         "senders": edges, "receivers": edges, "mm_positions": particles,
-        "mm_moments": particles, "mm_batch": particles, "uniform_field": systems,
+        "mm_moments": particles, "mm_batch": particles, "uniform_field": systems, "formal": atoms,
     }  # fmt: skip
     shapes = tuple({0: first[name]} for name in INPUTS)
     return torch.export.export(_Module(graph), inputs, dynamic_shapes=shapes)
@@ -213,11 +213,11 @@ class _Module(torch.nn.Module):
 
     def forward(
         self, numbers, positions, batch, charge, senders, receivers, mm_positions, mm_moments,
-        mm_batch, uniform_field,
+        mm_batch, uniform_field, formal,
     ):  # fmt: skip
         return self.traced(
             numbers, positions, batch, charge, senders, receivers, mm_positions, mm_moments,
-            mm_batch, uniform_field,
+            mm_batch, uniform_field, formal,
         )  # fmt: skip
 
 
@@ -234,6 +234,7 @@ def _example(components: int) -> tuple[Tensor, ...]:
     return (
         torch.ones(7, dtype=torch.int64), random(7, 3), batch, random(2), senders, receivers,
         5 + random(11, 3), random(11, components), mm_batch, random(2, 3),
+        random(7),
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import multipoles as mp
 from gnn import options
 from gnn.data.batching import Batch
 from gnn.data.extent import Extent
+from gnn.layers.charges import FreeCharges, LocalCharges, SharedCharges, diffused
 from gnn.layers.dispersion import dispersion_energy, parameters
 from gnn.layers.electrostatics import MultipoleReadout, energy_in_field
 from gnn.layers.long_range import MAX_ORDER, FieldOfAtoms, LongRangeCoupling
@@ -66,6 +67,10 @@ class AMP(Potential):
         What happens at distances and in fields beyond those of training; None leaves it out.
     dispersion : Dispersion or None
         Dispersion between the atoms by a library, with what labels of a density functional lack.
+    charges : {"local", "shared"}
+        Charge moves along edges only, so that distant molecules keep the charges they were given
+        (`System.charges`), or what the network's charges miss of the system's charge is shared by
+        all atoms however far apart, as it was before there was a choice.
     method : {"auto", "direct", "fmm"}
         How fields are summed: directly, by the fast multipole method, or by the one that is
         expected to be faster.
@@ -100,6 +105,7 @@ class AMP(Potential):
         long_range: LongRange | None = None,
         walls: Walls | None = _WALLS,
         dispersion: Dispersion | None = None,
+        charges: str = "local",
         method: str = "auto",
         tolerance: float = 1e-6,
         backend: str = "compiled",
@@ -109,13 +115,14 @@ class AMP(Potential):
             "order": order, "channels": channels, "features": features, "steps": steps,
             "cutoff": cutoff, "network": network, "surroundings": surroundings,
             "electrostatics": electrostatics, "long_range": long_range, "walls": walls,
-            "dispersion": dispersion, "method": method, "tolerance": tolerance,
-            "backend": backend,
+            "dispersion": dispersion, "charges": charges, "method": method,
+            "tolerance": tolerance, "backend": backend,
         }  # fmt: skip
         options.check(self._arguments)
         self.order, self.cutoff = order, cutoff
-        self.surroundings = surroundings
+        self.surroundings, self.charges = surroundings, charges
         self.method, self.tolerance, self.backend = method, tolerance, backend
+        self.damping = surroundings.damping
         self.kernel = mp.Erf(surroundings.damping)
         self.smeared_kernels = [mp.Erf(width) for width in surroundings.smearing]
         self.qm_kernel = mp.Erf(electrostatics.damping) if electrostatics else None
@@ -130,12 +137,13 @@ class AMP(Potential):
         self.edges = EdgeNetwork(
             features, network.n_radial, network.hidden, network.edge_features, split=network.split
         )
+        edge_features = network.edge_features + int(surroundings.in_messages)
         self.steps = nn.ModuleList(
             MessageStep(
                 order,
                 channels,
                 features,
-                network.edge_features + int(surroundings.in_messages),
+                edge_features,
                 network.hidden,
                 network.mixed,
                 previous=step > 0,
@@ -149,10 +157,16 @@ class AMP(Potential):
             for step in range(steps)
         )
         self.atom_energy = dense(features, network.hidden, 1)
-        sizes = order, channels, features, network.hidden
-        self.multipoles = MultipoleReadout(*sizes)
+        hidden = network.hidden
+        conserved = (
+            LocalCharges(features, edge_features, hidden, split=network.split)
+            if charges == "local"
+            else SharedCharges(features, hidden)
+        )
+        self.multipoles = MultipoleReadout(order, channels, features, hidden, conserved)
         self.penetration = nn.ModuleList(
-            MultipoleReadout(*sizes, conserved=False) for _ in self.smeared_kernels
+            MultipoleReadout(order, channels, features, hidden, FreeCharges(features, hidden))
+            for _ in self.smeared_kernels
         )
 
     @classmethod
@@ -172,6 +186,10 @@ class AMP(Potential):
         """Return the names of the constructor's arguments with their defaults."""
         parameters = inspect.signature(cls.__init__).parameters
         return {name: p.default for name, p in parameters.items() if name != "self"}
+
+    def extra_repr(self) -> str:
+        """Return what the printed model says beside its layers."""
+        return f"cutoff={self.cutoff}, charges={self.charges!r}"
 
     def config(self) -> dict[str, Any]:
         """Return plain values from which `from_config` builds the same architecture."""
@@ -214,21 +232,24 @@ class AMP(Potential):
             near, outer = self._bounded_charges(batch, fields)
             scale = self.border.scale(near, batch.numbers)
             repulsion = between + outer
-        nodes = self._initial_nodes(batch)
+        basis, fade = self.radial(distances[:, None])
+        start = self._initial_charges(batch, fade)
+        nodes = self.embedding(batch.numbers) + self.charge_embedding(start)
         directions = vectors / lengths[:, None]
-        graph, surroundings = self._graph(batch, nodes, directions, distances, near, scale)
+        graph, surroundings = self._graph(batch, nodes, near, scale, directions, basis, fade)
         # all steps use one plan of the sums
         field_of_atoms = self._field_of_atoms(batch, self.long_kernel, min(self.order, MAX_ORDER))
         previous: Tensor | None = None
         for step in self.steps:
             nodes, state, previous = step(nodes, graph, surroundings, previous, field_of_atoms)
-        physical = self.multipoles(nodes, state, batch.charge, batch.batch)
+        given = (graph, start[:, 0]) if self.charges == "local" else (batch.charge, batch.batch)
+        physical = self.multipoles(nodes, state, *given)
         moments = physical.packed()
         per_atom = self.atom_energy(nodes)[:, 0] + repulsion
         if self.surroundings.in_energy:
             per_atom = per_atom + energy_in_field(moments, fields[:, 0])
             for i, readout in enumerate(self.penetration, start=1):
-                extra = readout(nodes, state, batch.charge, batch.batch).packed()
+                extra = readout(nodes, state).packed()
                 per_atom = per_atom + energy_in_field(extra, near[:, i])
         if self.qm_kernel is not None:
             field_of = self._field_of_atoms(batch, self.qm_kernel, FIELD_ORDER)
@@ -236,16 +257,24 @@ class AMP(Potential):
             per_atom = per_atom + 0.5 * energy_in_field(moments, internal[:, 0])
         energy = per_atom.new_zeros(batch.n_systems).index_add(0, batch.batch, per_atom)
         if self.dispersion is not None:
-            given = batch.positions, batch.numbers, batch.batch, batch.charge
-            energy = energy + dispersion_energy(*given, *astuple(self.dispersion))
-        return energy, physical._asdict()
+            atoms = batch.positions, batch.numbers, batch.batch, batch.charge
+            energy = energy + dispersion_energy(*atoms, *astuple(self.dispersion))
+        seen = {"_features": nodes, "_gradient": fields[:, 0, 1:4]}
+        return energy, physical._asdict() | seen
 
-    def _initial_nodes(self, batch: Batch) -> Tensor:
-        """Return node features of element and of the system's charge per atom, (N, features)."""
-        atoms = torch.zeros_like(batch.charge)
-        atoms = atoms.index_add(0, batch.batch, atoms.new_ones(batch.n_atoms))
-        share = (batch.charge / atoms)[:, None].index_select(0, batch.batch)
-        return self.embedding(batch.numbers) + self.charge_embedding(share)
+    def _initial_charges(self, batch: Batch, fade: Tensor) -> Tensor:
+        """Return what the atoms have before the network moves charge, (N, 1) in e."""
+        if self.charges == "shared":
+            atoms = torch.zeros_like(batch.charge)
+            atoms = atoms.index_add(0, batch.batch, atoms.new_ones(batch.n_atoms))
+            return (batch.charge / atoms)[:, None].index_select(0, batch.batch)
+        if batch.formal is None:
+            raise ValueError(
+                "this batch has systems of several parts whose charges are not given, and the "
+                "model's charges are local: make it with collate(…, local_charges=True), or give "
+                "System(…, charges=…)"
+            )
+        return diffused(batch.formal[:, None], fade, batch.senders, batch.receivers)
 
     def _outer_fields(self, batch: Batch) -> Tensor:
         """Return the fields of `SurroundingsField` at the atoms, (N, F, 10) in V/Å^k."""
@@ -354,13 +383,13 @@ class AMP(Potential):
         self,
         batch: Batch,
         nodes: Tensor,
-        directions: Tensor,
-        distances: Tensor,
         fields: Tensor,
         scale: Tensor | None,
+        directions: Tensor,
+        basis: Tensor,
+        fade: Tensor,
     ) -> tuple[Graph, SurroundingsField | None]:
         senders, receivers = batch.senders, batch.receivers
-        basis, fade = self.radial(distances[:, None])
         features = self.edges(nodes, basis, senders, receivers)
         surroundings = None
         if self.surroundings.in_messages:

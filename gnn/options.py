@@ -8,6 +8,7 @@ from typing import Any
 
 METHODS = ("auto", "direct", "fmm")
 BACKENDS = ("compiled", "torch")
+CHARGES = ("local", "shared")
 
 # --- checks of single options ---------------------------------------------------------------------
 
@@ -206,7 +207,7 @@ GROUPS: dict[str, Any] = {
 }
 _OPTIONAL = ("electrostatics", "long_range", "walls", "dispersion")
 #: What checkpoints lack that were written before an argument existed, with what they computed.
-FORMER_DEFAULTS: dict[str, Any] = {"walls": None}
+FORMER_DEFAULTS: dict[str, Any] = {"walls": None, "charges": "shared"}
 
 
 def _check_group(name: str, value: Any) -> None:
@@ -223,6 +224,7 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     "steps": _check_count,
     "cutoff": _check_positive,
     **dict.fromkeys(GROUPS, _check_group),
+    "charges": partial(_check_choice, choices=CHARGES),
     "method": partial(_check_choice, choices=METHODS),
     "tolerance": _check_tolerance,
     "backend": partial(_check_choice, choices=BACKENDS),

@@ -1,26 +1,29 @@
 """The base class of all potentials: batches in, energies, forces and multipoles out."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
-from scipy.spatial.distance import pdist
 from torch import Tensor, nn
 
 from gnn.baseline import check_bond, constants, warn_of_open_energies
 from gnn.data.batching import Batch, collate
+from gnn.data.extent import extent_of
 from gnn.data.streaming import Header
 from gnn.data.systems import Frame, System
-from gnn.units import COULOMB
+from gnn.trust.domain import Composition, Domain, composition_of, domain_of
+from gnn.trust.sanity import check_results
+from gnn.trust.words import checked_policy, tell
 
 N_ELEMENTS = 95
 _AT_ONCE = 256  # frames evaluated at once to fit the baseline
-_LARGEST = 1e6  # eV per atom beyond which an energy is an error: uranium has 0.76e6
-PER_ATOM = ("forces", "charges", "dipoles", "quadrupoles")
+_SAMPLED = 1000  # frames whose node features are looked at, of those trained on
+PER_ATOM = ("forces", "charges", "dipoles", "quadrupoles", "novelty")
 
 
 class Potential(nn.Module):
@@ -37,19 +40,32 @@ class Potential(nn.Module):
         () float64 energy per unit of total charge in eV.
     known : Tensor
         (95,) bool, elements seen in training.
+    domain : Domain or None
+        What the model was trained on (see `set_domain`); None where nobody said.
+    unknown : {"warn", "ignore", "raise"}
+        What is done about systems outside of that: a warning, once for each composition; nothing;
+        or a ValueError.
+    charges : {"local", "shared"} or None
+        How `gnn.AMP` conserves charge, and so what a batch has to say of it; None for others.
     """
 
     cutoff: float
+    domain: Domain | None = None
+    unknown: str = "warn"
+    damping: float = 2.0  # inverse width in 1/Å of the Gaussians as which charges act
     known: Tensor
     runs_on_gpu: ClassVar[bool] = True
     baseline: Tensor
     charge_baseline: Tensor
+    charges: str | None = None
 
     def __init__(self) -> None:
         super().__init__()
+        self._warned = False
         self.register_buffer("baseline", torch.zeros(N_ELEMENTS, dtype=torch.float64))
         self.register_buffer("charge_baseline", torch.zeros((), dtype=torch.float64))
         self.register_buffer("known", torch.zeros(N_ELEMENTS, dtype=torch.bool))
+        self._told: dict[Composition, int] = {}
 
     def config(self) -> dict[str, Any]:
         """Return plain values from which `from_config` builds the same architecture."""
@@ -64,7 +80,10 @@ class Potential(nn.Module):
         """Return energies (B,) in eV without the baseline, and the atoms' multipoles.
 
         Those are ``charges`` (N,) e, ``dipoles`` (N, 3) e Å and ``quadrupoles`` (N, 3, 3) e Å²,
-        and ``dipole`` (B, 3) where the molecular dipole is not the response to a field.
+        and ``dipole`` (B, 3) where the molecular dipole is not the response to a field. Under
+        private names, which `forward` takes away, they may come with what novelty is read from:
+        ``_features`` (N, F), the last node features, and ``_gradient`` (N, 3) in V/Å, that of the
+        potential of the surroundings.
         """
         raise NotImplementedError
 
@@ -209,7 +228,8 @@ class Potential(nn.Module):
             (N, 3, 3); ``forces`` (N, 3) and ``mm_forces`` (M, 3) in eV/Å when asked for, and
             then also ``dipole`` (B, 3) in e Å about the batch's centred origin, which is minus
             the derivative of the energy by a uniform field; ``mm_potential`` (M,) in V when asked
-            for: the potential of the atoms at the surrounding charges.
+            for: the potential of the atoms at the surrounding charges. A model with a domain adds
+            ``novelty`` (N,) of the atoms.
         """
         if batch.positions.is_cuda and not self.runs_on_gpu:
             raise ValueError(
@@ -246,14 +266,75 @@ class Potential(nn.Module):
                 results["mm_potential"] = gradient[:, 0]
             else:
                 results.setdefault(names[leaf], -gradient)
+        seen, field = (results.pop(name, None) for name in ("_features", "_gradient"))
+        if self.domain is not None and seen is not None:
+            results["novelty"] = self.domain.novelty(batch, seen, field)
         baseline = energy.new_zeros(batch.n_systems, dtype=torch.float64)
         baseline.index_add_(0, batch.batch, self.baseline[batch.numbers])
         baseline += self.charge_baseline * batch.charge.double()
         results["energy"] = energy.double() + baseline
         return results
 
+    def models(self) -> Sequence["Potential"]:
+        """Return the model itself, or the members of a committee."""
+        return [self]
+
+    def set_domain(self, frames: Sequence[Frame], level: str = "unknown") -> None:
+        """Note what the model was trained on, so that it can tell what it does not know.
+
+        Parameters
+        ----------
+        frames
+            That it was trained on; labels are not used. Node features are computed for up to 1000
+            of them.
+        level
+            Level of theory of their labels.
+
+        Raises
+        ------
+        ValueError
+            If there is no frame.
+        TypeError
+            If it is a model that hands out no node features.
+        """
+        if not len(frames):
+            raise ValueError("expected at least one frame that the model was trained on, got none")
+        count: Counter[Composition] = Counter()
+
+        def counted() -> Iterator[Frame]:
+            for frame in frames:
+                count[composition_of(frame.system)] += 1
+                yield frame
+
+        extent = extent_of(counted(), self.damping)
+        size = min(len(frames), _SAMPLED)
+        sample = [frames[i * len(frames) // size] for i in range(size)]
+        for model in self.models():
+            features = model._features_of(sample)
+            model.domain = domain_of(count, extent, sample, features, model.cutoff, level)
+            model._told.clear()
+
+    @torch.no_grad()
+    def _features_of(self, frames: Sequence[Frame]) -> np.ndarray:
+        """Return the last node features of the atoms of some frames, (n, F)."""
+        found = []
+        for start in range(0, len(frames), _AT_ONCE):
+            part, local = frames[start : start + _AT_ONCE], self.charges == "local"
+            batch = collate(part, self.cutoff, dtype=self.dtype, local_charges=local)
+            features = self._energy(batch.to(self.baseline.device))[1].get("_features")
+            if features is None:
+                raise TypeError(f"{type(self).__name__} hands out no node features")
+            found.append(features.double().cpu().numpy())
+        return np.concatenate(found)
+
     def evaluate(
-        self, systems: Sequence[System | Frame], batch_size: int = 32, forces: bool = True
+        self,
+        systems: Sequence[System | Frame],
+        batch_size: int = 32,
+        forces: bool = True,
+        *,
+        strict: bool = False,
+        unknown: str | None = None,
     ) -> list[dict[str, Any]]:
         """Return energy, forces and multipoles of each system as NumPy arrays.
 
@@ -266,19 +347,28 @@ class Potential(nn.Module):
         forces : bool
             Whether to take derivatives; without them, ``forces``, ``mm_forces`` and ``dipole``
             are missing.
+        strict : bool
+            Raise a ValueError for systems outside of what the model was trained on: the same as
+            ``unknown="raise"``.
+        unknown : {"warn", "ignore", "raise"}, optional
+            What to do about such systems: warn, once for each composition; nothing; or raise.
+            None: what the model's attribute of this name says, at first "warn".
 
         Returns
         -------
         list of dict
             Per system: ``energy`` (float, eV), ``forces`` (n, 3) and ``mm_forces`` (m, 3) in
             eV/Å, ``charges`` (n,) e, ``dipoles`` (n, 3) e Å, ``quadrupoles`` (n, 3, 3) e Å²,
-            ``dipole`` (3,) e Å about the origin of the coordinates.
+            ``dipole`` (3,) e Å about the origin of the coordinates. Of a model with a domain also
+            ``novelty`` (n,) and ``system_novelty`` (float): how far each atom, and the system,
+            lies outside of training (1 is the edge; `gnn.trust`).
 
         Raises
         ------
         ValueError
-            If a system holds an element that the model was not trained on, or its energy or
-            forces are not finite or its energy beyond that of any atoms.
+            If a system holds an element that the model was not trained on, its energy or forces
+            are not finite or its energy beyond that of any atoms, or the model's charges are local
+            and those of the system's parts neither given nor told by bonds; and of `strict`.
         TypeError
             If `systems` is a single system.
         """
@@ -290,12 +380,45 @@ class Potential(nn.Module):
         for start in range(0, len(systems), batch_size):
             part = systems[start : start + batch_size]
             self._check_elements(part)
-            batch = collate(part, self.cutoff, dtype=self.dtype)
+            local = self.charges == "local"
+            batch = collate(part, self.cutoff, dtype=self.dtype, local_charges=local)
+            self._warn_of_shared_charges(part, batch)
             with torch.no_grad():
                 output = self(batch.to(self.baseline.device), forces=forces, mm_forces=forces)
             results += _per_system(output, batch)
-            _check_results(results, part, start)
+            check_results(results, part, start)
+        self.judge(systems, results, "raise" if strict else unknown)
         return results
+
+    def judge(
+        self,
+        systems: Sequence[System | Frame],
+        results: Sequence[dict[str, Any]],
+        unknown: str | None = None,
+    ) -> None:
+        """Add the systems' novelty to results, and speak of those that are outside of training."""
+        unknown = checked_policy(self.unknown if unknown is None else unknown)
+        if self.domain is None:
+            return
+        for item, result in zip(systems, results, strict=True):
+            system = item.system if isinstance(item, Frame) else item
+            result["system_novelty"] = self.domain.system_novelty(system, result["novelty"])
+        tell(systems, self.domain, results, unknown, self._told)
+
+    def _warn_of_shared_charges(self, systems: Sequence[System | Frame], batch: Batch) -> None:
+        """Say once that far parts of a system are not what they are alone."""
+        if self.charges != "shared" or self._warned:
+            return
+        given = [item.system if isinstance(item, Frame) else item for item in systems]
+        if batch.formal is None or any(system.charges is not None for system in given):
+            self._warned = True
+            warnings.warn(
+                "a system has several parts, and the model's charges are shared (it was made "
+                'before charges="local"): charges of far parts leak into each other, and energies '
+                "of distant molecules do not add up; train anew, or give all but one of the parts "
+                "as surroundings",
+                stacklevel=3,
+            )
 
     def _check_elements(self, systems: Sequence[System | Frame]) -> None:
         known = self.elements
@@ -309,65 +432,6 @@ class Potential(nn.Module):
                     f"the model was trained on elements {known} (atomic numbers) and knows "
                     f"nothing of {unknown}; train on data that contain them"
                 )
-
-
-def _check_results(
-    results: Sequence[dict[str, Any]], systems: Sequence[System | Frame], start: int
-) -> None:
-    """Refuse results that are not finite, and energies that no nuclei and electrons have."""
-    for i, item in enumerate(systems, start):
-        system = item.system if isinstance(item, Frame) else item
-        for name, value in results[i].items():
-            if not np.isfinite(value).all():
-                raise ValueError(
-                    f"system {i}: the {name} came out as NaN or infinity: {_extremes(system)}"
-                )
-        energy = results[i]["energy"]
-        size = _LARGEST * system.n_atoms
-        if abs(energy) > size and (energy < 0 or energy > size + _bare_repulsion(system)):
-            raise ValueError(
-                f"system {i}: the energy came out as {energy:.3g} eV, which no nuclei and "
-                f"electrons have: {_extremes(system)}"
-            )
-
-
-def _bare_repulsion(system: System) -> float:
-    """Return the energy in eV of the nuclei without electrons."""
-    if system.n_atoms < 2:
-        return 0.0
-    first, second = np.triu_indices(system.n_atoms, 1)
-    z = system.numbers.astype(np.float64)
-    return COULOMB * float((z[first] * z[second] / pdist(system.positions)).sum())
-
-
-def _extremes(system: System) -> str:
-    """Describe the extremes of a system, which may be beyond a model."""
-    remarks = []
-    tree = cKDTree(system.positions)
-    if system.n_atoms > 1:
-        distances, others = tree.query(system.positions, k=2)
-        i = int(distances[:, 1].argmin())
-        pair = sorted((i, int(others[i, 1])))
-        numbers = " and ".join(str(z) for z in system.numbers[pair])
-        remarks.append(
-            f"the nearest atoms {pair[0]} and {pair[1]} (atomic numbers {numbers}) are "
-            f"{distances[i, 1]:.3g} Å apart"
-        )
-    if system.n_mm:
-        distances, atoms = tree.query(system.mm_positions)
-        j = int(distances.argmin())
-        remarks.append(
-            f"charge {j} is {distances[j]:.3g} Å from atom {atoms[j]}, and the largest is "
-            f"{abs(system.mm_charges).max():.3g} e"
-        )
-    if system.charge:
-        remarks.append(f"the total charge is {system.charge} e")
-    if system.uniform_field is not None and system.uniform_field.any():
-        strength = float(abs(system.uniform_field).max())
-        remarks.append(f"the uniform field goes up to {strength:.3g} V/Å")
-    size = max(float(abs(x).max(initial=0)) for x in (system.positions, system.mm_positions))
-    remarks.append(f"coordinates go up to {size:.3g} Å")
-    return ", ".join(remarks) + "; one of these is beyond what the model or its precision can do"
 
 
 def _per_system(output: dict[str, Tensor], batch: Batch) -> list[dict[str, Any]]:

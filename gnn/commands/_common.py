@@ -44,6 +44,29 @@ def add_keys(parser: Any) -> None:
     )
 
 
+def add_policy(parser: Any) -> None:
+    """Add the options that say what becomes of systems outside of the model's training."""
+    policy = parser.add_mutually_exclusive_group()
+    policy.add_argument(
+        "--strict", action="store_true", help="stop at systems outside of the model's training"
+    )
+    policy.add_argument(
+        "--unknown",
+        choices=["warn", "ignore"],
+        default="warn",
+        help="what to do about such systems (default: warn, once for each composition)",
+    )
+
+
+def load_with_policy(path: str | None, arguments: argparse.Namespace) -> Any:
+    """Return the model of a checkpoint, which does about unknown systems as the options say."""
+    from gnn.training.checkpoint import load_described
+
+    model = load_described(path)
+    model.unknown = "raise" if arguments.strict else arguments.unknown
+    return model
+
+
 class _AddKeys(argparse.Action):
     """Collects keys, one for each name."""
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gnn.commands._common import console, count
+from gnn.commands._common import add_policy, console, count, load_with_policy
 from gnn.progress import Bar
 
 
@@ -43,6 +43,7 @@ def register(commands: Any) -> None:
     add("--model-threads", type=count, default=1, help="for the model (%(default)s)")
     add("--output", default="runs/md", help="folder (%(default)s)")
     add("--resume", action="store_true", help="continue from the last checkpoint")
+    add_policy(md)
     md.set_defaults(run=_md)
 
 
@@ -56,7 +57,7 @@ def _md(arguments: argparse.Namespace) -> int:
     settings = Settings(**{name: getattr(arguments, name) for name in Settings.model_fields})
     folder, screen = Path(arguments.output), console()
     _files(arguments, folder, screen)
-    model = None if arguments.model is None else Path(arguments.model)
+    model = None if settings.classical else load_with_policy(arguments.model, arguments)
     run = Run(folder, settings, model, arguments.qm_residue, say=screen.print)
     kind = "classical" if settings.classical else "QM/MM"
     screen.print(

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from gnn.commands._common import add_keys, console, seconds
+from gnn.commands._common import add_keys, add_policy, console, load_with_policy, seconds
 
 
 def register(commands: Any) -> None:
@@ -34,6 +34,7 @@ def register(commands: Any) -> None:
     )
     evaluate.add_argument("--output", default="runs/evaluate", help="folder for table and picture")
     add_keys(evaluate)
+    add_policy(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
 
@@ -88,7 +89,6 @@ def _without_isolated(frames: list[Any], name: str) -> list[Any]:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from gnn.data import read_frames
-    from gnn.training.checkpoint import load_model
     from gnn.training.frames.labels import check_labelled
     from gnn.training.frames.load import load_test_frames
     from gnn.training.report import plots, tables
@@ -96,7 +96,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from gnn.training.report.uncertainty import has_spread
     from gnn.training.results import report_spread
 
-    model = load_model(arguments.checkpoint)
+    model = load_with_policy(arguments.checkpoint, arguments)
     if arguments.data is None:
         frames = load_test_frames(arguments.checkpoint)
     else:

@@ -1,10 +1,10 @@
-"""``anisole predict``, ``import-weights`` and ``validate``: the use of a finished model."""
+"""``anisole predict``, ``domain``, ``import-weights``, ``validate``: a finished model in use."""
 
 import argparse
 from pathlib import Path
 from typing import Any
 
-from gnn.commands._common import add_keys
+from gnn.commands._common import add_keys, add_policy, load_with_policy
 
 
 def register(commands: Any) -> None:
@@ -18,7 +18,20 @@ def register(commands: Any) -> None:
         "-o", "--output", required=True, help="json (everything), extxyz or HDF5 (labels)"
     )
     add_keys(predict)
+    add_policy(predict)
     predict.set_defaults(run=_predict)
+
+    domain = commands.add_parser("domain", help="what a checkpoint was trained on")
+    domain.add_argument("checkpoint", metavar="CHECKPOINT")
+    domain.add_argument(
+        "data", metavar="DATA", nargs="?", help="add that: HDF5 or extxyz with the training frames"
+    )
+    domain.add_argument(
+        "--from-record", action="store_true", help="add that: the training frames of its own record"
+    )
+    domain.add_argument("--level", help="level of theory (default: what the HDF5 file says)")
+    add_keys(domain)
+    domain.set_defaults(run=_domain)
 
     weights = commands.add_parser(
         "import-weights", help="turn the published weights of AMP-BMS into a checkpoint"
@@ -37,13 +50,12 @@ def register(commands: Any) -> None:
 
 def _predict(arguments: argparse.Namespace) -> int:
     from gnn.data import read_frames
-    from gnn.training.checkpoint import load_model
     from gnn.training.report.predict import check_suffix, write_predictions
 
     check_suffix(arguments.output)  # before the work, not after it
     if Path(arguments.output).resolve() == Path(arguments.input).resolve():
         raise ValueError(f"{arguments.output} is the input: name another file for the predictions")
-    model = load_model(arguments.checkpoint)
+    model = load_with_policy(arguments.checkpoint, arguments)
     frames = read_frames(arguments.input, keys=arguments.keys)
     if not frames:
         raise ValueError(f"{arguments.input} holds no structure")
@@ -54,6 +66,34 @@ def _predict(arguments: argparse.Namespace) -> int:
     if len(results) > 10:
         print(f"… {len(results)} structures in all")
     print(f"written: {arguments.output}")
+    return 0
+
+
+def _domain(arguments: argparse.Namespace) -> int:
+    from gnn.training.checkpoint import add_domain, load_model
+    from gnn.training.config import DataConfig
+    from gnn.training.frames.load import load_training_frames
+    from gnn.training.frames.sources import level_of, open_frames
+    from gnn.trust.words import description
+
+    path = arguments.checkpoint
+    if arguments.data is not None and arguments.from_record:
+        raise ValueError("expected either DATA or --from-record, got both")
+    model = load_model(path)
+    if arguments.data is not None or arguments.from_record:
+        if arguments.from_record:
+            frames, level = load_training_frames(path)
+        else:
+            data = DataConfig(source=arguments.data, keys=arguments.keys)
+            frames, level = open_frames(data, data.files()[0]), level_of(data)
+        model.set_domain(frames, arguments.level or level)
+        add_domain(path, model)
+    if model.domain is None:
+        raise ValueError(
+            f"{path} does not say what it was trained on: name the file of its training frames, "
+            "or, if its record names them, --from-record"
+        )
+    print("\n".join(description(model.domain)))
     return 0
 
 

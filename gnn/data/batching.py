@@ -65,6 +65,10 @@ class Batch:
         receiver.
     n_systems
         Number of systems B.
+    formal
+        Each atom's even share of the charge of its part, the molecule or ion that it belongs to,
+        in e, (N,). None where a system has several parts whose charges are not given and were not
+        asked for.
     labels
         What is known of ``energy`` (per system, eV, always float64: total energies need it),
         ``forces`` (per atom, eV/Å), ``mm_forces`` (per particle, eV/Å) and ``dipole`` (per
@@ -86,6 +90,7 @@ class Batch:
     receivers: Tensor
     n_systems: int
     labels: Mapping[str, Label] = field(default_factory=dict)
+    formal: Tensor | None = None
 
     @property
     def energy(self) -> Tensor | None:
@@ -179,7 +184,10 @@ class Batch:
 
 
 def _checked(
-    items: Sequence[System | Frame | PreparedFrame], cutoff: float | None, dtype: torch.dtype | None
+    items: Sequence[System | Frame | PreparedFrame],
+    cutoff: float | None,
+    dtype: torch.dtype | None,
+    local_charges: bool,
 ) -> list[PreparedFrame]:
     """Return all items prepared, after a check that they have one cutoff and one type."""
     if isinstance(items, System | Frame | PreparedFrame):
@@ -194,8 +202,15 @@ def _checked(
     if dtype is None:
         dtype = torch.float32 if first is None else first.dtype
     prepared = []
-    for item in items:
-        ready = item if isinstance(item, PreparedFrame) else prepare(item, cutoff, dtype)
+    for i, item in enumerate(items):
+        try:
+            ready = (
+                item
+                if isinstance(item, PreparedFrame)
+                else prepare(item, cutoff, dtype, local_charges=local_charges)
+            )
+        except ValueError as error:
+            raise ValueError(f"system {i}: {error}") from None
         if ready.cutoff != cutoff or ready.dtype != dtype:
             raise ValueError(
                 f"a frame was prepared for cutoff {ready.cutoff} Å and {ready.dtype}, this batch "
@@ -209,6 +224,8 @@ def collate(
     items: Sequence[System | Frame | PreparedFrame],
     cutoff: float | None = None,
     dtype: torch.dtype | None = None,
+    *,
+    local_charges: bool = False,
 ) -> Batch:
     """Join systems into one batch.
 
@@ -220,6 +237,8 @@ def collate(
         Cutoff of the neighbour pairs in Å. None: that of the prepared frames.
     dtype
         Floating-point type of the batch. None: that of the prepared frames, else float32.
+    local_charges
+        Work out the charges of several parts where they are not given; see `prepare`.
 
     Returns
     -------
@@ -229,11 +248,12 @@ def collate(
     Raises
     ------
     ValueError
-        If there are no items, or some were prepared for another cutoff or type.
+        If there are no items, some were prepared for another cutoff or type, or bonds do not tell
+        the charges of parts that were to be worked out.
     TypeError
         If an item is of another kind.
     """
-    prepared = _checked(items, cutoff, dtype)
+    prepared = _checked(items, cutoff, dtype, local_charges)
 
     def join(name: str) -> Tensor:
         return torch.cat([getattr(item, name) for item in prepared])
@@ -269,6 +289,7 @@ def collate(
         senders=join("senders") + offsets,
         receivers=join("receivers") + offsets,
         n_systems=len(prepared),
+        formal=None if any(item.formal is None for item in prepared) else join("formal"),
         labels={name: label for name, label in labels.items() if label is not None},
     )
 

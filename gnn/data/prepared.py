@@ -10,6 +10,7 @@ from torch import Tensor
 
 import multipoles as mp
 from gnn.data.neighbours import neighbour_pairs
+from gnn.data.parts import derived_charges, parts_of
 from gnn.data.systems import Frame, System
 
 
@@ -34,12 +35,17 @@ class PreparedFrame:
     forces: Tensor | None
     mm_forces: Tensor | None
     dipole: Tensor | None
+    formal: Tensor | None
     cutoff: float
     dtype: torch.dtype
 
 
 def prepare(
-    item: System | Frame, cutoff: float, dtype: torch.dtype = torch.float32
+    item: System | Frame,
+    cutoff: float,
+    dtype: torch.dtype = torch.float32,
+    *,
+    local_charges: bool = False,
 ) -> PreparedFrame:
     """Work out once what every batch with this system or frame needs.
 
@@ -51,6 +57,9 @@ def prepare(
         Cutoff of the neighbour pairs in Å.
     dtype
         Floating-point type of the model.
+    local_charges
+        Work out the charges of several parts, where they are not given, as models with local
+        charges need them.
 
     Returns
     -------
@@ -62,7 +71,8 @@ def prepare(
     TypeError
         If `item` is neither a System nor a Frame, or `dtype` no floating-point type.
     ValueError
-        If the cutoff is not a positive number.
+        If the cutoff is not a positive number, or bonds do not tell the charges of parts that
+        were to be worked out.
     """
     if not dtype.is_floating_point:
         raise TypeError(f"dtype: expected a floating-point type such as torch.float32, got {dtype}")
@@ -77,6 +87,7 @@ def prepare(
     positions = system.positions - origin
     senders, receivers = neighbour_pairs(positions, cutoff)
     dipole = None if frame.dipole is None else (frame.dipole - system.charge * origin)[None]
+    formal = _formal(system, local_charges)
 
     def cast(array: Any) -> Tensor:
         return torch.tensor(array, dtype=dtype)
@@ -96,9 +107,21 @@ def prepare(
         forces=None if frame.forces is None else cast(frame.forces),
         mm_forces=None if frame.mm_forces is None else cast(frame.mm_forces),
         dipole=None if dipole is None else cast(dipole),
+        formal=None if formal is None else cast(formal),
         cutoff=float(cutoff),
         dtype=dtype,
     )
+
+
+def _formal(system: System, derived: bool) -> NDArray[np.float64] | None:
+    """Return each atom's share of the charge of its part; None if several parts leave it open."""
+    if system.charges is not None:
+        return system.charges
+    if derived:
+        return derived_charges(system.numbers, system.positions, system.charge)
+    if parts_of(system.numbers, system.positions).any():
+        return None
+    return np.full(system.n_atoms, system.charge / system.n_atoms)
 
 
 def _mm_moments(system: System) -> NDArray[np.float64]:

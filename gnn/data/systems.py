@@ -1,12 +1,16 @@
 """A QM system with its surrounding point charges, and a frame: a system with labels."""
 
+import copy
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
+
+from gnn.data.parts import given_charges, parts_of
 
 #: Heaviest element accepted (plutonium).
 MAX_ATOMIC_NUMBER = 94
@@ -20,6 +24,14 @@ TOO_CLOSE = 1e-3
 _RESOLUTION = 1e-3  # Å; largest spacing of floating-point numbers accepted in positions
 _CHARGE_LIMIT = 1e6  # e; a larger number is no charge
 _DENSE_LIMIT = 200_000  # distances held at once before a k-d tree is used instead
+_ROUNDING = 1e-6  # e; largest difference of two sums of charges
+
+
+class _NotStated(int):
+    """The charge of a system whose caller has not said it: zero, or that of its `charges`."""
+
+
+_NOT_STATED = _NotStated(0)
 
 
 def _numpy(value: Any) -> NDArray[Any]:
@@ -149,7 +161,7 @@ class System:
     positions
         Positions of the atoms in Å, shape (n, 3).
     charge
-        Total charge of the atoms in e, a whole number.
+        Total charge of the atoms in e, a whole number. Not given: the sum of `charges`, else 0.
     mm_positions
         Positions of the surrounding point charges in Å, shape (m, 3). None: there are none.
     mm_charges
@@ -166,24 +178,32 @@ class System:
         potential in V, gradient in V/Å, second and third derivatives, packed as by
         `multipoles.field`. Away from the given positions it is taken to be its Taylor polynomial,
         from which forces follow.
+    charges
+        Formal charges where there are several parts, which are molecules and ions as
+        `gnn.data.parts.parts_of` tells them apart: a dictionary ``{part: charge}``, parts being
+        numbered by their first atoms, or one number for each atom, of which the sum over each part
+        counts. They are kept as each atom's even share of its part's charge, (n,). None: models
+        with local charges derive them from the bonds.
 
     Raises
     ------
     ValueError
-        If a shape or value is wrong, two atoms coincide or a point charge lies on an atom.
+        If a shape or value is wrong, two atoms coincide, a point charge lies on an atom, or
+        `charges` are not whole for each part or do not add up to `charge`.
     TypeError
         If an array does not hold real numbers.
     """
 
     numbers: NDArray[np.int64]
     positions: NDArray[np.float64]
-    charge: int = 0
+    charge: int = _NOT_STATED
     mm_positions: NDArray[np.float64] = None  # type: ignore[assignment]
     mm_charges: NDArray[np.float64] = None  # type: ignore[assignment]
     mm_dipoles: NDArray[np.float64] | None = None
     mm_quadrupoles: NDArray[np.float64] | None = None
     uniform_field: NDArray[np.float64] | None = None
     external_field: NDArray[np.float64] | None = None
+    charges: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         if (self.mm_positions is None) != (self.mm_charges is None):
@@ -199,11 +219,19 @@ class System:
         mm_charges = np.zeros(0) if self.mm_charges is None else self.mm_charges
         mm_charges = float_array("mm_charges", mm_charges, (len(mm_positions),))
         _check_distances(positions, mm_positions)
-        # The dataclass is frozen: this is the one place where its fields are set.
+        charges, charge = self.charges, self.charge
+        if charges is not None:
+            if not isinstance(charges, Mapping):
+                charges = float_array("charges", charges, (len(numbers),))
+            charges = given_charges(numbers, parts_of(numbers, positions), charges)
+            charge = round(charges.sum()) if charge is _NOT_STATED else total_charge(charge)
+            _check_sum(charges, charge)
+        # The dataclass is frozen: its fields are set here, and in `with_charges`.
         for name, value in {
             "numbers": numbers,
             "positions": positions,
-            "charge": total_charge(self.charge),
+            "charge": total_charge(charge),
+            "charges": charges,
             "mm_positions": mm_positions,
             "mm_charges": mm_charges,
             **self._checked_fields(len(numbers), len(mm_positions)),
@@ -233,6 +261,31 @@ class System:
             )
         return given
 
+    def with_charges(self, charges: Any) -> Self:
+        """Return this system with the given shares of charge, each as it is.
+
+        The constructor spreads formal charges over the parts that it finds. This is for charges
+        that are spread already and have to stay where they are while bonds form and break, as in
+        molecular dynamics.
+
+        Parameters
+        ----------
+        charges
+            Charge of each atom in e, (n,), adding up to that of the system. None: they are to be
+            derived from the bonds.
+
+        Raises
+        ------
+        ValueError
+            If the shape is wrong, or the sum.
+        """
+        if charges is not None:
+            charges = float_array("charges", charges, (self.n_atoms,))
+            _check_sum(charges, self.charge)
+        system = copy.copy(self)
+        object.__setattr__(system, "charges", charges)
+        return system
+
     @property
     def n_atoms(self) -> int:
         """Number of QM atoms n."""
@@ -245,6 +298,13 @@ class System:
 
     def __repr__(self) -> str:
         return f"System(n_atoms={self.n_atoms}, charge={self.charge:+d}, n_mm={self.n_mm})"
+
+
+def _check_sum(charges: NDArray[np.float64], charge: int) -> None:
+    if abs(charges.sum() - charge) > _ROUNDING * len(charges):
+        raise ValueError(
+            f"charges: they add up to {charges.sum():g} e, but the total charge is {charge}"
+        )
 
 
 def _check_resolution(positions: NDArray[Any]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from gnn.potential import Potential
-from gnn.training.checkpoint import load_model
+from gnn.training.checkpoint import load_described
 
 
 def ready_model(
@@ -32,7 +32,7 @@ def ready_model(
     if dtype is not None and kind not in (torch.float32, torch.float64):
         raise TypeError(f"expected dtype to be 'float32' or 'float64', got {dtype!r}")
     if model is None or isinstance(model, str | Path):
-        model = load_model(model)
+        model = load_described(model)
     if not isinstance(model, Potential):
         raise TypeError(f"expected a model or the path of a checkpoint, got {type(model).__name__}")
     model = copy.deepcopy(model).eval().requires_grad_(False)

@@ -1,18 +1,20 @@
 """ASE calculator: a model for `ase.Atoms`, alone or in the field of what surrounds them."""
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
 from gnn.data.charge import find_charge
+from gnn.data.parts import derived_charges, parts_of
 from gnn.data.systems import System, float_array, total_charge
 from gnn.engines._models import ready_model
-from gnn.potential import PER_ATOM, Potential
+from gnn.potential import Potential
+from gnn.trust.words import checked_policy
 
 try:
     from ase import Atoms
@@ -50,6 +52,9 @@ class AMPCalculator(Calculator):
         Total charge in e, whatever the atoms say. None: what ``atoms.info["charge"]``,
         ``atoms.info["total_charge"]`` and the sum of the atoms' initial charges say, which must
         agree (:mod:`gnn.data.charge`); 0 where nothing is set.
+    charges : dict or array_like, optional
+        Formal charges where there are several molecules, ``{part: charge}`` or one for each atom,
+        as in `gnn.System`, for models with local charges. None: what the bonds tell.
     mm_positions, mm_charges : array_like, optional
         Point charges around the atoms: positions (m, 3) in Å, charges (m,) in e.
     mm_dipoles, mm_quadrupoles : array_like, optional
@@ -61,6 +66,13 @@ class AMPCalculator(Calculator):
         derivatives in V/Å^k, (n, 4), (n, 10) or (n, 20), packed as by `multipoles.field`.
     dtype : torch.dtype or str, optional
         Type in which the model computes, such as ``"float64"``. None: that of its weights.
+    strict : bool
+        Raise a ValueError for atoms outside of what the model was trained on: the same as
+        ``unknown="raise"``.
+    unknown : {"warn", "ignore", "raise"}, optional
+        What to do about such atoms: warn, once for each composition; nothing; or raise. None:
+        what the model's attribute of this name says, at first "warn". How far they are outside
+        is in ``calc.results["novelty"]`` (n,), where 1 is the edge (see `gnn.trust`).
 
     Raises
     ------
@@ -75,13 +87,18 @@ class AMPCalculator(Calculator):
     Notes
     -----
     All but `model` and `dtype` can be replaced with ``calc.set(mm_positions=…)``, which discards
-    the results so far. `embed` and `get_forces_on_point_charges` are what ASE's QM/MM calculators
+    the results so far. Charges of parts are worked out for the first positions, and kept while
+    elements and total charge stay the same, so that the energy is one smooth function in a
+    trajectory; a warning says when the atoms form other parts than at first, and
+    ``calc.set(charges=None)`` begins anew.
+
+    `embed` and `get_forces_on_point_charges` are what ASE's QM/MM calculators
     (`ase.calculators.qmmm.EIQMMM`) ask of a QM calculator.
     """
 
     # of the types that ASE declares
     implemented_properties = ["energy", "free_energy", "forces", "charges", "dipole"]  # noqa: RUF012
-    default_parameters = dict.fromkeys(("charge", *_SURROUNDINGS, "external_field"))
+    default_parameters = dict.fromkeys(("charge", "charges", *_SURROUNDINGS, "external_field"))
     ignored_changes = {"cell", "initial_magmoms"}  # noqa: RUF012
     discard_results_on_any_change = True
 
@@ -90,6 +107,7 @@ class AMPCalculator(Calculator):
         model: Potential | str | Path | None = None,
         *,
         charge: int | None = None,
+        charges: Mapping[int, int] | ArrayLike | None = None,
         mm_positions: ArrayLike | None = None,
         mm_charges: ArrayLike | None = None,
         mm_dipoles: ArrayLike | None = None,
@@ -97,13 +115,19 @@ class AMPCalculator(Calculator):
         uniform_field: ArrayLike | None = None,
         external_field: Callable[[Array], ArrayLike] | None = None,
         dtype: torch.dtype | str | None = None,
+        strict: bool = False,
+        unknown: str | None = None,
     ):
         self.model = ready_model(model, dtype)
+        if strict or unknown is not None:
+            self.model.unknown = checked_policy("raise" if strict else unknown)
         self._embedded = False
         self._found: dict[str, Any] = {}
         self._told: set[str] = set()  # names of what looks like a charge and is not used
+        self._kept: _Kept | None = None
         super().__init__(
             charge=charge,
+            charges=charges,
             mm_positions=mm_positions,
             mm_charges=mm_charges,
             mm_dipoles=mm_dipoles,
@@ -136,6 +160,9 @@ class AMPCalculator(Calculator):
         if unknown:
             raise ValueError(f"cannot set {unknown}, only {', '.join(self.default_parameters)}")
         checked = {name: _checked(name, value) for name, value in changes.items()}
+        if "charges" in checked:  # anew, even if they are what they were
+            self._kept = None
+            self.reset()
         changed: dict[str, Any] = super().set(**checked)
         return changed
 
@@ -182,6 +209,8 @@ class AMPCalculator(Calculator):
             name: self._found[name] for name in self.implemented_properties if name in self._found
         }
         self.results["free_energy"] = self._found["energy"]
+        if "novelty" in self._found:
+            self.results["novelty"] = self._found["novelty"]
 
     def get_atomic_multipoles(self, atoms: Atoms | None = None) -> dict[str, Array]:
         """Return the multipoles of the atoms.
@@ -193,7 +222,7 @@ class AMPCalculator(Calculator):
             the convention of `gnn.System`.
         """
         self.get_property("charges", atoms)
-        return {name: self._found[name].copy() for name in PER_ATOM if name != "forces"}
+        return {name: self._found[name].copy() for name in ("charges", "dipoles", "quadrupoles")}
 
     def get_forces_on_point_charges(self, atoms: Atoms | None = None) -> Array:
         """Return the forces of the atoms on the surrounding charges, (m, 3) in eV/Å.
@@ -244,7 +273,39 @@ class AMPCalculator(Calculator):
         field = self.parameters["external_field"]
         if field is not None:
             given["external_field"] = field(atoms.positions.copy())
-        return System(atoms.numbers, atoms.positions, self._charge(atoms), **given)
+        system = System(atoms.numbers, atoms.positions, self._charge(atoms), **given)
+        return self._with_charges(system) if self.model.charges == "local" else system
+
+    def _with_charges(self, system: System) -> System:
+        """Give each atom its share of the charge of the part that it belonged to at first."""
+        numbers, positions, total = system.numbers, system.positions, system.charge
+        parts, kept = parts_of(numbers, positions), self._kept
+        if kept is None or kept.total != total or not np.array_equal(kept.numbers, numbers):
+            given = self.parameters["charges"]
+            shares = (
+                derived_charges(numbers, positions, total)
+                if given is None
+                else System(numbers, positions, total, charges=given).charges
+            )
+            self._kept = kept = _Kept(numbers, total, parts, shares)
+        elif "parts" not in self._told and not np.array_equal(kept.parts, parts):
+            self._told.add("parts")
+            warnings.warn(
+                "the atoms form other molecules than when their charges were worked out: each atom "
+                "keeps the share of charge that it had, which is right along a trajectory; for "
+                "other structures of the same atoms, calc.set(charges=None) begins anew",
+                stacklevel=2,
+            )
+        return system.with_charges(kept.shares)
+
+
+class _Kept(NamedTuple):
+    """What the charges of parts were worked out from, and each atom's share of them."""
+
+    numbers: NDArray[np.int64]
+    total: int
+    parts: NDArray[np.int64]
+    shares: Any
 
 
 class PointCharges:
@@ -278,6 +339,10 @@ def _checked(name: str, value: Any) -> Any:
         return None
     if name == "charge":
         return total_charge(value)
+    if name == "charges":
+        if isinstance(value, Mapping):
+            return {int(part): total_charge(charge) for part, charge in value.items()}
+        return float_array(name, value, (None,))
     if name in _SURROUNDINGS:
         return float_array(name, value, _SURROUNDINGS[name])
     if not callable(value):

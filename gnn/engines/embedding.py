@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from gnn.data.batching import Batch
 from gnn.data.neighbours import neighbour_pairs
+from gnn.data.systems import System
 from gnn.engines.settings import SWITCH_WIDTH
 from gnn.potential import Potential
 
@@ -72,6 +73,9 @@ class Embedding:
         In Å, with 0 < switch_width <= cutoff.
     bonds
         Pairs of QM atoms that are bonded, (b, 2): they say why where something goes wrong.
+    formal
+        Each QM atom's share of the charge of its molecule in e, (n,), for models with local
+        charges. It stays so whatever bonds form and break. None: there is one molecule.
 
     Raises
     ------
@@ -90,6 +94,7 @@ class Embedding:
         cutoff: float = 9.0,
         switch_width: float = SWITCH_WIDTH,
         bonds: Array | None = None,
+        formal: Array | None = None,
     ):
         if not 0 < switch_width <= cutoff < np.inf:
             raise ValueError(
@@ -104,6 +109,10 @@ class Embedding:
         self.model = model
         self.numbers = torch.tensor(np.asarray(numbers), dtype=torch.int64)
         self.charge = torch.tensor([charge], dtype=model.dtype)
+        shares = (
+            np.full(len(self.numbers), charge / len(self.numbers)) if formal is None else formal
+        )
+        self.formal = torch.tensor(np.asarray(shares), dtype=model.dtype)
         self.mm_charges = np.asarray(mm_charges, dtype=np.float64)
         self.groups, self.centres = np.asarray(groups), np.asarray(centres, dtype=np.float64)
         self.n_groups = int(self.groups[-1]) + 1 if len(self.groups) else 0
@@ -124,8 +133,9 @@ class Embedding:
         Raises
         ------
         ValueError
-            If the box is too small for the cutoff, the atoms have come apart, or positions or
-            result are not finite.
+            If the box is too small for the cutoff, the atoms have come apart, positions or result
+            are not finite, or the atoms are outside of what the model was trained on and its
+            `unknown` is "raise".
         """
         if not np.isfinite(positions).all():
             raise ValueError("the positions hold NaN or infinity: the time step may be too long")
@@ -160,6 +170,10 @@ class Embedding:
                 or "the model's energy or forces came out as NaN or infinity: the geometry has "
                 "left what the model can describe (time step, start structure, training data?)"
             )
+        if "novelty" in output and output["novelty"].max() > 1:
+            numbers, charge = self.numbers.numpy(), int(self.charge.item())
+            system = System(numbers, atoms, charge, around[seen], charges * weights[groups])
+            self.model.judge([system], [{"novelty": _array(output["novelty"])}])
         return energy, forces
 
     def _apart(self, atoms: Array) -> str:
@@ -219,6 +233,7 @@ class Embedding:
             senders=torch.tensor(senders),
             receivers=torch.tensor(receivers),
             n_systems=1,
+            formal=self.formal,
         )
         return model(batch, forces=True, mm_forces=True, mm_potential=True)
 

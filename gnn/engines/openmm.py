@@ -8,7 +8,7 @@ Lennard-Jones interaction between the two. No patched engine: the model is calle
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from gnn.data.systems import total_charge
+from gnn.data.parts import connected, derived_charges, given_charges
+from gnn.data.systems import float_array, total_charge
 from gnn.engines._models import ready_model
 from gnn.engines.embedding import Embedding
 from gnn.engines.settings import SWITCH_WIDTH
@@ -74,6 +75,7 @@ def create_system(
     model: Potential | str | Path | None = None,
     *,
     charge: int | None = None,
+    charges: Mapping[int, int] | Sequence[int] | None = None,
     cutoff: float = 9.0,
     switch_width: float = SWITCH_WIDTH,
     dtype: torch.dtype | None = None,
@@ -94,6 +96,10 @@ def create_system(
         None: the model that ships.
     charge : int, optional
         Total charge of the QM atoms in e. None: that of the force field.
+    charges : dict or sequence of int, optional
+        Formal charges where there are several QM molecules, ``{molecule: charge}`` or one number
+        for each QM atom, for models with local charges. They stay so for the whole run. None: what
+        the bonds of the topology tell.
     cutoff : float
         The model sees the charges of residues whose centre (of the heavy atoms) is within this
         distance in Å of a QM atom.
@@ -138,8 +144,8 @@ def create_system(
         )
     qm = _checked_atoms(topology, qm_atoms)
     finished = isinstance(mm_forcefield, openmm.System)
-    charges = split(system, topology, set(qm), finished)
-    total = charges[qm].sum()
+    classical = split(system, topology, set(qm), finished)
+    total = classical[qm].sum()
     if charge is None:
         charge = round(total)
         if abs(total - charge) > _NEUTRAL:
@@ -149,16 +155,20 @@ def create_system(
             )
     inside = set(qm)
     others = [atom for atom in atoms if atom.index not in inside]
-    _warn_of_vacuum(charges, [atom.index for atom in others])
+    _warn_of_vacuum(classical, [atom.index for atom in others])
+    ready = ready_model(model, dtype)
+    numbers = np.array([atoms[i].element.atomic_number for i in qm])
+    bonds = _bonds(topology, qm)
     embedding = Embedding(
-        ready_model(model, dtype),
-        np.array([atoms[i].element.atomic_number for i in qm]),
+        ready,
+        numbers,
         charge,
-        charges[[atom.index for atom in others]],
+        classical[[atom.index for atom in others]],
         *_groups(others),
         cutoff,
         switch_width,
-        _bonds(topology, qm),
+        bonds,
+        _shares(numbers, bonds, charge, charges) if ready.charges == "local" else None,
     )
     periodic = system.usesPeriodicBoundaryConditions()
     force = openmm.PythonForce(QMMMForce(embedding, periodic))
@@ -260,6 +270,22 @@ def _bonds(topology: Any, qm: list[int]) -> np.ndarray:
         [place[atom.index] for atom in bond] for bond in topology.bonds() if bond[0].index in place
     ]
     return np.array(bonds, dtype=np.int64).reshape(-1, 2)
+
+
+def _shares(
+    numbers: np.ndarray, bonds: np.ndarray, total: int, charges: Mapping | Sequence | None
+) -> np.ndarray:
+    """Return each QM atom's share of the charge of its molecule."""
+    if charges is None:
+        return derived_charges(numbers, np.zeros((0, 3)), total, bonds)
+    if not isinstance(charges, Mapping):
+        charges = float_array("charges", charges, (len(numbers),))  # type: ignore[assignment]
+    shares = given_charges(numbers, connected(len(numbers), bonds), charges)  # type: ignore[arg-type]
+    if round(shares.sum()) != total:
+        raise ValueError(
+            f"charges: they add up to {shares.sum():g} e, but the total charge is {total}"
+        )
+    return shares
 
 
 def _warn_of_vacuum(charges: np.ndarray, others: list[int]) -> None:

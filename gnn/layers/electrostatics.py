@@ -1,10 +1,9 @@
 """Physical multipoles of the atoms, read from the network's state, and their energy."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from gnn.layers.networks import dense
 
@@ -32,39 +31,28 @@ class PhysicalMultipoles(NamedTuple):
 class MultipoleReadout(nn.Module):
     """Read charges, dipoles and quadrupoles from node features and anisotropic state.
 
-    A network gives each atom a charge and a positive weight. The difference between the system's
-    charge and the sum of these charges is distributed over the atoms by the weights, so that the
-    total is conserved exactly. Dipoles and quadrupoles are combinations of the state's channels,
-    with coefficients computed from the node's features; since the state contains multipoles that
-    the surroundings induce, they are polarisable.
+    Dipoles and quadrupoles are combinations of the state's channels, with coefficients computed
+    from the node's features; since the state contains multipoles that the surroundings induce,
+    they are polarisable.
 
     Parameters
     ----------
     order, channels, features, hidden : int
         Order and channels of the state; widths of node features and hidden layers.
-    conserved : bool
-        False takes the charges as the network gives them.
+    charge : LocalCharges, SharedCharges or FreeCharges
+        What reads the charges (see `gnn.layers.charges`).
     """
 
-    def __init__(
-        self, order: int, channels: int, features: int, hidden: int, *, conserved: bool = True
-    ):
+    def __init__(self, order: int, channels: int, features: int, hidden: int, charge: nn.Module):
         super().__init__()
-        self.order, self.conserved = min(order, 2), conserved
-        self.charge = dense(features, hidden, 2)
+        self.order = min(order, 2)
+        self.charge = charge
         self.weights = dense(features, hidden, self.order * channels) if self.order else None
         self.scale = 1 / channels**0.5
 
-    def forward(
-        self, nodes: Tensor, state: Tensor, charge: Tensor, batch: Tensor
-    ) -> PhysicalMultipoles:
-        """Return the multipoles of all atoms; `charge` (B,) is each system's total."""
-        charges, share = self.charge(nodes).unbind(1)
-        if self.conserved:
-            share = functional.softplus(share)
-            missing = charge - torch.zeros_like(charge).index_add(0, batch, charges)
-            shares = torch.zeros_like(charge).index_add(0, batch, share)
-            charges = charges + share * (missing / shares).index_select(0, batch)
+    def forward(self, nodes: Tensor, state: Tensor, *given: Any) -> PhysicalMultipoles:
+        """Return the multipoles of all atoms; `given` is what `charge` takes beside the nodes."""
+        charges = self.charge(nodes, *given)
         dipoles = state.new_zeros(nodes.shape[0], 3)
         quadrupoles = state.new_zeros(nodes.shape[0], 3, 3)
         if self.weights is not None:

@@ -235,6 +235,7 @@ class AmpBms(Potential):
     def _energy(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         parts = self.parts(batch)
         multipoles = {name: parts[name] for name in ("charges", "dipoles", "quadrupoles")}
+        multipoles["_features"] = parts["features"]
         if self.mode != "training":  # there is no uniform field to respond to
             moments = parts["charges"][:, None] * batch.positions + parts["dipoles"]
             total = moments.new_zeros(batch.n_systems, 3)

@@ -1,6 +1,7 @@
 """Checkpoints: models, and the state of a training run."""
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -11,6 +12,7 @@ import torch
 
 from gnn.options import FORMER_DEFAULTS
 from gnn.potential import Potential
+from gnn.trust.domain import Domain
 from multipoles.files import atomic_write
 
 FORMAT = "anisole-model"
@@ -30,7 +32,13 @@ def model_state(model: Potential) -> dict[str, Any]:
         "config": model.config(),
         "dtype": str(model.dtype).removeprefix("torch."),
         "state_dict": model.state_dict(),
+        "domains": [one.domain and one.domain.state() for one in model.models()],
     }
+
+
+def add_domain(path: str | Path, model: Potential) -> None:
+    """Write into a checkpoint what the model in it was trained on, as `model` has it."""
+    save(path, load(path) | {"domains": model_state(model)["domains"]})
 
 
 def save(path: str | Path, content: dict[str, Any]) -> None:
@@ -136,6 +144,11 @@ def load_model(path: str | Path | None = None) -> Potential:
     path : path-like, optional
         Checkpoint written by training. None takes the one that ships with the package.
 
+    Returns
+    -------
+    Potential
+        Its `domain` is None if the checkpoint does not say what it was trained on.
+
     Raises
     ------
     FileNotFoundError
@@ -149,13 +162,27 @@ def load_model(path: str | Path | None = None) -> Potential:
     try:
         model = model_from(content).to(getattr(torch, content["dtype"]))
         model.load_state_dict(content["state_dict"])
-    except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+        for one, state in zip(model.models(), content.get("domains", ()), strict=False):
+            one.domain = state and Domain.from_state(state)
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"the weights in {path} do not fit this version's model ({reason}): load it with the "
             "version that wrote it, or train again"
         ) from None
     return model.eval()
+
+
+def load_described(path: str | Path | None = None) -> Potential:
+    """Load a model as `load_model` does, and warn where it does not say what it was trained on."""
+    model = load_model(path)
+    if model.domain is None:
+        warnings.warn(
+            f"{path}: this checkpoint does not say what it was trained on, so nothing tells "
+            "whether it knows what it computes: add that by `anisole domain CHECKPOINT DATA`",
+            stacklevel=2,
+        )
+    return model
 
 
 def model_from(description: dict[str, Any]) -> Potential:

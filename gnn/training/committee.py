@@ -12,6 +12,7 @@ from gnn.data.streaming import Header
 from gnn.data.systems import Frame, System
 from gnn.potential import N_ELEMENTS, Potential
 from gnn.training.checkpoint import model_from
+from gnn.trust.domain import Domain
 
 #: What `Committee.evaluate` gives the spread of, under the name with ``_std``.
 SPREADS = ("energy", "forces", "mm_forces", "dipole")
@@ -51,42 +52,58 @@ class Committee(Potential):
                 raise ValueError(f"expected members of one {what}, got {sorted(map(str, values))}")
         self.members = nn.ModuleList(models)
         self.cutoff = models[0].cutoff
+        kinds = {model.charges for model in models}
+        self.charges = "local" if "local" in kinds else kinds.pop()
         self._describe()
 
     def _describe(self) -> None:
         """Set the elements known to all members, and the mean of their baselines."""
-        members = list(self._models())
+        members = list(self.models())
         self.known = torch.stack([m.known for m in members]).all(dim=0)
         self.baseline = torch.stack([m.baseline for m in members]).mean(dim=0)
         self.charge_baseline = torch.stack([m.charge_baseline for m in members]).mean(dim=0)
 
-    def _models(self) -> Sequence[Potential]:
+    def models(self) -> Sequence[Potential]:
+        """Return the members."""
         return [member for member in self.members if isinstance(member, Potential)]
 
     @property
     def runs_on_gpu(self) -> bool:  # type: ignore[override]
         """Whether all members run on a GPU."""
-        return all(member.runs_on_gpu for member in self._models())
+        return all(member.runs_on_gpu for member in self.models())
 
     def config(self) -> dict[str, Any]:
         """Return plain values from which `from_config` builds the same architecture."""
-        members = self._models()
+        members = self.models()
         return {"members": [{"kind": type(m).__name__, "config": m.config()} for m in members]}
 
     def _energy(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        energies, results = zip(*(member._energy(batch) for member in self._models()), strict=True)
+        energies, results = zip(*(member._energy(batch) for member in self.models()), strict=True)
         shared = set.intersection(*(set(result) for result in results))
+        shared = {name for name in shared if not name.startswith("_")}
         means = {name: torch.stack([r[name] for r in results]).mean(0) for name in sorted(shared)}
         return torch.stack(energies).mean(dim=0), means
 
+    @property
+    def domain(self) -> Domain | None:  # type: ignore[override]
+        """What the first member was trained on; None unless all members say what they were."""
+        domains = [member.domain for member in self.models()]
+        return None if None in domains else domains[0]
+
     def evaluate(
-        self, systems: Sequence[System | Frame], batch_size: int = 32, forces: bool = True
+        self,
+        systems: Sequence[System | Frame],
+        batch_size: int = 32,
+        forces: bool = True,
+        *,
+        strict: bool = False,
+        unknown: str | None = None,
     ) -> list[dict[str, Any]]:
         """Return the means over the members and, under names with ``_std``, how they scatter.
 
         Parameters
         ----------
-        systems, batch_size, forces
+        systems, batch_size, forces, strict, unknown
             As in `gnn.potential.Potential.evaluate`.
 
         Returns
@@ -96,17 +113,21 @@ class Committee(Potential):
             ``energy_std`` (eV), ``forces_std`` (n, 3) and ``mm_forces_std`` (m, 3) in eV/Å, and
             ``dipole_std`` (3,) in e Å.
         """
-        opinions = [m.evaluate(systems, batch_size, forces) for m in self._models()]
-        return [_mean_and_spread(results) for results in zip(*opinions, strict=True)]
+        members = self.models()
+        opinions = [m.evaluate(systems, batch_size, forces, unknown="ignore") for m in members]
+        results = [_mean_and_spread(of_one) for of_one in zip(*opinions, strict=True)]
+        self.judge(systems, results, "raise" if strict else unknown)
+        return results
 
 
 def _mean_and_spread(opinions: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return means and standard deviations of one system's results."""
-    stacked = {name: np.stack([opinion[name] for opinion in opinions]) for name in opinions[0]}
+    shared = [name for name in opinions[0] if all(name in opinion for opinion in opinions)]
+    stacked = {name: np.stack([opinion[name] for opinion in opinions]) for name in shared}
     means = {name: values.mean(axis=0) for name, values in stacked.items()}
     spreads = {f"{k}_std": stacked[k].std(axis=0, ddof=1) for k in SPREADS if k in stacked}
     both = means | spreads
-    return {k: float(v) if k in ("energy", "energy_std") else v for k, v in both.items()}
+    return {k: v if np.ndim(v) else float(v) for k, v in both.items()}
 
 
 # --- how the weights and constants of members are made to differ ----------------------------------

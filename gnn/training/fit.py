@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from gnn.potential import Potential
-from gnn.training.checkpoint import last_of, load_model
+from gnn.training.checkpoint import add_domain, last_of, load_model
 from gnn.training.config import Config
 from gnn.training.frames.load import LoadedData
 from gnn.training.frames.loader import take
+from gnn.training.frames.sources import level_of
 from gnn.training.loop import Trainer
 from gnn.training.parallel import Ranks
 from gnn.training.report.progress import Progress
@@ -66,4 +67,8 @@ def fit(
         elif ranks.first:
             best.unlink(missing_ok=True)
         trainer.run()
-    return (load_model(best) if len(validation) else trainer.average), trainer
+    fitted = load_model(best) if len(validation) else trainer.average
+    if ranks.first:
+        fitted.set_domain(training, level_of(config.data))
+        add_domain(best, fitted)
+    return fitted, trainer

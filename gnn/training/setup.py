@@ -60,6 +60,7 @@ def build_model(
         model.set_baseline(headers(training), isolated)
     else:
         model = _started(config, member).to(dtype).train()
+        model.domain = None  # that of other frames
         perturb(model, config.perturbation, config.training.seed)
         _set_extent(model, training, started=True)
         model.refit_baseline(training)

@@ -139,7 +139,7 @@ def test_places_that_numbers_cannot_tell_apart_are_refused(kind):
 
 
 def test_what_is_beyond_a_model_is_named_with_charge_and_field():
-    from gnn.potential import _extremes
+    from gnn.trust.sanity import _extremes
 
     system = System([1, 1], [[0, 0, 0], [0, 0, 0.7]], 7, uniform_field=[0, 0, -1e6])
     assert "total charge is 7 e" in _extremes(system)

@@ -67,7 +67,7 @@ def _system(seed, atoms, particles, charge=0, field=None, order=0) -> System:
     if order > 1:
         square = rng.normal(size=(particles, 3, 3))
         more["mm_quadrupoles"] = square + square.swapaxes(1, 2)
-    return System(
+    system = System(
         rng.choice([1, 6, 8], atoms),
         positions,
         charge,
@@ -76,6 +76,7 @@ def _system(seed, atoms, particles, charge=0, field=None, order=0) -> System:
         uniform_field=field,
         **more,
     )
+    return system.with_charges(np.full(atoms, charge / atoms))  # no molecules of chemistry
 
 
 def _cases(order=0) -> list[list[System]]:

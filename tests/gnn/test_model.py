@@ -20,7 +20,12 @@ def _molecule(seed=0, n_mm=12, charge=0):
     directions = rng.standard_normal((n_mm, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     mm = directions * rng.uniform(4.5, 9.0, (n_mm, 1))
-    return System(ETHANOL_LIKE, positions, charge, mm, rng.uniform(-0.8, 0.8, n_mm))
+    return _even(System(ETHANOL_LIKE, positions, charge, mm, rng.uniform(-0.8, 0.8, n_mm)))
+
+
+def _even(system):
+    """The system with its charge spread over all atoms: these are no molecules of chemistry."""
+    return system.with_charges(np.full(system.n_atoms, system.charge / system.n_atoms))
 
 
 def _model(order=2, dtype=torch.float64, **options):
@@ -45,7 +50,7 @@ def _changed(system, **changes):
         name: getattr(system, name)
         for name in ("numbers", "positions", "charge", "mm_positions", "mm_charges")
     }
-    return System(**(values | changes))
+    return _even(System(**(values | changes)))
 
 
 @pytest.mark.parametrize("order", [0, 1, 2, 3])
@@ -84,12 +89,14 @@ def test_rotation_translation_permutation(order):
     R = Rotation.random(rng=np.random.default_rng(3)).as_matrix()
     shift = np.array([3.0, -8.0, 5.0])
     atoms, particles = np.random.default_rng(4).permutation(9), np.arange(12)[::-1]
-    moved = System(
-        system.numbers[atoms],
-        system.positions[atoms] @ R.T + shift,
-        system.charge,
-        system.mm_positions[particles] @ R.T + shift,
-        system.mm_charges[particles],
+    moved = _even(
+        System(
+            system.numbers[atoms],
+            system.positions[atoms] @ R.T + shift,
+            system.charge,
+            system.mm_positions[particles] @ R.T + shift,
+            system.mm_charges[particles],
+        )
     )
     one, two = model.evaluate([system, moved])
     assert two["energy"] == pytest.approx(one["energy"], abs=1e-10)
@@ -120,7 +127,7 @@ def test_a_batch_equals_single_systems():
         _molecule(1, n_mm=0, charge=1),
         System([1, 9], [[0.0, 0, 0], [0.92, 0, 0]]),
         System([3], [[1.0, 2.0, 3.0]], 1),
-        System([1, 1], [[0.0, 0, 0], [40.0, 0, 0]], 0, [[2.0, 2, 2]], [0.3]),
+        _even(System([1, 1], [[0.0, 0, 0], [40.0, 0, 0]], 0, [[2.0, 2, 2]], [0.3])),
     ]
     together = model.evaluate(systems)
     for system, result in zip(systems, together, strict=True):
@@ -154,7 +161,7 @@ def _across_cutoff(model):
     def at(r, extra):
         positions = far.copy()
         positions[3] = [r, 0.0, 0.0] if not extra else [r + 1.2, 0.0, 0.0]
-        return System([8, 6, 1, 1], positions, 0, [[0.0, 3.0, 3.0]], [0.5])
+        return _even(System([8, 6, 1, 1], positions, 0, [[0.0, 3.0, 3.0]], [0.5]))
 
     for extra in (False, True):  # across the cutoff of one neighbour, then of the other
         coarse = [at(r, extra) for r in model.cutoff + np.linspace(-0.02, 0.02, 21)]

@@ -68,7 +68,7 @@ def test_groups_in_files_may_be_switched():
 
 def test_a_former_checkpoint_gives_the_same_numbers(tmp_path):
     torch.manual_seed(0)
-    model = AMP(**MODERN | {"walls": None}).double()
+    model = AMP(**MODERN | {"walls": None}, charges="shared").double()
     content = model_state(model) | {"version": 2, "config": FORMER}
     save(tmp_path / "former.pt", content)
     again = load_model(tmp_path / "former.pt")

@@ -6,7 +6,8 @@ Per atom: ``REF_forces`` (eV/Å), and the multipoles ``REF_charges`` (e), ``REF_
 ``name``, ``config_type``, and for the point charges, which are not atoms of the frame,
 ``MM_positions`` (Å), ``MM_charges`` (e) and ``MM_forces`` (eV/Å) as JSON lists. The optional
 ``energy_unit``, ``length_unit`` and ``charge_unit`` must be eV, Å and e; without them a file is
-taken to be in these units.
+taken to be in these units. ``formal_charges`` (e) are one whole number for each atom in a column,
+or, as they are written here, a JSON list of their shares as of ``System.charges``.
 
 What is not there under such a name is taken from ase's own results (``energy``, ``forces``,
 ``dipole``, ``charges``), and the total charge is found as :mod:`gnn.data.charge` says. Runs may
@@ -62,8 +63,10 @@ def write_extxyz(path: Path, frames: Sequence[Frame]) -> None:
             info[DEFAULT_KEYS["energy"]] = frame.energy
         if frame.dipole is not None:
             info[DEFAULT_KEYS["dipole"]] = frame.dipole
+        # Lists as text: ase would reshape, transpose or squeeze arrays of 1, 3 or 9 numbers.
+        if system.charges is not None:
+            info[DEFAULT_KEYS["formal_charges"]] = json.dumps(system.charges.tolist())
         if system.n_mm:
-            # As text: ase would reshape, transpose or squeeze arrays of 1, 3 or 9 numbers.
             info[DEFAULT_KEYS["mm_positions"]] = json.dumps(system.mm_positions.tolist())
             info[DEFAULT_KEYS["mm_charges"]] = json.dumps(system.mm_charges.tolist())
             if frame.mm_forces is not None:

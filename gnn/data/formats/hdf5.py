@@ -16,6 +16,7 @@ mm_dipoles     (M, 3)       optional e Å
 mm_quadrupoles (M, 3, 3)    optional e Å²
 uniform_field  (F, 3)       optional V/Å
 external_field (F, n, k)    optional V/Å^l, k = 1, 4, 10 or 20
+formal_charges (F, n)       optional e: whole numbers, or shares as of ``System.charges``
 energy         (F,)         optional eV
 forces         (F, n, 3)    optional eV/Å
 mm_forces      (M, 3)       optional eV/Å
@@ -55,6 +56,7 @@ DATASET_UNITS = {
     "mm_quadrupoles": "e Å²",
     "uniform_field": "V/Å",
     "external_field": "V/Å^l",
+    "formal_charges": "e",
     "energy": "eV",
     "forces": "eV/Å",
     "mm_forces": "eV/Å",
@@ -64,8 +66,8 @@ DATASET_UNITS = {
     "quadrupoles": "e Å²",
 }
 _PER_FRAME = (
-    "run", "group", "index", "uniform_field", "external_field", "energy", "forces", "dipole",
-    *ATOMIC_LABELS,
+    "run", "group", "index", "uniform_field", "external_field", "formal_charges", "energy",
+    "forces", "dipole", *ATOMIC_LABELS,
 )  # fmt: skip
 _KNOWN = ("numbers", "run", "group", "mm_ptr", "index", "vacuum", *DATASET_UNITS)
 
@@ -211,6 +213,7 @@ def read_group(
     surroundings = _no_charges(count) if vacuum else _read_charges(where, group, count)
     fields = {} if vacuum else _read_fields(where, group, count, len(numbers))
     labels = _read_labels(where, group["vacuum"] if vacuum else group, count, len(numbers))
+    formal = _dataset(where, group, "formal_charges", (count, len(numbers)), required=False)
     pointer = surroundings.pop("mm_ptr")
     mm_forces = None
     if not vacuum:
@@ -226,7 +229,11 @@ def read_group(
             around = charges | {key: value[i] for key, value in fields.items()}
             if "charges" in given:  # a whole sum must be the total charge
                 find_charge({"charge": charge}, {"charges": given["charges"]})
-            system = System(numbers, positions[i], charge, **around)
+            shares = None if formal is None else formal[i]
+            if shares is not None and shares.dtype.kind in "iu":
+                system = System(numbers, positions[i], charge, **around, charges=shares)
+            else:  # spread over parts already
+                system = System(numbers, positions[i], charge, **around).with_charges(shares)
             frames.append(Frame(system, **given, run=run[i], name=name, group=kinds[i]))
         except (ValueError, TypeError) as error:
             raise type(error)(f"{where}, frame {i}: {error}") from error

@@ -53,7 +53,9 @@ def write_hdf5(
 def _kind(frame: Frame) -> tuple[Any, ...]:
     """Return what all frames of one group have in common."""
     labels = tuple(getattr(frame, label) is not None for label in (*LABELS, *ATOMIC_LABELS))
-    fields = tuple(np.shape(getattr(frame.system, name))[-1:] for name in OPTIONAL_FIELDS)
+    fields = tuple(
+        np.shape(getattr(frame.system, name))[-1:] for name in (*OPTIONAL_FIELDS, "charges")
+    )
     return frame.name, frame.system.numbers.tobytes(), frame.system.charge, labels, fields
 
 
@@ -110,6 +112,9 @@ def _write_group(group: Any, frames: list[Frame], dtype: np.dtype) -> None:
         if getattr(systems[0], name) is not None:
             join = np.concatenate if name.startswith("mm_") else np.stack
             _put(group, name, join([getattr(s, name) for s in systems]).astype(dtype))
+    if systems[0].charges is not None:
+        shares = [np.asarray(system.charges) for system in systems]
+        _put(group, "formal_charges", np.stack(shares))
     _write_labels(group, frames, dtype)
 
 

@@ -20,6 +20,7 @@ DEFAULT_KEYS = {
     "mm_charges": "MM_charges",
     "mm_forces": "MM_forces",
     "charge": "total_charge",
+    "formal_charges": "formal_charges",
     "run": "run",
     "name": "name",
     "group": "config_type",
@@ -79,13 +80,17 @@ class Image:
             if quantity in self.named and self.keys[quantity] not in self.image.info:
                 raise ValueError(self.missing(quantity))
         try:
+            formal = self._get("formal_charges", (-1,))
+            spread = self.keys["formal_charges"] in self.image.info  # as it is written here
             system = System(
                 self._numbers(),
                 self.image.positions,
                 self._charge(),
                 self._get("mm_positions", (-1, 3)),
                 self._get("mm_charges", (-1,)),
+                charges=None if spread else formal,
             )
+            system = system.with_charges(formal) if spread else system
             frame = Frame(
                 system,
                 self._get("energy", ()),

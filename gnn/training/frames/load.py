@@ -16,7 +16,7 @@ from gnn.training.config import DataConfig
 from gnn.training.frames.isolated import Isolated, isolated_atoms, single_atoms, without_isolated
 from gnn.training.frames.labels import check_labelled, label_lines, label_table
 from gnn.training.frames.loader import Frames, headers, take
-from gnn.training.frames.sources import open_frames, with_vacuum
+from gnn.training.frames.sources import level_of, open_frames, with_vacuum
 from gnn.training.report.metrics import frame_name
 
 Splits = tuple[Frames, Frames, Frames]
@@ -139,16 +139,32 @@ def load_test_frames(path: str | Path) -> Frames:
     Raises
     ------
     ValueError
-        If the checkpoint does not say what it was trained on.
+        If the checkpoint does not record the data it was trained on.
     """
+    _, validation, test = load_splits(_recorded(path, "no frame is known to be unseen"))
+    return test if len(test) else validation
+
+
+def load_training_frames(path: str | Path) -> tuple[Frames, str]:
+    """Return the training frames of the run that wrote a checkpoint, and their level of theory.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint does not record the data it was trained on.
+    """
+    data = _recorded(path, "its training frames are not known")
+    return load_splits(data)[0], level_of(data)
+
+
+def _recorded(path: str | Path, consequence: str) -> DataConfig:
     record = checkpoint.load(path).get("data")
     if record is None:
         raise ValueError(
-            f"{path} does not record the data it was trained on, so no frame is known to be "
-            "unseen: name a file of labelled frames"
+            f"{path} does not record the data it was trained on, so {consequence}: name a file of "
+            "labelled frames"
         )
-    _, validation, test = load_splits(DataConfig(**record))
-    return test if len(test) else validation
+    return DataConfig(**record)
 
 
 def embedded(training: Frames, data: DataConfig) -> Frames:

@@ -28,14 +28,17 @@ class Loader:
     frames : sequence of Frame
         A list is prepared once; frames in a file are prepared whenever they are asked for.
     model : Potential
-        Whose cutoff and floating-point type it is prepared for.
+        Whose cutoff, floating-point type and kind of charges it is prepared for.
     """
 
     def __init__(self, frames: Frames, model: Potential):
-        cutoff, dtype = model.cutoff, model.dtype
+        cutoff, dtype, local = model.cutoff, model.dtype, model.charges == "local"
 
         def ready(frame: Frame) -> PreparedFrame:
-            return prepare(frame, cutoff, dtype)
+            try:
+                return prepare(frame, cutoff, dtype, local_charges=local)
+            except ValueError as error:
+                raise ValueError(f"a frame of run {frame.run}, {frame.name!r}: {error}") from None
 
         self.frames: StreamedFrames | list[PreparedFrame]
         if isinstance(frames, StreamedFrames):

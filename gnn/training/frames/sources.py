@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gnn.data import load_shipped, read_frames, shipped_path
 from gnn.data.common import is_hdf5, wanted_names
+from gnn.data.formats.hdf5 import read_remarks
 from gnn.data.streaming import StreamedFrames, stream_frames
 from gnn.data.systems import Frame
 from gnn.training.config import DataConfig
@@ -40,6 +41,14 @@ def files_of(named: Sequence[str]) -> list[Path]:
         if files.count(file) > 1:
             raise ValueError(f"{file} is named twice: its frames would count double")
     return files
+
+
+def level_of(data: DataConfig) -> str:
+    """Return the level of theory that the HDF5 files name as a remark, or "unknown"."""
+    named = data.files()[0]
+    files = [shipped_path()] if named == [SHIPPED] else files_of(named)
+    levels = {read_remarks(file)[0].get("level") for file in files if is_hdf5(file)}
+    return ", ".join(sorted(level for level in levels if level)) or "unknown"
 
 
 def open_frames(data: DataConfig, named: Sequence[str]) -> Frames:

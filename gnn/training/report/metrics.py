@@ -141,7 +141,7 @@ def mean_baseline(training: Sequence[Frame], frames: Sequence[Frame]) -> Compari
 def without_surroundings(frame: Frame) -> Frame:
     """Return the frame with its labels but without the charges that made them."""
     system = frame.system
-    bare = System(system.numbers, system.positions, system.charge)
+    bare = System(system.numbers, system.positions, system.charge).with_charges(system.charges)
     return Frame(
         bare, frame.energy, frame.forces, None, frame.dipole, run=frame.run, name=frame.name
     )

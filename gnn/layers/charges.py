@@ -1,0 +1,119 @@
+"""Charges of the atoms: what they start from, and how a network moves charge between them."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gnn.layers.message import Graph
+from gnn.layers.networks import EdgeNetwork, dense
+
+#: Steps by which given charges spread along edges. Where two waters 2.8 Å apart share a proton,
+#: eight steps leave 4 % of what giving the charge to the one or the other makes; four leave 21 %.
+DIFFUSION_STEPS = 8
+_FIRST_TRANSFERS = 0.1  # scale of the last weights of a fresh network
+
+
+def diffused(formal: Tensor, fade: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
+    """Return charges (N, 1) after a few steps of diffusion along the edges.
+
+    In each step charge flows over every edge in proportion to the difference of its ends and to
+    w / (1 + d_s + d_t), where w is the envelope of the edge and d the sum of envelopes at an atom.
+    What one atom loses another gains, so that each connected part of the graph keeps its charge; a
+    charge that is the same on all atoms stays so. Edges begin to conduct from zero at the cutoff,
+    with two vanishing derivatives.
+
+    Parameters
+    ----------
+    formal : Tensor
+        (N, 1) charges in e.
+    fade : Tensor
+        (E, 1) envelopes of the edges.
+    senders, receivers : Tensor
+        (E,) int64, each edge in both directions.
+    """
+
+    def at_ends(values: Tensor) -> tuple[Tensor, Tensor]:
+        return values.index_select(0, senders), values.index_select(0, receivers)
+
+    degree = torch.zeros_like(formal).index_add(0, receivers, fade)
+    sent, received = at_ends(degree)
+    conductance = fade / (1 + sent + received)
+    for _ in range(DIFFUSION_STEPS):
+        sent, received = at_ends(formal)
+        formal = formal.index_add(0, receivers, conductance * (sent - received))
+    return formal
+
+
+class LocalCharges(nn.Module):
+    """Charges that move along edges only, so that each connected part of a graph keeps its own.
+
+    A network gives each edge an amount of charge that flows from sender to receiver; with the
+    edge's twin in the other direction, the net transfer between two atoms is antisymmetric. It
+    carries the envelope of the edge and starts from zero at the cutoff.
+
+    Parameters
+    ----------
+    features, edge_features, hidden : int
+        Widths of node features, edge features and the hidden layer.
+    split : bool
+        See `gnn.layers.networks.EdgeNetwork`.
+    """
+
+    def __init__(self, features: int, edge_features: int, hidden: int, *, split: bool = True):
+        super().__init__()
+        self.transfers = EdgeNetwork(features, edge_features, hidden, 1, split=split)
+        last = self.transfers.rest[-1]
+        assert isinstance(last, nn.Linear)  # for the type checker
+        with torch.no_grad():
+            last.weight *= _FIRST_TRANSFERS
+            last.bias.zero_()
+
+    def forward(self, nodes: Tensor, graph: Graph, start: Tensor) -> Tensor:
+        """Return the charges of all atoms (N,); `start` (N,) is what they have before."""
+        ends = graph.senders, graph.receivers
+        flow = (self.transfers(nodes, graph.features, *ends) * graph.fade)[:, 0]
+        return start.index_add(0, graph.receivers, flow).index_add(0, graph.senders, -flow)
+
+
+class SharedCharges(nn.Sequential):
+    """Charges whose difference to the system's charge is shared by all of its atoms.
+
+    A network gives each atom a charge and a positive weight. What the charges miss of the system's
+    charge is distributed over its atoms by the weights, far ones too: two molecules in one system
+    feel each other's charges at any distance.
+
+    Parameters
+    ----------
+    features, hidden : int
+        Widths of node features and the hidden layer.
+    """
+
+    def __init__(self, features: int, hidden: int):
+        super().__init__(*dense(features, hidden, 2))
+
+    def forward(self, nodes: Tensor, total: Tensor, batch: Tensor) -> Tensor:  # type: ignore[override]
+        """Return the charges of all atoms (N,); `total` (B,) is each system's."""
+        charges, share = super().forward(nodes).unbind(1)
+        share = functional.softplus(share)
+        missing = total - torch.zeros_like(total).index_add(0, batch, charges)
+        shares = torch.zeros_like(total).index_add(0, batch, share)
+        return charges + share * (missing / shares).index_select(0, batch)
+
+
+class FreeCharges(nn.Sequential):
+    """Charges as a network gives them.
+
+    Parameters
+    ----------
+    features, hidden : int
+        Widths of node features and the hidden layer.
+    """
+
+    def __init__(self, features: int, hidden: int):
+        # of the two outputs one is not used; checkpoints have it
+        super().__init__(*dense(features, hidden, 2))
+
+    def forward(self, nodes: Tensor) -> Tensor:
+        """Return the charges of all atoms (N,)."""
+        charges: Tensor = super().forward(nodes)[:, 0]
+        return charges

@@ -1,0 +1,229 @@
+"""What a model was trained on, and how far the atoms of an input lie outside of that.
+
+The novelty of an atom is the largest of four ratios, of which 1 is the edge of training: the
+distance of its last node features to those of training; the shortest distance to another atom in
+training over that here, and likewise to a surrounding charge; the field of the surroundings over
+the largest in training. That of a system is the largest of its atoms'.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
+from torch import Tensor
+
+from gnn.data.batching import Batch
+from gnn.data.elements import formula
+from gnn.data.extent import Extent
+from gnn.data.systems import Frame, System
+from gnn.trust.density import Array, Density, density_of
+
+#: Novelty of a system whose total charge no training frame has, if its atoms are not novel.
+UNSEEN_CHARGE = 2.0
+# times the shortest trained distance to an atom, or to a charge, is still the edge: runs differ
+_SLACK, _CHARGE_SLACK = 0.97, 0.93
+_FIELD_SLACK = 1.25  # times the largest trained field is still the edge
+_MOST = 1e9  # largest novelty that is given: files take no infinity
+_STEEPNESS = 6  # power of a ratio of distances: repulsion is steep
+
+
+class Composition(NamedTuple):
+    """Formula and total charge in e."""
+
+    formula: str
+    charge: int
+
+
+@dataclass(frozen=True, eq=False)
+class Domain:
+    """What a model was trained on.
+
+    Parameters
+    ----------
+    compositions
+        Number of frames of each composition.
+    extent
+        Shortest distances and largest fields, by element.
+    densities
+        Where the last node features were, by atomic number.
+    reach
+        Cutoff of the model's edges in Å: atoms of elements that no training frame had side by
+        side may come no closer.
+    level
+        Level of theory of the labels; "unknown" where nobody said.
+    """
+
+    compositions: Mapping[Composition, int]
+    extent: Extent
+    densities: Mapping[int, Density]
+    reach: float
+    level: str = "unknown"
+
+    @property
+    def n_frames(self) -> int:
+        """Number of frames."""
+        return sum(self.compositions.values())
+
+    @property
+    def elements(self) -> list[int]:
+        """Atomic numbers, sorted."""
+        return sorted(self.densities)
+
+    @property
+    def charges(self) -> list[int]:
+        """Total charges in e, sorted."""
+        return sorted({composition.charge for composition in self.compositions})
+
+    def novelty(self, batch: Batch, features: Tensor, gradient: Tensor | None = None) -> Tensor:
+        """Return how far each atom lies outside of training, (N,) float64; 1 is the edge.
+
+        Parameters
+        ----------
+        batch
+            The systems.
+        features
+            Last node features of their atoms, (N, F).
+        gradient
+            Gradient of the potential of the surroundings at the atoms in V/Å, (N, 3); None where
+            the model has none.
+        """
+        numbers, values = batch.numbers.cpu().numpy(), _array(features)
+        novelty = np.full(len(numbers), np.inf)  # of elements that no frame had
+        for z, density in self.densities.items():
+            own = numbers == z
+            if own.any():
+                novelty[own] = density.distance(values[own])
+        parts = [novelty, self._too_near(batch, numbers), self._too_near_charges(batch, numbers)]
+        if gradient is not None:
+            strength = np.linalg.norm(_array(gradient), axis=1)
+            largest = _FIELD_SLACK * self.extent.field[numbers]
+            # without any field in training the density decides
+            parts.append(np.divide(strength, largest, where=largest > 0, out=0 * strength))
+        found = np.minimum(np.nan_to_num(np.maximum.reduce(parts), nan=_MOST), _MOST)
+        return torch.from_numpy(found).to(batch.numbers.device)
+
+    def shortest(self, first: Any, second: Any) -> Array:
+        """Return the distances in Å below which atoms of two elements are too near."""
+        shortest: Array = _SLACK * np.minimum(self.extent.pairs[first, second], self.reach)
+        return shortest
+
+    def _too_near(self, batch: Batch, numbers: NDArray[np.int64]) -> Array:
+        """Return shortest trained over present distances to other atoms, steeply, (N,)."""
+        senders, receivers = batch.senders.cpu().numpy(), batch.receivers.cpu().numpy()
+        vectors = _array(batch.edge_vectors)
+        shortest = self.shortest(numbers[senders], numbers[receivers])
+        found = np.zeros(len(numbers))
+        np.maximum.at(found, receivers, _steep(shortest, np.linalg.norm(vectors, axis=1)))
+        return found
+
+    def _too_near_charges(self, batch: Batch, numbers: NDArray[np.int64]) -> Array:
+        """Return shortest trained over present distances to surrounding charges, steeply, (N,)."""
+        found = np.zeros(len(numbers))
+        shortest = self.extent.charges[numbers]
+        if not batch.n_mm or not np.isfinite(shortest).any():
+            return found  # without any charge in training the density decides
+        charged = (batch.mm_charges != 0).cpu().numpy()
+        atoms, particles = _array(batch.positions), _array(batch.mm_positions)[charged]
+        system, of_particle = batch.batch.cpu().numpy(), batch.mm_batch.cpu().numpy()[charged]
+        ends = np.searchsorted(system, np.arange(batch.n_systems + 1))
+        mm_ends = np.searchsorted(of_particle, np.arange(batch.n_systems + 1))
+        for i in range(batch.n_systems):
+            own, around = slice(*ends[i : i + 2]), slice(*mm_ends[i : i + 2])
+            if around.stop > around.start:
+                nearest = cdist(atoms[own], particles[around]).min(axis=1)
+                limits = np.where(np.isfinite(shortest[own]), _CHARGE_SLACK * shortest[own], 0.0)
+                found[own] = _steep(limits, nearest)
+        return found
+
+    def system_novelty(self, system: System, novelty: Array) -> float:
+        """Return that of a system: the largest of its atoms', and of a charge that is unknown."""
+        largest = float(novelty.max())
+        return largest if system.charge in self.charges else max(largest, UNSEEN_CHARGE)
+
+    def state(self) -> dict[str, Any]:
+        """Return plain values and tensors, for a checkpoint."""
+        known = self.elements
+        extent = self.extent
+        return {
+            "compositions": [[*c, count] for c, count in self.compositions.items()],
+            "elements": known,
+            "pairs": torch.tensor(extent.pairs[np.ix_(known, known)]),
+            "charges": torch.tensor(extent.charges[known]),
+            "field": torch.tensor(extent.field[known]),
+            "densities": [self.densities[z].state() for z in known],
+            "reach": self.reach,
+            "level": self.level,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """Return what `state` describes."""
+        known = state["elements"]
+        densities = (Density.from_state(one) for one in state["densities"])
+        return cls(
+            {Composition(name, charge): count for name, charge, count in state["compositions"]},
+            _extent(known, *(state[key].numpy() for key in ("pairs", "charges", "field"))),
+            dict(zip(known, densities, strict=True)),
+            state["reach"],
+            state["level"],
+        )
+
+
+def _extent(known: Sequence[int], pairs: Array, charges: Array, field: Array) -> Extent:
+    """Return the extent of all elements from that of those which are known."""
+    size = 95
+    whole = np.full((size, size), np.inf)
+    whole[np.ix_(known, known)] = pairs
+    all_charges, all_fields = np.full(size, np.inf), np.zeros(size)
+    all_charges[known], all_fields[known] = charges, field
+    return Extent(whole, all_charges, all_fields)
+
+
+def _array(tensor: Tensor) -> Array:
+    array: Array = tensor.detach().double().cpu().numpy()
+    return array
+
+
+def _steep(shortest: Array, distance: Array) -> Array:
+    ratio: Array = (shortest / np.maximum(distance, 1e-12)) ** _STEEPNESS
+    return ratio
+
+
+def composition_of(system: Any) -> Composition:
+    """Return formula and charge of a system, or of a frame's header."""
+    return Composition(formula(system.numbers), int(system.charge))
+
+
+def domain_of(
+    compositions: Mapping[Composition, int],
+    extent: Extent,
+    sample: Sequence[Frame],
+    features: Array,
+    reach: float,
+    level: str = "unknown",
+) -> Domain:
+    """Return the domain of a model that was trained on some frames.
+
+    Parameters
+    ----------
+    compositions, extent
+        Of all frames.
+    sample
+        All frames or some of them.
+    features
+        Last node features of the atoms of these, one frame after the other, (n, F).
+    reach, level
+        As in `Domain`.
+    """
+    numbers = np.concatenate([frame.system.numbers for frame in sample])
+    runs = [(frame.name, frame.run) for frame in sample]
+    number_of = {run: i for i, run in enumerate(dict.fromkeys(runs))}
+    groups = np.repeat([number_of[run] for run in runs], [f.system.n_atoms for f in sample])
+    densities = {
+        int(z): density_of(features[numbers == z], groups[numbers == z]) for z in np.unique(numbers)
+    }
+    return Domain(dict(compositions), extent, densities, reach, level)
