@@ -16,7 +16,7 @@ from gnn.data.making import generate
 from gnn.data.making.sampling import snapshot_path, store
 
 
-def run_dynamics(folder, run, count, settings):
+def run_dynamics(folder, kind, run, count, settings):
     (folder / "snapshots").mkdir(exist_ok=True)
     for i in range(count):
         rng = np.random.default_rng([run, i])
@@ -24,6 +24,7 @@ def run_dynamics(folder, run, count, settings):
             shot = {
                 "numbers": np.array([6, 8]),
                 "positions": rng.random((2, 3)).astype(np.float32),
+                "bonds": np.array([[0, 1]]),
                 "mm_positions": (5 + rng.random((3, 3))).astype(np.float32),
                 "mm_charges": np.array([-0.8, 0.4, 0.4], dtype=np.float32),
             }
@@ -31,7 +32,7 @@ def run_dynamics(folder, run, count, settings):
         yield i
 
 
-def label_both(system, level, grid_level, multipoles):
+def label_both(system, level, grid_level, density_fit, multipoles):
     energy = float(system.positions.sum())
     alone = System(system.numbers, system.positions, system.charge)
     zeros = np.zeros((2, 3))

@@ -21,10 +21,13 @@ def write_hdf5(
     vacuum: Sequence[Frame] | None = None,
     attributes: Mapping[str, str] | None = None,
     dtype: Any = np.float64,
+    mm_force_step: float = 0.0,
 ) -> None:
     """Write frames; see :func:`gnn.data.write_frames`, which does so atomically."""
     import h5py
 
+    if not 0 <= mm_force_step < np.inf:
+        raise ValueError(f"mm_force_step: expected a step >= 0 in eV/Å, got {mm_force_step!r}")
     dtype = np.dtype(dtype)
     if dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise ValueError(f"dtype: expected float32 or float64, got {dtype}")
@@ -42,7 +45,7 @@ def write_hdf5(
         file.attrs.update({key: spellings[0] for key, spellings in UNITS.items()})
         for rows in members.values():
             group = _new_group(file, frames[rows[0]])
-            _write_group(group, [frames[i] for i in rows], dtype)
+            _write_group(group, [frames[i] for i in rows], dtype, mm_force_step)
             if not in_order:
                 group.create_dataset("index", data=np.array(rows))
             if vacuum is not None:
@@ -93,7 +96,7 @@ def _put(group: Any, name: str, array: np.ndarray) -> None:
         dataset.attrs["unit"] = DATASET_UNITS[name]
 
 
-def _write_group(group: Any, frames: list[Frame], dtype: np.dtype) -> None:
+def _write_group(group: Any, frames: list[Frame], dtype: np.dtype, mm_force_step: float) -> None:
     systems = [frame.system for frame in frames]
     group.create_dataset("numbers", data=systems[0].numbers)
     _put(group, "run", np.array([frame.run for frame in frames]))
@@ -111,6 +114,11 @@ def _write_group(group: Any, frames: list[Frame], dtype: np.dtype) -> None:
             join = np.concatenate if name.startswith("mm_") else np.stack
             _put(group, name, join([getattr(s, name) for s in systems]).astype(dtype))
     _write_labels(group, frames, dtype)
+    if frames[0].mm_forces is not None:
+        joined = np.concatenate([frame.mm_forces for frame in frames])
+        if mm_force_step:  # the digits that are gone take no room in a compressed file
+            joined = np.round(joined / mm_force_step) * mm_force_step
+        _put(group, "mm_forces", joined.astype(dtype))
 
 
 def _write_labels(group: Any, frames: list[Any], dtype: np.dtype) -> None:
@@ -120,9 +128,6 @@ def _write_labels(group: Any, frames: list[Any], dtype: np.dtype) -> None:
         _put(group, "forces", np.stack([frame.forces for frame in frames]).astype(dtype))
     if frames[0].dipole is not None:
         _put(group, "dipole", np.stack([frame.dipole for frame in frames]).astype(np.float64))
-    if frames[0].mm_forces is not None:
-        joined = np.concatenate([frame.mm_forces for frame in frames])
-        _put(group, "mm_forces", joined.astype(dtype))
     for name in ATOMIC_LABELS:
         if getattr(frames[0], name) is not None:
             _put(group, name, np.stack([getattr(frame, name) for frame in frames]).astype(dtype))
