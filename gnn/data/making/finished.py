@@ -1,6 +1,7 @@
 """The frames that a work folder holds, and the file that they are written to."""
 
 import glob
+import json
 import re
 import zlib
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from gnn.data.making.kinds import Kind, geometry, molecule_name
 from gnn.data.making.recipe import Recipe
 from gnn.data.making.sampling import load, snapshot_path
 from gnn.data.systems import Frame, System
+from multipoles.files import atomic_write
 
 _MM_FORCE_STEP = 2.0**-13  # eV/Å, to which forces on point charges are rounded in the file
 
@@ -29,6 +31,38 @@ def system_of(recipe: Recipe, work: Path, run: int, index: int) -> System:
 def label_path(work: Path, run: int, index: int) -> Path:
     """Return the file of a frame's labels."""
     return work / "labels" / f"run_{run}_frame_{index:05d}.npz"
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    """All that must stay the same when a data set is continued."""
+    settings = recipe.model_dump()
+    del settings["dynamics"]["threads"]
+    return settings | {"kinds": list(recipe.kinds.items())}  # their order numbers the runs
+
+
+def check_recipe(recipe: Recipe, work: Path) -> None:
+    """Store the recipe in a work folder.
+
+    Raises
+    ------
+    ValueError
+        If the folder was begun with another one.
+    """
+    path, settings = work / "recipe.json", _settings(recipe)
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(json.dumps(settings))
+        changed = [key for key, value in settings.items() if before.get(key) != value]
+        if changed:
+            raise ValueError(
+                f"{work} was begun with other settings: "
+                + ", ".join(f"{key} {before.get(key)!r}, now {settings[key]!r}" for key in changed)
+                + ". Use the same ones, another --name, or another --work folder"
+            )
+        return
+    text = json.dumps(settings, indent=1, ensure_ascii=False) + "\n"
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def beside(out: Path) -> Path:
@@ -118,6 +152,8 @@ def write_finished(parts: Mapping[Path, Recipe], out: Path) -> int:
         If the frames do not fit what is there.
     """
     check_out(out)
+    for work, recipe in parts.items():
+        check_recipe(recipe, work)
     recipes = list(parts.values())
     names = {molecule_name(r.name, Kind.named(kind)) for r in recipes for kind in r.kinds}
     own = [pair for work, recipe in parts.items() for pair in _finished(recipe, work)]

@@ -11,7 +11,6 @@ each kind of frames starts: runs 100, 101, … of the first block, 200, 201, …
 :func:`gnn.data.split_by_run` holds out whole runs.
 """
 
-import json
 import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -27,6 +26,7 @@ from gnn.data.common import ATOMIC_LABELS, LABELS, locked
 from gnn.data.making.finished import (
     beside,
     check_out,
+    check_recipe,
     label_path,
     other_frames,
     system_of,
@@ -40,7 +40,6 @@ from gnn.data.making.topology import check_installed, molecule, parametrise
 from gnn.data.making.workers import Event, Workers
 from gnn.data.splits import RUNS_PER_BLOCK
 from gnn.data.systems import Frame
-from multipoles.files import atomic_write
 
 _FEWEST_RUNS = 3  # needed for a split by run into three sets
 Say = Callable[[str], None]
@@ -102,7 +101,7 @@ def generate(
             recipe, frames, work, runs=runs, processes=processes, say=say, progress=progress
         )
     except BaseException:
-        with suppress(OSError):  # the first error is the one to show
+        with suppress(OSError, ValueError):  # the first error is the one to show
             write_finished({work: recipe}, out)
         raise
     total = write_finished({work: recipe}, out)
@@ -130,7 +129,7 @@ def make_frames(
     (work / "labels").mkdir(parents=True, exist_ok=True)
     with locked(work / "lock", f"another process makes frames in {work}: wait for it to end"):
         _remove_leftovers(work)
-        _check_recipe(recipe, work)
+        check_recipe(recipe, work)
         if runs < _FEWEST_RUNS:
             say(f"note: {runs} run(s) cannot be split by run into three sets; use at least 3")
         say(f"{recipe.name}: force field of {recipe.smiles} (AM1-BCC charges, GAFF2, TIP3P)")
@@ -159,31 +158,6 @@ def _check(frames: int, runs: int, processes: int) -> None:
         raise ValueError(f"expected 1 <= runs <= frames, got {runs} runs and {frames} frames")
     if processes < 1:
         raise ValueError(f"expected at least one process, got {processes}")
-
-
-def _settings(recipe: Recipe) -> dict[str, Any]:
-    """All that must stay the same when a data set is continued."""
-    settings = recipe.model_dump()
-    del settings["dynamics"]["threads"]
-    return settings | {"kinds": list(recipe.kinds.items())}  # their order numbers the runs
-
-
-def _check_recipe(recipe: Recipe, work: Path) -> None:
-    path, settings = work / "recipe.json", _settings(recipe)
-    if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        settings = json.loads(json.dumps(settings))
-        changed = [key for key, value in settings.items() if before.get(key) != value]
-        if changed:
-            raise ValueError(
-                f"{work} was begun with other settings: "
-                + ", ".join(f"{key} {before.get(key)!r}, now {settings[key]!r}" for key in changed)
-                + ". Use the same ones, another --name, or another --work folder"
-            )
-        return
-    text = json.dumps(settings, indent=1, ensure_ascii=False) + "\n"
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True)

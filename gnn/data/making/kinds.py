@@ -103,7 +103,7 @@ def geometry(kind: Kind, shot: dict[str, Any], charge: int, seed: tuple[int, ...
     if make is not None:
         shot = shot | make(kind, shot, rng)
     # float32: labels are computed at exactly the coordinates that are stored
-    positions = np.asarray(shot["positions"], dtype=np.float32)
+    positions: Any = np.asarray(shot["positions"], dtype=np.float32)
     return System(shot["numbers"], positions, charge, shot["mm_positions"], shot["mm_charges"])
 
 
