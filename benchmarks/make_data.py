@@ -5,19 +5,25 @@
 
 Needs the extra `data`. The molecules take turns (20 frames of each, then 40, …), so that what is
 finished is balanced at any time; each finished frame is a file in the work folder, and the call may
-be killed at any time. What fails is named and tried again by the next call.
+be killed at any time. What fails is named and tried again by the next call. `--join qmmm.h5` adds
+the frames of a file without density fitting, shifted by what it adds to the energies.
 """
 
 import argparse
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import h5py
+import numpy as np
 import yaml
 
-from gnn.data.making.generate import Recipe, make_frames, write_finished
+from gnn.data import Frame, read_frames, write_frames
+from gnn.data.making.finished import MM_FORCE_STEP, write_finished
+from gnn.data.making.generate import Recipe, make_frames
 from gnn.data.making.topology import molecule
 
 MOLECULES = Path(__file__).with_name("molecules.yaml")
@@ -75,6 +81,42 @@ def make(arguments: argparse.Namespace) -> None:
         say(f"{recipe.name}: {frames} frames, {time.monotonic() - start:.0f} s")
 
 
+def write(arguments: argparse.Namespace) -> None:
+    if arguments.write.exists():
+        raise SystemExit(f"{arguments.write} is there already: name another file")
+    recipes, settings = read_recipes(arguments.molecules)
+    folders = {arguments.work / recipe.name: recipe for recipe, _ in recipes}
+    folders = {folder: recipe for folder, recipe in folders.items() if folder.is_dir()}
+    count = write_finished(folders, arguments.write)
+    if arguments.join is not None:
+        count += join(arguments.write, arguments.join, settings["shifts"])
+    say(f"{arguments.write}: {count} frames")
+
+
+def join(path: Path, other: Path, shifts: dict[str, float]) -> int:
+    """Add the frames of another file, their energies shifted; return their number."""
+    with h5py.File(path) as file:
+        remarks = {
+            key: value
+            for key, value in file.attrs.items()
+            if key in ("level", "density_fit") or key.startswith("smiles_")
+        }
+    remarks["shifts"] = ", ".join(f"{name} {shift:g}" for name, shift in shifts.items())
+
+    def shifted(frame: Frame) -> Frame:
+        return replace(frame, energy=frame.energy + shifts[frame.name], group="shipped")
+
+    parts = []
+    for vacuum in (False, True):
+        more = [shifted(frame) for frame in read_frames(other, vacuum=vacuum)]
+        parts.append(read_frames(path, vacuum=vacuum) + more)
+    write_frames(
+        path, parts[0], vacuum=parts[1], attributes=remarks, dtype=np.float32,
+        mm_force_step=MM_FORCE_STEP,
+    )  # fmt: skip
+    return len(more)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path, help="folder of what is finished")
@@ -82,14 +124,12 @@ def main() -> None:
     parser.add_argument("--only", metavar="NAME", help="one molecule")
     parser.add_argument("--processes", type=int, default=1, help="at work at a time")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write what is finished (.h5)")
+    parser.add_argument("--join", type=Path, metavar="FILE", help="frames to add, such as qmmm.h5")
     arguments = parser.parse_args()
     if arguments.write is None:
         make(arguments)
         return
-    recipes, _ = read_recipes(arguments.molecules)
-    folders = {arguments.work / recipe.name: recipe for recipe, _ in recipes}
-    count = write_finished({f: r for f, r in folders.items() if f.is_dir()}, arguments.write)
-    say(f"{arguments.write}: {count} frames")
+    write(arguments)
 
 
 if __name__ == "__main__":

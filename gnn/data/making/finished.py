@@ -18,7 +18,7 @@ from gnn.data.making.sampling import load, snapshot_path
 from gnn.data.systems import Frame, System
 from multipoles.files import atomic_write
 
-_MM_FORCE_STEP = 2.0**-13  # eV/Å, to which forces on point charges are rounded in the file
+MM_FORCE_STEP = 2.0**-13  # eV/Å, to which forces on point charges are rounded in the file
 
 
 def system_of(recipe: Recipe, work: Path, run: int, index: int) -> System:
@@ -174,6 +174,6 @@ def write_finished(parts: Mapping[Path, Recipe], out: Path) -> int:
             embedded, vacuum = (list(frames) for frames in zip(*pairs, strict=True))
             write_frames(
                 out, embedded, vacuum=vacuum, attributes=remarks, dtype=np.float32,
-                mm_force_step=_MM_FORCE_STEP,
+                mm_force_step=MM_FORCE_STEP,
             )  # fmt: skip
     return sum(frame.name in names for frame, _ in pairs)
