@@ -11,11 +11,12 @@ import time
 from pathlib import Path
 
 import cheap_generation
+import h5py
 import numpy as np
 import pytest
 
 from gnn.cli import main
-from gnn.data import System, read_frames, split_by_run
+from gnn.data import System, read_frames, split_by_run, write_frames
 from gnn.data.common import locked
 from gnn.data.making import generate, sampling, topology
 from gnn.data.making.kinds import Kind
@@ -165,6 +166,8 @@ def test_kinds_have_runs_names_and_groups_of_their_own(fake, tmp_path):
     assert {frame.run // 100 for frame in frames} == {1, 2, 3}
     for frame, alone in zip(frames, vacuum, strict=True):
         assert (frame.energy == alone.energy) == (frame.system.n_mm == 0)
+    with h5py.File(out) as file:  # frames with charges and without them in one group
+        assert set(file) == {"co", "co+h2o"} and file.attrs["density_fit"] == "none"
     before = {(frame.name, frame.run, frame.energy) for frame in frames}
     assert make(out, frames=24, kinds=kinds)[0] == 24
     assert before < {(frame.name, frame.run, frame.energy) for frame in read_frames(out)}
@@ -174,6 +177,9 @@ def test_forces_on_charges_are_rounded_in_the_file(fake, tmp_path):
     make(tmp_path / "d.h5")
     forces = np.concatenate([frame.mm_forces for frame in read_frames(tmp_path / "d.h5")])
     assert (forces * 2**13 % 1 == 0).all() and forces.any()
+    for wrong in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="mm_force_step: expected a step >= 0"):
+            write_frames(tmp_path / "e.h5", read_frames(tmp_path / "d.h5"), mm_force_step=wrong)
 
 
 def test_wrong_arguments(fake, tmp_path):

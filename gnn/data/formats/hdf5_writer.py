@@ -13,6 +13,7 @@ from gnn.data.systems import OPTIONAL_FIELDS, Frame
 
 _COMPRESSION = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
 _CHUNK_BYTES = 1 << 20
+_SMALL = 4096  # bytes, up to which the index of chunks would take more room than compression saves
 
 
 def write_hdf5(
@@ -55,7 +56,10 @@ def write_hdf5(
 
 def _kind(frame: Frame) -> tuple[Any, ...]:
     """Return what all frames of one group have in common."""
-    labels = tuple(getattr(frame, label) is not None for label in (*LABELS, *ATOMIC_LABELS))
+    labels = tuple(
+        getattr(frame, label) is not None or (label == "mm_forces" and not frame.system.n_mm)
+        for label in (*LABELS, *ATOMIC_LABELS)
+    )
     fields = tuple(np.shape(getattr(frame.system, name))[-1:] for name in OPTIONAL_FIELDS)
     return frame.name, frame.system.numbers.tobytes(), frame.system.charge, labels, fields
 
@@ -91,7 +95,7 @@ def _put(group: Any, name: str, array: np.ndarray) -> None:
     """One compressed dataset, in chunks of about a megabyte, with its unit."""
     rows = max(1, _CHUNK_BYTES // max(1, array[:1].nbytes)) if len(array) else 1
     options = _COMPRESSION | {"chunks": (min(rows, len(array)), *array.shape[1:])}
-    dataset = group.create_dataset(name, data=array, **(options if array.size else {}))
+    dataset = group.create_dataset(name, data=array, **(options if array.nbytes > _SMALL else {}))
     if name in DATASET_UNITS:
         dataset.attrs["unit"] = DATASET_UNITS[name]
 
@@ -114,8 +118,9 @@ def _write_group(group: Any, frames: list[Frame], dtype: np.dtype, mm_force_step
             join = np.concatenate if name.startswith("mm_") else np.stack
             _put(group, name, join([getattr(s, name) for s in systems]).astype(dtype))
     _write_labels(group, frames, dtype)
-    if frames[0].mm_forces is not None:
-        joined = np.concatenate([frame.mm_forces for frame in frames])
+    forces = [frame.mm_forces for frame in frames if frame.mm_forces is not None]
+    if forces:
+        joined = np.concatenate(forces)
         if mm_force_step:  # the digits that are gone take no room in a compressed file
             joined = np.round(joined / mm_force_step) * mm_force_step
         _put(group, "mm_forces", joined.astype(dtype))
