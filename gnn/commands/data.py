@@ -52,8 +52,18 @@ def _generate_options(parser: Any) -> None:
     add("--mbis", action="store_true", help="add multipoles of the atoms, by MBIS")
     add("--level", default="B3LYP/6-31G*", help="METHOD/BASIS (default %(default)s)")
     add("--grid-level", type=int, default=2, help="DFT grid of PySCF, 0-9 (default %(default)s)")
+    add("--density-fit", action="store_true", help="fit Coulomb and exchange: faster")
+    add(
+        "--kinds",
+        nargs="+",
+        default=["water"],
+        metavar="KIND[@K][:SHARE]",
+        help="of frames: water vacuum stretched zone1 zone2 pair; with a temperature of their own "
+        "and a share, such as water:4 water@600 (default: water)",
+    )
     add("--temperature", type=float, default=300.0, help="K (default %(default)s)")
-    add("--equilibration", type=int, default=6000, help="steps of 1 fs (default %(default)s)")
+    add("--equilibration", type=int, default=5000, help="steps of 1 fs (default %(default)s)")
+    add("--warming", type=int, default=1000, help="steps of each run after that (%(default)s)")
     add("--interval", type=int, default=150, help="steps between frames (default %(default)s)")
     add("--cutoff", type=float, default=9.0, help="waters within, Å (default %(default)s)")
     add("--padding", type=float, default=12.0, help="water to the walls, Å (default %(default)s)")
@@ -95,9 +105,26 @@ def _recipe(smiles: str, name: str | None, arguments: argparse.Namespace) -> Any
         level=arguments.level,
         grid_level=arguments.grid_level,
         padding=arguments.padding,
+        density_fit=arguments.density_fit,
         mbis=arguments.mbis,
+        kinds=_kinds(arguments.kinds),
         dynamics=Dynamics(**{key: getattr(arguments, key) for key in Dynamics.model_fields}),
     )
+
+
+def _kinds(words: list[str]) -> dict[str, float]:
+    """Return the share of each kind of frames from words such as water@600:2."""
+    shares: dict[str, float] = {}
+    for word in words:
+        kind, colon, share = word.partition(":")
+        try:
+            value = float(share) if colon else 1.0
+        except ValueError:
+            raise ValueError(f"--kinds: expected a number behind the colon, got {word!r}") from None
+        if kind in shares:
+            raise ValueError(f"--kinds: {kind} is named twice")
+        shares[kind] = value
+    return shares
 
 
 def _generate_one(recipe: Any, arguments: argparse.Namespace) -> None:

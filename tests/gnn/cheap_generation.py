@@ -16,29 +16,31 @@ from gnn.data.making import generate
 from gnn.data.making.sampling import snapshot_path, store
 
 
-def run_dynamics(folder, run, count, settings):
+def run_dynamics(folder, kind, run, count, settings):
     (folder / "snapshots").mkdir(exist_ok=True)
     for i in range(count):
         rng = np.random.default_rng([run, i])
         if not snapshot_path(folder, run, i).is_file():
+            waters = 0 if kind.in_vacuum else 2
             shot = {
                 "numbers": np.array([6, 8]),
-                "positions": rng.random((2, 3)).astype(np.float32),
-                "mm_positions": (5 + rng.random((3, 3))).astype(np.float32),
-                "mm_charges": np.array([-0.8, 0.4, 0.4], dtype=np.float32),
+                "positions": [[0, 0, 0], [1.1, 0, 0]] + 0.1 * rng.random((2, 3)).astype("f4"),
+                "bonds": np.array([[0, 1]]),
+                "mm_positions": (5 + rng.random((3 * waters, 3))).astype(np.float32),
+                "mm_charges": np.array([-0.8, 0.4, 0.4] * waters, dtype=np.float32),
             }
             store(snapshot_path(folder, run, i), shot)
         yield i
 
 
-def label_both(system, level, grid_level, multipoles):
+def label_both(system, level, grid_level, density_fit, multipoles):
     energy = float(system.positions.sum())
     alone = System(system.numbers, system.positions, system.charge)
-    zeros = np.zeros((2, 3))
-    return (
-        Frame(system, energy, zeros, np.zeros((3, 3)), np.ones(3)),
-        Frame(alone, energy + 1, zeros, None, np.zeros(3)),
-    )
+    zeros = np.zeros_like(system.positions)
+    vacuum = Frame(alone, energy + 1, zeros, None, np.zeros(3))
+    if not system.n_mm:
+        return Frame(system, energy + 1, zeros, None, np.zeros(3)), vacuum
+    return Frame(system, energy, zeros, system.mm_positions / 7, np.ones(3)), vacuum
 
 
 def replace_the_costly(patch=setattr):

@@ -11,13 +11,15 @@ import time
 from pathlib import Path
 
 import cheap_generation
+import h5py
 import numpy as np
 import pytest
 
 from gnn.cli import main
-from gnn.data import read_frames, split_by_run
+from gnn.data import System, read_frames, split_by_run, write_frames
 from gnn.data.common import locked
 from gnn.data.making import generate, sampling, topology
+from gnn.data.making.kinds import Kind
 from gnn.data.making.workers import Event
 
 
@@ -143,8 +145,41 @@ def test_changed_settings_are_refused(fake, tmp_path):
         make(out, padding=20.0)
     with pytest.raises(ValueError, match=r"other settings: mbis False, now True"):
         make(out, mbis=True)
+    with pytest.raises(ValueError, match=r"other settings: kinds .*, now \[\['pair', 1.0\]\]"):
+        make(out, kinds={"pair": 1.0})
     with pytest.raises(ValueError, match=r"holds frames at level B3LYP.* not HF/STO-3G"):
         make(out, name="other", level="HF/STO-3G")
+    with pytest.raises(ValueError, match="at density fitting none, not def2-universal-jkfit"):
+        make(out, name="other", density_fit=True)
+
+
+def test_kinds_have_runs_names_and_groups_of_their_own(fake, tmp_path):
+    out = tmp_path / "d.h5"
+    kinds = {"water": 2, "stretched@450": 1, "zone1": 1, "pair": 2}
+    assert make(out, frames=12, kinds=kinds)[0] == 12
+    frames, vacuum = read_frames(out), read_frames(out, vacuum=True)
+    found = {(frame.name, frame.group, frame.run % 100) for frame in frames}
+    assert found == {
+        ("co", "water", 0), ("co", "stretched@450", 1), ("co+h2o", "zone1", 2),
+        ("co+h2o", "pair", 3),
+    }  # fmt: skip
+    assert {frame.run // 100 for frame in frames} == {1, 2, 3}
+    for frame, alone in zip(frames, vacuum, strict=True):
+        assert (frame.energy == alone.energy) == (frame.system.n_mm == 0)
+    with h5py.File(out) as file:  # frames with charges and without them in one group
+        assert set(file) == {"co", "co+h2o"} and file.attrs["density_fit"] == "none"
+    before = {(frame.name, frame.run, frame.energy) for frame in frames}
+    assert make(out, frames=24, kinds=kinds)[0] == 24
+    assert before < {(frame.name, frame.run, frame.energy) for frame in read_frames(out)}
+
+
+def test_forces_on_charges_are_rounded_in_the_file(fake, tmp_path):
+    make(tmp_path / "d.h5")
+    forces = np.concatenate([frame.mm_forces for frame in read_frames(tmp_path / "d.h5")])
+    assert (forces * 2**13 % 1 == 0).all() and forces.any()
+    for wrong in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="mm_force_step: expected a step >= 0"):
+            write_frames(tmp_path / "e.h5", read_frames(tmp_path / "d.h5"), mm_force_step=wrong)
 
 
 def test_wrong_arguments(fake, tmp_path):
@@ -157,6 +192,10 @@ def test_wrong_arguments(fake, tmp_path):
     for wrong, words in (
         ({"padding": math.nan}, "padding: should be a finite number, got nan"),
         ({"grid_level": 10}, "grid_level: should be <= 9, got 10"),
+        ({"kinds": {"ice": 1}}, "expected one of water, stretched, .*, got 'ice'"),
+        ({"kinds": {"water@0": 1}}, "a temperature in K if it has its own"),
+        ({"kinds": {"water": 0}}, "expected kinds of frames with shares > 0"),
+        ({"kinds": {}}, "expected kinds of frames"),
         ({"dynamic": {}}, "unknown key 'dynamic'; did you mean 'dynamics'"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -291,6 +330,9 @@ def test_names_by_default_and_wrong_ones(fake, monkeypatch, capsys, tmp_path):
     assert "one --name for each" in capsys.readouterr().err
     assert main(["data", "generate", "CO", "OC", *options]) == 2
     assert "two molecules have one name" in capsys.readouterr().err
+    for word, message in {"water:x": "a number behind the colon", "ice": "got 'ice'"}.items():
+        assert main(["data", "generate", "CO", "--kinds", word]) == 2
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -298,6 +340,7 @@ def test_end_to_end(tmp_path):
     _needs_everything()
     out = tmp_path / "d.h5"
     options = "--frames 2 --runs 2 --level HF/STO-3G --equilibration 20 --interval 5 --mbis"
+    options += " --warming 5 --density-fit"
     command = ["data", "generate", "CO", "--processes", "2", *options.split(), "--out", str(out)]
     assert main(command) == 0
     for frame, alone in zip(read_frames(out), read_frames(out, vacuum=True), strict=True):
@@ -320,20 +363,27 @@ def _needs_everything():
 @pytest.mark.slow
 def test_dynamics_that_were_stopped_go_on_to_the_same_snapshots(tmp_path):
     _needs_everything()
-    box, settings = tmp_path / "box", sampling.Dynamics(equilibration=1010, interval=10)
+    box = tmp_path / "box"
+    settings = sampling.Dynamics(equilibration=1010, warming=10, interval=10)
     box.mkdir()
     topology.parametrise(topology.molecule("CO"), 0, 12.0, box)
     whole, broken = (shutil.copytree(box, tmp_path / name) for name in ("whole", "broken"))
-    assert list(sampling.run_dynamics(whole, 100, 2, settings)) == [None, None, 0, 1]
-    for stored in (None, None, 0):
-        stopped = sampling.run_dynamics(broken, 100, 2, settings)
+    hot = Kind.named("stretched@450")
+    assert list(sampling.run_dynamics(whole, hot, 101, 2, settings)) == [None, None, None, 0, 1]
+    for stored in (None, None, None, 0):
+        stopped = sampling.run_dynamics(broken, hot, 101, 2, settings)
         assert next(stopped) == stored
         stopped.close()
-    list(sampling.run_dynamics(broken, 100, 2, settings))
+    list(sampling.run_dynamics(broken, hot, 101, 2, settings))
     for i in range(2):
-        one, other = (sampling.load(sampling.snapshot_path(f, 100, i)) for f in (whole, broken))
+        one, other = (sampling.load(sampling.snapshot_path(f, 101, i)) for f in (whole, broken))
         for name in one:
             np.testing.assert_array_equal(one[name], other[name])
+    # the equilibrated block is there; vacuum needs none
+    for run, name in enumerate(("water", "vacuum@600"), 102):
+        assert list(sampling.run_dynamics(whole, Kind.named(name), run, 1, settings)) == [None, 0]
+    alone = sampling.load(sampling.snapshot_path(whole, 103, 0))
+    assert len(alone["mm_charges"]) == 0 and len(alone["bonds"]) == 5
 
 
 @pytest.mark.slow
@@ -342,7 +392,8 @@ def test_labels_reproduce_the_shipped_ones():
     from gnn.data import load_shipped
     from gnn.data.making.labelling import label_both
 
-    embedded, vacuum = label_both(load_shipped(["oac"])[7].system, "B3LYP/6-31G*")
+    system = load_shipped(["oac"])[7].system
+    embedded, vacuum = label_both(system, "B3LYP/6-31G*")
     for found, known in (
         (embedded, load_shipped(["oac"])[7]),
         (vacuum, load_shipped(["oac"], vacuum=True)[7]),
@@ -350,3 +401,34 @@ def test_labels_reproduce_the_shipped_ones():
         assert found.energy == pytest.approx(known.energy, abs=1e-4)
         for name in ("forces", "mm_forces", "dipole"):
             np.testing.assert_allclose(getattr(found, name), getattr(known, name), atol=1e-4)
+    fitted, _ = label_both(system, "B3LYP/6-31G*", density_fit=True)
+    assert fitted.energy == pytest.approx(embedded.energy, abs=3e-3)
+    np.testing.assert_allclose(fitted.forces, embedded.forces, atol=5e-3)
+    np.testing.assert_allclose(fitted.mm_forces, embedded.mm_forces, atol=2e-4)
+
+
+@pytest.mark.parametrize("density_fit", [False, True])
+def test_forces_are_derivatives_of_the_energy(density_fit):
+    lib = pytest.importorskip("pyscf.lib", reason="needs the package pyscf (extra 'data')")
+    from gnn.data.making.labelling import label_both
+
+    x = np.array([[0, 0, 0], [0.97, 0, 0], [-0.24, 0.93, 0]])
+    q = np.array([[2.8, 0.1, 0.2], [-1.0, -2.0, 1.0]])
+
+    def labelled(x, q):
+        system = System([8, 1, 1], x, 0, q, [-0.8, 0.4])
+        with lib.with_omp_threads(1):  # threads that wait for each other are slow on a busy machine
+            return label_both(system, "HF/STO-3G", density_fit=density_fit)
+
+    (embedded, vacuum), h = labelled(x, q), 1e-3
+    assert embedded.energy != vacuum.energy
+    step = np.zeros((3, 3))
+    step[1, 0] = h
+    more, less = labelled(x + step, q), labelled(x - step, q)
+    for one, a, b in zip((embedded, vacuum), more, less, strict=True):
+        assert one.forces[1, 0] == pytest.approx(-(a.energy - b.energy) / (2 * h), abs=1e-4)
+    more, less = (labelled(x, q + step[:2])[0].energy for step in (step, -step))
+    assert embedded.mm_forces[1, 0] == pytest.approx(-(more - less) / (2 * h), abs=1e-5)
+    bare = System([8, 1, 1], x)
+    one, other = label_both(bare, "HF/STO-3G", density_fit=density_fit)
+    assert one.energy == other.energy == pytest.approx(vacuum.energy, abs=1e-7)

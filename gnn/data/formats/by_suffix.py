@@ -119,6 +119,7 @@ def write_frames(
     vacuum: Sequence[Frame] | None = None,
     attributes: Mapping[str, str] | None = None,
     dtype: Any = np.float64,
+    mm_force_step: float = 0.0,
 ) -> None:
     """Write frames to HDF5 (.h5, .hdf5) or extended XYZ (.xyz, .extxyz), replacing the file.
 
@@ -135,6 +136,9 @@ def write_frames(
     dtype
         HDF5 only: np.float64, or np.float32 for positions, charges and forces (energies and
         dipoles stay float64).
+    mm_force_step
+        HDF5 only: forces on point charges are rounded to multiples of this, in eV/Å, which makes
+        the file smaller; 0 keeps all digits.
 
     Raises
     ------
@@ -153,7 +157,7 @@ def write_frames(
         from gnn.data.formats.hdf5_writer import write_hdf5
 
         with atomic_write(path) as temporary:
-            write_hdf5(temporary, frames, vacuum, attributes, dtype)
+            write_hdf5(temporary, frames, vacuum, attributes, dtype, mm_force_step)
         return
     from gnn.data.formats.extxyz import write_extxyz
 

@@ -13,6 +13,7 @@ from gnn.data.systems import OPTIONAL_FIELDS, Frame
 
 _COMPRESSION = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
 _CHUNK_BYTES = 1 << 20
+_SMALL = 4096  # bytes, up to which the index of chunks would take more room than compression saves
 
 
 def write_hdf5(
@@ -21,10 +22,13 @@ def write_hdf5(
     vacuum: Sequence[Frame] | None = None,
     attributes: Mapping[str, str] | None = None,
     dtype: Any = np.float64,
+    mm_force_step: float = 0.0,
 ) -> None:
     """Write frames; see :func:`gnn.data.write_frames`, which does so atomically."""
     import h5py
 
+    if not 0 <= mm_force_step < np.inf:
+        raise ValueError(f"mm_force_step: expected a step >= 0 in eV/Å, got {mm_force_step!r}")
     dtype = np.dtype(dtype)
     if dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise ValueError(f"dtype: expected float32 or float64, got {dtype}")
@@ -42,7 +46,7 @@ def write_hdf5(
         file.attrs.update({key: spellings[0] for key, spellings in UNITS.items()})
         for rows in members.values():
             group = _new_group(file, frames[rows[0]])
-            _write_group(group, [frames[i] for i in rows], dtype)
+            _write_group(group, [frames[i] for i in rows], dtype, mm_force_step)
             if not in_order:
                 group.create_dataset("index", data=np.array(rows))
             if vacuum is not None:
@@ -52,7 +56,10 @@ def write_hdf5(
 
 def _kind(frame: Frame) -> tuple[Any, ...]:
     """Return what all frames of one group have in common."""
-    labels = tuple(getattr(frame, label) is not None for label in (*LABELS, *ATOMIC_LABELS))
+    labels = tuple(
+        getattr(frame, label) is not None or (label == "mm_forces" and not frame.system.n_mm)
+        for label in (*LABELS, *ATOMIC_LABELS)
+    )
     fields = tuple(
         np.shape(getattr(frame.system, name))[-1:] for name in (*OPTIONAL_FIELDS, "charges")
     )
@@ -90,12 +97,12 @@ def _put(group: Any, name: str, array: np.ndarray) -> None:
     """One compressed dataset, in chunks of about a megabyte, with its unit."""
     rows = max(1, _CHUNK_BYTES // max(1, array[:1].nbytes)) if len(array) else 1
     options = _COMPRESSION | {"chunks": (min(rows, len(array)), *array.shape[1:])}
-    dataset = group.create_dataset(name, data=array, **(options if array.size else {}))
+    dataset = group.create_dataset(name, data=array, **(options if array.nbytes > _SMALL else {}))
     if name in DATASET_UNITS:
         dataset.attrs["unit"] = DATASET_UNITS[name]
 
 
-def _write_group(group: Any, frames: list[Frame], dtype: np.dtype) -> None:
+def _write_group(group: Any, frames: list[Frame], dtype: np.dtype, mm_force_step: float) -> None:
     systems = [frame.system for frame in frames]
     group.create_dataset("numbers", data=systems[0].numbers)
     _put(group, "run", np.array([frame.run for frame in frames]))
@@ -116,6 +123,12 @@ def _write_group(group: Any, frames: list[Frame], dtype: np.dtype) -> None:
         shares = [np.asarray(system.charges) for system in systems]
         _put(group, "formal_charges", np.stack(shares))
     _write_labels(group, frames, dtype)
+    forces = [frame.mm_forces for frame in frames if frame.mm_forces is not None]
+    if forces:
+        joined = np.concatenate(forces)
+        if mm_force_step:  # the digits that are gone take no room in a compressed file
+            joined = np.round(joined / mm_force_step) * mm_force_step
+        _put(group, "mm_forces", joined.astype(dtype))
 
 
 def _write_labels(group: Any, frames: list[Any], dtype: np.dtype) -> None:
@@ -125,9 +138,6 @@ def _write_labels(group: Any, frames: list[Any], dtype: np.dtype) -> None:
         _put(group, "forces", np.stack([frame.forces for frame in frames]).astype(dtype))
     if frames[0].dipole is not None:
         _put(group, "dipole", np.stack([frame.dipole for frame in frames]).astype(np.float64))
-    if frames[0].mm_forces is not None:
-        joined = np.concatenate([frame.mm_forces for frame in frames])
-        _put(group, "mm_forces", joined.astype(dtype))
     for name in ATOMIC_LABELS:
         if getattr(frames[0], name) is not None:
             _put(group, name, np.stack([getattr(frame, name) for frame in frames]).astype(dtype))

@@ -151,9 +151,9 @@ def _check_force_field(smiles: str, mol: Any) -> None:
 
 
 def parametrise(mol: Any, charge: int, padding: float, folder: Path) -> None:
-    """Write the solvated topology ``solute.prmtop`` and ``solute.rst7`` to a folder.
+    """Write topologies to a folder: ``solute.*`` in water, ``alone.*`` without.
 
-    GAFF2 types and AM1-BCC charges for the solute, TIP3P water.
+    GAFF2 types and AM1-BCC charges for the solute, TIP3P water; a ``.prmtop`` and a ``.rst7`` each.
 
     Parameters
     ----------
@@ -164,7 +164,7 @@ def parametrise(mol: Any, charge: int, padding: float, folder: Path) -> None:
     padding
         Least water in Å between the solute and the walls of the box.
     folder
-        Where the two files go; nothing is done when they are there.
+        Where the files go; nothing is done when they are there.
 
     Raises
     ------
@@ -173,7 +173,8 @@ def parametrise(mol: Any, charge: int, padding: float, folder: Path) -> None:
     """
     from rdkit import Chem
 
-    results = [folder / "solute.prmtop", folder / "solute.rst7"]
+    names = ("solute.prmtop", "solute.rst7", "alone.prmtop", "alone.rst7")
+    results = [folder / name for name in names]
     if all(path.is_file() for path in results):
         return
     with tempfile.TemporaryDirectory(prefix=".amber-", dir=folder) as temporary:
@@ -190,7 +191,8 @@ def parametrise(mol: Any, charge: int, padding: float, folder: Path) -> None:
         )
         (work / "solute.leap").write_text(
             "source leaprc.gaff2\nsource leaprc.water.tip3p\nLIG = loadmol2 solute.mol2\n"
-            f"loadamberparams solute.frcmod\nsolvateBox LIG TIP3PBOX {padding:.2f}\n"
+            "loadamberparams solute.frcmod\nsaveamberparm LIG alone.prmtop alone.rst7\n"
+            f"solvateBox LIG TIP3PBOX {padding:.2f}\n"
             "saveamberparm LIG solute.prmtop solute.rst7\nquit\n"
         )
         _call(work, "tleap", "-f", "solute.leap")
