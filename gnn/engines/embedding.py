@@ -1,5 +1,6 @@
 """A potential in a periodic bath of charges, cut off smoothly: energies and forces that agree."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,8 @@ class Embedding:
         In Å, with 0 < switch_width <= cutoff.
     bonds
         Pairs of QM atoms that are bonded, (b, 2): they say why where something goes wrong.
+    watch
+        Called at every evaluation with what the model returns, by name.
 
     Raises
     ------
@@ -90,6 +93,7 @@ class Embedding:
         cutoff: float = 9.0,
         switch_width: float = SWITCH_WIDTH,
         bonds: Array | None = None,
+        watch: Callable[[dict[str, torch.Tensor]], None] | None = None,
     ):
         if not 0 < switch_width <= cutoff < np.inf:
             raise ValueError(
@@ -110,6 +114,7 @@ class Embedding:
         self.first = np.searchsorted(self.groups, np.arange(self.n_groups))
         self.start, self.cutoff = cutoff - switch_width, cutoff
         self.bonds = np.zeros((0, 2), dtype=int) if bonds is None else np.asarray(bonds)
+        self.watch = watch
 
     def energy_forces(self, positions: Array, box: Array | None = None) -> tuple[float, Array]:
         """Return the energy in eV and the forces on all particles in eV/Å.
@@ -160,6 +165,8 @@ class Embedding:
                 or "the model's energy or forces came out as NaN or infinity: the geometry has "
                 "left what the model can describe (time step, start structure, training data?)"
             )
+        if self.watch is not None:
+            self.watch(output)
         return energy, forces
 
     def _apart(self, atoms: Array) -> str:
