@@ -231,6 +231,19 @@ def test_what_members_do_not_differ_in_is_said():
     assert "begin alike" not in differences(frames, 0.0, False, False)
 
 
+def test_every_process_begins_with_the_same_member():
+    """Weights and frames of a member come from its seed alone, wherever they are drawn."""
+    config = parse_config({"start": str(SHIPPED), "committee": {"members": 2}})
+    models = []
+    for seed in (0, 0, 1):
+        config.training.seed = seed
+        torch.rand(seed + 3)  # whatever was drawn before
+        models.append(build_model(config, methanol()[:4], member=seed).state_dict())
+    assert_same_state(*models[:2])
+    for name in ("embedding.weight", "baseline", "charge_baseline"):
+        assert not torch.equal(models[1][name], models[2][name]), name
+
+
 def test_noise_is_relative_to_the_weights():
     model, before = tiny_model(), tiny_model()
     perturb(model, 0.05, seed=1)
