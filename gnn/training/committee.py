@@ -127,10 +127,20 @@ class Committee(Potential):
         stacked = {name: torch.stack([opinion[name] for opinion in opinions]) for name in shared}
         means = {name: values.mean(dim=0) for name, values in stacked.items()}
         return means | {
-            f"{k}_std": self.factors.get(k, 1.0) * stacked[k].std(dim=0)
+            f"{k}_std": self.factors.get(k, 1.0) * _deviation(stacked[k])
             for k in SPREADS
             if k in stacked
         }
+
+
+def _deviation(values: Tensor) -> Tensor:
+    """Return sample standard deviations over the first axis: exactly zero where all are equal.
+
+    Unlike `torch.std`, without a warning where there is nothing, as without surroundings.
+    """
+    relative = values - values[:1]
+    centred = relative - relative.mean(dim=0)
+    return (centred.square().sum(dim=0) / (len(values) - 1)).sqrt()
 
 
 def _checked(factors: Mapping[str, float]) -> dict[str, float]:
