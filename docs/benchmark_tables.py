@@ -204,6 +204,26 @@ def perturbation() -> Table:
     return header, body
 
 
+def committee() -> Table:
+    """How many test errors lie within one and two sigma, before and after scaling."""
+    starts = {"random": "random weights", "shipped": "the model that ships"}
+    titles = {"forces": "QM forces", "mm_forces": "MM forces"}
+    rows = read("committee")
+    body = []
+    for row in rows:
+        start, name = row["start"], row["quantity"]
+        if row["expected"] != "0.6827":
+            continue
+        two = select(rows, start=start, quantity=name, expected="0.9545")
+        shares = (100 * float(r[key]) for key in ("before", "after") for r in (row, two))
+        body.append([
+            starts[start], titles.get(name, name), f"{float(row['factor']):.2g}",
+            *(f"{share:.0f} %" for share in shares), f"{float(row['correlation']):.2f}",
+        ])  # fmt: skip
+    header = ["members from", "", "factor", "unscaled: within 1 σ", "2 σ", "scaled: within 1 σ"]
+    return [*header, "2 σ", "rank correlation"], body
+
+
 def shipped_model_errors() -> Table:
     rows = {row["molecule"]: row for row in read("shipped_model_errors")}
     body = []
@@ -426,6 +446,7 @@ TABLES: dict[str, tuple[Callable[[], Table], str]] = {
         ("finetune", finetune, ""),
         ("smearing", smearing, ""),
         ("perturbation", perturbation, ""),
+        ("committee", committee, ""),
         ("shipped_model_errors", shipped_model_errors,
          "anisole train benchmarks/shipped_model.yaml --no-blind"),
         ("novelty", novelty, ""),

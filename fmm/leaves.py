@@ -96,7 +96,7 @@ def choose_leaves(
     smallest : float
         Least edge of boxes that are made by division.
     """
-    n_systems = len(points.edge)
+    n_systems = max(1, len(points.edge))  # batches may be empty, too
     counts = [keys.shape[1] / n_systems for keys in (points.target_keys, points.source_keys)]
     fewest, n = min(counts), max(counts)
     boxes, crowding = filling

@@ -1,6 +1,7 @@
 """``anisole md``: QM/MM molecular dynamics in OpenMM."""
 
 import argparse
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +42,10 @@ def register(commands: Any) -> None:
     add("--platform", help="of OpenMM: CPU, CUDA, Reference, … (default: the fastest)")
     add("--threads", type=int, help="of OpenMM's CPU platform (default: all cores)")
     add("--model-threads", type=count, default=1, help="for the model (%(default)s)")
+    limit = {"type": float, "metavar": "EV_PER_ANGSTROM"}
+    about = "the spread of a committee's forces is above this, eV/Å"
+    add("--warn-spread", help=f"warn once where {about}", **limit)
+    add("--stop-spread", help=f"stop, with exit status 1, where {about}", **limit)
     add("--output", default="runs/md", help="folder (%(default)s)")
     add("--resume", action="store_true", help="continue from the last checkpoint")
     add_policy(md)
@@ -50,6 +55,7 @@ def register(commands: Any) -> None:
 def _md(arguments: argparse.Namespace) -> int:
     from gnn.engines.dynamics import Run
     from gnn.engines.settings import Settings
+    from gnn.engines.spread import SpreadExceeded
 
     if arguments.equilibration is None:
         made_here = arguments.smiles is not None or arguments.prmtop is not None
@@ -65,10 +71,16 @@ def _md(arguments: argparse.Namespace) -> int:
         f"{run.topology.getNumAtoms()} in all, {settings.steps} steps of {settings.timestep:g} fs, "
         f"{settings.ensemble.upper()}"
     )
-    with _threads(arguments.model_threads), _Progress(screen, settings.steps) as progress:
-        run.run(arguments.resume, progress)
-    _summary(run, kind, screen)
-    return 0
+    status = 0
+    try:
+        with _threads(arguments.model_threads), _Progress(screen, run) as progress:
+            run.run(arguments.resume, progress)
+    except SpreadExceeded as stopped:
+        print(f"anisole: {stopped}", file=sys.stderr)
+        status = 1
+    if status == 0 or run.checkpoint.is_file():  # else it stopped before there was anything
+        _summary(run, kind, screen)
+    return status
 
 
 def _files(arguments: argparse.Namespace, folder: Path, screen: Any) -> None:
@@ -169,15 +181,17 @@ def _threads(number: int) -> Iterator[None]:
 class _Progress(Bar):
     """A bar on a terminal, a line for every tenth elsewhere."""
 
-    def __init__(self, screen: Any, steps: int):
+    def __init__(self, screen: Any, run: Any):
         from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
         percent = TextColumn("{task.percentage:3.0f} %")
-        super().__init__(screen, BarColumn(), percent, TimeRemainingColumn(), total=steps)
-        self.steps, self._tenths = steps, 0
+        self.run, self.steps, self._tenths = run, run.settings.steps, 0
+        super().__init__(screen, BarColumn(), percent, TimeRemainingColumn(), total=self.steps)
 
     def __call__(self, step: int, speed: float) -> None:
         note = f"step {step}, {speed:.2f} ns/day"
+        if self.run.spread is not None:
+            note += f", spread {self.run.spread.force:.2g} eV/Å"
         self.update(step, note)
         tenths = 10 * step // self.steps
         if not self.console.is_terminal and tenths > self._tenths:
@@ -189,6 +203,7 @@ def _summary(run: Any, kind: str, screen: Any) -> None:
     import numpy as np
 
     from gnn.engines.analysis import energy_drift, picture, read_log
+    from gnn.engines.spread import SPREAD_COLUMNS
 
     log, settings = read_log(run.log), run.settings
     temperature = log["temperature_k"][len(log["temperature_k"]) // 2 :]
@@ -197,6 +212,13 @@ def _summary(run: Any, kind: str, screen: Any) -> None:
         f"temperature {temperature.mean():.0f} ± {temperature.std():.0f} K in the second half; "
         f"median speed {speed:.2f} ns/day ({1e-6 * settings.timestep * 8.64e7 / speed:.1f} ms/step)"
     )
+    if SPREAD_COLUMNS[0] in log:
+        energy, force = (log[name] for name in SPREAD_COLUMNS)
+        screen.print(
+            f"spread of the committee, median and largest: energy {np.nanmedian(energy):.2g} and "
+            f"{np.nanmax(energy):.2g} eV, forces {np.nanmedian(force):.2g} and "
+            f"{np.nanmax(force):.2g} eV/Å"
+        )
     if settings.ensemble == "nve" and len(log["step"]) > 2:
         drift, error = energy_drift(log, run.degrees_of_freedom, settings.temperature)
         screen.print(f"energy drift {drift:.1e} ± {error:.0e} kT per degree of freedom and ns")

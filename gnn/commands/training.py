@@ -89,11 +89,12 @@ def _without_isolated(frames: list[Any], name: str) -> list[Any]:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     from gnn.data import read_frames
+    from gnn.training.calibration import calibration_line
+    from gnn.training.committee import Committee
     from gnn.training.frames.labels import check_labelled
     from gnn.training.frames.load import load_test_frames
     from gnn.training.report import plots, tables
     from gnn.training.report.metrics import compare
-    from gnn.training.report.uncertainty import has_spread
     from gnn.training.results import report_spread
 
     model = load_with_policy(arguments.checkpoint, arguments)
@@ -113,7 +114,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     tables.write_csv(folder / "errors.csv", tables.error_rows(comparison))
     screen = console()
     screen.print(tables.error_table(comparison, f"Errors of {arguments.checkpoint}"))
-    if has_spread(results):
+    if isinstance(model, Committee):
+        screen.print(calibration_line(model))
         report_spread(results, frames, folder, screen)
     screen.print(f"table and picture: {folder}/errors.csv, {folder}/parity.png")
     return 0

@@ -50,6 +50,8 @@ def register(commands: Any) -> None:
 
 def _predict(arguments: argparse.Namespace) -> int:
     from gnn.data import read_frames
+    from gnn.training.calibration import calibration_line
+    from gnn.training.committee import Committee
     from gnn.training.report.predict import check_suffix, write_predictions
 
     check_suffix(arguments.output)  # before the work, not after it
@@ -65,6 +67,8 @@ def _predict(arguments: argparse.Namespace) -> int:
         print(f"{i}: energy {result['energy']:.6f} eV, |dipole| {_norm(result['dipole']):.4f} e Å")
     if len(results) > 10:
         print(f"… {len(results)} structures in all")
+    if isinstance(model, Committee):
+        print(calibration_line(model))
     print(f"written: {arguments.output}")
     return 0
 

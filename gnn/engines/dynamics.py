@@ -12,14 +12,14 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from gnn.engines._models import ready_model
 from gnn.engines.box import (
     degrees_of_freedom,
     equilibrated,
@@ -35,7 +35,10 @@ from gnn.engines.failure import explain, longest_bond_of, warn_of_step, write_pd
 from gnn.engines.naming import is_water, name_residues
 from gnn.engines.openmm import INTERRUPTED, classical_system, create_system
 from gnn.engines.settings import Settings
+from gnn.engines.spread import SPREAD_COLUMNS, Spread, SpreadExceeded
 from gnn.engines.trajectory import Trajectory
+from gnn.training.calibration import calibration_line
+from gnn.training.committee import Committee
 from gnn.units import GRAM_PER_ML
 from multipoles.files import atomic_write
 
@@ -44,7 +47,8 @@ COLUMNS = (
     "density_g_ml", "ns_per_day",
 )  # fmt: skip
 _HOT = 3.0  # times the temperature asked for
-_STILL_FREE = ("steps", "threads", "platform", "equilibration")  # may change on the way
+# may change on the way
+_STILL_FREE = ("steps", "threads", "platform", "equilibration", "warn_spread", "stop_spread")
 
 
 class Run:
@@ -62,6 +66,11 @@ class Run:
         Number from 0 of the residue that the model computes.
     say : callable
         Takes lines of progress.
+
+    Attributes
+    ----------
+    spread : Spread or None
+        Of a committee, once the run has begun.
 
     Raises
     ------
@@ -96,6 +105,9 @@ class Run:
         )
         self.last_frame: tuple[Array, Array] = start_of(self.start)
         self._warned: set[str] = set()
+        self.spread: Spread | None = None
+        self._columns: Sequence[str] = COLUMNS
+        self._saved = 0
 
     def _solute(self) -> list[int]:
         """Return the atoms of the model's residue; a misleading name of it is changed."""
@@ -124,6 +136,13 @@ class Run:
         """Do all steps; with `resume`, those after the last checkpoint.
 
         `progress` is called with the step and the speed in ns/day.
+
+        Raises
+        ------
+        SpreadExceeded
+            If the members of a committee disagree by more than ``settings.stop_spread``.
+        ValueError
+            If the run cannot go on, or settings do not fit the model or a run that was begun.
         """
         if self.checkpoint.is_file() and not resume:
             raise ValueError(
@@ -148,6 +167,11 @@ class Run:
         except openmm.OpenMMException as error:
             if str(error) == INTERRUPTED:
                 raise KeyboardInterrupt from None
+            if self.spread is not None and self.spread.exceeded:
+                reason = str(error)
+                if self.checkpoint.is_file():
+                    reason += f" (step {self._saved} is kept in {self.checkpoint})"
+                raise explain(self, simulation, reason, SpreadExceeded) from None
             raise explain(self, simulation, " ".join(str(error).split())) from None
         except FloatingPointError as error:
             raise explain(self, simulation, str(error)) from None
@@ -174,16 +198,27 @@ class Run:
                 progress(step, speed)
 
     def _system(self) -> Any:
+        settings = self.settings
         precise: dict[str, Any] = {"ewaldErrorTolerance": 1e-5}
-        if self.settings.classical:
+        model = None if settings.classical else ready_model(self.model, settings.precision)
+        if isinstance(model, Committee):
+            self.spread = Spread(settings.stop_spread)
+            self.say(f"committee of {len(model.members)}: {calibration_line(model)}")
+        elif settings.warn_spread is not None or settings.stop_spread is not None:
+            what = "the force field alone" if model is None else f"one {type(model).__name__}"
+            raise ValueError(
+                f"--warn-spread and --stop-spread need a committee as the model, got {what}: leave "
+                "them out, or train one (anisole train --committee)"
+            )
+        if model is None:
             return classical_system(self.topology, self.prmtop, precise)
         return create_system(
             self.topology,
             self.prmtop,
             self.qm_atoms,
-            self.model,
-            cutoff=self.settings.cutoff,
-            dtype=getattr(torch, self.settings.precision),
+            model,
+            cutoff=settings.cutoff,
+            watch=self.spread,
             **precise,
         )
 
@@ -234,8 +269,9 @@ class Run:
         path = self.folder / "topology.pdb"
         write_pdb(path, self.topology, *self.last_frame, self.qm_atoms)
         self._frames.begin()
+        self._columns = (*COLUMNS, *(SPREAD_COLUMNS if self.spread is not None else ()))
         with atomic_write(self.log) as temporary:
-            temporary.write_text(",".join(COLUMNS) + "\r\n", encoding="utf-8", newline="")
+            temporary.write_text(",".join(self._columns) + "\r\n", encoding="utf-8", newline="")
         self._record(simulation, 0, float("nan"))
         self._save(simulation, 0)
         return 0
@@ -255,7 +291,7 @@ class Run:
         volume = state.getPeriodicBoxVolume().value_in_unit(unit.nanometer**3)
         kelvin = temperature(kinetic, self.degrees_of_freedom)
         self._warn(step, kelvin)
-        row = (
+        values = (
             step,
             f"{step * self.settings.timestep * 1e-3:.6g}",
             *(f"{energy:.10g}" for energy in (potential, kinetic, potential + kinetic)),
@@ -263,11 +299,14 @@ class Run:
             f"{self._mass / volume / GRAM_PER_ML:.6g}",
             f"{speed:.4g}",
         )
+        row = dict(zip(COLUMNS, values, strict=True))
+        if self.spread is not None:
+            row |= self.spread.row()
         with open(self.log, "a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow(row)
+            csv.DictWriter(file, self._columns, "nan", extrasaction="ignore").writerow(row)
 
     def _warn(self, step: int, kelvin: float) -> None:
-        """Warn once if the run heats up, and once if a bond of the molecule is stretched."""
+        """Warn once of each: heat, a stretched bond of the molecule, a committee that disagrees."""
         asked = self.settings.temperature
         if kelvin > _HOT * asked and "heat" not in self._warned:
             self._warned.add("heat")
@@ -281,6 +320,17 @@ class Run:
             warnings.warn(
                 f"step {step}: the bond {bond} is {ratio:.1f} times as long as usual; the "
                 "model may not know what it computes",
+                stacklevel=2,
+            )
+        limit = self.settings.warn_spread
+        if self.spread is None or limit is None or "spread" in self._warned:
+            return
+        if self.spread.largest > limit:
+            self._warned.add("spread")
+            warnings.warn(
+                f"step {step}: the members of the committee disagree: the spread of the forces "
+                f"went up to {self.spread.largest:.3g} eV/Å since the last row of the log, above "
+                f"--warn-spread {limit:g}",
                 stacklevel=2,
             )
 
@@ -305,6 +355,7 @@ class Run:
         text = json.dumps(record)
         with atomic_write(self.checkpoint) as temporary:
             np.savez(temporary, state=state, record=text)
+        self._saved = step
         if record["platform"] == "CPU":
             # A run that restarts here rebuilds its neighbour lists, and sums in another order; so
             # does this one, and both give the same numbers.
@@ -339,7 +390,9 @@ class Run:
                     f"{path} is shorter than its checkpoint says: start in a new folder"
                 )
         os.truncate(self.log, record["log_bytes"])
+        with open(self.log, newline="", encoding="utf-8") as file:
+            self._columns = next(csv.reader(file))  # fewer in the logs of older versions
         self._frames.resume(record["trajectory_bytes"], record["frames"])
-        simulation.currentStep = record["step"]
+        simulation.currentStep = self._saved = record["step"]
         self.say(f"going on from step {record['step']}")
         return int(record["step"])

@@ -1,5 +1,6 @@
 """A potential in a periodic bath of charges, cut off smoothly: energies and forces that agree."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,8 @@ class Embedding:
     formal
         Each QM atom's share of the charge of its molecule in e, (n,), for models with local
         charges. It stays so whatever bonds form and break. None: there is one molecule.
+    watch
+        Called at every evaluation with what the model returns, by name.
 
     Raises
     ------
@@ -95,6 +98,7 @@ class Embedding:
         switch_width: float = SWITCH_WIDTH,
         bonds: Array | None = None,
         formal: Array | None = None,
+        watch: Callable[[dict[str, torch.Tensor]], None] | None = None,
     ):
         if not 0 < switch_width <= cutoff < np.inf:
             raise ValueError(
@@ -119,6 +123,7 @@ class Embedding:
         self.first = np.searchsorted(self.groups, np.arange(self.n_groups))
         self.start, self.cutoff = cutoff - switch_width, cutoff
         self.bonds = np.zeros((0, 2), dtype=int) if bonds is None else np.asarray(bonds)
+        self.watch = watch
 
     def energy_forces(self, positions: Array, box: Array | None = None) -> tuple[float, Array]:
         """Return the energy in eV and the forces on all particles in eV/Å.
@@ -174,6 +179,8 @@ class Embedding:
             numbers, charge = self.numbers.numpy(), int(self.charge.item())
             system = System(numbers, atoms, charge, around[seen], charges * weights[groups])
             self.model.judge([system], [{"novelty": _array(output["novelty"])}])
+        if self.watch is not None:
+            self.watch(output)
         return energy, forces
 
     def _apart(self, atoms: Array) -> str:

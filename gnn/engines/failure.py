@@ -37,7 +37,9 @@ def longest_bond_of(run: Any, positions: Array, box: Array) -> tuple[str, float]
     return f"{name} of {length:.2f} Å", ratio
 
 
-def explain(run: Any, simulation: Any, reason: str) -> ValueError:
+def explain(
+    run: Any, simulation: Any, reason: str, kind: type[ValueError] = ValueError
+) -> ValueError:
     """Return the error of a run that cannot go on, in one line; its last frame is in a file.
 
     Parameters
@@ -48,6 +50,8 @@ def explain(run: Any, simulation: Any, reason: str) -> ValueError:
         As it was left.
     reason
         What OpenMM, the model or the run itself complained of.
+    kind
+        Of the error.
     """
     state = simulation.context.getState(positions=True, velocities=True, enforcePeriodicBox=True)
     positions, box = in_angstrom(state)
@@ -75,7 +79,7 @@ def explain(run: Any, simulation: Any, reason: str) -> ValueError:
         )
     path = run.folder / "failed.pdb"
     write_pdb(path, run.topology, positions, box, run.qm_atoms)
-    return ValueError(f"the run stopped at {', '.join(notes)}: {reason}; {which} is in {path}")
+    return kind(f"the run stopped at {', '.join(notes)}: {reason}; {which} is in {path}")
 
 
 def write_pdb(path: Path, topology: Any, positions: Array, box: Array, whole: Any) -> None:

@@ -8,7 +8,7 @@ Lennard-Jones interaction between the two. No patched engine: the model is calle
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,7 @@ def create_system(
     cutoff: float = 9.0,
     switch_width: float = SWITCH_WIDTH,
     dtype: torch.dtype | None = None,
+    watch: Callable[[dict[str, torch.Tensor]], None] | None = None,
     **options: Any,
 ) -> Any:
     """Build an OpenMM system in which a model computes some of the atoms.
@@ -107,6 +108,9 @@ def create_system(
         Width in Å of the shell below the cutoff in which charges fade away.
     dtype : torch.dtype, optional
         Type in which the model computes. None: that of its weights.
+    watch : callable, optional
+        Called at every evaluation with what the model returns, a dict of tensors (of a committee
+        with ``energy_std`` and ``forces_std``); an error that it raises ends the run.
     **options
         For ``mm_forcefield.createSystem``. Default: PME with a cutoff of 9 Å where there is a
         box, no cutoff else; rigid water; a smooth end of the Lennard-Jones interaction.
@@ -169,6 +173,7 @@ def create_system(
         switch_width,
         bonds,
         _shares(numbers, bonds, charge, charges) if ready.charges == "local" else None,
+        watch,
     )
     periodic = system.usesPeriodicBoundaryConditions()
     force = openmm.PythonForce(QMMMForce(embedding, periodic))

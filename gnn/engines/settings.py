@@ -46,6 +46,9 @@ class Settings(Checked):
         Of OpenMM, "CPU", "Reference", "CUDA", …; None: the fastest.
     threads
         Of OpenMM's CPU platform; None: all.
+    warn_spread, stop_spread
+        Spread of a committee's forces in eV/Å (`gnn.engines.spread.Spread`) above which the run
+        warns, once, and above which it stops. None: neither.
     """
 
     steps: int = Field(ge=1)
@@ -63,6 +66,8 @@ class Settings(Checked):
     seed: int = Field(default=0, ge=0, lt=2**31 - 1)
     platform: str | None = None
     threads: int | None = Field(default=None, ge=1)
+    warn_spread: float | None = Field(default=None, gt=0)
+    stop_spread: float | None = Field(default=None, gt=0)
 
     @field_validator("cutoff")
     @classmethod

@@ -1,5 +1,6 @@
 """Committees: models that differ by chance; their mean and its standard deviation."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from gnn.potential import N_ELEMENTS, Potential
 from gnn.training.checkpoint import model_from
 from gnn.trust.domain import Domain
 
-#: What `Committee.evaluate` gives the spread of, under the name with ``_std``.
+#: What committees give the spread of, under the name with ``_std``.
 SPREADS = ("energy", "forces", "mm_forces", "dipole")
 _CHARGE = 10.0  # eV, of the order of ionisation energies
 
@@ -23,25 +24,34 @@ class Committee(Potential):
     """The mean of several models: a potential like any other, that also estimates its uncertainty.
 
     Energies, multipoles and derivatives are the means of the members', so that forces are the
-    gradient of the energy. `evaluate` adds the standard deviations over the members.
+    gradient of the energy. Beside them stand the standard deviations over the members, times the
+    factors that `gnn.training.calibration.calibrate` has fitted to errors.
 
     Parameters
     ----------
     members : sequence of Potential, or of dict
         At least two models of one cutoff and one floating-point type; or what describes their
         architectures, as `config` returns it.
+    factors : mapping, optional
+        What the standard deviations of a quantity (``energy``, ``forces``, ``mm_forces``,
+        ``dipole``) are multiplied by. A quantity that is not named is not calibrated: factor 1.
 
     Raises
     ------
     ValueError
-        If there are fewer than two members, or they differ in cutoff or type.
+        If there are fewer than two members, they differ in cutoff or type, or a factor is of
+        another quantity, not finite or not positive.
 
     References
     ----------
     Seung, Opper & Sompolinsky, Query by committee, COLT 1992.
     """
 
-    def __init__(self, members: Sequence[Potential | dict[str, Any]]):
+    def __init__(
+        self,
+        members: Sequence[Potential | dict[str, Any]],
+        factors: Mapping[str, float] | None = None,
+    ):
         super().__init__()
         models = [model_from(m) if isinstance(m, dict) else m for m in members]
         if len(models) < 2:
@@ -54,6 +64,7 @@ class Committee(Potential):
         self.cutoff = models[0].cutoff
         kinds = {model.charges for model in models}
         self.charges = "local" if "local" in kinds else kinds.pop()
+        self.factors = _checked(factors or {})
         self._describe()
 
     def _describe(self) -> None:
@@ -74,15 +85,24 @@ class Committee(Potential):
 
     def config(self) -> dict[str, Any]:
         """Return plain values from which `from_config` builds the same architecture."""
-        members = self.models()
-        return {"members": [{"kind": type(m).__name__, "config": m.config()} for m in members]}
+        members = [{"kind": type(m).__name__, "config": m.config()} for m in self.models()]
+        return {"members": members} | ({"factors": dict(self.factors)} if self.factors else {})
 
-    def _energy(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        energies, results = zip(*(member._energy(batch) for member in self.models()), strict=True)
-        shared = set.intersection(*(set(result) for result in results))
-        shared = {name for name in shared if not name.startswith("_")}
-        means = {name: torch.stack([r[name] for r in results]).mean(0) for name in sorted(shared)}
-        return torch.stack(energies).mean(dim=0), means
+    def forward(self, batch: Batch, *arguments: Any, **options: Any) -> dict[str, Tensor]:
+        """Evaluate a batch by every member.
+
+        Parameters
+        ----------
+        batch, *arguments, **options
+            As in `gnn.potential.Potential.forward`.
+
+        Returns
+        -------
+        dict
+            What `Potential.forward` returns, in the mean, and with the derivatives the standard
+            deviations, such as ``energy_std`` (B,) in eV and ``forces_std`` (N, 3) in eV/Å.
+        """
+        return self._joined([member(batch, *arguments, **options) for member in self.models()])
 
     @property
     def domain(self) -> Domain | None:  # type: ignore[override]
@@ -109,25 +129,52 @@ class Committee(Potential):
         Returns
         -------
         list of dict
-            What `Potential.evaluate` returns, and sample standard deviations over the members:
-            ``energy_std`` (eV), ``forces_std`` (n, 3) and ``mm_forces_std`` (m, 3) in eV/Å, and
-            ``dipole_std`` (3,) in e Å.
+            What `Potential.evaluate` returns, and sample standard deviations over the members,
+            times their factors: ``energy_std`` (eV), ``forces_std`` (n, 3) and ``mm_forces_std``
+            (m, 3) in eV/Å, and ``dipole_std`` (3,) in e Å.
         """
-        members = self.models()
-        opinions = [m.evaluate(systems, batch_size, forces, unknown="ignore") for m in members]
-        results = [_mean_and_spread(of_one) for of_one in zip(*opinions, strict=True)]
+        opinions = [
+            m.evaluate(systems, batch_size, forces, unknown="ignore") for m in self.models()
+        ]
+        joined = (self._joined([_tensors(r) for r in of]) for of in zip(*opinions, strict=True))
+        results = [{k: v.numpy() if v.ndim else v.item() for k, v in one.items()} for one in joined]
         self.judge(systems, results, "raise" if strict else unknown)
         return results
 
+    def _joined(self, opinions: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """Return means of what all members say, and scaled standard deviations."""
+        shared = sorted(set.intersection(*map(set, opinions)))
+        stacked = {name: torch.stack([opinion[name] for opinion in opinions]) for name in shared}
+        means = {name: values.mean(dim=0) for name, values in stacked.items()}
+        return means | {
+            f"{k}_std": self.factors.get(k, 1.0) * _deviation(stacked[k])
+            for k in SPREADS
+            if k in stacked
+        }
 
-def _mean_and_spread(opinions: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return means and standard deviations of one system's results."""
-    shared = [name for name in opinions[0] if all(name in opinion for opinion in opinions)]
-    stacked = {name: np.stack([opinion[name] for opinion in opinions]) for name in shared}
-    means = {name: values.mean(axis=0) for name, values in stacked.items()}
-    spreads = {f"{k}_std": stacked[k].std(axis=0, ddof=1) for k in SPREADS if k in stacked}
-    both = means | spreads
-    return {k: v if np.ndim(v) else float(v) for k, v in both.items()}
+
+def _deviation(values: Tensor) -> Tensor:
+    """Return sample standard deviations over the first axis: exactly zero where all are equal.
+
+    Unlike `torch.std`, without a warning where there is nothing, as without surroundings.
+    """
+    relative = values - values[:1]
+    centred = relative - relative.mean(dim=0)
+    return (centred.square().sum(dim=0) / (len(values) - 1)).sqrt()
+
+
+def _checked(factors: Mapping[str, float]) -> dict[str, float]:
+    """Return factors of spreads, after a check."""
+    for name, factor in factors.items():
+        if name not in SPREADS:
+            raise ValueError(f"factors: expected {', '.join(SPREADS)}, got {name!r}")
+        if not (math.isfinite(factor) and factor > 0):
+            raise ValueError(f"factors: {name} should be finite and > 0, got {factor}")
+    return {name: float(factor) for name, factor in factors.items()}
+
+
+def _tensors(result: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {k: torch.as_tensor(v, dtype=torch.float64) for k, v in result.items()}
 
 
 # --- how the weights and constants of members are made to differ ----------------------------------

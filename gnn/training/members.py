@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from gnn.training.calibration import calibrate
 from gnn.training.checkpoint import save_model
 from gnn.training.committee import Committee
 from gnn.training.config import Config
@@ -31,7 +32,8 @@ def fit_committee(
 
     They differ in the seed of weights and order and, with ``committee.bootstrap``, in the frames
     they learn from; those that start from a checkpoint are perturbed. Members that are there
-    already are continued.
+    already are continued. The spread is calibrated on the validation frames, which none has
+    learned from.
     """
     ranks = ranks or Ranks()
     members = []
@@ -50,6 +52,8 @@ def fit_committee(
         members.append(model)
     committee = Committee(members)
     if ranks.first:
+        for line in calibrate(committee, data.splits[1]):
+            console.print(line, markup=False, soft_wrap=True)
         save_model(folder / "committee.pt", committee, data=config.data.model_dump())
     return committee
 

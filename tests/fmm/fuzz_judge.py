@@ -132,7 +132,9 @@ def long_field(problem, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarra
     moments = problem.moments.astype(LONG)
     out = np.zeros((size, settings.channels, n_components(settings.order)), LONG)
     for rows, sources in _systems(problem, places):
-        step = max(1, _CHUNK // max(1, len(sources)))
+        if len(sources) == 0:
+            continue
+        step = max(1, _CHUNK // len(sources))
         for first in range(0, len(rows), step):
             some = rows[first : first + step]
             out[some] = _sum(

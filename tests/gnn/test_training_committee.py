@@ -1,6 +1,8 @@
 """Committees: means with exact forces, spreads, training, resuming, evaluation."""
 
 import csv
+import re
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +14,13 @@ from tiny import MODEL, assert_same_state, methanol, tiny_model
 from gnn import System, load_model
 from gnn.cli import main
 from gnn.data import load_shipped, split_by_run, write_frames
+from gnn.training.calibration import (
+    ONE_SIGMA,
+    calibrate,
+    calibration_line,
+    factor_of,
+    reliability,
+)
 from gnn.training.checkpoint import SHIPPED, save_model
 from gnn.training.committee import Committee, draw_undetermined, perturb
 from gnn.training.config import PERTURBATION, parse_config
@@ -39,6 +48,14 @@ def test_results_are_means_and_spreads_of_the_members(committee):
         assert result["energy_std"] > 0.1
 
 
+def test_one_atom_without_surroundings(committee):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (result,) = committee.evaluate([System([6], [[0.0, 0, 0]])])
+    assert result["mm_forces_std"].shape == (0, 3) and result["energy_std"] > 0
+    np.testing.assert_allclose(result["forces_std"], 0, atol=1e-12)
+
+
 def test_it_is_a_potential(committee):
     """One evaluation of the mean, as engines do it, is the mean of the evaluations."""
     from gnn.data.batching import collate
@@ -52,6 +69,11 @@ def test_it_is_a_potential(committee):
     forces = np.concatenate([result["forces"] for result in results])
     np.testing.assert_allclose(output["forces"].detach(), forces, atol=1e-12)
     assert output["mm_potential"].shape == (batch.n_mm,)
+    for name in ("forces_std", "mm_forces_std"):
+        spreads = np.concatenate([result[name] for result in results])
+        np.testing.assert_allclose(output[name].detach(), spreads, rtol=1e-9)
+    energy_spreads = [result["energy_std"] for result in results]
+    np.testing.assert_allclose(output["energy_std"].detach(), energy_spreads, rtol=1e-9)
     assert committee.evaluate(frames, forces=False)[0].keys() >= {"energy", "energy_std"}
 
 
@@ -85,6 +107,109 @@ def test_members_must_go_together():
         Committee([tiny_model(), tiny_model().double()])
 
 
+# --- calibration ----------------------------------------------------------------------------------
+
+
+def shifted(*energies):
+    """A committee whose members differ by constants only: eV per carbon atom, of which is one."""
+    members = [tiny_model(dtype=torch.float64).eval() for _ in energies]
+    for member, energy in zip(members, energies, strict=True):
+        member.baseline[6] += energy
+    return Committee(members)
+
+
+def labelled(committee, errors):
+    """Frames whose energies the mean of a committee misses by errors; they have no other label."""
+    frames = (methanol() * 2)[: len(errors)]
+    found = committee.evaluate(frames)
+    return [
+        replace(f, energy=r["energy"] - e, forces=None, mm_forces=None, dipole=None)
+        for f, r, e in zip(frames, found, errors, strict=True)
+    ]
+
+
+def test_the_factor_by_hand():
+    """Members at -1, 0 and 1 eV scatter by 1 eV; of 19 errors the 14th is the first 68 %."""
+    committee = shifted(-1.0, 0.0, 1.0)
+    frames = labelled(committee, 0.1 * np.arange(1, 20))
+    assert committee.evaluate(frames[:1])[0]["energy_std"] == pytest.approx(1.0)
+    fitted, refused = calibrate(committee, frames)
+    assert committee.factors == {"energy": pytest.approx(1.4)}
+    assert "energy × 1.4; not calibrated: QM forces, MM forces, dipole (19 validation" in fitted
+    assert "QM forces (no such label)" in refused
+    (result,) = committee.evaluate(frames[:1])
+    assert result["energy_std"] == pytest.approx(1.4) and not result["forces_std"].any()
+    calibrate(committee, frames)  # again: the factor is that of the members, not of what it was
+    assert committee.factors == {"energy": pytest.approx(1.4)}
+
+
+def test_one_sigma_holds_68_percent_of_normal_errors():
+    rng = np.random.default_rng(0)
+    spread = rng.uniform(0.1, 3.0, 100_000)
+    error = 2.5 * spread * rng.standard_normal(len(spread))
+    factor = factor_of(spread, error)
+    assert factor == pytest.approx(2.5, rel=0.01)
+    expected = np.array([0.1, 0.5, ONE_SIGMA, 0.9545, 0.99])
+    np.testing.assert_allclose(reliability(factor * spread, error, expected), expected, atol=5e-3)
+    assert reliability(spread, error, expected)[2] == pytest.approx(0.3108, abs=5e-3)  # erf(0.28)
+
+
+def test_spreads_that_no_factor_mends():
+    ones = np.ones(30)
+    assert factor_of(0 * ones, ones) is None and factor_of(ones, 0 * ones) is None
+    assert factor_of(1e-17 * ones, ones) is None  # members that differ by rounding
+    assert factor_of(1e-308 * ones, 1e308 * ones) is None
+    assert factor_of(np.where(np.arange(30) < 5, 0.0, 1.0), ones) == 1.0  # a few do no harm
+    np.testing.assert_array_equal(reliability(0 * ones, ones, np.array([0.5, 0.99])), 0)
+    np.testing.assert_array_equal(reliability(0 * ones, 0 * ones, np.array([0.5, 0.99])), 1)
+
+
+@pytest.mark.parametrize(
+    ("energies", "errors", "words"),
+    [
+        ((0.0, 0.0, 0.0), np.ones(20), "energy (the spread does not go with the errors)"),
+        ((0.0, 1.0), np.zeros(20), "energy (the spread does not go with the errors)"),
+        ((0.0, 1.0), np.ones(9), "energy (in 9 frames, 10 are needed)"),
+        ((0.0, 1.0), [], "energy (no such label), QM forces (no such label)"),
+    ],
+)
+def test_where_no_factor_is_fitted(energies, errors, words):
+    committee = shifted(*energies)
+    lines = calibrate(committee, labelled(committee, errors))
+    assert committee.factors == {} and "the spread is not calibrated" in lines[0]
+    assert words in lines[-1]
+
+
+def test_members_that_hardly_differ_are_named():
+    committee = shifted(0.0, 0.01)
+    lines = calibrate(committee, labelled(committee, np.ones(20)))
+    assert committee.factors["energy"] == pytest.approx(100 * 2**0.5)
+    assert "energy: the members differ by less than a tenth of their errors" in lines[-1]
+
+
+def test_factors_come_back_and_old_committees_say_that_they_have_none(tmp_path):
+    committee = shifted(0.0, 1.0)
+    save_model(tmp_path / "old.pt", committee)
+    content = torch.load(tmp_path / "old.pt", weights_only=True)
+    assert content["config"].keys() == {"members"}  # as before there were factors
+    old = load_model(tmp_path / "old.pt")
+    assert old.factors == {} and "not calibrated" in calibration_line(old)
+    committee.factors = {"energy": 2.0}
+    save_model(tmp_path / "new.pt", committee)
+    new = load_model(tmp_path / "new.pt")
+    assert new.factors == {"energy": 2.0}
+    frame = methanol()[0]
+    (one,), (two,) = old.evaluate([frame]), new.evaluate([frame])
+    assert two["energy_std"] == 2 * one["energy_std"] and two["energy"] == one["energy"]
+    config = committee.config()
+    for wrong, words in (({"energies": 1.0}, "got 'energies'"), ({"energy": 0.0}, "> 0, got 0")):
+        with pytest.raises(ValueError, match=words):
+            Committee.from_config(config | {"factors": wrong})
+
+
+# --- how members differ ---------------------------------------------------------------------------
+
+
 def test_bootstrap_draws_whole_runs():
     frames = methanol()
     chosen = resampled(frames, seed=1)
@@ -114,6 +239,19 @@ def test_what_members_do_not_differ_in_is_said():
     alike = differences(frames, 0.0, False, True)
     assert alike.endswith("they begin alike on the same frames, so how they disagree says little")
     assert "begin alike" not in differences(frames, 0.0, False, False)
+
+
+def test_every_process_begins_with_the_same_member():
+    """Weights and frames of a member come from its seed alone, wherever they are drawn."""
+    config = parse_config({"start": str(SHIPPED), "committee": {"members": 2}})
+    models = []
+    for seed in (0, 0, 1):
+        config.training.seed = seed
+        torch.rand(seed + 3)  # whatever was drawn before
+        models.append(build_model(config, methanol()[:4], member=seed).state_dict())
+    assert_same_state(*models[:2])
+    for name in ("embedding.weight", "baseline", "charge_baseline"):
+        assert not torch.equal(models[1][name], models[2][name]), name
 
 
 def test_noise_is_relative_to_the_weights():
@@ -257,7 +395,9 @@ def test_training_resuming_and_evaluating_a_committee(tmp_path, capsys):
     config.write_text(yaml.safe_dump(content))
     arguments = ["train", str(config), "--no-blind", "--committee", "2"]
     assert main(arguments) == 0
-    assert "How the members disagree" in capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "How the members disagree" in printed
+    assert re.search(r"energy \(in \d frames, 10 are needed\)", printed)
     folder = tmp_path / "run"
     model = load_model(folder / "committee.pt")
     first, second = (m.state_dict() for m in model.members)
@@ -278,7 +418,8 @@ def test_training_resuming_and_evaluating_a_committee(tmp_path, capsys):
     capsys.readouterr()
     checkpoint = str(folder / "committee.pt")
     assert main(["evaluate", checkpoint, str(data), "--output", str(tmp_path / "out")]) == 0
-    assert "1 σ" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "1 σ" in printed and "the spread is not calibrated" in printed
     with open(tmp_path / "out/spread.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["quantity"] for row in rows] == ["energy", "forces", "mm_forces", "dipole"]
@@ -286,6 +427,7 @@ def test_training_resuming_and_evaluating_a_committee(tmp_path, capsys):
     predicted = tmp_path / "out.json"
     assert main(["predict", checkpoint, str(data), "-o", str(predicted)]) == 0
     assert "energy_std" in predicted.read_text()
+    assert "the spread is not calibrated" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -5,37 +5,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from gnn.data.systems import Frame
+from gnn.training.calibration import reliability, spreads_and_errors
 from gnn.training.report.metrics import QUANTITIES
 from gnn.training.report.plots import pyplot, save_figure
 from gnn.training.report.tables import TITLES, plain_table
 
 _SIGMAS = (1.0, 2.0)
+_SHARES = np.linspace(0.01, 0.99, 50)
 _LITTLE = 0.1  # ratio of spread to error below which the spread is too small
 
 
 def has_spread(results: Sequence[dict[str, Any]]) -> bool:
     """Tell whether results come from a committee."""
     return bool(results) and "energy_std" in results[0]
-
-
-def spreads_and_errors(
-    results: Sequence[dict[str, Any]], frames: Sequence[Frame], quantity: str
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return standard deviations and errors of one quantity, component by component.
-
-    Empty where the frames have no such label.
-    """
-    spreads, errors = [np.zeros(0)], [np.zeros(0)]
-    for result, frame in zip(results, frames, strict=True):
-        label = getattr(frame, quantity)
-        if label is not None and f"{quantity}_std" in result:
-            spreads.append(np.ravel(result[f"{quantity}_std"]))
-            errors.append(np.ravel(np.asarray(result[quantity]) - label))
-    return np.concatenate(spreads), np.concatenate(errors)
 
 
 def spread_rows(results: Sequence[dict[str, Any]], frames: Sequence[Frame]) -> list[dict[str, Any]]:
@@ -104,14 +89,22 @@ def spread_table(rows: Sequence[dict[str, Any]]) -> Any:
 def spread_picture(
     results: Sequence[dict[str, Any]], frames: Sequence[Frame], path: str | Path
 ) -> None:
-    """Draw absolute errors against standard deviations, with the lines of one and two sigma."""
+    """Draw errors against standard deviations, and below them how many errors these hold.
+
+    Above are lines of one and two sigma. Below, the share of errors within the width that holds a
+    share of a normal distribution; on the diagonal the spread is what it should be.
+    """
     drawn = []
     for quantity, (unit, factor) in QUANTITIES.items():
         spread, error = spreads_and_errors(results, frames, quantity)
         if len(error):
             drawn.append((quantity, unit, factor * spread, factor * np.abs(error)))
     plt = pyplot()
-    figure, axes = plt.subplots(1, len(drawn), figsize=(3.6 * len(drawn), 3.4), squeeze=False)
+    figure, axes = plt.subplots(2, len(drawn), figsize=(3.6 * len(drawn), 6.6), squeeze=False)
+    for axis, (_, _, spread, error) in zip(axes[1], drawn, strict=True):
+        axis.plot([0, 1], [0, 1], color="0.6", lw=1)
+        axis.plot(_SHARES, reliability(spread, error, _SHARES), color="#0b6e8a")
+        axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="expected share", ylabel="observed share")
     for axis, (quantity, unit, spread, error) in zip(axes[0], drawn, strict=True):
         shown = np.linspace(0, len(error) - 1, min(len(error), 4000)).astype(int)
         floor = max(float(np.quantile(error, 0.02)), 1e-6)
