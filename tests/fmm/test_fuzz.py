@@ -287,6 +287,6 @@ def test_no_silent_miss_in_many(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [1148, 5472, 5612, 5977, 6043, 6060])
+@pytest.mark.parametrize("number", [1148, 2479, 2676, 5472, 5612, 5977, 6043, 6060])
 def test_cases_that_were_not_kept(number):
     assert fuzz.run_case(0, number, timed=False)["verdict"] == "kept"

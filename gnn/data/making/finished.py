@@ -82,12 +82,12 @@ def _finished(recipe: Recipe, work: Path) -> list[tuple[Frame, Frame]]:
     numbers = (re.findall(r"\d+", path.stem) for path in (work / "labels").glob("run_*.npz"))
     for run, index in sorted((int(run), int(index)) for run, index in numbers):
         kind = recipe.kind(run)
-        names = {"name": molecule_name(recipe.name, kind), "group": kind.name, "run": run}
+        name = molecule_name(recipe.name, kind)
         system = system_of(recipe, work, run, index)
         labels = load(label_path(work, run, index))
-        alone = System(system.numbers, system.positions, system.charge)
+        alone = System(system.numbers, system.positions, system.charge).with_charges(system.charges)
         embedded, vacuum = (
-            Frame(part, **_labels(labels, prefix), **names)
+            Frame(part, **_labels(labels, prefix), name=name, group=kind.name, run=run)
             for part, prefix in ((system, "embedded"), (alone, "vacuum"))
         )
         pairs.append((embedded, vacuum))

@@ -105,7 +105,7 @@ def label_both(
     NotConverged
         If the self-consistent field does not converge.
     """
-    alone = System(system.numbers, system.positions, system.charge)
+    alone = System(system.numbers, system.positions, system.charge).with_charges(system.charges)
     field = _mean_field(alone, level, grid_level, density_fit)
     vacuum, density = _solved(field, alone, None, multipoles)
     embedded = vacuum
