@@ -225,7 +225,7 @@ def test_smooth_on_the_way_in(names):
     energies = np.array([result["energy"] for result in results])
     forces = np.array([result["forces"][one.n_atoms :, 2].sum() for result in results])
     slope = (energies[2:] - energies[:-2]) / (2 * h)
-    np.testing.assert_allclose(-slope, forces[1:-1], atol=1e-5)
+    np.testing.assert_allclose(-slope, forces[1:-1], atol=3e-5)  # the third derivative jumps
     second = np.diff(forces) / h
     assert np.abs(np.diff(second)).max() < 0.05 * h / 2e-3 * max(1.0, np.abs(second).max())
     for result in results:

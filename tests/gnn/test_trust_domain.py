@@ -141,7 +141,10 @@ def test_strong_fields_are_novel(model):
 def test_elements_that_were_never_side_by_side(model):
     """Oxygen meets oxygen nowhere in methanol: from the cutoff on inwards it is novel."""
     assert np.isinf(model.domain.extent.pairs[8, 8])
-    values = novelty(model, *(System([8, 8], [[0, 0, 0], [r, 0, 0]]) for r in (4.0, 2.0, 1.2)))
+    values = novelty(
+        model,
+        *(System([8, 8], [[0, 0, 0], [r, 0, 0]], charges=np.zeros(2)) for r in (4.0, 2.0, 1.2)),
+    )
     assert values[0] > 1
     assert (np.diff(values) > 0).all()
 
@@ -158,7 +161,7 @@ def test_extreme_input_gives_finite_novelty(dtype):
     model = tiny_model(dtype=dtype).eval()
     model.set_domain(methanol())
     atoms = System([1, 8], [[0, 0, 0], [2e-3, 0, 0]])
-    far = System([1, 8], [[0, 0, 0], [1e3, 0, 0]])
+    far = System([1, 8], [[0, 0, 0], [1e3, 0, 0]], charges={0: 0, 1: 0})
     for result in model.evaluate([atoms, far], unknown="ignore", forces=False):
         assert np.isfinite(result["novelty"]).all()
     assert novelty(model, atoms)[0] > 1e3
