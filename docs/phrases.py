@@ -315,7 +315,13 @@ def training() -> list[str]:
     memory, stream = rows["in memory"], rows["streamed"]
     ours = select(read("against_mace"), model="ours", of="all")
     gain = [number(row, "peak_mb") / 1e3 for row in (stream, memory)]
+    one, two = (
+        [100 * number(row, "after") for row in read("committee") if row["expected"] == share]
+        for share in ("0.6827", "0.9545")
+    )
     return [
+        f"One sigma, scaled, holds {min(one):.0f} to {max(one):.0f} % of the errors on other runs",
+        f"two sigma hold only {min(two):.0f} to {max(two):.0f} % instead of 95 %",
         f"Of {tables.count(memory['frames'])} methanol frames ({memory['file_mb']} MB compressed)",
         f"takes {gain[0]:.2f} GB instead of {gain[1]:.2f} GB",
         f"{number(stream, 'ms_per_batch'):.1f} ms a batch instead of "

@@ -79,6 +79,8 @@ def _printed(block: str) -> list[str]:
 def test_snippets_of_a_page_run_and_print_what_they_say(
     page, tmp_path, monkeypatch, capsys, only_known_molecules
 ):
+    if page.stem == "trust":  # about molecules that the model does not know
+        monkeypatch.undo()
     monkeypatch.chdir(tmp_path)  # some write files
     names: dict = {"__name__": "__docs__"}
     for line, block in _blocks(page, "python"):

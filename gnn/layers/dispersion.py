@@ -29,8 +29,7 @@ def parameters(method: str, functional: str) -> tuple[Any, Any]:
         library = import_module(f"{name}.interface")
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"dispersion {method!r} needs the library {name}: pip install {name}, or "
-            "anisole[dispersion]"
+            f"dispersion {method!r} needs the library {name}: pip install {name}"
         ) from error
     try:
         return library.DispersionModel, getattr(library, damping)(method=functional)

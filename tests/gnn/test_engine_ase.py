@@ -356,7 +356,9 @@ def test_arguments_are_checked(model, options, error, message):
 
 
 def test_only_known_parameters_can_be_set(model):
-    with pytest.raises(ValueError, match="cannot set mm_position, only charge, charges, mm_positions"):
+    with pytest.raises(
+        ValueError, match="cannot set mm_position, only charge, charges, mm_positions"
+    ):
         AMPCalculator(model).set(mm_position=[[0, 0, 1]])
 
 

@@ -346,4 +346,5 @@ def test_training_gradients_equal_those_of_the_twin():
         loss = out["energy"].sum() + out["forces"].square().sum() + out["mm_forces"].square().sum()
         (loss + out["dipole"].square().sum()).backward()
     for (name, one), (_, two) in zip(fast.named_parameters(), slow.named_parameters(), strict=True):
-        torch.testing.assert_close(one.grad, two.grad, rtol=1e-7, atol=1e-9, msg=name)
+        rounding = 1e-13 * float(two.grad.abs().max())  # gradients of a random model are large
+        torch.testing.assert_close(one.grad, two.grad, rtol=1e-7, atol=1e-9 + rounding, msg=name)
