@@ -230,7 +230,8 @@ class AMP(Potential):
         if self.border is not None:
             distances, between = self._bounded_distances(batch, lengths)
             near, outer = self._bounded_charges(batch, fields)
-            scale = self.border.scale(near, batch.numbers)
+            if self._any(self.border.exceeded(near.detach(), batch.numbers)):
+                scale = self.border.scale(near, batch.numbers)
             repulsion = between + outer
         basis, fade = self.radial(distances[:, None])
         start = self._initial_charges(batch, fade)
@@ -365,14 +366,12 @@ class AMP(Potential):
         atoms, particles = batch.positions, batch.mm_positions
         index, reach = (batch.batch, batch.mm_batch), float(shortest.max())
         pairs = all_pairs(neighbours_within(atoms, particles, *index, reach), atoms.device)
-        targets, sources = pairs.unbind(1)
-        vectors = atoms.index_select(0, targets) - particles.index_select(0, sources)
-        distances = torch.linalg.vector_norm(vectors.detach(), dim=1)
-        close = torch.nonzero(distances < shortest.index_select(0, targets))[:, 0]
-        if len(close) == 0:
+        vectors = atoms.detach()[pairs[:, 0]] - particles.detach()[pairs[:, 1]]
+        close = torch.linalg.vector_norm(vectors, dim=1) < shortest[pairs[:, 0]]
+        if not bool(close.any()):
             return None
-        targets, sources, vectors = (x.index_select(0, close) for x in (targets, sources, vectors))
-        return targets, sources, vectors
+        targets, sources = pairs[close].unbind(1)
+        return targets, sources, atoms.index_select(0, targets) - particles.index_select(0, sources)
 
     @staticmethod
     def _any(condition: Tensor) -> bool:
@@ -397,10 +396,8 @@ class AMP(Potential):
             step = potential.index_select(0, receivers) - potential.index_select(0, senders)
             if scale is not None:
                 fields = fields * scale[:, None, None]
-                step = (
-                    step
-                    * (scale.index_select(0, receivers) * scale.index_select(0, senders))[:, None]
-                )
+                both = scale.index_select(0, receivers) * scale.index_select(0, senders)
+                step = step * both[:, None]
             relative = torch.zeros_like(potential).index_add(0, receivers, step * fade)
             seen = torch.cat([relative, fields[:, 1:, 0]], dim=1)
             surroundings = SurroundingsField(fields, seen)

@@ -156,16 +156,28 @@ class Border(nn.Module):
         strength = squares / (squares + _SMALL_CHARGE**2).sqrt()
         return strength * repulsion(distances, shortest, bare, self.stiffness)
 
+    def exceeded(self, field: Tensor, numbers: Tensor) -> Tensor:
+        """Return at which atoms `scale` is not one, (N,)."""
+        largest, curvature = self._largest(numbers)
+        gradient, second = _squares(field)
+        return (gradient > largest * largest) | (second > curvature * curvature)
+
     def scale(self, field: Tensor, numbers: Tensor) -> Tensor:
         """Return factors (N,) that bound the fields (N, F, 10) of the surroundings."""
-        largest, curvature = self.field[numbers], self.curvature[numbers]
-        largest = torch.where(largest == 0, torch.full_like(largest, _FIELD), largest)
-        curvature = torch.where(curvature == 0, torch.full_like(curvature, _CURVATURE), curvature)
-        gradient, second = field[:, 0, 1:4].square().sum(1), frobenius(field[:, 0, 4:])
+        largest, curvature = self._largest(numbers)
+        gradient, second = _squares(field)
         by_gradient = saturation(gradient, largest, self.saturation)
         return by_gradient * saturation(second, curvature, self.saturation)
 
+    def _largest(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the largest gradients and second derivatives that the network may see as is."""
+        field, curvature = self.field[numbers], self.curvature[numbers]
+        curvature = curvature.masked_fill(curvature == 0, _CURVATURE)
+        return field.masked_fill(field == 0, _FIELD), curvature
 
-def frobenius(packed: Tensor) -> Tensor:
-    """Return the squared norms (N,) of symmetric matrices with packed components (N, 6)."""
-    return packed.square() @ packed.new_tensor([1.0, 2, 2, 1, 2, 1])
+
+def _squares(field: Tensor) -> tuple[Tensor, Tensor]:
+    """Return squared norms (N,) of gradient and second derivatives of the field (N, F, 10)."""
+    squares = field[:, 0].square()
+    twice = squares.new_tensor([1.0, 2, 2, 1, 2, 1])  # off the diagonal
+    return squares[:, 1:4].sum(1), squares[:, 4:] @ twice

@@ -81,7 +81,8 @@ def test_a_model_adds_it(method):
     np.testing.assert_allclose(added, energy.detach(), atol=1e-10)
     forces = np.concatenate([b["forces"] - a["forces"] for a, b in zip(one, two, strict=True)])
     np.testing.assert_allclose(forces, -gradient, atol=1e-10)
-    loss = model(collate([DIMER], 5.0, dtype=torch.float64), forces=True, create_graph=True)
+    batch = collate([DIMER], 5.0, torch.float64, local_charges=True)
+    loss = model(batch, forces=True, create_graph=True)
     loss["forces"].square().sum().backward()  # training on forces: a fixed addition
     with pytest.raises(ValueError, match="dispersion is computed by a library"):
         Traceable.of(model)

@@ -198,7 +198,7 @@ def test_polarisation_saturates_and_nothing_diverges():
     system = load_shipped(["meoh"], vacuum=True)[0].system
     bare = {"numbers": system.numbers, "positions": system.positions}
     fields = [System(**bare, uniform_field=[0, 0, f]) for f in (0.0, 2.0, 20.0, 200.0, 2e4)]
-    dipoles = np.array([r["dipole"] for r in model.evaluate(fields)])
+    dipoles = np.array([r["dipole"] for r in model.evaluate(fields, unknown="ignore")])
     assert np.abs(dipoles).max() < 20
     np.testing.assert_allclose(dipoles[4], dipoles[3], atol=0.1)
     at, rng = system.positions.mean(0), np.random.default_rng(0)
@@ -209,7 +209,7 @@ def test_polarisation_saturates_and_nothing_diverges():
         System(**bare, mm_positions=at + rng.normal(size=(40, 3)), mm_charges=rng.normal(size=40)),
         System(**bare, external_field=1e3 * rng.normal(size=(6, 20))),
     ]
-    for result in model.evaluate(enemies):
+    for result in model.evaluate(enemies, unknown="ignore"):
         assert np.abs(result["dipoles"]).max() < 50 and np.isfinite(result["forces"]).all()
 
 
@@ -223,7 +223,7 @@ def close_system(rng=None):
 def test_derivatives_beyond_the_borders():
     model = shipped_twice()[1]
     system = close_system()
-    result = model.evaluate([system])[0]
+    result = model.evaluate([system], unknown="ignore")[0]
     total = result["forces"].sum(0) + result["mm_forces"].sum(0)
     np.testing.assert_allclose(total, 0, atol=1e-7)
     step = 1e-5
@@ -265,12 +265,12 @@ def test_second_derivatives_train():
 def test_float32_and_batches():
     model, single = shipped_twice()[1], shipped_model(torch.float32)
     inside = load_shipped(["mam"])[0]
-    alone = [model.evaluate([s])[0] for s in (close_system(), inside)]
-    together = model.evaluate([close_system(), inside, System([6], [[0, 0, 0]])])
+    alone = [model.evaluate([s], unknown="ignore")[0] for s in (close_system(), inside)]
+    together = model.evaluate([close_system(), inside, System([6], [[0, 0, 0]])], unknown="ignore")
     for one, two in zip(alone, together, strict=False):
         np.testing.assert_allclose(two["energy"], one["energy"], atol=1e-9)
         np.testing.assert_allclose(two["forces"], one["forces"], atol=1e-9)
-    rough = single.evaluate([close_system()])[0]
+    rough = single.evaluate([close_system()], unknown="ignore")[0]
     np.testing.assert_allclose(rough["forces"], alone[0]["forces"], rtol=1e-3, atol=1e-2)
 
 
@@ -278,7 +278,7 @@ def test_particles_without_charge_are_let_in():
     model = shipped_twice()[1]
     bare = System([8, 1], [[0.0, 0, 0], [0, 0, 0.96]])
     ghost = System([8, 1], bare.positions, 0, [[0, 0.3, 0]], [0.0])
-    one, two = model.evaluate([bare, ghost])
+    one, two = model.evaluate([bare, ghost], unknown="ignore")
     np.testing.assert_allclose(two["energy"], one["energy"], atol=1e-10)
     assert np.isfinite(two["mm_forces"]).all()
 
