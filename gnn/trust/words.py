@@ -99,7 +99,8 @@ def tell(
         worst = max(indices, key=lambda i: results[i]["system_novelty"])
         said = sentence(items[worst], domain, results[worst])
         if len(items) > 1:
-            said += f" (structure {worst}, the worst of {len(indices)})"
+            others = f", the worst of {len(indices)}" if len(indices) > 1 else ""
+            said += f" (structure {worst}{others})"
         if unknown == "raise":
             raise ValueError(said)
         level = grade(results[worst]["system_novelty"])
