@@ -345,8 +345,9 @@ def test_end_to_end(tmp_path):
     assert main(command) == 0
     for frame, alone in zip(read_frames(out), read_frames(out, vacuum=True), strict=True):
         assert frame.system.n_mm > 100 and frame.system.n_mm % 3 == 0
-        # Hartree-Fock has no integration grid: the forces add up to nothing.
-        np.testing.assert_allclose(frame.forces.sum(0) + frame.mm_forces.sum(0), 0, atol=1e-5)
+        # Hartree-Fock has no integration grid: the forces add up to nothing, but for the rounding
+        # of those on hundreds of charges to 2^-13 eV/Å.
+        np.testing.assert_allclose(frame.forces.sum(0) + frame.mm_forces.sum(0), 0, atol=3e-3)
         assert -3100 < frame.energy < -3000 and abs(frame.energy - alone.energy) < 5
         for one in (frame, alone):
             dipole = one.charges @ one.system.positions + one.dipoles.sum(0)
@@ -400,7 +401,11 @@ def test_labels_reproduce_the_shipped_ones():
     ):
         assert found.energy == pytest.approx(known.energy, abs=1e-4)
         for name in ("forces", "mm_forces", "dipole"):
-            np.testing.assert_allclose(getattr(found, name), getattr(known, name), atol=1e-4)
+            one, other = getattr(found, name), getattr(known, name)
+            if other is None:  # no charges, no forces on them
+                assert one is None and name == "mm_forces"
+                continue
+            np.testing.assert_allclose(one, other, atol=1e-4)
     fitted, _ = label_both(system, "B3LYP/6-31G*", density_fit=True)
     assert fitted.energy == pytest.approx(embedded.energy, abs=3e-3)
     np.testing.assert_allclose(fitted.forces, embedded.forces, atol=5e-3)
