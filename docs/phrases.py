@@ -6,6 +6,7 @@ page does not. `quotes.py` compares.
 """
 
 from collections.abc import Callable
+from math import erf
 
 import benchmark_tables as tables
 from benchmark_tables import MOLECULES, read, select, short
@@ -320,6 +321,7 @@ def training() -> list[str]:
         for share in ("0.6827", "0.9545")
     )
     return [
+        f"so that one sigma holds {100 * erf(0.5**0.5):.0f} % of them",
         f"One sigma, scaled, holds {min(one):.0f} to {max(one):.0f} % of the errors on other runs",
         f"two sigma hold only {min(two):.0f} to {max(two):.0f} % instead of 95 %",
         f"Of {tables.count(memory['frames'])} methanol frames ({memory['file_mb']} MB compressed)",
@@ -327,6 +329,30 @@ def training() -> list[str]:
         f"{number(stream, 'ms_per_batch'):.1f} ms a batch instead of "
         f"{number(memory, 'ms_per_batch'):.2f} ms, beside a training step of some "
         f"{10 * round(number(ours, 'step_ms') / 10)} ms",
+    ]
+
+
+def doctor() -> list[str]:
+    """Return the limits of the doctor's checks, from its modules."""
+    from gnn.doctor import consistency, dynamics, labelled, patient, scans, separation, smoothness
+
+    def digits(value: float) -> str:
+        return f"{value:.0e}".replace("e-0", "e-")
+
+    exact, rounded = (consistency.INVARIANT[name] for name in ("float64", "float32"))
+    return [
+        f"| {scans.HOLE:g} eV |",
+        f"{scans._SHORTER:g} times their size",
+        f"| {digits(separation.ADDS_UP)} eV |",
+        f"| {dynamics.DRIFT:g} meV per atom and ps; {dynamics.FLUCTUATION:g} meV per atom |",
+        f"{digits(exact)}; {digits(rounded)} eV and eV/Å",
+        f"| {digits(smoothness.JUMPS['curvature'])} eV/Å² |",
+        f"| {digits(consistency.GRADIENT)} eV/Å |",
+        f"| {digits(consistency.BALANCE)} eV/Å, eV |",
+        f"NOTE beyond 1 kcal/mol; {labelled.FORCES:g} %",
+        f"NOTE beyond {labelled.FLAGGED:g} %",
+        f"({scans.HOLE:g} eV are left to walls",
+        f"{patient._CONTACT:g} times the sum of the covalent radii",
     ]
 
 
@@ -389,6 +415,7 @@ PHRASES: dict[str, Callable[[], list[str]]] = {
     "fmm": fmm,
     "md": md,
     "ase": ase,
+    "doctor": doctor,
     "howto_tolerance": howto_tolerance,
     "howto_train": howto_train,
     "data": data,

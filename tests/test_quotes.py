@@ -29,7 +29,7 @@ def test_no_page_quotes_phrases_of_a_page_that_is_gone(quotes):
 
 
 def test_the_list_of_figures_without_a_file_stays_short(quotes):
-    assert sum(map(len, quotes.SETTINGS.values())) <= 45
+    assert sum(map(len, quotes.SETTINGS.values())) <= 30
 
 
 @pytest.mark.parametrize(

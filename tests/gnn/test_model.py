@@ -336,9 +336,10 @@ def test_wrong_arguments(wrong):
         AMP(**wrong)
 
 
-def test_training_gradients_equal_those_of_the_twin():
+@pytest.mark.parametrize("charges", ["shared", "local"])
+def test_training_gradients_equal_those_of_the_twin(charges):
     """The double backward that training on forces needs, compiled against plain torch."""
-    fast = _model(2, long_range=LongRange())
+    fast = _model(2, long_range=LongRange(), charges=charges)
     slow = _twin(fast)
     batch = collate([_molecule(0), _molecule(1, 7)], fast.cutoff, torch.float64)
     for model in (fast, slow):
@@ -346,5 +347,6 @@ def test_training_gradients_equal_those_of_the_twin():
         loss = out["energy"].sum() + out["forces"].square().sum() + out["mm_forces"].square().sum()
         (loss + out["dipole"].square().sum()).backward()
     for (name, one), (_, two) in zip(fast.named_parameters(), slow.named_parameters(), strict=True):
-        rounding = 1e-13 * float(two.grad.abs().max())  # gradients of a random model are large
+        # random transfers of charge make gradients of 1e8, and small ones beside them are rounded
+        rounding = 1e-13 * float(two.grad.abs().max()) if charges == "local" else 0.0
         torch.testing.assert_close(one.grad, two.grad, rtol=1e-7, atol=1e-9 + rounding, msg=name)
