@@ -80,13 +80,16 @@ class Traceable(AMP):
         rest = [field - sharp for field in smeared]
         return torch.cat([sharp + given_field(batch)[:, None], *rest], dim=1)
 
-    def _close_particles(self, batch: Batch, shortest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _close_particles(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Return all pairs; those of different systems are put out of reach of each other."""
         pairs = self.mm_pairs or all_pairs(batch.batch, batch.mm_batch)
         atoms = batch.positions.index_select(0, pairs.targets)
         vectors = atoms - batch.mm_positions.index_select(0, pairs.sources)
         far = torch.full_like(vectors, _FAR)
         return pairs.targets, pairs.sources, torch.where(pairs.meets[:, None], vectors, far)
+
+    def _crossed(self, batch: Batch, lengths: Tensor) -> bool:
+        return True
 
     @staticmethod
     def _any(condition: Tensor) -> bool:

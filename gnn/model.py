@@ -18,12 +18,13 @@ from gnn.layers.electrostatics import MultipoleReadout, energy_in_field
 from gnn.layers.long_range import MAX_ORDER, FieldOfAtoms, LongRangeCoupling
 from gnn.layers.message import Graph, MessageStep
 from gnn.layers.networks import EdgeNetwork, dense
-from gnn.layers.radial import RadialBasis
+from gnn.layers.radial import RadialBasis, envelope
 from gnn.layers.surroundings import FIELD_ORDER, SurroundingsField, given_field
-from gnn.layers.walls import Border, clamped
+from gnn.layers.walls import Border, Seen
 from gnn.operators import field_torch
 from gnn.operators.field import FieldOf, unchecked_field
 from gnn.operators.field_neighbours import all_pairs, neighbours_of_systems, neighbours_within
+from gnn.operators.gpu import on_gpu
 from gnn.options import Dispersion, Electrostatics, LongRange, Network, Surroundings, Walls
 from gnn.potential import N_ELEMENTS, Potential
 from gnn.units import COULOMB
@@ -225,19 +226,16 @@ class AMP(Potential):
     def _energy(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         fields = self._outer_fields(batch)
         vectors = batch.edge_vectors
-        lengths = distances = torch.linalg.vector_norm(vectors, dim=1)
-        near, scale, repulsion = fields, None, fields.new_zeros(())
-        if self.border is not None:
-            distances, between = self._bounded_distances(batch, lengths)
-            near, outer = self._bounded_charges(batch, fields)
-            if self._any(self.border.exceeded(near.detach(), batch.numbers)):
-                scale = self.border.scale(near, batch.numbers)
-            repulsion = between + outer
-        basis, fade = self.radial(distances[:, None])
+        lengths = torch.linalg.vector_norm(vectors, dim=1)
+        seen = self._seen(batch, lengths, fields)
+        basis, fade = self.radial(seen.distances[:, None])
+        if seen.weight is not None:
+            ends = (seen.weight.index_select(0, end) for end in (batch.senders, batch.receivers))
+            fade = fade * torch.mul(*ends)[:, None]
         start = self._initial_charges(batch, fade)
         nodes = self.embedding(batch.numbers) + self.charge_embedding(start)
         directions = vectors / lengths[:, None]
-        graph, surroundings = self._graph(batch, nodes, near, scale, directions, basis, fade)
+        graph, surroundings = self._graph(batch, nodes, seen, directions, basis, fade)
         # all steps use one plan of the sums
         field_of_atoms = self._field_of_atoms(batch, self.long_kernel, min(self.order, MAX_ORDER))
         previous: Tensor | None = None
@@ -245,13 +243,18 @@ class AMP(Potential):
             nodes, state, previous = step(nodes, graph, surroundings, previous, field_of_atoms)
         given = (graph, start[:, 0]) if self.charges == "local" else (batch.charge, batch.batch)
         physical = self.multipoles(nodes, state, *given)
-        moments = physical.packed()
-        per_atom = self.atom_energy(nodes)[:, 0] + repulsion
+        per_atom = self.atom_energy(nodes)[:, 0]
         if self.surroundings.in_energy:
-            per_atom = per_atom + energy_in_field(moments, fields[:, 0])
             for i, readout in enumerate(self.penetration, start=1):
                 extra = readout(nodes, state).packed()
-                per_atom = per_atom + energy_in_field(extra, near[:, i])
+                per_atom = per_atom + energy_in_field(extra, seen.fields[:, i])
+        if seen.weight is not None:
+            per_atom, physical = per_atom * seen.weight, physical.faded(seen.weight)
+        if seen.repulsion is not None:
+            per_atom = per_atom + seen.repulsion
+        moments = physical.packed()
+        if self.surroundings.in_energy:
+            per_atom = per_atom + energy_in_field(moments, fields[:, 0])
         if self.qm_kernel is not None:
             field_of = self._field_of_atoms(batch, self.qm_kernel, FIELD_ORDER)
             internal = field_of(moments[:, None] * COULOMB)
@@ -260,8 +263,8 @@ class AMP(Potential):
         if self.dispersion is not None:
             atoms = batch.positions, batch.numbers, batch.batch, batch.charge
             energy = energy + dispersion_energy(*atoms, *astuple(self.dispersion))
-        seen = {"_features": nodes, "_gradient": fields[:, 0, 1:4]}
-        return energy, physical._asdict() | seen
+        novel = {"_features": nodes, "_gradient": fields[:, 0, 1:4]}
+        return energy, physical._asdict() | novel
 
     def _initial_charges(self, batch: Batch, fade: Tensor) -> Tensor:
         """Return what the atoms have before the network moves charge, (N, 1) in e."""
@@ -318,34 +321,38 @@ class AMP(Potential):
         how = self.method, self.tolerance, self.backend
         return FieldOf(targets, sources, order, kernel, neighbours, *how)
 
-    def _bounded_distances(self, batch: Batch, distances: Tensor) -> tuple[Tensor, Tensor]:
-        """Return lengths of the edges as the network sees them, and the repulsion of each atom."""
-        border, none = self.border, distances.new_zeros(())
-        assert border is not None
-        ends = (batch.numbers.index_select(0, end) for end in (batch.receivers, batch.senders))
-        receivers, senders = ends
-        shortest = border.shortest(receivers, senders).clamp(max=self.cutoff)
-        if not self._any(distances < shortest):
-            return distances, none
-        half = 0.5 * border.atom_repulsion(distances, shortest, receivers, senders)
-        per_atom = distances.new_zeros(batch.n_atoms).index_add(0, batch.receivers, half)
-        return clamped(distances, shortest, border.width), per_atom
+    def _seen(self, batch: Batch, lengths: Tensor, fields: Tensor) -> Seen:
+        """Return what the network sees of lengths (E,) and fields (N, F, 10) behind its walls."""
+        border = self.border
+        if border is None:
+            return Seen(lengths, fields)
+        distances, weight, scale = lengths, None, None
+        near, repulsion = self._bounded_fields(batch, fields)
+        if self._crossed(batch, lengths):
+            fade = envelope(lengths, self.cutoff)
+            distances, weight, between = border.pressed(batch, lengths, fade, self.cutoff)
+            repulsion = between if repulsion is None else repulsion + between
+        if self._any(border.exceeded(near.detach(), batch.numbers)):
+            scale = border.scale(near, batch.numbers)
+        return Seen(distances, near, scale, weight, repulsion)
 
-    def _bounded_charges(self, batch: Batch, fields: Tensor) -> tuple[Tensor, Tensor]:
+    def _crossed(self, batch: Batch, lengths: Tensor) -> bool:
+        """Return whether the walls between atoms act anywhere."""
+        return self.border is not None and self.border.crossed(batch, lengths, self.cutoff)
+
+    def _bounded_fields(self, batch: Batch, fields: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return fields of charges that are nowhere too close, and the repulsion of each atom."""
-        border, none = self.border, fields.new_zeros(())
+        border = self.border
         assert border is not None
         surrounded = self.surroundings.in_messages or self.surroundings.in_energy
-        shortest = border.shortest_to_charges(batch.numbers)
-        close = self._close_particles(batch, shortest) if surrounded and batch.n_mm else None
+        close = self._close_particles(batch) if surrounded and batch.n_mm else None
         if close is None:
-            return fields, none
+            return fields, None
         atoms, particles, vectors = close
-        shortest, numbers = shortest.index_select(0, atoms), batch.numbers.index_select(0, atoms)
         moments = batch.mm_moments.index_select(0, particles)
         distances = torch.linalg.vector_norm(vectors, dim=1)
-        energy = border.charge_repulsion(distances, shortest, numbers, moments[:, 0])
-        shown = vectors * (clamped(distances, shortest, border.width) / distances)[:, None]
+        seen, repulsion = border.pressed_by_charges(batch, atoms, distances, moments)
+        shown = vectors * (seen / distances)[:, None]
         moments = moments[:, None] * COULOMB
         sharp, *smeared = (
             field_torch.of_pairs(shown, moments, FIELD_ORDER, kernel)
@@ -353,24 +360,23 @@ class AMP(Potential):
             for kernel in (self.kernel, *self.smeared_kernels)
         )
         change = torch.cat([sharp, *(field - sharp for field in smeared)], dim=1)
-        per_atom = energy.new_zeros(batch.n_atoms).index_add(0, atoms, energy)
-        return fields.index_add(0, atoms, change), per_atom
+        return fields.index_add(0, atoms, change), repulsion
 
-    def _close_particles(
-        self, batch: Batch, shortest: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Return atom, particle and vector between them of pairs closer than `shortest` (N,).
+    def _close_particles(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Return atom, particle and vector between them of pairs within the walls of the atoms.
 
         None if there are no such pairs.
         """
+        assert self.border is not None
         atoms, particles = batch.positions, batch.mm_positions
-        index, reach = (batch.batch, batch.mm_batch), float(shortest.max())
+        index, reach = (batch.batch, batch.mm_batch), self.border.shortest_to_charges(batch.numbers)
         pairs = all_pairs(neighbours_within(atoms, particles, *index, reach), atoms.device)
-        vectors = atoms.detach()[pairs[:, 0]] - particles.detach()[pairs[:, 1]]
-        close = torch.linalg.vector_norm(vectors, dim=1) < shortest[pairs[:, 0]]
-        if not bool(close.any()):
+        if on_gpu(atoms):  # by the largest reach of all
+            vectors = atoms.detach()[pairs[:, 0]] - particles.detach()[pairs[:, 1]]
+            pairs = pairs[torch.linalg.vector_norm(vectors, dim=1) < reach[pairs[:, 0]]]
+        if not len(pairs):
             return None
-        targets, sources = pairs[close].unbind(1)
+        targets, sources = pairs.unbind(1)
         return targets, sources, atoms.index_select(0, targets) - particles.index_select(0, sources)
 
     @staticmethod
@@ -382,13 +388,12 @@ class AMP(Potential):
         self,
         batch: Batch,
         nodes: Tensor,
-        fields: Tensor,
-        scale: Tensor | None,
+        seen: Seen,
         directions: Tensor,
         basis: Tensor,
         fade: Tensor,
     ) -> tuple[Graph, SurroundingsField | None]:
-        senders, receivers = batch.senders, batch.receivers
+        senders, receivers, fields, scale = batch.senders, batch.receivers, seen.fields, seen.scale
         features = self.edges(nodes, basis, senders, receivers)
         surroundings = None
         if self.surroundings.in_messages:
@@ -399,8 +404,8 @@ class AMP(Potential):
                 both = scale.index_select(0, receivers) * scale.index_select(0, senders)
                 step = step * both[:, None]
             relative = torch.zeros_like(potential).index_add(0, receivers, step * fade)
-            seen = torch.cat([relative, fields[:, 1:, 0]], dim=1)
-            surroundings = SurroundingsField(fields, seen)
+            potentials = torch.cat([relative, fields[:, 1:, 0]], dim=1)
+            surroundings = SurroundingsField(fields, potentials)
             features = torch.cat([features, step], dim=1)
         graph = Graph(senders, receivers, directions, fade, features, batch.n_atoms)
         return graph, surroundings

@@ -8,12 +8,16 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 import multipoles as mp
+from gnn.data.checking.atoms import RADII
 from gnn.data.systems import MAX_ATOMIC_NUMBER, Frame, System
 from gnn.units import COULOMB
 
 _SIZE = MAX_ATOMIC_NUMBER + 1
 #: How often each packed second derivative stands in the matrix.
 _TIMES = np.array([1.0, 2, 2, 1, 2, 1])
+#: Å by which a bond is longer whose order is smaller by a factor of e (Brown & Altermatt 1985).
+BOND_DECAY = 0.37
+_REACH = 20 * BOND_DECAY  # beyond the sum of radii, where the order of a bond is nothing
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +37,10 @@ class Extent:
         (95,); zero where there was none.
     curvature
         Largest norm in V/Å² of its second derivatives, (95,). None: not known, infinity.
+    valence
+        Largest sum of the orders of an atom's bonds, exp((R - r) / 0.37 Å) to each other atom of
+        the system, R the sum of covalent radii, (95,): the most neighbours at the shortest
+        distances. None: not known, infinity.
 
     Raises
     ------
@@ -44,6 +52,7 @@ class Extent:
     charges: NDArray[np.float64]
     field: NDArray[np.float64]
     curvature: NDArray[np.float64] = None  # type: ignore[assignment]
+    valence: NDArray[np.float64] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -64,6 +73,7 @@ class Extent:
             np.minimum(self.charges, other.charges),
             np.maximum(self.field, other.field),
             np.maximum(self.curvature, other.curvature),
+            np.maximum(self.valence, other.valence),
         )
 
 
@@ -79,18 +89,31 @@ def extent_of(frames: Iterable[Frame | System], damping: float = 2.0) -> Extent:
         ``surroundings.damping`` of the model.
     """
     pairs = np.full((_SIZE, _SIZE), np.inf)
-    charges, field, curvature = np.full(_SIZE, np.inf), np.zeros(_SIZE), np.zeros(_SIZE)
+    charges = np.full(_SIZE, np.inf)
+    field, curvature, valence = np.zeros(_SIZE), np.zeros(_SIZE), np.zeros(_SIZE)
     for frame in frames:
         system = frame.system if isinstance(frame, Frame) else frame
         numbers = system.numbers
         _add_pairs(pairs, numbers, system.positions)
+        np.maximum.at(valence, numbers, valences(system))
         charged = system.mm_positions[system.mm_charges != 0]
         if len(charged):
             np.minimum.at(charges, numbers, cKDTree(charged).query(system.positions)[0])
         derivatives = field_derivatives(system, damping)
         np.maximum.at(field, numbers, np.sqrt(derivatives[:, :3] ** 2 @ np.ones(3)))
         np.maximum.at(curvature, numbers, np.sqrt(derivatives[:, 3:] ** 2 @ _TIMES))
-    return Extent(pairs, charges, field, curvature)
+    return Extent(pairs, charges, field, curvature, valence)
+
+
+def valences(system: System) -> NDArray[np.float64]:
+    """Return the sum of the orders of each atom's bonds, (n,); see `Extent.valence`."""
+    radii, tree = RADII[system.numbers], cKDTree(system.positions)
+    first, second = tree.query_pairs(2 * radii.max() + _REACH, output_type="ndarray").T
+    lengths = np.linalg.norm(system.positions[first] - system.positions[second], axis=1)
+    orders = np.exp((radii[first] + radii[second] - lengths) / BOND_DECAY)
+    sums: NDArray[np.float64] = np.zeros(system.n_atoms)
+    np.add.at(sums, np.concatenate([first, second]), np.tile(orders, 2))
+    return sums
 
 
 def _add_pairs(

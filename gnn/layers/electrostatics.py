@@ -27,6 +27,12 @@ class PhysicalMultipoles(NamedTuple):
         )
         return torch.cat([self.charges[:, None], self.dipoles, quadrupoles], dim=1)
 
+    def faded(self, weight: Tensor) -> "PhysicalMultipoles":
+        """Return dipoles and quadrupoles times weights (N,); no charge is lost."""
+        return PhysicalMultipoles(
+            self.charges, self.dipoles * weight[:, None], self.quadrupoles * weight[:, None, None]
+        )
+
 
 class MultipoleReadout(nn.Module):
     """Read charges, dipoles and quadrupoles from node features and anisotropic state.

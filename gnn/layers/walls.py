@@ -1,15 +1,21 @@
 """What the model does beyond the trained extent: repulsion, and inputs that saturate.
 
 Everything here is the identity, or zero, as long as no two atoms and no charge and atom are closer
-than the shortest distance of their elements in training, and no field at an atom is larger than the
-largest; from there on it sets in with two continuous derivatives.
+than the shortest distance of their elements in training, no atom is more crowded than the most
+crowded one, and no field at an atom is larger than the largest; from there on it sets in with two
+continuous derivatives.
 """
+
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from gnn.data.batching import Batch
 from gnn.data.checking.atoms import RADII
-from gnn.data.extent import Extent
+from gnn.data.extent import BOND_DECAY, Extent
+from gnn.operators.borders import crowded
+from gnn.operators.gpu import on_gpu
 from gnn.units import BOHR, COULOMB
 
 # universal screening of nuclear repulsion (Ziegler, Biersack & Littmark 1985)
@@ -22,6 +28,10 @@ _RAMP = 0.5
 _CHARGE_AS = 8
 #: e; smaller charges repel less than in proportion, so that the derivative at zero exists.
 _SMALL_CHARGE = 0.05
+#: Å below the shortest distance, and order of bonds beyond the largest sum, at which what the
+#: network says of an atom has fallen to 1/e: slower than repulsion grows.
+_DEPTH, _CROWD = _RAMP, 1.0
+_BOND = 30.0  # eV for each order of bonds that are too many
 #: Å beyond covalent radii: where atoms repel that training never saw as close or never together.
 _CONTACT = 0.9
 #: The same for charges and atoms, if charges were seen farther away only.
@@ -87,6 +97,30 @@ def saturation(squares: Tensor, largest: Tensor, factor: float) -> Tensor:
     return torch.where(beyond, bounded / length, ones)
 
 
+class Seen(NamedTuple):
+    """What the network sees behind its walls, if it has any.
+
+    Attributes
+    ----------
+    distances : Tensor
+        (E,) lengths of the edges in Å.
+    fields : Tensor
+        (N, F, 10) of the surroundings, see `gnn.layers.surroundings.SurroundingsField`.
+    scale : Tensor or None
+        (N,) what bounds the fields in messages; None is one.
+    weight : Tensor or None
+        (N,) how much counts what the network says of each atom; None is one.
+    repulsion : Tensor or None
+        (N,) energies of the walls in eV; None is zero.
+    """
+
+    distances: Tensor
+    fields: Tensor
+    scale: Tensor | None = None
+    weight: Tensor | None = None
+    repulsion: Tensor | None = None
+
+
 class Border(nn.Module):
     """Where training ended: the trained extent, and the bounds of the model that follow from it.
 
@@ -102,6 +136,7 @@ class Border(nn.Module):
     charges: Tensor
     field: Tensor
     curvature: Tensor
+    valence: Tensor
     radii: Tensor
 
     def __init__(self, width: float, stiffness: float, saturation: float):
@@ -112,6 +147,7 @@ class Border(nn.Module):
         self.register_buffer("charges", torch.zeros(size))
         self.register_buffer("field", torch.full((size,), torch.inf))
         self.register_buffer("curvature", torch.full((size,), torch.inf))
+        self.register_buffer("valence", torch.full((size,), torch.inf))
         radii = torch.tensor(RADII).nan_to_num().to(torch.get_default_dtype())
         self.register_buffer("radii", radii, persistent=False)
 
@@ -125,8 +161,12 @@ class Border(nn.Module):
         """The trained extent; None before `set`."""
         if not bool(self.pairs.any()):
             return None
-        names = "pairs", "charges", "field", "curvature"
+        names = "pairs", "charges", "field", "curvature", "valence"
         return Extent(*(getattr(self, name).double().cpu().numpy() for name in names))
+
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        state.setdefault(prefix + "valence", torch.full_like(self.valence, torch.inf))  # 0.9
+        super()._load_from_state_dict(state, prefix, *rest)
 
     def shortest(self, first: Tensor, second: Tensor) -> Tensor:
         """Return the distances in Å at which atoms of these elements begin to repel, (P,)."""
@@ -139,22 +179,56 @@ class Border(nn.Module):
         seen = torch.minimum(trained, radii + _FAR_CONTACT)
         return torch.where(trained.isinf(), radii + _CONTACT, seen)
 
-    def atom_repulsion(
-        self, distances: Tensor, shortest: Tensor, first: Tensor, second: Tensor
-    ) -> Tensor:
-        """Return the energies in eV of pairs of atoms, (P,)."""
-        bare = zbl(distances, first.to(distances.dtype), second.to(distances.dtype))
-        return repulsion(distances, shortest, bare, self.stiffness)
+    def crossed(self, batch: Batch, lengths: Tensor, cutoff: float) -> bool:
+        """Return whether any two atoms are too close, or an atom has too many neighbours."""
+        tables = self.pairs, self.valence, self.radii
+        edges = lengths.detach(), batch.senders, batch.receivers, batch.numbers
+        if on_gpu(lengths):
+            weight = self.pressed(batch, edges[0], torch.ones_like(edges[0]), cutoff)[1]
+            return bool((weight != 1).any())
+        arrays = (tensor.numpy() for tensor in (*edges, *tables))
+        return bool(crowded(*arrays, _CONTACT, cutoff, BOND_DECAY))
 
-    def charge_repulsion(
-        self, distances: Tensor, shortest: Tensor, numbers: Tensor, charges: Tensor
-    ) -> Tensor:
-        """Return the energies in eV of atoms with surrounding charges (P,) in e, (P,)."""
-        first = numbers.to(distances.dtype)
+    def pressed(
+        self, batch: Batch, lengths: Tensor, fade: Tensor, cutoff: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the walls between atoms make of edges (E,) of lengths in Å.
+
+        `fade` (E,) is their envelope. Lengths as the network sees them (E,); how much counts what
+        it says of each atom (N,); and the repulsion of each atom in eV (N,).
+        """
+        first, second = (batch.numbers[end] for end in (batch.receivers, batch.senders))
+        shortest = self.shortest(first, second).clamp(max=cutoff)
+        bare = zbl(lengths, first.to(lengths.dtype), second.to(lengths.dtype))
+        half = 0.5 * repulsion(lengths, shortest, bare, self.stiffness)
+        missing = (shortest - lengths).clamp(min=0) / _DEPTH
+        orders = fade * torch.exp((self.radii[first] + self.radii[second] - lengths) / BOND_DECAY)
+        zeros = lengths.new_zeros(batch.n_atoms)
+        per_edge = torch.stack([half, missing * missing * missing, orders], dim=1)
+        sums = zeros[:, None].expand(-1, 3).index_add(0, batch.receivers, per_edge)
+        energy, depth, valence = sums.unbind(1)
+        largest = self.valence[batch.numbers]
+        crowd = (valence - largest).clamp(min=0)
+        cubed = crowd * crowd * crowd
+        energy = energy + _BOND * cubed / (1 + crowd * crowd)
+        weight = torch.exp(-(depth + cubed / _CROWD**3))
+        return clamped(lengths, shortest, self.width), weight, energy
+
+    def pressed_by_charges(
+        self, batch: Batch, atoms: Tensor, distances: Tensor, moments: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return distances (P,) of particles and atoms as seen, and the repulsion of atoms (N,).
+
+        A particle of moments (P, n) repels as a charge of the size of them all does, in e Å^k.
+        """
+        numbers = batch.numbers[atoms]
+        shortest, first = self.shortest_to_charges(numbers), numbers.to(distances.dtype)
         bare = zbl(distances, first, torch.full_like(first, _CHARGE_AS))
-        squares = charges * charges
+        squares = (moments * moments).sum(1)
         strength = squares / (squares + _SMALL_CHARGE**2).sqrt()
-        return strength * repulsion(distances, shortest, bare, self.stiffness)
+        energies = strength * repulsion(distances, shortest, bare, self.stiffness)
+        per_atom = energies.new_zeros(batch.n_atoms).index_add(0, atoms, energies)
+        return clamped(distances, shortest, self.width), per_atom
 
     def exceeded(self, field: Tensor, numbers: Tensor) -> Tensor:
         """Return at which atoms `scale` is not one, (N,)."""

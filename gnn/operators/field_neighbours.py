@@ -24,13 +24,21 @@ def neighbours_of_systems(
 
 
 def neighbours_within(
-    targets: Tensor, sources: Tensor, target_batch: Tensor, source_batch: Tensor, reach: float
+    targets: Tensor,
+    sources: Tensor,
+    target_batch: Tensor,
+    source_batch: Tensor,
+    reach: float | Tensor,
 ) -> "Neighbours | DeviceNeighbours":
-    """Return the pairs of points of one system within a distance."""
+    """Return the pairs of points of one system within a distance, or within one for each target.
+
+    On a GPU, the largest of these counts for all.
+    """
     x, s = targets.detach(), sources.detach()
     if on_gpu(targets):
-        return gpu().within(x, s, target_batch, source_batch, reach)
-    return near_pairs(x.numpy(), s.numpy(), target_batch.numpy(), source_batch.numpy(), reach)
+        return gpu().within(x, s, target_batch, source_batch, float(torch.as_tensor(reach).max()))
+    within = reach.numpy() if isinstance(reach, Tensor) else reach
+    return near_pairs(x.numpy(), s.numpy(), target_batch.numpy(), source_batch.numpy(), within)
 
 
 def all_pairs(neighbours: "Neighbours | DeviceNeighbours", device: torch.device) -> Tensor:
