@@ -303,10 +303,11 @@ def without_knowledge(model: Potential) -> Potential:
 
 def with_knowledge(model: Potential, frames: Sequence[Frame]) -> Potential:
     """Return a model that knows what it was trained on, if it did not: the shipped frames."""
-    if isinstance(model, AMP) and model.extent is None:
+    without = isinstance(model, AMP) and model.extent is None
+    if isinstance(model, AMP) and without:
         model.set_extent(extent_of(frames))
-    if model.domain is None:
-        model.set_domain(frames)
+    if without or model.domain is None:
+        model.set_domain(frames)  # bounds the changes of node features, too
     return model
 
 

@@ -91,6 +91,9 @@ class Traceable(AMP):
     def _crossed(self, batch: Batch, lengths: Tensor) -> bool:
         return True
 
+    def _bounded(self, step: int, changes: Tensor, numbers: Tensor) -> Tensor:
+        return changes if self.border is None else self.border.saturated(step, changes, numbers)
+
     @staticmethod
     def _any(condition: Tensor) -> bool:
         return True

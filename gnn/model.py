@@ -1,23 +1,27 @@
 """The AMP model: atoms in, energy, forces and multipoles out."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
+from functools import partial
 from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import multipoles as mp
 from gnn import options
 from gnn.data.batching import Batch
 from gnn.data.extent import Extent
+from gnn.data.systems import Frame
 from gnn.layers.charges import FreeCharges, LocalCharges, SharedCharges, diffused
 from gnn.layers.dispersion import dispersion_energy, parameters
 from gnn.layers.electrostatics import MultipoleReadout, energy_in_field
 from gnn.layers.long_range import MAX_ORDER, FieldOfAtoms, LongRangeCoupling
 from gnn.layers.message import Graph, MessageStep
-from gnn.layers.networks import EdgeNetwork, dense
+from gnn.layers.networks import EdgeNetwork, dense, recorded
 from gnn.layers.radial import RadialBasis, envelope
 from gnn.layers.surroundings import FIELD_ORDER, SurroundingsField, given_field
 from gnn.layers.walls import Border, Seen
@@ -128,7 +132,7 @@ class AMP(Potential):
         self.smeared_kernels = [mp.Erf(width) for width in surroundings.smearing]
         self.qm_kernel = mp.Erf(electrostatics.damping) if electrostatics else None
         self.long_kernel = mp.Softened(cutoff)
-        self.border = Border(*astuple(walls)) if walls else None
+        self.border = Border(**vars(walls), steps=steps) if walls else None
         self.dispersion = dispersion
         if dispersion:
             parameters(*astuple(dispersion))  # raises where there are none
@@ -214,8 +218,20 @@ class AMP(Potential):
         """
         if self.border is None:
             self._arguments["walls"] = _WALLS
-            self.border = Border(*astuple(_WALLS)).to(self.embedding.weight)
+            self.border = Border(**vars(_WALLS), steps=len(self.steps)).to(self.embedding.weight)
         self.border.set(extent)
+
+    def _calibrate(self, frames: Sequence[Frame]) -> NDArray[np.float64]:
+        border = self.border
+        if border is None:
+            return self._features_of(frames)
+        border.changes.fill_(torch.inf)
+        with recorded([step.get_submodule("update") for step in self.steps]) as changes:
+            features = self._features_of(frames)
+        numbers = torch.from_numpy(np.concatenate([frame.system.numbers for frame in frames]))
+        for step, found in enumerate(changes):
+            border.set_changes(step, torch.cat(found), numbers.to(border.changes.device))
+        return features
 
     def _begin_from(self, bond: float) -> None:
         """Let the network begin from a mean energy in eV per atom, relative to isolated atoms."""
@@ -239,8 +255,11 @@ class AMP(Potential):
         # all steps use one plan of the sums
         field_of_atoms = self._field_of_atoms(batch, self.long_kernel, min(self.order, MAX_ORDER))
         previous: Tensor | None = None
-        for step in self.steps:
-            nodes, state, previous = step(nodes, graph, surroundings, previous, field_of_atoms)
+        for i, step in enumerate(self.steps):
+            bounded = partial(self._bounded, i, numbers=batch.numbers)
+            nodes, state, previous = step(
+                nodes, graph, surroundings, previous, field_of_atoms, bounded
+            )
         given = (graph, start[:, 0]) if self.charges == "local" else (batch.charge, batch.batch)
         physical = self.multipoles(nodes, state, *given)
         per_atom = self.atom_energy(nodes)[:, 0]
@@ -335,6 +354,10 @@ class AMP(Potential):
         if self._any(border.exceeded(near.detach(), batch.numbers)):
             scale = border.scale(near, batch.numbers)
         return Seen(distances, near, scale, weight, repulsion)
+
+    def _bounded(self, step: int, changes: Tensor, numbers: Tensor) -> Tensor:
+        """Return changes of the nodes (N, features) that are not beyond those of training."""
+        return changes if self.border is None else self.border.bounded(step, changes, numbers)
 
     def _crossed(self, batch: Batch, lengths: Tensor) -> bool:
         """Return whether the walls between atoms act anywhere."""

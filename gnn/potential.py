@@ -310,9 +310,16 @@ class Potential(nn.Module):
         size = min(len(frames), _SAMPLED)
         sample = [frames[i * len(frames) // size] for i in range(size)]
         for model in self.models():
-            features = model._features_of(sample)
+            features = model._calibrate(sample)
             model.domain = domain_of(count, extent, sample, features, model.cutoff, level)
             model._told.clear()
+
+    def _calibrate(self, frames: Sequence[Frame]) -> np.ndarray:
+        """Return the last node features of the atoms of training frames, (n, F).
+
+        A model that is bounded by what it calculates for these frames takes the bounds from them.
+        """
+        return self._features_of(frames)
 
     @torch.no_grad()
     def _features_of(self, frames: Sequence[Frame]) -> np.ndarray:

@@ -1,5 +1,7 @@
 """One step of anisotropic message passing."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -111,8 +113,12 @@ class MessageStep(nn.Module):
         surroundings: SurroundingsField | None,
         previous: Tensor | None,
         field_of_atoms: FieldOfAtoms | None = None,
+        bounded: Callable[[Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return new nodes (N, features), the state (N, n_comp, C), mixed invariants (E, mixed)."""
+        """Return new nodes (N, features), the state (N, n_comp, C), mixed invariants (E, mixed).
+
+        The change of the nodes is passed through `bounded`.
+        """
         ends = graph.senders, graph.receivers
         inputs = graph.features if previous is None else torch.cat([graph.features, previous], 1)
         weights = self.coefficients(nodes, inputs, *ends) * graph.fade
@@ -137,5 +143,5 @@ class MessageStep(nn.Module):
         inputs = torch.cat([graph.features, invariants], 1)
         messages = graph.sum_to_receivers(self.message(nodes, inputs, *ends) * graph.fade)
         own = self_invariants(state, self.order)
-        nodes = nodes + self.update(torch.cat([nodes, messages, own, *extra], 1))
-        return nodes, state, invariants
+        change = self.update(torch.cat([nodes, messages, own, *extra], 1))
+        return nodes + (bounded(change) if bounded else change), state, invariants

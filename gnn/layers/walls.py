@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gnn.data.batching import Batch
 from gnn.data.checking.atoms import RADII
 from gnn.data.extent import BOND_DECAY, Extent
-from gnn.operators.borders import crowded
+from gnn.operators.borders import crowded, exceeding
 from gnn.operators.gpu import on_gpu
 from gnn.units import BOHR, COULOMB
 
@@ -32,6 +32,9 @@ _SMALL_CHARGE = 0.05
 #: network says of an atom has fallen to 1/e: slower than repulsion grows.
 _DEPTH, _CROWD = _RAMP, 1.0
 _BOND = 30.0  # eV for each order of bonds that are too many
+#: Times the largest change of node features in training is where changes begin to saturate: of
+#: large sets some frames are looked at only.
+_SLACK = 1.25
 #: Å beyond covalent radii: where atoms repel that training never saw as close or never together.
 _CONTACT = 0.9
 #: The same for charges and atoms, if charges were seen farther away only.
@@ -130,6 +133,8 @@ class Border(nn.Module):
     ----------
     width, stiffness, saturation : float
         See `gnn.options.Walls`.
+    steps : int
+        Number of message-passing steps, in each of which changes of node features are bounded.
     """
 
     pairs: Tensor
@@ -137,9 +142,10 @@ class Border(nn.Module):
     field: Tensor
     curvature: Tensor
     valence: Tensor
+    changes: Tensor
     radii: Tensor
 
-    def __init__(self, width: float, stiffness: float, saturation: float):
+    def __init__(self, width: float, stiffness: float, saturation: float, steps: int = 0):
         super().__init__()
         self.width, self.stiffness, self.saturation = width, stiffness, saturation
         size = len(RADII)
@@ -148,13 +154,15 @@ class Border(nn.Module):
         self.register_buffer("field", torch.full((size,), torch.inf))
         self.register_buffer("curvature", torch.full((size,), torch.inf))
         self.register_buffer("valence", torch.full((size,), torch.inf))
+        self.register_buffer("changes", torch.full((steps, size), torch.inf))
         radii = torch.tensor(RADII).nan_to_num().to(torch.get_default_dtype())
         self.register_buffer("radii", radii, persistent=False)
 
     def set(self, extent: Extent) -> None:
-        """Take an extent as the trained one."""
+        """Take an extent as the trained one; how far node features change in it is not known."""
         for name, values in vars(extent).items():
             getattr(self, name).copy_(torch.from_numpy(values))
+        self.changes.fill_(torch.inf)
 
     @property
     def extent(self) -> Extent | None:
@@ -165,7 +173,8 @@ class Border(nn.Module):
         return Extent(*(getattr(self, name).double().cpu().numpy() for name in names))
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        state.setdefault(prefix + "valence", torch.full_like(self.valence, torch.inf))  # 0.9
+        for name in ("valence", "changes"):  # written by a version that did not have them
+            state.setdefault(prefix + name, torch.full_like(getattr(self, name), torch.inf))
         super()._load_from_state_dict(state, prefix, *rest)
 
     def shortest(self, first: Tensor, second: Tensor) -> Tensor:
@@ -242,6 +251,27 @@ class Border(nn.Module):
         gradient, second = _squares(field)
         by_gradient = saturation(gradient, largest, self.saturation)
         return by_gradient * saturation(second, curvature, self.saturation)
+
+    def set_changes(self, step: int, changes: Tensor, numbers: Tensor) -> None:
+        """Bound the changes of node features in a step, by those at atoms of training (n, F)."""
+        lengths = torch.linalg.vector_norm(changes, dim=1)
+        for z in numbers.unique():
+            self.changes[step, z] = _SLACK * lengths[numbers == z].max()
+
+    def bounded(self, step: int, changes: Tensor, numbers: Tensor) -> Tensor:
+        """Return changes of node features (N, F) that saturate beyond those of training."""
+        largest = self.changes[step]
+        if not on_gpu(changes) and not exceeding(
+            changes.detach().numpy(), numbers.numpy(), largest.numpy()
+        ):
+            return changes
+        return self.saturated(step, changes, numbers)
+
+    def saturated(self, step: int, changes: Tensor, numbers: Tensor) -> Tensor:
+        """Return the same without looking first whether any is too large."""
+        squares = changes.square().sum(1)
+        factors = saturation(squares, self.changes[step, numbers], self.saturation)
+        return changes * factors[:, None]
 
     def _largest(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Return the largest gradients and second derivatives that the network may see as is."""

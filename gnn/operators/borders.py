@@ -24,3 +24,15 @@ def crowded(lengths, senders, receivers, numbers, pairs, valence, radii, contact
         if total > valence[first]:
             return True
     return False
+
+
+@jit
+def exceeding(rows, numbers, largest):
+    """Return whether a row (N, F) is longer than `largest` (Z,) of its element."""
+    for i in range(len(rows)):
+        total = 0.0
+        for k in range(rows.shape[1]):
+            total += rows[i, k] * rows[i, k]
+        if total > largest[numbers[i]] * largest[numbers[i]]:
+            return True
+    return False

@@ -37,8 +37,9 @@ def model_state(model: Potential) -> dict[str, Any]:
 
 
 def add_domain(path: str | Path, model: Potential) -> None:
-    """Write into a checkpoint what the model in it was trained on, as `model` has it."""
-    save(path, load(path) | {"domains": model_state(model)["domains"]})
+    """Write into a checkpoint the domain of its model and its bounds, as `model` has them."""
+    state = model_state(model)
+    save(path, load(path) | {name: state[name] for name in ("domains", "state_dict")})
 
 
 def save(path: str | Path, content: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """What the model does beyond the trained extent: nothing inside, no hole and no jump outside."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -9,7 +10,8 @@ from tiny import methanol, tiny_config, tiny_model
 
 from gnn import AMP, System
 from gnn.data import collate, load_shipped
-from gnn.data.extent import Extent, extent_of
+from gnn.data.checking.atoms import RADII
+from gnn.data.extent import Extent, extent_of, valences
 from gnn.export import Traceable
 from gnn.layers.walls import clamped, repulsion, saturation, zbl
 from gnn.options import Walls
@@ -341,3 +343,117 @@ def test_walls_that_make_no_sense_are_refused():
     for name, value in (("width", 0.0), ("stiffness", -1.0), ("saturation", 1.0)):
         with pytest.raises(ValueError, match=rf"walls\.{name}"):
             Walls(**{name: value})
+
+
+# --- crowds ---------------------------------------------------------------------------------------
+
+
+@cache
+def calibrated_model() -> AMP:
+    model = shipped_model()
+    model.set_domain(shipped_frames())
+    return model
+
+
+def compressed(system, factor):
+    return System(system.numbers, factor * system.positions, system.charge)
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_compressed_molecules_and_pairs_of_them_repel(calibrated):
+    model = calibrated_model() if calibrated else shipped_twice()[1]
+    one, two = (load_shipped([name], vacuum=True)[0].system for name in ("meoh", "oac"))
+    both = System(
+        [*one.numbers, *two.numbers],
+        np.concatenate([one.positions, two.positions + np.array([6.0, 0, 0])]),
+        one.charge + two.charge,
+    )
+    for system in (one, two, both):
+        scan = [compressed(system, factor) for factor in np.linspace(0.85, 0.25, 25)]
+        assert rises(model, scan), system
+
+
+def test_crowded_atoms_repel_though_no_two_are_too_close():
+    model, rng = shipped_model(), np.random.default_rng(0)
+    extent = shipped_extent()
+    model.set_extent(replace(extent, pairs=0.5 * extent.pairs))
+    around = rng.normal(size=(12, 3))
+    around /= np.linalg.norm(around, axis=1, keepdims=True)
+    for _ in range(200):  # points that repel each other spread over the sphere
+        gaps = around[:, None] - around[None]
+        lengths = np.linalg.norm(gaps, axis=2) + np.eye(12)
+        around += 0.02 * (gaps / lengths[:, :, None] ** 3).sum(1)
+        around /= np.linalg.norm(around, axis=1, keepdims=True)
+    scan = []
+    for r in np.linspace(1.35, 0.8, 12):  # hydrogen atoms 1.05 times as far from each other
+        scan.append(System([6] + [1] * 12, np.concatenate([np.zeros((1, 3)), r * around])))
+    assert (valences(scan[0])[0] > extent.valence[6]).all() and rises(model, scan)
+
+
+def test_a_swarm_of_atoms_stays_finite_in_energy_and_derivatives():
+    model = calibrated_model()
+    rng = np.random.default_rng(1)
+    for size in (0.5, 1.0, 3.0):
+        numbers = rng.choice([1, 6, 7, 8], 30)
+        systems = [System(numbers, rng.normal(size=(30, 3)) * size, q) for q in (-1, 0, 1)]
+        for result in model.evaluate(systems, unknown="ignore"):
+            assert np.isfinite(result["energy"]) and np.isfinite(result["forces"]).all()
+            assert np.abs(result["charges"]).max() < 10
+
+
+def test_valences_are_sums_over_neighbours():
+    frames = shipped_frames()[::26]
+    for frame in frames:
+        x, radii = frame.system.positions, RADII[frame.system.numbers]
+        gaps = np.linalg.norm(x[:, None] - x[None], axis=2)
+        np.fill_diagonal(gaps, np.inf)
+        slow = np.exp((radii[:, None] + radii[None] - gaps) / 0.37).sum(1)
+        np.testing.assert_allclose(valences(frame.system), slow, rtol=1e-9)
+    extent = shipped_extent()
+    assert 1 < extent.valence[1] < 2 and 3.5 < extent.valence[6] < 7
+    assert np.isinf(Extent(extent.pairs, extent.charges, extent.field).valence).all()
+
+
+def test_quick_checks_agree_with_what_acts():
+    model, rng = calibrated_model(), np.random.default_rng(2)
+    system = load_shipped(["acoh"], vacuum=True)[0].system
+    found = set()
+    for size in np.linspace(0.0, 0.3, 12):
+        moved = System(system.numbers, system.positions + size * rng.normal(size=(8, 3)))
+        batch = collate([moved], model.cutoff, dtype=model.dtype)
+        lengths = torch.linalg.vector_norm(batch.edge_vectors, dim=1)
+        _, weight, energy = model.border.pressed(
+            batch, lengths, torch.ones_like(lengths), model.cutoff
+        )
+        acts = bool((weight != 1).any() or energy.any())
+        assert model._crossed(batch, lengths) == acts
+        found.add(acts)
+    assert found == {False, True}
+    changes = torch.randn(5, 96, dtype=torch.float64, generator=torch.manual_seed(0))
+    numbers = torch.tensor([1, 6, 7, 8, 1])
+    for factor in (0.01, 1.0, 100.0):
+        bounded = model.border.bounded(0, factor * changes, numbers)
+        slow = model.border.saturated(0, factor * changes, numbers)
+        torch.testing.assert_close(bounded, slow, rtol=0, atol=0)
+        lengths = torch.linalg.vector_norm(slow, dim=1)
+        assert (lengths <= 1.5 * model.border.changes[0, numbers] * (1 + 1e-12)).all()
+
+
+def test_changes_of_features_are_bounded_by_those_of_training(tmp_path):
+    model, frames = calibrated_model(), shipped_frames()
+    free = shipped_twice()[1]
+    for frame in frames[::40]:
+        one, two = (m.evaluate([frame], unknown="ignore")[0] for m in (free, model))
+        assert one["energy"] == two["energy"]
+    save_model(tmp_path / "m.pt", model)
+    again = load_model(tmp_path / "m.pt")
+    assert torch.equal(again.border.changes, model.border.changes)
+    state = torch.load(tmp_path / "m.pt", weights_only=True)
+    for name in ("changes", "valence"):  # as if written before there were these
+        del state["state_dict"][f"border.{name}"]
+    torch.save(state, tmp_path / "old.pt")
+    assert torch.isinf(load_model(tmp_path / "old.pt").border.valence).all()
+    model = shipped_model()
+    model.border.changes.fill_(1.0)
+    model.set_extent(shipped_extent())
+    assert torch.isinf(model.border.changes).all()
