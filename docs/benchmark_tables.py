@@ -256,6 +256,12 @@ def novelty_examples() -> Table:
     ]
 
 
+def trust() -> Table:
+    return ["", "without", "with what it knows of its training"], [
+        [row["example"], row["before"], row["after"]] for row in read("trust")
+    ]
+
+
 def published_s66x8() -> Table:
     rows = read("published_s66x8")
     return ["distance / equilibrium", *(row["scale"] for row in rows)], [
@@ -451,6 +457,7 @@ TABLES: dict[str, tuple[Callable[[], Table], str]] = {
          "anisole train benchmarks/shipped_model.yaml --no-blind"),
         ("novelty", novelty, ""),
         ("novelty_examples", novelty_examples, "python benchmarks/novelty.py"),
+        ("trust", trust, "python benchmarks/trust.py"),
         ("published_s66x8", published_s66x8, "python benchmarks/published_accuracy.py"),
         ("published_shipped", published_shipped, "python benchmarks/published_accuracy.py"),
         ("direct_sum", direct_sum, ""),
