@@ -12,7 +12,7 @@ import numpy as np
 
 from fmm.error import accuracy
 from fmm.far import expansions, harmonics, translations, truncation
-from fmm.near.field import near_field, pair_cost
+from fmm.near import near_field, pair_cost
 from fmm.tree.lists import shifts
 from multipoles.compiled.jit import processor, serial
 from multipoles.files import atomic_write
@@ -101,7 +101,7 @@ def _time_pair() -> float:
     ranges = np.tile([0, len(x)], (16, 1))
     leaf_targets = np.stack([leaves[:-1], leaves[1:]], axis=1)
     seconds = _least(
-        lambda: near_field(x, x, charges, 1, leaf_targets, np.arange(17), ranges, out), repeats=9
+        lambda: near_field(x, x, charges, 1, (leaf_targets, np.arange(17), ranges), out), repeats=9
     )
     return seconds / len(x) ** 2
 

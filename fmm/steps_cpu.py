@@ -8,7 +8,7 @@ from fmm.error.indicators import HostStrengths
 from fmm.error.sampling import Probe
 from fmm.far import harmonics
 from fmm.far.driver import HostFarField
-from fmm.near.field import near_field
+from fmm.near import near_field
 from fmm.scaling import HostUnits, typical_extent
 from fmm.tree.curve import SortedPoints, bounds, occupancy, sort_points
 from fmm.tree.geometry import Batches, Geometry, along_curve
@@ -111,9 +111,7 @@ class HostSteps:
         targets, sources = geometry.points(moments.dtype)
         shape = len(targets), moments.shape[1], indexing.n_components(order)
         out = np.empty(shape, moments.dtype)
-        near_field(
-            targets, sources, moments, order, *geometry.near, out, kernel=kernel, reach=reach
-        )
+        near_field(targets, sources, moments, order, geometry.near, out, kernel=kernel, reach=reach)
         return out
 
     def harmonic(self, moments: Any, source_order: int) -> Any:

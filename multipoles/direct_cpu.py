@@ -21,6 +21,7 @@ from multipoles.compiled.simd import (
     store,
 )
 from multipoles.indexing import n_components
+from multipoles.layout import aligned
 from multipoles.pairwise import charge_field, square
 from multipoles.radial.dispatch import radial_chain
 
@@ -111,13 +112,6 @@ def scratch(top: int, n_sums: int, dtype: np.dtype) -> tuple[np.ndarray, ...]:
     sizes = (3, top + 1, n_components(top), n_sums)
     ends = np.cumsum([size * lanes for size in sizes])
     return tuple(np.split(aligned(int(ends[-1]), dtype), ends[:-1]))
-
-
-def aligned(n: int, dtype: np.dtype) -> np.ndarray:
-    """Return an uninitialised array that starts where a cache line does: vectors cross none."""
-    raw = np.empty(n * dtype.itemsize + BYTES, np.uint8)
-    start = -raw.ctypes.data % BYTES
-    return raw[start : start + n * dtype.itemsize].view(dtype)
 
 
 @bare_inline

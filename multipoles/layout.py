@@ -1,8 +1,19 @@
-"""Compiled loops that lay out neighbours; see `multipoles.neighbours`."""
+"""How numbers lie in memory: aligned arrays, and compiled loops that lay out neighbours.
+
+See `multipoles.neighbours`.
+"""
 
 import numpy as np
 
 from multipoles.compiled.jit import jit
+from multipoles.compiled.simd import BYTES
+
+
+def aligned(n: int, dtype: np.dtype) -> np.ndarray:
+    """Return an uninitialised array that starts where a cache line does: vectors cross none."""
+    raw = np.empty(n * dtype.itemsize + BYTES, np.uint8)
+    start = -raw.ctypes.data % BYTES
+    return raw[start : start + n * dtype.itemsize].view(dtype)
 
 
 @jit
@@ -71,3 +82,37 @@ def sort_by_first(pairs, n):
         order[place[i]] = k
         place[i] += 1
     return starts, order
+
+
+def tiles_of_systems(
+    target_batch: np.ndarray | None,
+    source_batch: np.ndarray | None,
+    n_targets: int,
+    n_sources: int,
+    size: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return ranges of at most `size` targets of one system, and the sources that these meet.
+
+    Returns
+    -------
+    targets : ndarray, int64, shape (n_tiles, 2)
+    starts : ndarray, int64, shape (n_tiles + 1,)
+        Tile l meets the sources in ``ranges[starts[l] : starts[l + 1]]``.
+    ranges : ndarray, int64, shape (n_tiles, 2)
+    """
+    if target_batch is None or source_batch is None:
+        ends, counts = np.array([n_targets]), np.array([n_targets])
+        places = np.array([[0, n_sources]])
+    else:
+        systems, counts = np.unique(target_batch, return_counts=True)
+        ends = np.cumsum(counts)
+        places = np.stack(
+            [np.searchsorted(source_batch, systems, side) for side in ("left", "right")], axis=1
+        )
+    tiles = -(-counts // size)
+    system = np.repeat(np.arange(len(counts)), tiles)
+    # number of each tile within its system
+    place = np.arange(len(system)) - np.repeat(np.cumsum(tiles) - tiles, tiles)
+    first = (ends - counts)[system] + size * place
+    targets = np.stack([first, np.minimum(first + size, ends[system])], axis=1)
+    return targets, np.arange(len(system) + 1), places[system]

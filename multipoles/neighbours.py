@@ -54,6 +54,14 @@ class Slots:
             self._layouts[lanes] = made
         return self._layouts[lanes]
 
+    def tiles(self, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return ranges of at most `size` targets and the ranges of sources that they meet.
+
+        See `multipoles.layout.tiles_of_systems`.
+        """
+        batches, counts = (self.target_batch, self.source_batch), (self.n_targets, self.n_sources)
+        return layout.tiles_of_systems(*batches, *counts, size)
+
     @cached_property
     def n_pairs(self) -> int:
         """Number of pairs, those with empty slots included, for the choice of threads."""

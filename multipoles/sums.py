@@ -6,12 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from multipoles import direct_cpu, indexing, two_sided_cpu
+from multipoles import direct_cpu, indexing, layout, two_sided_cpu
 from multipoles.compiled.jit import run_chunks
 from multipoles.compiled.simd import BYTES
+from multipoles.emitted.field import MAX_EMITTED, field_of_pairs, field_of_tiles
 from multipoles.neighbours import Neighbours, PairList, Slots
 from multipoles.radial import Coulomb, Kernel
 
+# sums of at least this cost, in pairs of charges, have loops written for their orders: the loop for
+# any order would take about 20 ms
+_EMIT_FROM = 2e7
+# targets for which a block of sources is copied once
+_TILE = 128
 # writes the results of a range of targets
 _Task = Callable[[int, int], None]
 # the loop over unordered pairs takes quadrupoles as symmetric matrices, of which a packed
@@ -70,12 +76,42 @@ def field_arrays(
         return np.zeros((n, channels, n_out), targets.dtype)
     out = np.empty((n, channels, n_out), targets.dtype)
     flat = out.reshape(n, channels * n_out)
+    if _pays_to_emit(moments, order, kernel, neighbours):
+        _emitted_field(targets, sources, moments, order, kernel, neighbours, out)
+        return out
     if isinstance(neighbours, PairList):
         task = _task_of_rows(targets, sources, moments, order, kernel, neighbours, flat)
     else:
         task = _task_of_slots(targets, sources, moments, order, kernel, neighbours, flat)
     run_chunks(task, n, neighbours.n_pairs * _cost(moments, order, kernel))
     return out
+
+
+def _pays_to_emit(moments: np.ndarray, order: int, kernel: Kernel, neighbours: Neighbours) -> bool:
+    """Return whether a loop of its own, which takes a second to compile once, is worth it."""
+    total = indexing.order_of(moments.shape[2]) + order
+    if total > MAX_EMITTED or _is_charge_field(moments, order, kernel):
+        return False
+    return neighbours.n_pairs * _cost(moments, order, kernel) >= _EMIT_FROM
+
+
+def _emitted_field(
+    targets: np.ndarray,
+    sources: np.ndarray,
+    moments: np.ndarray,
+    order: int,
+    kernel: Kernel,
+    neighbours: Neighbours,
+    out: np.ndarray,
+) -> None:
+    # beyond the reach of a damped kernel its chain is that of 1/r to the last digit
+    links = indexing.order_of(moments.shape[2]) + order
+    reach = kernel.coulomb_beyond(float(np.finfo(targets.dtype).eps) / 8, links)
+    given = targets, sources, moments, order
+    if isinstance(neighbours, PairList):
+        field_of_pairs(*given, neighbours.rows, out, kernel, reach)
+    else:
+        field_of_tiles(*given, neighbours.tiles(_TILE), out, kernel=kernel, reach=reach)
 
 
 def _is_charge_field(moments: np.ndarray, order: int, kernel: Kernel) -> bool:
@@ -107,7 +143,7 @@ def _task_of_rows(
     def task(first: int, last: int) -> None:
         scratch = direct_cpu.scratch(tables[0], out.shape[1], targets.dtype)
         lanes = BYTES // targets.itemsize
-        block = direct_cpu.aligned((3 + moments[0].size) * lanes, targets.dtype)
+        block = layout.aligned((3 + moments[0].size) * lanes, targets.dtype)
         direct_cpu.field_of_rows(
             first, last, targets, sources, moments, signs, pairs.rows, kernel.code,
             kernel.parameter_array, tables, scratch, block, out,
@@ -241,7 +277,7 @@ def _two_sided(
         starts, partners = scaled.rows[0], place_of[scaled.rows[1]]
 
     def task(first: int, last: int) -> np.ndarray:
-        sums = direct_cpu.aligned(len(packed), dtype)
+        sums = layout.aligned(len(packed), dtype)
         sums[:] = 0
         two_sided_cpu.two_sided(
             first, last, packed, slots, ranges, (starts, partners), kernel.code,

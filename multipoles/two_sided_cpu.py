@@ -8,7 +8,8 @@ import numpy as np
 
 from multipoles.compiled.jit import bare, bare_inline
 from multipoles.compiled.simd import BYTES, lane_sum, load, store
-from multipoles.direct_cpu import aligned, clear
+from multipoles.direct_cpu import clear
+from multipoles.layout import aligned
 from multipoles.pairwise import quadrupole_pair, square
 from multipoles.radial.dispatch import radial_chain
 

@@ -55,6 +55,7 @@ ROOMS = (
     ("compiled",),
     ("pairwise", "layout", "plain"),
     ("radial", "neighbours", "scaling"),
+    ("emitted",),
     ("direct_cpu", "cuda.device", "cuda.sorting", "cuda.neighbours", "cuda.direct"),
     ("two_sided_cpu",),
     ("sums", "cuda.interactions"),

@@ -41,7 +41,7 @@ def near_field(
     out: DeviceArray,
     kernel: Kernel = _COULOMB,
 ) -> None:
-    """Write the field of all near sources at the targets of leaves; see `fmm.near.field`.
+    """Write the field of all near sources at the targets of leaves; see `fmm.near`.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ import numpy as np
 from fmm.error.drawing import Drawn, draw
 from fmm.error.indicators import Where
 from fmm.error.systems import all_targets, senders_of, targets_of_systems
-from fmm.near.field import near_field
+from fmm.near import near_field
 from fmm.tree.geometry import Geometry
 from multipoles import indexing
 from multipoles.compiled.jit import bare, run_chunks
@@ -280,8 +280,9 @@ class Probe:
         exact = np.zeros((len(samples), moments.shape[1], n_components(self._order)))
         near_field(
             np.ascontiguousarray(targets[samples]), sources, moments, self._order,
-            np.stack([begin, end], axis=1), np.arange(len(leaf) + 1),
-            np.ascontiguousarray(senders[leaf]), exact, kernel=self._kernel, reach=self._reach,
+            (np.stack([begin, end], axis=1), np.arange(len(leaf) + 1),
+             np.ascontiguousarray(senders[leaf])),
+            exact, kernel=self._kernel, reach=self._reach,
         )  # fmt: skip
         return exact
 

@@ -17,7 +17,7 @@ from fmm.tree.build import Tree
 from fmm.tree.geometry import Geometry
 from fmm.tree.lists import shifts
 from multipoles.compiled.jit import bare, bare_inline, run_chunks
-from multipoles.direct_cpu import aligned
+from multipoles.layout import aligned
 
 # bytes of expansions that stay in cache
 _CACHE = 12e6

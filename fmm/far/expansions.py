@@ -17,7 +17,8 @@ import numpy as np
 from fmm.far import harmonics
 from multipoles.compiled.jit import bare, bare_inline
 from multipoles.compiled.simd import BYTES, lane_of, lane_sum, load, rsqrt, splat, store
-from multipoles.direct_cpu import aligned, clear
+from multipoles.direct_cpu import clear
+from multipoles.layout import aligned
 
 VECTORS = 4  # vectors of points whose harmonics are made at once
 

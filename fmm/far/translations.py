@@ -15,7 +15,7 @@ from fmm.far import harmonics
 from fmm.far.tile import BOXES, ROWS, tile
 from multipoles.compiled.jit import bare, bare_inline, jit
 from multipoles.compiled.simd import BYTES
-from multipoles.direct_cpu import aligned
+from multipoles.layout import aligned
 
 GROUP = 192  # boxes whose coefficients stay in cache while a matrix passes by
 

@@ -8,12 +8,11 @@ import pytest
 
 import fmm
 import multipoles as mp
-from fmm.near import field as near
-from fmm.near import traces
-from fmm.near.field import near_field
+from fmm.near import near_field
 from fmm.tree.build import build_tree
 from fmm.tree.curve import sort_points
 from multipoles import indexing, reference
+from multipoles.emitted import rows, traces
 
 N = 3000
 ORDERS = [(K, D) for K in range(3) for D in range(5)]
@@ -53,7 +52,7 @@ def check(plan, x, s, moments, kernel, order, tolerance, **batches):
 def test_arithmetic_on_plain_numbers(K, D):
     rng = np.random.default_rng(0)
     r, moments = rng.normal(size=3), rng.normal(size=(1, indexing.n_components(K)))
-    rows = list(near._fold(K, D, True) @ moments[0])
+    read = list(rows._fold(K, D, True) @ moments[0])
     for kernel in (mp.Coulomb(), mp.Erf(0.8), mp.Softened(4.0, 12)):
         chain = kernel.chain(np.linalg.norm(r), K + D) * (-1.0) ** np.arange(K + D + 1)
         shared = [traces.geometry(K, D, tuple(r), r @ r, list(chain))]
@@ -62,7 +61,7 @@ def test_arithmetic_on_plain_numbers(K, D):
         wanted = reference.field(r[None], np.zeros((1, 3)), moments, D, kernel)[0]
         for pair in shared:
             zeros = [0.0] * len(traces.sum_names(D))
-            found = near._unfold(K, D, True) @ traces.add_field(K, D, pair, rows, zeros)
+            found = rows._unfold(K, D, True) @ traces.add_field(K, D, pair, read, zeros)
             np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-11 * abs(wanted).max())
 
 
@@ -87,7 +86,7 @@ def test_near_field(K, D, channels, dtype):
     for kernel in (mp.Softened(0.4), mp.Softened(5.0), mp.Softened(1e-3), mp.Erf(6.0)):
         out = np.empty((21, channels, indexing.n_components(D)), dtype)
         reach = kernel.coulomb_beyond(1e-14, K + D)
-        near_field(x, s, moments, D, leaves, starts, ranges, out, kernel=kernel, reach=reach)
+        near_field(x, s, moments, D, (leaves, starts, ranges), out, kernel=kernel, reach=reach)
         wide = (a.astype(np.float64) for a in (x, s, moments))
         wanted = reference.field(*wide, D, kernel, pairs=np.array(pairs))
         scale = abs(wanted).max(axis=(0, 1))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import multipoles as mp
+from fmm import near
 from fmm.far import driver, harmonics, translations
-from fmm.near import field as near
 from fmm.tree.curve import sort_points
 from fmm.tree.geometry import Geometry
 from fmm.tree.lists import shifts
@@ -169,7 +169,7 @@ def test_near_field(geometry, source_order, order, channels, dtype, kernel):
     wanted = np.zeros((n, channels, indexing.n_components(order)), dtype)
     reach = kernel.coulomb_beyond(1e-16, source_order + order)
     near.near_field(
-        targets, sources, moments, order, *geometry.near, wanted, kernel=kernel, reach=reach
+        targets, sources, moments, order, geometry.near, wanted, kernel=kernel, reach=reach
     )
     out = SPACE.empty(wanted.shape, dtype)
     there = [SPACE.upload(array) for array in (targets, sources, moments)]

@@ -11,7 +11,7 @@ import multipoles as mp
 from fmm import choice
 from fmm.cost import expected_work
 from fmm.leaves import arrange, cheaper
-from fmm.near.field import near_field
+from fmm.near import near_field
 from fmm.steps_cpu import HostSteps
 from fmm.tree.curve import sort_points
 from fmm.tree.geometry import MOST_TARGETS, TILE, Geometry
@@ -85,7 +85,7 @@ def test_one_leaf_in_tiles_sums_all_pairs(n):
     assert (targets[1:, 0] == targets[:-1, 1]).all() and geometry.n_near_pairs == n * n
     ordered, q = geometry.sources, np.ones((n, 1, 1))
     out = np.full((n, 1, 4), np.nan)
-    near_field(ordered, ordered, q, 1, targets, starts, ranges, out)
+    near_field(ordered, ordered, q, 1, (targets, starts, ranges), out)
     np.testing.assert_allclose(out[:, 0], mp.field(ordered, ordered, q[:, 0], 1), rtol=1e-9)
 
 

@@ -1,211 +1,23 @@
-"""The near field against the slow sum over listed pairs, and its arithmetic in plain Python."""
-
-import os
-import subprocess
-import sys
+"""The near field of orders for which no loop is written."""
 
 import numpy as np
-import pytest
 
+import fmm.near
 import multipoles as mp
-from fmm.near import field as near
-from fmm.near import loops, traceless
-from fmm.near.field import near_field, pair_cost
-from multipoles import indexing, reference
-from multipoles.compiled.jit import get_num_threads, set_num_threads
-
-ORDERS = [(K, D) for K in range(5) for D in range(6)]
-# each kernel takes a third of a second to compile; the arithmetic is tested for all orders below
-COMPILED = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 3), (2, 2), (3, 3)]
-RARE = [(0, 4), (2, 0), (4, 0), (2, 1), (4, 5)]
-SOME = [(0, 0), (0, 1), (0, 3), (1, 0), (3, 0), (1, 1), (3, 2)]
+from multipoles import indexing
 
 
-def problem(K, D, channels, dtype, leaves, n=60, seed=0):
-    """Points that are targets and sources, leaves of the given sizes, and ranges near each."""
-    rng = np.random.default_rng(seed)
-    ends = np.cumsum(leaves)
-    targets = rng.random((int(ends[-1]), 3)).astype(dtype)
-    # some sources coincide with targets
-    sources = np.concatenate([rng.random((n, 3)).astype(dtype), targets[:7]])
-    moments = rng.normal(size=(len(sources), channels, indexing.n_components(K))).astype(dtype)
-    ranges, starts = [], [0]
-    for leaf in range(len(leaves)):
-        for _ in range(leaf % 4):
-            first = int(rng.integers(0, len(sources)))
-            ranges.append((first, min(first + int(rng.integers(0, 40)), len(sources))))
-        starts.append(len(ranges))
-    ranges = np.array(ranges, np.int64).reshape(-1, 2)
-    out = np.full((len(targets), channels, indexing.n_components(D)), np.nan, dtype)
-    places = np.stack([ends - leaves, ends], axis=1)
-    return targets, sources, moments, D, places, np.array(starts), ranges, out
-
-
-def pairs_of(places, starts, ranges):
-    found = [
-        (i, j)
-        for leaf, (begin, end) in enumerate(places)
-        for first, last in ranges[starts[leaf] : starts[leaf + 1]]
-        for j in range(first, last)
-        for i in range(begin, end)
-    ]
-    return np.array(found, np.int64).reshape(-1, 2)
-
-
-def exact(targets, sources, moments, D, places, starts, ranges, out):
-    wide = (a.astype(np.float64) for a in (targets, sources, moments))
-    return reference.field(*wide, D, pairs=pairs_of(places, starts, ranges))
-
-
-def assert_same(out, wanted, D, tolerance):
-    orders = indexing.orders(D)
-    for n in range(D + 1):
-        scale = np.abs(wanted[..., orders == n]).max()
-        error = np.abs(out[..., orders == n] - wanted[..., orders == n]).max()
-        assert error <= tolerance * scale, f"order {n}: {error / scale:.1e}"
-
-
-def check(K, D, channels, dtype, leaves=(0, 1, 2, 5, 3, 9)):
-    arguments = problem(K, D, channels, dtype, np.array(leaves))
-    near_field(*arguments)
-    tolerance = 1e-12 if dtype is np.float64 else 2e-5
-    assert_same(arguments[-1], exact(*arguments), D, tolerance)
-
-
-@pytest.mark.parametrize(
-    ("K", "D"), [*COMPILED, *(pytest.param(*orders, marks=pytest.mark.slow) for orders in RARE)]
-)
-def test_one_channel(K, D):
-    check(K, D, 1, np.float64)
-
-
-@pytest.mark.parametrize(("K", "D"), SOME)
-@pytest.mark.parametrize("channels", [3, 5, 16])
-def test_channels(K, D, channels):
-    check(K, D, channels, np.float64)
-
-
-@pytest.mark.parametrize(("K", "D"), [(0, 1), pytest.param(2, 0, marks=pytest.mark.slow), (2, 2)])
-@pytest.mark.parametrize("channels", [1, 5])
-def test_single_precision(K, D, channels):
-    check(K, D, channels, np.float32)
-
-
-@pytest.mark.parametrize("size", [1, 2, 7, 8, 9, 31, 64, 100])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_sizes_of_leaves_and_ranges(size, channels):
-    targets, sources, moments, D, places, *_, out = problem(
-        0, 1, channels, np.float64, np.array([size, size]), n=size
-    )
-    n = len(sources)
-    ranges = np.array([(0, size), (3, 3), (size // 2, n)])
-    arguments = targets, sources, moments, D, places, np.array([0, 1, 3]), ranges, out
-    near_field(*arguments)
-    assert_same(out, exact(*arguments), D, 1e-12)
-
-
-@pytest.mark.parametrize(("K", "D", "channels"), [(0, 1, 1), (2, 2, 1), (0, 1, 3), (1, 1, 3)])
-def test_more_sources_than_a_block_holds(K, D, channels):
-    n = 2500
-    targets, _, _, _, places, *_ = problem(K, D, channels, np.float64, np.array([5]))
-    rng = np.random.default_rng(1)
-    sources = rng.random((n, 3))
-    moments = rng.normal(size=(n, channels, indexing.n_components(K)))
-    rows = 3 + channels * len(traceless.row_names(K, D))
-    assert loops.chunk(rows, 8) < n // 2
-    ranges = np.array([(0, 1100), (1100, 1101), (1000, n)])
-    out = np.empty((5, channels, indexing.n_components(D)))
-    arguments = targets, sources, moments, D, places, np.array([0, 3]), ranges, out
-    near_field(*arguments)
-    assert_same(out, exact(*arguments), D, 1e-11)
-
-
-def test_only_the_leaves_asked_for():
-    arguments = problem(1, 1, 1, np.float64, np.array([4, 4, 4, 4]))
-    near_field(*arguments, first=1, last=3)
-    out, wanted = arguments[-1], exact(*arguments)
-    assert np.isnan(out[:4]).all()
-    assert np.isnan(out[12:]).all()
-    np.testing.assert_allclose(out[4:12], wanted[4:12], rtol=1e-11, atol=1e-11)
-
-
-def test_nothing_near_is_zero():
-    arguments = problem(1, 2, 1, np.float64, np.array([3, 2]))
-    near_field(*arguments[:5], np.zeros(3, np.int64), np.empty((0, 2), np.int64), arguments[-1])
-    assert (arguments[-1] == 0).all()
-
-
-def test_orders_beyond_the_straight_line_code(monkeypatch):
-    monkeypatch.setattr(near, "MAX_EMITTED", 1)
-    check(1, 1, 2, np.float64)
-
-
-def test_threads_give_the_same_numbers():
-    leaves = np.full(150, 40)
-    arguments = problem(0, 1, 1, np.float64, leaves, n=2000)
-    ranges = np.tile([0, 2000], (150, 1))
-    arguments = *arguments[:5], np.arange(151), ranges, arguments[-1]
-    before, found = get_num_threads(), []
-    try:
-        for threads in (1, 3):
-            set_num_threads(threads)
-            near_field(*arguments)
-            found.append(arguments[-1].copy())
-    finally:
-        set_num_threads(before)
-    np.testing.assert_array_equal(*found)
-
-
-@pytest.mark.parametrize(("K", "D"), [*ORDERS, (6, 6), (2, 8), (8, 2), (0, 9), (9, 0)])
-@pytest.mark.parametrize("scaled", [False, True])
-def test_arithmetic_on_plain_numbers(K, D, scaled):
-    scaled = scaled and not traceless.has_products(K, D)
-    rng = np.random.default_rng(2)
-    r, moments = rng.normal(size=3), rng.normal(size=(1, indexing.n_components(K)))
-    shared = traceless.geometry(K, D, tuple(r), 1 / np.sqrt(r @ r), scaled)
-    rows = list(near._fold(K, D) @ moments[0])
-    sums = traceless.add_field(K, D, shared, rows, [0.0] * len(traceless.sum_names(D)))
-    found = near._unfold(K, D) @ sums
-    assert_same(found, reference.field(r[None], np.zeros((1, 3)), moments, D)[0], D, 1e-11)
-
-
-def test_cost_grows_with_orders_and_channels():
-    assert pair_cost(0, 1) == pytest.approx(1.0)
-    for K, D in ORDERS:
-        assert pair_cost(K + 1, D) > pair_cost(K, D)
-        assert pair_cost(K, D + 1) > pair_cost(K, D)
-        assert pair_cost(K, D) < pair_cost(K, D, 16) < 25 * pair_cost(K, D)
-
-
-_SUM = """
-import itertools, sys
-import numpy as np
-import multipoles as mp
-from fmm.near.field import near_field
-from numba.core import bytecode
-
-# as if every function were the first that a process compiles
-bytecode.FunctionIdentity._unique_ids = itertools.repeat(10**6)
-x, q, every = np.random.default_rng(0).random((40, 3)), np.ones((40, 1, 1)), np.array([[0, 40]])
-for name in sys.argv[1:]:
-    kernel, out = getattr(mp, name)(2.0), np.empty((40, 1, 4))
-    near_field(x, x, q, 1, every, np.array([0, 1]), every, out, kernel=kernel, reach=9.0)
-    np.testing.assert_allclose(out[:, 0], mp.field(x, x, q[:, 0], 1, kernel), atol=1e-10)
-"""
-
-
-@pytest.mark.slow
-def test_kernels_of_several_processes_meet_in_one(tmp_path):
-    """Machine code calls by name: of two damped kernels, one was taken for the other."""
-    for names in (["Softened"], ["Erf"], ["Softened", "Erf"], ["Erf", "Softened"]):
-        subprocess.run(
-            [sys.executable, "-c", _SUM, *names],
-            env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
-            check=True,
-        )
-
-
-def test_loops_of_other_constants_have_other_names():
-    kinds = [(0, 1, True, 8, mp.Softened.code), (0, 1, True, 8, mp.Erf.code), (0, 1, False, 8, 0)]
-    names = {near._loop(*kind).py_func.__qualname__ for kind in kinds}
-    assert len(names) == 3
+def test_orders_beyond_the_emitted_loops(monkeypatch):
+    rng = np.random.default_rng(0)
+    x, moments = rng.random((30, 3)), rng.normal(size=(30, 2, 4))
+    leaves = np.array([[0, 10], [10, 30]]), np.array([0, 2, 3]), np.array([[0, 5], [9, 30], [4, 8]])
+    found = []
+    for most in (12, 1):
+        monkeypatch.setattr(fmm.near, "MAX_EMITTED", most)
+        out = np.empty((30, 2, indexing.n_components(1)))
+        fmm.near.near_field(x, x, moments, 1, leaves, out)
+        found.append(out)
+    np.testing.assert_allclose(*found, rtol=1e-10, atol=1e-10)
+    near = np.r_[0:5, 9:30]
+    exact = mp.field(x[:10], x[near], moments[near], 1)
+    np.testing.assert_allclose(found[1][:10], exact, rtol=1e-10, atol=1e-10)

@@ -14,10 +14,10 @@ from numba.core import cgutils
 from numba.core import types as nb_types
 from numba.extending import intrinsic
 
-from fmm.near import traceless, traces
 from multipoles.compiled.emit import Written
 from multipoles.compiled.jit import name_by_constants
 from multipoles.compiled.simd import Vec, constant, fill_lanes, rsqrt
+from multipoles.emitted import traceless, traces
 from multipoles.radial import Coulomb
 from multipoles.radial.dispatch import radial_chain
 

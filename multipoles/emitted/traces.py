@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from fmm.near import traceless
-from fmm.near.traceless import Index, Triple
 from multipoles import indexing
+from multipoles.emitted import traceless
+from multipoles.emitted.traceless import Index, Triple
 from multipoles.polynomials import detrace_matrix, laplacian, times_r2
 
 

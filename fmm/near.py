@@ -1,0 +1,79 @@
+"""The near field: the sum over sources close to each leaf of the tree, pair by pair.
+
+By loops written for the orders (`multipoles.emitted`), up to where these would take too long to
+compile.
+"""
+
+import numpy as np
+
+from multipoles import indexing
+from multipoles.emitted import field
+from multipoles.emitted.field import MAX_EMITTED, field_of_tiles
+from multipoles.neighbours import Slots
+from multipoles.radial import Coulomb, Kernel
+from multipoles.sums import field_arrays
+
+_COULOMB = Coulomb()
+# how much slower the loop for any order is
+_GENERIC = 20.0
+# ranges of targets of leaves, starts of the ranges of sources near to each, and these
+Leaves = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def near_field(
+    targets: np.ndarray,
+    sources: np.ndarray,
+    moments: np.ndarray,
+    order: int,
+    leaves: Leaves,
+    out: np.ndarray,
+    first: int = 0,
+    last: int | None = None,
+    kernel: Kernel = _COULOMB,
+    reach: float = 0.0,
+) -> None:
+    """Write the field of the sources near each leaf at the leaf's targets.
+
+    Parameters
+    ----------
+    targets, sources, moments, order, out, kernel, reach
+        See `multipoles.emitted.field.field_of_tiles`.
+    leaves : tuple of ndarray
+        The tiles of that function: a leaf's targets meet the sources near to it.
+    first, last : int
+        Leaves to work on; default all.
+    """
+    last = len(leaves[0]) if last is None else last
+    if indexing.order_of(moments.shape[2]) + order <= MAX_EMITTED:
+        field_of_tiles(targets, sources, moments, order, leaves, out, first, last, kernel, reach)
+    elif moments.shape[1]:
+        _generic(targets, sources, moments, order, leaves, out, first, last, kernel)
+
+
+def pair_cost(source_order: int, order: int, channels: int = 1, damped: bool = False) -> float:
+    """Return the cost of one pair, one being that of a charge's potential and gradient."""
+    cost = field.pair_cost(source_order, order, channels, damped)
+    return cost if source_order + order <= MAX_EMITTED else _GENERIC * cost
+
+
+def _generic(
+    targets: np.ndarray,
+    sources: np.ndarray,
+    moments: np.ndarray,
+    order: int,
+    leaves: Leaves,
+    out: np.ndarray,
+    first: int,
+    last: int,
+    kernel: Kernel,
+) -> None:
+    """Do the same by the loop for any order, leaf by leaf."""
+    leaf_targets, starts, ranges = leaves
+    for leaf in range(first, last):
+        begin, end = leaf_targets[leaf].tolist()
+        near = [np.arange(a, b) for a, b in ranges[starts[leaf] : starts[leaf + 1]]]
+        index = np.concatenate([np.empty(0, np.int64), *near])
+        out[begin:end] = field_arrays(
+            targets[begin:end], sources[index], np.ascontiguousarray(moments[index]), order,
+            kernel, Slots(end - begin, len(index)),
+        )  # fmt: skip

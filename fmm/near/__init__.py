@@ -1,1 +1,0 @@
-"""The near field: pairs of points summed by vector instructions."""

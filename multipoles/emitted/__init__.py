@@ -1,0 +1,1 @@
+"""Loops over pairs as vector instructions, written for given orders and kernels."""
