@@ -2,8 +2,10 @@
 
     python benchmarks/direct_sum.py [--quick]
 
-Prints a table; writes results/direct_sum.csv and results/direct_sum.png beside this file. Times are
-the least of several repeats. Pairs are (target, source) for charges, unordered for quadrupoles.
+Prints tables; writes results/direct_sum.csv, results/direct_sum_orders.csv and
+results/direct_sum.png beside this file. Times are the least of several repeats. Pairs are (target,
+source) for fields, unordered for the energies of quadrupoles. The second table compares loops that
+are written for their orders and kernel with the loop for any order, on one thread.
 """
 
 import argparse
@@ -15,7 +17,8 @@ import numpy as np
 from _output import pyplot, write_picture, write_table
 
 import multipoles as mp
-from multipoles import reference
+from multipoles import indexing, reference, sums
+from multipoles.neighbours import Slots
 from multipoles.pairwise import quadrupole_pair
 
 # least rates on one thread, pairs per second
@@ -24,6 +27,29 @@ TARGETS = {
     ("charges", "float32"): 3e9,
     ("quadrupoles", "float64"): 9e7,
 }
+
+
+# orders of moments and derivatives, and kernels
+ORDERS = [(0, 2), (0, 3), (1, 1), (1, 2), (2, 2), (2, 3), (2, 4), (3, 4)]
+DAMPED = [(1, 1), (2, 3)]
+KERNELS = [
+    mp.Coulomb(), mp.Erf(2.0), mp.Erfc(2.0), mp.Yukawa(0.5), mp.Thole(0.39), mp.Softened(0.5),
+]  # fmt: skip
+
+
+class OfOrders(NamedTuple):
+    """One measurement of a field of moments of order K to derivatives of order D.
+
+    Rates in pairs per second, of the loop for any order and of that which is written for these.
+    """
+
+    kernel: str
+    dtype: str
+    source_order: int
+    order: int
+    any_order: float
+    written: float
+    difference: float
 
 
 class Result(NamedTuple):
@@ -169,6 +195,40 @@ def quadrupoles(n: int, dtype: Any, threads: list[int], repeats: int) -> list[Re
     return results
 
 
+def of_orders(n: int, repeats: int) -> list[OfOrders]:
+    rng, found = np.random.default_rng(0), []
+    mp.set_num_threads(1)
+    everybody, least = Slots(n, n), sums._EMIT_FROM
+    for kernel in KERNELS:
+        for dtype in (np.float64, np.float32):
+            x = rng.random((n, 3)).astype(dtype)
+            for source_order, order in ORDERS if kernel == mp.Coulomb() else DAMPED:
+                shape = n, 1, indexing.n_components(source_order)
+                m = rng.standard_normal(shape).astype(dtype)
+                rates, fields = [], []
+                for sums._EMIT_FROM in (np.inf, 0.0):
+                    given = x, x, m, order, kernel, everybody
+                    seconds = least_time(lambda given=given: sums.field_arrays(*given), repeats)
+                    rates.append(n * n / seconds)
+                    fields.append(sums.field_arrays(*given))
+                name, number = type(kernel).__name__, np.dtype(dtype).name
+                orders = source_order, order
+                found.append(OfOrders(name, number, *orders, *rates, relative(*fields[::-1])))
+    sums._EMIT_FROM = least
+    return found
+
+
+def show_orders(found: list[OfOrders]) -> None:
+    print(
+        f"\n{'kernel':<10}{'dtype':<9}{'K':>3}{'D':>3}{'any order':>12}{'written':>10}{'gain':>7}"
+    )
+    for r in found:
+        print(
+            f"{r.kernel:<10}{r.dtype:<9}{r.source_order:>3}{r.order:>3}{r.any_order / 1e6:>12.1f}"
+            f"{r.written / 1e6:>10.1f}{r.written / r.any_order:>7.1f}"
+        )
+
+
 def _result(case, dtype, loop, threads, rate, base, error) -> Result:
     name = np.dtype(dtype).name
     target = TARGETS.get((case, name)) if loop == "multipoles" and threads == 1 else None
@@ -226,6 +286,9 @@ def main() -> None:
         results += quadrupoles(2000 if quick else 5000, dtype, threads, repeats)
     show(results)
     print(f"written: {write_table('direct_sum', Result._fields, results)}")
+    found = of_orders(1000 if quick else 3000, repeats)
+    show_orders(found)
+    print(f"written: {write_table('direct_sum_orders', OfOrders._fields, found)}")
     plot(results)
 
 

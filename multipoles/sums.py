@@ -15,7 +15,7 @@ from multipoles.radial import Coulomb, Kernel
 
 # sums of at least this cost, in pairs of charges, have loops written for their orders: the loop for
 # any order would take about 20 ms
-_EMIT_FROM = 2e7
+_EMIT_FROM = 6e7
 # targets for which a block of sources is copied once
 _TILE = 128
 # writes the results of a range of targets
