@@ -20,8 +20,6 @@ from multipoles.sums import field_arrays
 METHODS = ("direct", "fmm", "auto")
 # number of pairs below which a tree never pays
 _FEW_PAIRS = 1e6
-# time of a pair in the loop for any order and kernel, relative to a pair in a plan's near field
-_DIRECT = 5.0
 # seconds per point that planning takes
 _PLAN = 1e-6
 # points in a leaf of a plan's tree; None: the plan chooses
@@ -201,4 +199,4 @@ def _pays(
     # the work per point hardly depends on the number of points
     work = expected_work(10_000, tolerance, source_order, order, channels, damped=True)
     seconds = points * (_PLAN + 0.5 * seconds_per_point(work, 3.0, 60.0))
-    return seconds < _DIRECT * neighbours.n_pairs * work.seconds_per_pair()
+    return seconds < neighbours.n_pairs * work.seconds_per_pair()

@@ -16,6 +16,7 @@ from multipoles import indexing
 from multipoles.compiled.jit import bare, bare_inline, run_chunks
 from multipoles.compiled.simd import BYTES, load, store
 from multipoles.emitted import loops, traceless, traces
+from multipoles.emitted.gather import gather
 from multipoles.emitted.loops import add_sources
 from multipoles.emitted.rows import source_rows, unfolding
 from multipoles.layout import aligned
@@ -107,14 +108,16 @@ def field_of_pairs(
     channels = moments.shape[1]
     form = _Form(indexing.order_of(moments.shape[2]), order, channels, targets.dtype, kernel)
     rows, n_rows = source_rows(sources, moments, order, form.damped)
-    # a source's numbers lie together: they are gathered source by source
-    sites = np.ascontiguousarray(rows.reshape(n_rows, -1).T[: len(sources)])
+    # a source's numbers lie together, in whole vectors
+    lanes = BYTES // targets.itemsize
+    sites = np.zeros((len(sources), -(-n_rows // lanes) * lanes), targets.dtype)
+    sites[:, :n_rows] = rows.reshape(n_rows, -1).T[: len(sources)]
     loop = _loop_of_pairs(*form.key)
 
     def task(first: int, last: int) -> None:
         loop(
-            first, last, targets, sites, *pairs, form.unfold, form.chunk(n_rows),
-            form.scratch(n_rows, 1), kernel.parameter_array, reach, out,
+            first, last, targets, sites, n_rows, *pairs, form.unfold, form.chunk(n_rows),
+            form.scratch(sites.shape[1], 1), kernel.parameter_array, reach, out,
         )  # fmt: skip
 
     run_chunks(task, len(targets), 2 * len(pairs[1]) * form.pair_cost())
@@ -220,8 +223,8 @@ def _loop_of_pairs(source_order: int, order: int, single: bool, itemsize: int, c
 
     @bare
     def of_pairs(
-        first, last, targets, sites, starts, sources, weights, unfold, chunk, scratch, parameters,
-        reach, out,
+        first, last, targets, sites, n_rows, starts, sources, weights, unfold, chunk, scratch,
+        parameters, reach, out,
     ):  # fmt: skip
         block, vectors, chain, sums = scratch
         channels = out.shape[1]
@@ -229,7 +232,7 @@ def _loop_of_pairs(source_order: int, order: int, single: bool, itemsize: int, c
             sums[: channels * row] = 0.0
             for k in range(starts[i], starts[i + 1], chunk):
                 n = min(chunk, starts[i + 1] - k)
-                n = _gather(sites, sources, weights, k, n, width, step, block)
+                n = gather(sites, sources, weights, k, n, width, step, n_rows, block)
                 add_sources(
                     source_order, order, single, code, targets, i, i + 1, block, n, channels,
                     vectors, sums, parameters, chain, reach,
@@ -237,27 +240,6 @@ def _loop_of_pairs(source_order: int, order: int, single: bool, itemsize: int, c
             _write(sums, row, unfold, i, i + 1, out)
 
     return of_pairs
-
-
-@bare_inline
-def _gather(sites, sources, weights, first, n, width, step, block):
-    """Copy n listed sources into the block, moments times their weights; return the padded n.
-
-    Padding as in `_fill`.
-    """
-    full = (n + step - 1) // step * step
-    n_rows = sites.shape[1]
-    for j in range(full):
-        k = first + min(j, n - 1)
-        source = sources[k]
-        factor = 0.0
-        if j < n:
-            factor = weights[k] if weights.shape[0] > 0 else 1.0
-        for row in range(3):
-            block[row * width + j] = sites[source, row]
-        for row in range(3, n_rows):
-            block[row * width + j] = factor * sites[source, row]
-    return full
 
 
 @bare_inline
