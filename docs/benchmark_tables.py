@@ -301,6 +301,19 @@ def direct_sum() -> Table:
     return ["sum", "type", "loop", "threads", "10⁹ pairs / s", "against plain Numba", "error"], body
 
 
+def direct_sum_orders() -> Table:
+    body = [
+        [
+            f"`{row['kernel']}`", row["dtype"], row["source_order"], row["order"],
+            f"{float(row['any_order']) / 1e6:.0f}", f"{float(row['written']) / 1e6:.0f}",
+            f"{float(row['written']) / float(row['any_order']):.1f} ×",
+        ]
+        for row in read("direct_sum_orders")
+    ]  # fmt: skip
+    header = ["kernel", "type", "K", "D", "any order, million/s", "written, million/s", "gain"]
+    return header, body
+
+
 def fmm_bench() -> Table:
     rows = [row for row in read("fmm_bench") if row["part"] == "table"]
     body = []
@@ -461,6 +474,7 @@ TABLES: dict[str, tuple[Callable[[], Table], str]] = {
         ("published_s66x8", published_s66x8, "python benchmarks/published_accuracy.py"),
         ("published_shipped", published_shipped, "python benchmarks/published_accuracy.py"),
         ("direct_sum", direct_sum, ""),
+        ("direct_sum_orders", direct_sum_orders, "python benchmarks/direct_sum.py"),
         ("fmm_bench", fmm_bench, "python -m fmm bench"),
         ("fmm_scaling", fmm_scaling, ""),
         ("edge_operators", edge_operators, ""),
