@@ -6,13 +6,14 @@ J. Comput. Phys. 155, 468 (1999).
 
 import itertools
 from collections.abc import Callable
-from functools import cached_property, lru_cache
+from functools import cached_property
 from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
 
 from fmm.far import expansions, harmonics, translations, truncation
+from fmm.far.kept import kept
 from fmm.tree.build import Tree
 from fmm.tree.geometry import Geometry
 from fmm.tree.lists import shifts
@@ -308,7 +309,7 @@ class TransferOperators(NamedTuple):
     signs: np.ndarray
 
 
-@lru_cache(maxsize=6)
+@kept
 def transfer_operators(
     degree: int, source_order: int, dtype: np.dtype, widest: int
 ) -> TransferOperators:

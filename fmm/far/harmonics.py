@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fmm.far.kept import kept
 from multipoles.compiled.jit import jit
 from multipoles.indexing import component_index, factorials, multi_indices, n_components
 
@@ -162,7 +163,7 @@ class Terms(NamedTuple):
     factor: np.ndarray
 
 
-@lru_cache(maxsize=6)
+@kept
 def shift_terms(degree: int, inner: int) -> Terms:
     """Return the terms of A(d): rho_n(y + d) = sum_j A_nj(d) rho_j(y), linear in rho(d).
 
@@ -171,7 +172,7 @@ def shift_terms(degree: int, inner: int) -> Terms:
     return _collect(_shift_terms, degree, inner)
 
 
-@lru_cache(maxsize=6)
+@kept
 def transfer_terms(degree: int, inner: int) -> Terms:
     """Return the terms of B(d): iota_j(d + x) = sum_k B_kj(d) rho_k(x), linear in iota(d).
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fmm.far import harmonics
+from fmm.far.kept import kept
 from fmm.far.tile import BOXES, ROWS, tile
 from multipoles.compiled.jit import bare, bare_inline, jit
 from multipoles.compiled.simd import BYTES
@@ -58,7 +59,7 @@ def _cut(matrix, lanes, tiles):
                 entry += 1
 
 
-@lru_cache(maxsize=16)
+@kept
 def upward(degree: int, dtype: np.dtype) -> tuple[Operator, ...]:
     """Return the multipole-to-multipole operators of the eight octants.
 
@@ -67,13 +68,13 @@ def upward(degree: int, dtype: np.dtype) -> tuple[Operator, ...]:
     return tuple(operator(shift_matrix(octant, degree), dtype) for octant in range(8))
 
 
-@lru_cache(maxsize=16)
+@kept
 def downward(degree: int, dtype: np.dtype) -> tuple[Operator, ...]:
     """Return the local-to-local operators of the eight octants."""
     return tuple(operator(0.5 * shift_matrix(octant, degree).T, dtype) for octant in range(8))
 
 
-@lru_cache(maxsize=32)
+@kept
 def shift_matrix(octant: int, degree: int) -> np.ndarray:
     """Return A(d) with columns times 2^-j: from a child's units to its parent's."""
     corner = np.array([octant >> 2 & 1, octant >> 1 & 1, octant & 1])
