@@ -315,20 +315,24 @@ def transfer_operators(
 ) -> TransferOperators:
     """Return the operators of shifts up to `widest`, each of the degree its distance asks for."""
     degrees = truncation.degrees(degree, source_order)
+    shift_of = np.abs(shifts())
     span = range(widest + 1)
     reflected = [shift for shift in itertools.product(span, span, span) if max(shift) > 1]
-    codes = {s: np.flatnonzero((np.abs(shifts()) == s).all(axis=1)) for s in reflected}
-    rows, parts, size = [], [], 0
+    h = dict(zip(reflected, harmonics.irregular(np.array(reflected), 2 * degree), strict=True))
+    codes = {s: np.flatnonzero((shift_of == s).all(axis=1)) for s in reflected}
+    asked = {s: int(degrees[codes[s][0]]) for s in reflected}
+    lengths = {s: translations.transfer_length(asked[s], dtype) for s in reflected}
+    tiles = aligned(sum(lengths.values()), dtype)
+    rows, first = [], 0
     # by degree: shifts of one degree share the terms of their matrices
-    for shift in sorted(reflected, key=lambda s: int(degrees[codes[s][0]])):
-        operator = translations.transfer(shift, int(degrees[codes[shift][0]]), dtype)
+    for shift in sorted(reflected, key=lambda s: asked[s]):
+        last = first + lengths[shift]
+        translations.transfer(h[shift], asked[shift], tiles[first:last])
         for code in codes[shift]:
             octant = int((shifts()[code] < 0) @ (4, 2, 1))
-            rows.append((code, size, size + len(operator.tiles), operator.n_columns, octant))
-        parts.append(operator.tiles)
-        size += len(operator.tiles)
-    tiles = aligned(size, dtype)
-    np.concatenate(parts, out=tiles)
+            n_columns = harmonics.n_harmonics(asked[shift])
+            rows.append((code, first, last, n_columns, octant))
+        first = last
     signs = np.stack([translations.reflection(octant, degree, dtype) for octant in range(8)])
     return TransferOperators(tiles, np.array(rows), signs)
 

@@ -38,24 +38,22 @@ def row_length(n: int, dtype: np.dtype) -> int:
 
 
 def operator(matrix: np.ndarray, dtype: np.dtype) -> Operator:
-    """Return a matrix (rows, columns) cut into tiles."""
+    """Return a matrix (rows, columns) cut into tiles; soonest if columns are contiguous."""
     rows, columns = matrix.shape
-    lanes = BYTES // dtype.itemsize
-    n_vectors = -(-rows // lanes)
-    tiles = aligned(n_vectors * lanes * columns, dtype)
-    _cut(matrix, lanes, tiles)
+    tiles = aligned(row_length(rows, dtype) * columns, dtype)
+    _cut(np.ascontiguousarray(matrix.T), BYTES // dtype.itemsize, tiles)
     return Operator(tiles, columns)
 
 
 @jit
-def _cut(matrix, lanes, tiles):
-    rows, columns = matrix.shape
+def _cut(transposed, lanes, tiles):
+    columns, rows = transposed.shape
     entry = 0
     for first in range(0, rows, ROWS * lanes):
         height = min(ROWS * lanes, (rows - first + lanes - 1) // lanes * lanes)
         for column in range(columns):
             for row in range(first, first + height):
-                tiles[entry] = matrix[row, column] if row < rows else 0.0
+                tiles[entry] = transposed[column, row] if row < rows else 0.0
                 entry += 1
 
 
@@ -79,22 +77,35 @@ def shift_matrix(octant: int, degree: int) -> np.ndarray:
     """Return A(d) with columns times 2^-j: from a child's units to its parent's."""
     corner = np.array([octant >> 2 & 1, octant >> 1 & 1, octant & 1])
     size = harmonics.n_harmonics(degree)
-    matrix = np.empty((size, size))
+    matrix = np.empty((size, size), order="F")
     h = harmonics.regular((corner - 0.5) / 2, degree)
     harmonics.dense(harmonics.shift_terms(degree, degree), h, matrix)
     return matrix * 0.5 ** harmonics.degrees(degree)
 
 
-def transfer(vector: tuple[int, int, int], degree: int, dtype: np.dtype) -> Operator:
-    """Return the multipole-to-local operator of target minus source anchor, components >= 0."""
-    return operator(transfer_matrix(vector, degree), dtype)
+def transfer(h: np.ndarray, degree: int, tiles: np.ndarray) -> None:
+    """Write the multipole-to-local operator of a shift, target minus source anchor, to `tiles`.
+
+    `h` are its irregular harmonics, at least up to twice the degree. The length of `tiles` is
+    `transfer_length`.
+    """
+    _cut(_transfer_matrix(h, degree).T, BYTES // tiles.itemsize, tiles)
+
+
+def transfer_length(degree: int, dtype: np.dtype) -> int:
+    """Return how many numbers a multipole-to-local operator takes in tiles."""
+    size = harmonics.n_harmonics(degree)
+    return row_length(size, dtype) * size
 
 
 def transfer_matrix(vector: tuple[int, int, int], degree: int) -> np.ndarray:
-    """Return the matrix of `transfer`."""
+    """Return the matrix of `transfer` for a shift."""
+    return _transfer_matrix(harmonics.irregular(np.array(vector, np.float64), 2 * degree), degree)
+
+
+def _transfer_matrix(h: np.ndarray, degree: int) -> np.ndarray:
     size = harmonics.n_harmonics(degree)
-    matrix = np.empty((size, size))
-    h = harmonics.irregular(np.array(vector, np.float64), 2 * degree)
+    matrix = np.empty((size, size), order="F")
     harmonics.dense(harmonics.transfer_terms(degree, degree), h, matrix)
     return matrix
 

@@ -22,6 +22,7 @@ from uuid import uuid4
 import llvmlite
 import numba
 from numba.core.caching import FunctionCache, NullCache
+from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 
 _DIGEST = 32  # bytes of SHA-256
@@ -41,6 +42,13 @@ class _KernelCache(FunctionCache):
     def __init__(self, function: Callable[..., Any]):
         super().__init__(function)
         self._cache_file = _Files(Path(self.cache_path), function)
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        # Numba would import all that it can compile, for a quarter of a second: what is compiled
+        # needs its runtime only
+        rtsys.initialize(target_context)
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(sig, target_context)
 
     def save_overload(self, sig: Any, data: Any) -> None:
         try:
