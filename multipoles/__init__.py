@@ -12,7 +12,9 @@ potential. There are no units: k = 1.
 (5, 4)
 """
 
-from multipoles import reference
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from multipoles.compiled.jit import get_num_threads, set_num_threads
 from multipoles.conventions import convert, from_convention
 from multipoles.indexing import n_components
@@ -30,6 +32,9 @@ from multipoles.radial import (
     Yukawa,
 )
 from multipoles.radial.checking import check_kernel
+
+if TYPE_CHECKING:
+    from multipoles import reference
 
 __all__ = [
     "Coulomb",
@@ -58,3 +63,10 @@ __all__ = [
     "torques",
     "unpack",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the slow twin when it is asked for: scipy.special takes as long as all else."""
+    if name == "reference":
+        return import_module("multipoles.reference")
+    raise AttributeError(f"module 'multipoles' has no attribute {name!r}")

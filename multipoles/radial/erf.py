@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special
 
 from multipoles.compiled.jit import bare, bare_inline
 from multipoles.compiled.simd import BYTES, lane_min, lane_of
@@ -156,4 +155,6 @@ class Erf(Kernel, code=2):
 
     def coulomb_beyond(self, tolerance: float, links: int) -> float:
         """Return where Gamma(n + 1/2, t)/Gamma(n + 1/2), t = (alpha r)^2, is the tolerance."""
+        from scipy import special  # takes as long to import as all else here
+
         return float(special.gammainccinv(links + 0.5, tolerance)) ** 0.5 / self.alpha
