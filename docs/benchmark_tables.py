@@ -241,11 +241,13 @@ def shipped_model_errors() -> Table:
 
 def novelty() -> Table:
     columns = ("number", "force error", "novelty", "wrong", "flagged", "wrong and not flagged",
-               "roc area")  # fmt: skip
+               "roc area", "committee: wrong", "committee: roc area of novelty",
+               "committee: roc area of spread")  # fmt: skip
     body = [[row["frames"], *(row[name].replace("nan", "–") for name in columns)]
             for row in read("novelty")]  # fmt: skip
     header = ["frames", "number", "force error (median) / meV/Å", "novelty (median)", "wrong / %",
-              "flagged / %", "wrong, not flagged / %", "area under ROC curve"]  # fmt: skip
+              "flagged / %", "wrong, not flagged / %", "area under ROC curve",
+              "committee: wrong / %", "… area, by novelty", "… area, by spread"]  # fmt: skip
     return header, body
 
 

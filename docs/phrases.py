@@ -359,11 +359,13 @@ def doctor() -> list[str]:
 def trust() -> list[str]:
     """Return what novelty is said to tell."""
     rows = {row["frames"]: row for row in read("novelty")}
-    held_out, far, dry = (
-        rows[name] for name in ("held-out runs", "hot, stretched, unseen", "without water")
+    chosen_on, test, far, dry = (
+        rows[name]
+        for name in ("validation runs", "test runs", "hot, stretched, unseen", "without water")
     )
     return [
-        f"Of {held_out['number']} held-out frames {number(held_out, 'flagged'):.1f} % are flagged",
+        f"Of {test['number']} frames of test runs {number(test, 'flagged'):.1f} % are flagged, of "
+        f"{chosen_on['number']} of validation runs {number(chosen_on, 'flagged'):.1f} %",
         f"the area under the curve is {number(far, 'roc area'):.2f} on hot, stretched and unseen "
         f"frames ({far['number']}, of which {number(far, 'wrong'):.0f} % are wrong)",
         f"{number(far, 'wrong and not flagged'):.0f} % of them are wrong without being flagged",
