@@ -2,7 +2,8 @@
 
     python benchmarks/novelty.py generate     # labels by PySCF (extra `data`): 4 to 20 s a frame
     python benchmarks/novelty.py              # the labels are in the repository, some minutes
-    python benchmarks/novelty.py --committee runs/train/committee.pt
+    python benchmarks/committee.py --keep /tmp/committees  # or another one
+    python benchmarks/novelty.py --committee /tmp/committees/shipped.pt
 
 The model that ships, with what it knows of its training frames, on frames that it was not trained
 on: held-out runs in water (shipped) and the same molecules without water; "hot" ones, displaced at

@@ -1,4 +1,4 @@
-"""How near atoms are to each other, to charges and to points: compiled loops over arrays."""
+"""What makes atoms novel, in compiled loops over arrays: neighbours, charges, fields, features."""
 
 import numpy as np
 
