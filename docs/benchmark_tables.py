@@ -465,7 +465,7 @@ TABLES: dict[str, tuple[Callable[[], Table], str]] = {
         ("committee", committee, ""),
         ("shipped_model_errors", shipped_model_errors,
          "anisole train benchmarks/shipped_model.yaml --no-blind"),
-        ("novelty", novelty, ""),
+        ("novelty", novelty, "python benchmarks/novelty.py --committee shipped.pt"),
         ("novelty_examples", novelty_examples, "python benchmarks/novelty.py"),
         ("density_fitting", density_fitting, ""),
         ("published_s66x8", published_s66x8, "python benchmarks/published_accuracy.py"),

@@ -378,6 +378,8 @@ def trust() -> list[str]:
         f"the area under the curve is {number(far, 'roc area'):.2f} on hot, stretched and unseen "
         f"frames ({far['number']}, of which {number(far, 'wrong'):.0f} % are wrong)",
         f"{number(far, 'wrong and not flagged'):.0f} % of them are wrong without being flagged",
+        f"an area of {number(far, 'committee: roc area of spread'):.2f}, its novelty with "
+        f"{number(far, 'committee: roc area of novelty'):.2f}",
         f"Without water {number(dry, 'flagged'):.0f} % of frames are flagged and "
         f"{number(dry, 'wrong'):.0f} % are wrong",
         f"it takes {domain_size()} kB",
