@@ -43,7 +43,7 @@ def least_degrees(
     expected = accuracy.predicted(weights, edges, len(limits) - 1)
     squares = np.maximum(limits**2, np.finfo(float).tiny)
     # points form and evaluate expansions of the highest degree: half of that counts on every level
-    costs = geometry.translations[:, None] * work.translations()
+    costs = geometry.translations[:, None] * work.translations(_boxes(geometry))
     costs += 0.5 * geometry.targets.shape[0] * work.harmonics()
     active = np.any(expected[:, :, 0] > 0, axis=0)
     if np.count_nonzero(active) > _DEGREES:
@@ -65,12 +65,16 @@ def seconds(geometry: Any, work: Work, degrees: tuple[int, ...]) -> float:
     full = min(max(degrees) + work.source_order + work.order, MAX_DEGREE)
     return float(
         geometry.n_near_pairs * work.seconds_per_pair()
-        + geometry.translations @ work.translations()[list(degrees)]
+        + geometry.translations @ work.translations(_boxes(geometry))[list(degrees)]
         + geometry.n_leaves * work._replace(degree=max(degrees)).seconds_per_leaf()
         + geometry.targets.shape[0] * harmonics[max(degrees)]
         + 0.5 * geometry.n_mixed * harmonics[full]
         + matrices
     )
+
+
+def _boxes(geometry: Any) -> int:
+    return int(geometry.tree.n_children.shape[0])
 
 
 def direct_seconds(geometry: Any, work: Work) -> float:

@@ -21,6 +21,10 @@ from multipoles.files import atomic_write
 SINGLE = 1e-5
 # what a far field costs however few the points are
 FIXED_SECONDS = 2e-3
+# expansions beyond so many bytes are read from memory, which a translation has to wait for
+_CACHE, _MISS = 16e6, 55e-9
+# what a translation costs beside arithmetic: to be listed, and looked at where errors are sought
+_LISTED = 4e-8
 
 
 class Machine(NamedTuple):
@@ -67,7 +71,7 @@ def machine() -> Machine:
 def _file() -> Path:
     # of a user without a home it stays "~", where `Path.expanduser` would raise
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home) / "anisole" / f"fmm-cost-1-{processor()}.json"
+    return Path(home) / "anisole" / f"fmm-cost-2-{processor()}.json"
 
 
 def _keep(path: Path, times: Machine) -> None:
@@ -179,15 +183,21 @@ class Work(NamedTuple):
         cost = pair_cost(self.source_order, self.order, self.channels, self.damped)
         return self.machine().pair * cost
 
-    def seconds_per_translation(self) -> float:
+    def seconds_per_translation(self, n_boxes: float = 0.0) -> float:
         """Seconds of a multipole-to-local translation, averaged over shifts."""
-        return float(self.translations()[self.degree])
+        return float(self.translations(n_boxes)[self.degree])
 
-    def translations(self) -> np.ndarray:
-        """Seconds of a multipole-to-local translation at every degree."""
+    def translations(self, n_boxes: float = 0.0) -> np.ndarray:
+        """Seconds of a multipole-to-local translation among so many boxes at every degree."""
         # many small matrices cost a fifth more; loading and storing a box costs 500 entries
         entries = 1.2 * _entries(self.source_order) + 500.0
-        return self.machine().multiply * self.channels * entries * (0.5 if self.single else 1.0)
+        seconds = self.machine().multiply * self.channels * entries * (0.5 if self.single else 1.0)
+        if self.processor != "cpu":
+            return seconds
+        size = (np.arange(truncation.MAX_DEGREE + 1.0) + 1) ** 2 * (4 if self.single else 8)
+        both = np.maximum(2 * size * n_boxes * self.channels, 1.0)
+        waiting: np.ndarray = seconds + _LISTED + _MISS * np.maximum(1 - _CACHE / both, 0.0)
+        return waiting
 
     def harmonics(self) -> np.ndarray:
         """Seconds per point to form and evaluate expansions of every degree."""
@@ -262,18 +272,19 @@ def _expected_error(degree: int, rank: int, derivative: int, closest: float) -> 
     return float(np.sqrt(189 * np.mean(errors**2) * share))
 
 
-def best_occupancy(work: Work, dimension: float) -> float:
-    """Return the mean number of points a leaf should hold."""
+def best_occupancy(work: Work, dimension: float, n: float = 0.0) -> float:
+    """Return the mean number of points a leaf should hold, of n points."""
     sizes = np.geomspace(max(4.0, work.machine().least), 4000, 160)
-    seconds = [seconds_per_point(work, dimension, size) for size in sizes]
+    seconds = [seconds_per_point(work, dimension, size, n=n) for size in sizes]
     return float(sizes[np.argmin(seconds)])
 
 
 def seconds_per_point(
-    work: Work, dimension: float, occupancy: float, crowding: float = 1.0
+    work: Work, dimension: float, occupancy: float, crowding: float = 1.0, n: float = 0.0
 ) -> float:
-    """Return the cost per point of leaves of some occupancy, points filling `dimension`."""
+    """Return the cost per point of leaves of some occupancy, n points filling `dimension`."""
     near = 3.0**dimension * occupancy * crowding * work.seconds_per_pair()
     n_translations = (6.0**dimension - 3.0**dimension) / (1 - 2.0**-dimension)
-    far = n_translations * work.seconds_per_translation() + work.seconds_per_leaf()
+    n_boxes = n / occupancy / (1 - 2.0**-dimension)
+    far = n_translations * work.seconds_per_translation(n_boxes) + work.seconds_per_leaf()
     return float(near + far / occupancy)

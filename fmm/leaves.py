@@ -19,6 +19,8 @@ ROOT_GRIDS = (1, 3, 5)
 _NEVER_DIRECT = 100.0
 # uneven points whose direct sum takes more than so many times get a tree, to see what they are like
 _WORTH_A_TREE = 5.0
+# how many times the mean of all leaves the fullest leaf holds where points are spread unevenly
+_FULLEST = 2.8
 
 
 def arrange(
@@ -122,7 +124,7 @@ def choose_leaves(
         # less than the emptiest box of the grid one level coarser, which is to be divided
         above = max(held + 3 * held**0.5, 8 * held - 3 * (8 * held) ** 0.5)
         return int(root), int(min(held + 6 * held**0.5 + 8, above))
-    return 1, int(2.2 * best_occupancy(work, float(dimension)))
+    return 1, int(_FULLEST * best_occupancy(work, float(dimension), n))
 
 
 class _Grids(NamedTuple):
@@ -148,10 +150,12 @@ def _grids(boxes: np.ndarray, crowding: np.ndarray, n: float, work: Work) -> _Gr
     root = np.repeat(ROOT_GRIDS, len(boxes))
     halvings = np.log2(root) + np.tile(levels, len(ROOT_GRIDS))
     filled = np.exp2(np.interp(halvings, levels, np.log2(boxes)))
-    dimension = np.clip(np.interp(halvings, levels, np.gradient(np.log2(boxes))), 1.0, 3.0)
+    # from the level above: below, boxes may be empty by chance
+    growth = np.diff(np.log2(boxes), prepend=2 * np.log2(boxes[0]) - np.log2(boxes[1]))
+    dimension = np.clip(np.interp(halvings, levels, growth), 1.0, 3.0)
     crowd = np.interp(halvings, levels, crowding)
     columns = zip(dimension, filled, crowd, strict=True)
-    seconds = np.array([seconds_per_point(work, d, n / b, c) for d, b, c in columns])
+    seconds = np.array([seconds_per_point(work, d, n / b, c, n) for d, b, c in columns])
     return _Grids(halvings, root, dimension, filled, crowd, seconds)
 
 

@@ -124,7 +124,7 @@ def _cost(moments: np.ndarray, order: int, kernel: Kernel) -> float:
         return 1.0
     top = order + indexing.order_of(moments.shape[2])
     rows = sum(indexing.n_components(n) for n in range(top + 1))
-    return 2 + 0.7 * rows + 0.3 * moments[0].size * indexing.n_components(order)
+    return 2 + 0.7 * rows + 0.3 * moments.shape[1] * moments.shape[2] * indexing.n_components(order)
 
 
 def _task_of_rows(

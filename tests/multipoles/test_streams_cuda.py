@@ -1,6 +1,7 @@
 """Several streams: what one of them made, others wait for, on the device, before they read it."""
 
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -32,6 +33,8 @@ class Stream:
 
 
 class OnStream(NumbaSpace):
+    _constants: ClassVar[dict] = {}  # not those of other tests
+
     def __init__(self, stream):
         self.stream, self.number = stream, stream.number
 
