@@ -10,10 +10,10 @@ AMP-BMS model (`anisole import-weights MIN_state_dict -o amp_bms.pt`) with const
 and charge fitted to the training frames; and the same fine-tuned (published_finetuned.yaml). What
 is not named, or refuses a frame, is left open.
 
-Energies are compared as they are, and after a constant for each molecule: the mean error of its
-other frames. A molecule with waters beside it counts as that molecule. Prints tables, with targets
-beside what was measured; writes benchmarks/results/shipped_model_{errors,kinds,unseen,beside,
-targets}.csv and shipped_model_parity.png.
+Energies are compared as they are, and after a constant: the mean error of the other frames of the
+same composition. In the tables a molecule with waters beside it counts as that molecule. Prints
+tables, with targets beside what was measured; writes benchmarks/results/shipped_model_{errors,
+kinds,unseen,beside,targets}.csv and shipped_model_parity.png.
 """
 
 import argparse
@@ -93,12 +93,12 @@ def answers(model: Potential, frames: Sequence[Frame]) -> list[dict[str, Any] | 
     return answers(model, frames[:half]) + answers(model, frames[half:])
 
 
-def after_constant(errors: np.ndarray, molecules: Sequence[str]) -> np.ndarray:
-    """Return errors less the mean error of the molecule's other frames, NaN where it has none."""
+def after_constant(errors: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Return errors less the mean error of other frames of the name, NaN where there are none."""
     left = np.full(len(errors), np.nan)
-    names = np.array(molecules)
-    for name in np.unique(names):
-        own = (names == name) & np.isfinite(errors)
+    labels = np.array(names)
+    for name in np.unique(labels):
+        own = (labels == name) & np.isfinite(errors)
         count = np.count_nonzero(own)
         if count > 1:
             left[own] = (errors[own] - errors[own].mean()) * count / (count - 1)
@@ -155,7 +155,7 @@ def found(model: Potential, frames: Sequence[Frame]) -> Found:
             for result, frame in zip(results, frames, strict=True)
         ]
     )
-    return Found(list(frames), results, after_constant(errors, [solute(f) for f in frames]))
+    return Found(list(frames), results, after_constant(errors, [f.name for f in frames]))
 
 
 # --- frames -------------------------------------------------------------------------------------
