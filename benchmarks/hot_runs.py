@@ -17,6 +17,7 @@ Prints a table; writes benchmarks/results/hot_runs.csv.
 import argparse
 import json
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -61,6 +62,14 @@ def starts(frames: Sequence[Frame], names: Sequence[str] | None = None) -> dict[
     if missing := set(names or ()) - set(best):
         raise SystemExit(f"no frames of {', '.join(sorted(missing))}")
     return {name: frame.system for name, frame in sorted(best.items())}
+
+
+def checksum(model: Potential) -> int:
+    """Return a number that tells a model from others."""
+    found = 0
+    for value in model.state_dict().values():
+        found = zlib.crc32(value.cpu().numpy().tobytes(), found)
+    return found
 
 
 class Forces:
@@ -275,8 +284,9 @@ class HotRun:
     @property
     def settings(self) -> str:
         """What must be the same where a run goes on."""
-        what = [self.names, self.temperature, self.timestep, self.numbers.tolist()]
-        return json.dumps(what)
+        numbers = self.numbers.tolist()
+        settings = [self.temperature, self.timestep]
+        return json.dumps([checksum(self.model), self.names, numbers, settings])
 
     def save(self, path: Path) -> None:
         """Write the state."""
@@ -293,7 +303,9 @@ class HotRun:
         """Go on from a state that `save` wrote."""
         with np.load(path) as file:
             if str(file["settings"]) != self.settings:
-                raise SystemExit(f"{path} is of other molecules or settings: name another --folder")
+                raise SystemExit(
+                    f"{path} is of another model, molecules or settings: name another --folder"
+                )
             self.step = int(file["step"])
             self.random.bit_generator.state = json.loads(str(file["random"]))
             for name in STATE:

@@ -23,9 +23,12 @@ BENCHMARKS = Path(shipped_model.__file__).parent
 
 @pytest.fixture(scope="module")
 def model():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # many small steps: threads would wait for each other
     made = tiny_model()
     made.set_domain(methanol())
-    return made.requires_grad_(False)
+    yield made.requires_grad_(False)
+    torch.set_num_threads(threads)
 
 
 def named(name, group="water", error=0.0):
@@ -172,9 +175,10 @@ def test_a_run_that_goes_on_is_the_same(model, tmp_path):
     for name in hot_runs.STATE:
         assert np.array_equal(getattr(whole, name), getattr(second, name)), name
     assert whole.asked.tolist() == [1, 1]
-    other = hot_runs.HotRun(model, two(), temperature=300.0)
-    with pytest.raises(SystemExit, match="other molecules or settings"):
-        other.restore(tmp_path / "state.npz")
+    colder = hot_runs.HotRun(model, two(), temperature=300.0)
+    for other in (colder, hot_runs.HotRun(tiny_model(seed=1), two())):
+        with pytest.raises(SystemExit, match="of another model, molecules or settings"):
+            other.restore(tmp_path / "state.npz")
 
 
 def test_bonds_that_break_or_form_at_two_looks_end_a_molecule(model):
