@@ -6,11 +6,12 @@ Two committees of four learn from 200 of the shipped frames: small models from r
 the model that ships, perturbed, on frames drawn for each member. The spread is scaled on frames of
 the validation runs, as `anisole train --committee` does it, and the errors that it holds are
 counted on frames of the test runs, which no member has seen. Prints a table; writes
-benchmarks/results/committee.csv and .png. Committees that are there already are not trained again;
-a minute or two on a free core.
+benchmarks/results/committee.csv and .png. Committees that are there already are not trained again,
+but with `--keep FOLDER`, which writes their checkpoints; a minute or two on a free core.
 """
 
 import argparse
+from pathlib import Path
 
 import numpy as np
 from _experiments import Table, settings, thinned, train
@@ -19,7 +20,7 @@ from scipy.stats import spearmanr
 
 from gnn.data import load_shipped, split_by_run
 from gnn.training.calibration import calibrate, reliability, spreads_and_errors
-from gnn.training.checkpoint import SHIPPED
+from gnn.training.checkpoint import SHIPPED, save_model
 from gnn.training.committee import SPREADS, Committee
 from gnn.training.members import resampled
 from gnn.training.report.tables import TITLES
@@ -39,23 +40,30 @@ def main() -> None:
     parser.add_argument("--members", type=int, default=4)
     parser.add_argument("--frames", type=int, default=200)
     parser.add_argument("--fresh", action="store_true")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="for random.pt and shipped.pt")
     arguments = parser.parse_args()
     counts = arguments.frames, 100, 100  # evenly spaced, of all molecules
-    training, validation, test = (
-        thinned(frames, n) for frames, n in zip(split_by_run(load_shipped()), counts, strict=True)
-    )
-    table = Table("committee", ("start", "quantity", "expected"), COLUMNS, arguments.fresh)
+    sets = [thinned(part, n) for part, n in zip(split_by_run(load_shipped()), counts, strict=True)]
+    keys, fresh = ("start", "quantity", "expected"), arguments.fresh or arguments.keep is not None
+    table = Table("committee", keys, COLUMNS, fresh)
     for start in STARTS:
-        table.fill((start,), lambda s=start: rows(s, training, validation, test, arguments.members))
+        table.fill((start,), lambda s=start: rows(s, *sets, arguments.members, arguments.keep))
     draw(table)
 
 
-def rows(start, training, validation, test, members) -> list[dict[str, str]]:
-    """Train a committee, scale its spread, and return the shares of test errors that it holds."""
+def rows(start, training, validation, test, members, keep) -> list[dict[str, str]]:
+    """Train a committee, scale its spread, and return the shares of test errors that it holds.
+
+    With `keep`, a folder, its checkpoint is written, which says what it was trained on.
+    """
     committee = Committee([member(start, seed, training, members) for seed in range(members)])
     before = committee.evaluate(test)
     for line in calibrate(committee, validation):
         print(line)
+    if keep is not None:
+        committee.set_domain(training, "B3LYP/6-31G*")
+        keep.mkdir(parents=True, exist_ok=True)
+        save_model(keep / f"{start}.pt", committee)
     after = committee.evaluate(test)
     found = []
     for name in SPREADS:

@@ -26,10 +26,10 @@ from _experiments import (
 )
 from _output import pyplot, write_picture
 
-from gnn import AMP
 from gnn.data import collate, prepare, split_by_run
 from gnn.training.config import LossConfig
 from gnn.training.loss import weighted_loss
+from gnn.training.setup import build_model
 
 ORDERS = (0, 1, 2, 3)
 COLORS = ("#9aa5b1", "#61a5c2", "#01497c", "#e07a5f")
@@ -44,8 +44,7 @@ def time_steps(training, parameters: int, repeats: int = 20) -> dict[int, float]
     torch.set_num_threads(1)
     tasks = {}
     for order in ORDERS:
-        model = AMP.from_config(options(order, parameters))
-        model.set_baseline(training)
+        model = build_model(settings(1, len(training), options(order, parameters)), training)
         batch = collate([prepare(f, model.cutoff) for f in thinned(training, 8)])
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
         tasks[order] = model, batch, optimizer

@@ -25,7 +25,7 @@ from _experiments import (
 from _output import pyplot, write_picture
 
 from gnn.data import split_by_run
-from gnn.training.checkpoint import load_model
+from gnn.training.setup import build_model
 
 STARTS = ("published, as it is", "published, fine-tuned", "from scratch")
 COLORS = ("#9aa5b1", "#e07a5f", "#01497c")
@@ -45,17 +45,13 @@ def main() -> None:
 
     def run(start: str, frames: int):
         training = thinned(everything, frames)
-        if start == STARTS[0]:
-            model = load_model(arguments.start)
-            model.refit_baseline(training)
-            return [errors(model.evaluate(test), test)]
-        own = {"seed": arguments.seed}
-        more = {}
+        own: dict = {"seed": arguments.seed}
+        more = {} if start == STARTS[2] else {"start": arguments.start}
         if start == STARTS[1]:
             own |= {"learning_rate": arguments.rate}
-            more = {"start": arguments.start}
         config = settings(arguments.steps, len(training), training=own, **more)
-        model, _ = train(config, training)
+        untrained = start == STARTS[0]
+        model = build_model(config, training) if untrained else train(config, training)[0]
         return [errors(model.evaluate(test), test)]
 
     for frames in arguments.frames:

@@ -84,7 +84,7 @@ class Forces:
     """
 
     def __init__(self, model: Potential, systems: Sequence[System]):
-        local = model.charges == "local"
+        local = model.charges == "local" or None
         self.model, self.domain = model, model.domain
         self.batch = collate(systems, _EVERYTHING, model.dtype, local_charges=local)
         self.system = self.batch.batch.numpy()

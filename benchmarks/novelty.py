@@ -2,13 +2,18 @@
 
     python benchmarks/novelty.py generate     # labels by PySCF (extra `data`): 4 to 20 s a frame
     python benchmarks/novelty.py              # the labels are in the repository, some minutes
+    python benchmarks/committee.py --keep /tmp/committees  # or another one
+    python benchmarks/novelty.py --committee /tmp/committees/shipped.pt
 
 The model that ships, with what it knows of its training frames, on frames that it was not trained
 on: held-out runs in water (shipped) and the same molecules without water; "hot" ones, displaced at
 random; "stretched" ones, with one bond longer or shorter; "near charge" ones, alone with three
 charges of which one is near; and "unseen" molecules. Prints how many are flagged (novelty above 1),
 and how well novelty tells frames whose forces are wrong by more than three times the usual; then
-what is said of examples. Writes benchmarks/results/novelty{,_examples}.csv and novelty.png.
+what is said of examples. Held-out runs are those to validate on, by which the margins of novelty
+may be chosen, and those to test on, by which they are judged. A committee is judged by its own
+errors: how well its spread tells them, beside its novelty. Writes
+benchmarks/results/novelty{,_examples}.csv and novelty.png.
 """
 
 import argparse
@@ -161,17 +166,24 @@ def generate(only: str | None) -> None:
 
 
 class Found(NamedTuple):
-    """Force errors (RMSE of each frame in eV/Å) and novelties of some frames."""
+    """Force errors of some frames (RMSE of each, eV/Å), novelties, and spreads of a committee."""
 
     errors: np.ndarray
     novelty: np.ndarray
+    spread: np.ndarray
 
 
 def found(model, frames: list[Frame]) -> Found:
     results = model.evaluate(frames, unknown="ignore")
     pairs = zip(results, frames, strict=True)
-    errors = [np.sqrt(((r["forces"] - f.forces) ** 2).mean()) for r, f in pairs]
-    return Found(np.array(errors), np.array([r["system_novelty"] for r in results]))
+    errors = [rms(result["forces"] - frame.forces) for result, frame in pairs]
+    novelty = [result.get("system_novelty", np.nan) for result in results]
+    spread = [rms(result.get("forces_std", np.nan)) for result in results]
+    return Found(*map(np.array, (errors, novelty, spread)))
+
+
+def rms(values) -> float:
+    return float(np.sqrt(np.mean(np.square(values))))
 
 
 def joined(parts: list[Found]) -> Found:
@@ -180,31 +192,52 @@ def joined(parts: list[Found]) -> Found:
 
 def area(score: np.ndarray, bad: np.ndarray) -> float:
     """Return the area under the ROC curve: how often a bad frame has the higher score."""
-    if bad.all() or not bad.any():
+    if bad.all() or not bad.any() or np.isnan(score).any():
         return float("nan")
     ranks = rankdata(score)[bad]
     return float((ranks.mean() - (bad.sum() + 1) / 2) / (~bad).sum())
 
 
-def compare() -> None:
-    """Print and write errors and novelties of all kinds of frames, and the examples."""
-    from gnn import load_model
-
-    model = load_model()
+def frame_sets(blocks: list[int] | None) -> dict[str, list[Frame]]:
+    """Return the labelled frames of each kind that no model was trained on."""
+    own = {} if blocks is None else {"validation": blocks[:1], "test": blocks[1:], "by": "block"}
+    _, validation, test = split_by_run(load_shipped(), **own)
     sets = {
-        "held-out runs": split_by_run(load_shipped())[2],
-        "without water": split_by_run(load_shipped(vacuum=True))[2],
+        "validation runs": validation,
+        "test runs": test,
+        "without water": split_by_run(load_shipped(vacuum=True), **own)[2],
     }
     for frame in read_frames(DATA):
         kind = "hot" if frame.group.startswith("hot") else frame.group
         sets.setdefault(kind, []).append(frame)
+    return sets
+
+
+def summed_up(of: dict[str, Found]) -> dict[str, Found]:
+    """Return what was found of each kind, and of kinds together."""
+    made = joined([of[kind] for kind in ("hot", "stretched", "unseen")])
+    return of | {"hot, stretched, unseen": made, "all": joined(list(of.values()))}
+
+
+def usual(of: dict[str, Found]) -> float:
+    """Return the median force error of test runs in eV/Å."""
+    return float(np.median(of["test runs"].errors))
+
+
+def compare(committee: str | None, blocks: list[int] | None) -> None:
+    """Print and write errors and novelties of all kinds of frames, and the examples."""
+    from gnn import load_model
+
+    model, sets = load_model(), frame_sets(blocks)
     of = {kind: found(model, frames) for kind, frames in sets.items()}
-    usual = float(np.median(of["held-out runs"].errors))
-    rows = [row(kind, part, usual) for kind, part in of.items()]
-    made = [part for kind, part in of.items() if kind in ("hot", "stretched", "unseen")]
-    rows.append(row("hot, stretched, unseen", joined(made), usual))
-    rows.append(row("all", joined(list(of.values())), usual))
-    print(f"usual force error: {1e3 * usual:.1f} meV/Å")
+    rows = [row(kind, part, usual(of)) for kind, part in summed_up(of).items()]
+    print(f"usual force error: {1e3 * usual(of):.1f} meV/Å")
+    if committee is not None:
+        several = load_model(committee)
+        by = {kind: found(several, frames) for kind, frames in sets.items()}
+        print(f"of the committee: {1e3 * usual(by):.1f} meV/Å")
+        for one, part in zip(rows, summed_up(by).values(), strict=True):
+            one |= areas_of_committee(part, usual(by))
     for one in rows:
         print("  ".join(f"{name} {value}" for name, value in one.items()))
     write_table("novelty", list(rows[0]), rows)
@@ -213,7 +246,7 @@ def compare() -> None:
         said.append({"example": name, **told(model, system)})
         print(f"{name}: {said[-1]['said'] or 'nothing'}", flush=True)
     write_table("novelty_examples", list(said[0]), said)
-    draw(of, usual)
+    draw(of, usual(of))
 
 
 def told(model, system: System) -> dict[str, str]:
@@ -238,6 +271,18 @@ def row(kind: str, part: Found, usual: float) -> dict[str, str]:
         "wrong": f"{100 * bad.mean():.1f}",
         "wrong and not flagged": f"{100 * (bad & (part.novelty <= 1)).mean():.2f}",
         "roc area": f"{area(part.novelty, bad):.3f}",
+        "committee: wrong": "nan",
+        "committee: roc area of novelty": "nan",
+        "committee: roc area of spread": "nan",
+    }
+
+
+def areas_of_committee(part: Found, usual: float) -> dict[str, str]:
+    bad = part.errors > 3 * usual
+    return {
+        "committee: wrong": f"{100 * bad.mean():.1f}",
+        "committee: roc area of novelty": f"{area(part.novelty, bad):.3f}",
+        "committee: roc area of spread": f"{area(part.spread, bad):.3f}",
     }
 
 
@@ -314,8 +359,13 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", nargs="?", choices=["generate", "compare"], default="compare")
     parser.add_argument("--only", help="kind of frames to label, such as unseen")
+    parser.add_argument("--committee", metavar="PATH", help="checkpoint of a committee to compare")
+    parser.add_argument(
+        "--blocks", type=int, nargs=2, metavar=("VALIDATION", "TEST"),
+        help="blocks of shipped runs that were held out (default: as `split_by_run` does)",
+    )  # fmt: skip
     arguments = parser.parse_args()
     if arguments.what == "generate":
         generate(arguments.only)
     else:
-        compare()
+        compare(arguments.committee, arguments.blocks)

@@ -253,13 +253,28 @@ def named(molecule: str) -> str:
     return NAMES.get(molecule, molecule.replace("_", " "))
 
 
+def density_fitting() -> Table:
+    columns = ("frames", "shift", "spread", "forces", "mm_forces", "ratio")
+    body = [
+        [f"{named(row['molecule'])}, "
+         f"{'in water' if row['surroundings'] == 'water' else 'alone'}",
+         *(row[name].replace("-", "−") or "–" for name in columns)]
+        for row in read("density_fitting")
+    ]  # fmt: skip
+    header = ["", "frames", "mean shift of energies / meV", "standard deviation of shifts / meV",
+              "forces, RMS / meV/Å", "on charges, RMS / meV/Å", "time, exact / fitted"]  # fmt: skip
+    return header, body
+
+
 def novelty() -> Table:
     columns = ("number", "force error", "novelty", "wrong", "flagged", "wrong and not flagged",
-               "roc area")  # fmt: skip
+               "roc area", "committee: wrong", "committee: roc area of novelty",
+               "committee: roc area of spread")  # fmt: skip
     body = [[row["frames"], *(row[name].replace("nan", "–") for name in columns)]
             for row in read("novelty")]  # fmt: skip
     header = ["frames", "number", "force error (median) / meV/Å", "novelty (median)", "wrong / %",
-              "flagged / %", "wrong, not flagged / %", "area under ROC curve"]  # fmt: skip
+              "flagged / %", "wrong, not flagged / %", "area under ROC curve",
+              "committee: wrong / %", "… area, by novelty", "… area, by spread"]  # fmt: skip
     return header, body
 
 
@@ -467,9 +482,10 @@ TABLES: dict[str, tuple[Callable[[], Table], str]] = {
         ("smearing", smearing, ""),
         ("perturbation", perturbation, ""),
         ("committee", committee, ""),
+        ("density_fitting", density_fitting, ""),
         ("shipped_model_errors", shipped_model_errors,
          "anisole train benchmarks/shipped_model.yaml --no-blind"),
-        ("novelty", novelty, ""),
+        ("novelty", novelty, "python benchmarks/novelty.py --committee shipped.pt"),
         ("novelty_examples", novelty_examples, "python benchmarks/novelty.py"),
         ("trust", trust, "python benchmarks/trust.py"),
         ("published_s66x8", published_s66x8, "python benchmarks/published_accuracy.py"),

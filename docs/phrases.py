@@ -219,7 +219,16 @@ def data() -> list[str]:
         f"some {cost['dynamics before the first frame']} s before its first frame",
         f"took {cost['8 frames of methanol with MBIS, two processes']} s",
         f"without multipoles {cost['8 frames of water without MBIS, two processes']} s",
+        f"shifted by {fitting('shift', 1)} meV, and these shifts scatter by {fitting('spread', 2)} "
+        f"meV from frame to frame; forces change by {fitting('forces', 1)} meV/Å",
+        f"takes {fitting('ratio', 1)} times as long",
     ]
+
+
+def fitting(column: str, decimals: int) -> str:
+    """Return the range over molecules of what density fitting changes."""
+    found = sorted(abs(number(row, column)) for row in read("density_fitting"))
+    return f"{found[0]:.{decimals}f} to {found[-1]:.{decimals}f}"
 
 
 def row_of_molecule(name: str) -> str:
@@ -359,14 +368,18 @@ def doctor() -> list[str]:
 def trust() -> list[str]:
     """Return what novelty is said to tell."""
     rows = {row["frames"]: row for row in read("novelty")}
-    held_out, far, dry = (
-        rows[name] for name in ("held-out runs", "hot, stretched, unseen", "without water")
+    chosen_on, test, far, dry = (
+        rows[name]
+        for name in ("validation runs", "test runs", "hot, stretched, unseen", "without water")
     )
     return [
-        f"Of {held_out['number']} held-out frames {number(held_out, 'flagged'):.1f} % are flagged",
+        f"Of {test['number']} frames of test runs {number(test, 'flagged'):.1f} % are flagged, of "
+        f"{chosen_on['number']} of validation runs {number(chosen_on, 'flagged'):.1f} %",
         f"the area under the curve is {number(far, 'roc area'):.2f} on hot, stretched and unseen "
         f"frames ({far['number']}, of which {number(far, 'wrong'):.0f} % are wrong)",
         f"{number(far, 'wrong and not flagged'):.0f} % of them are wrong without being flagged",
+        f"an area of {number(far, 'committee: roc area of spread'):.2f}, its novelty with "
+        f"{number(far, 'committee: roc area of novelty'):.2f}",
         f"Without water {number(dry, 'flagged'):.0f} % of frames are flagged and "
         f"{number(dry, 'wrong'):.0f} % are wrong",
         f"it takes {domain_size()} kB",

@@ -94,8 +94,7 @@ class Traceable(AMP):
     def _bounded(self, step: int, changes: Tensor, numbers: Tensor) -> Tensor:
         return changes if self.border is None else self.border.saturated(step, changes, numbers)
 
-    @staticmethod
-    def _any(condition: Tensor) -> bool:
+    def _exceeded(self, fields: Tensor, numbers: Tensor) -> bool:
         return True
 
     def _field_of_atoms(self, batch: Batch, kernel: Kernel, order: int) -> FieldOfAtoms:

@@ -351,7 +351,7 @@ class AMP(Potential):
             fade = envelope(lengths, self.cutoff)
             distances, weight, between = border.pressed(batch, lengths, fade, self.cutoff)
             repulsion = between if repulsion is None else repulsion + between
-        if self._any(border.exceeded(near.detach(), batch.numbers)):
+        if self._exceeded(near, batch.numbers):
             scale = border.scale(near, batch.numbers)
         return Seen(distances, near, scale, weight, repulsion)
 
@@ -362,6 +362,10 @@ class AMP(Potential):
     def _crossed(self, batch: Batch, lengths: Tensor) -> bool:
         """Return whether the walls between atoms act anywhere."""
         return self.border is not None and self.border.crossed(batch, lengths, self.cutoff)
+
+    def _exceeded(self, fields: Tensor, numbers: Tensor) -> bool:
+        """Return whether fields (N, F, 10) saturate anywhere."""
+        return self.border is not None and self.border.exceeded(fields, numbers)
 
     def _bounded_fields(self, batch: Batch, fields: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return fields of charges that are nowhere too close, and the repulsion of each atom."""
@@ -401,11 +405,6 @@ class AMP(Potential):
             return None
         targets, sources = pairs.unbind(1)
         return targets, sources, atoms.index_select(0, targets) - particles.index_select(0, sources)
-
-    @staticmethod
-    def _any(condition: Tensor) -> bool:
-        """Return whether a condition is true anywhere, so that what follows from it is needed."""
-        return bool(condition.any())
 
     def _graph(
         self,

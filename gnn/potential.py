@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
 from typing import Any, ClassVar, Self
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from gnn.baseline import check_bond, constants, warn_of_open_energies
 from gnn.data.batching import Batch, collate
-from gnn.data.extent import extent_of
-from gnn.data.streaming import Header
+from gnn.data.extent import Extent, extent_of
+from gnn.data.parts import parts_of
+from gnn.data.streaming import Header, StreamedFrames
 from gnn.data.systems import Frame, System
 from gnn.trust.domain import Composition, Domain, composition_of, domain_of
 from gnn.trust.sanity import check_results
@@ -61,7 +62,8 @@ class Potential(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self._warned = False
+        self._looked_at: set[bytes] = set()  # lists of atoms whose parts were looked for, …
+        self._warned = False  # … until it was said that they share charge
         self.register_buffer("baseline", torch.zeros(N_ELEMENTS, dtype=torch.float64))
         self.register_buffer("charge_baseline", torch.zeros((), dtype=torch.float64))
         self.register_buffer("known", torch.zeros(N_ELEMENTS, dtype=torch.bool))
@@ -279,7 +281,9 @@ class Potential(nn.Module):
         """Return the model itself, or the members of a committee."""
         return [self]
 
-    def set_domain(self, frames: Sequence[Frame], level: str = "unknown") -> None:
+    def set_domain(
+        self, frames: Sequence[Frame], level: str = "unknown", extent: Extent | None = None
+    ) -> None:
         """Note what the model was trained on, so that it can tell what it does not know.
 
         Parameters
@@ -289,6 +293,8 @@ class Potential(nn.Module):
             of them.
         level
             Level of theory of their labels.
+        extent
+            Of the frames, with the model's damping, where it is known already.
 
         Raises
         ------
@@ -299,14 +305,9 @@ class Potential(nn.Module):
         """
         if not len(frames):
             raise ValueError("expected at least one frame that the model was trained on, got none")
-        count: Counter[Composition] = Counter()
-
-        def counted() -> Iterator[Frame]:
-            for frame in frames:
-                count[composition_of(frame.system)] += 1
-                yield frame
-
-        extent = extent_of(counted(), self.damping)
+        headers = frames.headers() if isinstance(frames, StreamedFrames) else frames
+        count = Counter(composition_of(one.system) for one in headers)
+        extent = extent or extent_of(frames, self.damping)
         size = min(len(frames), _SAMPLED)
         sample = [frames[i * len(frames) // size] for i in range(size)]
         for model in self.models():
@@ -326,7 +327,7 @@ class Potential(nn.Module):
         """Return the last node features of the atoms of some frames, (n, F)."""
         found = []
         for start in range(0, len(frames), _AT_ONCE):
-            part, local = frames[start : start + _AT_ONCE], self.charges == "local"
+            part, local = frames[start : start + _AT_ONCE], self.charges == "local" or None
             batch = collate(part, self.cutoff, dtype=self.dtype, local_charges=local)
             features = self._energy(batch.to(self.baseline.device))[1].get("_features")
             if features is None:
@@ -387,9 +388,9 @@ class Potential(nn.Module):
         for start in range(0, len(systems), batch_size):
             part = systems[start : start + batch_size]
             self._check_elements(part)
-            local = self.charges == "local"
+            local = self.charges == "local" or None
             batch = collate(part, self.cutoff, dtype=self.dtype, local_charges=local)
-            self._warn_of_shared_charges(part, batch)
+            self._warn_of_shared_charges(part)
             with torch.no_grad():
                 output = self(batch.to(self.baseline.device), forces=forces, mm_forces=forces)
             results += _per_system(output, batch)
@@ -412,20 +413,29 @@ class Potential(nn.Module):
             result["system_novelty"] = self.domain.system_novelty(system, result["novelty"])
         tell(systems, self.domain, results, unknown, self._told)
 
-    def _warn_of_shared_charges(self, systems: Sequence[System | Frame], batch: Batch) -> None:
-        """Say once that far parts of a system are not what they are alone."""
+    def _warn_of_shared_charges(self, items: Sequence[System | Frame]) -> None:
+        """Say once that far parts of a system are not what they are alone.
+
+        Parts are looked for in the first system of each list of atoms.
+        """
         if self.charges != "shared" or self._warned:
             return
-        given = [item.system if isinstance(item, Frame) else item for item in systems]
-        if batch.formal is None or any(system.charges is not None for system in given):
-            self._warned = True
-            warnings.warn(
-                "a system has several parts, and the model's charges are shared (it was made "
-                'before charges="local"): charges of far parts leak into each other, and energies '
-                "of distant molecules do not add up; train anew, or give all but one of the parts "
-                "as surroundings",
-                stacklevel=3,
-            )
+        for item in items:
+            system = item.system if isinstance(item, Frame) else item
+            atoms = system.numbers.tobytes()
+            if atoms in self._looked_at:
+                continue
+            self._looked_at.add(atoms)
+            if parts_of(system.numbers, system.positions).any():
+                self._warned = True
+                warnings.warn(
+                    "a system has several parts, and the model's charges are shared (it was made "
+                    'before charges="local"): charges of far parts leak into each other, and '
+                    "energies of distant molecules do not add up; train anew, or give all but one "
+                    "of the parts as surroundings",
+                    stacklevel=3,
+                )
+                return
 
     def _check_elements(self, systems: Sequence[System | Frame]) -> None:
         known = self.elements

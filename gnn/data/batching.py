@@ -67,8 +67,8 @@ class Batch:
         Number of systems B.
     formal
         Each atom's even share of the charge of its part, the molecule or ion that it belongs to,
-        in e, (N,). None where a system has several parts whose charges are not given and were not
-        asked for.
+        in e, (N,); of the whole system where nobody looked for parts. None where a system has
+        several parts whose charges are not given and were not asked for.
     labels
         What is known of ``energy`` (per system, eV, always float64: total energies need it),
         ``forces`` (per atom, eV/Å), ``mm_forces`` (per particle, eV/Å) and ``dipole`` (per
@@ -187,7 +187,7 @@ def _checked(
     items: Sequence[System | Frame | PreparedFrame],
     cutoff: float | None,
     dtype: torch.dtype | None,
-    local_charges: bool,
+    local_charges: bool | None,
 ) -> list[PreparedFrame]:
     """Return all items prepared, after a check that they have one cutoff and one type."""
     if isinstance(items, System | Frame | PreparedFrame):
@@ -225,7 +225,7 @@ def collate(
     cutoff: float | None = None,
     dtype: torch.dtype | None = None,
     *,
-    local_charges: bool = False,
+    local_charges: bool | None = False,
 ) -> Batch:
     """Join systems into one batch.
 
@@ -238,7 +238,8 @@ def collate(
     dtype
         Floating-point type of the batch. None: that of the prepared frames, else float32.
     local_charges
-        Work out the charges of several parts where they are not given; see `prepare`.
+        Work out the charges of several parts where they are not given; None: do not look for
+        parts. See `prepare`.
 
     Returns
     -------

@@ -45,7 +45,7 @@ def prepare(
     cutoff: float,
     dtype: torch.dtype = torch.float32,
     *,
-    local_charges: bool = False,
+    local_charges: bool | None = False,
 ) -> PreparedFrame:
     """Work out once what every batch with this system or frame needs.
 
@@ -59,7 +59,8 @@ def prepare(
         Floating-point type of the model.
     local_charges
         Work out the charges of several parts, where they are not given, as models with local
-        charges need them.
+        charges need them. None: for other models; nobody looks for parts, and each atom has an
+        even share of the system's charge.
 
     Returns
     -------
@@ -113,13 +114,13 @@ def prepare(
     )
 
 
-def _formal(system: System, derived: bool) -> NDArray[np.float64] | None:
+def _formal(system: System, derived: bool | None) -> NDArray[np.float64] | None:
     """Return each atom's share of the charge of its part; None if several parts leave it open."""
     if system.charges is not None:
         return system.charges
     if derived:
         return derived_charges(system.numbers, system.positions, system.charge)
-    if parts_of(system.numbers, system.positions).any():
+    if derived is not None and parts_of(system.numbers, system.positions).any():
         return None
     return np.full(system.n_atoms, system.charge / system.n_atoms)
 

@@ -13,7 +13,9 @@ from gnn.data.charge import find_charge
 from gnn.data.parts import derived_charges, parts_of
 from gnn.data.systems import System, float_array, total_charge
 from gnn.engines._models import ready_model
+from gnn.engines.spread import Spread
 from gnn.potential import Potential
+from gnn.training.committee import Committee
 from gnn.trust.words import checked_policy
 
 try:
@@ -34,6 +36,8 @@ _SURROUNDINGS: dict[str, tuple[int | None, ...]] = {
     "mm_quadrupoles": (None, 3, 3),
     "uniform_field": (3,),
 }
+#: What ASE has no name for, of models that have it.
+_BESIDE = ("novelty", "energy_std", "forces_std", "dipole_std")
 _WITHOUT_DERIVATIVES = {"energy", "free_energy", "charges"}
 
 
@@ -73,6 +77,9 @@ class AMPCalculator(Calculator):
         What to do about such atoms: warn, once for each composition; nothing; or raise. None:
         what the model's attribute of this name says, at first "warn". How far they are outside
         is in ``calc.results["novelty"]`` (n,), where 1 is the edge (see `gnn.trust`).
+    warn_spread, stop_spread : float, optional
+        Of a committee: spread of the forces in eV/Å (`gnn.engines.spread.Spread`) above which a
+        calculation with forces warns, once, or raises `gnn.engines.spread.SpreadExceeded`.
 
     Raises
     ------
@@ -80,13 +87,18 @@ class AMPCalculator(Calculator):
         If there is no checkpoint at a path.
     ValueError
         If an array or the charge is wrong; later, with the atoms, what `gnn.System` refuses,
-        periodic boundaries, and elements that the model was not trained on.
+        periodic boundaries, and elements that the model was not trained on; limits of the spread
+        that are not positive, or of a model that is no committee.
     TypeError
         If an argument is of another kind.
 
     Notes
     -----
-    All but `model` and `dtype` can be replaced with ``calc.set(mm_positions=…)``, which discards
+    Of a committee, ``calc.results`` also holds the calibrated standard deviations over its members,
+    ``energy_std`` in eV and, after a calculation with forces, ``forces_std`` (n, 3) in eV/Å and
+    ``dipole_std`` (3,) in e Å.
+
+    Charge and surroundings can be replaced with ``calc.set(mm_positions=…)``, which discards
     the results so far. Charges of parts are worked out for the first positions, and kept while
     elements and total charge stay the same, so that the energy is one smooth function in a
     trajectory; a warning says when the atoms form other parts than at first, and
@@ -117,13 +129,17 @@ class AMPCalculator(Calculator):
         dtype: torch.dtype | str | None = None,
         strict: bool = False,
         unknown: str | None = None,
+        warn_spread: float | None = None,
+        stop_spread: float | None = None,
     ):
         self.model = ready_model(model, dtype)
+        self._spread = _spread_of(self.model, warn_spread, stop_spread)
+        self._warn_spread = warn_spread
         if strict or unknown is not None:
             self.model.unknown = checked_policy("raise" if strict else unknown)
         self._embedded = False
         self._found: dict[str, Any] = {}
-        self._told: set[str] = set()  # names of what looks like a charge and is not used
+        self._told: set[str] = set()  # what was warned of
         self._kept: _Kept | None = None
         super().__init__(
             charge=charge,
@@ -142,7 +158,7 @@ class AMPCalculator(Calculator):
         Parameters
         ----------
         **changes
-            Arguments of the constructor other than `model` and `dtype`. Arrays are copied.
+            Charge, charges and surroundings, as in the constructor. Arrays are copied.
 
         Returns
         -------
@@ -198,6 +214,8 @@ class AMPCalculator(Calculator):
         ------
         ValueError
             If the model cannot compute these atoms (see the class), or there are none.
+        SpreadExceeded
+            If the members of a committee disagree by more than `stop_spread`.
         """
         super().calculate(atoms, properties, system_changes)
         if self.atoms is None:
@@ -205,12 +223,19 @@ class AMPCalculator(Calculator):
         # ASE's QM/MM asks for the energy and then for all forces, in every step
         derivatives = self._embedded or not _WITHOUT_DERIVATIVES.issuperset(properties)
         (self._found,) = self.model.evaluate([self._system(self.atoms)], forces=derivatives)
-        self.results = {
-            name: self._found[name] for name in self.implemented_properties if name in self._found
-        }
+        if self._spread is not None and derivatives:
+            self._watch(self._spread)
+        wanted = (*self.implemented_properties, *_BESIDE)
+        self.results = {name: self._found[name] for name in wanted if name in self._found}
         self.results["free_energy"] = self._found["energy"]
-        if "novelty" in self._found:
-            self.results["novelty"] = self._found["novelty"]
+
+    def _watch(self, spread: Spread) -> None:
+        """Warn once, or raise an error, where the members of a committee disagree."""
+        spread(self._found)
+        limit = self._warn_spread
+        if limit is not None and spread.force > limit and "spread" not in self._told:
+            self._told.add("spread")
+            warnings.warn(spread.sentence("warn_spread", limit), stacklevel=2)
 
     def get_atomic_multipoles(self, atoms: Atoms | None = None) -> dict[str, Array]:
         """Return the multipoles of the atoms.
@@ -331,6 +356,21 @@ class PointCharges:
     def get_forces(self, calculator: AMPCalculator) -> Array:
         """Return the forces on the charges after a calculation, (m, 3) in eV/Å."""
         return calculator.get_forces_on_point_charges()
+
+
+def _spread_of(model: Potential, warn: float | None, stop: float | None) -> Spread | None:
+    """Return what notes the spread of a committee, None for other models, after a check."""
+    for name, limit in {"warn_spread": warn, "stop_spread": stop}.items():
+        if limit is not None and not limit > 0:
+            raise ValueError(f"{name}: expected a number > 0 in eV/Å, got {limit!r}")
+    if isinstance(model, Committee):
+        return Spread(stop, "stop_spread")
+    if warn is not None or stop is not None:
+        raise ValueError(
+            "warn_spread and stop_spread need a committee as the model, got one "
+            f"{type(model).__name__}: leave them out, or train one (anisole train --committee)"
+        )
+    return None
 
 
 def _checked(name: str, value: Any) -> Any:

@@ -1,8 +1,9 @@
 """The spread of a committee in a run: looked at whenever the model is evaluated."""
 
 from collections.abc import Mapping
+from typing import Any
 
-from torch import Tensor
+import torch
 
 #: Columns of the log: standard deviations of the energy, and of the most doubtful atom's forces.
 SPREAD_COLUMNS = "spread_energy_ev", "spread_force_ev_angstrom"
@@ -22,6 +23,8 @@ class Spread:
     ----------
     stop : float, optional
         Spread of the forces in eV/Å above which an evaluation is an error. None: none is.
+    named : str
+        What the user calls that limit, for the error.
 
     Attributes
     ----------
@@ -33,27 +36,34 @@ class Spread:
         Whether the limit was.
     """
 
-    def __init__(self, stop: float | None = None):
-        self.stop, self.exceeded = stop, False
+    def __init__(self, stop: float | None = None, named: str = "--stop-spread"):
+        self.stop, self.named, self.exceeded = stop, named, False
         self.energy, self.force, self.largest = 0.0, 0.0, 0.0
 
-    def __call__(self, output: Mapping[str, Tensor]) -> None:
-        """Note the spread in what a committee returns for one system.
+    def __call__(self, output: Mapping[str, Any]) -> None:
+        """Note the spread in what a committee returns for one system, as tensors or arrays.
 
         Raises
         ------
-        ValueError
+        SpreadExceeded
             If that of the forces is above the limit.
         """
-        self.energy = float(output["energy_std"].detach()[0])
-        self.force = float(output["forces_std"].detach().square().mean(dim=1).max().sqrt())
+        energy, forces = (
+            torch.as_tensor(output[f"{k}_std"]).detach() for k in ("energy", "forces")
+        )
+        self.energy = float(energy)
+        self.force = float(forces.square().mean(dim=1).max().sqrt())
         self.largest = max(self.largest, self.force)
         if self.stop is not None and self.force > self.stop:
             self.exceeded = True
-            raise ValueError(
-                f"the members of the committee disagree: the spread of the forces is "
-                f"{self.force:.3g} eV/Å, above --stop-spread {self.stop:g}"
-            )
+            raise SpreadExceeded(self.sentence(self.named, self.stop))
+
+    def sentence(self, named: str, limit: float) -> str:
+        """Say that the spread of the forces is above a limit."""
+        return (
+            f"the members of the committee disagree: the spread of the forces is "
+            f"{self.force:.3g} eV/Å, above {named} {limit:g}"
+        )
 
     def row(self) -> dict[str, str]:
         """Return the columns of the log."""

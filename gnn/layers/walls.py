@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gnn.data.batching import Batch
 from gnn.data.checking.atoms import RADII
 from gnn.data.extent import BOND_DECAY, Extent
-from gnn.operators.borders import crowded, exceeding
+from gnn.operators.borders import crowded, exceeding, too_strong
 from gnn.operators.gpu import on_gpu
 from gnn.units import BOHR, COULOMB
 
@@ -239,11 +239,12 @@ class Border(nn.Module):
         per_atom = energies.new_zeros(batch.n_atoms).index_add(0, atoms, energies)
         return clamped(distances, shortest, self.width), per_atom
 
-    def exceeded(self, field: Tensor, numbers: Tensor) -> Tensor:
-        """Return at which atoms `scale` is not one, (N,)."""
-        largest, curvature = self._largest(numbers)
-        gradient, second = _squares(field)
-        return (gradient > largest * largest) | (second > curvature * curvature)
+    def exceeded(self, field: Tensor, numbers: Tensor) -> bool:
+        """Return whether `scale` is anywhere not one."""
+        if on_gpu(field):
+            return bool((self.scale(field, numbers) != 1).any())
+        arrays = (t.numpy() for t in (field.detach(), numbers, self.field, self.curvature))
+        return bool(too_strong(*arrays, _FIELD, _CURVATURE))
 
     def scale(self, field: Tensor, numbers: Tensor) -> Tensor:
         """Return factors (N,) that bound the fields (N, F, 10) of the surroundings."""

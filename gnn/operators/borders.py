@@ -27,6 +27,25 @@ def crowded(lengths, senders, receivers, numbers, pairs, valence, radii, contact
 
 
 @jit
+def too_strong(fields, numbers, gradients, curvatures, gradient, curvature):
+    """Return whether a field (N, F, 10) is stronger than the largest (Z,) of its element.
+
+    Where that is zero, `gradient` and `curvature` take its place.
+    """
+    for i in range(len(fields)):
+        own, z = fields[i, 0], numbers[i]
+        first = gradients[z] if gradients[z] > 0 else gradient
+        second = curvatures[z] if curvatures[z] > 0 else curvature
+        square = own[1] ** 2 + own[2] ** 2 + own[3] ** 2
+        if square > first * first:
+            return True
+        square = own[4] ** 2 + own[7] ** 2 + own[9] ** 2
+        if square + 2 * (own[5] ** 2 + own[6] ** 2 + own[8] ** 2) > second * second:
+            return True
+    return False
+
+
+@jit
 def exceeding(rows, numbers, largest):
     """Return whether a row (N, F) is longer than `largest` (Z,) of its element."""
     for i in range(len(rows)):

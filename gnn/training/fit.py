@@ -1,9 +1,11 @@
 """Train one model."""
 
 from collections.abc import Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from gnn.data.extent import extent_of
 from gnn.potential import Potential
 from gnn.training.checkpoint import add_domain, last_of, load_model
 from gnn.training.config import Config
@@ -55,9 +57,11 @@ def fit(
     ranks = ranks or Ranks()
     training, validation, _ = data.splits
     last = last_of(folder) if resume else None
-    model = build_model(config, training, last, data.isolated.energies, member)
+    extent = cache(partial(extent_of, training))  # for walls and domain: all frames are read
+    model = build_model(config, training, last, data.isolated.energies, member, extent)
     if chosen is not None:
         training = take(training, chosen)
+        extent = cache(partial(extent_of, training))
     best = folder / "best.pt"
     with Progress(console, config.training, label) as progress:
         trainer = Trainer(model, config, training, validation, folder, progress, ranks)
@@ -69,6 +73,6 @@ def fit(
         trainer.run()
     fitted = load_model(best) if len(validation) else trainer.average
     if ranks.first:
-        fitted.set_domain(training, level_of(config.data))
+        fitted.set_domain(training, level_of(config.data), extent(fitted.damping))
         add_domain(best, fitted)
     return fitted, trainer

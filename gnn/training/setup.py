@@ -1,17 +1,21 @@
 """From a configuration to the model that is trained."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from gnn.data.extent import extent_of
+from gnn.data.extent import Extent, extent_of
 from gnn.model import AMP
 from gnn.potential import Potential
 from gnn.training import checkpoint
 from gnn.training.committee import Committee, draw_undetermined, perturb
 from gnn.training.config import Config
 from gnn.training.frames.loader import Frames, headers
+
+#: Gives the extent of some frames, with the damping of a model's surroundings.
+ExtentAt = Callable[[float], Extent]
 
 
 def build_model(
@@ -20,6 +24,7 @@ def build_model(
     last: Path | None = None,
     isolated: Mapping[int, float] | None = None,
     member: int = 0,
+    extent: ExtentAt | None = None,
 ) -> Potential:
     """Return the model to train, seeded by the config, with a baseline for the training frames.
 
@@ -42,6 +47,8 @@ def build_model(
         Energies of isolated atoms in eV by atomic number, for a fresh model.
     member
         Number of the committee's member.
+    extent
+        Gives the extent of the training frames for a damping. None: `extent_of`.
 
     Raises
     ------
@@ -52,17 +59,18 @@ def build_model(
         torch.set_num_threads(config.training.threads)
     torch.manual_seed(config.training.seed)
     dtype = getattr(torch, config.training.dtype)
+    extent = extent or partial(extent_of, training)
     if last is not None:
         return checkpoint.load_model(last).to(dtype).train()
     if config.start is None:
         model: Potential = AMP.from_config(config.model).to(dtype)
-        _set_extent(model, training)
+        _set_extent(model, extent)
         model.set_baseline(headers(training), isolated)
     else:
         model = _started(config, member).to(dtype).train()
         model.domain = None  # that of other frames
         perturb(model, config.perturbation, config.training.seed)
-        _set_extent(model, training, started=True)
+        _set_extent(model, extent, started=True)
         model.refit_baseline(training)
     if config.committee.members > 1:
         fixed = {} if config.start is not None else isolated or {}
@@ -70,7 +78,7 @@ def build_model(
     return model
 
 
-def _set_extent(model: Potential, training: Frames, started: bool = False) -> None:
+def _set_extent(model: Potential, extent: ExtentAt, started: bool = False) -> None:
     """Tell a model with walls what it is trained on, beside what it was trained on before.
 
     Where the latter is not known, the extent stays unknown.
@@ -80,8 +88,8 @@ def _set_extent(model: Potential, training: Frames, started: bool = False) -> No
     former = model.extent
     if started and former is None:
         return
-    extent = extent_of(training, model.surroundings.damping)
-    model.set_extent(extent if former is None else former.joined(extent))
+    own = extent(model.damping)
+    model.set_extent(own if former is None else former.joined(own))
 
 
 def _started(config: Config, member: int) -> Potential:

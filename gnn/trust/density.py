@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
+
+from gnn.trust.nearest import nearest_points
 
 Array = NDArray[np.float64]
 
@@ -55,9 +58,14 @@ class Density:
         features
             Last node features of atoms of the element, (n, F).
         """
-        found = cdist(_whitened(features, self.mean, self.axes, self.scales), self.points)
-        distances: Array = found.min(axis=1) / self.edge
+        found = nearest_points(features, self.mean, self.axes, self.scales, self._points)
+        distances: Array = found / self.edge
         return distances
+
+    @cached_property
+    def _points(self) -> Array:
+        """The points with one row for each axis, so that loops over points are contiguous."""
+        return np.ascontiguousarray(self.points.T)
 
     def state(self) -> dict[str, Any]:
         """Return plain values and tensors, for a checkpoint."""

@@ -8,12 +8,12 @@ the largest in training. That of a system is the largest of its atoms'.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from gnn.data.batching import Batch
@@ -21,14 +21,13 @@ from gnn.data.elements import formula
 from gnn.data.extent import Extent
 from gnn.data.systems import Frame, System
 from gnn.trust.density import Array, Density, density_of
+from gnn.trust.nearest import MOST, raise_by_atoms, raise_by_charges, raise_by_field
 
 #: Novelty of a system whose total charge no training frame has, if its atoms are not novel.
 UNSEEN_CHARGE = 2.0
 # times the shortest trained distance to an atom, or to a charge, is still the edge: runs differ
 _SLACK, _CHARGE_SLACK = 0.97, 0.93
 _FIELD_SLACK = 1.25  # times the largest trained field is still the edge
-_MOST = 1e9  # largest novelty that is given: files take no infinity
-_STEEPNESS = 6  # power of a ratio of distances: repulsion is steep
 
 
 class Composition(NamedTuple):
@@ -91,53 +90,43 @@ class Domain:
             Gradient of the potential of the surroundings at the atoms in V/Å, (N, 3); None where
             the model has none.
         """
-        numbers, values = batch.numbers.cpu().numpy(), _array(features)
-        novelty = np.full(len(numbers), np.inf)  # of elements that no frame had
-        for z, density in self.densities.items():
+        numbers, positions = _array(batch.numbers), _array(batch.positions)
+        novelty = np.full(len(numbers), MOST)  # of elements that no frame had
+        values = _array(features)
+        for z in self.densities.keys() & set(numbers.tolist()):
             own = numbers == z
-            if own.any():
-                novelty[own] = density.distance(values[own])
-        parts = [novelty, self._too_near(batch, numbers), self._too_near_charges(batch, numbers)]
+            novelty[own] = np.minimum(self.densities[z].distance(values[own]), MOST)
+        edges = _array(batch.senders), _array(batch.receivers)
+        raise_by_atoms(novelty, numbers, positions, *edges, self._limits)
+        if batch.n_mm:
+            index, of_particle = _array(batch.batch), _array(batch.mm_batch)
+            ends = np.searchsorted(of_particle, np.arange(batch.n_systems + 1))
+            particles = _array(batch.mm_positions), _array(batch.mm_charges), ends
+            raise_by_charges(novelty, numbers, positions, index, *particles, self._charge_limits)
         if gradient is not None:
-            strength = np.linalg.norm(_array(gradient), axis=1)
-            largest = _FIELD_SLACK * self.extent.field[numbers]
-            # without any field in training the density decides
-            parts.append(np.divide(strength, largest, where=largest > 0, out=0 * strength))
-        found = np.minimum(np.nan_to_num(np.maximum.reduce(parts), nan=_MOST), _MOST)
-        return torch.from_numpy(found).to(batch.numbers.device)
+            raise_by_field(novelty, numbers, _array(gradient), self._field_limits)
+        return torch.from_numpy(novelty).to(batch.numbers.device)
 
     def shortest(self, first: Any, second: Any) -> Array:
         """Return the distances in Å below which atoms of two elements are too near."""
-        shortest: Array = _SLACK * np.minimum(self.extent.pairs[first, second], self.reach)
+        shortest: Array = self._limits[first, second]
         return shortest
 
-    def _too_near(self, batch: Batch, numbers: NDArray[np.int64]) -> Array:
-        """Return shortest trained over present distances to other atoms, steeply, (N,)."""
-        senders, receivers = batch.senders.cpu().numpy(), batch.receivers.cpu().numpy()
-        vectors = _array(batch.edge_vectors)
-        shortest = self.shortest(numbers[senders], numbers[receivers])
-        found = np.zeros(len(numbers))
-        np.maximum.at(found, receivers, _steep(shortest, np.linalg.norm(vectors, axis=1)))
-        return found
+    @cached_property
+    def _limits(self) -> Array:
+        """Distances in Å below which atoms of two elements are too near, (95, 95)."""
+        return _SLACK * np.minimum(self.extent.pairs, self.reach)
 
-    def _too_near_charges(self, batch: Batch, numbers: NDArray[np.int64]) -> Array:
-        """Return shortest trained over present distances to surrounding charges, steeply, (N,)."""
-        found = np.zeros(len(numbers))
-        shortest = self.extent.charges[numbers]
-        if not batch.n_mm or not np.isfinite(shortest).any():
-            return found  # without any charge in training the density decides
-        charged = (batch.mm_charges != 0).cpu().numpy()
-        atoms, particles = _array(batch.positions), _array(batch.mm_positions)[charged]
-        system, of_particle = batch.batch.cpu().numpy(), batch.mm_batch.cpu().numpy()[charged]
-        ends = np.searchsorted(system, np.arange(batch.n_systems + 1))
-        mm_ends = np.searchsorted(of_particle, np.arange(batch.n_systems + 1))
-        for i in range(batch.n_systems):
-            own, around = slice(*ends[i : i + 2]), slice(*mm_ends[i : i + 2])
-            if around.stop > around.start:
-                nearest = cdist(atoms[own], particles[around]).min(axis=1)
-                limits = np.where(np.isfinite(shortest[own]), _CHARGE_SLACK * shortest[own], 0.0)
-                found[own] = _steep(limits, nearest)
-        return found
+    @cached_property
+    def _charge_limits(self) -> Array:
+        """Those to charges, (95,): zero where training saw none, so that the density decides."""
+        shortest = self.extent.charges
+        return _CHARGE_SLACK * np.where(np.isfinite(shortest), shortest, 0.0)
+
+    @cached_property
+    def _field_limits(self) -> Array:
+        """The largest gradients in V/Å, (95,): zero where training saw none, likewise."""
+        return _FIELD_SLACK * self.extent.field
 
     def system_novelty(self, system: System, novelty: Array) -> float:
         """Return that of a system: the largest of its atoms', and of a charge that is unknown."""
@@ -183,14 +172,9 @@ def _extent(known: Sequence[int], pairs: Array, charges: Array, field: Array) ->
     return Extent(whole, all_charges, all_fields)
 
 
-def _array(tensor: Tensor) -> Array:
-    array: Array = tensor.detach().double().cpu().numpy()
+def _array(tensor: Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = tensor.detach().cpu().numpy()
     return array
-
-
-def _steep(shortest: Array, distance: Array) -> Array:
-    ratio: Array = (shortest / np.maximum(distance, 1e-12)) ** _STEEPNESS
-    return ratio
 
 
 def composition_of(system: Any) -> Composition:

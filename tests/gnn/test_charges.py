@@ -8,8 +8,9 @@ import torch
 from scipy.spatial.transform import Rotation
 
 import multipoles as mp
-from gnn import AMP, System
-from gnn.data import collate
+from gnn import AMP, System, potential
+from gnn.data import collate, prepare, prepared
+from gnn.data.parts import parts_of
 from gnn.layers.charges import LocalCharges, diffused
 from gnn.layers.message import Graph
 from gnn.options import FORMER_DEFAULTS, LongRange, Network
@@ -316,6 +317,24 @@ def test_shared_charges_warn_once_of_several_parts():
         warnings.simplefilter("error")
         model.evaluate([far])
         random_model().evaluate([far])
+
+
+def test_models_with_shared_charges_look_for_parts_once_for_each_list_of_atoms(monkeypatch):
+    looked = []
+
+    def counted(numbers, positions):
+        looked.append(len(numbers))
+        return parts_of(numbers, positions)
+
+    for module in (potential, prepared):
+        monkeypatch.setattr(module, "parts_of", counted)
+    model = random_model(charges="shared")
+    model.evaluate([monomer("acetate"), monomer("H2O"), monomer("acetate")])
+    model.evaluate([monomer("acetate")])
+    assert looked == [monomer(name).n_atoms for name in ("acetate", "H2O")]
+    two = System([17, 11], [[0, 0, 0], [0, 0, 6.0]], -1)
+    batch = prepare(two, 5.0, local_charges=None)
+    assert batch.formal.tolist() == [-0.5, -0.5] and len(looked) == 2
 
 
 def test_former_checkpoints_have_shared_charges(tmp_path):

@@ -11,8 +11,10 @@ from published_cases import WEIGHTS, small_model
 import multipoles as mp
 from gnn import AMP, System, load_model
 from gnn.data import load_shipped, read_frames
+from gnn.engines.spread import Spread, SpreadExceeded
 from gnn.options import Network
 from gnn.training.checkpoint import save_model
+from gnn.training.committee import Committee, perturb
 from gnn.units import COULOMB
 
 ase = pytest.importorskip("ase", reason="needs the package ase (extra 'engines')")
@@ -413,6 +415,71 @@ def test_without_ase_the_error_says_what_to_install(monkeypatch):
         ImportError, match=r"needs the package ase: in a checkout, pip install '\.\[engines"
     ):
         importlib.import_module("gnn.engines.ase")
+
+
+# --- committees ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def committee(model):
+    """Return the model that ships and one whose weights are perturbed, with scaled spreads."""
+    other = load_model().double()
+    perturb(other, 0.02, seed=1)
+    return Committee([model, other], {"energy": 3.0, "forces": 2.0})
+
+
+def test_results_hold_the_spread_of_a_committee(committee, embedded, tmp_path):
+    system = embedded["meoh"]
+    atoms = atoms_in(system, committee)
+    (expected,) = committee.evaluate([system], unknown="ignore")
+    atoms.get_potential_energy()
+    assert atoms.calc.results["energy_std"] == pytest.approx(expected["energy_std"], rel=1e-6)
+    assert "forces_std" not in atoms.calc.results  # no derivatives
+    atoms.get_forces()
+    for name in ("energy_std", "forces_std", "dipole_std"):
+        assert np.allclose(atoms.calc.results[name], expected[name], rtol=1e-6), name
+    write(tmp_path / "some.extxyz", atoms)  # ASE writes what it has names for
+    with Trajectory(tmp_path / "some.traj", "w") as file:
+        file.write(atoms)
+    alone = molecule("CH3OH", calculator=AMPCalculator(committee.members[0]))
+    alone.get_forces()
+    assert not any(name.endswith("_std") for name in alone.calc.results)
+
+
+def test_a_committee_that_disagrees_warns_once_or_stops(committee, recwarn):
+    spread = Spread()
+    atoms = molecule("CH3OH", calculator=AMPCalculator(committee, unknown="ignore"))
+    atoms.get_forces()
+    spread(atoms.calc.results)
+    below, above = 0.9 * spread.force, 1.1 * spread.force
+
+    def limited(**limits):
+        return AMPCalculator(committee, unknown="ignore", **limits)
+
+    atoms.calc = limited(warn_spread=above, stop_spread=above)
+    atoms.get_forces()
+    assert not recwarn.list
+    atoms.calc = limited(warn_spread=below)
+    atoms.get_potential_energy()  # the spread of forces is not known
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=r"members of the committee disagree.*above warn_spread"):
+        atoms.get_forces()
+    atoms.positions[0, 0] += 1e-3
+    atoms.get_forces()
+    assert not recwarn.list
+    atoms.calc = limited(stop_spread=below)
+    for _ in range(2):
+        with pytest.raises(SpreadExceeded, match=r"spread of the forces is .* above stop_spread"):
+            atoms.get_forces()
+    assert not atoms.calc.results
+
+
+def test_limits_of_the_spread_that_make_no_sense_are_refused(model, committee):
+    with pytest.raises(ValueError, match=r"need a committee as the model, got one AMP"):
+        AMPCalculator(model, warn_spread=0.1)
+    for bad in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match=r"stop_spread: expected a number > 0"):
+            AMPCalculator(committee, stop_spread=bad)
 
 
 # --- ASE's programs -------------------------------------------------------------------------------

@@ -3,19 +3,23 @@
 import json
 import warnings
 from dataclasses import replace
+from io import StringIO
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from scipy.spatial.transform import Rotation
-from tiny import methanol, tiny_model
+from tiny import methanol, tiny_config, tiny_model
 
-from gnn import Frame, System, load_model
+from gnn import Frame, System, load_model, potential
 from gnn.cli import main
 from gnn.data import write_frames
 from gnn.data.extent import extent_of
+from gnn.training import fit, setup
 from gnn.training.checkpoint import load, load_described, save, save_model
 from gnn.training.committee import Committee
+from gnn.training.frames.load import LoadedData
 from gnn.trust.domain import UNSEEN_CHARGE, Composition, Domain
 from gnn.trust.words import description, grade, sentence
 
@@ -272,6 +276,25 @@ def test_committees_speak_for_all_members(tmp_path):
     assert novelty(back, *systems) == pytest.approx(np.mean(each, axis=0))
     with pytest.raises(ValueError, match="outside training"):
         back.evaluate(systems, strict=True)
+
+
+@pytest.mark.parametrize("chosen", [None, [0, 1, 2, 3]])
+def test_training_reads_the_extent_of_its_frames_once(chosen, tmp_path, monkeypatch):
+    read = []
+
+    def counted(frames, damping):
+        read.append(len(frames))
+        return extent_of(frames, damping)
+
+    for module in (fit, setup, potential):
+        monkeypatch.setattr(module, "extent_of", counted)
+    data = LoadedData((methanol()[:8], methanol()[16:20], []))
+    console = Console(file=StringIO())
+    model, _ = fit.fit(tiny_config(tmp_path), data, console, tmp_path, chosen=chosen)
+    assert read == [8] if chosen is None else [8, 4]  # walls by all frames, the domain by its own
+    expected = extent_of(methanol()[: 4 if chosen else 8])
+    assert np.array_equal(model.domain.extent.pairs, expected.pairs)
+    assert model.domain.n_frames == (4 if chosen else 8)
 
 
 # --- engines and commands -------------------------------------------------------------------------

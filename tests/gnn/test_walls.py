@@ -285,6 +285,20 @@ def test_particles_without_charge_are_let_in():
     assert np.isfinite(two["mm_forces"]).all()
 
 
+def test_particles_repel_by_all_their_moments():
+    """A particle with a dipole only, and one with a quadrupole only."""
+    model = shipped_twice()[1]
+    border = float(model.border.shortest_to_charges(torch.tensor([8]))[0])
+    bare = System([8, 1], [[0.0, 0, 0], [0, 0, 0.96]])
+    dipole, quadrupole = [[0.3, 0.0, 0.2]], [np.diag([0.2, -0.1, -0.1])]
+    for moments in ({"mm_dipoles": dipole}, {"mm_quadrupoles": quadrupole}):
+        scan = [
+            System(bare.numbers, bare.positions, 0, [[-r, 0, 0]], [0.0], **moments)
+            for r in np.linspace(0.9 * border, 0.2, 15)
+        ]
+        assert rises(model, scan), moments
+
+
 def test_the_twin_in_plain_torch_agrees():
     model = shipped_twice()[1]
     systems = [close_system(), System([6], [[0, 0, 0]]), load_shipped(["oac"])[0].system]

@@ -32,7 +32,7 @@ class Loader:
     """
 
     def __init__(self, frames: Frames, model: Potential):
-        cutoff, dtype, local = model.cutoff, model.dtype, model.charges == "local"
+        cutoff, dtype, local = model.cutoff, model.dtype, model.charges == "local" or None
 
         def ready(frame: Frame) -> PreparedFrame:
             try:

@@ -1,0 +1,110 @@
+"""What makes atoms novel, in compiled loops over arrays: neighbours, charges, fields, features."""
+
+import numpy as np
+
+from multipoles.compiled import jit
+
+#: Largest novelty that is given, also in place of what is not a number: files take no infinity.
+MOST = 1e9
+_TINY = 1e-24  # Å², the least squared distance
+
+
+@jit.jit
+def _raised(novelty, i, value):
+    novelty[i] = max(novelty[i], value if value < MOST else MOST)
+
+
+@jit.jit
+def raise_by_atoms(novelty, numbers, positions, senders, receivers, limits):
+    """Raise novelties (N,) to (limit over distance)⁶ where the nearest atom makes them so large.
+
+    `limits` holds the limits in Å of pairs of elements, (Z, Z).
+    """
+    for e in range(len(receivers)):
+        i, j = receivers[e], senders[e]
+        x = positions[i, 0] - positions[j, 0]
+        y = positions[i, 1] - positions[j, 1]
+        z = positions[i, 2] - positions[j, 2]
+        limit = limits[numbers[i], numbers[j]]
+        ratio = limit * limit / max(x * x + y * y + z * z, _TINY)
+        _raised(novelty, i, ratio * ratio * ratio)
+
+
+@jit.jit
+def raise_by_charges(novelty, numbers, positions, system, particles, charges, ends, limits):
+    """Raise novelties (N,) to (limit over distance)⁶ where the nearest charge makes them so large.
+
+    Parameters
+    ----------
+    system : ndarray
+        System of each atom, (N,).
+    charges : ndarray
+        Of the particles, (M,); those that are zero do not count.
+    ends : ndarray
+        Particles of system b are ``ends[b]`` to ``ends[b + 1]``.
+    limits : ndarray
+        Limits in Å of the elements, (Z,); zero where there is none.
+    """
+    for i in range(len(numbers)):
+        limit = limits[numbers[i]]
+        if limit == 0:
+            continue
+        nearest = np.inf
+        for j in range(ends[system[i]], ends[system[i] + 1]):
+            x = positions[i, 0] - particles[j, 0]
+            y = positions[i, 1] - particles[j, 1]
+            z = positions[i, 2] - particles[j, 2]
+            square = x * x + y * y + z * z
+            if square < nearest and charges[j] != 0:
+                nearest = square
+        ratio = limit * limit / max(nearest, _TINY)
+        _raised(novelty, i, ratio * ratio * ratio)
+
+
+@jit.jit
+def raise_by_field(novelty, numbers, gradient, limits):
+    """Raise novelties (N,) to the length of a gradient (N, 3) over the limit of the element.
+
+    `limits` (Z,) are zero where there is none.
+    """
+    for i in range(len(numbers)):
+        limit = limits[numbers[i]]
+        if limit > 0:
+            x, y, z = gradient[i, 0], gradient[i, 1], gradient[i, 2]
+            _raised(novelty, i, np.sqrt(x * x + y * y + z * z) / limit)
+
+
+@jit.jit
+def nearest_points(features, mean, axes, scales, points):
+    """Return the distance of each row of features (n, F) to the nearest of some points, (n,).
+
+    Features are whitened as in `gnn.trust.density.Density`; the points are, (K + 1, M). Infinity
+    where features are not finite.
+    """
+    n_features, n_axes = axes.shape
+    centred, along = np.empty(n_features), np.empty(n_axes)
+    squares = np.empty(points.shape[1])
+    found = np.empty(len(features))
+    for row in range(len(features)):
+        along[:] = 0
+        for i in range(n_features):
+            centred[i] = features[row, i] - mean[i]
+            for k in range(n_axes):
+                along[k] += centred[i] * axes[i, k]
+        rest = 0.0
+        for i in range(n_features):
+            left = centred[i]
+            for k in range(n_axes):
+                left -= along[k] * axes[i, k]
+            rest += left * left
+        squares[:] = 0
+        for k in range(n_axes + 1):
+            value = (along[k] if k < n_axes else np.sqrt(rest)) / scales[k]
+            for m in range(len(squares)):
+                squares[m] += (value - points[k, m]) ** 2
+        nearest = np.inf
+        for m in range(len(squares)):
+            if squares[m] < nearest:
+                nearest = squares[m]
+        found[row] = np.sqrt(nearest)
+    return found
