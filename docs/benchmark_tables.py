@@ -13,6 +13,11 @@ RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 MOLECULES = {
     "meoh": "methanol", "mam": "methylammonium", "oac": "acetate", "acoh": "acetic acid",
 }  # fmt: skip
+# of molecules whose names in files are not those of people
+NAMES = MOLECULES | {
+    "h2o": "water", "nh3": "ammonia", "nh4": "ammonium", "ch4": "methane",
+    "h2s": "hydrogen sulfide", "nma": "N-methylacetamide", "nmethylformamide": "N-methylformamide",
+}  # fmt: skip
 KINDS = {"ion pair": "ion pair", "ion-dipole": "ion–dipole", "dipole-dipole": "dipole–dipole"}
 
 
@@ -225,25 +230,33 @@ def committee() -> Table:
 
 
 def shipped_model_errors() -> Table:
-    rows = {row["molecule"]: row for row in read("shipped_model_errors")}
     body = []
-    for name in (*MOLECULES, "all"):
-        row = rows[name]
+    for row in read("shipped_model_errors"):
         force = [
-            f"{float(row[f'{k}_rmse']):.1f} ({100 * float(row[f'{k}_ratio']):.1f} %)"
+            f"{figure(row, f'{k}_rmse')} ({figure(row, f'{k}_ratio', 100)} %)"
             for k in ("forces", "mm_forces")
         ]
-        energy, dipole = (f"{float(row[k]):.1f}" for k in ("energy_mae", "dipole_mae"))
-        body.append([MOLECULES.get(name, "all"), row["frames"], energy, *force, dipole])
+        energy, dipole = (figure(row, k) for k in ("energy_mae", "dipole_mae"))
+        body.append([named(row["molecule"]), row["frames"], energy, *force, dipole])
     header = ["test runs", "frames", "energy MAE, meV", "QM forces RMSE, meV/Å"]
     return [*header, "MM forces RMSE, meV/Å", "dipole MAE, me Å"], body
 
 
+def figure(row: Row, column: str, factor: float = 1.0) -> str:
+    """Return a number with one digit behind the point, a dash where there is none."""
+    value = factor * float(row.get(column) or "nan")
+    return f"{value:.1f}" if math.isfinite(value) else "–"
+
+
+def named(molecule: str) -> str:
+    """Return the name of a molecule as people write it."""
+    return NAMES.get(molecule, molecule.replace("_", " "))
+
+
 def density_fitting() -> Table:
-    names = {"formamide": "formamide", "methanethiol": "methanethiol", "nma": "N-methylacetamide"}
     columns = ("frames", "shift", "spread", "forces", "mm_forces", "ratio")
     body = [
-        [f"{(MOLECULES | names)[row['molecule']]}, "
+        [f"{named(row['molecule'])}, "
          f"{'in water' if row['surroundings'] == 'water' else 'alone'}",
          *(row[name].replace("-", "−") or "–" for name in columns)]
         for row in read("density_fitting")

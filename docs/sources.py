@@ -1,6 +1,5 @@
 """Figures by name, from the files in benchmarks/results and what else holds them."""
 
-import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -89,10 +88,9 @@ def labels() -> dict[str, float]:
     return {**of, "largest net": float(max(net)), "typical net": float(np.median(net))}
 
 
-def training_minutes() -> int:
+def training_minutes() -> str:
     """Return how long the model that ships was trained."""
-    text = (ROOT / "benchmarks" / "shipped_model.yaml").read_text(encoding="utf-8")
-    return round(int(re.findall(r"time_limit: (\d+)", text)[0]) / 60)
+    return run("shipped model: time of its training")
 
 
 def domain_size() -> int:

@@ -6,7 +6,7 @@ Such runs form a *block*: their numbers have the same hundreds (run // 100), so 
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -108,6 +108,14 @@ def split_indices(
     else:
         raise TypeError("train, validation, test: expected three fractions or lists, not a mixture")
     return _gather(places, place)
+
+
+def is_of(name: str, molecules: Iterable[str]) -> bool:
+    """Tell whether a frame's name is that of one of the molecules, alone or with others.
+
+    ``meoh+2h2o`` is methanol with two waters: `gnn.data.making` names frames so.
+    """
+    return any(name == one or name.startswith(f"{one}+") for one in molecules)
 
 
 def _block(run: int) -> int:

@@ -162,7 +162,7 @@ class StreamedFrames(Sequence[Any]):
         return StreamedFrames(self._store, self.entries, both)
 
     def with_vacuum(self) -> "StreamedFrames":
-        """Return these frames, and then each of them with its vacuum labels.
+        """Return these frames, and then those with surroundings with their vacuum labels.
 
         Raises
         ------
@@ -175,7 +175,9 @@ class StreamedFrames(Sequence[Any]):
                     f"{self._store.path}, group {self._store.keys[number]!r}: has no vacuum "
                     "labels (group 'vacuum' is missing)"
                 )
-        copies = self.entries.copy()
+        in_field = self.has_fields  # which of them are is not known without reading
+        around = np.array([in_field or header.system.n_mm > 0 for header in self.headers()])
+        copies = self.entries[around]
         copies[:, 2] = 1
         both = np.concatenate([self.entries, copies])
         return StreamedFrames(self._store, both, self._function)

@@ -37,11 +37,15 @@ HomePath = Annotated[str, AfterValidator(os.path.expanduser)]
 
 
 class SplitConfig(Section):
-    """Which frames go where: fractions, or lists of runs, of blocks or of values of a key."""
+    """Which frames go where: fractions, or lists of runs, of blocks or of values of a key.
+
+    All frames of `test_molecules` are in the test set, whatever the others say.
+    """
 
     train: Share = None
     validation: Share = None
     test: Share = None
+    test_molecules: list[str] | None = Field(default=None, min_length=1)
     by: Literal["run", "block", "frame", "key"] | None = None
     key: str | None = None
     seed: int = Field(default=0, ge=0)

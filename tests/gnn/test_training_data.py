@@ -15,7 +15,13 @@ from gnn.data import read_frames, write_frames
 from gnn.training import checkpoint
 from gnn.training.config import parse_config
 from gnn.training.frames.isolated import isolated_lines
-from gnn.training.frames.load import has_surroundings, load_data, load_test_frames, summary
+from gnn.training.frames.load import (
+    embedded,
+    has_surroundings,
+    load_data,
+    load_test_frames,
+    summary,
+)
 from gnn.training.setup import build_model
 
 SUFFIXES = ("h5", "xyz")
@@ -260,6 +266,55 @@ def test_vacuum_copies_of_frames_that_are_there_twice(files, stream):
     for frame, copy in zip(training[:half], training[half:], strict=True):
         assert copy.system.n_mm == 0
         assert copy.energy == energies[frame.system.positions.tobytes()]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_frames_without_surroundings_get_no_vacuum_copies(files, stream):
+    """They are vacuum frames already; the baselines learn from all but the copies."""
+    frames = methanol()
+    mixed = [
+        frame if i % 2 else replace(alone, run=frame.run, name="meoh")
+        for i, (frame, alone) in enumerate(zip(frames, plain(), strict=True))
+    ]
+    alone = [
+        replace(frame, run=f.run, name="meoh") for f, frame in zip(mixed, plain(), strict=True)
+    ]
+    write_frames("mixed.h5", mixed, vacuum=alone)
+    section = data(source="mixed.h5", vacuum=True, stream=stream)
+    training = load_data(section).splits[0]
+    around = [frame.system.n_mm > 0 for frame in training]
+    seen = embedded(training, section)
+    assert len(training) == len(seen) + sum(around) and 0 < sum(around) < len(seen)
+    assert not any(around[len(seen) :])
+    places = {frame.system.positions.tobytes() for frame in seen if frame.system.n_mm}
+    assert places == {f.system.positions.tobytes() for f in list(training)[len(seen) :]}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_molecules_that_are_tested_on_alone(files, stream):
+    frames = [
+        replace(frame, name=name, run=100 * (1 + i // 8) + i % 2)
+        for name in ("meoh", "other", "other+h2o", "another")
+        for i, frame in enumerate(methanol())
+    ]
+    write_frames("named.h5", frames)
+    section = {"by": "block", "train": [1], "validation": [2], "test": [3]}
+    section["test_molecules"] = ["other"]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "[0-9]+ of .* have the geometry")
+        warnings.filterwarnings("error", ".*of molecules that no training frame")
+        loaded = load_data(data(source="named.h5", split=section, stream=stream))
+    training, validation, test = ([(f.name, f.run // 100) for f in part] for part in loaded.splits)
+    assert set(training) == {("meoh", 1), ("another", 1)}
+    assert set(validation) == {("meoh", 2), ("another", 2)}
+    assert {block for name, block in test if name in ("other", "other+h2o")} == {1, 2, 3}
+    assert {(name, block) for name, block in test if "other" not in name[:5]} == {
+        ("meoh", 3), ("another", 3),
+    }  # fmt: skip
+    assert len(training) + len(validation) + len(test) == len(frames)
+    assert "tested on alone are all frames of other" in loaded.lines[0]
+    with pytest.raises(ValueError, match="no molecule 'oth'; found another, meoh, other, other"):
+        load_data(data(source="named.h5", split=section | {"test_molecules": ["oth"]}))
 
 
 def test_molecules_and_elements_that_training_lacks(files):

@@ -9,6 +9,7 @@ import numpy as np
 
 from gnn.data.checking.copies import Copies
 from gnn.data.partition import Partition, hold_out, partition
+from gnn.data.splits import is_of
 from gnn.data.streaming import Header, StreamedFrames
 from gnn.data.systems import Frame
 from gnn.training import checkpoint
@@ -16,7 +17,7 @@ from gnn.training.config import DataConfig
 from gnn.training.frames.isolated import Isolated, isolated_atoms, single_atoms, without_isolated
 from gnn.training.frames.labels import check_labelled, label_lines, label_table
 from gnn.training.frames.loader import Frames, headers, take
-from gnn.training.frames.sources import level_of, open_frames, with_vacuum
+from gnn.training.frames.sources import is_surrounded, level_of, open_frames, with_vacuum
 from gnn.training.report.metrics import frame_name
 
 Splits = tuple[Frames, Frames, Frames]
@@ -52,8 +53,9 @@ def load_data(data: DataConfig) -> LoadedData:
 
     The frames of one source are split as `gnn.data.partition.partition` says; where there is a
     file for each set, those are the sets. If none is there to validate on, a part of the training
-    frames is held out. With ``vacuum`` the training frames come a second time without
-    surroundings, labelled so. With ``stream`` they stay in their file until they are asked for.
+    frames is held out. With ``vacuum`` the training frames that have surroundings come a second
+    time without them, labelled so. With ``stream`` they stay in their file until they are asked
+    for.
 
     Warnings say how many held-out frames have the geometry of a training frame, or are of
     molecules that no training frame has.
@@ -83,7 +85,7 @@ def load_data(data: DataConfig) -> LoadedData:
         training = with_vacuum(training, data)
     _check_elements(training, validation, test)
     check_labelled(test if len(test) else validation, "frames to test on")
-    _warn_of_overlap(training, validation, test)
+    _warn_of_overlap(training, validation, test, data.split.test_molecules or ())
     _warn_of_single_atoms(training)
     return LoadedData((training, validation, test), isolated, lines)
 
@@ -111,7 +113,22 @@ def _parts_of(data: DataConfig, known: list[Frame | Header]) -> Partition:
         raise ValueError(f"{data.source} holds no frame but isolated atoms: nothing to train on")
     share = data.split
     by = "group" if share.key is not None else share.by
-    return partition(known, share.train, share.validation, share.test, by=by, seed=share.seed)
+    alone = share.test_molecules or []
+    if missing := [one for one in alone if not any(is_of(f.name, [one]) for f in known)]:
+        raise ValueError(
+            f"split.test_molecules: {data.source} holds no molecule {missing[0]!r}; found "
+            f"{', '.join(sorted({f.name for f in known}))}"
+        )
+    rest = [i for i, frame in enumerate(known) if not is_of(frame.name, alone)]
+    parts = partition(
+        [known[i] for i in rest], share.train, share.validation, share.test, by=by, seed=share.seed
+    )
+    training, validation, test = ([rest[i] for i in part] for part in parts[:3])
+    if not alone:
+        return parts
+    test = sorted({*range(len(known))} - {*rest} | {*test})
+    remark = f"{parts.remark}; tested on alone are all frames of {', '.join(alone)}"
+    return Partition(training, validation, test, remark)
 
 
 def _file_for_each_set(data: DataConfig) -> tuple[list[Frames], Isolated, list[str]]:
@@ -168,12 +185,18 @@ def _recorded(path: str | Path, consequence: str) -> DataConfig:
 
 
 def embedded(training: Frames, data: DataConfig) -> Frames:
-    """Return the training frames without the vacuum copies that ``data.vacuum`` adds.
+    """Return the training frames without the vacuum copies that ``data.vacuum`` adds behind them.
 
     The baselines learn from these: a model that sees no surroundings would otherwise get two
     labels for one geometry, and a mean be one of two kinds of energy.
     """
-    return take(training, range(len(training) // 2)) if data.vacuum else training
+    if not data.vacuum:
+        return training
+    if isinstance(training, StreamedFrames):
+        copies = int(training.entries[:, 2].sum())
+    else:
+        copies = sum(is_surrounded(frame) for frame in training)
+    return take(training, range(len(training) - copies))
 
 
 def has_surroundings(frames: Frames) -> bool:
@@ -182,8 +205,7 @@ def has_surroundings(frames: Frames) -> bool:
         return True
     if isinstance(frames, StreamedFrames):
         return frames.has_fields
-    systems = (frame.system for frame in frames)
-    return any(s.uniform_field is not None or s.external_field is not None for s in systems)
+    return any(map(is_surrounded, frames))
 
 
 def _check_elements(training: Frames, validation: Frames, test: Frames) -> None:
@@ -203,13 +225,18 @@ def elements_of(frames: Frames) -> set[int]:
     return set(np.frombuffer(b"".join(compositions), dtype=np.int64).tolist())
 
 
-def _warn_of_overlap(training: Frames, validation: Frames, test: Frames) -> None:
-    """Warn of held-out frames that are known from training, or of molecules that are not."""
+def _warn_of_overlap(
+    training: Frames, validation: Frames, test: Frames, meant: Sequence[str]
+) -> None:
+    """Warn of held-out frames that are known from training, or of molecules that are not.
+
+    Not of molecules that are `meant` to be in the test set alone.
+    """
     copies = Copies()
     copies.add(training)
     for name, part in (("validation", validation), ("test", test)):
         _warn_of_copies(copies, part, name)
-        _warn_of_new_molecules(training, part, name)
+        _warn_of_new_molecules(training, part, name, meant)
         copies.add(part)
 
 
@@ -224,9 +251,15 @@ def _warn_of_copies(copies: Copies, others: Frames, name: str) -> None:
         )
 
 
-def _warn_of_new_molecules(training: Frames, others: Frames, name: str) -> None:
+def _warn_of_new_molecules(
+    training: Frames, others: Frames, name: str, meant: Sequence[str]
+) -> None:
     seen = {_molecule(header) for header in headers(training)}
-    new = [header for header in headers(others) if _molecule(header) not in seen]
+    new = [
+        header
+        for header in headers(others)
+        if _molecule(header) not in seen and not is_of(header.name, meant)
+    ]
     if new:
         warnings.warn(
             f"{len(new)} of {len(others)} {name} frames are of molecules that no training frame "

@@ -117,8 +117,16 @@ def _warn_of_key(data: DataConfig, file: Path) -> None:
         )
 
 
+def is_surrounded(frame: Frame) -> bool:
+    """Tell whether a frame has charges around its atoms, or is in a field."""
+    system = frame.system
+    return bool(
+        system.n_mm or system.uniform_field is not None or system.external_field is not None
+    )
+
+
 def with_vacuum(training: Frames, data: DataConfig) -> Frames:
-    """Return training frames, and each of them again without surroundings and labelled so.
+    """Return training frames, and those with surroundings again without and labelled so.
 
     Raises
     ------
@@ -130,12 +138,13 @@ def with_vacuum(training: Frames, data: DataConfig) -> Frames:
     # not isolated atoms, which are not trained on
     data = data.model_copy(update={"molecules": sorted({frame.name for frame in training})})
     alone = {_identity(frame): frame for frame in read(data, data.files()[0], vacuum=True)}
-    missing = sum(_identity(frame) not in alone for frame in training)
+    surrounded = [frame for frame in training if is_surrounded(frame)]
+    missing = sum(_identity(frame) not in alone for frame in surrounded)
     if missing:
         raise ValueError(
-            f"data.vacuum: {missing} of {len(training)} training frames have no vacuum labels"
+            f"data.vacuum: {missing} of {len(surrounded)} training frames have no vacuum labels"
         )
-    return [*training, *(alone[_identity(frame)] for frame in training)]
+    return [*training, *(alone[_identity(frame)] for frame in surrounded)]
 
 
 def _identity(frame: Frame) -> tuple:
