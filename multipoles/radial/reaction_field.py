@@ -5,8 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from multipoles.compiled.jit import bare_inline
+from multipoles.compiled.jit import bare, bare_inline
+from multipoles.compiled.simd import BYTES, load, rsqrt, splat, store, within
 from multipoles.radial.base import Kernel, scaled_length
+from multipoles.radial.lanes import whole_power
 
 
 @bare_inline
@@ -32,6 +34,38 @@ def reaction_field(r2, parameters, last, out, start, stride):
         second *= (even - n) * inverse
         even += 2.0
         out[start + (j + 1) * stride] = bare + square + first + second if inside else 0.0
+
+
+@bare
+def reaction_field_lanes(code, parameters, last, chain):
+    """Write g_n = (-1)^n B_n for whole m and n as vectors, r2 being the first of `chain`.
+
+    Powers are those of r in units of the cutoff, which stay in the range of the vectors' type.
+    """
+    lanes = BYTES // chain.itemsize
+    cutoff, k, m, n = parameters[0], parameters[1], parameters[3], parameters[5]
+    r2 = load(chain, 0)
+    inverse, one = rsqrt(r2), splat(chain, 1.0)
+    down = -(inverse * inverse)
+    r = r2 * inverse * (1.0 / cutoff)
+    square = cutoff * cutoff
+    first = whole_power(r, m, one) * _at_cutoff(parameters[2], cutoff, m)
+    second = whole_power(r, n, one) * _at_cutoff(parameters[4], cutoff, n)
+    bare, parabola, zero = inverse, r * r * _at_cutoff(k, cutoff, 2.0), inverse - inverse
+    total = bare + parabola + first + second - parameters[6]
+    store(chain, 0, within(r2, square, total, zero))
+    for j in range(last):
+        bare = bare * down * (2 * j + 1)
+        parabola = parabola * down * (2 * j - 2)
+        first = first * down * (2 * j - m)
+        second = second * down * (2 * j - n)
+        store(chain, (j + 1) * lanes, within(r2, square, bare + parabola + first + second, zero))
+
+
+@bare_inline
+def _at_cutoff(coefficient, cutoff, power):
+    """Return a term at the cutoff; a huge cutoff has no coefficients, and no power either."""
+    return coefficient * whole_power(cutoff, power, 1.0) if coefficient != 0.0 else 0.0
 
 
 @dataclass(frozen=True)
