@@ -16,7 +16,6 @@ from multipoles.compiled.simd_math import (
     least,
     nearest,
     piecewise,
-    product_tail,
     scaled,
 )
 from multipoles.radial.base import Kernel, scaled_inverse_length
@@ -123,11 +122,10 @@ def erf_lanes(code, parameters, last, chain):
     alpha, limit = parameters[0], _point_like(last, lanes)
     square = alpha * alpha
     near = limit / square
-    tail = product_tail(alpha, alpha, square)
     square = in_range(square, lanes, 2.0**126)
     inverse = rsqrt(r2)
     t = least(r2 * square, limit)
-    decay = exp(-t, -(product_tail(square, r2, t) + r2 * tail))
+    decay = exp(-t, 0.0)
     place = r2 * inverse * (alpha * (PIECES / math.sqrt(limit)))
     boys = _boys_pieces(last, nearest(least(place, PIECES - 0.25) - 0.5), t)
     t = t + t

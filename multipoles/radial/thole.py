@@ -53,7 +53,10 @@ def _thole_sums() -> np.ndarray:
     return table
 
 
-_SUMS = _thole_sums()
+# high links are the greatest powers of 1/r there are times small sums; without a factor between
+# them, float32 would lose links that are numbers
+_BALANCE = 2.0**12
+_SUMS = _BALANCE * _thole_sums()
 
 
 def _last_sum(u: np.ndarray) -> np.ndarray:
@@ -64,7 +67,7 @@ def _last_sum(u: np.ndarray) -> np.ndarray:
 
 def _near_potential(u: np.ndarray) -> np.ndarray:
     """sum_k (-x)^k/k! / (3 (k + 2/3)(k + 1)) of x = _HALF (1 + u)."""
-    x, term, total = _HALF * (1 + u), 1, np.zeros_like(u)
+    x, term, total = _HALF * (1 + u), np.ones_like(u), np.zeros_like(u)
     for k in range(60):
         total = total + term / ((3 * k + 2) * (k + 1))
         term = term * -x / (k + 1)
@@ -206,12 +209,12 @@ def thole_lanes(code, parameters, last, chain):
             p = p * x + _THOLE[n, k]
         near, far = power * load(chain, n * lanes), g * (1.0 - p * decay)
         store(chain, n * lanes, within(r2, math.inf, lesser(x, _NEAR, near, far), inverse))
-        power = scaled(r * decay * 3.0, a, a) if n == 1 else power * down * (2 * n + 1)
+        power = scaled(r * decay * (3.0 / _BALANCE), a, a) if n == 1 else power * down * (2 * n + 1)
 
 
 @bare_inline
 def _thole_sums_of_lanes(x, last, chain):
-    """Write sum_k c_nk x^(k - 2) S_k of `_thole_sums`, and S_1 for n = 1; x is small."""
+    """Write sum_k c_nk x^(k - 2) S_k of `_SUMS`, and S_1 for n = 1; x is small."""
     lanes = BYTES // chain.itemsize
     zero = x - x
     for n in range(1, last + 1):
