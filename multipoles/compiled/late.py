@@ -23,6 +23,8 @@ _Native = ctypes.CFUNCTYPE(ctypes.c_int32, _POINTER, _POINTER, _WORD, *_ARRAY, _
 # places of the chain's number of items, of the bytes of one, and of its data, among the arguments
 _ITEMS, _BYTES, _DATA = 13, 14, 15
 _REALS = (types.float64, types.float32)
+# tables and what they hold first live as long as the loops that know their addresses
+_kept: list[Any] = []
 
 
 def _signature(real: Any) -> tuple[Any, ...]:
@@ -42,12 +44,14 @@ def late(symbol: str, functions: Sequence[Any]) -> Any:
         Compiled functions (code, parameters, last, chain), one for each entry: ``parameters`` is a
         contiguous array of float64, ``chain`` one of float64 or float32.
     """
-    table = (_POINTER * (len(functions) * len(_REALS)))()
+    size = len(functions) * len(_REALS)
+    table = (_POINTER * size)()
     stubs = [
         _stub(table, len(_REALS) * entry + k, function, _signature(real))
         for entry, function in enumerate(functions)
         for k, real in enumerate(_REALS)
     ]
+    _kept.append((table, stubs))
     table[:] = [ctypes.cast(stub, _POINTER).value for stub in stubs]
     llvmlite.binding.add_symbol(symbol, ctypes.addressof(table))
 
@@ -59,7 +63,7 @@ def late(symbol: str, functions: Sequence[Any]) -> Any:
 
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             kind = context.call_conv.get_function_type(types.none, native)
-            data = _global(builder.module, symbol, ir.ArrayType(ir.PointerType(kind), len(table)))
+            data = _global(builder.module, symbol, ir.ArrayType(ir.PointerType(kind), size))
             place = builder.mul(args[0], args[0].type(len(_REALS)))
             place = builder.add(place, args[0].type(_REALS.index(chain.dtype)))
             address = builder.gep(data, [place.type(0), place])
@@ -69,8 +73,6 @@ def late(symbol: str, functions: Sequence[Any]) -> Any:
 
         return types.none(types.intp, types.intp, parameters, types.intp, chain), codegen
 
-    # what ctypes calls must live as long as the loops
-    call.kept = table, stubs
     return call
 
 

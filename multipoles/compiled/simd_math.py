@@ -13,12 +13,19 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from multipoles.compiled.simd import FLAGS, Vec, _as_vector, _has_avx512, constant
+from multipoles.compiled.simd import (
+    FLAGS,
+    Vec,
+    _approximate_rsqrt,
+    _as_vector,
+    _has_avx512,
+    constant,
+)
 
 PIECES = 16
 """Pieces that a function of `piecewise` has: one AVX-512 instruction takes one of 16 numbers."""
 # may be fused, and nothing at all: the flag is one for divisions
-_FUSED, _STRICT = ("contract",), ("arcp",)
+_FUSED, _STRICT = ("contract", "nsz"), ("arcp",)
 _PI = np.longdouble("3.14159265358979323846264338327950288")
 # log(2) in two parts: products of the first with whole numbers below 2^11 are exact
 _LOG_2 = {8: (0.6931471803691238, 1.9082149292705877e-10), 16: (0.693359375, -2.12194440e-4)}
@@ -118,6 +125,21 @@ def nearest(typing_context: Any, value: Any) -> Any:
 
 
 @intrinsic
+def rough_root(typing_context: Any, value: Any) -> Any:
+    """Return the square root of a finite value >= 0, to four digits at least."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        x, lanes = args[0], args[0].type.count
+        if _has_avx512(context):
+            return builder.fmul(x, _approximate_rsqrt(builder, x))
+        name = f"llvm.sqrt.v{lanes}{'f64' if lanes == 8 else 'f32'}"
+        kind = ir.FunctionType(x.type, [x.type])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [x])
+
+    return value(value), codegen
+
+
+@intrinsic
 def least(typing_context: Any, value: Any, bound: Any) -> Any:
     """Return the lesser of a vector and a number, which stands for NaN too."""
 
@@ -137,6 +159,19 @@ def lesser(typing_context: Any, value: Any, bound: Any, inside: Any, outside: An
         return builder.select(builder.fcmp_ordered("<", args[0], limit), args[2], args[3])
 
     return value(value, bound, inside, outside), codegen
+
+
+@intrinsic
+def any_below(typing_context: Any, value: Any, bound: Any) -> Any:
+    """Return whether value < bound in any lane."""
+
+    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        limit = _as_vector(context, builder, args[1], sig.args[1], sig.args[0])
+        bits = ir.IntType(args[0].type.count)
+        mask = builder.bitcast(builder.fcmp_ordered("<", args[0], limit), bits)
+        return builder.icmp_unsigned("!=", mask, bits(0))
+
+    return types.boolean(value, bound), codegen
 
 
 @intrinsic

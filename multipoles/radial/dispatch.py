@@ -5,6 +5,7 @@ kernel has gives NaN.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -126,18 +127,40 @@ def chain_by_lanes(code, parameters, last, chain):
         store(chain, n * lanes, -load(chain, n * lanes))
 
 
-# Coulomb, code 0, needs none
+_LANES = {
+    _YUKAWA: yukawa_lanes,
+    _ERF: erf_lanes,
+    _ERFC: erfc_lanes,
+    _THOLE: thole_lanes,
+    _REACTION_FIELD: reaction_field_lanes,
+    _INVERSE_POWER: inverse_power_lanes,
+}
+# the same, compiled and kept by themselves; an entry for every code, and Coulomb's that for any
 _damped_chain = late(
     "multipoles_radial_chains",
-    [
-        {
-            _YUKAWA: yukawa_lanes,
-            _ERF: erf_lanes,
-            _ERFC: erfc_lanes,
-            _THOLE: thole_lanes,
-            _REACTION_FIELD: reaction_field_lanes,
-            _INVERSE_POWER: inverse_power_lanes,
-        }.get(code, chain_by_lanes)
-        for code in range(CUSTOM)
-    ],
+    [bare(_LANES[code].py_func) if code in _LANES else chain_by_lanes for code in range(CUSTOM)],
 )
+
+
+def chain_of_kernel(code: int) -> Callable[..., None]:
+    """Return `radial_chain` without its first argument, for loops that serve one kernel.
+
+    The functions of vectors are inlined: where `last` is a number known when the loop is compiled,
+    no recursion is left as a loop, and the chain stays in registers.
+    """
+    lanes_of_kernel = _LANES.get(code)
+
+    def by_code(parameters, r2, last, chain):
+        radial_chain(code, parameters, r2, last, chain)
+
+    def inlined(parameters, r2, last, chain):
+        if _is_point_like(code, parameters, r2, last, BYTES // chain.itemsize):
+            coulomb_lanes(r2, last, chain)
+            return
+        store(chain, 0, r2)
+        if _entry(code, parameters, last) == code:
+            lanes_of_kernel(code, parameters, last, chain)
+        else:
+            _damped_chain(0, code, parameters, last, chain)
+
+    return bare_inline(by_code if lanes_of_kernel is None else inlined)

@@ -8,14 +8,16 @@ import numpy as np
 from scipy import special
 
 from multipoles.compiled.jit import bare, bare_inline
-from multipoles.compiled.simd import BYTES, lane_min, load, rsqrt, store, within
+from multipoles.compiled.simd import BYTES, load, rsqrt, store, within
 from multipoles.compiled.simd_math import (
     PIECES,
+    any_below,
     exp,
     fit,
     least,
     nearest,
     piecewise,
+    rough_root,
     scaled,
 )
 from multipoles.radial.base import Kernel, scaled_inverse_length
@@ -108,10 +110,10 @@ def _point_like(last, lanes):
 @bare_inline
 def erf_acts(parameters, r2, last, lanes):
     """Return whether the kernel is not 1/r in some lane."""
-    return lane_min(r2) * (parameters[0] * parameters[0]) < _point_like(last, lanes)
+    return any_below(r2 * (parameters[0] * parameters[0]), _point_like(last, lanes))
 
 
-@bare
+@bare_inline
 def erf_lanes(code, parameters, last, chain):
     """Write g_n = (-1)^n B_n as vectors, r2 being the first of `chain`; zeros where it is zero.
 
@@ -126,7 +128,8 @@ def erf_lanes(code, parameters, last, chain):
     inverse = rsqrt(r2)
     t = least(r2 * square, limit)
     decay = exp(-t, 0.0)
-    place = r2 * inverse * (alpha * (PIECES / math.sqrt(limit)))
+    # a polynomial serves beyond the ends of its piece too, but not far
+    place = rough_root(t) * (PIECES / math.sqrt(limit))
     boys = _boys_pieces(last, nearest(least(place, PIECES - 0.25) - 0.5), t)
     t = t + t
     for n in range(last, 0, -1):

@@ -7,7 +7,7 @@ from functools import cache
 import numpy as np
 from scipy import special
 
-from multipoles.compiled.jit import bare, bare_inline
+from multipoles.compiled.jit import bare_inline
 from multipoles.compiled.simd import BYTES, load, rsqrt, store, within
 from multipoles.compiled.simd_math import exp, fit, polynomial, product_tail, scaled
 from multipoles.radial.base import Kernel, scaled_inverse_length
@@ -51,7 +51,7 @@ def erfc(r2, parameters, last, out, start, stride):
         out[start + (n + 1) * stride] = b
 
 
-@bare
+@bare_inline
 def erfc_lanes(code, parameters, last, chain):
     """Write g_n = (-1)^n B_n as vectors, r2 being the first of `chain`; zeros where it is zero."""
     lanes = BYTES // chain.itemsize

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from multipoles.compiled.jit import bare, bare_inline
+from multipoles.compiled.jit import bare_inline
 from multipoles.compiled.simd import BYTES, load, rsqrt, splat, store
 from multipoles.radial.base import Kernel
 from multipoles.radial.lanes import whole_power
@@ -25,7 +25,7 @@ def inverse_power(r2, parameters, last, out, start, stride):
         out[start + (n + 1) * stride] = b
 
 
-@bare
+@bare_inline
 def inverse_power_lanes(code, parameters, last, chain):
     """Write g_n = (-1)^n B_n of a whole power as vectors, r2 being the first of `chain`."""
     lanes = BYTES // chain.itemsize

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from multipoles.compiled.jit import bare, bare_inline
+from multipoles.compiled.jit import bare_inline
 from multipoles.compiled.simd import BYTES, load, rsqrt, splat, store, within
 from multipoles.radial.base import Kernel, scaled_length
 from multipoles.radial.lanes import whole_power
@@ -37,7 +37,7 @@ def reaction_field(r2, parameters, last, out, start, stride):
         out[start + (j + 1) * stride] = bare + square + first + second if inside else 0.0
 
 
-@bare
+@bare_inline
 def reaction_field_lanes(code, parameters, last, chain):
     """Write g_n = (-1)^n B_n for whole m and n as vectors, r2 being the first of `chain`.
 

@@ -6,9 +6,9 @@ from fractions import Fraction
 
 import numpy as np
 
-from multipoles.compiled.jit import bare, bare_inline
-from multipoles.compiled.simd import BYTES, lane_min, load, rsqrt, store, within
-from multipoles.compiled.simd_math import exp, fit, least, lesser, polynomial, scaled
+from multipoles.compiled.jit import bare_inline
+from multipoles.compiled.simd import BYTES, load, rsqrt, store, within
+from multipoles.compiled.simd_math import any_below, exp, fit, least, lesser, polynomial, scaled
 from multipoles.indexing import MAX_TOTAL_ORDER as LONGEST
 from multipoles.radial.base import Kernel
 from multipoles.radial.lanes import LINKS
@@ -177,12 +177,12 @@ def thole(r2, parameters, last, out, start, stride):
 @bare_inline
 def thole_acts(parameters, r2, last, lanes):
     """Return whether the kernel is not 1/r in some lane."""
-    nearest = np.float64(lane_min(r2))
     far = (_POINT_LIKE_64 if lanes == 8 else _POINT_LIKE_32) + _PER_LINK * last
-    return parameters[0] * nearest * math.sqrt(nearest) < far
+    y2 = r2 * (parameters[1] * parameters[1])
+    return any_below(y2 * y2 * y2, far * far)
 
 
-@bare
+@bare_inline
 def thole_lanes(code, parameters, last, chain):
     """Write g_n = (-1)^n B_n as vectors, r2 being the first of `chain`; zeros where it is zero."""
     lanes = BYTES // chain.itemsize
@@ -197,7 +197,7 @@ def thole_lanes(code, parameters, last, chain):
     mapped = (x - 3.0 * _NEAR) / (x + _NEAR)
     far = (1.0 - decay * _far_polynomial(mapped)) * inverse
     store(chain, 0, within(r2, math.inf, lesser(x, _NEAR, near, far), inverse))
-    if lane_min(x) < _NEAR:
+    if any_below(x, _NEAR):
         _thole_sums_of_lanes(x, last, chain)
     g, down = inverse, -(inverse * inverse)
     # a, then 3 a^2 r / r^(2n - 4): powers of r that do not overflow before the link does

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from multipoles.compiled.jit import bare, bare_inline
+from multipoles.compiled.jit import bare_inline
 from multipoles.compiled.simd import BYTES, load, rsqrt, store
 from multipoles.compiled.simd_math import exp, product_tail
 from multipoles.radial.base import Kernel, scaled_inverse_length
@@ -29,7 +29,7 @@ def yukawa(r2, parameters, last, out, start, stride):
         out[start + (n + 1) * stride] = b
 
 
-@bare
+@bare_inline
 def yukawa_lanes(code, parameters, last, chain):
     """Write g_n = (-1)^n B_n as vectors, r2 being the first of `chain`; zeros where it is zero."""
     lanes = BYTES // chain.itemsize

@@ -11,7 +11,7 @@ from multipoles.compiled.late import late
 from multipoles.compiled.simd import BYTES, load, store
 from multipoles.compiled.simd_math import exp
 from multipoles.direct_cpu import aligned
-from multipoles.radial.dispatch import radial_chain
+from multipoles.radial.dispatch import chain_of_kernel, radial_chain
 from multipoles.radial.lanes import LINKS
 
 mpmath = pytest.importorskip("mpmath")
@@ -104,6 +104,22 @@ def test_chains_to_many_digits(kernel, dtype):
             seen = (np.abs(wanted) > info.tiny * 1e8) & (sizes < info.max)
             error = np.abs(found[:, n] - exact[:, n]).astype(np.float64)[seen] / size[seen]
             assert error.max(initial=0.0) <= (last + n + 5) * info.eps, (last, n)
+
+
+ERF_WITH_TWO_LINKS = chain_of_kernel(mp.Erf.code)
+
+
+@bare
+def _write_two_links(parameters, r2, chain, out):
+    for i in range(0, r2.shape[0], BYTES // chain.itemsize):
+        ERF_WITH_TWO_LINKS(parameters, load(r2, i), 2, chain)
+        store(out, i, load(chain, 2 * (BYTES // chain.itemsize)))
+
+
+def test_loops_of_one_kernel_have_its_chain():
+    kernel, r2, out = mp.Erf(2.0), np.geomspace(1e-3, 1e3, 32), np.empty(32)
+    _write_two_links(kernel.parameter_array, r2, aligned(24, r2.dtype), out)
+    np.testing.assert_allclose(out, chains(kernel, r2, 2)[:, 2], rtol=2e-15)
 
 
 EXTREMES = [
