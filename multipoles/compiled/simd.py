@@ -195,21 +195,6 @@ def lane_of(typing_context: Any, value: Any, lane: Any) -> Any:
 
 
 @intrinsic
-def lane_min(typing_context: Any, value: Any) -> Any:
-    """Return the least of the lanes."""
-
-    def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        vector = args[0]
-        count = vector.type.count
-        suffix = "f64" if count == 8 else "f32"
-        kind = ir.FunctionType(vector.type.element, [vector.type])
-        name = f"llvm.vector.reduce.fmin.v{count}{suffix}"
-        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [vector])
-
-    return value.dtype(value), codegen
-
-
-@intrinsic
 def within(typing_context: Any, value: Any, bound: Any, inside: Any, outside: Any) -> Any:
     """Return `inside` in the lanes where 0 < value < bound, else `outside`."""
 

@@ -10,6 +10,9 @@ which nothing cancels, with a series where none does. The CPU computes them in f
 the type of its kernels: so factors are running real numbers, since an integer times float32 is
 float64.
 
+Loops on the CPU take chains of vectors, a pair in each lane: functions ``..._lanes``, for chains up
+to `lanes.LINKS` in the type of the sum. They write g_n = (-1)^n B_n and give zeros where r is zero.
+
 All kernels act between points at a distance r > 0; coincident points contribute nothing.
 """
 

@@ -5,21 +5,24 @@ kernel has gives NaN.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from multipoles.compiled.jit import bare, bare_inline, jit
+from multipoles.compiled.late import late
 from multipoles.compiled.native import call_chain
 from multipoles.compiled.simd import BYTES, load, store
 from multipoles.radial.base import CUSTOM
 from multipoles.radial.coulomb import Coulomb, coulomb, coulomb_lanes
-from multipoles.radial.erf import Erf, erf, screen_near_lanes
-from multipoles.radial.erfc import Erfc, erfc
-from multipoles.radial.inverse_power import InversePower, inverse_power
-from multipoles.radial.reaction_field import ReactionField, reaction_field
+from multipoles.radial.erf import Erf, erf, erf_acts, erf_lanes
+from multipoles.radial.erfc import Erfc, erfc, erfc_lanes
+from multipoles.radial.inverse_power import InversePower, inverse_power, inverse_power_lanes
+from multipoles.radial.lanes import LINKS, is_whole
+from multipoles.radial.reaction_field import ReactionField, reaction_field, reaction_field_lanes
 from multipoles.radial.softened import Softened, soften_near_lanes, softened
-from multipoles.radial.thole import Thole, thole
-from multipoles.radial.yukawa import Yukawa, yukawa
+from multipoles.radial.thole import Thole, thole, thole_acts, thole_lanes
+from multipoles.radial.yukawa import Yukawa, yukawa, yukawa_lanes
 
 _COULOMB, _YUKAWA, _ERF, _ERFC = Coulomb.code, Yukawa.code, Erf.code, Erfc.code
 _THOLE, _REACTION_FIELD = Thole.code, ReactionField.code
@@ -82,20 +85,82 @@ def chain_of_many(code, parameters, distances, out):
 
 @bare_inline
 def radial_chain(code, parameters, r2, last, chain):
-    """Write g_0 ... g_last, g_n = (-1)^n B_n, as vectors; zeros where r2 is zero.
-
-    Kernels that are 1/r from some distance on are made from it, in the lanes that are nearer.
-    """
-    lanes = BYTES // chain.itemsize
-    if code == _COULOMB or code == _ERF or code == _SOFTENED:  # noqa: SIM109 - no tuples in loops
+    """Write g_0 ... g_last, g_n = (-1)^n B_n, as vectors; zeros where r2 is zero."""
+    if _is_point_like(code, parameters, r2, last, BYTES // chain.itemsize):
         coulomb_lanes(r2, last, chain)
-        if code == _ERF:
-            screen_near_lanes(parameters, r2, last, chain)
-        elif code == _SOFTENED:
+        if code == _SOFTENED:
             soften_near_lanes(parameters, r2, last, chain)
         return
     store(chain, 0, r2)
+    _damped_chain(_entry(code, parameters, last), code, parameters, last, chain)
+
+
+@bare_inline
+def _is_point_like(code, parameters, r2, last, lanes):
+    """Return whether a kernel is 1/r in all lanes, or made from it."""
+    if code == _COULOMB or code == _SOFTENED:  # noqa: SIM109 - no tuples in loops
+        return True
+    if code == _ERF:
+        return not erf_acts(parameters, r2, last, lanes)
+    return code == _THOLE and not thole_acts(parameters, r2, last, lanes)
+
+
+@bare_inline
+def _entry(code, parameters, last):
+    """Return the place of the function that writes a chain, 0 for the one that takes any kernel."""
+    if last > LINKS or code < 0 or code >= CUSTOM:
+        return 0
+    if code == _INVERSE_POWER and not is_whole(parameters[0]):
+        return 0
+    if code == _REACTION_FIELD and not (is_whole(parameters[3]) and is_whole(parameters[5])):
+        return 0
+    return code
+
+
+@bare
+def chain_by_lanes(code, parameters, last, chain):
+    """Write the chain of any kernel lane by lane, r2 being the first vector of `chain`."""
+    lanes = BYTES // chain.itemsize
     for lane in range(lanes):
         chain_of_one(code, np.float64(chain[lane]), parameters, last, chain, lane, lanes)
     for n in range(1, last + 1, 2):
         store(chain, n * lanes, -load(chain, n * lanes))
+
+
+_LANES = {
+    _YUKAWA: yukawa_lanes,
+    _ERF: erf_lanes,
+    _ERFC: erfc_lanes,
+    _THOLE: thole_lanes,
+    _REACTION_FIELD: reaction_field_lanes,
+    _INVERSE_POWER: inverse_power_lanes,
+}
+# the same, each compiled and kept by itself; codes without one have the function for any kernel
+_damped_chain = late(
+    "multipoles_radial_chains",
+    [bare(_LANES[code].py_func) if code in _LANES else chain_by_lanes for code in range(CUSTOM)],
+)
+
+
+def chain_of_kernel(code: int) -> Callable[..., None]:
+    """Return `radial_chain` without its first argument, for loops that serve one kernel.
+
+    The functions of vectors are inlined: where `last` is a number known when the loop is compiled,
+    no recursion is left as a loop, and the chain stays in registers.
+    """
+    lanes_of_kernel = _LANES.get(code)
+
+    def by_code(parameters, r2, last, chain):
+        radial_chain(code, parameters, r2, last, chain)
+
+    def inlined(parameters, r2, last, chain):
+        if _is_point_like(code, parameters, r2, last, BYTES // chain.itemsize):
+            coulomb_lanes(r2, last, chain)
+            return
+        store(chain, 0, r2)
+        if _entry(code, parameters, last) == code:
+            lanes_of_kernel(code, parameters, last, chain)
+        else:
+            _damped_chain(0, code, parameters, last, chain)
+
+    return bare_inline(by_code if lanes_of_kernel is None else inlined)

@@ -2,42 +2,58 @@
 
 import math
 from dataclasses import dataclass
+from functools import cache, partial
 
 import numpy as np
 
 from multipoles.compiled.jit import bare, bare_inline
-from multipoles.compiled.simd import BYTES, lane_min, lane_of
+from multipoles.compiled.simd import BYTES, load, rsqrt, store, within
+from multipoles.compiled.simd_math import (
+    PIECES,
+    any_below,
+    exp,
+    fit,
+    least,
+    nearest,
+    piecewise,
+    rough_root,
+    scaled,
+)
 from multipoles.radial.base import Kernel, scaled_inverse_length
+from multipoles.radial.lanes import LINKS, in_range
 
 _ROOT_PI = math.sqrt(math.pi)
-# links that `erf_by_table` has, and terms of its series
-TABULATED, _TERMS = 12, 13
-# rows of its table for each unit of t, and units
-_PER_UNIT, _UNITS = 2, 66
 # link n of erf(alpha r)/r is smaller than that of 1/r by the fraction Gamma(n + 1/2, t)/Gamma(n +
 # 1/2) with t = (alpha r)^2: less than the last digit where t is above one of these plus _PER_LINK n
 _POINT_LIKE_64 = 40.0
 _POINT_LIKE_32 = 18.0
 _PER_LINK = 2.1
+_ODD_INVERSES = 1 / (2.0 * np.arange(LINKS + 1) - 1)
 
 
-def _boys_functions() -> np.ndarray:
-    """F_n(t), n = 0 ... TABULATED + _TERMS - 1, then exp(-t), at t = 0, 1/2, ... a row each."""
-    t = np.arange(_PER_UNIT * _UNITS + 1) / _PER_UNIT
-    top = TABULATED + _TERMS - 1
-    table = np.empty((len(t), top + 2))
-    decay = table[:, -1] = np.exp(-t)
-    terms = np.cumprod(2 * t[:, None] / (2 * top + 1 + 2 * np.arange(1, 220)), axis=1)
-    boys = decay * (1 + terms.sum(axis=1)) / (2 * top + 1)
-    for n in range(top, -1, -1):
-        table[:, n] = boys
-        boys = (2 * t * boys + decay) / (2 * n - 1)
+def _boys_of_piece(n: int, centre: float, half: float, u: np.ndarray) -> np.ndarray:
+    """F_n(t) = exp(-t) sum_i (2t)^i / ((2n+1)(2n+3)...(2n+2i+1)), t = centre + half u < 70."""
+    t = centre + half * u
+    odd = 2 * n + 1 + 2 * np.arange(160, dtype=np.longdouble)
+    terms = np.cumprod(np.concatenate([np.ones((1, t.size)), 2 * t / odd[1:, None]]), axis=0)
+    return np.asarray(np.exp(-t) * terms.sum(axis=0) / odd[0])
+
+
+@cache
+def _boys_by_pieces(lanes: int) -> np.ndarray:
+    """F_n as polynomials of t, for pieces of equal steps of its root up to where f is 1/r."""
+    point_like, terms = (_POINT_LIKE_64, 18) if lanes == 8 else (_POINT_LIKE_32, 10)
+    table = np.empty((LINKS + 1, terms + 1, PIECES))
+    for n in range(LINKS + 1):
+        ends = (point_like + _PER_LINK * n) * (np.arange(PIECES + 1) / PIECES) ** 2
+        for piece in range(PIECES):
+            half = (ends[piece + 1] - ends[piece]) / 2
+            centre = table[n, 0, piece] = ends[piece] + half
+            table[n, 1:, piece] = fit(partial(_boys_of_piece, n, centre, half), terms, half)
     return table
 
 
-_BOYS = _boys_functions()
-_INVERSES = 1 / np.maximum(np.arange(_TERMS), 1)
-_ODD_INVERSES = 1 / (2.0 * np.arange(TABULATED + 1) - 1)
+_boys_pieces = piecewise(_boys_by_pieces)
 
 
 # long, and called in few lanes: not inlined into every loop
@@ -85,50 +101,48 @@ def erf(r2, parameters, last, out, start, stride):
 
 
 @bare_inline
-def erf_by_table(r2, parameters, last, out, start, stride):
-    """Do the same for (alpha r)^2 < 66 and last <= TABULATED, with the sign of g_n = (-1)^n B_n.
-
-    F_n(t + d) = sum_k F_(n+k)(t) (-d)^k / k! from the nearest row of a table.
-    """
-    alpha = parameters[0]
-    square = alpha * alpha
-    t = square * r2
-    row = int(_PER_UNIT * t + 0.5)
-    d = t - row * (1.0 / _PER_UNIT)
-    boys, decay = _BOYS[row, last + _TERMS - 1], 1.0
-    for k in range(_TERMS - 1, 0, -1):
-        step = d * _INVERSES[k]
-        boys = _BOYS[row, last + k - 1] - boys * step
-        decay = 1.0 - decay * step
-    decay *= _BOYS[row, TABULATED + _TERMS]
-    for n in range(last, -1, -1):
-        out[start + n * stride] = boys
-        boys = (2.0 * t * boys + decay) * _ODD_INVERSES[n]
-    power = 2.0 * alpha / _ROOT_PI
-    for n in range(last + 1):
-        out[start + n * stride] *= power
-        power *= -2.0 * square
+def _point_like(last, lanes):
+    """Return the square of alpha r from which on all links are those of 1/r."""
+    return (_POINT_LIKE_64 if lanes == 8 else _POINT_LIKE_32) + _PER_LINK * last
 
 
 @bare_inline
-def screen_near_lanes(parameters, r2, last, chain):
-    """Replace 1/r by erf(alpha r) / r in the lanes where they differ in the last digit."""
+def erf_acts(parameters, r2, last, lanes):
+    """Return whether the kernel is not 1/r in some lane."""
+    return any_below(r2 * (parameters[0] * parameters[0]), _point_like(last, lanes))
+
+
+@bare_inline
+def erf_lanes(code, parameters, last, chain):
+    """Write g_n = (-1)^n B_n as vectors, r2 being the first of `chain`; zeros where it is zero.
+
+    The last link from a table, the others by recursion downwards.
+    """
     lanes = BYTES // chain.itemsize
-    square_alpha = parameters[0] * parameters[0]
-    point_like = (_POINT_LIKE_64 if lanes == 8 else _POINT_LIKE_32) + _PER_LINK * last
-    if lane_min(r2) * square_alpha > point_like:
-        return
-    for lane in range(lanes):
-        distance2 = np.float64(lane_of(r2, lane))
-        # (alpha r)^2 may underflow to zero
-        if not (distance2 > 0.0 and distance2 * square_alpha <= point_like):
-            continue
-        if last <= TABULATED:
-            erf_by_table(distance2, parameters, last, chain, lane, lanes)
-        else:
-            erf(distance2, parameters, last, chain, lane, lanes)
-            for n in range(1, last + 1, 2):
-                chain[n * lanes + lane] = -chain[n * lanes + lane]
+    r2 = load(chain, 0)
+    alpha, limit = parameters[0], _point_like(last, lanes)
+    square = alpha * alpha
+    near = limit / square
+    square = in_range(square, lanes, 2.0**126)
+    inverse = rsqrt(r2)
+    t = least(r2 * square, limit)
+    decay = exp(-t, 0.0)
+    # a polynomial serves beyond the ends of its piece too, but not far
+    place = rough_root(t) * (PIECES / math.sqrt(limit))
+    boys = _boys_pieces(last, nearest(least(place, PIECES - 0.25) - 0.5), t)
+    t = t + t
+    for n in range(last, 0, -1):
+        store(chain, n * lanes, boys)
+        boys = (t * boys + decay) * _ODD_INVERSES[n]
+    store(chain, 0, boys)
+    # two factors: their product may leave the range of the type
+    first, second = 2.0 * alpha / _ROOT_PI, 1.0
+    g, square_inverse = inverse, inverse * inverse
+    for n in range(last + 1):
+        screened = scaled(load(chain, n * lanes), first, second)
+        store(chain, n * lanes, within(r2, near, screened, g))
+        first, second = -2.0 * square * second, first
+        g = g * square_inverse * -(2 * n + 1)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ from typing import ClassVar
 import numpy as np
 
 from multipoles.compiled.jit import bare_inline
+from multipoles.compiled.simd import BYTES, load, rsqrt, splat, store
 from multipoles.radial.base import Kernel
+from multipoles.radial.lanes import whole_power
 
 
 @bare_inline
@@ -21,6 +23,19 @@ def inverse_power(r2, parameters, last, out, start, stride):
         b *= (p + even) * inverse
         even += 2.0
         out[start + (n + 1) * stride] = b
+
+
+@bare_inline
+def inverse_power_lanes(code, parameters, last, chain):
+    """Write g_n = (-1)^n B_n of a whole power as vectors, r2 being the first of `chain`."""
+    lanes = BYTES // chain.itemsize
+    inverse = rsqrt(load(chain, 0))
+    down, p = -(inverse * inverse), parameters[0]
+    g = whole_power(inverse, p, splat(chain, 1.0)) * parameters[1]
+    store(chain, 0, g)
+    for n in range(last):
+        g = g * down * (p + 2 * n)
+        store(chain, (n + 1) * lanes, g)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from multipoles.compiled.jit import bare_inline
-from multipoles.compiled.simd import BYTES, lane_min, load, store, within
+from multipoles.compiled.simd import BYTES, load, store, within
+from multipoles.compiled.simd_math import any_below
 from multipoles.indexing import MAX_TOTAL_ORDER as LONGEST
 from multipoles.radial.base import Kernel, scaled_length
 from multipoles.radial.coulomb import coulomb
@@ -51,7 +52,7 @@ def soften_near_lanes(parameters, r2, last, chain):
     lanes = BYTES // chain.itemsize
     cutoff, terms = parameters[0], int(parameters[1])
     square = cutoff * cutoff
-    if lane_min(r2) >= square:
+    if not any_below(r2, square):
         return
     inverse = 1.0 / square
     u = r2 * inverse - 1.0

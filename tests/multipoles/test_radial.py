@@ -7,7 +7,7 @@ import pytest
 
 import multipoles as mp
 from multipoles import reference, validation
-from multipoles.radial import erf, kernel_object
+from multipoles.radial import kernel_object
 from multipoles.radial.base import CUSTOM, KINDS
 from multipoles.radial.dispatch import chain_of_many
 
@@ -276,31 +276,6 @@ def test_tiny_and_huge_parameters():
     np.testing.assert_allclose(smooth, [[15 / 8 * 1e-200, 0, 0]] * 3, rtol=1e-14)
     np.testing.assert_allclose(mp.Yukawa(1e300).chain(r, 3), 0)
     np.testing.assert_allclose(mp.Erfc(1e300).chain(r, 3), 0)
-
-
-def test_a_table_of_boys_functions_gives_the_chain_of_the_series():
-    """The loops take a table, chains a series: the same to the last digits."""
-    rng = np.random.default_rng(3)
-    last = erf.TABULATED
-    by_table, by_series = erf.erf_by_table.py_func, erf.erf.py_func
-    t = np.concatenate(
-        [
-            [0.0, 1e-300, 1e-16, 0.25, 65.99],
-            rng.uniform(0, 66, 200),
-            10.0 ** -rng.uniform(0, 20, 50),
-        ]
-    )
-    for alpha in (0.7, 1e-6, 3e8):
-        table = np.zeros((len(t), last + 1))
-        signs = (-1.0) ** np.arange(last + 1)
-        for i, r2 in enumerate(t / alpha**2):
-            for links in (0, 1, last):
-                by_table(r2, (alpha,), links, table[i], 0, 1)
-                series = np.zeros(links + 1)
-                by_series(r2, (alpha,), links, series, 0, 1)
-                np.testing.assert_allclose(
-                    table[i, : links + 1], series * signs[: links + 1], rtol=3e-15
-                )
 
 
 def test_every_list_of_kernels_is_whole():

@@ -62,7 +62,8 @@ import sys
 import numpy as np, multipoles as mp
 rng = np.random.default_rng(0)
 results = []
-for dtype, kinds in ((np.float64, ((0, mp.Coulomb()), (1, mp.Coulomb()))),
+damped = [(0, k) for k in (mp.Yukawa(1.0), mp.Erf(0.7), mp.Erfc(0.7), mp.Thole(0.4))]
+for dtype, kinds in ((np.float64, ((0, mp.Coulomb()), (1, mp.Coulomb()), *damped)),
                      (np.float32, ((0, mp.Coulomb()),))):
     x = rng.standard_normal((21, 3)).astype(dtype)
     for order, kernel in kinds:
