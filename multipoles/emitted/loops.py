@@ -19,7 +19,7 @@ from multipoles.compiled.jit import name_by_constants
 from multipoles.compiled.simd import Vec, constant, fill_lanes, rsqrt
 from multipoles.emitted import traceless, traces
 from multipoles.radial import Coulomb
-from multipoles.radial.dispatch import radial_chain
+from multipoles.radial.dispatch import chain_of_kernel
 
 # bytes of a block of sources, which should stay in the first cache
 _BLOCK = 49152
@@ -271,19 +271,18 @@ class _Damping:
 
     def chain(self, loop: _Loop, square: Written, last: int) -> list[Written]:
         """Return the links g_0 ... g_last of the kernel's chain, those of 1/r beyond its reach."""
-        kernel_code = self.kernel_code
+        write_chain = chain_of_kernel(self.kernel_code)
 
-        def write(parameters: Any, r2: Any, last: Any, chain: Any) -> None:
-            radial_chain(kernel_code, parameters, r2, last, chain)
+        def write(parameters: Any, r2: Any, chain: Any) -> None:
+            write_chain(parameters, r2, last, chain)
 
         name_by_constants(write)
         parameters, scratch = self.kinds[:2]
-        word = nb_types.intp
-        kind = nb_types.none(parameters, self.lane, word, scratch)
+        kind = nb_types.none(parameters, self.lane, scratch)
         pointer = self.context.make_array(scratch)(self.context, loop.builder, self.values[1]).data
         links: list[list[Any]] = [[] for _ in range(last + 1)]
         for value in square.values:
-            arguments = self.values[0], value, loop.word(last), self.values[1]
+            arguments = self.values[0], value, self.values[1]
             self.context.compile_internal(loop.builder, write, kind, arguments)
             for n, values in enumerate(links):
                 values += loop.load(pointer, n * self.lane.lanes).values
