@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 import numpy as np
 
 #: Bytes that are kept; more only if the result that was used last is larger.
-LIMIT = 256 << 20
+LIMIT = 1 << 30
 
 P = ParamSpec("P")
 R = TypeVar("R")
