@@ -108,7 +108,7 @@ def _is_point_like(code, parameters, r2, last, lanes):
 @bare_inline
 def _entry(code, parameters, last):
     """Return the place of the function that writes a chain, 0 for the one that takes any kernel."""
-    if last > LINKS or code < 0 or code >= CUSTOM:
+    if last > LINKS or code < 0 or code >= _ENTRIES:
         return 0
     if code == _INVERSE_POWER and not is_whole(parameters[0]):
         return 0
@@ -135,10 +135,11 @@ _LANES = {
     _REACTION_FIELD: reaction_field_lanes,
     _INVERSE_POWER: inverse_power_lanes,
 }
+_ENTRIES = max(_LANES) + 1
 # the same, each compiled and kept by itself; codes without one have the function for any kernel
 _damped_chain = late(
     "multipoles_radial_chains",
-    [bare(_LANES[code].py_func) if code in _LANES else chain_by_lanes for code in range(CUSTOM)],
+    [bare(_LANES[code].py_func) if code in _LANES else chain_by_lanes for code in range(_ENTRIES)],
 )
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from scipy import special
 
 from multipoles.compiled.jit import bare_inline
 from multipoles.compiled.simd import BYTES, load, rsqrt, store, within
@@ -27,6 +26,8 @@ def _scaled_erfc(lanes: int) -> np.ndarray:
 
 
 def _of_mapped(u: np.ndarray) -> np.ndarray:
+    from scipy import special  # slow to import, and asked for when a loop is compiled only
+
     x = _MIDDLE * (1 + u) / (1 - u)
     return np.asarray((1 + 2 * x) * special.erfcx(x.astype(np.float64)))
 
