@@ -84,35 +84,41 @@ def sort_by_first(pairs, n):
     return starts, order
 
 
+#: Ranges of targets (n, 2), starts (n + 1,), and ranges of sources (m, 2): tile l meets the sources
+#: in ``ranges[starts[l] : starts[l + 1]]``; all int64.
+Tiles = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+def cut_tiles(tiles: Tiles, size: int, most: int) -> Tiles:
+    """Return tiles, those of more than `most` targets cut into parts of at most `size`."""
+    targets, starts, ranges = tiles
+    held = targets[:, 1] - targets[:, 0]
+    parts = np.where(held > most, -(-held // size), 1)
+    if (parts == 1).all():
+        return tiles
+    tile = np.repeat(np.arange(len(targets)), parts)
+    part = np.arange(len(tile)) - np.repeat(np.cumsum(parts) - parts, parts)
+    ends = [targets[tile, 0] + held[tile] * (part + k) // parts[tile] for k in (0, 1)]
+    counts = np.diff(starts)[tile]
+    offsets = np.append(0, np.cumsum(counts))
+    index = np.arange(offsets[-1]) + np.repeat(starts[tile] - offsets[:-1], counts)
+    return np.stack(ends, axis=1), offsets, ranges[index]
+
+
 def tiles_of_systems(
     target_batch: np.ndarray | None,
     source_batch: np.ndarray | None,
     n_targets: int,
     n_sources: int,
     size: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return ranges of at most `size` targets of one system, and the sources that these meet.
-
-    Returns
-    -------
-    targets : ndarray, int64, shape (n_tiles, 2)
-    starts : ndarray, int64, shape (n_tiles + 1,)
-        Tile l meets the sources in ``ranges[starts[l] : starts[l + 1]]``.
-    ranges : ndarray, int64, shape (n_tiles, 2)
-    """
+) -> Tiles:
+    """Return tiles of at most `size` targets of one system, which meet all of its sources."""
     if target_batch is None or source_batch is None:
-        ends, counts = np.array([n_targets]), np.array([n_targets])
-        places = np.array([[0, n_sources]])
+        targets, ranges = np.array([[0, n_targets]]), np.array([[0, n_sources]])
     else:
-        systems, counts = np.unique(target_batch, return_counts=True)
-        ends = np.cumsum(counts)
-        places = np.stack(
-            [np.searchsorted(source_batch, systems, side) for side in ("left", "right")], axis=1
+        systems = np.unique(target_batch)
+        targets, ranges = (
+            np.stack([np.searchsorted(batch, systems, side) for side in ("left", "right")], axis=1)
+            for batch in (target_batch, source_batch)
         )
-    tiles = -(-counts // size)
-    system = np.repeat(np.arange(len(counts)), tiles)
-    # number of each tile within its system
-    place = np.arange(len(system)) - np.repeat(np.cumsum(tiles) - tiles, tiles)
-    first = (ends - counts)[system] + size * place
-    targets = np.stack([first, np.minimum(first + size, ends[system])], axis=1)
-    return targets, np.arange(len(system) + 1), places[system]
+    return cut_tiles((targets, np.arange(len(targets) + 1), ranges), size, size)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from multipoles import checks, layout
+from multipoles.layout import Tiles
 
 
 class Slots:
@@ -54,11 +55,8 @@ class Slots:
             self._layouts[lanes] = made
         return self._layouts[lanes]
 
-    def tiles(self, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return ranges of at most `size` targets and the ranges of sources that they meet.
-
-        See `multipoles.layout.tiles_of_systems`.
-        """
+    def tiles(self, size: int) -> Tiles:
+        """Return tiles of at most `size` targets, see `multipoles.layout.tiles_of_systems`."""
         batches, counts = (self.target_batch, self.source_batch), (self.n_targets, self.n_sources)
         return layout.tiles_of_systems(*batches, *counts, size)
 

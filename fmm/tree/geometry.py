@@ -7,6 +7,7 @@ import numpy as np
 from fmm.tree.build import Tree, build_tree
 from fmm.tree.curve import SortedPoints, sort_points
 from fmm.tree.lists import Lists, build_lists
+from multipoles.layout import Tiles, cut_tiles
 
 Batches = tuple[np.ndarray | None, np.ndarray | None]
 
@@ -81,14 +82,15 @@ class Geometry:
         return any(boxes.shape[0] for boxes in kinds)
 
     @cached_property
-    def near(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Ranges of targets, starts of the ranges of sources near to each, and these.
+    def near(self) -> Tiles:
+        """Leaves, and the sources near to each.
 
-        Of leaves, those of many targets cut into tiles, so that threads may share the work.
+        Those of many targets are cut, so that threads may share the work.
         """
         leaves, starts = self.target_leaves, self.lists.near_range_starts
         starts = np.append(starts[leaves], starts[-1])
-        return _tiles(self.tree.target_range[leaves], starts, self.lists.near_ranges)
+        tiles = self.tree.target_range[leaves], starts, self.lists.near_ranges
+        return cut_tiles(tiles, TILE, MOST_TARGETS)
 
     @cached_property
     def n_near_pairs(self) -> int:
@@ -211,23 +213,6 @@ def edges_of(edge: np.ndarray, level_starts: np.ndarray) -> np.ndarray:
     if not len(edge):
         return np.ones(len(level_starts) - 1)
     return np.maximum.reduceat(edge, level_starts[:-1])
-
-
-def _tiles(
-    targets: np.ndarray, starts: np.ndarray, ranges: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return ranges of targets, starts and ranges of sources, leaves of many targets cut up."""
-    held = targets[:, 1] - targets[:, 0]
-    parts = np.where(held > MOST_TARGETS, -(-held // TILE), 1)
-    if (parts == 1).all():
-        return targets, starts, ranges
-    leaf = np.repeat(np.arange(len(targets)), parts)
-    part = np.arange(len(leaf)) - np.repeat(np.cumsum(parts) - parts, parts)
-    ends = [targets[leaf, 0] + held[leaf] * (part + k) // parts[leaf] for k in (0, 1)]
-    counts = np.diff(starts)[leaf]
-    offsets = np.append(0, np.cumsum(counts))
-    index = np.arange(offsets[-1]) + np.repeat(starts[leaf] - offsets[:-1], counts)
-    return np.stack(ends, axis=1), offsets, ranges[index]
 
 
 def along_curve(

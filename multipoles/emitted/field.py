@@ -19,12 +19,10 @@ from multipoles.emitted import loops, traceless, traces
 from multipoles.emitted.gather import gather
 from multipoles.emitted.loops import add_sources
 from multipoles.emitted.rows import source_rows, unfolding
-from multipoles.layout import aligned
+from multipoles.layout import Tiles, aligned
 from multipoles.radial import Coulomb, Kernel
 
 _COULOMB = Coulomb()
-# ranges of targets, starts of the ranges of sources that each range meets, and these
-Tiles = tuple[np.ndarray, np.ndarray, np.ndarray]
 # above this total order, straight-line code would take more than a second to compile
 MAX_EMITTED = 12
 # what every pair costs, r, 1/r and the loop, in products of numbers
@@ -53,9 +51,8 @@ def field_of_tiles(
         Packed moments of the same dtype; K + order at most `MAX_EMITTED`.
     order : int
         Highest derivative.
-    tiles : tuple of ndarray, int64
-        Ranges of targets (n_tiles, 2); starts (n_tiles + 1,): tile l meets the sources in
-        ``ranges[starts[l] : starts[l + 1]]``; and these ranges (n_ranges, 2).
+    tiles : tuple of ndarray
+        See `multipoles.layout.Tiles`.
     out : ndarray, shape (n_targets, channels, n_components(order))
         Overwritten at the targets of tiles first ... last - 1; zeros where these meet nothing.
     first, last : int
