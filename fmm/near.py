@@ -9,6 +9,7 @@ import numpy as np
 from multipoles import indexing
 from multipoles.emitted import field
 from multipoles.emitted.field import MAX_EMITTED, field_of_tiles
+from multipoles.layout import Tiles
 from multipoles.neighbours import Slots
 from multipoles.radial import Coulomb, Kernel
 from multipoles.sums import field_arrays
@@ -16,8 +17,6 @@ from multipoles.sums import field_arrays
 _COULOMB = Coulomb()
 # how much slower the loop for any order is
 _GENERIC = 20.0
-# ranges of targets of leaves, starts of the ranges of sources near to each, and these
-Leaves = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def near_field(
@@ -25,10 +24,8 @@ def near_field(
     sources: np.ndarray,
     moments: np.ndarray,
     order: int,
-    leaves: Leaves,
+    leaves: Tiles,
     out: np.ndarray,
-    first: int = 0,
-    last: int | None = None,
     kernel: Kernel = _COULOMB,
     reach: float = 0.0,
 ) -> None:
@@ -40,14 +37,11 @@ def near_field(
         See `multipoles.emitted.field.field_of_tiles`.
     leaves : tuple of ndarray
         The tiles of that function: a leaf's targets meet the sources near to it.
-    first, last : int
-        Leaves to work on; default all.
     """
-    last = len(leaves[0]) if last is None else last
     if indexing.order_of(moments.shape[2]) + order <= MAX_EMITTED:
-        field_of_tiles(targets, sources, moments, order, leaves, out, first, last, kernel, reach)
+        field_of_tiles(targets, sources, moments, order, leaves, out, kernel=kernel, reach=reach)
     elif moments.shape[1]:
-        _generic(targets, sources, moments, order, leaves, out, first, last, kernel)
+        _generic(targets, sources, moments, order, leaves, out, kernel)
 
 
 def pair_cost(source_order: int, order: int, channels: int = 1, damped: bool = False) -> float:
@@ -61,16 +55,13 @@ def _generic(
     sources: np.ndarray,
     moments: np.ndarray,
     order: int,
-    leaves: Leaves,
+    leaves: Tiles,
     out: np.ndarray,
-    first: int,
-    last: int,
     kernel: Kernel,
 ) -> None:
     """Do the same by the loop for any order, leaf by leaf."""
     leaf_targets, starts, ranges = leaves
-    for leaf in range(first, last):
-        begin, end = leaf_targets[leaf].tolist()
+    for leaf, (begin, end) in enumerate(leaf_targets.tolist()):
         near = [np.arange(a, b) for a, b in ranges[starts[leaf] : starts[leaf + 1]]]
         index = np.concatenate([np.empty(0, np.int64), *near])
         out[begin:end] = field_arrays(

@@ -18,7 +18,6 @@ LIMIT = 1 << 30
 P = ParamSpec("P")
 R = TypeVar("R")
 _results: OrderedDict[Any, Any] = OrderedDict()
-_sizes: dict[Any, int] = {}
 _lock = threading.RLock()
 
 
@@ -35,11 +34,10 @@ def kept(function: Callable[P, R]) -> Callable[P, R]:
                 return found
         result = function(*args, **kwargs)
         with _lock:
-            _results[key], _sizes[key] = result, size_of(result)
+            _results[key] = result
             _results.move_to_end(key)
-            while len(_results) > 1 and sum(_sizes.values()) > LIMIT:
-                oldest, _ = _results.popitem(last=False)
-                del _sizes[oldest]
+            while len(_results) > 1 and size_of([*_results.values()]) > LIMIT:
+                _results.popitem(last=False)
         return result
 
     return wrapper

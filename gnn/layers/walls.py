@@ -6,6 +6,7 @@ crowded one, and no field at an atom is larger than the largest; from there on i
 continuous derivatives.
 """
 
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import torch
@@ -169,8 +170,8 @@ class Border(nn.Module):
         """The trained extent; None before `set`."""
         if not bool(self.pairs.any()):
             return None
-        names = "pairs", "charges", "field", "curvature", "valence"
-        return Extent(*(getattr(self, name).double().cpu().numpy() for name in names))
+        tables = (getattr(self, one.name) for one in fields(Extent))
+        return Extent(*(table.double().cpu().numpy() for table in tables))
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         for name in ("valence", "changes"):  # written by a version that did not have them

@@ -13,7 +13,6 @@ from fmm.far import kept
 def _small(monkeypatch):
     monkeypatch.setattr(kept, "LIMIT", 10_000)
     monkeypatch.setattr(kept, "_results", type(kept._results)())
-    monkeypatch.setattr(kept, "_sizes", {})
 
 
 def counted():
