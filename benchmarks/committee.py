@@ -18,7 +18,7 @@ from _experiments import Table, settings, thinned, train
 from _output import pyplot, write_picture
 from scipy.stats import spearmanr
 
-from gnn.data import load_shipped, split_by_run
+from gnn.data import load_shipped, split_shipped
 from gnn.training.calibration import calibrate, reliability, spreads_and_errors
 from gnn.training.checkpoint import SHIPPED, save_model
 from gnn.training.committee import SPREADS, Committee
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, metavar="FOLDER", help="for random.pt and shipped.pt")
     arguments = parser.parse_args()
     counts = arguments.frames, 100, 100  # evenly spaced, of all molecules
-    sets = [thinned(part, n) for part, n in zip(split_by_run(load_shipped()), counts, strict=True)]
+    sets = [thinned(part, n) for part, n in zip(split_shipped(load_shipped()), counts, strict=True)]
     keys, fresh = ("start", "quantity", "expected"), arguments.fresh or arguments.keep is not None
     table = Table("committee", keys, COLUMNS, fresh)
     for start in STARTS:

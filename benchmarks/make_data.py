@@ -5,8 +5,10 @@
 
 Needs the extra `data`. The molecules take turns (20 frames of each, then 40, …), so that what is
 finished is balanced at any time; each finished frame is a file in the work folder, and the call may
-be killed at any time. What fails is named and tried again by the next call. `--join qmmm.h5` adds
-the frames of a file without density fitting, shifted by what it adds to the energies.
+be killed at any time. What fails is named and tried again by the next call. The file has no frames
+with a charge within an atom (molecules.yaml: `nearest_charge`) or crushed atoms (`largest_force`).
+`--join qmmm.h5` adds the frames of a file without density fitting, shifted by what it adds to the
+energies.
 """
 
 import argparse
@@ -14,12 +16,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import yaml
+from scipy.spatial.distance import cdist
 
 from gnn.data import Frame, read_frames, write_frames
 from gnn.data.making.finished import MM_FORCE_STEP, write_finished
@@ -87,34 +91,45 @@ def write(arguments: argparse.Namespace) -> None:
     recipes, settings = read_recipes(arguments.molecules)
     folders = {arguments.work / recipe.name: recipe for recipe, _ in recipes}
     folders = {folder: recipe for folder, recipe in folders.items() if folder.is_dir()}
-    count = write_finished(folders, arguments.write)
-    if arguments.join is not None:
-        count += join(arguments.write, arguments.join, settings["shifts"])
+    write_finished(folders, arguments.write)
+    count = finish(arguments.write, arguments.join, settings)
     say(f"{arguments.write}: {count} frames")
 
 
-def join(path: Path, other: Path, shifts: dict[str, float]) -> int:
-    """Add the frames of another file, their energies shifted; return their number."""
+def is_of_use(frame: Frame, settings: dict[str, Any]) -> bool:
+    """Tell whether no charge is within an atom, and no atom within another."""
+    system = frame.system
+    away = cdist(system.positions, system.mm_positions).min(initial=np.inf)
+    largest = np.linalg.norm(frame.forces, axis=1).max()
+    return bool(away >= settings["nearest_charge"] and largest <= settings["largest_force"])
+
+
+def finish(path: Path, other: Path | None, settings: dict[str, Any]) -> int:
+    """Leave out frames of no use, and add those of another file, their energies shifted."""
     with h5py.File(path) as file:
         remarks = {
             key: value
             for key, value in file.attrs.items()
             if key in ("level", "density_fit") or key.startswith("smiles_")
         }
-    remarks["shifts"] = ", ".join(f"{name} {shift:g}" for name, shift in shifts.items())
+    shifts = settings["shifts"] if other is not None else {}
+    if shifts:
+        remarks["shifts"] = ", ".join(f"{name} {shift:g}" for name, shift in shifts.items())
 
     def shifted(frame: Frame) -> Frame:
-        return replace(frame, energy=frame.energy + shifts[frame.name], group="shipped")
+        return replace(frame, energy=frame.energy + shifts[frame.name], group="first")
 
+    kept = [is_of_use(frame, settings) for frame in read_frames(path)]
+    say(f"left out {len(kept) - sum(kept)} of {len(kept)} frames, with crushed atoms or bonds")
     parts = []
     for vacuum in (False, True):
-        more = [shifted(frame) for frame in read_frames(other, vacuum=vacuum)]
-        parts.append(read_frames(path, vacuum=vacuum) + more)
+        more = [] if other is None else map(shifted, read_frames(other, vacuum=vacuum))
+        parts.append([*more, *compress(read_frames(path, vacuum=vacuum), kept)])
     write_frames(
         path, parts[0], vacuum=parts[1], attributes=remarks, dtype=np.float32,
         mm_force_step=MM_FORCE_STEP,
     )  # fmt: skip
-    return len(more)
+    return len(parts[0])
 
 
 def main() -> None:

@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from _experiments import first_set
 from _output import pyplot, write_picture, write_table
 from scipy.stats import rankdata
 
 from gnn import Frame, System
-from gnn.data import load_shipped, read_frames, split_by_run, write_frames
+from gnn.data import load_shipped, read_frames, split_by_run, split_shipped, write_frames
 from gnn.trust.words import sentence
 
 DATA = Path(__file__).parent / "data" / "novelty.h5"
@@ -116,7 +117,7 @@ def of_smiles(smiles: str) -> System:
 def structures() -> Iterator[tuple[str, str, System]]:
     """Yield kind, name and system of every frame that is labelled."""
     rng = np.random.default_rng(20261128)
-    test = split_by_run(load_shipped())[2]
+    test = split_by_run(first_set())[2]
     own = {name: [f.system for f in test if f.name == name] for name in SOLUTES}
     for k in range(5):  # a bit of everything, round by round
         for name in SOLUTES:
@@ -198,14 +199,13 @@ def area(score: np.ndarray, bad: np.ndarray) -> float:
     return float((ranks.mean() - (bad.sum() + 1) / 2) / (~bad).sum())
 
 
-def frame_sets(blocks: list[int] | None) -> dict[str, list[Frame]]:
+def frame_sets() -> dict[str, list[Frame]]:
     """Return the labelled frames of each kind that no model was trained on."""
-    own = {} if blocks is None else {"validation": blocks[:1], "test": blocks[1:], "by": "block"}
-    _, validation, test = split_by_run(load_shipped(), **own)
+    _, validation, test = split_shipped(load_shipped())
     sets = {
         "validation runs": validation,
         "test runs": test,
-        "without water": split_by_run(load_shipped(vacuum=True), **own)[2],
+        "without water": split_shipped(load_shipped(vacuum=True))[2],
     }
     for frame in read_frames(DATA):
         kind = "hot" if frame.group.startswith("hot") else frame.group
@@ -224,11 +224,11 @@ def usual(of: dict[str, Found]) -> float:
     return float(np.median(of["test runs"].errors))
 
 
-def compare(committee: str | None, blocks: list[int] | None) -> None:
+def compare(committee: str | None) -> None:
     """Print and write errors and novelties of all kinds of frames, and the examples."""
     from gnn import load_model
 
-    model, sets = load_model(), frame_sets(blocks)
+    model, sets = load_model(), frame_sets()
     of = {kind: found(model, frames) for kind, frames in sets.items()}
     rows = [row(kind, part, usual(of)) for kind, part in summed_up(of).items()]
     print(f"usual force error: {1e3 * usual(of):.1f} meV/Å")
@@ -306,7 +306,7 @@ def draw(of: dict[str, Found], usual: float) -> None:
 
 def examples() -> dict[str, System]:
     """Return systems of which the model that ships knows nothing, but for the first."""
-    frames = load_shipped()
+    frames = first_set()
     methanol, cation, anion = (
         next(f.system for f in frames if f.name == name) for name in ("meoh", "mam", "oac")
     )
@@ -360,12 +360,8 @@ if __name__ == "__main__":
     parser.add_argument("what", nargs="?", choices=["generate", "compare"], default="compare")
     parser.add_argument("--only", help="kind of frames to label, such as unseen")
     parser.add_argument("--committee", metavar="PATH", help="checkpoint of a committee to compare")
-    parser.add_argument(
-        "--blocks", type=int, nargs=2, metavar=("VALIDATION", "TEST"),
-        help="blocks of shipped runs that were held out (default: as `split_by_run` does)",
-    )  # fmt: skip
     arguments = parser.parse_args()
     if arguments.what == "generate":
         generate(arguments.only)
     else:
-        compare(arguments.committee, arguments.blocks)
+        compare(arguments.committee)

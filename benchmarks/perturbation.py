@@ -13,10 +13,10 @@ benchmarks/results/perturbation.csv. Rows that are there already are not repeate
 import argparse
 
 import numpy as np
-from _experiments import Table, errors, settings, thinned, train
+from _experiments import Table, errors, first_set, settings, thinned, train
 
 from gnn import Frame, System
-from gnn.data import load_shipped, split_by_run
+from gnn.data import split_by_run
 from gnn.training.checkpoint import SHIPPED
 from gnn.training.committee import Committee
 from gnn.training.members import resampled
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=225)
     parser.add_argument("--fresh", action="store_true")
     arguments = parser.parse_args()
-    everything, _, test = split_by_run(load_shipped())
+    everything, _, test = split_by_run(first_set())
     training, test = thinned(everything, arguments.frames), thinned(test, 24)
     keys = ("noise", "members", "frames", "steps")
     table = Table("perturbation", keys, COLUMNS, arguments.fresh)

@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from _experiments import PANELS
+from _experiments import PANELS, first_set
 from _output import pyplot, write_picture, write_table
 
 from gnn import System
-from gnn.data import collate, load_shipped
+from gnn.data import collate
 from gnn.published import AmpBms, load_amp_bms
 
 PARTS = ("nodes", "coulomb_qm", "coulomb_mm", "dispersion", "repulsion")
@@ -71,7 +71,7 @@ def s66x8(model: AmpBms, path: Path, original: Path | None) -> list[dict]:
 
 
 def shipped(weights: Path, every: int) -> list[dict]:
-    frames = load_shipped()[::every]
+    frames = first_set()[::every]
     rows = []
     print(f"\nShipped frames ({len(frames)}), energy in meV, forces in meV/Å (% of RMS)")
     print(f"{'':>16}{'factor':>8}{'energy MAE':>12}{'QM RMSE':>18}{'MM RMSE':>18}")

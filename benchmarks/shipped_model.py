@@ -46,7 +46,7 @@ OURS, FORMER, PUBLISHED, FINETUNED = (
 )  # fmt: skip
 RUNS, UNSEEN, WITHOUT = "held-out runs", "held-out molecules", "water taken away"
 KINDS = {
-    "": "in water, 300 K", "shipped": "in water, 300 K", "water": "in water, 300 K",
+    "": "in water, 300 K", "first": "in water, 300 K", "water": "in water, 300 K",
     "water@": "in water, hot", "stretched": "in water, a bond stretched",
     "zone1": "one or two waters in the zone", "zone2": "one or two waters in the zone",
     "vacuum": "vacuum", "pair": "a water beside it, vacuum",
@@ -181,7 +181,7 @@ def sets(data: DataConfig) -> Sets:
 
 def old_frames(frames: Sequence[Frame]) -> list[Frame]:
     """Return the frames of the four molecules in water that the former model was tested on."""
-    return [frame for frame in frames if frame.name in OLD and frame.group in ("", "shipped")]
+    return [frame for frame in frames if frame.name in OLD and frame.group in ("", "first")]
 
 
 def read_shifts(text: str) -> dict[str, float]:

@@ -18,12 +18,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from gnn import System, load_model, units
-from gnn.data import collate, load_shipped, split_by_run
+from gnn.data import collate, load_shipped, split_shipped
 
 BLUE, RED = "#0b6e8a", "#b4431d"
 model = load_model()
 (_, _, frames), (_, _, vacuum) = (
-    split_by_run(load_shipped(["meoh"], vacuum=without)) for without in (False, True)
+    split_shipped(load_shipped(["meoh"], vacuum=without)) for without in (False, True)
 )
 frame = frames[0]
 print(f"{len(frame.system.numbers)} atoms in {len(frame.system.mm_charges)} charges")

@@ -4,7 +4,7 @@ from gnn.data.batching import Batch, Label, collate
 from gnn.data.formats.by_suffix import read_frames, write_frames
 from gnn.data.neighbours import neighbour_pairs
 from gnn.data.prepared import PreparedFrame, prepare
-from gnn.data.shipped import load_shipped, shipped_path
+from gnn.data.shipped import load_shipped, shipped_path, split_shipped
 from gnn.data.splits import split_by_run
 from gnn.data.systems import Frame, System
 
@@ -21,5 +21,6 @@ __all__ = [
     "read_frames",
     "shipped_path",
     "split_by_run",
+    "split_shipped",
     "write_frames",
 ]

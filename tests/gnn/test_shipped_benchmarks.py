@@ -74,9 +74,9 @@ def test_the_former_model_gets_its_own_energies_back():
     shifts = shipped_model.read_shifts("meoh -0.00141, mam -0.00189")
     assert shifts == {"meoh": -0.00141, "mam": -0.00189}
     assert shipped_model.read_shifts("") == {}
-    (frame,) = shipped_model.shifted_back([named("meoh", "shipped")], shifts)
+    (frame,) = shipped_model.shifted_back([named("meoh", "first")], shifts)
     assert np.isclose(frame.energy, methanol()[0].energy + 0.00141, atol=1e-9, rtol=0)
-    frames = [named("meoh", "shipped"), named("meoh", "stretched"), named("nma"), named("oac", "")]
+    frames = [named("meoh", "first"), named("meoh", "stretched"), named("nma"), named("oac", "")]
     assert [f.name for f in shipped_model.old_frames(frames)] == ["meoh", "oac"]
 
 

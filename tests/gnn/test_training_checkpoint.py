@@ -8,7 +8,7 @@ import torch
 from tiny import methanol, tiny_model
 
 from gnn import load_model
-from gnn.data import load_shipped, split_by_run
+from gnn.data import load_shipped, split_shipped
 from gnn.training import checkpoint
 from gnn.training.report.metrics import compare
 
@@ -127,7 +127,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path, monkeypatch
 def test_the_shipped_model_is_small_and_right_on_frames_it_never_saw():
     assert checkpoint.SHIPPED.stat().st_size < 5e6
     model = load_model()
-    _, _, test = split_by_run(load_shipped())
+    _, _, test = split_shipped(load_shipped())
     frames = test[::10]
     comparison = compare(model.evaluate(frames), frames)
     energy, forces, mm = (comparison.errors(n) for n in ("energy", "forces", "mm_forces"))

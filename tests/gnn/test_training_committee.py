@@ -13,7 +13,7 @@ from tiny import MODEL, assert_same_state, methanol, tiny_model
 
 from gnn import System, load_model
 from gnn.cli import main
-from gnn.data import load_shipped, split_by_run, write_frames
+from gnn.data import load_shipped, split_shipped, write_frames
 from gnn.training.calibration import (
     ONE_SIGMA,
     calibrate,
@@ -433,7 +433,7 @@ def test_training_resuming_and_evaluating_a_committee(tmp_path, capsys):
 @pytest.mark.slow
 def test_a_committee_from_the_model_that_ships_doubts_water(tmp_path):
     """Its energy of water is wrong by hundreds of eV: no training frame tells H from O."""
-    training, _, test = split_by_run(load_shipped())
+    training, _, test = split_shipped(load_shipped())
     config = parse_config({"start": str(SHIPPED), "committee": {"members": 3}})
     members = []
     for seed in range(3):

@@ -9,15 +9,16 @@ import numpy as np
 
 from gnn.data.checking.copies import Copies
 from gnn.data.partition import Partition, hold_out, partition
+from gnn.data.shipped import BLOCKS, UNSEEN
 from gnn.data.splits import is_of
 from gnn.data.streaming import Header, StreamedFrames
 from gnn.data.systems import Frame
 from gnn.training import checkpoint
-from gnn.training.config import DataConfig
+from gnn.training.config import DataConfig, SplitConfig
 from gnn.training.frames.isolated import Isolated, isolated_atoms, single_atoms, without_isolated
 from gnn.training.frames.labels import check_labelled, label_lines, label_table
 from gnn.training.frames.loader import Frames, headers, take
-from gnn.training.frames.sources import is_surrounded, level_of, open_frames, with_vacuum
+from gnn.training.frames.sources import SHIPPED, is_surrounded, level_of, open_frames, with_vacuum
 from gnn.training.report.metrics import frame_name
 
 Splits = tuple[Frames, Frames, Frames]
@@ -112,6 +113,8 @@ def _parts_of(data: DataConfig, known: list[Frame | Header]) -> Partition:
     if not known:
         raise ValueError(f"{data.source} holds no frame but isolated atoms: nothing to train on")
     share = data.split
+    if data.source == SHIPPED and not share.given:
+        share = _shipped_split(known)
     by = "group" if share.key is not None else share.by
     alone = share.test_molecules or []
     if missing := [one for one in alone if not any(is_of(f.name, [one]) for f in known)]:
@@ -129,6 +132,12 @@ def _parts_of(data: DataConfig, known: list[Frame | Header]) -> Partition:
     test = sorted({*range(len(known))} - {*rest} | {*test})
     remark = f"{parts.remark}; tested on alone are all frames of {', '.join(alone)}"
     return Partition(training, validation, test, remark)
+
+
+def _shipped_split(known: list[Frame | Header]) -> SplitConfig:
+    """Return the split of the model that ships; molecules it never saw are tested on."""
+    unseen = [name for name in UNSEEN if any(is_of(frame.name, [name]) for frame in known)]
+    return SplitConfig(**BLOCKS, by="block", test_molecules=unseen or None)
 
 
 def _file_for_each_set(data: DataConfig) -> tuple[list[Frames], Isolated, list[str]]:
