@@ -56,6 +56,7 @@ def test_reading_is_fast_and_the_file_small():
 
 
 def test_labels_are_physical(frames, vacuum):
+    alone = {frame.name: frame.system.numbers for frame in frames}
     for frame in frames[::10]:
         # The solute and its charges are all there is: their forces add up to nothing, up to the
         # response of the integration grid.
@@ -65,7 +66,8 @@ def test_labels_are_physical(frames, vacuum):
             assert set(np.round(frame.system.mm_charges, 5)) == {-0.834, 0.417}
             assert abs(frame.system.mm_charges.sum()) < 1e-4
         assert np.abs(net).max() < 8e-3
-        np.testing.assert_allclose(frame.system.positions.mean(0), 0, atol=1e-6)
+        solute = len(alone[frame.name.partition("+")[0]])  # its atoms come first
+        np.testing.assert_allclose(frame.system.positions[:solute].mean(0), 0, atol=2e-3)
     pairs = [(f, v) for f, v in zip(frames, vacuum, strict=True) if f.system.n_mm]
     assert np.mean([f.energy - v.energy for f, v in pairs]) < -0.5
 

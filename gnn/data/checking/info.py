@@ -1,6 +1,6 @@
 """What a file of frames holds, which of its frames look wrong, and a picture of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -119,7 +119,7 @@ def summarise(name: str, frames: Sequence[Frame], vacuum: Sequence[Frame] | None
     for own in groups.values():
         known = values["energy"][own]
         values["energy"][own] -= known[np.isfinite(known)].mean() if np.isfinite(known).any() else 0
-    flags = _flags(frames, values, groups)
+    flags = _flags(frames, values, _of_one_kind(frames, groups.values()))
     return Summary(name, frames, values, flags, doubts=doubts([*frames, *(vacuum or ())]))
 
 
@@ -135,6 +135,16 @@ def _groups(frames: Sequence[Frame]) -> dict[tuple[Any, ...], list[int]]:
         key = (frame.name, system.numbers.tobytes(), system.charge)
         groups.setdefault(key, []).append(i)
     return groups
+
+
+def _of_one_kind(frames: Sequence[Frame], groups: Iterable[list[int]]) -> list[list[int]]:
+    """Part the frames of a molecule by what sort they are, and with surroundings and without."""
+    parts: dict[tuple[Any, ...], list[int]] = {}
+    for molecule, own in enumerate(groups):
+        for i in own:
+            key = (molecule, frames[i].group, frames[i].system.n_mm > 0)
+            parts.setdefault(key, []).append(i)
+    return list(parts.values())
 
 
 def _row(frame: Frame) -> dict[str, float]:
@@ -163,7 +173,7 @@ def _row(frame: Frame) -> dict[str, float]:
 def _flags(
     frames: Sequence[Frame],
     values: Mapping[str, NDArray[Any]],
-    groups: Mapping[Any, list[int]],
+    groups: Sequence[list[int]],
 ) -> dict[str, list[int]]:
     """Return the frames that look wrong, by reason."""
     copies: dict[Any, int] = {}
@@ -176,7 +186,7 @@ def _flags(
     }
     for name in ("energy", "largest_force", "largest_mm_force", "dipole"):
         logs = name.startswith("largest")  # these distributions have long tails
-        outliers = [i for own in groups.values() for i in _outliers(values[name], own, logs)]
+        outliers = [i for own in groups for i in _outliers(values[name], own, logs)]
         flags[f"{QUANTITIES[name][0]}: far from the others of the molecule"] = sorted(outliers)
     return {reason: indices for reason, indices in flags.items() if indices}
 
@@ -197,7 +207,7 @@ def _outliers(values: NDArray[Any], own: list[int], logs: bool) -> list[int]:
         return []
     x = np.log(values[known]) if logs else values[known]
     distance = np.abs(x - np.median(x))
-    spread = 1.4826 * np.median(distance)
+    spread = 1.4826 * np.median(distance) * (1 + 10 / len(known))  # few tell their spread badly
     return [i for i, d in zip(known, distance, strict=True) if d > OUTLIER * spread > 0]
 
 

@@ -86,7 +86,8 @@ def load_data(data: DataConfig) -> LoadedData:
         training = with_vacuum(training, data)
     _check_elements(training, validation, test)
     check_labelled(test if len(test) else validation, "frames to test on")
-    _warn_of_overlap(training, validation, test, data.split.test_molecules or ())
+    unseen = UNSEEN if data.source == SHIPPED else ()
+    _warn_of_overlap(training, validation, test, data.split.test_molecules or unseen)
     _warn_of_single_atoms(training)
     return LoadedData((training, validation, test), isolated, lines)
 
