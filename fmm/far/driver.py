@@ -196,18 +196,18 @@ class HostFarField:
     # --- expansions of boxes ----------------------------------------------------------------------
 
     def _coarsen(self, channels: int, multipoles: np.ndarray) -> None:
-        operators = translations.upward(self.degree, self.dtype)
+        operator = translations.upward(self.degree, self.dtype)
         for level in range(len(self.tree.level_starts) - 2, 0, -1):
             for octant, children in enumerate(self._families[level]):
                 parents = self.tree.parent[children]
-                self._translate(operators[octant], children, parents, channels, multipoles)
+                self._translate(operator, octant, children, parents, channels, multipoles)
 
     def _refine(self, channels: int, locals_: np.ndarray) -> None:
-        operators = translations.downward(self.degree, self.dtype)
+        operator = translations.downward(self.degree, self.dtype)
         for level in range(1, len(self.tree.level_starts) - 1):
             for octant, children in enumerate(self._families[level]):
                 parents = self.tree.parent[children]
-                self._translate(operators[octant], parents, children, channels, locals_)
+                self._translate(operator, octant, parents, children, channels, locals_)
 
     @cached_property
     def _families(self) -> list[list[np.ndarray]]:
@@ -226,14 +226,17 @@ class HostFarField:
     def _translate(
         self,
         operator: translations.Operator,
+        octant: int,
         sources: np.ndarray,
         targets: np.ndarray,
         channels: int,
         coefficients: np.ndarray,
     ) -> None:
+        signs = translations.signs_of(octant, self.degree, self.dtype)
+
         def task(first: int, last: int) -> None:
             translations.translate(
-                first, last, *operator, np.empty(0, self.dtype), sources, targets, channels,
+                first, last, *operator, signs, sources, targets, channels,
                 coefficients, self.length, coefficients, self.length,
                 *translations.scratch(self.degree, channels, self.dtype),
             )  # fmt: skip

@@ -58,21 +58,21 @@ def _cut(transposed, lanes, tiles):
 
 
 @kept
-def upward(degree: int, dtype: np.dtype) -> tuple[Operator, ...]:
-    """Return the multipole-to-multipole operators of the eight octants.
+def upward(degree: int, dtype: np.dtype) -> Operator:
+    """Return the multipole-to-multipole operator of octant 0.
 
-    Octant 4 ix + 2 iy + iz is where the child lies in its parent.
+    Octant 4 ix + 2 iy + iz is where the child lies in its parent. Those of the others are its
+    reflections.
     """
-    return tuple(operator(shift_matrix(octant, degree), dtype) for octant in range(8))
+    return operator(shift_matrix(0, degree), dtype)
 
 
 @kept
-def downward(degree: int, dtype: np.dtype) -> tuple[Operator, ...]:
-    """Return the local-to-local operators of the eight octants."""
-    return tuple(operator(0.5 * shift_matrix(octant, degree).T, dtype) for octant in range(8))
+def downward(degree: int, dtype: np.dtype) -> Operator:
+    """Return the local-to-local operator of octant 0."""
+    return operator(0.5 * shift_matrix(0, degree).T, dtype)
 
 
-@kept
 def shift_matrix(octant: int, degree: int) -> np.ndarray:
     """Return A(d) with columns times 2^-j: from a child's units to its parent's."""
     corner = np.array([octant >> 2 & 1, octant >> 1 & 1, octant & 1])
@@ -118,6 +118,11 @@ def reflection(octant: int, degree: int, dtype: np.dtype) -> np.ndarray:
         if octant & bit:
             signs[: harmonics.n_harmonics(degree)] *= harmonics.reflections(degree)[axis]
     return signs
+
+
+def signs_of(octant: int, degree: int, dtype: np.dtype) -> np.ndarray:
+    """Return `reflection`, empty for octant 0: it changes nothing."""
+    return reflection(octant, degree, dtype) if octant else np.empty(0, dtype)
 
 
 def scratch(degree: int, channels: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:

@@ -108,17 +108,16 @@ def test_children_pass_multipoles_to_parents_and_locals_back(octant, dtype, rng)
     x[:size] = q @ harmonics.regular(points, degree)
     box = np.zeros(1, np.int32)
     work = translations.scratch(degree, 1, dtype)
-    none = np.empty(0, dtype)
+    signs = translations.signs_of(octant, degree, dtype)
     tolerance = 1e-5 if dtype == np.float32 else 1e-12
     translations.translate(
-        0, 1, *translations.upward(degree, dtype)[octant], none, box, box, 1, x, length, y, length,
-        *work,
+        0, 1, *translations.upward(degree, dtype), signs, box, box, 1, x, length, y, length, *work,
     )  # fmt: skip
     np.testing.assert_allclose(y[:size], q @ harmonics.regular(parent, degree), atol=tolerance)
     x[:size], y[:] = rng.standard_normal(size), 0
     translations.translate(
-        0, 1, *translations.downward(degree, dtype)[octant], none, box, box, 1, x, length, y,
-        length, *work,
+        0, 1, *translations.downward(degree, dtype), signs, box, box, 1, x, length, y, length,
+        *work,
     )  # fmt: skip
     # the potential is sum L rho / h, with h half as large in the child
     np.testing.assert_allclose(

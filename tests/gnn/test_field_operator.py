@@ -257,7 +257,7 @@ def _derivatives(method, x, s, m, kernel, **batches):
     """Field, first and second derivatives of a function of it, each by all arguments."""
     order = 1
     field = multipole_field(
-        x, s, m, order, kernel=kernel, method=method, tolerance=1e-12, **batches
+        x, s, m, order, kernel=kernel, method=method, tolerance=1e-10, **batches
     )
     weights = torch.linspace(-1, 1, field.numel(), dtype=field.dtype).view(field.shape)
     value = (weights * field).sum() + field.square().sum()
@@ -268,7 +268,7 @@ def _derivatives(method, x, s, m, kernel, **batches):
 
 def _sums():
     """Kernels, whether targets are sources, whether there are several systems; some are enough."""
-    shown = {("Coulomb", False, False), ("Coulomb", True, True), ("Softened", False, True)}
+    shown = {("Coulomb", True, True), ("Softened", False, True)}
     for kernel, same, batches in product(DAMPED, (False, True), (False, True)):
         name = type(kernel).__name__
         yield pytest.param(
