@@ -7,6 +7,7 @@ page does not. `quotes.py` compares.
 
 from collections.abc import Callable
 from math import erf
+from statistics import median
 
 import benchmark_tables as tables
 from benchmark_tables import MOLECULES, read, select, short
@@ -205,15 +206,11 @@ def ase() -> list[str]:
 def data() -> list[str]:
     """Return the noise and size of the shipped labels, and what new ones cost."""
     of, cost = labels(), runs("data generate")
-    least, most = sorted((of["mam"], of["oac"]))
+    net = f"up to {max(of['net']):.0e} eV/Å, typically {median(of['net']):.0e}".replace("e-0", "e-")
     return [
-        *(row_of_molecule(name) for name in MOLECULES),
-        f"the net force of a frame is up to {of['largest net']:.0e} eV/Å, typically "
-        f"{of['typical net']:.0e}".replace("e-0", "e-"),
-        f"On average ions gain {least:.1f} to {most:.1f} eV from the water, neutral molecules "
-        f"{of['meoh']:.1f} to {of['acoh']:.1f} eV",
-        f"The largest force component is {of['on atoms']:.1f} eV/Å on a solute and "
-        f"{of['on charges']:.1f} eV/Å on a point charge",
+        f"the net force of a frame is {net}",
+        f"On average ions gain {min(of['ions']):.1f} to {max(of['ions']):.1f} eV from the water, "
+        f"neutral molecules {min(of['neutral']):.1f} to {max(of['neutral']):.1f} eV",
         f"{cost['one frame of methanol, one core']} s of one core for methanol and "
         f"{cost['one frame of acetate, one core']} s for acetate",
         f"some {cost['dynamics before the first frame']} s before its first frame",
@@ -229,21 +226,6 @@ def fitting(column: str, decimals: int) -> str:
     """Return the range over molecules of what density fitting changes."""
     found = sorted(abs(number(row, column)) for row in read("density_fitting"))
     return f"{found[0]:.{decimals}f} to {found[-1]:.{decimals}f}"
-
-
-def row_of_molecule(name: str) -> str:
-    """Return what the table of the shipped frames says of a molecule."""
-    import h5py
-    import numpy as np
-
-    with h5py.File(ROOT / "gnn" / "data" / "qmmm.h5") as file:
-        group = file[name]
-        charges = np.diff(group["mm_ptr"][:])
-        frames, runs = len(group["run"]), len(set(group["run"][:]))
-        total = int(group.attrs["charge"])
-    charge = f"{total:+d}".replace("-", "−") if total else "0"
-    counts = f"{charges.min()}–{charges.max()}"
-    return f"| `{name}` | {MOLECULES[name]} | {charge} | {frames} | {runs} | {counts} |"
 
 
 def export() -> list[str]:

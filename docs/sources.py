@@ -70,22 +70,24 @@ RACED = [f"1e5 charges, {bound}" for bound in ("1e-3", "3e-7", "1e-9")]
 
 
 @cache
-def labels() -> dict[str, float]:
-    """Return what the shipped labels hold at most, on average, and gain from the water."""
-    import h5py
-    import numpy as np
+def labels() -> dict[str, list[float]]:
+    """Return net forces of the shipped frames, and mean energies in water by charge."""
+    from gnn.data import load_shipped
 
-    of: dict[str, float] = {"on atoms": 0.0, "on charges": 0.0}
-    net = []
-    with h5py.File(ROOT / "gnn" / "data" / "qmmm.h5") as file:
-        for name, group in file.items():
-            forces, others = group["forces"][:], group["mm_forces"][:]
-            of["on atoms"] = max(of["on atoms"], float(np.abs(forces).max()))
-            of["on charges"] = max(of["on charges"], float(np.abs(others).max()))
-            sums = np.add.reduceat(others, group["mm_ptr"][:-1], axis=0, dtype=float)
-            net += list(np.abs(forces.sum(axis=1, dtype=float) + sums).max(axis=1))
-            of[name] = float((group["vacuum/energy"][:] - group["energy"][:]).mean())
-    return {**of, "largest net": float(max(net)), "typical net": float(np.median(net))}
+    of: dict[str, list[float]] = {"net": [], "ions": [], "neutral": []}
+    gains: dict[tuple[str, str], list[float]] = {}
+    for frame, alone in zip(load_shipped(), load_shipped(vacuum=True), strict=True):
+        sums = frame.forces.sum(axis=0)
+        if frame.system.n_mm:
+            sums = sums + frame.mm_forces.sum(axis=0)
+            sort = "ions" if frame.system.charge else "neutral"
+            own = gains.setdefault((sort, frame.name), [])
+            own.append(alone.energy - frame.energy)
+        of["net"].append(float(abs(sums).max()))
+    for (sort, name), own in gains.items():
+        if "+" not in name:  # alone in the water
+            of[sort].append(sum(own) / len(own))
+    return of
 
 
 def training_minutes() -> str:

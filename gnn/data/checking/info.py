@@ -24,6 +24,7 @@ NET_FORCE = 0.05
 CLOSE_CHARGE, CLOSE_ATOMS = 1.0, 0.6
 #: Robust standard deviations from the median of its molecule beyond which a value is an outlier.
 OUTLIER = 8.0
+_COLOURS = 10  # of a picture, at most
 
 _FEWEST = 10  # frames of a molecule from which outliers are looked for
 
@@ -299,7 +300,7 @@ def _quantities(summary: Summary) -> Any:
 
 
 def picture(summary: Summary, path: Path) -> None:
-    """Draw histograms of the quantities, one colour for each molecule.
+    """Draw histograms of the quantities, one colour for each molecule, or sort, if they are few.
 
     Parameters
     ----------
@@ -314,8 +315,9 @@ def picture(summary: Summary, path: Path) -> None:
     rows = -(-len(shown) // 3)
     figure = Figure(figsize=(11, 0.6 + 2.3 * rows), layout="constrained")
     axes = figure.subplots(rows, 3, squeeze=False).ravel()
+    parts = _coloured(summary.frames)
     for axis, key in zip(axes, shown, strict=False):
-        _histogram(axis, summary, key)
+        _histogram(axis, summary, key, parts)
     for axis in axes[len(shown) :]:
         axis.set_axis_off()
     handles, names = axes[0].get_legend_handles_labels()
@@ -326,7 +328,18 @@ def picture(summary: Summary, path: Path) -> None:
         figure.savefig(temporary, dpi=150)
 
 
-def _histogram(axis: Any, summary: Summary, key: str) -> None:
+def _coloured(frames: Sequence[Frame]) -> dict[str, list[int]]:
+    """Return the frames of each colour: of a molecule, or where these are many, of a sort."""
+    molecules = {frames[own[0]].name or "–": own for own in _groups(frames).values()}
+    if len(molecules) <= _COLOURS:
+        return molecules
+    sorts: dict[str, list[int]] = {}
+    for i, frame in enumerate(frames):
+        sorts.setdefault(frame.group or "–", []).append(i)
+    return sorts if len(sorts) <= _COLOURS else {"–": [*range(len(frames))]}
+
+
+def _histogram(axis: Any, summary: Summary, key: str, parts: Mapping[str, list[int]]) -> None:
     """Draw one quantity, on a logarithmic scale where it spans orders of magnitude."""
     values = summary.values[key]
     known = values[np.isfinite(values)]
@@ -337,9 +350,8 @@ def _histogram(axis: Any, summary: Summary, key: str) -> None:
     bins = np.geomspace(low, high, 41) if logs else np.linspace(low, high, 41)
     if key == "n_mm":  # waters come as three charges
         bins = np.arange(low - 1.5, high + 3, 3 * max(1, round((high - low) / 120)))
-    for own in _groups(summary.frames).values():
+    for label, own in parts.items():
         mine = values[own][np.isfinite(values[own])]
-        label = summary.frames[own[0]].name or "–"
         fill = axis.hist(mine, bins, histtype="stepfilled", alpha=0.3, label=label)[2][0]
         axis.hist(mine, bins, histtype="step", linewidth=1, color=fill.get_facecolor()[:3])
     if logs:
