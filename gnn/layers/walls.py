@@ -2,8 +2,8 @@
 
 Everything here is the identity, or zero, as long as no two atoms and no charge and atom are closer
 than the shortest distance of their elements in training, no atom is more crowded than the most
-crowded one, and no field at an atom is larger than the largest; from there on it sets in with two
-continuous derivatives.
+crowded one (by three quarters of a bond), and no field at an atom is larger than the largest; from
+there on it sets in with two continuous derivatives.
 """
 
 from dataclasses import fields
@@ -33,6 +33,9 @@ _SMALL_CHARGE = 0.05
 #: network says of an atom has fallen to 1/e: slower than repulsion grows.
 _DEPTH, _CROWD = _RAMP, 1.0
 _BOND = 30.0  # eV for each order of bonds that are too many
+#: Order of bonds beyond the largest sum in training where they become too many: a bond that is
+#: compressed by a fifth, as in a hot collision, adds one, and there the network knows better.
+_SPARE = 0.75
 #: Times the largest change of node features in training is where changes begin to saturate: of
 #: large sets some frames are looked at only.
 _SLACK = 1.25
@@ -197,7 +200,7 @@ class Border(nn.Module):
             weight = self.pressed(batch, edges[0], torch.ones_like(edges[0]), cutoff)[1]
             return bool((weight != 1).any())
         arrays = (tensor.numpy() for tensor in (*edges, *tables))
-        return bool(crowded(*arrays, _CONTACT, cutoff, BOND_DECAY))
+        return bool(crowded(*arrays, _SPARE, _CONTACT, cutoff, BOND_DECAY))
 
     def pressed(
         self, batch: Batch, lengths: Tensor, fade: Tensor, cutoff: float
@@ -217,7 +220,7 @@ class Border(nn.Module):
         per_edge = torch.stack([half, missing * missing * missing, orders], dim=1)
         sums = zeros[:, None].expand(-1, 3).index_add(0, batch.receivers, per_edge)
         energy, depth, valence = sums.unbind(1)
-        largest = self.valence[batch.numbers]
+        largest = self.valence[batch.numbers] + _SPARE
         crowd = (valence - largest).clamp(min=0)
         cubed = crowd * crowd * crowd
         energy = energy + _BOND * cubed / (1 + crowd * crowd)

@@ -6,10 +6,13 @@ from multipoles.compiled.jit import jit
 
 
 @jit
-def crowded(lengths, senders, receivers, numbers, pairs, valence, radii, contact, cutoff, decay):
+def crowded(
+    lengths, senders, receivers, numbers, pairs, valence, radii, spare, contact, cutoff, decay
+):  # fmt: skip
     """Return whether two atoms are too close, or the bonds of one too many.
 
     Edges are sorted by receiver; `pairs` (Z, Z), `valence` (Z,) and `radii` (Z,) are by element.
+    `spare` may be added to the largest sums of orders in training, `valence`.
     The envelope of the edges, by which orders of bonds are smaller, is left out.
     """
     total, before = 0.0, -1
@@ -21,7 +24,7 @@ def crowded(lengths, senders, receivers, numbers, pairs, valence, radii, contact
         if receivers[e] != before:
             total, before = 0.0, receivers[e]
         total += math.exp((bond - lengths[e]) / decay)
-        if total > valence[first]:
+        if total > valence[first] + spare:
             return True
     return False
 
