@@ -67,7 +67,17 @@ def test_a_refused_frame_is_left_open_and_counted(model):
     assert [row["molecule"] for row in rows] == ["a", "b", "odd", "all"]
     assert "energy_mae" not in rows[2] and shipped_model.cell(rows[2].get("energy_mae")) == "–"
     kinds = shipped_model.kind_rows(found, found.part([]))
-    assert [row["kind"] for row in kinds] == ["in water, 300 K", "all"]
+    assert [row["kind"] for row in kinds] == ["in water, 300 K", shipped_model.DYNAMICS]
+
+
+def test_stretched_frames_stand_by_themselves(model):
+    frames = [named("a"), named("a", "stretched"), named("a", "water@600")]
+    found = shipped_model.found(model, frames)
+    kinds = shipped_model.kind_rows(found, found.part([0]))
+    assert [(row["kind"], row["frames"]) for row in kinds] == [
+        ("in water, 300 K", 1), ("in water, a bond stretched", 1), ("in water, hot", 1),
+        (shipped_model.WITHOUT, 1), (shipped_model.DYNAMICS, 2),
+    ]  # fmt: skip
 
 
 def test_the_former_model_gets_its_own_energies_back():

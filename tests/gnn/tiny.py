@@ -46,7 +46,8 @@ def cut(frame: Frame, n_mm: int = N_MM) -> Frame:
 def _by_run() -> dict[int, list[Frame]]:
     runs: dict[int, list[Frame]] = {}
     for frame in load_shipped(["meoh"]):
-        runs.setdefault(frame.run, []).append(frame)
+        if frame.group == "first":
+            runs.setdefault(frame.run, []).append(frame)
     return {run: [cut(frame) for frame in frames[:4]] for run, frames in runs.items()}
 
 
