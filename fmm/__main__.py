@@ -1,4 +1,4 @@
-"""``python -m fmm``: check plans against direct sums, and time them."""
+"""``python -m fmm``: check plans against direct sums, time them, compile kernels beforehand."""
 
 import argparse
 import os
@@ -20,6 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if options.command == "validate":
         return _validate(options)
+    if options.command == "warmup":
+        return _warmup(options)
     if any(os.environ.get(name) != value for name, value in _ONE_THREAD.items()):
         command = [sys.executable, "-m", "fmm", *arguments]
         return subprocess.call(command, env=os.environ | _ONE_THREAD)
@@ -48,7 +50,27 @@ def _parser() -> argparse.ArgumentParser:
     time.add_argument("--quick", action="store_true", help="fewer points and repeats")
     time.add_argument("--csv", type=Path, help="where to write what was measured")
     time.add_argument("--plot", type=Path, help="where to write the picture")
+    warm = commands.add_parser("warmup", help="compile kernels before they are needed")
+    warm.add_argument("--source-order", default="0", help="of the moments; several with commas")
+    warm.add_argument("--order", default="1", help="of the field; several with commas")
+    warm.add_argument("--dtype", default="float64,float32", help="one, or several with commas")
     return parser
+
+
+def _warmup(options: argparse.Namespace) -> int:
+    from fmm.warmup import warmup
+
+    try:
+        warmup(
+            [int(text) for text in options.source_order.split(",")],
+            [int(text) for text in options.order.split(",")],
+            options.dtype.split(","),
+            lambda line: print(line, flush=True),
+        )
+    except (TypeError, ValueError) as error:
+        print(f"python -m fmm warmup: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 def _validate(options: argparse.Namespace) -> int:

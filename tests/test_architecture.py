@@ -36,7 +36,7 @@ FLOORS = (
     ("fmm.interactions", "fmm.distributions"),
     ("fmm",),
     ("fmm.validation",),
-    ("fmm.bench",),
+    ("fmm.bench", "fmm.warmup"),
     ("fmm.__main__",),
 )
 # modules of fmm.cuda, and the floor of fmm beside which each of them stands

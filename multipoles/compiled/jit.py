@@ -21,6 +21,7 @@ from numba.core.compiler_lock import global_compiler_lock
 
 from multipoles import checks
 from multipoles.compiled.cache import cache_for
+from multipoles.compiled.notice import listen
 
 # "fast" arithmetic but for NaN and infinity: coincident points make infinities that are masked
 FASTMATH = {"contract", "reassoc", "nsz", "arcp", "afn"}
@@ -112,6 +113,8 @@ def bare_inline(function: Callable[..., Any]) -> Any:
     """Compile a helper of `bare` loops that LLVM inlines; it cannot be called from Python."""
     return _compiled(_INLINE | {"_nrt": False}, function)
 
+
+listen()  # to what is compiled, so that a first call of seconds is explained
 
 _pool: ThreadPoolExecutor | None = None
 _threads: int | None = None

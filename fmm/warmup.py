@@ -1,0 +1,49 @@
+"""Compile kernels before they are needed: ``python -m fmm warmup``, in a container's image, say."""
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+import multipoles as mp
+from fmm.interactions import energy_forces, field
+from multipoles import indexing
+
+TOLERANCES = (1e-3, 1e-6, 1e-9)  # each is of another class: of precision, or of operators
+_POINTS = 3000  # enough for a tree of several levels
+
+
+def warmup(
+    source_orders: Sequence[int],
+    orders: Sequence[int],
+    dtypes: Sequence[str],
+    say: Callable[[str], None],
+) -> None:
+    """Sum what makes each kernel of some orders compile, directly and by the fast method.
+
+    Parameters
+    ----------
+    source_orders, orders
+        Of the moments, and of the field's highest derivatives: all pairs of them.
+    dtypes
+        Of points and moments: "float32", "float64".
+    say
+        Called with a line for each sum.
+    """
+    rng = np.random.default_rng(0)
+    for dtype, source_order, order in itertools.product(dtypes, source_orders, orders):
+        points = rng.random((_POINTS, 3)).astype(dtype)
+        moments = rng.standard_normal((_POINTS, indexing.n_components(source_order)))
+        moments = moments.astype(dtype)
+        started = time.perf_counter()
+        mp.field(points, points, moments, order=order)
+        if order == source_order + 1:
+            mp.energy_forces(points, moments)
+            energy_forces(points, moments)
+        for tolerance in TOLERANCES:
+            if dtype == "float64" or tolerance > 1e-4:
+                field(points, points, moments, order=order, tolerance=tolerance)
+        seconds = time.perf_counter() - started
+        say(f"{dtype}, moments of order {source_order} to derivatives of order {order}: "
+            f"{seconds:.1f} s")  # fmt: skip
