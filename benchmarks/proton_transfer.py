@@ -175,7 +175,9 @@ def draw(rows: list[dict[str, float]]) -> None:
         right.plot(x, [row[f"charge_{name}"] for row in rows], label=name)
     right.set(xlabel="O–H distance / Å", ylabel="charge / e")
     for axis in (left, right):
-        axis.legend(frameon=False)
+        axis.legend(
+            frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize=8, ncols=3
+        )
         axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     write_picture("proton_transfer", figure)

@@ -124,6 +124,21 @@ def dimers() -> Table:
     return ["", *(f"{model}, {distance}" for distance in ranges for model in models)], body
 
 
+def proton_transfer_path() -> Table:
+    names = {
+        "proton": "O–H, Å", "reference": "B3LYP/6-31G\\*", "given_to_first": "charge given to one",
+        "given_to_second": "to the other", "charge_first": "charge of the one, e",
+        "charge_proton": "proton", "charge_second": "the other",
+    }  # fmt: skip
+    body = []
+    for row in read("proton_transfer_path"):
+        energies = [f"{float(row[key]):.0f}" for key in list(names)[1:4]]
+        charges = [f"{float(row[key]):.2f}" for key in list(names)[4:]]
+        cells = [f"{float(row['proton']):.2f}", *energies, *charges]
+        body.append([cell.replace("-", "−").replace("−0", "0") for cell in cells])
+    return list(names.values()), body
+
+
 def dimers_scan() -> Table:
     theory = dict(zip(KINDS, ("−1", "−2", "−3"), strict=True))
     body = []
@@ -489,6 +504,7 @@ TABLES: dict[str, tuple[Callable[[], Table], str]] = {
         ("surroundings", surroundings, ""),
         ("dimers", dimers, ""),
         ("dimers_scan", dimers_scan, "python benchmarks/dimers.py"),
+        ("proton_transfer_path", proton_transfer_path, "python benchmarks/proton_transfer.py"),
         ("against_mace", against_mace, ""),
         ("against_mace_speed", against_mace_speed, "python benchmarks/against_mace.py"),
         ("finetune", finetune, ""),

@@ -56,7 +56,13 @@ def evidence() -> list[str]:
     widths = [number(row, "parameters") for row in read("direction")]
     equal = tables.count(round(sum(widths) / len(widths), -4))
     theirs, default = (number(row, "parameters") for row in (mace, ours))
+    proton = {row["what"]: number(row, "value") for row in read("proton_transfer")}
     return [
+        f"The barrier is {proton['barrier, model']:.0f} meV (B3LYP: "
+        f"{proton['barrier, reference']:.0f})",
+        f"at the ends it does, by {proton['history, largest']:.0f} meV",
+        f"Test frames are off by {proton['test energy MAE']:.1f} meV and "
+        f"{proton['test force RMSE']:.0f} meV/Å",
         f"so that all have {equal} parameters, {few['steps']} steps each",
         f"({tables.count(round(theirs, -3))} parameters) and the schedule of its documentation; "
         f"ours with its default settings ({tables.count(round(default, -3))})",
