@@ -17,6 +17,9 @@ _SIZE = MAX_ATOMIC_NUMBER + 1
 _TIMES = np.array([1.0, 2, 2, 1, 2, 1])
 #: Å by which a bond is longer whose order is smaller by a factor of e (Brown & Altermatt 1985).
 BOND_DECAY = 0.37
+#: Times the shortest distances of training, to atoms and to surrounding charges, is where novelty
+#: is one and walls begin: a little nearer, a model knows better than walls.
+NEAR_ATOMS, NEAR_CHARGES = 0.97, 0.93
 _REACH = 20 * BOND_DECAY  # beyond the sum of radii, where the order of a bond is nothing
 
 
@@ -75,6 +78,13 @@ class Extent:
             np.maximum(self.curvature, other.curvature),
             np.maximum(self.valence, other.valence),
         )
+
+    def holds(self, other: "Extent") -> bool:
+        """Return whether the other one reaches no farther."""
+        nearer = (other.pairs < self.pairs).any() or (other.charges < self.charges).any()
+        names = "field", "curvature", "valence"
+        beyond = any((getattr(other, name) > getattr(self, name)).any() for name in names)
+        return not (nearer or beyond)
 
 
 def extent_of(frames: Iterable[Frame | System], damping: float = 2.0) -> Extent:

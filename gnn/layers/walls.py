@@ -1,9 +1,9 @@
 """What the model does beyond the trained extent: repulsion, and inputs that saturate.
 
 Everything here is the identity, or zero, as long as no two atoms and no charge and atom are closer
-than the shortest distance of their elements in training, no atom is more crowded than the most
-crowded one (by three quarters of a bond), and no field at an atom is larger than the largest; from
-there on it sets in with two continuous derivatives.
+than the shortest distance of their elements in training (less 3 and 7 %), no atom is more crowded
+than the most crowded one (by three quarters of a bond), and no field at an atom is larger than the
+largest; from there on it sets in with two continuous derivatives.
 """
 
 from dataclasses import fields
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gnn.data.batching import Batch
 from gnn.data.checking.atoms import RADII
-from gnn.data.extent import BOND_DECAY, Extent
+from gnn.data.extent import BOND_DECAY, NEAR_ATOMS, NEAR_CHARGES, Extent
 from gnn.operators.borders import crowded, exceeding, too_strong
 from gnn.operators.gpu import on_gpu
 from gnn.units import BOHR, COULOMB
@@ -184,11 +184,11 @@ class Border(nn.Module):
     def shortest(self, first: Tensor, second: Tensor) -> Tensor:
         """Return the distances in Å at which atoms of these elements begin to repel, (P,)."""
         contact = self.radii[first] + self.radii[second] + _CONTACT
-        return torch.minimum(self.pairs[first, second], contact)
+        return torch.minimum(NEAR_ATOMS * self.pairs[first, second], contact)
 
     def shortest_to_charges(self, numbers: Tensor) -> Tensor:
         """Return the distances in Å at which charges begin to repel atoms, (N,)."""
-        trained, radii = self.charges[numbers], self.radii[numbers]
+        trained, radii = NEAR_CHARGES * self.charges[numbers], self.radii[numbers]
         seen = torch.minimum(trained, radii + _FAR_CONTACT)
         return torch.where(trained.isinf(), radii + _CONTACT, seen)
 
@@ -200,7 +200,8 @@ class Border(nn.Module):
             weight = self.pressed(batch, edges[0], torch.ones_like(edges[0]), cutoff)[1]
             return bool((weight != 1).any())
         arrays = (tensor.numpy() for tensor in (*edges, *tables))
-        return bool(crowded(*arrays, _SPARE, _CONTACT, cutoff, BOND_DECAY))
+        limits = NEAR_ATOMS, _SPARE, _CONTACT, cutoff, BOND_DECAY
+        return bool(crowded(*arrays, *limits))
 
     def pressed(
         self, batch: Batch, lengths: Tensor, fade: Tensor, cutoff: float

@@ -1,16 +1,17 @@
 """Train one model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from gnn.data.extent import extent_of
+from gnn.data.extent import Extent, extent_of
+from gnn.model import AMP
 from gnn.potential import Potential
 from gnn.training.checkpoint import add_domain, last_of, load_model
 from gnn.training.config import Config
 from gnn.training.frames.load import LoadedData
-from gnn.training.frames.loader import take
+from gnn.training.frames.loader import Frames, take
 from gnn.training.frames.sources import level_of
 from gnn.training.loop import Trainer
 from gnn.training.parallel import Ranks
@@ -62,12 +63,14 @@ def fit(
     if chosen is not None:
         training = take(training, chosen)
         extent = cache(partial(extent_of, training))
+    if isinstance(model, AMP) and model.border is not None:
+        validation = _within(validation, extent(model.damping), partial(_say, console, label))
     best = folder / "best.pt"
     with Progress(console, config.training, label) as progress:
         trainer = Trainer(model, config, training, validation, folder, progress, ranks)
         if resume:
             for line in trainer.resume():
-                console.print(f"{label}: {line}", markup=False, soft_wrap=True)
+                _say(console, label, line)
         elif ranks.first:
             best.unlink(missing_ok=True)
         trainer.run()
@@ -76,3 +79,23 @@ def fit(
         fitted.set_domain(training, level_of(config.data), extent(fitted.damping))
         add_domain(best, fitted)
     return fitted, trainer
+
+
+def _within(validation: Frames, extent: Extent, say: Callable[[str], None]) -> Frames:
+    """Return the validation frames that reach no farther than training; all, if that is none.
+
+    Beyond it walls act. Their forces are large, and would choose the best weights alone.
+    """
+    inside = [i for i, frame in enumerate(validation) if extent.holds(extent_of([frame]))]
+    if not inside or len(inside) == len(validation):
+        return validation
+    say(
+        f"{len(validation) - len(inside)} of {len(validation)} validation frames reach beyond the "
+        "training frames (atoms or charges nearer, fields stronger): the best weights are not "
+        "chosen by them"
+    )
+    return take(validation, inside)
+
+
+def _say(console: Any, label: str, line: str) -> None:
+    console.print(f"{label}: {line}", markup=False, soft_wrap=True)

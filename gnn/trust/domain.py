@@ -18,15 +18,13 @@ from torch import Tensor
 
 from gnn.data.batching import Batch
 from gnn.data.elements import formula
-from gnn.data.extent import Extent
+from gnn.data.extent import NEAR_ATOMS, NEAR_CHARGES, Extent
 from gnn.data.systems import Frame, System
 from gnn.trust.density import Array, Density, density_of
 from gnn.trust.nearest import MOST, raise_by_atoms, raise_by_charges, raise_by_field
 
 #: Novelty of a system whose total charge no training frame has, if its atoms are not novel.
 UNSEEN_CHARGE = 2.0
-# times the shortest trained distance to an atom, or to a charge, is still the edge: runs differ
-_SLACK, _CHARGE_SLACK = 0.97, 0.93
 _FIELD_SLACK = 1.25  # times the largest trained field is still the edge
 
 
@@ -115,13 +113,13 @@ class Domain:
     @cached_property
     def _limits(self) -> Array:
         """Distances in Å below which atoms of two elements are too near, (95, 95)."""
-        return _SLACK * np.minimum(self.extent.pairs, self.reach)
+        return NEAR_ATOMS * np.minimum(self.extent.pairs, self.reach)
 
     @cached_property
     def _charge_limits(self) -> Array:
         """Those to charges, (95,): zero where training saw none, so that the density decides."""
         shortest = self.extent.charges
-        return _CHARGE_SLACK * np.where(np.isfinite(shortest), shortest, 0.0)
+        return NEAR_CHARGES * np.where(np.isfinite(shortest), shortest, 0.0)
 
     @cached_property
     def _field_limits(self) -> Array:
