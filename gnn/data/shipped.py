@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from gnn.data.formats.by_suffix import read_frames
 from gnn.data.splits import Split, is_of, split_by_run
@@ -10,7 +11,7 @@ from gnn.data.systems import Frame
 #: Molecules of which the model that ships saw no frame.
 UNSEEN = ("nma", "ethanol", "acetaldehyde", "dimethylamine", "ethylammonium")
 #: Blocks of runs of all others that it was trained on, chosen by, and tested on.
-BLOCKS = {"train": [1, 2, 3], "validation": [5], "test": [4]}
+BLOCKS: dict[str, Any] = {"train": [1, 2, 3], "validation": [5], "test": [4]}
 
 
 def shipped_path() -> Path:
