@@ -64,7 +64,8 @@ def fit(
         training = take(training, chosen)
         extent = cache(partial(extent_of, training))
     if isinstance(model, AMP) and model.border is not None:
-        validation = _within(validation, extent(model.damping), partial(_say, console, label))
+        say = partial(_say, console, label)
+        validation = _within(validation, extent(model.damping), model.damping, say)
     best = folder / "best.pt"
     with Progress(console, config.training, label) as progress:
         trainer = Trainer(model, config, training, validation, folder, progress, ranks)
@@ -81,12 +82,14 @@ def fit(
     return fitted, trainer
 
 
-def _within(validation: Frames, extent: Extent, say: Callable[[str], None]) -> Frames:
+def _within(
+    validation: Frames, extent: Extent, damping: float, say: Callable[[str], None]
+) -> Frames:
     """Return the validation frames that reach no farther than training; all, if that is none.
 
     Beyond it walls act. Their forces are large, and would choose the best weights alone.
     """
-    inside = [i for i, frame in enumerate(validation) if extent.holds(extent_of([frame]))]
+    inside = [i for i, frame in enumerate(validation) if extent.holds(extent_of([frame], damping))]
     if not inside or len(inside) == len(validation):
         return validation
     say(

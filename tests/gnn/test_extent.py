@@ -1,11 +1,15 @@
 """Extents of frames against loops over all pairs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from tiny import methanol
 
 from gnn import Frame, System
 from gnn.data import load_shipped
 from gnn.data.extent import Extent, extent_of, field_derivatives
+from gnn.training.fit import _within
 from gnn.units import COULOMB
 
 
@@ -114,3 +118,25 @@ def test_wrong_arrays_are_refused():
         Extent(good.pairs, good.charges[:5], good.field)
     with pytest.raises(ValueError, match=r"field: expected numbers >= 0 .* and nan"):
         Extent(good.pairs, good.charges, np.full(95, np.nan))
+
+
+def test_an_extent_holds_what_reaches_no_farther():
+    frames = methanol()
+    whole, part = extent_of(frames), extent_of(frames[:3])
+    assert whole.holds(part) and whole.holds(whole) and not part.holds(whole)
+    near = replace(frames[0].system, positions=0.9 * frames[0].system.positions)
+    assert not whole.holds(extent_of([near]))
+    charged = replace(frames[0].system, mm_charges=3 * frames[0].system.mm_charges)
+    assert not whole.holds(extent_of([charged]))  # by its field alone
+
+
+def test_validation_frames_beyond_the_extent_choose_nothing():
+    frames, said = methanol(), []
+    system = frames[0].system
+    near = replace(frames[0], system=replace(system, positions=0.9 * system.positions))
+    extent = extent_of(frames)
+    assert _within([*frames[:3], near], extent, 2.0, said.append) == frames[:3]
+    assert said[0].startswith("1 of 4 validation frames reach beyond the training frames")
+    for unchanged in (frames[:3], [near]):  # nothing to leave out, or nothing would be left
+        assert _within(unchanged, extent, 2.0, said.append) is unchanged
+    assert len(said) == 1

@@ -291,7 +291,8 @@ def test_training_reads_the_extent_of_its_frames_once(chosen, tmp_path, monkeypa
     data = LoadedData((methanol()[:8], methanol()[16:20], []))
     console = Console(file=StringIO())
     model, _ = fit.fit(tiny_config(tmp_path), data, console, tmp_path, chosen=chosen)
-    assert read == [8] if chosen is None else [8, 4]  # walls by all frames, the domain by its own
+    assert [n for n in read if n > 1] == ([8] if chosen is None else [8, 4])
+    # walls by all frames, the domain by its own; validation frames were looked at one by one
     expected = extent_of(methanol()[: 4 if chosen else 8])
     assert np.array_equal(model.domain.extent.pairs, expected.pairs)
     assert model.domain.n_frames == (4 if chosen else 8)
