@@ -4,9 +4,9 @@
     python benchmarks/dimers.py               # train and test; the labels are in the repository
 
 An ion pair (NH4+ and Cl-), an ion and a dipole (NH4+ and water) and two dipoles (water), in random
-orientation, at RHF/6-31G*. Two models of equal size learn all three at once, with isolated
-monomers: one local, whose atoms see each other along edges of 5 Å only, and one with this
-package's long range (electrostatics of the atoms' multipoles, and the field of their states).
+orientation, at RHF/6-31G*. Models of equal size learn all three at once, with isolated monomers:
+one local, whose atoms see each other along edges of 5 Å only, one with the electrostatics of the
+atoms' multipoles, and one that also has the field of their states (`long_range`).
 Prints tables of errors within and beyond the distances of training, and exponents of power laws
 along scans of fixed orientation; writes benchmarks/results/dimers{,_scan}.csv and dimers.png.
 """
@@ -30,9 +30,10 @@ POWERS = {"ion pair": -1, "ion-dipole": -2, "dipole-dipole": -3}
 TRAINING, WITHIN, BEYOND, SCAN = 100, 200, 300, 400  # run numbers
 MODELS = {
     "local": {"long_range": None, "electrostatics": None},
+    "electrostatics": {"long_range": None, "electrostatics": {}},
     "long-range": {"long_range": {}, "electrostatics": {}},
 }
-COLORS = {"local": "#e07a5f", "long-range": "#01497c"}
+COLORS = {"local": "#e07a5f", "electrostatics": "#009e73", "long-range": "#01497c"}
 
 _T = 1.02 / np.sqrt(3)
 MONOMERS = {  # atomic numbers, positions about the centre of charge, charge

@@ -113,8 +113,11 @@ def surroundings() -> Table:
     return ["", *ways.values()], body
 
 
+DIMER_MODELS = ("local", "electrostatics", "long-range")
+
+
 def dimers() -> Table:
-    rows, models = read("dimers"), ("local", "long-range")
+    rows, models = read("dimers"), DIMER_MODELS
     body = [[label] for label in KINDS.values()]
     for where in ("within", "beyond"):
         for line, kind in zip(body, KINDS, strict=True):
@@ -135,7 +138,7 @@ def proton_transfer_path() -> Table:
         energies = [f"{float(row[key]):.0f}" for key in list(names)[1:4]]
         charges = [f"{float(row[key]):.2f}" for key in list(names)[4:]]
         cells = [f"{float(row['proton']):.2f}", *energies, *charges]
-        body.append([cell.replace("-", "−").replace("−0", "0") for cell in cells])
+        body.append(["0" if cell == "-0" else cell.replace("-", "−") for cell in cells])
     return list(names.values()), body
 
 
@@ -143,11 +146,9 @@ def dimers_scan() -> Table:
     theory = dict(zip(KINDS, ("−1", "−2", "−3"), strict=True))
     body = []
     for kind, label in KINDS.items():
-        found = [
-            exponent(far_apart(kind), column) for column in ("reference", "local", "long-range")
-        ]
+        found = [exponent(far_apart(kind), column) for column in ("reference", *DIMER_MODELS)]
         body.append([label, theory[kind], *found])
-    return ["", "theory", "RHF", "local", "long-range"], body
+    return ["", "theory", "RHF", *DIMER_MODELS], body
 
 
 def far_apart(kind: str) -> list[Row]:

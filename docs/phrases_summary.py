@@ -96,7 +96,7 @@ def measured() -> list[str]:
         for key in ("energy_mae", "forces_rmse")
     )
     mace, ours = (select(read("against_mace"), model=m, of="all") for m in ("MACE", "ours"))
-    exponents = [tables.exponent(tables.far_apart(kind), "long-range") for kind in tables.KINDS]
+    exponents = [tables.exponent(tables.far_apart(kind), "electrostatics") for kind in tables.KINDS]
     keys = ("energy_mae", "forces_rmse", "single_ms", "batch_ms")
     pair = [number(row, key) for key in keys for row in (ours, mace)]
     error = dynamics("NVE drift, standard error")
@@ -109,7 +109,7 @@ def measured() -> list[str]:
         f"{s66:.2f} kJ/mol",
         f"energy MAE {energies} meV; QM forces RMSE {forces} meV/Å; a step "
         f"costs 1, {listed(steps[1:], '.2f', ', ')}",
-        f"{', '.join(exponents)}; without long range 0",
+        f"{', '.join(exponents)}; without electrostatics 0",
         "energy MAE {:.1f} meV (MACE {:.1f}), forces RMSE {:.0f} meV/Å ({:.0f}); one frame {:.1f} "
         "ms ({:.1f}), in batches {:.1f} ms ({:.1f})".format(*pair),
         f"{dynamics('time of one step'):.1f} ms a step at best, "

@@ -30,7 +30,12 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "howto_train": ("far beyond 10 eV/Å",),
     "limits": ("beyond 1.3 times its usual length",),
     "md": ("more than 2 %",),
-    "model": ("below 1.3 times the sum of the covalent radii", "(below 1.8 times)"),
+    "model": (
+        "which is 0.97 times the shortest trained",
+        "$r_0$, 0.93 times the shortest trained",
+        "below 1.3 times the sum of the covalent radii",
+        "(below 1.8 times)",
+    ),
     "published": ("−8e18 eV",),  # tested
     "questions": (
         "Born's formula puts at 0.8 eV",  # k / 2R (1 - 1/78), R = 9 Å
