@@ -85,7 +85,7 @@ def _changes(section: str, old: dict[str, Any], new: dict[str, Any]) -> list[tup
         if isinstance(was, dict) and isinstance(value, dict):
             changes += [(f"{key}.{k}", a, b) for k, a, b in _changes(key, was, value)]
         # runs were once the only way, and the frames themselves are compared
-        elif section == "split" and {was, value} == {None, "run"}:
+        elif section == "split" and (was, value) in ((None, "run"), ("run", None)):
             continue
         elif was != value and not (key in _FILES and _same_files(was, value)):
             changes.append((key, was, value))

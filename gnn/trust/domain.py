@@ -8,23 +8,39 @@ the largest in training. That of a system is the largest of its atoms'.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from gnn.data.batching import Batch
+from gnn.data.checking.atoms import RADII
 from gnn.data.elements import formula
 from gnn.data.extent import NEAR_ATOMS, NEAR_CHARGES, Extent
 from gnn.data.systems import Frame, System
 from gnn.trust.density import Array, Density, density_of
-from gnn.trust.nearest import MOST, raise_by_atoms, raise_by_charges, raise_by_field
+from gnn.trust.nearest import (
+    MOST,
+    code_of,
+    raise_by_atoms,
+    raise_by_bonds,
+    raise_by_charges,
+    raise_by_field,
+)
 
 #: Novelty of a system whose total charge no training frame has, if its atoms are not novel.
 UNSEEN_CHARGE = 2.0
+#: Novelty of an atom that is bonded to elements as no atom in training, if it is not larger.
+UNSEEN_BONDS = 1.5
+#: Atoms nearer than the sum of theirs are bonded, Å.
+_BONDED = 1.3 * np.nan_to_num(RADII)
+#: Atomic numbers of an atom and, sorted, of those that it is bonded to; and the same of each of
+#: these.
+Bonded = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]
 _FIELD_SLACK = 1.25  # times the largest trained field is still the edge
 
 
@@ -52,6 +68,9 @@ class Domain:
         side may come no closer.
     level
         Level of theory of the labels; "unknown" where nobody said.
+    bonded
+        How atoms were bonded, see `bonded_as`. None: not known, in checkpoints of an earlier
+        version.
     """
 
     compositions: Mapping[Composition, int]
@@ -59,6 +78,7 @@ class Domain:
     densities: Mapping[int, Density]
     reach: float
     level: str = "unknown"
+    bonded: frozenset[Bonded] | None = None
 
     @property
     def n_frames(self) -> int:
@@ -96,6 +116,11 @@ class Domain:
             novelty[own] = np.minimum(self.densities[z].distance(values[own]), MOST)
         edges = _array(batch.senders), _array(batch.receivers)
         raise_by_atoms(novelty, numbers, positions, *edges, self._limits)
+        if self.bonded is not None:
+            known = self._codes
+            raise_by_bonds(
+                novelty, numbers, positions, *edges, _BONDED, _marks(), known, UNSEEN_BONDS
+            )
         if batch.n_mm:
             index, of_particle = _array(batch.batch), _array(batch.mm_batch)
             ends = np.searchsorted(of_particle, np.arange(batch.n_systems + 1))
@@ -126,6 +151,11 @@ class Domain:
         """The largest gradients in V/Å, (95,): zero where training saw none, likewise."""
         return _FIELD_SLACK * self.extent.field
 
+    @cached_property
+    def _codes(self) -> NDArray[np.uint64]:
+        """The codes of `bonded`, sorted."""
+        return np.array(sorted(code_of(*one, _marks()) for one in self.bonded or ()), np.uint64)
+
     def system_novelty(self, system: System, novelty: Array) -> float:
         """Return that of a system: the largest of its atoms', and of a charge that is unknown."""
         largest = float(novelty.max())
@@ -144,6 +174,7 @@ class Domain:
             "densities": [self.densities[z].state() for z in known],
             "reach": self.reach,
             "level": self.level,
+            "bonded": None if self.bonded is None else sorted(self.bonded),
         }
 
     @classmethod
@@ -157,6 +188,7 @@ class Domain:
             dict(zip(known, densities, strict=True)),
             state["reach"],
             state["level"],
+            None if (bonded := state.get("bonded")) is None else frozenset(bonded),
         )
 
 
@@ -178,6 +210,37 @@ def _array(tensor: Tensor) -> NDArray[Any]:
 def composition_of(system: Any) -> Composition:
     """Return formula and charge of a system, or of a frame's header."""
     return Composition(formula(system.numbers), int(system.charge))
+
+
+def bonded_as(system: System) -> list[Bonded]:
+    """Return how each atom is bonded, and those that it is bonded to.
+
+    Two atoms are bonded that are nearer than 1.3 times the sum of their covalent radii.
+    """
+    distances = cdist(system.positions, system.positions)
+    reach = _BONDED[system.numbers]
+    near = distances < reach[:, None] + reach
+    np.fill_diagonal(near, False)
+    numbers = system.numbers
+    shells = [
+        (int(z), *sorted(numbers[row].tolist())) for z, row in zip(numbers, near, strict=True)
+    ]
+    return [
+        (shell, tuple(sorted(shells[j] for j in np.flatnonzero(row))))
+        for shell, row in zip(shells, near, strict=True)
+    ]
+
+
+@cache
+def _marks() -> NDArray[np.uint64]:
+    """Return a number of 64 bits for each element as an atom, and as a neighbour (splitmix64)."""
+    marks = []
+    for k in range(1, 2 * len(_BONDED) + 1):
+        x = k * 0x9E3779B97F4A7C15 % 2**64
+        x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        x = (x ^ x >> 27) * 0x94D049BB133111EB % 2**64
+        marks.append(x ^ x >> 31)
+    return np.array(marks, np.uint64).reshape(2, -1)
 
 
 def domain_of(
@@ -208,4 +271,5 @@ def domain_of(
     densities = {
         int(z): density_of(features[numbers == z], groups[numbers == z]) for z in np.unique(numbers)
     }
-    return Domain(dict(compositions), extent, densities, reach, level)
+    bonded = frozenset(one for frame in sample for one in bonded_as(frame.system))
+    return Domain(dict(compositions), extent, densities, reach, level, bonded)

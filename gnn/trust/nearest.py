@@ -7,6 +7,9 @@ from multipoles.compiled import jit
 #: Largest novelty that is given, also in place of what is not a number: files take no infinity.
 MOST = 1e9
 _TINY = 1e-24  # Å², the least squared distance
+# odd numbers and a shift that mix bits
+_OWN, _OTHER = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)
+_SHIFT = np.uint64(29)
 
 
 @jit.jit
@@ -28,6 +31,65 @@ def raise_by_atoms(novelty, numbers, positions, senders, receivers, limits):
         limit = limits[numbers[i], numbers[j]]
         ratio = limit * limit / max(x * x + y * y + z * z, _TINY)
         _raised(novelty, i, ratio * ratio * ratio)
+
+
+@jit.jit
+def raise_by_bonds(novelty, numbers, positions, senders, receivers, radii, marks, known, least):
+    """Raise novelties (N,) to `least` of atoms that are bonded as no atom in training.
+
+    Parameters
+    ----------
+    radii : ndarray
+        Of elements, (Z,), such that two atoms nearer than the sum of theirs are bonded.
+    marks : ndarray, uint64
+        Numbers (2, Z) of an element, as the atom and as a neighbour; see `code_of`.
+    known : ndarray, uint64
+        Codes of atoms in training, sorted.
+    """
+    first = np.empty(len(numbers), np.uint64)
+    for i in range(len(numbers)):
+        first[i] = marks[0, numbers[i]]
+    bonded = np.zeros(len(receivers), np.bool_)
+    for e in range(len(receivers)):
+        i, j = receivers[e], senders[e]
+        reach = radii[numbers[i]] + radii[numbers[j]]
+        square = 0.0
+        for axis in range(3):
+            square += (positions[i, axis] - positions[j, axis]) ** 2
+        if square < reach * reach:
+            bonded[e] = True
+            first[i] += marks[1, numbers[j]]
+    codes = first * _OWN
+    for e in range(len(receivers)):
+        if bonded[e]:
+            there = first[senders[e]]
+            codes[receivers[e]] += (there ^ (there >> _SHIFT)) * _OTHER
+    for i in range(len(numbers)):
+        place = np.searchsorted(known, codes[i])
+        if place == len(known) or known[place] != codes[i]:
+            _raised(novelty, i, least)
+
+
+def code_of(shell, neighbours, marks):
+    """Return what `raise_by_bonds` computes of an atom, as an integer.
+
+    Parameters
+    ----------
+    shell : sequence of int
+        Atomic number of the atom, and those that it is bonded to.
+    neighbours : sequence of sequences of int
+        The same of each atom that it is bonded to.
+    marks : ndarray, uint64
+        Of the elements, (2, Z).
+    """
+
+    def first(own):
+        return (int(marks[0, own[0]]) + sum(int(marks[1, z]) for z in own[1:])) % 2**64
+
+    others = map(first, neighbours)
+    return (
+        first(shell) * int(_OWN) + sum((c ^ c >> int(_SHIFT)) * int(_OTHER) for c in others)
+    ) % 2**64
 
 
 @jit.jit

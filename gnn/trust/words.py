@@ -9,7 +9,7 @@ from scipy.spatial.distance import cdist
 
 from gnn.data.elements import symbol
 from gnn.data.systems import Frame, System
-from gnn.trust.domain import Composition, Domain, composition_of
+from gnn.trust.domain import Composition, Domain, bonded_as, composition_of
 
 #: What may be done about a system outside of training: warn (once), say nothing, raise an error.
 POLICIES = ("warn", "ignore", "raise")
@@ -167,4 +167,10 @@ def _nearness(system: System, domain: Domain, atom: int) -> str:
         nearest = float(cdist(here[None], charged).min())
         if nearest < shortest:
             return f" (a charge at {nearest:.2f} Å, trained from {shortest:.2f} Å)"
-    return ""
+    if domain.bonded is None or (bonded := bonded_as(system)[atom]) in domain.bonded:
+        return ""
+    shell = bonded[0]
+    others = ", ".join(symbol(z) for z in shell[1:]) or "nothing"
+    if shell in {known for known, _ in domain.bonded}:
+        others += ", and these"
+    return f" ({symbol(shell[0])} bonded to {others}, as none in training)"

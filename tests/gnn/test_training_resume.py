@@ -102,6 +102,15 @@ def test_options_of_the_model_are_compared_by_meaning():
         agree(old, new, "last.pt")
 
 
+def test_lists_of_blocks_are_compared_too():
+    split = {"by": "block", "train": [1, 2, 3], "validation": [5], "test": [4]}
+    config = tiny_config(data={"split": split})
+    assert agree(config.model_dump(), config, "last.pt") == []
+    other = tiny_config(data={"split": split | {"train": [1, 2]}})
+    with pytest.raises(ValueError, match=r"split\.train is \[1, 2\], was \[1, 2, 3\]"):
+        agree(config.model_dump(), other, "last.pt")
+
+
 def test_resume_says_what_differs(tmp_path):
     tiny_trainer(tmp_path, epochs=2, learning_rate=1e-3).run(1)
     with pytest.raises(ValueError, match=r"learning_rate is 0\.002, was 0\.001"):

@@ -4,8 +4,17 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
+from gnn import System
 from gnn.trust.density import density_of
-from gnn.trust.nearest import MOST, raise_by_atoms, raise_by_charges, raise_by_field
+from gnn.trust.domain import _BONDED, _marks, bonded_as
+from gnn.trust.nearest import (
+    MOST,
+    code_of,
+    raise_by_atoms,
+    raise_by_bonds,
+    raise_by_charges,
+    raise_by_field,
+)
 
 RNG = np.random.default_rng(3)
 NUMBERS = np.array([1, 6, 8, 1, 6, 1])
@@ -88,3 +97,43 @@ def test_distances_to_points_are_those_of_scipy(dtype):
     assert np.allclose(density.distance(others), expected, rtol=1e-5)
     assert np.isinf(density.distance(np.full((1, 20), np.nan))).all()
     assert density.distance(others[:0]).shape == (0,)
+
+
+def molecule(positions, numbers=(6, 8, 1, 1, 1, 1)):
+    return System(list(numbers), positions)
+
+
+METHANOL = np.array(
+    [[1.4, 0, 0], [0, 0, 0], [1.85, 0.39, -0.92], [1.78, -1.01, 0.08], [1.81, 0.58, 0.85],
+     [-0.31, 0.92, 0]]
+)  # fmt: skip
+
+
+def test_bonds_are_those_of_the_neighbours_and_theirs():
+    (carbon, oxygen, hydrogen, *_, hydroxyl) = bonded_as(molecule(METHANOL))
+    assert carbon == ((6, 1, 1, 1, 8), ((1, 6), (1, 6), (1, 6), (8, 1, 6)))
+    assert oxygen == ((8, 1, 6), ((1, 8), (6, 1, 1, 1, 8)))
+    assert hydrogen[0] == (1, 6) and hydroxyl == ((1, 8), ((8, 1, 6),))
+    assert bonded_as(System([2], [[0.0, 0, 0]])) == [((2,), ())]
+
+
+@FLOATS
+def test_atoms_bonded_as_none_in_training_are_novel(dtype):
+    known = bonded_as(molecule(METHANOL))
+    codes = np.array(sorted({code_of(*one, _marks()) for one in known}), np.uint64)
+    order = RNG.permutation(6)
+    numbers = np.array([6, 8, 1, 1, 1, 1])[order]
+    senders, receivers = np.nonzero(~np.eye(6, dtype=bool))
+
+    def novel(positions):
+        found = np.full(6, 0.3)
+        edges = senders, receivers, _BONDED, _marks(), codes
+        raise_by_bonds(found, numbers, positions[order].astype(dtype), *edges, 1.5)
+        return found[np.argsort(order)]
+
+    turned = METHANOL @ np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1.0]]) + 7
+    assert (novel(turned) == 0.3).all()
+    broken = METHANOL.copy()
+    broken[5] += 3  # the hydroxyl's hydrogen goes away
+    # those three hydrogen atoms have carbon as before, but its oxygen has lost a neighbour
+    assert novel(broken).tolist() == [1.5, 1.5, 0.3, 0.3, 0.3, 1.5]
