@@ -31,8 +31,6 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "limits": ("beyond 1.3 times its usual length",),
     "md": ("more than 2 %",),
     "model": (
-        "which is 0.97 times the shortest trained",
-        "$r_0$, 0.93 times the shortest trained",
         "below 1.3 times the sum of the covalent radii",
         "(below 1.8 times)",
     ),

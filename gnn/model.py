@@ -132,7 +132,7 @@ class AMP(Potential):
         self.smeared_kernels = [mp.Erf(width) for width in surroundings.smearing]
         self.qm_kernel = mp.Erf(electrostatics.damping) if electrostatics else None
         self.long_kernel = mp.Softened(cutoff)
-        self.border = Border(**vars(walls), steps=steps) if walls else None
+        self.border = Border(**vars(walls), steps=steps + 1) if walls else None
         self.dispersion = dispersion
         if dispersion:
             parameters(*astuple(dispersion))  # raises where there are none
@@ -218,7 +218,8 @@ class AMP(Potential):
         """
         if self.border is None:
             self._arguments["walls"] = _WALLS
-            self.border = Border(**vars(_WALLS), steps=len(self.steps)).to(self.embedding.weight)
+            border = Border(**vars(_WALLS), steps=len(self.steps) + 1)
+            self.border = border.to(self.embedding.weight)
         self.border.set(extent)
 
     def _calibrate(self, frames: Sequence[Frame]) -> NDArray[np.float64]:
@@ -226,7 +227,8 @@ class AMP(Potential):
         if border is None:
             return self._features_of(frames)
         border.changes.fill_(torch.inf)
-        with recorded([step.get_submodule("update") for step in self.steps]) as changes:
+        updates = (step.get_submodule("update") for step in self.steps)
+        with recorded([self.charge_embedding, *updates]) as changes:
             features = self._features_of(frames)
         numbers = torch.from_numpy(np.concatenate([frame.system.numbers for frame in frames]))
         for step, found in enumerate(changes):
@@ -249,13 +251,14 @@ class AMP(Potential):
             ends = (seen.weight.index_select(0, end) for end in (batch.senders, batch.receivers))
             fade = fade * torch.mul(*ends)[:, None]
         start = self._initial_charges(batch, fade)
-        nodes = self.embedding(batch.numbers) + self.charge_embedding(start)
+        nodes = self.embedding(batch.numbers)
+        nodes = nodes + self._bounded(0, self.charge_embedding(start), batch.numbers)
         directions = vectors / lengths[:, None]
         graph, surroundings = self._graph(batch, nodes, seen, directions, basis, fade)
         # all steps use one plan of the sums
         field_of_atoms = self._field_of_atoms(batch, self.long_kernel, min(self.order, MAX_ORDER))
         previous: Tensor | None = None
-        for i, step in enumerate(self.steps):
+        for i, step in enumerate(self.steps, start=1):
             bounded = partial(self._bounded, i, numbers=batch.numbers)
             nodes, state, previous = step(
                 nodes, graph, surroundings, previous, field_of_atoms, bounded
@@ -356,7 +359,10 @@ class AMP(Potential):
         return Seen(distances, near, scale, weight, repulsion)
 
     def _bounded(self, step: int, changes: Tensor, numbers: Tensor) -> Tensor:
-        """Return changes of the nodes (N, features) that are not beyond those of training."""
+        """Return changes of the nodes (N, features) that are not beyond those of training.
+
+        Step 0 is what charges add to them.
+        """
         return changes if self.border is None else self.border.bounded(step, changes, numbers)
 
     def _crossed(self, batch: Batch, lengths: Tensor) -> bool:

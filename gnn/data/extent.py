@@ -17,9 +17,6 @@ _SIZE = MAX_ATOMIC_NUMBER + 1
 _TIMES = np.array([1.0, 2, 2, 1, 2, 1])
 #: Å by which a bond is longer whose order is smaller by a factor of e (Brown & Altermatt 1985).
 BOND_DECAY = 0.37
-#: Times the shortest distances of training, to atoms and to surrounding charges, is where novelty
-#: is one and walls begin: a little nearer, a model knows better than walls.
-NEAR_ATOMS, NEAR_CHARGES = 0.97, 0.93
 _REACH = 20 * BOND_DECAY  # beyond the sum of radii, where the order of a bond is nothing
 
 

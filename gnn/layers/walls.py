@@ -1,9 +1,9 @@
 """What the model does beyond the trained extent: repulsion, and inputs that saturate.
 
 Everything here is the identity, or zero, as long as no two atoms and no charge and atom are closer
-than the shortest distance of their elements in training (less 3 and 7 %), no atom is more crowded
-than the most crowded one (by three quarters of a bond), and no field at an atom is larger than the
-largest; from there on it sets in with two continuous derivatives.
+than the shortest distance of their elements in training, no atom is more crowded than the most
+crowded one (by three quarters of a bond), and no field at an atom is larger than the largest; from
+there on it sets in with two continuous derivatives.
 """
 
 from dataclasses import fields
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gnn.data.batching import Batch
 from gnn.data.checking.atoms import RADII
-from gnn.data.extent import BOND_DECAY, NEAR_ATOMS, NEAR_CHARGES, Extent
+from gnn.data.extent import BOND_DECAY, Extent
 from gnn.operators.borders import crowded, exceeding, too_strong
 from gnn.operators.gpu import on_gpu
 from gnn.units import BOHR, COULOMB
@@ -39,6 +39,7 @@ _SPARE = 0.75
 #: Times the largest change of node features in training is where changes begin to saturate: of
 #: large sets some frames are looked at only.
 _SLACK = 1.25
+_LEAST = 1e-3  # length of a change that is let through, where training had none, as of charges
 #: Å beyond covalent radii: where atoms repel that training never saw as close or never together.
 _CONTACT = 0.9
 #: The same for charges and atoms, if charges were seen farther away only.
@@ -138,7 +139,8 @@ class Border(nn.Module):
     width, stiffness, saturation : float
         See `gnn.options.Walls`.
     steps : int
-        Number of message-passing steps, in each of which changes of node features are bounded.
+        Number of changes of node features that are bounded: what charges add to them, and what
+        each message-passing step does.
     """
 
     pairs: Tensor
@@ -179,16 +181,20 @@ class Border(nn.Module):
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         for name in ("valence", "changes"):  # written by a version that did not have them
             state.setdefault(prefix + name, torch.full_like(getattr(self, name), torch.inf))
+        changes = state[prefix + "changes"]
+        if len(changes) == len(self.changes) - 1:  # by one that did not bound what charges add
+            free = torch.full_like(self.changes[:1], torch.inf)
+            state[prefix + "changes"] = torch.cat([free.to(changes), changes])
         super()._load_from_state_dict(state, prefix, *rest)
 
     def shortest(self, first: Tensor, second: Tensor) -> Tensor:
         """Return the distances in Å at which atoms of these elements begin to repel, (P,)."""
         contact = self.radii[first] + self.radii[second] + _CONTACT
-        return torch.minimum(NEAR_ATOMS * self.pairs[first, second], contact)
+        return torch.minimum(self.pairs[first, second], contact)
 
     def shortest_to_charges(self, numbers: Tensor) -> Tensor:
         """Return the distances in Å at which charges begin to repel atoms, (N,)."""
-        trained, radii = NEAR_CHARGES * self.charges[numbers], self.radii[numbers]
+        trained, radii = self.charges[numbers], self.radii[numbers]
         seen = torch.minimum(trained, radii + _FAR_CONTACT)
         return torch.where(trained.isinf(), radii + _CONTACT, seen)
 
@@ -200,8 +206,7 @@ class Border(nn.Module):
             weight = self.pressed(batch, edges[0], torch.ones_like(edges[0]), cutoff)[1]
             return bool((weight != 1).any())
         arrays = (tensor.numpy() for tensor in (*edges, *tables))
-        limits = NEAR_ATOMS, _SPARE, _CONTACT, cutoff, BOND_DECAY
-        return bool(crowded(*arrays, *limits))
+        return bool(crowded(*arrays, _SPARE, _CONTACT, cutoff, BOND_DECAY))
 
     def pressed(
         self, batch: Batch, lengths: Tensor, fade: Tensor, cutoff: float
@@ -262,7 +267,7 @@ class Border(nn.Module):
         """Bound the changes of node features in a step, by those at atoms of training (n, F)."""
         lengths = torch.linalg.vector_norm(changes, dim=1)
         for z in numbers.unique():
-            self.changes[step, z] = _SLACK * lengths[numbers == z].max()
+            self.changes[step, z] = (_SLACK * lengths[numbers == z].max()).clamp(min=_LEAST)
 
     def bounded(self, step: int, changes: Tensor, numbers: Tensor) -> Tensor:
         """Return changes of node features (N, F) that saturate beyond those of training."""

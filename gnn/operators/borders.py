@@ -7,20 +7,19 @@ from multipoles.compiled.jit import jit
 
 @jit
 def crowded(
-    lengths, senders, receivers, numbers, pairs, valence, radii, near, spare, contact, cutoff, decay
+    lengths, senders, receivers, numbers, pairs, valence, radii, spare, contact, cutoff, decay
 ):  # fmt: skip
     """Return whether two atoms are too close, or the bonds of one too many.
 
     Edges are sorted by receiver; `pairs` (Z, Z), `valence` (Z,) and `radii` (Z,) are by element.
-    Too close is nearer than `near` times the shortest distances in training, `pairs`; `spare` may
-    be added to the largest sums of orders, `valence`.
+    `spare` may be added to the largest sums of orders in training, `valence`.
     The envelope of the edges, by which orders of bonds are smaller, is left out.
     """
     total, before = 0.0, -1
     for e in range(len(lengths)):
         first, second = numbers[receivers[e]], numbers[senders[e]]
         bond = radii[first] + radii[second]
-        if lengths[e] < min(near * pairs[first, second], bond + contact, cutoff):
+        if lengths[e] < min(pairs[first, second], bond + contact, cutoff):
             return True
         if receivers[e] != before:
             total, before = 0.0, receivers[e]

@@ -20,7 +20,7 @@ from torch import Tensor
 from gnn.data.batching import Batch
 from gnn.data.checking.atoms import RADII
 from gnn.data.elements import formula
-from gnn.data.extent import NEAR_ATOMS, NEAR_CHARGES, Extent
+from gnn.data.extent import Extent
 from gnn.data.systems import Frame, System
 from gnn.trust.density import Array, Density, density_of
 from gnn.trust.nearest import (
@@ -41,6 +41,8 @@ _BONDED = 1.3 * np.nan_to_num(RADII)
 #: Atomic numbers of an atom and, sorted, of those that it is bonded to; and the same of each of
 #: these.
 Bonded = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]
+# times the shortest trained distance to an atom, or to a charge, is still the edge: runs differ
+_SLACK, _CHARGE_SLACK = 0.97, 0.93
 _FIELD_SLACK = 1.25  # times the largest trained field is still the edge
 
 
@@ -138,13 +140,13 @@ class Domain:
     @cached_property
     def _limits(self) -> Array:
         """Distances in Å below which atoms of two elements are too near, (95, 95)."""
-        return NEAR_ATOMS * np.minimum(self.extent.pairs, self.reach)
+        return _SLACK * np.minimum(self.extent.pairs, self.reach)
 
     @cached_property
     def _charge_limits(self) -> Array:
         """Those to charges, (95,): zero where training saw none, so that the density decides."""
         shortest = self.extent.charges
-        return NEAR_CHARGES * np.where(np.isfinite(shortest), shortest, 0.0)
+        return _CHARGE_SLACK * np.where(np.isfinite(shortest), shortest, 0.0)
 
     @cached_property
     def _field_limits(self) -> Array:

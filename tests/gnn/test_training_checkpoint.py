@@ -128,8 +128,12 @@ def test_the_shipped_model_is_small_and_right_on_frames_it_never_saw():
     assert checkpoint.SHIPPED.stat().st_size < 5e6
     model = load_model()
     _, _, test = split_shipped(load_shipped())
-    frames = test[::10]
+    frames = [frame for frame in test if frame.group != "stretched"][::10]
     comparison = compare(model.evaluate(frames), frames)
     energy, forces, mm = (comparison.errors(n) for n in ("energy", "forces", "mm_forces"))
-    assert energy.mae < 10 and forces.rmse < 60 and mm.ratio < 0.03
-    assert model.elements == [1, 6, 7, 8]
+    assert energy.mae < 20 and forces.rmse < 60 and mm.ratio < 0.03
+    four = [frame for frame in test if frame.group == "first"][::10]
+    comparison = compare(model.evaluate(four), four)
+    energy, forces, mm = (comparison.errors(n) for n in ("energy", "forces", "mm_forces"))
+    assert energy.mae < 4 and forces.rmse < 30 and mm.ratio < 0.01
+    assert model.elements == [1, 6, 7, 8, 16]

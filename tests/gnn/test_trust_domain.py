@@ -14,7 +14,7 @@ from tiny import methanol, tiny_config, tiny_model
 
 from gnn import Frame, System, load_model, potential
 from gnn.cli import main
-from gnn.data import write_frames
+from gnn.data import load_shipped, write_frames
 from gnn.data.extent import extent_of
 from gnn.training import fit, setup
 from gnn.training.checkpoint import load, load_described, save, save_model
@@ -367,11 +367,26 @@ def test_commands(model, tmp_path, capsys):
 # --- the model that ships -------------------------------------------------------------------------
 
 
-def test_the_model_that_ships_does_not_know_water():
-    (result,) = load_model().evaluate(
-        [System([8, 1, 1], [[0, 0, 0], [0.757, 0.586, 0], [-0.757, 0.586, 0]])], unknown="ignore"
+def test_the_model_that_ships_knows_water_and_says_that_it_knows_no_peroxide():
+    water = System([8, 1, 1], [[0, 0, 0], [0.757, 0.586, 0], [-0.757, 0.586, 0]])
+    peroxide = System(
+        [8, 8, 1, 1], [[0.73, 0, 0], [-0.73, 0, 0], [0.9, 0.9, 0.3], [-0.9, 0.9, -0.3]]
     )
-    assert result["system_novelty"] > 10
+    model = load_model()
+    known, foreign = model.evaluate([water, peroxide], unknown="ignore")
+    assert known["system_novelty"] < 1 and abs(known["energy"] + 2079.1) < 0.1  # B3LYP/6-31G*
+    assert foreign["system_novelty"] > 1
+
+
+def test_bonds_that_no_training_frame_has_are_named():
+    model = load_model()
+    ethanol = load_shipped(["ethanol"], vacuum=True)[0]
+    with pytest.raises(
+        ValueError, match=r"slightly outside training by 1.5x \(C bonded to .* as none in training"
+    ):
+        model.evaluate([ethanol], strict=True)
+    model.domain = replace(model.domain, bonded=None)  # a checkpoint of an earlier version
+    model.evaluate([ethanol], unknown="ignore")
 
 
 @pytest.mark.slow
@@ -382,7 +397,7 @@ def test_calibration_of_the_model_that_ships(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).resolve().parents[2] / "benchmarks"))
     import novelty as benchmark
 
-    from gnn.data import load_shipped, split_shipped
+    from gnn.data import split_shipped
 
     model = load_model()
     held_out = novelty(model, *split_shipped(load_shipped())[2])
