@@ -282,6 +282,53 @@ def density_fitting() -> Table:
     return header, body
 
 
+def error_table(name: str, first: dict[str, str]) -> Table:
+    """Return errors of energies, as they are and after a constant, and of forces."""
+    columns = {
+        "energy_mae": "energy MAE, meV", "energy_constant_mae": "after a constant",
+        "forces_rmse": "QM forces RMSE, meV/Å", "mm_forces_rmse": "MM forces RMSE, meV/Å",
+    }  # fmt: skip
+    body = []
+    for row in read(name):
+        refused = f", {row['refused']} refused" if int(row["refused"]) else ""
+        names = [named(row[key]) for key in first]
+        cells = [figure(row, key) for key in columns]
+        body.append([*names, f"{row['frames']}{refused}", *cells])
+    return [*first.values(), "frames", *columns.values()], body
+
+
+def shipped_model_kinds() -> Table:
+    return error_table("shipped_model_kinds", {"kind": "kind of frame"})
+
+
+def shipped_model_unseen() -> Table:
+    return error_table("shipped_model_unseen", {"molecule": "molecule"})
+
+
+def shipped_model_beside() -> Table:
+    return error_table("shipped_model_beside", {"set": "frames of", "model": "model"})
+
+
+def shipped_model_targets() -> Table:
+    """Targets beside what was measured."""
+    body = []
+    for row in read("shipped_model_targets"):
+        molecule, colon, what = row["what"].partition(": ")
+        wanted = row["wanted"].replace("<=", "≤")
+        measured = [figure(row, "measured"), row["reached"] or "–"]
+        body.append([f"{named(molecule)}{colon}{what}", wanted, *measured])
+    return ["", "target, meV or meV/Å", "measured", "reached"], body
+
+
+def water_dimer() -> Table:
+    columns = {"distance": "O–O, Å", "reference": "B3LYP/6-31G\\*", "model": "model",
+               "difference": "difference"}  # fmt: skip
+    rows = read("water_dimer")
+    body = [[row[key].replace("-", "−") for key in columns] for row in rows]
+    largest = max(abs(float(row["difference"])) for row in rows)
+    return list(columns.values()), [*body, ["largest", "", "", f"{largest:.3f}"]]
+
+
 def novelty() -> Table:
     columns = ("number", "force error", "novelty", "wrong", "flagged", "wrong and not flagged",
                "roc area", "committee: wrong", "committee: roc area of novelty",
@@ -513,8 +560,12 @@ TABLES: dict[str, tuple[Callable[[], Table], str]] = {
         ("perturbation", perturbation, ""),
         ("committee", committee, ""),
         ("density_fitting", density_fitting, ""),
-        ("shipped_model_errors", shipped_model_errors,
-         "anisole train benchmarks/shipped_model.yaml --no-blind"),
+        ("shipped_model_errors", shipped_model_errors, "python benchmarks/shipped_model.py"),
+        ("shipped_model_kinds", shipped_model_kinds, "python benchmarks/shipped_model.py"),
+        ("shipped_model_unseen", shipped_model_unseen, "python benchmarks/shipped_model.py"),
+        ("shipped_model_beside", shipped_model_beside, "python benchmarks/shipped_model.py"),
+        ("shipped_model_targets", shipped_model_targets, "python benchmarks/shipped_model.py"),
+        ("water_dimer", water_dimer, ""),
         ("novelty", novelty, "python benchmarks/novelty.py --committee shipped.pt"),
         ("novelty_examples", novelty_examples, "python benchmarks/novelty.py"),
         ("trust", trust, "python benchmarks/trust.py"),
