@@ -8,11 +8,11 @@
 The model that ships, with what it knows of its training frames, on frames that it was not trained
 on: held-out runs (shipped) and the same without water; "hot" ones, displaced at random; "stretched"
 ones, with one bond longer or shorter; "near charge" ones, alone with three charges of which one is
-near; molecules as a force field has them; and "unseen" molecules. Prints how many are flagged (novelty above 1),
-and how well novelty tells frames whose forces are wrong by more than three times the usual; then
-what is said of examples. Held-out runs are those to validate on, by which the margins of novelty
-may be chosen, and those to test on, by which they are judged. A committee is judged by its own
-errors: how well its spread tells them, beside its novelty. Writes
+near; molecules as a force field has them; and "unseen" molecules. Prints how many are flagged
+(novelty above 1), and how well novelty tells frames whose forces are wrong by more than three times
+the usual; then what is said of examples. Held-out runs are those to validate on, by which the
+margins of novelty may be chosen, and those to test on, by which they are judged. A committee is
+judged by its own errors: how well its spread tells them, beside its novelty. Writes
 benchmarks/results/novelty{,_examples}.csv and novelty.png.
 """
 

@@ -82,8 +82,8 @@ def evidence() -> list[str]:
         "730)",
         f"took {tables.count(run('four solutes alone, 880 frames: steps'))}, and its error of "
         f"{four:.1f} meV is {best / four:.1f} times smaller than the best of this table",
-        f"fine-tuned on the same frames for {run('AMP-BMS fine-tuned on the shipped frames: time of its training')} "
-        "minutes",
+        "fine-tuned on the same frames for "
+        f"{run('AMP-BMS fine-tuned on the shipped frames: time of its training')} minutes",
         "on molecules that neither was trained on it is off by "
         "{:.0f} meV and {:.0f} meV/Å, ours by {:.0f} meV and {:.0f} meV/Å".format(
             *(

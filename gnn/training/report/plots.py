@@ -14,6 +14,9 @@ BLUE, ORANGE, GREY = "#1f5f8b", "#e07a2f", "#9aa5b1"
 COLORS = ("#1f5f8b", "#e07a2f", "#3d9970", "#8e5ea2", "#b5838d", "#6c757d")
 
 
+_NAMED = 8  # molecules of a legend, at most
+
+
 def pyplot() -> Any:
     """Return matplotlib.pyplot in the style of all pictures, for files."""
     import matplotlib
@@ -112,8 +115,8 @@ def _limits(axis: Any, *values: np.ndarray) -> None:
 
 
 def _energy_parity(axis: Any, comparison: Comparison) -> None:
-    drawn = []
-    for i, name in enumerate(sorted(set(comparison.names))):
+    drawn, names = [], sorted(set(comparison.names))
+    for i, name in enumerate(names):
         predicted, reference = comparison.values("energy", name)
         if not len(reference):  # none of its frames has an energy
             continue
@@ -124,7 +127,11 @@ def _energy_parity(axis: Any, comparison: Comparison) -> None:
         )  # fmt: skip
         drawn += [reference - centre, predicted - centre]
     _limits(axis, *drawn)
-    axis.legend(loc="lower right", handletextpad=0.1, fontsize=9, title="energy − mean")
+    if len(names) <= _NAMED:
+        axis.legend(loc="lower right", handletextpad=0.1, fontsize=9, title="energy − mean")
+    else:
+        text = f"energy − mean of each\nof {len(names)} molecules"
+        axis.text(0.95, 0.05, text, transform=axis.transAxes, ha="right", fontsize=9)
 
 
 def _density_parity(axis: Any, predicted: np.ndarray, reference: np.ndarray) -> None:
