@@ -211,8 +211,8 @@ def ase() -> list[str]:
         f"a standard deviation of {of[f'{run_of}: standard deviation of the energy']} meV and "
         f"drifted by {of[f'{run_of}: drift']} kT per degree",
         f"The largest errors are {max(abs(a - b) for a, b in modes):.0f} 1/cm (a CH₃ deformation) "
-        f"and {100 * max(abs(a - b) / a for a, b in modes):.0f} % (the CH₃ rock); the dipole at the "
-        f"minimum is {of['methanol at its minimum: dipole, shipped model']} D "
+        f"and {100 * max(abs(a - b) / a for a, b in modes):.0f} % (the CH₃ rock); the dipole at "
+        f"the minimum is {of['methanol at its minimum: dipole, shipped model']} D "
         f"({of['methanol at its minimum: dipole, B3LYP/6-31G*']} D)",
         f"dipole {of['methanol at its minimum: dipole, AMP-BMS']} D, wavenumbers "
         f"{of['methanol at its minimum: wavenumbers, AMP-BMS']} 1/cm",
