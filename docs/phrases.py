@@ -10,6 +10,7 @@ from math import erf
 from statistics import median
 
 import benchmark_tables as tables
+import yaml
 from benchmark_tables import MOLECULES, read, select, short
 from phrases_summary import readme, summary
 from sources import (
@@ -223,7 +224,11 @@ def data() -> list[str]:
     """Return the noise and size of the shipped labels, and what new ones cost."""
     of, cost = labels(), runs("data generate")
     net = f"up to {max(of['net']):.0e} eV/Å, typically {median(of['net']):.0e}".replace("e-0", "e-")
+    molecules = ROOT / "benchmarks" / "molecules.yaml"
+    limits = yaml.safe_load(molecules.read_text(encoding="utf-8"))
     return [
+        f"closer than {limits['nearest_charge']} Å",
+        f"so are forces above {limits['largest_force']} eV/Å",
         f"the net force of a frame is {net}",
         f"On average ions gain {min(of['ions']):.1f} to {max(of['ions']):.1f} eV from the water, "
         f"neutral molecules {min(of['neutral']):.1f} to {max(of['neutral']):.1f} eV",

@@ -15,7 +15,7 @@ from sources import DOCS, ROOT, path_of
 
 # not measured: what somebody chose, aims at, defines, or says in words
 SETTINGS: dict[str, tuple[str, ...]] = {
-    "data": ("above 0.05 eV/Å", "some 20 to 60 eV", "forces above 30 eV"),
+    "data": ("above 0.05 eV/Å", "some 20 to 60 eV"),
     "evidence": ("differences of ten or twenty percent", "Each trains for 600 seconds"),
     "gpu": (
         "440 s",
@@ -28,7 +28,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         "3 times as fast",
     ),
     "howto_train": ("far beyond 10 eV/Å",),
-    "limits": ("beyond 1.3 times its usual length", "(by 0.3 eV)"),
+    "limits": ("beyond 1.3 times its usual length",),
     "md": ("more than 2 %",),
     "model": (
         "below 1.3 times the sum of the covalent radii",

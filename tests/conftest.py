@@ -19,6 +19,7 @@ from source_state import ROOT, sources_hash
 os.environ.setdefault(
     "NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"anisole-numba-{sources_hash()}")
 )
+os.environ.setdefault("MULTIPOLES_QUIET", "1")  # output is compared
 if not gpu_present():
     os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:

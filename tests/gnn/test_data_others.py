@@ -545,4 +545,4 @@ def test_predict_of_such_a_file(tmp_path):
     assert main(["predict", str(path), "-o", str(out)]) == 0
     found = json.loads(out.read_text())["structures"]
     assert [sum(s["charges"]) for s in found] == pytest.approx([-1, -1], abs=1e-5)
-    assert found[0]["energy"] == pytest.approx(-6217.672, abs=0.01)
+    assert found[0]["energy"] == pytest.approx(-6217.157, abs=0.1)  # B3LYP/6-31G*

@@ -77,9 +77,10 @@ def test_a_former_checkpoint_gives_the_same_numbers(tmp_path):
     assert one["energy"] == two["energy"] and (one["forces"] == two["forces"]).all()
 
 
-def test_the_model_that_ships_is_a_former_one():
-    assert load(SHIPPED)["config"]["hidden"] == 96
-    assert load_model().config()["network"]["hidden"] == 96
+def test_options_of_the_model_that_ships():
+    assert load(SHIPPED)["config"]["network"]["hidden"] == 96
+    config = load_model().config()
+    assert config["network"]["hidden"] == 96 and config["charges"] == "local" and config["walls"]
 
 
 @pytest.mark.parametrize(

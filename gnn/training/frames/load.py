@@ -10,7 +10,7 @@ import numpy as np
 from gnn.data.checking.copies import Copies
 from gnn.data.partition import Partition, hold_out, partition
 from gnn.data.shipped import BLOCKS, UNSEEN
-from gnn.data.splits import is_of
+from gnn.data.splits import RUNS_PER_BLOCK, is_of
 from gnn.data.streaming import Header, StreamedFrames
 from gnn.data.systems import Frame
 from gnn.training import checkpoint
@@ -114,7 +114,9 @@ def _parts_of(data: DataConfig, known: list[Frame | Header]) -> Partition:
     if not known:
         raise ValueError(f"{data.source} holds no frame but isolated atoms: nothing to train on")
     share = data.split
-    if data.source == SHIPPED and not share.given:
+    blocks = {number for numbers in BLOCKS.values() for number in numbers}
+    is_shipped = data.source == SHIPPED and blocks <= {f.run // RUNS_PER_BLOCK for f in known}
+    if is_shipped and not share.given:
         share = _shipped_split(known)
     by = "group" if share.key is not None else share.by
     alone = share.test_molecules or []
