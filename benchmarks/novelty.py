@@ -312,7 +312,7 @@ def draw(of: dict[str, Found], usual: float) -> None:
 
 
 def examples() -> dict[str, System]:
-    """Return systems of which the model that ships knows nothing, but for the first."""
+    """Return systems of most of which the first model that shipped knew nothing."""
     frames = first_set()
     methanol, cation, anion = (
         next(f.system for f in frames if f.name == name) for name in ("meoh", "mam", "oac")
