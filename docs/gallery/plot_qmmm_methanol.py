@@ -22,10 +22,8 @@ from gnn.data import collate, load_shipped, split_shipped
 
 BLUE, RED = "#0b6e8a", "#b4431d"
 model = load_model()
-(_, _, frames), (_, _, vacuum) = (
-    split_shipped([f for f in load_shipped(["meoh"], vacuum=without) if f.group == "first"])
-    for without in (False, True)
-)
+tests = (split_shipped(load_shipped(["meoh"], vacuum=without))[2] for without in (False, True))
+frames, vacuum = ([frame for frame in test if frame.group == "first"] for test in tests)
 frame = frames[0]
 print(f"{len(frame.system.numbers)} atoms in {len(frame.system.mm_charges)} charges")
 
