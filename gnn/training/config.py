@@ -84,6 +84,7 @@ class DataConfig(Section):
     valid: Files | None = Field(default=None, validation_alias=AliasChoices("valid", "validation"))
     test: Files | None = None
     molecules: list[str] | None = Field(default=None, min_length=1)
+    groups: list[str] | None = Field(default=None, min_length=1)
     vacuum: bool = False
     split: SplitConfig = SplitConfig()
     max_frames: int | None = Field(default=None, ge=1)

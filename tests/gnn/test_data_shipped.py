@@ -121,6 +121,15 @@ def test_training_splits_the_shipped_frames_so_by_default():
     assert {frame.run // 100 for frame in test} == {1}
 
 
+def test_training_on_some_sorts_of_frames():
+    parts = load_splits(DataConfig(molecules=["oac", "acoh"], groups=["first"]))
+    assert sum(map(len, parts)) == 160 + 210
+    assert {frame.group for part in parts for frame in part} == {"first"}
+    assert {frame.run // 100 for frame in parts[2]} == {4}  # the last block that there is
+    with pytest.raises(ValueError, match=r"data\.groups: no frame is of group 'gas'; found first"):
+        load_splits(DataConfig(molecules=["oac"], groups=["gas"]))
+
+
 def test_little_was_lost_in_packing(frames, vacuum, shared_dir):
     """Energies are those of exact integrals, shifted by a constant; forces on charges rounded."""
     shifts = read_remarks(shipped_path())[0]["shifts"]

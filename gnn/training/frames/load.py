@@ -94,7 +94,7 @@ def load_data(data: DataConfig) -> LoadedData:
 
 def _split_source(data: DataConfig) -> tuple[list[Frames], Isolated, list[str]]:
     """Split the labelled frames of one source, without isolated atoms, into three sets."""
-    source = open_frames(data, data.files()[0])
+    source = _of_groups(open_frames(data, data.files()[0]), data)
     known = list(headers(source))
     isolated = isolated_atoms(known, data.isolated_atoms)
     labelled = np.asarray(label_table(source).any(axis=1))
@@ -137,6 +137,17 @@ def _parts_of(data: DataConfig, known: list[Frame | Header]) -> Partition:
     return Partition(training, validation, test, remark)
 
 
+def _of_groups(frames: Frames, data: DataConfig) -> Frames:
+    """Return the frames of the sorts that are wanted."""
+    if data.groups is None:
+        return frames
+    of = [frame.group for frame in headers(frames)]
+    if missing := [group for group in data.groups if group not in of]:
+        found = ", ".join(sorted({group or "none" for group in of}))
+        raise ValueError(f"data.groups: no frame is of group {missing[0]!r}; found {found}")
+    return take(frames, [i for i, group in enumerate(of) if group in data.groups])
+
+
 def _shipped_split(known: list[Frame | Header]) -> SplitConfig:
     """Return the split of the model that ships; molecules it never saw are tested on."""
     unseen = [name for name in UNSEEN if any(is_of(frame.name, [name]) for frame in known)]
@@ -152,7 +163,7 @@ def _file_for_each_set(data: DataConfig) -> tuple[list[Frames], Isolated, list[s
         if named is None:
             sets.append([])
             continue
-        frames = open_frames(data, [named] if isinstance(named, str) else named)
+        frames = _of_groups(open_frames(data, [named] if isinstance(named, str) else named), data)
         known = list(headers(frames))
         everything += known
         sets.append(take(frames, without_isolated(known)))
