@@ -21,12 +21,11 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-from _experiments import Table, first_frames, settings, train
+from _experiments import FOUR, Table, first_frames, settings, train
 from _output import pyplot, write_picture
 
 from gnn.data import split_by_run
 
-NAMES = ("meoh", "mam", "oac", "acoh")
 COLUMNS = ("energy_mae", "forces_rmse")
 
 
@@ -43,7 +42,7 @@ def arrays(part: str, frames, constants: dict[str, float]) -> dict[str, np.ndarr
 
 def mace(python: str, training, test, seconds: float) -> tuple[list[dict], dict]:
     # float32 cannot hold the totals: both programs get, or make, differences
-    means = {n: np.mean([f.energy for f in training if f.name == n]) for n in NAMES}
+    means = {n: np.mean([f.energy for f in training if f.name == n]) for n in FOUR}
     worker = Path(__file__).with_name("_mace_worker.py")
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "in.npz", Path(folder) / "out.npz"
@@ -77,14 +76,14 @@ def ours(training, test, seconds: float) -> tuple[list[dict], dict]:
 
 def rows(results, test):
     """Yield the errors of each molecule and of all, energies about each molecule's mean error."""
-    misses = {n: [] for n in NAMES}
+    misses = {n: [] for n in FOUR}
     for frame, result in zip(test, results, strict=True):
         misses[frame.name].append(result["energy"] - frame.energy)
     centred = {n: np.array(m) - np.mean(m) for n, m in misses.items()}
-    for name in (*NAMES, "all"):
+    for name in (*FOUR, "all"):
         pairs = [(r, f) for r, f in zip(results, test, strict=True) if name in (f.name, "all")]
         forces = np.concatenate([(r["forces"] - f.forces).ravel() for r, f in pairs])
-        energy = np.concatenate([centred[n] for n in NAMES if name in (n, "all")])
+        energy = np.concatenate([centred[n] for n in FOUR if name in (n, "all")])
         yield {
             "of": name,
             "energy_mae": round(1e3 * float(np.abs(energy).mean()), 3),
@@ -125,7 +124,7 @@ def report(table: Table) -> None:
     print("\nenergy MAE / meV, RMSE of forces / meV/Å on held-out runs")
     for model in ("MACE", "ours"):
         cells = []
-        for name in (*NAMES, "all"):
+        for name in (*FOUR, "all"):
             e, f = (table.value(c, model=model, of=name) for c in COLUMNS)
             cells.append(f"{name} {e:6.2f} {f:6.1f}")
         print(f"{model:>6}: " + "   ".join(cells))
@@ -136,7 +135,7 @@ def draw(table: Table) -> None:
     if (plt := pyplot()) is None:
         return
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.4))
-    places, labels = np.arange(len(NAMES) + 1), [*NAMES, "all"]
+    places, labels = np.arange(len(FOUR) + 1), [*FOUR, "all"]
     panels = (("energy_mae", "energy, MAE / meV"), ("forces_rmse", "forces, RMSE / meV/Å"))
     for i, (model, color) in enumerate((("MACE", "#9aa5b1"), ("ours", "#01497c"))):
         for axis, (column, title) in zip(axes, panels, strict=False):

@@ -119,12 +119,13 @@ def finish(path: Path, other: Path | None, settings: dict[str, Any]) -> int:
     def shifted(frame: Frame) -> Frame:
         return replace(frame, energy=frame.energy + shifts[frame.name], group="first")
 
-    kept = [is_of_use(frame, settings) for frame in read_frames(path)]
+    own = [read_frames(path, vacuum=vacuum) for vacuum in (False, True)]
+    kept = [is_of_use(frame, settings) for frame in own[0]]
     say(f"left out {len(kept) - sum(kept)} of {len(kept)} frames, with crushed atoms or bonds")
     parts = []
-    for vacuum in (False, True):
+    for vacuum, frames in zip((False, True), own, strict=True):
         more = [] if other is None else map(shifted, read_frames(other, vacuum=vacuum))
-        parts.append([*more, *compress(read_frames(path, vacuum=vacuum), kept)])
+        parts.append([*more, *compress(frames, kept)])
     write_frames(
         path, parts[0], vacuum=parts[1], attributes=remarks, dtype=np.float32,
         mm_force_step=MM_FORCE_STEP,

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from _experiments import first_set
+from _experiments import FOUR, first_set
 from _output import pyplot, write_picture, write_table
 from scipy.stats import rankdata
 
@@ -34,7 +34,6 @@ from gnn.trust.words import sentence
 
 DATA = Path(__file__).parent / "data" / "novelty.h5"
 LEVEL = "B3LYP/6-31G*"
-SOLUTES = ("meoh", "mam", "oac", "acoh")
 AMPLITUDES = (0.01, 0.02, 0.04, 0.08)  # Å, of the displacements of "hot" frames
 
 _WATER = np.array([[0, 0, 0], [0.7572, 0.5859, 0], [-0.7572, 0.5859, 0]])
@@ -52,7 +51,6 @@ SMILES = {
     "water": "O", "formaldehyde": "C=O", "ethanol": "CCO", "methylacetamide": "CC(=O)NC",
     "methylamine": "CN", "formic acid": "O=CO", "propane": "CCC", "ammonium": "[NH4+]",
 }  # fmt: skip
-
 STILL_UNSEEN = ("ethanol", "methylacetamide")
 
 
@@ -122,9 +120,9 @@ def structures() -> Iterator[tuple[str, str, System]]:
     """Yield kind, name and system of every frame that is labelled."""
     rng = np.random.default_rng(20261128)
     test = split_by_run(first_set())[2]
-    own = {name: [f.system for f in test if f.name == name] for name in SOLUTES}
+    own = {name: [f.system for f in test if f.name == name] for name in FOUR}
     for k in range(5):  # a bit of everything, round by round
-        for name in SOLUTES:
+        for name in FOUR:
             for amplitude in AMPLITUDES:
                 system = own[name][rng.integers(len(own[name]))]
                 noise = amplitude * rng.standard_normal(system.positions.shape)
@@ -205,7 +203,8 @@ def area(score: np.ndarray, bad: np.ndarray) -> float:
 
 def frame_sets() -> dict[str, list[Frame]]:
     """Return the labelled frames of each kind that no model was trained on."""
-    _, validation, test = split_shipped(load_shipped())
+    frames = load_shipped()
+    _, validation, test = split_shipped(frames)
     sets = {
         "validation runs": validation,
         "test runs": test,
@@ -216,7 +215,7 @@ def frame_sets() -> dict[str, list[Frame]]:
         if kind == "unseen" and frame.name not in STILL_UNSEEN:
             kind = "of a force field"
         sets.setdefault(kind, []).append(frame)
-    sets["unseen"] += [frame for frame in load_shipped() if is_of(frame.name, UNSEEN)]
+    sets["unseen"] += [frame for frame in frames if is_of(frame.name, UNSEEN)]
     return sets
 
 

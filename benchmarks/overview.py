@@ -10,10 +10,11 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+from _experiments import first_set
 
 import gnn
 import multipoles as mp
-from gnn.data import load_shipped, split_shipped
+from gnn.data import split_by_run
 from gnn.training.report.metrics import compare
 from gnn.units import COULOMB
 from multipoles.files import atomic_write
@@ -105,7 +106,7 @@ def main() -> None:
 
     plt.rcParams.update({"axes.titlesize": 10.5, "font.size": 9.5})
     model = gnn.load_model(arguments.checkpoint)
-    test = split_shipped(load_shipped())[2]
+    test = split_by_run(first_set())[2]
     comparison = compare(model.evaluate(test), test)
     methanol = [frame for frame in test if frame.name == "meoh"]
     figure, axes = plt.subplots(1, 3, figsize=(12.6, 3.9), width_ratios=[1.25, 1, 1])

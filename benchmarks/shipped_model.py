@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _experiments import FOUR
 from _output import RESULTS, write_table
 
 from gnn import Frame, load_model
@@ -41,7 +42,6 @@ from gnn.training.report.plots import parity
 from gnn.training.report.tables import escape, plain_table
 
 CONFIG = Path(__file__).with_name("shipped_model.yaml")
-OLD = ("meoh", "mam", "oac", "acoh")  # the molecules of the first model that shipped
 OURS, FORMER, PUBLISHED, FINETUNED = (
     "this model", "former model", "AMP-BMS as published", "AMP-BMS fine-tuned",
 )  # fmt: skip
@@ -183,7 +183,7 @@ def sets(data: DataConfig) -> Sets:
 
 def old_frames(frames: Sequence[Frame]) -> list[Frame]:
     """Return the frames of the four molecules in water that the former model was tested on."""
-    return [frame for frame in frames if frame.name in OLD and frame.group in ("", "first")]
+    return [frame for frame in frames if frame.name in FOUR and frame.group in ("", "first")]
 
 
 def read_shifts(text: str) -> dict[str, float]:
@@ -237,7 +237,7 @@ def target_rows(rows: Sequence[Row]) -> list[Row]:
         row = of.get((name, OURS), {})
         for key, limit in zip((column, "forces_rmse"), limits, strict=True):
             found.append(_target(f"{name}: {SHOWN[key]}", f"<= {limit:g}", row.get(key), limit))
-    for name in OLD:
+    for name in FOUR:
         former, ours = of.get((name, FORMER)), of.get((name, OURS))
         for key in ("energy_mae", "forces_rmse"):
             if former and ours and key in former:

@@ -52,7 +52,7 @@ def evidence() -> list[str]:
     }
     scratch = select(read("finetune"), start="from scratch", frames="60")
     best = min(number(row, "energy_mae") for row in read("finetune"))
-    four = number({"value": run("four solutes alone, 880 frames: energy MAE")}, "value")
+    four = float(run("four solutes alone, 880 frames: energy MAE"))
     of = {(row["set"], row["model"]): row for row in read("shipped_model_beside")}
     unseen = [of["held-out molecules", m] for m in ("this model", "AMP-BMS fine-tuned")]
     size = (ROOT / "gnn" / "data" / "model.pt").stat().st_size

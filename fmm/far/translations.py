@@ -73,6 +73,7 @@ def downward(degree: int, dtype: np.dtype) -> Operator:
     return operator(0.5 * shift_matrix(0, degree).T, dtype)
 
 
+@kept
 def shift_matrix(octant: int, degree: int) -> np.ndarray:
     """Return A(d) with columns times 2^-j: from a child's units to its parent's."""
     corner = np.array([octant >> 2 & 1, octant >> 1 & 1, octant & 1])

@@ -78,10 +78,8 @@ class Extent:
 
     def holds(self, other: "Extent") -> bool:
         """Return whether the other one reaches no farther."""
-        nearer = (other.pairs < self.pairs).any() or (other.charges < self.charges).any()
-        names = "field", "curvature", "valence"
-        beyond = any((getattr(other, name) > getattr(self, name)).any() for name in names)
-        return not (nearer or beyond)
+        both, names = self.joined(other), (one.name for one in fields(self))
+        return all(np.array_equal(getattr(both, name), getattr(self, name)) for name in names)
 
 
 def extent_of(frames: Iterable[Frame | System], damping: float = 2.0) -> Extent:

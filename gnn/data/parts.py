@@ -7,22 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gnn.data.checking.atoms import LONGEST, RADII
 from gnn.data.elements import formula
 from gnn.data.neighbours import neighbour_pairs
 from gnn.data.valence import METAL_IONS, charge_of, possible_charges
 
 Array = NDArray[np.float64]
 
-# covalent radii in Å of hydrogen to plutonium (Cordero et al., Dalton Trans. 2008, 2832)
-_RADII = np.array([
-    0.0, 0.31, 0.28, 1.28, 0.96, 0.84, 0.76, 0.71, 0.66, 0.57, 0.58, 1.66, 1.41, 1.21, 1.11, 1.07,
-    1.05, 1.02, 1.06, 2.03, 1.76, 1.70, 1.60, 1.53, 1.39, 1.39, 1.32, 1.26, 1.24, 1.32, 1.22, 1.22,
-    1.20, 1.19, 1.20, 1.20, 1.16, 2.20, 1.95, 1.90, 1.75, 1.64, 1.54, 1.47, 1.46, 1.42, 1.39, 1.45,
-    1.44, 1.42, 1.39, 1.39, 1.38, 1.39, 1.40, 2.44, 2.15, 2.07, 2.04, 2.03, 2.01, 1.99, 1.98, 1.98,
-    1.96, 1.94, 1.92, 1.92, 1.89, 1.90, 1.87, 1.87, 1.75, 1.70, 1.62, 1.51, 1.44, 1.41, 1.36, 1.36,
-    1.32, 1.45, 1.46, 1.48, 1.40, 1.50, 1.50, 2.60, 2.21, 2.15, 2.06, 2.00, 1.96, 1.90, 1.87,
-])  # fmt: skip
-_LONGEST = 1.3  # times the sum of covalent radii: a longer bond is none
+_RADII = np.nan_to_num(RADII)
 # A hydrogen belongs to one atom, its nearest, so that the far side of a hydrogen bond never counts
 # and a stretched bond to hydrogen holds for longer.
 _LONGEST_TO_HYDROGEN = 1.8
@@ -45,7 +37,7 @@ def bonds_of(numbers: NDArray[np.int64], positions: Array) -> NDArray[np.int64]:
     ratios = lengths / (radii[senders] + radii[receivers])
     bonded, hydrogen = _BONDED[numbers], numbers == 1
     allowed = bonded[senders] & bonded[receivers]
-    heavy = allowed & ~(hydrogen[senders] | hydrogen[receivers]) & (ratios < _LONGEST)
+    heavy = allowed & ~(hydrogen[senders] | hydrogen[receivers]) & (ratios < LONGEST)
     heavy &= senders < receivers
     nearest = np.flatnonzero(allowed & hydrogen[receivers] & (ratios < _LONGEST_TO_HYDROGEN))
     nearest = nearest[np.lexsort((ratios[nearest], receivers[nearest]))]

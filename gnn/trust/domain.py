@@ -18,7 +18,7 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from gnn.data.batching import Batch
-from gnn.data.checking.atoms import RADII
+from gnn.data.checking.atoms import LONGEST, RADII
 from gnn.data.elements import formula
 from gnn.data.extent import Extent
 from gnn.data.systems import Frame, System
@@ -37,7 +37,7 @@ UNSEEN_CHARGE = 2.0
 #: Novelty of an atom that is bonded to elements as no atom in training, if it is not larger.
 UNSEEN_BONDS = 1.5
 #: Atoms nearer than the sum of theirs are bonded, Å.
-_BONDED = 1.3 * np.nan_to_num(RADII)
+_BONDED = LONGEST * np.nan_to_num(RADII)
 #: Atomic numbers of an atom and, sorted, of those that it is bonded to; and the same of each of
 #: these.
 Bonded = tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]
@@ -119,10 +119,8 @@ class Domain:
         edges = _array(batch.senders), _array(batch.receivers)
         raise_by_atoms(novelty, numbers, positions, *edges, self._limits)
         if self.bonded is not None:
-            known = self._codes
-            raise_by_bonds(
-                novelty, numbers, positions, *edges, _BONDED, _marks(), known, UNSEEN_BONDS
-            )
+            known = _BONDED, _marks(), self._codes
+            raise_by_bonds(novelty, numbers, positions, *edges, *known, UNSEEN_BONDS)
         if batch.n_mm:
             index, of_particle = _array(batch.batch), _array(batch.mm_batch)
             ends = np.searchsorted(of_particle, np.arange(batch.n_systems + 1))

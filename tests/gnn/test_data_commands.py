@@ -200,3 +200,14 @@ def test_a_disk_that_fills_up(frames, tmp_path):
     for target in targets:
         assert f"File too large: '{target}'" in done.stderr
     assert "Traceback" not in done.stderr and not list(targets[0].parent.iterdir())
+
+
+def test_every_frame_has_a_colour_whatever_its_name():
+    water = System([8, 1, 1], [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
+    hydrogen = System([1, 1], [[0, 0, 0], [0.74, 0, 0]])
+    unnamed = [Frame(water), Frame(hydrogen), Frame(water)]
+    assert info._coloured(unnamed) == {"–": [0, 1, 2]}
+    many = [Frame(water, name=str(i), group=str(i % 2)) for i in range(12)]
+    assert list(info._coloured(many)) == ["0", "1"]
+    alone = [Frame(water, name=str(i), group=str(i)) for i in range(12)]
+    assert info._coloured(alone) == {"–": [*range(12)]}

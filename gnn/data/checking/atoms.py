@@ -17,6 +17,9 @@ RADII: NDArray[np.float64] = np.array(
     ]
 )  # fmt: skip
 
+#: Times the sum of covalent radii: a longer bond is none.
+LONGEST = 1.3
+
 #: Hartree-Fock energies of atoms in Hartree by atomic number (C. F. Bunge, J. A. Barrientos and
 #: A. V. Bunge, At. Data Nucl. Data Tables 53, 113 (1993)); hydrogen as in a molecule.
 ATOM_ENERGIES: NDArray[np.float64] = np.array(

@@ -1,6 +1,6 @@
 """What a file of frames holds, which of its frames look wrong, and a picture of it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -116,11 +116,10 @@ def summarise(name: str, frames: Sequence[Frame], vacuum: Sequence[Frame] | None
     if vacuum is not None:
         pairs = zip(frames, vacuum, strict=True)
         values["embedding"] = np.array([_number(f.energy) - _number(v.energy) for f, v in pairs])
-    groups = _groups(frames)
-    for own in groups.values():
+    for own in _grouped(frames, _molecule).values():
         known = values["energy"][own]
         values["energy"][own] -= known[np.isfinite(known)].mean() if np.isfinite(known).any() else 0
-    flags = _flags(frames, values, _of_one_kind(frames, groups.values()))
+    flags = _flags(frames, values)
     return Summary(name, frames, values, flags, doubts=doubts([*frames, *(vacuum or ())]))
 
 
@@ -128,24 +127,22 @@ def _number(value: float | None) -> float:
     return np.nan if value is None else value
 
 
-def _groups(frames: Sequence[Frame]) -> dict[tuple[Any, ...], list[int]]:
-    """Frames of one molecule: of one name, with the same atoms and charge."""
-    groups: dict[tuple[Any, ...], list[int]] = {}
+def _grouped(frames: Sequence[Frame], key: Callable[[Frame], Any]) -> dict[Any, list[int]]:
+    """Return the frames of each value of a key, in the order of the first of each."""
+    groups: dict[Any, list[int]] = {}
     for i, frame in enumerate(frames):
-        system = frame.system
-        key = (frame.name, system.numbers.tobytes(), system.charge)
-        groups.setdefault(key, []).append(i)
+        groups.setdefault(key(frame), []).append(i)
     return groups
 
 
-def _of_one_kind(frames: Sequence[Frame], groups: Iterable[list[int]]) -> list[list[int]]:
-    """Part the frames of a molecule by what sort they are, and with surroundings and without."""
-    parts: dict[tuple[Any, ...], list[int]] = {}
-    for molecule, own in enumerate(groups):
-        for i in own:
-            key = (molecule, frames[i].group, frames[i].system.n_mm > 0)
-            parts.setdefault(key, []).append(i)
-    return list(parts.values())
+def _molecule(frame: Frame) -> tuple[str, bytes, int]:
+    """Frames of one molecule have one name, the same atoms and the same charge."""
+    return frame.name, frame.system.numbers.tobytes(), frame.system.charge
+
+
+def _sort(frame: Frame) -> tuple[Any, ...]:
+    """Outliers are looked for among frames of one sort, with surroundings or without."""
+    return *_molecule(frame), frame.group, frame.system.n_mm > 0
 
 
 def _row(frame: Frame) -> dict[str, float]:
@@ -171,11 +168,7 @@ def _row(frame: Frame) -> dict[str, float]:
     return row
 
 
-def _flags(
-    frames: Sequence[Frame],
-    values: Mapping[str, NDArray[Any]],
-    groups: Sequence[list[int]],
-) -> dict[str, list[int]]:
+def _flags(frames: Sequence[Frame], values: Mapping[str, NDArray[Any]]) -> dict[str, list[int]]:
     """Return the frames that look wrong, by reason."""
     copies: dict[Any, int] = {}
     twice = [i for i, f in enumerate(frames) if copies.setdefault(_everything(f.system), i) != i]
@@ -185,6 +178,7 @@ def _flags(
         f"a charge closer than {CLOSE_CHARGE:g} Å": _where(values["nearest_charge"] < CLOSE_CHARGE),
         f"two atoms closer than {CLOSE_ATOMS:g} Å": _where(values["nearest_atoms"] < CLOSE_ATOMS),
     }
+    groups = _grouped(frames, _sort).values()
     for name in ("energy", "largest_force", "largest_mm_force", "dipole"):
         logs = name.startswith("largest")  # these distributions have long tails
         outliers = [i for own in groups for i in _outliers(values[name], own, logs)]
@@ -249,7 +243,7 @@ def _molecules(summary: Summary) -> Any:
         else:
             heading = heading.replace(" ", "\n")
             table.add_column(heading, justify="right", no_wrap=True)
-    for own in _groups(summary.frames).values():
+    for own in _grouped(summary.frames, _molecule).values():
         frames = [summary.frames[i] for i in own]
         system, sizes = frames[0].system, [frame.system.n_mm for frame in frames]
         table.add_row(
@@ -329,14 +323,12 @@ def picture(summary: Summary, path: Path) -> None:
 
 
 def _coloured(frames: Sequence[Frame]) -> dict[str, list[int]]:
-    """Return the frames of each colour: of a molecule, or where these are many, of a sort."""
-    molecules = {frames[own[0]].name or "–": own for own in _groups(frames).values()}
-    if len(molecules) <= _COLOURS:
-        return molecules
-    sorts: dict[str, list[int]] = {}
-    for i, frame in enumerate(frames):
-        sorts.setdefault(frame.group or "–", []).append(i)
-    return sorts if len(sorts) <= _COLOURS else {"–": [*range(len(frames))]}
+    """Return the frames of each colour: of a name, or where these are many, of a sort."""
+    for key in (lambda frame: frame.name or "–", lambda frame: frame.group or "–"):
+        parts = _grouped(frames, key)
+        if len(parts) <= _COLOURS:
+            return parts
+    return {"–": [*range(len(frames))]}
 
 
 def _histogram(axis: Any, summary: Summary, key: str, parts: Mapping[str, list[int]]) -> None:

@@ -114,10 +114,8 @@ def _parts_of(data: DataConfig, known: list[Frame | Header]) -> Partition:
     if not known:
         raise ValueError(f"{data.source} holds no frame but isolated atoms: nothing to train on")
     share = data.split
-    blocks = {number for numbers in BLOCKS.values() for number in numbers}
-    is_shipped = data.source == SHIPPED and blocks <= {f.run // RUNS_PER_BLOCK for f in known}
-    if is_shipped and not share.given:
-        share = _shipped_split(known)
+    if data.source == SHIPPED and not share.given:
+        share = _shipped_split(share, known)
     by = "group" if share.key is not None else share.by
     alone = share.test_molecules or []
     if missing := [one for one in alone if not any(is_of(f.name, [one]) for f in known)]:
@@ -148,8 +146,14 @@ def _of_groups(frames: Frames, data: DataConfig) -> Frames:
     return take(frames, [i for i, group in enumerate(of) if group in data.groups])
 
 
-def _shipped_split(known: list[Frame | Header]) -> SplitConfig:
-    """Return the split of the model that ships; molecules it never saw are tested on."""
+def _shipped_split(default: SplitConfig, known: list[Frame | Header]) -> SplitConfig:
+    """Return the split of the model that ships, or the default one where blocks are missing.
+
+    Molecules that the model never saw are tested on.
+    """
+    blocks = {frame.run // RUNS_PER_BLOCK for frame in known}
+    if not all(blocks.issuperset(numbers) for numbers in BLOCKS.values()):
+        return default
     unseen = [name for name in UNSEEN if any(is_of(frame.name, [name]) for frame in known)]
     return SplitConfig(**BLOCKS, by="block", test_molecules=unseen or None)
 

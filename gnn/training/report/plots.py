@@ -12,8 +12,6 @@ from multipoles.files import atomic_write
 
 BLUE, ORANGE, GREY = "#1f5f8b", "#e07a2f", "#9aa5b1"
 COLORS = ("#1f5f8b", "#e07a2f", "#3d9970", "#8e5ea2", "#b5838d", "#6c757d")
-
-
 _NAMED = 8  # molecules of a legend, at most
 
 
