@@ -91,8 +91,8 @@ class Traceable(AMP):
     def _crossed(self, batch: Batch, lengths: Tensor) -> bool:
         return True
 
-    def _bounded(self, step: int, changes: Tensor, numbers: Tensor) -> Tensor:
-        return changes if self.border is None else self.border.saturated(step, changes, numbers)
+    def _bounded(self, output: int, values: Tensor, numbers: Tensor) -> Tensor:
+        return values if self.border is None else self.border.saturated(output, values, numbers)
 
     def _exceeded(self, fields: Tensor, numbers: Tensor) -> bool:
         return True

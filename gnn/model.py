@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import astuple
 from functools import partial
 from typing import Any, Self
@@ -16,12 +17,12 @@ from gnn import options
 from gnn.data.batching import Batch
 from gnn.data.extent import Extent
 from gnn.data.systems import Frame
-from gnn.layers.charges import FreeCharges, LocalCharges, SharedCharges, diffused
+from gnn.layers.charges import Bounded, FreeCharges, LocalCharges, SharedCharges, diffused
 from gnn.layers.dispersion import dispersion_energy, parameters
 from gnn.layers.electrostatics import MultipoleReadout, energy_in_field
 from gnn.layers.long_range import MAX_ORDER, FieldOfAtoms, LongRangeCoupling
 from gnn.layers.message import Graph, MessageStep
-from gnn.layers.networks import EdgeNetwork, dense, recorded
+from gnn.layers.networks import EdgeNetwork, dense
 from gnn.layers.radial import RadialBasis, envelope
 from gnn.layers.surroundings import FIELD_ORDER, SurroundingsField, given_field
 from gnn.layers.walls import Border, Seen
@@ -36,6 +37,7 @@ from multipoles.radial import Kernel
 
 # a r beyond which erf(a r) and its derivatives are those of 1 to the last digit
 _DECAYED, _DECAYED_FLOAT32 = 6.0, 4.5
+_MOMENTS = 3  # charges, dipoles, quadrupoles
 _NETWORK, _SURROUNDINGS, _ELECTROSTATICS = Network(), Surroundings(), Electrostatics()
 _WALLS = Walls()
 
@@ -132,7 +134,9 @@ class AMP(Potential):
         self.smeared_kernels = [mp.Erf(width) for width in surroundings.smearing]
         self.qm_kernel = mp.Erf(electrostatics.damping) if electrostatics else None
         self.long_kernel = mp.Softened(cutoff)
-        self.border = Border(**vars(walls), steps=steps + 1) if walls else None
+        # what charges add to the nodes, what each step does, and all multipoles are bounded
+        self._n_outputs = 1 + steps + _MOMENTS * (1 + len(self.smeared_kernels))
+        self.border = Border(**vars(walls), outputs=self._n_outputs) if walls else None
         self.dispersion = dispersion
         if dispersion:
             parameters(*astuple(dispersion))  # raises where there are none
@@ -218,22 +222,13 @@ class AMP(Potential):
         """
         if self.border is None:
             self._arguments["walls"] = _WALLS
-            border = Border(**vars(_WALLS), steps=len(self.steps) + 1)
+            border = Border(**vars(_WALLS), outputs=self._n_outputs)
             self.border = border.to(self.embedding.weight)
         self.border.set(extent)
 
     def _calibrate(self, frames: Sequence[Frame]) -> NDArray[np.float64]:
-        border = self.border
-        if border is None:
+        with nullcontext() if self.border is None else self.border.calibrated():
             return self._features_of(frames)
-        border.changes.fill_(torch.inf)
-        updates = (step.get_submodule("update") for step in self.steps)
-        with recorded([self.charge_embedding, *updates]) as changes:
-            features = self._features_of(frames)
-        numbers = torch.from_numpy(np.concatenate([frame.system.numbers for frame in frames]))
-        for step, found in enumerate(changes):
-            border.set_changes(step, torch.cat(found), numbers.to(border.changes.device))
-        return features
 
     def _begin_from(self, bond: float) -> None:
         """Let the network begin from a mean energy in eV per atom, relative to isolated atoms."""
@@ -264,11 +259,11 @@ class AMP(Potential):
                 nodes, graph, surroundings, previous, field_of_atoms, bounded
             )
         given = (graph, start[:, 0]) if self.charges == "local" else (batch.charge, batch.batch)
-        physical = self.multipoles(nodes, state, *given)
+        physical = self.multipoles(nodes, state, *given, bounded=self._bounds(batch, 0))
         per_atom = self.atom_energy(nodes)[:, 0]
         if self.surroundings.in_energy:
             for i, readout in enumerate(self.penetration, start=1):
-                extra = readout(nodes, state).packed()
+                extra = readout(nodes, state, bounded=self._bounds(batch, i)).packed()
                 per_atom = per_atom + energy_in_field(extra, seen.fields[:, i])
         if seen.weight is not None:
             per_atom, physical = per_atom * seen.weight, physical.faded(seen.weight)
@@ -358,12 +353,19 @@ class AMP(Potential):
             scale = border.scale(near, batch.numbers)
         return Seen(distances, near, scale, weight, repulsion)
 
-    def _bounded(self, step: int, changes: Tensor, numbers: Tensor) -> Tensor:
-        """Return changes of the nodes (N, features) that are not beyond those of training.
+    def _bounded(self, output: int, values: Tensor, numbers: Tensor) -> Tensor:
+        """Return an output (N, F) of a network that is not beyond those of training."""
+        return values if self.border is None else self.border.bounded(output, values, numbers)
 
-        Step 0 is what charges add to them.
-        """
-        return changes if self.border is None else self.border.bounded(step, changes, numbers)
+    def _bounds(self, batch: Batch, readout: int) -> Bounded:
+        """Return the bounds of the multipoles that one of the readouts makes."""
+        first = self._n_outputs - _MOMENTS * (1 + len(self.penetration) - readout)
+
+        def bounded(kind: int, values: Tensor, atoms: Tensor | None = None) -> Tensor:
+            numbers = batch.numbers if atoms is None else batch.numbers.index_select(0, atoms)
+            return self._bounded(first + kind, values, numbers)
+
+        return bounded
 
     def _crossed(self, batch: Batch, lengths: Tensor) -> bool:
         """Return whether the walls between atoms act anywhere."""

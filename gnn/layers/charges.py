@@ -1,5 +1,7 @@
 """Charges of the atoms: what they start from, and how a network moves charge between them."""
 
+from typing import Protocol
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -11,6 +13,13 @@ from gnn.layers.networks import EdgeNetwork, dense
 #: eight steps leave 4 % of what giving the charge to the one or the other makes; four leave 21 %.
 DIFFUSION_STEPS = 8
 _FIRST_TRANSFERS = 0.1  # scale of the last weights of a fresh network
+
+
+class Bounded(Protocol):
+    """Charges (0), dipoles (1) or quadrupoles (2) that are not beyond those of training."""
+
+    def __call__(self, kind: int, values: Tensor, atoms: Tensor | None = None) -> Tensor:
+        """Return values (N, F) of atoms (N,), or of all of them."""
 
 
 def diffused(formal: Tensor, fade: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
@@ -68,10 +77,16 @@ class LocalCharges(nn.Module):
             last.weight *= _FIRST_TRANSFERS
             last.bias.zero_()
 
-    def forward(self, nodes: Tensor, graph: Graph, start: Tensor) -> Tensor:
-        """Return the charges of all atoms (N,); `start` (N,) is what they have before."""
+    def forward(
+        self, nodes: Tensor, graph: Graph, start: Tensor, bounded: Bounded | None = None
+    ) -> Tensor:
+        """Return the charges of all atoms (N,); `start` (N,) is what they have before.
+
+        What flows over an edge is passed through `bounded`.
+        """
         ends = graph.senders, graph.receivers
-        flow = (self.transfers(nodes, graph.features, *ends) * graph.fade)[:, 0]
+        flow = self.transfers(nodes, graph.features, *ends) * graph.fade
+        flow = (bounded(0, flow, graph.receivers) if bounded else flow)[:, 0]
         return start.index_add(0, graph.receivers, flow).index_add(0, graph.senders, -flow)
 
 
@@ -91,8 +106,13 @@ class SharedCharges(nn.Sequential):
     def __init__(self, features: int, hidden: int):
         super().__init__(*dense(features, hidden, 2))
 
-    def forward(self, nodes: Tensor, total: Tensor, batch: Tensor) -> Tensor:  # type: ignore[override]
-        """Return the charges of all atoms (N,); `total` (B,) is each system's."""
+    def forward(  # type: ignore[override]
+        self, nodes: Tensor, total: Tensor, batch: Tensor, bounded: Bounded | None = None
+    ) -> Tensor:
+        """Return the charges of all atoms (N,); `total` (B,) is each system's.
+
+        They are not passed through `bounded`, since their sum would change.
+        """
         charges, share = super().forward(nodes).unbind(1)
         share = functional.softplus(share)
         missing = total - torch.zeros_like(total).index_add(0, batch, charges)
@@ -113,7 +133,7 @@ class FreeCharges(nn.Sequential):
         # of the two outputs one is not used; checkpoints have it
         super().__init__(*dense(features, hidden, 2))
 
-    def forward(self, nodes: Tensor) -> Tensor:
-        """Return the charges of all atoms (N,)."""
-        charges: Tensor = super().forward(nodes)[:, 0]
-        return charges
+    def forward(self, nodes: Tensor, bounded: Bounded | None = None) -> Tensor:
+        """Return the charges of all atoms (N,), passed through `bounded`."""
+        charges: Tensor = super().forward(nodes)[:, :1]
+        return (bounded(0, charges) if bounded else charges)[:, 0]

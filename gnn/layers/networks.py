@@ -1,9 +1,5 @@
 """Small dense networks on nodes and edges."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -67,19 +63,3 @@ class EdgeNetwork(nn.Module):
         return self.rest(
             functional.silu(functional.linear(edges, weight[:, 2 * n :]) + sent + received)
         )
-
-
-@contextmanager
-def recorded(modules: Sequence[nn.Module]) -> Iterator[list[list[Tensor]]]:
-    """Collect what each of some modules returns in this context, call by call."""
-    found: list[list[Tensor]] = [[] for _ in modules]
-
-    def collector(kept: list[Tensor]) -> Any:
-        return lambda _module, _inputs, output: kept.append(output.detach())
-
-    hooks = [m.register_forward_hook(collector(f)) for m, f in zip(modules, found, strict=True)]
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -2,10 +2,13 @@
 
 Everything here is the identity, or zero, as long as no two atoms and no charge and atom are closer
 than the shortest distance of their elements in training, no atom is more crowded than the most
-crowded one (by three quarters of a bond), and no field at an atom is larger than the largest; from
-there on it sets in with two continuous derivatives.
+crowded one (by three quarters of a bond), no field at an atom is larger than the largest, and
+neither is what the network makes of all this; from there on it sets in with two continuous
+derivatives.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -36,10 +39,10 @@ _BOND = 30.0  # eV for each order of bonds that are too many
 #: Order of bonds beyond the largest sum in training where they become too many: a bond that is
 #: compressed by a fifth, as in a hot collision, adds one, and there the network knows better.
 _SPARE = 0.75
-#: Times the largest change of node features in training is where changes begin to saturate: of
-#: large sets some frames are looked at only.
+#: Times the largest output of a network in training is where outputs begin to saturate: of large
+#: sets some frames are looked at only.
 _SLACK = 1.25
-_LEAST = 1e-3  # length of a change that is let through, where training had none, as of charges
+_LEAST = 1e-3  # length of an output that is let through, where training had none
 #: Å beyond covalent radii: where atoms repel that training never saw as close or never together.
 _CONTACT = 0.9
 #: The same for charges and atoms, if charges were seen farther away only.
@@ -138,9 +141,8 @@ class Border(nn.Module):
     ----------
     width, stiffness, saturation : float
         See `gnn.options.Walls`.
-    steps : int
-        Number of changes of node features that are bounded: what charges add to them, and what
-        each message-passing step does.
+    outputs : int
+        Number of outputs of networks that are bounded, see `AMP`.
     """
 
     pairs: Tensor
@@ -148,11 +150,12 @@ class Border(nn.Module):
     field: Tensor
     curvature: Tensor
     valence: Tensor
-    changes: Tensor
+    outputs: Tensor
     radii: Tensor
 
-    def __init__(self, width: float, stiffness: float, saturation: float, steps: int = 0):
+    def __init__(self, width: float, stiffness: float, saturation: float, outputs: int = 0):
         super().__init__()
+        self._noted: Tensor | None = None
         self.width, self.stiffness, self.saturation = width, stiffness, saturation
         size = len(RADII)
         self.register_buffer("pairs", torch.zeros(size, size))
@@ -160,15 +163,15 @@ class Border(nn.Module):
         self.register_buffer("field", torch.full((size,), torch.inf))
         self.register_buffer("curvature", torch.full((size,), torch.inf))
         self.register_buffer("valence", torch.full((size,), torch.inf))
-        self.register_buffer("changes", torch.full((steps, size), torch.inf))
+        self.register_buffer("outputs", torch.full((outputs, size), torch.inf))
         radii = torch.tensor(RADII).nan_to_num().to(torch.get_default_dtype())
         self.register_buffer("radii", radii, persistent=False)
 
     def set(self, extent: Extent) -> None:
-        """Take an extent as the trained one; how far node features change in it is not known."""
+        """Take an extent as the trained one; how large outputs are in it is not known."""
         for name, values in vars(extent).items():
             getattr(self, name).copy_(torch.from_numpy(values))
-        self.changes.fill_(torch.inf)
+        self.outputs.fill_(torch.inf)
 
     @property
     def extent(self) -> Extent | None:
@@ -179,12 +182,12 @@ class Border(nn.Module):
         return Extent(*(table.double().cpu().numpy() for table in tables))
 
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        for name in ("valence", "changes"):  # written by a version that did not have them
-            state.setdefault(prefix + name, torch.full_like(getattr(self, name), torch.inf))
-        changes = state[prefix + "changes"]
-        if len(changes) == len(self.changes) - 1:  # by one that did not bound what charges add
-            free = torch.full_like(self.changes[:1], torch.inf)
-            state[prefix + "changes"] = torch.cat([free.to(changes), changes])
+        if prefix + "outputs" not in state:  # written by a version that bounded fewer
+            state[prefix + "outputs"] = torch.full_like(self.outputs, torch.inf)
+            former = state.pop(prefix + "changes", self.outputs[:0])
+            state[prefix + "outputs"][: len(former)] = former
+        if prefix + "valence" not in state:
+            state[prefix + "valence"] = torch.full_like(self.valence, torch.inf)
         super()._load_from_state_dict(state, prefix, *rest)
 
     def shortest(self, first: Tensor, second: Tensor) -> Tensor:
@@ -263,26 +266,38 @@ class Border(nn.Module):
         by_gradient = saturation(gradient, largest, self.saturation)
         return by_gradient * saturation(second, curvature, self.saturation)
 
-    def set_changes(self, step: int, changes: Tensor, numbers: Tensor) -> None:
-        """Bound the changes of node features in a step, by those at atoms of training (n, F)."""
-        lengths = torch.linalg.vector_norm(changes, dim=1)
-        for z in numbers.unique():
-            self.changes[step, z] = (_SLACK * lengths[numbers == z].max()).clamp(min=_LEAST)
+    @contextmanager
+    def calibrated(self) -> Iterator[None]:
+        """Bound outputs from now on by the largest that pass through `bounded` in this context."""
+        self._noted = torch.full_like(self.outputs, -1.0)
+        try:
+            yield
+            largest = (_SLACK * self._noted).clamp(min=_LEAST)
+            self.outputs.copy_(largest.masked_fill(self._noted < 0, torch.inf))
+        finally:
+            self._noted = None
 
-    def bounded(self, step: int, changes: Tensor, numbers: Tensor) -> Tensor:
-        """Return changes of node features (N, F) that saturate beyond those of training."""
-        largest = self.changes[step]
-        if not on_gpu(changes) and not exceeding(
-            changes.detach().numpy(), numbers.numpy(), largest.numpy()
+    def bounded(self, output: int, values: Tensor, numbers: Tensor) -> Tensor:
+        """Return values (N, F) that saturate where they are longer than any in training.
+
+        `numbers` (N,) are the elements to which they belong.
+        """
+        if self._noted is not None:
+            lengths = torch.linalg.vector_norm(values.detach(), dim=1)
+            self._noted[output].scatter_reduce_(0, numbers, lengths, "amax")
+            return values
+        largest = self.outputs[output]
+        if not on_gpu(values) and not exceeding(
+            values.detach().numpy(), numbers.numpy(), largest.numpy()
         ):
-            return changes
-        return self.saturated(step, changes, numbers)
+            return values
+        return self.saturated(output, values, numbers)
 
-    def saturated(self, step: int, changes: Tensor, numbers: Tensor) -> Tensor:
+    def saturated(self, output: int, values: Tensor, numbers: Tensor) -> Tensor:
         """Return the same without looking first whether any is too large."""
-        squares = changes.square().sum(1)
-        factors = saturation(squares, self.changes[step, numbers], self.saturation)
-        return changes * factors[:, None]
+        squares = values.square().sum(1)
+        factors = saturation(squares, self.outputs[output, numbers], self.saturation)
+        return values * factors[:, None]
 
     def _largest(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Return the largest gradients and second derivatives that the network may see as is."""
