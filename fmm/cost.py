@@ -12,12 +12,12 @@ import numpy as np
 
 from fmm.error import accuracy
 from fmm.far import expansions, harmonics, translations, truncation
-from fmm.near import near_field, pair_cost
+from fmm.near import has_parts, near_field, pair_cost
 from fmm.tree.lists import shifts
 from multipoles.compiled.jit import processor, serial
 from multipoles.files import atomic_write
 
-# from this tolerance on expansions are float32, and near pairs too where points and moments are
+# from this tolerance on expansions are float32, and near pairs too
 SINGLE = 1e-5
 # what a far field costs however few the points are
 FIXED_SECONDS = 2e-3
@@ -181,7 +181,8 @@ class Work(NamedTuple):
     def seconds_per_pair(self) -> float:
         """Seconds of a pair summed directly."""
         cost = pair_cost(self.source_order, self.order, self.channels, self.damped)
-        return self.machine().pair * cost
+        narrow = self.single and has_parts(self.source_order, self.order, self.damped)
+        return self.machine().pair * cost * (0.5 if narrow and self.processor == "cpu" else 1.0)
 
     def seconds_per_translation(self, n_boxes: float = 0.0) -> float:
         """Seconds of a multipole-to-local translation, averaged over shifts."""

@@ -14,6 +14,7 @@ from fmm.error import accuracy
 from fmm.error.sampling import HIGH, Probe
 from fmm.error.verdict import LAST, ROUNDED, Verdict, zeros
 from fmm.layout import Layout
+from fmm.near import has_parts
 from fmm.report import PERMUTATION, Report
 from fmm.search import Search
 from fmm.setting import Setting, alike, signs_of
@@ -73,7 +74,10 @@ class Evaluation:
             0, source_order, order, moments.shape[1], request.tolerance >= SINGLE,
             layout.kernel.code != Coulomb.code, layout.work.processor,
         )  # fmt: skip
-        may_be_narrow = single and request.tolerance >= SINGLE and self._correction is None
+        may_be_narrow = request.tolerance >= SINGLE and self._correction is None
+        if not single:
+            parts = has_parts(source_order, order, work.damped) and not self.steps.device
+            may_be_narrow &= parts and layout.geometry.has_far_field
         self._search = Search(layout, work, bool(may_be_narrow))
 
     def run(self, dtype: np.dtype) -> Array:
@@ -119,6 +123,8 @@ class Evaluation:
     def _attempt(self, setting: Setting) -> tuple[Array, Setting] | Setting:
         geometry = setting.geometry
         moments, near = self._near(setting)
+        if near is None:
+            return replace(setting, narrow=False)
         if not geometry.has_far_field:
             return self._checked(setting, moments, near)
         with self.report.timed(PERMUTATION):
@@ -147,13 +153,16 @@ class Evaluation:
                 setting = replace(setting, signs=signs)
         return self._converged(setting, near, harmonic, probe, terms)
 
-    def _near(self, setting: Setting) -> tuple[Array, Array]:
-        """Return moments in the order of the tree, and the near field."""
+    def _near(self, setting: Setting) -> tuple[Array, Array | None]:
+        """Return moments in the order of the tree, and the near field, see `Steps.near`."""
         steps, dtype = self.steps, np.dtype(np.float32 if setting.narrow else np.float64)
+        points = np.result_type(dtype, self.dtype)
         with self.report.timed(PERMUTATION):
             moments = steps.to_tree(setting.geometry, self.moments, dtype)
         with self.report.timed("near field"):
-            near = steps.near(setting.geometry, moments, self.order, self.layout.kernel, self.reach)
+            near = steps.near(
+                setting.geometry, moments, self.order, self.layout.kernel, self.reach, points
+            )
             correction = self._corrected(setting.geometry)
             if correction is not None:
                 near += correction

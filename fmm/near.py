@@ -28,7 +28,7 @@ def near_field(
     out: np.ndarray,
     kernel: Kernel = _COULOMB,
     reach: float = 0.0,
-) -> None:
+) -> int:
     """Write the field of the sources near each leaf at the leaf's targets.
 
     Parameters
@@ -37,11 +37,24 @@ def near_field(
         See `multipoles.emitted.field.field_of_tiles`.
     leaves : tuple of ndarray
         The tiles of that function: a leaf's targets meet the sources near to it.
+
+    Returns
+    -------
+    int
+        See that function; only where `has_parts`.
     """
     if indexing.order_of(moments.shape[2]) + order <= MAX_EMITTED:
-        field_of_tiles(targets, sources, moments, order, leaves, out, kernel=kernel, reach=reach)
-    elif moments.shape[1]:
+        return field_of_tiles(
+            targets, sources, moments, order, leaves, out, kernel=kernel, reach=reach
+        )
+    if moments.shape[1]:
         _generic(targets, sources, moments, order, leaves, out, kernel)
+    return 0
+
+
+def has_parts(source_order: int, order: int, damped: bool) -> bool:
+    """Return whether pairs of points in float64 can be summed in float32."""
+    return source_order + order <= MAX_EMITTED and not damped
 
 
 def pair_cost(source_order: int, order: int, channels: int = 1, damped: bool = False) -> float:

@@ -146,9 +146,19 @@ class Steps(Protocol):
         """Return a field in the caller's order."""
 
     def near(
-        self, geometry: Any, moments: Array, order: int, kernel: Kernel, reach: float
-    ) -> Array:
-        """Return the near field; the kernel may be taken for 1/r from `reach` on."""
+        self,
+        geometry: Any,
+        moments: Array,
+        order: int,
+        kernel: Kernel,
+        reach: float,
+        points: np.dtype,
+    ) -> Array | None:
+        """Return the near field; the kernel may be taken for 1/r from `reach` on.
+
+        `points` is the type of coordinates: float64 with moments in float32 asks for sums in
+        float32 that lose nothing of the coordinates. None: points are too close for that.
+        """
 
     def harmonic(self, moments: Array, source_order: int) -> Harmonic:
         """Return moments by harmonics, as the far field takes them."""

@@ -122,9 +122,10 @@ class DeviceSteps:
         order: int,
         kernel: Kernel,
         reach: float,
+        points: np.dtype,
     ) -> DeviceArray:
         """Return the near field; all pairs take the kernel, whatever `reach`."""
-        targets, sources = geometry.points(np.dtype(moments.dtype))
+        targets, sources = geometry.points(points)
         shape = targets.shape[0], moments.shape[1], indexing.n_components(order)
         out = self.space.empty(shape, moments.dtype)
         near_field(self.space, targets, sources, moments, order, *geometry.near, out, kernel=kernel)

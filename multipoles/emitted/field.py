@@ -18,6 +18,7 @@ from multipoles.compiled.simd import BYTES, load, store
 from multipoles.emitted import loops, traceless, traces
 from multipoles.emitted.gather import gather
 from multipoles.emitted.loops import add_sources
+from multipoles.emitted.parts import split_targets, store_parts
 from multipoles.emitted.rows import source_rows, unfolding
 from multipoles.layout import Tiles, aligned
 from multipoles.radial import Coulomb, Kernel
@@ -40,47 +41,63 @@ def field_of_tiles(
     last: int | None = None,
     kernel: Kernel = _COULOMB,
     reach: float = 0.0,
-) -> None:
+) -> int:
     """Write the field of ranges of sources at ranges of targets.
+
+    Moments in float32 of points in float64, under 1/r, are summed in float32 from coordinates in
+    two parts, relative to the tile: with the digits of float32, however close the points.
 
     Parameters
     ----------
     targets, sources : ndarray, shape (n, 3)
         Contiguous, of one dtype: float32 or float64.
     moments : ndarray, shape (n_sources, channels, n_components(K))
-        Packed moments of the same dtype; K + order at most `MAX_EMITTED`.
+        Packed moments of the same dtype, or in float32; K + order at most `MAX_EMITTED`.
     order : int
         Highest derivative.
     tiles : tuple of ndarray
         See `multipoles.layout.Tiles`.
     out : ndarray, shape (n_targets, channels, n_components(order))
-        Overwritten at the targets of tiles first ... last - 1; zeros where these meet nothing.
+        Of the dtype of the moments. Overwritten at the targets of tiles first ... last - 1; zeros
+        where these meet nothing.
     first, last : int
         Tiles to work on; default all.
     kernel : Kernel
         Radial kernel.
     reach : float
         Distance from which on it may be taken for 1/r.
+
+    Returns
+    -------
+    int
+        Pairs that were taken for one point, and contributed nothing, where coordinates were in two
+        parts: coincident ones, and such as are closer than 1e-14 of their tile. Else 0.
     """
     last = len(tiles[0]) if last is None else last
     channels = moments.shape[1]
     if first >= last or channels == 0:
-        return
-    form = _Form(indexing.order_of(moments.shape[2]), order, channels, targets.dtype, kernel)
-    rows, n_rows = source_rows(sources, moments, order, form.damped)
+        return 0
+    split = targets.dtype != moments.dtype
+    source_order = indexing.order_of(moments.shape[2])
+    form = _Form(source_order, order, channels, moments.dtype, kernel, split)
+    places, folded = source_rows(sources, moments, order, form.damped)
+    n_rows = loops.n_places(split) + len(folded)
     loop = _loop_of_tiles(*form.key)
     largest = int((tiles[0][first:last, 1] - tiles[0][first:last, 0]).max())
+    bounds, n_pairs = _shares(tiles, first, last)
+    coincident = np.zeros(len(bounds), np.int64)
 
     def task(begin: int, end: int) -> None:
         scratch = form.scratch(n_rows, largest)
         for part in range(begin, end):
             loop(
-                bounds[part], bounds[part + 1], targets, rows, n_rows, *tiles, form.unfold,
-                form.chunk(n_rows), scratch, kernel.parameter_array, reach, out,
+                bounds[part], bounds[part + 1], targets, places, folded, n_rows, *tiles,
+                form.unfold, form.chunk(n_rows), scratch, kernel.parameter_array, reach, out,
+                coincident[part : part + 1],
             )  # fmt: skip
 
-    bounds, n_pairs = _shares(tiles, first, last)
     run_chunks(task, len(bounds) - 1, n_pairs * form.pair_cost())
+    return int(coincident.sum())
 
 
 def field_of_pairs(
@@ -104,11 +121,11 @@ def field_of_pairs(
     """
     channels = moments.shape[1]
     form = _Form(indexing.order_of(moments.shape[2]), order, channels, targets.dtype, kernel)
-    rows, n_rows = source_rows(sources, moments, order, form.damped)
+    rows = np.concatenate(source_rows(sources, moments, order, form.damped))
     # a source's numbers lie together, in whole vectors
-    lanes = BYTES // targets.itemsize
+    lanes, n_rows = BYTES // targets.itemsize, len(rows)
     sites = np.zeros((len(sources), -(-n_rows // lanes) * lanes), targets.dtype)
-    sites[:, :n_rows] = rows.reshape(n_rows, -1).T[: len(sources)]
+    sites[:, :n_rows] = rows.T[: len(sources)]
     loop = _loop_of_pairs(*form.key)
 
     def task(first: int, last: int) -> None:
@@ -129,15 +146,16 @@ class _Form:
     channels: int
     dtype: np.dtype
     kernel: Kernel
+    split: bool = False
 
     @property
     def damped(self) -> bool:
         return self.kernel.code != _COULOMB.code
 
     @property
-    def key(self) -> tuple[int, int, bool, int, int]:
-        single = self.channels == 1
-        return self.source_order, self.order, single, self.dtype.itemsize, self.kernel.code
+    def key(self) -> tuple[int, int, bool, int, int, bool]:
+        single, size = self.channels == 1, self.dtype.itemsize
+        return self.source_order, self.order, single, size, self.kernel.code, self.split
 
     @property
     def unfold(self) -> Any:
@@ -150,13 +168,14 @@ class _Form:
         return pair_cost(self.source_order, self.order, self.channels, self.damped)
 
     def scratch(self, n_rows: int, n_targets: int) -> tuple[np.ndarray, ...]:
-        """Return a block of sources, vectors of sums, a chain, and the sums of some targets."""
+        """Return a block of sources, vectors of sums, a chain, and sums and places of targets."""
         orders, size, damped = (self.source_order, self.order), self.dtype.itemsize, self.damped
         sizes = (
-            n_rows * loops.width(*orders, size, damped),
+            n_rows * loops.width(*orders, size, damped, self.split),
             loops.n_scratch(*orders, self.channels, size, damped),
             (sum(orders) + 1) * BYTES // size,
             n_targets * self.channels * loops.padded_sums(self.order, size, damped),
+            n_targets * loops.n_places(self.split) if self.split else 0,
         )
         return tuple(aligned(n, self.dtype) for n in sizes)
 
@@ -179,31 +198,37 @@ def _shares(tiles: Tiles, first: int, last: int) -> tuple[np.ndarray, int]:
 
 
 @lru_cache
-def _loop_of_tiles(source_order: int, order: int, single: bool, itemsize: int, code: int) -> Any:
+def _loop_of_tiles(
+    source_order: int, order: int, single: bool, itemsize: int, code: int, split: bool
+) -> Any:
     """Return the loop over tiles first ... last - 1 for these orders and numbers."""
     damped = code != _COULOMB.code
     step = loops.step(source_order, order, single, BYTES // itemsize, damped)
-    width = loops.width(source_order, order, itemsize, damped)
+    width = loops.width(source_order, order, itemsize, damped, split)
     row = loops.padded_sums(order, itemsize, damped)
+    place, fill = (_place_split, _fill_split) if split else (_place, _fill)
 
     @bare
     def of_tiles(
-        first, last, targets, rows, n_rows, tile_targets, range_starts, ranges, unfold, chunk,
-        scratch, parameters, reach, out,
+        first, last, targets, places, moments, n_rows, tile_targets, range_starts, ranges, unfold,
+        chunk, scratch, parameters, reach, out, coincident,
     ):  # fmt: skip
-        block, vectors, chain, sums = scratch
+        block, vectors, chain, sums, near = scratch
         channels = out.shape[1]
         for tile in range(first, last):
             begin, end = tile_targets[tile, 0], tile_targets[tile, 1]
             sums[: (end - begin) * channels * row] = 0.0
             at, inside, stop = range_starts[tile], 0, range_starts[tile + 1]
+            at_targets, start = place(targets, begin, end, near)
             while at < stop:
-                at, inside, n = _fill(
-                    rows, n_rows, ranges, at, inside, stop, chunk, width, step, block
-                )
+                at, inside, n = fill(
+                    places, moments, ranges, at, inside, stop, chunk, width, step, block,
+                    targets[begin],
+                )  # fmt: skip
                 add_sources(
-                    source_order, order, single, code, targets, begin, end, block, n, channels,
-                    vectors, sums, parameters, chain, reach,
+                    source_order, order, single, code, split, at_targets, start,
+                    start + end - begin, block, n, channels, vectors, sums, parameters, chain,
+                    reach, coincident,
                 )  # fmt: skip
             _write(sums, row, unfold, begin, end, out)
 
@@ -211,7 +236,9 @@ def _loop_of_tiles(source_order: int, order: int, single: bool, itemsize: int, c
 
 
 @lru_cache
-def _loop_of_pairs(source_order: int, order: int, single: bool, itemsize: int, code: int) -> Any:
+def _loop_of_pairs(
+    source_order: int, order: int, single: bool, itemsize: int, code: int, split: bool
+) -> Any:
     """Return the loop over targets first ... last - 1 and their listed sources."""
     damped = code != _COULOMB.code
     step = loops.step(source_order, order, single, BYTES // itemsize, damped)
@@ -223,7 +250,7 @@ def _loop_of_pairs(source_order: int, order: int, single: bool, itemsize: int, c
         first, last, targets, sites, n_rows, starts, sources, weights, unfold, chunk, scratch,
         parameters, reach, out,
     ):  # fmt: skip
-        block, vectors, chain, sums = scratch
+        block, vectors, chain, sums, _ = scratch
         channels = out.shape[1]
         for i in range(first, last):
             sums[: channels * row] = 0.0
@@ -231,8 +258,8 @@ def _loop_of_pairs(source_order: int, order: int, single: bool, itemsize: int, c
                 n = min(chunk, starts[i + 1] - k)
                 n = gather(sites, sources, weights, k, n, width, step, n_rows, block)
                 add_sources(
-                    source_order, order, single, code, targets, i, i + 1, block, n, channels,
-                    vectors, sums, parameters, chain, reach,
+                    source_order, order, single, code, split, targets, i, i + 1, block, n,
+                    channels, vectors, sums, parameters, chain, reach, starts,
                 )  # fmt: skip
             _write(sums, row, unfold, i, i + 1, out)
 
@@ -240,31 +267,91 @@ def _loop_of_pairs(source_order: int, order: int, single: bool, itemsize: int, c
 
 
 @bare_inline
-def _fill(rows, n_rows, ranges, at, inside, stop, chunk, width, step, block):
+def _place(targets, begin, end, near):
+    """Return where the loop finds coordinates of targets, and the index of the first."""
+    return targets, begin
+
+
+@bare_inline
+def _place_split(targets, begin, end, near):
+    """Return the same for coordinates in two parts, which are written to `near`."""
+    split_targets(targets, begin, end, near)
+    return near, 0
+
+
+@bare_inline
+def _fill(places, moments, ranges, at, inside, stop, chunk, width, step, block, origin):
     """Copy sources into the block until it or the ranges end; return where to go on, and n.
 
     Sources are added up to a multiple of `step`: the last position again, moments of zero.
     """
-    length = rows.shape[0] // n_rows
     lanes = BYTES // block.itemsize
     n = 0
     while at < stop and n < chunk:
         start = ranges[at, 0] + inside
         count = min(ranges[at, 1] - start, chunk - n)
-        for row in range(n_rows):
-            source, target = row * length + start, row * width + n
-            for j in range(0, count, lanes):
-                store(block, target + j, load(rows, source + j))
+        _copy(places, start, count, lanes, 0, n, width, block)
+        _copy(moments, start, count, lanes, 3, n, width, block)
         n += count
         inside += count
         if start + count >= ranges[at, 1]:
             at += 1
             inside = 0
     full = (n + step - 1) // step * step
-    for row in range(n_rows):
+    for row in range(3):
         for j in range(n, full):
-            block[row * width + j] = block[row * width + n - 1] if row < 3 else 0.0
+            block[row * width + j] = block[row * width + n - 1]
+    _clear(moments.shape[0], 3, n, full, width, block)
     return at, inside, full
+
+
+@bare_inline
+def _fill_split(places, moments, ranges, at, inside, stop, chunk, width, step, block, origin):
+    """Do the same with coordinates in two parts, relative to an origin.
+
+    The position that is added is not that of a source, since pairs that coincide are counted.
+    """
+    lanes = BYTES // block.itemsize
+    n = 0
+    while at < stop and n < chunk:
+        start = ranges[at, 0] + inside
+        count = min(ranges[at, 1] - start, chunk - n)
+        for axis in range(3):
+            for j in range(0, count, lanes):
+                store_parts(
+                    places, axis * places.shape[1] + start + j, origin[axis], block,
+                    axis * width + n + j, (3 + axis) * width + n + j,
+                )  # fmt: skip
+        _copy(moments, start, count, lanes, 6, n, width, block)
+        n += count
+        inside += count
+        if start + count >= ranges[at, 1]:
+            at += 1
+            inside = 0
+    full = (n + step - 1) // step * step
+    for row in range(6):
+        for j in range(n, full):
+            block[row * width + j] = block[row * width + n - 1] + (1.0 if row < 3 else 0.0)
+    _clear(moments.shape[0], 6, n, full, width, block)
+    return at, inside, full
+
+
+@bare_inline
+def _copy(rows, start, count, lanes, first, n, width, block):
+    """Copy columns of rows into the block, in whole vectors."""
+    flat = rows.reshape(-1)
+    for row in range(rows.shape[0]):
+        source, target = row * rows.shape[1] + start, (first + row) * width + n
+        for j in range(0, count, lanes):
+            store(block, target + j, load(flat, source + j))
+
+
+@bare_inline
+def _clear(n_rows, first, n, full, width, block):
+    """Write moments of zero."""
+    for row in range(first, first + n_rows):
+        for j in range(n, full):
+            block[row * width + j] = 0.0
 
 
 @bare_inline

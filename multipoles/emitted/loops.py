@@ -4,6 +4,10 @@ The arithmetic of a pair is that of `traceless`, or of `traces` under a damped k
 by `multipoles.compiled.emit` for vectors with a source in each lane. Where all sources of a vector
 are beyond the reach of a damped kernel, it is taken for 1/r. Sources lie in a `block`: rows of
 `width` numbers, one for each coordinate, then one for each row of moments, channel by channel.
+
+Coordinates may come in two parts (`split`): x, y, z in float32 and what rounding left of them, as
+three more rows. Differences of both, added, have the digits of float32 however close the points;
+pairs that do not differ are counted.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,13 +45,20 @@ def chunk(n_rows: int, itemsize: int) -> int:
     return min(max(fitting, _STEP), 8192 // itemsize)
 
 
-def width(source_order: int, order: int, itemsize: int, damped: bool = False) -> int:
+def n_places(split: bool) -> int:
+    """Return the number of rows of coordinates."""
+    return 6 if split else 3
+
+
+def width(
+    source_order: int, order: int, itemsize: int, damped: bool = False, split: bool = False
+) -> int:
     """Return the length of a row of a block.
 
     It is a vector longer than a chunk: copies are made in whole vectors, and rows whose bytes were
     a power of two would compete for the few cache lines of addresses that are equal modulo 4096.
     """
-    n_rows = 3 + len(arithmetic(damped).row_names(source_order, order))
+    n_rows = n_places(split) + len(arithmetic(damped).row_names(source_order, order))
     return chunk(n_rows, itemsize) + 64 // itemsize
 
 
@@ -92,7 +103,7 @@ class _Loop:
 
     def __init__(
         self, context: Any, builder: Any, lane: Vec, block: Any, orders: tuple[int, int],
-        damping: "_Damping | None" = None,
+        damping: "_Damping | None" = None, split: bool = False,
     ) -> None:  # fmt: skip
         self.context, self.builder, self.lane, self.block = context, builder, lane, block
         self.vector = context.get_value_type(lane)
@@ -102,7 +113,8 @@ class _Loop:
         self.n_rows = len(self.arithmetic.row_names(*self.orders))
         self.n_sums = len(self.arithmetic.sum_names(order))
         itemsize = lane.dtype.bitwidth // 8
-        self.width = width(*orders, itemsize, damped)
+        self.split, self.n_places = split, n_places(split)
+        self.width = width(*orders, itemsize, damped, split)
         self.row = padded_sums(order, itemsize, damped)
 
     def word(self, number: int) -> Any:
@@ -159,7 +171,8 @@ class _Loop:
     def distance(self, target: list[Written], place: Any) -> tuple[Written, ...]:
         """Return x, y, z and 1/r from the vector of sources at `place` to a target."""
         source = self.builder.gep(self.block, [place])
-        r = [x - self.load(source, axis * self.width) for axis, x in enumerate(target)]
+        parts = [x - self.load(source, row * self.width) for row, x in enumerate(target)]
+        r = [a + b for a, b in zip(parts[:3], parts[3:], strict=True)] if self.split else parts
         square = r[0] * r[0] + r[1] * r[1] + r[2] * r[2]
         roots = [self.inverse_root(value) for value in square.values]
         return *r, self.number(roots)
@@ -191,7 +204,7 @@ class _Loop:
         if channel is not None:
             place = builder.add(place, builder.mul(channel, self.word(self.n_rows * self.width)))
         source = builder.gep(self.block, [place])
-        return [self.load(source, (3 + row) * self.width) for row in range(self.n_rows)]
+        return [self.load(source, (self.n_places + k) * self.width) for k in range(self.n_rows)]
 
     def group(self, base: Any, last: Any, n: int) -> tuple[list[Any], list[Any]]:
         """Return the indices of a group of n targets from `base` on, and which are repetitions.
@@ -207,15 +220,40 @@ class _Loop:
         return indices, doubles
 
     def points(self, targets: Any, indices: list[Any]) -> list[Written]:
-        """Return the three coordinates of targets, each in all lanes."""
-        starts = [self.builder.mul(index, self.word(3)) for index in indices]
+        """Return the coordinates of targets, or their parts, each in all lanes."""
+        starts = [self.builder.mul(index, self.word(self.n_places)) for index in indices]
         out = []
-        for axis in range(3):
+        for axis in range(self.n_places):
             places = [self.builder.add(start, self.word(axis)) for start in starts]
             numbers = [self.builder.load(self.builder.gep(targets, [p])) for p in places]
             lanes = [fill_lanes(self.builder, number, self.vector) for number in numbers]
             out.append(self.number(lanes))
         return out
+
+    def counters(self, n: int) -> list[Any]:
+        """Return n vectors of integers, all zero, to count pairs that coincide."""
+        kind = ir.VectorType(ir.IntType(self.lane.dtype.bitwidth), self.lane.lanes)
+        places = [cgutils.alloca_once(self.builder, kind) for _ in range(n if self.split else 0)]
+        for place in places:
+            self.builder.store(ir.Constant(kind, [0] * kind.count), place)
+        return places
+
+    def count(self, counters: list[Any], inverse: Written) -> None:
+        """Count the pairs whose 1/r is zero."""
+        for place, value in zip(counters, inverse.values if counters else (), strict=True):
+            same = self.builder.fcmp_ordered("==", value, constant(self.vector, 0.0))
+            total = self.builder.load(place)
+            same = self.builder.sext(same, total.type)
+            self.builder.store(self.builder.sub(total, same), place)
+
+    def add_count(self, counter: Any, pointer: Any) -> None:
+        """Add what was counted to the integer at a pointer."""
+        builder, word = self.builder, ir.IntType(64)
+        vector = builder.load(counter)
+        name = f"llvm.vector.reduce.add.v{vector.type.count}i{vector.type.element.width}"
+        kind = ir.FunctionType(vector.type.element, [vector.type])
+        total = builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [vector])
+        builder.store(builder.add(builder.load(pointer), builder.zext(total, word)), pointer)
 
     def add_lanes(self, vectors: list[Any], pointer: Any, place: Any) -> None:
         """Add the sum over the lanes of each vector to the numbers from `place` on."""
@@ -291,16 +329,18 @@ class _Damping:
 
 @intrinsic(prefer_literal=True)
 def add_sources(
-    typing_context: Any, source_order: Any, order: Any, single: Any, kernel_code: Any,
+    typing_context: Any, source_order: Any, order: Any, single: Any, kernel_code: Any, split: Any,
     targets: Any, first: Any, last: Any, block: Any, n: Any, channels: Any,
-    vectors: Any, sums: Any, parameters: Any, chain: Any, reach: Any,
+    vectors: Any, sums: Any, parameters: Any, chain: Any, reach: Any, coincident: Any,
 ) -> Any:  # fmt: skip
     """Add the field of the first n sources of `block` at targets first ... last - 1 to `sums`.
 
-    source_order, order, single (whether there is one channel) and kernel_code (of the radial
-    kernel) are known when compiling. `n` is a multiple of `step(...)`; the block has room for one
-    more vector of sources. `sums` is flat, row by row of (target, channel, sum). `vectors` is
-    scratch of length `n_scratch`, `chain` scratch for a vector of every link of the chain.
+    source_order, order, single (whether there is one channel), kernel_code (of the radial kernel)
+    and split (whether coordinates are in two parts) are known when compiling. `n` is a multiple of
+    `step(...)`; the block has room for one more vector of sources. `sums` is flat, row by row of
+    (target, channel, sum). `vectors` is scratch of length `n_scratch`, `chain` scratch for a vector
+    of every link of the chain. Where coordinates are split, the
+    number of pairs that do not differ is added to ``coincident[0]``.
     """
     lane = Vec(block.dtype)
     orders = source_order.literal_value, order.literal_value
@@ -308,26 +348,29 @@ def add_sources(
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         data = {
             name: context.make_array(sig.args[i])(context, builder, args[i]).data
-            for name, i in (("targets", 4), ("block", 7), ("vectors", 10), ("sums", 11))
-        }
+            for name, i in zip(
+                ("targets", "block", "vectors", "sums", "coincident"), (5, 8, 11, 12, 16),
+                strict=True,
+            )
+        }  # fmt: skip
         damping = None
         if kernel_code.literal_value != Coulomb.code:
-            reach = context.cast(builder, args[14], sig.args[14], lane.dtype)
+            reach = context.cast(builder, args[15], sig.args[15], lane.dtype)
             square = builder.fmul(reach, reach)
             damping = _Damping(
-                context, lane, kernel_code.literal_value, sig.args[12:14], (*args[12:14], square)
+                context, lane, kernel_code.literal_value, sig.args[13:15], (*args[13:15], square)
             )
-        loop = _Loop(context, builder, lane, data["block"], orders, damping)
+        loop = _Loop(context, builder, lane, data["block"], orders, damping, split.literal_value)
         if single.literal_value:
-            _one_channel(loop, data, args[5], args[6], args[8])
+            _one_channel(loop, data, args[6], args[7], args[9])
         else:
-            _many_channels(loop, data, args[5], args[6], args[8], args[9])
+            _many_channels(loop, data, args[6], args[7], args[9], args[10])
         return context.get_dummy_value()
 
     integer = nb_types.intp
     signature = nb_types.void(
-        source_order, order, single, kernel_code, targets, integer, integer, block, integer,
-        integer, vectors, sums, parameters, chain, reach,
+        source_order, order, single, kernel_code, split, targets, integer, integer, block,
+        integer, integer, vectors, sums, parameters, chain, reach, coincident,
     )  # fmt: skip
     return signature, codegen
 
@@ -339,7 +382,7 @@ def _one_channel(loop: _Loop, data: Any, first: Any, last: Any, n: Any) -> None:
     with cgutils.for_range_slice(builder, first, last, loop.word(at_once)) as (base, _):
         indices, doubles = loop.group(base, last, at_once)
         points = loop.points(data["targets"], indices)
-        sums = loop.variables(loop.n_sums, at_once)
+        sums, counters = loop.variables(loop.n_sums, at_once), loop.counters(at_once)
         # the distance of the next sources is on its way while these are summed
         ahead = loop.variables(4, at_once)
         loop.keep(ahead, loop.distance(points, loop.word(0)))
@@ -347,6 +390,7 @@ def _one_channel(loop: _Loop, data: Any, first: Any, last: Any, n: Any) -> None:
         with cgutils.for_range_slice(builder, loop.word(0), n, lanes) as (j, _):
             distance = loop.kept(ahead)
             loop.keep(ahead, loop.distance(points, builder.add(j, lanes)))
+            loop.count(counters, distance[3])
 
             def add(shared: Any, j: Any = j) -> None:
                 rows = loop.moments(j)
@@ -362,6 +406,8 @@ def _one_channel(loop: _Loop, data: Any, first: Any, last: Any, n: Any) -> None:
             row = builder.mul(builder.sub(indices[k], first), loop.word(loop.row))
             with builder.if_then(builder.not_(doubles[k])):
                 loop.add_lanes([total.values[k] for total in totals], data["sums"], row)
+                for counter in counters[k : k + 1]:
+                    loop.add_count(counter, data["coincident"])
 
 
 def _many_channels(loop: _Loop, data: Any, first: Any, last: Any, n: Any, channels: Any) -> None:
@@ -381,7 +427,7 @@ def _many_channels(loop: _Loop, data: Any, first: Any, last: Any, n: Any, channe
 
     with cgutils.for_range_slice(builder, first, last, loop.word(at_once)) as (base, _):
         indices, doubles = loop.group(base, last, at_once)
-        points = loop.points(data["targets"], indices)
+        points, counters = loop.points(data["targets"], indices), loop.counters(at_once)
         with cgutils.for_range(builder, builder.mul(channels, loop.word(per_channel))) as k:
             place = builder.mul(k.index, loop.word(lanes))
             loop.store(vectors, place, loop.zero())
@@ -389,6 +435,8 @@ def _many_channels(loop: _Loop, data: Any, first: Any, last: Any, n: Any, channe
         with cgutils.for_range_slice(builder, loop.word(0), n, loop.word(step)) as (j, _):
             starts = [builder.add(j, loop.word(k)) for k in range(0, step, lanes)]
             distances = [loop.distance(points, start) for start in starts]
+            for distance in distances:
+                loop.count(counters, distance[3])
 
             def add(*pairs: Any, starts: Any = starts) -> None:
                 with cgutils.for_range(builder, channels) as c:
@@ -412,3 +460,6 @@ def _many_channels(loop: _Loop, data: Any, first: Any, last: Any, n: Any, channe
                 row = builder.mul(builder.add(row, c.index), loop.word(loop.row))
                 with builder.if_then(builder.not_(doubles[t])):
                     loop.add_lanes([total.values[t] for total in totals], data["sums"], row)
+        for k, counter in enumerate(counters):
+            with builder.if_then(builder.not_(doubles[k])):
+                loop.add_count(counter, data["coincident"])

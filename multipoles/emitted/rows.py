@@ -20,28 +20,33 @@ Terms = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 def source_rows(
     sources: np.ndarray, moments: np.ndarray, order: int, damped: bool = False
-) -> tuple[np.ndarray, int]:
-    """Return coordinates and folded moments as rows, one after another, and their number.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return coordinates and folded moments as rows, (3, n + l) and (m, n + l).
 
-    Rows are longer than `sources` by a vector, so that whole vectors can be copied.
+    Rows are longer than `sources` by a vector of l numbers, so that whole vectors can be copied.
+    Where both have one dtype, they are parts of one array, one after another.
     """
     n, channels, packed = moments.shape
-    dtype = sources.dtype
+    dtype = moments.dtype
     terms = _terms(_fold, indexing.order_of(packed), order, damped, dtype)
-    n_rows = 3 + channels * (len(terms[0]) - 1)
-    rows = np.empty((n_rows, n + BYTES // dtype.itemsize), dtype)
-    rows[:, n:] = 0
+    n_rows, length = channels * (len(terms[0]) - 1), n + BYTES // dtype.itemsize
+    if sources.dtype == dtype:
+        rows = np.empty((3 + n_rows, length), dtype)
+        places, folded = rows[:3], rows[3:]
+    else:
+        places, folded = np.empty((3, length), sources.dtype), np.empty((n_rows, length), dtype)
+    places[:, n:] = folded[:, n:] = 0
 
     def task(first: int, last: int) -> None:
-        _fold_sources(first, last, sources, moments, terms, rows)
+        _fold_sources(first, last, sources, moments, terms, places, folded)
 
     # a row's number costs about as much as a pair of charges
-    run_chunks(task, n, n * n_rows)
-    return rows.reshape(-1), n_rows
+    run_chunks(task, n, n * (3 + n_rows))
+    return places, folded
 
 
 @bare
-def _fold_sources(first, last, sources, moments, terms, rows):
+def _fold_sources(first, last, sources, moments, terms, places, rows):
     """Write columns first ... last - 1 of the rows of `source_rows`."""
     starts, columns, factors = terms
     n_folded = starts.shape[0] - 1
@@ -49,10 +54,10 @@ def _fold_sources(first, last, sources, moments, terms, rows):
         end = min(begin + 64, last)
         for axis in range(3):
             for j in range(begin, end):
-                rows[axis, j] = sources[j, axis]
+                places[axis, j] = sources[j, axis]
         for channel in range(moments.shape[1]):
             for k in range(n_folded):
-                row = 3 + channel * n_folded + k
+                row = channel * n_folded + k
                 for j in range(begin, end):
                     rows[row, j] = moments[j, channel, columns[starts[k]]] * factors[starts[k]]
                 for term in range(starts[k] + 1, starts[k + 1]):
