@@ -81,7 +81,7 @@ def direct_seconds(geometry: Any, work: Work) -> float:
     """Return what the direct sum over all pairs of every system is expected to take."""
     system, targets, sources = geometry.roots
     counts = [np.bincount(system, r[:, 1] - r[:, 0]) for r in (targets, sources)]
-    return float(counts[0] @ counts[1] * work.seconds_per_pair())
+    return float(counts[0] @ counts[1] * work.seconds_per_wide_pair())
 
 
 def larger_leaves(

@@ -24,7 +24,7 @@ FIXED_SECONDS = 2e-3
 # expansions beyond so many bytes are read from memory, which a translation has to wait for
 _CACHE, _MISS = 16e6, 55e-9
 # what a translation costs beside arithmetic: to be listed, and looked at where errors are sought
-_LISTED = 4e-8
+_LISTED = 2e-8
 
 
 class Machine(NamedTuple):
@@ -179,10 +179,14 @@ class Work(NamedTuple):
         return GPU.get(self.processor) or machine()
 
     def seconds_per_pair(self) -> float:
-        """Seconds of a pair summed directly."""
-        cost = pair_cost(self.source_order, self.order, self.channels, self.damped)
+        """Seconds of a pair of the near field."""
         narrow = self.single and has_parts(self.source_order, self.order, self.damped)
-        return self.machine().pair * cost * (0.5 if narrow and self.processor == "cpu" else 1.0)
+        return self.seconds_per_wide_pair() * (0.5 if narrow and self.processor == "cpu" else 1.0)
+
+    def seconds_per_wide_pair(self) -> float:
+        """Seconds of a pair in float64, as where all is summed directly."""
+        cost = pair_cost(self.source_order, self.order, self.channels, self.damped)
+        return self.machine().pair * cost
 
     def seconds_per_translation(self, n_boxes: float = 0.0) -> float:
         """Seconds of a multipole-to-local translation, averaged over shifts."""

@@ -75,7 +75,7 @@ def _direct_seconds(work: Work, n_targets: float, n_sources: float) -> float:
     """Return what direct sums cost; on a GPU few targets take as long as many."""
     if work.processor != "cpu":
         n_targets = max(n_targets, n_sources)
-    return n_targets * n_sources * work.seconds_per_pair()
+    return n_targets * n_sources * work.seconds_per_wide_pair()
 
 
 def choose_leaves(

@@ -91,7 +91,7 @@ def field_of_tiles(
         scratch = form.scratch(n_rows, largest)
         for part in range(begin, end):
             loop(
-                bounds[part], bounds[part + 1], targets, places, folded, n_rows, *tiles,
+                bounds[part], bounds[part + 1], targets, places, folded, *tiles,
                 form.unfold, form.chunk(n_rows), scratch, kernel.parameter_array, reach, out,
                 coincident[part : part + 1],
             )  # fmt: skip
@@ -202,15 +202,46 @@ def _loop_of_tiles(
     source_order: int, order: int, single: bool, itemsize: int, code: int, split: bool
 ) -> Any:
     """Return the loop over tiles first ... last - 1 for these orders and numbers."""
+    if split:
+        return _loop_of_split_tiles(source_order, order, single)
     damped = code != _COULOMB.code
     step = loops.step(source_order, order, single, BYTES // itemsize, damped)
-    width = loops.width(source_order, order, itemsize, damped, split)
+    width = loops.width(source_order, order, itemsize, damped)
     row = loops.padded_sums(order, itemsize, damped)
-    place, fill = (_place_split, _fill_split) if split else (_place, _fill)
 
     @bare
     def of_tiles(
-        first, last, targets, places, moments, n_rows, tile_targets, range_starts, ranges, unfold,
+        first, last, targets, places, moments, tile_targets, range_starts, ranges, unfold,
+        chunk, scratch, parameters, reach, out, coincident,
+    ):  # fmt: skip
+        block, vectors, chain, sums, _ = scratch
+        channels = out.shape[1]
+        for tile in range(first, last):
+            begin, end = tile_targets[tile, 0], tile_targets[tile, 1]
+            sums[: (end - begin) * channels * row] = 0.0
+            at, inside, stop = range_starts[tile], 0, range_starts[tile + 1]
+            while at < stop:
+                at, inside, n = _fill(
+                    places, moments, ranges, at, inside, stop, chunk, width, step, block
+                )
+                add_sources(
+                    source_order, order, single, code, False, targets, begin, end, block, n,
+                    channels, vectors, sums, parameters, chain, reach, coincident,
+                )  # fmt: skip
+            _write(sums, row, unfold, begin, end, out)
+
+    return of_tiles
+
+
+def _loop_of_split_tiles(source_order: int, order: int, single: bool) -> Any:
+    """Return the same loop in float32, for coordinates in two parts, under 1/r."""
+    step = loops.step(source_order, order, single, BYTES // 4)
+    width = loops.width(source_order, order, 4, split=True)
+    row = loops.padded_sums(order, 4)
+
+    @bare
+    def of_split_tiles(
+        first, last, targets, places, moments, tile_targets, range_starts, ranges, unfold,
         chunk, scratch, parameters, reach, out, coincident,
     ):  # fmt: skip
         block, vectors, chain, sums, near = scratch
@@ -219,20 +250,19 @@ def _loop_of_tiles(
             begin, end = tile_targets[tile, 0], tile_targets[tile, 1]
             sums[: (end - begin) * channels * row] = 0.0
             at, inside, stop = range_starts[tile], 0, range_starts[tile + 1]
-            at_targets, start = place(targets, begin, end, near)
+            split_targets(targets, begin, end, near)
             while at < stop:
-                at, inside, n = fill(
+                at, inside, n = _fill_split(
                     places, moments, ranges, at, inside, stop, chunk, width, step, block,
                     targets[begin],
                 )  # fmt: skip
                 add_sources(
-                    source_order, order, single, code, split, at_targets, start,
-                    start + end - begin, block, n, channels, vectors, sums, parameters, chain,
-                    reach, coincident,
+                    source_order, order, single, 0, True, near, 0, end - begin, block, n,
+                    channels, vectors, sums, parameters, chain, reach, coincident,
                 )  # fmt: skip
             _write(sums, row, unfold, begin, end, out)
 
-    return of_tiles
+    return of_split_tiles
 
 
 @lru_cache
@@ -267,20 +297,7 @@ def _loop_of_pairs(
 
 
 @bare_inline
-def _place(targets, begin, end, near):
-    """Return where the loop finds coordinates of targets, and the index of the first."""
-    return targets, begin
-
-
-@bare_inline
-def _place_split(targets, begin, end, near):
-    """Return the same for coordinates in two parts, which are written to `near`."""
-    split_targets(targets, begin, end, near)
-    return near, 0
-
-
-@bare_inline
-def _fill(places, moments, ranges, at, inside, stop, chunk, width, step, block, origin):
+def _fill(places, moments, ranges, at, inside, stop, chunk, width, step, block):
     """Copy sources into the block until it or the ranges end; return where to go on, and n.
 
     Sources are added up to a multiple of `step`: the last position again, moments of zero.

@@ -133,7 +133,7 @@ def _probe(plan, moments, order):
     """Return near field and probe of a plan without far field, moments in the caller's order."""
     geometry, steps = plan._layout.geometry, plan._layout.steps
     ordered = steps.to_tree(geometry, SPACE.upload(moments), np.dtype(np.float64))
-    near = steps.near(geometry, ordered, order, plan.kernel, 0.0)
+    near = steps.near(geometry, ordered, order, plan.kernel, 0.0, np.dtype(ordered.dtype))
     return near, steps.probe(geometry, ordered, near, order, plan.kernel, 0.0)
 
 
@@ -331,7 +331,7 @@ def test_few_sources_are_looked_at_box_by_box_as_on_the_cpu(monkeypatch):
     for plan, given in zip(plans, (moments, SPACE.upload(moments)), strict=True):
         steps, geometry = plan._layout.steps, plan._layout.geometry.with_leaves(3, 2)
         ordered = steps.to_tree(geometry, given, np.dtype(np.float64))
-        near = steps.near(geometry, ordered, 1, plan.kernel, 0.0)
+        near = steps.near(geometry, ordered, 1, plan.kernel, 0.0, np.dtype(ordered.dtype))
         strengths = steps.strengths(ordered, steps.harmonic(ordered, 1), 1)
         probe = steps.probe(
             geometry, ordered, near, 1, plan.kernel, 0.0,
@@ -367,7 +367,8 @@ def test_targets_in_corners_of_leaves():
     x = _points(20)
     plan = fmm.FMM(SPACE.upload(x), tolerance=0.1, leaf_size=4, kernel=mp.Softened(0.05))
     moments = SPACE.upload(np.ones((20, 1, 1)))
-    near = plan._layout.steps.near(plan._layout.geometry, moments, 0, plan.kernel, 0.0)
+    given = plan._layout.geometry, moments, 0, plan.kernel, 0.0, np.dtype(moments.dtype)
+    near = plan._layout.steps.near(*given)
     probe = plan._layout.steps.probe(plan._layout.geometry, moments, near, 0, plan.kernel, 0.0)
     here = fmm.FMM(x, tolerance=0.1, leaf_size=4, kernel=mp.Softened(0.05))
     tree = here._layout.geometry.tree

@@ -200,6 +200,41 @@ def test_near_fields_that_float32_cannot_hold():
     assert time.process_time() - start < 60
 
 
+def _narrow(plan):
+    return [setting.narrow for setting in plan._layout.settings.values()]
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_near_pairs_of_float64_are_summed_in_float32_without_loss(offset):
+    """Clusters and pairs that float32 could not tell apart."""
+    rng = np.random.default_rng(13)
+    x, q = _cube(13)
+    x[:500] = 0.3 + 1e-4 * rng.standard_normal((500, 3))
+    x[500:900] = x[900:1300] + 1e-8 * rng.standard_normal((400, 3))
+    plan = fmm.FMM(x + offset, tolerance=1e-5)
+    assert _worst(plan, x + offset, x + offset, q) <= 1e-5
+    assert plan.report().degree > 0 and _narrow(plan) == [True]
+
+
+@pytest.mark.parametrize("case", ["duplicates", "nearly", "targets", "overflow"])
+def test_near_pairs_that_float32_cannot_hold(case):
+    rng = np.random.default_rng(14)
+    x, q = _cube(14)
+    targets, order = None, 1
+    if case == "duplicates":
+        x[1] = x[0]
+    elif case == "nearly":
+        x[:2] = 0.0  # where float64 is finest
+        x[1, 0] = 1e-18
+    elif case == "targets":
+        targets = np.concatenate([x[::2], rng.random((100, 3))])
+    else:
+        x[1], order = x[0] + 1e-9, 2
+    plan = fmm.FMM(x, targets, tolerance=1e-4, order=order)
+    assert _worst(plan, x if targets is None else targets, x, q, order) <= 1e-4
+    assert _narrow(plan) == [False]
+
+
 def test_a_field_lost_in_rounding_is_told_with_its_error():
     rng = np.random.default_rng(8)
     x, q = rng.random((1500, 3)), rng.standard_normal((1500, 1))

@@ -168,6 +168,39 @@ def test_arithmetic_on_plain_numbers(K, D, scaled):
     assert_same(found, reference.field(r[None], np.zeros((1, 3)), moments, D)[0], D, 1e-11)
 
 
+@pytest.mark.parametrize("K, D, channels", [(0, 0, 1), (0, 1, 1), (1, 2, 1), (0, 1, 3), (1, 1, 2)])
+def test_coordinates_in_two_parts_have_the_digits_of_float32(K, D, channels):
+    """Clusters far from the origin, pairs of all distances, sources that coincide with targets."""
+    targets, sources, moments, *rest, out = problem(K, D, channels, np.float64, [9, 20, 1, 13])
+    rng = np.random.default_rng(1)
+    sources[:20] = targets[:20] + 10.0 ** rng.uniform(-7, -2, (20, 1)) * rng.normal(size=(20, 3))
+    sources[20:63] = targets
+    targets, sources = (1000 + a for a in (targets, sources))
+    narrow = moments.astype(np.float32)
+    given = targets, sources, narrow.astype(float), *rest
+    slow, found = np.empty_like(out), np.empty_like(out, np.float32)
+    _, places, starts, ranges = rest
+    tiles = places, starts, ranges
+    assert field_of_tiles(*given[:3], D, tiles, slow) == 0
+    coincident = field_of_tiles(targets, sources, narrow, D, tiles, found)
+    i, j = pairs_of(places, starts, ranges).T
+    assert coincident == (targets[i] == sources[j]).all(axis=1).sum() > 0
+    scale = np.abs(slow).max(axis=(0, 1))
+    assert (np.abs(found - slow) <= 3e-6 * scale).all()
+    some = np.abs(slow) > 1e-3 * scale
+    assert np.median(np.abs(found - slow)[some] / np.abs(slow)[some]) < 1e-6
+
+
+def test_points_too_close_for_two_parts_are_counted():
+    x = np.array([[0.0, 0, 0], [0.5, 0, 0], [0.5, 1e-30, 0], [0, 0, 0.2], [1e-20, 0, 0.2]])
+    q, out = np.ones((5, 1, 1), np.float32), np.empty((5, 1, 4), np.float32)
+    every = np.array([[0, 5]])
+    assert field_of_tiles(x, x, q, 1, (every, np.array([0, 1]), every), out) > 5
+    y = np.linspace(0, 1, 15).reshape(5, 3) ** 2
+    assert field_of_tiles(y, y, q, 1, (every, np.array([0, 1]), every), out) == 5
+    assert field_of_tiles(y, y + 0.01, q, 1, (every, np.array([0, 1]), every), out) == 0
+
+
 def test_cost_grows_with_orders_and_channels():
     assert pair_cost(0, 1) == pytest.approx(1.0)
     for K, D in ORDERS:
@@ -207,8 +240,11 @@ def test_kernels_of_several_processes_meet_in_one(tmp_path):
 
 def test_loops_of_other_constants_have_other_names():
     kinds = [(0, 1, True, 8, mp.Softened.code), (0, 1, True, 8, mp.Erf.code), (0, 1, False, 8, 0)]
-    names = {field._loop_of_tiles(*kind).py_func.__qualname__ for kind in kinds}
-    assert len(names) == 3
+    names = {field._loop_of_tiles(*kind, False).py_func.__qualname__ for kind in kinds}
+    names |= {
+        field._loop_of_tiles(0, 1, single, 4, 0, True).py_func.__qualname__ for single in (0, 1)
+    }
+    assert len(names) == 5
 
 
 # --- direct sums ----------------------------------------------------------------------------------
