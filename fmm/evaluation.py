@@ -4,6 +4,7 @@ What is found to be enough for some moments (degrees, precision, leaves, or a di
 for moments like these, and chosen anew for others.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -11,6 +12,8 @@ import numpy as np
 
 from fmm.cost import SINGLE, Work
 from fmm.error import accuracy
+from fmm.error.evidence import Evidence
+from fmm.error.indicators import Where
 from fmm.error.sampling import HIGH, Probe
 from fmm.error.verdict import LAST, ROUNDED, Verdict, zeros
 from fmm.layout import Layout
@@ -131,13 +134,18 @@ class Evaluation:
             harmonic = self._harmonic(moments)
         with self.report.timed("sample"):
             strengths = self.steps.strengths(moments, harmonic, self.source_order)
-            probe = self._probe(setting, moments, near, strengths)
+            past = self._past(setting)
+            probe = self._probe(setting, moments, near, strengths, past)
             norms = probe.norms()
+            signs = signs_of(strengths, probe.overall(norms))
+            if past is not None and not alike(signs, setting.signs):
+                probe = self._probe(setting, moments, near, strengths)
+                norms = probe.norms()
+                signs = signs_of(strengths, probe.overall(norms))
             self._is_void = not strengths.mean.any()
             self._is_lost = not np.isfinite(strengths.mean).all()
             if setting.narrow and self._needs_digits(probe, near, norms):
                 return replace(setting, narrow=False)
-            signs = signs_of(strengths, probe.overall(norms))
             is_alike = setting.signs is not None and alike(signs, setting.signs)
             lost = setting.lost if is_alike else None
             is_known = lost is not None and lost.shape == norms.shape
@@ -175,19 +183,34 @@ class Evaluation:
         permuted: np.ndarray = self._correction[geometry.tree.target_permutation]
         return permuted
 
+    def _past(self, setting: Setting) -> Evidence | None:
+        """Return what earlier evaluations showed, if it counts."""
+        past = setting.evidence
+        if past is None or setting.signs is None or not past.serves(setting.geometry):
+            return None
+        return past
+
     def _probe(
-        self, setting: Setting, moments: Array, near: Array, strengths: Strengths | None
+        self,
+        setting: Setting,
+        moments: Array,
+        near: Array,
+        strengths: Strengths | None,
+        past: Evidence | None = None,
     ) -> Probe:
         """Return targets drawn by where errors are expected; evenly, if no strengths are given."""
         geometry = setting.geometry
         degrees = setting.degrees or self._search.expected_degrees(geometry)
-        where = None if strengths is None else partial(strengths.where, geometry, degrees)
-
+        where: Callable[[np.ndarray], Where] | None = None
+        if past is not None:
+            where = lambda _: past.where(geometry, degrees)  # noqa: E731
+        elif strengths is not None:
+            where = partial(strengths.where, geometry, degrees)
         return self.steps.probe(
             geometry, moments, near, self.order, self.layout.kernel, self.reach, where,
             self.layout.request.each,
             (setting.signs is None or self._is_chosen) and max(degrees) >= HIGH,
-            self._corrected(geometry),
+            self._corrected(geometry), past,
         )  # fmt: skip
 
     def _needs_digits(self, probe: Probe, near: Array, norms: np.ndarray) -> bool:
@@ -283,6 +306,7 @@ class Evaluation:
                     return other
                 break
             setting = raised
+            probe.forget()
         if verdict.message(probe.size) and self._nothing_acts(harmonic, verdict):
             verdict = zeros(self.tolerance, self.order)
         self._describe(setting)
@@ -291,7 +315,9 @@ class Evaluation:
         idle = setting.raised and verdict.worst < 0.1
         norms = np.where(verdict.norms > 0, verdict.norms, np.inf)
         signs = None if idle else setting.signs
-        return out, replace(setting, signs=signs, lost=terms / norms)
+        may_last = verdict.kept and not self.steps.device
+        evidence = probe.evidence(out) if may_last else None
+        return out, replace(setting, signs=signs, lost=terms / norms, evidence=evidence)
 
     def _with_far(self, setting: Setting, near: Array, harmonic: Harmonic) -> Array:
         """Return near and far field together."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fmm import choice
+from fmm.error.evidence import Evidence
 from fmm.steps import Strengths
 from fmm.tree.geometry import Geometry
 
@@ -29,6 +30,8 @@ class Setting:
     """By how much degrees are above what was expected."""
     lost: np.ndarray | None = None
     """Terms of the sum over the field: what cancels."""
+    evidence: Evidence | None = None
+    """What was seen of the error."""
 
 
 def signs_of(strengths: Strengths, norms: np.ndarray) -> np.ndarray:

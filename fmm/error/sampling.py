@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 
 from fmm.error.drawing import Drawn, draw
+from fmm.error.evidence import Evidence
 from fmm.error.indicators import Where
 from fmm.error.systems import all_targets, senders_of, targets_of_systems
 from fmm.near import near_field
@@ -25,6 +26,8 @@ from multipoles.sums import field_arrays
 
 SIZE = 64
 MORE = 256
+# where earlier evaluations tell of the error
+FEWER = 16
 # so many standard errors are added to a measured mean square error to bound it
 SURE = 3.0
 # The higher the degree, the fewer targets make most of the error, and a sample may miss them: the
@@ -37,6 +40,7 @@ _FEW, _SENDERS = 4, 4096
 # targets summed by one thread
 _AT_ONCE = 16
 _WIDE = np.dtype(np.float64)
+_TINY = np.finfo(np.float64).tiny
 
 
 class Probe:
@@ -65,6 +69,8 @@ class Probe:
         Whether to look at many targets at once.
     correction : ndarray, optional
         What scaled pairs change, in `near` and to be added to the exact field, in tree order.
+    past : Evidence, optional
+        Of earlier evaluations, for one group of targets: fewer are drawn now.
     """
 
     def __init__(
@@ -79,23 +85,27 @@ class Probe:
         each: Collection[str] = (),
         thorough: bool = False,
         correction: np.ndarray | None = None,
+        past: Evidence | None = None,
     ) -> None:
         self._geometry, self._moments, self._near, self._order = geometry, moments, near, order
         self._kernel, self._reach = kernel, reach
         self._per_channel, self._correction = "channel" in each, correction
-        self.enlarged = thorough
+        self.enlarged, self._past = thorough, past
+        self._looked_at: tuple[np.ndarray, np.ndarray] | None = None
         self.groups = targets_of_systems(geometry) if "system" in each else all_targets(geometry)
         # each order in a unit of its own, so that squares neither overflow nor vanish
         self.units = _units(self._sample(near), order)
         self._near_squares = self.squares(near)
         if not np.isfinite(self._near_squares).all():
-            self.units = _units(self._largest(near), order)
+            self.units, self._looked_at = _units(self._largest(near), order), None
             self._near_squares = self.squares(near)
         self._where = where and where(self.overall(np.sqrt(self._near_squares)))
         # highest degree of the expansions that are judged
         self.degree = 0 if self._where is None else self._where.degree
-        size = SIZE + MORE * thorough
-        self._take([self._draw(*group, size, seed=0) for group in self.groups])
+        size, seed = SIZE + MORE * thorough, 0
+        if past is not None:
+            size, seed = FEWER, 2 + past.age
+        self._take([self._draw(*group, size, seed) for group in self.groups])
         if where is not None:
             self._change_units(np.maximum(self.units, _units(self.exact, order)))
 
@@ -109,7 +119,7 @@ class Probe:
 
     def _change_units(self, units: np.ndarray) -> None:
         self._near_squares = self._near_squares * ((self.units / units) ** 2)[:, None]
-        self.units = units
+        self.units, self._looked_at = units, None
 
     @property
     def size(self) -> int:
@@ -123,6 +133,11 @@ class Probe:
         drawn = [self._draw(*group, SIZE + MORE, seed=1) for group in self.groups]
         self._take(drawn)
         self.enlarged = True
+        self.forget()
+
+    def forget(self) -> None:
+        """Let only the targets of this evaluation count."""
+        self._past = None
 
     def _take(self, drawn: list[Drawn]) -> None:
         """Keep what was drawn: targets, each once, and the target, share and group of each draw."""
@@ -163,8 +178,11 @@ class Probe:
         """
         if field is self._near and "_near_squares" in self.__dict__:
             return self._near_squares
-        squares = np.stack([mean_squares(field[a:b], self.units) for a, b in self.groups])
-        return squares if self._per_channel else squares.sum(axis=2, keepdims=True)
+        if self._looked_at is None or self._looked_at[0] is not field:
+            squares = np.stack([mean_squares(field[a:b], self.units) for a, b in self.groups])
+            squares = squares if self._per_channel else squares.sum(axis=2, keepdims=True)
+            self._looked_at = field, squares
+        return self._looked_at[1]
 
     def overall(self, norms: np.ndarray) -> np.ndarray:
         """Return root mean squares over all groups and channels, from those of each in `units`."""
@@ -179,16 +197,39 @@ class Probe:
         The second is `SURE` standard errors of the mean square above the first. Both have the
         shape of `squares`.
         """
-        values = self._of_draws(self._at(field) - self.exact) * self._shares[:, None, None]
-        mean = self._sums(values)
-        counts = np.bincount(self._group, minlength=len(self.groups))[:, None, None]
-        spread = self._sums((values - (mean / counts)[self._group]) ** 2)
-        spread = np.sqrt(spread * counts / np.maximum(counts - 1, 1))
+        values, group = self._contributions(field), self._group
+        if self._past is not None:
+            squares = np.maximum(self.squares(field), _TINY)
+            values = self._past.with_new(values / squares) * squares
+            group = np.zeros(len(values), np.int64)
+        counts = np.bincount(group, minlength=len(self.groups))[:, None, None]
+        mean = self._sums(values, group) / np.maximum(counts, 1)
+        spread = self._sums((values - mean[group]) ** 2, group)
+        spread = np.sqrt(spread / (np.maximum(counts - 1, 1) * np.maximum(counts, 1)))
         least = min(_SCATTER * self.degree, _MOST_SCATTER) / np.sqrt(np.maximum(counts, 1))
         spread = np.maximum(spread, mean * least)
         sizes = np.array([last - first for first, last in self.groups])
         spread[sizes <= counts[:, 0, 0]] = 0.0
         return np.sqrt(mean), np.sqrt(mean + SURE * spread)
+
+    def _contributions(self, field: np.ndarray) -> np.ndarray:
+        """Return the square error at every draw, times what it stands for.
+
+        The mean over the draws of a group is the mean over its targets.
+        """
+        counts = np.bincount(self._group, minlength=len(self.groups))[self._group]
+        shares = self._shares * counts
+        return self._of_draws(self._at(field) - self.exact) * shares[:, None, None]
+
+    def evidence(self, field: np.ndarray) -> Evidence | None:
+        """Return what later evaluations may use; None if there are several groups, or no error."""
+        squares = self.squares(field)
+        if len(self.groups) > 1 or self._where is None or not np.all(squares > 0):
+            return None
+        new = self._contributions(field) / squares
+        if self._past is not None:
+            return self._past.followed_by(new)
+        return Evidence((new,), self._where.errors)
 
     def crosscheck(self, field: np.ndarray) -> tuple[np.ndarray, int]:
         """Return the root mean square error at a few targets, by other loops, and their number.
@@ -255,10 +296,10 @@ class Probe:
         rows = [self._reduced(values, k) for k in range(self._order + 1)]
         return np.stack(rows, axis=1)[self._draws]
 
-    def _sums(self, values: np.ndarray) -> np.ndarray:
+    def _sums(self, values: np.ndarray, group: np.ndarray | None = None) -> np.ndarray:
         """Return the sums over the draws of each group."""
         out = np.zeros((len(self.groups), *values.shape[1:]))
-        np.add.at(out, self._group, values)
+        np.add.at(out, self._group if group is None else group, values)
         return out
 
     def _at(self, field: np.ndarray) -> np.ndarray:

@@ -1,0 +1,49 @@
+"""What earlier evaluations of much the same field showed of its error.
+
+Where moments are alike and points have hardly moved, as from step to step of dynamics, errors are
+too: a few new targets and those of the last evaluations together say as much as many new ones.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fmm.error.indicators import Boxed, Where
+
+#: Evaluations whose draws count together, and how often all is drawn anew.
+_KEPT, _OFTEN = 4, 16
+#: Where the new mean square error is so many times that of before, only the new one counts.
+_SUDDEN = 3.0
+
+
+class Evidence(NamedTuple):
+    """Errors at targets of the last evaluations."""
+
+    batches: tuple[np.ndarray, ...]
+    """Square errors of the draws of each evaluation over the mean square of the field, (draws,
+    order + 1, channels), weighted so that their mean is that over all targets."""
+    errors: np.ndarray
+    """Where errors are expected, see `Where`."""
+    age: int = 0
+    """Evaluations since all was drawn anew."""
+
+    def serves(self, geometry: Boxed) -> bool:
+        """Return whether it may be used for points in a tree."""
+        return self.age < _OFTEN and len(self.errors) == len(geometry.target_leaves)
+
+    def where(self, geometry: Boxed, degrees: tuple[int, ...]) -> Where:
+        """Return where errors are expected: as before, leaf by leaf along the curve."""
+        leaves = geometry.target_leaves
+        leaves = leaves[np.argsort(geometry.tree.target_range[leaves, 0])]
+        return Where(leaves, self.errors, max(degrees))
+
+    def with_new(self, new: np.ndarray) -> np.ndarray:
+        """Return square errors of new draws and of those before; of new ones only if these jump."""
+        before = np.concatenate(self.batches)
+        if np.any(new.mean(axis=0) > _SUDDEN * before.mean(axis=0)):
+            return new
+        return np.concatenate([before, new])
+
+    def followed_by(self, new: np.ndarray) -> "Evidence":
+        """Return the evidence after another evaluation."""
+        return Evidence((*self.batches, new)[-_KEPT:], self.errors, self.age + 1)
