@@ -134,11 +134,12 @@ class Evaluation:
             harmonic = self._harmonic(moments)
         with self.report.timed("sample"):
             strengths = self.steps.strengths(moments, harmonic, self.source_order)
-            past = self._past(setting)
+            past = self._past(setting, moments.shape[1])
             probe = self._probe(setting, moments, near, strengths, past)
             norms = probe.norms()
             signs = signs_of(strengths, probe.overall(norms))
-            if past is not None and not alike(signs, setting.signs):
+            is_alike = setting.signs is not None and alike(signs, setting.signs)
+            if past is not None and not is_alike:
                 probe = self._probe(setting, moments, near, strengths)
                 norms = probe.norms()
                 signs = signs_of(strengths, probe.overall(norms))
@@ -146,8 +147,7 @@ class Evaluation:
             self._is_lost = not np.isfinite(strengths.mean).all()
             if setting.narrow and self._needs_digits(probe, near, norms):
                 return replace(setting, narrow=False)
-            is_alike = setting.signs is not None and alike(signs, setting.signs)
-            lost = setting.lost if is_alike else None
+            lost = setting.lost if is_alike and (past or not setting.evidence) else None
             is_known = lost is not None and lost.shape == norms.shape
             terms = lost * norms if is_known else probe.terms()
             if not (is_alike or self._is_chosen):
@@ -183,12 +183,12 @@ class Evaluation:
         permuted: np.ndarray = self._correction[geometry.tree.target_permutation]
         return permuted
 
-    def _past(self, setting: Setting) -> Evidence | None:
+    def _past(self, setting: Setting, channels: int) -> Evidence | None:
         """Return what earlier evaluations showed, if it counts."""
-        past = setting.evidence
-        if past is None or setting.signs is None or not past.serves(setting.geometry):
+        past, alone = setting.evidence, "channel" in self.layout.request.each
+        if past is None or setting.signs is None:
             return None
-        return past
+        return past if past.serves(self.order, channels if alone else 1) else None
 
     def _probe(
         self,
@@ -202,10 +202,10 @@ class Evaluation:
         geometry = setting.geometry
         degrees = setting.degrees or self._search.expected_degrees(geometry)
         where: Callable[[np.ndarray], Where] | None = None
-        if past is not None:
-            where = lambda _: past.where(geometry, degrees)  # noqa: E731
-        elif strengths is not None:
+        if strengths is not None:
+            known = past and past.where(geometry, degrees)
             where = partial(strengths.where, geometry, degrees)
+            where = (lambda _: known) if known else where
         return self.steps.probe(
             geometry, moments, near, self.order, self.layout.kernel, self.reach, where,
             self.layout.request.each,

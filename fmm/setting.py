@@ -68,5 +68,6 @@ def carried(
             geometry = after.with_leaves(setting.geometry.leaf_size, setting.geometry.least)
         if geometry.has_far_field:
             degrees = choice.for_levels(setting.degrees, len(geometry.edges))
-            out[orders] = replace(setting, geometry=geometry, degrees=degrees, lost=None)
+            lost = None if setting.evidence is None else setting.lost
+            out[orders] = replace(setting, geometry=geometry, degrees=degrees, lost=lost)
     return out

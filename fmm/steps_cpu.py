@@ -8,6 +8,7 @@ from fmm.error.indicators import HostStrengths
 from fmm.error.sampling import Probe
 from fmm.far import harmonics
 from fmm.far.driver import HostFarField
+from fmm.far.rows import scattered, with_derivatives
 from fmm.near import near_field
 from fmm.scaling import HostUnits, typical_extent
 from fmm.tree.curve import SortedPoints, bounds, occupancy, sort_points
@@ -144,15 +145,11 @@ class HostSteps:
 
     def total(self, near: Any, local: Any, order: int) -> Any:
         """Return the near field and the derivatives that local expansions give."""
-        out = local @ harmonics.cartesian_map(order)
-        out += near
-        return out
+        return with_derivatives(near, local, order)
 
     def from_tree(self, geometry: Geometry, field: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """Return a field in the order in which targets were given."""
-        result = np.empty(field.shape, dtype)
-        result[geometry.tree.target_permutation] = field
-        return result
+        return scattered(field, geometry.tree.target_permutation, dtype)
 
     def strengths(
         self, moments: np.ndarray, harmonic: np.ndarray, source_order: int

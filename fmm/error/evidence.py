@@ -27,13 +27,18 @@ class Evidence(NamedTuple):
     age: int = 0
     """Evaluations since all was drawn anew."""
 
-    def serves(self, geometry: Boxed) -> bool:
-        """Return whether it may be used for points in a tree."""
-        return self.age < _OFTEN and len(self.errors) == len(geometry.target_leaves)
+    def serves(self, order: int, channels: int) -> bool:
+        """Return whether it may be used, for fields of an order and channels that count alone."""
+        return self.age < _OFTEN and self.batches[0].shape[1:] == (order + 1, channels)
 
-    def where(self, geometry: Boxed, degrees: tuple[int, ...]) -> Where:
-        """Return where errors are expected: as before, leaf by leaf along the curve."""
+    def where(self, geometry: Boxed, degrees: tuple[int, ...]) -> Where | None:
+        """Return where errors are expected: as before, leaf by leaf along the curve.
+
+        None if there are other leaves.
+        """
         leaves = geometry.target_leaves
+        if len(leaves) != len(self.errors):
+            return None
         leaves = leaves[np.argsort(geometry.tree.target_range[leaves, 0])]
         return Where(leaves, self.errors, max(degrees))
 
@@ -44,6 +49,6 @@ class Evidence(NamedTuple):
             return new
         return np.concatenate([before, new])
 
-    def followed_by(self, new: np.ndarray) -> "Evidence":
+    def followed_by(self, new: np.ndarray, errors: np.ndarray) -> "Evidence":
         """Return the evidence after another evaluation."""
-        return Evidence((*self.batches, new)[-_KEPT:], self.errors, self.age + 1)
+        return Evidence((*self.batches, new)[-_KEPT:], errors, self.age + 1)

@@ -228,7 +228,7 @@ class Probe:
             return None
         new = self._contributions(field) / squares
         if self._past is not None:
-            return self._past.followed_by(new)
+            return self._past.followed_by(new, self._where.errors)
         return Evidence((new,), self._where.errors)
 
     def crosscheck(self, field: np.ndarray) -> tuple[np.ndarray, int]:
@@ -408,13 +408,16 @@ def _sizes(top: int) -> np.ndarray:
 
 @bare
 def _add_squares(first, last, field, factors, starts, out):
-    for i in range(first, last):
+    # column by column of rows that stay in cache, so that a sum is kept in registers
+    for begin in range(first, last, 256):
+        end = min(begin + 256, last)
         for channel in range(field.shape[1]):
             for k in range(out.shape[0]):
                 total = 0.0
                 for column in range(starts[k], starts[k + 1]):
-                    value = np.float64(field[i, channel, column]) * factors[k]
-                    total += value * value
+                    for i in range(begin, end):
+                        value = np.float64(field[i, channel, column]) * factors[k]
+                        total += value * value
                 out[k, channel] += total
 
 

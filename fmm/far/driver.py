@@ -18,7 +18,7 @@ from fmm.tree.build import Tree
 from fmm.tree.geometry import Geometry
 from fmm.tree.lists import shifts
 from multipoles.compiled.jit import bare, bare_inline, run_chunks
-from multipoles.layout import aligned
+from multipoles.layout import aligned, zeros
 
 # bytes of expansions that stay in cache
 _CACHE = 12e6
@@ -91,7 +91,7 @@ class HostFarField:
         """Add the field of some channels."""
         channels = moments.shape[1]
         size = (len(self.tree.parent) + 1) * channels * self.length
-        multipoles, locals_ = np.zeros(size, self.dtype), np.zeros(size, self.dtype)
+        multipoles, locals_ = zeros(size, self.dtype), zeros(size, self.dtype)
         steps: dict[str, Callable[[], None]] = {
             "form multipoles": lambda: self._form(moments, multipoles),
             "multipole to multipole": lambda: self._coarsen(channels, multipoles),

@@ -6,7 +6,7 @@ import numpy as np
 
 from fmm.tree.build import Tree, build_tree
 from fmm.tree.curve import SortedPoints, sort_points
-from fmm.tree.lists import Lists, build_lists
+from fmm.tree.lists import Lists, build_lists, transfers_of_levels
 from multipoles.layout import Tiles, cut_tiles
 
 Batches = tuple[np.ndarray | None, np.ndarray | None]
@@ -119,8 +119,7 @@ class Geometry:
     @cached_property
     def translations(self) -> np.ndarray:
         """Multipole-to-local translations of each level."""
-        n_levels = len(self.tree.level_starts) - 1
-        return np.bincount(self.levels[self.lists.m2l_targets], minlength=n_levels)
+        return transfers_of_levels(self.lists, self.tree.level_starts)
 
     @cached_property
     def levels(self) -> np.ndarray:

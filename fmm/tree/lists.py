@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fmm.tree.build import Tree
-from fmm.tree.curve import MAX_LEVELS
+from fmm.tree.curve import MAX_LEVELS, upper
 from multipoles.compiled.jit import bare, bare_inline
 
 REACH = 4
@@ -128,6 +128,13 @@ def build_lists(tree: Tree, m2p_least: int, p2l_least: int) -> Lists:
     )  # fmt: skip
 
 
+def transfers_of_levels(lists: Lists, level_starts: np.ndarray) -> np.ndarray:
+    """Return the number of multipole-to-local pairs of each level."""
+    counts = np.zeros(len(level_starts) - 1, np.int64)
+    _count_transfers(lists.m2l_starts, lists.m2l_targets, level_starts, counts)
+    return counts
+
+
 def _boxes(tree: Tree) -> Boxes:
     n_targets = tree.target_range[:, 1] - tree.target_range[:, 0]
     n_sources = tree.source_range[:, 1] - tree.source_range[:, 0]
@@ -143,6 +150,17 @@ def _boxes(tree: Tree) -> Boxes:
 def _repeated(starts: np.ndarray) -> np.ndarray:
     """Return the row of each entry of compressed rows."""
     return np.repeat(np.arange(len(starts) - 1, dtype=np.int32), np.diff(starts))
+
+
+@bare
+def _count_transfers(starts, targets, level_starts, counts):
+    """Count pairs by the level of their targets, which are sorted within each code."""
+    for code in range(starts.shape[0] - 1):
+        first, end = starts[code], starts[code + 1]
+        for level in range(counts.shape[0]):
+            last = upper(targets, first, end, level_starts[level + 1] - 1)
+            counts[level] += last - first
+            first = last
 
 
 @bare
