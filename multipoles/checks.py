@@ -4,6 +4,7 @@ Every function returns its argument in the one form that the loops take: contigu
 float64 arrays and int64 index arrays.
 """
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -332,6 +333,8 @@ def _hint_of_one_axis(array: np.ndarray, n: int | None, name: str) -> str:
 
 def _hides_values(x: Any) -> bool:
     """Return whether `x`, or a row of it, is a masked array that masks something."""
+    if "numpy.ma" not in sys.modules:  # importing it takes longer than the check is worth
+        return False
     if isinstance(x, list | tuple):
         return any(_hides_values(row) for row in x)
     return isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x)

@@ -177,6 +177,20 @@ def divides(
     return not one
 
 
+@bare_inline
+def _last(keys):
+    """Return the last of some sorted keys, zero if there are none."""
+    return keys[len(keys) - 1] if len(keys) > 0 else np.int64(0)
+
+
+@bare_inline
+def _copy(rows, out):
+    """Copy rows to the beginning of an array."""
+    for i in range(rows.shape[0]):
+        for k in range(rows.shape[1]):
+            out[i, k] = rows[i, k]
+
+
 @jit
 def _divide(
     target_keys, source_keys, bits, leaf_size, halvings, digits, words, root_grid, origin, edges
@@ -187,14 +201,15 @@ def _divide(
     """
     n_targets, n_sources = target_keys.shape[1], source_keys.shape[1]
     ranges = 0, n_targets, 0, n_sources
-    cells = 1 + (max(target_keys[0, -1:].sum(), source_keys[0, -1:].sum()) >> 3 * bits)
+    cells = 1 + (max(_last(target_keys[0]), _last(source_keys[0])) >> 3 * bits)
     n_roots = min(cells, n_targets + n_sources)
     boxes = np.empty((n_roots + 64 + 4 * max(n_targets, n_sources) // leaf_size, ROW), np.int64)
     centre = np.empty((len(boxes), 3))
     count = _cut(target_keys[0], source_keys[0], ranges, 3 * bits, -1, boxes, 0)
     for box in range(count):
         place_root(boxes, centre, box, root_grid, origin, edges)
-    starts = [0, count]
+    starts = np.empty(len(words) + 1, np.int64)
+    starts[0], starts[1], n_levels = 0, count, 1
     for level in range(len(words) - 1):
         word, shift = words[level + 1]
         for box in range(starts[level], starts[level + 1]):
@@ -205,8 +220,11 @@ def _divide(
             ):  # fmt: skip
                 continue
             if count + 8 > len(boxes):
-                boxes = np.concatenate((boxes, np.empty_like(boxes)))
-                centre = np.concatenate((centre, np.empty_like(centre)))
+                more_boxes = np.empty((2 * len(boxes), ROW), np.int64)
+                more_centre = np.empty((2 * len(boxes), 3))
+                _copy(boxes, more_boxes)
+                _copy(centre, more_centre)
+                boxes, centre = more_boxes, more_centre
             first = count
             ranges = boxes[box, 4], boxes[box, 5], boxes[box, 6], boxes[box, 7]
             count = _cut(target_keys[word], source_keys[word], ranges, shift, box, boxes, count)
@@ -214,7 +232,8 @@ def _divide(
             edge = edges[system] / (np.int64(1) << level)
             for child in range(first, count):
                 place_child(boxes, centre, child, boxes, centre, box, edge)
-        if count == starts[-1]:
+        if count == starts[n_levels]:
             break
-        starts.append(count)
-    return np.array(starts), boxes[:count], centre[:count].copy()
+        n_levels += 1
+        starts[n_levels] = count
+    return starts[: n_levels + 1].copy(), boxes[:count], centre[:count].copy()
