@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmm.error import accuracy
-from fmm.far import expansions, harmonics, translations, truncation
+from fmm.far import expansions, harmonics, rotations, translations, truncation
 from fmm.near import has_parts, near_field, pair_cost
 from fmm.tree.lists import shifts
 from multipoles.compiled.jit import processor, serial
+from multipoles.compiled.simd import BYTES
 from multipoles.files import atomic_write
 
 # from this tolerance on expansions are float32, and near pairs too
@@ -23,6 +24,8 @@ SINGLE = 1e-5
 FIXED_SECONDS = 2e-3
 # expansions beyond so many bytes are read from memory, which a translation has to wait for
 _CACHE, _MISS = 16e6, 55e-9
+# what a product and a tile of operators in three steps cost, in entries of dense ones
+_PRODUCT, _TILE = 0.9, 90.0
 # what a translation costs beside arithmetic: to be listed, and looked at where errors are sought
 _LISTED = 2e-8
 
@@ -147,8 +150,12 @@ def _time_harmonic() -> float:
 
 
 @lru_cache
-def _entries(source_order: int) -> np.ndarray:
-    """Return the mean number of entries of multipole-to-local matrices at every degree."""
+def _entries(source_order: int, itemsize: int) -> np.ndarray:
+    """Return the mean number of entries of multipole-to-local matrices at every degree.
+
+    Operators in three steps count as the dense ones that take as long.
+    """
+    of_degree = np.array([_of_degree(p, itemsize) for p in range(truncation.MAX_DEGREE + 1)])
     # a shift of three boxes along an axis occurs for one of the two positions in a parent
     far = (np.abs(shifts()) == 3).sum(axis=1)
     reach = np.abs(shifts()).max(axis=1)
@@ -156,8 +163,16 @@ def _entries(source_order: int) -> np.ndarray:
     entries = [0.0]
     for degree in range(1, truncation.MAX_DEGREE + 1):
         used = truncation.degrees(degree, source_order)
-        entries.append(np.average((used + 1.0) ** 4, weights=weights * (used > 0)))
+        entries.append(np.average(of_degree[used], weights=weights * (used > 0)))
     return np.array(entries)
+
+
+def _of_degree(degree: int, itemsize: int) -> float:
+    if degree < rotations.LEAST[itemsize]:
+        return (degree + 1.0) ** 4
+    table = rotations.tiles_of(degree, BYTES // itemsize).table
+    lanes = BYTES // itemsize
+    return float(_PRODUCT * lanes * (table[:, 1] * table[:, 3]).sum() + _TILE * len(table))
 
 
 class Work(NamedTuple):
@@ -195,7 +210,7 @@ class Work(NamedTuple):
     def translations(self, n_boxes: float = 0.0) -> np.ndarray:
         """Seconds of a multipole-to-local translation among so many boxes at every degree."""
         # many small matrices cost a fifth more; loading and storing a box costs 500 entries
-        entries = 1.2 * _entries(self.source_order) + 500.0
+        entries = 1.2 * _entries(self.source_order, 4 if self.single else 8) + 500.0
         seconds = self.machine().multiply * self.channels * entries * (0.5 if self.single else 1.0)
         if self.processor != "cpu":
             return seconds

@@ -5,15 +5,16 @@ J. Comput. Phys. 155, 468 (1999).
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
 
-from fmm.far import expansions, harmonics, translations, truncation
+from fmm.far import expansions, harmonics, rotations, translations, truncation
 from fmm.far.kept import kept
+from fmm.far.rotations import Shift, octant_of
 from fmm.tree.build import Tree
 from fmm.tree.geometry import Geometry
 from fmm.tree.lists import shifts
@@ -267,11 +268,14 @@ class HostFarField:
     ) -> None:
         lists = self.lists
 
+        room = translations.scratch(self.degree, channels, self.dtype)
+        room = (*room, *rotations.scratch(self.degree, self.dtype))
+
         def task(first: int, last: int) -> None:
             _transfer_boxes(
                 begin + first, begin + last, lists.m2l_starts, lists.m2l_targets,
                 lists.m2l_sources, *operators, channels, multipoles, locals_, self.length,
-                *translations.scratch(self.degree, channels, self.dtype),
+                *(array.copy() for array in room),
             )  # fmt: skip
 
         run_chunks(task, end - begin, 3.0 * (end - begin) * channels * self.length**2)
@@ -298,17 +302,17 @@ class TransferOperators(NamedTuple):
 
     Attributes
     ----------
-    tiles : ndarray
-        One operator after the other.
-    table : ndarray, shape (n, 5)
-        Code, where its tiles start and end, number of columns, octant of the reflection. Codes
-        of one operator follow each other, so that it is read from memory once.
+    dense : tuple of ndarray
+        Dense operators, one after the other, and of each code: its number, where its tiles start
+        and end, number of columns, octant of the reflection.
+    turned : tuple
+        See `fmm.far.rotations.Operators`.
     signs : ndarray, shape (8, n_harmonics)
         Signs of harmonics under the reflections of an octant.
     """
 
-    tiles: np.ndarray
-    table: np.ndarray
+    dense: tuple[np.ndarray, np.ndarray]
+    turned: rotations.Operators
     signs: np.ndarray
 
 
@@ -318,43 +322,64 @@ def transfer_operators(
 ) -> TransferOperators:
     """Return the operators of shifts up to `widest`, each of the degree its distance asks for."""
     degrees = truncation.degrees(degree, source_order)
-    shift_of = np.abs(shifts())
     span = range(widest + 1)
     reflected = [shift for shift in itertools.product(span, span, span) if max(shift) > 1]
-    h = dict(zip(reflected, harmonics.irregular(np.array(reflected), 2 * degree), strict=True))
+    shift_of = np.abs(shifts())
     codes = {s: np.flatnonzero((shift_of == s).all(axis=1)) for s in reflected}
     asked = {s: int(degrees[codes[s][0]]) for s in reflected}
-    lengths = {s: translations.transfer_length(asked[s], dtype) for s in reflected}
-    tiles = aligned(sum(lengths.values()), dtype)
-    rows, first = [], 0
     # by degree: shifts of one degree share the terms of their matrices
-    for shift in sorted(reflected, key=lambda s: asked[s]):
-        last = first + lengths[shift]
-        translations.transfer(h[shift], asked[shift], tiles[first:last])
-        for code in codes[shift]:
-            octant = int((shifts()[code] < 0) @ (4, 2, 1))
-            n_columns = harmonics.n_harmonics(asked[shift])
-            rows.append((code, first, last, n_columns, octant))
-        first = last
+    reflected.sort(key=asked.__getitem__)
+    least = rotations.LEAST[dtype.itemsize]
+    dense = _dense_operators([s for s in reflected if asked[s] < least], asked, codes, dtype)
+    turned = rotations.operators_of(
+        [s for s in reflected if asked[s] >= least], asked, codes, dtype
+    )
     signs = np.stack([translations.reflection(octant, degree, dtype) for octant in range(8)])
-    return TransferOperators(tiles, np.array(rows), signs)
+    return TransferOperators(dense, turned, signs)
+
+
+def _dense_operators(
+    chosen: list[Shift], asked: dict[Shift, int], codes: Mapping[Shift, np.ndarray], dtype: np.dtype
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return `TransferOperators.dense` of some shifts; codes of one follow each other."""
+    lengths = [translations.transfer_length(asked[s], dtype) for s in chosen]
+    tiles, rows, first = aligned(sum(lengths), dtype), [], 0
+    most = max((asked[s] for s in chosen), default=0)
+    h = harmonics.irregular(np.array(chosen).reshape(-1, 3), 2 * most)
+    for shift, own, length in zip(chosen, h, lengths, strict=True):
+        last = first + length
+        translations.transfer(own, asked[shift], tiles[first:last])
+        n_columns = harmonics.n_harmonics(asked[shift])
+        rows += [(code, first, last, n_columns, octant_of(code)) for code in codes[shift]]
+        first = last
+    return tiles, np.array(rows, np.int64).reshape(-1, 5)
 
 
 @bare
 def _transfer_boxes(
-    first, last, starts, targets, sources, tiles, table, signs, channels, multipoles, locals_,
-    length, scratch, offsets,
+    first, last, starts, targets, sources, dense, turned, signs, channels, multipoles, locals_,
+    length, scratch, offsets, every, reflected, between, places,
 ):  # fmt: skip
     """Add multipole-to-local translations to boxes first ... last - 1."""
+    tiles, table = dense
     for row in range(table.shape[0]):
         code, begin, end, n_columns, octant = table[row]
         start = _lower(targets, starts[code], starts[code + 1], first)
         stop = _lower(targets, start, starts[code + 1], last)
         # octant 0 needs no reflection
-        turned = signs[octant] if octant > 0 else signs[0, :0]
+        own = signs[octant] if octant > 0 else signs[0, :0]
         translations.translate(
-            start, stop, tiles[begin:end], n_columns, turned, sources, targets, channels,
-            multipoles, length, locals_, length, scratch, offsets,
+            start, stop, tiles[begin:end], n_columns, own, sources, targets, channels,
+            multipoles, length, locals_, length, scratch, offsets, every,
+        )  # fmt: skip
+    for row in range(turned.table.shape[0]):
+        code, octant = turned.table[row, 0], turned.table[row, 1]
+        start = _lower(targets, starts[code], starts[code + 1], first)
+        stop = _lower(targets, start, starts[code + 1], last)
+        own = signs[octant] if octant > 0 else signs[0, :0]
+        rotations.translate(
+            start, stop, turned, row, own, sources, targets, channels, multipoles, length,
+            locals_, length, reflected, between, places,
         )  # fmt: skip
 
 

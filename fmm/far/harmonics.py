@@ -184,7 +184,7 @@ def transfer_terms(degree: int, inner: int) -> Terms:
 
 def _collect(build: Any, degree: int, inner: int) -> Terms:
     """Return the terms that a compiled loop counts, then writes."""
-    roots = _root_binomials(2 * (degree + inner) + 1)
+    roots = root_binomials(2 * (degree + inner) + 1)
     index = np.empty(0, np.int32)
     nothing = (index, index, index, np.empty(0))
     count = build(degree, inner, roots, *nothing)
@@ -195,7 +195,7 @@ def _collect(build: Any, degree: int, inner: int) -> Terms:
 
 
 @lru_cache(maxsize=4)
-def _root_binomials(size: int) -> np.ndarray:
+def root_binomials(size: int) -> np.ndarray:
     """Return the square roots of the binomial coefficients."""
     table = np.zeros((size, size))
     table[:, 0] = 1.0

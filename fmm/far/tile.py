@@ -19,9 +19,11 @@ ROWS = 3
 @intrinsic(prefer_literal=True)
 def tile(
     typing_context: Any, matrix: Any, start: Any, x: Any, x_starts: Any, y: Any, y_starts: Any,
-    first: Any, row: Any, n_columns: Any, rows: Any,
+    first: Any, row: Any, columns: Any, column: Any, n_columns: Any, rows: Any,
 ) -> Any:  # fmt: skip
-    """Add ``matrix tile @ x[box]`` to ``y[box]`` for eight boxes.
+    """Add ``matrix tile @ x[box][columns[column : column + n_columns]]`` to ``y[box]``.
+
+    For eight boxes.
 
     matrix : flat; the tile starts at `start` and holds `rows` vectors per column.
     x_starts, y_starts : first .. first + 7 are where each box's coefficients start in x and y.
@@ -48,8 +50,9 @@ def tile(
 
     integer = types.intp
     signature = types.void(
-        matrix, integer, x, x_starts, y, y_starts, integer, integer, integer, rows
-    )
+        matrix, integer, x, x_starts, y, y_starts, integer, integer, columns, integer, integer,
+        rows,
+    )  # fmt: skip
     return signature, codegen
 
 
@@ -78,7 +81,10 @@ class _Loop:
         """Add every column of the tile times the boxes' coefficients to their sums."""
         builder, height = self.builder, len(sums[0])
         sources = self.pointers(args, 2, 3)
-        with cgutils.for_range(builder, args[8]) as loop:
+        columns = self.context.make_array(self.kinds[8])(self.context, builder, args[8]).data
+        columns = builder.gep(columns, [args[9]])
+        with cgutils.for_range(builder, args[10]) as loop:
+            index = builder.load(builder.gep(columns, [loop.index]))
             column = builder.mul(loop.index, self.word(height * self.vector.count))
             column = builder.add(args[1], column)
             entries = [
@@ -91,7 +97,7 @@ class _Loop:
                 for i in range(height)
             ]  # fmt: skip
             for box, source in zip(sums, sources, strict=True):
-                coefficient = builder.load(builder.gep(source, [loop.index]))
+                coefficient = builder.load(builder.gep(source, [index]))
                 spread = fill_lanes(builder, coefficient, self.vector)
                 for place, entry in zip(box, entries, strict=True):
                     product = builder.fmul(entry, spread, flags=FLAGS)

@@ -126,17 +126,17 @@ def signs_of(octant: int, degree: int, dtype: np.dtype) -> np.ndarray:
     return reflection(octant, degree, dtype) if octant else np.empty(0, dtype)
 
 
-def scratch(degree: int, channels: int, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Return what `translate` works on."""
-    lanes = BYTES // np.dtype(dtype).itemsize
-    tiles = aligned(ROWS * lanes * harmonics.n_harmonics(degree), np.dtype(dtype))
-    return tiles, np.empty((2, GROUP * channels + BOXES), np.int64)
+def scratch(degree: int, channels: int, dtype: np.dtype) -> tuple[np.ndarray, ...]:
+    """Return what `translate` works on, and the indices of all columns."""
+    lanes, size = BYTES // np.dtype(dtype).itemsize, harmonics.n_harmonics(degree)
+    tiles = aligned(ROWS * lanes * size, np.dtype(dtype))
+    return tiles, np.empty((2, GROUP * channels + BOXES), np.int64), np.arange(size)
 
 
 @bare
 def translate(
     first, last, tiles, n_columns, signs, sources, targets, channels, x, x_length, y,
-    y_length, scratch, starts,
+    y_length, scratch, starts, every,
 ):  # fmt: skip
     """Add the translated expansions of boxes ``sources[first:last]`` to those of `targets`.
 
@@ -151,8 +151,10 @@ def translate(
         added to fill groups of eight.
     scratch
         Room for a row of tiles.
-    places
+    starts
         Room for integers, (2, GROUP * channels + 8).
+    every
+        0, 1, 2, ...: all columns.
     """
     lanes = BYTES // tiles.itemsize
     blank_x = len(x) - channels * x_length
@@ -176,12 +178,14 @@ def translate(
             if len(signs) > 0:
                 _reflect(tiles, offset, n_columns, height * lanes, row * lanes, signs, scratch)
                 _row_of_tiles(
-                    scratch, 0, height, x, x_starts, y, y_starts, count, row * lanes, n_columns
-                )
+                    scratch, 0, height, x, x_starts, y, y_starts, count, row * lanes, every,
+                    n_columns,
+                )  # fmt: skip
             else:
                 _row_of_tiles(
-                    tiles, offset, height, x, x_starts, y, y_starts, count, row * lanes, n_columns
-                )
+                    tiles, offset, height, x, x_starts, y, y_starts, count, row * lanes, every,
+                    n_columns,
+                )  # fmt: skip
 
 
 @bare_inline
@@ -194,11 +198,11 @@ def _reflect(tiles, start, n_columns, height, row, signs, out):
 
 
 @bare_inline
-def _row_of_tiles(matrix, start, height, x, x_starts, y, y_starts, count, row, n_columns):
+def _row_of_tiles(matrix, start, height, x, x_starts, y, y_starts, count, row, every, n_columns):
     for box in range(0, count, BOXES):
         if height >= 3:
-            tile(matrix, start, x, x_starts, y, y_starts, box, row, n_columns, 3)
+            tile(matrix, start, x, x_starts, y, y_starts, box, row, every, 0, n_columns, 3)
         elif height == 2:
-            tile(matrix, start, x, x_starts, y, y_starts, box, row, n_columns, 2)
+            tile(matrix, start, x, x_starts, y, y_starts, box, row, every, 0, n_columns, 2)
         else:
-            tile(matrix, start, x, x_starts, y, y_starts, box, row, n_columns, 1)
+            tile(matrix, start, x, x_starts, y, y_starts, box, row, every, 0, n_columns, 1)

@@ -1,0 +1,363 @@
+"""Multipole-to-local translations of high degree: turn the shift to the z axis, shift, turn back.
+
+A rotation mixes harmonics of one degree n only, a shift along z those of one order m: instead of
+the (p + 1)^4 entries of a dense matrix these are 2 blocks of (2 n + 1)^2 for every degree, and 2 of
+(p + 1 - m)^2 for every order (White & Head-Gordon, J. Chem. Phys. 105, 5061 (1996)). Blocks are cut
+into tiles of the same loop that applies dense matrices (`fmm.far.tile`), eight boxes at a time.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+from fmm.far import harmonics
+from fmm.far.tile import BOXES, ROWS, tile
+from fmm.far.translations import row_length
+from fmm.tree.lists import shifts
+from multipoles.compiled.jit import bare, bare_inline
+from multipoles.compiled.simd import BYTES
+from multipoles.layout import aligned
+
+Shift = tuple[int, int, int]
+
+#: From this degree on it is faster than a dense matrix.
+LEAST = {8: 7, 4: 8}
+# so many times as many directions as a rotation has rows, from which it is found
+_DIRECTIONS = 1.6
+
+
+class Tiles(NamedTuple):
+    """How the blocks of a degree lie in memory, for three steps: turn, shift, turn back.
+
+    Attributes
+    ----------
+    table : ndarray, shape (n, 5)
+        Of each tile: first row of its output, vectors of rows, where its columns start in
+        `columns`, how many there are, where it starts in the operator of its step.
+    ends : tuple of int
+        Where the tiles of each step end.
+    columns : ndarray
+        Coefficients of the input that are multiplied.
+    lengths : tuple of int
+        Of the operators of the steps.
+    between : int
+        Numbers of a box between steps.
+    """
+
+    table: np.ndarray
+    ends: tuple[int, int, int]
+    columns: np.ndarray
+    lengths: tuple[int, int, int]
+    between: int
+
+
+class _Block(NamedTuple):
+    """Where a block of a step takes its input, and where its output goes."""
+
+    row: int
+    columns: np.ndarray
+    same: bool = False
+    """Whether its matrix is that of the block before."""
+
+
+@lru_cache(maxsize=128)
+def tiles_of(degree: int, lanes: int) -> Tiles:
+    """Return how the blocks of a degree are cut."""
+    turn, shift, back = _blocks(degree)
+    natural = -(-harmonics.n_harmonics(degree) // lanes) * lanes
+    between = natural + ROWS * lanes
+    rows: list[tuple[int, ...]] = []
+    ends, lengths, columns, count = [], [], [], 0
+    for blocks, length in ((turn, between), (shift, between), (back, natural)):
+        start = before = 0
+        for block in blocks:
+            size = len(block.columns)
+            at = before if block.same else start
+            before = at
+            for first, height in _heights(size, lanes):
+                row = min(block.row + first, length - height * lanes)
+                rows.append((row, height, count, size, at))
+                at += height * lanes * size
+            start = max(start, at)
+            columns.append(block.columns)
+            count += size
+        ends.append(len(rows))
+        lengths.append(start)
+    return Tiles(
+        np.array(rows), (ends[0], ends[1], ends[2]), np.concatenate(columns),
+        (lengths[0], lengths[1], lengths[2]), between,
+    )  # fmt: skip
+
+
+def _heights(size: int, lanes: int) -> list[tuple[int, int]]:
+    """Return first rows and heights, in vectors, of the tiles of a block of some rows."""
+    vectors = -(-size // lanes)
+    return [(v * lanes, min(ROWS, vectors - v)) for v in range(0, vectors, ROWS)]
+
+
+def _blocks(degree: int) -> tuple[list[_Block], list[_Block], list[_Block]]:
+    """Return the blocks of the three steps; between shift and turning back order follows order."""
+    of_degree = [np.arange(n * n, (n + 1) ** 2) for n in range(degree + 1)]
+    shift, position, row = [], np.empty(harmonics.n_harmonics(degree), np.int64), 0
+    for m in range(degree + 1):
+        for sine in range(2 if m else 1):
+            n = np.arange(m, degree + 1)
+            inputs = n * n + max(2 * m - 1, 0) + sine
+            shift.append(_Block(row, inputs, same=bool(sine)))
+            position[inputs] = row + np.arange(len(n))
+            row += len(n)
+    turn = [_Block(int(index[0]), index) for index in of_degree]
+    back = [_Block(int(index[0]), position[index]) for index in of_degree]
+    return turn, shift, back
+
+
+# --- matrices -------------------------------------------------------------------------------------
+
+
+class Operators(NamedTuple):
+    """Operators in three steps of all codes that have such, those of reflected shifts stored once.
+
+    Attributes
+    ----------
+    turns, shifts, backs : ndarray
+        One operator of each step after the other.
+    table : ndarray, shape (n, 6)
+        Of each code: its number, octant of the reflection, row of `degrees`, and where its
+        operators start.
+    degrees : ndarray, shape (n_degrees, 6)
+        Of each degree: where its tiles start, `Tiles.ends`, where its columns start,
+        `Tiles.between`.
+    tiles, columns : ndarray
+        `Tiles.table` and `Tiles.columns` of one degree after the other.
+    """
+
+    turns: np.ndarray
+    shifts: np.ndarray
+    backs: np.ndarray
+    table: np.ndarray
+    degrees: np.ndarray
+    tiles: np.ndarray
+    columns: np.ndarray
+
+
+def octant_of(code: int) -> int:
+    """Return which axes are reflected in a code's shift: 4 for x, 2 for y, 1 for z."""
+    return int((shifts()[code] < 0) @ (4, 2, 1))
+
+
+def operators_of(
+    chosen: list[Shift], asked: dict[Shift, int], codes: Mapping[Shift, np.ndarray], dtype: np.dtype
+) -> Operators:
+    """Return the operators of shifts without signs, each of the degree that is asked.
+
+    Parameters
+    ----------
+    chosen : list of tuple
+        Shifts, sorted by degree.
+    asked, codes : dict
+        Degree and codes of each.
+    dtype : dtype
+        Of expansions.
+    """
+    lanes = BYTES // dtype.itemsize
+    steps: list[list[np.ndarray]] = [[np.empty(0, dtype)] for _ in range(3)]
+    starts, table, degrees, tiles, columns = [0, 0, 0], [], [], [np.empty((0, 5), np.int64)], []
+    columns.append(np.empty(0, np.int64))
+    for own, (degree, group) in enumerate(itertools.groupby(chosen, key=asked.__getitem__)):
+        same = list(group)
+        cut = tiles_of(degree, lanes)
+        counts = sum(map(len, tiles)), sum(map(len, columns))
+        degrees.append((counts[0], *cut.ends, counts[1], cut.between))
+        tiles.append(cut.table)
+        columns.append(cut.columns)
+        for step, made in zip(steps, operators(np.array(same, float), degree, dtype), strict=True):
+            step.append(made.ravel())
+        for shift in same:
+            table += [(code, octant_of(code), own, *starts) for code in codes[shift]]
+            starts = [a + b for a, b in zip(starts, cut.lengths, strict=True)]
+    turns, along, backs = map(np.concatenate, steps)
+    return Operators(
+        turns, along, backs, np.array(table, np.int64).reshape(-1, 6),
+        np.array(degrees, np.int64).reshape(-1, 6), np.concatenate(tiles),
+        np.concatenate(columns),
+    )  # fmt: skip
+
+
+def operators(
+    vectors: np.ndarray, degree: int, dtype: np.dtype
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the operators of three steps for shifts (s, 3), each of shape (s, length)."""
+    lanes = BYTES // dtype.itemsize
+    lengths = tiles_of(degree, lanes).lengths
+    turns = rotations(vectors, degree)
+    distances = np.sqrt((vectors**2).sum(axis=1))
+    axial = [_axial(distances, degree, m) for m in range(degree + 1)]
+    backs = [np.swapaxes(turn, 1, 2) for turn in turns]
+    natural = row_length(harmonics.n_harmonics(degree), dtype)
+    return (
+        _cut(turns, dtype, lengths[0]), _cut(axial, dtype, lengths[1]),
+        _cut(backs, dtype, lengths[2], natural),
+    )  # fmt: skip
+
+
+def _cut(
+    blocks: Sequence[np.ndarray], dtype: np.dtype, length: int, natural: int | None = None
+) -> np.ndarray:
+    """Return blocks (s, rows, columns) as tiles, (s, length).
+
+    Where the output ends with `natural` rows, tiles at its end begin earlier, with rows of zero.
+    """
+    lanes, n = BYTES // dtype.itemsize, len(blocks[0])
+    out = aligned(n * length, dtype).reshape(n, length)
+    start = 0
+    for degree, block in enumerate(blocks):
+        size = block.shape[1]
+        for first, height in _heights(size, lanes):
+            rows = min(height * lanes, size - first)
+            late = 0
+            if natural is not None:
+                late = max(0, degree**2 + first + height * lanes - natural)
+            tile = np.zeros((n, block.shape[2], height * lanes), dtype)
+            tile[:, :, late : late + rows] = np.swapaxes(block[:, first : first + rows], 1, 2)
+            out[:, start : start + tile[0].size] = tile.reshape(n, -1)
+            start += tile[0].size
+    return out
+
+
+def rotations(vectors: np.ndarray, degree: int) -> list[np.ndarray]:
+    """Return for each degree the matrices (s, 2 n + 1, 2 n + 1) that turn vectors to the z axis.
+
+    Harmonics of a degree, at enough directions, determine what turned directions make of them.
+    """
+    axes = _frames(vectors)
+    count = int(_DIRECTIONS * (2 * degree + 1)) + 4
+    points = _spread(count)
+    here = harmonics.regular(points, degree)
+    turned = harmonics.regular(np.einsum("sij,pj->spi", axes, points), degree)
+    out = []
+    for n in range(degree + 1):
+        own = slice(n * n, (n + 1) ** 2)
+        out.append(np.swapaxes(np.linalg.pinv(here[:, own]) @ turned[..., own], 1, 2))
+    return out
+
+
+def _frames(vectors: np.ndarray) -> np.ndarray:
+    """Return rotations (s, 3, 3) that turn vectors to the z axis."""
+    z = vectors / np.linalg.norm(vectors, axis=1)[:, None]
+    other = np.where(np.abs(z[:, :1]) < 0.9, [[1.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]])
+    x = other - (other * z).sum(axis=1)[:, None] * z
+    x /= np.linalg.norm(x, axis=1)[:, None]
+    return np.stack([x, np.cross(z, x), z], axis=1)
+
+
+def _spread(count: int) -> np.ndarray:
+    """Return unit vectors along a spiral, (count, 3)."""
+    z = 1 - (2 * np.arange(count) + 1) / count
+    angle = np.pi * (1 + 5**0.5) * np.arange(count)
+    radius = np.sqrt(1 - z * z)
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle), z], axis=1)
+
+
+def _axial(distances: np.ndarray, degree: int, m: int) -> np.ndarray:
+    """Return the matrices (s, p + 1 - m, p + 1 - m) of shifts along z for the order m."""
+    n = np.arange(m, degree + 1)
+    k, j = np.meshgrid(n, n, indexing="ij")
+    roots = harmonics.root_binomials(2 * degree + 1)
+    factor = (1.0 - 2.0 * ((k + m) % 2)) * roots[k + j, j + m] * roots[k + j, j - m]
+    matrices: np.ndarray = factor / distances[:, None, None] ** (k + j + 1)
+    return matrices
+
+
+# --- loops ----------------------------------------------------------------------------------------
+
+
+def scratch(degree: int, dtype: np.dtype) -> tuple[np.ndarray, ...]:
+    """Return what `translate` works on."""
+    lanes = BYTES // np.dtype(dtype).itemsize
+    tiles = tiles_of(degree, lanes)
+    longest = max(tiles.lengths[0], tiles.lengths[2])
+    return (
+        aligned(2 * longest, dtype), aligned(2 * BOXES * tiles.between, dtype),
+        np.empty((3, BOXES), np.int64),
+    )  # fmt: skip
+
+
+@bare
+def translate(
+    first, last, operators, row, signs, sources, targets, channels, x, x_length, y, y_length,
+    reflected, buffers, starts,
+):  # fmt: skip
+    """Add the translated expansions of boxes ``sources[first:last]`` to those of `targets`.
+
+    Parameters are those of `fmm.far.translations.translate`, but for a row of `Operators`.
+    """
+    if last <= first:
+        return
+    own, turn_start, shift_start, back_start = operators.table[row, 2:]
+    tile, turn_end, shift_end, back_end, column, between = operators.degrees[own]
+    turn = operators.turns[turn_start:]
+    shift = operators.shifts[shift_start:]
+    back = operators.backs[back_start:]
+    table, columns = operators.tiles[tile : tile + back_end], operators.columns[column:]
+    if len(signs) > 0:
+        half = len(reflected) // 2
+        _reflect_columns(turn, table, 0, turn_end, columns, signs, reflected[:half])
+        _reflect_rows(back, table, shift_end, back_end, signs, reflected[half:])
+        turn, back = reflected[:half], reflected[half:]
+    blank_x, blank_y = len(x) - channels * x_length, len(y) - channels * y_length
+    x_starts, y_starts, places = starts[0], starts[1], starts[2]
+    for box in range(BOXES):
+        places[box] = box * between
+    near, along = buffers[: BOXES * between], buffers[BOXES * between : 2 * BOXES * between]
+    n = (last - first) * channels
+    for start in range(0, n, BOXES):
+        for box in range(BOXES):
+            i, channel = first + (start + box) // channels, (start + box) % channels
+            x_starts[box], y_starts[box] = blank_x, blank_y
+            if start + box < n:
+                x_starts[box] = (sources[i] * channels + channel) * x_length
+                y_starts[box] = (targets[i] * channels + channel) * y_length
+        near[:] = 0.0
+        along[:] = 0.0
+        _apply(turn, table, 0, turn_end, columns, x, x_starts, near, places)
+        _apply(shift, table, turn_end, shift_end, columns, near, places, along, places)
+        _apply(back, table, shift_end, back_end, columns, along, places, y, y_starts)
+
+
+@bare
+def _apply(matrix, table, first, last, columns, x, x_starts, y, y_starts):
+    """Add the product of tiles first ... last - 1 with the input of eight boxes to their output."""
+    for t in range(first, last):
+        row, height, column, count, start = table[t]
+        if height >= 3:
+            tile(matrix, start, x, x_starts, y, y_starts, 0, row, columns, column, count, 3)
+        elif height == 2:
+            tile(matrix, start, x, x_starts, y, y_starts, 0, row, columns, column, count, 2)
+        else:
+            tile(matrix, start, x, x_starts, y, y_starts, 0, row, columns, column, count, 1)
+
+
+@bare_inline
+def _reflect_columns(matrix, table, first, last, columns, signs, out):
+    """Write tiles whose columns are multiplied by the signs of their input."""
+    for t in range(first, last):
+        _, height, column, count, start = table[t]
+        size = height * (BYTES // out.itemsize)
+        for k in range(count):
+            sign = signs[columns[column + k]]
+            for i in range(start + k * size, start + (k + 1) * size):
+                out[i] = matrix[i] * sign
+
+
+@bare_inline
+def _reflect_rows(matrix, table, first, last, signs, out):
+    """Write tiles whose rows are multiplied by the signs of their output."""
+    for t in range(first, last):
+        row, height, _, count, start = table[t]
+        size = height * (BYTES // out.itemsize)
+        for k in range(count):
+            for i in range(size):
+                out[start + k * size + i] = matrix[start + k * size + i] * signs[row + i]
