@@ -15,7 +15,6 @@ from fmm.far import expansions, harmonics, rotations, translations, truncation
 from fmm.near import has_parts, near_field, pair_cost
 from fmm.tree.lists import shifts
 from multipoles.compiled.jit import processor, serial
-from multipoles.compiled.simd import BYTES
 from multipoles.files import atomic_write
 
 # from this tolerance on expansions are float32, and near pairs too
@@ -24,8 +23,8 @@ SINGLE = 1e-5
 FIXED_SECONDS = 2e-3
 # expansions beyond so many bytes are read from memory, which a translation has to wait for
 _CACHE, _MISS = 16e6, 55e-9
-# what a product and a tile of operators in three steps cost, in entries of dense ones
-_PRODUCT, _TILE = 0.9, 90.0
+# what a product, a tile and a coefficient cost in translations in three steps, in entries of dense ones
+_PRODUCT, _TILE, _SQUARES = 0.9, 8.0, 8.0
 # what a translation costs beside arithmetic: to be listed, and looked at where errors are sought
 _LISTED = 2e-8
 
@@ -170,9 +169,9 @@ def _entries(source_order: int, itemsize: int) -> np.ndarray:
 def _of_degree(degree: int, itemsize: int) -> float:
     if degree < rotations.LEAST[itemsize]:
         return (degree + 1.0) ** 4
-    table = rotations.tiles_of(degree, BYTES // itemsize).table
-    lanes = BYTES // itemsize
-    return float(_PRODUCT * lanes * (table[:, 1] * table[:, 3]).sum() + _TILE * len(table))
+    table = rotations.tiles_of(degree).table
+    products = _PRODUCT * (table[:, 1] * table[:, 3]).sum() + _TILE * len(table)
+    return float(products + _SQUARES * (degree + 1.0) ** 2)
 
 
 class Work(NamedTuple):

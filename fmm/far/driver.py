@@ -358,7 +358,7 @@ def _dense_operators(
 @bare
 def _transfer_boxes(
     first, last, starts, targets, sources, dense, turned, signs, channels, multipoles, locals_,
-    length, scratch, offsets, every, reflected, between, places,
+    length, scratch, offsets, every, rows, places,
 ):  # fmt: skip
     """Add multipole-to-local translations to boxes first ... last - 1."""
     tiles, table = dense
@@ -376,10 +376,9 @@ def _transfer_boxes(
         code, octant = turned.table[row, 0], turned.table[row, 1]
         start = _lower(targets, starts[code], starts[code + 1], first)
         stop = _lower(targets, start, starts[code + 1], last)
-        own = signs[octant] if octant > 0 else signs[0, :0]
         rotations.translate(
-            start, stop, turned, row, own, sources, targets, channels, multipoles, length,
-            locals_, length, reflected, between, places,
+            start, stop, turned, row, signs[octant], sources, targets, channels, multipoles,
+            length, locals_, length, rows, places,
         )  # fmt: skip
 
 

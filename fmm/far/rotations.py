@@ -3,21 +3,22 @@
 A rotation mixes harmonics of one degree n only, a shift along z those of one order m: instead of
 the (p + 1)^4 entries of a dense matrix these are 2 blocks of (2 n + 1)^2 for every degree, and 2 of
 (p + 1 - m)^2 for every order (White & Head-Gordon, J. Chem. Phys. 105, 5061 (1996)). Blocks are cut
-into tiles of the same loop that applies dense matrices (`fmm.far.tile`), eight boxes at a time.
+into tiles of a few rows, which `fmm.far.mix` applies to many boxes at a time.
 """
 
 import itertools
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from fmm.far import harmonics
-from fmm.far.tile import BOXES, ROWS, tile
+from fmm.far.mix import HEIGHT, VECTORS, gather, mix, scatter
 from fmm.far.translations import row_length
 from fmm.tree.lists import shifts
-from multipoles.compiled.jit import bare, bare_inline
+from multipoles.compiled.jit import bare
 from multipoles.compiled.simd import BYTES
 from multipoles.layout import aligned
 
@@ -30,28 +31,25 @@ _DIRECTIONS = 1.6
 
 
 class Tiles(NamedTuple):
-    """How the blocks of a degree lie in memory, for three steps: turn, shift, turn back.
+    """How the blocks of a degree are cut, for three steps: turn, shift, turn back.
 
     Attributes
     ----------
     table : ndarray, shape (n, 5)
-        Of each tile: first row of its output, vectors of rows, where its columns start in
-        `columns`, how many there are, where it starts in the operator of its step.
+        Of each tile: its first row, number of rows, where its columns start in `columns`, how many
+        there are, where it starts in the operator of its step.
     ends : tuple of int
         Where the tiles of each step end.
     columns : ndarray
         Coefficients of the input that are multiplied.
     lengths : tuple of int
         Of the operators of the steps.
-    between : int
-        Numbers of a box between steps.
     """
 
     table: np.ndarray
     ends: tuple[int, int, int]
     columns: np.ndarray
     lengths: tuple[int, int, int]
-    between: int
 
 
 class _Block(NamedTuple):
@@ -64,23 +62,19 @@ class _Block(NamedTuple):
 
 
 @lru_cache(maxsize=128)
-def tiles_of(degree: int, lanes: int) -> Tiles:
+def tiles_of(degree: int) -> Tiles:
     """Return how the blocks of a degree are cut."""
-    turn, shift, back = _blocks(degree)
-    natural = -(-harmonics.n_harmonics(degree) // lanes) * lanes
-    between = natural + ROWS * lanes
     rows: list[tuple[int, ...]] = []
     ends, lengths, columns, count = [], [], [], 0
-    for blocks, length in ((turn, between), (shift, between), (back, natural)):
+    for blocks in _blocks(degree):
         start = before = 0
         for block in blocks:
             size = len(block.columns)
             at = before if block.same else start
             before = at
-            for first, height in _heights(size, lanes):
-                row = min(block.row + first, length - height * lanes)
-                rows.append((row, height, count, size, at))
-                at += height * lanes * size
+            for first, height in _heights(size):
+                rows.append((block.row + first, height, count, size, at))
+                at += height * size
             start = max(start, at)
             columns.append(block.columns)
             count += size
@@ -88,14 +82,15 @@ def tiles_of(degree: int, lanes: int) -> Tiles:
         lengths.append(start)
     return Tiles(
         np.array(rows), (ends[0], ends[1], ends[2]), np.concatenate(columns),
-        (lengths[0], lengths[1], lengths[2]), between,
+        (lengths[0], lengths[1], lengths[2]),
     )  # fmt: skip
 
 
-def _heights(size: int, lanes: int) -> list[tuple[int, int]]:
-    """Return first rows and heights, in vectors, of the tiles of a block of some rows."""
-    vectors = -(-size // lanes)
-    return [(v * lanes, min(ROWS, vectors - v)) for v in range(0, vectors, ROWS)]
+def _heights(size: int) -> list[tuple[int, int]]:
+    """Return first rows and heights of the tiles of a block, all of about one height."""
+    n = -(-size // HEIGHT)
+    bounds = [size * k // n for k in range(n + 1)]
+    return [(a, b - a) for a, b in pairwise(bounds)]
 
 
 def _blocks(degree: int) -> tuple[list[_Block], list[_Block], list[_Block]]:
@@ -128,8 +123,8 @@ class Operators(NamedTuple):
         Of each code: its number, octant of the reflection, row of `degrees`, and where its
         operators start.
     degrees : ndarray, shape (n_degrees, 6)
-        Of each degree: where its tiles start, `Tiles.ends`, where its columns start,
-        `Tiles.between`.
+        Of each degree: where its tiles start, `Tiles.ends`, where its columns start, and number of
+        coefficients.
     tiles, columns : ndarray
         `Tiles.table` and `Tiles.columns` of one degree after the other.
     """
@@ -162,15 +157,14 @@ def operators_of(
     dtype : dtype
         Of expansions.
     """
-    lanes = BYTES // dtype.itemsize
     steps: list[list[np.ndarray]] = [[np.empty(0, dtype)] for _ in range(3)]
     starts, table, degrees, tiles, columns = [0, 0, 0], [], [], [np.empty((0, 5), np.int64)], []
     columns.append(np.empty(0, np.int64))
     for own, (degree, group) in enumerate(itertools.groupby(chosen, key=asked.__getitem__)):
         same = list(group)
-        cut = tiles_of(degree, lanes)
+        cut = tiles_of(degree)
         counts = sum(map(len, tiles)), sum(map(len, columns))
-        degrees.append((counts[0], *cut.ends, counts[1], cut.between))
+        degrees.append((counts[0], *cut.ends, counts[1], harmonics.n_harmonics(degree)))
         tiles.append(cut.table)
         columns.append(cut.columns)
         for step, made in zip(steps, operators(np.array(same, float), degree, dtype), strict=True):
@@ -190,41 +184,21 @@ def operators(
     vectors: np.ndarray, degree: int, dtype: np.dtype
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the operators of three steps for shifts (s, 3), each of shape (s, length)."""
-    lanes = BYTES // dtype.itemsize
-    lengths = tiles_of(degree, lanes).lengths
     turns = rotations(vectors, degree)
     distances = np.sqrt((vectors**2).sum(axis=1))
     axial = [_axial(distances, degree, m) for m in range(degree + 1)]
     backs = [np.swapaxes(turn, 1, 2) for turn in turns]
-    natural = row_length(harmonics.n_harmonics(degree), dtype)
-    return (
-        _cut(turns, dtype, lengths[0]), _cut(axial, dtype, lengths[1]),
-        _cut(backs, dtype, lengths[2], natural),
-    )  # fmt: skip
+    return _cut(turns, dtype), _cut(axial, dtype), _cut(backs, dtype)
 
 
-def _cut(
-    blocks: Sequence[np.ndarray], dtype: np.dtype, length: int, natural: int | None = None
-) -> np.ndarray:
-    """Return blocks (s, rows, columns) as tiles, (s, length).
-
-    Where the output ends with `natural` rows, tiles at its end begin earlier, with rows of zero.
-    """
-    lanes, n = BYTES // dtype.itemsize, len(blocks[0])
-    out = aligned(n * length, dtype).reshape(n, length)
-    start = 0
-    for degree, block in enumerate(blocks):
-        size = block.shape[1]
-        for first, height in _heights(size, lanes):
-            rows = min(height * lanes, size - first)
-            late = 0
-            if natural is not None:
-                late = max(0, degree**2 + first + height * lanes - natural)
-            tile = np.zeros((n, block.shape[2], height * lanes), dtype)
-            tile[:, :, late : late + rows] = np.swapaxes(block[:, first : first + rows], 1, 2)
-            out[:, start : start + tile[0].size] = tile.reshape(n, -1)
-            start += tile[0].size
-    return out
+def _cut(blocks: Sequence[np.ndarray], dtype: np.dtype) -> np.ndarray:
+    """Return blocks (s, rows, columns) as tiles, (s, length), column by column."""
+    tiles = [
+        np.swapaxes(block[:, first : first + height], 1, 2).reshape(len(block), -1)
+        for block in blocks
+        for first, height in _heights(block.shape[1])
+    ]
+    return np.concatenate(tiles, axis=1).astype(dtype, copy=False)
 
 
 def rotations(vectors: np.ndarray, degree: int) -> list[np.ndarray]:
@@ -276,88 +250,75 @@ def _axial(distances: np.ndarray, degree: int, m: int) -> np.ndarray:
 
 def scratch(degree: int, dtype: np.dtype) -> tuple[np.ndarray, ...]:
     """Return what `translate` works on."""
-    lanes = BYTES // np.dtype(dtype).itemsize
-    tiles = tiles_of(degree, lanes)
-    longest = max(tiles.lengths[0], tiles.lengths[2])
-    return (
-        aligned(2 * longest, dtype), aligned(2 * BOXES * tiles.between, dtype),
-        np.empty((3, BOXES), np.int64),
-    )  # fmt: skip
+    boxes = VECTORS * BYTES // np.dtype(dtype).itemsize
+    length = row_length(harmonics.n_harmonics(degree), np.dtype(dtype))
+    return aligned(2 * length * boxes, dtype), np.empty((2, boxes), np.int64)
 
 
 @bare
 def translate(
     first, last, operators, row, signs, sources, targets, channels, x, x_length, y, y_length,
-    reflected, buffers, starts,
+    rows, starts,
 ):  # fmt: skip
     """Add the translated expansions of boxes ``sources[first:last]`` to those of `targets`.
 
-    Parameters are those of `fmm.far.translations.translate`, but for a row of `Operators`.
+    Parameters are those of `fmm.far.translations.translate`, but for a row of `Operators`, and
+    `signs`, which are never empty.
     """
     if last <= first:
         return
     own, turn_start, shift_start, back_start = operators.table[row, 2:]
-    tile, turn_end, shift_end, back_end, column, between = operators.degrees[own]
+    tile, turn_end, shift_end, back_end, column, size = operators.degrees[own]
     turn = operators.turns[turn_start:]
     shift = operators.shifts[shift_start:]
     back = operators.backs[back_start:]
     table, columns = operators.tiles[tile : tile + back_end], operators.columns[column:]
-    if len(signs) > 0:
-        half = len(reflected) // 2
-        _reflect_columns(turn, table, 0, turn_end, columns, signs, reflected[:half])
-        _reflect_rows(back, table, shift_end, back_end, signs, reflected[half:])
-        turn, back = reflected[:half], reflected[half:]
+    lanes = BYTES // rows.itemsize
+    boxes, n_squares = VECTORS * lanes, (size + lanes - 1) // lanes
+    half = len(rows) // 2
+    near, along = rows[:half], rows[half:]
+    along[size * boxes : n_squares * lanes * boxes] = 0.0
     blank_x, blank_y = len(x) - channels * x_length, len(y) - channels * y_length
-    x_starts, y_starts, places = starts[0], starts[1], starts[2]
-    for box in range(BOXES):
-        places[box] = box * between
-    near, along = buffers[: BOXES * between], buffers[BOXES * between : 2 * BOXES * between]
+    x_starts, y_starts = starts[0], starts[1]
     n = (last - first) * channels
-    for start in range(0, n, BOXES):
-        for box in range(BOXES):
+    for start in range(0, n, boxes):
+        for box in range(boxes):
             i, channel = first + (start + box) // channels, (start + box) % channels
             x_starts[box], y_starts[box] = blank_x, blank_y
             if start + box < n:
                 x_starts[box] = (sources[i] * channels + channel) * x_length
                 y_starts[box] = (targets[i] * channels + channel) * y_length
-        near[:] = 0.0
-        along[:] = 0.0
-        _apply(turn, table, 0, turn_end, columns, x, x_starts, near, places)
-        _apply(shift, table, turn_end, shift_end, columns, near, places, along, places)
-        _apply(back, table, shift_end, back_end, columns, along, places, y, y_starts)
+        for square in range(n_squares):
+            for v in range(VECTORS):
+                place = square * lanes * boxes + v * lanes
+                gather(x, x_starts, v * lanes, square * lanes, signs, near, place)
+        _apply(turn, table, 0, turn_end, columns, near, along)
+        _apply(shift, table, turn_end, shift_end, columns, along, near)
+        _apply(back, table, shift_end, back_end, columns, near, along)
+        for square in range(n_squares):
+            for v in range(VECTORS):
+                place = square * lanes * boxes + v * lanes
+                scatter(y, y_starts, v * lanes, square * lanes, signs, along, place)
 
 
 @bare
-def _apply(matrix, table, first, last, columns, x, x_starts, y, y_starts):
-    """Add the product of tiles first ... last - 1 with the input of eight boxes to their output."""
+def _apply(matrix, table, first, last, columns, x, y):
+    """Write the rows of y that tiles first ... last - 1 make of those of x."""
     for t in range(first, last):
         row, height, column, count, start = table[t]
-        if height >= 3:
-            tile(matrix, start, x, x_starts, y, y_starts, 0, row, columns, column, count, 3)
+        if height == 8:
+            mix(matrix, start, x, columns, column, count, y, row, 8)
+        elif height == 7:
+            mix(matrix, start, x, columns, column, count, y, row, 7)
+        elif height == 6:
+            mix(matrix, start, x, columns, column, count, y, row, 6)
+        elif height == 5:
+            mix(matrix, start, x, columns, column, count, y, row, 5)
+        elif height == 4:
+            mix(matrix, start, x, columns, column, count, y, row, 4)
+        elif height == 3:
+            mix(matrix, start, x, columns, column, count, y, row, 3)
         elif height == 2:
-            tile(matrix, start, x, x_starts, y, y_starts, 0, row, columns, column, count, 2)
+            mix(matrix, start, x, columns, column, count, y, row, 2)
         else:
-            tile(matrix, start, x, x_starts, y, y_starts, 0, row, columns, column, count, 1)
-
-
-@bare_inline
-def _reflect_columns(matrix, table, first, last, columns, signs, out):
-    """Write tiles whose columns are multiplied by the signs of their input."""
-    for t in range(first, last):
-        _, height, column, count, start = table[t]
-        size = height * (BYTES // out.itemsize)
-        for k in range(count):
-            sign = signs[columns[column + k]]
-            for i in range(start + k * size, start + (k + 1) * size):
-                out[i] = matrix[i] * sign
-
-
-@bare_inline
-def _reflect_rows(matrix, table, first, last, signs, out):
-    """Write tiles whose rows are multiplied by the signs of their output."""
-    for t in range(first, last):
-        row, height, _, count, start = table[t]
-        size = height * (BYTES // out.itemsize)
-        for k in range(count):
-            for i in range(size):
-                out[start + k * size + i] = matrix[start + k * size + i] * signs[row + i]
+            mix(matrix, start, x, columns, column, count, y, row, 1)

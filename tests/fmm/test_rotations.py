@@ -51,12 +51,12 @@ def _applied(shift, degree, dtype, octant, boxes, channels, rng):
     y = rng.standard_normal(x.shape).astype(dtype)
     before = y.copy()
     sources, targets = (rng.permutation(boxes).astype(np.int32) for _ in range(2))
-    signs = translations.signs_of(octant, degree, dtype)
+    signs = translations.reflection(octant, degree + 2, dtype)
     rotations.translate(
         0, boxes, operators, 0, signs, sources, targets, channels, x.ravel(), length, y.ravel(),
         length, *rotations.scratch(degree + 2, dtype),
     )  # fmt: skip
-    own = np.ones(size) if octant == 0 else signs[:size]
+    own = signs[:size]
     matrix = translations.transfer_matrix(shift, degree) * own[:, None] * own
     expected = before.astype(float)
     expected[targets, :, :size] += x[sources, :, :size] @ matrix.T
