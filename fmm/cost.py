@@ -23,8 +23,8 @@ SINGLE = 1e-5
 FIXED_SECONDS = 2e-3
 # expansions beyond so many bytes are read from memory, which a translation has to wait for
 _CACHE, _MISS = 16e6, 55e-9
-# what a product, a tile and a coefficient cost in translations in three steps, in entries of dense ones
-_PRODUCT, _TILE, _SQUARES = 0.9, 8.0, 8.0
+# what a tile and a coefficient of translations in three steps cost, in products
+_TILE, _SQUARE = 8.0, 8.0
 # what a translation costs beside arithmetic: to be listed, and looked at where errors are sought
 _LISTED = 2e-8
 
@@ -35,7 +35,7 @@ class Machine(NamedTuple):
     pair: float
     """Potential and gradient of one charge at one point."""
     multiply: float
-    """One entry of a translation matrix applied to one box."""
+    """One product of a translation of one box."""
     harmonic: float
     """One harmonic of one point, formed or evaluated."""
     leaf: float = 2e-6
@@ -73,7 +73,7 @@ def machine() -> Machine:
 def _file() -> Path:
     # of a user without a home it stays "~", where `Path.expanduser` would raise
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home) / "anisole" / f"fmm-cost-2-{processor()}.json"
+    return Path(home) / "anisole" / f"fmm-cost-3-{processor()}.json"
 
 
 def _keep(path: Path, times: Machine) -> None:
@@ -113,19 +113,18 @@ def _time_pair() -> float:
 
 
 def _time_multiply() -> float:
-    dtype = np.dtype(np.float64)
-    size = harmonics.n_harmonics(10)
-    length = translations.row_length(size, dtype)
-    operator = translations.operator(np.ones((size, size)), dtype)
+    degree, dtype = 10, np.dtype(np.float64)
+    operator, signs = rotations.upward(degree, dtype), translations.reflection(0, degree, dtype)
+    length = translations.row_length(harmonics.n_harmonics(degree), dtype)
     boxes = np.arange(512, dtype=np.int32)
     x, y = np.zeros(513 * length), np.zeros(513 * length)
-    scratch = translations.scratch(10, 1, dtype)
+    scratch = rotations.scratch(degree, dtype)
     seconds = _least(
-        lambda: translations.translate(
-            0, 512, *operator, np.empty(0), boxes, boxes, 1, x, length, y, length, *scratch
+        lambda: rotations.translate(
+            0, 512, operator, 0, signs, boxes, boxes, 1, x, length, y, length, *scratch
         )
     )
-    return seconds / (512 * size**2)
+    return seconds / (512 * _of_degree(degree))
 
 
 def _time_harmonic() -> float:
@@ -149,29 +148,29 @@ def _time_harmonic() -> float:
 
 
 @lru_cache
-def _entries(source_order: int, itemsize: int) -> np.ndarray:
-    """Return the mean number of entries of multipole-to-local matrices at every degree.
+def _products(source_order: int, dense: bool) -> np.ndarray:
+    """Return the mean number of products of a multipole-to-local translation at every degree.
 
-    Operators in three steps count as the dense ones that take as long.
+    Of dense matrices as on a GPU, or in three steps.
     """
-    of_degree = np.array([_of_degree(p, itemsize) for p in range(truncation.MAX_DEGREE + 1)])
+    every = range(truncation.MAX_DEGREE + 1)
+    of_degree = np.array([1.2 * (p + 1.0) ** 4 if dense else _of_degree(p) for p in every])
     # a shift of three boxes along an axis occurs for one of the two positions in a parent
     far = (np.abs(shifts()) == 3).sum(axis=1)
     reach = np.abs(shifts()).max(axis=1)
     weights = np.where((reach > 1) & (reach <= 3), 0.5**far, 0.0)
-    entries = [0.0]
-    for degree in range(1, truncation.MAX_DEGREE + 1):
+    products = [0.0]
+    for degree in every[1:]:
         used = truncation.degrees(degree, source_order)
-        entries.append(np.average(of_degree[used], weights=weights * (used > 0)))
-    return np.array(entries)
+        products.append(np.average(of_degree[used], weights=weights * (used > 0)))
+    return np.array(products)
 
 
-def _of_degree(degree: int, itemsize: int) -> float:
-    if degree < rotations.LEAST[itemsize]:
-        return (degree + 1.0) ** 4
+def _of_degree(degree: int) -> float:
+    """Return the products of three steps, and what else they cost, in products."""
     table = rotations.tiles_of(degree).table
-    products = _PRODUCT * (table[:, 1] * table[:, 3]).sum() + _TILE * len(table)
-    return float(products + _SQUARES * (degree + 1.0) ** 2)
+    tiles, squares = _TILE * len(table), _SQUARE * (degree + 1.0) ** 2
+    return float((table[:, 1] * table[:, 3]).sum() + tiles + squares)
 
 
 class Work(NamedTuple):
@@ -208,9 +207,8 @@ class Work(NamedTuple):
 
     def translations(self, n_boxes: float = 0.0) -> np.ndarray:
         """Seconds of a multipole-to-local translation among so many boxes at every degree."""
-        # many small matrices cost a fifth more; loading and storing a box costs 500 entries
-        entries = 1.2 * _entries(self.source_order, 4 if self.single else 8) + 500.0
-        seconds = self.machine().multiply * self.channels * entries * (0.5 if self.single else 1.0)
+        products = _products(self.source_order, self.processor != "cpu") + 500.0
+        seconds = self.machine().multiply * self.channels * products * (0.5 if self.single else 1.0)
         if self.processor != "cpu":
             return seconds
         size = (np.arange(truncation.MAX_DEGREE + 1.0) + 1) ** 2 * (4 if self.single else 8)

@@ -5,7 +5,7 @@ J. Comput. Phys. 155, 468 (1999).
 """
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from time import perf_counter
 from typing import NamedTuple
@@ -14,12 +14,11 @@ import numpy as np
 
 from fmm.far import expansions, harmonics, rotations, translations, truncation
 from fmm.far.kept import kept
-from fmm.far.rotations import Shift, octant_of
 from fmm.tree.build import Tree
 from fmm.tree.geometry import Geometry
 from fmm.tree.lists import shifts
 from multipoles.compiled.jit import bare, bare_inline, run_chunks
-from multipoles.layout import aligned, zeros
+from multipoles.layout import zeros
 
 # bytes of expansions that stay in cache
 _CACHE = 12e6
@@ -197,14 +196,14 @@ class HostFarField:
     # --- expansions of boxes ----------------------------------------------------------------------
 
     def _coarsen(self, channels: int, multipoles: np.ndarray) -> None:
-        operator = translations.upward(self.degree, self.dtype)
+        operator = rotations.upward(self.degree, self.dtype)
         for level in range(len(self.tree.level_starts) - 2, 0, -1):
             for octant, children in enumerate(self._families[level]):
                 parents = self.tree.parent[children]
                 self._translate(operator, octant, children, parents, channels, multipoles)
 
     def _refine(self, channels: int, locals_: np.ndarray) -> None:
-        operator = translations.downward(self.degree, self.dtype)
+        operator = rotations.downward(self.degree, self.dtype)
         for level in range(1, len(self.tree.level_starts) - 1):
             for octant, children in enumerate(self._families[level]):
                 parents = self.tree.parent[children]
@@ -226,24 +225,24 @@ class HostFarField:
 
     def _translate(
         self,
-        operator: translations.Operator,
+        operator: rotations.Operators,
         octant: int,
         sources: np.ndarray,
         targets: np.ndarray,
         channels: int,
         coefficients: np.ndarray,
     ) -> None:
-        signs = translations.signs_of(octant, self.degree, self.dtype)
+        signs = translations.reflection(octant, self.degree, self.dtype)
 
         def task(first: int, last: int) -> None:
-            translations.translate(
-                first, last, *operator, signs, sources, targets, channels,
-                coefficients, self.length, coefficients, self.length,
-                *translations.scratch(self.degree, channels, self.dtype),
+            rotations.translate(
+                first, last, operator, 0, signs, sources, targets, channels, coefficients,
+                self.length, coefficients, self.length,
+                *rotations.scratch(self.degree, self.dtype),
             )  # fmt: skip
 
         if len(sources):
-            run_chunks(task, len(sources), len(sources) * channels * self.length**2 / 20.0)
+            run_chunks(task, len(sources), 0.2 * len(sources) * channels * self.length**1.5)
 
     def _transfer(self, channels: int, multipoles: np.ndarray, locals_: np.ndarray) -> None:
         starts = self.tree.level_starts
@@ -268,17 +267,14 @@ class HostFarField:
     ) -> None:
         lists = self.lists
 
-        room = translations.scratch(self.degree, channels, self.dtype)
-        room = (*room, *rotations.scratch(self.degree, self.dtype))
-
         def task(first: int, last: int) -> None:
             _transfer_boxes(
                 begin + first, begin + last, lists.m2l_starts, lists.m2l_targets,
                 lists.m2l_sources, *operators, channels, multipoles, locals_, self.length,
-                *(array.copy() for array in room),
+                *rotations.scratch(self.degree, self.dtype),
             )  # fmt: skip
 
-        run_chunks(task, end - begin, 3.0 * (end - begin) * channels * self.length**2)
+        run_chunks(task, end - begin, 10.0 * (end - begin) * channels * self.length**1.5)
 
     @cached_property
     def _widest(self) -> int:
@@ -298,21 +294,17 @@ def _occupied_leaves(tree: Tree, ranges: np.ndarray) -> np.ndarray:
 
 
 class TransferOperators(NamedTuple):
-    """Multipole-to-local operators of all codes, those of reflected shifts stored once.
+    """Multipole-to-local operators of all codes.
 
     Attributes
     ----------
-    dense : tuple of ndarray
-        Dense operators, one after the other, and of each code: its number, where its tiles start
-        and end, number of columns, octant of the reflection.
-    turned : tuple
-        See `fmm.far.rotations.Operators`.
+    operators : Operators
+        See there.
     signs : ndarray, shape (8, n_harmonics)
         Signs of harmonics under the reflections of an octant.
     """
 
-    dense: tuple[np.ndarray, np.ndarray]
-    turned: rotations.Operators
+    operators: rotations.Operators
     signs: np.ndarray
 
 
@@ -327,57 +319,24 @@ def transfer_operators(
     shift_of = np.abs(shifts())
     codes = {s: np.flatnonzero((shift_of == s).all(axis=1)) for s in reflected}
     asked = {s: int(degrees[codes[s][0]]) for s in reflected}
-    # by degree: shifts of one degree share the terms of their matrices
     reflected.sort(key=asked.__getitem__)
-    least = rotations.LEAST[dtype.itemsize]
-    dense = _dense_operators([s for s in reflected if asked[s] < least], asked, codes, dtype)
-    turned = rotations.operators_of(
-        [s for s in reflected if asked[s] >= least], asked, codes, dtype
-    )
+    operators = rotations.operators_of(reflected, asked, codes, dtype)
     signs = np.stack([translations.reflection(octant, degree, dtype) for octant in range(8)])
-    return TransferOperators(dense, turned, signs)
-
-
-def _dense_operators(
-    chosen: list[Shift], asked: dict[Shift, int], codes: Mapping[Shift, np.ndarray], dtype: np.dtype
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return `TransferOperators.dense` of some shifts; codes of one follow each other."""
-    lengths = [translations.transfer_length(asked[s], dtype) for s in chosen]
-    tiles, rows, first = aligned(sum(lengths), dtype), [], 0
-    most = max((asked[s] for s in chosen), default=0)
-    h = harmonics.irregular(np.array(chosen).reshape(-1, 3), 2 * most)
-    for shift, own, length in zip(chosen, h, lengths, strict=True):
-        last = first + length
-        translations.transfer(own, asked[shift], tiles[first:last])
-        n_columns = harmonics.n_harmonics(asked[shift])
-        rows += [(code, first, last, n_columns, octant_of(code)) for code in codes[shift]]
-        first = last
-    return tiles, np.array(rows, np.int64).reshape(-1, 5)
+    return TransferOperators(operators, signs)
 
 
 @bare
 def _transfer_boxes(
-    first, last, starts, targets, sources, dense, turned, signs, channels, multipoles, locals_,
-    length, scratch, offsets, every, rows, places,
+    first, last, starts, targets, sources, operators, signs, channels, multipoles, locals_, length,
+    rows, places,
 ):  # fmt: skip
     """Add multipole-to-local translations to boxes first ... last - 1."""
-    tiles, table = dense
-    for row in range(table.shape[0]):
-        code, begin, end, n_columns, octant = table[row]
-        start = _lower(targets, starts[code], starts[code + 1], first)
-        stop = _lower(targets, start, starts[code + 1], last)
-        # octant 0 needs no reflection
-        own = signs[octant] if octant > 0 else signs[0, :0]
-        translations.translate(
-            start, stop, tiles[begin:end], n_columns, own, sources, targets, channels,
-            multipoles, length, locals_, length, scratch, offsets, every,
-        )  # fmt: skip
-    for row in range(turned.table.shape[0]):
-        code, octant = turned.table[row, 0], turned.table[row, 1]
+    for row in range(operators.table.shape[0]):
+        code, octant = operators.table[row, 0], operators.table[row, 1]
         start = _lower(targets, starts[code], starts[code + 1], first)
         stop = _lower(targets, start, starts[code + 1], last)
         rotations.translate(
-            start, stop, turned, row, signs[octant], sources, targets, channels, multipoles,
+            start, stop, operators, row, signs[octant], sources, targets, channels, multipoles,
             length, locals_, length, rows, places,
         )  # fmt: skip
 

@@ -1,8 +1,8 @@
-"""Loops of translations in three steps: coefficients of many boxes side by side, a box in each lane.
+"""Loops of translations: coefficients of many boxes side by side, a box in each lane.
 
 `gather` brings the coefficients of boxes into rows, one row for each coefficient; `mix` makes rows
-of rows by a small matrix; `scatter` adds rows to the coefficients of boxes. A row holds two vectors,
-so that every number of a matrix is loaded for both.
+of rows by a small matrix; `scatter` adds rows to the coefficients of boxes. A row holds two
+vectors, so that every number of a matrix is loaded for both.
 """
 
 from typing import Any

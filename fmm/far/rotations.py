@@ -1,13 +1,16 @@
-"""Multipole-to-local translations of high degree: turn the shift to the z axis, shift, turn back.
+"""Translations of expansions: turn the shift to the z axis, shift along it, turn back.
 
+Multipole-to-multipole, multipole-to-local and local-to-local translations depend on the shift in
+units of the box alone, so that one operator serves all boxes of all levels that are shifted alike.
 A rotation mixes harmonics of one degree n only, a shift along z those of one order m: instead of
-the (p + 1)^4 entries of a dense matrix these are 2 blocks of (2 n + 1)^2 for every degree, and 2 of
-(p + 1 - m)^2 for every order (White & Head-Gordon, J. Chem. Phys. 105, 5061 (1996)). Blocks are cut
-into tiles of a few rows, which `fmm.far.mix` applies to many boxes at a time.
+the (p + 1)^4 entries of a dense matrix (`fmm.far.translations`) these are 2 blocks of (2 n + 1)^2
+for every degree, and 2 of (p + 1 - m)^2 for every order (White & Head-Gordon, J. Chem. Phys. 105,
+5061 (1996)). Blocks are cut into tiles of a few rows, which `fmm.far.mix` applies to many boxes at
+a time.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -15,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fmm.far import harmonics
+from fmm.far.kept import kept
 from fmm.far.mix import HEIGHT, VECTORS, gather, mix, scatter
 from fmm.far.translations import row_length
 from fmm.tree.lists import shifts
@@ -23,9 +27,9 @@ from multipoles.compiled.simd import BYTES
 from multipoles.layout import aligned
 
 Shift = tuple[int, int, int]
+#: From distances (s,), degree and order m to matrices (s, p + 1 - m, p + 1 - m).
+Axial = Callable[[np.ndarray, int, int], np.ndarray]
 
-#: From this degree on it is faster than a dense matrix.
-LEAST = {8: 7, 4: 8}
 # so many times as many directions as a rotation has rows, from which it is found
 _DIRECTIONS = 1.6
 
@@ -138,6 +142,31 @@ class Operators(NamedTuple):
     columns: np.ndarray
 
 
+@kept
+def upward(degree: int, dtype: np.dtype) -> Operators:
+    """Return the multipole-to-multipole operator of octant 0.
+
+    Octant 4 ix + 2 iy + iz is where the child lies in its parent. Those of the others are its
+    reflections.
+    """
+    return _of_families(_raised, degree, dtype)
+
+
+@kept
+def downward(degree: int, dtype: np.dtype) -> Operators:
+    """Return the local-to-local operator of octant 0."""
+    return _of_families(_lowered, degree, dtype)
+
+
+def _of_families(axial: Axial, degree: int, dtype: np.dtype) -> Operators:
+    """Return the operator between a parent and its child of octant 0."""
+    cut, shift = tiles_of(degree), np.full((1, 3), -0.25)
+    turn, along, back = (step.ravel() for step in _steps(shift, axial, degree, dtype))
+    degrees = np.array([[0, *cut.ends, 0, harmonics.n_harmonics(degree)]])
+    table = np.zeros((1, 6), np.int64)
+    return Operators(turn, along, back, table, degrees, cut.table, cut.columns)
+
+
 def octant_of(code: int) -> int:
     """Return which axes are reflected in a code's shift: 4 for x, 2 for y, 1 for z."""
     return int((shifts()[code] < 0) @ (4, 2, 1))
@@ -167,8 +196,9 @@ def operators_of(
         degrees.append((counts[0], *cut.ends, counts[1], harmonics.n_harmonics(degree)))
         tiles.append(cut.table)
         columns.append(cut.columns)
-        for step, made in zip(steps, operators(np.array(same, float), degree, dtype), strict=True):
-            step.append(made.ravel())
+        made = _steps(np.array(same, float), _transferred, degree, dtype)
+        for step, one in zip(steps, made, strict=True):
+            step.append(one.ravel())
         for shift in same:
             table += [(code, octant_of(code), own, *starts) for code in codes[shift]]
             starts = [a + b for a, b in zip(starts, cut.lengths, strict=True)]
@@ -180,15 +210,15 @@ def operators_of(
     )  # fmt: skip
 
 
-def operators(
-    vectors: np.ndarray, degree: int, dtype: np.dtype
+def _steps(
+    vectors: np.ndarray, axial: Axial, degree: int, dtype: np.dtype
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the operators of three steps for shifts (s, 3), each of shape (s, length)."""
     turns = rotations(vectors, degree)
     distances = np.sqrt((vectors**2).sum(axis=1))
-    axial = [_axial(distances, degree, m) for m in range(degree + 1)]
+    along = [axial(distances, degree, m) for m in range(degree + 1)]
     backs = [np.swapaxes(turn, 1, 2) for turn in turns]
-    return _cut(turns, dtype), _cut(axial, dtype), _cut(backs, dtype)
+    return _cut(turns, dtype), _cut(along, dtype), _cut(backs, dtype)
 
 
 def _cut(blocks: Sequence[np.ndarray], dtype: np.dtype) -> np.ndarray:
@@ -235,14 +265,33 @@ def _spread(count: int) -> np.ndarray:
     return np.stack([radius * np.cos(angle), radius * np.sin(angle), z], axis=1)
 
 
-def _axial(distances: np.ndarray, degree: int, m: int) -> np.ndarray:
-    """Return the matrices (s, p + 1 - m, p + 1 - m) of shifts along z for the order m."""
-    n = np.arange(m, degree + 1)
-    k, j = np.meshgrid(n, n, indexing="ij")
-    roots = harmonics.root_binomials(2 * degree + 1)
+def _transferred(distances: np.ndarray, degree: int, m: int) -> np.ndarray:
+    """Return the matrices (s, p + 1 - m, p + 1 - m) of order m, from multipoles to locals."""
+    k, j, roots = _indices(degree, m)
     factor = (1.0 - 2.0 * ((k + m) % 2)) * roots[k + j, j + m] * roots[k + j, j - m]
     matrices: np.ndarray = factor / distances[:, None, None] ** (k + j + 1)
     return matrices
+
+
+def _raised(distances: np.ndarray, degree: int, m: int) -> np.ndarray:
+    """Return the same from multipoles of a child to those of its parent, in their units."""
+    n, j, roots = _indices(degree, m)
+    below = np.where(j <= n, n - j, 0)
+    factor = np.where(j <= n, roots[n + m, j + m] * roots[n - m, j - m] * 0.5**j, 0.0)
+    matrices: np.ndarray = factor * distances[:, None, None] ** below
+    return matrices
+
+
+def _lowered(distances: np.ndarray, degree: int, m: int) -> np.ndarray:
+    """Return the same from locals of a parent to those of its child: half the adjoint."""
+    return 0.5 * np.swapaxes(_raised(distances, degree, m), 1, 2)
+
+
+def _indices(degree: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return degrees of rows and columns, and square roots of binomial coefficients."""
+    n = np.arange(m, degree + 1)
+    rows, columns = np.meshgrid(n, n, indexing="ij")
+    return rows, columns, harmonics.root_binomials(2 * degree + 1)
 
 
 # --- loops ----------------------------------------------------------------------------------------
@@ -262,8 +311,17 @@ def translate(
 ):  # fmt: skip
     """Add the translated expansions of boxes ``sources[first:last]`` to those of `targets`.
 
-    Parameters are those of `fmm.far.translations.translate`, but for a row of `Operators`, and
-    `signs`, which are never empty.
+    Parameters
+    ----------
+    operators, row
+        The operator is that of a row of `Operators.table`.
+    signs
+        Of harmonics, under the reflection that makes the shift that of the operator.
+    x, y
+        Flat (n_boxes + 1, channels, length): the last box of x is zero, that of y takes what is
+        added to fill groups of boxes.
+    rows, starts
+        See `scratch`.
     """
     if last <= first:
         return

@@ -90,11 +90,27 @@ def test_the_highest_degree(rng):
         assert np.abs(found - expected)[..., :size].max() < 1e-13 * terms.max()
 
 
-@pytest.mark.parametrize(("degree", "itemsize"), [(9, 8), (14, 8), (10, 4)])
-def test_codes_have_one_operator_each(degree, itemsize):
-    dtype = np.dtype(f"f{itemsize}")
-    operators = driver.transfer_operators(degree, 0, dtype, 3)
-    codes = [*operators.dense[1][:, 0], *operators.turned.table[:, 0]]
+@pytest.mark.parametrize("octant", [0, 3, 7])
+@pytest.mark.parametrize("degree", [0, 4, 17])
+def test_operators_of_families_are_the_dense_ones(degree, octant, rng):
+    dtype, size = np.dtype(np.float64), harmonics.n_harmonics(degree)
+    length = translations.row_length(size, dtype)
+    matrix, boxes = translations.shift_matrix(octant, degree), np.arange(5, dtype=np.int32)
+    signs = translations.reflection(octant, degree, dtype)
+    x = np.zeros((6, 1, length))
+    x[:-1, 0, :size] = rng.standard_normal((5, size))
+    for made, dense in ((rotations.upward, matrix), (rotations.downward, 0.5 * matrix.T)):
+        operator = made(degree, dtype)
+        y = np.zeros_like(x)
+        rotations.translate(
+            0, 5, operator, 0, signs, boxes, boxes, 1, x.ravel(), length, y.ravel(), length,
+            *rotations.scratch(degree, dtype),
+        )  # fmt: skip
+        np.testing.assert_allclose(y[:-1, 0, :size], x[:-1, 0, :size] @ dense.T, atol=1e-11)
+
+
+@pytest.mark.parametrize(("degree", "dtype"), [(9, np.float64), (10, np.float32)])
+def test_codes_have_one_operator_each(degree, dtype):
+    table = driver.transfer_operators(degree, 0, np.dtype(dtype), 3).operators.table
     reach = np.abs(shifts()).max(axis=1)
-    assert sorted(codes) == np.flatnonzero((reach > 1) & (reach <= 3)).tolist()
-    assert len(operators.dense[1]) > 0 and len(operators.turned.table) > 0
+    assert sorted(table[:, 0]) == np.flatnonzero((reach > 1) & (reach <= 3)).tolist()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import multipoles as mp
-from fmm.far import harmonics, translations, truncation
+from fmm.far import harmonics, rotations, translations, truncation
 from fmm.tree.lists import shifts
 from multipoles.polynomials import powers
 
@@ -107,48 +107,23 @@ def test_children_pass_multipoles_to_parents_and_locals_back(octant, dtype, rng)
     x, y = np.zeros(2 * length, dtype), np.zeros(2 * length, dtype)
     x[:size] = q @ harmonics.regular(points, degree)
     box = np.zeros(1, np.int32)
-    work = translations.scratch(degree, 1, dtype)
-    signs = translations.signs_of(octant, degree, dtype)
+    work = rotations.scratch(degree, dtype)
+    signs = translations.reflection(octant, degree, dtype)
     tolerance = 1e-5 if dtype == np.float32 else 1e-12
-    translations.translate(
-        0, 1, *translations.upward(degree, dtype), signs, box, box, 1, x, length, y, length, *work,
-    )  # fmt: skip
+    rotations.translate(
+        0, 1, rotations.upward(degree, dtype), 0, signs, box, box, 1, x, length, y, length, *work
+    )
     np.testing.assert_allclose(y[:size], q @ harmonics.regular(parent, degree), atol=tolerance)
     x[:size], y[:] = rng.standard_normal(size), 0
-    translations.translate(
-        0, 1, *translations.downward(degree, dtype), signs, box, box, 1, x, length, y, length,
-        *work,
-    )  # fmt: skip
+    rotations.translate(
+        0, 1, rotations.downward(degree, dtype), 0, signs, box, box, 1, x, length, y, length, *work
+    )
     # the potential is sum L rho / h, with h half as large in the child
     np.testing.assert_allclose(
         2 * harmonics.regular(points, degree) @ y[:size],
         harmonics.regular(parent, degree) @ x[:size],
         atol=10 * tolerance,
     )
-
-
-@pytest.mark.parametrize("boxes", [1, 7, 8, 9, 200, 401])
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("octant", [0, 5])
-def test_translate_is_a_matrix_product(boxes, channels, octant, rng):
-    dtype, degree = np.dtype(np.float64), 4
-    size, length = 25, translations.row_length(25, np.dtype(np.float64))
-    matrix = rng.standard_normal((size, size))
-    x = np.zeros((boxes + 1, channels, length))
-    x[:-1, :, :size] = rng.standard_normal((boxes, channels, size))
-    y = np.zeros_like(x)
-    sources = rng.permutation(boxes).astype(np.int32)
-    targets = rng.permutation(boxes).astype(np.int32)
-    signs = translations.reflection(octant, degree, dtype)
-    translations.translate(
-        0, boxes, *translations.operator(matrix, dtype), signs if octant else np.empty(0), sources,
-        targets, channels, x.ravel(), length, y.ravel(), length,
-        *translations.scratch(degree, channels, dtype),
-    )  # fmt: skip
-    turned = matrix * signs[:size, None] * signs[:size]
-    expected = np.zeros((boxes, channels, size))
-    expected[targets] = x[sources, :, :size] @ turned.T
-    np.testing.assert_allclose(y[:-1, :, :size], expected, atol=1e-12)
 
 
 @pytest.mark.parametrize("source_order", [0, 1, 2])
