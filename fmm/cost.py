@@ -154,7 +154,7 @@ def _products(source_order: int, dense: bool) -> np.ndarray:
     Of dense matrices as on a GPU, or in three steps.
     """
     every = range(truncation.MAX_DEGREE + 1)
-    of_degree = np.array([1.2 * (p + 1.0) ** 4 if dense else _of_degree(p) for p in every])
+    of_degree = np.array([(p + 1.0) ** 4 if dense else _of_degree(p) for p in every])
     # a shift of three boxes along an axis occurs for one of the two positions in a parent
     far = (np.abs(shifts()) == 3).sum(axis=1)
     reach = np.abs(shifts()).max(axis=1)
@@ -207,7 +207,9 @@ class Work(NamedTuple):
 
     def translations(self, n_boxes: float = 0.0) -> np.ndarray:
         """Seconds of a multipole-to-local translation among so many boxes at every degree."""
-        products = _products(self.source_order, self.processor != "cpu") + 500.0
+        products = _products(self.source_order, self.processor != "cpu")
+        # boxes lie anywhere in memory, and many matrices take turns
+        products = 1.3 * products + 300.0
         seconds = self.machine().multiply * self.channels * products * (0.5 if self.single else 1.0)
         if self.processor != "cpu":
             return seconds
