@@ -134,8 +134,8 @@ class AMP(Potential):
         self.smeared_kernels = [mp.Erf(width) for width in surroundings.smearing]
         self.qm_kernel = mp.Erf(electrostatics.damping) if electrostatics else None
         self.long_kernel = mp.Softened(cutoff)
-        # what charges add to the nodes, what each step does, and all multipoles are bounded
-        self._n_outputs = 1 + steps + _MOMENTS * (1 + len(self.smeared_kernels))
+        # what charges add to nodes, what steps do, multipoles, and energies of penetration
+        self._n_outputs = 1 + steps + _MOMENTS + len(self.smeared_kernels)
         self.border = Border(**vars(walls), outputs=self._n_outputs) if walls else None
         self.dispersion = dispersion
         if dispersion:
@@ -259,12 +259,14 @@ class AMP(Potential):
                 nodes, graph, surroundings, previous, field_of_atoms, bounded
             )
         given = (graph, start[:, 0]) if self.charges == "local" else (batch.charge, batch.batch)
-        physical = self.multipoles(nodes, state, *given, bounded=self._bounds(batch, 0))
+        physical = self.multipoles(nodes, state, *given, bounded=self._bounds(batch))
         per_atom = self.atom_energy(nodes)[:, 0]
         if self.surroundings.in_energy:
-            for i, readout in enumerate(self.penetration, start=1):
-                extra = readout(nodes, state, bounded=self._bounds(batch, i)).packed()
-                per_atom = per_atom + energy_in_field(extra, seen.fields[:, i])
+            first = self._n_outputs - len(self.penetration)
+            for i, readout in enumerate(self.penetration):
+                extra = readout(nodes, state).packed()
+                work = energy_in_field(extra, seen.fields[:, 1 + i])[:, None]
+                per_atom = per_atom + self._bounded(first + i, work, batch.numbers)[:, 0]
         if seen.weight is not None:
             per_atom, physical = per_atom * seen.weight, physical.faded(seen.weight)
         if seen.repulsion is not None:
@@ -357,9 +359,9 @@ class AMP(Potential):
         """Return an output (N, F) of a network that is not beyond those of training."""
         return values if self.border is None else self.border.bounded(output, values, numbers)
 
-    def _bounds(self, batch: Batch, readout: int) -> Bounded:
-        """Return the bounds of the multipoles that one of the readouts makes."""
-        first = self._n_outputs - _MOMENTS * (1 + len(self.penetration) - readout)
+    def _bounds(self, batch: Batch) -> Bounded:
+        """Return the bounds of the physical multipoles."""
+        first = 1 + len(self.steps)
 
         def bounded(kind: int, values: Tensor, atoms: Tensor | None = None) -> Tensor:
             numbers = batch.numbers if atoms is None else batch.numbers.index_select(0, atoms)

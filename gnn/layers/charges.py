@@ -121,7 +121,7 @@ class SharedCharges(nn.Sequential):
 
 
 class FreeCharges(nn.Sequential):
-    """Charges as a network gives them.
+    """Charges as a network gives them, without bounds.
 
     Parameters
     ----------
@@ -134,6 +134,6 @@ class FreeCharges(nn.Sequential):
         super().__init__(*dense(features, hidden, 2))
 
     def forward(self, nodes: Tensor, bounded: Bounded | None = None) -> Tensor:
-        """Return the charges of all atoms (N,), passed through `bounded`."""
-        charges: Tensor = super().forward(nodes)[:, :1]
-        return (bounded(0, charges) if bounded else charges)[:, 0]
+        """Return the charges of all atoms (N,)."""
+        charges: Tensor = super().forward(nodes)[:, 0]
+        return charges
