@@ -10,9 +10,9 @@ from fmm.far.truncation import MAX_DEGREE
 
 # up to so many levels with a far field, each may have a degree of its own
 _DEGREES = 4
-# making the matrices of degree p takes so many seconds times (p + 1)^4, shared by so many
+# making the operators of degree p takes so many seconds times (p + 1)^3, shared by so many
 # evaluations
-_BUILD, _OFTEN = 1e-6, 10.0
+_BUILD, _OFTEN = 2.5e-6, 10.0
 
 
 def least_degrees(
@@ -47,7 +47,7 @@ def least_degrees(
     costs += 0.5 * geometry.targets.shape[0] * work.harmonics()
     active = np.any(expected[:, :, 0] > 0, axis=0)
     if np.count_nonzero(active) > _DEGREES:
-        # the matrices of every degree are read once: with few boxes per level one degree is best
+        # the operators of every degree are read once: with few boxes per level one degree is best
         expected, costs = expected.sum(axis=1, keepdims=True), costs.sum(axis=0, keepdims=True)
     degrees = accuracy.choose(expected, squares, costs) or (MAX_DEGREE,)
     if len(degrees) < n_levels:
@@ -58,10 +58,10 @@ def least_degrees(
 def seconds(geometry: Any, work: Work, degrees: tuple[int, ...]) -> float:
     """Return what one evaluation with expansions of some degrees is expected to take.
 
-    The matrices of a degree are made once, and serve some evaluations.
+    The operators of a degree are made once, and serve some evaluations.
     """
     harmonics = work.harmonics()
-    matrices = _BUILD / _OFTEN * (max(degrees) + 1.0) ** 4 if any(degrees) else 0.0
+    operators = _BUILD / _OFTEN * (max(degrees) + 1.0) ** 3 if any(degrees) else 0.0
     full = min(max(degrees) + work.source_order + work.order, MAX_DEGREE)
     return float(
         geometry.n_near_pairs * work.seconds_per_pair()
@@ -69,7 +69,7 @@ def seconds(geometry: Any, work: Work, degrees: tuple[int, ...]) -> float:
         + geometry.n_leaves * work._replace(degree=max(degrees)).seconds_per_leaf()
         + geometry.targets.shape[0] * harmonics[max(degrees)]
         + 0.5 * geometry.n_mixed * harmonics[full]
-        + matrices
+        + operators
     )
 
 
