@@ -3,14 +3,10 @@
 See `multipoles.neighbours`.
 """
 
-import mmap
-
 import numpy as np
 
 from multipoles.compiled.jit import jit
 from multipoles.compiled.simd import BYTES
-
-_HUGE = 1 << 21
 
 
 def aligned(n: int, dtype: np.dtype) -> np.ndarray:
@@ -18,22 +14,6 @@ def aligned(n: int, dtype: np.dtype) -> np.ndarray:
     raw = np.empty(n * dtype.itemsize + BYTES, np.uint8)
     start = -raw.ctypes.data % BYTES
     return raw[start : start + n * dtype.itemsize].view(dtype)
-
-
-def zeros(n: int, dtype: np.dtype) -> np.ndarray:
-    """Return n zeros for random access: on huge pages, if they are many and the system has these.
-
-    Memory that an earlier array has left behind lies on small pages, whose addresses the processor
-    looks up at every access: translations among 40 000 boxes then take three times as long.
-    """
-    size = n * np.dtype(dtype).itemsize
-    if size < 2 * _HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return np.zeros(n, dtype)
-    pages = mmap.mmap(-1, size + _HUGE)
-    pages.madvise(mmap.MADV_HUGEPAGE)
-    raw = np.frombuffer(pages, np.uint8)
-    start = -raw.ctypes.data % _HUGE
-    return raw[start : start + size].view(dtype)
 
 
 @jit

@@ -18,7 +18,6 @@ from fmm.tree.build import Tree
 from fmm.tree.geometry import Geometry
 from fmm.tree.lists import shifts
 from multipoles.compiled.jit import bare, bare_inline, run_chunks
-from multipoles.layout import zeros
 
 # bytes of expansions that stay in cache
 _CACHE = 12e6
@@ -91,7 +90,7 @@ class HostFarField:
         """Add the field of some channels."""
         channels = moments.shape[1]
         size = (len(self.tree.parent) + 1) * channels * self.length
-        multipoles, locals_ = zeros(size, self.dtype), zeros(size, self.dtype)
+        multipoles, locals_ = np.zeros(size, self.dtype), np.zeros(size, self.dtype)
         steps: dict[str, Callable[[], None]] = {
             "form multipoles": lambda: self._form(moments, multipoles),
             "multipole to multipole": lambda: self._coarsen(channels, multipoles),
@@ -119,8 +118,10 @@ class HostFarField:
         )  # fmt: skip
 
     def _form_locals(self, moments: np.ndarray, locals_: np.ndarray) -> None:
-        terms = harmonics.transfer_terms(self.degree, self.source_order)
         boxes, senders = self.lists.p2l_targets, self.lists.p2l_sources
+        if not len(boxes):
+            return
+        terms = harmonics.transfer_terms(self.degree, self.source_order)
         self._form_list(
             boxes, senders, _rows(boxes), moments, True, self.degree + self.source_order, terms,
             locals_,
@@ -159,9 +160,11 @@ class HostFarField:
         self._evaluate_list(leaves, leaves, rows, False, self.degree, terms, locals_, field)
 
     def _evaluate_multipoles(self, multipoles: np.ndarray, field: np.ndarray) -> None:
+        receivers, boxes = self.lists.m2p_targets, self.lists.m2p_sources
+        if not len(boxes):
+            return
         row, column, harmonic, factor = harmonics.transfer_terms(self.order, self.degree)
         terms = harmonics.Terms(column, row, harmonic, factor)
-        receivers, boxes = self.lists.m2p_targets, self.lists.m2p_sources
         self._evaluate_list(
             boxes, receivers, _rows(receivers), True, self.degree + self.order, terms, multipoles,
             field,
