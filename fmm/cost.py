@@ -12,12 +12,12 @@ import numpy as np
 
 from fmm.error import accuracy
 from fmm.far import expansions, harmonics, rotations, translations, truncation
-from fmm.near import has_parts, near_field, pair_cost
+from fmm.near import has_parts, is_narrow, near_field, pair_cost
 from fmm.tree.lists import shifts
 from multipoles.compiled.jit import processor, serial
 from multipoles.files import atomic_write
 
-# from this tolerance on expansions are float32, and near pairs too
+# from this tolerance on expansions are float32
 SINGLE = 1e-5
 # what a far field costs however few the points are
 FIXED_SECONDS = 2e-3
@@ -186,6 +186,8 @@ class Work(NamedTuple):
     """Whether the kernel is another than 1/r at short range."""
     processor: str = "cpu"
     """Whose times count: ``cpu``, ``cuda float32`` or ``cuda float64``."""
+    narrow: bool = False
+    """Whether near pairs may be float32."""
 
     def machine(self) -> Machine:
         """Return the times that count."""
@@ -193,7 +195,7 @@ class Work(NamedTuple):
 
     def seconds_per_pair(self) -> float:
         """Seconds of a pair of the near field."""
-        narrow = self.single and has_parts(self.source_order, self.order, self.damped)
+        narrow = self.narrow and has_parts(self.source_order, self.order, self.damped)
         return self.seconds_per_wide_pair() * (0.5 if narrow and self.processor == "cpu" else 1.0)
 
     def seconds_per_wide_pair(self) -> float:
@@ -275,7 +277,8 @@ def expected_work(
         worst = max(_expected_error(degree, rank, k, closest) for k in derivatives)
         if worst <= accuracy.share(rank + order) * tolerance:
             break
-    return Work(degree, source_order, order, channels, tolerance >= SINGLE, damped)
+    narrow = is_narrow(tolerance, source_order, order)
+    return Work(degree, source_order, order, channels, tolerance >= SINGLE, damped, narrow=narrow)
 
 
 def _expected_error(degree: int, rank: int, derivative: int, closest: float) -> float:

@@ -17,7 +17,7 @@ from fmm.error.indicators import Where
 from fmm.error.sampling import HIGH, Probe
 from fmm.error.verdict import LAST, ROUNDED, Verdict, zeros
 from fmm.layout import Layout
-from fmm.near import has_parts
+from fmm.near import SHARE, has_parts, is_narrow, rounding
 from fmm.report import PERMUTATION, Report
 from fmm.search import Search
 from fmm.setting import Setting, alike, signs_of
@@ -25,10 +25,6 @@ from fmm.steps import Array, Harmonic, Strengths
 from fmm.tree.geometry import Geometry
 from multipoles.indexing import n_components
 from multipoles.radial import Coulomb
-
-# share of the tolerance that the rounding of near fields in float32 may take, and that rounding, in
-# units of the last digit
-_SHARE, _DIGITS = 0.3, 4.0
 
 
 class Evaluation:
@@ -76,8 +72,9 @@ class Evaluation:
         work = Work(
             0, source_order, order, moments.shape[1], request.tolerance >= SINGLE,
             layout.kernel.code != Coulomb.code, layout.work.processor,
+            is_narrow(request.tolerance, source_order, order),
         )  # fmt: skip
-        may_be_narrow = request.tolerance >= SINGLE and self._correction is None
+        may_be_narrow = work.narrow and self._correction is None
         if not single:
             parts = has_parts(source_order, order, work.damped) and not self.steps.device
             may_be_narrow &= parts and layout.geometry.has_far_field
@@ -215,8 +212,9 @@ class Evaluation:
 
     def _needs_digits(self, probe: Probe, near: Array, norms: np.ndarray) -> bool:
         """Return whether near fields in float32 are too large against the whole, or overflow."""
-        lost = _DIGITS * ROUNDED * np.sqrt(probe.squares(near))
-        return not np.all((lost <= _SHARE * self.tolerance * norms) & np.isfinite(norms))
+        rounded = [rounding(self.source_order + k) for k in range(self.order + 1)]
+        lost = np.array(rounded)[:, None] * np.sqrt(probe.squares(near))
+        return not np.all((lost <= SHARE * self.tolerance * norms) & np.isfinite(norms))
 
     def _checked(
         self, setting: Setting, moments: Array, near: Array

@@ -14,6 +14,9 @@ from multipoles.neighbours import Slots
 from multipoles.radial import Coulomb, Kernel
 from multipoles.sums import field_arrays
 
+#: Share of the tolerance that the rounding of near fields in float32 may take.
+SHARE = 0.35
+_LAST = 1.2e-7
 _COULOMB = Coulomb()
 # how much slower the loop for any order is
 _GENERIC = 20.0
@@ -55,6 +58,20 @@ def near_field(
 def has_parts(source_order: int, order: int, damped: bool) -> bool:
     """Return whether pairs of points in float64 can be summed in float32."""
     return source_order + order <= MAX_EMITTED and not damped
+
+
+def rounding(derivatives: int) -> float:
+    """Return the relative error of near fields in float32, by derivatives of source and target.
+
+    Fitted from above to points in a cube and on a lattice, moments of order 0 to 3 and derivatives
+    to the fourth.
+    """
+    return (1.8 + 0.6 * derivatives) * _LAST
+
+
+def is_narrow(tolerance: float, source_order: int, order: int) -> bool:
+    """Return whether near fields in float32 are good enough, where they are not above the whole."""
+    return rounding(source_order + order) <= SHARE * tolerance
 
 
 def pair_cost(source_order: int, order: int, channels: int = 1, damped: bool = False) -> float:
