@@ -91,8 +91,8 @@ class Traceable(AMP):
     def _crossed(self, batch: Batch, lengths: Tensor) -> bool:
         return True
 
-    def _bounded(self, output: int, values: Tensor, numbers: Tensor) -> Tensor:
-        return values if self.border is None else self.border.saturated(output, values, numbers)
+    def _factors(self, output: int, values: Tensor, numbers: Tensor) -> Tensor | None:
+        return self.border and self.border.saturated(output, values, numbers)
 
     def _exceeded(self, fields: Tensor, numbers: Tensor) -> bool:
         return True

@@ -17,7 +17,7 @@ from gnn import options
 from gnn.data.batching import Batch
 from gnn.data.extent import Extent
 from gnn.data.systems import Frame
-from gnn.layers.charges import Bounded, FreeCharges, LocalCharges, SharedCharges, diffused
+from gnn.layers.charges import Bounds, FreeCharges, LocalCharges, SharedCharges, diffused
 from gnn.layers.dispersion import dispersion_energy, parameters
 from gnn.layers.electrostatics import MultipoleReadout, energy_in_field
 from gnn.layers.long_range import MAX_ORDER, FieldOfAtoms, LongRangeCoupling
@@ -259,7 +259,7 @@ class AMP(Potential):
                 nodes, graph, surroundings, previous, field_of_atoms, bounded
             )
         given = (graph, start[:, 0]) if self.charges == "local" else (batch.charge, batch.batch)
-        physical = self.multipoles(nodes, state, *given, bounded=self._bounds(batch))
+        physical = self.multipoles(nodes, state, *given, bounds=self._bounds(batch))
         per_atom = self.atom_energy(nodes)[:, 0]
         if self.surroundings.in_energy:
             first = self._n_outputs - len(self.penetration)
@@ -357,17 +357,17 @@ class AMP(Potential):
 
     def _bounded(self, output: int, values: Tensor, numbers: Tensor) -> Tensor:
         """Return an output (N, F) of a network that is not beyond those of training."""
-        return values if self.border is None else self.border.bounded(output, values, numbers)
+        factors = self._factors(output, values, numbers)
+        return values if factors is None else values * factors[:, None]
 
-    def _bounds(self, batch: Batch) -> Bounded:
+    def _factors(self, output: int, values: Tensor, numbers: Tensor) -> Tensor | None:
+        """Return the factors (N,) by which an output is bounded; None if all are one."""
+        return self.border and self.border.factors(output, values, numbers)
+
+    def _bounds(self, batch: Batch) -> Bounds:
         """Return the bounds of the physical multipoles."""
         first = 1 + len(self.steps)
-
-        def bounded(kind: int, values: Tensor, atoms: Tensor | None = None) -> Tensor:
-            numbers = batch.numbers if atoms is None else batch.numbers.index_select(0, atoms)
-            return self._bounded(first + kind, values, numbers)
-
-        return bounded
+        return lambda kind, values: self._factors(first + kind, values, batch.numbers)
 
     def _crossed(self, batch: Batch, lengths: Tensor) -> bool:
         """Return whether the walls between atoms act anywhere."""

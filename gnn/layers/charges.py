@@ -1,6 +1,6 @@
 """Charges of the atoms: what they start from, and how a network moves charge between them."""
 
-from typing import Protocol
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,9 @@ DIFFUSION_STEPS = 8
 _FIRST_TRANSFERS = 0.1  # scale of the last weights of a fresh network
 
 
-class Bounded(Protocol):
-    """Charges (0), dipoles (1) or quadrupoles (2) that are not beyond those of training."""
-
-    def __call__(self, kind: int, values: Tensor, atoms: Tensor | None = None) -> Tensor:
-        """Return values (N, F) of atoms (N,), or of all of them."""
+#: From 0 for charges that moved, 1 for dipoles or 2 for quadrupoles, and values (N, F), to factors
+#: (N,) by which those saturate that are beyond training; None if all are one.
+Bounds = Callable[[int, Tensor], Tensor | None]
 
 
 def diffused(formal: Tensor, fade: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
@@ -78,16 +76,26 @@ class LocalCharges(nn.Module):
             last.bias.zero_()
 
     def forward(
-        self, nodes: Tensor, graph: Graph, start: Tensor, bounded: Bounded | None = None
+        self, nodes: Tensor, graph: Graph, start: Tensor, bounds: Bounds | None = None
     ) -> Tensor:
         """Return the charges of all atoms (N,); `start` (N,) is what they have before.
 
-        What flows over an edge is passed through `bounded`.
+        Where more charge moved to or from an atom than `bounds` allow, less moves along its edges.
         """
         ends = graph.senders, graph.receivers
-        flow = self.transfers(nodes, graph.features, *ends) * graph.fade
-        flow = (bounded(0, flow, graph.receivers) if bounded else flow)[:, 0]
-        return start.index_add(0, graph.receivers, flow).index_add(0, graph.senders, -flow)
+        flow = (self.transfers(nodes, graph.features, *ends) * graph.fade)[:, 0]
+        moved = _moved(start, flow, graph)
+        factors = bounds and bounds(0, moved[:, None])
+        if factors is not None:
+            sent, received = (factors.index_select(0, end) for end in ends)
+            moved = _moved(start, flow * sent * received, graph)
+        return start + moved
+
+
+def _moved(start: Tensor, flow: Tensor, graph: Graph) -> Tensor:
+    """Return the charge that flows to each atom, less what flows away, (N,)."""
+    moved = torch.zeros_like(start)
+    return moved.index_add(0, graph.receivers, flow).index_add(0, graph.senders, -flow)
 
 
 class SharedCharges(nn.Sequential):
@@ -107,12 +115,9 @@ class SharedCharges(nn.Sequential):
         super().__init__(*dense(features, hidden, 2))
 
     def forward(  # type: ignore[override]
-        self, nodes: Tensor, total: Tensor, batch: Tensor, bounded: Bounded | None = None
+        self, nodes: Tensor, total: Tensor, batch: Tensor, bounds: Bounds | None = None
     ) -> Tensor:
-        """Return the charges of all atoms (N,); `total` (B,) is each system's.
-
-        They are not passed through `bounded`, since their sum would change.
-        """
+        """Return the charges of all atoms (N,), without bounds; `total` (B,) is each system's."""
         charges, share = super().forward(nodes).unbind(1)
         share = functional.softplus(share)
         missing = total - torch.zeros_like(total).index_add(0, batch, charges)
@@ -133,7 +138,7 @@ class FreeCharges(nn.Sequential):
         # of the two outputs one is not used; checkpoints have it
         super().__init__(*dense(features, hidden, 2))
 
-    def forward(self, nodes: Tensor, bounded: Bounded | None = None) -> Tensor:
+    def forward(self, nodes: Tensor, bounds: Bounds | None = None) -> Tensor:
         """Return the charges of all atoms (N,)."""
         charges: Tensor = super().forward(nodes)[:, 0]
         return charges

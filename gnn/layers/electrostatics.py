@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gnn.layers.charges import Bounded
+from gnn.layers.charges import Bounds
 from gnn.layers.networks import dense
 
 
@@ -58,24 +58,26 @@ class MultipoleReadout(nn.Module):
         self.scale = 1 / channels**0.5
 
     def forward(
-        self, nodes: Tensor, state: Tensor, *given: Any, bounded: Bounded | None = None
+        self, nodes: Tensor, state: Tensor, *given: Any, bounds: Bounds | None = None
     ) -> PhysicalMultipoles:
-        """Return the multipoles of all atoms, passed through `bounded`.
+        """Return the multipoles of all atoms, within `bounds`.
 
         `given` is what `charge` takes beside the nodes.
         """
-        charges = self.charge(nodes, *given, bounded=bounded)
+        charges = self.charge(nodes, *given, bounds=bounds)
         dipoles = state.new_zeros(nodes.shape[0], 3)
         quadrupoles = state.new_zeros(nodes.shape[0], 3, 3)
         if self.weights is not None:
             weights = self.weights(nodes).view(nodes.shape[0], self.order, -1) * self.scale
             dipoles = (state[:, 1:4] * weights[:, None, 0]).sum(2)
-            dipoles = bounded(1, dipoles) if bounded else dipoles
+            factors = bounds and bounds(1, dipoles)
+            dipoles = dipoles if factors is None else dipoles * factors[:, None]
             if self.order > 1:
                 packed = (state[:, 4:10] * weights[:, None, 1]).sum(2)
                 quadrupoles = full_quadrupoles(packed)
-                if bounded:
-                    quadrupoles = bounded(2, quadrupoles.view(-1, 9)).view_as(quadrupoles)
+                factors = bounds and bounds(2, quadrupoles.view(-1, 9))
+                if factors is not None:
+                    quadrupoles = quadrupoles * factors[:, None, None]
         return PhysicalMultipoles(charges, dipoles, quadrupoles)
 
 

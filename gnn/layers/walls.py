@@ -268,7 +268,7 @@ class Border(nn.Module):
 
     @contextmanager
     def calibrated(self) -> Iterator[None]:
-        """Bound outputs from now on by the largest that pass through `bounded` in this context."""
+        """Bound outputs from now on by the largest that `factors` sees in this context."""
         self._noted = torch.full_like(self.outputs, -1.0)
         try:
             yield
@@ -277,27 +277,26 @@ class Border(nn.Module):
         finally:
             self._noted = None
 
-    def bounded(self, output: int, values: Tensor, numbers: Tensor) -> Tensor:
-        """Return values (N, F) that saturate where they are longer than any in training.
+    def factors(self, output: int, values: Tensor, numbers: Tensor) -> Tensor | None:
+        """Return factors (N,) by which values (N, F) saturate that are longer than in training.
 
-        `numbers` (N,) are the elements to which they belong.
+        `numbers` (N,) are the elements to which they belong. None: all factors are one.
         """
         if self._noted is not None:
             lengths = torch.linalg.vector_norm(values.detach(), dim=1)
             self._noted[output].scatter_reduce_(0, numbers, lengths, "amax")
-            return values
+            return None
         largest = self.outputs[output]
         if not on_gpu(values) and not exceeding(
             values.detach().numpy(), numbers.numpy(), largest.numpy()
         ):
-            return values
+            return None
         return self.saturated(output, values, numbers)
 
     def saturated(self, output: int, values: Tensor, numbers: Tensor) -> Tensor:
         """Return the same without looking first whether any is too large."""
         squares = values.square().sum(1)
-        factors = saturation(squares, self.outputs[output, numbers], self.saturation)
-        return values * factors[:, None]
+        return saturation(squares, self.outputs[output, numbers], self.saturation)
 
     def _largest(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Return the largest gradients and second derivatives that the network may see as is."""
