@@ -1,10 +1,9 @@
 """The AMP model: atoms in, energy, forces and multipoles out."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import astuple
-from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -37,6 +36,7 @@ from multipoles.radial import Kernel
 
 # a r beyond which erf(a r) and its derivatives are those of 1 to the last digit
 _DECAYED, _DECAYED_FLOAT32 = 6.0, 4.5
+_OF_STEP = 3  # invariants of edges, messages, changes of nodes
 _MOMENTS = 3  # charges, dipoles, quadrupoles
 _NETWORK, _SURROUNDINGS, _ELECTROSTATICS = Network(), Surroundings(), Electrostatics()
 _WALLS = Walls()
@@ -135,7 +135,7 @@ class AMP(Potential):
         self.qm_kernel = mp.Erf(electrostatics.damping) if electrostatics else None
         self.long_kernel = mp.Softened(cutoff)
         # what charges add to nodes, what steps do, multipoles, and energies of penetration
-        self._n_outputs = 1 + steps + _MOMENTS + len(self.smeared_kernels)
+        self._n_outputs = 1 + _OF_STEP * steps + _MOMENTS + len(self.smeared_kernels)
         self.border = Border(**vars(walls), outputs=self._n_outputs) if walls else None
         self.dispersion = dispersion
         if dispersion:
@@ -253,8 +253,8 @@ class AMP(Potential):
         # all steps use one plan of the sums
         field_of_atoms = self._field_of_atoms(batch, self.long_kernel, min(self.order, MAX_ORDER))
         previous: Tensor | None = None
-        for i, step in enumerate(self.steps, start=1):
-            bounded = partial(self._bounded, i, numbers=batch.numbers)
+        for i, step in enumerate(self.steps):
+            bounded = self._bounds_of_step(i, batch) if self.border else None
             nodes, state, previous = step(
                 nodes, graph, surroundings, previous, field_of_atoms, bounded
             )
@@ -364,9 +364,15 @@ class AMP(Potential):
         """Return the factors (N,) by which an output is bounded; None if all are one."""
         return self.border and self.border.factors(output, values, numbers)
 
+    def _bounds_of_step(self, step: int, batch: Batch) -> Callable[[int, Tensor], Tensor]:
+        """Return the bounds of invariants of edges, messages to nodes, and their changes."""
+        of_edges = batch.numbers.index_select(0, batch.receivers)
+        numbers, first = (of_edges, batch.numbers, batch.numbers), 1 + _OF_STEP * step
+        return lambda kind, values: self._bounded(first + kind, values, numbers[kind])
+
     def _bounds(self, batch: Batch) -> Bounds:
         """Return the bounds of the physical multipoles."""
-        first = 1 + len(self.steps)
+        first = 1 + _OF_STEP * len(self.steps)
         return lambda kind, values: self._factors(first + kind, values, batch.numbers)
 
     def _crossed(self, batch: Batch, lengths: Tensor) -> bool:

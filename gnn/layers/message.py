@@ -113,11 +113,11 @@ class MessageStep(nn.Module):
         surroundings: SurroundingsField | None,
         previous: Tensor | None,
         field_of_atoms: FieldOfAtoms | None = None,
-        bounded: Callable[[Tensor], Tensor] | None = None,
+        bounded: Callable[[int, Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return new nodes (N, features), the state (N, n_comp, C), mixed invariants (E, mixed).
 
-        The change of the nodes is passed through `bounded`.
+        Invariants (0), messages (1) and the change of the nodes (2) are passed through `bounded`.
         """
         ends = graph.senders, graph.receivers
         inputs = graph.features if previous is None else torch.cat([graph.features, previous], 1)
@@ -140,8 +140,12 @@ class MessageStep(nn.Module):
             state, graph.directions, *ends, self.order, backend=self.backend
         )
         invariants = self.mix(invariants.flatten(1))
+        if bounded:
+            invariants = bounded(0, invariants)
         inputs = torch.cat([graph.features, invariants], 1)
         messages = graph.sum_to_receivers(self.message(nodes, inputs, *ends) * graph.fade)
+        if bounded:
+            messages = bounded(1, messages)
         own = self_invariants(state, self.order)
         change = self.update(torch.cat([nodes, messages, own, *extra], 1))
-        return nodes + (bounded(change) if bounded else change), state, invariants
+        return nodes + (bounded(2, change) if bounded else change), state, invariants

@@ -184,8 +184,7 @@ class Border(nn.Module):
     def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest: Any) -> None:
         if prefix + "outputs" not in state:  # written by a version that bounded fewer
             state[prefix + "outputs"] = torch.full_like(self.outputs, torch.inf)
-            former = state.pop(prefix + "changes", self.outputs[:0])
-            state[prefix + "outputs"][: len(former)] = former
+            state.pop(prefix + "changes", None)
         if prefix + "valence" not in state:
             state[prefix + "valence"] = torch.full_like(self.valence, torch.inf)
         super()._load_from_state_dict(state, prefix, *rest)
