@@ -3,7 +3,8 @@
     python benchmarks/fmm_parts.py
 
 - Near pairs in float64, in float32 with coordinates in two parts (what plans take where the
-  tolerance allows it), and in float32 throughout: leaves of 60 charges or multipoles that meet 1620 sources.
+  tolerance allows it), and in float32 throughout: leaves of 60 charges or multipoles that meet
+  1620 sources.
 - Multipole-to-local translations in three steps, boxes anywhere in memory, beside a product with a
   dense matrix by BLAS, boxes side by side: 4096 boxes, float32 and float64.
 
