@@ -92,7 +92,8 @@ class Traceable(AMP):
         return True
 
     def _factors(self, output: int, values: Tensor, numbers: Tensor) -> Tensor | None:
-        return self.border and self.border.saturated(output, values, numbers)
+        border = self.border
+        return None if border is None else border.saturated(output, values, numbers)
 
     def _exceeded(self, fields: Tensor, numbers: Tensor) -> bool:
         return True

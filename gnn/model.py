@@ -362,7 +362,8 @@ class AMP(Potential):
 
     def _factors(self, output: int, values: Tensor, numbers: Tensor) -> Tensor | None:
         """Return the factors (N,) by which an output is bounded; None if all are one."""
-        return self.border and self.border.factors(output, values, numbers)
+        border = self.border
+        return None if border is None else border.factors(output, values, numbers)
 
     def _bounds_of_step(self, step: int, batch: Batch) -> Callable[[int, Tensor], Tensor]:
         """Return the bounds of invariants of edges, messages to nodes, and their changes."""
