@@ -88,7 +88,7 @@ def test_machine_code_expires_with_a_helper_in_another_file(tmp_path):
     )
     script = (
         "import numpy as np, multipoles as mp; print(mp.field([[1.0, 0, 0]], [[0.0, 0, 0]], "
-        "[[1.0]], order=0, kernel=mp.InversePower(2.0))[0, 0])"
+        "[[1.0]], order=0, kernel=mp.InversePower(1.5))[0, 0])"
     )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     environment["NUMBA_CACHE_DIR"] = str(tmp_path / "cache")
