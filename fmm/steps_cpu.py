@@ -124,8 +124,8 @@ class HostSteps:
         if points == moments.dtype:
             return out
         # in two parts of float32, each point should coincide with itself alone
-        expected = len(targets) * moments.shape[1] > 0 and targets is sources
-        return out if coincident == expected * len(targets) else None
+        alone = len(targets) if targets is sources and moments.shape[1] else 0
+        return out if coincident == alone else None
 
     def harmonic(self, moments: Any, source_order: int) -> Any:
         """Return moments by harmonics, as the far field takes them."""

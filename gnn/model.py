@@ -1,7 +1,7 @@
 """The AMP model: atoms in, energy, forces and multipoles out."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import astuple
 from typing import Any, Self
@@ -16,7 +16,8 @@ from gnn import options
 from gnn.data.batching import Batch
 from gnn.data.extent import Extent
 from gnn.data.systems import Frame
-from gnn.layers.charges import Bounds, FreeCharges, LocalCharges, SharedCharges, diffused
+from gnn.layers.bounds import Bounds, within
+from gnn.layers.charges import FreeCharges, LocalCharges, SharedCharges, diffused
 from gnn.layers.dispersion import dispersion_energy, parameters
 from gnn.layers.electrostatics import MultipoleReadout, energy_in_field
 from gnn.layers.long_range import MAX_ORDER, FieldOfAtoms, LongRangeCoupling
@@ -253,13 +254,16 @@ class AMP(Potential):
         # all steps use one plan of the sums
         field_of_atoms = self._field_of_atoms(batch, self.long_kernel, min(self.order, MAX_ORDER))
         previous: Tensor | None = None
+        of_edges = batch.numbers.index_select(0, batch.receivers)
         for i, step in enumerate(self.steps):
-            bounded = self._bounds_of_step(i, batch) if self.border else None
+            bounds = self._bounds(1 + _OF_STEP * i, of_edges, batch.numbers, batch.numbers)
             nodes, state, previous = step(
-                nodes, graph, surroundings, previous, field_of_atoms, bounded
+                nodes, graph, surroundings, previous, field_of_atoms, bounds
             )
-        given = (graph, start[:, 0]) if self.charges == "local" else (batch.charge, batch.batch)
-        physical = self.multipoles(nodes, state, *given, bounds=self._bounds(batch))
+        bounds = self._bounds(1 + _OF_STEP * len(self.steps), *[batch.numbers] * _MOMENTS)
+        local = self.charges == "local"
+        given = (graph, start[:, 0], bounds) if local else (batch.charge, batch.batch)
+        physical = self.multipoles(nodes, state, *given, bounds=bounds)
         per_atom = self.atom_energy(nodes)[:, 0]
         if self.surroundings.in_energy:
             first = self._n_outputs - len(self.penetration)
@@ -357,24 +361,18 @@ class AMP(Potential):
 
     def _bounded(self, output: int, values: Tensor, numbers: Tensor) -> Tensor:
         """Return an output (N, F) of a network that is not beyond those of training."""
-        factors = self._factors(output, values, numbers)
-        return values if factors is None else values * factors[:, None]
+        return within(self._bounds(output, numbers), 0, values)
 
     def _factors(self, output: int, values: Tensor, numbers: Tensor) -> Tensor | None:
         """Return the factors (N,) by which an output is bounded; None if all are one."""
         border = self.border
         return None if border is None else border.factors(output, values, numbers)
 
-    def _bounds_of_step(self, step: int, batch: Batch) -> Callable[[int, Tensor], Tensor]:
-        """Return the bounds of invariants of edges, messages to nodes, and their changes."""
-        of_edges = batch.numbers.index_select(0, batch.receivers)
-        numbers, first = (of_edges, batch.numbers, batch.numbers), 1 + _OF_STEP * step
-        return lambda kind, values: self._bounded(first + kind, values, numbers[kind])
-
-    def _bounds(self, batch: Batch) -> Bounds:
-        """Return the bounds of the physical multipoles."""
-        first = 1 + _OF_STEP * len(self.steps)
-        return lambda kind, values: self._factors(first + kind, values, batch.numbers)
+    def _bounds(self, first: int, *numbers: Tensor) -> Bounds | None:
+        """Return the bounds of outputs from `first` on; `numbers` are the elements of each."""
+        if self.border is None:
+            return None
+        return lambda kind, values: self._factors(first + kind, values, numbers[kind])
 
     def _crossed(self, batch: Batch, lengths: Tensor) -> bool:
         """Return whether the walls between atoms act anywhere."""

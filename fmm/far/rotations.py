@@ -9,10 +9,9 @@ for every degree, and 2 of (p + 1 - m)^2 for every order (White & Head-Gordon, J
 a time.
 """
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -117,7 +116,7 @@ def _blocks(degree: int) -> tuple[list[_Block], list[_Block], list[_Block]]:
 
 
 class Operators(NamedTuple):
-    """Operators in three steps of all codes that have such, those of reflected shifts stored once.
+    """Operators in three steps of some codes, those of reflected shifts stored once.
 
     Attributes
     ----------
@@ -189,7 +188,7 @@ def operators_of(
     steps: list[list[np.ndarray]] = [[np.empty(0, dtype)] for _ in range(3)]
     starts, table, degrees, tiles, columns = [0, 0, 0], [], [], [np.empty((0, 5), np.int64)], []
     columns.append(np.empty(0, np.int64))
-    for own, (degree, group) in enumerate(itertools.groupby(chosen, key=asked.__getitem__)):
+    for own, (degree, group) in enumerate(groupby(chosen, key=asked.__getitem__)):
         same = list(group)
         cut = tiles_of(degree)
         counts = sum(map(len, tiles)), sum(map(len, columns))

@@ -1,11 +1,10 @@
 """Charges of the atoms: what they start from, and how a network moves charge between them."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gnn.layers.bounds import Bounds
 from gnn.layers.message import Graph
 from gnn.layers.networks import EdgeNetwork, dense
 
@@ -13,11 +12,6 @@ from gnn.layers.networks import EdgeNetwork, dense
 #: eight steps leave 4 % of what giving the charge to the one or the other makes; four leave 21 %.
 DIFFUSION_STEPS = 8
 _FIRST_TRANSFERS = 0.1  # scale of the last weights of a fresh network
-
-
-#: From 0 for charges that moved, 1 for dipoles or 2 for quadrupoles, and values (N, F), to factors
-#: (N,) by which those saturate that are beyond training; None if all are one.
-Bounds = Callable[[int, Tensor], Tensor | None]
 
 
 def diffused(formal: Tensor, fade: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
@@ -80,7 +74,8 @@ class LocalCharges(nn.Module):
     ) -> Tensor:
         """Return the charges of all atoms (N,); `start` (N,) is what they have before.
 
-        Where more charge moved to or from an atom than `bounds` allow, less moves along its edges.
+        Where more charge moved to or from an atom than `bounds` (of output 0) allow, less moves
+        along its edges.
         """
         ends = graph.senders, graph.receivers
         flow = (self.transfers(nodes, graph.features, *ends) * graph.fade)[:, 0]
@@ -114,10 +109,8 @@ class SharedCharges(nn.Sequential):
     def __init__(self, features: int, hidden: int):
         super().__init__(*dense(features, hidden, 2))
 
-    def forward(  # type: ignore[override]
-        self, nodes: Tensor, total: Tensor, batch: Tensor, bounds: Bounds | None = None
-    ) -> Tensor:
-        """Return the charges of all atoms (N,), without bounds; `total` (B,) is each system's."""
+    def forward(self, nodes: Tensor, total: Tensor, batch: Tensor) -> Tensor:  # type: ignore[override]
+        """Return the charges of all atoms (N,); `total` (B,) is each system's."""
         charges, share = super().forward(nodes).unbind(1)
         share = functional.softplus(share)
         missing = total - torch.zeros_like(total).index_add(0, batch, charges)
@@ -126,7 +119,7 @@ class SharedCharges(nn.Sequential):
 
 
 class FreeCharges(nn.Sequential):
-    """Charges as a network gives them, without bounds.
+    """Charges as a network gives them.
 
     Parameters
     ----------
@@ -138,7 +131,7 @@ class FreeCharges(nn.Sequential):
         # of the two outputs one is not used; checkpoints have it
         super().__init__(*dense(features, hidden, 2))
 
-    def forward(self, nodes: Tensor, bounds: Bounds | None = None) -> Tensor:
+    def forward(self, nodes: Tensor) -> Tensor:
         """Return the charges of all atoms (N,)."""
         charges: Tensor = super().forward(nodes)[:, 0]
         return charges

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gnn.layers.charges import Bounds
+from gnn.layers.bounds import Bounds, within
 from gnn.layers.networks import dense
 
 
@@ -60,24 +60,19 @@ class MultipoleReadout(nn.Module):
     def forward(
         self, nodes: Tensor, state: Tensor, *given: Any, bounds: Bounds | None = None
     ) -> PhysicalMultipoles:
-        """Return the multipoles of all atoms, within `bounds`.
+        """Return the multipoles of all atoms; dipoles (1) and quadrupoles (2) within `bounds`.
 
         `given` is what `charge` takes beside the nodes.
         """
-        charges = self.charge(nodes, *given, bounds=bounds)
+        charges = self.charge(nodes, *given)
         dipoles = state.new_zeros(nodes.shape[0], 3)
         quadrupoles = state.new_zeros(nodes.shape[0], 3, 3)
         if self.weights is not None:
             weights = self.weights(nodes).view(nodes.shape[0], self.order, -1) * self.scale
-            dipoles = (state[:, 1:4] * weights[:, None, 0]).sum(2)
-            factors = bounds and bounds(1, dipoles)
-            dipoles = dipoles if factors is None else dipoles * factors[:, None]
+            dipoles = within(bounds, 1, (state[:, 1:4] * weights[:, None, 0]).sum(2))
             if self.order > 1:
                 packed = (state[:, 4:10] * weights[:, None, 1]).sum(2)
-                quadrupoles = full_quadrupoles(packed)
-                factors = bounds and bounds(2, quadrupoles.view(-1, 9))
-                if factors is not None:
-                    quadrupoles = quadrupoles * factors[:, None, None]
+                quadrupoles = within(bounds, 2, full_quadrupoles(packed))
         return PhysicalMultipoles(charges, dipoles, quadrupoles)
 
 

@@ -1,10 +1,9 @@
 """One step of anisotropic message passing."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
+from gnn.layers.bounds import Bounds, within
 from gnn.layers.long_range import FieldOfAtoms, LongRangeCoupling
 from gnn.layers.networks import EdgeNetwork, dense
 from gnn.layers.surroundings import SurroundingsCoupling, SurroundingsField
@@ -113,11 +112,11 @@ class MessageStep(nn.Module):
         surroundings: SurroundingsField | None,
         previous: Tensor | None,
         field_of_atoms: FieldOfAtoms | None = None,
-        bounded: Callable[[int, Tensor], Tensor] | None = None,
+        bounds: Bounds | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return new nodes (N, features), the state (N, n_comp, C), mixed invariants (E, mixed).
 
-        Invariants (0), messages (1) and the change of the nodes (2) are passed through `bounded`.
+        Invariants (0), messages (1) and the change of the nodes (2) are kept within `bounds`.
         """
         ends = graph.senders, graph.receivers
         inputs = graph.features if previous is None else torch.cat([graph.features, previous], 1)
@@ -139,13 +138,10 @@ class MessageStep(nn.Module):
         invariants = pair_invariants(
             state, graph.directions, *ends, self.order, backend=self.backend
         )
-        invariants = self.mix(invariants.flatten(1))
-        if bounded:
-            invariants = bounded(0, invariants)
+        invariants = within(bounds, 0, self.mix(invariants.flatten(1)))
         inputs = torch.cat([graph.features, invariants], 1)
         messages = graph.sum_to_receivers(self.message(nodes, inputs, *ends) * graph.fade)
-        if bounded:
-            messages = bounded(1, messages)
+        messages = within(bounds, 1, messages)
         own = self_invariants(state, self.order)
         change = self.update(torch.cat([nodes, messages, own, *extra], 1))
-        return nodes + (bounded(2, change) if bounded else change), state, invariants
+        return nodes + within(bounds, 2, change), state, invariants

@@ -339,8 +339,8 @@ def add_sources(
     and split (whether coordinates are in two parts) are known when compiling. `n` is a multiple of
     `step(...)`; the block has room for one more vector of sources. `sums` is flat, row by row of
     (target, channel, sum). `vectors` is scratch of length `n_scratch`, `chain` scratch for a vector
-    of every link of the chain. Where coordinates are split, the
-    number of pairs that do not differ is added to ``coincident[0]``.
+    of every link of the chain. Where coordinates are split, the number of pairs that do not differ
+    is added to ``coincident[0]``.
     """
     lane = Vec(block.dtype)
     orders = source_order.literal_value, order.literal_value
