@@ -1,14 +1,15 @@
 """Fields, energies, forces and torques like those of `multipoles`, in linear time.
 
-Each of these functions makes a plan for one use; where points stay or only move, make the plan
-(`fmm.FMM`) yourself and use it again.
+Each of these functions makes a plan for one use (`fmm.once`); where points stay or only move, make
+the plan (`fmm.FMM`) yourself and use it again.
 """
 
 from typing import Any
 
 import numpy as np
 
-from fmm.plan import FMM
+from fmm import energies, once
+from fmm.contract import Plan
 from multipoles import checks, indexing
 from multipoles.checks import check_total_order
 from multipoles.radial import Coulomb, Kernel
@@ -66,12 +67,13 @@ def field(
     if targets is None:
         raise TypeError("targets: expected points of shape (n, 3), got None")
     source_order, channels = _layout(moments, sources)
-    plan = FMM(
+    batches = {"target_batch": target_batch, "source_batch": source_batch}
+    plan = once.plan(
         sources, None if targets is sources else targets, tolerance, source_order, order,
-        target_batch=target_batch, source_batch=source_batch, channels=max(channels, 1),
-        kernel=kernel, pair_scale=pair_scale,
+        max(channels, 1), kernel, pair_scale, batches,
     )  # fmt: skip
-    return plan.field(moments)
+    found: np.ndarray = plan.field(moments)
+    return found
 
 
 def energy(
@@ -122,7 +124,7 @@ def energy(
     sign, it is larger than that of the field.
     """
     plan = _site_plan(positions, moments, kernel, pair_scale, batch, tolerance, extra=0)
-    return plan.energy(moments)
+    return energies.energy_of(plan, moments)
 
 
 def energy_forces(
@@ -160,7 +162,7 @@ def energy_forces(
         See `energy`.
     """
     plan = _site_plan(positions, moments, kernel, pair_scale, batch, tolerance, extra=1)
-    return plan.energy_forces(moments)
+    return energies.energy_forces_of(plan, moments)
 
 
 def torques(
@@ -193,7 +195,7 @@ def torques(
         See `energy`.
     """
     plan = _site_plan(positions, moments, kernel, pair_scale, batch, tolerance, extra=0)
-    return plan.torques(moments)
+    return energies.torques_of(plan, moments)
 
 
 # --- plans for one use ----------------------------------------------------------------------------
@@ -219,7 +221,7 @@ def _site_plan(
     batch: Any,
     tolerance: float,
     extra: int,
-) -> FMM:
+) -> Plan:
     """Return a plan for sites, made from the arguments of `energy`."""
     if not (checks.on_device(positions) or checks.on_device(moments)):
         positions = checks.points(positions, "positions", squares=False)
@@ -228,7 +230,7 @@ def _site_plan(
         raise TypeError("pair_scale: expected none with arrays on a GPU; use multipoles.energy")
     order, channels = _layout(moments, positions)
     check_total_order(order, order + extra)
-    return FMM(
-        positions, None, tolerance, order, order + extra, source_batch=batch,
-        channels=max(channels, 1), kernel=kernel, pair_scale=pair_scale,
+    return once.plan(
+        positions, None, tolerance, order, order + extra, max(channels, 1), kernel, pair_scale,
+        {"source_batch": batch},
     )  # fmt: skip

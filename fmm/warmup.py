@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 import multipoles as mp
-from fmm.interactions import energy_forces, field
+from fmm.plan import FMM
 from multipoles import indexing
 
 TOLERANCES = (1e-3, 1e-6, 1e-9)  # each is of another class: of precision, or of operators
@@ -40,10 +40,10 @@ def warmup(
         mp.field(points, points, moments, order=order)
         if order == source_order + 1:
             mp.energy_forces(points, moments)
-            energy_forces(points, moments)
+            FMM(points, None, 1e-6, source_order, order).energy_forces(moments)
         for tolerance in TOLERANCES:
             if dtype == "float64" or tolerance > 1e-4:
-                field(points, points, moments, order=order, tolerance=tolerance)
+                FMM(points, None, tolerance, source_order, order).field(moments)
         seconds = time.perf_counter() - started
         say(f"{dtype}, moments of order {source_order} to derivatives of order {order}: "
             f"{seconds:.1f} s")  # fmt: skip

@@ -48,6 +48,14 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(5_000, 10, 10)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def fast_from_the_first_call() -> None:
+    """Let `fmm.field` sum fast though nothing is compiled yet: that is what is tested."""
+    from fmm import once
+
+    once.COMPILATION = 0.0
+
+
 _obstacle = cache(obstacle)
 
 

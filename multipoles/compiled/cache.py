@@ -36,6 +36,12 @@ def cache_for(function: Callable[..., Any]) -> Any:
         return _NoCache()
 
 
+def is_kept(dispatcher: Any) -> bool:
+    """Tell whether machine code of a function is at hand, for whatever types."""
+    files = getattr(dispatcher._cache, "_cache_file", None)
+    return bool(dispatcher.overloads) or (isinstance(files, _Files) and files.any())
+
+
 class _KernelCache(FunctionCache):
     """Numba's cache of a function, but for its files and for how it fails."""
 
@@ -119,6 +125,10 @@ class _Files:
             temporary.unlink(missing_ok=True)
             raise
         self._remove_outdated()
+
+    def any(self) -> bool:
+        """Tell whether there is a file."""
+        return next(self._folder.glob(f"{self._name}{self._state}-*.nbc"), None) is not None
 
     def flush(self) -> None:
         """Remove all files of the function."""
