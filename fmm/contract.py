@@ -5,19 +5,12 @@ from typing import Any, Protocol
 from fmm.report import Report
 
 
-class Plan(Protocol):
-    """A linear map from moments at sources to fields at targets: plan once, apply often.
-
-    `FMM` is one. Code that only applies a plan should ask for this.
-    """
+class Sum(Protocol):
+    """A linear map from moments at sources to fields at targets."""
 
     @property
     def n_sources(self) -> int:
         """Number of sources."""
-
-    @property
-    def n_targets(self) -> int:
-        """Number of targets."""
 
     def field(self, moments: Any, order: int | None = None) -> Any:
         """Return the field of moments at every target.
@@ -35,6 +28,17 @@ class Plan(Protocol):
             In the library of the points; within the plan's tolerance at every output order, or a
             RuntimeWarning tells the error.
         """
+
+
+class Plan(Sum, Protocol):
+    """A sum that is planned once and applied often.
+
+    `FMM` is one. Code that only applies a plan should ask for this.
+    """
+
+    @property
+    def n_targets(self) -> int:
+        """Number of targets."""
 
     def transpose(self) -> "Plan":
         """Return the plan with targets and sources exchanged: the adjoint map."""

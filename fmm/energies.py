@@ -4,17 +4,17 @@ from typing import Any
 
 import numpy as np
 
-from fmm.contract import Plan
+from fmm.contract import Sum
 from multipoles import checks, indexing
 from multipoles import moments as of_moments
 
 
-def energy_of(plan: Plan, moments: Any) -> float:
+def energy_of(plan: Sum, moments: Any) -> float:
     """Return the energy of the moments of a plan's sites, see `fmm.energy`.
 
     Parameters
     ----------
-    plan : Plan
+    plan : Sum
         Its targets are its sources.
     moments : array_like, shape (n, [channels,] n_components(K))
         Packed moments of any order K.
@@ -25,7 +25,7 @@ def energy_of(plan: Plan, moments: Any) -> float:
     return _half_product(packed, phi)
 
 
-def energy_forces_of(plan: Plan, moments: Any) -> tuple[float, np.ndarray, np.ndarray]:
+def energy_forces_of(plan: Sum, moments: Any) -> tuple[float, np.ndarray, np.ndarray]:
     """Return energy, forces at fixed moments, and the gradient by the moments.
 
     Parameters
@@ -55,7 +55,7 @@ def energy_forces_of(plan: Plan, moments: Any) -> tuple[float, np.ndarray, np.nd
     return _half_product(packed, gradients), forces, gradients.reshape(np.shape(moments))
 
 
-def torques_of(plan: Plan, moments: Any) -> np.ndarray:
+def torques_of(plan: Sum, moments: Any) -> np.ndarray:
     """Return the torque on each site, see `fmm.torques`.
 
     Parameters
@@ -70,7 +70,7 @@ def torques_of(plan: Plan, moments: Any) -> np.ndarray:
     return of_moments.torques(*_site_field(plan, moments, 0))
 
 
-def _site_field(plan: Plan, moments: Any, extra: int) -> tuple[np.ndarray, np.ndarray]:
+def _site_field(plan: Sum, moments: Any, extra: int) -> tuple[np.ndarray, np.ndarray]:
     """Return moments with channels, and their field of `extra` orders more, of one dtype."""
     packed, order, _ = checks.moments(moments, plan.n_sources)
     phi = plan.field(packed, order + extra)

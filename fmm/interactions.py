@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fmm import energies, once
-from fmm.contract import Plan
+from fmm.contract import Sum
 from multipoles import checks, indexing
 from multipoles.checks import check_total_order
 from multipoles.radial import Coulomb, Kernel
@@ -221,7 +221,7 @@ def _site_plan(
     batch: Any,
     tolerance: float,
     extra: int,
-) -> Plan:
+) -> Sum:
     """Return a plan for sites, made from the arguments of `energy`."""
     if not (checks.on_device(positions) or checks.on_device(moments)):
         positions = checks.points(positions, "positions", squares=False)

@@ -15,7 +15,7 @@ import numpy as np
 
 import multipoles as mp
 from fmm import arguments
-from fmm.contract import Plan
+from fmm.contract import Sum
 from fmm.far import rotations
 from fmm.near import pair_cost
 from fmm.plan import FMM
@@ -39,7 +39,7 @@ _spent = 0.0
 def plan(
     sources: Any, targets: Any, tolerance: float, source_order: int, order: int, channels: int,
     kernel: Kernel, pair_scale: Any, batches: Mapping[str, Any],
-) -> Plan:  # fmt: skip
+) -> Sum:  # fmt: skip
     """Return a plan that serves once; see `FMM` for what it takes."""
     fixed = arguments.tolerance(tolerance), checks.order(order), kernel_object(kernel)
     on_gpu = any(x is not None and checks.on_device(x) for x in (sources, targets))

@@ -13,6 +13,7 @@ from fmm.near import near_field
 from fmm.scaling import HostUnits, typical_extent
 from fmm.tree.curve import SortedPoints, bounds, occupancy, sort_points
 from fmm.tree.geometry import Batches, Geometry, along_curve
+from fmm.tree.sorting import gathered
 from multipoles import checks, indexing
 from multipoles.indexing import order_slice
 from multipoles.radial import Kernel
@@ -102,7 +103,7 @@ class HostSteps:
 
     def to_tree(self, geometry: Geometry, moments: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """Return moments in the order of the tree."""
-        permuted: np.ndarray = moments[geometry.tree.source_permutation]
+        permuted = gathered(moments, geometry.tree.source_permutation)
         return permuted.astype(dtype, copy=False)
 
     def near(

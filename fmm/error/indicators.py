@@ -192,7 +192,12 @@ def pair_weights(geometry: Boxed, powers: np.ndarray) -> np.ndarray:
     lists, levels = geometry.lists, geometry.levels
     targets = np.diff(geometry.tree.target_range, axis=1)[:, 0].astype(np.float64)
     out = np.zeros((powers.shape[1], int(levels[-1]) + 1, N_CODES))
-    _weigh(lists.m2l_starts, lists.m2l_targets, lists.m2l_sources, levels, targets, powers, out)
+
+    def task(first: int, last: int) -> None:
+        pairs = lists.m2l_starts, lists.m2l_targets, lists.m2l_sources
+        _weigh(first, last, *pairs, levels, targets, powers, out)
+
+    run_chunks(task, N_CODES, 2.0 * len(lists.m2l_targets) * powers.shape[1])
     for rows, sources, boxes in _mixed(geometry):
         pairs = targets[rows, None] * powers[sources]
         np.add.at(out[:, :, POINTS].T, levels[boxes], pairs)
@@ -265,8 +270,8 @@ def _mixed(geometry: Boxed) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], 
 
 
 @bare
-def _weigh(starts, targets, sources, levels, n_targets, powers, out):
-    for code in range(starts.shape[0] - 1):
+def _weigh(first, last, starts, targets, sources, levels, n_targets, powers, out):
+    for code in range(first, last):
         for i in range(starts[code], starts[code + 1]):
             target, source = targets[i], sources[i]
             for j in range(powers.shape[1]):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fmm.tree import sorting
 from fmm.tree.morton import N_DEEP, WORD, cells, encode
 from multipoles.compiled.jit import bare, bare_inline, jit
 
@@ -105,8 +106,7 @@ def sort_points(
     origin, edge = roots(low, high, root_grid, bits)
     grid = cells(origin, edge, bits)
     keys = [encode(*kind, grid, root_grid, bits) for kind in kinds]
-    permutations = [np.argsort(words[0]) for words in keys]
-    firsts = [words[0, permutation] for words, permutation in zip(keys, permutations, strict=True)]
+    permutations, firsts = zip(*(sorting.argsort(words[0]) for words in keys), strict=True)
     if any(map(_is_crowded, firsts, permutations, (points for points, _ in kinds))):
         deep = [encode(*kind, grid, root_grid, bits, deep=True) for kind in kinds]
         keys = [np.concatenate(words) for words in zip(keys, deep, strict=True)]
@@ -129,14 +129,16 @@ def _ordered(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the stable permutation by all words, and the keys permuted.
 
-    `permutation` sorts by the first word, which it turns into `first`.
+    `permutation` is that by the first word, which it turns into `first`.
     """
+    if len(keys) == 1:
+        return permutation, first[None]
     equal = first[1:] == first[:-1]
     tied = np.flatnonzero(np.append(equal, False) | np.append(False, equal))
     if len(tied):
         members = permutation[tied]
         permutation[tied] = members[np.lexsort((members, *keys[::-1, members]))]
-    return permutation, np.take(keys, permutation, axis=1) if len(keys) > 1 else first[None]
+    return permutation, np.take(keys, permutation, axis=1)
 
 
 @jit

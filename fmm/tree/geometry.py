@@ -7,6 +7,7 @@ import numpy as np
 from fmm.tree.build import Tree, build_tree
 from fmm.tree.curve import SortedPoints, sort_points
 from fmm.tree.lists import Lists, build_lists, transfers_of_levels
+from fmm.tree.sorting import gathered
 from multipoles.layout import Tiles, cut_tiles
 
 Batches = tuple[np.ndarray | None, np.ndarray | None]
@@ -218,8 +219,8 @@ def along_curve(
     points: SortedPoints, targets: np.ndarray, sources: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return sources and targets along the curve, float64."""
-    ordered = np.ascontiguousarray(sources[points.source_permutation], np.float64)
+    ordered = np.asarray(gathered(sources, points.source_permutation), np.float64)
     # the same points in other systems are sorted differently
     if points.target_permutation is points.source_permutation:
         return ordered, ordered
-    return ordered, np.ascontiguousarray(targets[points.target_permutation], np.float64)
+    return ordered, np.asarray(gathered(targets, points.target_permutation), np.float64)

@@ -10,13 +10,14 @@ The loops run twice: first with empty arrays to count, then to write.
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from fmm.tree.build import Tree
 from fmm.tree.curve import MAX_LEVELS, upper
-from multipoles.compiled.jit import bare, bare_inline
+from multipoles.compiled.jit import bare, bare_inline, run_chunks
 
 REACH = 4
 """Translation codes count shifts of -4 ... 4 along each axis."""
@@ -28,6 +29,7 @@ STACK = 8 * MAX_LEVELS
 STRIDES = np.array([(2 * REACH + 1) ** 2, 2 * REACH + 1, 1], np.int64)
 POINTS = REACH * int(STRIDES.sum())
 """Code of no shift. No pair of boxes has it: it stands for single points that meet an expansion."""
+_BOX = 1000.0  # what finding the transfers of a box costs, in pairs
 _ADJACENT = (np.abs(np.indices((2 * REACH + 1,) * 3) - REACH).max(axis=0) <= 1).ravel()
 
 
@@ -106,12 +108,7 @@ def build_lists(tree: Tree, m2p_least: int, p2l_least: int) -> Lists:
     """
     boxes, n = _boxes(tree), len(tree.parent)
     nothing = np.empty(0, np.int32)
-    colleagues = np.empty((n, 27), np.int32)
-    counts = np.zeros(N_CODES + 1, np.int64)
-    _transfers(boxes, colleagues, counts[1:], nothing, nothing)
-    m2l_starts = np.cumsum(counts)
-    targets, sources = np.empty((2, m2l_starts[-1]), np.int32)
-    _transfers(boxes, colleagues, m2l_starts[:-1].copy(), targets, sources)
+    colleagues, m2l_starts, targets, sources = _transfer_lists(boxes)
     tallies = np.zeros(3 * n + 1, np.int64)
     stack, least = np.empty((2, STACK), np.int32), (m2p_least, p2l_least)
     _neighbours(boxes, colleagues, least, stack, tallies[1:], nothing)
@@ -126,6 +123,33 @@ def build_lists(tree: Tree, m2p_least: int, p2l_least: int) -> Lists:
         near_starts.copy(), near, range_starts, ranges[: range_starts[-1]].copy(), m2l_starts,
         targets, sources, _repeated(m2p_starts), m2p, _repeated(p2l_starts), p2l,
     )  # fmt: skip
+
+
+def _transfer_lists(boxes: Boxes) -> tuple[np.ndarray, ...]:
+    """Return the colleagues of every box, and starts, targets and sources of `Lists`."""
+    nothing = np.empty(0, np.int32)
+    colleagues = np.empty((len(boxes.parent), 27), np.int32)
+    parts: list[tuple[int, int, np.ndarray]] = []
+    for start, end in pairwise(boxes.level_starts.tolist()):  # colleagues are those of parents
+
+        def count(first: int, last: int, start: int = start) -> tuple[int, int, np.ndarray]:
+            counts = np.zeros(N_CODES, np.int64)
+            _transfers(start + first, start + last, boxes, colleagues, counts, nothing, nothing)
+            return start + first, start + last, counts
+
+        parts += run_chunks(count, end - start, _BOX * (end - start))
+    # pairs of one code follow each other, and among these those of one part
+    counts = np.array([part[2] for part in parts]).reshape(-1, N_CODES).T
+    ends = np.cumsum(counts).reshape(counts.shape)
+    targets, sources = np.empty((2, counts.sum()), np.int32)
+
+    def write(begin: int, end: int) -> None:
+        for k in range(begin, end):
+            offsets = ends[:, k] - counts[:, k]
+            _transfers(*parts[k][:2], boxes, colleagues, offsets, targets, sources)
+
+    run_chunks(write, len(parts), _BOX * len(boxes.parent))
+    return colleagues, np.append(0, counts.sum(axis=1).cumsum()), targets, sources
 
 
 def transfers_of_levels(lists: Lists, level_starts: np.ndarray) -> np.ndarray:
@@ -164,13 +188,13 @@ def _count_transfers(starts, targets, level_starts, counts):
 
 
 @bare
-def _transfers(boxes, colleagues, offsets, targets, sources):
-    """Find adjacent boxes of one size, and multipole-to-local pairs.
+def _transfers(first, last, boxes, colleagues, offsets, targets, sources):
+    """Find boxes adjacent to boxes first ... last - 1 of one size, and multipole-to-local pairs.
 
     Row b of `colleagues` gets the neighbours of box b, itself among them, ascending, then -1.
     `offsets` counts the pairs of each code, or says where the next one goes.
     """
-    for box in range(len(boxes.parent)):
+    for box in range(first, last):
         transfers_of(boxes, box, colleagues, offsets, 1, targets, sources, sources[:0])
 
 

@@ -7,13 +7,14 @@ one product, the coordinate over the size of a box, so that points near zero kee
 
 import numpy as np
 
-from multipoles.compiled.jit import bare_inline, inline, jit
+from multipoles.compiled.jit import bare_inline, inline, jit, run_chunks
 
 WORD = 20
 """Most levels that a word tells apart, and how many those after the first do."""
 N_DEEP = 2
 """Words after the first, where they are needed."""
 _MASK = (1 << WORD) - 1
+_KEY = 10.0  # what a key costs, in pairs
 
 
 def cells(origin: np.ndarray, edge: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
@@ -60,10 +61,14 @@ def encode(
         The first: system, root cell and interleaved bits of x, y, z inside. Others: bits only.
     """
     keys = np.empty((N_DEEP if deep else 1, len(points)), np.int64)
-    if deep:
-        _encode_deep(points, batch, *grid, keys)
-    else:
-        _encode(points, batch, *grid, root_grid, bits, keys)
+
+    def task(first: int, last: int) -> None:
+        if deep:
+            _encode_deep(first, last, points, batch, *grid, keys)
+        else:
+            _encode(first, last, points, batch, *grid, root_grid, bits, keys)
+
+    run_chunks(task, len(points), _KEY * len(points))
     return keys
 
 
@@ -118,15 +123,15 @@ def deep_key_of(points, i, system, inverse, word):
 
 
 @jit
-def _encode(points, batch, corner, inverse, root_grid, bits, keys):
-    for i in range(len(points)):
+def _encode(first, last, points, batch, corner, inverse, root_grid, bits, keys):
+    for i in range(first, last):
         system = batch[i] if len(batch) else 0
         keys[0, i] = key_of(points, i, system, corner, inverse, root_grid, bits)
 
 
 @jit
-def _encode_deep(points, batch, corner, inverse, keys):
-    for i in range(len(points)):
+def _encode_deep(first, last, points, batch, corner, inverse, keys):
+    for i in range(first, last):
         system = batch[i] if len(batch) else 0
         for word in range(keys.shape[0]):
             keys[word, i] = deep_key_of(points, i, system, inverse, word + 1)
