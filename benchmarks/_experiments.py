@@ -16,6 +16,8 @@ from gnn.training.report.metrics import compare
 from gnn.training.setup import build_model
 
 FOUR = ("meoh", "mam", "oac", "acoh")
+#: Groups of frames that a model in doubt chose (harvest.py), up to the temperature.
+CHOSEN = ("hot", "torn", "beside")
 QUANTITIES = ("energy", "forces", "mm_forces")
 PANELS = (
     ("energy_mae", "energy, MAE / meV"),
@@ -55,6 +57,11 @@ def errors(results: Sequence[dict[str, Any]], frames: Sequence[Frame], name: str
                 f"{quantity}_percent": round(100 * found.ratio, 3),
             }
     return row
+
+
+def is_chosen(frame: Frame) -> bool:
+    """Tell whether a model chose the frame: it is no snapshot of a force field's dynamics."""
+    return frame.group.partition("@")[0] in CHOSEN
 
 
 def first_set(vacuum: bool = False) -> list[Frame]:

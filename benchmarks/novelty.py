@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from _experiments import FOUR, first_set
+from _experiments import FOUR, first_set, is_chosen
 from _output import pyplot, write_picture, write_table
 from scipy.stats import rankdata
 
@@ -203,12 +203,14 @@ def area(score: np.ndarray, bad: np.ndarray) -> float:
 
 def frame_sets() -> dict[str, list[Frame]]:
     """Return the labelled frames of each kind that no model was trained on."""
-    frames = load_shipped()
-    _, validation, test = split_shipped(frames)
+    frames, alone = load_shipped(), load_shipped(vacuum=True)
     sets = {
-        "validation runs": validation,
-        "test runs": test,
-        "without water": split_shipped(load_shipped(vacuum=True))[2],
+        name: [frame for frame in part if not is_chosen(frame)]
+        for name, part in (
+            ("validation runs", split_shipped(frames)[1]),
+            ("test runs", split_shipped(frames)[2]),
+            ("without water", split_shipped(alone)[2]),
+        )
     }
     for frame in read_frames(DATA):
         kind = "hot" if frame.group.startswith("hot") else frame.group

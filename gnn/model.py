@@ -210,7 +210,7 @@ class AMP(Potential):
         """The extent of the training data; None where it is not known, or without walls."""
         return None if self.border is None else self.border.extent
 
-    def set_extent(self, extent: Extent) -> None:
+    def set_extent(self, extent: Extent, room: float = torch.inf) -> None:
         """Tell what the model was trained on, beyond which its walls act.
 
         A model without walls, such as one from a checkpoint of an earlier version, gets them with
@@ -220,12 +220,15 @@ class AMP(Potential):
         ----------
         extent
             Of all frames that the model was trained on, see `gnn.data.extent.extent_of`.
+        room
+            How many times larger what its networks make may be in this extent than in the former
+            one, beyond which it saturates. It is measured anew by `set_domain`.
         """
         if self.border is None:
             self._arguments["walls"] = _WALLS
             border = Border(**vars(_WALLS), outputs=self._n_outputs)
             self.border = border.to(self.embedding.weight)
-        self.border.set(extent)
+        self.border.set(extent, room)
 
     def _calibrate(self, frames: Sequence[Frame]) -> NDArray[np.float64]:
         with nullcontext() if self.border is None else self.border.calibrated():

@@ -167,11 +167,11 @@ class Border(nn.Module):
         radii = torch.tensor(RADII).nan_to_num().to(torch.get_default_dtype())
         self.register_buffer("radii", radii, persistent=False)
 
-    def set(self, extent: Extent) -> None:
-        """Take an extent as the trained one; how large outputs are in it is not known."""
+    def set(self, extent: Extent, room: float = torch.inf) -> None:
+        """Take an extent as the trained one; outputs in it are `room` times larger than before."""
         for name, values in vars(extent).items():
             getattr(self, name).copy_(torch.from_numpy(values))
-        self.outputs.fill_(torch.inf)
+        self.outputs.mul_(room)
 
     @property
     def extent(self) -> Extent | None:
@@ -267,12 +267,16 @@ class Border(nn.Module):
 
     @contextmanager
     def calibrated(self) -> Iterator[None]:
-        """Bound outputs from now on by the largest that `factors` sees in this context."""
+        """Bound outputs from now on by the largest that `factors` sees in this context.
+
+        Bounds that there are stay where they are narrower: outputs beyond saturated already.
+        """
         self._noted = torch.full_like(self.outputs, -1.0)
         try:
             yield
             largest = (_SLACK * self._noted).clamp(min=_LEAST)
-            self.outputs.copy_(largest.masked_fill(self._noted < 0, torch.inf))
+            largest = largest.masked_fill(self._noted < 0, torch.inf)
+            self.outputs.copy_(torch.minimum(largest, self.outputs))
         finally:
             self._noted = None
 
@@ -284,7 +288,6 @@ class Border(nn.Module):
         if self._noted is not None:
             lengths = torch.linalg.vector_norm(values.detach(), dim=1)
             self._noted[output].scatter_reduce_(0, numbers, lengths, "amax")
-            return None
         largest = self.outputs[output]
         if not on_gpu(values) and not exceeding(
             values.detach().numpy(), numbers.numpy(), largest.numpy()

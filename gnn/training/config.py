@@ -167,6 +167,7 @@ class LossConfig(Section):
     forces: float = Field(default=1.0, ge=0)
     mm_forces: float = Field(default=100.0, ge=0)
     dipole: float = Field(default=5.0, ge=0)
+    linear_beyond: float | None = Field(default=None, gt=0)
 
 
 class TrainingConfig(Section):

@@ -19,7 +19,9 @@ def weighted_loss(
 
     Energies are per system (differences of large numbers, taken in float64); forces and dipoles
     are averaged over components. Each mean is over what is known: a frame that lacks a label
-    has no part in that term, whatever the others have.
+    has no part in that term, whatever the others have. Errors of energies, forces on
+    atoms and dipoles that are larger than `weights.linear_beyond` count by their size, not by its
+    square.
 
     Parameters
     ----------
@@ -48,9 +50,20 @@ def weighted_loss(
     for name in names:
         label = batch.labels.get(name)
         if label is not None:
-            squares = (label.among(output[name]) - label.values).square().sum()
-            total = total + getattr(weights, name) * squares / counts[name]
+            error = label.among(output[name]) - label.values
+            beyond = weights.linear_beyond if name != "mm_forces" else None
+            total = total + getattr(weights, name) * squares(error, beyond).sum() / counts[name]
     return total
+
+
+def squares(error: Tensor, beyond: float | None) -> Tensor:
+    """Return squares of errors which, if `beyond` is given, grow linearly where they are larger.
+
+    The pseudo-Huber loss, 2 b² (√(1 + (x/b)²) - 1).
+    """
+    if beyond is None:
+        return error.square()
+    return 2 * beyond**2 * ((1 + (error / beyond).square()).sqrt() - 1)
 
 
 def label_counts(batch: Batch | None) -> dict[str, float]:

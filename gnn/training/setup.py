@@ -16,6 +16,8 @@ from gnn.training.frames.loader import Frames, headers
 
 #: Gives the extent of some frames, with the damping of a model's surroundings.
 ExtentAt = Callable[[float], Extent]
+#: Times what its networks made before is what a model may make that starts from a checkpoint.
+_ROOM = 2.0
 
 
 def build_model(
@@ -81,7 +83,8 @@ def build_model(
 def _set_extent(model: Potential, extent: ExtentAt, started: bool = False) -> None:
     """Tell a model with walls what it is trained on, beside what it was trained on before.
 
-    Where the latter is not known, the extent stays unknown.
+    Where the latter is not known, the extent stays unknown. A model that starts on frames of
+    another kind may be far off there: its bounds are widened, not dropped.
     """
     if not isinstance(model, AMP) or model.border is None:
         return
@@ -89,7 +92,10 @@ def _set_extent(model: Potential, extent: ExtentAt, started: bool = False) -> No
     if started and former is None:
         return
     own = extent(model.damping)
-    model.set_extent(own if former is None else former.joined(own))
+    if former is None:
+        model.set_extent(own)
+    else:
+        model.set_extent(former.joined(own), room=_ROOM)
 
 
 def _started(config: Config, member: int) -> Potential:

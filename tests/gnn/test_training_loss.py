@@ -9,7 +9,7 @@ from gnn import Frame
 from gnn.data import collate
 from gnn.data.common import LABELS
 from gnn.training.config import LossConfig
-from gnn.training.loss import label_counts, weighted_loss
+from gnn.training.loss import label_counts, squares, weighted_loss
 from gnn.training.report.metrics import without_surroundings
 
 ONLY = {name: 0.0 for name in LABELS}
@@ -63,11 +63,26 @@ def test_each_term_is_its_weight_times_the_mean_squared_error(name):
     assert loss.item() == pytest.approx(2.5 * (values**2).sum() / values.size, rel=1e-9)
 
 
+def test_large_errors_count_by_their_size():
+    error = torch.tensor([0.0, 1e-3, -0.02, 30.0, -4e3], dtype=torch.float64, requires_grad=True)
+    assert torch.equal(squares(error, None), error.square())
+    found = squares(error, 0.2)
+    np.testing.assert_allclose(found[1:3].detach(), error[1:3].square().detach(), rtol=3e-3)
+    np.testing.assert_allclose(found[3:].detach(), 0.4 * error[3:].abs().detach(), rtol=1e-2)
+    (slope,) = torch.autograd.grad(found.sum(), error)
+    assert slope.abs().max() <= 0.4 and slope[0] == 0
+    with pytest.raises(ValueError, match="linear_beyond"):
+        LossConfig(linear_beyond=0.0)
+
+
 def test_terms_add_up():
     batch = _batch(methanol()[:3])
     output, errors = _output(batch, 0.3)
     weights = LossConfig(energy=1.0, forces=2.0, mm_forces=3.0, dipole=4.0)
-    expected = sum(w * errors[n].square().mean().item() for n, w in weights.model_dump().items())
+    expected = sum(
+        w * errors[n].square().mean().item()
+        for n, w in weights.model_dump(include=set(LABELS)).items()
+    )
     assert weighted_loss(output, batch, weights).item() == pytest.approx(expected, rel=1e-9)
 
 
@@ -86,7 +101,10 @@ def test_every_label_of_a_mixed_batch_counts_and_nothing_else():
     assert label_counts(batch) == {"energy": 2, "forces": 54, "mm_forces": 60, "dipole": 6}
     assert [errors[name].numel() for name in LABELS] == [2, 54, 60, 6]
     weights = LossConfig(energy=1.0, forces=2.0, mm_forces=3.0, dipole=4.0)
-    expected = sum(w * errors[n].square().mean().item() for n, w in weights.model_dump().items())
+    expected = sum(
+        w * errors[n].square().mean().item()
+        for n, w in weights.model_dump(include=set(LABELS)).items()
+    )
     for name in LABELS:  # what is predicted where no label is cannot matter, whatever it is
         rows = batch.labels[name].rows
         lacking = torch.ones(len(output[name]), dtype=torch.bool)

@@ -99,16 +99,20 @@ def geometry(kind: Kind, shot: dict[str, Any], charge: int, seed: tuple[int, ...
         If no geometry is found, or there are too few waters.
     """
     rng = np.random.default_rng([*seed, len(SORTS)])
-    make = {"stretched": _stretched, "zone1": _zone, "zone2": _zone, "pair": _pair}.get(kind.sort)
+    make = {"zone1": _zone, "zone2": _zone, "pair": _pair}.get(kind.sort)
     if make is not None:
         shot = shot | make(kind, shot, rng)
+    elif kind.sort == "stretched":
+        shot = shot | {"positions": stretched(shot, rng)}
     # float32: labels are computed at exactly the coordinates that are stored
     positions: Any = np.asarray(shot["positions"], dtype=np.float32)
     return System(shot["numbers"], positions, charge, shot["mm_positions"], shot["mm_charges"])
 
 
-def _stretched(kind: Kind, shot: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    """Scale one bond that is in no ring, moving what is behind it; displace all atoms a little."""
+def stretched(
+    shot: dict[str, Any], rng: np.random.Generator, scales: tuple[float, float] = _SCALES
+) -> NDArray[np.float64]:
+    """Return positions with one bond, in no ring, scaled, and all atoms displaced a little."""
     positions = np.asarray(shot["positions"], dtype=np.float64)
     bonds = [(*bond, part) for bond in shot["bonds"].tolist() if (part := _behind(shot, *bond))]
     hydrogen = [1 in shot["numbers"][[i, j]] for i, j, _ in bonds]
@@ -119,7 +123,7 @@ def _stretched(kind: Kind, shot: dict[str, Any], rng: np.random.Generator) -> di
         moved = positions + _DISPLACEMENT * rng.standard_normal(positions.shape)
         if bonds:
             i, j, part = bonds[rng.choice(len(bonds), p=share / share.sum())]
-            moved[part] += (rng.uniform(*_SCALES) - 1) * (moved[j] - moved[i])
+            moved[part] += (rng.uniform(*scales) - 1) * (moved[j] - moved[i])
         return moved
 
     def fits(moved: NDArray[np.float64]) -> bool:
@@ -127,7 +131,7 @@ def _stretched(kind: Kind, shot: dict[str, Any], rng: np.random.Generator) -> di
         charges = _distances(moved, shot["mm_positions"])
         return bool((apart > _NEAREST_ATOM).all() and (charges > _NEAREST_CHARGE).all())
 
-    return {"positions": _drawn(draw, fits)}
+    return _drawn(draw, fits)
 
 
 def _behind(shot: dict[str, Any], i: int, j: int) -> list[int]:
