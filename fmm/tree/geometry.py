@@ -6,7 +6,7 @@ import numpy as np
 
 from fmm.tree.build import Tree, build_tree
 from fmm.tree.curve import SortedPoints, sort_points
-from fmm.tree.lists import Lists, build_lists, transfers_of_levels
+from fmm.tree.lists import Lists, Transfers, build_lists, transfers, transfers_of_levels
 from fmm.tree.sorting import gathered
 from multipoles.layout import Tiles, cut_tiles
 
@@ -47,6 +47,7 @@ class Geometry:
         self.leaf_size, self.least, self.smallest = leaf_size, least, smallest
         self.tree = self._tree()
         self._points: dict[np.dtype, tuple[np.ndarray, np.ndarray]] = {}
+        self._transfers: Transfers | None = None  # of this tree, or of one that may have its boxes
 
     def _tree(self) -> Tree:
         return build_tree(self.sorted_points, self.leaf_size, self.smallest)
@@ -73,7 +74,8 @@ class Geometry:
     @cached_property
     def lists(self) -> Lists:
         """Who meets whom; worked out when first needed."""
-        return build_lists(self.tree, self.least, self.least)
+        self._transfers = transfers(self.tree, self._transfers)
+        return build_lists(self.tree, self.least, self.least, self._transfers)
 
     @cached_property
     def has_far_field(self) -> bool:
@@ -205,7 +207,9 @@ class Geometry:
         """
         points = sort_points(targets, sources, *batches, root_grid=self.sorted_points.root_grid)
         ordered = along_curve(points, targets, sources)
-        return self._like(points, *ordered, self.leaf_size, self.least)
+        after = self._like(points, *ordered, self.leaf_size, self.least)
+        after._transfers = self._transfers
+        return after
 
 
 def edges_of(edge: np.ndarray, level_starts: np.ndarray) -> np.ndarray:

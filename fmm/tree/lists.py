@@ -95,7 +95,34 @@ class Boxes(NamedTuple):
     n_sources: np.ndarray
 
 
-def build_lists(tree: Tree, m2p_least: int, p2l_least: int) -> Lists:
+class Transfers(NamedTuple):
+    """What depends on boxes alone, not on what they hold."""
+
+    boxes: Boxes
+    colleagues: np.ndarray
+    """int32, shape (n_boxes, 27): adjacent boxes of one size, ascending, then -1."""
+    starts: np.ndarray
+    """As `Lists.m2l_starts`, and the following two as the other two."""
+    targets: np.ndarray
+    sources: np.ndarray
+
+    def serve(self, boxes: Boxes) -> bool:
+        """Tell whether other boxes lie as these, and the same of them send and receive."""
+        kept = (name for name in Boxes._fields if name not in ("n_targets", "n_sources"))
+        return all(np.array_equal(getattr(self.boxes, f), getattr(boxes, f)) for f in kept)
+
+
+def transfers(tree: Tree, before: Transfers | None = None) -> Transfers:
+    """Return the transfers of a tree, those of another one if boxes are the same."""
+    boxes = _boxes(tree)
+    if before is not None and before.serve(boxes):
+        return before._replace(boxes=boxes)
+    return Transfers(boxes, *_transfer_lists(boxes))
+
+
+def build_lists(
+    tree: Tree, m2p_least: int, p2l_least: int, known: Transfers | None = None
+) -> Lists:
     """Return the interaction lists of a tree.
 
     Parameters
@@ -105,10 +132,11 @@ def build_lists(tree: Tree, m2p_least: int, p2l_least: int) -> Lists:
     m2p_least, p2l_least : int
         Fewer sources (or targets) than this in the smaller box are summed directly rather than by
         its expansion.
+    known : Transfers, optional
+        Those of the tree.
     """
-    boxes, n = _boxes(tree), len(tree.parent)
-    nothing = np.empty(0, np.int32)
-    colleagues, m2l_starts, targets, sources = _transfer_lists(boxes)
+    boxes, colleagues, m2l_starts, targets, sources = known or transfers(tree)
+    n, nothing = len(tree.parent), np.empty(0, np.int32)
     tallies = np.zeros(3 * n + 1, np.int64)
     stack, least = np.empty((2, STACK), np.int32), (m2p_least, p2l_least)
     _neighbours(boxes, colleagues, least, stack, tallies[1:], nothing)
@@ -126,7 +154,7 @@ def build_lists(tree: Tree, m2p_least: int, p2l_least: int) -> Lists:
 
 
 def _transfer_lists(boxes: Boxes) -> tuple[np.ndarray, ...]:
-    """Return the colleagues of every box, and starts, targets and sources of `Lists`."""
+    """Return the colleagues of every box, and starts, targets and sources of its pairs."""
     nothing = np.empty(0, np.int32)
     colleagues = np.empty((len(boxes.parent), 27), np.int32)
     parts: list[tuple[int, int, np.ndarray]] = []

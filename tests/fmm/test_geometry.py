@@ -191,3 +191,26 @@ def test_a_distant_point_costs_little(distance):
     exact = mp.field(x[some], x, moments, 1)
     assert (clouds.errors(found[some], exact, 1) < 1e-4).all()
     assert plan.report().near_pairs < 0.3 * len(x) ** 2
+
+
+@pytest.mark.parametrize("shape", sorted(clouds.SHAPES))
+def test_moved_points_have_the_lists_of_a_new_tree(shape):
+    rng = np.random.default_rng(4)
+    x = clouds.SHAPES[shape](3000, rng)
+    others = rng.permutation(x)[:1500] + 1e-3
+    for targets, sources in ((x, x), (others, x)):
+        geometry = _arranged(targets, sources, 20)
+        assert geometry.lists
+        known = geometry._transfers
+        for size in (0.0, 1e-6, 1e-3, 0.3):
+            new = sources + size * rng.standard_normal(sources.shape)
+            at = new if targets is sources else targets + size
+            moved = geometry.moved(at, new, NO_BATCHES)
+            fresh = Geometry(
+                moved.sorted_points, moved.sources, moved.targets, 20, moved.least, moved.smallest
+            )
+            for name, expected in vars(fresh.lists).items():
+                np.testing.assert_array_equal(getattr(moved.lists, name), expected, name)
+            if size == 0.0:  # nothing is found anew where boxes are the same
+                assert moved._transfers.targets is known.targets
+            geometry = moved
