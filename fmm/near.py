@@ -18,6 +18,9 @@ from multipoles.sums import field_arrays
 SHARE = 0.35
 _LAST = 1.2e-7
 _COULOMB = Coulomb()
+#: Derivatives from which on pairs within a leaf ask for more exponents than float32 has.
+STEEP = 3
+_DECADES = 30.0  # of the 38 of float32
 # how much slower the loop for any order is
 _GENERIC = 20.0
 
@@ -72,6 +75,21 @@ def rounding(derivatives: int) -> float:
 def is_narrow(tolerance: float, source_order: int, order: int) -> bool:
     """Return whether near fields in float32 are good enough, where they are not above the whole."""
     return rounding(source_order + order) <= SHARE * tolerance
+
+
+def narrow_unit(edges: tuple[float, float], derivatives: int) -> float:
+    """Return by what to multiply coordinates, so that powers of distances stay within float32.
+
+    Parameters
+    ----------
+    edges : pair of float
+        Of the smallest and the largest leaf.
+    derivatives : int
+        By source and target: powers are up to twice that and one.
+    """
+    farthest = 10.0 ** (_DECADES / (2 * derivatives + 1))
+    unit = min(1.0 / edges[0], farthest / edges[1])
+    return float(np.ldexp(1.0, int(np.floor(np.log2(unit)))))
 
 
 def pair_cost(source_order: int, order: int, channels: int = 1, damped: bool = False) -> float:

@@ -9,7 +9,7 @@ from fmm.error.sampling import Probe
 from fmm.far import harmonics
 from fmm.far.driver import HostFarField
 from fmm.far.rows import scattered, with_derivatives
-from fmm.near import near_field
+from fmm.near import STEEP, narrow_unit, near_field
 from fmm.scaling import HostUnits, typical_extent
 from fmm.tree.curve import SortedPoints, bounds, occupancy, sort_points
 from fmm.tree.geometry import Batches, Geometry, along_curve
@@ -117,6 +117,14 @@ class HostSteps:
     ) -> Any:
         """Return the near field, in the order of the tree; None if points are too close for it."""
         targets, sources = geometry.points(points)
+        source_order = indexing.order_of(moments.shape[2])
+        unit = 1.0
+        if points != moments.dtype and source_order + order >= STEEP:
+            unit = narrow_unit(geometry.leaf_edges, source_order + order)
+            same = targets is sources
+            sources = unit * sources
+            targets = sources if same else unit * targets
+            moments = moments * unit ** indexing.orders(source_order).astype(moments.dtype)
         shape = len(targets), moments.shape[1], indexing.n_components(order)
         out = np.empty(shape, moments.dtype)
         coincident = near_field(
@@ -126,7 +134,12 @@ class HostSteps:
             return out
         # in two parts of float32, each point should coincide with itself alone
         alone = len(targets) if targets is sources and moments.shape[1] else 0
-        return out if coincident == alone else None
+        if coincident != alone:
+            return None
+        if unit != 1.0:
+            with np.errstate(over="ignore"):  # what is beyond float32 is summed again
+                out *= unit ** (1 + indexing.orders(order)).astype(out.dtype)
+        return out
 
     def harmonic(self, moments: Any, source_order: int) -> Any:
         """Return moments by harmonics, as the far field takes them."""

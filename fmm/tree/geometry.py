@@ -143,6 +143,12 @@ class Geometry:
         return int(np.count_nonzero(self.tree.n_children == 0))
 
     @cached_property
+    def leaf_edges(self) -> tuple[float, float]:
+        """Edges of the smallest and of the largest leaf."""
+        edges = self.tree.edge[self.tree.n_children == 0]
+        return float(edges.min(initial=np.inf)), float(edges.max(initial=0.0))
+
+    @cached_property
     def n_across(self) -> int:
         """Boxes along the coarsest level."""
         return int(self.tree.anchor[: self.tree.level_starts[1]].max(initial=0)) + 1
