@@ -13,8 +13,8 @@ Of every molecule of the frames that ship and that is trained on, in vacuum, lab
 
 A frame belongs to the block of the frame that its run started from. Each labelled frame is a file
 in the work folder; the same call, made again, does what is left. What has other parts than the
-molecule, forces above the limit of molecules.yaml, or does not converge, is left out. Needs the
-extra `data`.
+molecule, forces above the limit of molecules.yaml, an energy of dynamics far above the lowest, or
+does not converge, is left out. Needs the extra `data`.
 """
 
 import argparse
@@ -50,6 +50,7 @@ KINDS = ("hot@800", "torn@800", "beside@450")
 FIRST_RUN = 50  # of a block: the generator's runs have lower numbers
 EVERY = 25  # steps between snapshots
 SCALES = 1.2, 1.9  # of a torn bond
+HIGHEST = 0.5  # eV per atom above the lowest frame: a model's dynamics had burst
 
 Key = tuple[str, int, int]  # name of the molecule, run, number of the frame
 
@@ -186,17 +187,22 @@ def centred(shot: dict[str, Any], labels: dict[str, Any], **told: Any) -> Frame:
 def write(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
     with h5py.File(arguments.join) as file:
         remarks = {k: v for k, v in file.attrs.items() if not k.endswith("_unit")}
+    pairs = [*zip(*(read_frames(arguments.join, vacuum=v) for v in (False, True)), strict=True)]
+    lowest: dict[str, float] = {}
+    for _, frame in pairs:
+        lowest[frame.name] = min(lowest.get(frame.name, np.inf), frame.energy)
     more, left_out = [], 0
     for path in sorted((arguments.work / "labels").glob("*.npz"), key=key_of):
         name, run, _ = key = key_of(path)
         shot, labels = load(file_of(arguments.work / "candidates", key)), load(path)
         kind = KINDS[run % RUNS_PER_BLOCK - FIRST_RUN]
         frame = centred(shot, labels, name=name, group=kind, run=run)
-        if np.linalg.norm(frame.forces, axis=1).max() > settings["largest_force"]:
+        above = (frame.energy - lowest.get(name, np.inf)) / frame.system.n_atoms
+        burst = above > HIGHEST and not kind.startswith("torn")
+        if burst or np.linalg.norm(frame.forces, axis=1).max() > settings["largest_force"]:
             left_out += 1
         else:
             more.append(frame)
-    pairs = [*zip(*(read_frames(arguments.join, vacuum=v) for v in (False, True)), strict=True)]
     pairs += [(frame, replace(frame)) for frame in more]
     pairs.sort(key=lambda pair: (pair[0].name, pair[0].run))
     embedded, vacuum = (list(frames) for frames in zip(*pairs, strict=True))

@@ -86,6 +86,7 @@ class DataConfig(Section):
     molecules: list[str] | None = Field(default=None, min_length=1)
     groups: list[str] | None = Field(default=None, min_length=1)
     vacuum: bool = False
+    pairs_at_rest: bool = False
     split: SplitConfig = SplitConfig()
     max_frames: int | None = Field(default=None, ge=1)
     keys: dict[str, str] = Field(default_factory=dict)

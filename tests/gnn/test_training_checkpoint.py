@@ -128,7 +128,8 @@ def test_the_shipped_model_is_small_and_right_on_frames_it_never_saw():
     assert checkpoint.SHIPPED.stat().st_size < 5e6
     model = load_model()
     _, _, test = split_shipped(load_shipped())
-    frames = [frame for frame in test if frame.group != "stretched"][::10]
+    apart = ("stretched", "hot@800", "torn@800", "beside@450")  # no snapshots of a force field
+    frames = [frame for frame in test if frame.group not in apart][::10]
     comparison = compare(model.evaluate(frames), frames)
     energy, forces, mm = (comparison.errors(n) for n in ("energy", "forces", "mm_forces"))
     assert energy.mae < 20 and forces.rmse < 60 and mm.ratio < 0.03
