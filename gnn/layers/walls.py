@@ -21,6 +21,7 @@ from gnn.data.extent import BOND_DECAY, Extent
 from gnn.operators.borders import crowded, exceeding, too_strong
 from gnn.operators.gpu import on_gpu
 from gnn.units import BOHR, COULOMB
+from multipoles.indexing import order_of, orders
 
 # universal screening of nuclear repulsion (Ziegler, Biersack & Littmark 1985)
 WEIGHTS = 0.1818, 0.5099, 0.2802, 0.02817
@@ -240,12 +241,14 @@ class Border(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return distances (P,) of particles and atoms as seen, and the repulsion of atoms (N,).
 
-        A particle of moments (P, n) repels as a charge of the size of them all does, in e Å^k.
+        A particle of moments (P, n) repels as a charge of the size of them all does, in e Å^k,
+        each times how much steeper than a charge's its potential is.
         """
         numbers = batch.numbers[atoms]
         shortest, first = self.shortest_to_charges(numbers), numbers.to(distances.dtype)
         bare = zbl(distances, first, torch.full_like(first, _CHARGE_AS))
-        squares = (moments * moments).sum(1)
+        steeper = 1.0 + moments.new_tensor(orders(order_of(moments.shape[1])))
+        squares = (steeper * moments).square().sum(1)
         strength = squares / (squares + _SMALL_CHARGE**2).sqrt()
         energies = strength * repulsion(distances, shortest, bare, self.stiffness)
         per_atom = energies.new_zeros(batch.n_atoms).index_add(0, atoms, energies)
