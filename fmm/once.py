@@ -41,16 +41,16 @@ def plan(
     kernel: Kernel, pair_scale: Any, batches: Mapping[str, Any],
 ) -> Sum:  # fmt: skip
     """Return a plan that serves once; see `FMM` for what it takes."""
-    fixed = arguments.tolerance(tolerance), checks.order(order), kernel_object(kernel)
+    tolerance, order = arguments.tolerance(tolerance), checks.order(order)
+    kernel = kernel_object(kernel)
     on_gpu = any(x is not None and checks.on_device(x) for x in (sources, targets))
-    if not on_gpu and pair_scale is None and isinstance(fixed[2], Coulomb | Softened | Erf):
-        # arrays are checked here and by the sum, or by the plan: never twice where it is large
+    if not on_gpu and pair_scale is None and isinstance(kernel, Coulomb | Softened | Erf):
         pairs = float(_count(sources)) * _count(sources if targets is None else targets)
-        damped = not isinstance(fixed[2], Coulomb)
+        damped = not isinstance(kernel, Coulomb)
         seconds = _PAIR * pairs * pair_cost(source_order, order, channels, damped)
         if _pays(seconds / get_num_threads()):
             check_total_order(source_order, order)
-            return DirectSums(sources, targets, order, fixed[2], batches)
+            return DirectSums(sources, targets, order, kernel, batches)
     return FMM(
         sources, targets, tolerance, source_order, order, channels=channels, kernel=kernel,
         pair_scale=pair_scale, **batches,
