@@ -28,7 +28,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         "3 times as fast",
     ),
     "howto_train": ("far beyond 10 eV/Å",),
-    "limits": ("beyond 1.3 times its usual length", "up to 1.9 times the usual ones"),
+    "limits": ("beyond 1.3 times its usual length",),
     "md": ("more than 2 %",),
     "model": (
         "below 1.3 times the sum of the covalent radii",
