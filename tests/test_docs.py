@@ -239,7 +239,7 @@ def test_nothing_is_installed_from_an_index_that_has_it_not():
                (root / part).rglob("*.py")]  # fmt: skip
     wrong = [
         f"{path.name}: {line.strip()}"
-        for path in [*PAGES, *sources, *(DOCS / "gallery").glob("*")]
+        for path in [*PAGES, *sources, *(DOCS / "gallery").glob("*.*")]
         for line in path.read_text(encoding="utf-8").splitlines()
         if re.search(r"anisole\[(?!/)", line)
     ]
