@@ -26,22 +26,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import yaml
 from hot_runs import HotRun
-from make_data import MOLECULES, say
+from make_data import MOLECULES, is_of_use, say
 
 from gnn import Frame, System
 from gnn.data import read_frames, shipped_path, write_frames
 from gnn.data.common import LABELS
+from gnn.data.formats.hdf5 import read_remarks
 from gnn.data.making.finished import MM_FORCE_STEP
 from gnn.data.making.kinds import stretched
 from gnn.data.making.labelling import label_both
 from gnn.data.making.sampling import load, store
 from gnn.data.making.workers import Workers
 from gnn.data.parts import bonds_of, parts_of
-from gnn.data.splits import RUNS_PER_BLOCK
+from gnn.data.shipped import UNSEEN
+from gnn.data.splits import RUNS_PER_BLOCK, is_of
 from gnn.engines._models import ready_model
 
 #: Frames of each kind from each block: 1 to 3 train, 4 tests, 5 validates.
@@ -152,13 +153,13 @@ def key_of(path: Path) -> Key:
     return name, int(run), int(index)
 
 
-def make(arguments: argparse.Namespace, settings: dict[str, Any], held_out: set[str]) -> None:
+def make(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
     work = arguments.work
     for folder in ("candidates", "labels"):
         (work / folder).mkdir(parents=True, exist_ok=True)
     if not any((work / "candidates").iterdir()):
         frames = read_frames(arguments.join or shipped_path(), vacuum=True)
-        frames = [frame for frame in frames if frame.name.partition("+")[0] not in held_out]
+        frames = [frame for frame in frames if not is_of(frame.name, UNSEEN)]
         model = ready_model(arguments.model, "float32")
         for key, system in candidates(model, frames, arguments.steps).items():
             arrays = {"numbers": system.numbers, "positions": system.positions}
@@ -169,8 +170,8 @@ def make(arguments: argparse.Namespace, settings: dict[str, Any], held_out: set[
     with Workers(partial(label, settings["recipe"], work), arguments.processes) as workers:
         done = 0
         for event in workers.events(left):
-            done += event.kind != "done"
             if event.kind != "done":
+                done += 1
                 say(f"{done} of {total}: {'_'.join(map(str, event.task))} {event.value}")
 
 
@@ -185,8 +186,7 @@ def centred(shot: dict[str, Any], labels: dict[str, Any], **told: Any) -> Frame:
 
 
 def write(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
-    with h5py.File(arguments.join) as file:
-        remarks = {k: v for k, v in file.attrs.items() if not k.endswith("_unit")}
+    remarks = read_remarks(arguments.join)[0]
     pairs = [*zip(*(read_frames(arguments.join, vacuum=v) for v in (False, True)), strict=True)]
     lowest: dict[str, float] = {}
     for _, frame in pairs:
@@ -199,10 +199,10 @@ def write(arguments: argparse.Namespace, settings: dict[str, Any]) -> None:
         frame = centred(shot, labels, name=name, group=kind, run=run)
         above = (frame.energy - lowest.get(name, np.inf)) / frame.system.n_atoms
         burst = above > HIGHEST and not kind.startswith("torn")
-        if burst or np.linalg.norm(frame.forces, axis=1).max() > settings["largest_force"]:
-            left_out += 1
-        else:
+        if is_of_use(frame, settings) and not burst:
             more.append(frame)
+        else:
+            left_out += 1
     pairs += [(frame, replace(frame)) for frame in more]
     pairs.sort(key=lambda pair: (pair[0].name, pair[0].run))
     embedded, vacuum = (list(frames) for frames in zip(*pairs, strict=True))
@@ -224,7 +224,7 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = yaml.safe_load(MOLECULES.read_text(encoding="utf-8"))
     if arguments.write is None:
-        make(arguments, settings, set(settings["groups"]["held_out"]["molecules"]))
+        make(arguments, settings)
     else:
         write(arguments, settings)
 

@@ -12,7 +12,7 @@ from gnn.potential import Potential
 from gnn.training.checkpoint import add_domain, last_of, load_model
 from gnn.training.config import Config
 from gnn.training.frames.load import LoadedData
-from gnn.training.frames.loader import Frames, headers, take
+from gnn.training.frames.loader import Frames, take
 from gnn.training.frames.rest import pairs_at_rest
 from gnn.training.frames.sources import level_of
 from gnn.training.loop import Trainer
@@ -65,15 +65,14 @@ def fit(
     if chosen is not None:
         training = take(training, chosen)
         extent = cache(partial(extent_of, training))
-    lessons: Frames = []
+    lessons = training
     if isinstance(model, AMP) and model.border is not None:
         say = partial(_say, console, label)
         validation = _within(validation, extent(model.damping), model.damping, say)
         if config.data.pairs_at_rest:
             if isinstance(training, StreamedFrames):
                 raise ValueError("data.pairs_at_rest: expected frames in memory, got data.stream")
-            lessons = pairs_at_rest(model.border, list(headers(training)))
-    lessons = [*training, *lessons] if lessons else training
+            lessons = [*training, *pairs_at_rest(model.border, training)]
     best = folder / "best.pt"
     with Progress(console, config.training, label) as progress:
         trainer = Trainer(model, config, lessons, validation, folder, progress, ranks)

@@ -341,7 +341,7 @@ def test_baselines_learn_from_embedded_frames_only():
     training, _, test = load.load_splits(data)
     seen = load.embedded(training, data)
     alone = sum(frame.system.n_mm == 0 for frame in seen)  # these have no second copy
-    assert 0 < alone < len(seen) / 4 and len(training) == 2 * len(seen) - alone
+    assert 0 < alone < 10 and len(training) == 2 * len(seen) - alone
     assert mean_baseline(seen, test).errors("energy").mae < 500  # with vacuum: over 2 eV
 
 

@@ -94,7 +94,7 @@ def test_labelled_frames_join_the_others_about_the_origin(tmp_path):
     huge = labels | {"forces": 1e3 * own[0].forces}
     store(harvest.file_of(work / "labels", ("meoh", 151, 1)), huge)
     given = argparse.Namespace(join=tmp_path / "set.h5", write=tmp_path / "new.h5", work=work)
-    harvest.write(given, {"largest_force": 30})
+    harvest.write(given, {"largest_force": 30, "nearest_charge": 1.42})
     for vacuum in (False, True):
         frames = read_frames(given.write, vacuum=vacuum)
         assert [frame.group for frame in frames] == ["", "", "torn@800"]

@@ -99,14 +99,16 @@ def geometry(kind: Kind, shot: dict[str, Any], charge: int, seed: tuple[int, ...
         If no geometry is found, or there are too few waters.
     """
     rng = np.random.default_rng([*seed, len(SORTS)])
-    make = {"zone1": _zone, "zone2": _zone, "pair": _pair}.get(kind.sort)
+    make = {"stretched": _stretched, "zone1": _zone, "zone2": _zone, "pair": _pair}.get(kind.sort)
     if make is not None:
         shot = shot | make(kind, shot, rng)
-    elif kind.sort == "stretched":
-        shot = shot | {"positions": stretched(shot, rng)}
     # float32: labels are computed at exactly the coordinates that are stored
     positions: Any = np.asarray(shot["positions"], dtype=np.float32)
     return System(shot["numbers"], positions, charge, shot["mm_positions"], shot["mm_charges"])
+
+
+def _stretched(kind: Kind, shot: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    return {"positions": stretched(shot, rng)}
 
 
 def stretched(

@@ -11,10 +11,9 @@ from gnn.data.systems import Frame, System
 
 _CHARGES = (-1, 0, 1)
 _DISTANCES = np.linspace(0.0, 0.6, 7)  # Å beyond the walls
-GROUP = "pair at rest"
 
 
-def pairs_at_rest(border: Any, headers: Sequence[Any]) -> list[Frame]:
+def pairs_at_rest(border: Any, training: Sequence[Frame]) -> list[Frame]:
     """Return every pair of known elements alone, with no forces on it but those of the walls.
 
     A network is steep where it was never asked, so that walls meet a fall that they turn only
@@ -25,15 +24,15 @@ def pairs_at_rest(border: Any, headers: Sequence[Any]) -> list[Frame]:
     ----------
     border : gnn.layers.walls.Border
         Walls of the model, whose extent is set.
-    headers : sequence of Frame or Header
+    training : sequence of Frame
         Training frames. Pairs that are among them are left out.
     """
     known = {
         (tuple(sorted(one.system.numbers.tolist())), one.system.charge)
-        for one in headers
+        for one in training
         if one.system.n_atoms == 2
     }
-    elements = sorted({int(z) for one in headers for z in one.system.numbers})
+    elements = sorted({int(z) for one in training for z in one.system.numbers})
     frames = []
     for pair, charge in product(combinations_with_replacement(elements, 2), _CHARGES):
         if (pair, charge) in known:
@@ -43,5 +42,5 @@ def pairs_at_rest(border: Any, headers: Sequence[Any]) -> list[Frame]:
             numbers = pair if k % 2 else pair[::-1]
             places = np.array([[0.0, 0, 0], [0, 0, distance]])
             system = System(np.array(numbers), places, charge, charges=np.array([charge, 0.0]))
-            frames.append(Frame(system, forces=np.zeros((2, 3)), group=GROUP))
+            frames.append(Frame(system, forces=np.zeros((2, 3)), group="pair at rest"))
     return frames
