@@ -43,7 +43,8 @@ def field(
         over all targets against the root mean square of the field, scaled pairs with their
         factors.
     kernel : Kernel
-        Radial kernel: `Coulomb`, or `Softened` or `Erf`, which are 1/r from some distance on.
+        Radial kernel: `Coulomb`, or `Softened`, `Erf` or `Thole`, which are 1/r from some
+        distance on.
     target_batch, source_batch : array_like of int, optional
         Sorted index of the system each point belongs to; only pairs of one system are summed.
         One is enough if the targets are the sources.
@@ -94,7 +95,8 @@ def energy(
     moments : array_like, shape (n, [channels,] n_components(K))
         Packed moments. Channels do not see each other; their energies are added.
     kernel : Kernel
-        Radial kernel: `Coulomb`, or `Softened` or `Erf`, which are 1/r from some distance on.
+        Radial kernel: `Coulomb`, or `Softened`, `Erf` or `Thole`, which are 1/r from some
+        distance on.
     pair_scale : tuple (pairs, factors), optional
         Unordered pairs (P, 2) whose interaction is multiplied by a factor (P,), see `field`.
     batch : array_like of int, shape (n,), optional

@@ -189,8 +189,8 @@ def _reach(request: Request, kernel: Kernel, derivatives: int) -> float:
     reach = kernel.coulomb_beyond(_NEGLIGIBLE * request.tolerance, derivatives)
     if not reach < inf:
         raise ValueError(
-            "kernel: expected one that is 1/r beyond some distance, Coulomb(), Softened(...) "
-            f"or Erf(...), got {request.kernel}"
+            "kernel: expected one that is 1/r beyond some distance, Coulomb(), Softened(...), "
+            f"Erf(...) or Thole(...), got {request.kernel}"
         )
     return reach
 

@@ -23,7 +23,7 @@ from multipoles import checks
 from multipoles.checks import check_total_order
 from multipoles.compiled.cache import is_kept
 from multipoles.compiled.jit import get_num_threads
-from multipoles.radial import Coulomb, Erf, Kernel, Softened, kernel_object
+from multipoles.radial import Coulomb, Erf, Kernel, Softened, Thole, kernel_object
 
 #: s; about what compiling the fast method takes on one core.
 COMPILATION = 12.0
@@ -44,7 +44,7 @@ def plan(
     tolerance, order = arguments.tolerance(tolerance), checks.order(order)
     kernel = kernel_object(kernel)
     on_gpu = any(x is not None and checks.on_device(x) for x in (sources, targets))
-    if not on_gpu and pair_scale is None and isinstance(kernel, Coulomb | Softened | Erf):
+    if not on_gpu and pair_scale is None and isinstance(kernel, Coulomb | Softened | Erf | Thole):
         pairs = float(_count(sources)) * _count(sources if targets is None else targets)
         damped = not isinstance(kernel, Coulomb)
         seconds = _PAIR * pairs * pair_cost(source_order, order, channels, damped)
@@ -113,7 +113,7 @@ class DirectSums:
             targets = self._targets.astype(np.float64, copy=False)
         found = mp.field(
             targets, sources, packed.astype(np.float64, copy=False), order, self._kernel,
-            **self._batches,
+            target_batch=self._batches["target_batch"], source_batch=self._batches["source_batch"],
         )  # fmt: skip
         seconds = perf_counter() - start
         _spent += seconds

@@ -57,8 +57,9 @@ class FMM:
     leaf_size : int, optional
         Most points that a box of the tree may hold without being divided. Chosen by default.
     kernel : Kernel
-        Radial kernel: 1/r, or one that is 1/r from some distance on (`Softened`, `Erf`). Boxes of
-        the tree are not smaller than this distance: within it all pairs are summed directly.
+        Radial kernel: 1/r, or one that is 1/r from some distance on (`Softened`, `Erf`, `Thole`).
+        Boxes of the tree are not smaller than this distance: within it all pairs are summed
+        directly.
     each : str or collection of str
         ``"system"``, ``"channel"`` or both: the tolerance holds for every system, or channel, by
         itself. Default: for all targets and channels together. Not on a GPU.

@@ -26,6 +26,12 @@ def field(
     pairs: Any = None,
     target_batch: Any = None,
     source_batch: Any = None,
+    *,
+    cell: Any = None,
+    periodic: Any = True,
+    tolerance: float | None = None,
+    background: bool = True,
+    surface: str = "conductor",
 ) -> np.ndarray:
     """Return the derivatives of the potential of multipoles at the targets.
 
@@ -48,6 +54,18 @@ def field(
         (target, source) of the pairs to sum over; default all.
     target_batch, source_batch : array_like of int, optional
         Sorted index of the system each point belongs to; only pairs of one system are summed.
+    cell : array_like, shape (3, 3) or (n_systems, 3, 3), optional
+        Lattice vectors as rows: the sum is over all images of the sources, see Notes. With
+        batches, one cell for all systems or one for each.
+    periodic : bool or three bools
+        Along which rows of `cell` the system repeats; the other rows are not looked at.
+    tolerance : float, optional
+        With a cell: relative error that is aimed at, 1e-14 … 0.1. Default: 1e-13, or 1e-6 if all
+        inputs are float32.
+    background : bool
+        Whether a charged cell gets a uniform background; False refuses it.
+    surface : {"conductor", "vacuum"}
+        What a crystal that repeats in three directions ends in.
 
     Returns
     -------
@@ -78,10 +96,23 @@ def field(
     in units of length and of moments in which it does not: slower, and right wherever the result
     is a number of the dtype; where it is not, a RuntimeWarning says so. On a GPU such sums end as
     infinity, NaN or zero.
+
+    **In a cell.** Φ is the sum over all images s + n·cell. A source that coincides with a target,
+    or an image of it, contributes nothing from there, but its other images do. Under 1/r the sum
+    does not converge by itself, and means: along three directions, the potential of which the mean
+    over the cell is zero, that of a crystal in a conductor ("tin foil"), with a uniform background
+    if the cell is charged; ``surface="vacuum"`` adds -2π r²/(3V) to the kernel, that of a sphere of
+    crystal in vacuum. Along two (a slab), the potential whose mean over planes is -2π|z| times the
+    charge per area, along one (a wire), -2 ln ρ times the charge per length. Nothing is padded.
+    Kernels that are 1/r from some distance on (`Erf`, `Thole`, `Softened`) differ from it in the
+    sum over images of the difference, kernels that decay (`Erfc`, `Yukawa`, `ReactionField`) are
+    summed as they are; others are refused. The result does not depend on which cell of the lattice
+    is given, nor on which image of a point.
     """
     kernel = kernel_object(kernel)
     order = checks.order(order, maximum=MAX_TOTAL_ORDER)
     if any(checks.on_device(array) for array in (targets, sources, moments)):
+        _refuse_cell(cell)
         from multipoles.cuda import interactions as interactions_cuda
 
         return interactions_cuda.field(
@@ -92,6 +123,16 @@ def field(
     packed, source_order, had_channels = checks.moments(moments, len(s))
     checks.check_total_order(source_order, order)
     dtype = checks.common_dtype(x, s, packed)
+    lattice = _lattice(cell, periodic, tolerance, background, surface, target_batch)
+    if lattice is not None:
+        if pairs is not None:
+            raise ValueError("give pairs or a cell, not both: a cell says which images are summed")
+        batches = checks.batches(target_batch, source_batch, len(x), len(s))
+        same, x = s is x, x.astype(dtype, copy=False)
+        s = x if same else s.astype(dtype, copy=False)
+        values = packed.astype(dtype, copy=False)
+        found = _periodic().field(x, s, values, order, kernel, lattice, batches)
+        return found if had_channels else found[:, 0, :]
     neighbours = neighbours_of(len(x), len(s), pairs, target_batch, source_batch)
     x, s, packed = (array.astype(dtype, copy=False) for array in (x, s, packed))
     given = (x, s, packed, order, kernel, neighbours)
@@ -109,6 +150,12 @@ def energy(
     kernel: Kernel = _COULOMB,
     pair_scale: Any = None,
     batch: Any = None,
+    *,
+    cell: Any = None,
+    periodic: Any = True,
+    tolerance: float | None = None,
+    background: bool = True,
+    surface: str = "conductor",
 ) -> float:
     """Return the energy of multipoles: half the double sum of M_i Φ(x_i), self excluded.
 
@@ -128,6 +175,9 @@ def energy(
         float64, which costs digits where such a pair is far closer than others.
     batch : array_like of int, shape (n,), optional
         Sorted index of the system each point belongs to; only pairs of one system are summed.
+    cell, periodic, tolerance, background, surface
+        See `field`. The energy is that of one cell, half the sum of M_i Φ(x_i) over its sites. Of
+        a scaled pair, the two nearest images are meant.
 
     Returns
     -------
@@ -145,7 +195,11 @@ def energy(
         If the energy, or a term of it, is beyond the greatest float64.
     """
     if checks.on_device(positions) or checks.on_device(moments):
+        _refuse_cell(cell)
         return energy_forces(positions, moments, kernel, pair_scale, batch)[0]
+    lattice = _lattice(cell, periodic, tolerance, background, surface, batch)
+    if lattice is not None:
+        return _sites_in_cell(positions, moments, kernel, pair_scale, batch, lattice, 0)[0]
     x, packed, kernel, neighbours, scaled = _sites(
         positions, moments, kernel, pair_scale, batch, extra=0
     )
@@ -171,13 +225,24 @@ def energy_forces(
     kernel: Kernel = _COULOMB,
     pair_scale: Any = None,
     batch: Any = None,
-) -> tuple[float, np.ndarray, np.ndarray]:
+    *,
+    cell: Any = None,
+    periodic: Any = True,
+    tolerance: float | None = None,
+    background: bool = True,
+    surface: str = "conductor",
+    virial: bool = False,
+) -> tuple[Any, ...]:
     """Return energy, forces at fixed moments, and the gradient by the moments.
 
     Parameters
     ----------
     positions, moments, kernel, pair_scale, batch
         See `energy`.
+    cell, periodic, tolerance, background, surface
+        See `field` and `energy`.
+    virial : bool
+        Whether to return the virial, too; needs a cell.
 
     Returns
     -------
@@ -187,6 +252,10 @@ def energy_forces(
         (`torques`) do to it.
     moment_gradients : ndarray, shape of `moments`
         ∂E/∂M, the field at each site.
+    virial : ndarray, shape (3, 3), or (n_systems, 3, 3) with a batch
+        If it is asked for: ∂E/∂ε_ab, where points and lattice vectors are strained, x_a ->
+        x_a + ε_ab x_b, and moments stay as they are. The stress is this over the volume. For
+        charges its trace is minus the energy.
 
     Raises
     ------
@@ -199,11 +268,22 @@ def energy_forces(
         If values of the result are beyond the greatest number of their dtype.
     """
     if checks.on_device(positions) or checks.on_device(moments):
+        _refuse_cell(cell)
         from multipoles.cuda import interactions as interactions_cuda
 
         return interactions_cuda.energy_forces(
             positions, moments, kernel_object(kernel), pair_scale, batch
         )
+    lattice = _lattice(cell, periodic, tolerance, background, surface, batch)
+    if lattice is not None:
+        given = positions, moments, kernel, pair_scale, batch, lattice
+        total, phi, packed, strain = _sites_in_cell(*given, 1, virial)
+        order = indexing.order_of(packed.shape[2])
+        gradients = np.ascontiguousarray(phi[..., : packed.shape[2]])
+        found = total, sums.forces_of(packed, phi, order), gradients.reshape(np.shape(moments))
+        return (*found, strain) if virial else found
+    if virial:
+        raise ValueError("virial: expected a cell, whose strain it is the derivative by")
     x, packed, kernel, neighbours, scaled = _sites(
         positions, moments, kernel, pair_scale, batch, extra=1
     )
@@ -239,3 +319,52 @@ def _sites(
     return (
         x.astype(dtype, copy=False), packed.astype(dtype, copy=False), kernel, neighbours, scaled
     )  # fmt: skip
+
+
+# --- in a cell ------------------------------------------------------------------------------------
+
+
+def _periodic() -> Any:
+    """Import what sums over images when it is asked for."""
+    from multipoles.lattice import periodic
+
+    return periodic
+
+
+def _lattice(
+    cell: Any, periodic: Any, tolerance: Any, background: Any, surface: Any, batch: Any
+) -> Any:
+    """Return the checked arguments of a cell, or None without one."""
+    if cell is None and tolerance is None:
+        return None
+    given = cell, periodic, tolerance, background, surface
+    return _periodic().lattice_of(*given, batched=batch is not None)
+
+
+def _refuse_cell(cell: Any) -> None:
+    if cell is not None:
+        raise TypeError("cell: expected arrays on the CPU, got some on a GPU")
+
+
+def _sites_in_cell(
+    positions: Any,
+    moments: Any,
+    kernel: Kernel,
+    pair_scale: Any,
+    batch: Any,
+    lattice: Any,
+    extra: int,
+    virial: bool = False,
+) -> tuple[float, np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return energy, field, moments with channels, and virial of sites in cells."""
+    kernel = kernel_object(kernel)
+    x = checks.points(positions, "positions", squares=False)
+    packed, order, _ = checks.moments(moments, len(x))
+    checks.check_total_order(order, order + extra)
+    scale = checks.pair_scale(pair_scale, len(x))
+    index = checks.batch_index(batch, len(x), "batch")
+    dtype = checks.common_dtype(x, packed)
+    x, packed = x.astype(dtype, copy=False), packed.astype(dtype, copy=False)
+    given = x, packed, kernel, lattice, index, scale, extra, virial
+    total, phi, strain = _periodic().site_sums(*given)
+    return total, phi, packed, strain

@@ -213,11 +213,11 @@ def energy_forces_arrays(
     if one_sided or not is_two_sided(moments):
         phi = site_field(positions, moments, 1, kernel, neighbours, scaled)
         gradients = np.ascontiguousarray(phi[..., : moments.shape[2]])
-        return half_product(moments, gradients), _forces(moments, phi, order), gradients
+        return half_product(moments, gradients), forces_of(moments, phi, order), gradients
     forces, gradients = _two_sided(positions, moments, kernel, neighbours, scaled)
     if scaled is not None:
         phi = field_arrays(positions, positions, moments, order + 1, kernel, scaled)
-        forces += _forces(moments, phi, order)
+        forces += forces_of(moments, phi, order)
         gradients += phi[..., : moments.shape[2]]
     return half_product(moments, gradients), forces, gradients
 
@@ -252,7 +252,7 @@ def half_product(moments: np.ndarray, phi: np.ndarray) -> float:
     return 0.5 * float(np.einsum("nck,nck->", moments, phi, dtype=np.float64))
 
 
-def _forces(moments: np.ndarray, phi: np.ndarray, order: int) -> np.ndarray:
+def forces_of(moments: np.ndarray, phi: np.ndarray, order: int) -> np.ndarray:
     """Return -Σ_β M_β Φ_{β+e} for the three unit steps e."""
     raised = indexing.sum_index(order, 1)[:, 1:]
     return -np.einsum("nck,ncka->na", moments, phi[..., raised])

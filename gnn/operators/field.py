@@ -11,6 +11,7 @@ too, and `torch.func` transforms it like any function of torch. The sum itself i
 evaluator, which serves all derivatives: the fast multipole method plans its tree once.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +50,12 @@ def multipole_field(
     source_batch: Tensor | None = None,
     pairs: Tensor | None = None,
     backend: str = "compiled",
+    cell: Tensor | None = None,
+    periodic: bool | Sequence[bool] = True,
+    background: bool = True,
+    surface: str = "conductor",
 ) -> Tensor:
-    """Return the field of multipoles at targets, differentiable in all three arguments.
+    """Return the field of multipoles at targets, differentiable in all its tensors.
 
     Parameters
     ----------
@@ -68,13 +73,19 @@ def multipole_field(
         long range; or by the one of the two that is expected to be faster.
     tolerance : float
         Of the fast multipole method: largest relative L2 error of the field at every output order,
-        and of the fields that make its derivatives.
+        and of the fields that make its derivatives. In a cell: the relative error aimed at.
     target_batch, source_batch : Tensor, optional
         Sorted system index of every point; only points of one system interact.
     pairs : Tensor, optional
         (n_pairs, 2) int64, columns target and source: sum over these pairs only.
     backend : {"compiled", "torch"}
         Compiled sums, or the direct sum's twin in plain torch.
+    cell : Tensor, optional
+        (3, 3), or (n_systems, 3, 3) with batches: lattice vectors as rows. The sum is over all
+        images, as `multipoles.field` has it, by Ewald's method; on the CPU, with derivatives by
+        `torch.autograd` (not those of `torch.func`, nor forward mode).
+    periodic, background, surface
+        What repeats, and what is meant by it, see `multipoles.field`.
 
     Returns
     -------
@@ -96,10 +107,58 @@ def multipole_field(
     single = moments.dim() == 2
     if single:
         moments = moments[:, None]
+    if cell is not None:
+        given_cell = cell, periodic, tolerance, background, surface
+        batches = target_batch, source_batch
+        _check_cell(cell, targets, method, backend, pairs)
+        field = _in_cells(targets, sources, moments, order, kernel, given_cell, batches)
+        return field[:, 0] if single else field
     neighbours = given_neighbours(targets, len(sources), pairs, target_batch, source_batch)
     how = method, tolerance, backend
     field = unchecked_field(targets, sources, moments, order, kernel, neighbours, *how)
     return field[:, 0] if single else field
+
+
+def _check_cell(
+    cell: Tensor, targets: Tensor, method: str, backend: str, pairs: Tensor | None
+) -> None:
+    if not isinstance(cell, Tensor):
+        raise TypeError(f"expected cell as a torch tensor, got {type(cell).__name__}")
+    if on_gpu(targets) or cell.device.type != "cpu":
+        raise ValueError("expected tensors on the CPU in a cell, got some on a GPU")
+    if cell.dtype != targets.dtype:
+        raise ValueError(f"expected cell of {targets.dtype} like the points, got {cell.dtype}")
+    if method == "fmm" or backend != "compiled" or pairs is not None:
+        raise ValueError(
+            "cell: expected method 'auto' or 'direct' (Ewald's sum), backend 'compiled' and no "
+            f"pairs, got method {method!r}, backend {backend!r}"
+            + (" and pairs" if pairs is not None else "")
+        )
+
+
+def _in_cells(
+    targets: Tensor,
+    sources: Tensor,
+    moments: Tensor,
+    order: int,
+    kernel: Kernel,
+    given: tuple[Any, ...],
+    batches: tuple[Tensor | None, Tensor | None],
+) -> Tensor:
+    # late: it builds on the operator of free space
+    from gnn.operators.lattice import field_in_cells
+    from multipoles.lattice.periodic import lattice_of
+
+    cell, periodic, tolerance, background, surface = given
+    first, second = (None if batch is None else batch.numpy() for batch in batches)
+    of_targets, of_sources = checks.batches(first, second, len(targets), len(sources))
+    batched = of_targets is not None
+    rows = cell.detach().numpy()
+    lattice = lattice_of(rows, periodic, tolerance, background, surface, batched)
+    if lattice is None:
+        raise TypeError("expected a cell")
+    systems = of_targets, of_sources
+    return field_in_cells(targets, sources, moments, order, kernel, cell, lattice, systems)
 
 
 def unchecked_field(
@@ -223,12 +282,12 @@ class _Field(torch.autograd.Function):
         to_targets = to_sources = to_moments = None
         if by_target:
             field = _field(targets, sources, moments, ctx.order + 1, ctx.evaluator)
-            to_targets = _contract(gradient, field)
+            to_targets = contract(gradient, field)
         if by_source or by_moments:
             order = indexing.order_of(moments.shape[-1]) + int(by_source)
             adjoint = _field(sources, targets, gradient, order, ctx.evaluator.transposed)
             to_moments = adjoint[..., : moments.shape[-1]] if by_moments else None
-            to_sources = _contract(moments, adjoint) if by_source else None
+            to_sources = contract(moments, adjoint) if by_source else None
         return to_targets, to_sources, to_moments, None, None
 
     @staticmethod
@@ -290,7 +349,7 @@ class _Transformable(_Field):
         return torch.stack(fields), 0
 
 
-def _contract(weights: Tensor, field: Tensor) -> Tensor:
+def contract(weights: Tensor, field: Tensor) -> Tensor:
     """Return sum over c and beta of weights[n, c, beta] field[n, c, beta + e_i], (n, 3)."""
     count = weights.shape[-1]
     if count == 1:
@@ -300,20 +359,20 @@ def _contract(weights: Tensor, field: Tensor) -> Tensor:
 
 def _raised(field: Tensor, count: int) -> Tensor:
     """Return field[n, c, beta + e_i] for the first `count` beta, (n, c, count, 3)."""
-    index = _raised_index(indexing.order_of(count), field.device)
+    index = raised_index(indexing.order_of(count), field.device)
     return field.index_select(-1, index).unflatten(-1, (count, 3))
 
 
 def _raise(moments: Tensor, vectors: Tensor) -> Tensor:
     """Return moments one order higher with moments[n, c, alpha] vectors[n, i] at alpha + e_i."""
     order = indexing.order_of(moments.shape[-1])
-    index = _raised_index(order, moments.device)
+    index = raised_index(order, moments.device)
     rows = (moments[..., None] * vectors[:, None, None]).flatten(-2)
     zeros = rows.new_zeros(*rows.shape[:2], indexing.n_components(order + 1))
     return zeros.index_add(-1, index, rows)
 
 
-def _raised_index(order: int, device: torch.device) -> Tensor:
+def raised_index(order: int, device: torch.device) -> Tensor:
     """Return the components of beta + e_i for all beta up to an order."""
     # a tensor made under a transform must not outlive it
     return _new_index(order, device) if transformed() else _kept_index(order, device)

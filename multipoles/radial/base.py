@@ -207,6 +207,23 @@ class Kernel:
         """
         return inf
 
+    def negligible_beyond(self, tolerance: float, links: int) -> float:
+        """Return the distance beyond which the sum over all images may be left out.
+
+        Parameters
+        ----------
+        tolerance : float
+            Share of the whole that does not matter.
+        links : int
+            Last link of the chain for which this is to hold.
+
+        Returns
+        -------
+        float
+            Infinity if the kernel does not decay fast enough.
+        """
+        return inf
+
     def chain(self, r: Any, n_max: int) -> np.ndarray:
         """Return B_0 ... B_n_max at distances r, computed in float64.
 
@@ -301,6 +318,10 @@ class InUnits(Kernel):
     def coulomb_beyond(self, tolerance: float, links: int) -> float:
         """Return the kernel's own distance in this unit."""
         return self.kernel.coulomb_beyond(tolerance, links) * self.unit
+
+    def negligible_beyond(self, tolerance: float, links: int) -> float:
+        """Return the kernel's own distance in this unit."""
+        return self.kernel.negligible_beyond(tolerance, links) * self.unit
 
 
 def scaled_inverse_length(value: float, factor: float = 1.0) -> float:

@@ -100,3 +100,9 @@ class Erfc(Kernel, code=3):
 
     def _scaled(self, factor: float) -> Kernel:
         return Erfc(scaled_inverse_length(self.alpha, factor))
+
+    def negligible_beyond(self, tolerance: float, links: int) -> float:
+        """Return where the rest of the integral of r^2 times the field is the tolerance."""
+        from scipy import special  # takes as long to import as all else here
+
+        return float(special.gammainccinv(links + 1.5, tolerance)) ** 0.5 / self.alpha

@@ -121,3 +121,7 @@ class ReactionField(Kernel, code=5):
 
     def _scaled(self, factor: float) -> Kernel:
         return ReactionField(scaled_length(self.cutoff, factor), self.eps, self.m, self.n)
+
+    def negligible_beyond(self, tolerance: float, links: int) -> float:
+        """Return the cutoff."""
+        return self.cutoff

@@ -251,3 +251,13 @@ class Thole(Kernel, code=4):
 
     def _scaled(self, factor: float) -> Kernel:
         return Thole(self.a / factor / factor / factor)
+
+    def coulomb_beyond(self, tolerance: float, links: int) -> float:
+        """Return where exp(-y) sum_(k <= links) y^k / k!, y = a r^3, is the tolerance.
+
+        Link n differs from that of 1/r by exp(-y) times a polynomial of y of degree n - 1, which
+        that sum exceeds.
+        """
+        from scipy import special  # takes as long to import as all else here
+
+        return float(np.cbrt(special.gammainccinv(links + 1.0, tolerance) / self.a))

@@ -74,3 +74,9 @@ class Yukawa(Kernel, code=1):
 
     def _scaled(self, factor: float) -> Kernel:
         return Yukawa(scaled_inverse_length(self.kappa, factor))
+
+    def negligible_beyond(self, tolerance: float, links: int) -> float:
+        """Return where the rest of the integral of r^2 times the field is the tolerance."""
+        from scipy import special  # takes as long to import as all else here
+
+        return float(special.gammainccinv(links + 2.0, tolerance)) / self.kappa

@@ -149,7 +149,11 @@ def test_distance_from_which_kernels_are_coulomb():
         before, there, after = np.abs(kernel.chain(r, links) / exact - 1).max(axis=1)
         np.testing.assert_allclose(there, tolerance, rtol=1e-4)
         assert before > tolerance > after
-    for kernel in (mp.Yukawa(1), mp.Erfc(1), mp.Thole(1), mp.ReactionField(9), mp.InversePower(2)):
+        kernel = mp.Thole(0.39)
+        r = kernel.coulomb_beyond(tolerance, links) * np.array([0.7, 1.0, 1.5])
+        before, there, after = np.abs(kernel.chain(r, links) / bare.chain(r, links) - 1).max(axis=1)
+        assert before > tolerance > there > after
+    for kernel in (mp.Yukawa(1), mp.Erfc(1), mp.ReactionField(9), mp.InversePower(2)):
         assert kernel.coulomb_beyond(1e-3, 1) == np.inf
 
 

@@ -1,0 +1,200 @@
+"""Cells: which directions repeat, and the shortest vectors of their lattice.
+
+A lattice has many cells. All sums use the one of shortest vectors, so that their answer and their
+cost do not depend on which was given. Directions that do not repeat are completed by unit vectors
+at right angles; whatever the caller wrote in their rows has no meaning.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from multipoles import checks
+
+# volumes less than this times the product of the vectors' lengths are taken for none
+_FLAT = 1e-10
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The reduced cell of a lattice.
+
+    Parameters
+    ----------
+    vectors : ndarray, shape (3, 3)
+        First the shortest vectors of the directions that repeat, then unit vectors at right angles
+        to these and to each other.
+    n_periodic : int
+        How many directions repeat, 1 … 3.
+    choice : ndarray of int64, shape (n_periodic, 3)
+        The reduced vectors in terms of the rows that were given.
+    """
+
+    vectors: np.ndarray
+    n_periodic: int
+    choice: np.ndarray
+
+    @cached_property
+    def inverse(self) -> np.ndarray:
+        """Matrix that takes Cartesian to fractional coordinates: u = x @ inverse."""
+        return np.linalg.inv(self.vectors)
+
+    @cached_property
+    def volume(self) -> float:
+        """Volume, area or length of what repeats."""
+        return float(abs(np.linalg.det(self.vectors)))
+
+    @cached_property
+    def heights(self) -> np.ndarray:
+        """Distances between the planes of the lattice, of each direction that repeats."""
+        heights: np.ndarray = 1 / np.linalg.norm(self.inverse[:, : self.n_periodic], axis=0)
+        return heights
+
+    @cached_property
+    def shortest(self) -> float:
+        """Length of the shortest vector of the lattice."""
+        return float(np.linalg.norm(self.vectors[: self.n_periodic], axis=1).min())
+
+    def images(self, points: np.ndarray) -> np.ndarray:
+        """Return, for each point, the whole numbers that bring it into the cell, (n, 3) float64.
+
+        ``points + images(points) @ vectors`` has fractional coordinates from 0 to 1 along what
+        repeats; along the rest the numbers are zero.
+        """
+        found = np.zeros_like(points)
+        d = self.n_periodic
+        found[:, :d] = -np.floor(points @ self.inverse[:, :d])
+        return found
+
+    def wrapped(self, points: np.ndarray) -> np.ndarray:
+        """Return points moved into the cell along what repeats."""
+        moved: np.ndarray = points + self.images(points) @ self.vectors
+        return moved
+
+    def extents(self, *points: np.ndarray) -> np.ndarray:
+        """Return how far all points together reach along each free direction."""
+        along = [p @ self.vectors[self.n_periodic :].T for p in points if len(p)]
+        if not along or self.n_periodic == 3:
+            return np.zeros(3 - self.n_periodic)
+        every = np.concatenate(along)
+        spread: np.ndarray = every.max(axis=0) - every.min(axis=0)
+        return spread
+
+
+def cell_of(cell: Any, periodic: Any = True, name: str = "cell") -> Cell:
+    """Return the reduced cell of the rows of `cell` that repeat.
+
+    Parameters
+    ----------
+    cell : array_like, shape (3, 3)
+        Rows are lattice vectors; those of directions that do not repeat are not looked at.
+    periodic : bool or sequence of three bools
+        Which directions repeat; at least one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If shapes or types are wrong, a number is not finite, or the vectors that repeat do not
+        span a volume (an area, a length).
+    """
+    repeats = directions(periodic)
+    array = checks.real(cell, name)
+    if array.shape != (3, 3):
+        raise ValueError(
+            f"{name}: expected shape (3, 3), rows are lattice vectors, got {array.shape}"
+        )
+    rows = array[list(repeats)].astype(np.float64)
+    lengths = np.linalg.norm(rows, axis=1)
+    if not lengths.all():
+        which = np.flatnonzero(repeats)[int(np.argmin(lengths))]
+        raise ValueError(
+            f"{name}[{which}] has length zero, but periodic says that this direction repeats"
+        )
+    unit = rows / lengths[:, None]
+    volume = np.sqrt(max(np.linalg.det(unit @ unit.T), 0.0))
+    if volume < _FLAT:
+        raise ValueError(
+            f"{name}: expected lattice vectors that span a "
+            f"{('length', 'area', 'volume')[len(rows) - 1]}, got ones that are (almost) linearly "
+            f"dependent: their unit vectors span {volume:.1e}"
+        )
+    vectors, choice = _reduced(rows)
+    chosen = np.zeros((len(rows), 3), np.int64)
+    chosen[:, np.flatnonzero(repeats)] = choice
+    return Cell(np.concatenate([vectors, complement(vectors)]), len(rows), chosen)
+
+
+def directions(periodic: Any) -> tuple[bool, bool, bool]:
+    """Return which of three directions repeat.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `periodic` is neither a bool nor three of them, or none of them is true.
+    """
+    if isinstance(periodic, bool | np.bool_):
+        periodic = (periodic,) * 3
+    values = list(periodic) if isinstance(periodic, list | tuple | np.ndarray) else None
+    if values is None or not all(isinstance(value, bool | np.bool_) for value in values):
+        raise TypeError(f"periodic: expected a bool or three bools, got {periodic!r}")
+    if len(values) != 3:
+        raise ValueError(f"periodic: expected one bool for each of 3 directions, got {len(values)}")
+    if not any(values):
+        raise ValueError(
+            "periodic: expected at least one direction that repeats, got none; leave out cell and "
+            "periodic for a sum in free space"
+        )
+    first, second, third = map(bool, values)
+    return first, second, third
+
+
+def complement(vectors: np.ndarray) -> np.ndarray:
+    """Return unit vectors at right angles to the given rows and to each other."""
+    if len(vectors) == 3:
+        return np.empty((0, 3))
+    if len(vectors) == 2:
+        normal = np.cross(vectors[0], vectors[1])
+        return (normal / np.linalg.norm(normal))[None]
+    along = vectors[0] / np.linalg.norm(vectors[0])
+    aside = np.eye(3)[np.argmin(np.abs(along))]
+    aside = aside - (aside @ along) * along
+    aside /= np.linalg.norm(aside)
+    return np.stack([aside, np.cross(along, aside)])
+
+
+def _reduced(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the shortest vectors of a lattice and the whole numbers that make them of `rows`.
+
+    Semaev's algorithm (in Cryptography and Lattices, LNCS 2146, 181 (2001)): the longest vector is
+    made as short as the lattice of the others allows, until it stays the longest.
+    """
+    choice = np.eye(len(rows), dtype=np.int64)
+    while True:
+        # from the numbers that were given: what rounding adds does not pile up
+        vectors = choice.astype(np.float64) @ rows
+        order = np.argsort((vectors**2).sum(axis=1), kind="stable")
+        vectors, choice = vectors[order], choice[order]
+        changed = False
+        for last in range(1, len(rows)):
+            step = _nearest(vectors[:last], vectors[last])
+            if step.any():
+                moved = choice[last] - step @ choice[:last]
+                shorter = moved.astype(np.float64) @ rows
+                if shorter @ shorter < (1 - 1e-12) * (vectors[last] @ vectors[last]):
+                    choice[last] = moved
+                    changed = True
+                    break
+        if not changed:
+            return vectors, choice
+
+
+def _nearest(basis: np.ndarray, vector: np.ndarray) -> np.ndarray:
+    """Return the whole numbers of the lattice vector nearest to `vector`, basis being reduced."""
+    about = np.rint(np.linalg.lstsq(basis.T, vector, rcond=None)[0])
+    steps = np.array(list(product((-1, 0, 1), repeat=len(basis))), dtype=np.float64) + about
+    distances = ((vector - steps @ basis) ** 2).sum(axis=1)
+    best: np.ndarray = steps[int(np.argmin(distances))].astype(np.int64)
+    return best

@@ -1,0 +1,264 @@
+"""Ewald sums of multipoles: near images one by one, all others as waves.
+
+    1/r = erfc(eta r)/r + erf(eta r)/r
+
+The first part decays and is summed over images within a radius; the second is smooth, and a few
+waves are enough. The wave k = 0 is left out where three directions repeat: what is far surrounds
+the crystal as a conductor would, and a uniform background makes a charged cell neutral. Kernels
+that are Coulomb's from some distance on have another near part, those that decay no waves.
+
+Everything here is in float64 and in units in which neighbours are about one apart.
+"""
+
+import os
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from multipoles import indexing
+from multipoles.lattice import search, waves
+from multipoles.lattice.cell import Cell
+from multipoles.lattice.split import Split, split_for
+from multipoles.lattice.transform import transform
+from multipoles.neighbours import PairList
+from multipoles.radial import Coulomb, Erf, Erfc, Kernel
+from multipoles.sums import field_arrays
+
+# points closer than so many roundings of a coordinate are one
+_ROUNDINGS = 16 * np.finfo(np.float64).eps
+
+
+class Near(NamedTuple):
+    """Images of sources, and who is near whom."""
+
+    images: search.Images
+    pairs: PairList
+    coincident: np.ndarray
+
+
+class Ewald:
+    """Periodic sums between fixed points, for moments and orders up to the given ones.
+
+    Parameters
+    ----------
+    targets, sources : ndarray, shape (n, 3)
+        Points, float64; one array where they are the same.
+    cell : Cell
+        What repeats.
+    kernel : Kernel
+        Radial kernel: Coulomb's from some distance on, or one that decays.
+    tolerance : float
+        Relative error that is aimed at.
+    source_order, order : int
+        Of moments and field.
+    unit : float
+        The length whose logarithm is zero, with one periodic direction.
+
+    Raises
+    ------
+    ValueError
+        If the kernel has neither form, or its images do not fit into memory.
+    """
+
+    def __init__(
+        self,
+        targets: np.ndarray,
+        sources: np.ndarray,
+        cell: Cell,
+        kernel: Kernel,
+        tolerance: float,
+        source_order: int,
+        order: int,
+        unit: float = 1.0,
+    ) -> None:
+        self.cell, self.kernel, self.unit = cell, kernel, unit
+        same = sources is targets
+        largest = max((float(np.abs(p).max()) for p in (targets, sources) if p.size), default=0.0)
+        rounding = largest + float(np.abs(cell.vectors[: cell.n_periodic]).max())
+        self.coincidence = _ROUNDINGS * rounding
+        self.targets = cell.wrapped(targets)
+        self.sources = self.targets if same else cell.wrapped(sources)
+        self.split: Split = split_for(
+            self.targets, self.sources, cell, kernel, tolerance, source_order, order
+        )
+        _check_memory(len(targets), len(sources), cell, self.split.radius)
+
+    # --- near -------------------------------------------------------------------------------------
+
+    @cached_property
+    def near(self) -> Near:
+        """Images within the radius, and pairs of them and targets."""
+        radius = self.split.radius
+        images = search.images_within(self.sources, self.cell, radius)
+        found = search.pairs_within(self.targets, images.points, radius, self.coincidence)
+        pairs = _pair_list(found, len(self.targets), len(images.points))
+        return Near(images, pairs, found.coincident)
+
+    @property
+    def near_kernels(self) -> list[tuple[float, Kernel]]:
+        """What is summed over near images: kernels and their factors."""
+        if self.split.eta == 0:
+            return [(1.0, self.kernel)]
+        if isinstance(self.kernel, Coulomb):
+            return [(1.0, Erfc(self.split.eta))]
+        return [(1.0, self.kernel), (-1.0, Erf(self.split.eta))]
+
+    def near_field(self, moments: np.ndarray, order: int) -> np.ndarray:
+        """Return the field of the near images (n_targets, channels, n_components(order))."""
+        images, pairs, _ = self.near
+        moved = np.ascontiguousarray(moments[images.origin])
+        out = np.zeros((len(self.targets), moments.shape[1], indexing.n_components(order)))
+        for factor, kernel in self.near_kernels:
+            given = self.targets, images.points, moved, order, kernel, pairs
+            out += factor * field_arrays(*given)
+        return out
+
+    def near_strain(self, weights: np.ndarray, moments: np.ndarray) -> np.ndarray:
+        """Return the derivative of `weights` times the near field by a strain, (3, 3).
+
+        Each pair adds its force times its vector x - s: the field times x, less the field of
+        moments times s.
+        """
+        images, pairs, _ = self.near
+        return strain_of_pairs(
+            self.targets, images.points, weights, moments[images.origin], self.near_kernels, pairs
+        )
+
+    # --- far --------------------------------------------------------------------------------------
+
+    @cached_property
+    def inverse(self) -> np.ndarray:
+        """Matrix that takes points to fractional coordinates of the box of the waves."""
+        box = self.cell.vectors.copy()
+        box[self.cell.n_periodic :] *= self.split.lengths[:, None]
+        inverse: np.ndarray = np.linalg.inv(box)
+        return inverse
+
+    @cached_property
+    def wave_vectors(self) -> np.ndarray:
+        """Wave vectors (*shape, 3)."""
+        return waves.wave_vectors(self.split.limits, self.inverse)
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """What structure factors are multiplied by."""
+        k, split = self.wave_vectors, self.split
+        volume = self.cell.volume * float(np.prod(split.lengths))
+        decay = np.exp(-(k**2).sum(axis=-1) / (4 * split.eta**2))
+        found: np.ndarray = transform(k, self.cell, split.cut, self.unit) * decay / volume
+        return found
+
+    def structure_factors(self, points: np.ndarray, moments: np.ndarray) -> np.ndarray:
+        """Return the structure factors of moments at points (channels, *shape)."""
+        fractional = waves.fractional_moments(moments, self.inverse)
+        return waves.structure_factors(points @ self.inverse, fractional, self.split.limits)
+
+    def far_field(self, factors: np.ndarray, order: int) -> np.ndarray:
+        """Return the smooth part of the field, from structure factors of the sources."""
+        coefficients = factors * self.weights
+        u = self.targets @ self.inverse
+        phi = waves.synthesis(u, coefficients, order, self.split.limits)
+        return waves.cartesian_field(phi, self.inverse)
+
+    def background(self, moments: np.ndarray) -> np.ndarray:
+        """Return the potential (channels,) of the background that makes a cell neutral."""
+        charges: np.ndarray = moments[:, :, 0].sum(axis=0)
+        if self.cell.n_periodic < 3:
+            return np.zeros_like(charges)
+        return -np.pi / (self.split.eta**2 * self.cell.volume) * charges
+
+    # --- both -------------------------------------------------------------------------------------
+
+    def field(self, moments: np.ndarray, order: int) -> np.ndarray:
+        """Return the field of moments (n_sources, channels, components) of all images.
+
+        Returns
+        -------
+        ndarray, shape (n_targets, channels, n_components(order))
+        """
+        out = self.near_field(moments, order)
+        if self.split.eta > 0:
+            out += self.far_field(self.structure_factors(self.sources, moments), order)
+            out += self.own_field(moments, order)
+            out[:, :, 0] += self.background(moments)
+        return out
+
+    def own_field(self, moments: np.ndarray, order: int) -> np.ndarray:
+        """Return what the waves have too much: the smooth field of a coincident image."""
+        images, _, coincident = self.near
+        out = np.zeros((len(self.targets), moments.shape[1], indexing.n_components(order)))
+        if len(coincident):
+            source_order = indexing.order_of(moments.shape[2])
+            tensor = erf_at_zero(source_order + order, self.split.eta)
+            matrix = tensor[indexing.sum_index(source_order, order)]
+            matrix = matrix * indexing.signs(source_order)[:, None]
+            found = moments[images.origin[coincident[:, 1]]] @ matrix
+            np.subtract.at(out, coincident[:, 0], found)
+        return out
+
+
+def strain_of_pairs(
+    targets: np.ndarray,
+    sources: np.ndarray,
+    weights: np.ndarray,
+    moments: np.ndarray,
+    kernels: list[tuple[float, Kernel]],
+    pairs: PairList,
+) -> np.ndarray:
+    """Return Σ over pairs of Σ W_β (-1)^|α| M_α ∂^(α+β+e_a) f(r) r_b, (3, 3)."""
+    channels, order = moments.shape[1], indexing.order_of(weights.shape[2])
+    factors = np.concatenate([np.ones((len(sources), 1)), sources], axis=1)
+    stacked = (factors[:, :, None, None] * moments[:, None]).reshape(
+        len(sources), 4 * channels, moments.shape[2]
+    )
+    phi = np.zeros((len(targets), 4 * channels, indexing.n_components(order + 1)))
+    for factor, kernel in kernels:
+        phi += factor * field_arrays(targets, sources, stacked, order + 1, kernel, pairs)
+    raised = phi[..., indexing.sum_index(order, 1)[:, 1:]].reshape(len(targets), 4, channels, -1, 3)
+    moved = targets[:, :, None, None, None] * raised[:, :1] - raised[:, 1:]
+    strain: np.ndarray = np.einsum("ick,ibcka->ab", weights, moved)
+    return strain
+
+
+def erf_at_zero(order: int, eta: float) -> np.ndarray:
+    """Return the derivatives of erf(eta r)/r at zero, (n_components(order),).
+
+    Those of its series: 2 eta/sqrt(pi) sum_k (-1)^k (eta r)^(2k) / (k! (2k + 1)).
+    """
+    powers = indexing.multi_indices(order)
+    half = powers // 2
+    k = half.sum(axis=1)
+    # (2a)! (2b)! (2c)! / (a! b! c!), without products that leave the range
+    top = indexing.factorials(order)
+    bottom = np.array([_factorial_product(row) for row in half])
+    values = 2 * eta / np.sqrt(np.pi) * (-(eta**2)) ** k / (2 * k + 1) * (top / bottom)
+    even: np.ndarray = np.where((powers % 2 == 0).all(axis=1), values, 0.0)
+    return even
+
+
+def _factorial_product(row: np.ndarray) -> float:
+    table = np.cumprod(np.concatenate([[1.0], np.arange(1.0, row.max() + 1)]))
+    return float(table[row].prod())
+
+
+def _pair_list(found: search.Pairs, n_targets: int, n_images: int) -> PairList:
+    counts = np.diff(found.starts)
+    targets = np.repeat(np.arange(n_targets), counts)
+    pairs = PairList(np.stack([targets, found.images], axis=1), n_targets, n_images)
+    # they are sorted already
+    pairs.__dict__["rows"] = found.starts, found.images, np.empty(0)
+    return pairs
+
+
+def _check_memory(n_targets: int, n_sources: int, cell: Cell, radius: float) -> None:
+    images = search.n_images(n_sources, cell, radius)
+    near = np.prod(np.minimum(2 * radius / cell.heights, 1e30))
+    needed = 100.0 * images + 32.0 * n_targets * n_sources * near
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > memory:
+        raise ValueError(
+            f"the images of {n_sources} sources within {radius:.3g} of {n_targets} targets need "
+            f"about {needed / 1e9:.3g} GB, of {memory / 1e9:.3g} there are: expected a kernel that "
+            "decays sooner, a looser tolerance, or fewer points"
+        )

@@ -1,0 +1,169 @@
+"""Images of sources near a cell, and the pairs of targets and images within a radius."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from multipoles.compiled.jit import jit, run_chunks
+from multipoles.lattice.cell import Cell
+
+# bins along a radius
+_PER_RADIUS = 2
+# no more bins than so many per source
+_BINS = 4
+
+
+class Images(NamedTuple):
+    """Images of sources: positions (m, 3), the source of each, and by how many vectors it moved."""
+
+    points: np.ndarray
+    origin: np.ndarray
+    steps: np.ndarray
+
+
+class Pairs(NamedTuple):
+    """Pairs by target: starts of rows (n + 1,), images; and pairs that coincide (k, 2)."""
+
+    starts: np.ndarray
+    images: np.ndarray
+    coincident: np.ndarray
+
+
+def images_within(points: np.ndarray, cell: Cell, radius: float) -> Images:
+    """Return the images of sources that lie within a radius of the cell.
+
+    Parameters
+    ----------
+    points : ndarray, shape (n, 3)
+        Wrapped into the cell.
+    cell : Cell
+        What repeats.
+    radius : float
+        Greatest distance from the cell.
+    """
+    u = points @ cell.inverse[:, : cell.n_periodic]
+    origin, steps = np.arange(len(points)), np.zeros((len(points), 3), np.int64)
+    for axis, height in enumerate(cell.heights):
+        # a little more, for targets that rounding puts outside of the cell
+        beyond = radius / height + 1e-9
+        parts = []
+        for step in range(-int(beyond) - 1, int(beyond) + 2):
+            place = u[origin, axis] + step
+            chosen = np.flatnonzero((place >= -beyond) & (place <= 1 + beyond))
+            moved = steps[chosen].copy()
+            moved[:, axis] = step
+            parts.append((origin[chosen], moved))
+        origin = np.concatenate([part[0] for part in parts])
+        steps = np.concatenate([part[1] for part in parts])
+    return Images(points[origin] + steps @ cell.vectors, origin, steps)
+
+
+def n_images(n: int, cell: Cell, radius: float) -> float:
+    """Return about how many images there will be."""
+    return float(n * np.prod(1 + 2 * radius / cell.heights))
+
+
+def pairs_within(
+    targets: np.ndarray, sources: np.ndarray, radius: float, coincidence: float
+) -> Pairs:
+    """Return all pairs of targets and sources no farther than a radius apart.
+
+    Parameters
+    ----------
+    targets, sources : ndarray, shape (n, 3)
+        Points, float64.
+    radius : float
+        Greatest distance.
+    coincidence : float
+        Pairs no farther apart than this are listed apart.
+    """
+    if not len(targets) or not len(sources):
+        empty = np.zeros(0, np.int64)
+        return Pairs(np.zeros(len(targets) + 1, np.int64), empty, empty.reshape(0, 2))
+    low = sources.min(axis=0)
+    spread = sources.max(axis=0) - low
+    edge = radius / _PER_RADIUS
+    while np.prod(np.floor(spread / edge) + 1) > _BINS * len(sources) + 64:
+        edge *= 1.3
+    bins = (np.floor(spread / edge) + 1).astype(np.int64)
+    place = np.minimum(((sources - low) / edge).astype(np.int64), bins - 1)
+    key = (place[:, 0] * bins[1] + place[:, 1]) * bins[2] + place[:, 2]
+    order = np.argsort(key, kind="stable")
+    first = np.searchsorted(key[order], np.arange(int(np.prod(bins)) + 1))
+    grid = low, edge, bins, first, order, np.ascontiguousarray(sources[order])
+    reach = int(np.ceil(radius / edge))
+    limits = radius * radius, coincidence * coincidence
+    counts, same = np.zeros(len(targets), np.int64), np.zeros(len(targets), np.int64)
+    work = 30.0 * len(targets)
+
+    def count(start: int, stop: int) -> None:
+        _count(start, stop, targets, grid, reach, limits, counts, same)
+
+    run_chunks(count, len(targets), work)
+    starts, doubles = _sums(counts), _sums(same)
+    images = np.empty(starts[-1], np.int64)
+    coincident = np.empty((doubles[-1], 2), np.int64)
+
+    def fill(start: int, stop: int) -> None:
+        _fill(start, stop, targets, grid, reach, limits, starts, images, doubles, coincident)
+
+    run_chunks(fill, len(targets), work)
+    return Pairs(starts, images, coincident)
+
+
+def _sums(counts: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+
+
+@jit
+def _bounds(point, low, edge, bins, reach, ends):
+    """Write the first and last bin of each axis within reach of a point."""
+    for axis in range(3):
+        here = int(np.floor((point[axis] - low[axis]) / edge))
+        ends[axis, 0] = max(here - reach, 0)
+        ends[axis, 1] = min(here + reach, bins[axis] - 1)
+
+
+@jit
+def _count(start, stop, targets, grid, reach, limits, counts, same):
+    low, edge, bins, first, _order, sources = grid
+    ends = np.empty((3, 2), np.int64)
+    for i in range(start, stop):
+        x, y, z = targets[i]
+        _bounds(targets[i], low, edge, bins, reach, ends)
+        near, equal = 0, 0
+        for a in range(ends[0, 0], ends[0, 1] + 1):
+            for b in range(ends[1, 0], ends[1, 1] + 1):
+                row = (a * bins[1] + b) * bins[2]
+                if ends[2, 1] < ends[2, 0]:
+                    continue
+                for j in range(first[row + ends[2, 0]], first[row + ends[2, 1] + 1]):
+                    dx, dy, dz = x - sources[j, 0], y - sources[j, 1], z - sources[j, 2]
+                    square = dx * dx + dy * dy + dz * dz
+                    near += square <= limits[0]
+                    equal += square <= limits[1]
+        counts[i], same[i] = near - equal, equal
+
+
+@jit
+def _fill(start, stop, targets, grid, reach, limits, starts, images, doubles, coincident):
+    low, edge, bins, first, order, sources = grid
+    ends = np.empty((3, 2), np.int64)
+    for i in range(start, stop):
+        x, y, z = targets[i]
+        _bounds(targets[i], low, edge, bins, reach, ends)
+        place, double = starts[i], doubles[i]
+        for a in range(ends[0, 0], ends[0, 1] + 1):
+            for b in range(ends[1, 0], ends[1, 1] + 1):
+                row = (a * bins[1] + b) * bins[2]
+                if ends[2, 1] < ends[2, 0]:
+                    continue
+                for j in range(first[row + ends[2, 0]], first[row + ends[2, 1] + 1]):
+                    dx, dy, dz = x - sources[j, 0], y - sources[j, 1], z - sources[j, 2]
+                    square = dx * dx + dy * dy + dz * dz
+                    if square <= limits[1]:
+                        coincident[double, 0], coincident[double, 1] = i, order[j]
+                        double += 1
+                    elif square <= limits[0]:
+                        images[place] = order[j]
+                        place += 1

@@ -1,0 +1,154 @@
+"""Where an Ewald sum is split, and how far both its parts go: for a tolerance, at least cost.
+
+The field of order n of a pair is about n!/r^(n+1). What is left out of it beyond a radius R is the
+fraction Q(n + 1/2, (eta R)^2) of the incomplete Gamma function; what is left out of the waves
+beyond 2 eta t is (2 eta)^(n+1) Γ((n+1)/2, t^2)/π. Both are held against the field of the nearest
+neighbours, at about the cube root of the volume of each point.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from multipoles import indexing
+from multipoles.lattice import search
+from multipoles.lattice.cell import Cell
+from multipoles.radial import Coulomb, Kernel
+
+# of the tolerance, for each of the two parts: sums over many pairs have larger errors than one
+_SHARE = 0.1
+# ns: a pair, for a unit of its cost and beside; an image; a point and a wave
+_PAIR, _PAIR_FOUND, _IMAGE, _WAVE = 0.6, 6.0, 60.0, 0.4
+_TRIALS = 28
+
+
+class Split(NamedTuple):
+    """How a sum is split.
+
+    eta (inverse length, 0 where there are no waves); radius of the near part; greatest numbers of
+    waves; lengths of the box of the waves along what is free, and where potentials are cut there.
+    """
+
+    eta: float
+    radius: float
+    limits: tuple[int, int, int] = (0, 0, 0)
+    lengths: np.ndarray = np.empty(0)
+    cut: float = 0.0
+
+
+def split_for(
+    targets: np.ndarray,
+    sources: np.ndarray,
+    cell: Cell,
+    kernel: Kernel,
+    tolerance: float,
+    source_order: int,
+    order: int,
+) -> Split:
+    """Return the cheapest split.
+
+    Raises
+    ------
+    ValueError
+        If the kernel neither decays nor is Coulomb's from some distance on.
+    """
+    top = source_order + order
+    apart = _spacing(len(sources), cell, cell.extents(targets, sources))
+    share = _SHARE * tolerance
+    own = kernel.negligible_beyond(share, top)
+    if np.isfinite(own):
+        return Split(0.0, own)
+    reach = kernel.coulomb_beyond(share, top)
+    if isinstance(kernel, Coulomb):
+        reach = 0.0
+    if not np.isfinite(reach):
+        raise ValueError(
+            f"kernel: expected one that decays, or is 1/r from some distance on, for a sum over "
+            f"all images, got {kernel!r}"
+        )
+    return _cheapest(targets, sources, cell, (source_order, order), share, apart, reach)
+
+
+def _cheapest(
+    targets: np.ndarray,
+    sources: np.ndarray,
+    cell: Cell,
+    orders: tuple[int, int],
+    share: float,
+    apart: float,
+    reach: float,
+) -> Split:
+    top = sum(orders)
+    etas = 6.0 / apart * 2.0 ** (-np.arange(_TRIALS) / 4)
+    depth = _near_depth(top, share, apart, etas)
+    waves = _wave_depth(top, share, apart, etas)
+    radii = np.maximum(depth / etas, reach)
+    spread = cell.extents(targets, sources)
+    # where the potential is cut nothing makes up for what is lost
+    tails = _near_depth(top, share, np.inf, etas) / etas
+    cuts = float(np.linalg.norm(spread)) + tails
+    free = spread[None] + (cuts + tails)[:, None]
+    edges = np.linalg.norm(cell.vectors, axis=1) * np.ones((len(etas), 1))
+    edges[:, cell.n_periodic :] *= free
+    limits = np.floor(2 * etas * waves / (2 * np.pi) * edges.T).T + 1
+    n_waves = (2 * limits[:, 0] + 1) * (2 * limits[:, 1] + 1) * (limits[:, 2] + 1)
+    n, m = len(targets), len(sources)
+    work = (m * (orders[0] + 1) + n * (orders[1] + 1)) * n_waves * _WAVE
+    images = np.array([search.n_images(m, cell, r) for r in radii])
+    pairs = n * m * _neighbours(radii, cell, spread)
+    components = sum(indexing.n_components(k) for k in range(top + 1))
+    near = pairs * (_PAIR_FOUND + _PAIR * (2 + components)) + images * _IMAGE
+    best = int(np.argmin(work + near))
+    return Split(
+        float(etas[best]),
+        float(radii[best]),
+        tuple(int(limit) for limit in limits[best]),  # type: ignore[arg-type]
+        free[best],
+        float(cuts[best]),
+    )
+
+
+def _spacing(n: int, cell: Cell, spread: np.ndarray) -> float:
+    """Return about how far neighbours are apart: what is left of the volume of each."""
+    per_point = cell.volume / max(n, 1)
+    if cell.n_periodic == 3:
+        return float(min(per_point ** (1 / 3), cell.shortest))
+    # points of a thin layer have neighbours in it only
+    flat = per_point ** (1 / cell.n_periodic)
+    thick = (per_point * float(np.prod(spread))) ** (1 / 3)
+    return float(min(max(flat, thick), cell.shortest))
+
+
+def _near_depth(top: int, share: float, apart: float, etas: np.ndarray) -> np.ndarray:
+    """Return eta times the radius of the near part: what the most demanding order needs."""
+    from scipy import special  # slow to import
+
+    orders = np.arange(top + 1)[:, None]
+    depth = special.gammainccinv(orders + 0.5, share) ** 0.5 * np.ones(len(etas))
+    for _ in range(3 if apart < np.inf else 0):
+        gain = np.maximum(depth / etas / apart, 1.0) ** (orders + 1)
+        depth = special.gammainccinv(orders + 0.5, np.minimum(share * gain, 1e-2)) ** 0.5
+    return np.asarray(depth.max(axis=0))
+
+
+def _wave_depth(top: int, share: float, apart: float, etas: np.ndarray) -> np.ndarray:
+    """Return the longest wave vector over 2 eta: what the most demanding order needs."""
+    from scipy import special  # slow to import
+
+    orders = np.arange(top + 1)[:, None]
+    half = (orders + 1) / 2
+    allowed = share * np.pi * special.gamma(orders + 1.0) / special.gamma(half)
+    allowed = allowed / (2 * etas * apart) ** (orders + 1)
+    depth = special.gammainccinv(half, np.clip(allowed, 1e-290, 1e-2)) ** 0.5
+    return np.asarray(depth.max(axis=0))
+
+
+def _neighbours(radii: np.ndarray, cell: Cell, spread: np.ndarray) -> np.ndarray:
+    """Return how many images of one source lie within the radii of a target, about."""
+    if cell.n_periodic == 3:
+        within = 4 / 3 * np.pi * radii**3
+    elif cell.n_periodic == 2:
+        within = np.pi * radii**2 * np.minimum(1.0, 1.33 * radii / max(spread[0], 1e-300))
+    else:
+        within = 2 * radii * np.minimum(1.0, 2 * radii / max(spread.max(), 1e-300))
+    return np.asarray(within / cell.volume)
