@@ -27,8 +27,8 @@ from gnn.layers.radial import RadialBasis, envelope
 from gnn.layers.surroundings import FIELD_ORDER, SurroundingsField, given_field
 from gnn.layers.walls import Border, Seen
 from gnn.operators import field_torch
-from gnn.operators.field import FieldOf, unchecked_field
 from gnn.operators.field_neighbours import all_pairs, neighbours_of_systems, neighbours_within
+from gnn.operators.field_operator import FieldOf, unchecked_field
 from gnn.operators.gpu import on_gpu
 from gnn.options import Dispersion, Electrostatics, LongRange, Network, Surroundings, Walls
 from gnn.potential import N_ELEMENTS, Potential

@@ -58,7 +58,7 @@ def field(
         Lattice vectors as rows: the sum is over all images of the sources, see Notes. With
         batches, one cell for all systems or one for each.
     periodic : bool or three bools
-        Along which rows of `cell` the system repeats; the other rows are not looked at.
+        Along which rows of `cell` the system repeats; the other rows have no meaning.
     tolerance : float, optional
         With a cell: relative error that is aimed at, 1e-14 … 0.1. Default: 1e-13, or 1e-6 if all
         inputs are float32.
@@ -335,8 +335,14 @@ def _lattice(
     cell: Any, periodic: Any, tolerance: Any, background: Any, surface: Any, batch: Any
 ) -> Any:
     """Return the checked arguments of a cell, or None without one."""
-    if cell is None and tolerance is None:
-        return None
+    if cell is None:
+        plain = tolerance is None and periodic is True and background is True
+        if plain and surface == "conductor":
+            return None
+        raise ValueError(
+            "cell: expected one with tolerance, periodic, background or surface, which say how the "
+            "sum over its images is meant"
+        )
     given = cell, periodic, tolerance, background, surface
     return _periodic().lattice_of(*given, batched=batch is not None)
 

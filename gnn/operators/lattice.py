@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gnn.operators.derivatives import transformed
-from gnn.operators.field import contract, unchecked_field
+from gnn.operators.field_operator import contract, unchecked_field
 from multipoles import indexing
 from multipoles.lattice import waves
 from multipoles.lattice.cell import cell_of

@@ -7,7 +7,7 @@ from torch import Tensor
 from gnn.data.batching import Batch
 from gnn.layers.electrostatics import energy_in_field
 from gnn.layers.surroundings import given_field
-from gnn.operators.field import unchecked_field
+from gnn.operators.field_operator import unchecked_field
 from gnn.operators.field_torch import radial_chain
 from gnn.published import _coupling, fused
 from gnn.published.pairs import Pairs

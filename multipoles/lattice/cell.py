@@ -90,7 +90,7 @@ def cell_of(cell: Any, periodic: Any = True, name: str = "cell") -> Cell:
     Parameters
     ----------
     cell : array_like, shape (3, 3)
-        Rows are lattice vectors; those of directions that do not repeat are not looked at.
+        Rows are lattice vectors; those of directions that do not repeat have no meaning.
     periodic : bool or sequence of three bools
         Which directions repeat; at least one.
 
@@ -114,7 +114,7 @@ def cell_of(cell: Any, periodic: Any = True, name: str = "cell") -> Cell:
             f"{name}[{which}] has length zero, but periodic says that this direction repeats"
         )
     unit = rows / lengths[:, None]
-    volume = np.sqrt(max(np.linalg.det(unit @ unit.T), 0.0))
+    volume = float(np.prod(np.linalg.svd(unit, compute_uv=False)))
     if volume < _FLAT:
         raise ValueError(
             f"{name}: expected lattice vectors that span a "

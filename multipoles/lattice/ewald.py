@@ -10,7 +10,6 @@ that are Coulomb's from some distance on have another near part, those that deca
 Everything here is in float64 and in units in which neighbours are about one apart.
 """
 
-import os
 from functools import cached_property
 from typing import NamedTuple
 
@@ -58,7 +57,7 @@ class Ewald:
     Raises
     ------
     ValueError
-        If the kernel has neither form, or its images do not fit into memory.
+        If what is to be summed does not fit into memory.
     """
 
     def __init__(
@@ -82,7 +81,6 @@ class Ewald:
         self.split: Split = split_for(
             self.targets, self.sources, cell, kernel, tolerance, source_order, order
         )
-        _check_memory(len(targets), len(sources), cell, self.split.radius)
 
     # --- near -------------------------------------------------------------------------------------
 
@@ -102,6 +100,8 @@ class Ewald:
             return [(1.0, self.kernel)]
         if isinstance(self.kernel, Coulomb):
             return [(1.0, Erfc(self.split.eta))]
+        if isinstance(self.kernel, Erf) and self.kernel.alpha == self.split.eta:
+            return []
         return [(1.0, self.kernel), (-1.0, Erf(self.split.eta))]
 
     def near_field(self, moments: np.ndarray, order: int) -> np.ndarray:
@@ -249,16 +249,3 @@ def _pair_list(found: search.Pairs, n_targets: int, n_images: int) -> PairList:
     # they are sorted already
     pairs.__dict__["rows"] = found.starts, found.images, np.empty(0)
     return pairs
-
-
-def _check_memory(n_targets: int, n_sources: int, cell: Cell, radius: float) -> None:
-    images = search.n_images(n_sources, cell, radius)
-    near = np.prod(np.minimum(2 * radius / cell.heights, 1e30))
-    needed = 100.0 * images + 32.0 * n_targets * n_sources * near
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > memory:
-        raise ValueError(
-            f"the images of {n_sources} sources within {radius:.3g} of {n_targets} targets need "
-            f"about {needed / 1e9:.3g} GB, of {memory / 1e9:.3g} there are: expected a kernel that "
-            "decays sooner, a looser tolerance, or fewer points"
-        )

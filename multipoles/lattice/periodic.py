@@ -15,6 +15,7 @@ from multipoles.lattice import surface
 from multipoles.lattice.cell import Cell, cell_of, directions
 from multipoles.lattice.ewald import Ewald, strain_of_pairs
 from multipoles.lattice.search import Images
+from multipoles.lattice.split import check_kernel
 from multipoles.lattice.strain import virial
 from multipoles.neighbours import PairList
 from multipoles.radial import Kernel
@@ -59,18 +60,14 @@ def lattice_of(
     background: bool,
     surface_of: str,
     batched: bool,
-) -> Lattice | None:
-    """Return the checked arguments; None without a cell.
+) -> Lattice:
+    """Return the checked arguments.
 
     Raises
     ------
     TypeError, ValueError
         If an argument has the wrong type, shape or range.
     """
-    if cell is None:
-        if tolerance is not None:
-            raise ValueError("tolerance: expected none without a cell: direct sums have no error")
-        return None
     repeats = directions(periodic)
     cells = checks.real(cell, "cell").astype(np.float64)
     if cells.ndim == 3 and not batched:
@@ -199,6 +196,7 @@ def _systems(
     order: int,
 ) -> Iterator[_System]:
     """Yield the systems that have targets and sources."""
+    check_kernel(kernel)
     tolerance = lattice.tolerance
     tolerance = TOLERANCES[targets.dtype.itemsize] if tolerance is None else tolerance
     for index, of_targets, of_sources in ranges_of_systems(

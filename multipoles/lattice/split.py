@@ -6,6 +6,7 @@ beyond 2 eta t is (2 eta)^(n+1) Γ((n+1)/2, t^2)/π. Both are held against the f
 neighbours, at about the cube root of the volume of each point.
 """
 
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -13,13 +14,15 @@ import numpy as np
 from multipoles import indexing
 from multipoles.lattice import search
 from multipoles.lattice.cell import Cell
-from multipoles.radial import Coulomb, Kernel
+from multipoles.radial import Coulomb, Erf, Kernel
 
 # of the tolerance, for each of the two parts: sums over many pairs have larger errors than one
 _SHARE = 0.1
 # ns: a pair, for a unit of its cost and beside; an image; a point and a wave
 _PAIR, _PAIR_FOUND, _IMAGE, _WAVE = 0.6, 6.0, 60.0, 0.4
 _TRIALS = 28
+# Gaussian charges wider than neighbours are apart are waves and nothing else
+_WIDE = 0.5
 
 
 class Split(NamedTuple):
@@ -45,28 +48,43 @@ def split_for(
     source_order: int,
     order: int,
 ) -> Split:
-    """Return the cheapest split.
-
-    Raises
-    ------
-    ValueError
-        If the kernel neither decays nor is Coulomb's from some distance on.
-    """
+    """Return the cheapest split."""
     top = source_order + order
-    apart = _spacing(len(sources), cell, cell.extents(targets, sources))
+    spread = cell.extents(targets, sources)
+    apart = _spacing(len(sources), cell, spread)
     share = _SHARE * tolerance
     own = kernel.negligible_beyond(share, top)
     if np.isfinite(own):
+        within = np.array([own])
+        pairs = len(targets) * len(sources) * _neighbours(within, cell, spread)
+        check_memory(0.0, search.n_images(len(sources), cell, own), float(pairs[0]))
         return Split(0.0, own)
     reach = kernel.coulomb_beyond(share, top)
     if isinstance(kernel, Coulomb):
         reach = 0.0
-    if not np.isfinite(reach):
-        raise ValueError(
-            f"kernel: expected one that decays, or is 1/r from some distance on, for a sum over "
-            f"all images, got {kernel!r}"
-        )
+    if isinstance(kernel, Erf):
+        # as waves alone, where those of the others would reach as far
+        own_eta = kernel.alpha if kernel.alpha * apart < _WIDE else None
+        if own_eta is not None:
+            return _cheapest(
+                targets, sources, cell, (source_order, order), share, apart, 0.0, own_eta
+            )
     return _cheapest(targets, sources, cell, (source_order, order), share, apart, reach)
+
+
+def check_kernel(kernel: Kernel) -> None:
+    """Refuse a kernel that neither decays nor is Coulomb's from some distance on.
+
+    Raises
+    ------
+    ValueError
+        If it is one.
+    """
+    if not np.isfinite(min(kernel.negligible_beyond(1e-3, 0), kernel.coulomb_beyond(1e-3, 0))):
+        raise ValueError(
+            "kernel: expected one that decays, or is 1/r from some distance on, for a sum over all "
+            f"images, got {kernel!r}"
+        )
 
 
 def _cheapest(
@@ -77,12 +95,15 @@ def _cheapest(
     share: float,
     apart: float,
     reach: float,
+    eta: float | None = None,
 ) -> Split:
+    """Return the cheapest split, of those of one eta if it is given."""
     top = sum(orders)
-    etas = 6.0 / apart * 2.0 ** (-np.arange(_TRIALS) / 4)
+    etas = 6.0 / apart * 2.0 ** (-np.arange(_TRIALS) / 4) if eta is None else np.array([eta])
     depth = _near_depth(top, share, apart, etas)
     waves = _wave_depth(top, share, apart, etas)
-    radii = np.maximum(depth / etas, reach)
+    # waves alone leave nothing near but what coincides
+    radii = np.maximum(depth / etas, reach) if eta is None else np.array([1e-3 * apart])
     spread = cell.extents(targets, sources)
     # where the potential is cut nothing makes up for what is lost
     tails = _near_depth(top, share, np.inf, etas) / etas
@@ -99,6 +120,7 @@ def _cheapest(
     components = sum(indexing.n_components(k) for k in range(top + 1))
     near = pairs * (_PAIR_FOUND + _PAIR * (2 + components)) + images * _IMAGE
     best = int(np.argmin(work + near))
+    check_memory(float(n_waves[best]), float(images[best]), float(pairs[best]))
     return Split(
         float(etas[best]),
         float(radii[best]),
@@ -152,3 +174,22 @@ def _neighbours(radii: np.ndarray, cell: Cell, spread: np.ndarray) -> np.ndarray
     else:
         within = 2 * radii * np.minimum(1.0, 2 * radii / max(spread.max(), 1e-300))
     return np.asarray(within / cell.volume)
+
+
+def check_memory(n_waves: float, n_images: float, n_pairs: float) -> None:
+    """Refuse a sum that does not fit into memory.
+
+    Raises
+    ------
+    ValueError
+        If it needs more than there is.
+    """
+    needed = 150.0 * n_waves + 150.0 * n_images + 40.0 * n_pairs
+    memory = float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_AVPHYS_PAGES")
+    if needed > memory:
+        raise ValueError(
+            f"a sum over all images with {n_waves:.3g} waves, {n_images:.3g} images near by and "
+            f"{n_pairs:.3g} pairs needs about {needed / 1e9:.3g} GB, of which {memory / 1e9:.3g} "
+            "are free: expected fewer points, less space between them along what does not repeat, "
+            "a looser tolerance, or a kernel that decays sooner"
+        )

@@ -9,7 +9,9 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import multipoles as mp
 from gnn.operators import evaluators
-from gnn.operators.field import BACKENDS, multipole_field, unchecked_field
+from gnn.operators.edges import BACKENDS
+from gnn.operators.field import multipole_field
+from gnn.operators.field_operator import unchecked_field
 from multipoles import indexing
 from multipoles.neighbours import PairList, Slots
 
