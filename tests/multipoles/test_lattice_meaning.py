@@ -9,6 +9,7 @@ from oracles import random_rotation
 import multipoles as mp
 from multipoles.indexing import factorials, order_slice, orders
 from multipoles.lattice import reference as twin
+from multipoles.lattice import split
 
 SLAB, WIRE = (True, True, False), (True, False, False)
 KINDS = pytest.mark.parametrize("periodic", [True, SLAB, WIRE], ids=["crystal", "slab", "wire"])
@@ -244,6 +245,18 @@ def test_long_and_short_ranges(rng, periodic):
         expected = twin.field(x, s, moments, 1, SKEWED, np.broadcast_to(periodic, 3), kernel)
         # wide charges make hardly any field in a crystal
         assert_close(phi - expected + bare, bare)
+
+
+@KINDS
+def test_wide_gaussian_charges_are_waves_alone(rng, periodic, monkeypatch):
+    x, moments = 2 * rng.random((20, 3)), rng.standard_normal((20, 10))
+    given = x, moments, mp.Erf(0.5), None, None
+    cell = {"cell": 2 * np.eye(3), "periodic": periodic, "virial": True}
+    alone = mp.energy_forces(*given, **cell)
+    monkeypatch.setattr(split, "_WIDE", 0.0)
+    split_in_two = mp.energy_forces(*given, **cell)
+    for one, other in zip(alone, split_in_two, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-11 * np.abs(other).max())
 
 
 def test_decaying_kernels_are_sums_over_images(rng):
