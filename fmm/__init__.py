@@ -1,4 +1,4 @@
-"""The sums of `multipoles` over many points in linear time, by the fast multipole method.
+"""The sums of `multipoles` over many points, by the fast multipole method, or on a mesh in a cell.
 
 >>> import numpy as np
 >>> import fmm, multipoles as mp
@@ -10,7 +10,8 @@
 
 from fmm.contract import Plan
 from fmm.interactions import energy, energy_forces, field, torques
+from fmm.mesh.mesh import Mesh
 from fmm.plan import FMM
 from fmm.report import Report
 
-__all__ = ["FMM", "Plan", "Report", "energy", "energy_forces", "field", "torques"]
+__all__ = ["FMM", "Mesh", "Plan", "Report", "energy", "energy_forces", "field", "torques"]

@@ -32,7 +32,7 @@ FLOORS = (
     ("fmm.arguments", "fmm.layout"),
     ("fmm.search",),
     ("fmm.evaluation",),
-    ("fmm.plan",),
+    ("fmm.plan", "fmm.mesh"),
     ("fmm.once", "fmm.distributions"),
     ("fmm.interactions",),
     ("fmm",),
@@ -60,7 +60,7 @@ ROOMS = (
     ("direct_cpu", "cuda.device", "cuda.sorting", "cuda.neighbours", "cuda.direct"),
     ("two_sided_cpu",),
     ("sums", "cuda.interactions"),
-    ("extremes",),
+    ("extremes", "lattice"),
     ("interactions",),
 )
 # modules that need each other, one of them inside a function: a kernel's chain comes from the loop

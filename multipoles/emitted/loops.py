@@ -24,6 +24,7 @@ from multipoles.compiled.simd import Vec, constant, fill_lanes, rsqrt
 from multipoles.emitted import traceless, traces
 from multipoles.radial import Coulomb
 from multipoles.radial.dispatch import chain_of_kernel
+from multipoles.radial.remainder import Remainder
 
 # bytes of a block of sources, which should stay in the first cache
 _BLOCK = 49152
@@ -187,10 +188,15 @@ class _Loop:
         """Write two branches, each with what `add` makes of what all channels of a pair share.
 
         One is for vectors with a source within the kernel's reach of a target, the other, under
-        1/r, for those without.
+        1/r, for those without; kernels that vanish beyond have none.
         """
         x, y, z, inverse = distance
         square = x * x + y * y + z * z
+        if damping.vanishes:
+            with self.builder.if_then(damping.reaches(self.builder, square.values)):
+                chain = damping.chain(self, square, sum(self.orders))
+                add(traces.geometry(*self.orders, (x, y, z), square, chain))
+            return
         with self.builder.if_else(damping.reaches(self.builder, square.values)) as (near, far):
             with near:
                 chain = damping.chain(self, square, sum(self.orders))
@@ -296,6 +302,7 @@ class _Damping:
         self.context, self.lane, self.kernel_code = context, lane, kernel_code
         # of the kernel's parameters, the scratch for its chain, and the square of its reach
         self.kinds, self.values = kinds, values
+        self.vanishes = kernel_code == Remainder.code
 
     def reaches(self, builder: Any, squares: list[Any]) -> Any:
         """Return whether any lane of some vectors of r^2 is within the kernel's reach."""

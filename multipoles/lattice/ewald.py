@@ -19,7 +19,8 @@ from multipoles import indexing
 from multipoles.lattice import search, waves
 from multipoles.lattice.cell import Cell
 from multipoles.lattice.split import Split, split_for
-from multipoles.lattice.transform import transform
+from multipoles.lattice.strain import of_waves, strained
+from multipoles.lattice.transform import slope, transform
 from multipoles.neighbours import PairList
 from multipoles.radial import Coulomb, Erf, Erfc, Kernel
 from multipoles.sums import field_arrays
@@ -73,9 +74,7 @@ class Ewald:
     ) -> None:
         self.cell, self.kernel, self.unit = cell, kernel, unit
         same = sources is targets
-        largest = max((float(np.abs(p).max()) for p in (targets, sources) if p.size), default=0.0)
-        rounding = largest + float(np.abs(cell.vectors[: cell.n_periodic]).max())
-        self.coincidence = _ROUNDINGS * rounding
+        self.coincidence = coincidence_of(targets, sources, cell)
         self.targets = cell.wrapped(targets)
         self.sources = self.targets if same else cell.wrapped(sources)
         self.split: Split = split_for(
@@ -90,7 +89,7 @@ class Ewald:
         radius = self.split.radius
         images = search.images_within(self.sources, self.cell, radius)
         found = search.pairs_within(self.targets, images.points, radius, self.coincidence)
-        pairs = _pair_list(found, len(self.targets), len(images.points))
+        pairs = pair_list(found, len(self.targets), len(images.points))
         return Near(images, pairs, found.coincident)
 
     @property
@@ -168,6 +167,21 @@ class Ewald:
             return np.zeros_like(charges)
         return -np.pi / (self.split.eta**2 * self.cell.volume) * charges
 
+    def strain(self, moments: np.ndarray, factors: np.ndarray | None) -> np.ndarray:
+        """Return the energy's derivative by a strain along what repeats, see `strain.virial`."""
+        along = 0.5 * self.near_strain(moments, moments)
+        if factors is None:
+            return along
+        k, split = self.wave_vectors, self.split
+        volume = self.cell.volume * float(np.prod(split.lengths))
+        decay = np.exp(-(k**2).sum(axis=-1) / (4 * split.eta**2)) / volume
+        change = slope(k, self.cell, split.cut) * decay - self.weights / (2 * split.eta**2)
+        power = (np.abs(factors) ** 2).sum(axis=0)
+        smooth = self.far_field(factors, indexing.order_of(moments.shape[2]))
+        background = 0.5 * float(moments[:, :, 0].sum(axis=0) @ self.background(moments))
+        along = along + of_waves(k, power, self.weights, change) - background * np.eye(3)
+        return along - strained(moments, smooth)
+
     # --- both -------------------------------------------------------------------------------------
 
     def field(self, moments: np.ndarray, order: int) -> np.ndarray:
@@ -196,6 +210,12 @@ class Ewald:
             found = moments[images.origin[coincident[:, 1]]] @ matrix
             np.subtract.at(out, coincident[:, 0], found)
         return out
+
+
+def coincidence_of(targets: np.ndarray, sources: np.ndarray, cell: Cell) -> float:
+    """Return the distance within which rounding cannot tell two points apart."""
+    largest = max((float(np.abs(p).max()) for p in (targets, sources) if p.size), default=0.0)
+    return _ROUNDINGS * (largest + float(np.abs(cell.vectors[: cell.n_periodic]).max()))
 
 
 def strain_of_pairs(
@@ -242,7 +262,8 @@ def _factorial_product(row: np.ndarray) -> float:
     return float(table[row].prod())
 
 
-def _pair_list(found: search.Pairs, n_targets: int, n_images: int) -> PairList:
+def pair_list(found: search.Pairs, n_targets: int, n_images: int) -> PairList:
+    """Return pairs that were found as neighbours for sums."""
     counts = np.diff(found.starts)
     targets = np.repeat(np.arange(n_targets), counts)
     pairs = PairList(np.stack([targets, found.images], axis=1), n_targets, n_images)

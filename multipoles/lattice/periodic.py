@@ -126,8 +126,8 @@ def field(
     source_order = indexing.order_of(moments.shape[2])
     for system in _systems(targets, sources, kernel, lattice, batches, source_order, order):
         own = values[system.sources]
-        _check_neutral(own, system.plan.cell, lattice)
-        exponent = _moment_exponent(own, system.length)
+        check_neutral(own, system.plan.cell, lattice)
+        exponent = moment_exponent(own, system.length)
         scaled = scaling.scale_moments(own, system.length, exponent)
         phi = _whole_field(system, scaled, order, lattice)
         out[system.targets] = scaling.unscale_field(phi, system.length, exponent)
@@ -165,8 +165,8 @@ def site_sums(
     given = positions, positions, kernel, lattice, (batch, batch), order, order + extra
     for system in _systems(*given):
         own = values[system.sources]
-        _check_neutral(own, system.plan.cell, lattice)
-        exponent = _moment_exponent(own, system.length)
+        check_neutral(own, system.plan.cell, lattice)
+        exponent = moment_exponent(own, system.length)
         scaled = scaling.scale_moments(own, system.length, exponent)
         pairs = _inside(scale, system.sources)
         found, strain = _of_sites(system, scaled, order + extra, lattice, pairs, strained)
@@ -206,7 +206,7 @@ def _systems(
         s = x if sources is targets else sources[of_sources].astype(np.float64)
         rows = lattice.cells if lattice.cells.ndim == 2 else lattice.cells[index]
         name = "cell" if lattice.cells.ndim == 2 else f"cell[{index}]"
-        length = _length_exponent(rows, lattice.periodic, len(s))
+        length = length_exponent(rows, lattice.periodic, len(s))
         cell = cell_of(np.ldexp(rows, length), lattice.periodic, name)
         x = scaling.scale_points(x, length)
         s = x if sources is targets else scaling.scale_points(s, length)
@@ -239,7 +239,7 @@ def ranges_of_systems(
         yield int(index), slice(*map(int, ends[0])), slice(*map(int, ends[1]))
 
 
-def _length_exponent(rows: np.ndarray, periodic: tuple[bool, bool, bool], n: int) -> int:
+def length_exponent(rows: np.ndarray, periodic: tuple[bool, bool, bool], n: int) -> int:
     """Return the power of two that brings the distance of neighbours to about one."""
     largest = np.abs(rows[list(periodic)]).max()
     if not largest > 0:
@@ -248,13 +248,14 @@ def _length_exponent(rows: np.ndarray, periodic: tuple[bool, bool, bool], n: int
     return min(max(exponent, scaling.LEAST), scaling.GREATEST)
 
 
-def _moment_exponent(moments: np.ndarray, length: int) -> int:
+def moment_exponent(moments: np.ndarray, length: int) -> int:
     """Return the power of two that brings the strongest moment to about one."""
     exponents = scaling.strengths(moments, length)[moments != 0]
     return -int(exponents.max()) if exponents.size else 0
 
 
-def _check_neutral(moments: np.ndarray, cell: Cell, lattice: Lattice) -> None:
+def check_neutral(moments: np.ndarray, cell: Cell, lattice: Lattice) -> None:
+    """Refuse a charged cell that is to have no background."""
     if lattice.background or cell.n_periodic < 3:
         return
     charges = moments[:, :, 0]
@@ -298,7 +299,10 @@ def _of_sites(
         if strained:
             given = plan.targets, images.points, moments, moved
             extra = 0.5 * strain_of_pairs(*given, [(1.0, plan.kernel)], pairs)
-    strain = virial(plan, moments, factors, phi, extra) if strained else None
+    strain = None
+    if strained:
+        along = plan.strain(moments, factors) + extra
+        strain = virial(plan.cell, plan.targets, moments, phi, along)
     if lattice.surface == "vacuum":
         volume = plan.cell.volume
         phi += surface.field(points, points, moments, order, volume)

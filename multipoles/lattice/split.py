@@ -51,7 +51,7 @@ def split_for(
     """Return the cheapest split."""
     top = source_order + order
     spread = cell.extents(targets, sources)
-    apart = _spacing(len(sources), cell, spread)
+    apart = spacing(len(sources), cell, spread)
     share = _SHARE * tolerance
     own = kernel.negligible_beyond(share, top)
     if np.isfinite(own):
@@ -130,7 +130,7 @@ def _cheapest(
     )
 
 
-def _spacing(n: int, cell: Cell, spread: np.ndarray) -> float:
+def spacing(n: int, cell: Cell, spread: np.ndarray) -> float:
     """Return about how far neighbours are apart: what is left of the volume of each."""
     per_point = cell.volume / max(n, 1)
     if cell.n_periodic == 3:

@@ -12,44 +12,34 @@ everything is rotated.
 import numpy as np
 
 from multipoles import indexing
-from multipoles.lattice.ewald import Ewald
-from multipoles.lattice.transform import slope
+from multipoles.lattice.cell import Cell
 
 
 def virial(
-    plan: Ewald,
-    moments: np.ndarray,
-    factors: np.ndarray | None,
-    field: np.ndarray,
-    extra: np.ndarray,
+    cell: Cell, points: np.ndarray, moments: np.ndarray, field: np.ndarray, along: np.ndarray
 ) -> np.ndarray:
-    """Return W (3, 3) of the energy of moments at a plan's points.
+    """Return W (3, 3) of the energy of moments at points.
 
     Parameters
     ----------
-    plan : Ewald
-        With targets and sources the same points.
+    cell : Cell
+        What repeats.
+    points : ndarray, shape (n, 3)
+        Wrapped into the cell.
     moments : ndarray, shape (n, channels, n_components(K))
         The moments.
-    factors : ndarray or None
-        Their structure factors.
     field : ndarray, shape (n, channels, n_components(K + 1))
         The whole field at the points.
-    extra : ndarray, shape (3, 3)
-        The derivative of what is in `field` beside the periodic sum: scaled pairs.
+    along : ndarray, shape (3, 3)
+        What near pairs and waves add, right along what repeats.
     """
-    cell = plan.cell
-    along = 0.5 * plan.near_strain(moments, moments) + extra
-    if factors is not None:
-        along = along + _of_waves(plan, moments, factors)
     if cell.n_periodic == 3:
         return along
     frame = _frame(cell.vectors, cell.n_periodic)
     whole = frame @ along @ frame.T
     turned = frame @ strained(moments, field) @ frame.T
-    points = plan.targets - plan.targets.mean(axis=0) if len(plan.targets) else plan.targets
-    gradient = _gradient(moments, field)
-    free = frame @ (gradient.T @ points) @ frame.T
+    centred = points - points.mean(axis=0) if len(points) else points
+    free = frame @ (_gradient(moments, field).T @ centred) @ frame.T
     d = cell.n_periodic
     whole[:, d:] = free[:, d:]
     whole[d:, :d] = (whole[:d, d:] + turned[:d, d:]).T - turned[d:, :d]
@@ -85,19 +75,25 @@ def _frame(vectors: np.ndarray, n_periodic: int) -> np.ndarray:
     return np.concatenate([q.T, vectors[n_periodic:]])
 
 
-def _of_waves(plan: Ewald, moments: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """Return what the smooth part adds, right along what repeats."""
-    cell, split, k = plan.cell, plan.split, plan.wave_vectors
-    # waves of -m are not stored, but for c = 0
-    twice = np.where(np.arange(factors.shape[-1]) > 0, 1.0, 0.5)
-    power = (np.abs(factors) ** 2).sum(axis=0) * twice
-    energy = float((power * plan.weights).sum())
-    background = 0.5 * float(moments[:, :, 0].sum(axis=0) @ plan.background(moments))
-    volume = cell.volume * float(np.prod(split.lengths))
-    decay = np.exp(-(k**2).sum(axis=-1) / (4 * split.eta**2)) / volume
+def of_waves(
+    vectors: np.ndarray, power: np.ndarray, weights: np.ndarray, change: np.ndarray
+) -> np.ndarray:
+    """Return the derivative of half the sum of `weights` times `power`, but that of the power.
+
+    Parameters
+    ----------
+    vectors : ndarray, shape (..., 3)
+        Wave vectors; of those along the third axis only m >= 0.
+    power : ndarray, shape (...)
+        Squares of structure factors.
+    weights, change : ndarray, shape (...)
+        What they are multiplied by, and its derivative by the length of a wave along what repeats,
+        over that length.
+    """
+    # waves of -m are not stored, but for m = 0
+    twice = np.where(np.arange(power.shape[-1]) > 0, 1.0, 0.5)
+    energy = float((power * weights * twice).sum())
     # k_b changes by -ε_ab k_a, so that p²/2 does by -ε_ab k_a k_b
-    change = slope(k, cell, split.cut) * decay - plan.weights / (2 * split.eta**2)
-    of_length = -np.einsum("xyz,xyza,xyzb->ab", power * change, k, k)
-    smooth = plan.far_field(factors, indexing.order_of(moments.shape[2]))
-    whole: np.ndarray = of_length - strained(moments, smooth)
-    return whole - (energy + background) * np.eye(3)
+    k = vectors.reshape(-1, 3)
+    of_length: np.ndarray = -(k * (power * change * twice).reshape(-1, 1)).T @ k
+    return of_length - energy * np.eye(3)

@@ -1,0 +1,1 @@
+"""Periodic sums on a mesh: gridding, Fourier transform, interpolation, and near pairs."""

@@ -1,0 +1,192 @@
+"""How a periodic sum is split between pairs and mesh: for a tolerance, at least cost.
+
+Three things are free: the radius of the near part, the number of points of the window, and the
+spacing of the grid. The band of the splitting follows from the tolerance, and with the radius it
+gives the highest wave. Constants of error are fitted to errors measured on lattices whose points
+are moved a little, which are larger than those of random points.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import factorial
+
+import numpy as np
+
+from fmm.mesh import window
+from multipoles.lattice.cell import Cell
+
+# ns: a near pair, for a unit of its cost; a point of the window, for each derivative of moments and
+# of the field; a grid point and doubling of its number
+_PAIR, _SPREAD, _TAKEN, _GRID = 3.5, 0.25, 0.14, 0.2
+_WINDOWS = (4, 6, 8, 10, 12, 14, 16, 18, 20)
+# of numbers on the grid, which derivatives of a window multiply
+_ROUNDING = 2e-15
+# of the tolerance, for each part
+_SHARE = 0.4
+# waves in radians per grid point that are tried
+_HIGHEST = 0.05 * np.arange(60, 5, -1)
+# from here on polynomials of the splitting lose digits
+_WIDEST_BAND = 32.0
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a sum is split.
+
+    Parameters
+    ----------
+    radius : float
+        Of the near part.
+    band : float
+        Of the splitting.
+    points : int
+        Of the window, along each axis.
+    highest : float
+        Highest wave, in radians per grid point.
+    reach : float
+        Distance from which on the kernel is 1/r.
+    """
+
+    radius: float
+    band: float
+    points: int
+    highest: float
+    reach: float = 0.0
+
+    def shape(self, box: np.ndarray) -> tuple[int, int, int]:
+        """Return how many grid points each vector of a box gets."""
+        spacing = self.highest * self.radius / self.band
+        least = window.padded(self.points)
+        a, b, c = (_smooth(max(int(np.ceil(edge / spacing)), least)) for edge in _edges(box))
+        return a, b, c
+
+
+def _edges(box: np.ndarray) -> np.ndarray:
+    """Return the lengths of a box's vectors: waves along them reach as far in skewed boxes."""
+    lengths: np.ndarray = np.linalg.norm(box, axis=1)
+    return lengths
+
+
+def _smooth(n: int) -> int:
+    from scipy import fft  # slow to import
+
+    return int(fft.next_fast_len(n, real=True))
+
+
+def setting_for(
+    cell: Cell,
+    lengths: np.ndarray,
+    counts: tuple[int, int],
+    tolerance: float,
+    orders: tuple[int, int],
+    apart: float,
+    pair_cost: float,
+    reach: float = 0.0,
+) -> Setting:
+    """Return the cheapest setting.
+
+    Parameters
+    ----------
+    cell : Cell
+        What repeats.
+    lengths : ndarray
+        How far points reach along what does not.
+    counts : tuple of int
+        Targets and sources.
+    tolerance : float
+        Relative error that is aimed at.
+    orders : tuple of int
+        Of moments and field.
+    apart : float
+        About the distance of neighbours.
+    pair_cost : float
+        Of a near pair, one being that of two charges.
+    reach : float
+        Distance from which on the kernel is 1/r.
+    """
+    n, m = counts
+    asked = tolerance
+    # sums of many orders err by more than their parts
+    tolerance = tolerance / (1 + (sum(orders) / 3) ** 3)
+    best, least = None, np.inf
+    density = m / (cell.volume * float(np.prod(np.maximum(lengths, apart))))
+    for ratio in np.geomspace(1.2, 12.0, 24):
+        radius = ratio * apart
+        band = band_for(tolerance, sum(orders), ratio)
+        if band > _WIDEST_BAND:
+            continue
+        near = max(radius, reach)
+        pairs = n * density * 4 / 3 * np.pi * (near + 0.7 * density ** (-1 / 3)) ** 3
+        for points in _WINDOWS:
+            highest = highest_for(points, tolerance, orders, ratio, band)
+            if highest == 0:
+                continue
+            spacing = highest * radius / band
+            box = cell.volume * float(np.prod(2 * (lengths + radius)))
+            grid = max(box / spacing**3, points**3)
+            cost = _PAIR * pair_cost * pairs
+            taken = _SPREAD * m * (orders[0] + 1) + _TAKEN * n * (orders[1] + 1)
+            cost += points**2 * window.padded(points) * taken
+            cost += _GRID * 2 * grid * np.log2(grid)
+            if cost < least:
+                best, least = Setting(float(radius), band, points, highest, reach), cost
+    if best is None:
+        raise ValueError(
+            f"tolerance: expected one that a mesh keeps for derivatives of order {sum(orders)}, "
+            f"got {asked:g}; use multipoles.field with a cell"
+        )
+    return best
+
+
+@lru_cache(maxsize=1024)
+def band_for(tolerance: float, top: int, ratio: float) -> float:
+    """Return the band whose splitting errs by a share of the tolerance, at all orders up to `top`.
+
+    `ratio` is the radius over the distance of neighbours.
+    """
+    band = 4.0
+    while splitting_error(band, top, ratio) > _SHARE * tolerance:
+        band += 0.25
+    return band
+
+
+def splitting_error(band: float, top: int, ratio: float) -> float:
+    """Return the relative error of fields of order up to `top` by waves that are left out."""
+    errors = [
+        (2 + n * n / 2) * np.exp(-band) * (band / ratio) ** n / factorial(n) for n in range(top + 1)
+    ]
+    return float(max(errors))
+
+
+def highest_for(
+    points: int, tolerance: float, orders: tuple[int, int], ratio: float, band: float
+) -> float:
+    """Return the highest wave per grid point that a window passes; 0 if it passes none."""
+    passes = window_errors(points, orders, ratio, band) <= _SHARE * tolerance
+    return float(_HIGHEST[np.argmax(passes)]) if passes.any() else 0.0
+
+
+def window_errors(points: int, orders: tuple[int, int], ratio: float, band: float) -> np.ndarray:
+    """Return the relative error of fields by aliases and rounding, for all of `_HIGHEST`.
+
+    An alias that moments let in is multiplied by its own wave number as often as their order, one
+    that the field lets in as often as its order is.
+    """
+    table, growth = _aliases(points, max(orders)), _HIGHEST / np.pi
+    worst = np.zeros(len(_HIGHEST))
+    for source in range(orders[0] + 1):
+        for order in range(orders[1] + 1):
+            total = source + order
+            size = (band / ratio) ** total / factorial(total)
+            both = np.maximum(table[:, source], table[:, order])
+            worst = np.maximum(worst, size * np.maximum(both, _ROUNDING * growth ** -float(total)))
+    return worst
+
+
+@lru_cache(maxsize=64)
+def _aliases(points: int, order: int) -> np.ndarray:
+    """Return the errors of `window.aliasing`, (len(_HIGHEST), order + 1)."""
+    rows = np.array([window.aliasing(points, highest, order) for highest in _HIGHEST.tolist()])
+    # aliases beyond the first matter the more, the higher the derivative
+    table: np.ndarray = rows * (2.5 * 3.5 ** np.arange(order + 1))
+    return table

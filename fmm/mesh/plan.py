@@ -1,0 +1,405 @@
+"""A periodic sum laid out on a mesh: its near pairs, its grid, and the steps of an evaluation.
+
+    1/r = (1 - Φ(r/R))/r + Φ(r/R)/r
+
+The first part is zero beyond the radius R and is summed over near images; the second has no waves
+beyond band/R: moments go to a grid, its Fourier transform is multiplied by that of the second part,
+and the field comes back from the grid (Hockney & Eastwood; Essmann et al., J. Chem. Phys. 103, 8577
+(1995)). Splitting and window are prolate functions (Liang et al., arXiv 2505.09727).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property, lru_cache
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+from numpy.polynomial import chebyshev, legendre
+
+from fmm.mesh import blocks, grid, window
+from fmm.mesh.choice import Setting
+from multipoles import indexing
+from multipoles.compiled.jit import get_num_threads
+from multipoles.emitted.field import field_of_tiles
+from multipoles.lattice import search, waves
+from multipoles.lattice.cell import Cell
+from multipoles.lattice.ewald import coincidence_of, pair_list
+from multipoles.lattice.strain import of_waves, strained
+from multipoles.lattice.transform import slope, transform
+from multipoles.layout import Tiles
+from multipoles.neighbours import PairList
+from multipoles.prolate import prolate, smooth_derivatives
+from multipoles.radial import Coulomb, Kernel
+from multipoles.radial.remainder import Remainder
+from multipoles.sums import field_arrays
+
+# a direction along which points of a lattice have different heights
+_SKEW = np.array([0.8329, 0.4706, 0.2913])
+
+
+class Near(NamedTuple):
+    """Sorted targets and images, the source of each image, who is near whom, and what coincides."""
+
+    targets: blocks.Columns
+    images: blocks.Columns
+    origin: np.ndarray
+    pairs: Tiles | PairList
+    coincident: np.ndarray
+
+
+class MeshSum:
+    """Periodic sums between fixed points: near pairs, and a mesh for all that is smooth.
+
+    Parameters
+    ----------
+    targets, sources : ndarray, shape (n, 3)
+        Points, float64; one array where they are the same.
+    cell : Cell
+        What repeats.
+    setting : Setting
+        How the sum is split.
+    kernel : Kernel
+        1/r from some distance on.
+    unit : float
+        The length whose logarithm is zero, with one periodic direction.
+    """
+
+    def __init__(
+        self,
+        targets: np.ndarray,
+        sources: np.ndarray,
+        cell: Cell,
+        setting: Setting,
+        kernel: Kernel,
+        unit: float = 1.0,
+    ) -> None:
+        self.cell, self.setting, self.kernel, self.unit = cell, setting, kernel, unit
+        same = sources is targets
+        self.coincidence = coincidence_of(targets, sources, cell)
+        self.targets = cell.wrapped(targets)
+        self.sources = self.targets if same else cell.wrapped(sources)
+        spread = cell.extents(self.targets, self.sources)
+        self.cut = float(np.linalg.norm(spread)) + setting.radius
+        lengths = np.ones(3)
+        lengths[cell.n_periodic :] = spread + self.cut + setting.radius
+        self.box = cell.vectors * lengths[:, None]
+        self.inverse = np.linalg.inv(self.box)
+        self.shape = setting.shape(self.box)
+        self.near = self._near()
+
+    # --- near -------------------------------------------------------------------------------------
+
+    def _near(self) -> Near:
+        """Return the near images and the tiles of pairs."""
+        radius = max(self.setting.radius, self.setting.reach)
+        images = search.images_within(self.sources, self.cell, radius)
+        points = images.points
+        coincident = self._coincident()
+        own = self.sources is self.targets and len(coincident) == len(self.targets)
+        if len(coincident) and not own:
+            # points at one place but for rounding: only a list of pairs leaves them out
+            found = search.pairs_within(self.targets, points, radius, self.coincidence)
+            pairs = pair_list(found, len(self.targets), len(points))
+            given, others = blocks.unsorted(self.targets), blocks.unsorted(points)
+            return Near(given, others, images.origin, pairs, coincident)
+        spread = points.max(axis=0) - points.min(axis=0)
+        density = len(points) / float(np.prod(np.maximum(spread, 0.1 * radius)))
+        raster = blocks.raster_of(points, radius, density)
+        sources = blocks.columns_of(images.points, raster)
+        targets = blocks.columns_of(self.targets, raster)
+        tiles = blocks.tiles_within(targets, sources, raster, radius)
+        return Near(targets, sources, images.origin[sources.order], tiles, coincident)
+
+    def _coincident(self) -> np.ndarray:
+        """Return pairs (k, 2) of targets and sources with an image at the same place."""
+        if self.sources is self.targets and self._all_apart():
+            every = np.arange(len(self.targets))
+            return np.stack([every, every], axis=1)
+        images = search.images_within(self.sources, self.cell, self.coincidence)
+        given = self.targets, images.points, self.coincidence, self.coincidence
+        pairs = search.pairs_within(*given).coincident
+        found: np.ndarray = np.unique(
+            np.stack([pairs[:, 0], images.origin[pairs[:, 1]]], axis=1), axis=0
+        )
+        return found
+
+    def _all_apart(self) -> bool:
+        """Tell, if it can be told soon, whether no two points are at one place."""
+        if not len(self.targets):
+            return True
+        # of two points at one place, heights are next to each other, but at faces of the cell
+        u = self.targets @ self.cell.inverse[:, : self.cell.n_periodic]
+        room = self.coincidence / self.cell.heights
+        steps = np.diff(np.sort(self.targets @ _SKEW))
+        inside = ((u > room) & (u < 1 - room)).all()
+        return bool(inside and (not len(steps) or steps.min() > 2 * self.coincidence))
+
+    @property
+    def n_near_pairs(self) -> int:
+        """Pairs that are looked at."""
+        if isinstance(self.near.pairs, PairList):
+            return self.near.pairs.n_pairs
+        spans, starts, runs = self.near.pairs
+        ends = np.concatenate([[0], np.cumsum(runs[:, 1] - runs[:, 0])])
+        return int(((spans[:, 1] - spans[:, 0]) * np.diff(ends[starts])).sum())
+
+    @property
+    def near_kernels(self) -> list[tuple[float, Kernel]]:
+        """What is summed over near images: kernels and their factors."""
+        remainder = Remainder(self.setting.radius, self.setting.band)
+        if isinstance(self.kernel, Coulomb):
+            return [(1.0, remainder)]
+        return [(1.0, remainder), (1.0, self.kernel), (-1.0, Coulomb())]
+
+    def near_field(self, moments: np.ndarray, order: int) -> np.ndarray:
+        """Return the field of the near images."""
+        targets = self.near.targets
+        moved = np.ascontiguousarray(moments[self.near.origin])
+        back = np.empty((len(self.targets), moments.shape[1], indexing.n_components(order)))
+        back[targets.order] = self._near_sorted(moved, order)
+        return back
+
+    def _near_sorted(self, moved: np.ndarray, order: int) -> np.ndarray:
+        """Return the field of moments of the sorted images at the sorted targets."""
+        targets, images, _, pairs, _ = self.near
+        total = np.zeros((len(targets.points), moved.shape[1], indexing.n_components(order)))
+        for factor, kernel in self.near_kernels:
+            if isinstance(pairs, PairList):
+                listed = targets.points, images.points, moved, order, kernel, pairs
+                total += factor * field_arrays(*listed)
+                continue
+            out = np.zeros_like(total)
+            reach = self.setting.radius
+            if not isinstance(kernel, Remainder):
+                reach = self.setting.reach
+            given = targets.points, images.points, moved, order, pairs, out
+            field_of_tiles(*given, kernel=kernel, reach=reach)
+            total += factor * out
+        return total
+
+    # --- mesh -------------------------------------------------------------------------------------
+
+    def _table(self, order: int) -> np.ndarray:
+        band = window.band_of(self.setting.points, self.setting.highest)
+        return window.polynomials(self.setting.points, round(band, 6), order)
+
+    @cached_property
+    def _numbers(self) -> list[np.ndarray]:
+        """Whole numbers of the waves along each axis, as a real transform has them."""
+        a, b, c = self.shape
+        return [np.fft.fftfreq(a, 1 / a), np.fft.fftfreq(b, 1 / b), np.arange(c // 2 + 1)]
+
+    @cached_property
+    def _waves(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Waves that are summed: which, their vectors, and their lengths over the highest."""
+        grid_of = np.stack(np.meshgrid(*self._numbers, indexing="ij"), axis=-1)
+        k = grid_of @ (2 * np.pi * self.inverse.T)
+        share = np.linalg.norm(k, axis=-1) * (self.setting.radius / self.setting.band)
+        inside = share < 1
+        return inside, k[inside], share[inside]
+
+    @cached_property
+    def _through(self) -> np.ndarray:
+        """The window's own transform at the waves that are summed."""
+        band = round(window.band_of(self.setting.points, self.setting.highest), 6)
+        factors = [
+            window.spectrum(number, n, self.setting.points, band)
+            for number, n in zip(self._numbers, self.shape, strict=True)
+        ]
+        product = factors[0][:, None, None] * factors[1][:, None] * factors[2]
+        through: np.ndarray = product[self._waves[0]]
+        return through
+
+    @cached_property
+    def _weights(self) -> np.ndarray:
+        """The transform of the smooth part, over the volume of the box, at the waves."""
+        _, k, share = self._waves
+        found = transform(k, self.cell, self.cut, self.unit)
+        volume = abs(float(np.linalg.det(self.box)))
+        weights: np.ndarray = found * _profile(share, self.setting.band) / volume
+        return weights
+
+    @cached_property
+    def influence(self) -> np.ndarray:
+        """What the spectrum of the grid is multiplied by, (n, n, n/2 + 1)."""
+        values = np.zeros((*self.shape[:2], self.shape[2] // 2 + 1))
+        # the transform back divides by the number of grid points
+        values[self._waves[0]] = self._weights / self._through**2 * np.prod(self.shape)
+        return values
+
+    def keep_influence(self, before: "MeshSum") -> None:
+        """Take over what depends on cell and grid only, if they are those of another sum."""
+        same = self.setting == before.setting and self.unit == before.unit
+        if same and self.cut == before.cut and np.array_equal(self.box, before.box):
+            for name in ("_numbers", "_waves", "_through", "_weights", "influence"):
+                if name in before.__dict__:
+                    self.__dict__[name] = before.__dict__[name]
+
+    def _places(self, points: np.ndarray) -> np.ndarray:
+        u = points @ self.inverse
+        return (u - np.floor(u)) * np.array(self.shape)
+
+    @cached_property
+    def _order_of_sources(self) -> np.ndarray:
+        """Sources by place: what follows each other goes to the same part of the grid."""
+        if self.sources is self.targets:
+            return self.near.targets.order
+        x, y, _ = (self._places(self.sources).T // 4).astype(np.int64)
+        return np.argsort(x * self.shape[1] + y, kind="stable")
+
+    def spectrum(self, moments: np.ndarray) -> np.ndarray:
+        """Return the Fourier transform of the grid of moments, (channels, n, n, n/2 + 1)."""
+        from scipy import fft  # slow to import
+
+        order = indexing.order_of(moments.shape[2])
+        to_grid = self.inverse * np.array(self.shape, dtype=np.float64)
+        order_of = self._order_of_sources
+        given = np.ascontiguousarray(waves.fractional_moments(moments[order_of], to_grid))
+        places = self._places(self.sources[order_of])
+        values = grid.spread(places, given, self.shape, self._table(order))
+        found: np.ndarray = fft.rfftn(values, axes=(1, 2, 3), workers=get_num_threads())
+        return found
+
+    def smooth_field(self, spectrum: np.ndarray, order: int) -> np.ndarray:
+        """Return the smooth part of the field, from the spectrum of the moments."""
+        from scipy import fft  # slow to import
+
+        given = spectrum * self.influence
+        workers = get_num_threads()
+        potential = fft.irfftn(given, self.shape, axes=(1, 2, 3), workers=workers)
+        table = self._table(order)
+        padded = np.concatenate([potential, potential[..., : table.shape[2]]], axis=3)
+        targets = self.near.targets
+        phi = np.empty((len(self.targets), len(spectrum), indexing.n_components(order)))
+        grid.interpolate(self._places(targets.points), padded, order, table, phi)
+        to_grid = self.inverse * np.array(self.shape, dtype=np.float64)
+        back = np.empty_like(phi)
+        back[targets.order] = waves.cartesian_field(phi, to_grid)
+        return back
+
+    # --- both -------------------------------------------------------------------------------------
+
+    def field(self, moments: np.ndarray, order: int, seconds: dict[str, float]) -> np.ndarray:
+        """Return the field of moments (n_sources, channels, components) of all images."""
+        seconds.clear()
+        with _timed(seconds, "near pairs"):
+            out = self.near_field(moments, order)
+        with _timed(seconds, "moments to waves"):
+            spectrum = self.spectrum(moments)
+        with _timed(seconds, "waves to field"):
+            out += self.smooth_field(spectrum, order)
+        with _timed(seconds, "own field"):
+            self._add_own_field(moments, order, out)
+            out[:, :, 0] += self.background(moments)
+        return out
+
+    def strain(self, moments: np.ndarray) -> np.ndarray:
+        """Return the energy's derivative by a strain along what repeats, see `lattice.strain`."""
+        order = indexing.order_of(moments.shape[2])
+        spectrum = self.spectrum(moments)
+        inside, k, share = self._waves
+        power = (np.abs(spectrum) ** 2).sum(axis=0)
+        power[inside] /= self._through**2
+        volume = abs(float(np.linalg.det(self.box)))
+        setting = self.setting
+        change = slope(k, self.cell, self.cut) * _profile(share, setting.band)
+        # the derivative by |k| over |k|, at waves of length zero that of a profile that is flat
+        steep = _profile_slope(share, setting.band) * (setting.radius / setting.band) ** 2
+        change = change + transform(k, self.cell, self.cut, self.unit) * steep
+        vectors, weights, changes = (np.zeros((*power.shape, 3)), *np.zeros((2, *power.shape)))
+        vectors[inside], weights[inside], changes[inside] = k, self._weights, change / volume
+        along = of_waves(vectors, power, weights, changes)
+        along -= strained(moments, self.smooth_field(spectrum, order))
+        background = 0.5 * float(moments[:, :, 0].sum(axis=0) @ self.background(moments))
+        return along - background * np.eye(3) + 0.5 * self._near_strain(moments)
+
+    def _near_strain(self, moments: np.ndarray) -> np.ndarray:
+        """Return what near pairs add: force times vector, see `ewald.strain_of_pairs`."""
+        targets, images, origin, _, _ = self.near
+        order, channels = indexing.order_of(moments.shape[2]), moments.shape[1]
+        factors = np.concatenate([np.ones((len(origin), 1)), images.points], axis=1)
+        stacked = factors[:, :, None, None] * moments[origin][:, None]
+        stacked = np.ascontiguousarray(stacked.reshape(len(origin), 4 * channels, -1))
+        phi = self._near_sorted(stacked, order + 1)
+        raised = phi[..., indexing.sum_index(order, 1)[:, 1:]]
+        raised = raised.reshape(len(targets.points), 4, channels, -1, 3)
+        moved = targets.points[:, :, None, None, None] * raised[:, :1] - raised[:, 1:]
+        strain: np.ndarray = np.einsum("ick,ibcka->ab", moments[targets.order], moved)
+        return strain
+
+    def background(self, moments: np.ndarray) -> np.ndarray:
+        """Return the potential (channels,) of the background that makes a cell neutral."""
+        charges: np.ndarray = moments[:, :, 0].sum(axis=0)
+        if self.cell.n_periodic < 3:
+            return np.zeros_like(charges)
+        # ∫ (1 - Φ)/r over the space is 2π R² <x²>
+        square = self.setting.radius**2 * _second_moment(self.setting.band)
+        return -2 * np.pi * square / self.cell.volume * charges
+
+    def _add_own_field(self, moments: np.ndarray, order: int, out: np.ndarray) -> None:
+        """Take off the smooth field of sources at targets where they are."""
+        coincident = self.near.coincident
+        if not len(coincident):
+            return
+        source_order = indexing.order_of(moments.shape[2])
+        tensor = smooth_at_zero(source_order + order, self.setting)
+        matrix = tensor[indexing.sum_index(source_order, order)]
+        matrix = matrix * indexing.signs(source_order)[:, None]
+        found = moments[coincident[:, 1]] @ matrix
+        targets = coincident[:, 0]
+        if len(targets) == len(out) and np.array_equal(targets, np.arange(len(out))):
+            out -= found
+        else:
+            np.subtract.at(out, targets, found)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    start = perf_counter()
+    yield
+    seconds[step] = seconds.get(step, 0.0) + perf_counter() - start
+
+
+def _profile(share: np.ndarray, band: float) -> np.ndarray:
+    """Return ψ at many places from 0 to 1, by a polynomial of their squares."""
+    values: np.ndarray = chebyshev.chebval(2 * share**2 - 1, _profile_series(band))
+    return values
+
+
+def _profile_slope(share: np.ndarray, band: float) -> np.ndarray:
+    """Return ψ'(x)/x."""
+    series = 4 * chebyshev.chebder(_profile_series(band))
+    values: np.ndarray = chebyshev.chebval(2 * share**2 - 1, series)
+    return values
+
+
+@lru_cache(maxsize=64)
+def _profile_series(band: float) -> np.ndarray:
+    n = int(band) + 24
+    u = np.cos(np.pi * (np.arange(n) + 0.5) / n)
+    series = chebyshev.chebfit(u, prolate(np.sqrt((1 + u) / 2), band), n - 1)
+    last = int(np.flatnonzero(np.abs(series) > 1e-17 * np.abs(series).max()).max())
+    kept: np.ndarray = series[: last + 1]
+    return kept
+
+
+@lru_cache(maxsize=64)
+def _second_moment(band: float) -> float:
+    nodes, weights = legendre.leggauss(60)
+    psi = weights * prolate(nodes, band)
+    return float((psi * nodes**2).sum() / psi.sum())
+
+
+def smooth_at_zero(order: int, setting: Setting) -> np.ndarray:
+    """Return the derivatives of the smooth kernel at zero, (n_components(order),)."""
+    powers = indexing.multi_indices(order)
+    half = powers // 2
+    n = np.arange(order // 2 + 1)
+    # n! times the coefficients of r^(2n)
+    slopes = smooth_derivatives(np.zeros(1), order // 2, setting.band)[:, 0]
+    values = (slopes / setting.radius ** (2.0 * n + 1))[half.sum(axis=1)]
+    table = np.cumprod(np.concatenate([[1.0], np.arange(1.0, order // 2 + 1)]))
+    values = values * indexing.factorials(order) / table[half].prod(axis=1)
+    even: np.ndarray = np.where((powers % 2 == 0).all(axis=1), values, 0.0)
+    return even
