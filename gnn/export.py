@@ -86,7 +86,8 @@ class Traceable(AMP):
         atoms = batch.positions.index_select(0, pairs.targets)
         vectors = atoms - batch.mm_positions.index_select(0, pairs.sources)
         far = torch.full_like(vectors, _FAR)
-        return pairs.targets, pairs.sources, torch.where(pairs.meets[:, None], vectors, far)
+        moments = batch.mm_moments.index_select(0, pairs.sources)
+        return pairs.targets, moments, torch.where(pairs.meets[:, None], vectors, far)
 
     def _crossed(self, batch: Batch, lengths: Tensor) -> bool:
         return True
