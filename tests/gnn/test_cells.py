@@ -12,7 +12,8 @@ from gnn import AMP, System
 from gnn.data import collate
 from gnn.data.neighbours import neighbour_pairs, neighbours_in_cell
 from gnn.data.parts import bonds_of, parts_of
-from gnn.options import LongRange
+from gnn.export import step_inputs
+from gnn.options import Dispersion, LongRange
 from gnn.published import AmpBms
 from gnn.training.config import LossConfig
 from gnn.training.loss import weighted_loss
@@ -346,8 +347,17 @@ def test_models_refuse(model):
     torch_twin = AMP(**MODEL | {"backend": "torch"}).double()
     with pytest.raises(ValueError, match="method 'auto'"):
         torch_twin.evaluate([system])
+    with pytest.raises(ValueError, match=r"traced step.*in a cell"):
+        step_inputs(collate([system], 4.0), (None, None))
     with pytest.raises(ValueError, match="AmpBms computes systems in free space"):
         AmpBms().evaluate([system])
+
+
+def test_dispersion_is_refused():
+    pytest.importorskip("dftd3")
+    model = AMP(**MODEL | {"dispersion": Dispersion(functional="b3lyp")}).double()
+    with pytest.raises(ValueError, match="dispersion of a model is computed in free space"):
+        model.evaluate([crystal(WHOLE)])
 
 
 def test_a_field_across_a_slab_is_allowed(model):
