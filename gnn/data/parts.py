@@ -46,12 +46,16 @@ def bonds_of(
     nearest = nearest[np.lexsort((ratios[nearest], receivers[nearest]))]
     first = np.flatnonzero(np.diff(receivers[nearest], prepend=-1))
     rows = np.concatenate([np.flatnonzero(heavy), nearest[first]])
-    # each bond once, named from its lower atom: both ends name it, as two hydrogens do
-    low, high, step = senders[rows], receivers[rows], steps[rows]
-    turned = (low > high) | ((low == high) & _backwards(step))
-    ends = np.where(turned[:, None], np.stack([high, low], 1), np.stack([low, high], 1))
+    # each bond once: both ends name it, as two hydrogens do
+    low, high = np.minimum(senders, receivers)[rows], np.maximum(senders, receivers)[rows]
+    if lattice is None:
+        pairs = np.unique(low * len(numbers) + high)
+        return np.stack(np.divmod(pairs, len(numbers)), axis=1)
+    step = steps[rows]
+    turned = (senders > receivers)[rows] | ((low == high) & _backwards(step))
     step = np.where(turned[:, None], -step, step)
-    bonds: NDArray[np.int64] = np.unique(np.concatenate([ends, step], axis=1), axis=0)[:, :2]
+    named = np.concatenate([np.stack([low, high], axis=1), step], axis=1)
+    bonds: NDArray[np.int64] = np.unique(named, axis=0)[:, :2]
     return bonds
 
 
@@ -62,7 +66,7 @@ def _edges(
     if lattice is None:
         senders, receivers = neighbour_pairs(positions, reach)
         lengths = np.linalg.norm(positions[senders] - positions[receivers], axis=1)
-        return senders, receivers, lengths, np.zeros((len(senders), 3), dtype=np.int64)
+        return senders, receivers, lengths, np.empty((0, 3), dtype=np.int64)  # not used
     pairs = image_pairs(positions, positions, lattice, reach)
     return pairs.sources, pairs.targets, pairs.lengths(positions, positions, lattice), pairs.steps
 

@@ -47,7 +47,7 @@ def changed(system, **changes):
     """The system with other values, its charge spread as it was."""
     names = (
         "numbers", "positions", "charge", "mm_positions", "mm_charges", "uniform_field",
-        "external_field", "cell", "periodic",
+        "external_field", "cell", "periodic", "mm_dipoles", "mm_quadrupoles",
     )  # fmt: skip
     given = {name: getattr(system, name) for name in names}
     return System(**(given | changes)).with_charges(system.charges)

@@ -10,13 +10,16 @@ from cells import MODEL, changed, crystal, energies, frame_of, random_model
 
 from gnn import AMP, System
 from gnn.data import collate
+from gnn.data.extent import extent_of, valences
 from gnn.data.neighbours import neighbour_pairs, neighbours_in_cell
 from gnn.data.parts import bonds_of, parts_of
 from gnn.export import step_inputs
 from gnn.options import Dispersion, LongRange
 from gnn.published import AmpBms
+from gnn.training.committee import Committee
 from gnn.training.config import LossConfig
 from gnn.training.loss import weighted_loss
+from gnn.trust.domain import bonded_as
 from multipoles.lattice.cell import cell_of
 
 WHOLE, SLAB, WIRE = True, (True, True, False), (False, True, False)
@@ -117,6 +120,58 @@ def test_forces_and_stress_are_derivatives_of_the_energy(model, periodic, charge
     close(result["stress"], expected, 1e-6, 1e-4)
     assert np.array_equal(result["stress"], result["stress"].T)
     assert "dipole" not in result
+
+
+def derivatives_are_exact(model, system):
+    (result,) = model.evaluate([system], stress=True, unknown="ignore")
+    energy = energies(model)
+    moved = numeric(lambda x: energy(changed(system, positions=x)), system.positions)
+    close(result["forces"], -moved, 1e-6, 0.1)
+    moved = numeric(lambda x: energy(changed(system, mm_positions=x)), system.mm_positions)
+    close(result["mm_forces"], -moved, 1e-6, 0.1)
+
+    def stretched(sizes):
+        turn = np.eye(3) + np.diag(sizes)
+        names = ("positions", "mm_positions", "cell")
+        return energy(changed(system, **{n: getattr(system, n) @ turn for n in names}))
+
+    expected = numeric(stretched, np.zeros(3)) / abs(np.linalg.det(system.cell))
+    close(np.diag(result["stress"]), expected, 1e-6, 1e-3)
+    return result
+
+
+@pytest.mark.parametrize("periodic", [WHOLE, SLAB])
+def test_surrounding_multipoles_are_not_turned_by_a_strain(model, periodic):
+    rng = np.random.default_rng(2)
+    matrix = 0.005 * rng.normal(size=(2, 3, 3))
+    multipoles = {
+        "mm_dipoles": 0.02 * rng.normal(size=(2, 3)),
+        "mm_quadrupoles": matrix + matrix.swapaxes(1, 2),
+    }
+    derivatives_are_exact(model, changed(crystal(periodic), **multipoles))
+
+
+def test_walls_act_through_faces(model):
+    """Atoms and charges closer than in training, some of them through the faces of the cell."""
+    bounded = AMP.from_config(model.config()).double()
+    bounded.load_state_dict(model.state_dict())
+    wide = crystal(WHOLE)
+    bounded.set_extent(extent_of([changed(wide, cell=1.4 * wide.cell)]), 2.0)
+    system = changed(wide, mm_positions=wide.positions[:2] + np.array([1.3, -0.4, 0.5]))
+    result = derivatives_are_exact(bounded, system)
+    free = model.evaluate([system])[0]
+    assert not np.allclose(result["forces"], free["forces"], rtol=1e-3)
+    torn = changed(system, positions=system.positions + system.cell[[0, 1, 2, 0]])
+    close(bounded.evaluate([torn])[0]["forces"], result["forces"], 1e-9)
+
+
+def test_committees_have_the_mean_stress(model):
+    members = [model, random_model(1)]
+    system = crystal(WHOLE)
+    (joined,) = Committee(members).evaluate([system], stress=True)
+    stresses = [member.evaluate([system], stress=True)[0]["stress"] for member in members]
+    np.testing.assert_allclose(joined["stress"], np.mean(stresses, axis=0))
+    assert "dipole" not in joined
 
 
 def test_the_loss_on_forces_and_stress_has_exact_gradients(model):
@@ -256,9 +311,6 @@ def test_float32_is_near_float64(model):
 
 def test_what_is_known_is_known_through_faces():
     """A pair, a charge or a bond through a face counts as one within the cell."""
-    from gnn.data.extent import extent_of, valences
-    from gnn.trust.domain import bonded_as
-
     system = crystal(WHOLE)
     shift = np.array([[1, 0, 0], [0, -1, 0], [0, 0, 2], [0, 0, 0]]) @ system.cell
     torn = changed(system, positions=system.positions + shift)

@@ -103,7 +103,7 @@ def labels_to_validate(training: Frames, validation: Frames, weights: LossConfig
         raise ValueError("expected at least one training frame, got none")
     if not len(validation):
         return []
-    labelled: NDArray[np.bool_] = label_table(training).any(axis=0)
+    labelled = np.asarray(label_table(training).any(axis=0))
     weighted = _weighted(weights)
     stress = LABELS.index("stress")
     weighted[stress] &= labelled[stress]  # whose weight nobody sets who has no cells
