@@ -10,6 +10,8 @@ from gnn.data.batching import Batch
 from multipoles.lattice.cell import cell_of
 from multipoles.lattice.search import images_within
 
+_SLACK = 1e-3  # Å, more than float32 rounds coordinates in a cell by
+
 
 class Around(NamedTuple):
     """Atoms, and the particles near them as if in free space.
@@ -59,12 +61,16 @@ def around(batch: Batch, reach: float | Tensor) -> Around:
         lattice = cell_of(cells[number], periodic)
         d = lattice.n_periodic
         atoms = of_atoms == number
-        moves[atoms] = lattice.images(x[atoms])[:, :d] @ lattice.choice
-        inward = lattice.images(s[mine])
+        outward, inward = lattice.images(x[atoms]), lattice.images(s[mine])
+        moves[atoms] = outward[:, :d] @ lattice.choice
         images = images_within(s[mine] + inward @ lattice.vectors, lattice, radius)
-        steps = images.steps + inward[images.origin]
-        origins.append(mine[images.origin])
-        shifts.append(steps[:, :d] @ lattice.choice)
+        # of a molecule in a wide cell most images are far from every atom
+        inside, slack = x[atoms] + outward @ lattice.vectors, radius + _SLACK
+        low, high = inside.min(axis=0) - slack, inside.max(axis=0) + slack
+        near = ((images.points >= low) & (images.points <= high)).all(axis=1)
+        origin = images.origin[near]
+        origins.append(mine[origin])
+        shifts.append((images.steps[near] + inward[origin])[:, :d] @ lattice.choice)
     origin = torch.from_numpy(np.concatenate(origins))
     index = batch.batch, batch.mm_batch.index_select(0, origin)
     particles = _moved(

@@ -98,6 +98,11 @@ def test_files_say_what_is_not_read(tmp_path):
     path.write_text(line.format("").replace("4 0 0 0 4", "0 0 0 0 4"))
     with pytest.raises(ValueError, match="length zero"):
         read_frames(path)
+    path.write_text(line.format('dft_stress="1 0 0 0 1 0 0 0 1" REF_energy=1.0'))
+    with pytest.warns(UserWarning, match=r"none is read, though 'dft_stress'"):
+        read_frames(path)
+    (frame,) = read_frames(path, keys={"stress": "dft_stress"})
+    assert np.array_equal(frame.stress, np.eye(3))
     both = 'REF_stress="0 0 0 0 0 0" virial="64 0 0 0 64 0 0 0 64" REF_energy=1.0'
     path.write_text(line.format(both))
     with pytest.warns(UserWarning, match=r"'virial' is of another, by up to 1 eV/Å³"):

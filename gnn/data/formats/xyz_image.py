@@ -260,6 +260,13 @@ class Image:
             told = f"{', '.join(charges)} looks like charges around the atoms and is not read"
             self.remarks.add(self.number, "around", f"{told}: the keys are {keys}")
         unused = not_used([*info, *arrays])
+        stresses = [key for key in unused if "stress" in key.lower()]
+        if stresses and frame.system.in_cell and frame.stress is None:
+            told = f"stress: none is read, though {stresses[0]!r} is there: if it is in eV/Å³, name"
+            told += f' it: keys={{"stress": "{stresses[0]}"}} in Python, stress={stresses[0]} after'
+            told += " --keys on the command line"
+            self.remarks.add(self.number, ("stress", "unmapped"), told)
+            unused = [key for key in unused if key not in stresses]
         if unused:
             told = f"not used by models of this package: {', '.join(unused)}"
             self.remarks.add(self.number, "not used", told)
