@@ -249,7 +249,26 @@ def test_dynamics_in_a_cell_conserves_energy(calculator):
     assert np.ptp(totals) < 0.01 * np.ptp(potentials)
 
 
-def test_a_wall_of_charge_shares_is_kept_through_faces(calculator):
+def test_a_barostat_conserves_its_energy():
+    """Forces and stress are derivatives of one energy: the extended energy stays."""
+    chain = pytest.importorskip("ase.md.nose_hoover_chain")
+    from ase import units
+
+    from gnn.engines.ase import AMPCalculator
+
+    atoms = box(AMPCalculator(dtype="float64"))
+    atoms.set_velocities(0.01 * np.random.default_rng(0).normal(size=(3, 3)))
+    settings = {"tdamp": 50 * units.fs, "pdamp": 100 * units.fs, "pressure_au": 0.0}
+    dynamics = chain.MTKNPT(atoms, 0.25 * units.fs, temperature_K=150, **settings)
+    conserved, potentials = [], []
+    for _ in range(40):
+        dynamics.run(2)
+        conserved.append(dynamics.get_conserved_energy())
+        potentials.append(atoms.get_potential_energy())
+    assert np.ptp(conserved) < 2e-3 * np.ptp(potentials)
+
+
+def test_charge_is_kept_in_molecules_that_faces_cut(calculator):
     """Formal charges of parts are those of molecules that faces cut."""
     from gnn.engines.ase import AMPCalculator
 
