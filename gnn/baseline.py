@@ -5,11 +5,69 @@ Rows are compositions: a column for each element, and the last one for the total
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gnn.data.streaming import Header
+from gnn.data.systems import Frame
+
 _BONDS = (-20.0, 10.0)  # eV per atom: plausible energies of bonds
+
+
+class Residuals(NamedTuple):
+    """What is to be fitted: each composition is one row.
+
+    Attributes
+    ----------
+    rows
+        Numbers of atoms of each element, and the total charge, (n, elements + 1).
+    labelled
+        Which rows have energies, (n,).
+    weights, means
+        Of the rows with energies: square roots of their numbers of frames, and mean energies.
+    without_energy
+        Numbers of frames without an energy, of all rows.
+    """
+
+    rows: NDArray[np.int64]
+    labelled: NDArray[np.bool_]
+    weights: NDArray[np.float64]
+    means: NDArray[np.float64]
+    without_energy: list[int]
+
+
+def residuals(
+    frames: Iterable[Frame | Header], predicted: Iterable[float], n_elements: int
+) -> Residuals:
+    """Return the energies of frames less predictions, by composition.
+
+    Raises
+    ------
+    ValueError
+        If there is no frame.
+    """
+    found: dict[tuple[bytes, int], list[float]] = {}
+    unlabelled: dict[tuple[bytes, int], int] = {}
+    for frame, energy in zip(frames, predicted, strict=False):
+        counts = np.bincount(frame.system.numbers, minlength=n_elements)
+        key = counts.tobytes(), frame.system.charge
+        of_composition = found.setdefault(key, [])
+        if frame.energy is None:
+            unlabelled[key] = unlabelled.get(key, 0) + 1
+        else:
+            of_composition.append(frame.energy - energy)
+    if not found:
+        raise ValueError("expected at least one frame to fit the baseline, got none")
+    rows = np.stack([np.append(np.frombuffer(c, dtype=np.int64), q) for c, q in found])
+    return Residuals(
+        rows,
+        np.array([bool(some) for some in found.values()]),
+        np.sqrt([len(some) for some in found.values() if some]),
+        np.array([np.mean(some) for some in found.values() if some]),
+        [unlabelled.get(key, 0) for key in found],
+    )
 
 
 def warn_of_open_energies(

@@ -86,7 +86,8 @@ class Traceable(AMP):
         atoms = batch.positions.index_select(0, pairs.targets)
         vectors = atoms - batch.mm_positions.index_select(0, pairs.sources)
         far = torch.full_like(vectors, _FAR)
-        return pairs.targets, pairs.sources, torch.where(pairs.meets[:, None], vectors, far)
+        moments = batch.mm_moments.index_select(0, pairs.sources)
+        return pairs.targets, moments, torch.where(pairs.meets[:, None], vectors, far)
 
     def _crossed(self, batch: Batch, lengths: Tensor) -> bool:
         return True
@@ -302,7 +303,15 @@ def traced_step(model: Traceable, batch: Batch, pairs: tuple[Pairs, Pairs]) -> A
 
 
 def step_inputs(batch: Batch, pairs: tuple[Pairs, Pairs]) -> tuple[Tensor, ...]:
-    """Return the tensors that the graph of `traced_step` takes after the parameters."""
+    """Return the tensors that the graph of `traced_step` takes after the parameters.
+
+    Raises
+    ------
+    ValueError
+        If a system is in a cell: the graph sums over pairs.
+    """
+    if batch.cell is not None:
+        raise ValueError("a traced step sums over pairs in free space, got a system in a cell")
     return (*(getattr(batch, name) for name in STEP_INPUTS), *pairs[0], *pairs[1])
 
 

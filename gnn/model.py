@@ -16,34 +16,28 @@ from gnn import options
 from gnn.data.batching import Batch
 from gnn.data.extent import Extent
 from gnn.data.systems import Frame
+from gnn.fields import SurroundedPotential
 from gnn.layers.bounds import Bounds, within
 from gnn.layers.charges import FreeCharges, LocalCharges, SharedCharges, diffused
 from gnn.layers.dispersion import dispersion_energy, parameters
 from gnn.layers.electrostatics import MultipoleReadout, energy_in_field
-from gnn.layers.long_range import MAX_ORDER, FieldOfAtoms, LongRangeCoupling
+from gnn.layers.long_range import MAX_ORDER, LongRangeCoupling
 from gnn.layers.message import Graph, MessageStep
 from gnn.layers.networks import EdgeNetwork, dense
 from gnn.layers.radial import RadialBasis, envelope
-from gnn.layers.surroundings import FIELD_ORDER, SurroundingsField, given_field
+from gnn.layers.surroundings import FIELD_ORDER, SurroundingsField
 from gnn.layers.walls import Border, Seen
-from gnn.operators import field_torch
-from gnn.operators.field_neighbours import all_pairs, neighbours_of_systems, neighbours_within
-from gnn.operators.field_operator import FieldOf, unchecked_field
-from gnn.operators.gpu import on_gpu
 from gnn.options import Dispersion, Electrostatics, LongRange, Network, Surroundings, Walls
-from gnn.potential import N_ELEMENTS, Potential
+from gnn.potential import N_ELEMENTS
 from gnn.units import COULOMB
-from multipoles.radial import Kernel
 
-# a r beyond which erf(a r) and its derivatives are those of 1 to the last digit
-_DECAYED, _DECAYED_FLOAT32 = 6.0, 4.5
 _OF_STEP = 3  # invariants of edges, messages, changes of nodes
 _MOMENTS = 3  # charges, dipoles, quadrupoles
 _NETWORK, _SURROUNDINGS, _ELECTROSTATICS = Network(), Surroundings(), Electrostatics()
 _WALLS = Walls()
 
 
-class AMP(Potential):
+class AMP(SurroundedPotential):
     """Anisotropic message passing for molecules in the field of their surroundings.
 
     The energy is a sum of per-element constants, of per-atom energies read from the last node
@@ -306,47 +300,6 @@ class AMP(Potential):
             )
         return diffused(batch.formal[:, None], fade, batch.senders, batch.receivers)
 
-    def _outer_fields(self, batch: Batch) -> Tensor:
-        """Return the fields of `SurroundingsField` at the atoms, (N, F, 10) in V/Å^k."""
-        given = given_field(batch)
-        if batch.n_mm == 0:
-            rest = given.new_zeros(len(given), len(self.smeared_kernels), given.shape[1])
-            return torch.cat([given[:, None], rest], dim=1)
-        atoms, particles = batch.positions, batch.mm_positions
-        moments = batch.mm_moments[:, None] * COULOMB
-        index = batch.batch, batch.mm_batch
-        field_of = self._field_of(atoms, particles, FIELD_ORDER, self.kernel, index)
-        fields = [field_of(moments) + given[:, None]]
-        decayed = _DECAYED if atoms.dtype == torch.float64 else _DECAYED_FLOAT32
-        for kernel in self.smeared_kernels:
-            near = neighbours_within(atoms, particles, *index, decayed / kernel.alpha)
-            smeared, sharp = (
-                unchecked_field(
-                    atoms, particles, moments, FIELD_ORDER, k, near, backend=self.backend
-                )
-                for k in (kernel, self.kernel)
-            )
-            fields.append(smeared - sharp)
-        return torch.cat(fields, dim=1)
-
-    def _field_of_atoms(self, batch: Batch, kernel: Kernel, order: int) -> FieldOfAtoms:
-        """Return the map of moments (N, channels, n_comp) on all atoms to their field there."""
-        points, index = batch.positions, batch.batch
-        return self._field_of(points, points, order, kernel, (index, index))
-
-    def _field_of(
-        self,
-        targets: Tensor,
-        sources: Tensor,
-        order: int,
-        kernel: Kernel,
-        index: tuple[Tensor, Tensor],
-    ) -> FieldOf:
-        """Return the map of moments to their field; `index` names each point's system."""
-        neighbours = neighbours_of_systems(targets, *index)
-        how = self.method, self.tolerance, self.backend
-        return FieldOf(targets, sources, order, kernel, neighbours, *how)
-
     def _seen(self, batch: Batch, lengths: Tensor, fields: Tensor) -> Seen:
         """Return what the network sees of lengths (E,) and fields (N, F, 10) behind its walls."""
         border = self.border
@@ -384,45 +337,6 @@ class AMP(Potential):
     def _exceeded(self, fields: Tensor, numbers: Tensor) -> bool:
         """Return whether fields (N, F, 10) saturate anywhere."""
         return self.border is not None and self.border.exceeded(fields, numbers)
-
-    def _bounded_fields(self, batch: Batch, fields: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return fields of charges that are nowhere too close, and the repulsion of each atom."""
-        border = self.border
-        assert border is not None
-        surrounded = self.surroundings.in_messages or self.surroundings.in_energy
-        close = self._close_particles(batch) if surrounded and batch.n_mm else None
-        if close is None:
-            return fields, None
-        atoms, particles, vectors = close
-        moments = batch.mm_moments.index_select(0, particles)
-        distances = torch.linalg.vector_norm(vectors, dim=1)
-        seen, repulsion = border.pressed_by_charges(batch, atoms, distances, moments)
-        shown = vectors * (seen / distances)[:, None]
-        moments = moments[:, None] * COULOMB
-        sharp, *smeared = (
-            field_torch.of_pairs(shown, moments, FIELD_ORDER, kernel)
-            - field_torch.of_pairs(vectors, moments, FIELD_ORDER, kernel)
-            for kernel in (self.kernel, *self.smeared_kernels)
-        )
-        change = torch.cat([sharp, *(field - sharp for field in smeared)], dim=1)
-        return fields.index_add(0, atoms, change), repulsion
-
-    def _close_particles(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Return atom, particle and vector between them of pairs within the walls of the atoms.
-
-        None if there are no such pairs.
-        """
-        assert self.border is not None
-        atoms, particles = batch.positions, batch.mm_positions
-        index, reach = (batch.batch, batch.mm_batch), self.border.shortest_to_charges(batch.numbers)
-        pairs = all_pairs(neighbours_within(atoms, particles, *index, reach), atoms.device)
-        if on_gpu(atoms):  # by the largest reach of all
-            vectors = atoms.detach()[pairs[:, 0]] - particles.detach()[pairs[:, 1]]
-            pairs = pairs[torch.linalg.vector_norm(vectors, dim=1) < reach[pairs[:, 0]]]
-        if not len(pairs):
-            return None
-        targets, sources = pairs.unbind(1)
-        return targets, sources, atoms.index_select(0, targets) - particles.index_select(0, sources)
 
     def _graph(
         self,

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gnn.baseline import check_bond, constants, warn_of_open_energies
+from gnn.baseline import check_bond, constants, residuals, warn_of_open_energies
 from gnn.data.batching import Batch, collate
 from gnn.data.extent import Extent, extent_of
 from gnn.data.parts import parts_of
 from gnn.data.streaming import Header, StreamedFrames
 from gnn.data.systems import Frame, System
+from gnn.outputs import check_place, check_stress, per_system, strained, stress_of
 from gnn.trust.domain import Composition, Domain, composition_of, domain_of
 from gnn.trust.sanity import check_results
 from gnn.trust.words import checked_policy, tell
@@ -24,7 +25,6 @@ from gnn.trust.words import checked_policy, tell
 N_ELEMENTS = 95
 _AT_ONCE = 256  # frames evaluated at once to fit the baseline
 _SAMPLED = 1000  # frames whose node features are looked at, of those trained on
-PER_ATOM = ("forces", "charges", "dipoles", "quadrupoles", "novelty")
 
 
 class Potential(nn.Module):
@@ -56,6 +56,7 @@ class Potential(nn.Module):
     damping: float = 2.0  # inverse width in 1/Å of the Gaussians as which charges act
     known: Tensor
     runs_on_gpu: ClassVar[bool] = True
+    takes_cells: ClassVar[bool] = False  # whether systems may be in cells
     baseline: Tensor
     charge_baseline: Tensor
     charges: str | None = None
@@ -169,23 +170,8 @@ class Potential(nn.Module):
 
         Frames of one composition are one row of the fit.
         """
-        residuals: dict[tuple[bytes, int], list[float]] = {}
-        unlabelled: dict[tuple[bytes, int], int] = {}
-        for frame, energy in zip(frames, predicted, strict=False):
-            counts = np.bincount(frame.system.numbers, minlength=N_ELEMENTS)
-            key = counts.tobytes(), frame.system.charge
-            of_composition = residuals.setdefault(key, [])
-            if frame.energy is None:
-                unlabelled[key] = unlabelled.get(key, 0) + 1
-            else:
-                of_composition.append(frame.energy - energy)
-        if not residuals:
-            raise ValueError("expected at least one frame to fit the baseline, got none")
-        rows = np.stack([np.append(np.frombuffer(c, dtype=np.int64), q) for c, q in residuals])
+        rows, labelled, weights, means, without_energy = residuals(frames, predicted, N_ELEMENTS)
         self.known.copy_(torch.from_numpy(rows[:, :-1].any(axis=0)))
-        labelled = np.array([bool(some) for some in residuals.values()])
-        weights = np.sqrt([len(some) for some in residuals.values() if some])
-        means = np.array([np.mean(some) for some in residuals.values() if some])
         fixed = {z: isolated[z] for z in self.elements if z in isolated}
         all_fixed = bool(fixed) and len(fixed) == len(self.elements)
         solution, bond = constants(rows[labelled], weights, means, fixed, all_fixed)
@@ -195,7 +181,6 @@ class Potential(nn.Module):
             check_bond(bond)
             self._begin_from(bond)
         else:
-            without_energy = [unlabelled.get(key, 0) for key in residuals]
             warn_of_open_energies(rows, labelled, without_energy, fixed)
 
     def _begin_from(self, bond: float) -> None:
@@ -209,6 +194,7 @@ class Potential(nn.Module):
         mm_forces: bool = False,
         create_graph: bool = False,
         mm_potential: bool = False,
+        stress: bool = False,
     ) -> dict[str, Tensor]:
         """Evaluate a batch.
 
@@ -222,6 +208,9 @@ class Potential(nn.Module):
             Keep the graph of the derivatives, to train on them.
         mm_potential : bool
             Also return the derivatives of the energies by the surrounding charges.
+        stress : bool
+            Also return the derivatives of the energies by a strain of positions and cell, over
+            the volume.
 
         Returns
         -------
@@ -230,14 +219,17 @@ class Potential(nn.Module):
             (N, 3, 3); ``forces`` (N, 3) and ``mm_forces`` (M, 3) in eV/Å when asked for, and
             then also ``dipole`` (B, 3) in e Å about the batch's centred origin, which is minus
             the derivative of the energy by a uniform field; ``mm_potential`` (M,) in V when asked
-            for: the potential of the atoms at the surrounding charges. A model with a domain adds
-            ``novelty`` (N,) of the atoms.
+            for: the potential of the atoms at the surrounding charges; ``stress`` (B, 3, 3) in
+            eV/Å³ when asked for. The dipole of a system in a cell, and the stress of one that
+            has none, are NaN. A model with a domain adds ``novelty`` (N,) of the atoms.
+
+        Raises
+        ------
+        ValueError
+            If the model cannot compute the batch where it is, or in cells, or a stress is asked
+            for that is not defined.
         """
-        if batch.positions.is_cuda and not self.runs_on_gpu:
-            raise ValueError(
-                f"{type(self).__name__} runs on the CPU, got a batch on {batch.positions.device}; "
-                "AMP runs on a GPU"
-            )
+        self._check_batch(batch, stress)
         derived = forces or mm_forces
         asked = {
             "positions": forces,
@@ -245,13 +237,17 @@ class Potential(nn.Module):
             "uniform_field": derived,
             "mm_moments": mm_potential,
         }
-        with torch.set_grad_enabled(any(asked.values()) or torch.is_grad_enabled()):
+        with torch.set_grad_enabled(any(asked.values()) or stress or torch.is_grad_enabled()):
             leaves = {
                 name: getattr(batch, name).detach().requires_grad_()
                 for name, wanted in asked.items()
                 if wanted
             }
-            energy, results = self._energy(replace(batch, **leaves))
+            given = replace(batch, **leaves)
+            if stress:
+                leaves["strain"] = batch.positions.new_zeros(batch.n_systems, 3, 3).requires_grad_()
+                given = strained(given, leaves["strain"])
+            energy, results = self._energy(given)
             gradients = (
                 torch.autograd.grad(
                     energy.sum(),
@@ -266,8 +262,13 @@ class Potential(nn.Module):
         for leaf, gradient in zip(leaves, gradients, strict=True):
             if leaf == "mm_moments":
                 results["mm_potential"] = gradient[:, 0]
+            elif leaf == "strain":
+                results["stress"] = stress_of(batch, gradient)
             else:
                 results.setdefault(names[leaf], -gradient)
+        if batch.cell is not None and "dipole" in results:
+            inside = batch.in_cell[:, None]
+            results["dipole"] = results["dipole"].masked_fill(inside, torch.nan)
         seen, field = (results.pop(name, None) for name in ("_features", "_gradient"))
         if self.domain is not None and seen is not None:
             results["novelty"] = self.domain.novelty(batch, seen, field)
@@ -276,6 +277,12 @@ class Potential(nn.Module):
         baseline += self.charge_baseline * batch.charge.double()
         results["energy"] = energy.double() + baseline
         return results
+
+    def _check_batch(self, batch: Batch, stress: bool) -> None:
+        """Refuse a batch that the model cannot compute."""
+        check_place(batch, type(self).__name__, self.runs_on_gpu, self.takes_cells)
+        if stress:
+            check_stress(batch)
 
     def models(self) -> Sequence["Potential"]:
         """Return the model itself, or the members of a committee."""
@@ -341,6 +348,7 @@ class Potential(nn.Module):
         batch_size: int = 32,
         forces: bool = True,
         *,
+        stress: bool = False,
         strict: bool = False,
         unknown: str | None = None,
     ) -> list[dict[str, Any]]:
@@ -355,6 +363,8 @@ class Potential(nn.Module):
         forces : bool
             Whether to take derivatives; without them, ``forces``, ``mm_forces`` and ``dipole``
             are missing.
+        stress : bool
+            Whether to return the stress of systems in cells.
         strict : bool
             Raise a ValueError for systems outside of what the model was trained on: the same as
             ``unknown="raise"``.
@@ -367,8 +377,9 @@ class Potential(nn.Module):
         list of dict
             Per system: ``energy`` (float, eV), ``forces`` (n, 3) and ``mm_forces`` (m, 3) in
             eV/Å, ``charges`` (n,) e, ``dipoles`` (n, 3) e Å, ``quadrupoles`` (n, 3, 3) e Å²,
-            ``dipole`` (3,) e Å about the origin of the coordinates. Of a model with a domain also
-            ``novelty`` (n,) and ``system_novelty`` (float): how far each atom, and the system,
+            ``dipole`` (3,) e Å about the origin of the coordinates. A system in a cell has no
+            ``dipole``, but, if asked for, a ``stress`` (3, 3) in eV/Å³. Of a model with a domain
+            also ``novelty`` (n,) and ``system_novelty`` (float): how far each atom, and the system,
             lies outside of training (1 is the edge; `gnn.trust`).
 
         Raises
@@ -392,8 +403,11 @@ class Potential(nn.Module):
             batch = collate(part, self.cutoff, dtype=self.dtype, local_charges=local)
             self._warn_of_shared_charges(part)
             with torch.no_grad():
-                output = self(batch.to(self.baseline.device), forces=forces, mm_forces=forces)
-            results += _per_system(output, batch)
+                asked = {"forces": forces, "mm_forces": forces}
+                if stress and batch.cell is not None:  # others have none
+                    asked["stress"] = True
+                output = self(batch.to(self.baseline.device), **asked)
+            results += per_system(output, batch)
             check_results(results, part, start)
         self.judge(systems, results, "raise" if strict else unknown)
         return results
@@ -426,7 +440,7 @@ class Potential(nn.Module):
             if atoms in self._looked_at:
                 continue
             self._looked_at.add(atoms)
-            if parts_of(system.numbers, system.positions).any():
+            if parts_of(system.numbers, system.positions, system.lattice).any():
                 self._warned = True
                 warnings.warn(
                     "a system has several parts, and the model's charges are shared (it was made "
@@ -449,15 +463,3 @@ class Potential(nn.Module):
                     f"the model was trained on elements {known} (atomic numbers) and knows "
                     f"nothing of {unknown}; train on data that contain them"
                 )
-
-
-def _per_system(output: dict[str, Tensor], batch: Batch) -> list[dict[str, Any]]:
-    arrays = {k: v.detach().double().cpu().numpy() for k, v in output.items()}
-    atoms = np.bincount(batch.batch.numpy(), minlength=batch.n_systems).cumsum()[:-1]
-    particles = np.bincount(batch.mm_batch.numpy(), minlength=batch.n_systems).cumsum()[:-1]
-    split: dict[str, Any] = {"energy": arrays["energy"].tolist()}
-    if "mm_forces" in arrays:  # with derivatives
-        split["dipole"] = arrays["dipole"] + (batch.charge.double()[:, None] * batch.origin).numpy()
-        split["mm_forces"] = np.split(arrays["mm_forces"], particles)
-    split |= {name: np.split(arrays[name], atoms) for name in PER_ATOM if name in arrays}
-    return [{name: parts[i] for name, parts in split.items()} for i in range(batch.n_systems)]

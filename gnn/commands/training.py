@@ -91,7 +91,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     from gnn.data import read_frames
     from gnn.training.calibration import calibration_line
     from gnn.training.committee import Committee
-    from gnn.training.frames.labels import check_labelled
+    from gnn.training.frames.labels import check_labelled, has_stress
     from gnn.training.frames.load import load_test_frames
     from gnn.training.report import plots, tables
     from gnn.training.report.metrics import compare
@@ -107,7 +107,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         if not frames:
             raise ValueError(f"{arguments.data} holds no frame but isolated atoms")
         check_labelled(frames, arguments.data)
-    results = model.evaluate(frames)
+    results = model.evaluate(frames, stress=has_stress(frames))
     comparison = compare(results, frames)
     folder = Path(arguments.output)
     plots.parity(comparison, folder / "parity.png", f"{len(frames)} frames")

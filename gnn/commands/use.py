@@ -61,10 +61,12 @@ def _predict(arguments: argparse.Namespace) -> int:
     frames = read_frames(arguments.input, keys=arguments.keys)
     if not frames:
         raise ValueError(f"{arguments.input} holds no structure")
-    results = model.evaluate(frames)
+    in_cells = any(frame.system.in_cell for frame in frames)
+    results = model.evaluate(frames, stress=in_cells)
     write_predictions(arguments.output, frames, results)
     for i, result in enumerate(results[:10]):
-        print(f"{i}: energy {result['energy']:.6f} eV, |dipole| {_norm(result['dipole']):.4f} e Å")
+        told = f"|dipole| {_norm(result['dipole']):.4f} e Å" if "dipole" in result else "in a cell"
+        print(f"{i}: energy {result['energy']:.6f} eV, {told}")
     if len(results) > 10:
         print(f"… {len(results)} structures in all")
     if isinstance(model, Committee):

@@ -71,9 +71,17 @@ class Batch:
         several parts whose charges are not given and were not asked for.
     labels
         What is known of ``energy`` (per system, eV, always float64: total energies need it),
-        ``forces`` (per atom, eV/Å), ``mm_forces`` (per particle, eV/Å) and ``dipole`` (per
-        system, e Å, about the centred origin), by name, as `Label`. Frames may have different
-        labels; what no frame has is not in it.
+        ``forces`` (per atom, eV/Å), ``mm_forces`` (per particle, eV/Å), ``dipole`` (per
+        system, e Å, about the centred origin) and ``stress`` (per system in a cell, eV/Å³), by
+        name, as `Label`. Frames may have different labels; what no frame has is not in it.
+    cell
+        Lattice vectors of each system in Å as rows, (B, 3, 3), zero of systems in free space.
+        None where no system is in a cell. The atoms of a system in a cell are those images that
+        lie in one cell.
+    periodic
+        Which directions of each system repeat, bool (B, 3), with `cell`.
+    shifts
+        By how many lattice vectors the sender of each edge is moved, int64 (E, 3), with `cell`.
     """
 
     numbers: Tensor
@@ -91,6 +99,9 @@ class Batch:
     n_systems: int
     labels: Mapping[str, Label] = field(default_factory=dict)
     formal: Tensor | None = None
+    cell: Tensor | None = None
+    periodic: Tensor | None = None
+    shifts: Tensor | None = None
 
     @property
     def energy(self) -> Tensor | None:
@@ -99,7 +110,7 @@ class Batch:
         Raises
         ------
         ValueError
-            As for all four labels, if some systems have one and others do not: see `labels`.
+            As for all labels, if some systems have one and others do not: see `labels`.
         """
         return self._whole("energy")
 
@@ -117,6 +128,11 @@ class Batch:
     def dipole(self) -> Tensor | None:
         """Labels of the dipoles in e Å, about the centred origins, (B, 3), or None."""
         return self._whole("dipole")
+
+    @property
+    def stress(self) -> Tensor | None:
+        """Labels of the stress in eV/Å³, (B, 3, 3), or None."""
+        return self._whole("stress")
 
     def _whole(self, name: str) -> Tensor | None:
         label = self.labels.get(name)
@@ -144,7 +160,18 @@ class Batch:
         """Vectors from sender to receiver of every edge in Å, (E, 3)."""
         ends = self.receivers, self.senders
         receivers, senders = (self.positions.index_select(0, end) for end in ends)
-        return receivers - senders
+        vectors = receivers - senders
+        if self.cell is None or self.shifts is None:
+            return vectors
+        cells = self.cell.index_select(0, self.batch.index_select(0, self.receivers))
+        return vectors - (self.shifts.to(cells.dtype)[:, :, None] * cells).sum(1)
+
+    @property
+    def in_cell(self) -> Tensor:
+        """Which systems are in a cell, bool (B,)."""
+        if self.periodic is None:
+            return torch.zeros(self.n_systems, dtype=torch.bool, device=self.numbers.device)
+        return self.periodic.any(1)
 
     @property
     def has_uniform_field(self) -> bool:
@@ -291,8 +318,26 @@ def collate(
         receivers=join("receivers") + offsets,
         n_systems=len(prepared),
         formal=None if any(item.formal is None for item in prepared) else join("formal"),
+        **_cells(prepared),
         labels={name: label for name, label in labels.items() if label is not None},
     )
+
+
+def _cells(prepared: Sequence[PreparedFrame]) -> dict[str, Tensor]:
+    """Join cells, what repeats and the shifts of edges; nothing where no system is in a cell."""
+    if all(item.cell is None for item in prepared):
+        return {}
+    nothing = torch.zeros(1, 3, dtype=torch.bool)
+
+    def or_else(value: Tensor | None, other: Tensor) -> Tensor:
+        return other if value is None else value
+
+    cells = [or_else(item.cell, item.positions.new_zeros(1, 3, 3)) for item in prepared]
+    periodic = [or_else(item.periodic, nothing) for item in prepared]
+    shifts = [
+        or_else(item.shifts, item.senders.new_zeros(len(item.senders), 3)) for item in prepared
+    ]
+    return {"cell": torch.cat(cells), "periodic": torch.cat(periodic), "shifts": torch.cat(shifts)}
 
 
 def _label(parts: Sequence[Tensor | None], sizes: Sequence[int]) -> Label | None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gnn.data.systems import total_charge
+from gnn.data.values import total_charge
 
 #: Names under which a total charge is looked for.
 CHARGE_KEYS = ("total_charge", "charge")

@@ -10,7 +10,7 @@ from typing import Any
 from gnn import units
 
 #: Labels a frame can have.
-LABELS = ("energy", "forces", "mm_forces", "dipole")
+LABELS = ("energy", "forces", "mm_forces", "dipole", "stress")
 
 #: Multipoles of the atoms that a frame can have beside its labels; nothing is trained on them.
 ATOMIC_LABELS = ("charges", "dipoles", "quadrupoles")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,8 +10,11 @@ from scipy.spatial import cKDTree
 
 import multipoles as mp
 from gnn.data.checking.atoms import RADII
-from gnn.data.systems import MAX_ATOMIC_NUMBER, Frame, System
+from gnn.data.images import farthest, image_pairs, surrounded
+from gnn.data.systems import Frame, System
+from gnn.data.values import MAX_ATOMIC_NUMBER
 from gnn.units import COULOMB
+from multipoles.lattice.cell import Cell
 
 _SIZE = MAX_ATOMIC_NUMBER + 1
 #: How often each packed second derivative stands in the matrix.
@@ -99,11 +103,13 @@ def extent_of(frames: Iterable[Frame | System], damping: float = 2.0) -> Extent:
     for frame in frames:
         system = frame.system if isinstance(frame, Frame) else frame
         numbers = system.numbers
-        _add_pairs(pairs, numbers, system.positions)
+        _add_pairs(pairs, numbers, system.positions, system.lattice)
         np.maximum.at(valence, numbers, valences(system))
         charged = system.mm_positions[system.mm_charges != 0]
         if len(charged):
-            np.minimum.at(charges, numbers, cKDTree(charged).query(system.positions)[0])
+            reach = farthest(system.lattice)
+            atoms, around, _ = surrounded(system.positions, charged, system.lattice, reach)
+            np.minimum.at(charges, numbers, cKDTree(around).query(atoms)[0])
         derivatives = field_derivatives(system, damping)
         np.maximum.at(field, numbers, np.sqrt(derivatives[:, :3] ** 2 @ np.ones(3)))
         np.maximum.at(curvature, numbers, np.sqrt(derivatives[:, 3:] ** 2 @ _TIMES))
@@ -112,22 +118,33 @@ def extent_of(frames: Iterable[Frame | System], damping: float = 2.0) -> Extent:
 
 def valences(system: System) -> NDArray[np.float64]:
     """Return the sum of the orders of each atom's bonds, (n,); see `Extent.valence`."""
-    radii, tree = RADII[system.numbers], cKDTree(system.positions)
-    first, second = tree.query_pairs(2 * radii.max() + _REACH, output_type="ndarray").T
-    lengths = np.linalg.norm(system.positions[first] - system.positions[second], axis=1)
-    orders = np.exp((radii[first] + radii[second] - lengths) / BOND_DECAY)
+    radii, x = RADII[system.numbers], system.positions
+    reach = 2 * radii.max() + _REACH
     sums: NDArray[np.float64] = np.zeros(system.n_atoms)
-    np.add.at(sums, np.concatenate([first, second]), np.tile(orders, 2))
+    if system.lattice is None:
+        first, second = cKDTree(x).query_pairs(reach, output_type="ndarray").T
+        lengths = np.linalg.norm(x[first] - x[second], axis=1)
+        orders = np.exp((radii[first] + radii[second] - lengths) / BOND_DECAY)
+        np.add.at(sums, np.concatenate([first, second]), np.tile(orders, 2))
+        return sums
+    pairs = image_pairs(x, x, system.lattice, reach)
+    lengths = pairs.lengths(x, x, system.lattice)
+    orders = np.exp((radii[pairs.targets] + radii[pairs.sources] - lengths) / BOND_DECAY)
+    np.add.at(sums, pairs.targets, orders)
     return sums
 
 
 def _add_pairs(
-    pairs: NDArray[np.float64], numbers: NDArray[np.int64], positions: NDArray[np.float64]
+    pairs: NDArray[np.float64],
+    numbers: NDArray[np.int64],
+    positions: NDArray[np.float64],
+    lattice: Cell | None,
 ) -> None:
     """Lower the distances of pairs of elements to those of one system."""
+    atoms, images, origin = surrounded(positions, positions, lattice, farthest(lattice))
     for z in np.unique(numbers):
         # the nearest atom of this element is the atom itself where it is of this element
-        distances = cKDTree(positions[numbers == z]).query(positions, k=2)[0]
+        distances = cKDTree(images[numbers[origin] == z]).query(atoms, k=2)[0]
         own = (numbers == z).astype(np.int64)
         np.minimum.at(pairs[z], numbers, distances[np.arange(len(numbers)), own])
 
@@ -141,7 +158,14 @@ def field_derivatives(system: System, damping: float = 2.0) -> NDArray[np.float6
     if system.n_mm:
         moments = mp.pack(system.mm_charges, system.mm_dipoles, system.mm_quadrupoles) * COULOMB
         points, kernel = (system.positions, system.mm_positions), mp.Erf(damping)
-        derivatives += mp.field(*points, moments, order=2, kernel=kernel)[:, 1:]
+        repeats: Any = system.periodic if system.in_cell else True
+        options: dict[str, Any] = {
+            "order": 2,
+            "kernel": kernel,
+            "cell": system.cell,
+            "periodic": repeats,
+        }
+        derivatives += mp.field(*points, moments, **options)[:, 1:]
     if system.uniform_field is not None:
         derivatives[:, :3] -= system.uniform_field
     if system.external_field is not None:

@@ -4,6 +4,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from gnn.data.images import image_pairs
+from multipoles.lattice.cell import Cell
+
 _DENSE_ATOMS = 200  # up to here a full distance matrix is faster than a k-d tree
 
 
@@ -29,8 +32,7 @@ def neighbour_pairs(
     ValueError
         If the cutoff is not a positive finite number.
     """
-    if not (np.isfinite(cutoff) and cutoff > 0):
-        raise ValueError(f"cutoff: expected a positive number of Å, got {cutoff}")
+    _check_cutoff(cutoff)
     if len(positions) <= _DENSE_ATOMS:
         squared = ((positions[:, None, :] - positions[None, :, :]) ** 2).sum(-1)
         receivers, senders = np.nonzero((squared > 0) & (squared < cutoff * cutoff))
@@ -41,3 +43,42 @@ def neighbour_pairs(
     senders, receivers = np.concatenate([pairs, pairs[:, ::-1]]).T
     order = np.lexsort((senders, receivers))
     return senders[order].astype(np.int64), receivers[order].astype(np.int64)
+
+
+def neighbours_in_cell(
+    positions: NDArray[np.float64], cutoff: float, lattice: Cell
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return all ordered pairs of points and images of points with 0 < distance < cutoff.
+
+    Parameters
+    ----------
+    positions
+        Points in Å, shape (n, 3), anywhere.
+    cutoff
+        Largest distance in Å (excluded), > 0. It may be larger than the cell: a pair of points is
+        then there with several images, and a point with its own.
+    lattice
+        What repeats.
+
+    Returns
+    -------
+    senders, receivers
+        Indices, shape (pairs,), sorted by receiver and then by sender.
+    shifts
+        Whole numbers (pairs, 3): the vector is x[receiver] - x[sender] - shift @ cell, for the
+        cell that the lattice is of.
+
+    Raises
+    ------
+    ValueError
+        If the cutoff is not a positive finite number.
+    """
+    _check_cutoff(cutoff)
+    pairs = image_pairs(positions, positions, lattice, float(np.nextafter(cutoff, 0)))
+    shifts = pairs.steps[:, : lattice.n_periodic] @ lattice.choice
+    return pairs.sources, pairs.targets, shifts
+
+
+def _check_cutoff(cutoff: float) -> None:
+    if not (np.isfinite(cutoff) and cutoff > 0):
+        raise ValueError(f"cutoff: expected a positive number of Å, got {cutoff}")

@@ -9,8 +9,10 @@ from numpy.typing import NDArray
 
 from gnn.data.checking.atoms import LONGEST, RADII
 from gnn.data.elements import formula
+from gnn.data.images import image_pairs
 from gnn.data.neighbours import neighbour_pairs
 from gnn.data.valence import METAL_IONS, charge_of, possible_charges
+from multipoles.lattice.cell import Cell
 
 Array = NDArray[np.float64]
 
@@ -24,28 +26,54 @@ _ROUNDING = 1e-6  # largest deviation in e of the charge of a part from a whole 
 _COMBINATIONS = 20_000  # of charges of uncertain parts that are tried
 
 
-def bonds_of(numbers: NDArray[np.int64], positions: Array) -> NDArray[np.int64]:
+def bonds_of(
+    numbers: NDArray[np.int64], positions: Array, lattice: Cell | None = None
+) -> NDArray[np.int64]:
     """Return the pairs of atoms (b, 2) that are as near as covalent bonds, sorted.
 
     Bonds to hydrogen go to its nearest atom only, relative to covalent radii. Alkali and alkaline
-    earth metals, and noble gases, have none.
+    earth metals, and noble gases, have none. In a cell two atoms may have several bonds, to each
+    other's images, and an atom bonds to its own.
     """
     radii = _RADII[numbers]
-    largest = float(radii.max())
-    senders, receivers = neighbour_pairs(positions, _LONGEST_TO_HYDROGEN * 2 * largest)
-    lengths = np.linalg.norm(positions[senders] - positions[receivers], axis=1)
+    reach = _LONGEST_TO_HYDROGEN * 2 * float(radii.max())
+    senders, receivers, lengths, steps = _edges(positions, reach, lattice)
     ratios = lengths / (radii[senders] + radii[receivers])
     bonded, hydrogen = _BONDED[numbers], numbers == 1
     allowed = bonded[senders] & bonded[receivers]
     heavy = allowed & ~(hydrogen[senders] | hydrogen[receivers]) & (ratios < LONGEST)
-    heavy &= senders < receivers
     nearest = np.flatnonzero(allowed & hydrogen[receivers] & (ratios < _LONGEST_TO_HYDROGEN))
     nearest = nearest[np.lexsort((ratios[nearest], receivers[nearest]))]
     first = np.flatnonzero(np.diff(receivers[nearest], prepend=-1))
     rows = np.concatenate([np.flatnonzero(heavy), nearest[first]])
+    # each bond once: both ends name it, as two hydrogens do
     low, high = np.minimum(senders, receivers)[rows], np.maximum(senders, receivers)[rows]
-    pairs = np.unique(low * len(numbers) + high)  # two hydrogens may name one bond
-    return np.stack(np.divmod(pairs, len(numbers)), axis=1)
+    if lattice is None:
+        pairs = np.unique(low * len(numbers) + high)
+        return np.stack(np.divmod(pairs, len(numbers)), axis=1)
+    step = steps[rows]
+    turned = (senders > receivers)[rows] | ((low == high) & _backwards(step))
+    step = np.where(turned[:, None], -step, step)
+    named = np.concatenate([np.stack([low, high], axis=1), step], axis=1)
+    bonds: NDArray[np.int64] = np.unique(named, axis=0)[:, :2]
+    return bonds
+
+
+def _edges(
+    positions: Array, reach: float, lattice: Cell | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64], Array, NDArray[np.int64]]:
+    """Return senders, receivers, lengths and steps of all pairs within reach."""
+    if lattice is None:
+        senders, receivers = neighbour_pairs(positions, reach)
+        lengths = np.linalg.norm(positions[senders] - positions[receivers], axis=1)
+        return senders, receivers, lengths, np.empty((0, 3), dtype=np.int64)  # not used
+    pairs = image_pairs(positions, positions, lattice, reach)
+    return pairs.sources, pairs.targets, pairs.lengths(positions, positions, lattice), pairs.steps
+
+
+def _backwards(steps: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return whether the first number that is not zero is negative, (b,)."""
+    return (np.sign(steps) @ np.array([9, 3, 1])) < 0
 
 
 def connected(n_atoms: int, bonds: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -64,7 +92,9 @@ def connected(n_atoms: int, bonds: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.array([numbers.setdefault(first(atom), len(numbers)) for atom in range(n_atoms)])
 
 
-def parts_of(numbers: NDArray[np.int64], positions: Array) -> NDArray[np.int64]:
+def parts_of(
+    numbers: NDArray[np.int64], positions: Array, lattice: Cell | None = None
+) -> NDArray[np.int64]:
     """Return the part of each atom (n,): parts are joined by bonds, numbered by first atoms.
 
     Parameters
@@ -73,8 +103,10 @@ def parts_of(numbers: NDArray[np.int64], positions: Array) -> NDArray[np.int64]:
         Atomic numbers, (n,).
     positions
         In Å, (n, 3).
+    lattice
+        What repeats, for bonds through the faces of a cell.
     """
-    return connected(len(numbers), bonds_of(numbers, positions))
+    return connected(len(numbers), bonds_of(numbers, positions, lattice))
 
 
 def given_charges(
@@ -113,6 +145,7 @@ def derived_charges(
     positions: Array,
     total: int,
     bonds: NDArray[np.int64] | None = None,
+    lattice: Cell | None = None,
 ) -> Array:
     """Return each atom's even share of the charge of its part (n,), as bonds tell it.
 
@@ -128,13 +161,15 @@ def derived_charges(
         Charge of all atoms in e.
     bonds
         Pairs of bonded atoms (b, 2). None: those of `bonds_of`.
+    lattice
+        What repeats, for bonds through the faces of a cell.
 
     Raises
     ------
     ValueError
         If no choice or several give the total charge.
     """
-    bonds = bonds_of(numbers, positions) if bonds is None else bonds
+    bonds = bonds_of(numbers, positions, lattice) if bonds is None else bonds
     parts = connected(len(numbers), bonds)
     count = int(parts.max()) + 1
     if count == 1:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import multipoles as mp
-from gnn.data.neighbours import neighbour_pairs
+from gnn.data.neighbours import neighbour_pairs, neighbours_in_cell
 from gnn.data.parts import derived_charges, parts_of
 from gnn.data.systems import Frame, System
 
@@ -38,6 +38,10 @@ class PreparedFrame:
     formal: Tensor | None
     cutoff: float
     dtype: torch.dtype
+    stress: Tensor | None = None
+    cell: Tensor | None = None
+    periodic: Tensor | None = None
+    shifts: Tensor | None = None
 
 
 def prepare(
@@ -84,20 +88,36 @@ def prepare(
     else:
         raise TypeError(f"expected a System or Frame, got {type(item).__name__}")
     system = frame.system
-    origin = system.positions.mean(0)
-    positions = system.positions - origin
-    senders, receivers = neighbour_pairs(positions, cutoff)
-    dipole = None if frame.dipole is None else (frame.dipole - system.charge * origin)[None]
-    formal = _formal(system, local_charges)
 
     def cast(array: Any) -> Tensor:
         return torch.tensor(array, dtype=dtype)
+
+    # in a cell points may be far from each other, and differences would lose digits in float32
+    lattice, cell = system.lattice, system.cell
+    inside, around = (
+        points if lattice is None else lattice.wrapped(points)
+        for points in (system.positions, system.mm_positions)
+    )
+    origin = inside.mean(0)
+    positions = inside - origin
+    if lattice is None or cell is None:
+        senders, receivers = neighbour_pairs(positions, cutoff)
+        of_cell: dict[str, Any] = {}
+    else:
+        senders, receivers, shifts = neighbours_in_cell(positions, cutoff, lattice)
+        of_cell = {
+            "cell": cast(cell[None]),
+            "periodic": torch.tensor([system.periodic]),
+            "shifts": torch.tensor(shifts),
+        }
+    dipole = None if frame.dipole is None else (frame.dipole - system.charge * origin)[None]
+    formal = _formal(system, local_charges)
 
     return PreparedFrame(
         numbers=torch.tensor(system.numbers),
         positions=cast(positions),
         charge=cast([system.charge]),
-        mm_positions=cast(system.mm_positions - origin),
+        mm_positions=cast(around - origin),
         mm_moments=cast(_mm_moments(system)),
         uniform_field=cast(_uniform_field(system)),
         external_field=cast(_external_field(system, origin)),
@@ -111,6 +131,8 @@ def prepare(
         formal=None if formal is None else cast(formal),
         cutoff=float(cutoff),
         dtype=dtype,
+        stress=None if frame.stress is None else cast(frame.stress[None]),
+        **of_cell,
     )
 
 
@@ -119,8 +141,10 @@ def _formal(system: System, derived: bool | None) -> NDArray[np.float64] | None:
     if system.charges is not None:
         return system.charges
     if derived:
-        return derived_charges(system.numbers, system.positions, system.charge)
-    if derived is not None and parts_of(system.numbers, system.positions).any():
+        return derived_charges(
+            system.numbers, system.positions, system.charge, lattice=system.lattice
+        )
+    if derived is not None and parts_of(system.numbers, system.positions, system.lattice).any():
         return None
     return np.full(system.n_atoms, system.charge / system.n_atoms)
 

@@ -32,6 +32,7 @@ class Atoms(NamedTuple):
     numbers: NDArray[np.int64]
     charge: int
     n_mm: int
+    in_cell: bool = False
 
 
 class Header(NamedTuple):
@@ -190,7 +191,8 @@ class StreamedFrames(Sequence[Any]):
         for (number, row, vacuum), energy, run, kind in rows:
             pointer = None if vacuum else store.pointers[number]
             n_mm = 0 if pointer is None else int(pointer[row + 1] - pointer[row])
-            atoms = Atoms(store.numbers[number], store.charges[number], n_mm)
+            in_cell = "cell" in store.groups[number]
+            atoms = Atoms(store.numbers[number], store.charges[number], n_mm, in_cell)
             known = None if np.isnan(energy) else float(energy)
             number_of_run = 0 if np.isnan(run) else int(run)
             yield Header(atoms, known, number_of_run, store.names[number], kind)
@@ -223,7 +225,7 @@ class StreamedFrames(Sequence[Any]):
         return values
 
     def labels(self) -> NDArray[np.bool_]:
-        """Return which labels each frame has, (n, 4), in the order of `LABELS`.
+        """Return which labels each frame has, (n, 5), in the order of `LABELS`.
 
         One frame is read of every group, with and without surroundings: the others are alike.
         """

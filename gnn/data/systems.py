@@ -1,19 +1,20 @@
 """A QM system with its surrounding point charges, and a frame: a system with labels."""
 
 import copy
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from gnn.data.images import check_field, checked_cell, image_pairs, lattice_of
 from gnn.data.parts import given_charges, parts_of
+from gnn.data.values import atomic_numbers, float_array, plain_array, run_number, total_charge
+from multipoles.lattice.cell import Cell
 
-#: Heaviest element accepted (plutonium).
-MAX_ATOMIC_NUMBER = 94
 #: Components of an external field up to its third derivatives.
 FIELD_COMPONENTS = (1, 4, 10, 20)
 #: What a system may hold beyond atoms and point charges.
@@ -22,7 +23,6 @@ OPTIONAL_FIELDS = ("mm_dipoles", "mm_quadrupoles", "uniform_field", "external_fi
 TOO_CLOSE = 1e-3
 
 _RESOLUTION = 1e-3  # Å; largest spacing of floating-point numbers accepted in positions
-_CHARGE_LIMIT = 1e6  # e; a larger number is no charge
 _DENSE_LIMIT = 200_000  # distances held at once before a k-d tree is used instead
 _ROUNDING = 1e-6  # e; largest difference of two sums of charges
 
@@ -32,105 +32,6 @@ class _NotStated(int):
 
 
 _NOT_STATED = _NotStated(0)
-
-
-def _numpy(value: Any) -> NDArray[Any]:
-    """Return a NumPy array of an array, sequence or torch tensor (on any device)."""
-    if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
-    try:
-        array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"expected a rectangular array of numbers, got {value!r}") from error
-    if array.size and array.dtype.kind not in "iufb":
-        raise TypeError(f"expected an array of real numbers, got dtype {array.dtype}")
-    return array
-
-
-def float_array(name: str, value: Any, shape: tuple[int | None, ...]) -> NDArray[np.float64]:
-    """Return a float64 copy, after checks of its shape (None: any length) and finiteness."""
-    array = np.array(_numpy(value), dtype=np.float64)
-    if array.size == 0 and 0 in (len(array), *shape):
-        array = array.reshape(tuple(0 if length is None else length for length in shape))
-    wanted = "(" + ", ".join("any" if length is None else str(length) for length in shape) + ")"
-    if array.ndim != len(shape) or any(
-        length not in (None, size) for length, size in zip(shape, array.shape, strict=True)
-    ):
-        raise ValueError(f"{name}: expected shape {wanted}, got {array.shape}")
-    if not np.isfinite(array).all():
-        first = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise ValueError(
-            f"{name}: expected finite numbers, got {array[first]} at index {first}; "
-            "remove this frame or repair its input"
-        )
-    return array
-
-
-def _atomic_numbers(value: Any) -> NDArray[np.int64]:
-    array = _numpy(value)
-    if array.ndim != 1 or array.size == 0:
-        raise ValueError(f"numbers: expected shape (n,) with n >= 1, got {array.shape}")
-    if not np.array_equal(array, np.round(array)):
-        raise ValueError("numbers: expected whole atomic numbers, got fractions or NaN")
-    wrong = np.flatnonzero((array < 1) | (array > MAX_ATOMIC_NUMBER))
-    if wrong.size:
-        raise ValueError(
-            f"numbers: expected atomic numbers 1..{MAX_ATOMIC_NUMBER}, got {array[wrong[0]]} "
-            f"for atom {wrong[0]}" + (" (a dummy atom?)" if array[wrong[0]] == 0 else "")
-        )
-    return array.astype(np.int64)
-
-
-def total_charge(value: Any) -> int:
-    """Return a charge in e as an int, after a check that it is one whole number.
-
-    Parameters
-    ----------
-    value
-        A number of any kind, an array of one, or text such as "-1", "+1" or "1-".
-
-    Raises
-    ------
-    ValueError
-        If it is another number, several, or other text.
-    TypeError
-        If it is no number: None, or true or false, which is how a key without a value is read.
-    """
-    number = (
-        value.item() if isinstance(value, np.generic | np.ndarray) and value.size == 1 else value
-    )
-    if isinstance(number, bytes):
-        number = number.decode(errors="replace")
-    if isinstance(number, str):
-        number = _charge_of_text(number)
-        number = np.nan if number is None else number
-    told = value.item() if isinstance(value, np.generic) else value
-    refusal = f"charge: expected one whole number (total charge of the QM atoms in e), got {told!r}"
-    array = None if number is None else _numpy(number)
-    if array is None or array.dtype.kind == "b":
-        no_value = "" if array is None else ", which is also how ase reads a key without a value"
-        raise TypeError(refusal + no_value)
-    if array.size != 1 or not abs(array.item()) < _CHARGE_LIMIT or float(array.item()) % 1:
-        raise ValueError(refusal)
-    return int(array.item())
-
-
-def _charge_of_text(text: str) -> int | None:
-    """Return the number of "-1", "+1", "1-" or "-1.0"; None for other text."""
-    match = re.fullmatch(r"([+-]?)(\d+)(?:\.0*)?([+-]?)", text.strip().replace("−", "-"))
-    if match is None or (match[1] and match[3]):
-        return None
-    return int((match[1] or match[3]) + match[2])
-
-
-def run_number(value: Any) -> int:
-    """Return the number of a run as an int, after a check that it is one whole number."""
-    number = value.item() if getattr(value, "ndim", None) == 0 else value
-    if isinstance(number, bool) or not isinstance(number, int | float):
-        raise TypeError(f"run: expected a whole number, got {value!r}: number the runs")
-    if not abs(number) < 2**63 or number % 1:  # excludes NaN, too
-        raise ValueError(f"run: expected a whole number, got {value!r}")
-    return int(number)
 
 
 def _closest(first: NDArray[Any], second: NDArray[Any] | None) -> tuple[float, int, int]:
@@ -184,12 +85,19 @@ class System:
         numbered by their first atoms, or one number for each atom, of which the sum over each part
         counts. They are kept as each atom's even share of its part's charge, (n,). None: models
         with local charges derive them from the bonds.
+    cell
+        Lattice vectors in Å as rows, (3, 3): atoms and charges repeat, and positions may lie
+        anywhere. Rows of directions that do not repeat have no meaning, but for the volume by
+        which a stress is divided. None: free space.
+    periodic
+        Which directions repeat: a bool, or three. Not given: all three, if there is a cell.
 
     Raises
     ------
     ValueError
-        If a shape or value is wrong, two atoms coincide, a point charge lies on an atom, or
-        `charges` are not whole for each part or do not add up to `charge`.
+        If a shape or value is wrong, two atoms coincide, a point charge lies on an atom (or on
+        an image of one), `charges` are not whole for each part or do not add up to `charge`, the
+        lattice vectors that repeat span no volume, or a uniform field lies along them.
     TypeError
         If an array does not hold real numbers.
     """
@@ -204,6 +112,8 @@ class System:
     uniform_field: NDArray[np.float64] | None = None
     external_field: NDArray[np.float64] | None = None
     charges: NDArray[np.float64] | None = None
+    cell: NDArray[np.float64] | None = None
+    periodic: tuple[bool, bool, bool] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         if (self.mm_positions is None) != (self.mm_charges is None):
@@ -211,19 +121,21 @@ class System:
             if self.mm_positions is None:
                 given, missing = missing, given
             raise ValueError(f"{given} is given without {missing}: pass both or neither")
-        numbers = _atomic_numbers(self.numbers)
+        numbers = atomic_numbers(self.numbers)
         positions = float_array("positions", self.positions, (len(numbers), 3))
-        _check_resolution(_numpy(self.positions))
+        _check_resolution(plain_array(self.positions))
         mm_positions = np.zeros((0, 3)) if self.mm_positions is None else self.mm_positions
         mm_positions = float_array("mm_positions", mm_positions, (None, 3))
         mm_charges = np.zeros(0) if self.mm_charges is None else self.mm_charges
         mm_charges = float_array("mm_charges", mm_charges, (len(mm_positions),))
-        _check_distances(positions, mm_positions)
+        cell, periodic = checked_cell(self.cell, self.periodic)
+        lattice = lattice_of(cell, periodic)
+        _check_distances(positions, mm_positions, lattice)
         charges, charge = self.charges, self.charge
         if charges is not None:
             if not isinstance(charges, Mapping):
                 charges = float_array("charges", charges, (len(numbers),))
-            charges = given_charges(numbers, parts_of(numbers, positions), charges)
+            charges = given_charges(numbers, parts_of(numbers, positions, lattice), charges)
             charge = round(charges.sum()) if charge is _NOT_STATED else total_charge(charge)
             _check_sum(charges, charge)
         # The dataclass is frozen: its fields are set here, and in `with_charges`.
@@ -234,9 +146,13 @@ class System:
             "charges": charges,
             "mm_positions": mm_positions,
             "mm_charges": mm_charges,
+            "cell": cell,
+            "periodic": periodic,
             **self._checked_fields(len(numbers), len(mm_positions)),
         }.items():
             object.__setattr__(self, name, value)
+        if self.uniform_field is not None:
+            check_field(self.uniform_field, lattice)
 
     def _checked_fields(self, n_atoms: int, n_mm: int) -> dict[str, NDArray[np.float64]]:
         """Return the optional multipoles and fields, checked and copied."""
@@ -296,8 +212,21 @@ class System:
         """Number of surrounding point charges m."""
         return len(self.mm_charges)
 
+    @property
+    def in_cell(self) -> bool:
+        """Whether atoms and charges repeat in some direction."""
+        return self.cell is not None
+
+    @cached_property
+    def lattice(self) -> Cell | None:
+        """The cell of shortest vectors; None in free space."""
+        return lattice_of(self.cell, self.periodic)
+
     def __repr__(self) -> str:
-        return f"System(n_atoms={self.n_atoms}, charge={self.charge:+d}, n_mm={self.n_mm})"
+        repeats = "".join(axis for axis, yes in zip("abc", self.periodic, strict=True) if yes)
+        return f"System(n_atoms={self.n_atoms}, charge={self.charge:+d}, n_mm={self.n_mm}" + (
+            f", periodic={repeats!r})" if repeats else ")"
+        )
 
 
 def _check_sum(charges: NDArray[np.float64], charge: int) -> None:
@@ -319,22 +248,46 @@ def _check_resolution(positions: NDArray[Any]) -> None:
         )
 
 
-def _check_distances(positions: NDArray[Any], mm_positions: NDArray[Any]) -> None:
+def _check_distances(
+    positions: NDArray[Any], mm_positions: NDArray[Any], lattice: Cell | None
+) -> None:
+    if lattice is not None:
+        _check_images(positions, mm_positions, lattice)
+        return
     if len(positions) > 1:
         distance, i, j = _closest(positions, None)
         if distance < TOO_CLOSE:
-            i, j = min(i, j), max(i, j)
-            raise ValueError(
-                f"atoms {i} and {j} are at one place (distance {distance:.2g} Å): "
-                "check the positions and that they are in Å"
-            )
+            raise ValueError(_two_atoms(i, j, distance))
     if len(mm_positions):
         distance, i, j = _closest(positions, mm_positions)
         if distance < TOO_CLOSE:
-            raise ValueError(
-                f"MM charge {j} lies on atom {i} (distance {distance:.2g} Å): leave the QM atoms "
-                "out of mm_positions and mm_charges, and check that positions are in Å"
-            )
+            raise ValueError(_charge_on_atom(i, j, distance))
+
+
+def _two_atoms(i: int, j: int, distance: float) -> str:
+    return (
+        f"atoms {min(i, j)} and {max(i, j)} are at one place (distance {distance:.2g} Å): "
+        "check the positions and that they are in Å"
+    )
+
+
+def _charge_on_atom(i: int, j: int, distance: float) -> str:
+    return (
+        f"MM charge {j} lies on atom {i} (distance {distance:.2g} Å): leave the QM atoms "
+        "out of mm_positions and mm_charges, and check that positions are in Å"
+    )
+
+
+def _check_images(positions: NDArray[Any], mm_positions: NDArray[Any], lattice: Cell) -> None:
+    """Refuse atoms, and charges and atoms, that coincide in a cell."""
+    for others, told in ((positions, _two_atoms), (mm_positions, _charge_on_atom)):
+        pairs = image_pairs(positions, others, lattice, TOO_CLOSE, coincident=True)
+        if not len(pairs.targets):
+            continue
+        distances = pairs.lengths(positions, others, lattice)
+        k = int(np.argmin(distances))
+        message = told(int(pairs.targets[k]), int(pairs.sources[k]), float(distances[k]))
+        raise ValueError(f"{message}; in a cell, atoms on opposite faces are one atom")
 
 
 @dataclass(frozen=True, eq=False)
@@ -364,11 +317,15 @@ class Frame:
     group
         Group that the file puts the frame in (``config_type``), or the value of the key by which
         frames are split.
+    stress
+        Stress of the cell in eV/Å³, (3, 3), symmetric: the derivative of the energy by a strain
+        of positions and cell over the volume, as in ASE; negative under pressure.
 
     Raises
     ------
     ValueError
-        If a label has the wrong shape or is not finite, or `run` is no whole number.
+        If a label has the wrong shape or is not finite, `run` is no whole number, a stress is not
+        symmetric or has no cell, or a dipole has a cell, in which it is not defined.
     TypeError
         If `system` is not a System, `name` or `group` not a string, or `run` no number.
     """
@@ -384,6 +341,7 @@ class Frame:
     dipoles: NDArray[np.float64] | None = None
     quadrupoles: NDArray[np.float64] | None = None
     group: str = ""
+    stress: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.system, System):
@@ -403,6 +361,7 @@ class Frame:
             "charges": (system.n_atoms,),
             "dipoles": (system.n_atoms, 3),
             "quadrupoles": (system.n_atoms, 3, 3),
+            "stress": (3, 3),
         }
         labels = {
             name: float_array(name, getattr(self, name), shape)
@@ -412,6 +371,23 @@ class Frame:
         if system.n_mm == 0:  # forces on no charges are checked, but are no label
             labels.pop("mm_forces", None)
             object.__setattr__(self, "mm_forces", None)
+        _check_labels_of_cell(system, labels)
         for name, value in labels.items():
             object.__setattr__(self, name, float(value) if name == "energy" else value)
         object.__setattr__(self, "run", run_number(self.run))
+
+
+def _check_labels_of_cell(system: System, labels: Mapping[str, NDArray[np.float64]]) -> None:
+    """Refuse a stress without a cell, one that is not symmetric, and a dipole in a cell."""
+    if system.in_cell and "dipole" in labels:
+        raise ValueError(
+            "dipole: that of a system in a cell depends on which images are counted: expected "
+            "none, or a system without a cell"
+        )
+    if "stress" not in labels:
+        return
+    stress = labels["stress"]
+    if not system.in_cell:
+        raise ValueError("stress: expected a system with a cell, got one in free space")
+    if not np.allclose(stress, stress.T, rtol=1e-3, atol=1e-6 + 1e-3 * float(np.abs(stress).max())):
+        raise ValueError(f"stress: expected a symmetric matrix, got {stress.tolist()}")

@@ -113,8 +113,11 @@ def possible_charges(
 ) -> tuple[int, ...] | None:
     """Return the charges from -2 to 2 for which RDKit finds bonds of a molecule without radicals.
 
-    None where RDKit is not installed.
+    None where RDKit is not installed. No charge where two atoms have several bonds, to images of
+    each other: RDKit knows no crystals.
     """
+    if len({frozenset(bond) for bond in bonds} - {frozenset([a]) for a, _ in bonds}) < len(bonds):
+        return ()
     try:
         from rdkit import Chem, RDLogger
         from rdkit.Chem import rdDetermineBonds

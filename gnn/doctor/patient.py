@@ -101,7 +101,9 @@ def admitted(model: Potential, data: Sequence[Frame] = (), full: bool = False) -
     frames = list(data) or [
         f for f in load_shipped() if not known or set(f.system.numbers.tolist()) <= known
     ]
-    molecules = _molecules(frames) or _diatomics(sorted(known))
+    # what is turned, torn and scanned are molecules
+    molecules = _molecules([f for f in frames if not f.system.in_cell])
+    molecules = molecules or _diatomics(sorted(known))
     elements = sorted(known or {int(z) for f in molecules for z in f.system.numbers})
     model = copy.deepcopy(model).eval().requires_grad_(False)
     extent = extent_of_model(model)
@@ -201,7 +203,8 @@ def _shares(system: System) -> Array:
 
 def permuted(system: System, order: NDArray[np.int64]) -> System:
     """Return a system with its atoms in another order."""
-    names = (one.name for one in fields(system) if not one.name.startswith(("mm_", "uniform")))
+    others = "mm_", "uniform", "cell", "periodic"
+    names = (one.name for one in fields(system) if not one.name.startswith(others))
     per_atom = [name for name in names if np.ndim(getattr(system, name))]
     return changed(system, **{name: getattr(system, name)[order] for name in per_atom})
 

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from gnn.data.charge import find_charge
 from gnn.data.parts import derived_charges, parts_of
-from gnn.data.systems import System, float_array, total_charge
+from gnn.data.systems import System
+from gnn.data.values import float_array, total_charge
 from gnn.engines._models import ready_model
 from gnn.engines.spread import Spread
 from gnn.potential import Potential
@@ -38,15 +40,17 @@ _SURROUNDINGS: dict[str, tuple[int | None, ...]] = {
 }
 #: What ASE has no name for, of models that have it.
 _BESIDE = ("novelty", "energy_std", "forces_std", "dipole_std")
+_VOIGT = [0, 4, 8, 5, 2, 1]  # xx yy zz yz xz xy in a matrix
 _WITHOUT_DERIVATIVES = {"energy", "free_energy", "charges"}
 
 
 class AMPCalculator(Calculator):
     """Energy, forces, charges and dipole of a molecule by a model of this package.
 
-    Units are ASE's: eV, Å, e. The molecule is in open space: periodic boundaries are refused. The
-    energy holds the interaction of the atoms with their surroundings, not that of the
-    surroundings among themselves.
+    Units are ASE's: eV, Å, e. What of the atoms is periodic (``atoms.pbc``) repeats with its
+    surroundings, in cells of any size and shape, and has a stress in place of a dipole. The energy
+    holds the interaction of the atoms with their surroundings, not that of the surroundings among
+    themselves.
 
     Parameters
     ----------
@@ -87,8 +91,8 @@ class AMPCalculator(Calculator):
         If there is no checkpoint at a path.
     ValueError
         If an array or the charge is wrong; later, with the atoms, what `gnn.System` refuses,
-        periodic boundaries, and elements that the model was not trained on; limits of the spread
-        that are not positive, or of a model that is no committee.
+        periodic boundaries of models that know no cells, and elements that the model was not
+        trained on; limits of the spread that are not positive, or of a model that is no committee.
     TypeError
         If an argument is of another kind.
 
@@ -109,9 +113,11 @@ class AMPCalculator(Calculator):
     """
 
     # of the types that ASE declares
-    implemented_properties = ["energy", "free_energy", "forces", "charges", "dipole"]  # noqa: RUF012
+    implemented_properties = [  # noqa: RUF012
+        "energy", "free_energy", "forces", "charges", "dipole", "stress",
+    ]  # fmt: skip
     default_parameters = dict.fromkeys(("charge", "charges", *_SURROUNDINGS, "external_field"))
-    ignored_changes = {"cell", "initial_magmoms"}  # noqa: RUF012
+    ignored_changes = {"initial_magmoms"}  # noqa: RUF012
     discard_results_on_any_change = True
 
     def __init__(
@@ -198,6 +204,8 @@ class AMPCalculator(Calculator):
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """Return what changed since the last calculation, a charge in ``atoms.info`` included."""
         changes: list[str] = super().check_state(atoms, tol)
+        if not atoms.pbc.any() and "cell" in changes:  # which nothing depends on
+            changes.remove("cell")
         if not changes and self._charge(atoms) != self._charge(self.atoms):
             changes.append("charge")
         return changes
@@ -222,12 +230,24 @@ class AMPCalculator(Calculator):
             raise ValueError("there are no atoms yet: pass them, or attach the calculator to some")
         # ASE's QM/MM asks for the energy and then for all forces, in every step
         derivatives = self._embedded or not _WITHOUT_DERIVATIVES.issuperset(properties)
-        (self._found,) = self.model.evaluate([self._system(self.atoms)], forces=derivatives)
+        # a barostat asks for forces, and then for the stress, in every step
+        periodic = bool(self.atoms.pbc.any())
+        stress = derivatives and periodic and self._has_stress(self.atoms, properties)
+        (self._found,) = self.model.evaluate(
+            [self._system(self.atoms)], forces=derivatives, stress=stress
+        )
         if self._spread is not None and derivatives:
             self._watch(self._spread)
         wanted = (*self.implemented_properties, *_BESIDE)
         self.results = {name: self._found[name] for name in wanted if name in self._found}
         self.results["free_energy"] = self._found["energy"]
+        if "stress" in self.results:
+            self.results["stress"] = self.results["stress"].ravel()[_VOIGT]
+
+    def _has_stress(self, atoms: Atoms, properties: Iterable[str]) -> bool:
+        """Return whether to compute the stress: where there is one, or an error should say why."""
+        in_field = self.parameters["external_field"] is not None
+        return "stress" in properties or (bool(atoms.cell.volume) and not in_field)
 
     def _watch(self, spread: Spread) -> None:
         """Warn once, or raise an error, where the members of a committee disagree."""
@@ -288,29 +308,26 @@ class AMPCalculator(Calculator):
         return charge
 
     def _system(self, atoms: Atoms) -> System:
-        if atoms.pbc.any():
-            raise ValueError(
-                f"the atoms are periodic (pbc {atoms.pbc.tolist()}), the model computes one "
-                "molecule in open space and would not see its images: make the molecule whole "
-                "and set atoms.pbc = False (the cell may stay)"
-            )
         given = {name: self.parameters[name] for name in _SURROUNDINGS}
         field = self.parameters["external_field"]
         if field is not None:
             given["external_field"] = field(atoms.positions.copy())
+        if atoms.pbc.any():
+            given |= {"cell": atoms.cell.array, "periodic": tuple(map(bool, atoms.pbc))}
         system = System(atoms.numbers, atoms.positions, self._charge(atoms), **given)
         return self._with_charges(system) if self.model.charges == "local" else system
 
     def _with_charges(self, system: System) -> System:
         """Give each atom its share of the charge of the part that it belonged to at first."""
         numbers, positions, total = system.numbers, system.positions, system.charge
-        parts, kept = parts_of(numbers, positions), self._kept
+        lattice, kept = system.lattice, self._kept
+        parts = parts_of(numbers, positions, lattice)
         if kept is None or kept.total != total or not np.array_equal(kept.numbers, numbers):
             given = self.parameters["charges"]
             shares = (
-                derived_charges(numbers, positions, total)
+                derived_charges(numbers, positions, total, lattice=lattice)
                 if given is None
-                else System(numbers, positions, total, charges=given).charges
+                else replace(system, charges=given).charges
             )
             self._kept = kept = _Kept(numbers, total, parts, shares)
         elif "parts" not in self._told and not np.array_equal(kept.parts, parts):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from gnn.data.parts import connected, derived_charges, given_charges
-from gnn.data.systems import float_array, total_charge
+from gnn.data.values import float_array, total_charge
 from gnn.engines._models import ready_model
 from gnn.engines.embedding import Embedding
 from gnn.engines.settings import SWITCH_WIDTH

@@ -50,7 +50,7 @@ def field_in_cells(
         # targets of systems without sources
         found.append(x.new_zeros(of_targets.start - place, m.shape[1], _width(order)))
         own = h if h.dim() == 2 else h[index]
-        system = _System(
+        system = System(
             x[of_targets], s[of_sources], own, kernel, lattice, tolerance,
             (indexing.order_of(m.shape[-1]), order), targets is sources,
         )  # fmt: skip
@@ -64,7 +64,7 @@ def _width(order: int) -> int:
     return indexing.n_components(order)
 
 
-class _System:
+class System:
     """One system in its cell: points and lattice vectors as functions of the arguments."""
 
     def __init__(

@@ -179,10 +179,11 @@ class AmpBms(Potential):
         mm_forces: bool = False,
         create_graph: bool = False,
         mm_potential: bool = False,
+        stress: bool = False,
     ) -> dict[str, Tensor]:
         """Evaluate a batch; see `gnn.potential.Potential.forward`."""
         with fused.twins(create_graph):
-            return super().forward(batch, forces, mm_forces, create_graph, mm_potential)
+            return super().forward(batch, forces, mm_forces, create_graph, mm_potential, stress)
 
     def parts(self, batch: Batch) -> dict[str, Tensor]:
         """Return the parts of the energy, in the publication's units kJ/mol, Å and e.

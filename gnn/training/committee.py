@@ -116,6 +116,7 @@ class Committee(Potential):
         batch_size: int = 32,
         forces: bool = True,
         *,
+        stress: bool = False,
         strict: bool = False,
         unknown: str | None = None,
     ) -> list[dict[str, Any]]:
@@ -123,7 +124,7 @@ class Committee(Potential):
 
         Parameters
         ----------
-        systems, batch_size, forces, strict, unknown
+        systems, batch_size, forces, stress, strict, unknown
             As in `gnn.potential.Potential.evaluate`.
 
         Returns
@@ -134,7 +135,8 @@ class Committee(Potential):
             (m, 3) in eV/Å, and ``dipole_std`` (3,) in e Å.
         """
         opinions = [
-            m.evaluate(systems, batch_size, forces, unknown="ignore") for m in self.models()
+            m.evaluate(systems, batch_size, forces, stress=stress, unknown="ignore")
+            for m in self.models()
         ]
         joined = (self._joined([_tensors(r) for r in of]) for of in zip(*opinions, strict=True))
         results = [{k: v.numpy() if v.ndim else v.item() for k, v in one.items()} for one in joined]

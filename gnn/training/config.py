@@ -162,12 +162,13 @@ class DataConfig(Section):
 
 
 class LossConfig(Section):
-    """Weights of the mean squared errors, in eV², (eV/Å)² and (e Å)²."""
+    """Weights of the mean squared errors, in eV², (eV/Å)², (e Å)² and, of cells, (eV/Å³)²."""
 
     energy: float = Field(default=1.0, ge=0)
     forces: float = Field(default=1.0, ge=0)
     mm_forces: float = Field(default=100.0, ge=0)
     dipole: float = Field(default=5.0, ge=0)
+    stress: float = Field(default=1000.0, ge=0)
     linear_beyond: float | None = Field(default=None, gt=0)
 
 

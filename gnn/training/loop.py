@@ -187,7 +187,10 @@ class Trainer:
         if batch is None:
             return torch.zeros(())
         with_mm = "mm_forces" in batch.labels and self.config.loss.mm_forces > 0
-        output = self.model(batch, forces=True, mm_forces=with_mm, create_graph=True)
+        asked = {"forces": True, "mm_forces": with_mm, "create_graph": True}
+        if "stress" in batch.labels and self.config.loss.stress > 0:
+            asked["stress"] = True
+        output = self.model(batch, **asked)
         return weighted_loss(output, batch, self.config.loss, counts)
 
     def _skip(self) -> None:

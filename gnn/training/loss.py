@@ -19,8 +19,9 @@ def weighted_loss(
 
     Energies are per system (differences of large numbers, taken in float64); forces and dipoles
     are averaged over components. Each mean is over what is known: a frame that lacks a label
-    has no part in that term, whatever the others have. Errors of energies, forces on atoms and
-    dipoles that are larger than `weights.linear_beyond` count by their size, not by its square.
+    has no part in that term, whatever the others have. Errors of energies, forces on atoms,
+    dipoles and stresses that are larger than `weights.linear_beyond` count by their size, not by
+    its square.
 
     Parameters
     ----------

@@ -16,6 +16,7 @@ from gnn.training.checkpoint import last_of, load
 from gnn.training.config import Config
 from gnn.training.fit import fit
 from gnn.training.frames.isolated import isolated_lines
+from gnn.training.frames.labels import has_stress
 from gnn.training.frames.load import LoadedData, elements_of, embedded, load_data, summary
 from gnn.training.frames.loader import Frames
 from gnn.training.loop import Trainer
@@ -150,7 +151,7 @@ class _Run:
         """Compare the model and the baselines on the test frames, and write what comes out."""
         _, validation, test = data.splits
         test = test if len(test) else validation
-        results = model.evaluate(test)
+        results = model.evaluate(test, stress=has_stress(test))
         if has_spread(results):
             report_spread(results, test, self.folder, self.console)
         comparisons = with_baselines(compare(results, test), twin, seen, test)

@@ -25,7 +25,7 @@ def validation_rmse(
     sums = np.zeros((len(quantities), 2))  # of squared errors, and of how many there are
     for start in range(0, len(share), _AT_ONCE):
         part = [frames[i] for i in share[start : start + _AT_ONCE]]
-        comparison = compare(model.evaluate(part), part)
+        comparison = compare(model.evaluate(part, stress="stress" in quantities), part)
         for k, name in enumerate(quantities):
             predicted, reference = comparison.values(name)
             sums[k] += ((predicted - reference) ** 2).sum(), len(reference)

@@ -21,7 +21,9 @@ from gnn.data.batching import Batch
 from gnn.data.checking.atoms import LONGEST, RADII
 from gnn.data.elements import formula
 from gnn.data.extent import Extent
+from gnn.data.images import image_pairs
 from gnn.data.systems import Frame, System
+from gnn.layers.images import around
 from gnn.trust.density import Array, Density, density_of
 from gnn.trust.nearest import (
     MOST,
@@ -110,22 +112,24 @@ class Domain:
             Gradient of the potential of the surroundings at the atoms in V/Å, (N, 3); None where
             the model has none.
         """
-        numbers, positions = _array(batch.numbers), _array(batch.positions)
+        numbers, vectors = _array(batch.numbers), _array(batch.edge_vectors)
         novelty = np.full(len(numbers), MOST)  # of elements that no frame had
         values = _array(features)
         for z in self.densities.keys() & set(numbers.tolist()):
             own = numbers == z
             novelty[own] = np.minimum(self.densities[z].distance(values[own]), MOST)
         edges = _array(batch.senders), _array(batch.receivers)
-        raise_by_atoms(novelty, numbers, positions, *edges, self._limits)
+        raise_by_atoms(novelty, numbers, vectors, *edges, self._limits)
         if self.bonded is not None:
             known = _BONDED, _marks(), self._codes
-            raise_by_bonds(novelty, numbers, positions, *edges, *known, UNSEEN_BONDS)
+            raise_by_bonds(novelty, numbers, vectors, *edges, *known, UNSEEN_BONDS)
         if batch.n_mm:
-            index, of_particle = _array(batch.batch), _array(batch.mm_batch)
+            limits = self._charge_limits
+            near = around(batch, float(limits[numbers].max(initial=0.0)))
+            index, of_particle = map(_array, near.systems)
             ends = np.searchsorted(of_particle, np.arange(batch.n_systems + 1))
-            particles = _array(batch.mm_positions), _array(batch.mm_charges), ends
-            raise_by_charges(novelty, numbers, positions, index, *particles, self._charge_limits)
+            charges = _array(near.particles), _array(near.moments[:, 0]), ends
+            raise_by_charges(novelty, numbers, _array(near.atoms), index, *charges, limits)
         if gradient is not None:
             raise_by_field(novelty, numbers, _array(gradient), self._field_limits)
         return torch.from_numpy(novelty).to(batch.numbers.device)
@@ -217,18 +221,28 @@ def bonded_as(system: System) -> list[Bonded]:
 
     Two atoms are bonded that are nearer than 1.3 times the sum of their covalent radii.
     """
-    distances = cdist(system.positions, system.positions)
-    reach = _BONDED[system.numbers]
-    near = distances < reach[:, None] + reach
-    np.fill_diagonal(near, False)
     numbers = system.numbers
+    first, second = _bonds(system)
     shells = [
-        (int(z), *sorted(numbers[row].tolist())) for z, row in zip(numbers, near, strict=True)
+        (int(z), *sorted(numbers[second[first == i]].tolist())) for i, z in enumerate(numbers)
     ]
     return [
-        (shell, tuple(sorted(shells[j] for j in np.flatnonzero(row))))
-        for shell, row in zip(shells, near, strict=True)
+        (shell, tuple(sorted(shells[j] for j in second[first == i])))
+        for i, shell in enumerate(shells)
     ]
+
+
+def _bonds(system: System) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the ends of all bonds in both directions, those to images, too."""
+    x, reach = system.positions, _BONDED[system.numbers]
+    if system.lattice is None:
+        near = cdist(x, x) < reach[:, None] + reach
+        np.fill_diagonal(near, False)
+        first, second = np.nonzero(near)
+        return first, second
+    pairs = image_pairs(x, x, system.lattice, 2 * float(reach.max()))
+    near = pairs.lengths(x, x, system.lattice) < reach[pairs.targets] + reach[pairs.sources]
+    return pairs.targets[near], pairs.sources[near]
 
 
 @cache

@@ -18,27 +18,27 @@ def _raised(novelty, i, value):
 
 
 @jit.jit
-def raise_by_atoms(novelty, numbers, positions, senders, receivers, limits):
+def raise_by_atoms(novelty, numbers, vectors, senders, receivers, limits):
     """Raise novelties (N,) to (limit over distance)⁶ where the nearest atom makes them so large.
 
-    `limits` holds the limits in Å of pairs of elements, (Z, Z).
+    `vectors` (E, 3) are those of the edges in Å, `limits` of pairs of elements, (Z, Z).
     """
     for e in range(len(receivers)):
         i, j = receivers[e], senders[e]
-        x = positions[i, 0] - positions[j, 0]
-        y = positions[i, 1] - positions[j, 1]
-        z = positions[i, 2] - positions[j, 2]
+        x, y, z = vectors[e, 0], vectors[e, 1], vectors[e, 2]
         limit = limits[numbers[i], numbers[j]]
         ratio = limit * limit / max(x * x + y * y + z * z, _TINY)
         _raised(novelty, i, ratio * ratio * ratio)
 
 
 @jit.jit
-def raise_by_bonds(novelty, numbers, positions, senders, receivers, radii, marks, known, least):
+def raise_by_bonds(novelty, numbers, vectors, senders, receivers, radii, marks, known, least):
     """Raise novelties (N,) to `least` of atoms that are bonded as no atom in training.
 
     Parameters
     ----------
+    vectors : ndarray
+        Of the edges in Å, (E, 3).
     radii : ndarray
         Of elements, (Z,), such that two atoms nearer than the sum of theirs are bonded.
     marks : ndarray, uint64
@@ -55,7 +55,7 @@ def raise_by_bonds(novelty, numbers, positions, senders, receivers, radii, marks
         reach = radii[numbers[i]] + radii[numbers[j]]
         square = 0.0
         for axis in range(3):
-            square += (positions[i, axis] - positions[j, axis]) ** 2
+            square += vectors[e, axis] ** 2
         if square < reach * reach:
             bonded[e] = True
             first[i] += marks[1, numbers[j]]

@@ -7,6 +7,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 from scipy.spatial.distance import pdist
 
+from gnn.data.images import farthest, surrounded
 from gnn.data.systems import Frame, System
 from gnn.units import COULOMB
 
@@ -45,22 +46,25 @@ def _bare_repulsion(system: System) -> float:
 def _extremes(system: System) -> str:
     """Describe the extremes of a system, which may be beyond a model."""
     remarks = []
-    tree = cKDTree(system.positions)
-    if system.n_atoms > 1:
-        distances, others = tree.query(system.positions, k=2)
+    lattice, reach = system.lattice, farthest(system.lattice)
+    atoms, images, origin = surrounded(system.positions, system.positions, lattice, reach)
+    tree = cKDTree(images)
+    if len(images) > 1:
+        distances, others = tree.query(atoms, k=2)
         i = int(distances[:, 1].argmin())
-        pair = sorted((i, int(others[i, 1])))
+        pair = sorted((i, int(origin[others[i, 1]])))
         numbers = " and ".join(str(z) for z in system.numbers[pair])
         remarks.append(
             f"the nearest atoms {pair[0]} and {pair[1]} (atomic numbers {numbers}) are "
             f"{distances[i, 1]:.3g} Å apart"
         )
     if system.n_mm:
-        distances, atoms = tree.query(system.mm_positions)
+        particles = system.mm_positions if lattice is None else lattice.wrapped(system.mm_positions)
+        distances, nearest = tree.query(particles)
         j = int(distances.argmin())
         remarks.append(
-            f"charge {j} is {distances[j]:.3g} Å from atom {atoms[j]}, and the largest is "
-            f"{abs(system.mm_charges).max():.3g} e"
+            f"charge {j} is {distances[j]:.3g} Å from atom {origin[nearest[j]]}, and the largest "
+            f"is {abs(system.mm_charges).max():.3g} e"
         )
     if system.charge:
         remarks.append(f"the total charge is {system.charge} e")

@@ -8,7 +8,8 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from gnn.data.elements import symbol
-from gnn.data.systems import Frame, System
+from gnn.data.images import farthest, surrounded
+from gnn.data.systems import TOO_CLOSE, Frame, System
 from gnn.trust.domain import Composition, Domain, bonded_as, composition_of
 
 #: What may be done about a system outside of training: warn (once), say nothing, raise an error.
@@ -152,21 +153,25 @@ def _times(novelty: float) -> str:
 
 def _nearness(system: System, domain: Domain, atom: int) -> str:
     """Return what the atom is too near to, where that alone takes it outside."""
-    here, z = system.positions[atom], system.numbers
-    distances = np.linalg.norm(system.positions - here, axis=1)
-    distances[atom] = np.inf
-    ratios = domain.shortest(z[atom], z) / distances
-    other = int(np.argmax(ratios))
-    if ratios[other] > 1:
+    z, lattice = system.numbers, system.lattice
+    here = system.positions[atom : atom + 1]
+    places, images, origin = surrounded(here, system.positions, lattice, farthest(lattice))
+    distances = np.linalg.norm(images - places, axis=1)
+    distances[distances < TOO_CLOSE] = np.inf  # itself
+    ratios = domain.shortest(z[atom], z[origin]) / distances
+    nearest = int(np.argmax(ratios))
+    if ratios[nearest] > 1:
+        other = int(origin[nearest])
         trained = domain.extent.pairs[z[atom], z[other]]
         beside = f"trained from {trained:.2f} Å" if np.isfinite(trained) else "never trained on"
-        return f" ({distances[other]:.2f} Å from atom {other}, {beside})"
+        return f" ({distances[nearest]:.2f} Å from atom {other}, {beside})"
     charged = system.mm_positions[system.mm_charges != 0]
     shortest = domain.extent.charges[z[atom]]
     if len(charged) and np.isfinite(shortest):
-        nearest = float(cdist(here[None], charged).min())
-        if nearest < shortest:
-            return f" (a charge at {nearest:.2f} Å, trained from {shortest:.2f} Å)"
+        places, images, _ = surrounded(here, charged, lattice, farthest(lattice))
+        gap = float(cdist(places, images).min())
+        if gap < shortest:
+            return f" (a charge at {gap:.2f} Å, trained from {shortest:.2f} Å)"
     if domain.bonded is None or (bonded := bonded_as(system)[atom]) in domain.bonded:
         return ""
     shell = bonded[0]

@@ -21,8 +21,6 @@ _SHARE = 0.1
 # ns: a pair, for a unit of its cost and beside; an image; a point and a wave
 _PAIR, _PAIR_FOUND, _IMAGE, _WAVE = 0.6, 6.0, 60.0, 0.4
 _TRIALS = 28
-# Gaussian charges wider than neighbours are apart are waves and nothing else
-_WIDE = 0.5
 
 
 class Split(NamedTuple):
@@ -37,6 +35,14 @@ class Split(NamedTuple):
     limits: tuple[int, int, int] = (0, 0, 0)
     lengths: np.ndarray = np.empty(0)
     cut: float = 0.0
+
+
+class _Costed(NamedTuple):
+    """A split, what it costs in ns, and its numbers of waves, images and pairs."""
+
+    cost: float
+    sizes: tuple[float, float, float]
+    split: Split
 
 
 def split_for(
@@ -62,14 +68,13 @@ def split_for(
     reach = kernel.coulomb_beyond(share, top)
     if isinstance(kernel, Coulomb):
         reach = 0.0
-    if isinstance(kernel, Erf):
-        # as waves alone, where those of the others would reach as far
-        own_eta = kernel.alpha if kernel.alpha * apart < _WIDE else None
-        if own_eta is not None:
-            return _cheapest(
-                targets, sources, cell, (source_order, order), share, apart, 0.0, own_eta
-            )
-    return _cheapest(targets, sources, cell, (source_order, order), share, apart, reach)
+    given = targets, sources, cell, (source_order, order), share, apart
+    found = [_cheapest(*given, reach)]
+    if isinstance(kernel, Erf):  # Gaussian charges that are wide are waves and nothing else
+        found.append(_cheapest(*given, 0.0, kernel.alpha))
+    best = min(found, key=lambda one: one.cost)
+    check_memory(*best.sizes)
+    return best.split
 
 
 def check_kernel(kernel: Kernel) -> None:
@@ -96,8 +101,8 @@ def _cheapest(
     apart: float,
     reach: float,
     eta: float | None = None,
-) -> Split:
-    """Return the cheapest split, of those of one eta if it is given."""
+) -> _Costed:
+    """Return the cheapest split, of those of one eta without near part if it is given."""
     top = sum(orders)
     etas = 6.0 / apart * 2.0 ** (-np.arange(_TRIALS) / 4) if eta is None else np.array([eta])
     depth = _near_depth(top, share, apart, etas)
@@ -120,14 +125,15 @@ def _cheapest(
     components = sum(indexing.n_components(k) for k in range(top + 1))
     near = pairs * (_PAIR_FOUND + _PAIR * (2 + components)) + images * _IMAGE
     best = int(np.argmin(work + near))
-    check_memory(float(n_waves[best]), float(images[best]), float(pairs[best]))
-    return Split(
+    split = Split(
         float(etas[best]),
         float(radii[best]),
         tuple(int(limit) for limit in limits[best]),  # type: ignore[arg-type]
         free[best],
         float(cuts[best]),
     )
+    sizes = float(n_waves[best]), float(images[best]), float(pairs[best])
+    return _Costed(float((work + near)[best]), sizes, split)
 
 
 def spacing(n: int, cell: Cell, spread: np.ndarray) -> float:

@@ -322,9 +322,9 @@ def test_shared_charges_warn_once_of_several_parts():
 def test_models_with_shared_charges_look_for_parts_once_for_each_list_of_atoms(monkeypatch):
     looked = []
 
-    def counted(numbers, positions):
+    def counted(numbers, positions, lattice):
         looked.append(len(numbers))
-        return parts_of(numbers, positions)
+        return parts_of(numbers, positions, lattice)
 
     for module in (potential, prepared):
         monkeypatch.setattr(module, "parts_of", counted)

@@ -136,14 +136,14 @@ def test_debug_shows_the_traceback(tmp_path):
 
 def test_warning_is_one_line_without_code(tmp_path, model, capsys):
     source = tmp_path / "cell.xyz"
-    lattice = 'Lattice="9 0 0 0 9 0 0 0 9" Properties=species:S:1:pos:R:3'
+    lattice = 'Lattice="9 0 0 0 9 0 0 0 9" Properties=species:S:1:pos:R:3 dipole="0 0 1"'
     source.write_text(PLAIN_XYZ.replace("\n\n", f"\n{lattice}\n"))
     assert main(["predict", str(model), str(source), "-o", str(tmp_path / "out.json")]) == 0
     error = capsys.readouterr().err
     assert error.count(UNDESCRIBED) == 1
     lines = _said(error)
     assert len(lines) == 1 and lines[0].startswith("anisole: warning: ")
-    assert "the periodic cell is ignored" in lines[0]
+    assert "the dipole is not read" in lines[0]
 
 
 # --- demo -----------------------------------------------------------------------------------------

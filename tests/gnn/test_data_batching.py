@@ -183,8 +183,9 @@ def test_prepared_frames_give_the_same_batch():
     frames = [make_frame(5, 4, 1, 1), make_frame(1, 0, 0, 2)]
     prepared = [prepare(frame, 3.0, torch.float64) for frame in frames]
     a, b = collate(frames, 3.0, torch.float64), collate(prepared)
-    assert a.labels.keys() == b.labels.keys() == set(LABELS)
-    for name, value in (vars(a) | {name: getattr(a, name) for name in LABELS}).items():
+    free = set(LABELS) - {"stress"}
+    assert a.labels.keys() == b.labels.keys() == free
+    for name, value in (vars(a) | {name: getattr(a, name) for name in free}).items():
         other = getattr(b, name)
         if name != "labels":
             assert torch.equal(value, other) if isinstance(value, torch.Tensor) else value == other

@@ -6,7 +6,7 @@ import torch
 
 from gnn.data import System, read_frames
 from gnn.data.charge import find_charge
-from gnn.data.systems import total_charge
+from gnn.data.values import total_charge
 
 ATOMS = "O 0 0 0\nH 0 0 0.97\n"
 

@@ -275,13 +275,6 @@ def test_extxyz_with_flat_charges(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*none is read")
-def test_periodic_cell_is_ignored_with_a_warning(tmp_path):
-    path = tmp_path / "h2.xyz"
-    path.write_text(XYZ.format(extra='Lattice="9 0 0 0 9 0 0 0 9"').replace("F F F", "T T T"))
-    with pytest.warns(UserWarning, match="periodic cell is ignored"):
-        read_frames(path)
-
-
 @pytest.mark.parametrize("suffix", [".h5", ".xyz"])
 def test_names(tmp_path, suffix):
     path = tmp_path / ("a" + suffix)

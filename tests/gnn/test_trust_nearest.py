@@ -32,7 +32,8 @@ def test_atoms_raise_novelties_to_the_steepest_ratio(dtype):
     senders, receivers = np.array([1, 2, 0, 4, 3]), np.array([0, 0, 1, 3, 4])
     table, start = limits(9, 9), np.full(6, 0.01)
     found = start.copy()
-    raise_by_atoms(found, NUMBERS, positions, senders, receivers, table)
+    vectors = positions[receivers] - positions[senders]
+    raise_by_atoms(found, NUMBERS, vectors, senders, receivers, table)
     expected = start.copy()
     gaps = np.linalg.norm(positions[receivers] - positions[senders], axis=1)
     ratios = (table[NUMBERS[receivers], NUMBERS[senders]] / gaps) ** 6
@@ -73,14 +74,14 @@ def test_what_is_no_number_or_too_large_is_as_novel_as_can_be():
     numbers, edges = np.array([1, 1]), (np.array([1, 0]), np.array([0, 1]))
     for places in (np.zeros((2, 3)), np.full((2, 3), np.nan), np.full((2, 3), 1e-30)):
         found = np.zeros(2)
-        raise_by_atoms(found, numbers, places, *edges, np.ones((2, 2)))
+        raise_by_atoms(found, numbers, places[::-1] - places, *edges, np.ones((2, 2)))
         assert (found == MOST).all()
         found = np.zeros(2)
         raise_by_field(found, numbers, np.full((2, 3), np.nan), np.ones(2))
         assert (found == MOST).all()
     far = np.array([[0.0, 0, 0], [1e200, 0, 0]])
     found = np.zeros(2)
-    raise_by_atoms(found, numbers, far, *edges, np.ones((2, 2)))
+    raise_by_atoms(found, numbers, far[::-1] - far, *edges, np.ones((2, 2)))
     assert (found == 0).all()
 
 
@@ -128,7 +129,8 @@ def test_atoms_bonded_as_none_in_training_are_novel(dtype):
     def novel(positions):
         found = np.full(6, 0.3)
         edges = senders, receivers, _BONDED, _marks(), codes
-        raise_by_bonds(found, numbers, positions[order].astype(dtype), *edges, 1.5)
+        places = positions[order].astype(dtype)
+        raise_by_bonds(found, numbers, places[receivers] - places[senders], *edges, 1.5)
         return found[np.argsort(order)]
 
     turned = METHANOL @ np.array([[0, 1, 0], [-1, 0, 0], [0, 0, 1.0]]) + 7

@@ -248,12 +248,24 @@ def test_long_and_short_ranges(rng, periodic):
 
 
 @KINDS
-def test_wide_gaussian_charges_are_waves_alone(rng, periodic, monkeypatch):
+@pytest.mark.parametrize("alpha", [0.5, 1.5])
+def test_wide_gaussian_charges_are_waves_alone(rng, periodic, alpha, monkeypatch):
     x, moments = 2 * rng.random((20, 3)), rng.standard_normal((20, 10))
-    given = x, moments, mp.Erf(0.5), None, None
+    given = x, moments, mp.Erf(alpha), None, None
     cell = {"cell": 2 * np.eye(3), "periodic": periodic, "virial": True}
+    chosen, cheapest = [], split._cheapest
+
+    def counted(*arguments):
+        found = cheapest(*arguments)
+        of_waves = len(arguments) == 8
+        chosen.append(of_waves)
+        return found._replace(cost=cost if of_waves else 1.0)
+
+    monkeypatch.setattr(split, "_cheapest", counted)
+    cost = 0.0
     alone = mp.energy_forces(*given, **cell)
-    monkeypatch.setattr(split, "_WIDE", 0.0)
+    assert chosen == [False, True]
+    cost = 2.0
     split_in_two = mp.energy_forces(*given, **cell)
     for one, other in zip(alone, split_in_two, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-11 * np.abs(other).max())

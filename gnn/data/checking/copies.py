@@ -59,7 +59,7 @@ def _atoms(frames: Sequence[Frame]) -> Iterator[tuple[int, Hashable]]:
 
 def _whole(frame: Frame) -> Hashable:
     system = frame.system
-    parts: list[Hashable] = [system.charge]
+    parts: list[Hashable] = [system.charge, system.periodic]
     centre = system.positions.mean(axis=0)
     for name in (field.name for field in fields(system)):
         values = getattr(system, name)

@@ -93,8 +93,8 @@ def _neighbour_ratios(frame: Frame) -> NDArray[np.float64]:
     chosen = numbers == 1
     if not chosen.any():
         chosen = np.isin(numbers, (6, 7, 8, 9, 15, 16, 17, 35))
-    if len(numbers) < 2 or not chosen.any():
-        return np.zeros(0)
+    if len(numbers) < 2 or not chosen.any() or frame.system.in_cell:
+        return np.zeros(0)  # in a cell the nearest may be an image
     distances, partners = evidence.nearest(frame.system.positions)
     ratios = distances / (RADII[numbers] + RADII[numbers[partners]])
     return ratios[chosen & ~np.isin(numbers[partners], _NOBLE)]

@@ -106,8 +106,8 @@ def stretch(frames: Sequence[Frame]) -> Stretch | None:
 def _bonds(frame: Frame) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """Yield partner, bond length and outward force of each hydrogen near its equilibrium."""
     numbers, x = frame.system.numbers, frame.system.positions
-    if frame.forces is None or len(numbers) < 2:
-        return
+    if frame.forces is None or len(numbers) < 2 or frame.system.in_cell:
+        return  # in a cell the partner may be an image
     distances, partners = nearest(x)
     for i in np.flatnonzero(numbers == 1).tolist():
         r, j = distances[i], partners[i]

@@ -14,6 +14,7 @@ from gnn.data.common import ATOMIC_LABELS, LABELS, is_hdf5
 from gnn.data.elements import formula
 from gnn.data.formats.by_suffix import read_frames
 from gnn.data.formats.hdf5 import read_remarks
+from gnn.data.images import farthest, surrounded
 from gnn.data.shipped import shipped_path
 from gnn.data.systems import Frame, System
 from multipoles.files import atomic_write
@@ -149,11 +150,14 @@ def _row(frame: Frame) -> dict[str, float]:
     """Return what is known of a frame by quantity."""
     system = frame.system
     row: dict[str, float] = {"n_mm": system.n_mm, "energy": _number(frame.energy)}
-    tree = cKDTree(system.positions)
-    if system.n_atoms > 1:
-        row["nearest_atoms"] = tree.query(system.positions, k=2)[0][:, 1].min()
+    lattice, x = system.lattice, system.positions
+    atoms, images, _ = surrounded(x, x, lattice, farthest(lattice))
+    tree = cKDTree(images)
+    if len(images) > 1:
+        row["nearest_atoms"] = tree.query(atoms, k=2)[0][:, 1].min()
     if system.n_mm:
-        row["nearest_charge"] = tree.query(system.mm_positions)[0].min()
+        particles = system.mm_positions if lattice is None else lattice.wrapped(system.mm_positions)
+        row["nearest_charge"] = tree.query(particles)[0].min()
     if frame.dipole is not None:
         row["dipole"] = float(np.linalg.norm(frame.dipole))
     for name, forces in (("force", frame.forces), ("mm_force", frame.mm_forces)):
@@ -267,11 +271,18 @@ def label_counts(frames: Sequence[Frame]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
+def _could(name: str, frame: Frame) -> bool:
+    """Return whether a frame could have a label."""
+    if name == "mm_forces":
+        return frame.system.n_mm > 0
+    return name not in ("dipole", "stress") or frame.system.in_cell == (name == "stress")
+
+
 def _labels(frames: Sequence[Frame], vacuum: bool) -> str:
     """Return the labels, and where not all frames that could have one do, how many."""
     labels = []
     for name, count in label_counts(frames).items():
-        could = sum(name != "mm_forces" or frame.system.n_mm > 0 for frame in frames)
+        could = sum(_could(name, frame) for frame in frames)
         labels.append(name if count == could else f"{name} ({count} of {could})")
     return ", ".join(labels + ["vacuum"] * vacuum) or "none"
 

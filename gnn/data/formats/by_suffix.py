@@ -60,7 +60,8 @@ def read_frames(
         The file. The layouts are described in :mod:`gnn.data.formats.hdf5` and
         :mod:`gnn.data.formats.extxyz`.
     require
-        Labels that every frame must have, of "energy", "forces", "mm_forces" and "dipole".
+        Labels that every frame must have, of "energy", "forces", "mm_forces", "dipole" and
+        "stress".
     names
         Only frames of molecules with these names. None: all.
     vacuum

@@ -9,10 +9,15 @@ Per atom: ``REF_forces`` (eV/Å), and the multipoles ``REF_charges`` (e), ``REF_
 taken to be in these units. ``formal_charges`` (e) are one whole number for each atom in a column,
 or, as they are written here, a JSON list of their shares as of ``System.charges``.
 
+Where something repeats, ``Lattice`` holds the lattice vectors (Å) and ``pbc`` which of them repeat;
+``REF_stress`` (eV/Å³, in ASE's sign, as nine numbers or as xx yy zz yz xz xy) is the stress, or
+``REF_virial`` (or ``virial``, eV) minus the stress times the volume. A lattice without ``pbc`` is
+read as one of three periodic directions, as ase does. Dipoles in a cell are not read.
+
 What is not there under such a name is taken from ase's own results (``energy``, ``forces``,
-``dipole``, ``charges``), and the total charge is found as :mod:`gnn.data.charge` says. Runs may
-have names, which are numbered. What else looks like a label, a charge or a unit is named in a
-warning. Coordinates have 8 decimals.
+``dipole``, ``charges``, ``stress``), and the total charge is found as :mod:`gnn.data.charge` says.
+Runs may have names, which are numbered. What else looks like a label, a charge or a unit is named
+in a warning. Coordinates have 8 decimals.
 """
 
 import json
@@ -50,7 +55,12 @@ def write_extxyz(path: Path, frames: Sequence[Frame]) -> None:
         beyond = [name for name in OPTIONAL_FIELDS if getattr(system, name) is not None]
         if beyond:
             raise ValueError(f"extxyz has no place for {', '.join(beyond)}: write HDF5 (.h5)")
-        image = atoms(numbers=system.numbers, positions=system.positions)
+        image = atoms(
+            numbers=system.numbers,
+            positions=system.positions,
+            cell=system.cell,
+            pbc=system.periodic,
+        )
         info: dict[str, Any] = {DEFAULT_KEYS["charge"]: system.charge}
         info[DEFAULT_KEYS["run"]] = frame.run
         info |= {key: spellings[0] for key, spellings in UNITS.items()}
@@ -63,6 +73,8 @@ def write_extxyz(path: Path, frames: Sequence[Frame]) -> None:
             info[DEFAULT_KEYS["energy"]] = frame.energy
         if frame.dipole is not None:
             info[DEFAULT_KEYS["dipole"]] = frame.dipole
+        if frame.stress is not None:
+            info[DEFAULT_KEYS["stress"]] = json.dumps(frame.stress.ravel().tolist())
         # Lists as text: ase would reshape, transpose or squeeze arrays of 1, 3 or 9 numbers.
         if system.charges is not None:
             info[DEFAULT_KEYS["formal_charges"]] = json.dumps(system.charges.tolist())
@@ -123,9 +135,6 @@ def read_extxyz(
         if len(origins) > 1:  # of several calculations, perhaps
             told = ", ".join(f"{key!r} in {count}" for key, count in origins.items())
             remarks.add(None, (quantity, "origins"), f"{quantity} is read from {told} frames")
-    for i, image in enumerate(images):
-        if image.pbc.any():
-            remarks.add(i, "cell", "the periodic cell is ignored; molecules must be whole")
     remarks.warn(len(frames), stacklevel=3)
     return frames if names is None else _only(path, frames, names)
 

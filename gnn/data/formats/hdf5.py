@@ -3,7 +3,8 @@
 File attributes (strings): ``energy_unit`` = "eV", ``length_unit`` = "Å", ``charge_unit`` = "e",
 required; others are remarks. One group for each molecule (F frames, n atoms, in all M point
 charges), named as the molecule unless it has an attribute ``name``, with the attribute
-``charge`` (total charge in e) and the datasets
+``charge`` (total charge in e), for cells with the attribute ``periodic`` (three bools: which
+directions repeat; missing, all do) and the datasets
 
 ============== ============ ======== =======================================================
 numbers        (n,)         required atomic numbers
@@ -17,10 +18,12 @@ mm_quadrupoles (M, 3, 3)    optional e Å²
 uniform_field  (F, 3)       optional V/Å
 external_field (F, n, k)    optional V/Å^l, k = 1, 4, 10 or 20
 formal_charges (F, n)       optional e: whole numbers, or shares as of ``System.charges``
+cell           (F, 3, 3)    optional Å, rows are lattice vectors; missing: free space
 energy         (F,)         optional eV
 forces         (F, n, 3)    optional eV/Å
 mm_forces      (M, 3)       optional eV/Å
 dipole         (F, 3)       optional e Å, about the origin of the frame's coordinates
+stress         (F, 3, 3)    optional eV/Å³, of cells, in ASE's sign
 charges        (F, n)       optional e, of the atoms, such as those of MBIS
 dipoles        (F, n, 3)    optional e Å, of the atoms
 quadrupoles    (F, n, 3, 3) optional e Å², of the atoms, Q = 1/2 sum q r r
@@ -43,7 +46,8 @@ from gnn.data.charge import find_charge
 from gnn.data.common import ATOMIC_LABELS, UNITS, text_of, wanted_names
 from gnn.data.formats.hdf5_checks import check_layout, check_units, group_charge, warn_of_others
 from gnn.data.formats.names import Remarks
-from gnn.data.systems import Frame, System, run_number
+from gnn.data.systems import Frame, System
+from gnn.data.values import run_number
 
 FORMAT = "anisole-frames"
 VERSION = 1
@@ -57,6 +61,8 @@ DATASET_UNITS = {
     "uniform_field": "V/Å",
     "external_field": "V/Å^l",
     "formal_charges": "e",
+    "cell": "Å",
+    "stress": "eV/Å³",
     "energy": "eV",
     "forces": "eV/Å",
     "mm_forces": "eV/Å",
@@ -66,8 +72,8 @@ DATASET_UNITS = {
     "quadrupoles": "e Å²",
 }
 _PER_FRAME = (
-    "run", "group", "index", "uniform_field", "external_field", "formal_charges", "energy",
-    "forces", "dipole", *ATOMIC_LABELS,
+    "run", "group", "index", "uniform_field", "external_field", "formal_charges", "cell",
+    "energy", "forces", "dipole", "stress", *ATOMIC_LABELS,
 )  # fmt: skip
 _KNOWN = ("numbers", "run", "group", "mm_ptr", "index", "vacuum", *DATASET_UNITS)
 
@@ -214,6 +220,8 @@ def read_group(
     fields = {} if vacuum else _read_fields(where, group, count, len(numbers))
     labels = _read_labels(where, group["vacuum"] if vacuum else group, count, len(numbers))
     formal = _dataset(where, group, "formal_charges", (count, len(numbers)), required=False)
+    cells = _dataset(where, group, "cell", (count, 3, 3), required=False)
+    periodic = stored_periodic(where, group)
     pointer = surroundings.pop("mm_ptr")
     mm_forces = None
     if not vacuum:
@@ -227,6 +235,8 @@ def read_group(
             given["mm_forces"] = mm_forces[own]
         try:
             around = charges | {key: value[i] for key, value in fields.items()}
+            if cells is not None:
+                around |= {"cell": cells[i], "periodic": periodic}
             if "charges" in given:  # a whole sum must be the total charge
                 find_charge({"charge": charge}, {"charges": given["charges"]})
             shares = None if formal is None else formal[i]
@@ -238,6 +248,19 @@ def read_group(
         except (ValueError, TypeError) as error:
             raise type(error)(f"{where}, frame {i}: {error}") from error
     return frames, None if index is None else index.tolist()
+
+
+def stored_periodic(where: str, group: Any) -> tuple[bool, bool, bool]:
+    """Return which directions repeat of the cells of a group: all, where it does not say."""
+    if "periodic" not in group.attrs:
+        return True, True, True
+    given = np.asarray(group.attrs["periodic"])
+    if given.shape != (3,) or given.dtype.kind not in "biu" or not np.isin(given, (0, 1)).all():
+        raise ValueError(
+            f"{where}: attribute 'periodic' should be three bools, got {given.tolist()!r}"
+        )
+    a, b, c = map(bool, given)
+    return a, b, c
 
 
 def stored_groups(where: str, group: Any, count: int) -> list[str]:
@@ -290,6 +313,7 @@ def _read_labels(where: str, group: Any, count: int, n_atoms: int) -> dict[str, 
         "energy": (count,),
         "forces": (count, n_atoms, 3),
         "dipole": (count, 3),
+        "stress": (count, 3, 3),
         "charges": (count, n_atoms),
         "dipoles": (count, n_atoms, 3),
         "quadrupoles": (count, n_atoms, 3, 3),

@@ -63,7 +63,9 @@ def _kind(frame: Frame) -> tuple[Any, ...]:
     fields = tuple(
         np.shape(getattr(frame.system, name))[-1:] for name in (*OPTIONAL_FIELDS, "charges")
     )
-    return frame.name, frame.system.numbers.tobytes(), frame.system.charge, labels, fields
+    system = frame.system
+    atoms = frame.name, system.numbers.tobytes(), system.charge
+    return *atoms, labels, fields, system.in_cell, system.periodic
 
 
 def _check_vacuum(frames: Sequence[Frame], vacuum: Sequence[Frame] | None) -> None:
@@ -77,8 +79,17 @@ def _check_vacuum(frames: Sequence[Frame], vacuum: Sequence[Frame] | None) -> No
         same = np.array_equal(frame.system.numbers, alone.system.numbers)
         if not same or not np.array_equal(frame.system.positions, alone.system.positions):
             raise ValueError(f"vacuum: frame {i} has other atoms or positions than the frame")
+        if not _same_cell(frame, alone):
+            raise ValueError(f"vacuum: frame {i} has another cell than the frame")
         if alone.system.n_mm:
             raise ValueError(f"vacuum: frame {i} has {alone.system.n_mm} point charges, expected 0")
+
+
+def _same_cell(frame: Frame, other: Frame) -> bool:
+    one, two = frame.system, other.system
+    if one.cell is None or two.cell is None:
+        return one.cell is two.cell
+    return one.periodic == two.periodic and np.array_equal(one.cell, two.cell)
 
 
 def _new_group(file: Any, frame: Frame) -> Any:
@@ -90,6 +101,8 @@ def _new_group(file: Any, frame: Frame) -> Any:
         key = f"{base}-{number}"
     group = file.create_group(key, track_order=True)
     group.attrs.update({"name": frame.name, "charge": frame.system.charge})
+    if frame.system.in_cell:
+        group.attrs["periodic"] = np.array(frame.system.periodic)
     return group
 
 
@@ -119,6 +132,8 @@ def _write_group(group: Any, frames: list[Frame], dtype: np.dtype, mm_force_step
         if getattr(systems[0], name) is not None:
             join = np.concatenate if name.startswith("mm_") else np.stack
             _put(group, name, join([getattr(s, name) for s in systems]).astype(dtype))
+    if systems[0].cell is not None:
+        _put(group, "cell", np.stack([np.asarray(system.cell) for system in systems]))
     if systems[0].charges is not None:
         shares = [np.asarray(system.charges) for system in systems]
         _put(group, "formal_charges", np.stack(shares))
@@ -138,6 +153,8 @@ def _write_labels(group: Any, frames: list[Any], dtype: np.dtype) -> None:
         _put(group, "forces", np.stack([frame.forces for frame in frames]).astype(dtype))
     if frames[0].dipole is not None:
         _put(group, "dipole", np.stack([frame.dipole for frame in frames]).astype(np.float64))
+    if frames[0].stress is not None:
+        _put(group, "stress", np.stack([frame.stress for frame in frames]).astype(np.float64))
     for name in ATOMIC_LABELS:
         if getattr(frames[0], name) is not None:
             _put(group, name, np.stack([getattr(frame, name) for frame in frames]).astype(dtype))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gnn.data.systems import run_number
+from gnn.data.values import run_number
 
 _UNITS = {"energy": "eV", "forces": "eV/Å", "dipole": "e Å"}
 _ENERGY = re.compile(

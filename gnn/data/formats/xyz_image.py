@@ -27,6 +27,8 @@ DEFAULT_KEYS = {
     "charges": "REF_charges",
     "dipoles": "REF_dipoles",
     "quadrupoles": "REF_quadrupoles",
+    "stress": "REF_stress",
+    "virial": "REF_virial",
 }
 
 #: Results of ase that are read where there is no such key.
@@ -35,7 +37,10 @@ ASE_RESULTS = {
     "forces": ("forces",),
     "dipole": ("dipole",),
     "charges": ("charges",),
+    "stress": ("stress",),
 }
+_VIRIAL = "virial"  # as others call it
+_VOIGT = [0, 5, 4, 5, 1, 3, 4, 3, 2]  # places of xx … zz among xx yy zz yz xz xy
 _ROUNDING = 1e-6  # largest difference in eV, eV/Å, e Å or e between two values of one quantity
 
 
@@ -89,6 +94,8 @@ class Image:
                 self._get("mm_positions", (-1, 3)),
                 self._get("mm_charges", (-1,)),
                 charges=None if spread else formal,
+                cell=self.image.cell.array if self.image.pbc.any() else None,
+                periodic=self.image.pbc,
             )
             system = system.with_charges(formal) if spread else system
             frame = Frame(
@@ -96,13 +103,14 @@ class Image:
                 self._get("energy", ()),
                 self._get("forces", (-1, 3)),
                 self._get("mm_forces", (-1, 3)),
-                self._get("dipole", (-1,)),
+                self._dipole(system),
                 run,
                 str(self.image.info.get(self.keys["name"], "")),
                 self._get("charges", (-1,)),
                 self._get("dipoles", (-1, 3)),
                 self._get("quadrupoles", (-1, 3, 3)),
                 self.group,
+                self._stress(system),
             )
         except (ValueError, TypeError) as error:
             if str(error).startswith(self.where):
@@ -117,6 +125,8 @@ class Image:
 
     def lacks(self, quantity: str, marked: bool = False) -> bool:
         """Return whether a quantity is missing; isolated atoms lack labels only if `marked`."""
+        if quantity == "dipole" and self.image.pbc.any():
+            return marked  # not defined in a cell
         if quantity in self.sources or quantity in ("charge", "run", "name", "group"):
             return False  # checked in `frame`, or by the split
         if quantity == "mm_forces":
@@ -149,6 +159,44 @@ class Image:
                         f"up to {apart:.3g}",
                     )
         return value
+
+    def _dipole(self, system: System) -> Any:
+        dipole = self._get("dipole", (-1,))
+        if dipole is None or not system.in_cell:
+            return dipole
+        told = "the dipole is not read: in a cell it depends on which images are counted"
+        self.remarks.add(self.number, "dipole in cell", told)
+        return None
+
+    def _stress(self, system: System) -> Any:
+        """Return the stress (3, 3) as it is stored, or minus the virial over the volume."""
+        if system.cell is None:
+            return None
+        stress = self._get("stress", (-1,))
+        virial = self._get("virial", (-1,))
+        if virial is None and _VIRIAL in self.image.info and "virial" not in self.named:
+            virial = _array(self.where, _VIRIAL, self.image.info[_VIRIAL], (-1,))
+            self.sources["virial"] = _VIRIAL
+        if stress is not None:
+            found = _matrix(self.where, self.sources["stress"], stress)
+        if virial is None:
+            return None if stress is None else found
+        volume = abs(np.linalg.det(system.cell))
+        if volume == 0:
+            raise ValueError(
+                f"{self.where}: {self.sources['virial']!r} is a stress times a volume, and the "
+                "lattice vectors span none"
+            )
+        of_virial = -_matrix(self.where, self.sources["virial"], virial) / volume
+        if stress is None:
+            self.sources["stress"] = self.sources["virial"]
+            return of_virial
+        apart = float(np.abs(of_virial - found).max())
+        if apart > _ROUNDING:
+            told = f"stress: {self.sources['stress']!r} is read; {self.sources['virial']!r}"
+            told += f" is of another, by up to {apart:.3g} eV/Å³"
+            self.remarks.add(self.number, ("stress", "virial"), told)
+        return found
 
     def missing(self, quantity: str) -> str:
         """Say that a quantity is not there, and what is."""
@@ -212,6 +260,13 @@ class Image:
             told = f"{', '.join(charges)} looks like charges around the atoms and is not read"
             self.remarks.add(self.number, "around", f"{told}: the keys are {keys}")
         unused = not_used([*info, *arrays])
+        stresses = [key for key in unused if "stress" in key.lower()]
+        if stresses and frame.system.in_cell and frame.stress is None:
+            told = f"stress: none is read, though {stresses[0]!r} is there: if it is in eV/Å³, name"
+            told += f' it: keys={{"stress": "{stresses[0]}"}} in Python, stress={stresses[0]} after'
+            told += " --keys on the command line"
+            self.remarks.add(self.number, ("stress", "unmapped"), told)
+            unused = [key for key in unused if key not in stresses]
         if unused:
             told = f"not used by models of this package: {', '.join(unused)}"
             self.remarks.add(self.number, "not used", told)
@@ -234,3 +289,13 @@ def _array(where: str, key: str, value: Any, shape: tuple[int, ...]) -> np.ndarr
             f"{where}: {key!r} should hold numbers of shape "
             f"{str(shape).replace('-1', 'any')}, got {str(value)[:60]!r}"
         ) from error
+
+
+def _matrix(where: str, key: str, values: np.ndarray) -> np.ndarray:
+    """Return the matrix of nine numbers, or of six in the order xx yy zz yz xz xy."""
+    if values.size not in (6, 9):
+        raise ValueError(
+            f"{where}: {key!r} should hold nine numbers, or six (xx yy zz yz xz xy), got "
+            f"{values.size}"
+        )
+    return (values if values.size == 9 else values[_VOIGT]).reshape(3, 3)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from gnn.data.formats.names import Remarks
-from gnn.data.systems import MAX_ATOMIC_NUMBER
+from gnn.data.values import MAX_ATOMIC_NUMBER
 
 _CLOSING = {"'": "'", '"': '"', "{": "}", "[": "]"}
 # a key without a value in front of another key, or a quoted text, which is to be left alone

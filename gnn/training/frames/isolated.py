@@ -117,4 +117,5 @@ def isolated_lines(isolated: Isolated, elements: Iterable[int], start: str | Non
 
 def single_atoms(headers: Iterable[Frame | Header]) -> int:
     """Return how many frames are one atom and nothing around it."""
-    return sum(len(header.system.numbers) == 1 and not header.system.n_mm for header in headers)
+    systems = (header.system for header in headers)
+    return sum(len(s.numbers) == 1 and not s.n_mm and not s.in_cell for s in systems)

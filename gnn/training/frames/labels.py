@@ -13,11 +13,16 @@ from gnn.training.frames.loader import Frames, headers, take
 
 
 def label_table(frames: Frames) -> NDArray[np.bool_]:
-    """Return which labels each frame has, (n, 4), in the order of `LABELS`."""
+    """Return which labels each frame has, (n, 5), in the order of `LABELS`."""
     if isinstance(frames, StreamedFrames):
         return frames.labels()
     rows = [[getattr(frame, name) is not None for name in LABELS] for frame in frames]
     return np.array(rows, dtype=bool).reshape(len(rows), len(LABELS))
+
+
+def has_stress(frames: Frames) -> bool:
+    """Return whether any of the frames has a stress to compare with."""
+    return bool(label_table(frames)[:, LABELS.index("stress")].any())
 
 
 def check_labelled(frames: Frames, what: str) -> None:
@@ -40,21 +45,25 @@ def label_lines(parts: Mapping[str, Frames]) -> list[str]:
     tables = {what: label_table(frames) for what, frames in parts.items() if len(frames)}
     could = {what: np.ones_like(table) for what, table in tables.items()}
     for what, table in could.items():
-        # forces on charges are no label where there are none
-        table[:, LABELS.index("mm_forces")] = [h.system.n_mm > 0 for h in headers(parts[what])]
+        # forces on charges are no label where there are none, and only cells have a stress
+        systems = [header.system for header in headers(parts[what])]
+        in_cell = np.array([system.in_cell for system in systems], dtype=bool)
+        table[:, LABELS.index("mm_forces")] = [system.n_mm > 0 for system in systems]
+        table[:, LABELS.index("stress")], table[:, LABELS.index("dipole")] = in_cell, ~in_cell
     everywhere, nowhere, lines = [], [], []
     for k, name in enumerate(LABELS):
         counts = {
             what: (table[:, k].sum(), could[what][:, k].sum()) for what, table in tables.items()
         }
         if not any(known for known, _ in counts.values()):
-            nowhere.append(name)
+            possible = name not in ("stress", "dipole") or any(of for _, of in counts.values())
+            nowhere += [name] * possible
         elif all(known == of for known, of in counts.values()):
             everywhere.append(name)
         else:
             told = ", ".join(f"{known} of {of} to {what}" for what, (known, of) in counts.items())
-            surrounded = " with charges around them" if name == "mm_forces" else ""
-            lines.append(f"label {name}: in {told}{surrounded}")
+            which = {"mm_forces": " with charges around them", "stress": " in cells"}.get(name, "")
+            lines.append(f"label {name}: in {told}{which}")
     if everywhere or nowhere:
         said = [f"{', '.join(everywhere)} in all frames"] if everywhere else []
         said += [f"{', '.join(nowhere)} in none"] if nowhere else []
@@ -73,7 +82,9 @@ def with_weighted_labels(training: Frames, weights: LossConfig) -> Frames:
     unused = np.count_nonzero(~useful)
     if not unused:
         return training
-    names = ", ".join(LABELS[k] for k in np.flatnonzero(_weighted(weights)))
+    weighted = _weighted(weights)
+    weighted[LABELS.index("stress")] &= any(header.system.in_cell for header in headers(training))
+    names = ", ".join(LABELS[k] for k in np.flatnonzero(weighted))
     wanted = f"of the labels with a weight in the loss ({names or 'all weights are zero'})"
     if unused == len(training):
         raise ValueError(
@@ -92,11 +103,15 @@ def labels_to_validate(training: Frames, validation: Frames, weights: LossConfig
         raise ValueError("expected at least one training frame, got none")
     if not len(validation):
         return []
-    if not _weighted(weights).any():
+    labelled = np.asarray(label_table(training).any(axis=0))
+    weighted = _weighted(weights)
+    stress = LABELS.index("stress")
+    weighted[stress] &= labelled[stress]  # whose weight nobody sets who has no cells
+    if not weighted.any():
         raise ValueError("loss: all weights are zero, so there is nothing to train on")
-    trained = label_table(training).any(axis=0) & _weighted(weights)
+    trained = labelled & weighted
     there = label_table(validation).any(axis=0)
-    if not (there & _weighted(weights)).any():
+    if not (there & weighted).any():
         raise ValueError(
             "the validation frames have none of the labels with a weight in the loss, by which "
             "the best weights are chosen"

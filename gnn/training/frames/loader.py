@@ -15,6 +15,7 @@ from gnn.potential import Potential
 
 _INPUTS = (
     "numbers", "positions", "mm_positions", "mm_moments", "uniform_field", "external_field",
+    "cell", "periodic",
 )  # fmt: skip
 
 Frames = Sequence[Frame] | StreamedFrames

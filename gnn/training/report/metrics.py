@@ -17,6 +17,7 @@ QUANTITIES = {
     "forces": ("meV/Å", 1e3),
     "mm_forces": ("meV/Å", 1e3),
     "dipole": ("me Å", 1e3),
+    "stress": ("meV/Å³", 1e3),
 }
 
 
@@ -45,20 +46,29 @@ class Comparison:
         Per quantity one flat array for each frame; of no length where a frame has no such label.
     surrounded
         Which frames have surroundings that forces act on.
+    in_cell
+        Which frames are in cells: they may have a stress, and the others a dipole.
     """
 
     names: list[str]
     predicted: dict[str, list[NDArray[np.float64]]]
     reference: dict[str, list[NDArray[np.float64]]]
     surrounded: list[bool]
+    in_cell: list[bool]
 
     def _chosen(self, name: str | None) -> list[int]:
         return [i for i, n in enumerate(self.names) if name is None or n == name]
 
+    def _could(self, quantity: str, i: int) -> bool:
+        """Return whether a frame could have a label."""
+        if quantity == "mm_forces":
+            return self.surrounded[i]
+        return quantity not in ("stress", "dipole") or self.in_cell[i] == (quantity == "stress")
+
     def count(self, quantity: str, name: str | None = None) -> tuple[int, int]:
         """Return how many frames have a label, and how many there are that could have it."""
         chosen = self._chosen(name)
-        of = [i for i in chosen if quantity != "mm_forces" or self.surrounded[i]]
+        of = [i for i in chosen if self._could(quantity, i)]
         return sum(len(self.reference[quantity][i]) > 0 for i in chosen), len(of)
 
     def values(
@@ -99,10 +109,11 @@ class Comparison:
 
 def compare(results: Sequence[dict[str, Any]], frames: Sequence[Frame]) -> Comparison:
     """Put results of ``model.evaluate`` beside the labels that each of the frames has."""
-    comparison = Comparison([], {q: [] for q in QUANTITIES}, {q: [] for q in QUANTITIES}, [])
+    comparison = Comparison([], {q: [] for q in QUANTITIES}, {q: [] for q in QUANTITIES}, [], [])
     for result, frame in zip(results, frames, strict=True):
         comparison.names.append(frame_name(frame))
         comparison.surrounded.append(frame.system.n_mm > 0)
+        comparison.in_cell.append(frame.system.in_cell)
         for quantity in QUANTITIES:
             label = getattr(frame, quantity)
             known = label is not None and quantity in result
@@ -141,17 +152,30 @@ def mean_baseline(training: Sequence[Frame], frames: Sequence[Frame]) -> Compari
 def without_surroundings(frame: Frame) -> Frame:
     """Return the frame with its labels but without the charges that made them."""
     system = frame.system
-    bare = System(system.numbers, system.positions, system.charge).with_charges(system.charges)
+    bare = System(
+        system.numbers,
+        system.positions,
+        system.charge,
+        cell=system.cell,
+        periodic=system.periodic,
+    )
     return Frame(
-        bare, frame.energy, frame.forces, None, frame.dipole, run=frame.run, name=frame.name
+        bare.with_charges(system.charges),
+        frame.energy,
+        frame.forces,
+        None,
+        frame.dipole,
+        run=frame.run,
+        name=frame.name,
+        stress=frame.stress,
     )
 
 
 def blind_comparison(results: Sequence[dict[str, Any]], frames: Sequence[Frame]) -> Comparison:
     """Compare a model that saw no surroundings with the true frames; it has no MM forces."""
-    seen = ("energy", "forces", "dipole")
+    seen = ("energy", "forces", "dipole", "stress")
     filled = [
-        {name: result[name] for name in seen}
+        {name: result[name] for name in seen if name in result}
         | {"mm_forces": np.zeros_like(frame.system.mm_positions)}
         for result, frame in zip(results, frames, strict=True)
     ]

@@ -97,7 +97,7 @@ def parity(comparison: Comparison, path: str | Path, title: str = "") -> None:
         text = f"MAE {errors.mae:.1f} {unit}\nRMSE {errors.rmse:.1f} {unit}"
         axis.text(0.05, 0.95, text, transform=axis.transAxes, va="top")
         axis.set_title(TITLES[quantity])
-        unit = {"energy": "eV", "dipole": "e Å"}.get(quantity, "eV/Å")
+        unit = {"energy": "eV", "dipole": "e Å", "stress": "eV/Å³"}.get(quantity, "eV/Å")
         axis.set(xlabel=f"reference / {unit}", ylabel=f"predicted / {unit}")
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=11)

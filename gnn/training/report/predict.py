@@ -60,7 +60,7 @@ def write_predictions(
     predicted = [
         Frame(
             frame.system,
-            **{name: result[name] for name in LABELS},
+            **{name: result[name] for name in LABELS if name in result},
             run=frame.run,
             name=frame.name,
             group=frame.group,

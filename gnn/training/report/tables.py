@@ -9,7 +9,10 @@ from typing import Any
 from gnn.training.report.metrics import QUANTITIES, Comparison
 from multipoles.files import atomic_write
 
-TITLES = {"energy": "energy", "forces": "QM forces", "mm_forces": "MM forces", "dipole": "dipole"}
+TITLES = {
+    "energy": "energy", "forces": "QM forces", "mm_forces": "MM forces", "dipole": "dipole",
+    "stress": "stress",
+}  # fmt: skip
 
 #: Columns of names, which may be long: they are folded where numbers never are.
 _NAMES: dict[str, Any] = {"overflow": "fold", "min_width": 8}
@@ -53,7 +56,9 @@ def _lacking(comparison: Comparison, quantity: str) -> int:
 
 def error_table(comparison: Comparison, title: str) -> Any:
     """Return `error_rows` for a rich console, with who has which label where not all have all."""
-    table = _Fitting(title, ("molecule", "frames"), tuple(QUANTITIES), ("forces", "mm_forces"))
+    # most frames are in no cell
+    shown = tuple(q for q in QUANTITIES if q != "stress" or comparison.errors(q) is not None)
+    table = _Fitting(title, ("molecule", "frames"), shown, ("forces", "mm_forces"))
     for name, row in zip(_molecules(comparison), error_rows(comparison), strict=True):
         table.add((row["molecule"], str(row["frames"])), row, strong=name is None)
     partial = [name for name in QUANTITIES if _lacking(comparison, name)]
