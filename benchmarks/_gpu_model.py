@@ -54,8 +54,10 @@ def evaluation(place: Place) -> Iterator[Row]:
     for count, target in ((1, 4e-3), (2 if place.smoke else 256, None)):
         model = model_of(place)
         systems = [system(rng, atoms, particles) for _ in range(count)]
-        host = collate([prepare(item, model.cutoff) for item in systems])
-        sample = collate([prepare(item, model.cutoff, torch.float64) for item in systems[:2]])
+        host = collate([prepare(item, model.cutoff, local_charges=None) for item in systems])
+        sample = collate(
+            [prepare(item, model.cutoff, torch.float64, local_charges=None) for item in systems[:2]]
+        )
         expected = model.double()(sample, forces=True, mm_forces=True)
         model, batch = there(place, model.float()), there(place, host)
 
@@ -99,7 +101,9 @@ def training(place: Place) -> Iterator[Row]:
     name = f"training step, {atoms} atoms in {particles} charges"
     for backend in ("torch", "compiled"):
         model = there(place, model_of(place, backend=backend))
-        batch = there(place, collate([prepare(item, model.cutoff) for item in systems]))
+        batch = there(
+            place, collate([prepare(item, model.cutoff, local_charges=None) for item in systems])
+        )
         # weights stay: all steps do the same
         optimizer = torch.optim.Adam(model.parameters(), lr=0.0)
 

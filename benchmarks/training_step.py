@@ -51,7 +51,7 @@ def molecule(rng: np.random.Generator, atoms: int, particles: int) -> Frame:
 def batch_of(model: AMP, size: int, atoms: int, particles: int):
     rng = np.random.default_rng(0)
     frames = [molecule(rng, atoms, particles) for _ in range(size)]
-    return collate([prepare(frame, model.cutoff) for frame in frames])
+    return collate([prepare(frame, model.cutoff, local_charges=None) for frame in frames])
 
 
 def step(model: AMP, batch, optimizer) -> None:

@@ -329,6 +329,25 @@ def water_dimer() -> Table:
     return list(columns.values()), [*body, ["largest", "", "", f"{largest:.3f}"]]
 
 
+def hot_runs() -> Table:
+    """Show what became of every molecule, in two sets of columns so that the table stays short."""
+    cells = [
+        [
+            named(row["molecule"]),
+            "whole" if row["end"] == "whole" else f"{row['end']} at {row['time_ps']} ps",
+            row["temperature"],
+            f"{row['shortest']} ({row['pair']})",
+            f"{float(row['novel']):g}",
+        ]
+        for row in read("hot_runs")
+    ]
+    header = ["molecule", "end", "mean K", "shortest, Å", "outside, %"]
+    half = (len(cells) + 1) // 2
+    right = [*cells[half:], *[[""] * len(header)] * (2 * half - len(cells))]
+    body = [one + other for one, other in zip(cells[:half], right, strict=True)]
+    return [*header, *header], body
+
+
 def novelty() -> Table:
     columns = ("number", "force error", "novelty", "wrong", "flagged", "wrong and not flagged",
                "roc area", "committee: wrong", "committee: roc area of novelty",
@@ -566,6 +585,7 @@ TABLES: dict[str, tuple[Callable[[], Table], str]] = {
         ("shipped_model_beside", shipped_model_beside, "python benchmarks/shipped_model.py"),
         ("shipped_model_targets", shipped_model_targets, "python benchmarks/shipped_model.py"),
         ("water_dimer", water_dimer, ""),
+        ("hot_runs", hot_runs, ""),
         ("novelty", novelty, "python benchmarks/novelty.py --committee shipped.pt"),
         ("novelty_examples", novelty_examples, "python benchmarks/novelty.py"),
         ("trust", trust, "python benchmarks/trust.py"),

@@ -94,7 +94,21 @@ def evidence() -> list[str]:
             )
         ),
         f"{training_minutes()} minutes on one core that others used too",
+        *hot(),
         f"({size / 1e6:.1f} MB)",
+    ]
+
+
+def hot() -> list[str]:
+    """Return what became of the molecules in hot dynamics."""
+    rows = read("hot_runs")
+    held = {row["molecule"] for row in read("shipped_model_unseen")} & {r["molecule"] for r in rows}
+    often = max(number(row, "novel") for row in rows if row["molecule"] not in held)
+    whole = sum(row["end"] == "whole" for row in rows)
+    assert all(number(row, "novel") == 100 for row in rows if row["molecule"] in held)
+    return [
+        f"{whole} of {len(rows)} stay whole",
+        f"at no more than {often:.1f} % of them",
     ]
 
 

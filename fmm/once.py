@@ -1,8 +1,9 @@
 """Plans for one use: direct sums, as long as compiling the fast method would take longer.
 
 On a machine that has not compiled the kernels of the fast method yet, the sums of a first script
-are done before these were. So that a program that sums again and again is not slow for ever, all
-direct sums of a process together take no longer than it takes to compile.
+are done before these were. So that what is run again and again is not slow for ever, the direct
+sums of all processes together take no longer than it takes to compile: what they took is noted
+beside the kernels.
 """
 
 import os
@@ -21,13 +22,14 @@ from fmm.near import pair_cost
 from fmm.plan import FMM
 from multipoles import checks
 from multipoles.checks import check_total_order
-from multipoles.compiled.cache import is_kept
+from multipoles.compiled.cache import is_kept, note_time, noted_time
 from multipoles.compiled.jit import get_num_threads
 from multipoles.radial import Coulomb, Erf, Kernel, Softened, Thole, kernel_object
 
 #: s; about what compiling the fast method takes on one core.
 COMPILATION = 12.0
 _PAIR = 1e-9  # s, of a charge's potential and gradient; a slow machine compiles slowly, too
+_NOTED = 0.02  # s, of a direct sum that counts for other processes
 _LONG = 1.0  # s, of a direct sum that is worth a line
 _LINE = (
     "fmm: summed directly, since the kernels of the fast method are not compiled on this machine "
@@ -63,7 +65,8 @@ def _count(points: Any) -> int:
 
 def _pays(seconds: float) -> bool:
     """Tell whether direct sums take less than compiling, with all that went before."""
-    return _spent + seconds < COMPILATION and not is_kept(rotations.translate)
+    spent = max(_spent, noted_time(rotations.translate))
+    return spent + seconds < COMPILATION and not is_kept(rotations.translate)
 
 
 class DirectSums:
@@ -117,6 +120,8 @@ class DirectSums:
         )  # fmt: skip
         seconds = perf_counter() - start
         _spent += seconds
+        if seconds > _NOTED:
+            note_time(rotations.translate, seconds)
         if seconds > _LONG and not os.environ.get("MULTIPOLES_QUIET"):
             print(_LINE, file=sys.stderr, flush=True)
         found = found.astype(dtype, copy=False)

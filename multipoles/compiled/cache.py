@@ -42,6 +42,19 @@ def is_kept(dispatcher: Any) -> bool:
     return bool(dispatcher.overloads) or (isinstance(files, _Files) and files.any())
 
 
+def note_time(dispatcher: Any, seconds: float) -> None:
+    """Note beside the machine code of a function, which there may be none of, what was spent."""
+    files = getattr(dispatcher._cache, "_cache_file", None)
+    if isinstance(files, _Files):
+        files.note_time(seconds)
+
+
+def noted_time(dispatcher: Any) -> float:
+    """Return all the seconds that processes have noted; zero where nothing can be kept."""
+    files = getattr(dispatcher._cache, "_cache_file", None)
+    return files.noted_time() if isinstance(files, _Files) else 0.0
+
+
 class _KernelCache(FunctionCache):
     """Numba's cache of a function, but for its files and for how it fails."""
 
@@ -129,6 +142,24 @@ class _Files:
     def any(self) -> bool:
         """Tell whether there is a file."""
         return next(self._folder.glob(f"{self._name}{self._state}-*.nbc"), None) is not None
+
+    def note_time(self, seconds: float) -> None:
+        """Add a line to a file of seconds; what cannot be written is lost."""
+        with suppress(OSError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with self._times.open("a", encoding="ascii") as stream:
+                stream.write(f"{seconds:.3f}\n")
+
+    def noted_time(self) -> float:
+        """Return the sum of the lines; a damaged file counts as none."""
+        try:
+            return sum(map(float, self._times.read_text(encoding="ascii").split()))
+        except (OSError, ValueError):
+            return 0.0
+
+    @property
+    def _times(self) -> Path:
+        return self._folder / f"{self._name}{self._state}-times.txt"
 
     def flush(self) -> None:
         """Remove all files of the function."""

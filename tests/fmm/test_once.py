@@ -77,6 +77,28 @@ def test_scaled_pairs_time_spent_and_what_is_kept_call_for_a_plan(cold, monkeypa
     assert isinstance(once.plan(*given, None, {}), fmm.FMM)
 
 
+def test_time_counts_for_all_processes(tmp_path):
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "MULTIPOLES_QUIET": "1"}
+    environment.pop("NUMBA_ENABLE_CUDASIM", None)
+
+    def found(lines):
+        done = subprocess.run(
+            [sys.executable, "-c", "from fmm import once\nonce._NOTED = 0.0\n" + lines],
+            env=environment, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return done.stdout.strip()
+
+    summed = "import numpy as np, fmm\nx = np.eye(3)\nfmm.field(x, x, x[:, :1])\n"
+    pays = "print(once._pays(1.0))"
+    assert found(summed + pays) == "True"
+    (noted,) = tmp_path.rglob("*-times.txt")
+    assert len(noted.read_text().split()) == 1
+    noted.write_text("11.5\n")
+    assert found(pays) == "False"
+    noted.write_text("damaged")
+    assert found(pays) == "True"
+
+
 @pytest.mark.parametrize(
     ("error", "arguments"),
     [
