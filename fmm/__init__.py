@@ -11,7 +11,10 @@
 from fmm.contract import Plan
 from fmm.interactions import energy, energy_forces, field, torques
 from fmm.mesh.mesh import Mesh
-from fmm.plan import FMM
+from fmm.method import FMM
+from fmm.planning import Ewald, plan
 from fmm.report import Report
 
-__all__ = ["FMM", "Mesh", "Plan", "Report", "energy", "energy_forces", "field", "torques"]
+__all__ = [
+    "FMM", "Ewald", "Mesh", "Plan", "Report", "energy", "energy_forces", "field", "plan", "torques",
+]  # fmt: skip

@@ -44,9 +44,12 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--dtype", choices=["float32", "float64"], default="float64")
     check.add_argument("--seed", type=int, default=0)
     check.add_argument("--threads", type=int, help="default: all cores")
+    check.add_argument("--cell", help="in a cell: one edge, three, or nine numbers, with commas")
+    check.add_argument("--periodic", default="xyz", help="which directions repeat: xyz, xy, x, …")
     check.add_argument("--verbose", action="store_true", help="print what the plans chose")
     time = commands.add_parser("bench", help="time plans beside fmm3dpy, on one thread")
     time.add_argument("--n", type=int, help="number of points of the table (100000; quick: 20000)")
+    time.add_argument("--periodic", action="store_true", help="sums in a cell instead")
     time.add_argument("--quick", action="store_true", help="fewer points and repeats")
     time.add_argument("--csv", type=Path, help="where to write what was measured")
     time.add_argument("--plot", type=Path, help="where to write the picture")
@@ -75,6 +78,9 @@ def _warmup(options: argparse.Namespace) -> int:
 
 def _validate(options: argparse.Namespace) -> int:
     import multipoles
+
+    if options.cell is not None:
+        return _validate_cell(options)
     from fmm.distributions import DISTRIBUTIONS
     from fmm.validation import details, header, line, validate
 
@@ -105,11 +111,44 @@ def _validate(options: argparse.Namespace) -> int:
     return 1 if missed else 0
 
 
+def _validate_cell(options: argparse.Namespace) -> int:
+    import multipoles
+    from fmm import validation_cell as cells
+
+    missed = 0
+    names = "liquid" if options.distribution == "uniform" else options.distribution
+    try:
+        if options.threads is not None:
+            multipoles.set_num_threads(options.threads)
+        cell = cells.cell_of_text(options.cell)
+        periodic = cells.periodic_of_text(options.periodic)
+        print("relative L2 error per output order against Ewald sums, theirs against a slow twin")
+        print(cells.header(options.order))
+        for name in names.split(","):
+            for tolerance in map(float, options.tolerance.split(",")):
+                result = cells.validate_cell(
+                    options.n, tolerance, cell, periodic, options.source_order, options.order,
+                    name, seed=options.seed,
+                )  # fmt: skip
+                missed += not result.kept
+                print(cells.line(result), flush=True)
+    except (TypeError, ValueError) as error:
+        print(f"python -m fmm validate: {error}", file=sys.stderr)
+        return 2
+    print(f"{missed} missed" if missed else "all tolerances kept")
+    return 1 if missed else 0
+
+
 def _bench(options: argparse.Namespace) -> int:
     import multipoles
     from fmm import bench
 
     multipoles.set_num_threads(1)
+    if options.periodic:
+        from fmm import bench_periodic
+
+        bench_periodic.main(options.quick, options.csv)
+        return 0
     n = options.n or (20_000 if options.quick else 100_000)
     bench.main(n, options.quick, options.csv, options.plot)
     return 0

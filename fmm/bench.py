@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fmm.distributions import cloud, random_moments
-from fmm.plan import FMM
+from fmm.method import FMM
 from fmm.validation import errors, sampled
 from multipoles import interactions
 from multipoles.files import atomic_write
@@ -151,12 +151,12 @@ def main(
     measured += against_size([m for m in sizes if not quick or m <= n], repeats)
     print(f"\nerror of the gradient against seconds, {n} points")
     measured += against_tolerance(n, 10.0 ** -np.arange(2, 13, 3 if quick else 1), repeats)
-    folder = _results()
+    folder = results_folder()
     save_csv(csv_path or folder / "fmm_bench.csv", measured)
     draw(picture or folder / "fmm_bench.png", measured)
 
 
-def _results() -> Path:
+def results_folder() -> Path:
     """Return the folder of results of a checkout, else the current one."""
     folder = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
     return folder if folder.is_dir() else Path()

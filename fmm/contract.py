@@ -2,8 +2,6 @@
 
 from typing import Any, Protocol
 
-from fmm.report import Report
-
 
 class Sum(Protocol):
     """A linear map from moments at sources to fields at targets."""
@@ -33,7 +31,7 @@ class Sum(Protocol):
 class Plan(Sum, Protocol):
     """A sum that is planned once and applied often.
 
-    `FMM` is one. Code that only applies a plan should ask for this.
+    `FMM`, `Mesh` and `Ewald` are. Code that only applies a plan should ask for this.
     """
 
     @property
@@ -43,14 +41,8 @@ class Plan(Sum, Protocol):
     def transpose(self) -> "Plan":
         """Return the plan with targets and sources exchanged: the adjoint map."""
 
-    def rebuild(
-        self,
-        sources: Any,
-        targets: Any = None,
-        source_batch: Any = None,
-        target_batch: Any = None,
-    ) -> None:
-        """Go over to new positions; batches that are not given stay.
+    def rebuild(self, sources: Any, targets: Any = None) -> None:
+        """Go over to new positions; systems of a batch, and a cell, stay.
 
         Parameters
         ----------
@@ -58,9 +50,7 @@ class Plan(Sum, Protocol):
             Where moments will be.
         targets : array_like, shape (n_targets, 3), optional
             Given if, and only if, they were when the plan was made.
-        source_batch, target_batch : array_like of int, optional
-            Sorted index of the system each point belongs to.
         """
 
-    def report(self) -> Report:
-        """Return what was chosen, and cost and error of the last evaluation; `str` is a table."""
+    def report(self) -> Any:
+        """Return what was chosen, and the cost of the last evaluation; `str` is a table."""

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fmm import energies, once
-from fmm.contract import Sum
-from multipoles import checks, indexing
+from fmm import arguments, energies, once, planning
+from multipoles import checks, indexing, interactions
 from multipoles.checks import check_total_order
 from multipoles.radial import Coulomb, Kernel
 
@@ -27,6 +26,11 @@ def field(
     target_batch: Any = None,
     source_batch: Any = None,
     pair_scale: Any = None,
+    *,
+    cell: Any = None,
+    periodic: Any = True,
+    background: bool = True,
+    surface: str = "conductor",
 ) -> np.ndarray:
     """Return the field of multipoles at targets like `multipoles.field`, in linear time.
 
@@ -52,7 +56,9 @@ def field(
         Pairs (P, 2) whose interaction is multiplied by a factor (P,), each given once: unordered
         pairs of sites if `targets` and `sources` are one array, else (target, source). They are
         taken off the sum of all in float64; a RuntimeWarning tells if that costs more digits than
-        the tolerance allows. Not on a GPU.
+        the tolerance allows. Not on a GPU, nor in a cell.
+    cell, periodic, background, surface
+        See `multipoles.field`: the sum is over all images, by the method that `fmm.plan` chooses.
 
     Returns
     -------
@@ -68,6 +74,17 @@ def field(
     if targets is None:
         raise TypeError("targets: expected points of shape (n, 3), got None")
     source_order, channels = _layout(moments, sources)
+    if cell is not None or not _is_plain(periodic, background, surface):
+        options = _options(cell, periodic, background, surface, kernel, pair_scale)
+        if target_batch is not None or source_batch is not None:
+            return interactions.field(
+                targets, sources, moments, order, target_batch=target_batch,
+                source_batch=source_batch, tolerance=arguments.tolerance(tolerance), **options,
+            )  # fmt: skip
+        points = sources, None if targets is sources else targets
+        return np.asarray(
+            planning.plan(*points, tolerance, source_order, order, **options).field(moments)
+        )
     batches = {"target_batch": target_batch, "source_batch": source_batch}
     plan = once.plan(
         sources, None if targets is sources else targets, tolerance, source_order, order,
@@ -85,6 +102,10 @@ def energy(
     batch: Any = None,
     *,
     tolerance: float = 1e-6,
+    cell: Any = None,
+    periodic: Any = True,
+    background: bool = True,
+    surface: str = "conductor",
 ) -> float:
     """Return the energy of multipoles like `multipoles.energy`, in linear time.
 
@@ -103,6 +124,8 @@ def energy(
         Sorted index of the system each point belongs to; only pairs of one system are summed.
     tolerance : float
         Largest relative L2 error of the field at the sites at every order, see `field`.
+    cell, periodic, background, surface
+        See `field`.
 
     Returns
     -------
@@ -125,7 +148,8 @@ def energy(
     relative error of the energy itself is promised: where terms cancel, as with charges of random
     sign, it is larger than that of the field.
     """
-    plan = _site_plan(positions, moments, kernel, pair_scale, batch, tolerance, extra=0)
+    given = positions, moments, kernel, pair_scale, batch, tolerance
+    plan = _site_plan(*given, 0, cell, periodic, background, surface)
     return energies.energy_of(plan, moments)
 
 
@@ -137,15 +161,22 @@ def energy_forces(
     batch: Any = None,
     *,
     tolerance: float = 1e-6,
-) -> tuple[float, np.ndarray, np.ndarray]:
+    cell: Any = None,
+    periodic: Any = True,
+    background: bool = True,
+    surface: str = "conductor",
+    virial: bool = False,
+) -> tuple[Any, ...]:
     """Return energy, forces at fixed moments, and the gradient by the moments.
 
     All three come from one field, of the order of the moments and one more.
 
     Parameters
     ----------
-    positions, moments, kernel, pair_scale, batch, tolerance
+    positions, moments, kernel, pair_scale, batch, tolerance, cell, periodic, background, surface
         See `energy`.
+    virial : bool
+        Whether to return the virial, too, see `multipoles.energy_forces`; needs a cell.
 
     Returns
     -------
@@ -163,7 +194,13 @@ def energy_forces(
     TypeError, ValueError
         See `energy`.
     """
-    plan = _site_plan(positions, moments, kernel, pair_scale, batch, tolerance, extra=1)
+    given = positions, moments, kernel, pair_scale, batch, tolerance
+    plan = _site_plan(*given, 1, cell, periodic, background, surface)
+    if virial:
+        if cell is None:
+            raise ValueError("virial: expected a cell, whose strain it is the derivative by")
+        found: tuple[Any, ...] = plan.energy_forces(moments, virial=True)
+        return found
     return energies.energy_forces_of(plan, moments)
 
 
@@ -175,6 +212,10 @@ def torques(
     batch: Any = None,
     *,
     tolerance: float = 1e-6,
+    cell: Any = None,
+    periodic: Any = True,
+    background: bool = True,
+    surface: str = "conductor",
 ) -> np.ndarray:
     """Return the torque on each site: minus the derivative of the energy by its rotation angle.
 
@@ -183,7 +224,7 @@ def torques(
 
     Parameters
     ----------
-    positions, moments, kernel, pair_scale, batch, tolerance
+    positions, moments, kernel, pair_scale, batch, tolerance, cell, periodic, background, surface
         See `energy`.
 
     Returns
@@ -196,7 +237,8 @@ def torques(
     TypeError, ValueError
         See `energy`.
     """
-    plan = _site_plan(positions, moments, kernel, pair_scale, batch, tolerance, extra=0)
+    given = positions, moments, kernel, pair_scale, batch, tolerance
+    plan = _site_plan(*given, 0, cell, periodic, background, surface)
     return energies.torques_of(plan, moments)
 
 
@@ -223,8 +265,18 @@ def _site_plan(
     batch: Any,
     tolerance: float,
     extra: int,
-) -> Sum:
+    cell: Any,
+    periodic: Any,
+    background: bool,
+    surface: str,
+) -> Any:
     """Return a plan for sites, made from the arguments of `energy`."""
+    if cell is not None or not _is_plain(periodic, background, surface):
+        options = _options(cell, periodic, background, surface, kernel, pair_scale)
+        if batch is not None:
+            raise ValueError("batch: expected none in a cell; use multipoles.energy_forces")
+        order, _ = _layout(moments, positions)
+        return planning.plan(positions, None, tolerance, order, order + extra, **options)
     if not (checks.on_device(positions) or checks.on_device(moments)):
         positions = checks.points(positions, "positions", squares=False)
         batch = checks.batch_index(batch, len(positions), "batch")
@@ -236,3 +288,26 @@ def _site_plan(
         positions, None, tolerance, order, order + extra, max(channels, 1), kernel, pair_scale,
         {"source_batch": batch},
     )  # fmt: skip
+
+
+def _is_plain(periodic: Any, background: Any, surface: Any) -> bool:
+    return periodic is True and background is True and surface == "conductor"
+
+
+def _options(
+    cell: Any, periodic: Any, background: bool, surface: str, kernel: Kernel, pair_scale: Any
+) -> dict[str, Any]:
+    """Return the arguments of a plan in a cell."""
+    if cell is None:
+        raise ValueError(
+            "cell: expected one with periodic, background or surface, which say how the sum over "
+            "its images is meant"
+        )
+    if pair_scale is not None:
+        raise ValueError(
+            "pair_scale: expected none in a cell; use multipoles.energy or energy_forces"
+        )
+    return {
+        "cell": cell, "periodic": periodic, "background": background, "surface": surface,
+        "kernel": kernel,
+    }  # fmt: skip

@@ -18,8 +18,8 @@ import multipoles as mp
 from fmm import arguments
 from fmm.contract import Sum
 from fmm.far import rotations
+from fmm.method import FMM
 from fmm.near import pair_cost
-from fmm.plan import FMM
 from multipoles import checks
 from multipoles.checks import check_total_order
 from multipoles.compiled.cache import is_kept, note_time, noted_time

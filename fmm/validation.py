@@ -6,7 +6,7 @@ from time import perf_counter
 import numpy as np
 
 from fmm.distributions import cloud, random_moments
-from fmm.plan import FMM
+from fmm.method import FMM
 from fmm.report import Report
 from multipoles import interactions
 from multipoles.indexing import order_of, order_slice

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 import multipoles as mp
-from fmm.plan import FMM
+from fmm.method import FMM
 from multipoles import indexing
 
 TOLERANCES = (1e-3, 1e-6, 1e-9)  # each is of another class: of precision, or of operators

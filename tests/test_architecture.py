@@ -32,12 +32,14 @@ FLOORS = (
     ("fmm.arguments", "fmm.layout"),
     ("fmm.search",),
     ("fmm.evaluation",),
-    ("fmm.plan", "fmm.mesh"),
+    ("fmm.method", "fmm.mesh"),
+    ("fmm.planning",),
     ("fmm.once", "fmm.distributions"),
     ("fmm.interactions",),
     ("fmm",),
     ("fmm.validation",),
-    ("fmm.bench", "fmm.warmup"),
+    ("fmm.bench", "fmm.validation_cell", "fmm.warmup"),
+    ("fmm.bench_periodic",),
     ("fmm.__main__",),
 )
 # modules of fmm.cuda, and the floor of fmm beside which each of them stands

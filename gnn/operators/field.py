@@ -112,6 +112,11 @@ def _check_cell(
 ) -> None:
     if not isinstance(cell, Tensor):
         raise TypeError(f"expected cell as a torch tensor, got {type(cell).__name__}")
+    if transformed():
+        raise ValueError(
+            "cell: expected derivatives by torch.autograd: periodic sums are not made under the "
+            "transforms of torch.func"
+        )
     if on_gpu(targets) or cell.device.type != "cpu":
         raise ValueError("expected tensors on the CPU in a cell, got some on a GPU")
     if cell.dtype != targets.dtype:

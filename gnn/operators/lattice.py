@@ -14,13 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gnn.operators.derivatives import transformed
 from gnn.operators.field_operator import contract, unchecked_field
 from multipoles import indexing
 from multipoles.lattice import waves
 from multipoles.lattice.cell import cell_of
 from multipoles.lattice.ewald import Ewald, erf_at_zero
-from multipoles.lattice.periodic import TOLERANCES, Lattice, ranges_of_systems
+from multipoles.lattice.periodic import TOLERANCES, Lattice, check_neutral, ranges_of_systems
 from multipoles.radial import Kernel
 
 
@@ -35,11 +34,6 @@ def field_in_cells(
     batches: tuple[np.ndarray | None, np.ndarray | None],
 ) -> Tensor:
     """Return the field of moments (n, channels, components) of all images, without checks."""
-    if transformed():
-        raise ValueError(
-            "cell: expected derivatives by torch.autograd: periodic sums are not made under the "
-            "transforms of torch.func"
-        )
     dtype = targets.dtype
     tolerance = lattice.tolerance or TOLERANCES[targets.element_size()]
     x, s, m, h = (tensor.double() for tensor in (targets, sources, moments, cell))
@@ -54,6 +48,7 @@ def field_in_cells(
             x[of_targets], s[of_sources], own, kernel, lattice, tolerance,
             (indexing.order_of(m.shape[-1]), order), targets is sources,
         )  # fmt: skip
+        check_neutral(m[of_sources].detach().numpy(), system.plan.cell, lattice)
         found.append(system.field(m[of_sources], order))
         place = of_targets.stop
     found.append(x.new_zeros(len(x) - place, m.shape[1], _width(order)))

@@ -78,6 +78,7 @@ class Kernel:
     """
 
     code: ClassVar[int] = -1
+    internal: ClassVar[bool] = False  # whether it is a part of sums, and nothing users ask for
     write_chain: ClassVar[Callable[..., None]]
 
     def __init_subclass__(cls, code: int | None = None, **options: Any) -> None:
@@ -349,6 +350,10 @@ def kernel_object(kernel: Any) -> Kernel:
             f"{type(kernel).__name__} has no chain: expected a static method write_chain(r2, "
             "parameters, last, out) in the class of a kernel"
         )
-    names = ", ".join(f"{kind.__name__}(...)" for code, kind in KINDS.items() if code < CUSTOM)
+    names = ", ".join(
+        f"{kind.__name__}(...)"
+        for code, kind in KINDS.items()
+        if code < CUSTOM and not kind.internal
+    )
     hint = " (call it)" if isinstance(kernel, type) and issubclass(kernel, Kernel) else ""
     raise TypeError(f"kernel must be one of {names}, or of a class of yours; got {kernel!r}{hint}")

