@@ -329,6 +329,28 @@ def water_dimer() -> Table:
     return list(columns.values()), [*body, ["largest", "", "", f"{largest:.3f}"]]
 
 
+def fmm_periodic() -> Table:
+    """Show times of periodic sums beside their targets and the nearest others."""
+    others = {}
+    for row in read("native_periodic"):
+        key = row["case"], float(row["bound"])
+        others.setdefault(key, f"{row['program']}: {row['ms']} ({row['ms_with_lists']})")
+    body = []
+    for row in read("fmm_periodic"):
+        target = float(row["target"])
+        other = others.get((row["case"], float(row["bound"])), "")
+        reached = "yes" if float(row["seconds"]) <= target else "no"
+        body.append([
+            row["case"],
+            short(row["bound"], 1), short(row["error"]), short(1e3 * float(row["again"])),
+            short(1e3 * float(row["seconds"])), f"{1e3 * target:g}" if target else "–",
+            reached if target else "–", other,
+        ])  # fmt: skip
+    header = ["energy and forces of", "error of forces ≤", "measured", "ms", "… pairs found anew, ms",
+              "target, ms", "reached", "nearest other: ms (with its list of pairs)"]  # fmt: skip
+    return header, body
+
+
 def hot_runs() -> Table:
     """Show what became of every molecule, in two sets of columns so that the table stays short."""
     cells = [
@@ -594,6 +616,7 @@ TABLES: dict[str, tuple[Callable[[], Table], str]] = {
         ("direct_sum", direct_sum, ""),
         ("direct_sum_orders", direct_sum_orders, "python benchmarks/direct_sum.py"),
         ("fmm_bench", fmm_bench, "python -m fmm bench"),
+        ("fmm_periodic", fmm_periodic, "python -m fmm bench --periodic"),
         ("fmm_scaling", fmm_scaling, ""),
         ("edge_operators", edge_operators, ""),
         ("training_step", training_step, ""),

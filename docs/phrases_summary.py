@@ -55,6 +55,28 @@ def comparison() -> list[str]:
     ]
 
 
+def periodic() -> list[str]:
+    """Return the times of periodic sums beside those of others."""
+    found = read("fmm_periodic")
+    small, large = (
+        [1e3 * number(row, "seconds") for row in found if row["case"] == f"{n} charges"]
+        for n in (10_000, 100_000)
+    )
+    theirs = {
+        (row["case"], row["bound"]): row["ms_with_lists"]
+        for row in reversed(read("native_periodic"))
+    }
+    few, many = (
+        [theirs[f"{n} charges", bound] for bound in ("1e-4", "1e-6", "1e-9")]
+        for n in (10_000, 100_000)
+    )
+    return [
+        f"{listed(small, '.1f')} ms; 10⁵ charges: {listed(large, '.0f')} ms",
+        f"{few[0]} ms at 1e-4, helpme with a compiled loop over pairs {few[1]} / {few[2]} ms at "
+        f"1e-6 / 1e-9; 10⁵ charges: {many[0]}, {many[1]} / {many[2]} ms",
+    ]
+
+
 def ahead() -> list[str]:
     """Return what is said about where others are ahead."""
     big, first, small = "1e6 charges, 1e-3", "first field of a process", "1e4 charges, 1e-6"
@@ -182,7 +204,7 @@ def speed_of_sums() -> list[str]:
 
 def summary() -> list[str]:
     """Return all phrases of the summary."""
-    return comparison() + ahead() + demo() + measured() + speed_of_sums()
+    return comparison() + periodic() + ahead() + demo() + measured() + speed_of_sums()
 
 
 def readme() -> list[str]:

@@ -18,7 +18,7 @@ from multipoles.files import atomic_write
 
 _DENSITY = 0.1  # charges per Å³, as in water
 # times the bound: what to ask for so that the measured error just keeps it
-_LADDER = (60.0, 40.0, 25.0, 16.0, 10.0, 6.0, 4.0, 2.5, 1.5, 1.0, 0.5, 0.2)
+_LADDER = tuple(900 * 0.77**k for k in range(32))
 _SAMPLE = 300
 
 

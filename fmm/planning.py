@@ -13,6 +13,7 @@ from fmm.method import FMM
 from multipoles import checks, interactions
 from multipoles.indexing import MAX_TOTAL_ORDER
 from multipoles.lattice.cell import cell_of
+from multipoles.lattice.periodic import lattice_of
 from multipoles.lattice.split import check_kernel
 from multipoles.radial import Coulomb, Kernel, kernel_object
 
@@ -145,8 +146,10 @@ class Ewald:
         }  # fmt: skip
         self._has_targets = targets is not None and targets is not sources
         self._take(sources, targets)
-        cell_of(cell, periodic)  # refuses what it cannot do
-        check_kernel(self.kernel)
+        # refuses what it cannot do
+        lattice_of(cell, periodic, self.tolerance, background, surface, False)
+        cell_of(cell, periodic)
+        check_kernel(self.kernel, surface)
 
     def _take(self, sources: Any, targets: Any) -> None:
         self._sources = checks.points(sources, "sources", squares=False)

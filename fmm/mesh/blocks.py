@@ -31,9 +31,10 @@ class Raster(NamedTuple):
     counts: tuple[int, int]
 
 
-def raster_of(points: np.ndarray, radius: float, density: float) -> Raster:
+def raster_of(points: np.ndarray, radius: float) -> Raster:
     """Return columns of which a tile of targets is about a cube."""
-    low, high = points.min(axis=0), points.max(axis=0)
+    low, high = corners(points)
+    density = len(points) / float(np.prod(np.maximum(high - low, 0.1 * radius)))
     edge = max((_TARGETS / density) ** (1 / 3), 0.1 * radius)
     # points far apart along what does not repeat: no more columns than there are points
     edge = max(edge, float(np.prod(high[:2] - low[:2])) ** 0.5 / max(len(points), 1) ** 0.5)
@@ -44,8 +45,10 @@ def raster_of(points: np.ndarray, radius: float, density: float) -> Raster:
 
 def columns_of(points: np.ndarray, raster: Raster) -> Columns:
     """Return points sorted into columns and by height."""
-    keys, starts = _keys(points, raster.low, raster.edge, *raster.counts)
-    order = np.lexsort((points[:, 2], keys))
+    low, high = corners(points)
+    span = high[2] - low[2]
+    keys, starts = _keys(points, raster.low, raster.edge, *raster.counts, low[2], span)
+    order = np.argsort(keys)
     return Columns(order, np.ascontiguousarray(points[order]), starts)
 
 
@@ -81,15 +84,30 @@ def tiles_within(targets: Columns, sources: Columns, raster: Raster, radius: flo
 
 
 @jit
-def _keys(points, low, edge, n_x, n_y):
-    """Return the column of each point, and where columns start once they are sorted."""
-    keys = np.empty(points.shape[0], np.int64)
+def corners(points):
+    """Return the least and the greatest coordinates; zeros where there are no points."""
+    low, high = np.zeros(3), np.zeros(3)
+    for axis in range(3 if points.shape[0] > 0 else 0):
+        low[axis] = high[axis] = points[0, axis]
+    for i in range(points.shape[0]):
+        for axis in range(3):
+            low[axis] = min(low[axis], points[i, axis])
+            high[axis] = max(high[axis], points[i, axis])
+    return low, high
+
+
+@jit
+def _keys(points, low, edge, n_x, n_y, bottom, span):
+    """Return column and height of each point as one number, and where columns start."""
+    keys = np.empty(points.shape[0])
+    scale = 0.999999 / span if span > 0.0 else 0.0
     starts = np.zeros(n_x * n_y + 1, np.int64)
     for i in range(points.shape[0]):
         x = min(max(int((points[i, 0] - low[0]) / edge), 0), n_x - 1)
         y = min(max(int((points[i, 1] - low[1]) / edge), 0), n_y - 1)
-        keys[i] = x * n_y + y
-        starts[keys[i] + 1] += 1
+        column = x * n_y + y
+        keys[i] = column + scale * (points[i, 2] - bottom)
+        starts[column + 1] += 1
     for k in range(n_x * n_y):
         starts[k + 1] += starts[k]
     return keys, starts

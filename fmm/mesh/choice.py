@@ -22,7 +22,7 @@ _WINDOWS = (4, 6, 8, 10, 12, 14, 16, 18, 20)
 # of numbers on the grid, which derivatives of a window multiply
 _ROUNDING = 2e-15
 # of the tolerance, for each part
-_SHARE = 0.4
+_SHARE = 0.3
 # waves in radians per grid point that are tried
 _HIGHEST = 0.05 * np.arange(60, 5, -1)
 # from here on polynomials of the splitting lose digits
@@ -107,7 +107,7 @@ def setting_for(
     n, m = counts
     asked = tolerance
     # sums of many orders err by more than their parts
-    tolerance = tolerance / (1 + (sum(orders) / 3) ** 3)
+    tolerance = tolerance / (1 + (sum(orders) / 2.2) ** 3)
     best, least = None, np.inf
     density = m / (cell.volume * float(np.prod(np.maximum(lengths, apart))))
     for ratio in np.geomspace(1.2, 12.0, 24):
@@ -153,7 +153,7 @@ def band_for(tolerance: float, top: int, ratio: float) -> float:
 def splitting_error(band: float, top: int, ratio: float) -> float:
     """Return the relative error of fields of order up to `top` by waves that are left out."""
     errors = [
-        (2 + n * n / 2) * np.exp(-band) * (band / ratio) ** n / factorial(n) for n in range(top + 1)
+        (6 + n * n / 2) * np.exp(-band) * (band / ratio) ** n / factorial(n) for n in range(top + 1)
     ]
     return float(max(errors))
 

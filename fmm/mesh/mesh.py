@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from fmm import arguments, energies
-from fmm.mesh.choice import setting_for
+from fmm.mesh.choice import Setting, setting_for
 from fmm.mesh.plan import MeshSum
 from multipoles import checks, indexing, scaling
 from multipoles.checks import check_total_order
 from multipoles.emitted.field import MAX_EMITTED, pair_cost
 from multipoles.lattice import surface as of_surface
-from multipoles.lattice.cell import cell_of
+from multipoles.lattice.cell import Cell, cell_of
 from multipoles.lattice.periodic import (
     Lattice,
     check_neutral,
@@ -144,6 +144,7 @@ class Mesh:
         self.kernel = kernel_object(kernel)
         self._options = periodic, background, surface
         self._has_targets = targets is not None and targets is not sources
+        self._chosen: tuple[Any, Setting] | None = None
         start = perf_counter()
         self._take(sources, targets, cell)
         self._report.plan_seconds = perf_counter() - start
@@ -167,17 +168,26 @@ class Mesh:
         if not len(s) or not len(x):
             # a sum of nothing is laid out like that of one point
             x = s = np.zeros((1, 3))
-        orders = self.source_order, self.order
-        spread = reduced.extents(x, s)
-        setting = setting_for(
-            reduced, spread, (len(x), len(s)), self.tolerance, orders,
-            spacing(len(s), reduced, spread), pair_cost(*orders, 1, True), self._reach(sum(orders)),
-        )  # fmt: skip
+        setting = self._setting_of(reduced, x, s)
         self._sum = MeshSum(x, s, reduced, setting, self._scaled_kernel, unit)
         self._report = MeshReport(
             self.n_targets, self.n_sources, self.tolerance, self._sum.shape, setting.points,
             float(np.ldexp(setting.radius, -length)), setting.band, self._sum.n_near_pairs,
         )  # fmt: skip
+
+    def _setting_of(self, cell: Cell, x: np.ndarray, s: np.ndarray) -> Setting:
+        """Return the cheapest setting: that of before, if nothing has changed that matters."""
+        spread = cell.extents(x, s)
+        key = cell.vectors.tobytes(), spread.tobytes(), len(x), len(s)
+        if self._chosen is None or self._chosen[0] != key:
+            orders = self.source_order, self.order
+            setting = setting_for(
+                cell, spread, (len(x), len(s)), self.tolerance, orders,
+                spacing(len(s), cell, spread), pair_cost(*orders, 1, True),
+                self._reach(sum(orders)),
+            )  # fmt: skip
+            self._chosen = key, setting
+        return self._chosen[1]
 
     def _reach(self, links: int) -> float:
         if isinstance(self._scaled_kernel, Coulomb):
@@ -242,7 +252,7 @@ class Mesh:
             )
         dtype = np.result_type(self.dtype, checks.common_dtype(packed))
         wide = packed.astype(np.float64)
-        check_neutral(wide, self._sum.cell, self._lattice)
+        check_neutral(wide, self._sum.cell, self._lattice, self.kernel)
         exponent = moment_exponent(wide, self._length)
         scaled = scaling.scale_moments(wide, self._length, exponent)
         return scaled, exponent, had_channels, dtype, order

@@ -144,7 +144,7 @@ def _in_cells(
     batched = of_targets is not None
     rows = cell.detach().numpy()
     lattice = lattice_of(rows, periodic, tolerance, background, surface, batched)
-    check_kernel(kernel)
+    check_kernel(kernel, surface)
     systems = of_targets, of_sources
     return field_in_cells(targets, sources, moments, order, kernel, cell, lattice, systems)
 

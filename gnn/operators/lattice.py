@@ -48,7 +48,7 @@ def field_in_cells(
             x[of_targets], s[of_sources], own, kernel, lattice, tolerance,
             (indexing.order_of(m.shape[-1]), order), targets is sources,
         )  # fmt: skip
-        check_neutral(m[of_sources].detach().numpy(), system.plan.cell, lattice)
+        check_neutral(m[of_sources].detach().numpy(), system.plan.cell, lattice, kernel)
         found.append(system.field(m[of_sources], order))
         place = of_targets.stop
     found.append(x.new_zeros(len(x) - place, m.shape[1], _width(order)))

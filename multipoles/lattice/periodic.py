@@ -15,7 +15,7 @@ from multipoles.lattice import surface
 from multipoles.lattice.cell import Cell, cell_of, directions
 from multipoles.lattice.ewald import Ewald, strain_of_pairs
 from multipoles.lattice.search import Images
-from multipoles.lattice.split import check_kernel
+from multipoles.lattice.split import check_kernel, decays
 from multipoles.lattice.strain import virial
 from multipoles.neighbours import PairList
 from multipoles.radial import Kernel
@@ -126,7 +126,7 @@ def field(
     source_order = indexing.order_of(moments.shape[2])
     for system in _systems(targets, sources, kernel, lattice, batches, source_order, order):
         own = values[system.sources]
-        check_neutral(own, system.plan.cell, lattice)
+        check_neutral(own, system.plan.cell, lattice, kernel)
         exponent = moment_exponent(own, system.length)
         scaled = scaling.scale_moments(own, system.length, exponent)
         phi = _whole_field(system, scaled, order, lattice)
@@ -165,7 +165,7 @@ def site_sums(
     given = positions, positions, kernel, lattice, (batch, batch), order, order + extra
     for system in _systems(*given):
         own = values[system.sources]
-        check_neutral(own, system.plan.cell, lattice)
+        check_neutral(own, system.plan.cell, lattice, kernel)
         exponent = moment_exponent(own, system.length)
         scaled = scaling.scale_moments(own, system.length, exponent)
         pairs = _inside(scale, system.sources)
@@ -196,7 +196,7 @@ def _systems(
     order: int,
 ) -> Iterator[_System]:
     """Yield the systems that have targets and sources."""
-    check_kernel(kernel)
+    check_kernel(kernel, lattice.surface)
     tolerance = lattice.tolerance
     tolerance = TOLERANCES[targets.dtype.itemsize] if tolerance is None else tolerance
     for index, of_targets, of_sources in ranges_of_systems(
@@ -254,9 +254,9 @@ def moment_exponent(moments: np.ndarray, length: int) -> int:
     return -int(exponents.max()) if exponents.size else 0
 
 
-def check_neutral(moments: np.ndarray, cell: Cell, lattice: Lattice) -> None:
-    """Refuse a charged cell that is to have no background."""
-    if lattice.background or cell.n_periodic < 3:
+def check_neutral(moments: np.ndarray, cell: Cell, lattice: Lattice, kernel: Kernel) -> None:
+    """Refuse a charged cell that is to have no background, but under kernels that need none."""
+    if lattice.background or cell.n_periodic < 3 or decays(kernel):
         return
     charges = moments[:, :, 0]
     total = charges.sum(axis=0)

@@ -77,15 +77,27 @@ def split_for(
     return best.split
 
 
-def check_kernel(kernel: Kernel) -> None:
+def decays(kernel: Kernel) -> bool:
+    """Tell whether a kernel is summed over images as it is."""
+    return bool(np.isfinite(kernel.negligible_beyond(1e-3, 0)))
+
+
+def check_kernel(kernel: Kernel, surface: str = "conductor") -> None:
     """Refuse a kernel that neither decays nor is Coulomb's from some distance on.
 
     Raises
     ------
     ValueError
-        If it is one.
+        If it is one; or if it decays, and a surface is asked for, which acts on 1/r only.
     """
-    if not np.isfinite(min(kernel.negligible_beyond(1e-3, 0), kernel.coulomb_beyond(1e-3, 0))):
+    if decays(kernel):
+        if surface != "conductor":
+            raise ValueError(
+                f"surface: expected 'conductor' with a kernel that decays, got {surface!r}: far "
+                f"away nothing acts under {kernel!r}"
+            )
+        return
+    if not np.isfinite(kernel.coulomb_beyond(1e-3, 0)):
         raise ValueError(
             "kernel: expected one that decays, or is 1/r from some distance on, for a sum over all "
             f"images, got {kernel!r}"

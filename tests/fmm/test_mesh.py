@@ -94,7 +94,7 @@ def _smooth(cutoff, band):
 def test_tiles_hold_every_pair_within_the_radius(rng):
     x, s = rng.random((300, 3)) * 5, rng.random((500, 3)) * [6, 5, 0.1]
     radius = 1.3
-    raster = blocks.raster_of(s, radius, 4.0)
+    raster = blocks.raster_of(s, radius)
     targets, sources = blocks.columns_of(x, raster), blocks.columns_of(s, raster)
     spans, starts, runs = blocks.tiles_within(targets, sources, raster, radius)
     seen = np.zeros((300, 500), int)
@@ -157,6 +157,33 @@ def test_tolerance_is_kept(rng, cell, periodic, source_order, order):
         found = plan.field(moments) - exact
         worst = max(np.linalg.norm(found[:, p]) / np.linalg.norm(exact[:, p]) for p in parts)
         assert worst <= tolerance, f"{worst:.1e}"
+
+
+@pytest.mark.parametrize("moved", [0.0, 0.05])
+@pytest.mark.parametrize(
+    ("source_order", "order", "tolerance"),
+    [(0, 6, 1e-3), (0, 6, 1e-7), (2, 3, 1e-7), (2, 4, 1e-5), (3, 4, 1e-5)],
+)
+def test_lattices_and_high_orders(rng, source_order, order, tolerance, moved):
+    """Errors of a lattice add up, and its fields are small."""
+    sites = np.stack(np.meshgrid(*[np.arange(6)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    x = sites + moved * rng.uniform(-1, 1, sites.shape)
+    moments = rng.standard_normal((216, mp.n_components(source_order)))
+    exact = mp.field(x, x, moments, order, cell=6 * np.eye(3))
+    found = fmm.Mesh(x, None, tolerance, source_order, order, cell=6 * np.eye(3)).field(moments)
+    parts = [order_slice(k) for k in range(order + 1)]
+    errors = [np.linalg.norm((found - exact)[:, p]) / np.linalg.norm(exact[:, p]) for p in parts]
+    assert max(errors) <= tolerance, errors
+
+
+@pytest.mark.parametrize("order", [0, 2])
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-3, 1e-5])
+def test_potentials_in_rock_salt(order, tolerance):
+    sites = np.stack(np.meshgrid(*[np.arange(6)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    charges = (-1.0) ** sites.sum(axis=1)
+    plan = fmm.Mesh(sites * 1.0, None, tolerance, 0, order, cell=6 * np.eye(3))
+    potential = plan.field(charges)[:, 0]
+    np.testing.assert_allclose(potential, -1.747564594633182 * charges, rtol=tolerance)
 
 
 @pytest.mark.parametrize("tolerance", [1e-9, 1e-11])

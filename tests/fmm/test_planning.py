@@ -101,6 +101,8 @@ def test_functions_take_a_cell(rng):
         ({"cell": np.ones((3, 3))}, "linearly"),
         ({"cell": CELL, "kernel": mp.InversePower(4)}, "kernel"),
         ({"cell": CELL, "tolerance": -1.0}, "tolerance"),
+        ({"cell": CELL, "tolerance": 0.5, "method": "ewald"}, "tolerance"),
+        ({"cell": CELL, "kernel": mp.Yukawa(1.0), "surface": "vacuum"}, "surface"),
     ],
 )
 def test_bad_plans(rng, options, match):

@@ -216,3 +216,12 @@ def test_almost_coincident_points_are_no_error():
     phi = mp.field(far, X[:1], [1.0], 1, cell=CELL)[0]
     alone = mp.field(X[:1], X[:1], [1.0], 1, cell=CELL)[0]
     np.testing.assert_allclose(phi, alone, atol=1e-9 * abs(alone[0]))
+
+
+@pytest.mark.parametrize("kernel", [mp.Yukawa(2.0), mp.Erfc(2.0), mp.ReactionField(0.9)], ids=str)
+def test_kernels_that_decay_have_neither_background_nor_surface(kernel):
+    x, q = np.random.default_rng(0).random((6, 3)), np.ones(6)
+    alone = mp.energy(x, q, kernel, cell=np.eye(3))
+    assert mp.energy(x, q, kernel, cell=np.eye(3), background=False) == alone
+    with pytest.raises(ValueError, match="surface"):
+        mp.energy(x, q, kernel, cell=np.eye(3), surface="vacuum")
