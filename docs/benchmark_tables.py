@@ -346,7 +346,7 @@ def fmm_periodic() -> Table:
             short(1e3 * float(row["seconds"])), f"{1e3 * target:g}" if target else "–",
             reached if target else "–", other,
         ])  # fmt: skip
-    header = ["energy and forces of", "error of forces ≤", "measured", "ms", "… pairs found anew, ms",
+    header = ["energy and forces of", "error of forces ≤", "measured", "ms", "… pairs anew, ms",
               "target, ms", "reached", "nearest other: ms (with its list of pairs)"]  # fmt: skip
     return header, body
 
