@@ -87,8 +87,8 @@ def plan(
         return ewald
 
 
-# fewer targets and sources are summed sooner by waves alone, measured for charges at 1e-4 … 1e-9
-_FEW = 400
+# fewer targets and sources are not summed sooner on a mesh (`benchmarks/periodic_map.py`)
+_FEW = 60
 
 
 @dataclass
