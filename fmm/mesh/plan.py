@@ -86,12 +86,12 @@ class MeshSum:
         self.box = cell.vectors * lengths[:, None]
         self.inverse = np.linalg.inv(self.box)
         self.shape = setting.shape(self.box)
-        self.near = self._near()
 
     # --- near -------------------------------------------------------------------------------------
 
-    def _near(self) -> Near:
-        """Return the near images and the tiles of pairs."""
+    @cached_property
+    def near(self) -> Near:
+        """The near images and the tiles of pairs."""
         radius = max(self.setting.radius, self.setting.reach)
         images = search.images_within(self.sources, self.cell, radius)
         points = images.points
@@ -178,7 +178,8 @@ class MeshSum:
 
     # --- mesh -------------------------------------------------------------------------------------
 
-    def _table(self, order: int) -> np.ndarray:
+    def table(self, order: int) -> np.ndarray:
+        """Return the window and its derivatives, see `window.polynomials`."""
         band = window.band_of(self.setting.points, self.setting.highest)
         return window.polynomials(self.setting.points, round(band, 6), order)
 
@@ -188,8 +189,14 @@ class MeshSum:
         a, b, c = self.shape
         return [np.fft.fftfreq(a, 1 / a), np.fft.fftfreq(b, 1 / b), np.arange(c // 2 + 1)]
 
+    def numbers_of(self, which: np.ndarray) -> np.ndarray:
+        """Return the whole numbers of some waves, (m, 3)."""
+        grids = np.stack(np.meshgrid(*self._numbers, indexing="ij"), axis=-1)
+        chosen: np.ndarray = grids[which]
+        return chosen
+
     @cached_property
-    def _waves(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def waves(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Waves that are summed: which, their vectors, and their lengths over the highest."""
         grid_of = np.stack(np.meshgrid(*self._numbers, indexing="ij"), axis=-1)
         k = grid_of @ (2 * np.pi * self.inverse.T)
@@ -198,7 +205,7 @@ class MeshSum:
         return inside, k[inside], share[inside]
 
     @cached_property
-    def _through(self) -> np.ndarray:
+    def through(self) -> np.ndarray:
         """The window's own transform at the waves that are summed."""
         band = round(window.band_of(self.setting.points, self.setting.highest), 6)
         factors = [
@@ -206,13 +213,13 @@ class MeshSum:
             for number, n in zip(self._numbers, self.shape, strict=True)
         ]
         product = factors[0][:, None, None] * factors[1][:, None] * factors[2]
-        through: np.ndarray = product[self._waves[0]]
+        through: np.ndarray = product[self.waves[0]]
         return through
 
     @cached_property
     def _weights(self) -> np.ndarray:
         """The transform of the smooth part, over the volume of the box, at the waves."""
-        _, k, share = self._waves
+        _, k, share = self.waves
         found = transform(k, self.cell, self.cut, self.unit)
         volume = abs(float(np.linalg.det(self.box)))
         weights: np.ndarray = found * _profile(share, self.setting.band) / volume
@@ -223,14 +230,14 @@ class MeshSum:
         """What the spectrum of the grid is multiplied by, (n, n, n/2 + 1)."""
         values = np.zeros((*self.shape[:2], self.shape[2] // 2 + 1))
         # the transform back divides by the number of grid points
-        values[self._waves[0]] = self._weights / self._through**2 * np.prod(self.shape)
+        values[self.waves[0]] = self._weights / self.through**2 * np.prod(self.shape)
         return values
 
     def keep_influence(self, before: "MeshSum") -> None:
         """Take over what depends on cell and grid only, if they are those of another sum."""
         same = self.setting == before.setting and self.unit == before.unit
         if same and self.cut == before.cut and np.array_equal(self.box, before.box):
-            for name in ("_numbers", "_waves", "_through", "_weights", "influence"):
+            for name in ("_numbers", "waves", "through", "_weights", "influence"):
                 if name in before.__dict__:
                     self.__dict__[name] = before.__dict__[name]
 
@@ -255,7 +262,7 @@ class MeshSum:
         order_of = self._order_of_sources
         given = np.ascontiguousarray(waves.fractional_moments(moments[order_of], to_grid))
         places = self._places(self.sources[order_of])
-        values = grid.spread(places, given, self.shape, self._table(order))
+        values = grid.spread(places, given, self.shape, self.table(order))
         found: np.ndarray = fft.rfftn(values, axes=(1, 2, 3), workers=get_num_threads())
         return found
 
@@ -266,7 +273,7 @@ class MeshSum:
         given = spectrum * self.influence
         workers = get_num_threads()
         potential = fft.irfftn(given, self.shape, axes=(1, 2, 3), workers=workers)
-        table = self._table(order)
+        table = self.table(order)
         padded = np.concatenate([potential, potential[..., : table.shape[2]]], axis=3)
         targets = self.near.targets
         phi = np.empty((len(self.targets), len(spectrum), indexing.n_components(order)))
@@ -296,9 +303,9 @@ class MeshSum:
         """Return the energy's derivative by a strain along what repeats, see `lattice.strain`."""
         order = indexing.order_of(moments.shape[2])
         spectrum = self.spectrum(moments)
-        inside, k, share = self._waves
+        inside, k, share = self.waves
         power = (np.abs(spectrum) ** 2).sum(axis=0)
-        power[inside] /= self._through**2
+        power[inside] /= self.through**2
         volume = abs(float(np.linalg.det(self.box)))
         setting = self.setting
         change = slope(k, self.cell, self.cut) * _profile(share, setting.band)
@@ -332,7 +339,7 @@ class MeshSum:
         if self.cell.n_periodic < 3:
             return np.zeros_like(charges)
         # ∫ (1 - Φ)/r over the space is 2π R² <x²>
-        square = self.setting.radius**2 * _second_moment(self.setting.band)
+        square = self.setting.radius**2 * second_moment(self.setting.band)
         return -2 * np.pi * square / self.cell.volume * charges
 
     def _add_own_field(self, moments: np.ndarray, order: int, out: np.ndarray) -> None:
@@ -361,19 +368,20 @@ def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
 
 def _profile(share: np.ndarray, band: float) -> np.ndarray:
     """Return ψ at many places from 0 to 1, by a polynomial of their squares."""
-    values: np.ndarray = chebyshev.chebval(2 * share**2 - 1, _profile_series(band))
+    values: np.ndarray = chebyshev.chebval(2 * share**2 - 1, profile_series(band))
     return values
 
 
 def _profile_slope(share: np.ndarray, band: float) -> np.ndarray:
     """Return ψ'(x)/x."""
-    series = 4 * chebyshev.chebder(_profile_series(band))
+    series = 4 * chebyshev.chebder(profile_series(band))
     values: np.ndarray = chebyshev.chebval(2 * share**2 - 1, series)
     return values
 
 
 @lru_cache(maxsize=64)
-def _profile_series(band: float) -> np.ndarray:
+def profile_series(band: float) -> np.ndarray:
+    """Return ψ as a Chebyshev series in 2x² - 1."""
     n = int(band) + 24
     u = np.cos(np.pi * (np.arange(n) + 0.5) / n)
     series = chebyshev.chebfit(u, prolate(np.sqrt((1 + u) / 2), band), n - 1)
@@ -383,7 +391,8 @@ def _profile_series(band: float) -> np.ndarray:
 
 
 @lru_cache(maxsize=64)
-def _second_moment(band: float) -> float:
+def second_moment(band: float) -> float:
+    """Return the mean of x² under ψ."""
     nodes, weights = legendre.leggauss(60)
     psi = weights * prolate(nodes, band)
     return float((psi * nodes**2).sum() / psi.sum())

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gnn.operators.derivatives import transformed
 from gnn.operators.lattice import System
+from gnn.operators.periodic import system_in_cell
 from multipoles import indexing
 from multipoles.lattice.periodic import TOLERANCES, Lattice
 from multipoles.lattice.split import check_kernel
@@ -120,7 +121,7 @@ class FieldInCells:
             orders = source_order, self.order
             empty = not len(targets) or not len(sources)
             given = targets, sources, own, self.kernel, lattice, tolerance, orders, self.same
-            systems.append(None if empty else System(*given))
+            systems.append(None if empty else system_in_cell(*given))
         return systems
 
 

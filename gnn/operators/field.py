@@ -15,7 +15,7 @@ from gnn.operators.evaluators import METHODS
 from gnn.operators.field_neighbours import given_neighbours
 from gnn.operators.field_operator import check_finite, unchecked_field
 from gnn.operators.gpu import on_gpu
-from gnn.operators.lattice import field_in_cells
+from gnn.operators.periodic import field_in_cells
 from multipoles import checks, indexing
 from multipoles.checks import check_total_order
 from multipoles.lattice.periodic import lattice_of
@@ -70,7 +70,7 @@ def multipole_field(
         Compiled sums, or the direct sum's twin in plain torch.
     cell : Tensor, optional
         (3, 3), or (n_systems, 3, 3) with batches: lattice vectors as rows. The sum is over all
-        images, as `multipoles.field` has it, by Ewald's method; on the CPU, with derivatives by
+        images, as `multipoles.field` has it, by Ewald's method or, for many points, on a mesh; on the CPU, with derivatives by
         `torch.autograd` (not those of `torch.func`, nor forward mode).
     periodic, background, surface
         What repeats, and what is meant by it, see `multipoles.field`.

@@ -17,45 +17,14 @@ from torch import Tensor
 from gnn.operators.field_operator import contract, unchecked_field
 from multipoles import indexing
 from multipoles.lattice import waves
-from multipoles.lattice.cell import cell_of
+from multipoles.lattice.cell import Cell, cell_of
 from multipoles.lattice.ewald import Ewald, erf_at_zero
-from multipoles.lattice.periodic import TOLERANCES, Lattice, check_neutral, ranges_of_systems
+from multipoles.lattice.periodic import Lattice
 from multipoles.radial import Kernel
 
 
-def field_in_cells(
-    targets: Tensor,
-    sources: Tensor,
-    moments: Tensor,
-    order: int,
-    kernel: Kernel,
-    cell: Tensor,
-    lattice: Lattice,
-    batches: tuple[np.ndarray | None, np.ndarray | None],
-) -> Tensor:
-    """Return the field of moments (n, channels, components) of all images, without checks."""
-    dtype = targets.dtype
-    tolerance = lattice.tolerance or TOLERANCES[targets.element_size()]
-    x, s, m, h = (tensor.double() for tensor in (targets, sources, moments, cell))
-    found = []
-    sizes = len(x), len(s)
-    place = 0
-    for index, of_targets, of_sources in ranges_of_systems(*sizes, lattice, batches):
-        # targets of systems without sources
-        found.append(x.new_zeros(of_targets.start - place, m.shape[1], _width(order)))
-        own = h if h.dim() == 2 else h[index]
-        system = System(
-            x[of_targets], s[of_sources], own, kernel, lattice, tolerance,
-            (indexing.order_of(m.shape[-1]), order), targets is sources,
-        )  # fmt: skip
-        check_neutral(m[of_sources].detach().numpy(), system.plan.cell, lattice, kernel)
-        found.append(system.field(m[of_sources], order))
-        place = of_targets.stop
-    found.append(x.new_zeros(len(x) - place, m.shape[1], _width(order)))
-    return torch.cat(found).to(dtype)
-
-
-def _width(order: int) -> int:
+def width(order: int) -> int:
+    """Return the number of components of fields up to an order."""
     return indexing.n_components(order)
 
 
@@ -76,7 +45,7 @@ class System:
         x = targets.detach().numpy()
         s = x if same else sources.detach().numpy()
         rows = cell_of(cell.detach().numpy(), lattice.periodic)
-        self.plan = Ewald(x, s, rows, kernel, tolerance, *orders)
+        self._lay_out(x, s, rows, kernel, tolerance, orders)
         self.vectors = _vectors(cell, rows.choice)
         self.surface = lattice.surface
         self.given = targets, sources
@@ -84,19 +53,32 @@ class System:
         self.sources = sources + torch.from_numpy(rows.images(s)) @ self.vectors
         self.volume = torch.linalg.det(self.vectors).abs()
 
+    def _lay_out(
+        self,
+        x: np.ndarray,
+        s: np.ndarray,
+        cell: Cell,
+        kernel: Kernel,
+        tolerance: float,
+        orders: tuple[int, int],
+    ) -> None:
+        """Make the plan; of it, keep who is near whom, by which kernels, and whether waves are."""
+        self.plan: Any = Ewald(x, s, cell, kernel, tolerance, *orders)
+        self.near, self.kernels = self.plan.near, self.plan.near_kernels
+        self.has_waves = self.plan.split.eta > 0
+
     def field(self, moments: Tensor, order: int) -> Tensor:
         """Return the field (n_targets, channels, components)."""
-        plan = self.plan
-        images, pairs, coincident = plan.near
+        images, pairs, coincident = self.near
         origin = torch.from_numpy(images.origin)
         steps = torch.from_numpy(images.steps.astype(np.float64))
         points = self.sources.index_select(0, origin) + steps @ self.vectors
         moved = moments.index_select(0, origin)
-        phi = moments.new_zeros(len(self.targets), moments.shape[1], _width(order))
-        for factor, kernel in plan.near_kernels:
+        phi = moments.new_zeros(len(self.targets), moments.shape[1], width(order))
+        for factor, kernel in self.kernels:
             given = self.targets, points, moved, order, kernel, pairs
             phi = phi + factor * unchecked_field(*given)
-        if plan.split.eta > 0:
+        if self.has_waves:
             phi = phi + self._smooth_field(moments, order)
             phi = phi - self._own_field(moved, coincident, order)
         if self.surface == "vacuum":
@@ -111,15 +93,11 @@ class System:
         inverse = torch.linalg.inv(box)
         to_moments = monomial_matrices(inverse, indexing.order_of(moments.shape[-1]))
         to_field = monomial_matrices(inverse, order)
-        fractional = torch.cat(
-            [moments[..., indexing.order_slice(k)] @ d for k, d in enumerate(to_moments)], dim=-1
-        )
+        fractional = by_orders(moments, to_moments)
         factors = structure_factors(self.sources @ inverse, fractional, split.limits)
         weights = self._weights(inverse) / (self.volume * float(np.prod(split.lengths)))
         phi = synthesis(self.targets @ inverse, factors * weights, order, split.limits)
-        phi = torch.cat(
-            [phi[..., indexing.order_slice(k)] @ d.T for k, d in enumerate(to_field)], dim=-1
-        )
+        phi = by_orders(phi, [matrix.T for matrix in to_field])
         if self.plan.cell.n_periodic < 3:
             return phi
         background = -math.pi / (split.eta**2 * self.volume) * moments[:, :, 0].sum(0)
@@ -135,17 +113,20 @@ class System:
         p2 = (along**2).sum(-1)
         q2 = ((numbers[..., d:] / torch.from_numpy(split.lengths)) ** 2).sum(-1)
         still = torch.from_numpy((grid[..., :d] == 0).all(-1))
-        found = _transform(p2, q2, still, d, split.cut)
+        found = transform(p2, q2, still, d, split.cut)
         return found * torch.exp(-(p2 + q2) / (4 * split.eta**2))
+
+    def _at_zero(self, order: int) -> np.ndarray:
+        return erf_at_zero(order, self.plan.split.eta)
 
     def _own_field(self, moved: Tensor, coincident: np.ndarray, order: int) -> Tensor:
         source_order = indexing.order_of(moved.shape[-1])
-        tensor = erf_at_zero(source_order + order, self.plan.split.eta)
+        tensor = self._at_zero(source_order + order)
         matrix = tensor[indexing.sum_index(source_order, order)]
         matrix = matrix * indexing.signs(source_order)[:, None]
         receivers, senders = torch.from_numpy(np.ascontiguousarray(coincident.T))
         found = moved.index_select(0, senders) @ torch.from_numpy(matrix)
-        zeros = moved.new_zeros(len(self.targets), moved.shape[1], _width(order))
+        zeros = moved.new_zeros(len(self.targets), moved.shape[1], width(order))
         return zeros.index_add(0, receivers, found)
 
 
@@ -162,6 +143,12 @@ def _vectors(cell: Tensor, choice: np.ndarray) -> Tensor:
     aside = aside - (aside @ along) * along
     aside = aside / aside.norm()
     return torch.cat([vectors, torch.stack([aside, torch.linalg.cross(along, aside)])])
+
+
+def by_orders(packed: Tensor, matrices: list[Tensor]) -> Tensor:
+    """Return packed numbers with those of each order multiplied by a matrix."""
+    parts = [packed[..., indexing.order_slice(k)] @ matrix for k, matrix in enumerate(matrices)]
+    return torch.cat(parts, dim=-1)
 
 
 def monomial_matrices(rotation: Tensor, order: int) -> list[Tensor]:
@@ -249,7 +236,7 @@ def _weights_of(factors: Tensor, weight: float) -> Tensor:
 # --- transforms, as in `multipoles.lattice.transform` ---------------------------------------------
 
 
-def _transform(p2: Tensor, q2: Tensor, still: Tensor, n_periodic: int, cut: float) -> Tensor:
+def transform(p2: Tensor, q2: Tensor, still: Tensor, n_periodic: int, cut: float) -> Tensor:
     """Return the transform of 1/r from squares of wave numbers along and across what repeats."""
     # no square root, and no fraction, is taken of zero: its derivative would be NaN
     safe = torch.where(still, torch.ones_like(p2), p2)
@@ -328,8 +315,8 @@ def _of_surface(
     if order >= 1:
         parts.append(2 * factor * (targets[:, None] * charge[:, None] - dipole))
     if order >= 2:
-        flat = torch.zeros(len(targets), moments.shape[1], _width(order) - 4, dtype=targets.dtype)
-        unit = torch.zeros(_width(order) - 4, dtype=targets.dtype)
+        flat = torch.zeros(len(targets), moments.shape[1], width(order) - 4, dtype=targets.dtype)
+        unit = torch.zeros(width(order) - 4, dtype=targets.dtype)
         unit[[0, 3, 5]] = 1.0
         parts.append(flat + 2 * factor * charge[:, None] * unit)
     return torch.cat(parts, dim=-1)

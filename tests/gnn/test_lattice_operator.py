@@ -5,8 +5,11 @@ import pytest
 import torch
 
 import multipoles as mp
+from fmm.mesh.window import band_of
+from gnn.operators import periodic as periodic_sums
 from gnn.operators.field import multipole_field
 from gnn.operators.lattice import structure_factors, synthesis
+from gnn.operators.mesh import Grid, from_waves, to_waves
 
 SLAB, WIRE = (True, True, False), (True, False, False)
 KINDS = pytest.mark.parametrize("periodic", [True, SLAB, WIRE], ids=["crystal", "slab", "wire"])
@@ -141,6 +144,55 @@ def test_waves_are_closed_under_differentiation():
 
     assert torch.autograd.gradcheck(field, (u, c), fast_mode=True)
     assert torch.autograd.gradgradcheck(field, (u, c), fast_mode=True)
+
+
+@KINDS
+@pytest.mark.parametrize("kernel", [mp.Coulomb(), mp.Thole(0.7)], ids=str)
+def test_a_mesh_has_the_derivatives_of_ewald_sums(periodic, kernel, monkeypatch):
+    torch.manual_seed(0)
+    cell = torch.tensor([[6.0, 0, 0], [2, 5.5, 0], [-1.5, 2, 6.2]], dtype=torch.double)
+    sites = torch.stack(torch.meshgrid(*[torch.arange(6)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    x = (sites + 0.3 * torch.rand(216, 3, dtype=torch.double)) / 6 @ cell
+    moments, weights = torch.randn(216, 2, 4).double(), torch.randn(216, 2, 10).double()
+    along, given = torch.randn(216, 3).double(), (x, moments, cell)
+    for tensor in given:
+        tensor.requires_grad_()
+    results, made = [], []
+    kind = periodic_sums.MeshSystem
+    monkeypatch.setattr(periodic_sums, "MeshSystem", lambda *rest: made.append(1) or kind(*rest))
+    for few in (0, 10**9):
+        monkeypatch.setattr(periodic_sums, "_FEW", few)
+        field = multipole_field(
+            x, x, moments, 2, kernel=kernel, cell=cell, periodic=periodic, tolerance=1e-7
+        )
+        first = torch.autograd.grad((weights * field).sum(), given, create_graph=True)
+        total = (first[0] * along).sum() + first[1].square().sum() + first[2].square().sum()
+        results.append([field, *first, *torch.autograd.grad(total, given)])
+    assert len(made) == 1
+    for one, other in zip(*results, strict=True):
+        a, b = numpy(one, other)
+        assert np.abs(a - b).max() <= 2e-5 * np.abs(b).max()
+
+
+@pytest.mark.parametrize("last", [12, 13])
+def test_waves_of_a_grid_are_closed_under_differentiation(last):
+    torch.manual_seed(0)
+    of_grid = Grid((10, 9, last), 6, round(band_of(6, 0.8), 6))
+    places = torch.rand(3, 3, dtype=torch.double) * torch.tensor([10.0, 9.0, last])
+    moments = torch.randn(3, 2, 4, dtype=torch.double)
+    c = torch.randn(2, 10, 9, last // 2 + 1, 2, dtype=torch.double)
+    for tensor in (places, moments, c):
+        tensor.requires_grad_()
+
+    def factors(places, moments):
+        return torch.view_as_real(to_waves(places, moments, of_grid))
+
+    def field(places, c):
+        return from_waves(places, torch.view_as_complex(c), 1, of_grid)
+
+    for function, given in ((factors, (places, moments)), (field, (places, c))):
+        assert torch.autograd.gradcheck(function, given, fast_mode=True)
+        assert torch.autograd.gradgradcheck(function, given, fast_mode=True)
 
 
 @pytest.mark.parametrize(

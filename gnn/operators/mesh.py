@@ -1,0 +1,207 @@
+"""The field of multipoles in a cell by a mesh, differentiable like that of `lattice`.
+
+Moments to the waves of a grid and back are two operators, each the other's adjoint and closed under
+differentiation: the windows that carry moments to the grid have derivatives of any order.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy import fft
+from torch import Tensor
+
+from fmm.mesh import grid, window
+from fmm.mesh.choice import setting_for
+from fmm.mesh.plan import MeshSum, profile_series, second_moment, smooth_at_zero
+from gnn.operators.field_operator import contract
+from gnn.operators.lattice import System, by_orders, monomial_matrices, transform
+from multipoles import indexing
+from multipoles.compiled.jit import get_num_threads
+from multipoles.emitted.field import pair_cost
+from multipoles.lattice import search
+from multipoles.lattice.cell import Cell
+from multipoles.lattice.ewald import Near, pair_list
+from multipoles.lattice.split import spacing
+from multipoles.radial import Coulomb, Kernel
+
+# share of the tolerance that does not matter where a kernel becomes 1/r
+_NEGLIGIBLE = 0.05
+
+
+class Grid(NamedTuple):
+    """Numbers of grid points, and the window: its points and band."""
+
+    shape: tuple[int, int, int]
+    points: int
+    band: float
+
+    def table(self, order: int) -> np.ndarray:
+        """Return the window and its derivatives."""
+        return window.polynomials(self.points, self.band, order)
+
+
+class MeshSystem(System):
+    """One system in its cell, see `System`, summed on a mesh.
+
+    Raises
+    ------
+    ValueError
+        If a mesh cannot keep the tolerance.
+    """
+
+    def _lay_out(
+        self,
+        x: np.ndarray,
+        s: np.ndarray,
+        cell: Cell,
+        kernel: Kernel,
+        tolerance: float,
+        orders: tuple[int, int],
+    ) -> None:
+        # derivatives by points and cell are fields of orders more
+        orders = orders[0] + 1, orders[1] + 1
+        reach = 0.0
+        if not isinstance(kernel, Coulomb):
+            reach = kernel.coulomb_beyond(_NEGLIGIBLE * tolerance, sum(orders))
+        spread = cell.extents(x, s)
+        setting = setting_for(
+            cell, spread, (len(x), len(s)), tolerance, orders, spacing(len(s), cell, spread),
+            pair_cost(*orders, 1, True), reach,
+        )  # fmt: skip
+        self.plan: Any = MeshSum(x, s, cell, setting, kernel)
+        radius = max(setting.radius, reach)
+        images = search.images_within(self.plan.sources, cell, radius)
+        given = self.plan.targets, images.points, radius, self.plan.coincidence
+        found = search.pairs_within(*given)
+        pairs = pair_list(found, len(x), len(images.points))
+        self.near, self.kernels = Near(images, pairs, found.coincident), self.plan.near_kernels
+        self.has_waves = True
+        band = round(window.band_of(setting.points, setting.highest), 6)
+        self.grid = Grid(self.plan.shape, setting.points, band)
+
+    def _smooth_field(self, moments: Tensor, order: int) -> Tensor:
+        plan, d = self.plan, self.plan.cell.n_periodic
+        lengths = torch.ones(3, dtype=torch.float64)
+        lengths[d:] = torch.from_numpy(np.linalg.norm(plan.box[d:], axis=1))
+        inverse = torch.linalg.inv(self.vectors * lengths[:, None])
+        to_grid = inverse * torch.tensor(plan.shape, dtype=torch.float64)
+        to_moments = monomial_matrices(to_grid, indexing.order_of(moments.shape[-1]))
+        to_field = [matrix.T for matrix in monomial_matrices(to_grid, order)]
+        given = by_orders(moments, to_moments)
+        spectrum = to_waves(self.sources @ to_grid, given, self.grid)
+        influence = self._influence(inverse, lengths[d:]) * (
+            math.prod(plan.shape) / (self.volume * lengths[d:].prod())
+        )
+        phi = from_waves(self.targets @ to_grid, spectrum * influence, order, self.grid)
+        phi = by_orders(phi, to_field)
+        if d < 3:
+            return phi
+        square = plan.setting.radius**2 * second_moment(plan.setting.band)
+        background = -2 * math.pi * square / self.volume * moments[:, :, 0].sum(0)
+        return torch.cat([phi[..., :1] + background[None, :, None], phi[..., 1:]], dim=-1)
+
+    def _influence(self, inverse: Tensor, lengths: Tensor) -> Tensor:
+        """Return the transform of the smooth part at the waves of the grid, less the window's."""
+        plan, d = self.plan, self.plan.cell.n_periodic
+        inside = plan.waves[0]
+        numbers = plan.numbers_of(inside)
+        waves = torch.from_numpy(2 * math.pi * numbers)
+        p2 = ((waves[:, :d] @ inverse[:, :d].T) ** 2).sum(-1)
+        q2 = ((waves[:, d:] / lengths) ** 2).sum(-1)
+        still = torch.from_numpy((numbers[:, :d] == 0).all(-1))
+        setting = plan.setting
+        share = (p2 + q2) * (setting.radius / setting.band) ** 2
+        found = transform(p2, q2, still, d, plan.cut) * _clenshaw(
+            2 * share - 1, profile_series(setting.band)
+        )
+        found = found / torch.from_numpy(plan.through**2)
+        values = torch.zeros(inside.shape, dtype=torch.float64)
+        return values.index_put(tuple(map(torch.from_numpy, np.nonzero(inside))), found)
+
+    def _at_zero(self, order: int) -> np.ndarray:
+        return smooth_at_zero(order, self.plan.setting)
+
+
+def _clenshaw(u: Tensor, series: np.ndarray) -> Tensor:
+    """Return a Chebyshev series at u."""
+    first, second = torch.zeros_like(u), torch.zeros_like(u)
+    for coefficient in series[:0:-1].tolist():
+        first, second = coefficient + 2 * u * first - second, first
+    return float(series[0]) + u * first - second
+
+
+# --- waves of a grid ------------------------------------------------------------------------------
+
+
+def to_waves(places: Tensor, moments: Tensor, of_grid: Grid) -> Tensor:
+    """Return the Fourier transform of moments on a grid, all in grid units, differentiable."""
+    return _ToWaves.apply(places, moments, of_grid)
+
+
+def from_waves(places: Tensor, coefficients: Tensor, order: int, of_grid: Grid) -> Tensor:
+    """Return the field that an inverse Fourier transform has at some places, differentiable."""
+    return _FromWaves.apply(places, coefficients, order, of_grid)
+
+
+def _doubled(of_grid: Grid) -> Tensor:
+    """Return how often the inverse transform counts waves along the third axis."""
+    n = of_grid.shape[2]
+    counts = torch.full((n // 2 + 1,), 2.0, dtype=torch.float64)
+    counts[0] = 1.0
+    if n % 2 == 0:
+        counts[-1] = 1.0
+    return counts
+
+
+class _ToWaves(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, places: Tensor, moments: Tensor, of_grid: Grid) -> Tensor:
+        ctx.save_for_backward(places, moments)
+        ctx.of_grid = of_grid
+        order = indexing.order_of(moments.shape[-1])
+        at, given = (np.ascontiguousarray(t.detach().numpy()) for t in (places, moments))
+        values = grid.spread(at, given, of_grid.shape, of_grid.table(order))
+        return torch.from_numpy(fft.rfftn(values, axes=(1, 2, 3), workers=get_num_threads()))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        places, moments = ctx.saved_tensors
+        by_places, by_moments = ctx.needs_input_grad[:2]
+        order = indexing.order_of(moments.shape[-1]) + int(by_places)
+        scale = math.prod(ctx.of_grid.shape) / _doubled(ctx.of_grid)
+        phi = from_waves(places, gradient * scale, order, ctx.of_grid)
+        to_places = contract(moments, phi) if by_places else None
+        to_moments = phi[..., : moments.shape[-1]] if by_moments else None
+        return to_places, to_moments, None
+
+
+class _FromWaves(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, places: Tensor, coefficients: Tensor, order: int, of_grid: Grid
+    ) -> Tensor:
+        ctx.save_for_backward(places, coefficients)
+        ctx.order, ctx.of_grid = order, of_grid
+        given = coefficients.detach().resolve_conj().numpy()
+        values = fft.irfftn(given, of_grid.shape, axes=(1, 2, 3), workers=get_num_threads())
+        table = of_grid.table(order)
+        padded = np.concatenate([values, values[..., : table.shape[2]]], axis=3)
+        out = np.empty((len(places), len(given), indexing.n_components(order)))
+        at = np.ascontiguousarray(places.detach().numpy())
+        grid.interpolate(at, padded, order, table, out)
+        return torch.from_numpy(out)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        places, coefficients = ctx.saved_tensors
+        by_places, by_coefficients = ctx.needs_input_grad[:2]
+        to_places = to_coefficients = None
+        if by_places:
+            phi = from_waves(places, coefficients, ctx.order + 1, ctx.of_grid)
+            to_places = contract(gradient, phi)
+        if by_coefficients:
+            found = to_waves(places, gradient, ctx.of_grid)
+            to_coefficients = found * (_doubled(ctx.of_grid) / math.prod(ctx.of_grid.shape))
+        return to_places, to_coefficients, None, None
