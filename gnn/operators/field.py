@@ -70,8 +70,8 @@ def multipole_field(
         Compiled sums, or the direct sum's twin in plain torch.
     cell : Tensor, optional
         (3, 3), or (n_systems, 3, 3) with batches: lattice vectors as rows. The sum is over all
-        images, as `multipoles.field` has it, by Ewald's method or, for many points, on a mesh; on the CPU, with derivatives by
-        `torch.autograd` (not those of `torch.func`, nor forward mode).
+        images, as `multipoles.field` has it, by Ewald's method or, for many points, on a mesh; on
+        the CPU, with derivatives by `torch.autograd` (not `torch.func`, nor forward mode).
     periodic, background, surface
         What repeats, and what is meant by it, see `multipoles.field`.
 
