@@ -172,6 +172,8 @@ def _reduced(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     made as short as the lattice of the others allows, until it stays the longest.
     """
     choice = np.eye(len(rows), dtype=np.int64)
+    if _is_reduced(rows):
+        return rows, choice
     while True:
         # from the numbers that were given: what rounding adds does not pile up
         vectors = choice.astype(np.float64) @ rows
@@ -189,6 +191,15 @@ def _reduced(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
                     break
         if not changed:
             return vectors, choice
+
+
+def _is_reduced(rows: np.ndarray) -> bool:
+    """Tell whether vectors at about right angles are seen to be the shortest at once."""
+    products = rows @ rows.T
+    squares = np.diag(products)
+    beside = np.abs(products - np.diag(squares)).sum(axis=1)
+    # adding lattice vectors to one makes it longer, if products with all others are this small
+    return bool((beside <= 0.499 * squares.min()).all())
 
 
 def _nearest(basis: np.ndarray, vector: np.ndarray) -> np.ndarray:

@@ -54,6 +54,8 @@ class Ewald:
         Of moments and field.
     unit : float
         The length whose logarithm is zero, with one periodic direction.
+    split : Split, optional
+        How to split, if it is known.
 
     Raises
     ------
@@ -71,15 +73,15 @@ class Ewald:
         source_order: int,
         order: int,
         unit: float = 1.0,
+        split: Split | None = None,
     ) -> None:
         self.cell, self.kernel, self.unit = cell, kernel, unit
         same = sources is targets
         self.coincidence = coincidence_of(targets, sources, cell)
         self.targets = cell.wrapped(targets)
         self.sources = self.targets if same else cell.wrapped(sources)
-        self.split: Split = split_for(
-            self.targets, self.sources, cell, kernel, tolerance, source_order, order
-        )
+        given = self.targets, self.sources, cell, kernel, tolerance, source_order, order
+        self.split: Split = split_for(*given) if split is None else split
 
     # --- near -------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from multipoles.lattice import surface
 from multipoles.lattice.cell import Cell, cell_of, directions
 from multipoles.lattice.ewald import Ewald, strain_of_pairs
 from multipoles.lattice.search import Images
-from multipoles.lattice.split import check_kernel, decays
+from multipoles.lattice.split import Split, check_kernel, decays
 from multipoles.lattice.strain import virial
 from multipoles.neighbours import PairList
 from multipoles.radial import Kernel
@@ -24,6 +24,8 @@ from multipoles.sums import field_arrays
 #: Relative errors that are aimed at unless a tolerance is given, by the size of a number.
 TOLERANCES = {4: 1e-6, 8: 1e-13}
 SURFACES = ("conductor", "vacuum")
+# share by which volumes may differ for one split to serve both
+_ALIKE = 0.1
 # charges that add up to less than so many roundings of their sizes are neutral
 _NEUTRAL = 1e-10
 
@@ -197,8 +199,10 @@ def _systems(
 ) -> Iterator[_System]:
     """Yield the systems that have targets and sources."""
     check_kernel(kernel, lattice.surface)
+    volume = 0.0
     tolerance = lattice.tolerance
     tolerance = TOLERANCES[targets.dtype.itemsize] if tolerance is None else tolerance
+    last: tuple[tuple[int, int, float], Split] | None = None
     for index, of_targets, of_sources in ranges_of_systems(
         len(targets), len(sources), lattice, batches
     ):
@@ -212,7 +216,15 @@ def _systems(
         s = x if sources is targets else scaling.scale_points(s, length)
         unit = float(np.ldexp(1.0, length))
         scaled = kernel.scaled(unit)
-        plan = Ewald(x, s, cell, scaled, tolerance, source_order, order, unit)
+        # systems of a batch are often alike
+        key, split = (len(x), len(s), unit), None
+        if last is not None and last[0] == key and cell.n_periodic == 3:
+            split = last[1].like(cell) if last[1].eta > 0 else last[1]
+            if abs(cell.volume / volume - 1) > _ALIKE:
+                split = None
+        plan = Ewald(x, s, cell, scaled, tolerance, source_order, order, unit, split)
+        if split is None:
+            last, volume = (key, plan.split), cell.volume
         yield _System(of_targets, of_sources, plan, length, x, s)
 
 

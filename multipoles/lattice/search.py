@@ -4,11 +4,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from multipoles.compiled.jit import jit, run_chunks
+from multipoles.compiled.jit import inline, jit, run_chunks
 from multipoles.lattice.cell import Cell
 
 # bins along a radius
 _PER_RADIUS = 2
+# up to so many distances are looked at without bins
+_FEW_PAIRS = 400_000
 # no more bins than so many per source
 _BINS = 4
 
@@ -41,21 +43,15 @@ def images_within(points: np.ndarray, cell: Cell, radius: float) -> Images:
     radius : float
         Greatest distance from the cell.
     """
-    u = points @ cell.inverse[:, : cell.n_periodic]
-    origin, steps = np.arange(len(points)), np.zeros((len(points), 3), np.int64)
-    for axis, height in enumerate(cell.heights):
-        # a little more, for targets that rounding puts outside of the cell
-        beyond = radius / height + 1e-9
-        parts = []
-        for step in range(-int(beyond) - 1, int(beyond) + 2):
-            place = u[origin, axis] + step
-            chosen = np.flatnonzero((place >= -beyond) & (place <= 1 + beyond))
-            moved = steps[chosen].copy()
-            moved[:, axis] = step
-            parts.append((origin[chosen], moved))
-        origin = np.concatenate([part[0] for part in parts])
-        steps = np.concatenate([part[1] for part in parts])
-    return Images(points[origin] + steps @ cell.vectors, origin, steps)
+    d = cell.n_periodic
+    # a little more, for targets that rounding puts outside of the cell
+    beyond = np.full(3, -1.0)
+    beyond[:d] = radius / cell.heights + 1e-9
+    u = np.zeros((len(points), 3))
+    u[:, :d] = points @ cell.inverse[:, :d]
+    origin, steps = _images(u, beyond)
+    moved: np.ndarray = points[origin] + steps @ cell.vectors
+    return Images(moved, origin, steps)
 
 
 def n_images(n: int, cell: Cell, radius: float) -> float:
@@ -80,6 +76,8 @@ def pairs_within(
     if not len(targets) or not len(sources):
         empty = np.zeros(0, np.int64)
         return Pairs(np.zeros(len(targets) + 1, np.int64), empty, empty.reshape(0, 2))
+    if len(targets) * len(sources) <= _FEW_PAIRS:
+        return Pairs(*_every_pair(targets, sources, radius * radius, coincidence * coincidence))
     low = sources.min(axis=0)
     spread = sources.max(axis=0) - low
     edge = radius / _PER_RADIUS
@@ -113,6 +111,68 @@ def pairs_within(
 
 def _sums(counts: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+
+
+@jit
+def _images(u, beyond):
+    """Return origins and steps of images with coordinates from -beyond to 1 + beyond."""
+    first, last = np.zeros(3, np.int64), np.zeros(3, np.int64)
+    for axis in range(3):
+        if beyond[axis] >= 0.0:
+            last[axis] = int(beyond[axis]) + 1
+            first[axis] = -last[axis]
+    origin, steps = np.empty(0, np.int64), np.empty((0, 3), np.int64)
+    for fill in range(2):
+        count = 0
+        for a in range(first[0], last[0] + 1):
+            for b in range(first[1], last[1] + 1):
+                for c in range(first[2], last[2] + 1):
+                    for i in range(u.shape[0]):
+                        if not (
+                            _is_near(u[i, 0] + a, beyond[0])
+                            and _is_near(u[i, 1] + b, beyond[1])
+                            and _is_near(u[i, 2] + c, beyond[2])
+                        ):
+                            continue
+                        if fill == 1:
+                            origin[count] = i
+                            steps[count, 0], steps[count, 1], steps[count, 2] = a, b, c
+                        count += 1
+        if fill == 0:
+            origin = np.empty(count, np.int64)
+            steps = np.empty((count, 3), np.int64)
+    return origin, steps
+
+
+@inline
+def _is_near(place, beyond):
+    return beyond < 0.0 or (place >= -beyond and place <= 1.0 + beyond)
+
+
+@jit
+def _every_pair(targets, sources, square, coincident):
+    """Return starts of rows, sources, and coincident pairs, by looking at all."""
+    n, m = targets.shape[0], sources.shape[0]
+    starts = np.zeros(n + 1, np.int64)
+    found, same = np.empty(n * m, np.int64), np.empty(n * m, np.int64)
+    place, double = 0, 0
+    for i in range(n):
+        x, y, z = targets[i, 0], targets[i, 1], targets[i, 2]
+        for j in range(m):
+            dx, dy, dz = x - sources[j, 0], y - sources[j, 1], z - sources[j, 2]
+            apart = dx * dx + dy * dy + dz * dz
+            if apart <= square:
+                if apart <= coincident:
+                    same[double] = i * m + j
+                    double += 1
+                else:
+                    found[place] = j
+                    place += 1
+        starts[i + 1] = place
+    doubles = np.empty((double, 2), np.int64)
+    for k in range(double):
+        doubles[k, 0], doubles[k, 1] = same[k] // m, same[k] % m
+    return starts, found[:place].copy(), doubles
 
 
 @jit

@@ -27,7 +27,8 @@ class Split(NamedTuple):
     """How a sum is split.
 
     eta (inverse length, 0 where there are no waves); radius of the near part; greatest numbers of
-    waves; lengths of the box of the waves along what is free, and where potentials are cut there.
+    waves; lengths of the box of the waves along what is free, and where potentials are cut there;
+    the longest wave.
     """
 
     eta: float
@@ -35,6 +36,13 @@ class Split(NamedTuple):
     limits: tuple[int, int, int] = (0, 0, 0)
     lengths: np.ndarray = np.empty(0)
     cut: float = 0.0
+    longest: float = 0.0
+
+    def like(self, cell: Cell) -> "Split":
+        """Return the same split for another cell, of three directions that repeat."""
+        edges = np.linalg.norm(cell.vectors, axis=1)
+        a, b, c = (int(limit) + 1 for limit in self.longest / (2 * np.pi) * edges)
+        return self._replace(limits=(a, b, c))
 
 
 class _Costed(NamedTuple):
@@ -143,6 +151,7 @@ def _cheapest(
         tuple(int(limit) for limit in limits[best]),  # type: ignore[arg-type]
         free[best],
         float(cuts[best]),
+        float(2 * etas[best] * waves[best]),
     )
     sizes = float(n_waves[best]), float(images[best]), float(pairs[best])
     return _Costed(float((work + near)[best]), sizes, split)
