@@ -6,7 +6,7 @@ own: lengths are brought to about one by a power of two, and every system of a b
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from multipoles.lattice import surface
 from multipoles.lattice.cell import Cell, cell_of, directions
 from multipoles.lattice.ewald import Ewald, strain_of_pairs
 from multipoles.lattice.search import Images
-from multipoles.lattice.split import Split, check_kernel, decays
+from multipoles.lattice.split import Split, check_kernel, decays, spacing
 from multipoles.lattice.strain import virial
 from multipoles.neighbours import PairList
 from multipoles.radial import Kernel
@@ -24,8 +24,8 @@ from multipoles.sums import field_arrays
 #: Relative errors that are aimed at unless a tolerance is given, by the size of a number.
 TOLERANCES = {4: 1e-6, 8: 1e-13}
 SURFACES = ("conductor", "vacuum")
-# share by which volumes may differ for one split to serve both
-_ALIKE = 0.1
+# share by which distances of neighbours may differ for one split to serve two systems
+_ALIKE = 0.03
 # charges that add up to less than so many roundings of their sizes are neutral
 _NEUTRAL = 1e-10
 
@@ -188,6 +188,21 @@ def site_sums(
 # --- one system -----------------------------------------------------------------------------------
 
 
+class _Alike(NamedTuple):
+    """A system before: numbers of points and unit, distance of neighbours, and how it was split."""
+
+    key: tuple[int, int, float]
+    apart: float
+    split: Split
+
+    def split_for(self, key: tuple[int, int, float], apart: float, cell: Cell) -> Split | None:
+        """Return the same split for another system, None if that is too different."""
+        different = key != self.key or abs(apart / self.apart - 1) > _ALIKE
+        if different or cell.n_periodic < 3:
+            return None
+        return self.split.like(cell) if self.split.eta > 0 else self.split
+
+
 def _systems(
     targets: np.ndarray,
     sources: np.ndarray,
@@ -199,10 +214,9 @@ def _systems(
 ) -> Iterator[_System]:
     """Yield the systems that have targets and sources."""
     check_kernel(kernel, lattice.surface)
-    volume = 0.0
     tolerance = lattice.tolerance
     tolerance = TOLERANCES[targets.dtype.itemsize] if tolerance is None else tolerance
-    last: tuple[tuple[int, int, float], Split] | None = None
+    last: _Alike | None = None
     for index, of_targets, of_sources in ranges_of_systems(
         len(targets), len(sources), lattice, batches
     ):
@@ -216,15 +230,11 @@ def _systems(
         s = x if sources is targets else scaling.scale_points(s, length)
         unit = float(np.ldexp(1.0, length))
         scaled = kernel.scaled(unit)
-        # systems of a batch are often alike
-        key, split = (len(x), len(s), unit), None
-        if last is not None and last[0] == key and cell.n_periodic == 3:
-            split = last[1].like(cell) if last[1].eta > 0 else last[1]
-            if abs(cell.volume / volume - 1) > _ALIKE:
-                split = None
+        own = (len(x), len(s), unit), spacing(len(s), cell, cell.extents(x, s))
+        split = None if last is None else last.split_for(*own, cell)
         plan = Ewald(x, s, cell, scaled, tolerance, source_order, order, unit, split)
         if split is None:
-            last, volume = (key, plan.split), cell.volume
+            last = _Alike(*own, plan.split)
         yield _System(of_targets, of_sources, plan, length, x, s)
 
 

@@ -366,3 +366,21 @@ def test_unit_of_length_of_a_charged_wire(rng):
         scaled = scaled * unit ** (1 + orders(1))
         scaled[:, 0] += 2 * np.log(unit) * moments.sum() / np.linalg.norm(SKEWED[0])
         assert_close(scaled, phi, 1e-10)
+
+
+@pytest.mark.parametrize("tolerance", [None, 1e-6])
+def test_alike_systems_share_a_split_only_where_it_serves_both(rng, tolerance):
+    cells = np.array([
+        2 * np.eye(3), 2.01 * np.eye(3), np.diag([8.0, 1, 1]), np.diag([0.1, 8, 10]), 2 * np.eye(3),
+    ])  # fmt: skip
+    for order in (np.arange(5), np.arange(5)[::-1]):
+        x = np.concatenate([rng.random((20, 3)) @ cells[k] for k in order])
+        moments = rng.standard_normal((100, 4))
+        batch = np.repeat(np.arange(5), 20)
+        given = {"target_batch": batch, "source_batch": batch, "tolerance": tolerance}
+        found = mp.field(x, x, moments, 2, cell=cells[order], **given)
+        for k in range(5):
+            own = slice(20 * k, 20 * k + 20)
+            exact = mp.field(x[own], x[own], moments[own], 2, cell=cells[order[k]])
+            allowed = (tolerance or 1e-11) * np.linalg.norm(exact)
+            assert np.linalg.norm(found[own] - exact) <= allowed
