@@ -160,12 +160,14 @@ def _cheapest(
 def spacing(n: int, cell: Cell, spread: np.ndarray) -> float:
     """Return about how far neighbours are apart: what is left of the volume of each."""
     per_point = cell.volume / max(n, 1)
+    # images of a point itself may be nearer than others, but much of their field cancels
+    nearest = 3 * cell.shortest
     if cell.n_periodic == 3:
-        return float(min(per_point ** (1 / 3), cell.shortest))
+        return float(min(per_point ** (1 / 3), nearest))
     # points of a thin layer have neighbours in it only
     flat = per_point ** (1 / cell.n_periodic)
     thick = (per_point * float(np.prod(spread))) ** (1 / 3)
-    return float(min(max(flat, thick), cell.shortest))
+    return float(min(max(flat, thick), nearest))
 
 
 def _near_depth(top: int, share: float, apart: float, etas: np.ndarray) -> np.ndarray:
