@@ -24,7 +24,7 @@ from multipoles.compiled.jit import get_num_threads
 from multipoles.emitted.field import field_of_tiles
 from multipoles.lattice import search, waves
 from multipoles.lattice.cell import Cell
-from multipoles.lattice.ewald import coincidence_of, pair_list
+from multipoles.lattice.ewald import coincidence_of, pair_list, strain_of_pairs
 from multipoles.lattice.strain import of_waves, strained
 from multipoles.lattice.transform import slope, transform
 from multipoles.layout import Tiles
@@ -320,18 +320,11 @@ class MeshSum:
         return along - background * np.eye(3) + 0.5 * self._near_strain(moments)
 
     def _near_strain(self, moments: np.ndarray) -> np.ndarray:
-        """Return what near pairs add: force times vector, see `ewald.strain_of_pairs`."""
+        """Return what near pairs add."""
         targets, images, origin, _, _ = self.near
-        order, channels = indexing.order_of(moments.shape[2]), moments.shape[1]
-        factors = np.concatenate([np.ones((len(origin), 1)), images.points], axis=1)
-        stacked = factors[:, :, None, None] * moments[origin][:, None]
-        stacked = np.ascontiguousarray(stacked.reshape(len(origin), 4 * channels, -1))
-        phi = self._near_sorted(stacked, order + 1)
-        raised = phi[..., indexing.sum_index(order, 1)[:, 1:]]
-        raised = raised.reshape(len(targets.points), 4, channels, -1, 3)
-        moved = targets.points[:, :, None, None, None] * raised[:, :1] - raised[:, 1:]
-        strain: np.ndarray = np.einsum("ick,ibcka->ab", moments[targets.order], moved)
-        return strain
+        weights = moments[targets.order]
+        given = targets.points, images.points, weights, moments[origin]
+        return strain_of_pairs(*given, self._near_sorted)
 
     def background(self, moments: np.ndarray) -> np.ndarray:
         """Return the potential (channels,) of the background that makes a cell neutral."""

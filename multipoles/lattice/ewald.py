@@ -10,6 +10,7 @@ that are Coulomb's from some distance on have another near part, those that deca
 Everything here is in float64 and in units in which neighbours are about one apart.
 """
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import NamedTuple
 
@@ -107,24 +108,22 @@ class Ewald:
 
     def near_field(self, moments: np.ndarray, order: int) -> np.ndarray:
         """Return the field of the near images (n_targets, channels, n_components(order))."""
+        return self._field_of_images(moments[self.near.images.origin], order)
+
+    def _field_of_images(self, moved: np.ndarray, order: int) -> np.ndarray:
         images, pairs, _ = self.near
-        moved = np.ascontiguousarray(moments[images.origin])
-        out = np.zeros((len(self.targets), moments.shape[1], indexing.n_components(order)))
+        moved = np.ascontiguousarray(moved)
+        out = np.zeros((len(self.targets), moved.shape[1], indexing.n_components(order)))
         for factor, kernel in self.near_kernels:
             given = self.targets, images.points, moved, order, kernel, pairs
             out += factor * field_arrays(*given)
         return out
 
     def near_strain(self, weights: np.ndarray, moments: np.ndarray) -> np.ndarray:
-        """Return the derivative of `weights` times the near field by a strain, (3, 3).
-
-        Each pair adds its force times its vector x - s: the field times x, less the field of
-        moments times s.
-        """
-        images, pairs, _ = self.near
-        return strain_of_pairs(
-            self.targets, images.points, weights, moments[images.origin], self.near_kernels, pairs
-        )
+        """Return the derivative of `weights` times the near field by a strain, (3, 3)."""
+        images = self.near.images
+        given = self.targets, images.points, weights, moments[images.origin]
+        return strain_of_pairs(*given, self._field_of_images)
 
     # --- far --------------------------------------------------------------------------------------
 
@@ -225,19 +224,29 @@ def strain_of_pairs(
     sources: np.ndarray,
     weights: np.ndarray,
     moments: np.ndarray,
-    kernels: list[tuple[float, Kernel]],
-    pairs: PairList,
+    field_of: Callable[[np.ndarray, int], np.ndarray],
 ) -> np.ndarray:
-    """Return Σ over pairs of Σ W_β (-1)^|α| M_α ∂^(α+β+e_a) f(r) r_b, (3, 3)."""
+    """Return Σ over pairs of Σ W_β (-1)^|α| M_α ∂^(α+β+e_a) f(r) r_b, (3, 3).
+
+    Each pair adds its force times its vector x - s: the field times x, less the field of moments
+    times s.
+
+    Parameters
+    ----------
+    targets, sources : ndarray, shape (n, 3)
+        Points.
+    weights, moments : ndarray
+        At targets and sources, of one number of channels.
+    field_of : callable
+        Takes moments at the sources, and an order, to the field at the targets.
+    """
     channels, order = moments.shape[1], indexing.order_of(weights.shape[2])
     factors = np.concatenate([np.ones((len(sources), 1)), sources], axis=1)
-    stacked = (factors[:, :, None, None] * moments[:, None]).reshape(
-        len(sources), 4 * channels, moments.shape[2]
-    )
-    phi = np.zeros((len(targets), 4 * channels, indexing.n_components(order + 1)))
-    for factor, kernel in kernels:
-        phi += factor * field_arrays(targets, sources, stacked, order + 1, kernel, pairs)
-    raised = phi[..., indexing.sum_index(order, 1)[:, 1:]].reshape(len(targets), 4, channels, -1, 3)
+    stacked = factors[:, :, None, None] * moments[:, None]
+    stacked = np.ascontiguousarray(stacked.reshape(len(sources), 4 * channels, -1))
+    phi = field_of(stacked, order + 1)
+    raised = phi[..., indexing.sum_index(order, 1)[:, 1:]]
+    raised = raised.reshape(len(targets), 4, channels, -1, 3)
     moved = targets[:, :, None, None, None] * raised[:, :1] - raised[:, 1:]
     strain: np.ndarray = np.einsum("ick,ibcka->ab", weights, moved)
     return strain

@@ -319,8 +319,13 @@ def _of_sites(
         moved = np.ascontiguousarray(moments[images.origin])
         phi += field_arrays(plan.targets, images.points, moved, order, plan.kernel, pairs)
         if strained:
+
+            def of_scaled(stacked: np.ndarray, order: int) -> np.ndarray:
+                ends = plan.targets, images.points
+                return field_arrays(*ends, stacked, order, plan.kernel, pairs)
+
             given = plan.targets, images.points, moments, moved
-            extra = 0.5 * strain_of_pairs(*given, [(1.0, plan.kernel)], pairs)
+            extra = 0.5 * strain_of_pairs(*given, of_scaled)
     strain = None
     if strained:
         along = plan.strain(moments, factors) + extra
