@@ -71,3 +71,20 @@ def each(value: Any, device: bool) -> tuple[str, ...]:
     if names and device:
         raise ValueError("each: expected none for points on a GPU: all targets count together")
     return names
+
+
+def sites_only(has_targets: bool) -> None:
+    """Refuse a plan with targets of its own, which has no energy."""
+    if has_targets:
+        raise ValueError(
+            "expected a plan whose targets are its sources, got one with targets of its own"
+        )
+
+
+def targets_as_before(sources: Any, targets: Any, has_targets: bool) -> None:
+    """Refuse new points with targets if a plan has none of its own, and without if it has."""
+    if (targets is not None and targets is not sources) != has_targets:
+        raise ValueError(
+            "targets: expected "
+            + ("those of the plan too" if has_targets else "none: the plan has none")
+        )

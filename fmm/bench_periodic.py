@@ -1,8 +1,6 @@
 """Times of periodic sums at a measured error: what ``python -m fmm bench --periodic`` runs."""
 
 import csv
-import resource
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
@@ -13,6 +11,7 @@ import numpy as np
 import multipoles as mp
 from fmm.bench import results_folder
 from fmm.mesh.mesh import Mesh
+from fmm.validation import peak_memory
 from multipoles import indexing
 from multipoles.files import atomic_write
 
@@ -135,7 +134,7 @@ def _measured(row: Row, repeats: int) -> Measurement:
     again = _least(lambda: problem.sums(plan), repeats)
     found = Measurement(
         f"{row.n} {what}", row.n, row.bound, asked, error, _least(anew, repeats), again, row.target,
-        _memory(),
+        peak_memory() / 1e9,
     )  # fmt: skip
     print(_line(found), flush=True)
     return found
@@ -161,7 +160,15 @@ def _small_systems(repeats: int) -> Measurement:
             break
     seconds = _least(lambda: sums(asked), repeats)
     found = Measurement(
-        "64 cells of 96 charges (Ewald)", n, bound, asked, error, seconds, seconds, 0.030, _memory()
+        "64 cells of 96 charges (Ewald)",
+        n,
+        bound,
+        asked,
+        error,
+        seconds,
+        seconds,
+        0.030,
+        peak_memory() / 1e9,
     )
     print(_line(found), flush=True)
     return found
@@ -174,12 +181,6 @@ def _least(run: Callable[[], Any], repeats: int) -> float:
         run()
         times.append(perf_counter() - start)
     return min(times)
-
-
-def _memory() -> float:
-    """Return the most memory that the process has held, in GB."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / (1e9 if sys.platform == "darwin" else 1e6)
 
 
 def _line(found: Measurement) -> str:

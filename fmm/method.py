@@ -221,7 +221,7 @@ class FMM:
         TypeError, ValueError
             See `field`; ValueError also if the plan has targets of their own.
         """
-        self._check_sites()
+        arguments.sites_only(self._has_targets)
         return energies.energy_of(self, moments)
 
     def energy_forces(self, moments: Any) -> tuple[float, np.ndarray, np.ndarray]:
@@ -232,7 +232,7 @@ class FMM:
         TypeError, ValueError
             See `energy`.
         """
-        self._check_sites()
+        arguments.sites_only(self._has_targets)
         return energies.energy_forces_of(self, moments)
 
     def torques(self, moments: Any) -> np.ndarray:
@@ -243,14 +243,8 @@ class FMM:
         TypeError, ValueError
             See `energy`.
         """
-        self._check_sites()
+        arguments.sites_only(self._has_targets)
         return energies.torques_of(self, moments)
-
-    def _check_sites(self) -> None:
-        if self._has_targets:
-            raise ValueError(
-                "expected a plan whose targets are its sources, got one with targets of its own"
-            )
 
     def rebuild(
         self,
@@ -294,11 +288,7 @@ class FMM:
         self, sources: Any, targets: Any, source_batch: Any, target_batch: Any
     ) -> tuple[Array, Array, Batches]:
         """Return the checked arguments of `rebuild`."""
-        if (targets is not None and targets is not sources) != self._has_targets:
-            raise ValueError(
-                "targets: expected "
-                + ("those of the plan too" if self._has_targets else "none: the plan has none")
-            )
+        arguments.targets_as_before(sources, targets, self._has_targets)
         arguments.same_place(self._layout.steps, sources, targets)
         has_batches = source_batch is not None or target_batch is not None
         if has_batches and self._layout.request.exclusions is not None:

@@ -65,8 +65,9 @@ def _count(points: Any) -> int:
 
 def _pays(seconds: float) -> bool:
     """Tell whether direct sums take less than compiling, with all that went before."""
-    spent = max(_spent, noted_time(rotations.translate))
-    return spent + seconds < COMPILATION and not is_kept(rotations.translate)
+    if _spent + seconds >= COMPILATION or is_kept(rotations.translate):
+        return False
+    return noted_time(rotations.translate) + seconds < COMPILATION
 
 
 class DirectSums:

@@ -8,6 +8,7 @@ import numpy as np
 
 from fmm import arguments, energies
 from fmm.contract import Plan
+from fmm.mesh.choice import ToleranceNotKept
 from fmm.mesh.mesh import Mesh
 from fmm.method import FMM
 from multipoles import checks, interactions
@@ -81,9 +82,7 @@ def plan(
         return ewald
     try:
         return Mesh(*given, **options)
-    except ValueError as error:
-        if "expected one that a mesh keeps" not in str(error):
-            raise
+    except ToleranceNotKept:
         return ewald
 
 
@@ -179,25 +178,19 @@ class Ewald:
 
     def energy(self, moments: Any) -> float:
         """Return the energy of the moments of sites, targets being sources."""
-        self._check_sites()
+        arguments.sites_only(self._has_targets)
         return energies.energy_of(self, moments)
 
     def energy_forces(self, moments: Any, *, virial: bool = False) -> tuple[Any, ...]:
         """Return energy, forces, the gradient by the moments, and the virial if it is asked for."""
-        self._check_sites()
+        arguments.sites_only(self._has_targets)
         given = self._sources, moments, self.kernel
         return interactions.energy_forces(*given, cell=self._cell, virial=virial, **self._options)
 
     def torques(self, moments: Any) -> np.ndarray:
         """Return the torque on each site, see `fmm.torques`."""
-        self._check_sites()
+        arguments.sites_only(self._has_targets)
         return energies.torques_of(self, moments)
-
-    def _check_sites(self) -> None:
-        if self._has_targets:
-            raise ValueError(
-                "expected a plan whose targets are its sources, got one with targets of its own"
-            )
 
     def transpose(self) -> "Ewald":
         """Return the plan with targets and sources exchanged: the adjoint map."""
@@ -210,11 +203,7 @@ class Ewald:
 
     def rebuild(self, sources: Any, targets: Any = None, cell: Any = None) -> None:
         """Go over to new positions, and a new cell if it is given."""
-        if (targets is not None and targets is not sources) != self._has_targets:
-            raise ValueError(
-                "targets: expected "
-                + ("those of the plan too" if self._has_targets else "none: the plan has none")
-            )
+        arguments.targets_as_before(sources, targets, self._has_targets)
         self._take(sources, targets)
         self._cell = self._cell if cell is None else cell
 

@@ -300,13 +300,9 @@ def _sites(
     positions: Any, moments: Any, kernel: Kernel, pair_scale: Any, batch: Any, extra: int
 ) -> tuple[np.ndarray, np.ndarray, Kernel, Slots, PairList | None]:
     """Return the checked arguments of `energy`: points, moments, kernel, all and scaled pairs."""
-    kernel = kernel_object(kernel)
-    x = checks.points(positions, "positions", squares=False)
-    packed, order, _ = checks.moments(moments, len(x))
-    checks.check_total_order(order, order + extra)
-    scale = checks.pair_scale(pair_scale, len(x))
-    index = checks.batch_index(batch, len(x), "batch")
-    dtype = checks.common_dtype(x, packed)
+    x, packed, kernel, scale, index = _checked_sites(
+        positions, moments, kernel, pair_scale, batch, extra
+    )
     scaled = None
     if scale is not None and len(scale[0]):
         pairs, factors = scale
@@ -315,10 +311,21 @@ def _sites(
             pairs, factors = pairs[inside], factors[inside]
         both = np.concatenate([pairs, pairs[:, ::-1]])
         scaled = PairList(both, len(x), len(x), np.tile(factors, 2))
-    neighbours = Slots(len(x), len(x), index, index)
-    return (
-        x.astype(dtype, copy=False), packed.astype(dtype, copy=False), kernel, neighbours, scaled
-    )  # fmt: skip
+    return x, packed, kernel, Slots(len(x), len(x), index, index), scaled
+
+
+def _checked_sites(
+    positions: Any, moments: Any, kernel: Kernel, pair_scale: Any, batch: Any, extra: int
+) -> tuple[np.ndarray, np.ndarray, Kernel, Any, np.ndarray | None]:
+    """Return points and moments of one dtype, kernel, scaled pairs with factors, and systems."""
+    kernel = kernel_object(kernel)
+    x = checks.points(positions, "positions", squares=False)
+    packed, order, _ = checks.moments(moments, len(x))
+    checks.check_total_order(order, order + extra)
+    scale = checks.pair_scale(pair_scale, len(x))
+    index = checks.batch_index(batch, len(x), "batch")
+    dtype = checks.common_dtype(x, packed)
+    return x.astype(dtype, copy=False), packed.astype(dtype, copy=False), kernel, scale, index
 
 
 # --- in a cell ------------------------------------------------------------------------------------
@@ -363,14 +370,9 @@ def _sites_in_cell(
     virial: bool = False,
 ) -> tuple[float, np.ndarray, np.ndarray, np.ndarray | None]:
     """Return energy, field, moments with channels, and virial of sites in cells."""
-    kernel = kernel_object(kernel)
-    x = checks.points(positions, "positions", squares=False)
-    packed, order, _ = checks.moments(moments, len(x))
-    checks.check_total_order(order, order + extra)
-    scale = checks.pair_scale(pair_scale, len(x))
-    index = checks.batch_index(batch, len(x), "batch")
-    dtype = checks.common_dtype(x, packed)
-    x, packed = x.astype(dtype, copy=False), packed.astype(dtype, copy=False)
+    x, packed, kernel, scale, index = _checked_sites(
+        positions, moments, kernel, pair_scale, batch, extra
+    )
     given = x, packed, kernel, lattice, index, scale, extra, virial
     total, phi, strain = _periodic().site_sums(*given)
     return total, phi, packed, strain

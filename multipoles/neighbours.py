@@ -108,6 +108,15 @@ class PairList:
         self.n_targets, self.n_sources = int(n_targets), int(n_sources)
         self.n_pairs = len(pairs)
 
+    @classmethod
+    def of_rows(cls, starts: np.ndarray, sources: np.ndarray, n_sources: int) -> "PairList":
+        """Return the pairs of rows: start of each target's, and the sources row by row."""
+        n_targets = len(starts) - 1
+        targets = np.repeat(np.arange(n_targets), np.diff(starts))
+        pairs = cls(np.stack([targets, sources], axis=1), n_targets, n_sources)
+        pairs.__dict__["rows"] = starts, sources, np.empty(0)  # sorted already
+        return pairs
+
     @cached_property
     def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Start of each target's row, the sources row by row, and their weights (or none)."""

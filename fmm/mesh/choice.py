@@ -13,7 +13,10 @@ from math import factorial
 import numpy as np
 
 from fmm.mesh import window
+from multipoles.emitted.field import pair_cost
 from multipoles.lattice.cell import Cell
+from multipoles.lattice.split import spacing
+from multipoles.radial import Coulomb, Kernel
 
 # ns: a near pair, for a unit of its cost; a point of the window, for each derivative of moments and
 # of the field; a grid point and doubling of its number
@@ -21,12 +24,18 @@ _PAIR, _SPREAD, _TAKEN, _GRID = 3.5, 0.25, 0.14, 0.2
 _WINDOWS = (4, 6, 8, 10, 12, 14, 16, 18, 20)
 # of numbers on the grid, which derivatives of a window multiply
 _ROUNDING = 2e-15
+# of the tolerance, for what a kernel differs from 1/r
+_NEGLIGIBLE = 0.05
 # of the tolerance, for each part
 _SHARE = 0.3
 # waves in radians per grid point that are tried
 _HIGHEST = 0.05 * np.arange(60, 5, -1)
 # from here on polynomials of the splitting lose digits
 _WIDEST_BAND = 32.0
+
+
+class ToleranceNotKept(ValueError):
+    """A mesh cannot keep a tolerance; other sums can."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +62,20 @@ class Setting:
     highest: float
     reach: float = 0.0
 
+    @property
+    def window_band(self) -> float:
+        """Band of the window, rounded so that tables are found again."""
+        return round(window.band_of(self.points, self.highest), 6)
+
+    def table(self, order: int) -> np.ndarray:
+        """Return the window and its derivatives, see `window.polynomials`."""
+        return window.polynomials(self.points, self.window_band, order)
+
     def shape(self, box: np.ndarray) -> tuple[int, int, int]:
         """Return how many grid points each vector of a box gets."""
-        spacing = self.highest * self.radius / self.band
+        step = self.highest * self.radius / self.band
         least = window.padded(self.points)
-        a, b, c = (_smooth(max(int(np.ceil(edge / spacing)), least)) for edge in _edges(box))
+        a, b, c = (_smooth(max(int(np.ceil(edge / step)), least)) for edge in _edges(box))
         return a, b, c
 
 
@@ -73,6 +91,42 @@ def _smooth(n: int) -> int:
     return int(fft.next_fast_len(n, real=True))
 
 
+def setting_of(
+    targets: np.ndarray,
+    sources: np.ndarray,
+    cell: Cell,
+    kernel: Kernel,
+    tolerance: float,
+    orders: tuple[int, int],
+) -> Setting:
+    """Return the cheapest setting for points, see `setting_for`."""
+    spread = cell.extents(targets, sources)
+    apart = spacing(len(sources), cell, spread)
+    reach = reach_of(kernel, tolerance, sum(orders))
+    counts = len(targets), len(sources)
+    cost = pair_cost(*orders, 1, True)
+    return setting_for(cell, spread, counts, tolerance, orders, apart, cost, reach)
+
+
+def reach_of(kernel: Kernel, tolerance: float, links: int) -> float:
+    """Return the distance from which on a kernel is 1/r, as far as a tolerance asks.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    if isinstance(kernel, Coulomb):
+        return 0.0
+    reach = kernel.coulomb_beyond(_NEGLIGIBLE * tolerance, links)
+    if not np.isfinite(reach):
+        raise ValueError(
+            "kernel: expected one that is 1/r beyond some distance, Coulomb(), Softened(...), "
+            f"Erf(...) or Thole(...), got {kernel}; use multipoles.field"
+        )
+    return reach
+
+
 def setting_for(
     cell: Cell,
     lengths: np.ndarray,
@@ -80,7 +134,7 @@ def setting_for(
     tolerance: float,
     orders: tuple[int, int],
     apart: float,
-    pair_cost: float,
+    cost_of_pair: float,
     reach: float = 0.0,
 ) -> Setting:
     """Return the cheapest setting.
@@ -99,10 +153,15 @@ def setting_for(
         Of moments and field.
     apart : float
         About the distance of neighbours.
-    pair_cost : float
+    cost_of_pair : float
         Of a near pair, one being that of two charges.
     reach : float
         Distance from which on the kernel is 1/r.
+
+    Raises
+    ------
+    ToleranceNotKept
+        If none keeps the tolerance.
     """
     n, m = counts
     asked = tolerance
@@ -121,17 +180,17 @@ def setting_for(
             highest = highest_for(points, tolerance, orders, ratio, band)
             if highest == 0:
                 continue
-            spacing = highest * radius / band
+            step = highest * radius / band
             box = cell.volume * float(np.prod(2 * (lengths + radius)))
-            grid = max(box / spacing**3, points**3)
-            cost = _PAIR * pair_cost * pairs
+            grid = max(box / step**3, points**3)
+            cost = _PAIR * cost_of_pair * pairs
             taken = _SPREAD * m * (orders[0] + 1) + _TAKEN * n * (orders[1] + 1)
             cost += points**2 * window.padded(points) * taken
             cost += _GRID * 2 * grid * np.log2(grid)
             if cost < least:
                 best, least = Setting(float(radius), band, points, highest, reach), cost
     if best is None:
-        raise ValueError(
+        raise ToleranceNotKept(
             f"tolerance: expected one that a mesh keeps for derivatives of order {sum(orders)}, "
             f"got {asked:g}; use multipoles.field with a cell"
         )

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from fmm import arguments, energies
-from fmm.mesh.choice import Setting, setting_for
+from fmm.mesh.choice import Setting, reach_of, setting_of
 from fmm.mesh.plan import MeshSum
 from multipoles import checks, indexing, scaling
 from multipoles.checks import check_total_order
-from multipoles.emitted.field import MAX_EMITTED, pair_cost
+from multipoles.emitted.field import MAX_EMITTED
 from multipoles.lattice import surface as of_surface
 from multipoles.lattice.cell import Cell, cell_of
 from multipoles.lattice.periodic import (
@@ -21,13 +21,10 @@ from multipoles.lattice.periodic import (
     length_exponent,
     moment_exponent,
 )
-from multipoles.lattice.split import spacing
 from multipoles.lattice.strain import virial
 from multipoles.radial import Coulomb, Kernel, kernel_object
 
 _COULOMB = Coulomb()
-# of the tolerance, for what a kernel differs from 1/r
-_NEGLIGIBLE = 0.05
 
 
 @dataclass
@@ -142,6 +139,7 @@ class Mesh:
                 f"{source_order} and {order}; use multipoles.field"
             )
         self.kernel = kernel_object(kernel)
+        reach_of(self.kernel, tolerance, self.source_order + self.order)  # refuses others
         self._options = periodic, background, surface
         self._has_targets = targets is not None and targets is not sources
         self._chosen: tuple[Any, Setting] | None = None
@@ -180,25 +178,9 @@ class Mesh:
         spread = cell.extents(x, s)
         key = cell.vectors.tobytes(), spread.tobytes(), len(x), len(s)
         if self._chosen is None or self._chosen[0] != key:
-            orders = self.source_order, self.order
-            setting = setting_for(
-                cell, spread, (len(x), len(s)), self.tolerance, orders,
-                spacing(len(s), cell, spread), pair_cost(*orders, 1, True),
-                self._reach(sum(orders)),
-            )  # fmt: skip
-            self._chosen = key, setting
+            given = x, s, cell, self._scaled_kernel, self.tolerance
+            self._chosen = key, setting_of(*given, (self.source_order, self.order))
         return self._chosen[1]
-
-    def _reach(self, links: int) -> float:
-        if isinstance(self._scaled_kernel, Coulomb):
-            return 0.0
-        reach = self._scaled_kernel.coulomb_beyond(_NEGLIGIBLE * self.tolerance, links)
-        if not np.isfinite(reach):
-            raise ValueError(
-                "kernel: expected one that is 1/r beyond some distance, Coulomb(), Softened(...), "
-                f"Erf(...) or Thole(...), got {self.kernel}; use multipoles.field"
-            )
-        return reach
 
     @property
     def n_sources(self) -> int:
@@ -284,18 +266,18 @@ class Mesh:
     def _virial(self, moments: Any) -> np.ndarray:
         scaled, exponent, _, _, _ = self._scaled_moments(moments, None)
         source_order = indexing.order_of(scaled.shape[2])
-        phi = self._sum.field(scaled, source_order + 1, {})
+
+        def whole_field() -> np.ndarray:
+            return self._sum.field(scaled, source_order + 1, {})
+
         along = self._sum.strain(scaled)
-        found = virial(self._sum.cell, self._sum.targets, scaled, phi, along)
+        found = virial(self._sum.cell, self._sum.targets, scaled, whole_field, along)
         if self._lattice.surface == "vacuum":
             found = found + of_surface.strain(self._points[1], scaled, self._sum.cell.volume)
         return np.ldexp(found, self._length - 2 * exponent)
 
     def _check_sites(self, extra: int) -> None:
-        if self._has_targets:
-            raise ValueError(
-                "expected a plan whose targets are its sources, got one with targets of its own"
-            )
+        arguments.sites_only(self._has_targets)
         if self.order < self.source_order + extra:
             raise ValueError(
                 f"expected a plan of order {self.source_order + extra} or more for moments of "
@@ -324,11 +306,7 @@ class Mesh:
         cell : array_like, shape (3, 3), optional
             Default: that of before.
         """
-        if (targets is not None and targets is not sources) != self._has_targets:
-            raise ValueError(
-                "targets: expected "
-                + ("those of the plan too" if self._has_targets else "none: the plan has none")
-            )
+        arguments.targets_as_before(sources, targets, self._has_targets)
         start, before = perf_counter(), self._sum
         self._take(sources, targets, self._cell if cell is None else cell)
         self._sum.keep_influence(before)

@@ -24,7 +24,8 @@ from multipoles.compiled.jit import get_num_threads
 from multipoles.emitted.field import field_of_tiles
 from multipoles.lattice import search, waves
 from multipoles.lattice.cell import Cell
-from multipoles.lattice.ewald import coincidence_of, pair_list, strain_of_pairs
+from multipoles.lattice.ewald import coincidence_of, strain_of_pairs
+from multipoles.lattice.own import even_tensor, own_matrix
 from multipoles.lattice.strain import of_waves, strained
 from multipoles.lattice.transform import slope, transform
 from multipoles.layout import Tiles
@@ -100,7 +101,7 @@ class MeshSum:
         if len(coincident) and not own:
             # points at one place but for rounding: only a list of pairs leaves them out
             found = search.pairs_within(self.targets, points, radius, self.coincidence)
-            pairs = pair_list(found, len(self.targets), len(points))
+            pairs = PairList.of_rows(found.starts, found.images, len(points))
             given, others = blocks.unsorted(self.targets), blocks.unsorted(points)
             return Near(given, others, images.origin, pairs, coincident)
         raster = blocks.raster_of(points, radius)
@@ -178,11 +179,6 @@ class MeshSum:
 
     # --- mesh -------------------------------------------------------------------------------------
 
-    def table(self, order: int) -> np.ndarray:
-        """Return the window and its derivatives, see `window.polynomials`."""
-        band = window.band_of(self.setting.points, self.setting.highest)
-        return window.polynomials(self.setting.points, round(band, 6), order)
-
     @cached_property
     def _numbers(self) -> list[np.ndarray]:
         """Whole numbers of the waves along each axis, as a real transform has them."""
@@ -191,15 +187,16 @@ class MeshSum:
 
     def numbers_of(self, which: np.ndarray) -> np.ndarray:
         """Return the whole numbers of some waves, (m, 3)."""
-        grids = np.stack(np.meshgrid(*self._numbers, indexing="ij"), axis=-1)
-        chosen: np.ndarray = grids[which]
+        chosen: np.ndarray = self._grid_of_numbers()[which]
         return chosen
+
+    def _grid_of_numbers(self) -> np.ndarray:
+        return np.stack(np.meshgrid(*self._numbers, indexing="ij"), axis=-1)
 
     @cached_property
     def waves(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Waves that are summed: which, their vectors, and their lengths over the highest."""
-        grid_of = np.stack(np.meshgrid(*self._numbers, indexing="ij"), axis=-1)
-        k = grid_of @ (2 * np.pi * self.inverse.T)
+        k = self._grid_of_numbers() @ (2 * np.pi * self.inverse.T)
         share = np.linalg.norm(k, axis=-1) * (self.setting.radius / self.setting.band)
         inside = share < 1
         return inside, k[inside], share[inside]
@@ -207,9 +204,9 @@ class MeshSum:
     @cached_property
     def through(self) -> np.ndarray:
         """The window's own transform at the waves that are summed."""
-        band = round(window.band_of(self.setting.points, self.setting.highest), 6)
+        setting = self.setting
         factors = [
-            window.spectrum(number, n, self.setting.points, band)
+            window.spectrum(number, n, setting.points, setting.window_band)
             for number, n in zip(self._numbers, self.shape, strict=True)
         ]
         product = factors[0][:, None, None] * factors[1][:, None] * factors[2]
@@ -262,7 +259,7 @@ class MeshSum:
         order_of = self._order_of_sources
         given = np.ascontiguousarray(waves.fractional_moments(moments[order_of], to_grid))
         places = self._places(self.sources[order_of])
-        values = grid.spread(places, given, self.shape, self.table(order))
+        values = grid.spread(places, given, self.shape, self.setting.table(order))
         found: np.ndarray = fft.rfftn(values, axes=(1, 2, 3), workers=get_num_threads())
         return found
 
@@ -273,7 +270,7 @@ class MeshSum:
         given = spectrum * self.influence
         workers = get_num_threads()
         potential = fft.irfftn(given, self.shape, axes=(1, 2, 3), workers=workers)
-        table = self.table(order)
+        table = self.setting.table(order)
         padded = np.concatenate([potential, potential[..., : table.shape[2]]], axis=3)
         targets = self.near.targets
         phi = np.empty((len(self.targets), len(spectrum), indexing.n_components(order)))
@@ -304,17 +301,16 @@ class MeshSum:
         order = indexing.order_of(moments.shape[2])
         spectrum = self.spectrum(moments)
         inside, k, share = self.waves
-        power = (np.abs(spectrum) ** 2).sum(axis=0)
-        power[inside] /= self.through**2
+        power = (np.abs(spectrum) ** 2).sum(axis=0)[inside] / self.through**2
+        # waves of -m are not stored, but for m = 0
+        power *= np.where(np.nonzero(inside)[2] > 0, 1.0, 0.5)
         volume = abs(float(np.linalg.det(self.box)))
         setting = self.setting
         change = slope(k, self.cell, self.cut) * _profile(share, setting.band)
         # the derivative by |k| over |k|, at waves of length zero that of a profile that is flat
         steep = _profile_slope(share, setting.band) * (setting.radius / setting.band) ** 2
         change = change + transform(k, self.cell, self.cut, self.unit) * steep
-        vectors, weights, changes = (np.zeros((*power.shape, 3)), *np.zeros((2, *power.shape)))
-        vectors[inside], weights[inside], changes[inside] = k, self._weights, change / volume
-        along = of_waves(vectors, power, weights, changes)
+        along = of_waves(k, power, self._weights, change / volume)
         along -= strained(moments, self.smooth_field(spectrum, order))
         background = 0.5 * float(moments[:, :, 0].sum(axis=0) @ self.background(moments))
         return along - background * np.eye(3) + 0.5 * self._near_strain(moments)
@@ -342,9 +338,7 @@ class MeshSum:
             return
         source_order = indexing.order_of(moments.shape[2])
         tensor = smooth_at_zero(source_order + order, self.setting)
-        matrix = tensor[indexing.sum_index(source_order, order)]
-        matrix = matrix * indexing.signs(source_order)[:, None]
-        found = moments[coincident[:, 1]] @ matrix
+        found = moments[coincident[:, 1]] @ own_matrix(tensor, source_order, order)
         targets = coincident[:, 0]
         if len(targets) == len(out) and np.array_equal(targets, np.arange(len(out))):
             out -= found
@@ -393,13 +387,6 @@ def second_moment(band: float) -> float:
 
 def smooth_at_zero(order: int, setting: Setting) -> np.ndarray:
     """Return the derivatives of the smooth kernel at zero, (n_components(order),)."""
-    powers = indexing.multi_indices(order)
-    half = powers // 2
     n = np.arange(order // 2 + 1)
-    # n! times the coefficients of r^(2n)
     slopes = smooth_derivatives(np.zeros(1), order // 2, setting.band)[:, 0]
-    values = (slopes / setting.radius ** (2.0 * n + 1))[half.sum(axis=1)]
-    table = np.cumprod(np.concatenate([[1.0], np.arange(1.0, order // 2 + 1)]))
-    values = values * indexing.factorials(order) / table[half].prod(axis=1)
-    even: np.ndarray = np.where((powers % 2 == 0).all(axis=1), values, 0.0)
-    return even
+    return even_tensor(slopes / setting.radius ** (2.0 * n + 1), order)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gnn.operators.derivatives import transformed
+from gnn.operators.derivatives import refuse_transforms
 from gnn.operators.lattice import System
 from gnn.operators.periodic import system_in_cell
 from multipoles import indexing
@@ -64,11 +64,7 @@ class FieldInCells:
         cells: Cells,
         in_free_space: InFreeSpace,
     ) -> None:
-        if transformed():
-            raise ValueError(
-                "cell: expected derivatives by torch.autograd: periodic sums are not made under "
-                "the transforms of torch.func"
-            )
+        refuse_transforms()
         check_kernel(kernel)
         self.points, self.same = (targets, sources), targets is sources
         self.order, self.kernel, self.cells = order, kernel, cells

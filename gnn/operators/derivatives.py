@@ -14,6 +14,15 @@ def transformed() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
+def refuse_transforms() -> None:
+    """Refuse periodic sums under the transforms of `torch.func`."""
+    if transformed():
+        raise ValueError(
+            "cell: expected derivatives by torch.autograd: periodic sums are not made under the "
+            "transforms of torch.func"
+        )
+
+
 def forward_mode() -> bool:
     """Return whether derivatives are taken forward, by dual numbers, or `transformed`."""
     return transformed() or forward_ad._current_level >= 0

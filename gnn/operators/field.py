@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnn.operators.derivatives import transformed
+from gnn.operators.derivatives import refuse_transforms, transformed
 from gnn.operators.edges import BACKENDS
 from gnn.operators.evaluators import METHODS
 from gnn.operators.field_neighbours import given_neighbours
@@ -112,11 +112,7 @@ def _check_cell(
 ) -> None:
     if not isinstance(cell, Tensor):
         raise TypeError(f"expected cell as a torch tensor, got {type(cell).__name__}")
-    if transformed():
-        raise ValueError(
-            "cell: expected derivatives by torch.autograd: periodic sums are not made under the "
-            "transforms of torch.func"
-        )
+    refuse_transforms()
     if on_gpu(targets) or cell.device.type != "cpu":
         raise ValueError("expected tensors on the CPU in a cell, got some on a GPU")
     if cell.dtype != targets.dtype:

@@ -19,6 +19,7 @@ from multipoles import indexing
 from multipoles.lattice import waves
 from multipoles.lattice.cell import Cell, cell_of
 from multipoles.lattice.ewald import Ewald, erf_at_zero
+from multipoles.lattice.own import own_matrix
 from multipoles.lattice.periodic import Lattice
 from multipoles.radial import Kernel
 
@@ -121,9 +122,7 @@ class System:
 
     def _own_field(self, moved: Tensor, coincident: np.ndarray, order: int) -> Tensor:
         source_order = indexing.order_of(moved.shape[-1])
-        tensor = self._at_zero(source_order + order)
-        matrix = tensor[indexing.sum_index(source_order, order)]
-        matrix = matrix * indexing.signs(source_order)[:, None]
+        matrix = own_matrix(self._at_zero(source_order + order), source_order, order)
         receivers, senders = torch.from_numpy(np.ascontiguousarray(coincident.T))
         found = moved.index_select(0, senders) @ torch.from_numpy(matrix)
         zeros = moved.new_zeros(len(self.targets), moved.shape[1], width(order))

@@ -13,21 +13,17 @@ from scipy import fft
 from torch import Tensor
 
 from fmm.mesh import grid, window
-from fmm.mesh.choice import setting_for
+from fmm.mesh.choice import setting_of
 from fmm.mesh.plan import MeshSum, profile_series, second_moment, smooth_at_zero
 from gnn.operators.field_operator import contract
 from gnn.operators.lattice import System, by_orders, monomial_matrices, transform
 from multipoles import indexing
 from multipoles.compiled.jit import get_num_threads
-from multipoles.emitted.field import pair_cost
 from multipoles.lattice import search
 from multipoles.lattice.cell import Cell
-from multipoles.lattice.ewald import Near, pair_list
-from multipoles.lattice.split import spacing
-from multipoles.radial import Coulomb, Kernel
-
-# share of the tolerance that does not matter where a kernel becomes 1/r
-_NEGLIGIBLE = 0.05
+from multipoles.lattice.ewald import Near
+from multipoles.neighbours import PairList
+from multipoles.radial import Kernel
 
 
 class Grid(NamedTuple):
@@ -47,7 +43,7 @@ class MeshSystem(System):
 
     Raises
     ------
-    ValueError
+    ToleranceNotKept
         If a mesh cannot keep the tolerance.
     """
 
@@ -62,24 +58,16 @@ class MeshSystem(System):
     ) -> None:
         # derivatives by points and cell are fields of orders more
         orders = orders[0] + 1, orders[1] + 1
-        reach = 0.0
-        if not isinstance(kernel, Coulomb):
-            reach = kernel.coulomb_beyond(_NEGLIGIBLE * tolerance, sum(orders))
-        spread = cell.extents(x, s)
-        setting = setting_for(
-            cell, spread, (len(x), len(s)), tolerance, orders, spacing(len(s), cell, spread),
-            pair_cost(*orders, 1, True), reach,
-        )  # fmt: skip
+        setting = setting_of(x, s, cell, kernel, tolerance, orders)
         self.plan: Any = MeshSum(x, s, cell, setting, kernel)
-        radius = max(setting.radius, reach)
+        radius = max(setting.radius, setting.reach)
         images = search.images_within(self.plan.sources, cell, radius)
         given = self.plan.targets, images.points, radius, self.plan.coincidence
         found = search.pairs_within(*given)
-        pairs = pair_list(found, len(x), len(images.points))
+        pairs = PairList.of_rows(found.starts, found.images, len(images.points))
         self.near, self.kernels = Near(images, pairs, found.coincident), self.plan.near_kernels
         self.has_waves = True
-        band = round(window.band_of(setting.points, setting.highest), 6)
-        self.grid = Grid(self.plan.shape, setting.points, band)
+        self.grid = Grid(self.plan.shape, setting.points, setting.window_band)
 
     def _smooth_field(self, moments: Tensor, order: int) -> Tensor:
         plan, d = self.plan, self.plan.cell.n_periodic

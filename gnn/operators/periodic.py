@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fmm.mesh.choice import ToleranceNotKept
 from gnn.operators.lattice import System, width
 from gnn.operators.mesh import MeshSystem
 from multipoles import indexing
@@ -73,7 +74,5 @@ def system_in_cell(
             return System(*given)
     try:
         return MeshSystem(*given)
-    except ValueError as error:
-        if "expected one that a mesh keeps" not in str(error):
-            raise
+    except ToleranceNotKept:
         return System(*given)

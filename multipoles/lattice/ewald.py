@@ -19,6 +19,7 @@ import numpy as np
 from multipoles import indexing
 from multipoles.lattice import search, waves
 from multipoles.lattice.cell import Cell
+from multipoles.lattice.own import even_tensor, own_matrix
 from multipoles.lattice.split import Split, split_for
 from multipoles.lattice.strain import of_waves, strained
 from multipoles.lattice.transform import slope, transform
@@ -92,7 +93,7 @@ class Ewald:
         radius = self.split.radius
         images = search.images_within(self.sources, self.cell, radius)
         found = search.pairs_within(self.targets, images.points, radius, self.coincidence)
-        pairs = pair_list(found, len(self.targets), len(images.points))
+        pairs = PairList.of_rows(found.starts, found.images, len(images.points))
         return Near(images, pairs, found.coincident)
 
     @property
@@ -149,11 +150,6 @@ class Ewald:
         found: np.ndarray = transform(k, self.cell, split.cut, self.unit) * decay / volume
         return found
 
-    def structure_factors(self, points: np.ndarray, moments: np.ndarray) -> np.ndarray:
-        """Return the structure factors of moments at points (channels, *shape)."""
-        fractional = waves.fractional_moments(moments, self.inverse)
-        return waves.structure_factors(points @ self.inverse, fractional, self.split.limits)
-
     def far_field(self, factors: np.ndarray, order: int) -> np.ndarray:
         """Return the smooth part of the field, from structure factors of the sources."""
         coefficients = factors * self.weights
@@ -177,7 +173,9 @@ class Ewald:
         volume = self.cell.volume * float(np.prod(split.lengths))
         decay = np.exp(-(k**2).sum(axis=-1) / (4 * split.eta**2)) / volume
         change = slope(k, self.cell, split.cut) * decay - self.weights / (2 * split.eta**2)
-        power = (np.abs(factors) ** 2).sum(axis=0)
+        # waves of -m are not stored, but for m = 0
+        twice = np.where(np.arange(factors.shape[-1]) > 0, 1.0, 0.5)
+        power = (np.abs(factors) ** 2).sum(axis=0) * twice
         smooth = self.far_field(factors, indexing.order_of(moments.shape[2]))
         background = 0.5 * float(moments[:, :, 0].sum(axis=0) @ self.background(moments))
         along = along + of_waves(k, power, self.weights, change) - background * np.eye(3)
@@ -185,16 +183,32 @@ class Ewald:
 
     # --- both -------------------------------------------------------------------------------------
 
-    def field(self, moments: np.ndarray, order: int) -> np.ndarray:
+    def factors_of(self, moments: np.ndarray) -> np.ndarray | None:
+        """Return the structure factors of moments of the sources, None where there are no waves."""
+        if self.split.eta == 0:
+            return None
+        fractional = waves.fractional_moments(moments, self.inverse)
+        return waves.structure_factors(self.sources @ self.inverse, fractional, self.split.limits)
+
+    def field(self, moments: np.ndarray, factors: np.ndarray | None, order: int) -> np.ndarray:
         """Return the field of moments (n_sources, channels, components) of all images.
+
+        Parameters
+        ----------
+        moments : ndarray
+            Of the sources.
+        factors : ndarray or None
+            Their structure factors.
+        order : int
+            Highest derivative.
 
         Returns
         -------
         ndarray, shape (n_targets, channels, n_components(order))
         """
         out = self.near_field(moments, order)
-        if self.split.eta > 0:
-            out += self.far_field(self.structure_factors(self.sources, moments), order)
+        if factors is not None:
+            out += self.far_field(factors, order)
             out += self.own_field(moments, order)
             out[:, :, 0] += self.background(moments)
         return out
@@ -206,8 +220,7 @@ class Ewald:
         if len(coincident):
             source_order = indexing.order_of(moments.shape[2])
             tensor = erf_at_zero(source_order + order, self.split.eta)
-            matrix = tensor[indexing.sum_index(source_order, order)]
-            matrix = matrix * indexing.signs(source_order)[:, None]
+            matrix = own_matrix(tensor, source_order, order)
             found = moments[images.origin[coincident[:, 1]]] @ matrix
             np.subtract.at(out, coincident[:, 0], found)
         return out
@@ -257,27 +270,5 @@ def erf_at_zero(order: int, eta: float) -> np.ndarray:
 
     Those of its series: 2 eta/sqrt(pi) sum_k (-1)^k (eta r)^(2k) / (k! (2k + 1)).
     """
-    powers = indexing.multi_indices(order)
-    half = powers // 2
-    k = half.sum(axis=1)
-    # (2a)! (2b)! (2c)! / (a! b! c!), without products that leave the range
-    top = indexing.factorials(order)
-    bottom = np.array([_factorial_product(row) for row in half])
-    values = 2 * eta / np.sqrt(np.pi) * (-(eta**2)) ** k / (2 * k + 1) * (top / bottom)
-    even: np.ndarray = np.where((powers % 2 == 0).all(axis=1), values, 0.0)
-    return even
-
-
-def _factorial_product(row: np.ndarray) -> float:
-    table = np.cumprod(np.concatenate([[1.0], np.arange(1.0, row.max() + 1)]))
-    return float(table[row].prod())
-
-
-def pair_list(found: search.Pairs, n_targets: int, n_images: int) -> PairList:
-    """Return pairs that were found as neighbours for sums."""
-    counts = np.diff(found.starts)
-    targets = np.repeat(np.arange(n_targets), counts)
-    pairs = PairList(np.stack([targets, found.images], axis=1), n_targets, n_images)
-    # they are sorted already
-    pairs.__dict__["rows"] = found.starts, found.images, np.empty(0)
-    return pairs
+    k = np.arange(order // 2 + 1)
+    return even_tensor(2 * eta / np.sqrt(np.pi) * (-(eta**2)) ** k / (2 * k + 1), order)

@@ -291,7 +291,7 @@ def check_neutral(moments: np.ndarray, cell: Cell, lattice: Lattice, kernel: Ker
 
 
 def _whole_field(system: _System, moments: np.ndarray, order: int, lattice: Lattice) -> np.ndarray:
-    phi = system.plan.field(moments, order)
+    phi = system.plan.field(moments, system.plan.factors_of(moments), order)
     if lattice.surface == "vacuum":
         given = system.given_targets, system.given_sources, moments
         phi += surface.field(*given, order, system.plan.cell.volume)
@@ -308,11 +308,8 @@ def _of_sites(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the field at the sites of one system, and the virial."""
     plan, points = system.plan, system.given_targets
-    factors = plan.structure_factors(plan.sources, moments) if plan.split.eta > 0 else None
-    phi = plan.near_field(moments, order)
-    if factors is not None:
-        phi += plan.far_field(factors, order) + plan.own_field(moments, order)
-        phi[:, :, 0] += plan.background(moments)
+    factors = plan.factors_of(moments)
+    phi = plan.field(moments, factors, order)
     extra = np.zeros((3, 3))
     if scale is not None and len(scale[0]):
         images, pairs = _scaled_pairs(plan, *scale)
@@ -329,7 +326,7 @@ def _of_sites(
     strain = None
     if strained:
         along = plan.strain(moments, factors) + extra
-        strain = virial(plan.cell, plan.targets, moments, phi, along)
+        strain = virial(plan.cell, plan.targets, moments, lambda: phi, along)
     if lattice.surface == "vacuum":
         volume = plan.cell.volume
         phi += surface.field(points, points, moments, order, volume)

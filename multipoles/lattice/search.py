@@ -92,10 +92,11 @@ def pairs_within(
     reach = int(np.ceil(radius / edge))
     limits = radius * radius, coincidence * coincidence
     counts, same = np.zeros(len(targets), np.int64), np.zeros(len(targets), np.int64)
-    work = 30.0 * len(targets)
+    nothing = np.empty(0, np.int64), np.empty((0, 2), np.int64)
+    given, work = (targets, grid, reach, limits), 30.0 * len(targets)
 
     def count(start: int, stop: int) -> None:
-        _count(start, stop, targets, grid, reach, limits, counts, same)
+        _near_pairs(start, stop, *given, False, counts, same, *nothing)
 
     run_chunks(count, len(targets), work)
     starts, doubles = _sums(counts), _sums(same)
@@ -103,7 +104,7 @@ def pairs_within(
     coincident = np.empty((doubles[-1], 2), np.int64)
 
     def fill(start: int, stop: int) -> None:
-        _fill(start, stop, targets, grid, reach, limits, starts, images, doubles, coincident)
+        _near_pairs(start, stop, *given, True, starts, doubles, images, coincident)
 
     run_chunks(fill, len(targets), work)
     return Pairs(starts, images, coincident)
@@ -185,34 +186,17 @@ def _bounds(point, low, edge, bins, reach, ends):
 
 
 @jit
-def _count(start, stop, targets, grid, reach, limits, counts, same):
-    low, edge, bins, first, _order, sources = grid
-    ends = np.empty((3, 2), np.int64)
-    for i in range(start, stop):
-        x, y, z = targets[i]
-        _bounds(targets[i], low, edge, bins, reach, ends)
-        near, equal = 0, 0
-        for a in range(ends[0, 0], ends[0, 1] + 1):
-            for b in range(ends[1, 0], ends[1, 1] + 1):
-                row = (a * bins[1] + b) * bins[2]
-                if ends[2, 1] < ends[2, 0]:
-                    continue
-                for j in range(first[row + ends[2, 0]], first[row + ends[2, 1] + 1]):
-                    dx, dy, dz = x - sources[j, 0], y - sources[j, 1], z - sources[j, 2]
-                    square = dx * dx + dy * dy + dz * dz
-                    near += square <= limits[0]
-                    equal += square <= limits[1]
-        counts[i], same[i] = near - equal, equal
+def _near_pairs(start, stop, targets, grid, reach, limits, fills, near, same, images, coincident):
+    """Write how many pairs each target has, or, from these places on, which.
 
-
-@jit
-def _fill(start, stop, targets, grid, reach, limits, starts, images, doubles, coincident):
+    `near` and `same` are numbers of pairs, and where it fills, the starts of rows.
+    """
     low, edge, bins, first, order, sources = grid
     ends = np.empty((3, 2), np.int64)
     for i in range(start, stop):
         x, y, z = targets[i]
         _bounds(targets[i], low, edge, bins, reach, ends)
-        place, double = starts[i], doubles[i]
+        place, double = (near[i], same[i]) if fills else (0, 0)
         for a in range(ends[0, 0], ends[0, 1] + 1):
             for b in range(ends[1, 0], ends[1, 1] + 1):
                 row = (a * bins[1] + b) * bins[2]
@@ -221,9 +205,15 @@ def _fill(start, stop, targets, grid, reach, limits, starts, images, doubles, co
                 for j in range(first[row + ends[2, 0]], first[row + ends[2, 1] + 1]):
                     dx, dy, dz = x - sources[j, 0], y - sources[j, 1], z - sources[j, 2]
                     square = dx * dx + dy * dy + dz * dz
-                    if square <= limits[1]:
-                        coincident[double, 0], coincident[double, 1] = i, order[j]
-                        double += 1
-                    elif square <= limits[0]:
-                        images[place] = order[j]
+                    if square > limits[0]:
+                        continue
+                    if square > limits[1]:
+                        if fills:
+                            images[place] = order[j]
                         place += 1
+                    else:
+                        if fills:
+                            coincident[double, 0], coincident[double, 1] = i, order[j]
+                        double += 1
+        if not fills:
+            near[i], same[i] = place, double

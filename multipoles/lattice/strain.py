@@ -9,6 +9,8 @@ left, lattice vectors tilted out of what they span, follows from the energy's be
 everything is rotated.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from multipoles import indexing
@@ -16,7 +18,11 @@ from multipoles.lattice.cell import Cell
 
 
 def virial(
-    cell: Cell, points: np.ndarray, moments: np.ndarray, field: np.ndarray, along: np.ndarray
+    cell: Cell,
+    points: np.ndarray,
+    moments: np.ndarray,
+    field_of: Callable[[], np.ndarray],
+    along: np.ndarray,
 ) -> np.ndarray:
     """Return W (3, 3) of the energy of moments at points.
 
@@ -28,13 +34,15 @@ def virial(
         Wrapped into the cell.
     moments : ndarray, shape (n, channels, n_components(K))
         The moments.
-    field : ndarray, shape (n, channels, n_components(K + 1))
-        The whole field at the points.
+    field_of : callable
+        Returns the whole field at the points, (n, channels, n_components(K + 1)): needed where
+        directions are free.
     along : ndarray, shape (3, 3)
         What near pairs and waves add, right along what repeats.
     """
     if cell.n_periodic == 3:
         return along
+    field = field_of()
     frame = _frame(cell.vectors, cell.n_periodic)
     whole = frame @ along @ frame.T
     turned = frame @ strained(moments, field) @ frame.T
@@ -83,17 +91,15 @@ def of_waves(
     Parameters
     ----------
     vectors : ndarray, shape (..., 3)
-        Wave vectors; of those along the third axis only m >= 0.
+        Wave vectors, one of k and -k.
     power : ndarray, shape (...)
-        Squares of structure factors.
+        Squares of structure factors; half of those of waves that are there beside their negative.
     weights, change : ndarray, shape (...)
         What they are multiplied by, and its derivative by the length of a wave along what repeats,
         over that length.
     """
-    # waves of -m are not stored, but for m = 0
-    twice = np.where(np.arange(power.shape[-1]) > 0, 1.0, 0.5)
-    energy = float((power * weights * twice).sum())
+    energy = float((power * weights).sum())
     # k_b changes by -ε_ab k_a, so that p²/2 does by -ε_ab k_a k_b
     k = vectors.reshape(-1, 3)
-    of_length: np.ndarray = -(k * (power * change * twice).reshape(-1, 1)).T @ k
+    of_length: np.ndarray = -(k * (power * change).reshape(-1, 1)).T @ k
     return of_length - energy * np.eye(3)
