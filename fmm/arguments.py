@@ -7,6 +7,7 @@ import numpy as np
 from fmm.steps import Steps
 from fmm.steps_cpu import HostSteps
 from multipoles import checks
+from multipoles.lattice.periodic import Lattice, lattice_of
 
 _LEAST = 1e-14
 # more than all points of any plan
@@ -71,6 +72,27 @@ def each(value: Any, device: bool) -> tuple[str, ...]:
     if names and device:
         raise ValueError("each: expected none for points on a GPU: all targets count together")
     return names
+
+
+def lattice(
+    cell: Any, periodic: Any, background: bool, surface: str, steps: Steps
+) -> Lattice | None:
+    """Return what repeats, None for points in free space, or raise."""
+    if cell is None:
+        if periodic is not True or background is not True or surface != "conductor":
+            raise ValueError("periodic, background, surface: expected with a cell only, got no cell")
+        return None
+    if steps.device:
+        raise ValueError("cell: expected points on the CPU, got some on a GPU")
+    return lattice_of(cell, periodic, None, background, surface, False)
+
+
+def one_system(*batches: Any) -> None:
+    """Refuse systems of a batch in a cell."""
+    if any(batch is not None for batch in batches):
+        raise ValueError(
+            "expected one system in a cell, got a batch; multipoles.field takes a cell for each"
+        )
 
 
 def sites_only(has_targets: bool) -> None:

@@ -1,5 +1,6 @@
 """What costs least: degrees of expansions for these moments, larger leaves, or a direct sum."""
 
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,8 @@ def _boxes(geometry: Any) -> int:
 
 def direct_seconds(geometry: Any, work: Work) -> float:
     """Return what the direct sum over all pairs of every system is expected to take."""
+    if not geometry.can_be_direct:
+        return inf
     system, targets, sources = geometry.roots
     counts = [np.bincount(system, r[:, 1] - r[:, 0]) for r in (targets, sources)]
     return float(counts[0] @ counts[1] * work.seconds_per_wide_pair())

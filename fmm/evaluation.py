@@ -66,6 +66,7 @@ class Evaluation:
         # degrees are chosen once for a set of moments
         self._is_chosen = False
         self._correction: np.ndarray | None = None
+        self._smooth: np.ndarray | None = None  # what is not harmonic, see `Steps.not_harmonic`
         if request.exclusions is not None:
             points = layout.geometry.unsorted()
             self._correction = request.exclusions.field(*points, moments, order, layout.kernel)
@@ -129,6 +130,7 @@ class Evaluation:
             return self._checked(setting, moments, near)
         with self.report.timed(PERMUTATION):
             harmonic = self._harmonic(moments)
+            self._smooth = self.steps.not_harmonic(geometry, moments, self.order)
         with self.report.timed("sample"):
             strengths = self.steps.strengths(moments, harmonic, self.source_order)
             past = self._past(setting, moments.shape[1])
@@ -320,14 +322,15 @@ class Evaluation:
     def _with_far(self, setting: Setting, near: Array, harmonic: Harmonic) -> Array:
         """Return near and far field together."""
         if not any(setting.degrees):
-            return near
+            return near if self._smooth is None else near + self._smooth
         far_fields, dtype = self.layout.far_fields, np.dtype("f4" if setting.single else "f8")
         key = setting.geometry, setting.degrees, self.source_order, self.order, dtype
         if key not in far_fields:
             far_fields[key] = self.steps.far(*key)
         local = far_fields[key](harmonic, self.report.seconds)
         with self.report.timed("evaluate locals"):
-            return self.steps.total(near, local, self.order)
+            out = self.steps.total(near, local, self.order)
+            return out if self._smooth is None else out + self._smooth
 
     def _verdict(self, probe: Probe, out: Array, terms: np.ndarray) -> Verdict:
         errors, bounds = probe.errors(out)

@@ -81,7 +81,7 @@ class Layout:
     @property
     def n_sources(self) -> int:
         """Number of sources."""
-        return int(self.geometry.sources.shape[0])
+        return self.geometry.n_sources
 
     @property
     def transposed(self) -> "Layout":
@@ -104,7 +104,7 @@ class Layout:
 
     def reaching(self, derivatives: int) -> "Layout":
         """Return a layout whose boxes are large enough for so many derivatives of the kernel."""
-        if self.reach(derivatives) <= self.geometry.smallest:
+        if self.steps.least_edge(self.reach(derivatives)) <= self.geometry.smallest:
             return self
         x, s = _scaled(self.steps, *self.geometry.unsorted(), self.exponent)
         return lay_out(self.steps, self.request, x, s, self.batches, derivatives)
@@ -116,7 +116,7 @@ class Layout:
 
         Root grid, size of leaves and what was enough are taken over as far as they serve.
         """
-        exponent = scaling.exponent(self.steps, targets, sources)
+        exponent = scaling.exponent(self.steps.in_units(0), targets, sources)
         if exponent != self.exponent or self.n_sources == 0:
             return lay_out(self.steps, self.request, targets, sources, batches)
         x, s = _scaled(self.steps, targets, sources, -exponent)
@@ -163,7 +163,9 @@ def lay_out(
         Of the kernel, that the smallest boxes must serve; default those of the request and two
         more: gradients ask for an order more, and theirs for another.
     """
+    steps = steps.in_units(0)
     exponent = scaling.exponent(steps, targets, sources)
+    steps = steps.in_units(exponent)
     kernel = request.kernel.scaled(2.0**-exponent) if exponent else request.kernel
     x, s = _scaled(steps, targets, sources, -exponent)
     if derivatives is None:
@@ -173,7 +175,8 @@ def lay_out(
         n, request.tolerance, request.source_order, request.order, request.channels,
         request.kernel.code != Coulomb.code, _in_distances(reach, steps, s),
     )._replace(processor=steps.processor(request.dtype))  # fmt: skip
-    geometry = arrange(steps, x, s, batches, work, request.leaf_size, reach)
+    smallest = steps.least_edge(reach)
+    geometry = arrange(steps, x, s, batches, work, request.leaf_size, smallest)
     return Layout(steps, request, batches, exponent, kernel, work, geometry, geometry.n_near_pairs)
 
 

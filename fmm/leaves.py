@@ -9,12 +9,10 @@ import numpy as np
 
 from fmm import choice
 from fmm.cost import FIXED_SECONDS, Work, best_occupancy, seconds_per_point
-from fmm.steps import Array, Steps
+from fmm.steps import ROOT_GRIDS, Array, Steps
 from fmm.tree.curve import SortedPoints
 from fmm.tree.geometry import Batches, Geometry
 
-# boxes along the coarsest level: with halving, leaf grids of 2^k, 3 2^k and 5 2^k
-ROOT_GRIDS = (1, 3, 5)
 # a direct sum that takes more than so many times the fixed cost of a far field is never cheapest
 _NEVER_DIRECT = 100.0
 # uneven points whose direct sum takes more than so many times get a tree, to see what they are like
@@ -52,7 +50,9 @@ def arrange(
     points = steps.sort(targets, sources, batches)
     chosen = leaf_size is None
     if leaf_size is None:
-        root_grid, leaf_size = choose_leaves(points, steps.occupancy(points), work, smallest)
+        root_grids = steps.root_grids(work.degree)
+        given = points, steps.occupancy(points), work, smallest, root_grids, steps.images
+        root_grid, leaf_size = choose_leaves(*given)
         if root_grid > 1:
             points = steps.sort(targets, sources, batches, root_grid)
     least = work.least_for_expansion()
@@ -62,6 +62,8 @@ def arrange(
 
 def cheaper(geometry: Geometry, work: Work) -> Geometry:
     """Return a geometry, or that of direct sums if these turn out to cost less."""
+    if not geometry.can_be_direct:
+        return geometry
     direct = _direct_seconds(work, geometry.targets.shape[0], geometry.sources.shape[0])
     many_systems = len(geometry.sorted_points.edge) > 1
     if many_systems or direct > _NEVER_DIRECT * FIXED_SECONDS or not geometry.has_far_field:
@@ -79,7 +81,12 @@ def _direct_seconds(work: Work, n_targets: float, n_sources: float) -> float:
 
 
 def choose_leaves(
-    points: SortedPoints, filling: tuple[np.ndarray, np.ndarray], work: Work, smallest: float = 0.0
+    points: SortedPoints,
+    filling: tuple[np.ndarray, np.ndarray],
+    work: Work,
+    smallest: float = 0.0,
+    root_grids: tuple[int, ...] = ROOT_GRIDS,
+    images: int = 1,
 ) -> tuple[int, int]:
     """Return the root grid and the leaf size that cost least.
 
@@ -97,6 +104,10 @@ def choose_leaves(
         What is to be computed.
     smallest : float
         Least edge of boxes that are made by division.
+    root_grids : tuple of int
+        Boxes along the coarsest level that may be.
+    images : int
+        How many images of the sources are near.
     """
     n_systems = max(1, len(points.edge))  # batches may be empty, too
     counts = [keys.shape[1] / n_systems for keys in (points.target_keys, points.source_keys)]
@@ -105,7 +116,7 @@ def choose_leaves(
     boxes = boxes / n_systems
     if len(boxes) < 2 or n < 16 or fewest == 0:
         return 1, int(n) + 64
-    grids = _grids(boxes, crowding, n, work)
+    grids = _grids(boxes, crowding, n, work, root_grids)
     too_small = points.edge.max() < smallest * np.exp2(grids.halvings)
     too_empty = n < work.machine().least * grids.boxes
     seconds = np.where((too_small | too_empty) & (grids.halvings > 0), np.inf, grids.seconds)
@@ -113,7 +124,7 @@ def choose_leaves(
     root, dimension, filled, crowd = (a[best] for a in grids[1:5])
     near = 3.0**dimension * crowd * work.seconds_per_pair() * n / filled
     least = _least_per_point(work, fewest, n, filled, near, seconds[best] - near)
-    direct = _direct_seconds(work, *counts)
+    direct = images * _direct_seconds(work, *counts)
     # clusters of different density fill no grid evenly: `cheaper` then looks at the actual tree
     uneven = crowd >= 2.0 and n_systems == 1 and direct > _WORTH_A_TREE * FIXED_SECONDS
     if direct < n * least and not uneven:
@@ -144,11 +155,13 @@ class _Grids(NamedTuple):
     """What expansions cost per point."""
 
 
-def _grids(boxes: np.ndarray, crowding: np.ndarray, n: float, work: Work) -> _Grids:
+def _grids(
+    boxes: np.ndarray, crowding: np.ndarray, n: float, work: Work, root_grids: tuple[int, ...]
+) -> _Grids:
     """Return the grids among which `choose_leaves` chooses."""
     levels = np.arange(len(boxes))
-    root = np.repeat(ROOT_GRIDS, len(boxes))
-    halvings = np.log2(root) + np.tile(levels, len(ROOT_GRIDS))
+    root = np.repeat(root_grids, len(boxes))
+    halvings = np.log2(root) + np.tile(levels, len(root_grids))
     filled = np.exp2(np.interp(halvings, levels, np.log2(boxes)))
     # from the level above: below, boxes may be empty by chance
     growth = np.diff(np.log2(boxes), prepend=2 * np.log2(boxes[0]) - np.log2(boxes[1]))

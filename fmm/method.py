@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fmm import arguments, energies
+from fmm.cell.steps import CellSteps
 from fmm.evaluation import Evaluation
 from fmm.exclusions import Exclusions
 from fmm.layout import Layout, Request, lay_out
@@ -99,6 +100,10 @@ class FMM:
         kernel: Kernel = _COULOMB,
         each: str | Collection[str] = (),
         pair_scale: Any = None,
+        cell: Any = None,
+        periodic: Any = True,
+        background: bool = True,
+        surface: str = "conductor",
     ) -> None:
         tolerance = arguments.tolerance(tolerance)
         source_order = checks.order(source_order, "source_order", maximum=MAX_TOTAL_ORDER)
@@ -108,6 +113,10 @@ class FMM:
         leaf_size = arguments.leaf_size(leaf_size)
         kernel = kernel_object(kernel)
         steps = arguments.steps_of(sources, targets)
+        self._lattice = arguments.lattice(cell, periodic, background, surface, steps)
+        if self._lattice is not None:
+            steps = CellSteps(self._lattice)
+            arguments.one_system(source_batch, target_batch)
         each = arguments.each(each, steps.device)
         # targets of their own, even if they lie where the sources do
         self._has_targets = targets is not None and targets is not sources

@@ -101,7 +101,7 @@ class Report:
         return replace(
             self,
             n_targets=geometry.targets.shape[0],
-            n_sources=geometry.sources.shape[0],
+            n_sources=geometry.n_sources,
             n_levels=len(geometry.tree.level_starts) - 1,
             n_boxes=geometry.tree.parent.shape[0],
             n_leaves=geometry.n_leaves,

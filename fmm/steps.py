@@ -15,6 +15,8 @@ from fmm.tree.curve import SortedPoints
 from fmm.tree.geometry import Batches, Geometry
 from multipoles.radial import Kernel
 
+ROOT_GRIDS = (1, 3, 5)
+"""Boxes along the coarsest level; with halving, leaf grids of 2^k, 3 2^k and 5 2^k."""
 Array = Any
 """An array of NumPy on the CPU, of `numba.cuda` on a GPU, which has no types."""
 Harmonic = Any
@@ -80,7 +82,11 @@ class Steps(Protocol):
         """Whether arrays lie on a GPU: then values are not checked, and reading them waits."""
 
     @property
-    def probe(self) -> type[Probe]:
+    def images(self) -> int:
+        """How many images of the sources are near: one, but in a cell."""
+
+    @property
+    def probe(self) -> Callable[..., Probe]:
         """What samples the field at some targets and measures errors there."""
 
     # --- arguments and results --------------------------------------------------------------------
@@ -101,6 +107,9 @@ class Steps(Protocol):
 
     # --- units ------------------------------------------------------------------------------------
 
+    def in_units(self, exponent: int) -> "Steps":
+        """Return the steps for points whose lengths are counted in two to a power."""
+
     def corners(self, points: Array) -> tuple[np.ndarray, np.ndarray]:
         """Return the lowest and highest coordinates of points; infinities if there are none."""
 
@@ -114,6 +123,18 @@ class Steps(Protocol):
         """Return units for moments, where lengths are counted in two to the power of `length`."""
 
     # --- tree -------------------------------------------------------------------------------------
+
+    def root_grids(self, degree: int) -> tuple[int, ...]:
+        """Return how many times the least number of boxes may lie along the coarsest level.
+
+        `degree` is that of expansions that are expected.
+        """
+
+    def least_edge(self, reach: float) -> float:
+        """Return the least edge of boxes, as trees count it, that are so far apart.
+
+        Boxes that do not touch, the smaller of which has this edge.
+        """
 
     def processor(self, dtype: np.dtype) -> str:
         """Return whose times decide about leaves, see `fmm.cost.Work`."""
@@ -175,6 +196,15 @@ class Steps(Protocol):
 
     def total(self, near: Array, local: Array, order: int) -> Array:
         """Return the near field and the derivatives that local expansions give."""
+
+    def not_harmonic(self, geometry: Any, moments: Array, order: int) -> Array | None:
+        """Return the part of a field that pairs and expansions do not have; None if there is none.
+
+        That of the background of a cell.
+        """
+
+    def refuse(self, moments: Array, kernel: Kernel) -> None:
+        """Refuse moments, with channels, that have no field: of a charged cell, see `FMM`."""
 
     # --- error ------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from fmm.far.driver import HostFarField
 from fmm.far.rows import scattered, with_derivatives
 from fmm.near import STEEP, narrow_unit, near_field
 from fmm.scaling import HostUnits, typical_extent
+from fmm.steps import ROOT_GRIDS
 from fmm.tree.curve import SortedPoints, bounds, occupancy, sort_points
 from fmm.tree.geometry import Batches, Geometry, along_curve
 from fmm.tree.sorting import gathered
@@ -26,7 +27,31 @@ class HostSteps:
     """Arrays of NumPy, arithmetic of this machine's processor; see `fmm.steps.Steps`."""
 
     device = False
-    probe = Probe
+    images = 1
+
+    def root_grids(self, degree: int) -> tuple[int, ...]:
+        """Return how many boxes there may be along the coarsest level, see `fmm.leaves`."""
+        return ROOT_GRIDS
+
+    @property
+    def probe(self) -> Any:
+        """What samples the field at some targets and measures errors there."""
+        return Probe
+
+    def in_units(self, exponent: int) -> "HostSteps":
+        """Return the steps for points whose lengths are counted in two to a power."""
+        return self
+
+    def least_edge(self, reach: float) -> float:
+        """Return the least edge of boxes of which those that do not touch are so far apart."""
+        return reach
+
+    def not_harmonic(self, geometry: Geometry, moments: Any, order: int) -> Any:
+        """Return the part of a field that is not harmonic; None, there is no background."""
+        return None
+
+    def refuse(self, moments: Any, kernel: Kernel) -> None:
+        """Refuse moments that a cell cannot hold; there is none."""
 
     def points(
         self, sources: Any, targets: Any, source_batch: Any, target_batch: Any
@@ -133,7 +158,7 @@ class HostSteps:
         if points == moments.dtype:
             return out
         # in two parts of float32, each point should coincide with itself alone
-        alone = len(targets) if targets is sources and moments.shape[1] else 0
+        alone = len(targets) if geometry.same and moments.shape[1] else 0
         if coincident != alone:
             return None
         if unit != 1.0:

@@ -48,7 +48,7 @@ class HostFarField:
         order: int,
         dtype: np.dtype,
     ) -> None:
-        self.tree, self.lists = geometry.tree, geometry.lists
+        self.geometry, self.tree, self.lists = geometry, geometry.tree, geometry.lists
         self.sources, self.targets = geometry.sources, geometry.targets
         self.translations = geometry.translations
         self.degrees, self.degree = degrees, max(degrees)
@@ -108,7 +108,7 @@ class HostFarField:
     # --- points and expansions --------------------------------------------------------------------
 
     def _form(self, moments: np.ndarray, multipoles: np.ndarray) -> None:
-        leaves = _occupied_leaves(self.tree, self.tree.source_range)
+        leaves = self.geometry.source_leaves.astype(np.int32)
         terms = _NO_TERMS
         if self.source_order:
             terms = harmonics.shift_terms(self.degree, self.source_order)
@@ -154,7 +154,7 @@ class HostFarField:
             run_chunks(task, len(rows) - 1, 20.0 * self.degree * len(self.sources))
 
     def _evaluate(self, locals_: np.ndarray, field: np.ndarray) -> None:
-        leaves = _occupied_leaves(self.tree, self.tree.target_range)
+        leaves = self.geometry.target_leaves.astype(np.int32)
         terms = harmonics.shift_terms(self.degree, self.order) if self.order else _NO_TERMS
         rows = np.arange(len(leaves) + 1)
         self._evaluate_list(leaves, leaves, rows, False, self.degree, terms, locals_, field)
@@ -199,14 +199,14 @@ class HostFarField:
     # --- expansions of boxes ----------------------------------------------------------------------
 
     def _coarsen(self, channels: int, multipoles: np.ndarray) -> None:
-        operator = rotations.upward(self.degree, self.dtype)
+        operator = rotations.upward(self.degree, self.dtype, self.geometry.shape)
         for level in range(len(self.tree.level_starts) - 2, 0, -1):
             for octant, children in enumerate(self._families[level]):
                 parents = self.tree.parent[children]
                 self._translate(operator, octant, children, parents, channels, multipoles)
 
     def _refine(self, channels: int, locals_: np.ndarray) -> None:
-        operator = rotations.downward(self.degree, self.dtype)
+        operator = rotations.downward(self.degree, self.dtype, self.geometry.shape)
         for level in range(1, len(self.tree.level_starts) - 1):
             for octant, children in enumerate(self._families[level]):
                 parents = self.tree.parent[children]
@@ -216,9 +216,8 @@ class HostFarField:
     def _families(self) -> list[list[np.ndarray]]:
         """Boxes of each level, by the octant of their parent that they are."""
         families = []
-        for first, last in zip(
-            self.tree.level_starts[:-1], self.tree.level_starts[1:], strict=True
-        ):
+        own_ends = self.geometry.own_ends
+        for first, last in zip(self.tree.level_starts[:-1], own_ends, strict=True):
             odd = self.tree.anchor[first:last] & 1
             octant = 4 * odd[:, 0] + 2 * odd[:, 1] + odd[:, 2]
             boxes = np.argsort(octant, kind="stable").astype(np.int32)
@@ -235,11 +234,12 @@ class HostFarField:
         channels: int,
         coefficients: np.ndarray,
     ) -> None:
-        signs = translations.reflection(octant, self.degree, self.dtype)
+        row = octant if len(operator.table) > 1 else 0
+        signs = translations.reflection(octant - row, self.degree, self.dtype)
 
         def task(first: int, last: int) -> None:
             rotations.translate(
-                first, last, operator, 0, signs, sources, targets, channels, coefficients,
+                first, last, operator, row, signs, sources, targets, channels, coefficients,
                 self.length, coefficients, self.length,
                 *rotations.scratch(self.degree, self.dtype),
             )  # fmt: skip
@@ -253,7 +253,9 @@ class HostFarField:
         # levels of one degree together: its matrices are read from memory once
         for degree, group in itertools.groupby(levels, key=self.degrees.__getitem__):
             together = list(group)
-            operators = transfer_operators(degree, self.source_order, self.dtype, self._widest)
+            operators = transfer_operators(
+                degree, self.source_order, self.dtype, self._widest, self.geometry.shape
+            )
             self._transfer_levels(
                 starts[together[0]], starts[together[-1] + 1], operators, channels, multipoles,
                 locals_,
@@ -291,11 +293,6 @@ def _rows(receivers: np.ndarray) -> np.ndarray:
     return np.append(np.flatnonzero(np.diff(receivers, prepend=-1)), len(receivers))
 
 
-def _occupied_leaves(tree: Tree, ranges: np.ndarray) -> np.ndarray:
-    occupied = ranges[:, 1] > ranges[:, 0]
-    return np.flatnonzero((tree.n_children == 0) & occupied).astype(np.int32)
-
-
 class TransferOperators(NamedTuple):
     """Multipole-to-local operators of all codes.
 
@@ -313,17 +310,22 @@ class TransferOperators(NamedTuple):
 
 @kept
 def transfer_operators(
-    degree: int, source_order: int, dtype: np.dtype, widest: int
+    degree: int,
+    source_order: int,
+    dtype: np.dtype,
+    widest: int,
+    shape: rotations.Shape | None = None,
 ) -> TransferOperators:
     """Return the operators of shifts up to `widest`, each of the degree its distance asks for."""
-    degrees = truncation.degrees(degree, source_order)
-    span = range(widest + 1)
-    reflected = [shift for shift in itertools.product(span, span, span) if max(shift) > 1]
-    shift_of = np.abs(shifts())
-    codes = {s: np.flatnonzero((shift_of == s).all(axis=1)) for s in reflected}
-    asked = {s: int(degrees[codes[s][0]]) for s in reflected}
-    reflected.sort(key=asked.__getitem__)
-    operators = rotations.operators_of(reflected, asked, codes, dtype)
+    degrees = truncation.degrees(degree, source_order, shape)
+    reflected = rotations.reflects(shape)
+    span = range(0 if reflected else -widest, widest + 1)
+    chosen = [s for s in itertools.product(span, span, span) if max(map(abs, s)) > 1]
+    shift_of = np.abs(shifts()) if reflected else shifts()
+    codes = {s: np.flatnonzero((shift_of == s).all(axis=1)) for s in chosen}
+    asked = {s: int(degrees[codes[s][0]]) for s in chosen}
+    chosen.sort(key=asked.__getitem__)
+    operators = rotations.operators_of(chosen, asked, codes, dtype, shape)
     signs = np.stack([translations.reflection(octant, degree, dtype) for octant in range(8)])
     return TransferOperators(operators, signs)
 

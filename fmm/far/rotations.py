@@ -26,6 +26,8 @@ from multipoles.compiled.simd import BYTES
 from multipoles.layout import aligned
 
 Shift = tuple[int, int, int]
+#: Vectors of boxes in units of their edge, as rows; None of cubes.
+Shape = tuple[tuple[float, float, float], ...]
 #: From distances (s,), degree and order m to matrices (s, p + 1 - m, p + 1 - m).
 Axial = Callable[[np.ndarray, int, int], np.ndarray]
 
@@ -142,28 +144,46 @@ class Operators(NamedTuple):
 
 
 @kept
-def upward(degree: int, dtype: np.dtype) -> Operators:
-    """Return the multipole-to-multipole operator of octant 0.
+def upward(degree: int, dtype: np.dtype, shape: Shape | None = None) -> Operators:
+    """Return the multipole-to-multipole operators of octants, row by row of their table.
 
-    Octant 4 ix + 2 iy + iz is where the child lies in its parent. Those of the others are its
-    reflections.
+    Octant 4 ix + 2 iy + iz is where the child lies in its parent. Where reflections take boxes to
+    themselves there is one operator, that of octant 0: those of the others are its reflections.
     """
-    return _of_families(_raised, degree, dtype)
+    return _of_families(_raised, degree, dtype, shape)
 
 
 @kept
-def downward(degree: int, dtype: np.dtype) -> Operators:
-    """Return the local-to-local operator of octant 0."""
-    return _of_families(_lowered, degree, dtype)
+def downward(degree: int, dtype: np.dtype, shape: Shape | None = None) -> Operators:
+    """Return the local-to-local operators of octants."""
+    return _of_families(_lowered, degree, dtype, shape)
 
 
-def _of_families(axial: Axial, degree: int, dtype: np.dtype) -> Operators:
-    """Return the operator between a parent and its child of octant 0."""
-    cut, shift = tiles_of(degree), np.full((1, 3), -0.25)
-    turn, along, back = (step.ravel() for step in _steps(shift, axial, degree, dtype))
+def _of_families(
+    axial: Axial, degree: int, dtype: np.dtype, shape: Shape | None = None
+) -> Operators:
+    """Return the operators between a parent and its children."""
+    octants = 1 if reflects(shape) else 8
+    cut, vectors = tiles_of(degree), []
+    for octant in range(octants):
+        corner = np.array([octant >> 2 & 1, octant >> 1 & 1, octant & 1])
+        vectors.append(0.5 * (corner - 0.5))
+    steps = _steps(in_space(np.array(vectors), shape), axial, degree, dtype)
     degrees = np.array([[0, *cut.ends, 0, harmonics.n_harmonics(degree)]])
-    table = np.zeros((1, 6), np.int64)
+    table = np.zeros((octants, 6), np.int64)
+    table[:, 3:] = np.arange(octants)[:, None] * cut.lengths
+    turn, along, back = (step.ravel() for step in steps)
     return Operators(turn, along, back, table, degrees, cut.table, cut.columns)
+
+
+def in_space(shifts: np.ndarray, shape: Shape | None) -> np.ndarray:
+    """Return shifts between boxes as vectors, in units of their edge."""
+    return shifts if shape is None else shifts @ np.array(shape)
+
+
+def reflects(shape: Shape | None) -> bool:
+    """Tell whether boxes are the same when an axis is reflected."""
+    return shape is None or not (np.array(shape) - np.diag(np.diag(shape))).any()
 
 
 def octant_of(code: int) -> int:
@@ -172,19 +192,26 @@ def octant_of(code: int) -> int:
 
 
 def operators_of(
-    chosen: list[Shift], asked: dict[Shift, int], codes: Mapping[Shift, np.ndarray], dtype: np.dtype
+    chosen: list[Shift],
+    asked: dict[Shift, int],
+    codes: Mapping[Shift, np.ndarray],
+    dtype: np.dtype,
+    shape: Shape | None = None,
 ) -> Operators:
-    """Return the operators of shifts without signs, each of the degree that is asked.
+    """Return the operators of shifts, each of the degree that is asked.
 
     Parameters
     ----------
     chosen : list of tuple
-        Shifts, sorted by degree.
+        Shifts, sorted by degree; without signs, if boxes are the same when reflected.
     asked, codes : dict
         Degree and codes of each.
     dtype : dtype
         Of expansions.
+    shape : tuple, optional
+        Of boxes.
     """
+    reflected = reflects(shape)
     steps: list[list[np.ndarray]] = [[np.empty(0, dtype)] for _ in range(3)]
     starts, table, degrees, tiles, columns = [0, 0, 0], [], [], [np.empty((0, 5), np.int64)], []
     columns.append(np.empty(0, np.int64))
@@ -195,11 +222,12 @@ def operators_of(
         degrees.append((counts[0], *cut.ends, counts[1], harmonics.n_harmonics(degree)))
         tiles.append(cut.table)
         columns.append(cut.columns)
-        made = _steps(np.array(same, float), _transferred, degree, dtype)
+        made = _steps(in_space(np.array(same, float), shape), _transferred, degree, dtype)
         for step, one in zip(steps, made, strict=True):
             step.append(one.ravel())
         for shift in same:
-            table += [(code, octant_of(code), own, *starts) for code in codes[shift]]
+            octant = octant_of if reflected else (lambda code: 0)
+            table += [(code, octant(code), own, *starts) for code in codes[shift]]
             starts = [a + b for a, b in zip(starts, cut.lengths, strict=True)]
     turns, along, backs = map(np.concatenate, steps)
     return Operators(

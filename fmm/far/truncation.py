@@ -82,14 +82,45 @@ def errors(derivatives: int) -> np.ndarray:
 
 
 @lru_cache
-def degrees(degree: int, derivatives: int) -> np.ndarray:
+def degrees(
+    degree: int, derivatives: int, shape: tuple[tuple[float, ...], ...] | None = None
+) -> np.ndarray:
     """Return the degree at which each code's error is that of the nearest boxes at `degree`.
 
-    Shape (N_CODES,); zero for neighbours.
+    Parameters
+    ----------
+    degree : int
+        Of the nearest.
+    derivatives : int
+        By source and target together.
+    shape : tuple, optional
+        Vectors of boxes in units of their edge; default cubes.
+
+    Returns
+    -------
+    ndarray, shape (N_CODES,)
+        Zero for neighbours.
     """
+    if shape is not None:
+        return _of_shape(degrees(degree, derivatives), np.array(shape), degree)
     table = errors(derivatives)
     nearest = int(np.flatnonzero((shifts() == (2, 0, 0)).all(1))[0])
     enough = table[:, : degree + 1] < np.minimum(0.7 * table[nearest, degree], table[:, :1])
     lowest = np.where(enough.any(1), enough.argmax(1), degree)
     lowest[POINTS] = degree
     return np.where(np.isinf(table[:, 0]), 0, lowest)
+
+
+def _of_shape(cubes: np.ndarray, shape: np.ndarray, degree: int) -> np.ndarray:
+    """Return degrees for boxes of a shape: what is enough for cubes as far away for their size."""
+    corners = np.stack(np.meshgrid(*[(-0.5, 0.5)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    size = np.linalg.norm(corners @ shape, axis=1).max() / np.linalg.norm(corners[0])
+    away = np.linalg.norm(shifts(), axis=1)
+    order = np.argsort(away)
+    # the most that any cube at a distance, or farther, needs
+    most = np.maximum.accumulate(cubes[order][::-1])[::-1]
+    place = np.searchsorted(away[order] - 1e-9, np.linalg.norm(shifts() @ shape, axis=1) / size)
+    found = np.append(most, 1)[place]
+    found[np.linalg.norm(shifts() @ shape, axis=1) / size < 2] = degree
+    found[POINTS] = degree
+    return np.where(cubes == 0, 0, np.maximum(found, 1)) if degree else cubes

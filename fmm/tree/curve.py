@@ -76,6 +76,7 @@ def sort_points(
     target_batch: np.ndarray | None = None,
     source_batch: np.ndarray | None = None,
     root_grid: int = 1,
+    known_roots: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> SortedPoints:
     """Return the points along a Morton curve; points of one key keep their order.
 
@@ -87,6 +88,9 @@ def sort_points(
         Sorted system index of each point; indices may have gaps.
     root_grid : int
         Most root cells along an axis.
+    known_roots : tuple of ndarray, optional
+        Origin and edge of the root cells of every system, as `roots` returns them; default those
+        that hold the points.
 
     Raises
     ------
@@ -99,11 +103,13 @@ def sort_points(
     kinds = [(np.ascontiguousarray(sources, np.float64), source_system)]
     if not same:
         kinds.append((np.ascontiguousarray(targets, np.float64), target_system))
-    low, high = np.full((n_systems, 3), np.inf), np.full((n_systems, 3), -np.inf)
-    for kind in kinds:
-        bounds(*kind, low, high)
     bits = bits_of(n_systems, root_grid)
-    origin, edge = roots(low, high, root_grid, bits)
+    if known_roots is None:
+        low, high = np.full((n_systems, 3), np.inf), np.full((n_systems, 3), -np.inf)
+        for kind in kinds:
+            bounds(*kind, low, high)
+        known_roots = roots(low, high, root_grid, bits)
+    origin, edge = known_roots
     grid = cells(origin, edge, bits)
     keys = [encode(*kind, grid, root_grid, bits) for kind in kinds]
     permutations, firsts = zip(*(sorting.argsort(words[0]) for words in keys), strict=True)

@@ -34,6 +34,11 @@ class Geometry:
         do not touch are apart by the edge of the smaller one.
     """
 
+    shape: tuple[tuple[float, float, float], ...] | None = None
+    """Vectors of boxes in units of their edge; None of cubes."""
+    can_be_direct = True
+    """Whether all pairs may be summed directly instead."""
+
     def __init__(
         self,
         points: SortedPoints,
@@ -45,12 +50,18 @@ class Geometry:
     ) -> None:
         self.sorted_points, self.sources, self.targets = points, sources, targets
         self.leaf_size, self.least, self.smallest = leaf_size, least, smallest
+        self.same = targets is sources
         self.tree = self._tree()
         self._points: dict[np.dtype, tuple[np.ndarray, np.ndarray]] = {}
         self._transfers: Transfers | None = None  # of this tree, or of one that may have its boxes
 
     def _tree(self) -> Tree:
         return build_tree(self.sorted_points, self.leaf_size, self.smallest)
+
+    @property
+    def n_sources(self) -> int:
+        """Number of sources."""
+        return int(self.sources.shape[0])
 
     def points(self, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
         """Return targets and sources of a dtype, in the caller's coordinates."""
@@ -118,6 +129,17 @@ class Geometry:
         """Leaves with targets."""
         occupied = self.tree.target_range[:, 1] > self.tree.target_range[:, 0]
         return np.flatnonzero(occupied & (self.tree.n_children == 0))
+
+    @cached_property
+    def source_leaves(self) -> np.ndarray:
+        """Leaves whose expansions are formed of their sources."""
+        occupied = self.tree.source_range[:, 1] > self.tree.source_range[:, 0]
+        return np.flatnonzero(occupied & (self.tree.n_children == 0))
+
+    @property
+    def own_ends(self) -> np.ndarray:
+        """Where on every level the boxes end whose expansions are formed."""
+        return self.tree.level_starts[1:]
 
     @cached_property
     def translations(self) -> np.ndarray:

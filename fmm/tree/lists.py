@@ -112,12 +112,25 @@ class Transfers(NamedTuple):
         return all(np.array_equal(getattr(self.boxes, f), getattr(boxes, f)) for f in kept)
 
 
-def transfers(tree: Tree, before: Transfers | None = None) -> Transfers:
-    """Return the transfers of a tree, those of another one if boxes are the same."""
+def transfers(
+    tree: Tree, before: Transfers | None = None, of_roots: np.ndarray | None = None
+) -> Transfers:
+    """Return the transfers of a tree, those of another one if boxes are the same.
+
+    Parameters
+    ----------
+    tree : Tree
+        Boxes.
+    before : Transfers, optional
+        Those of another tree.
+    of_roots : ndarray, optional
+        Rows of `Transfers.colleagues` of level 0, whose boxes then have no pairs. Default: boxes of
+        one system are colleagues or pairs.
+    """
     boxes = _boxes(tree)
     if before is not None and before.serve(boxes):
         return before._replace(boxes=boxes)
-    return Transfers(boxes, *_transfer_lists(boxes))
+    return Transfers(boxes, *_transfer_lists(boxes, of_roots))
 
 
 def build_lists(
@@ -145,20 +158,31 @@ def build_lists(
     _neighbours(boxes, colleagues, least, stack, starts[:-1].copy(), senders)
     near, m2p, p2l = (senders[starts[k * n] : starts[(k + 1) * n]] for k in range(3))
     near_starts, m2p_starts, p2l_starts = (starts[k * n : (k + 1) * n + 1] for k in range(3))
-    ranges, range_starts = np.empty((len(near), 2), np.int64), np.zeros(n + 1, np.int64)
-    _merge(near_starts, near, tree.source_range, range_starts, ranges)
     return Lists(
-        near_starts.copy(), near, range_starts, ranges[: range_starts[-1]].copy(), m2l_starts,
+        near_starts.copy(), near, *ranges_of(near_starts, near, tree.source_range), m2l_starts,
         targets, sources, _repeated(m2p_starts), m2p, _repeated(p2l_starts), p2l,
     )  # fmt: skip
 
 
-def _transfer_lists(boxes: Boxes) -> tuple[np.ndarray, ...]:
+def ranges_of(
+    near_starts: np.ndarray, near: np.ndarray, source_range: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return `Lists.near_range_starts` and `Lists.near_ranges` of near boxes."""
+    ranges, starts = np.empty((len(near), 2), np.int64), np.zeros(len(near_starts), np.int64)
+    _merge(near_starts, near, source_range, starts, ranges)
+    return starts, ranges[: starts[-1]].copy()
+
+
+def _transfer_lists(boxes: Boxes, of_roots: np.ndarray | None) -> tuple[np.ndarray, ...]:
     """Return the colleagues of every box, and starts, targets and sources of its pairs."""
     nothing = np.empty(0, np.int32)
     colleagues = np.empty((len(boxes.parent), 27), np.int32)
     parts: list[tuple[int, int, np.ndarray]] = []
-    for start, end in pairwise(boxes.level_starts.tolist()):  # colleagues are those of parents
+    levels = list(pairwise(boxes.level_starts.tolist()))
+    if of_roots is not None:
+        colleagues[: len(of_roots)] = of_roots
+        levels = levels[1:]
+    for start, end in levels:  # colleagues are those of parents
 
         def count(first: int, last: int, start: int = start) -> tuple[int, int, np.ndarray]:
             counts = np.zeros(N_CODES, np.int64)
@@ -167,7 +191,7 @@ def _transfer_lists(boxes: Boxes) -> tuple[np.ndarray, ...]:
 
         parts += run_chunks(count, end - start, _BOX * (end - start))
     # pairs of one code follow each other, and among these those of one part
-    counts = np.array([part[2] for part in parts]).reshape(-1, N_CODES).T
+    counts = np.array([part[2] for part in parts], np.int64).reshape(-1, N_CODES).T
     ends = np.cumsum(counts).reshape(counts.shape)
     targets, sources = np.empty((2, counts.sum()), np.int32)
 
