@@ -283,13 +283,13 @@ class MeshSum:
     def field(self, moments: np.ndarray, order: int, seconds: dict[str, float]) -> np.ndarray:
         """Return the field of moments (n_sources, channels, components) of all images."""
         seconds.clear()
-        with _timed(seconds, "near pairs"):
+        with timed(seconds, "near pairs"):
             out = self.near_field(moments, order)
-        with _timed(seconds, "moments to waves"):
+        with timed(seconds, "moments to waves"):
             spectrum = self.spectrum(moments)
-        with _timed(seconds, "waves to field"):
+        with timed(seconds, "waves to field"):
             out += self.smooth_field(spectrum, order)
-        with _timed(seconds, "own field"):
+        with timed(seconds, "own field"):
             self._add_own_field(moments, order, out)
             out[:, :, 0] += self.background(moments)
         return out
@@ -345,7 +345,8 @@ class MeshSum:
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    """Add the time spent inside to a step."""
     start = perf_counter()
     yield
     seconds[step] = seconds.get(step, 0.0) + perf_counter() - start
