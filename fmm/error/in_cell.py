@@ -13,7 +13,7 @@ from multipoles.compiled.jit import bare, bare_inline, run_chunks, serial
 from multipoles.emitted.field import field_of_tiles, pair_cost
 from multipoles.lattice import smooth, waves
 from multipoles.lattice.cell import Cell
-from multipoles.lattice.ewald import coincidence_of
+from multipoles.lattice.ewald import Ewald, coincidence_of
 from multipoles.lattice.own import own_matrix
 from multipoles.lattice.split import check_memory, neighbours, spacing
 from multipoles.lattice.transform import transform
@@ -26,6 +26,8 @@ _NEGLIGIBLE = 0.05
 _SHARE = 1.0
 # beyond it polynomials of the splitting lose digits
 _WIDEST_BAND = 32.0
+# tighter ones are left to Ewald sums
+_TIGHTEST = 1e-11
 # ns: a target and a source that are looked at; a near pair, and for a unit of its cost; a source,
 # and a wave of it
 _LOOK, _FOUND, _PAIR, _SOURCE, _WAVE = 3.0, 8.0, 3.5, 100.0, 0.1
@@ -41,6 +43,14 @@ class _Split(NamedTuple):
     lengths: np.ndarray
     cut: float
     limits: waves.Limits
+
+
+class _Waves(NamedTuple):
+    """A split, the matrix to fractional coordinates of the box of its waves, and their weights."""
+
+    split: _Split
+    inverse: np.ndarray
+    weights: np.ndarray
 
 
 class InCell:
@@ -63,6 +73,12 @@ class InCell:
     def __init__(self, cell: Cell, kernel: Kernel, tolerance: float, unit: float = 1.0) -> None:
         self.cell, self.kernel, self.unit = cell, kernel, unit
         self.tolerance = tolerance
+        self._key = cell.vectors.tobytes(), cell.n_periodic, kernel, tolerance, unit
+        self._made: tuple[tuple[int, ...], _Waves] | None = None
+
+    def is_like(self, other: "InCell") -> bool:
+        """Return whether cell, kernel and tolerance are those of another."""
+        return self._key == other._key
 
     def field(
         self, targets: np.ndarray, sources: np.ndarray, moments: np.ndarray, order: int
@@ -90,12 +106,12 @@ class InCell:
             If waves do not fit into memory.
         """
         orders = indexing.order_of(moments.shape[2]), order
-        split = self._split(targets, sources, orders)
+        if self._band(sum(orders), 1.0) >= _WIDEST_BAND or self.tolerance < _TIGHTEST:
+            return self._by_ewald(targets, sources, moments, orders)
+        split, inverse, weights = self._waves(targets, sources, orders)
         out = self._near_field(targets, sources, moments, orders, split)
-        inverse = np.linalg.inv(self.cell.vectors * split.lengths[:, None])
         given = waves.fractional_moments(moments, inverse)
-        factors = waves.structure_factors(sources @ inverse, given, split.limits)
-        factors = factors * self._weights(inverse, split)
+        factors = waves.structure_factors(sources @ inverse, given, split.limits) * weights
         phi = waves.synthesis(targets @ inverse, factors, order, split.limits)
         out += waves.cartesian_field(phi, inverse)
         if self.cell.n_periodic == 3:
@@ -103,6 +119,18 @@ class InCell:
             square = split.radius**2 * smooth.second_moment(split.band)
             out[:, :, 0] -= 2 * np.pi * square / self.cell.volume * moments[:, :, 0].sum(axis=0)
         return out
+
+    def _by_ewald(
+        self,
+        targets: np.ndarray,
+        sources: np.ndarray,
+        moments: np.ndarray,
+        orders: tuple[int, int],
+    ) -> np.ndarray:
+        """Return the field by an Ewald sum, which has all digits."""
+        given = self.cell, self.kernel, self.tolerance, *orders, self.unit
+        plan = Ewald(targets, sources, *given)
+        return plan.field(moments, plan.factors_of(moments), orders[1])
 
     # --- how to split -----------------------------------------------------------------------------
 
@@ -137,10 +165,19 @@ class InCell:
         factorials = np.cumprod(np.maximum(n, 1.0))
         bands = np.arange(4.0, _WIDEST_BAND, 0.5)[:, None]
         errors = (6 + n * n / 2) * np.exp(-bands) * (bands / ratio) ** n / factorials
-        enough = errors.max(axis=1) <= _SHARE * self.tolerance
+        # sums of many orders err by more than their parts
+        enough = errors.max(axis=1) <= _SHARE * self.tolerance / (1 + top * top / 4)
         return float(bands[np.argmax(enough), 0]) if enough.any() else _WIDEST_BAND
 
-    # --- waves ------------------------------------------------------------------------------------
+    def _waves(self, targets: np.ndarray, sources: np.ndarray, orders: tuple[int, int]) -> _Waves:
+        """Return split and weights: those of before, if nothing has changed that matters."""
+        key = len(targets), len(sources), *orders
+        # what is free may have another extent
+        if self._made is None or self._made[0] != key or self.cell.n_periodic < 3:
+            split = self._split(targets, sources, orders)
+            inverse = np.linalg.inv(self.cell.vectors * split.lengths[:, None])
+            self._made = key, _Waves(split, inverse, self._weights(inverse, split))
+        return self._made[1]
 
     def _weights(self, inverse: np.ndarray, split: _Split) -> np.ndarray:
         """Return the transform of the smooth part over the volume, at all waves."""
@@ -167,18 +204,16 @@ class InCell:
         if not isinstance(self.kernel, Coulomb):
             reach = self.kernel.coulomb_beyond(_NEGLIGIBLE * self.tolerance, sum(orders))
         radius = max(split.radius, reach)
-        kernels = [(1.0, Remainder(split.radius, split.band), split.radius)]
+        remainder: Kernel = Remainder(split.radius, split.band)
+        kernels = [(1.0, remainder, split.radius)]
         if reach > 0:
             kernels += [(1.0, self.kernel, reach), (-1.0, Coulomb(), reach)]
         own = own_matrix(smooth.at_zero(sum(orders), split.radius, split.band), *orders)
         coincidence = coincidence_of(targets, sources, self.cell)
         # images of one source that one target may have near it
         each = int(np.prod(1 + np.floor(2 * radius / self.cell.heights)))
-        moves, vectors, inverse = (
-            _moves(self.cell, radius),
-            self.cell.vectors.copy(),
-            self.cell.inverse.copy(),
-        )
+        moves = _moves(self.cell, radius)
+        vectors, inverse = self.cell.vectors.copy(), self.cell.inverse.copy()
         # nothing repeats along the rest
         vectors[self.cell.n_periodic :], inverse[:, self.cell.n_periodic :] = 0.0, 0.0
         n, size = len(targets), max(_BLOCK // (len(targets) * each), 64)

@@ -73,8 +73,8 @@ class Probe:
         Of earlier evaluations, for one group of targets: fewer are drawn now.
     """
 
-    first = SIZE
-    """How many targets are drawn at first."""
+    first, later = SIZE, FEWER
+    """How many targets are drawn, and how many where earlier evaluations tell of the error."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class Probe:
         self.degree = 0 if self._where is None else self._where.degree
         size, seed = self.first + MORE * thorough, 0
         if past is not None:
-            size, seed = FEWER, 2 + past.age
+            size, seed = self.later, 2 + past.age
         self._take([self._draw(*group, size, seed) for group in self.groups])
         if where is not None:
             self._change_units(np.maximum(self.units, _units(self.exact, order)))

@@ -47,13 +47,12 @@ class Placed:
     """What a `Probe` asks of points: those of a mesh, each tile of near pairs being a leaf."""
 
     def __init__(self, total: MeshSum) -> None:
-        self.order = total.near.targets.order
+        self.order, self.coincidence = total.near.targets.order, total.coincidence
         self.targets, self.sources = total.near.targets.points, total.sources
         pairs = total.near.pairs
-        spans = pairs[0]
-        if isinstance(pairs, PairList):
-            every = np.arange(len(self.targets) + 1)
-            spans = np.stack([every[:-1], every[1:]], axis=1)
+        every = np.arange(len(self.targets))
+        each = np.stack([every, every + 1], axis=1)
+        spans = each if isinstance(pairs, PairList) else pairs[0]
         n = len(spans)
         # errors do not rise towards corners
         self.tree = _Boxes(spans, np.zeros((n, 3)), np.ones(n))
@@ -128,25 +127,33 @@ class MeshProbe(Probe):
         See `Probe`.
     """
 
-    first = 32
+    # errors of a mesh are much the same everywhere
+    first, later = 32, 8
 
     def __init__(
         self, placed: Placed, moments: np.ndarray, field: np.ndarray, order: int,
         exact: Callable[[np.ndarray], np.ndarray], where: Where, kernel: Any, reach: float,
         past: Evidence | None,
     ) -> None:  # fmt: skip
-        self._exact_at = exact
+        self._exact_at, self._placed = exact, placed
         points: Any = placed
         super().__init__(
             points, moments, field, order, kernel, reach, lambda _: where, past=past
         )  # fmt: skip
 
     def _at(self, field: np.ndarray) -> np.ndarray:
-        values: np.ndarray = field[self._geometry.order[self.samples]]  # type: ignore[attr-defined]
+        values: np.ndarray = field[self._placed.order[self.samples]]
         return values
 
+    def _some(self, samples: np.ndarray, senders: np.ndarray) -> tuple[np.ndarray, ...]:
+        targets, sources, moments = super()._some(samples, senders)
+        # points at one place, but for rounding, are one
+        for target in targets:
+            sources[np.abs(sources - target).max(axis=1) <= self._placed.coincidence] = target
+        return targets, sources, moments
+
     def _sum(self, samples: np.ndarray) -> np.ndarray:
-        return self._exact_at(self._geometry.order[samples])  # type: ignore[attr-defined]
+        return self._exact_at(self._placed.order[samples])
 
 
 def judged(

@@ -1,8 +1,8 @@
 """Plans of periodic sums on a mesh: what users call, which checks, measures and reports."""
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -34,6 +34,8 @@ _COULOMB = Coulomb()
 # how often a tolerance that is missed is aimed at anew: by a share of what is missed, and by how
 # much at once at most
 _TRIES, _AIM, _FARTHEST = 2, 0.5, 1e-3
+# an error that is less than this share of what is allowed needs no aim of its own
+_IDLE = 0.03
 
 
 @dataclass
@@ -162,7 +164,8 @@ class Mesh:
         self._has_targets = targets is not None and targets is not sources
         self._chosen: tuple[Any, Setting] | None = None
         # what earlier evaluations showed, by orders of moments and field
-        self._aim, self._known = tolerance, dict[tuple[int, int], Known]()
+        self._aim, self._share = tolerance, 1.0
+        self._known = dict[tuple[int, int], Known]()
         start = perf_counter()
         self._take(sources, targets, cell)
         self._report.plan_seconds = perf_counter() - start
@@ -194,6 +197,9 @@ class Mesh:
             x = s = np.zeros((1, 3))
         setting = self._setting_of(reduced, x, s)
         self._sum = MeshSum(x, s, reduced, setting, self._scaled_kernel, self._unit)
+        judge = InCell(reduced, self._scaled_kernel, self._aim, self._unit)
+        before: InCell = self.__dict__.get("_judge", judge)
+        self._judge = before if before.is_like(judge) else judge
         self._report = MeshReport(
             n_targets=self.n_targets, n_sources=self.n_sources, tolerance=self.tolerance,
             aim=self._aim, shape=self._sum.shape, points=setting.points,
@@ -266,7 +272,7 @@ class Mesh:
         while True:
             phi = self._whole_field(moments, order)
             with timed(self._report.seconds, "sample"):
-                exact = self._exact_field(moments, order)
+                exact = partial(self._exact_field, moments, order)
                 given = self._sum, moments, phi, exact, tolerance, last, self._known.get(orders)
                 verdict, sampled, known = judged(*given)
             self._report.measured(verdict, sampled)
@@ -276,12 +282,13 @@ class Mesh:
             if len(shares) > _TRIES or not self._aim_at(_AIM / verdict.worst):
                 known = known._replace(in_vain=True)
                 break
-        if known.in_vain and not shares[-1] < _AIM * shares[0]:
-            # what costs more than before has not helped
+        vanishes = bool((known.lost * self._aim > 1.0).any())
+        if known.in_vain and (vanishes or not shares[-1] < _AIM * shares[0]):
+            # what costs more than before has not helped, or of what is lost all is noise
             self._aim, self._sum, report = before
             report.measured(verdict, sampled)
             report.seconds, self._report = self._report.seconds, report
-        self._known[orders] = known
+        self._known[orders], self._share = known, verdict.worst
         return phi
 
     def _aim_at(self, share: float) -> bool:
@@ -302,19 +309,13 @@ class Mesh:
             phi += of_surface.field(*self._points, moments, order, self._sum.cell.volume)
         return phi
 
-    def _exact_field(self, moments: np.ndarray, order: int) -> Callable[[np.ndarray], np.ndarray]:
-        """Return what takes indices of targets to their exact field, from points as given."""
-        x, s = self._points
-        exact = InCell(self._reduced, self._scaled_kernel, self._aim, self._unit)
-
-        def field_at(samples: np.ndarray) -> np.ndarray:
-            few = x[samples]
-            phi = exact.field(few, s, moments, order)
-            if self._lattice.surface == "vacuum":
-                phi += of_surface.field(few, s, moments, order, self._sum.cell.volume)
-            return phi
-
-        return field_at
+    def _exact_field(self, moments: np.ndarray, order: int, samples: np.ndarray) -> np.ndarray:
+        """Return the exact field at some targets, from points as they were given."""
+        few, s = self._points[0][samples], self._points[1]
+        phi = self._judge.field(few, s, moments, order)
+        if self._lattice.surface == "vacuum":
+            phi += of_surface.field(few, s, moments, order, self._sum.cell.volume)
+        return phi
 
     def _scaled_moments(
         self, moments: Any, order: int | None
@@ -406,6 +407,9 @@ class Mesh:
         """
         arguments.targets_as_before(sources, targets, self._has_targets)
         start, before = perf_counter(), self._sum
+        if self._share < _IDLE:
+            # what earlier moments needed is more than these do
+            self._aim = min(self._aim * _AIM / max(self._share, _FARTHEST), self.tolerance)
         self._take(sources, targets, self._cell if cell is None else cell)
         self._sum.keep_influence(before)
         self._report.plan_seconds = perf_counter() - start

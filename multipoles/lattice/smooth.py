@@ -47,8 +47,11 @@ def second_moment(band: float) -> float:
     return float((psi * nodes**2).sum() / psi.sum())
 
 
+@lru_cache(maxsize=64)
 def at_zero(order: int, radius: float, band: float) -> np.ndarray:
     """Return the derivatives of the smooth part at zero, (n_components(order),)."""
     n = np.arange(order // 2 + 1)
     slopes = smooth_derivatives(np.zeros(1), order // 2, band)[:, 0]
-    return even_tensor(slopes / radius ** (2.0 * n + 1), order)
+    found = even_tensor(slopes / radius ** (2.0 * n + 1), order)
+    found.flags.writeable = False
+    return found

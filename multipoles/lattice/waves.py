@@ -168,7 +168,7 @@ def _phases(u: np.ndarray, limit: int, order: int, sign: int) -> np.ndarray:
 def _half(u: np.ndarray, limit: int, sign: int) -> np.ndarray:
     """Return exp(sign 2πi m u) for m from 0, (n, limit + 1)."""
     waves = np.empty((len(u), limit + 1), np.complex128)
-    _fill_half(np.ascontiguousarray(u), float(sign), waves)
+    _fill_half(np.ascontiguousarray(u), float(sign), np.empty((2, len(u))), waves)
     return waves
 
 
@@ -184,16 +184,31 @@ def _cube(moments: np.ndarray, order: int) -> np.ndarray:
 
 
 @bare
-def _fill_half(u, sign, waves):
+def _fill_half(u, sign, turns, waves):
+    _fill_turns(u, sign, turns)
     for i in range(u.shape[0]):
-        # whole turns are taken off first: what is left has all digits
-        angle = sign * 2.0 * np.pi * (u[i] - np.rint(u[i]))
         waves[i, 0] = 1.0
         if waves.shape[1] > 1:
-            waves[i, 1] = complex(np.cos(angle), np.sin(angle))
+            waves[i, 1] = complex(turns[0, i], turns[1, i])
         # few products, so that rounding does not grow with m
         for m in range(2, waves.shape[1]):
             waves[i, m] = waves[i, m // 2] * waves[i, m - m // 2]
+
+
+@bare_inline
+def _fill_turns(u, sign, turns):
+    """Write cos and sin of sign 2πu: their series at half the angle, which is π/2 at most."""
+    for i in range(u.shape[0]):
+        # whole turns are taken off first: what is left has all digits
+        half = np.pi * (u[i] - np.floor(u[i] + 0.5))
+        square = half * half
+        c, s = 1.0, 1.0
+        for k in range(11, 0, -1):
+            c = 1.0 - c * square / ((2 * k - 1) * (2 * k))
+            s = 1.0 - s * square / ((2 * k) * (2 * k + 1))
+        s *= half
+        turns[0, i] = 1.0 - 2.0 * s * s
+        turns[1, i] = sign * 2.0 * s * c
 
 
 @bare
