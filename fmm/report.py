@@ -27,7 +27,52 @@ STEPS = (
 
 
 @dataclass
-class Report:
+class Measured:
+    """What is known of the error of the last evaluation.
+
+    Attributes
+    ----------
+    errors : ndarray, shape (order + 1,)
+        Relative L2 error per output order, with what rounding does to sums in float64: measured at
+        `sampled` targets against exact sums in float64, and each target counted for as many as it
+        stands for. The largest of those of all systems or channels that count for themselves. Empty
+        where nothing was measured.
+    bounds : ndarray, shape (order + 1,)
+        What the errors may be at most: with three standard errors of their mean square.
+    each : ndarray, shape (n_systems or 1, order + 1, n_channels or 1)
+        Errors of the systems and channels that count for themselves.
+    sampled : int
+        Targets at which the last evaluation was compared: a few, with the loops of
+        `multipoles.field`, where all was summed directly in float64; 0 where nothing was compared.
+    warning : str
+        What was warned of; empty if the tolerance is kept.
+    """
+
+    errors: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    bounds: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    each: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0)))
+    sampled: int = 0
+    warning: str = ""
+
+    def measured(self, verdict: Verdict, sampled: int) -> None:
+        """Note what is known of the error of a field."""
+        self.each = verdict.relative(verdict.errors)
+        self.errors = self.each.max(axis=(0, 2), initial=0.0)
+        self.bounds = verdict.relative(verdict.bounds).max(axis=(0, 2), initial=0.0)
+        self.sampled, self.warning = sampled, verdict.message(sampled)
+
+    def accuracy(self) -> str:
+        """Return the errors in words."""
+        if not len(self.errors):
+            return "relative L2 error not measured in this evaluation"
+        columns = zip(self.errors.tolist(), self.bounds.tolist(), strict=True)
+        measured = "  ".join(f"{k}: {a:.1e} (at most {b:.1e})" for k, (a, b) in enumerate(columns))
+        where = f"measured at {self.sampled} targets" if self.sampled else "by rounding alone"
+        return f"relative L2 error per order, {where}  {measured}"
+
+
+@dataclass
+class Report(Measured):
     """Choices, seconds and errors of a plan and of its last evaluation; `str` of it is a table.
 
     Attributes
@@ -50,20 +95,8 @@ class Report:
     seconds : dict of str to float
         Time of each step of the last evaluation; on a GPU, which works on while the host goes on,
         that which the host spent.
-    errors : ndarray, shape (order + 1,)
-        Relative L2 error per output order, with what rounding does to sums in float64: measured at
-        `sampled` targets against direct sums in float64, and each target counted for as many as it
-        stands for. The largest of those of all systems or channels that count for themselves. Empty
-        where nothing was measured.
-    bounds : ndarray, shape (order + 1,)
-        What the errors may be at most: with three standard errors of their mean square.
-    each : ndarray, shape (n_systems or 1, order + 1, n_channels or 1)
-        Errors of the systems and channels that count for themselves.
-    sampled : int
-        Targets at which the last evaluation was compared: a few, with the loops of
-        `multipoles.field`, where all was summed directly in float64; 0 where nothing was compared.
-    warning : str
-        What was warned of; empty if the tolerance is kept.
+    errors, bounds, each, sampled, warning
+        See `Measured`.
     """
 
     n_targets: int = 0
@@ -83,18 +116,6 @@ class Report:
     degrees: tuple[int, ...] = ()
     precision: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
-    errors: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    bounds: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    each: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 0)))
-    sampled: int = 0
-    warning: str = ""
-
-    def measured(self, verdict: Verdict, sampled: int) -> None:
-        """Note what is known of the error of a field."""
-        self.each = verdict.relative(verdict.errors)
-        self.errors = self.each.max(axis=(0, 2), initial=0.0)
-        self.bounds = verdict.relative(verdict.bounds).max(axis=(0, 2), initial=0.0)
-        self.sampled, self.warning = sampled, verdict.message(sampled)
 
     def of(self, geometry: Geometry) -> "Report":
         """Return the report with what there is to say of a tree."""
@@ -152,13 +173,5 @@ class Report:
                 if self.seconds.get(step, 0.0) > 5e-6
             ]
         if self.seconds:
-            lines.append(self._accuracy())
+            lines.append(self.accuracy())
         return "\n".join(lines)
-
-    def _accuracy(self) -> str:
-        if not len(self.errors):
-            return "relative L2 error not measured in this evaluation"
-        columns = zip(self.errors.tolist(), self.bounds.tolist(), strict=True)
-        measured = "  ".join(f"{k}: {a:.1e} (at most {b:.1e})" for k, (a, b) in enumerate(columns))
-        where = f"measured at {self.sampled} targets" if self.sampled else "by rounding alone"
-        return f"relative L2 error per order, {where}  {measured}"

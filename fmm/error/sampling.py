@@ -73,6 +73,9 @@ class Probe:
         Of earlier evaluations, for one group of targets: fewer are drawn now.
     """
 
+    first, later = SIZE, FEWER
+    """How many targets are drawn, and how many where earlier evaluations tell of the error."""
+
     def __init__(
         self,
         geometry: Geometry,
@@ -102,9 +105,9 @@ class Probe:
         self._where = where and where(self.overall(np.sqrt(self._near_squares)))
         # highest degree of the expansions that are judged
         self.degree = 0 if self._where is None else self._where.degree
-        size, seed = SIZE + MORE * thorough, 0
+        size, seed = self.first + MORE * thorough, 0
         if past is not None:
-            size, seed = FEWER, 2 + past.age
+            size, seed = self.later, 2 + past.age
         self._take([self._draw(*group, size, seed) for group in self.groups])
         if where is not None:
             self._change_units(np.maximum(self.units, _units(self.exact, order)))

@@ -9,6 +9,8 @@ import numpy as np
 _ROUNDING = 8.0
 # a field within so many times the rounding of its terms may be nothing but rounding
 _NOISE = 64.0
+# a field so many tolerances smaller than its terms nearly vanishes, by symmetry perhaps
+_VANISHES = 0.1
 _EPSILON = float(np.finfo(np.float64).eps)
 # of results in float32: the least tolerance that counts, and the root mean square of the rounding
 ROUNDED, LAST = 1.2e-7, 3e-8
@@ -103,6 +105,8 @@ class Verdict:
                 "sum left the range of float64"
             )
         lost, reason = np.broadcast_to(self.terms, bounds.shape)[largest] / self.norms[largest], ""
+        if lost * self.tolerance > _VANISHES:
+            reason = f"; the terms of the sum are {lost:.0e} times as large as the field"
         if _ROUNDING * _EPSILON * lost > 0.5 * self.tolerance:
             reason = (
                 f"; the terms of the sum are {lost:.0e} times as large as the field, and no sum in "

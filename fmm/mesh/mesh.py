@@ -1,14 +1,20 @@
-"""Plans of periodic sums on a mesh: what users call, which checks and reports."""
+"""Plans of periodic sums on a mesh: what users call, which checks, measures and reports."""
 
+import warnings
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from fmm import arguments, energies
-from fmm.mesh.choice import Setting, reach_of, setting_of
-from fmm.mesh.plan import MeshSum
+from fmm.error.in_cell import InCell
+from fmm.error.verdict import LAST, ROUNDED, zeros
+from fmm.mesh.checking import Known, judged
+from fmm.mesh.choice import Setting, ToleranceNotKept, reach_of, setting_of
+from fmm.mesh.plan import MeshSum, timed
+from fmm.report import Measured
 from multipoles import checks, indexing, scaling
 from multipoles.checks import check_total_order
 from multipoles.emitted.field import MAX_EMITTED
@@ -25,18 +31,23 @@ from multipoles.lattice.strain import virial
 from multipoles.radial import Coulomb, Kernel, kernel_object
 
 _COULOMB = Coulomb()
+# how often a tolerance that is missed is aimed at anew: by a share of what is missed, and by how
+# much at once at most
+_TRIES, _AIM, _FARTHEST = 2, 0.5, 1e-3
+# an error that is less than this share of what is allowed needs no aim of its own
+_IDLE = 0.03
 
 
 @dataclass
-class MeshReport:
-    """What a mesh chose, and what its steps cost in the last evaluation; `str` of it is a table.
+class MeshReport(Measured):
+    """Choices of a mesh, costs and errors of its last evaluation; `str` of it is a table.
 
     Attributes
     ----------
     n_targets, n_sources : int
         Points.
-    tolerance : float
-        What was asked.
+    tolerance, aim : float
+        What was asked, and what grid and radius are made for: less, where it was missed.
     shape : tuple of int
         Grid points along each vector of the box.
     points : int
@@ -49,15 +60,18 @@ class MeshReport:
         Time to make the plan.
     seconds : dict of str to float
         Time of each step of the last evaluation.
+    errors, bounds, each, sampled, warning
+        See `fmm.report.Measured`.
     """
 
-    n_targets: int
-    n_sources: int
-    tolerance: float
-    shape: tuple[int, int, int]
-    points: int
-    radius: float
-    band: float
+    n_targets: int = 0
+    n_sources: int = 0
+    tolerance: float = 0.0
+    aim: float = 0.0
+    shape: tuple[int, int, int] = (0, 0, 0)
+    points: int = 0
+    radius: float = 0.0
+    band: float = 0.0
     near_pairs: int = 0
     plan_seconds: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
@@ -70,7 +84,11 @@ class MeshReport:
             f"{self.near_pairs:.3g} looked at",
             f"plan {1e3 * self.plan_seconds:.1f} ms",
         ]
+        if self.aim < self.tolerance:
+            lines.insert(1, f"grid and radius for {self.aim:.1e}, which was measured to be needed")
         lines += [f"  {step:<24}{1e3 * s:9.1f} ms" for step, s in self.seconds.items()]
+        if self.seconds:
+            lines.append(self.accuracy())
         return "\n".join(lines)
 
 
@@ -88,9 +106,11 @@ class Mesh:
     targets : array_like, shape (n_targets, 3), optional
         Where the field is wanted; default the sources.
     tolerance : float
-        Relative L2 error of the field at every order that is aimed at. It is what the choice of
-        grid and radius is made for, tested on crystals, liquids and random points; unlike that of
-        `FMM` it is not measured in every evaluation.
+        Largest relative L2 error of the field at every order: the root mean square error over all
+        targets against the root mean square of the field. It is measured in every evaluation, at
+        targets drawn where errors are expected, against sums that have no grid; where it is missed,
+        grid and radius are chosen anew, and if that does not help a RuntimeWarning tells the error.
+        Fields in float32 are not closer than 1.2e-7.
     source_order, order : int
         Order of the moments and of the field that the plan is laid out for: greatest ones.
     cell : array_like, shape (3, 3)
@@ -143,6 +163,9 @@ class Mesh:
         self._options = periodic, background, surface
         self._has_targets = targets is not None and targets is not sources
         self._chosen: tuple[Any, Setting] | None = None
+        # what earlier evaluations showed, by orders of moments and field
+        self._aim, self._share = tolerance, 1.0
+        self._known = dict[tuple[int, int], Known]()
         start = perf_counter()
         self._take(sources, targets, cell)
         self._report.plan_seconds = perf_counter() - start
@@ -163,22 +186,33 @@ class Mesh:
         reduced = cell_of(np.ldexp(self._lattice.cells, length), self._lattice.periodic)
         unit = float(np.ldexp(1.0, length))
         self._scaled_kernel = self.kernel.scaled(unit)
+        self._reduced, self._unit = reduced, unit
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        """Choose how to sum, for an aim, and lay it out."""
+        (x, s), reduced = self._points, self._reduced
         if not len(s) or not len(x):
             # a sum of nothing is laid out like that of one point
             x = s = np.zeros((1, 3))
         setting = self._setting_of(reduced, x, s)
-        self._sum = MeshSum(x, s, reduced, setting, self._scaled_kernel, unit)
+        self._sum = MeshSum(x, s, reduced, setting, self._scaled_kernel, self._unit)
+        judge = InCell(reduced, self._scaled_kernel, self._aim, self._unit)
+        before: InCell = self.__dict__.get("_judge", judge)
+        self._judge = before if before.is_like(judge) else judge
         self._report = MeshReport(
-            self.n_targets, self.n_sources, self.tolerance, self._sum.shape, setting.points,
-            float(np.ldexp(setting.radius, -length)), setting.band, self._sum.n_near_pairs,
+            n_targets=self.n_targets, n_sources=self.n_sources, tolerance=self.tolerance,
+            aim=self._aim, shape=self._sum.shape, points=setting.points,
+            radius=float(np.ldexp(setting.radius, -self._length)), band=setting.band,
+            near_pairs=self._sum.n_near_pairs,
         )  # fmt: skip
 
     def _setting_of(self, cell: Cell, x: np.ndarray, s: np.ndarray) -> Setting:
         """Return the cheapest setting: that of before, if nothing has changed that matters."""
         spread = cell.extents(x, s)
-        key = cell.vectors.tobytes(), spread.tobytes(), len(x), len(s)
+        key = cell.vectors.tobytes(), spread.tobytes(), len(x), len(s), self._aim
         if self._chosen is None or self._chosen[0] != key:
-            given = x, s, cell, self._scaled_kernel, self.tolerance
+            given = x, s, cell, self._scaled_kernel, self._aim
             self._chosen = key, setting_of(*given, (self.source_order, self.order))
         return self._chosen[1]
 
@@ -210,16 +244,78 @@ class Mesh:
         ------
         TypeError, ValueError
             If an argument has the wrong type, shape or range, or holds NaN or infinity.
+
+        Warns
+        -----
+        RuntimeWarning
+            If the tolerance is not kept; it tells the error.
         """
         scaled, exponent, had_channels, dtype, order = self._scaled_moments(moments, order)
         if not self.n_sources or not self.n_targets:
             out = np.zeros((self.n_targets, scaled.shape[1], indexing.n_components(order)), dtype)
             return out if had_channels else out[:, 0]
-        phi = self._sum.field(scaled, order, self._report.seconds)
-        if self._lattice.surface == "vacuum":
-            phi += of_surface.field(*self._points, scaled, order, self._sum.cell.volume)
+        phi = self._measured_field(scaled, order, dtype == np.float32)
         out = scaling.unscale_field(phi, self._length, exponent).astype(dtype)
+        if self._report.warning:
+            warnings.warn(self._report.warning, RuntimeWarning, stacklevel=2)
         return out if had_channels else out[:, 0]
+
+    def _measured_field(self, moments: np.ndarray, order: int, single: bool) -> np.ndarray:
+        """Return a field that keeps the tolerance, or is as good as a mesh can make it."""
+        # no result in float32 is more accurate than its rounding
+        tolerance, last = max(self.tolerance, ROUNDED * single), LAST * single
+        if not moments.any():
+            self._report.measured(zeros(tolerance, order), 0)
+            return np.zeros((self.n_targets, moments.shape[1], indexing.n_components(order)))
+        orders = indexing.order_of(moments.shape[2]), order
+        before, shares = (self._aim, self._sum, self._report), list[float]()
+        while True:
+            phi = self._whole_field(moments, order)
+            with timed(self._report.seconds, "sample"):
+                exact = partial(self._exact_field, moments, order)
+                given = self._sum, moments, phi, exact, tolerance, last, self._known.get(orders)
+                verdict, sampled, known = judged(*given)
+            self._report.measured(verdict, sampled)
+            shares.append(verdict.worst)
+            if verdict.kept or known.in_vain:
+                break
+            if len(shares) > _TRIES or not self._aim_at(_AIM / verdict.worst):
+                known = known._replace(in_vain=True)
+                break
+        vanishes = bool((known.lost * self._aim > 1.0).any())
+        if known.in_vain and (vanishes or not shares[-1] < _AIM * shares[0]):
+            # what costs more than before has not helped, or of what is lost all is noise
+            self._aim, self._sum, report = before
+            report.measured(verdict, sampled)
+            report.seconds, self._report = self._report.seconds, report
+        self._known[orders], self._share = known, verdict.worst
+        return phi
+
+    def _aim_at(self, share: float) -> bool:
+        """Lay out the sum anew, for a share of what was aimed at; False if that cannot be kept."""
+        before, seconds = self._aim, self._report.plan_seconds
+        self._aim *= max(share, _FARTHEST)
+        try:
+            self._lay_out()
+        except ToleranceNotKept:
+            self._aim = before
+            return False
+        self._report.plan_seconds = seconds
+        return True
+
+    def _whole_field(self, moments: np.ndarray, order: int) -> np.ndarray:
+        phi = self._sum.field(moments, order, self._report.seconds)
+        if self._lattice.surface == "vacuum":
+            phi += of_surface.field(*self._points, moments, order, self._sum.cell.volume)
+        return phi
+
+    def _exact_field(self, moments: np.ndarray, order: int, samples: np.ndarray) -> np.ndarray:
+        """Return the exact field at some targets, from points as they were given."""
+        few, s = self._points[0][samples], self._points[1]
+        phi = self._judge.field(few, s, moments, order)
+        if self._lattice.surface == "vacuum":
+            phi += of_surface.field(few, s, moments, order, self._sum.cell.volume)
+        return phi
 
     def _scaled_moments(
         self, moments: Any, order: int | None
@@ -288,11 +384,14 @@ class Mesh:
         """Return the plan with targets and sources exchanged: the adjoint map."""
         x, s = (np.ldexp(points, -self._length) for points in self._points)
         periodic, background, surface = self._options
-        return Mesh(
+        other = Mesh(
             x, s if self._has_targets else None, self.tolerance, self.order, self.source_order,
             cell=self._cell, periodic=periodic, background=background, surface=surface,
             kernel=self.kernel,
         )  # fmt: skip
+        if self._aim < self.tolerance:
+            other._aim_at(self._aim / self.tolerance)
+        return other
 
     def rebuild(self, sources: Any, targets: Any = None, cell: Any = None) -> None:
         """Go over to new positions, and a new cell if it is given.
@@ -308,6 +407,9 @@ class Mesh:
         """
         arguments.targets_as_before(sources, targets, self._has_targets)
         start, before = perf_counter(), self._sum
+        if self._share < _IDLE:
+            # what earlier moments needed is more than these do
+            self._aim = min(self._aim * _AIM / max(self._share, _FARTHEST), self.tolerance)
         self._take(sources, targets, self._cell if cell is None else cell)
         self._sum.keep_influence(before)
         self._report.plan_seconds = perf_counter() - start

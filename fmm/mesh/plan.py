@@ -10,27 +10,25 @@ and the field comes back from the grid (Hockney & Eastwood; Essmann et al., J. C
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property, lru_cache
+from functools import cached_property
 from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
-from numpy.polynomial import chebyshev, legendre
 
 from fmm.mesh import blocks, grid, window
 from fmm.mesh.choice import Setting
 from multipoles import indexing
 from multipoles.compiled.jit import get_num_threads
 from multipoles.emitted.field import field_of_tiles
-from multipoles.lattice import search, waves
+from multipoles.lattice import search, smooth, waves
 from multipoles.lattice.cell import Cell
 from multipoles.lattice.ewald import coincidence_of, strain_of_pairs
-from multipoles.lattice.own import even_tensor, own_matrix
+from multipoles.lattice.own import own_matrix
 from multipoles.lattice.strain import of_waves, strained
 from multipoles.lattice.transform import slope, transform
 from multipoles.layout import Tiles
 from multipoles.neighbours import PairList
-from multipoles.prolate import prolate, smooth_derivatives
 from multipoles.radial import Coulomb, Kernel
 from multipoles.radial.remainder import Remainder
 from multipoles.sums import field_arrays
@@ -219,7 +217,7 @@ class MeshSum:
         _, k, share = self.waves
         found = transform(k, self.cell, self.cut, self.unit)
         volume = abs(float(np.linalg.det(self.box)))
-        weights: np.ndarray = found * _profile(share, self.setting.band) / volume
+        weights: np.ndarray = found * smooth.profile(share, self.setting.band) / volume
         return weights
 
     @cached_property
@@ -285,13 +283,13 @@ class MeshSum:
     def field(self, moments: np.ndarray, order: int, seconds: dict[str, float]) -> np.ndarray:
         """Return the field of moments (n_sources, channels, components) of all images."""
         seconds.clear()
-        with _timed(seconds, "near pairs"):
+        with timed(seconds, "near pairs"):
             out = self.near_field(moments, order)
-        with _timed(seconds, "moments to waves"):
+        with timed(seconds, "moments to waves"):
             spectrum = self.spectrum(moments)
-        with _timed(seconds, "waves to field"):
+        with timed(seconds, "waves to field"):
             out += self.smooth_field(spectrum, order)
-        with _timed(seconds, "own field"):
+        with timed(seconds, "own field"):
             self._add_own_field(moments, order, out)
             out[:, :, 0] += self.background(moments)
         return out
@@ -306,9 +304,9 @@ class MeshSum:
         power *= np.where(np.nonzero(inside)[2] > 0, 1.0, 0.5)
         volume = abs(float(np.linalg.det(self.box)))
         setting = self.setting
-        change = slope(k, self.cell, self.cut) * _profile(share, setting.band)
+        change = slope(k, self.cell, self.cut) * smooth.profile(share, setting.band)
         # the derivative by |k| over |k|, at waves of length zero that of a profile that is flat
-        steep = _profile_slope(share, setting.band) * (setting.radius / setting.band) ** 2
+        steep = smooth.profile_slope(share, setting.band) * (setting.radius / setting.band) ** 2
         change = change + transform(k, self.cell, self.cut, self.unit) * steep
         along = of_waves(k, power, self._weights, change / volume)
         along -= strained(moments, self.smooth_field(spectrum, order))
@@ -328,7 +326,7 @@ class MeshSum:
         if self.cell.n_periodic < 3:
             return np.zeros_like(charges)
         # ∫ (1 - Φ)/r over the space is 2π R² <x²>
-        square = self.setting.radius**2 * second_moment(self.setting.band)
+        square = self.setting.radius**2 * smooth.second_moment(self.setting.band)
         return -2 * np.pi * square / self.cell.volume * charges
 
     def _add_own_field(self, moments: np.ndarray, order: int, out: np.ndarray) -> None:
@@ -337,7 +335,7 @@ class MeshSum:
         if not len(coincident):
             return
         source_order = indexing.order_of(moments.shape[2])
-        tensor = smooth_at_zero(source_order + order, self.setting)
+        tensor = smooth.at_zero(source_order + order, self.setting.radius, self.setting.band)
         found = moments[coincident[:, 1]] @ own_matrix(tensor, source_order, order)
         targets = coincident[:, 0]
         if len(targets) == len(out) and np.array_equal(targets, np.arange(len(out))):
@@ -347,46 +345,8 @@ class MeshSum:
 
 
 @contextmanager
-def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    """Add the time spent inside to a step."""
     start = perf_counter()
     yield
     seconds[step] = seconds.get(step, 0.0) + perf_counter() - start
-
-
-def _profile(share: np.ndarray, band: float) -> np.ndarray:
-    """Return ψ at many places from 0 to 1, by a polynomial of their squares."""
-    values: np.ndarray = chebyshev.chebval(2 * share**2 - 1, profile_series(band))
-    return values
-
-
-def _profile_slope(share: np.ndarray, band: float) -> np.ndarray:
-    """Return ψ'(x)/x."""
-    series = 4 * chebyshev.chebder(profile_series(band))
-    values: np.ndarray = chebyshev.chebval(2 * share**2 - 1, series)
-    return values
-
-
-@lru_cache(maxsize=64)
-def profile_series(band: float) -> np.ndarray:
-    """Return ψ as a Chebyshev series in 2x² - 1."""
-    n = int(band) + 24
-    u = np.cos(np.pi * (np.arange(n) + 0.5) / n)
-    series = chebyshev.chebfit(u, prolate(np.sqrt((1 + u) / 2), band), n - 1)
-    last = int(np.flatnonzero(np.abs(series) > 1e-17 * np.abs(series).max()).max())
-    kept: np.ndarray = series[: last + 1]
-    return kept
-
-
-@lru_cache(maxsize=64)
-def second_moment(band: float) -> float:
-    """Return the mean of x² under ψ."""
-    nodes, weights = legendre.leggauss(60)
-    psi = weights * prolate(nodes, band)
-    return float((psi * nodes**2).sum() / psi.sum())
-
-
-def smooth_at_zero(order: int, setting: Setting) -> np.ndarray:
-    """Return the derivatives of the smooth kernel at zero, (n_components(order),)."""
-    n = np.arange(order // 2 + 1)
-    slopes = smooth_derivatives(np.zeros(1), order // 2, setting.band)[:, 0]
-    return even_tensor(slopes / setting.radius ** (2.0 * n + 1), order)

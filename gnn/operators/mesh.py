@@ -14,12 +14,12 @@ from torch import Tensor
 
 from fmm.mesh import grid, window
 from fmm.mesh.choice import setting_of
-from fmm.mesh.plan import MeshSum, profile_series, second_moment, smooth_at_zero
+from fmm.mesh.plan import MeshSum
 from gnn.operators.field_operator import contract
 from gnn.operators.lattice import System, by_orders, monomial_matrices, transform
 from multipoles import indexing
 from multipoles.compiled.jit import get_num_threads
-from multipoles.lattice import search
+from multipoles.lattice import search, smooth
 from multipoles.lattice.cell import Cell
 from multipoles.lattice.ewald import Near
 from multipoles.neighbours import PairList
@@ -86,7 +86,7 @@ class MeshSystem(System):
         phi = by_orders(phi, to_field)
         if d < 3:
             return phi
-        square = plan.setting.radius**2 * second_moment(plan.setting.band)
+        square = plan.setting.radius**2 * smooth.second_moment(plan.setting.band)
         background = -2 * math.pi * square / self.volume * moments[:, :, 0].sum(0)
         return torch.cat([phi[..., :1] + background[None, :, None], phi[..., 1:]], dim=-1)
 
@@ -102,14 +102,15 @@ class MeshSystem(System):
         setting = plan.setting
         share = (p2 + q2) * (setting.radius / setting.band) ** 2
         found = transform(p2, q2, still, d, plan.cut) * _clenshaw(
-            2 * share - 1, profile_series(setting.band)
+            2 * share - 1, smooth.profile_series(setting.band)
         )
         found = found / torch.from_numpy(plan.through**2)
         values = torch.zeros(inside.shape, dtype=torch.float64)
         return values.index_put(tuple(map(torch.from_numpy, np.nonzero(inside))), found)
 
     def _at_zero(self, order: int) -> np.ndarray:
-        return smooth_at_zero(order, self.plan.setting)
+        setting = self.plan.setting
+        return smooth.at_zero(order, setting.radius, setting.band)
 
 
 def _clenshaw(u: Tensor, series: np.ndarray) -> Tensor:

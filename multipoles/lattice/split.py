@@ -70,7 +70,7 @@ def split_for(
     own = kernel.negligible_beyond(share, top)
     if np.isfinite(own):
         within = np.array([own])
-        pairs = len(targets) * len(sources) * _neighbours(within, cell, spread)
+        pairs = len(targets) * len(sources) * neighbours(within, cell, spread)
         check_memory(0.0, search.n_images(len(sources), cell, own), float(pairs[0]))
         return Split(0.0, own)
     reach = kernel.coulomb_beyond(share, top)
@@ -141,7 +141,7 @@ def _cheapest(
     n, m = len(targets), len(sources)
     work = (m * (orders[0] + 1) + n * (orders[1] + 1)) * n_waves * _WAVE
     images = np.array([search.n_images(m, cell, r) for r in radii])
-    pairs = n * m * _neighbours(radii, cell, spread)
+    pairs = n * m * neighbours(radii, cell, spread)
     components = sum(indexing.n_components(k) for k in range(top + 1))
     near = pairs * (_PAIR_FOUND + _PAIR * (2 + components)) + images * _IMAGE
     best = int(np.argmin(work + near))
@@ -194,7 +194,7 @@ def _wave_depth(top: int, share: float, apart: float, etas: np.ndarray) -> np.nd
     return np.asarray(depth.max(axis=0))
 
 
-def _neighbours(radii: np.ndarray, cell: Cell, spread: np.ndarray) -> np.ndarray:
+def neighbours(radii: np.ndarray, cell: Cell, spread: np.ndarray) -> np.ndarray:
     """Return how many images of one source lie within the radii of a target, about."""
     if cell.n_periodic == 3:
         within = 4 / 3 * np.pi * radii**3

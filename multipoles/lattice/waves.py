@@ -16,11 +16,12 @@ from functools import lru_cache
 import numpy as np
 
 from multipoles import indexing
+from multipoles.compiled.jit import bare, bare_inline
 from multipoles.polynomials import monomial_matrices
 
 Limits = tuple[int, int, int]
-# bytes of the products of waves of two axes, for a block of points
-_BLOCK = 4e6
+# bytes of the products of waves of two axes, for a block of points, and its least number of points
+_BLOCK, _LEAST = 1e6, 128
 
 
 def shape_of(limits: Limits) -> tuple[int, int, int]:
@@ -59,22 +60,26 @@ def structure_factors(u: np.ndarray, moments: np.ndarray, limits: Limits) -> np.
     ndarray, complex128, shape (channels, *shape_of(limits))
     """
     order = indexing.order_of(moments.shape[2])
-    n_a, n_b, n_c = shape_of(limits)
-    out = np.zeros((moments.shape[1], n_a * n_b, n_c), np.complex128)
-    orders = _wave_powers(limits[2], order, -1)[limits[2] :]
-    for block in _blocks(len(u), n_a * n_b):
-        first, second = (_phases(u[block, i], limits[i], order, -1) for i in (0, 1))
-        second = second.transpose(0, 2, 1)
-        third = _half(u[block, 2], limits[2], -1)
+    _, n_b, n_c = shape_of(limits)
+    n_ab = (limits[0] + 1) * n_b
+    # waves of a from 0 on, and c of both signs: those of -m are the conjugates
+    both = np.zeros((2, moments.shape[1], n_ab, n_c), np.complex128)
+    orders = _wave_powers(limits[2], order, -1)
+    orders = np.stack([orders[limits[2] :], orders[limits[2] :: -1]])
+    for block in _blocks(len(u), n_ab):
+        first, second, third = (_half(u[block, i], limits[i], -1) for i in range(3))
+        third = np.concatenate([third.real, third.imag], axis=1)
+        products = np.empty((len(third), 2, n_ab))
         for channel in range(moments.shape[1]):
             cube = _cube(moments[block, channel], order)
             for power in range(order + 1):
-                left = order + 1 - power
-                products = first[:, :, :left] @ cube[:, :left, :left, power]
-                products = products @ second[:, :left]
+                _fill_products(first, second, cube, power, products)
                 sums = products.reshape(len(third), -1).T @ third
-                out[channel] += sums * orders[:, power]
-    return out.reshape(-1, n_a, n_b, n_c)
+                (pc, ps), (qc, qs) = sums.reshape(2, n_ab, 2, n_c).swapaxes(1, 2)
+                both[0, channel] += ((pc - qs) + 1j * (ps + qc)) * orders[0, :, power]
+                both[1, channel] += ((pc + qs) + 1j * (qc - ps)) * orders[1, :, power]
+    plus, minus = both.reshape(2, -1, limits[0] + 1, n_b, n_c)
+    return np.concatenate([minus[:, :0:-1, ::-1].conj(), plus], axis=1)
 
 
 def synthesis(u: np.ndarray, coefficients: np.ndarray, order: int, limits: Limits) -> np.ndarray:
@@ -139,7 +144,7 @@ def cartesian_field(phi: np.ndarray, inverse: np.ndarray) -> np.ndarray:
 
 
 def _blocks(n: int, products: int) -> list[slice]:
-    size = max(int(_BLOCK / (16 * products)), 1)
+    size = max(int(_BLOCK / (16 * products)), _LEAST)
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 
@@ -162,9 +167,8 @@ def _phases(u: np.ndarray, limit: int, order: int, sign: int) -> np.ndarray:
 
 def _half(u: np.ndarray, limit: int, sign: int) -> np.ndarray:
     """Return exp(sign 2πi m u) for m from 0, (n, limit + 1)."""
-    # whole turns are taken off first: what is left has all digits
-    turns = u[:, None] * np.arange(limit + 1)
-    waves: np.ndarray = np.exp(sign * 2j * np.pi * (turns - np.rint(turns)))
+    waves = np.empty((len(u), limit + 1), np.complex128)
+    _fill_half(np.ascontiguousarray(u), float(sign), np.empty((2, len(u))), waves)
     return waves
 
 
@@ -174,3 +178,76 @@ def _cube(moments: np.ndarray, order: int) -> np.ndarray:
     x, y, z = indexing.multi_indices(order).T
     cube[:, x, y, z] = moments
     return cube
+
+
+# --- loops ----------------------------------------------------------------------------------------
+
+
+@bare
+def _fill_half(u, sign, turns, waves):
+    _fill_turns(u, sign, turns)
+    for i in range(u.shape[0]):
+        waves[i, 0] = 1.0
+        if waves.shape[1] > 1:
+            waves[i, 1] = complex(turns[0, i], turns[1, i])
+        # few products, so that rounding does not grow with m
+        for m in range(2, waves.shape[1]):
+            waves[i, m] = waves[i, m // 2] * waves[i, m - m // 2]
+
+
+@bare_inline
+def _fill_turns(u, sign, turns):
+    """Write cos and sin of sign 2πu: their series at half the angle, which is π/2 at most."""
+    for i in range(u.shape[0]):
+        # whole turns are taken off first: what is left has all digits
+        half = np.pi * (u[i] - np.floor(u[i] + 0.5))
+        square = half * half
+        c, s = 1.0, 1.0
+        for k in range(11, 0, -1):
+            c = 1.0 - c * square / ((2 * k - 1) * (2 * k))
+            s = 1.0 - s * square / ((2 * k) * (2 * k + 1))
+        s *= half
+        turns[0, i] = 1.0 - 2.0 * s * s
+        turns[1, i] = sign * 2.0 * s * c
+
+
+@bare
+def _fill_products(first, second, cube, power, out):
+    """Write the waves of a from 0 and b of both signs, times moments, as real and imaginary parts.
+
+    Of moments of one power along the third axis; each power along the others multiplies by -2πi m.
+    """
+    n_a, n_b, left = first.shape[1], second.shape[1], cube.shape[1] - power
+    for i in range(first.shape[0]):
+        for a in range(n_a):
+            place = a * (2 * n_b - 1) + n_b - 1
+            alone = first[i, a] * cube[i, 0, 0, power]
+            for b in range(n_b):
+                even, odd = alone, complex(0.0, 0.0)
+                if left > 1:
+                    even, odd = _sums_of_powers(cube, i, power, left, a, b)
+                    even, odd = first[i, a] * even, first[i, a] * odd
+                # of waves of b and -b: sums and differences of the same products
+                up, down = even + odd, even - odd
+                re, im = second[i, b].real, second[i, b].imag
+                out[i, 0, place + b] = up.real * re - up.imag * im
+                out[i, 1, place + b] = up.real * im + up.imag * re
+                out[i, 0, place - b] = down.real * re + down.imag * im
+                out[i, 1, place - b] = down.imag * re - down.real * im
+
+
+@bare_inline
+def _sums_of_powers(cube, i, power, left, a, b):
+    """Return Σ_pq (-2πi a)^p (-2πi b)^q M_pq over even and over odd q."""
+    even, odd = complex(0.0, 0.0), complex(0.0, 0.0)
+    along = complex(1.0, 0.0)
+    for p in range(left):
+        aside = along
+        for q in range(left - p):
+            if q % 2 == 0:
+                even += aside * cube[i, p, q, power]
+            else:
+                odd += aside * cube[i, p, q, power]
+            aside *= complex(0.0, -2.0 * np.pi * b)
+        along *= complex(0.0, -2.0 * np.pi * a)
+    return even, odd

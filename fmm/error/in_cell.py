@@ -1,0 +1,334 @@
+"""The whole periodic field at a few targets, by which sums in cells are judged.
+
+Near images and waves, as in an Ewald sum, but split by a prolate function: no grid, no windows, no
+expansions. For few targets and many sources the near part reaches far, so that few waves are left.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from multipoles import indexing
+from multipoles.compiled.jit import bare, bare_inline, run_chunks, serial
+from multipoles.emitted.field import field_of_tiles, pair_cost
+from multipoles.lattice import smooth, waves
+from multipoles.lattice.cell import Cell
+from multipoles.lattice.ewald import Ewald, coincidence_of
+from multipoles.lattice.own import own_matrix
+from multipoles.lattice.split import check_memory, neighbours, spacing
+from multipoles.lattice.transform import transform
+from multipoles.radial import Coulomb, Kernel
+from multipoles.radial.remainder import Remainder
+
+# of the tolerance, for what the kernel differs from 1/r
+_NEGLIGIBLE = 0.05
+# of the tolerance, for waves that are left out
+_SHARE = 1.0
+# beyond it polynomials of the splitting lose digits
+_WIDEST_BAND = 32.0
+# tighter ones are left to Ewald sums
+_TIGHTEST = 1e-11
+# ns: a target and a source that are looked at; a near pair, and for a unit of its cost; a source,
+# and a wave of it
+_LOOK, _FOUND, _PAIR, _SOURCE, _WAVE = 3.0, 8.0, 3.5, 100.0, 0.1
+# targets and sources that are looked at together
+_BLOCK = 200_000
+
+
+class _Split(NamedTuple):
+    """Radius of the near part, band, and the box of the waves: lengths, cut-off, numbers."""
+
+    radius: float
+    band: float
+    lengths: np.ndarray
+    cut: float
+    limits: waves.Limits
+
+
+class _Waves(NamedTuple):
+    """A split, the matrix to fractional coordinates of the box of its waves, and their weights."""
+
+    split: _Split
+    inverse: np.ndarray
+    weights: np.ndarray
+
+
+class InCell:
+    """Periodic sums at a few targets, to a tolerance.
+
+    Units are such that lengths and moments are ordinary numbers.
+
+    Parameters
+    ----------
+    cell : Cell
+        What repeats.
+    kernel : Kernel
+        1/r, or 1/r from some distance on.
+    tolerance : float
+        Relative error that is aimed at.
+    unit : float
+        The length whose logarithm is zero, with one periodic direction.
+    """
+
+    def __init__(self, cell: Cell, kernel: Kernel, tolerance: float, unit: float = 1.0) -> None:
+        self.cell, self.kernel, self.unit = cell, kernel, unit
+        self.tolerance = tolerance
+        self._key = cell.vectors.tobytes(), cell.n_periodic, kernel, tolerance, unit
+        self._made: tuple[tuple[int, ...], _Waves] | None = None
+
+    def is_like(self, other: "InCell") -> bool:
+        """Return whether cell, kernel and tolerance are those of another."""
+        return self._key == other._key
+
+    def field(
+        self, targets: np.ndarray, sources: np.ndarray, moments: np.ndarray, order: int
+    ) -> np.ndarray:
+        """Return the field of all images of the sources.
+
+        Parameters
+        ----------
+        targets, sources : ndarray, shape (n, 3)
+            Float64, as the caller has them: anywhere, not wrapped into the cell.
+        moments : ndarray, shape (n_sources, channels, n_components(K))
+            Packed moments, float64.
+        order : int
+            Highest derivative.
+
+        Returns
+        -------
+        ndarray, shape (n_targets, channels, n_components(order))
+            With three periodic directions that of a crystal in a conductor, and with a uniform
+            background if the cell is charged.
+
+        Raises
+        ------
+        ValueError
+            If waves do not fit into memory.
+        """
+        orders = indexing.order_of(moments.shape[2]), order
+        if self._band(sum(orders), 1.0) >= _WIDEST_BAND or self.tolerance < _TIGHTEST:
+            return self._by_ewald(targets, sources, moments, orders)
+        split, inverse, weights = self._waves(targets, sources, orders)
+        out = self._near_field(targets, sources, moments, orders, split)
+        given = waves.fractional_moments(moments, inverse)
+        factors = waves.structure_factors(sources @ inverse, given, split.limits) * weights
+        phi = waves.synthesis(targets @ inverse, factors, order, split.limits)
+        out += waves.cartesian_field(phi, inverse)
+        if self.cell.n_periodic == 3:
+            # ∫ (1 - Φ)/r over the space is 2π R² <x²>
+            square = split.radius**2 * smooth.second_moment(split.band)
+            out[:, :, 0] -= 2 * np.pi * square / self.cell.volume * moments[:, :, 0].sum(axis=0)
+        return out
+
+    def _by_ewald(
+        self,
+        targets: np.ndarray,
+        sources: np.ndarray,
+        moments: np.ndarray,
+        orders: tuple[int, int],
+    ) -> np.ndarray:
+        """Return the field by an Ewald sum, which has all digits."""
+        given = self.cell, self.kernel, self.tolerance, *orders, self.unit
+        plan = Ewald(targets, sources, *given)
+        return plan.field(moments, plan.factors_of(moments), orders[1])
+
+    # --- how to split -----------------------------------------------------------------------------
+
+    def _split(self, targets: np.ndarray, sources: np.ndarray, orders: tuple[int, int]) -> _Split:
+        """Return the cheapest split."""
+        cell, n, m = self.cell, len(targets), len(sources)
+        spread = cell.extents(targets, sources)
+        apart = spacing(m, cell, spread)
+        largest = max(cell.heights.max(), spread.max(initial=0.0), 3 * apart)
+        radii = np.geomspace(1.5 * apart, 1.5 * largest, 40)
+        bands = np.array([self._band(sum(orders), radius / apart) for radius in radii])
+        cuts = float(np.linalg.norm(spread)) + radii
+        lengths = np.ones((len(radii), 3))
+        lengths[:, cell.n_periodic :] = spread + (cuts + radii)[:, None]
+        edges = lengths * np.linalg.norm(cell.vectors, axis=1)
+        limits = np.floor((bands / radii)[:, None] / (2 * np.pi) * edges)
+        n_waves = (2 * limits[:, 0] + 1) * (2 * limits[:, 1] + 1) * (limits[:, 2] + 1)
+        work = (m * (orders[0] + 1) + n * (orders[1] + 1)) * n_waves * _WAVE + m * _SOURCE
+        looked = n * m * np.prod(1 + 2 * np.floor(radii[:, None] / cell.heights + 0.5), axis=1)
+        pairs = n * m * neighbours(radii, cell, spread)
+        work += looked * _LOOK + pairs * (_FOUND + _PAIR * pair_cost(*orders, 1, True))
+        best = int(np.argmin(work))
+        check_memory(float(n_waves[best]), 0.0, 0.0)
+        a, b, c = (int(limit) for limit in limits[best])
+        return _Split(
+            float(radii[best]), float(bands[best]), lengths[best], float(cuts[best]), (a, b, c)
+        )
+
+    def _band(self, top: int, ratio: float) -> float:
+        """Return the band that loses less than is allowed, for a radius in distances of points."""
+        n = np.arange(top + 1)
+        factorials = np.cumprod(np.maximum(n, 1.0))
+        bands = np.arange(4.0, _WIDEST_BAND, 0.5)[:, None]
+        errors = (6 + n * n / 2) * np.exp(-bands) * (bands / ratio) ** n / factorials
+        # sums of many orders err by more than their parts
+        enough = errors.max(axis=1) <= _SHARE * self.tolerance / (1 + top * top / 4)
+        return float(bands[np.argmax(enough), 0]) if enough.any() else _WIDEST_BAND
+
+    def _waves(self, targets: np.ndarray, sources: np.ndarray, orders: tuple[int, int]) -> _Waves:
+        """Return split and weights: those of before, if nothing has changed that matters."""
+        key = len(targets), len(sources), *orders
+        # what is free may have another extent
+        if self._made is None or self._made[0] != key or self.cell.n_periodic < 3:
+            split = self._split(targets, sources, orders)
+            inverse = np.linalg.inv(self.cell.vectors * split.lengths[:, None])
+            self._made = key, _Waves(split, inverse, self._weights(inverse, split))
+        return self._made[1]
+
+    def _weights(self, inverse: np.ndarray, split: _Split) -> np.ndarray:
+        """Return the transform of the smooth part over the volume, at all waves."""
+        k = waves.wave_vectors(split.limits, inverse)
+        share = np.linalg.norm(k, axis=-1) * (split.radius / split.band)
+        found = transform(k, self.cell, split.cut, self.unit)
+        found = found * smooth.profile(np.minimum(share, 1.0), split.band)
+        volume = self.cell.volume * float(np.prod(split.lengths))
+        weights: np.ndarray = np.where(share < 1, found / volume, 0.0)
+        return weights
+
+    # --- near images ------------------------------------------------------------------------------
+
+    def _near_field(
+        self,
+        targets: np.ndarray,
+        sources: np.ndarray,
+        moments: np.ndarray,
+        orders: tuple[int, int],
+        split: _Split,
+    ) -> np.ndarray:
+        """Return the field of near images, less the smooth field of a source at its own place."""
+        reach = 0.0
+        if not isinstance(self.kernel, Coulomb):
+            reach = self.kernel.coulomb_beyond(_NEGLIGIBLE * self.tolerance, sum(orders))
+        radius = max(split.radius, reach)
+        remainder: Kernel = Remainder(split.radius, split.band)
+        kernels = [(1.0, remainder, split.radius)]
+        if reach > 0:
+            kernels += [(1.0, self.kernel, reach), (-1.0, Coulomb(), reach)]
+        own = own_matrix(smooth.at_zero(sum(orders), split.radius, split.band), *orders)
+        coincidence = coincidence_of(targets, sources, self.cell)
+        # images of one source that one target may have near it
+        each = int(np.prod(1 + np.floor(2 * radius / self.cell.heights)))
+        moves = _moves(self.cell, radius)
+        vectors, inverse = self.cell.vectors.copy(), self.cell.inverse.copy()
+        # nothing repeats along the rest
+        vectors[self.cell.n_periodic :], inverse[:, self.cell.n_periodic :] = 0.0, 0.0
+        n, size = len(targets), max(_BLOCK // (len(targets) * each), 64)
+        # places are relative to the target, without loss however far from zero both are
+        origin = np.zeros_like(targets)
+        spans = np.stack([np.arange(n), np.arange(1, n + 1)], axis=1)
+
+        def of_blocks(first: int, last: int) -> np.ndarray:
+            total = np.zeros((n, moments.shape[1], indexing.n_components(orders[1])))
+            out = np.empty_like(total)
+            room = _Room.made(n, min(size, len(sources)), each)
+            for start in range(first * size, min(last * size, len(sources)), size):
+                block, here = sources[start : start + size], moments[start : start + size]
+                count, same = _near_images(
+                    targets, block, inverse, vectors, moves, radius**2, coincidence**2, *room
+                )  # fmt: skip
+                moved = np.ascontiguousarray(here[room.source[:count]])
+                tiles = spans, np.arange(n + 1), np.stack([room.starts[:-1], room.starts[1:]], 1)
+                given = origin, room.places[:count], moved, orders[1], tiles, out
+                for factor, kernel, within in kernels:
+                    field_of_tiles(*given, kernel=kernel, reach=within)
+                    total += factor * out
+                np.subtract.at(total, room.same[:same, 0], here[room.same[:same, 1]] @ own)
+            return total
+
+        def task(first: int, last: int) -> np.ndarray:
+            with serial():
+                return of_blocks(first, last)
+
+        found: np.ndarray = sum(
+            run_chunks(task, -(-len(sources) // size), 4.0 * n * len(sources) * each)
+        )
+        return found
+
+
+class _Room(NamedTuple):
+    """Where near images are written: target by target, and pairs that coincide."""
+
+    starts: np.ndarray
+    places: np.ndarray
+    source: np.ndarray
+    same: np.ndarray
+    # vectors from one target to all sources
+    apart: np.ndarray
+
+    @classmethod
+    def made(cls, n_targets: int, n_sources: int, each: int) -> "_Room":
+        """Return room for so many images of each source near each target."""
+        pairs = n_targets * n_sources
+        return cls(
+            np.empty(n_targets + 1, np.int64), np.empty((pairs * each + 1, 3)),
+            np.empty(pairs * each + 1, np.int64), np.empty((pairs, 2), np.int64),
+            np.empty((3, n_sources)),
+        )  # fmt: skip
+
+
+def _moves(cell: Cell, radius: float) -> np.ndarray:
+    """Return the lattice vectors by which a nearest image may move and be within the radius."""
+    # nearest in fractional coordinates: at most half of each lattice vector away
+    reach = np.zeros(3, np.int64)
+    reach[: cell.n_periodic] = np.floor(radius / cell.heights + 0.5)
+    numbers = [np.arange(-most, most + 1) for most in reach]
+    moves: np.ndarray = np.stack(np.meshgrid(*numbers, indexing="ij"), -1).reshape(-1, 3)
+    return moves @ cell.vectors
+
+
+@bare
+def _near_images(
+    targets,
+    sources,
+    inverse,
+    vectors,
+    moves,
+    square,
+    coincident,
+    starts,
+    places,
+    origin,
+    same,
+    apart,
+):
+    """Write the places of near images relative to each target; return their number, and of same."""
+    count, n_same = 0, 0
+    for i in range(targets.shape[0]):
+        starts[i] = count
+        _to_nearest(targets[i], sources, inverse, vectors, apart)
+        for move in range(moves.shape[0]):
+            a, b, c = moves[move, 0], moves[move, 1], moves[move, 2]
+            for j in range(sources.shape[0]):
+                x, y, z = apart[0, j] + a, apart[1, j] + b, apart[2, j] + c
+                r2 = x * x + y * y + z * z
+                if r2 <= coincident:
+                    same[n_same, 0], same[n_same, 1] = i, j
+                    n_same += 1
+                    continue
+                # written over by the next one, if it is not near
+                places[count, 0], places[count, 1], places[count, 2] = x, y, z
+                origin[count] = j
+                count += 1 if r2 <= square else 0
+    starts[targets.shape[0]] = count
+    return count, n_same
+
+
+@bare_inline
+def _to_nearest(target, sources, inverse, vectors, apart):
+    """Write the vectors to the images nearest in fractional coordinates, along what repeats."""
+    x0, y0, z0 = target[0], target[1], target[2]
+    i00, i01, i02 = inverse[0, 0], inverse[0, 1], inverse[0, 2]
+    i10, i11, i12 = inverse[1, 0], inverse[1, 1], inverse[1, 2]
+    i20, i21, i22 = inverse[2, 0], inverse[2, 1], inverse[2, 2]
+    for j in range(sources.shape[0]):
+        x, y, z = sources[j, 0] - x0, sources[j, 1] - y0, sources[j, 2] - z0
+        a = np.floor(x * i00 + y * i10 + z * i20 + 0.5)
+        b = np.floor(x * i01 + y * i11 + z * i21 + 0.5)
+        c = np.floor(x * i02 + y * i12 + z * i22 + 0.5)
+        apart[0, j] = x - a * vectors[0, 0] - b * vectors[1, 0] - c * vectors[2, 0]
+        apart[1, j] = y - a * vectors[0, 1] - b * vectors[1, 1] - c * vectors[2, 1]
+        apart[2, j] = z - a * vectors[0, 2] - b * vectors[1, 2] - c * vectors[2, 2]
