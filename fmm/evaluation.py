@@ -14,7 +14,7 @@ from fmm.cost import SINGLE, Work
 from fmm.error import accuracy
 from fmm.error.evidence import Evidence
 from fmm.error.indicators import Where
-from fmm.error.sampling import HIGH, Probe
+from fmm.error.sampling import HIGH, Probe, root_mean_squares
 from fmm.error.verdict import LAST, ROUNDED, Verdict, zeros
 from fmm.layout import Layout
 from fmm.near import SHARE, has_parts, is_narrow, rounding
@@ -69,7 +69,8 @@ class Evaluation:
         self._smooth: np.ndarray | None = None  # what is not harmonic, see `Steps.not_harmonic`
         if request.exclusions is not None:
             points = layout.geometry.unsorted()
-            self._correction = request.exclusions.field(*points, moments, order, layout.kernel)
+            given = *points, moments, order, layout.kernel, self.steps.cell
+            self._correction = request.exclusions.field(*given)
         work = Work(
             0, source_order, order, moments.shape[1], request.tolerance >= SINGLE,
             layout.kernel.code != Coulomb.code, layout.work.processor,
@@ -131,6 +132,10 @@ class Evaluation:
         with self.report.timed(PERMUTATION):
             harmonic = self._harmonic(moments)
             self._smooth = self.steps.not_harmonic(geometry, moments, self.order)
+        if setting.unmeasured:
+            known = self._as_before(setting, moments, near, harmonic)
+            if known is not None:
+                return known
         with self.report.timed("sample"):
             strengths = self.steps.strengths(moments, harmonic, self.source_order)
             past = self._past(setting, moments.shape[1])
@@ -159,6 +164,19 @@ class Evaluation:
             elif setting.signs is None:
                 setting = replace(setting, signs=signs)
         return self._converged(setting, near, harmonic, probe, terms)
+
+    def _as_before(
+        self, setting: Setting, moments: Array, near: Array, harmonic: Harmonic
+    ) -> tuple[Array, Setting] | None:
+        """Return a field that is not measured; None if moments differ from those that were."""
+        out = self._with_far(setting, near, harmonic)
+        with self.report.timed("sample"):
+            strengths = self.steps.strengths(moments, harmonic, self.source_order)
+            signs = signs_of(strengths, root_mean_squares(out, self.order))
+        if setting.signs is None or not alike(signs, setting.signs):
+            return None
+        self._describe(setting)
+        return out, replace(setting, unmeasured=setting.unmeasured - 1)
 
     def _near(self, setting: Setting) -> tuple[Array, Array | None]:
         """Return moments in the order of the tree, and the near field, see `Steps.near`."""
@@ -317,7 +335,11 @@ class Evaluation:
         signs = None if idle else setting.signs
         may_last = verdict.kept and not self.steps.device
         evidence = probe.evidence(out) if may_last else None
-        return out, replace(setting, signs=signs, lost=terms / norms, evidence=evidence)
+        again = setting.evidence is not None and evidence is not None and not idle
+        return out, replace(
+            setting, signs=signs, lost=terms / norms, evidence=evidence,
+            unmeasured=self.steps.unmeasured if again else 0,
+        )  # fmt: skip
 
     def _with_far(self, setting: Setting, near: Array, harmonic: Harmonic) -> Array:
         """Return near and far field together."""

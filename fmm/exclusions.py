@@ -12,6 +12,7 @@ import numpy as np
 
 from fmm.tree.geometry import Batches
 from multipoles import checks
+from multipoles.lattice.cell import Cell
 from multipoles.neighbours import PairList
 from multipoles.radial import Kernel
 from multipoles.sums import field_arrays
@@ -90,6 +91,7 @@ class Exclusions:
         moments: np.ndarray,
         order: int,
         kernel: Kernel,
+        cell: Cell | None = None,
     ) -> np.ndarray:
         """Return what has to be added to a sum over all pairs.
 
@@ -103,6 +105,8 @@ class Exclusions:
             Highest derivative.
         kernel : Kernel
             That of the sum.
+        cell : Cell, optional
+            What repeats: a pair means the nearest image.
 
         Returns
         -------
@@ -111,7 +115,14 @@ class Exclusions:
         x, s, wide = (
             np.ascontiguousarray(array, dtype=np.float64) for array in (targets, sources, moments)
         )
-        return field_arrays(x, s, wide, order, kernel, self.listed)
+        if cell is None:
+            return field_arrays(x, s, wide, order, kernel, self.listed)
+        receivers, senders = self.listed.pairs.T
+        images = s[senders] + cell.nearest(x[receivers] - s[senders]) @ cell.vectors
+        pairs = np.stack([receivers, np.arange(len(senders))], axis=1)
+        listed = PairList(pairs, len(x), len(senders), self.listed.weights)
+        moved = np.ascontiguousarray(wide[senders])
+        return field_arrays(x, images, moved, order, kernel, listed)
 
     @cached_property
     def transposed(self) -> "Exclusions":

@@ -50,7 +50,7 @@ def arrange(
     points = steps.sort(targets, sources, batches)
     chosen = leaf_size is None
     if leaf_size is None:
-        root_grids = steps.root_grids(work.degree)
+        root_grids = steps.root_grids(work.degree, sources.shape[0])
         given = points, steps.occupancy(points), work, smallest, root_grids, steps.images
         root_grid, leaf_size = choose_leaves(*given)
         if root_grid > 1:

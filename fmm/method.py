@@ -14,6 +14,7 @@ from fmm.evaluation import Evaluation
 from fmm.exclusions import Exclusions
 from fmm.layout import Layout, Request, lay_out
 from fmm.report import Report
+from fmm.setting import carried
 from fmm.steps import Array
 from fmm.tree.geometry import Batches
 from multipoles import checks
@@ -67,7 +68,16 @@ class FMM:
     pair_scale : tuple (pairs, factors), optional
         Pairs (P, 2) whose interaction is multiplied by a factor (P,), each given once: unordered
         pairs of sites if the targets are the sources, else (target, source). They are taken off
-        the sum of all in float64, and the tolerance is that of what remains. Not on a GPU.
+        the sum of all in float64, and the tolerance is that of what remains. Not on a GPU. In a
+        cell a pair means the two nearest images.
+    cell : array_like, shape (3, 3), optional
+        Lattice vectors as rows: the sum is over all images. Boxes of the tree then have the shape
+        of the cell (or of a larger cell of the same lattice, where that is nearer to right
+        angles), and what touching images of the coarsest boxes do not hold enters by lattice sums.
+        Of evaluations for moments of one kind the first two are measured, then every eighth. Not
+        on a GPU, nor with batches.
+    periodic, background, surface
+        What repeats, and what is meant by it, see `multipoles.field`.
 
     Raises
     ------
@@ -113,9 +123,13 @@ class FMM:
         leaf_size = arguments.leaf_size(leaf_size)
         kernel = kernel_object(kernel)
         steps = arguments.steps_of(sources, targets)
-        self._lattice = arguments.lattice(cell, periodic, background, surface, steps)
-        if self._lattice is not None:
-            steps = CellSteps(self._lattice)
+        self._options: dict[str, Any] = {
+            "periodic": periodic, "background": background, "surface": surface,
+        }  # fmt: skip
+        self._cell = cell
+        lattice = arguments.lattice(cell, **self._options, steps=steps)
+        if lattice is not None:
+            steps = CellSteps(lattice, kernel, tolerance)
             arguments.one_system(source_batch, target_batch)
         each = arguments.each(each, steps.device)
         # targets of their own, even if they lie where the sources do
@@ -131,6 +145,7 @@ class FMM:
         start = perf_counter()
         layout = lay_out(steps, request, x, s, batches)
         self._take(layout, perf_counter() - start)
+        self._given = x, s
 
     def _take(self, layout: Layout, seconds: float) -> None:
         """Go over to a layout that took some seconds to make; a partner is one no more."""
@@ -167,6 +182,7 @@ class FMM:
         if self._transposed is None:
             other = copy.copy(self)
             other._take(self._layout.transposed, self._plan_seconds)
+            other._given = self._given[::-1]
             other._transposed, self._transposed = self, other
         return self._transposed
 
@@ -202,6 +218,7 @@ class FMM:
             moments, self.n_sources, self.dtype
         )
         check_total_order(source_order, order)
+        steps.refuse(packed, self.kernel)
         out = self._field(packed, source_order, order, dtype)
         if self._report.warning:
             warnings.warn(self._report.warning, RuntimeWarning, stacklevel=2)
@@ -217,8 +234,12 @@ class FMM:
             tolerance=self.tolerance, plan_seconds=self._plan_seconds, source_order=source_order,
             order=order, channels=moments.shape[1],
         )  # fmt: skip
-        evaluation = Evaluation(layout, units.scaled(moments), source_order, order, dtype, report)
-        out = units.restored(evaluation.run(units.kept(dtype)), order, dtype)
+        scaled = units.scaled(moments)
+        evaluation = Evaluation(layout, scaled, source_order, order, dtype, report)
+        found = evaluation.run(units.kept(dtype))
+        if self._options["surface"] == "vacuum":
+            found = found + layout.steps.of_surface(*self._given, scaled, order)
+        out = units.restored(found, order, dtype)
         self._report, self._shown = report, evaluation.geometry
         return out
 
@@ -233,8 +254,16 @@ class FMM:
         arguments.sites_only(self._has_targets)
         return energies.energy_of(self, moments)
 
-    def energy_forces(self, moments: Any) -> tuple[float, np.ndarray, np.ndarray]:
+    def energy_forces(self, moments: Any, *, virial: bool = False) -> tuple[Any, ...]:
         """Return energy, forces and the gradient by the moments, see `fmm.energy_forces`.
+
+        Parameters
+        ----------
+        moments : array_like
+            See `field`.
+        virial : bool
+            In a cell, whether to return the virial too, see `multipoles.energy_forces`. It is not
+            made of fields: a mesh, or an Ewald sum, is laid out for it.
 
         Raises
         ------
@@ -242,7 +271,19 @@ class FMM:
             See `energy`.
         """
         arguments.sites_only(self._has_targets)
-        return energies.energy_forces_of(self, moments)
+        found = energies.energy_forces_of(self, moments)
+        return (*found, self._virial(moments)) if virial else found
+
+    def _virial(self, moments: Any) -> np.ndarray:
+        if self._cell is None:
+            raise ValueError("virial: expected a plan in a cell, got one in free space")
+        from fmm.planning import plan  # which imports this module
+
+        packed, source_order, _ = checks.moments(moments, self.n_sources)
+        given = self._given[1], None, self.tolerance, source_order, source_order + 1
+        other: Any = plan(*given, cell=self._cell, kernel=self.kernel, **self._options)
+        found: np.ndarray = other.energy_forces(packed, virial=True)[3]
+        return found
 
     def torques(self, moments: Any) -> np.ndarray:
         """Return the torque on each site, see `fmm.torques`.
@@ -263,6 +304,7 @@ class FMM:
         target_batch: Any = None,
         *,
         check: bool | None = None,
+        cell: Any = None,
     ) -> None:
         """Go over to new positions, as in a step of dynamics.
 
@@ -282,6 +324,8 @@ class FMM:
             On a GPU, whether the next evaluation of each pair of orders measures errors again and
             mends degrees. Default: if the edge of boxes is another by more than a tenth. On the
             CPU every evaluation does.
+        cell : array_like, shape (3, 3), optional
+            Another cell, if the plan has one.
 
         Raises
         ------
@@ -290,8 +334,25 @@ class FMM:
         """
         x, s, batches = self._moved_points(sources, targets, source_batch, target_batch)
         start = perf_counter()
-        layout = self._layout.moved(x, s, batches, check)
+        if cell is None:
+            layout = self._layout.moved(x, s, batches, check)
+        else:
+            layout = self._layout_in(cell, x, s)
         self._take(layout, perf_counter() - start)
+        self._given = x, s
+
+    def _layout_in(self, cell: Any, targets: Array, sources: Array) -> Layout:
+        """Return the layout of points in another cell."""
+        if self._cell is None:
+            raise ValueError("cell: expected none, the plan is one of free space")
+        before = self._layout
+        lattice = arguments.lattice(cell, **self._options, steps=before.steps)
+        assert lattice is not None
+        steps = CellSteps(lattice, self.kernel, self.tolerance)
+        layout = lay_out(steps, before.request, targets, sources, (None, None))
+        layout.settings.update(carried(before.settings, before.geometry, layout.geometry))
+        self._cell = cell
+        return layout
 
     def _moved_points(
         self, sources: Any, targets: Any, source_batch: Any, target_batch: Any

@@ -67,14 +67,14 @@ def plan(
         if method not in ("auto", "fmm"):
             raise ValueError(f"method: expected 'auto' or 'fmm' without a cell, got {method!r}")
         return FMM(*given, kernel=kernel)
-    if method == "fmm":
-        raise ValueError("method: expected 'auto', 'mesh' or 'ewald' in a cell, got 'fmm'")
     options: dict[str, Any] = {
         "cell": cell, "periodic": periodic, "background": background, "surface": surface,
         "kernel": kernel,
     }  # fmt: skip
     if method != "auto":
-        return Mesh(*given, **options) if method == "mesh" else Ewald(*given, **options)
+        made: dict[str, Any] = {"fmm": FMM, "mesh": Mesh, "ewald": Ewald}
+        chosen: Plan = made[method](*given, **options)
+        return chosen
     ewald = Ewald(*given, **options)
     if not np.isfinite(ewald.kernel.coulomb_beyond(tolerance, source_order + order)):
         return ewald

@@ -32,6 +32,8 @@ class Setting:
     """Terms of the sum over the field: what cancels."""
     evidence: Evidence | None = None
     """What was seen of the error."""
+    unmeasured: int = 0
+    """How many more evaluations for moments like these need not be measured."""
 
 
 def signs_of(strengths: Strengths, norms: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from fmm.error.indicators import Where
 from fmm.error.sampling import Probe
 from fmm.tree.curve import SortedPoints
 from fmm.tree.geometry import Batches, Geometry
+from multipoles.lattice.cell import Cell
 from multipoles.radial import Kernel
 
 ROOT_GRIDS = (1, 3, 5)
@@ -82,6 +83,17 @@ class Steps(Protocol):
         """Whether arrays lie on a GPU: then values are not checked, and reading them waits."""
 
     @property
+    def cell(self) -> Cell | None:
+        """What repeats, in the units of the points; None in free space."""
+
+    @property
+    def unmeasured(self) -> int:
+        """How many evaluations may follow a measured one that bears out the one before.
+
+        Where measuring is a large part of an evaluation.
+        """
+
+    @property
     def images(self) -> int:
         """How many images of the sources are near: one, but in a cell."""
 
@@ -124,10 +136,15 @@ class Steps(Protocol):
 
     # --- tree -------------------------------------------------------------------------------------
 
-    def root_grids(self, degree: int) -> tuple[int, ...]:
+    def root_grids(self, degree: int, n: int) -> tuple[int, ...]:
         """Return how many times the least number of boxes may lie along the coarsest level.
 
-        `degree` is that of expansions that are expected.
+        Parameters
+        ----------
+        degree : int
+            Of expansions, as expected.
+        n : int
+            Number of points.
         """
 
     def least_edge(self, reach: float) -> float:

@@ -17,6 +17,7 @@ from fmm.tree.geometry import Batches, Geometry, along_curve
 from fmm.tree.sorting import gathered
 from multipoles import checks, indexing
 from multipoles.indexing import order_slice
+from multipoles.lattice.cell import Cell
 from multipoles.radial import Kernel
 
 # what rounding leaves of moments that are all trace, relative to them
@@ -28,8 +29,10 @@ class HostSteps:
 
     device = False
     images = 1
+    unmeasured = 0
+    cell: Cell | None = None
 
-    def root_grids(self, degree: int) -> tuple[int, ...]:
+    def root_grids(self, degree: int, n: int) -> tuple[int, ...]:
         """Return how many boxes there may be along the coarsest level, see `fmm.leaves`."""
         return ROOT_GRIDS
 

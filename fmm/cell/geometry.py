@@ -97,6 +97,13 @@ class CellGeometry(Geometry):
         return tree.system[:n], tree.target_range[:n], tree.source_range[:n]
 
     @cached_property
+    def one_copy(self) -> np.ndarray | slice:
+        """Sources of the reduced cell: one of each."""
+        if len(self.grid.copies) == 1:
+            return slice(0, self.n_own)
+        return np.flatnonzero(self.tree.source_permutation < self.n_sources)
+
+    @cached_property
     def inside_roots(self) -> tuple[np.ndarray, np.ndarray]:
         """Targets, and sources of the cell, from the middle of their root boxes."""
         n, tree = int(self.images.own_ends[0]), self.tree

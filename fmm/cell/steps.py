@@ -1,6 +1,6 @@
 """The steps of a plan in a cell, see `fmm.steps`: those of the CPU, where points have images."""
 
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from fmm.cell.geometry import CellGeometry, ordered_in_cell, sort_in_cell
 from fmm.cell.grid import CellGrid, grid_of
 from fmm.cell.probe import CellProbe
 from fmm.cell.strengths import CellStrengths
+from fmm.error.in_cell import InCell
 from fmm.steps import ROOT_GRIDS
 from fmm.steps_cpu import HostSteps
 from fmm.tree.curve import SortedPoints
@@ -18,10 +19,15 @@ from fmm.tree.sorting import gathered
 from multipoles.lattice import surface
 from multipoles.lattice.cell import Cell, cell_of
 from multipoles.lattice.periodic import Lattice, check_neutral
+from multipoles.radial import Kernel
 
 
-# bytes of the matrices between root boxes
-_MATRICES = 1e8
+# evaluations between two that are measured
+_UNMEASURED = 7
+# of the tolerance, for sums by which fields are judged
+_SHARE = 0.03
+# numbers in matrices between root boxes, and products with them per point
+_MATRICES, _PRODUCTS = 1e7, 1e3
 
 
 class CellSteps(HostSteps):
@@ -31,24 +37,38 @@ class CellSteps(HostSteps):
     ----------
     lattice : Lattice
         What repeats, and what is meant by it, in the caller's units.
+    kernel : Kernel
+        Radial kernel.
+    tolerance : float
+        Of the plan.
     exponent : int
         Lengths of points are counted in two to this power.
     """
 
-    def __init__(self, lattice: Lattice, exponent: int = 0) -> None:
+    def __init__(
+        self, lattice: Lattice, kernel: Kernel, tolerance: float, exponent: int = 0
+    ) -> None:
         self.lattice, self.exponent = lattice, exponent
+        self._given = lattice, kernel, tolerance
         self.cell: Cell = cell_of(np.ldexp(lattice.cells, -exponent), lattice.periodic)
         self.images = 3**self.cell.n_periodic
+        self.unmeasured = _UNMEASURED
         self._grids: tuple[Any, Any, CellGrid] | None = None
 
     def in_units(self, exponent: int) -> "CellSteps":
         """Return the steps for points whose lengths are counted in two to a power."""
-        return self if exponent == self.exponent else CellSteps(self.lattice, exponent)
+        return self if exponent == self.exponent else CellSteps(*self._given, exponent)
 
     @property
     def probe(self) -> Any:
         """What samples the field at some targets and measures errors there."""
-        return partial(CellProbe, unit=float(2.0**-self.exponent))
+        return partial(CellProbe, exact=self._exact)
+
+    @cached_property
+    def _exact(self) -> InCell:
+        _, kernel, tolerance = self._given
+        unit = float(2.0**-self.exponent)
+        return InCell(self.cell, kernel.scaled(unit), _SHARE * tolerance, unit)
 
     # --- units ------------------------------------------------------------------------------------
 
@@ -63,14 +83,15 @@ class CellSteps(HostSteps):
 
     # --- tree -------------------------------------------------------------------------------------
 
-    def root_grids(self, degree: int) -> tuple[int, ...]:
+    def root_grids(self, degree: int, n: int) -> tuple[int, ...]:
         """Return how many times the least number of boxes may lie along the coarsest level.
 
-        Root boxes meet by matrices, one for every difference of places.
+        All pairs of root boxes meet by matrices, one for every difference of places.
         """
         counts = np.array(grid_of(self.cell).counts)
-        size = 8.0 * (degree + 1) ** 4
-        fits = [(counts * k).prod() * size < _MATRICES for k in ROOT_GRIDS]
+        boxes = np.array([float((counts * k).prod()) for k in ROOT_GRIDS])
+        numbers = (degree + 1.0) ** 4
+        fits = (boxes * numbers < _MATRICES) & (boxes**2 * numbers < _PRODUCTS * n)
         return tuple(k for k, fit in zip(ROOT_GRIDS, fits, strict=True) if fit or k == 1)
 
     def least_edge(self, reach: float) -> float:
@@ -146,6 +167,13 @@ class CellSteps(HostSteps):
         inside = moments[: geometry.n_own].astype(np.float64)
         # the negative is the kernel of the surface of a sphere in vacuum
         return -surface.field(*geometry.inside_roots, inside, order, volume)
+
+    def of_surface(
+        self, targets: np.ndarray, sources: np.ndarray, moments: np.ndarray, order: int
+    ) -> np.ndarray:
+        """Return the field of the surface of a sphere in vacuum, of points as they were given."""
+        x, s = (np.ldexp(points.astype(np.float64), -self.exponent) for points in (targets, sources))
+        return surface.field(x, s, moments.astype(np.float64), order, self.cell.volume)
 
     def refuse(self, moments: np.ndarray, kernel: Any) -> None:
         """Refuse a charged cell that is to have no background."""

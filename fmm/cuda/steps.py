@@ -17,12 +17,13 @@ from fmm.cuda.sampling import DeviceProbe, DeviceStrengths
 from fmm.cuda.scaling import DeviceUnits, scaled
 from fmm.far import harmonics
 from fmm.scaling import typical_extent
-from fmm.steps import FarField
+from fmm.steps import ROOT_GRIDS, FarField
 from fmm.tree.curve import SortedPoints
 from fmm.tree.geometry import Batches
 from multipoles import checks, indexing
 from multipoles.cuda import interactions
 from multipoles.cuda.device import Space, space_of
+from multipoles.lattice.cell import Cell
 from multipoles.radial import Kernel
 
 
@@ -39,7 +40,33 @@ class DeviceSteps:
     """
 
     device = True
-    probe = DeviceProbe
+    images = 1
+    unmeasured = 0
+    cell: Cell | None = None
+
+    @property
+    def probe(self) -> type[DeviceProbe]:
+        """What samples the field at some targets and measures errors there."""
+        return DeviceProbe
+
+    def in_units(self, exponent: int) -> "DeviceSteps":
+        """Return the steps for points whose lengths are counted in two to a power."""
+        return self
+
+    def root_grids(self, degree: int, n: int) -> tuple[int, ...]:
+        """Return how many boxes there may be along the coarsest level, see `fmm.leaves`."""
+        return ROOT_GRIDS
+
+    def least_edge(self, reach: float) -> float:
+        """Return the least edge of boxes of which those that do not touch are so far apart."""
+        return reach
+
+    def not_harmonic(self, geometry: Any, moments: Any, order: int) -> None:
+        """Return the part of a field that is not harmonic: there is none without a cell."""
+        return None
+
+    def refuse(self, moments: Any, kernel: Kernel) -> None:
+        """Refuse moments that a cell cannot hold: there is no cell."""
 
     def __init__(self, array: Any) -> None:
         self.space: Space = space_of(array)

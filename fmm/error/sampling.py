@@ -373,6 +373,13 @@ def _units(field: np.ndarray, order: int) -> np.ndarray:
     return np.ldexp(1.0, np.frexp(np.where(known, largest, 1.0).astype(np.float64))[1])
 
 
+def root_mean_squares(field: np.ndarray, order: int) -> np.ndarray:
+    """Return the root mean square over all targets of the size of each order, all channels."""
+    units = _units(field, order)
+    means: np.ndarray = mean_squares(field, units).sum(axis=1)
+    return np.sqrt(means) * units
+
+
 def mean_squares(field: np.ndarray, units: np.ndarray) -> np.ndarray:
     """Return the mean over targets of the sum of squares of each order and channel.
 

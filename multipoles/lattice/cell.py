@@ -74,6 +74,17 @@ class Cell:
         moved: np.ndarray = points + self.images(points) @ self.vectors
         return moved
 
+    def nearest(self, vectors: np.ndarray) -> np.ndarray:
+        """Return the whole numbers of the lattice vectors nearest to some vectors, (n, 3)."""
+        d = self.n_periodic
+        about = np.zeros_like(vectors)
+        about[:, :d] = np.rint(vectors @ self.inverse[:, :d])
+        choices = np.array(list(product(*((-1, 0, 1) if i < d else (0,) for i in range(3)))))
+        rest = vectors - about @ self.vectors
+        lengths = ((rest[:, None] - choices @ self.vectors) ** 2).sum(axis=2)
+        found: np.ndarray = about + choices[np.argmin(lengths, axis=1)]
+        return found
+
     def extents(self, *points: np.ndarray) -> np.ndarray:
         """Return how far all points together reach along each free direction."""
         along = [p @ self.vectors[self.n_periodic :].T for p in points if len(p)]

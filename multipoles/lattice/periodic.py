@@ -351,21 +351,8 @@ def _scaled_pairs(plan: Ewald, pairs: np.ndarray, factors: np.ndarray) -> tuple[
     both = np.concatenate([pairs, pairs[:, ::-1]])
     weights = np.tile(factors, 2) - 1.0
     receivers, senders = both.T
-    steps = _nearest_steps(plan.cell, plan.targets[receivers] - plan.targets[senders])
+    steps = plan.cell.nearest(plan.targets[receivers] - plan.targets[senders])
     points = plan.targets[senders] + steps @ plan.cell.vectors
     listed = np.stack([receivers, np.arange(len(both))], axis=1)
     found = PairList(listed, len(plan.targets), len(both), weights)
     return Images(points, senders, steps.astype(np.int64)), found
-
-
-def _nearest_steps(cell: Cell, vectors: np.ndarray) -> np.ndarray:
-    """Return the whole numbers of the lattice vectors nearest to some vectors, (n, 3)."""
-    d = cell.n_periodic
-    about = np.zeros_like(vectors)
-    about[:, :d] = np.rint(vectors @ cell.inverse[:, :d])
-    grid = np.stack(np.meshgrid(*([-1, 0, 1] if i < d else [0] for i in range(3))), -1)
-    choices = grid.reshape(-1, 3)
-    rest = vectors - about @ cell.vectors
-    lengths = ((rest[:, None] - choices @ cell.vectors) ** 2).sum(axis=2)
-    found: np.ndarray = about + choices[np.argmin(lengths, axis=1)]
-    return found
