@@ -6,10 +6,12 @@ directly follow the sources of the cell.
 
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from fmm.cell.grid import CellGrid, grid_of
+from fmm.cell.placing import Placed, placed
 from fmm.cell.images import Images, root_colleagues, with_images
 from fmm.tree.build import Tree, build_tree
 from fmm.tree.curve import SortedPoints, sort_points
@@ -52,6 +54,7 @@ class CellGeometry(Geometry):
     ) -> None:
         self.grid, self.n_own = grid, len(sources)
         self.images: Images
+        self.estimated: Any = None  # of these, what errors are estimated from
         self.shape = None if grid.is_cubic else tuple(map(tuple, grid.shape.tolist()))
         super().__init__(points, sources, targets, leaf_size, least, smallest)
 
@@ -168,10 +171,8 @@ class CellGeometry(Geometry):
         if self.same:
             return self
         targets, sources = self.unsorted()
-        points = sort_in_cell(self.grid, sources, targets)
-        ordered = ordered_in_cell(self.grid, points, sources, targets)
         given = self.leaf_size, self.least, self.smallest
-        other = CellGeometry(self.grid, points, *ordered, *given)
+        other = geometry_in_cell(self.grid, placed(self.grid, sources, targets), *given)
         other.__dict__["transposed"] = self
         return other
 
@@ -180,34 +181,31 @@ class CellGeometry(Geometry):
         grid = grid_of(self.grid.cell, targets, sources)
         if self.grid.counts != grid.counts:
             grid = grid.finer(self.grid.multiple)
-        points = sort_in_cell(grid, targets, sources)
-        ordered = ordered_in_cell(grid, points, targets, sources)
-        return CellGeometry(grid, points, *ordered, self.leaf_size, self.least, self.smallest)
+        given = self.leaf_size, self.least, self.smallest
+        return geometry_in_cell(grid, placed(grid, targets, sources), *given)
 
 
-def sort_in_cell(grid: CellGrid, targets: np.ndarray, sources: np.ndarray) -> SortedPoints:
-    """Return points along the curve through the root boxes of a cell, sources with all copies."""
-    same = targets is sources and len(grid.copies) == 1
-    places = [grid.placed(all_copies(grid, sources))[1]]
-    if not same:
-        places.append(grid.placed(targets)[1])
+def geometry_in_cell(
+    grid: CellGrid,
+    points: Placed,
+    leaf_size: int,
+    least: int,
+    smallest: float,
+    known: SortedPoints | None = None,
+) -> CellGeometry:
+    """Return points of a cell in tree order, their tree and lists.
+
+    `known` are the points along the curve, if they have been sorted.
+    """
+    along = sort_in_cell(grid, points) if known is None else known
+    ordered = along_curve(along, points.targets, points.sources)
+    return CellGeometry(grid, along, *ordered, leaf_size, least, smallest)
+
+
+def sort_in_cell(grid: CellGrid, points: Placed) -> SortedPoints:
+    """Return points along the curve through the root boxes of a cell."""
+    counts = np.array(grid.counts, np.float64)
+    sources = points.source_fractions * counts
+    targets = sources if points.same else points.target_fractions * counts
     known = np.zeros((1, 3)), np.ones(1)
-    return sort_points(places[-1], places[0], root_grid=max(grid.counts), known_roots=known)
-
-
-def ordered_in_cell(
-    grid: CellGrid, points: SortedPoints, targets: np.ndarray, sources: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return sources, with all copies, and targets in the cell, along the curve."""
-    inside = grid.placed(all_copies(grid, sources))[0]
-    if points.target_permutation is points.source_permutation:
-        return along_curve(points, inside, inside)
-    return along_curve(points, grid.placed(targets)[0], inside)
-
-
-def all_copies(grid: CellGrid, sources: np.ndarray) -> np.ndarray:
-    """Return sources and their images that make up a larger cell of the lattice."""
-    if len(grid.copies) == 1:
-        return sources
-    moved: np.ndarray = np.concatenate([sources + copy for copy in grid.copies])
-    return moved
+    return sort_points(targets, sources, root_grid=max(grid.counts), known_roots=known)

@@ -14,12 +14,14 @@ import numpy as np
 from multipoles.lattice.cell import Cell, cell_of
 
 #: Most root boxes: those of a level meet each other by a matrix for every difference of places.
-MOST_BOXES = 1000
+MOST_BOXES = 150
 # half the diagonal of boxes over half the distance of the nearest that do not touch: sqrt(3)/2 of
 # cubes; above one expansions need not converge
 _CUBE, _WORST = 3**0.5 / 2, 1.0
 # how much worse this may be for a cell of a copy less
 _COPY = 0.03
+# and of half as many boxes
+_BOXES = 0.015
 _COPIES = 4
 # where boxes begin, in boxes: off the planes of lattices, since points in corners make the largest
 # errors
@@ -109,8 +111,8 @@ class CellGrid:
         periods[self.n_periodic :] = 0
         return periods
 
-    def placed(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return points moved into the cell, float64, and their coordinates in root boxes.
+    def placed(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Return points moved into the cell, coordinates in it, and whether any was moved.
 
         Points that lie in the cell stay as they are, to the last bit.
         """
@@ -118,9 +120,10 @@ class CellGrid:
         fraction = (wide - self.origin) @ np.linalg.inv(self.vectors)
         steps = -np.floor(fraction)
         steps[:, self.n_periodic :] = 0.0
-        moved = wide + steps @ self.vectors if steps.any() else wide
         inside = np.clip(fraction + steps, 0.0, 1.0 - 2.0**-50)
-        return moved, inside * np.array(self.counts, np.float64)
+        if not steps.any():
+            return wide, inside, False
+        return wide + steps @ self.vectors, inside, True
 
     def finer(self, multiple: int) -> "CellGrid":
         """Return the grid with so many times as many boxes along each direction."""
@@ -168,7 +171,7 @@ def _cut(rows: bytes, d: int) -> tuple[np.ndarray, tuple[int, ...], np.ndarray]:
     reduced = np.frombuffer(rows).reshape(d, 3)
     best: tuple[float, np.ndarray, tuple[int, ...], np.ndarray] | None = None
     for index in range(1, _COPIES + 1):
-        if best is not None and best[0] <= _CUBE + _COPY * index:
+        if best is not None and best[0] <= _CUBE + _COPY * (index - 1):
             break
         for choice in _sublattices(d, index):
             vectors = choice @ reduced
@@ -176,11 +179,11 @@ def _cut(rows: bytes, d: int) -> tuple[np.ndarray, tuple[int, ...], np.ndarray]:
                 vectors = _reduced(vectors, d)
             for counts in _divisions(vectors):
                 boxes = vectors / np.array(counts)[:, None]
-                worst = _slowness(boxes) + _COPY * (index - 1)
+                worst = _slowness(boxes) + _COPY * (index - 1) + _BOXES * np.log2(np.prod(counts))
                 if best is None or worst < best[0] - 1e-9:
                     best = worst, vectors, counts, _images_inside(vectors, reduced, index)
     assert best is not None
-    if best[0] - _COPY * (len(best[3]) - 1) > _WORST:
+    if _slowness(best[1] / np.array(best[2])[:, None]) > _WORST:
         raise NoGrid(
             "cell: expected one that can be cut into boxes about as long as wide, got one whose "
             "boxes are so skewed that expansions do not converge; use fmm.Mesh or multipoles.field"

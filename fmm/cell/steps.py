@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from fmm.cell.far import CellFarField
-from fmm.cell.geometry import CellGeometry, ordered_in_cell, sort_in_cell
+from fmm.cell.geometry import geometry_in_cell, sort_in_cell
 from fmm.cell.grid import CellGrid, grid_of
-from fmm.cell.probe import CellProbe
-from fmm.cell.strengths import CellStrengths
+from fmm.cell.placing import Placed, placed
+from fmm.cell.probe import CellProbe, CellStrengths
 from fmm.error.in_cell import InCell
 from fmm.steps import ROOT_GRIDS
 from fmm.steps_cpu import HostSteps
@@ -53,7 +53,7 @@ class CellSteps(HostSteps):
         self.cell: Cell = cell_of(np.ldexp(lattice.cells, -exponent), lattice.periodic)
         self.images = 3**self.cell.n_periodic
         self.unmeasured = _UNMEASURED
-        self._grids: tuple[Any, Any, CellGrid] | None = None
+        self._last: tuple[Any, Any, tuple[CellGrid, Placed]] | None = None
 
     def in_units(self, exponent: int) -> "CellSteps":
         """Return the steps for points whose lengths are counted in two to a power."""
@@ -115,7 +115,8 @@ class CellSteps(HostSteps):
         self, targets: np.ndarray, sources: np.ndarray, batches: Batches, root_grid: int = 1
     ) -> SortedPoints:
         """Return points along the curve through `root_grid` times the boxes of the cell."""
-        return sort_in_cell(self._grid(targets, sources).finer(root_grid), targets, sources)
+        grid, points = self._placed(targets, sources)
+        return sort_in_cell(grid.finer(root_grid), points)
 
     def geometry(
         self,
@@ -127,15 +128,17 @@ class CellSteps(HostSteps):
         smallest: float,
     ) -> Geometry:
         """Return points, tree with images and lists, see `CellGeometry`."""
-        grid = self._grid(targets, sources)
+        grid, inside = self._placed(targets, sources)
         grid = grid.finer(points.root_grid // max(grid.counts))
-        ordered = ordered_in_cell(grid, points, targets, sources)
-        return CellGeometry(grid, points, *ordered, leaf_size, least, smallest)
+        return geometry_in_cell(grid, inside, leaf_size, least, smallest, points)
 
-    def _grid(self, targets: np.ndarray, sources: np.ndarray) -> CellGrid:
-        if self._grids is None or self._grids[0] is not targets or self._grids[1] is not sources:
-            self._grids = targets, sources, grid_of(self.cell, targets, sources)
-        return self._grids[2]
+    def _placed(self, targets: np.ndarray, sources: np.ndarray) -> tuple[CellGrid, Placed]:
+        """Return the coarsest grid, and the points in it: those of the last call, if they are."""
+        last = self._last
+        if last is None or last[0] is not targets or last[1] is not sources:
+            grid = grid_of(self.cell, targets, sources)
+            last = self._last = targets, sources, (grid, placed(grid, targets, sources))
+        return last[2]
 
     # --- evaluation -------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ _NEGLIGIBLE = 1e-17
 # degrees up to this are taken from an Ewald sum where one or two directions repeat; the sums of
 # higher ones converge fast enough
 _BY_EWALD = 12
-_RADIUS = {1: 12.0, 2: 40.0}  # root boxes, within which images are summed for these
+_RADIUS = 30.0  # root boxes, within which images are summed for these
 
 
 Shape = tuple[tuple[float, ...], ...]
@@ -149,12 +149,11 @@ def _sums_free(
     box: np.ndarray, periods: np.ndarray, places: np.ndarray, degree: int
 ) -> np.ndarray:
     """Return the same where one or two directions repeat."""
-    radius = _RADIUS[int(np.count_nonzero(periods))] * float(periods.max())
     top = min(degree, _BY_EWALD)
     whole = _by_ewald(box, periods, places, top)
     out = np.empty((len(places), harmonics.n_harmonics(degree)))
     for row, place in enumerate(places):
-        images, touching = _images(box, periods, place, radius)
+        images, touching = _images(box, periods, place, _RADIUS)
         out[row] = harmonics.irregular(images[~touching] @ box, degree).sum(axis=0)
         near = images[touching] @ box
         near = near[np.linalg.norm(near, axis=1) > 0]
@@ -192,22 +191,25 @@ def _images(
     """Return the places of all images within a distance, in boxes, and which of them touch."""
     repeats = periods > 0
     lattice = (box * periods[:, None])[repeats]
+    # from the image that is nearest in boxes, along each direction
+    first = np.where(repeats, np.rint(-apart / np.maximum(periods, 1)), 0).astype(np.int64)
+    near = (apart + first * periods) @ box
+    most = np.zeros(3, np.int64)
     heights = 1 / np.linalg.norm(np.linalg.pinv(lattice), axis=0)
-    reach = reach + float(np.linalg.norm(apart @ box))
-    most = np.zeros(3, int)
-    most[repeats] = np.ceil(reach / heights)
-    steps = np.array(list(product(*(range(-m, m + 1) for m in most))))
+    most[repeats] = np.ceil((reach + np.linalg.norm(near)) / heights)
+    spans = np.meshgrid(*(np.arange(-m, m + 1) for m in most), indexing="ij")
+    steps = first + np.stack(spans, axis=-1).reshape(-1, 3)
     places = apart + steps * periods
     touching = np.abs(places).max(axis=1) <= 1
-    kept_ = touching | (np.linalg.norm(places @ box, axis=1) <= reach)
-    return places[kept_].astype(np.float64), touching[kept_]
+    within = touching | (np.linalg.norm(places @ box, axis=1) <= reach)
+    return places[within].astype(np.float64), touching[within]
 
 
 def _points(lattice: np.ndarray, reach: float) -> np.ndarray:
     """Return the points of a lattice within a distance of zero."""
     most = np.ceil(reach * np.linalg.norm(np.linalg.inv(lattice), axis=0)).astype(int)
-    steps = np.array(list(product(*(range(-m, m + 1) for m in most))), np.float64)
-    points = steps @ lattice
+    spans = np.meshgrid(*(np.arange(-m, m + 1.0) for m in most), indexing="ij")
+    points = np.stack(spans, axis=-1).reshape(-1, 3) @ lattice
     inside: np.ndarray = points[np.linalg.norm(points, axis=1) <= reach]
     return inside
 
