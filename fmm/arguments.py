@@ -80,7 +80,9 @@ def lattice(
     """Return what repeats, None for points in free space, or raise."""
     if cell is None:
         if periodic is not True or background is not True or surface != "conductor":
-            raise ValueError("periodic, background, surface: expected with a cell only, got no cell")
+            raise ValueError(
+                "periodic, background, surface: expected with a cell only, got no cell"
+            )
         return None
     if steps.device:
         raise ValueError("cell: expected points on the CPU, got some on a GPU")

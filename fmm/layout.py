@@ -21,6 +21,8 @@ _NEGLIGIBLE = 0.05
 _SAME_EDGE = 0.1
 # leaves are chosen anew when the number of near pairs has changed by more than this factor
 _MORE_PAIRS = 2.0
+# logarithm of the ratio of two numbers of near pairs of points that lie much the same
+_LIKE = 0.05
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,8 @@ class Layout:
         if check is None:
             check = not _same_edges(before.sorted_points.edge, after.sorted_points.edge)
         anew = check and self.steps.device
-        settings = {} if anew else carried(self.settings, before, after)
+        like = abs(np.log(grown)) < _LIKE
+        settings = {} if anew else carried(self.settings, before, after, like)
         return replace(
             self, batches=batches, geometry=after, n_near_pairs=n_near_pairs, settings=settings,
             far_fields={},

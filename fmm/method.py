@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Collection
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -237,8 +238,9 @@ class FMM:
         scaled = units.scaled(moments)
         evaluation = Evaluation(layout, scaled, source_order, order, dtype, report)
         found = evaluation.run(units.kept(dtype))
-        if self._options["surface"] == "vacuum":
-            found = found + layout.steps.of_surface(*self._given, scaled, order)
+        of_surface = layout.steps.of_surface(*self._given, scaled, order)
+        if of_surface is not None:
+            found = found + of_surface
         out = units.restored(found, order, dtype)
         self._report, self._shown = report, evaluation.geometry
         return out
@@ -350,7 +352,9 @@ class FMM:
         assert lattice is not None
         steps = CellSteps(lattice, self.kernel, self.tolerance)
         layout = lay_out(steps, before.request, targets, sources, (None, None))
-        layout.settings.update(carried(before.settings, before.geometry, layout.geometry))
+        known = carried(before.settings, before.geometry, layout.geometry)
+        # boxes of another shape have other errors
+        layout.settings.update({k: replace(s, evidence=None, lost=None) for k, s in known.items()})
         self._cell = cell
         return layout
 

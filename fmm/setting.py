@@ -58,9 +58,15 @@ def alike(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 def carried(
-    settings: dict[tuple[int, int], Setting], before: Geometry, after: Geometry
+    settings: dict[tuple[int, int], Setting],
+    before: Geometry,
+    after: Geometry,
+    alike: bool = False,
 ) -> dict[tuple[int, int], Setting]:
-    """Return what was enough on one tree for another of the same kind."""
+    """Return what was enough on one tree for another of the same kind.
+
+    `alike` tells that points lie much as before; else the next evaluation is measured.
+    """
     out = {}
     for orders, setting in settings.items():
         if not any(setting.degrees) or not after.has_far_field:
@@ -71,5 +77,8 @@ def carried(
         if geometry.has_far_field:
             degrees = choice.for_levels(setting.degrees, len(geometry.edges))
             lost = None if setting.evidence is None else setting.lost
-            out[orders] = replace(setting, geometry=geometry, degrees=degrees, lost=lost)
+            unmeasured = setting.unmeasured if alike else 0
+            out[orders] = replace(
+                setting, geometry=geometry, degrees=degrees, lost=lost, unmeasured=unmeasured
+            )
     return out

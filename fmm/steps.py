@@ -220,6 +220,14 @@ class Steps(Protocol):
         That of the background of a cell.
         """
 
+    def of_surface(
+        self, targets: Array, sources: Array, moments: Array, order: int
+    ) -> Array | None:
+        """Return the field of the surface around a crystal; None if there is none.
+
+        Of points in the caller's order, coordinates and units, moments in those of the tree.
+        """
+
     def refuse(self, moments: Array, kernel: Kernel) -> None:
         """Refuse moments, with channels, that have no field: of a charged cell, see `FMM`."""
 

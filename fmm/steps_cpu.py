@@ -53,6 +53,10 @@ class HostSteps:
         """Return the part of a field that is not harmonic; None, there is no background."""
         return None
 
+    def of_surface(self, targets: Any, sources: Any, moments: Any, order: int) -> Any:
+        """Return the field of the surface around a crystal; None, there is none."""
+        return None
+
     def refuse(self, moments: Any, kernel: Kernel) -> None:
         """Refuse moments that a cell cannot hold; there is none."""
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from fmm.cell.grid import CellGrid, grid_of
-from fmm.cell.placing import Placed, placed
 from fmm.cell.images import Images, root_colleagues, with_images
+from fmm.cell.placing import Placed, placed
 from fmm.tree.build import Tree, build_tree
 from fmm.tree.curve import SortedPoints, sort_points
 from fmm.tree.geometry import Batches, Geometry, along_curve
@@ -27,8 +27,8 @@ class CellGeometry(Geometry):
     grid : CellGrid
         Root boxes.
     points, sources, targets, leaf_size, least, smallest
-        See `Geometry`; lengths of `smallest` are counted in boxes of the coarsest grid. Sources are all those of the grid's cell, whose copies of the reduced cell
-        follow each other in `points`.
+        See `Geometry`; lengths of `smallest` are counted in boxes of the coarsest grid. Sources
+        are all those of the grid's cell, with copies of the reduced cell.
 
     Attributes
     ----------
@@ -150,7 +150,7 @@ class CellGeometry(Geometry):
         least = np.log2(self.tree.edge.min(initial=np.inf))
         return bool(-least * max(source_order, order + 1) < 64)
 
-    def direct(self) -> "CellGeometry":
+    def direct(self) -> Geometry:
         """Return the same points in undivided root boxes."""
         return self.with_leaves(max(self.n_own, len(self.targets), 1))
 

@@ -1,4 +1,4 @@
-"""The grid of root boxes that fills a cell: boxes of one shape, as near to cubes as the cell allows.
+"""The grid of root boxes that fills a cell: of one shape, as near to cubes as the cell allows.
 
 Expansions converge as they do in cubes only if boxes are about as long as wide, so a long cell is
 cut into several root boxes, and of a skewed lattice a cell of up to four times the volume is taken
@@ -216,7 +216,7 @@ def _reduced(vectors: np.ndarray, d: int) -> np.ndarray:
 def _divisions(vectors: np.ndarray) -> list[tuple[int, ...]]:
     """Return ways to cut vectors into pieces of about one length: few pieces."""
     lengths = np.linalg.norm(vectors, axis=1)
-    found = []
+    found: list[tuple[int, ...]] = []
     for pieces in (1, 2, 3):
         counts = np.maximum(np.round(pieces * lengths / lengths.min()), 1).astype(int)
         counts //= np.gcd.reduce(counts)

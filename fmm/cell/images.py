@@ -78,7 +78,7 @@ def with_images(home: Tree, grid: CellGrid) -> Images:
             n_children[first_image[level - 1] + having] = number
     levels = np.repeat(np.arange(len(counts)), np.diff(starts) + counts)
     anchor = home.anchor[order] + (moved * grid.periods) * (1 << levels)[:, None]
-    is_image = moved.any(axis=1)
+    is_image = np.any(moved, axis=1)
     tree = replace(
         home,
         level_starts=starts + shift,

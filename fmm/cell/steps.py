@@ -21,7 +21,6 @@ from multipoles.lattice.cell import Cell, cell_of
 from multipoles.lattice.periodic import Lattice, check_neutral
 from multipoles.radial import Kernel
 
-
 # evaluations between two that are measured
 _UNMEASURED = 7
 # of the tolerance, for sums by which fields are judged
@@ -95,7 +94,7 @@ class CellSteps(HostSteps):
         return tuple(k for k, fit in zip(ROOT_GRIDS, fits, strict=True) if fit or k == 1)
 
     def least_edge(self, reach: float) -> float:
-        """Return the least edge of boxes, in root boxes, that are so far apart if they do not touch.
+        """Return the least edge of boxes, in root boxes, that are so far apart unless they touch.
 
         Raises
         ------
@@ -169,13 +168,18 @@ class CellSteps(HostSteps):
         volume = self.cell.volume * len(geometry.grid.copies)
         inside = moments[: geometry.n_own].astype(np.float64)
         # the negative is the kernel of the surface of a sphere in vacuum
-        return -surface.field(*geometry.inside_roots, inside, order, volume)
+        x, s = geometry.inside_roots
+        return -surface.field(x, s, inside, order, volume)
 
     def of_surface(
         self, targets: np.ndarray, sources: np.ndarray, moments: np.ndarray, order: int
-    ) -> np.ndarray:
-        """Return the field of the surface of a sphere in vacuum, of points as they were given."""
-        x, s = (np.ldexp(points.astype(np.float64), -self.exponent) for points in (targets, sources))
+    ) -> np.ndarray | None:
+        """Return the field of the surface of a sphere in vacuum, if that is what is meant."""
+        if self.lattice.surface != "vacuum":
+            return None
+        x, s = (
+            np.ldexp(points.astype(np.float64), -self.exponent) for points in (targets, sources)
+        )
         return surface.field(x, s, moments.astype(np.float64), order, self.cell.volume)
 
     def refuse(self, moments: np.ndarray, kernel: Any) -> None:

@@ -145,9 +145,7 @@ def _near_part(
     return out
 
 
-def _sums_free(
-    box: np.ndarray, periods: np.ndarray, places: np.ndarray, degree: int
-) -> np.ndarray:
+def _sums_free(box: np.ndarray, periods: np.ndarray, places: np.ndarray, degree: int) -> np.ndarray:
     """Return the same where one or two directions repeat."""
     top = min(degree, _BY_EWALD)
     whole = _by_ewald(box, periods, places, top)
@@ -162,9 +160,7 @@ def _sums_free(
     return out
 
 
-def _by_ewald(
-    box: np.ndarray, periods: np.ndarray, places: np.ndarray, top: int
-) -> np.ndarray:
+def _by_ewald(box: np.ndarray, periods: np.ndarray, places: np.ndarray, top: int) -> np.ndarray:
     """Return irregular harmonics up to degree `top` summed over all images."""
     rows = np.where(periods[:, None] > 0, box * periods[:, None], 0.0)
     phi = interactions.field(

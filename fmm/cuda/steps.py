@@ -65,6 +65,10 @@ class DeviceSteps:
         """Return the part of a field that is not harmonic: there is none without a cell."""
         return None
 
+    def of_surface(self, targets: Any, sources: Any, moments: Any, order: int) -> None:
+        """Return the field of the surface around a crystal: there is none without a cell."""
+        return None
+
     def refuse(self, moments: Any, kernel: Kernel) -> None:
         """Refuse moments that a cell cannot hold: there is no cell."""
 

@@ -14,7 +14,6 @@ import numpy as np
 
 from fmm.far import expansions, harmonics, rotations, translations, truncation
 from fmm.far.kept import kept
-from fmm.tree.build import Tree
 from fmm.tree.geometry import Geometry
 from fmm.tree.lists import shifts
 from multipoles.compiled.jit import bare, bare_inline, run_chunks
