@@ -278,7 +278,7 @@ def test_float32_channels_and_nothing_at_all(rng):
     assert nothing.shape == (0, 4)
     nowhere = fmm.Mesh(x, np.zeros((0, 3)), cell=SKEWED).field(moments[:, 0])
     assert nowhere.shape == (0, 4)
-    alone = fmm.Mesh(np.zeros((1, 3)), tolerance=1e-9, cell=np.eye(3)).field(np.ones((1, 1)))
+    alone = fmm.Mesh(np.zeros((1, 3)), tolerance=1e-9, cell=np.eye(3)).field(np.ones((1, 1)), 0)
     assert alone[0, 0] == pytest.approx(-2.837297479480619, rel=1e-8)  # a Wigner crystal
 
 
