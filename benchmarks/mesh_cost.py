@@ -5,7 +5,7 @@
 Random charges at 0.1 per Å³ in a cube, plan, field and forces on one thread, every line in a
 process of its own: processor seconds of the first evaluation with its plan, and of a later one with
 pairs found anew, as in a step of dynamics; the share of both that goes into the measurement; and
-the most memory that the process held. Prints a table; writes results/mesh_cost.csv beside this file.
+the most memory that the process held. Prints a table; writes results/mesh_cost.csv.
 """
 
 import argparse

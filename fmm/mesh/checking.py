@@ -78,10 +78,9 @@ class Strengths:
     def __init__(self, total: MeshSum, moments: np.ndarray) -> None:
         self._total = total
         order = indexing.order_of(moments.shape[2])
-        highest = total.setting.band / total.setting.radius
         starts = [indexing.order_slice(k).start for k in range(order + 1)]
         squares = np.add.reduceat(np.einsum("nck,nck->nk", moments, moments), starts, axis=1)
-        squares *= highest ** (2.0 * np.arange(order + 1))
+        squares *= total.setting.longest ** (2.0 * np.arange(order + 1))
         self.mean = squares.mean(axis=0)
         self._sizes = squares.sum(axis=1)
         mean = float(self._sizes.mean())

@@ -20,7 +20,7 @@ from fmm.mesh import blocks, grid, transforms, window
 from fmm.mesh.choice import Setting
 from multipoles import indexing
 from multipoles.emitted.field import field_of_tiles
-from multipoles.lattice import search, smooth, waves
+from multipoles.lattice import search, waves
 from multipoles.lattice.cell import Cell
 from multipoles.lattice.ewald import coincidence_of, strain_of_pairs
 from multipoles.lattice.own import own_matrix
@@ -90,7 +90,7 @@ class MeshSum:
     @cached_property
     def near(self) -> Near:
         """The near images and the tiles of pairs."""
-        radius = max(self.setting.radius, self.setting.reach)
+        radius = self.setting.near
         images = search.images_within(self.sources, self.cell, radius)
         points = images.points
         coincident = self._coincident()
@@ -143,6 +143,8 @@ class MeshSum:
     @property
     def near_kernels(self) -> list[tuple[float, Kernel]]:
         """What is summed over near images: kernels and their factors."""
+        if self.setting.alpha:
+            return []
         remainder = Remainder(self.setting.radius, self.setting.band)
         if isinstance(self.kernel, Coulomb):
             return [(1.0, remainder)]
@@ -179,9 +181,8 @@ class MeshSum:
     @cached_property
     def limits(self) -> transforms.Limits:
         """Greatest numbers of the waves that are summed, along each axis."""
-        highest = self.setting.band / self.setting.radius
         edges = np.linalg.norm(self.box, axis=1)
-        a, b, c = (int(number) for number in highest * edges / (2 * np.pi))
+        a, b, c = (int(number) for number in self.setting.longest * edges / (2 * np.pi))
         return a, b, c
 
     def numbers_of(self, which: np.ndarray) -> np.ndarray:
@@ -195,7 +196,7 @@ class MeshSum:
     def waves(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return the waves that are summed: which, their vectors, and lengths over the highest."""
         k = self._grid_of_numbers() @ (2 * np.pi * self.inverse.T)
-        share = np.linalg.norm(k, axis=-1) * (self.setting.radius / self.setting.band)
+        share = np.linalg.norm(k, axis=-1) / self.setting.longest
         inside = share < 1
         return inside, k[inside], share[inside]
 
@@ -213,7 +214,7 @@ class MeshSum:
         """Return the transform of the smooth part, over the volume of the box, at waves."""
         found = transform(k, self.cell, self.cut, self.unit)
         volume = abs(float(np.linalg.det(self.box)))
-        weights: np.ndarray = found * smooth.profile(share, self.setting.band) / volume
+        weights: np.ndarray = found * self.setting.profile(share) / volume
         return weights
 
     @cached_property
@@ -292,9 +293,9 @@ class MeshSum:
         power *= np.where(np.nonzero(inside)[2] > 0, 1.0, 0.5)
         volume = abs(float(np.linalg.det(self.box)))
         setting = self.setting
-        change = slope(k, self.cell, self.cut) * smooth.profile(share, setting.band)
+        change = slope(k, self.cell, self.cut) * setting.profile(share)
         # the derivative by |k| over |k|, at waves of length zero that of a profile that is flat
-        steep = smooth.profile_slope(share, setting.band) * (setting.radius / setting.band) ** 2
+        steep = setting.profile_slope(share) / setting.longest**2
         change = change + transform(k, self.cell, self.cut, self.unit) * steep
         along = of_waves(k, power, self._weights(k, share), change / volume)
         along -= strained(moments, self.smooth_field(spectrum, order))
@@ -313,9 +314,7 @@ class MeshSum:
         charges: np.ndarray = moments[:, :, 0].sum(axis=0)
         if self.cell.n_periodic < 3:
             return np.zeros_like(charges)
-        # ∫ (1 - Φ)/r over the space is 2π R² <x²>
-        square = self.setting.radius**2 * smooth.second_moment(self.setting.band)
-        return -2 * np.pi * square / self.cell.volume * charges
+        return -self.setting.lacks / self.cell.volume * charges
 
     def _add_own_field(self, moments: np.ndarray, order: int, out: np.ndarray) -> None:
         """Take off the smooth field of sources at targets where they are."""
@@ -323,7 +322,7 @@ class MeshSum:
         if not len(coincident):
             return
         source_order = indexing.order_of(moments.shape[2])
-        tensor = smooth.at_zero(source_order + order, self.setting.radius, self.setting.band)
+        tensor = self.setting.at_zero(source_order + order)
         found = moments[coincident[:, 1]] @ own_matrix(tensor, source_order, order)
         targets = coincident[:, 0]
         if len(targets) == len(out) and np.array_equal(targets, np.arange(len(out))):

@@ -59,7 +59,7 @@ class MeshSystem(System):
         orders = orders[0] + 1, orders[1] + 1
         setting = setting_of(x, s, cell, kernel, tolerance, orders)
         self.plan: Any = MeshSum(x, s, cell, setting, kernel)
-        radius = max(setting.radius, setting.reach)
+        radius = setting.near
         images = search.images_within(self.plan.sources, cell, radius)
         given = self.plan.targets, images.points, radius, self.plan.coincidence
         found = search.pairs_within(*given)
@@ -85,8 +85,7 @@ class MeshSystem(System):
         phi = by_orders(phi, to_field)
         if d < 3:
             return phi
-        square = plan.setting.radius**2 * smooth.second_moment(plan.setting.band)
-        background = -2 * math.pi * square / self.volume * moments[:, :, 0].sum(0)
+        background = -plan.setting.lacks / self.volume * moments[:, :, 0].sum(0)
         return torch.cat([phi[..., :1] + background[None, :, None], phi[..., 1:]], dim=-1)
 
     def _influence(self, inverse: Tensor, lengths: Tensor) -> Tensor:
@@ -99,17 +98,19 @@ class MeshSystem(System):
         q2 = ((waves[:, d:] / lengths) ** 2).sum(-1)
         still = torch.from_numpy((numbers[:, :d] == 0).all(-1))
         setting = plan.setting
-        share = (p2 + q2) * (setting.radius / setting.band) ** 2
-        found = transform(p2, q2, still, d, plan.cut) * _clenshaw(
-            2 * share - 1, smooth.profile_series(setting.band)
-        )
+        if setting.alpha:
+            profile = torch.exp((p2 + q2) * (-0.25 / setting.alpha**2))
+        else:
+            share = (p2 + q2) / setting.longest**2
+            profile = _clenshaw(2 * share - 1, smooth.profile_series(setting.band))
+        found = transform(p2, q2, still, d, plan.cut) * profile
         found = found / torch.from_numpy(plan.through(inside) ** 2)
         values = torch.zeros(inside.shape, dtype=torch.float64)
         return values.index_put(tuple(map(torch.from_numpy, np.nonzero(inside))), found)
 
     def _at_zero(self, order: int) -> np.ndarray:
-        setting = self.plan.setting
-        return smooth.at_zero(order, setting.radius, setting.band)
+        found: np.ndarray = self.plan.setting.at_zero(order)
+        return found
 
 
 def _clenshaw(u: Tensor, series: np.ndarray) -> Tensor:
