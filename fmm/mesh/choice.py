@@ -14,9 +14,8 @@ import numpy as np
 
 from fmm.mesh import window
 from multipoles.emitted.field import pair_cost
-from multipoles.lattice import smooth
 from multipoles.lattice.cell import Cell
-from multipoles.lattice.ewald import erf_at_zero
+from multipoles.lattice.smooth import Smooth
 from multipoles.lattice.split import spacing, wave_depth
 from multipoles.radial import Coulomb, Erf, Kernel
 
@@ -42,69 +41,30 @@ class ToleranceNotKept(ValueError):
     """A mesh cannot keep a tolerance; other sums can."""
 
 
-@dataclass(frozen=True)
-class Setting:
-    """How a sum is split.
+@dataclass(frozen=True, kw_only=True)
+class Setting(Smooth):
+    """How a sum is split, and what grid its smooth part has.
 
     Parameters
     ----------
-    radius : float
-        Of the near part.
-    band : float
-        Of the splitting.
+    radius, band, alpha
+        Of the splitting, see `Smooth`; the radius is that of the near part.
     points : int
         Of the window, along each axis.
     highest : float
         Highest wave, in radians per grid point.
     reach : float
         Distance from which on the kernel is 1/r.
-    alpha : float
-        Of Gaussian charges that are so wide that waves up to band/radius are all there is of them;
-        the radius is then how far their potential differs from 1/r, and no pair is near. Else 0.
     """
 
-    radius: float
-    band: float
     points: int
     highest: float
     reach: float = 0.0
-    alpha: float = 0.0
-
-    @property
-    def longest(self) -> float:
-        """The longest wave."""
-        return self.band / self.radius
 
     @property
     def near(self) -> float:
         """How far apart pairs are summed one by one; where none are, that of points in one."""
         return 1e-3 * self.radius if self.alpha else max(self.radius, self.reach)
-
-    def profile(self, share: np.ndarray) -> np.ndarray:
-        """Return what waves of 1/r are multiplied by, at shares of the longest one."""
-        if self.alpha:
-            decay: np.ndarray = np.exp(-((share * self.longest / (2 * self.alpha)) ** 2))
-            return decay
-        return smooth.profile(share, self.band)
-
-    def profile_slope(self, share: np.ndarray) -> np.ndarray:
-        """Return its derivative by the share, over the share."""
-        if self.alpha:
-            return -0.5 * (self.longest / self.alpha) ** 2 * self.profile(share)
-        return smooth.profile_slope(share, self.band)
-
-    @property
-    def lacks(self) -> float:
-        """The integral over the space of 1/r less what waves sum."""
-        if self.alpha:
-            return np.pi / self.alpha**2
-        return 2 * np.pi * self.radius**2 * smooth.second_moment(self.band)
-
-    def at_zero(self, order: int) -> np.ndarray:
-        """Return the derivatives at zero of what waves sum."""
-        if self.alpha:
-            return erf_at_zero(order, self.alpha)
-        return smooth.at_zero(order, self.radius, self.band)
 
     @property
     def window_band(self) -> float:
@@ -241,7 +201,10 @@ def setting_for(
             cost = cost_of_near + points**2 * window.padded(points) * taken
             cost += _GRID * 2 * grid * np.log2(grid)
             if cost < least:
-                best = Setting(float(radius), band, points, highest, reach, of_waves)
+                best = Setting(
+                    radius=float(radius), band=band, alpha=of_waves, points=points,
+                    highest=highest, reach=reach,
+                )  # fmt: skip
                 least = cost
     if best is None:
         raise ToleranceNotKept(

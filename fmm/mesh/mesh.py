@@ -33,7 +33,7 @@ from multipoles.radial import Coulomb, Kernel, kernel_object
 _COULOMB = Coulomb()
 # how often a tolerance that is missed is aimed at anew: by a share of what is missed, and by how
 # much at once at most
-_TRIES, _AIM, _FARTHEST = 2, 0.5, 1e-3
+_TRIES, _AIM, _FARTHEST = 3, 0.5, 1e-3
 # an error that is less than this share of what is allowed needs no aim of its own
 _IDLE = 0.03
 
@@ -279,7 +279,8 @@ class Mesh:
             shares.append(verdict.worst)
             if verdict.kept or known.in_vain:
                 break
-            if len(shares) > _TRIES or not self._aim_at(_AIM / verdict.worst):
+            # farther each time
+            if len(shares) > _TRIES or not self._aim_at((_AIM / verdict.worst) ** len(shares)):
                 known = known._replace(in_vain=True)
                 break
         vanishes = bool((known.lost * self._aim > 1.0).any())

@@ -78,7 +78,8 @@ def test_sums_at_a_few_targets_do_not_depend_on_the_split():
     judge = InCell(cell_of(SKEWED), mp.Coulomb(), 1e-7)
     few = judge.field(x[:6], x, charges, 1)
     many = judge.field(x[:900], x, charges, 1)[:6]
-    assert judge._split(x[:6], x, (0, 1)).radius > 1.5 * judge._split(x[:900], x, (0, 1)).radius
+    radii = [judge._split(x[:n], x, (0, 1)).smooth.radius for n in (6, 900)]
+    assert radii[0] > 1.5 * radii[1]
     assert (relative(few, many, 1) < 1e-7).all()
 
 
@@ -276,3 +277,23 @@ def test_functions_and_plans_warn_too(method):
     assert energy == pytest.approx(-0.5 * 216 * 1.747564594633182, rel=1e-4)
     assert np.trace(virial) == pytest.approx(-energy, rel=1e-4)
     assert np.abs(forces).max() < 1e-4
+
+
+@pytest.mark.parametrize("periodic", [True, SLAB, WIRE], ids=["crystal", "slab", "wire"])
+@pytest.mark.parametrize("alpha", [0.1, 0.25, 0.5, 2.0])
+def test_gaussian_charges_wide_and_narrow(alpha, periodic):
+    """Wide ones are waves alone; the tolerance is that of their own, small field."""
+    rng = np.random.default_rng(8)
+    x, charges, kernel = liquid(rng, CUBE), rng.standard_normal(1000), mp.Erf(alpha)
+    given = {"cell": CUBE, "periodic": periodic}
+    plan = fmm.Mesh(x, None, 1e-6, 0, 1, kernel=kernel, **given)
+    assert (plan._sum.setting.alpha > 0) == (alpha < 1)
+    exact = mp.field(x, x, charges, 1, kernel, **given)
+    assert (relative(plan.field(charges), exact, 1) <= 1e-6).all()
+    assert not plan.report().warning
+    if alpha == 0.5:
+        energy, forces, _, strain = plan.energy_forces(charges, virial=True)
+        wanted = mp.energy_forces(x, charges, kernel, virial=True, **given)
+        assert energy == pytest.approx(wanted[0], rel=1e-5)
+        np.testing.assert_allclose(forces, wanted[1], atol=1e-5 * np.abs(wanted[1]).max())
+        np.testing.assert_allclose(strain, wanted[3], atol=1e-5 * np.abs(wanted[3]).max())
