@@ -35,6 +35,8 @@ _TIGHTEST = 1e-11
 # ns: a target and a source that are looked at; a near pair, and for a unit of its cost; a source,
 # and a wave of it
 _LOOK, _FOUND, _PAIR, _SOURCE, _WAVE = 3.0, 8.0, 3.5, 100.0, 0.1
+# a little more than one, for rounding
+_ROUNDED = 1 + 1e-9
 # targets and sources that are looked at together
 _BLOCK = 200_000
 
@@ -122,11 +124,7 @@ class InCell:
         return out
 
     def _by_ewald(
-        self,
-        targets: np.ndarray,
-        sources: np.ndarray,
-        moments: np.ndarray,
-        orders: tuple[int, int],
+        self, targets: np.ndarray, sources: np.ndarray, moments: np.ndarray, orders: tuple[int, int]
     ) -> np.ndarray:
         """Return the field by an Ewald sum, which has all digits."""
         given = self.cell, self.kernel, self.tolerance, *orders, self.unit
@@ -207,13 +205,9 @@ class InCell:
     # --- near images ------------------------------------------------------------------------------
 
     def _near_field(
-        self,
-        targets: np.ndarray,
-        sources: np.ndarray,
-        moments: np.ndarray,
-        orders: tuple[int, int],
-        split: _Split,
-    ) -> np.ndarray:
+        self, targets: np.ndarray, sources: np.ndarray, moments: np.ndarray,
+        orders: tuple[int, int], split: _Split,
+    ) -> np.ndarray:  # fmt: skip
         """Return the field of near images, less the smooth field of a source at its own place."""
         reach, part = self._reach(sum(orders)), split.smooth
         kernels: list[tuple[float, Kernel, float]] = []
@@ -225,7 +219,7 @@ class InCell:
         own = own_matrix(part.at_zero(sum(orders)), *orders)
         coincidence = coincidence_of(targets, sources, self.cell)
         # images of one source that one target may have near it
-        each = int(np.prod(1 + np.floor(2 * radius / self.cell.heights)))
+        each = int(np.prod(1 + np.floor(2 * _ROUNDED * radius / self.cell.heights)))
         moves = _moves(self.cell, radius)
         vectors, inverse = self.cell.vectors.copy(), self.cell.inverse.copy()
         # nothing repeats along the rest
@@ -288,7 +282,7 @@ def _moves(cell: Cell, radius: float) -> np.ndarray:
     """Return the lattice vectors by which a nearest image may move and be within the radius."""
     # nearest in fractional coordinates: at most half of each lattice vector away
     reach = np.zeros(3, np.int64)
-    reach[: cell.n_periodic] = np.floor(radius / cell.heights + 0.5)
+    reach[: cell.n_periodic] = np.floor(_ROUNDED * radius / cell.heights + 0.5)
     numbers = [np.arange(-most, most + 1) for most in reach]
     moves: np.ndarray = np.stack(np.meshgrid(*numbers, indexing="ij"), -1).reshape(-1, 3)
     return moves @ cell.vectors
@@ -296,19 +290,9 @@ def _moves(cell: Cell, radius: float) -> np.ndarray:
 
 @bare
 def _near_images(
-    targets,
-    sources,
-    inverse,
-    vectors,
-    moves,
-    square,
-    coincident,
-    starts,
-    places,
-    origin,
-    same,
+    targets, sources, inverse, vectors, moves, square, coincident, starts, places, origin, same,
     apart,
-):
+):  # fmt: skip
     """Write the places of near images relative to each target; return their number, and of same."""
     count, n_same = 0, 0
     for i in range(targets.shape[0]):

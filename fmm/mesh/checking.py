@@ -31,8 +31,10 @@ class Known(NamedTuple):
     """Terms of the sum over the field."""
     evidence: Evidence | None
     """What was seen of the error; None if the tolerance was missed."""
-    in_vain: bool = False
+    in_vain: bool
     """Whether no mesh keeps the tolerance."""
+    share: float
+    """Of the tolerance: what the error may be at most."""
 
 
 class _Boxes(NamedTuple):
@@ -208,4 +210,4 @@ def judged(
     lost = terms / np.where(norms > 0, norms, np.inf)
     evidence = probe.evidence(field) if found.kept else None
     in_vain = known is not None and is_alike and known.in_vain
-    return found, probe.size, Known(signs, lost, evidence, in_vain)
+    return found, probe.size, Known(signs, lost, evidence, in_vain, found.worst)
