@@ -351,6 +351,22 @@ def fmm_periodic() -> Table:
     return header, body
 
 
+def mesh_cost() -> Table:
+    """Show time and memory of a mesh, and the share of its measurement."""
+    body = [
+        [
+            f"{int(row['n']):,}".replace(",", " "), short(row["tolerance"], 1),
+            short(1e3 * float(row["first"])), f"{float(row['first_share']):.0%}",
+            short(1e3 * float(row["later"])), f"{float(row['later_share']):.0%}",
+            short(float(row["memory"]) / 1e6), short(row["error"]),
+        ]
+        for row in read("mesh_cost")
+    ]  # fmt: skip
+    header = ["charges", "tolerance", "first, ms", "measuring", "later, ms", "measuring",
+              "memory, MB", "bound of the error"]  # fmt: skip
+    return header, body
+
+
 def hot_runs() -> Table:
     """Show what became of every molecule, in two sets of columns so that the table stays short."""
     cells = [
@@ -617,6 +633,7 @@ TABLES: dict[str, tuple[Callable[[], Table], str]] = {
         ("direct_sum_orders", direct_sum_orders, "python benchmarks/direct_sum.py"),
         ("fmm_bench", fmm_bench, "python -m fmm bench"),
         ("fmm_periodic", fmm_periodic, "python -m fmm bench --periodic"),
+        ("mesh_cost", mesh_cost, ""),
         ("fmm_scaling", fmm_scaling, ""),
         ("edge_operators", edge_operators, ""),
         ("training_step", training_step, ""),

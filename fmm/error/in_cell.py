@@ -11,19 +11,23 @@ import numpy as np
 from multipoles import indexing
 from multipoles.compiled.jit import bare, bare_inline, run_chunks, serial
 from multipoles.emitted.field import field_of_tiles, pair_cost
-from multipoles.lattice import smooth, waves
+from multipoles.lattice import waves
 from multipoles.lattice.cell import Cell
 from multipoles.lattice.ewald import Ewald, coincidence_of
 from multipoles.lattice.own import own_matrix
-from multipoles.lattice.split import check_memory, neighbours, spacing
+from multipoles.lattice.smooth import Smooth
+from multipoles.lattice.split import check_memory, neighbours, spacing, wave_depth
 from multipoles.lattice.transform import transform
-from multipoles.radial import Coulomb, Kernel
+from multipoles.radial import Coulomb, Erf, Kernel
 from multipoles.radial.remainder import Remainder
 
-# of the tolerance, for what the kernel differs from 1/r
-_NEGLIGIBLE = 0.05
+# of the tolerance, for what the kernel differs from 1/r: much less than what is judged neglects
+_NEGLIGIBLE = 1e-3
 # of the tolerance, for waves that are left out
 _SHARE = 1.0
+# relative to the field under 1/r, for waves of wide Gaussian charges that are left out: what is
+# judged leaves out the same waves, and all of a field that is small may be beyond them
+_GAUSSIAN = 1e-16
 # beyond it polynomials of the splitting lose digits
 _WIDEST_BAND = 32.0
 # tighter ones are left to Ewald sums
@@ -31,15 +35,16 @@ _TIGHTEST = 1e-11
 # ns: a target and a source that are looked at; a near pair, and for a unit of its cost; a source,
 # and a wave of it
 _LOOK, _FOUND, _PAIR, _SOURCE, _WAVE = 3.0, 8.0, 3.5, 100.0, 0.1
+# a little more than one, for rounding
+_ROUNDED = 1 + 1e-9
 # targets and sources that are looked at together
 _BLOCK = 200_000
 
 
 class _Split(NamedTuple):
-    """Radius of the near part, band, and the box of the waves: lengths, cut-off, numbers."""
+    """The smooth part, and the box of its waves: lengths, cut-off, numbers."""
 
-    radius: float
-    band: float
+    smooth: Smooth
     lengths: np.ndarray
     cut: float
     limits: waves.Limits
@@ -115,17 +120,11 @@ class InCell:
         phi = waves.synthesis(targets @ inverse, factors, order, split.limits)
         out += waves.cartesian_field(phi, inverse)
         if self.cell.n_periodic == 3:
-            # ∫ (1 - Φ)/r over the space is 2π R² <x²>
-            square = split.radius**2 * smooth.second_moment(split.band)
-            out[:, :, 0] -= 2 * np.pi * square / self.cell.volume * moments[:, :, 0].sum(axis=0)
+            out[:, :, 0] -= split.smooth.lacks / self.cell.volume * moments[:, :, 0].sum(axis=0)
         return out
 
     def _by_ewald(
-        self,
-        targets: np.ndarray,
-        sources: np.ndarray,
-        moments: np.ndarray,
-        orders: tuple[int, int],
+        self, targets: np.ndarray, sources: np.ndarray, moments: np.ndarray, orders: tuple[int, int]
     ) -> np.ndarray:
         """Return the field by an Ewald sum, which has all digits."""
         given = self.cell, self.kernel, self.tolerance, *orders, self.unit
@@ -142,6 +141,13 @@ class InCell:
         largest = max(cell.heights.max(), spread.max(initial=0.0), 3 * apart)
         radii = np.geomspace(1.5 * apart, 1.5 * largest, 40)
         bands = np.array([self._band(sum(orders), radius / apart) for radius in radii])
+        nears, alpha = np.maximum(radii, self._reach(sum(orders))), 0.0
+        if isinstance(self.kernel, Erf):
+            # waves alone, if Gaussians are wide
+            alpha = self.kernel.alpha
+            depth = wave_depth(sum(orders), _GAUSSIAN, apart, np.array([alpha]))[0]
+            radii, bands = np.append(radii, depth / alpha), np.append(bands, 2 * depth**2)
+            nears = np.append(nears, 0.0)
         cuts = float(np.linalg.norm(spread)) + radii
         lengths = np.ones((len(radii), 3))
         lengths[:, cell.n_periodic :] = spread + (cuts + radii)[:, None]
@@ -149,15 +155,22 @@ class InCell:
         limits = np.floor((bands / radii)[:, None] / (2 * np.pi) * edges)
         n_waves = (2 * limits[:, 0] + 1) * (2 * limits[:, 1] + 1) * (limits[:, 2] + 1)
         work = (m * (orders[0] + 1) + n * (orders[1] + 1)) * n_waves * _WAVE + m * _SOURCE
-        looked = n * m * np.prod(1 + 2 * np.floor(radii[:, None] / cell.heights + 0.5), axis=1)
-        pairs = n * m * neighbours(radii, cell, spread)
-        work += looked * _LOOK + pairs * (_FOUND + _PAIR * pair_cost(*orders, 1, True))
+        looked = n * m * np.prod(1 + 2 * np.floor(nears[:, None] / cell.heights + 0.5), axis=1)
+        pairs = n * m * neighbours(nears, cell, spread)
+        kernels = 1 if isinstance(self.kernel, Coulomb) else 3
+        work += looked * _LOOK + pairs * kernels * (_FOUND + _PAIR * pair_cost(*orders, 1, True))
         best = int(np.argmin(work))
         check_memory(float(n_waves[best]), 0.0, 0.0)
         a, b, c = (int(limit) for limit in limits[best])
-        return _Split(
-            float(radii[best]), float(bands[best]), lengths[best], float(cuts[best]), (a, b, c)
-        )
+        alpha = alpha if nears[best] == 0 else 0.0
+        part = Smooth(radius=float(radii[best]), band=float(bands[best]), alpha=alpha)
+        return _Split(part, lengths[best], float(cuts[best]), (a, b, c))
+
+    def _reach(self, top: int) -> float:
+        """Return the distance from which on the kernel is 1/r."""
+        if isinstance(self.kernel, Coulomb):
+            return 0.0
+        return self.kernel.coulomb_beyond(_NEGLIGIBLE * self.tolerance, top)
 
     def _band(self, top: int, ratio: float) -> float:
         """Return the band that loses less than is allowed, for a radius in distances of points."""
@@ -182,9 +195,9 @@ class InCell:
     def _weights(self, inverse: np.ndarray, split: _Split) -> np.ndarray:
         """Return the transform of the smooth part over the volume, at all waves."""
         k = waves.wave_vectors(split.limits, inverse)
-        share = np.linalg.norm(k, axis=-1) * (split.radius / split.band)
+        share = np.linalg.norm(k, axis=-1) / split.smooth.longest
         found = transform(k, self.cell, split.cut, self.unit)
-        found = found * smooth.profile(np.minimum(share, 1.0), split.band)
+        found = found * split.smooth.profile(np.minimum(share, 1.0))
         volume = self.cell.volume * float(np.prod(split.lengths))
         weights: np.ndarray = np.where(share < 1, found / volume, 0.0)
         return weights
@@ -192,26 +205,21 @@ class InCell:
     # --- near images ------------------------------------------------------------------------------
 
     def _near_field(
-        self,
-        targets: np.ndarray,
-        sources: np.ndarray,
-        moments: np.ndarray,
-        orders: tuple[int, int],
-        split: _Split,
-    ) -> np.ndarray:
+        self, targets: np.ndarray, sources: np.ndarray, moments: np.ndarray,
+        orders: tuple[int, int], split: _Split,
+    ) -> np.ndarray:  # fmt: skip
         """Return the field of near images, less the smooth field of a source at its own place."""
-        reach = 0.0
-        if not isinstance(self.kernel, Coulomb):
-            reach = self.kernel.coulomb_beyond(_NEGLIGIBLE * self.tolerance, sum(orders))
-        radius = max(split.radius, reach)
-        remainder: Kernel = Remainder(split.radius, split.band)
-        kernels = [(1.0, remainder, split.radius)]
-        if reach > 0:
-            kernels += [(1.0, self.kernel, reach), (-1.0, Coulomb(), reach)]
-        own = own_matrix(smooth.at_zero(sum(orders), split.radius, split.band), *orders)
+        reach, part = self._reach(sum(orders)), split.smooth
+        kernels: list[tuple[float, Kernel, float]] = []
+        if not part.alpha:
+            kernels.append((1.0, Remainder(part.radius, part.band), part.radius))
+            if reach > 0:
+                kernels += [(1.0, self.kernel, reach), (-1.0, Coulomb(), reach)]
+        radius = max((within for _, _, within in kernels), default=0.0)
+        own = own_matrix(part.at_zero(sum(orders)), *orders)
         coincidence = coincidence_of(targets, sources, self.cell)
         # images of one source that one target may have near it
-        each = int(np.prod(1 + np.floor(2 * radius / self.cell.heights)))
+        each = int(np.prod(1 + np.floor(2 * _ROUNDED * radius / self.cell.heights)))
         moves = _moves(self.cell, radius)
         vectors, inverse = self.cell.vectors.copy(), self.cell.inverse.copy()
         # nothing repeats along the rest
@@ -274,7 +282,7 @@ def _moves(cell: Cell, radius: float) -> np.ndarray:
     """Return the lattice vectors by which a nearest image may move and be within the radius."""
     # nearest in fractional coordinates: at most half of each lattice vector away
     reach = np.zeros(3, np.int64)
-    reach[: cell.n_periodic] = np.floor(radius / cell.heights + 0.5)
+    reach[: cell.n_periodic] = np.floor(_ROUNDED * radius / cell.heights + 0.5)
     numbers = [np.arange(-most, most + 1) for most in reach]
     moves: np.ndarray = np.stack(np.meshgrid(*numbers, indexing="ij"), -1).reshape(-1, 3)
     return moves @ cell.vectors
@@ -282,19 +290,9 @@ def _moves(cell: Cell, radius: float) -> np.ndarray:
 
 @bare
 def _near_images(
-    targets,
-    sources,
-    inverse,
-    vectors,
-    moves,
-    square,
-    coincident,
-    starts,
-    places,
-    origin,
-    same,
+    targets, sources, inverse, vectors, moves, square, coincident, starts, places, origin, same,
     apart,
-):
+):  # fmt: skip
     """Write the places of near images relative to each target; return their number, and of same."""
     count, n_same = 0, 0
     for i in range(targets.shape[0]):

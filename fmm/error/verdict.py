@@ -104,7 +104,9 @@ class Verdict:
                 f"the field of order {largest[1]} is not finite: moments are not, or terms of its "
                 "sum left the range of float64"
             )
-        lost, reason = np.broadcast_to(self.terms, bounds.shape)[largest] / self.norms[largest], ""
+        with np.errstate(divide="ignore", invalid="ignore"):  # of a field that is zero
+            lost = np.broadcast_to(self.terms, bounds.shape)[largest] / self.norms[largest]
+        reason = ""
         if lost * self.tolerance > _VANISHES:
             reason = f"; the terms of the sum are {lost:.0e} times as large as the field"
         if _ROUNDING * _EPSILON * lost > 0.5 * self.tolerance:

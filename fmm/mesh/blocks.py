@@ -65,7 +65,9 @@ def tiles_within(targets: Columns, sources: Columns, raster: Raster, radius: flo
     first = np.zeros(len(of_columns) + 1, np.int64)
     np.cumsum(of_columns, out=first[1:])
     reach = int(np.ceil(radius / raster.edge))
-    most = (2 * reach + 3) ** 2
+    # columns that are near to some place in a column
+    gaps = np.maximum(np.abs(np.arange(-reach - 1, reach + 2)) - 1.0, 0.0) * raster.edge
+    most = int((gaps[:, None] ** 2 + gaps**2 <= (1 + 1e-9) * radius**2).sum())
     spans = np.empty((n_tiles, 2), np.int64)
     runs = np.empty((n_tiles, most, 2), np.int64)
     used = np.empty(n_tiles, np.int64)

@@ -31,8 +31,10 @@ class Known(NamedTuple):
     """Terms of the sum over the field."""
     evidence: Evidence | None
     """What was seen of the error; None if the tolerance was missed."""
-    in_vain: bool = False
+    in_vain: bool
     """Whether no mesh keeps the tolerance."""
+    share: float
+    """Of the tolerance: what the error may be at most."""
 
 
 class _Boxes(NamedTuple):
@@ -78,10 +80,9 @@ class Strengths:
     def __init__(self, total: MeshSum, moments: np.ndarray) -> None:
         self._total = total
         order = indexing.order_of(moments.shape[2])
-        highest = total.setting.band / total.setting.radius
         starts = [indexing.order_slice(k).start for k in range(order + 1)]
         squares = np.add.reduceat(np.einsum("nck,nck->nk", moments, moments), starts, axis=1)
-        squares *= highest ** (2.0 * np.arange(order + 1))
+        squares *= total.setting.longest ** (2.0 * np.arange(order + 1))
         self.mean = squares.mean(axis=0)
         self._sizes = squares.sum(axis=1)
         mean = float(self._sizes.mean())
@@ -209,4 +210,4 @@ def judged(
     lost = terms / np.where(norms > 0, norms, np.inf)
     evidence = probe.evidence(field) if found.kept else None
     in_vain = known is not None and is_alike and known.in_vain
-    return found, probe.size, Known(signs, lost, evidence, in_vain)
+    return found, probe.size, Known(signs, lost, evidence, in_vain, found.worst)

@@ -15,8 +15,9 @@ import numpy as np
 from fmm.mesh import window
 from multipoles.emitted.field import pair_cost
 from multipoles.lattice.cell import Cell
-from multipoles.lattice.split import spacing
-from multipoles.radial import Coulomb, Kernel
+from multipoles.lattice.smooth import Smooth
+from multipoles.lattice.split import spacing, wave_depth
+from multipoles.radial import Coulomb, Erf, Kernel
 
 # ns: a near pair, for a unit of its cost; a point of the window, for each derivative of moments and
 # of the field; a grid point and doubling of its number
@@ -30,6 +31,8 @@ _NEGLIGIBLE = 0.05
 _SHARE = 0.3
 # waves in radians per grid point that are tried
 _HIGHEST = 0.05 * np.arange(60, 5, -1)
+# radii that are tried, in distances of neighbours
+_RATIOS = np.geomspace(1.2, 12.0, 24)
 # from here on polynomials of the splitting lose digits
 _WIDEST_BAND = 32.0
 
@@ -38,16 +41,14 @@ class ToleranceNotKept(ValueError):
     """A mesh cannot keep a tolerance; other sums can."""
 
 
-@dataclass(frozen=True)
-class Setting:
-    """How a sum is split.
+@dataclass(frozen=True, kw_only=True)
+class Setting(Smooth):
+    """How a sum is split, and what grid its smooth part has.
 
     Parameters
     ----------
-    radius : float
-        Of the near part.
-    band : float
-        Of the splitting.
+    radius, band, alpha
+        Of the splitting, see `Smooth`; the radius is that of the near part.
     points : int
         Of the window, along each axis.
     highest : float
@@ -56,11 +57,14 @@ class Setting:
         Distance from which on the kernel is 1/r.
     """
 
-    radius: float
-    band: float
     points: int
     highest: float
     reach: float = 0.0
+
+    @property
+    def near(self) -> float:
+        """How far apart pairs are summed one by one; where none are, that of points in one."""
+        return 1e-3 * self.radius if self.alpha else max(self.radius, self.reach)
 
     @property
     def window_band(self) -> float:
@@ -99,13 +103,18 @@ def setting_of(
     tolerance: float,
     orders: tuple[int, int],
 ) -> Setting:
-    """Return the cheapest setting for points, see `setting_for`."""
+    """Return the cheapest setting for points, see `setting_for`.
+
+    Gaussian charges that are wide are waves and nothing else where that costs less.
+    """
     spread = cell.extents(targets, sources)
     apart = spacing(len(sources), cell, spread)
     reach = reach_of(kernel, tolerance, sum(orders))
     counts = len(targets), len(sources)
     cost = pair_cost(*orders, 1, True)
-    return setting_for(cell, spread, counts, tolerance, orders, apart, cost, reach)
+    given = cell, spread, counts, tolerance, orders, apart
+    alpha = kernel.alpha if isinstance(kernel, Erf) else 0.0
+    return setting_for(*given, cost, reach, alpha)
 
 
 def reach_of(kernel: Kernel, tolerance: float, links: int) -> float:
@@ -136,6 +145,7 @@ def setting_for(
     apart: float,
     cost_of_pair: float,
     reach: float = 0.0,
+    alpha: float = 0.0,
 ) -> Setting:
     """Return the cheapest setting.
 
@@ -157,6 +167,8 @@ def setting_for(
         Of a near pair, one being that of two charges.
     reach : float
         Distance from which on the kernel is 1/r.
+    alpha : float
+        Of Gaussian charges, inverse length; else 0.
 
     Raises
     ------
@@ -169,26 +181,31 @@ def setting_for(
     tolerance = tolerance / (1 + (sum(orders) / 2.2) ** 3)
     best, least = None, np.inf
     density = m / (cell.volume * float(np.prod(np.maximum(lengths, apart))))
-    for ratio in np.geomspace(1.2, 12.0, 24):
-        radius = ratio * apart
-        band = band_for(tolerance, sum(orders), ratio)
-        if band > _WIDEST_BAND:
-            continue
-        near = max(radius, reach)
+    parts = [(ratio * apart, band_for(tolerance, sum(orders), ratio), 0.0) for ratio in _RATIOS]
+    parts = [part for part in parts if part[1] <= _WIDEST_BAND]
+    if alpha:
+        depth = wave_depth(sum(orders), _SHARE * tolerance, apart, np.array([alpha]))[0]
+        parts.append((float(depth / alpha), float(2 * depth**2), alpha))
+    for radius, band, of_waves in parts:
+        near = 0.0 if of_waves else max(radius, reach)
         pairs = n * density * 4 / 3 * np.pi * (near + 0.7 * density ** (-1 / 3)) ** 3
+        cost_of_near = _PAIR * cost_of_pair * pairs * (1 if of_waves or not reach else 3)
         for points in _WINDOWS:
-            highest = highest_for(points, tolerance, orders, ratio, band)
+            highest = highest_for(points, tolerance, orders, radius / apart, band)
             if highest == 0:
                 continue
             step = highest * radius / band
             box = cell.volume * float(np.prod(2 * (lengths + radius)))
             grid = max(box / step**3, points**3)
-            cost = _PAIR * cost_of_pair * pairs
             taken = _SPREAD * m * (orders[0] + 1) + _TAKEN * n * (orders[1] + 1)
-            cost += points**2 * window.padded(points) * taken
+            cost = cost_of_near + points**2 * window.padded(points) * taken
             cost += _GRID * 2 * grid * np.log2(grid)
             if cost < least:
-                best, least = Setting(float(radius), band, points, highest, reach), cost
+                best = Setting(
+                    radius=float(radius), band=band, alpha=of_waves, points=points,
+                    highest=highest, reach=reach,
+                )  # fmt: skip
+                least = cost
     if best is None:
         raise ToleranceNotKept(
             f"tolerance: expected one that a mesh keeps for derivatives of order {sum(orders)}, "

@@ -33,7 +33,7 @@ from multipoles.radial import Coulomb, Kernel, kernel_object
 _COULOMB = Coulomb()
 # how often a tolerance that is missed is aimed at anew: by a share of what is missed, and by how
 # much at once at most
-_TRIES, _AIM, _FARTHEST = 2, 0.5, 1e-3
+_TRIES, _AIM, _FARTHEST = 3, 0.5, 1e-3
 # an error that is less than this share of what is allowed needs no aim of its own
 _IDLE = 0.03
 
@@ -164,8 +164,7 @@ class Mesh:
         self._has_targets = targets is not None and targets is not sources
         self._chosen: tuple[Any, Setting] | None = None
         # what earlier evaluations showed, by orders of moments and field
-        self._aim, self._share = tolerance, 1.0
-        self._known = dict[tuple[int, int], Known]()
+        self._aim, self._known = tolerance, dict[tuple[int, int], Known]()
         start = perf_counter()
         self._take(sources, targets, cell)
         self._report.plan_seconds = perf_counter() - start
@@ -265,6 +264,7 @@ class Mesh:
         # no result in float32 is more accurate than its rounding
         tolerance, last = max(self.tolerance, ROUNDED * single), LAST * single
         if not moments.any():
+            self._report.seconds.clear()
             self._report.measured(zeros(tolerance, order), 0)
             return np.zeros((self.n_targets, moments.shape[1], indexing.n_components(order)))
         orders = indexing.order_of(moments.shape[2]), order
@@ -279,7 +279,8 @@ class Mesh:
             shares.append(verdict.worst)
             if verdict.kept or known.in_vain:
                 break
-            if len(shares) > _TRIES or not self._aim_at(_AIM / verdict.worst):
+            # farther each time
+            if len(shares) > _TRIES or not self._aim_at((_AIM / verdict.worst) ** len(shares)):
                 known = known._replace(in_vain=True)
                 break
         vanishes = bool((known.lost * self._aim > 1.0).any())
@@ -288,7 +289,7 @@ class Mesh:
             self._aim, self._sum, report = before
             report.measured(verdict, sampled)
             report.seconds, self._report = self._report.seconds, report
-        self._known[orders], self._share = known, verdict.worst
+        self._known[orders] = known
         return phi
 
     def _aim_at(self, share: float) -> bool:
@@ -407,9 +408,10 @@ class Mesh:
         """
         arguments.targets_as_before(sources, targets, self._has_targets)
         start, before = perf_counter(), self._sum
-        if self._share < _IDLE:
+        share = max((known.share for known in self._known.values()), default=1.0)
+        if share < _IDLE:
             # what earlier moments needed is more than these do
-            self._aim = min(self._aim * _AIM / max(self._share, _FARTHEST), self.tolerance)
+            self._aim = min(self._aim * _AIM / max(share, _FARTHEST), self.tolerance)
         self._take(sources, targets, self._cell if cell is None else cell)
         self._sum.keep_influence(before)
         self._report.plan_seconds = perf_counter() - start

@@ -16,12 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fmm.mesh import blocks, grid, window
+from fmm.mesh import blocks, grid, transforms, window
 from fmm.mesh.choice import Setting
 from multipoles import indexing
-from multipoles.compiled.jit import get_num_threads
 from multipoles.emitted.field import field_of_tiles
-from multipoles.lattice import search, smooth, waves
+from multipoles.lattice import search, waves
 from multipoles.lattice.cell import Cell
 from multipoles.lattice.ewald import coincidence_of, strain_of_pairs
 from multipoles.lattice.own import own_matrix
@@ -91,7 +90,7 @@ class MeshSum:
     @cached_property
     def near(self) -> Near:
         """The near images and the tiles of pairs."""
-        radius = max(self.setting.radius, self.setting.reach)
+        radius = self.setting.near
         images = search.images_within(self.sources, self.cell, radius)
         points = images.points
         coincident = self._coincident()
@@ -144,6 +143,8 @@ class MeshSum:
     @property
     def near_kernels(self) -> list[tuple[float, Kernel]]:
         """What is summed over near images: kernels and their factors."""
+        if self.setting.alpha:
+            return []
         remainder = Remainder(self.setting.radius, self.setting.band)
         if isinstance(self.kernel, Coulomb):
             return [(1.0, remainder)]
@@ -178,10 +179,11 @@ class MeshSum:
     # --- mesh -------------------------------------------------------------------------------------
 
     @cached_property
-    def _numbers(self) -> list[np.ndarray]:
-        """Whole numbers of the waves along each axis, as a real transform has them."""
-        a, b, c = self.shape
-        return [np.fft.fftfreq(a, 1 / a), np.fft.fftfreq(b, 1 / b), np.arange(c // 2 + 1)]
+    def limits(self) -> transforms.Limits:
+        """Greatest numbers of the waves that are summed, along each axis."""
+        edges = np.linalg.norm(self.box, axis=1)
+        a, b, c = (int(number) for number in self.setting.longest * edges / (2 * np.pi))
+        return a, b, c
 
     def numbers_of(self, which: np.ndarray) -> np.ndarray:
         """Return the whole numbers of some waves, (m, 3)."""
@@ -189,52 +191,47 @@ class MeshSum:
         return chosen
 
     def _grid_of_numbers(self) -> np.ndarray:
-        return np.stack(np.meshgrid(*self._numbers, indexing="ij"), axis=-1)
+        return np.stack(np.meshgrid(*transforms.numbers(self.limits), indexing="ij"), axis=-1)
 
-    @cached_property
     def waves(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Waves that are summed: which, their vectors, and their lengths over the highest."""
+        """Return the waves that are summed: which, their vectors, and lengths over the highest."""
         k = self._grid_of_numbers() @ (2 * np.pi * self.inverse.T)
-        share = np.linalg.norm(k, axis=-1) * (self.setting.radius / self.setting.band)
+        share = np.linalg.norm(k, axis=-1) / self.setting.longest
         inside = share < 1
         return inside, k[inside], share[inside]
 
-    @cached_property
-    def through(self) -> np.ndarray:
-        """The window's own transform at the waves that are summed."""
+    def through(self, inside: np.ndarray) -> np.ndarray:
+        """Return the window's own transform at the waves that are summed."""
         setting = self.setting
-        factors = [
+        a, b, c = (
             window.spectrum(number, n, setting.points, setting.window_band)
-            for number, n in zip(self._numbers, self.shape, strict=True)
-        ]
-        product = factors[0][:, None, None] * factors[1][:, None] * factors[2]
-        through: np.ndarray = product[self.waves[0]]
+            for number, n in zip(transforms.numbers(self.limits), self.shape, strict=True)
+        )
+        through: np.ndarray = (a[:, None, None] * b[:, None] * c)[inside]
         return through
 
-    @cached_property
-    def _weights(self) -> np.ndarray:
-        """The transform of the smooth part, over the volume of the box, at the waves."""
-        _, k, share = self.waves
+    def _weights(self, k: np.ndarray, share: np.ndarray) -> np.ndarray:
+        """Return the transform of the smooth part, over the volume of the box, at waves."""
         found = transform(k, self.cell, self.cut, self.unit)
         volume = abs(float(np.linalg.det(self.box)))
-        weights: np.ndarray = found * smooth.profile(share, self.setting.band) / volume
+        weights: np.ndarray = found * self.setting.profile(share) / volume
         return weights
 
     @cached_property
     def influence(self) -> np.ndarray:
-        """What the spectrum of the grid is multiplied by, (n, n, n/2 + 1)."""
-        values = np.zeros((*self.shape[:2], self.shape[2] // 2 + 1))
+        """What the waves of the grid are multiplied by."""
+        inside, k, share = self.waves()
+        values = np.zeros(inside.shape)
         # the transform back divides by the number of grid points
-        values[self.waves[0]] = self._weights / self.through**2 * np.prod(self.shape)
+        values[inside] = self._weights(k, share) / self.through(inside) ** 2 * np.prod(self.shape)
         return values
 
     def keep_influence(self, before: "MeshSum") -> None:
         """Take over what depends on cell and grid only, if they are those of another sum."""
         same = self.setting == before.setting and self.unit == before.unit
-        if same and self.cut == before.cut and np.array_equal(self.box, before.box):
-            for name in ("_numbers", "waves", "through", "_weights", "influence"):
-                if name in before.__dict__:
-                    self.__dict__[name] = before.__dict__[name]
+        same = same and self.cut == before.cut and np.array_equal(self.box, before.box)
+        if same and "influence" in before.__dict__:
+            self.__dict__["influence"] = before.influence
 
     def _places(self, points: np.ndarray) -> np.ndarray:
         u = points @ self.inverse
@@ -249,30 +246,22 @@ class MeshSum:
         return np.argsort(x * self.shape[1] + y, kind="stable")
 
     def spectrum(self, moments: np.ndarray) -> np.ndarray:
-        """Return the Fourier transform of the grid of moments, (channels, n, n, n/2 + 1)."""
-        from scipy import fft  # slow to import
-
+        """Return the waves of the grid of moments, see `transforms.to_waves`."""
         order = indexing.order_of(moments.shape[2])
         to_grid = self.inverse * np.array(self.shape, dtype=np.float64)
         order_of = self._order_of_sources
         given = np.ascontiguousarray(waves.fractional_moments(moments[order_of], to_grid))
         places = self._places(self.sources[order_of])
         values = grid.spread(places, given, self.shape, self.setting.table(order))
-        found: np.ndarray = fft.rfftn(values, axes=(1, 2, 3), workers=get_num_threads())
-        return found
+        return transforms.to_waves(values, self.limits)
 
     def smooth_field(self, spectrum: np.ndarray, order: int) -> np.ndarray:
         """Return the smooth part of the field, from the spectrum of the moments."""
-        from scipy import fft  # slow to import
-
-        given = spectrum * self.influence
-        workers = get_num_threads()
-        potential = fft.irfftn(given, self.shape, axes=(1, 2, 3), workers=workers)
-        table = self.setting.table(order)
-        padded = np.concatenate([potential, potential[..., : table.shape[2]]], axis=3)
+        given, table = spectrum * self.influence, self.setting.table(order)
+        potential = transforms.from_waves(given, self.shape, self.limits, table.shape[2])
         targets = self.near.targets
         phi = np.empty((len(self.targets), len(spectrum), indexing.n_components(order)))
-        grid.interpolate(self._places(targets.points), padded, order, table, phi)
+        grid.interpolate(self._places(targets.points), potential, order, table, phi)
         to_grid = self.inverse * np.array(self.shape, dtype=np.float64)
         back = np.empty_like(phi)
         back[targets.order] = waves.cartesian_field(phi, to_grid)
@@ -298,17 +287,17 @@ class MeshSum:
         """Return the energy's derivative by a strain along what repeats, see `lattice.strain`."""
         order = indexing.order_of(moments.shape[2])
         spectrum = self.spectrum(moments)
-        inside, k, share = self.waves
-        power = (np.abs(spectrum) ** 2).sum(axis=0)[inside] / self.through**2
+        inside, k, share = self.waves()
+        power = (np.abs(spectrum) ** 2).sum(axis=0)[inside] / self.through(inside) ** 2
         # waves of -m are not stored, but for m = 0
         power *= np.where(np.nonzero(inside)[2] > 0, 1.0, 0.5)
         volume = abs(float(np.linalg.det(self.box)))
         setting = self.setting
-        change = slope(k, self.cell, self.cut) * smooth.profile(share, setting.band)
+        change = slope(k, self.cell, self.cut) * setting.profile(share)
         # the derivative by |k| over |k|, at waves of length zero that of a profile that is flat
-        steep = smooth.profile_slope(share, setting.band) * (setting.radius / setting.band) ** 2
+        steep = setting.profile_slope(share) / setting.longest**2
         change = change + transform(k, self.cell, self.cut, self.unit) * steep
-        along = of_waves(k, power, self._weights, change / volume)
+        along = of_waves(k, power, self._weights(k, share), change / volume)
         along -= strained(moments, self.smooth_field(spectrum, order))
         background = 0.5 * float(moments[:, :, 0].sum(axis=0) @ self.background(moments))
         return along - background * np.eye(3) + 0.5 * self._near_strain(moments)
@@ -325,9 +314,7 @@ class MeshSum:
         charges: np.ndarray = moments[:, :, 0].sum(axis=0)
         if self.cell.n_periodic < 3:
             return np.zeros_like(charges)
-        # ∫ (1 - Φ)/r over the space is 2π R² <x²>
-        square = self.setting.radius**2 * smooth.second_moment(self.setting.band)
-        return -2 * np.pi * square / self.cell.volume * charges
+        return -self.setting.lacks / self.cell.volume * charges
 
     def _add_own_field(self, moments: np.ndarray, order: int, out: np.ndarray) -> None:
         """Take off the smooth field of sources at targets where they are."""
@@ -335,7 +322,7 @@ class MeshSum:
         if not len(coincident):
             return
         source_order = indexing.order_of(moments.shape[2])
-        tensor = smooth.at_zero(source_order + order, self.setting.radius, self.setting.band)
+        tensor = self.setting.at_zero(source_order + order)
         found = moments[coincident[:, 1]] @ own_matrix(tensor, source_order, order)
         targets = coincident[:, 0]
         if len(targets) == len(out) and np.array_equal(targets, np.arange(len(out))):

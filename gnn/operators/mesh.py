@@ -9,16 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy import fft
 from torch import Tensor
 
-from fmm.mesh import grid, window
+from fmm.mesh import grid, transforms, window
 from fmm.mesh.choice import setting_of
 from fmm.mesh.plan import MeshSum
 from gnn.operators.field_operator import contract
 from gnn.operators.lattice import System, by_orders, monomial_matrices, transform
 from multipoles import indexing
-from multipoles.compiled.jit import get_num_threads
 from multipoles.lattice import search, smooth
 from multipoles.lattice.cell import Cell
 from multipoles.lattice.ewald import Near
@@ -27,9 +25,10 @@ from multipoles.radial import Kernel
 
 
 class Grid(NamedTuple):
-    """Numbers of grid points, and the window: its points and band."""
+    """Numbers of grid points and waves, and the window: its points and band."""
 
     shape: tuple[int, int, int]
+    limits: transforms.Limits
     points: int
     band: float
 
@@ -60,14 +59,14 @@ class MeshSystem(System):
         orders = orders[0] + 1, orders[1] + 1
         setting = setting_of(x, s, cell, kernel, tolerance, orders)
         self.plan: Any = MeshSum(x, s, cell, setting, kernel)
-        radius = max(setting.radius, setting.reach)
+        radius = setting.near
         images = search.images_within(self.plan.sources, cell, radius)
         given = self.plan.targets, images.points, radius, self.plan.coincidence
         found = search.pairs_within(*given)
         pairs = PairList.of_rows(found.starts, found.images, len(images.points))
         self.near, self.kernels = Near(images, pairs, found.coincident), self.plan.near_kernels
         self.has_waves = True
-        self.grid = Grid(self.plan.shape, setting.points, setting.window_band)
+        self.grid = Grid(self.plan.shape, self.plan.limits, setting.points, setting.window_band)
 
     def _smooth_field(self, moments: Tensor, order: int) -> Tensor:
         plan, d = self.plan, self.plan.cell.n_periodic
@@ -86,31 +85,32 @@ class MeshSystem(System):
         phi = by_orders(phi, to_field)
         if d < 3:
             return phi
-        square = plan.setting.radius**2 * smooth.second_moment(plan.setting.band)
-        background = -2 * math.pi * square / self.volume * moments[:, :, 0].sum(0)
+        background = -plan.setting.lacks / self.volume * moments[:, :, 0].sum(0)
         return torch.cat([phi[..., :1] + background[None, :, None], phi[..., 1:]], dim=-1)
 
     def _influence(self, inverse: Tensor, lengths: Tensor) -> Tensor:
         """Return the transform of the smooth part at the waves of the grid, less the window's."""
         plan, d = self.plan, self.plan.cell.n_periodic
-        inside = plan.waves[0]
+        inside = plan.waves()[0]
         numbers = plan.numbers_of(inside)
         waves = torch.from_numpy(2 * math.pi * numbers)
         p2 = ((waves[:, :d] @ inverse[:, :d].T) ** 2).sum(-1)
         q2 = ((waves[:, d:] / lengths) ** 2).sum(-1)
         still = torch.from_numpy((numbers[:, :d] == 0).all(-1))
         setting = plan.setting
-        share = (p2 + q2) * (setting.radius / setting.band) ** 2
-        found = transform(p2, q2, still, d, plan.cut) * _clenshaw(
-            2 * share - 1, smooth.profile_series(setting.band)
-        )
-        found = found / torch.from_numpy(plan.through**2)
+        if setting.alpha:
+            profile = torch.exp((p2 + q2) * (-0.25 / setting.alpha**2))
+        else:
+            share = (p2 + q2) / setting.longest**2
+            profile = _clenshaw(2 * share - 1, smooth.profile_series(setting.band))
+        found = transform(p2, q2, still, d, plan.cut) * profile
+        found = found / torch.from_numpy(plan.through(inside) ** 2)
         values = torch.zeros(inside.shape, dtype=torch.float64)
         return values.index_put(tuple(map(torch.from_numpy, np.nonzero(inside))), found)
 
     def _at_zero(self, order: int) -> np.ndarray:
-        setting = self.plan.setting
-        return smooth.at_zero(order, setting.radius, setting.band)
+        found: np.ndarray = self.plan.setting.at_zero(order)
+        return found
 
 
 def _clenshaw(u: Tensor, series: np.ndarray) -> Tensor:
@@ -135,12 +135,9 @@ def from_waves(places: Tensor, coefficients: Tensor, order: int, of_grid: Grid) 
 
 
 def _doubled(of_grid: Grid) -> Tensor:
-    """Return how often the inverse transform counts waves along the third axis."""
-    n = of_grid.shape[2]
-    counts = torch.full((n // 2 + 1,), 2.0, dtype=torch.float64)
+    """Return how often the inverse transform counts waves along the third axis: with conjugates."""
+    counts = torch.full((of_grid.limits[2] + 1,), 2.0, dtype=torch.float64)
     counts[0] = 1.0
-    if n % 2 == 0:
-        counts[-1] = 1.0
     return counts
 
 
@@ -152,7 +149,7 @@ class _ToWaves(torch.autograd.Function):
         order = indexing.order_of(moments.shape[-1])
         at, given = (np.ascontiguousarray(t.detach().numpy()) for t in (places, moments))
         values = grid.spread(at, given, of_grid.shape, of_grid.table(order))
-        return torch.from_numpy(fft.rfftn(values, axes=(1, 2, 3), workers=get_num_threads()))
+        return torch.from_numpy(transforms.to_waves(values, of_grid.limits))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -174,12 +171,11 @@ class _FromWaves(torch.autograd.Function):
         ctx.save_for_backward(places, coefficients)
         ctx.order, ctx.of_grid = order, of_grid
         given = coefficients.detach().resolve_conj().numpy()
-        values = fft.irfftn(given, of_grid.shape, axes=(1, 2, 3), workers=get_num_threads())
         table = of_grid.table(order)
-        padded = np.concatenate([values, values[..., : table.shape[2]]], axis=3)
+        values = transforms.from_waves(given, of_grid.shape, of_grid.limits, table.shape[2])
         out = np.empty((len(places), len(given), indexing.n_components(order)))
         at = np.ascontiguousarray(places.detach().numpy())
-        grid.interpolate(at, padded, order, table, out)
+        grid.interpolate(at, values, order, table, out)
         return torch.from_numpy(out)
 
     @staticmethod

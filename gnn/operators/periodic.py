@@ -10,14 +10,12 @@ from gnn.operators.mesh import MeshSystem
 from multipoles import indexing
 from multipoles.lattice.periodic import TOLERANCES, Lattice, check_neutral, ranges_of_systems
 from multipoles.lattice.split import decays
-from multipoles.radial import Erf, Kernel
+from multipoles.radial import Kernel
 
 # tighter ones are left to Ewald sums, whose derivatives are exact to rounding
 _TIGHTEST = 1e-9
 # fewer targets and sources are not summed sooner on a mesh, with derivatives by points and cell
 _FEW = 1000
-# Gaussian charges that are wider than this, in distances of neighbours, are few waves
-_WIDE = 4.0
 
 
 def field_in_cells(
@@ -67,11 +65,6 @@ def system_in_cell(
     few = len(targets) + len(sources) < _FEW
     if few or tolerance < _TIGHTEST or decays(kernel):
         return System(*given)
-    if isinstance(kernel, Erf):
-        volume = float(torch.linalg.det(cell.detach()).abs())
-        apart = (volume / len(sources)) ** (1 / 3)
-        if kernel.coulomb_beyond(tolerance, sum(orders)) > _WIDE * apart:
-            return System(*given)
     try:
         return MeshSystem(*given)
     except ToleranceNotKept:

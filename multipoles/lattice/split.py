@@ -126,7 +126,7 @@ def _cheapest(
     top = sum(orders)
     etas = 6.0 / apart * 2.0 ** (-np.arange(_TRIALS) / 4) if eta is None else np.array([eta])
     depth = _near_depth(top, share, apart, etas)
-    waves = _wave_depth(top, share, apart, etas)
+    waves = wave_depth(top, share, apart, etas)
     # waves alone leave nothing near but what coincides
     radii = np.maximum(depth / etas, reach) if eta is None else np.array([1e-3 * apart])
     spread = cell.extents(targets, sources)
@@ -182,7 +182,7 @@ def _near_depth(top: int, share: float, apart: float, etas: np.ndarray) -> np.nd
     return np.asarray(depth.max(axis=0))
 
 
-def _wave_depth(top: int, share: float, apart: float, etas: np.ndarray) -> np.ndarray:
+def wave_depth(top: int, share: float, apart: float, etas: np.ndarray) -> np.ndarray:
     """Return the longest wave vector over 2 eta: what the most demanding order needs."""
     from scipy import special  # slow to import
 
