@@ -46,8 +46,8 @@ def plan(
     cell, periodic, background, surface
         See `multipoles.field`; without a cell the sum is that of free space.
     method : {"auto", "fmm", "mesh", "ewald"}
-        The fast multipole method, for free space; a mesh or an Ewald sum, in a cell; or the
-        cheapest of those that keep the tolerance.
+        The fast multipole method; in a cell also a mesh or an Ewald sum; or the cheapest of those
+        that keep the tolerance.
 
     Returns
     -------
