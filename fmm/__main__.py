@@ -1,6 +1,7 @@
 """``python -m fmm``: check plans against direct sums, time them, compile kernels beforehand."""
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
@@ -46,6 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--threads", type=int, help="default: all cores")
     check.add_argument("--cell", help="in a cell: one edge, three, or nine numbers, with commas")
     check.add_argument("--periodic", default="xyz", help="which directions repeat: xyz, xy, x, …")
+    check.add_argument(
+        "--method", default="auto", help="in a cell: fmm, mesh or ewald, several with commas; auto"
+    )
     check.add_argument("--verbose", action="store_true", help="print what the plans chose")
     time = commands.add_parser("bench", help="time plans beside fmm3dpy, on one thread")
     time.add_argument("--n", type=int, help="number of points of the table (100000; quick: 20000)")
@@ -124,14 +128,16 @@ def _validate_cell(options: argparse.Namespace) -> int:
         periodic = cells.periodic_of_text(options.periodic)
         print("relative L2 error per output order against Ewald sums, theirs against a slow twin")
         print(cells.header(options.order))
-        for name in names.split(","):
-            for tolerance in map(float, options.tolerance.split(",")):
-                result = cells.validate_cell(
-                    options.n, tolerance, cell, periodic, options.source_order, options.order,
-                    name, seed=options.seed,
-                )  # fmt: skip
-                missed += not result.kept
-                print(cells.line(result), flush=True)
+        kinds = itertools.product(
+            names.split(","), map(float, options.tolerance.split(",")), options.method.split(",")
+        )
+        for name, tolerance, method in kinds:
+            result = cells.validate_cell(
+                options.n, tolerance, cell, periodic, options.source_order, options.order,
+                name, method, options.seed,
+            )  # fmt: skip
+            missed += not result.kept
+            print(cells.line(result), flush=True)
     except (TypeError, ValueError) as error:
         print(f"python -m fmm validate: {error}", file=sys.stderr)
         return 2

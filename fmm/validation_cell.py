@@ -113,8 +113,9 @@ def validate_cell(
         Lattice vectors as rows, and which of them repeat.
     source_order, order : int
         Of moments and field.
-    shape : {"liquid", "random"}
-        Points of a lattice, moved by a fifth of their distance; or anywhere.
+    shape : {"liquid", "random", "droplet"}
+        Points of a lattice, moved by a fifth of their distance; anywhere; or all in a ball across
+        a corner of the cell.
     method : str
         See `fmm.planning.plan`.
     seed : int
@@ -153,8 +154,15 @@ def _points(shape: str, n: int, rng: np.random.Generator) -> np.ndarray:
     """
     if shape == "random":
         return rng.random((n, 3))
+    if shape == "droplet":
+        away = rng.standard_normal((n, 3))
+        radius = 0.1 * rng.random((n, 1)) ** (1 / 3)
+        ball: np.ndarray = radius * away / np.linalg.norm(away, axis=1)[:, None]
+        return ball
     if shape != "liquid":
-        raise ValueError(f"--distribution: expected liquid or random in a cell, got {shape!r}")
+        raise ValueError(
+            f"--distribution: expected liquid, random or droplet in a cell, got {shape!r}"
+        )
     m = max(round(n ** (1 / 3)), 1)
     sites = np.stack(np.meshgrid(*[np.arange(m)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
     moved: np.ndarray = (sites + 0.2 * rng.uniform(-1, 1, sites.shape)) / m
