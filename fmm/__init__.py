@@ -9,10 +9,11 @@
 """
 
 from fmm.contract import Plan
+from fmm.ewald import Ewald
 from fmm.interactions import energy, energy_forces, field, torques
 from fmm.mesh.mesh import Mesh
 from fmm.method import FMM
-from fmm.planning import Ewald, plan
+from fmm.planning import plan
 from fmm.report import Report
 
 __all__ = [

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fmm import arguments, energies, once, planning
+from fmm.ewald import with_virial
 from multipoles import checks, indexing, interactions
 from multipoles.checks import check_total_order
 from multipoles.radial import Coulomb, Kernel
@@ -56,7 +57,7 @@ def field(
         Pairs (P, 2) whose interaction is multiplied by a factor (P,), each given once: unordered
         pairs of sites if `targets` and `sources` are one array, else (target, source). They are
         taken off the sum of all in float64; a RuntimeWarning tells if that costs more digits than
-        the tolerance allows. Not on a GPU, nor in a cell.
+        the tolerance allows. In a cell they mean the nearest images. Not on a GPU.
     cell, periodic, background, surface
         See `multipoles.field`: the sum is over all images, by the method that `fmm.plan` chooses.
 
@@ -75,15 +76,19 @@ def field(
         raise TypeError("targets: expected points of shape (n, 3), got None")
     source_order, channels = _layout(moments, sources)
     if cell is not None or not _is_plain(periodic, background, surface):
-        options = _options(cell, periodic, background, surface, kernel, pair_scale)
+        options = _options(cell, periodic, background, surface, kernel)
         if target_batch is not None or source_batch is not None:
+            if pair_scale is not None:
+                raise ValueError("pair_scale: expected none with batches in a cell")
             return interactions.field(
                 targets, sources, moments, order, target_batch=target_batch,
                 source_batch=source_batch, tolerance=arguments.tolerance(tolerance), **options,
             )  # fmt: skip
         points = sources, None if targets is sources else targets
         return np.asarray(
-            planning.plan(*points, tolerance, source_order, order, **options).field(moments)
+            planning.plan(
+                *points, tolerance, source_order, order, **options, pair_scale=pair_scale
+            ).field(moments)
         )
     batches = {"target_batch": target_batch, "source_batch": source_batch}
     plan = once.plan(
@@ -195,7 +200,7 @@ def energy_forces(
         See `energy`.
     """
     given = positions, moments, kernel, pair_scale, batch, tolerance
-    plan = _site_plan(*given, 1, cell, periodic, background, surface)
+    plan = _site_plan(*given, 1, cell, periodic, background, surface, virial)
     if virial:
         if cell is None:
             raise ValueError("virial: expected a cell, whose strain it is the derivative by")
@@ -269,14 +274,18 @@ def _site_plan(
     periodic: Any,
     background: bool,
     surface: str,
+    virial: bool = False,
 ) -> Any:
     """Return a plan for sites, made from the arguments of `energy`."""
     if cell is not None or not _is_plain(periodic, background, surface):
-        options = _options(cell, periodic, background, surface, kernel, pair_scale)
+        options = _options(cell, periodic, background, surface, kernel)
         if batch is not None:
             raise ValueError("batch: expected none in a cell; use multipoles.energy_forces")
         order, _ = _layout(moments, positions)
-        return planning.plan(positions, None, tolerance, order, order + extra, **options)
+        if virial and pair_scale is None:
+            return with_virial(positions, tolerance, order, options)
+        given = positions, None, tolerance, order, order + extra
+        return planning.plan(*given, **options, pair_scale=pair_scale)
     if not (checks.on_device(positions) or checks.on_device(moments)):
         positions = checks.points(positions, "positions", squares=False)
         batch = checks.batch_index(batch, len(positions), "batch")
@@ -295,17 +304,13 @@ def _is_plain(periodic: Any, background: Any, surface: Any) -> bool:
 
 
 def _options(
-    cell: Any, periodic: Any, background: bool, surface: str, kernel: Kernel, pair_scale: Any
+    cell: Any, periodic: Any, background: bool, surface: str, kernel: Kernel
 ) -> dict[str, Any]:
     """Return the arguments of a plan in a cell."""
     if cell is None:
         raise ValueError(
             "cell: expected one with periodic, background or surface, which say how the sum over "
             "its images is meant"
-        )
-    if pair_scale is not None:
-        raise ValueError(
-            "pair_scale: expected none in a cell; use multipoles.energy or energy_forces"
         )
     return {
         "cell": cell, "periodic": periodic, "background": background, "surface": surface,

@@ -12,6 +12,7 @@ import numpy as np
 from fmm import arguments, energies
 from fmm.cell.steps import CellSteps
 from fmm.evaluation import Evaluation
+from fmm.ewald import with_virial
 from fmm.exclusions import Exclusions
 from fmm.layout import Layout, Request, lay_out
 from fmm.report import Report
@@ -279,11 +280,11 @@ class FMM:
     def _virial(self, moments: Any) -> np.ndarray:
         if self._cell is None:
             raise ValueError("virial: expected a plan in a cell, got one in free space")
-        from fmm.planning import plan  # which imports this module
-
+        if self._layout.request.exclusions is not None:
+            raise ValueError("virial: expected no scaled pairs; use multipoles.energy_forces")
         packed, source_order, _ = checks.moments(moments, self.n_sources)
-        given = self._given[1], None, self.tolerance, source_order, source_order + 1
-        other: Any = plan(*given, cell=self._cell, kernel=self.kernel, **self._options)
+        options = {"cell": self._cell, "kernel": self.kernel, **self._options}
+        other = with_virial(self._given[1], self.tolerance, source_order, options)
         found: np.ndarray = other.energy_forces(packed, virial=True)[3]
         return found
 

@@ -1,26 +1,24 @@
 """The cheapest plan that keeps a tolerance: in free space, or in a cell."""
 
-from dataclasses import dataclass, field
-from time import perf_counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from fmm import arguments, energies
+from fmm.cell.grid import NoGrid
 from fmm.contract import Plan
+from fmm.ewald import Ewald
 from fmm.mesh.choice import ToleranceNotKept
 from fmm.mesh.mesh import Mesh
 from fmm.method import FMM
-from multipoles import checks, interactions
-from multipoles.indexing import MAX_TOTAL_ORDER
-from multipoles.lattice.cell import cell_of
-from multipoles.lattice.periodic import lattice_of
-from multipoles.lattice.split import check_kernel
-from multipoles.radial import Coulomb, Kernel, kernel_object
+from multipoles.radial import Coulomb, Kernel
 
 _COULOMB = Coulomb()
 #: How sums may be made.
 METHODS = ("auto", "fmm", "mesh", "ewald")
+# `benchmarks/periodic_map.py`: fewer targets and sources are not summed sooner on a mesh, more are
+# by the fast multipole method, as are points of this crowding if they are not too few
+_FEW, _MANY, _FEWEST_UNEVEN, _UNEVEN = 60, 6000, 1000, 3.0
 
 
 def plan(
@@ -36,6 +34,7 @@ def plan(
     surface: str = "conductor",
     kernel: Kernel = _COULOMB,
     method: str = "auto",
+    pair_scale: Any = None,
 ) -> Plan:
     """Return a plan for fields of multipoles at many points, of the cheapest kind that will do.
 
@@ -48,6 +47,8 @@ def plan(
     method : {"auto", "fmm", "mesh", "ewald"}
         The fast multipole method; in a cell also a mesh or an Ewald sum; or the cheapest of those
         that keep the tolerance.
+    pair_scale
+        See `FMM`, which alone takes it.
 
     Returns
     -------
@@ -66,147 +67,36 @@ def plan(
     if cell is None:
         if method not in ("auto", "fmm"):
             raise ValueError(f"method: expected 'auto' or 'fmm' without a cell, got {method!r}")
-        return FMM(*given, kernel=kernel)
+        return FMM(*given, kernel=kernel, pair_scale=pair_scale)
     options: dict[str, Any] = {
         "cell": cell, "periodic": periodic, "background": background, "surface": surface,
         "kernel": kernel,
     }  # fmt: skip
+    if pair_scale is not None:
+        if method not in ("auto", "fmm"):
+            raise ValueError(f"pair_scale: expected method 'auto' or 'fmm', got {method!r}")
+        return FMM(*given, **options, pair_scale=pair_scale)
     if method != "auto":
-        made: dict[str, Any] = {"fmm": FMM, "mesh": Mesh, "ewald": Ewald}
-        chosen: Plan = made[method](*given, **options)
+        chosen: Plan = _KINDS[method](*given, **options)
         return chosen
     ewald = Ewald(*given, **options)
-    if not np.isfinite(ewald.kernel.coulomb_beyond(tolerance, source_order + order)):
+    n = ewald.n_sources + ewald.n_targets
+    if n < _FEW or not np.isfinite(ewald.kernel.coulomb_beyond(tolerance, source_order + order)):
         return ewald
-    if ewald.n_sources + ewald.n_targets < _FEW:
-        return ewald
-    try:
-        return Mesh(*given, **options)
-    except ToleranceNotKept:
-        return ewald
+    uneven = n > _FEWEST_UNEVEN and ewald.crowding > _UNEVEN
+    kinds = ("fmm", "mesh") if uneven or n > _MANY else ("mesh", "fmm")
+    return _first(kinds, given, options) or ewald
 
 
-# fewer targets and sources are not summed sooner on a mesh (`benchmarks/periodic_map.py`)
-_FEW = 60
+def _first(kinds: Sequence[str], given: tuple[Any, ...], options: dict[str, Any]) -> Plan | None:
+    """Return a plan of the first kind that can do what is asked, None if none can."""
+    for kind in kinds:
+        try:
+            plan_: Plan = _KINDS[kind](*given, **options)
+            return plan_
+        except (ToleranceNotKept, NoGrid):
+            continue
+    return None
 
 
-@dataclass
-class EwaldReport:
-    """What an Ewald sum was asked for, and what its last evaluation took."""
-
-    n_targets: int
-    n_sources: int
-    tolerance: float
-    seconds: float = field(default=0.0)
-
-    def __str__(self) -> str:
-        return (
-            f"{self.n_sources} sources, {self.n_targets} targets, tolerance {self.tolerance:g}\n"
-            f"Ewald sum {1e3 * self.seconds:.1f} ms"
-        )
-
-
-class Ewald:
-    """The sums of `multipoles.field` in a cell, as a plan: for few points, or tight tolerances.
-
-    Parameters
-    ----------
-    sources, targets, tolerance, source_order, order, cell, periodic, background, surface, kernel
-        See `Mesh`. All kernels that `multipoles.field` takes in a cell.
-
-    Raises
-    ------
-    TypeError, ValueError
-        See `multipoles.field`.
-    """
-
-    def __init__(
-        self,
-        sources: Any,
-        targets: Any = None,
-        tolerance: float = 1e-6,
-        source_order: int = 0,
-        order: int = 1,
-        *,
-        cell: Any,
-        periodic: Any = True,
-        background: bool = True,
-        surface: str = "conductor",
-        kernel: Kernel = _COULOMB,
-    ) -> None:
-        self.tolerance = arguments.tolerance(tolerance)
-        self.source_order = checks.order(source_order, "source_order", maximum=MAX_TOTAL_ORDER)
-        self.order = checks.order(order, maximum=MAX_TOTAL_ORDER)
-        self.kernel = kernel_object(kernel)
-        self._cell = cell
-        self._options: dict[str, Any] = {
-            "periodic": periodic, "background": background, "surface": surface,
-            "tolerance": tolerance,
-        }  # fmt: skip
-        self._has_targets = targets is not None and targets is not sources
-        self._take(sources, targets)
-        # refuses what it cannot do
-        lattice_of(cell, periodic, self.tolerance, background, surface, False)
-        cell_of(cell, periodic)
-        check_kernel(self.kernel, surface)
-
-    def _take(self, sources: Any, targets: Any) -> None:
-        self._sources = checks.points(sources, "sources", squares=False)
-        self._targets = self._sources
-        if self._has_targets:
-            self._targets = checks.points(targets, "targets", squares=False)
-        self._report = EwaldReport(len(self._targets), len(self._sources), self.tolerance)
-
-    @property
-    def n_sources(self) -> int:
-        """Number of sources."""
-        return len(self._sources)
-
-    @property
-    def n_targets(self) -> int:
-        """Number of targets."""
-        return len(self._targets)
-
-    def field(self, moments: Any, order: int | None = None) -> np.ndarray:
-        """Return the field of moments at every target, see `Mesh.field`."""
-        start = perf_counter()
-        order = self.order if order is None else order
-        given = self._targets, self._sources, moments, order, self.kernel
-        found = interactions.field(*given, cell=self._cell, **self._options)
-        self._report.seconds = perf_counter() - start
-        return found
-
-    def energy(self, moments: Any) -> float:
-        """Return the energy of the moments of sites, targets being sources."""
-        arguments.sites_only(self._has_targets)
-        return energies.energy_of(self, moments)
-
-    def energy_forces(self, moments: Any, *, virial: bool = False) -> tuple[Any, ...]:
-        """Return energy, forces, the gradient by the moments, and the virial if it is asked for."""
-        arguments.sites_only(self._has_targets)
-        given = self._sources, moments, self.kernel
-        return interactions.energy_forces(*given, cell=self._cell, virial=virial, **self._options)
-
-    def torques(self, moments: Any) -> np.ndarray:
-        """Return the torque on each site, see `fmm.torques`."""
-        arguments.sites_only(self._has_targets)
-        return energies.torques_of(self, moments)
-
-    def transpose(self) -> "Ewald":
-        """Return the plan with targets and sources exchanged: the adjoint map."""
-        targets = self._sources if self._has_targets else None
-        options = {name: value for name, value in self._options.items() if name != "tolerance"}
-        return Ewald(
-            self._targets, targets, self.tolerance, self.order, self.source_order,
-            cell=self._cell, kernel=self.kernel, **options,
-        )  # fmt: skip
-
-    def rebuild(self, sources: Any, targets: Any = None, cell: Any = None) -> None:
-        """Go over to new positions, and a new cell if it is given."""
-        arguments.targets_as_before(sources, targets, self._has_targets)
-        self._take(sources, targets)
-        self._cell = self._cell if cell is None else cell
-
-    def report(self) -> EwaldReport:
-        """Return what was asked, and the cost of the last evaluation; print it to read."""
-        return self._report
+_KINDS: dict[str, Any] = {"fmm": FMM, "mesh": Mesh, "ewald": Ewald}

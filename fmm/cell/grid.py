@@ -31,7 +31,7 @@ _MARGIN = 0.01
 
 
 class NoGrid(ValueError):
-    """Boxes of a cell cannot be made near enough to cubes."""
+    """Boxes of a cell do not serve the fast multipole method; other sums can do what is asked."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ import numpy as np
 
 from fmm.cell.far import CellFarField
 from fmm.cell.geometry import geometry_in_cell, sort_in_cell
-from fmm.cell.grid import CellGrid, grid_of
+from fmm.cell.grid import CellGrid, NoGrid, grid_of
 from fmm.cell.placing import Placed, placed
 from fmm.cell.probe import CellProbe, CellStrengths
 from fmm.error.in_cell import InCell
@@ -98,12 +98,12 @@ class CellSteps(HostSteps):
 
         Raises
         ------
-        ValueError
+        NoGrid
             If root boxes are less wide than the distance.
         """
         height = grid_of(self.cell).least_height
         if reach > height:
-            raise ValueError(
+            raise NoGrid(
                 f"kernel: expected one that is 1/r from {height * 2.0**self.exponent:.3g} on, the "
                 f"width of a root box of this cell, got one from {reach * 2.0**self.exponent:.3g} "
                 "on; use fmm.Mesh or multipoles.field"

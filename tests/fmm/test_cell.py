@@ -98,11 +98,14 @@ def test_the_tolerance_is_kept(tolerance, leaf_size):
     checked(EDGE * x, moments, 1, tolerance, CUBE, leaf_size=leaf_size)
 
 
-@pytest.mark.parametrize("periodic", [(True, True, False), (True, False, True), (False, True, True)])
+@pytest.mark.parametrize(
+    "periodic", [(True, True, False), (True, False, True), (False, True, True)]
+)
 @pytest.mark.parametrize("name", ["cube", "orthorhombic", "hexagonal"])
 def test_slabs(name, periodic):
     x, moments = drawn(300, 1, neutral=False)
-    checked(x @ CELLS[name], moments, 1, 1e-6, CELLS[name], periodic=periodic)
+    repeats = tuple(map(bool, periodic))
+    checked(x @ CELLS[name], moments, 1, 1e-6, CELLS[name], periodic=repeats)
 
 
 @pytest.mark.parametrize("edge", [0.5, 3.0])
@@ -221,6 +224,27 @@ def test_scaled_pairs_are_nearest_images():
     np.testing.assert_allclose(found[1], exact[1], rtol=0, atol=1e-7 * np.abs(exact[1]).max())
 
 
+def test_the_functions_take_cells_and_scaled_pairs():
+    x, moments = drawn(1500)
+    scale = np.array([[0, 1], [5, 9]]), np.array([0.0, 0.5])
+    for options in ({}, {"pair_scale": scale}):
+        given = EDGE * x, moments
+        found = fmm.energy_forces(*given, tolerance=1e-7, cell=CUBE, **options)
+        exact = mp.energy_forces(*given, cell=CUBE, **options)
+        assert found[0] == pytest.approx(exact[0], rel=1e-6)
+        assert np.linalg.norm(found[1] - exact[1]) < 3e-7 * np.linalg.norm(exact[1])
+    with pytest.raises(ValueError, match="expected no scaled pairs"):
+        fmm.energy_forces(*given, cell=CUBE, virial=True, pair_scale=scale)
+
+
+def test_plans_of_points_that_lie_unevenly():
+    x, _ = drawn(1500)
+    even, droplet = fmm.plan(EDGE * x, cell=CUBE), fmm.plan(EDGE * (0.1 * x), cell=CUBE)
+    assert isinstance(even, fmm.Mesh) and isinstance(droplet, fmm.FMM)
+    assert isinstance(fmm.plan(EDGE * x, tolerance=1e-13, cell=CUBE), fmm.FMM)
+    assert isinstance(fmm.plan(x, cell=np.diag([1.0, 1.0, 500.0])), fmm.Mesh)
+
+
 def test_other_points_and_another_cell():
     x, moments = drawn(300)
     plan = fmm.FMM(EDGE * x, tolerance=1e-7, cell=CUBE)
@@ -332,14 +356,12 @@ def test_what_a_cell_cannot_be():
 
 
 def test_images_send_and_never_receive():
-    x, _ = drawn(600)
-    geometry = fmm.FMM(EDGE * x, cell=CUBE, leaf_size=20)._layout.geometry
+    x, _ = drawn(3000)
+    geometry = fmm.FMM(EDGE * x, cell=CUBE, leaf_size=60)._layout.geometry
     assert isinstance(geometry, CellGeometry)
     images = np.flatnonzero(geometry.images.is_image())
     assert not np.isin(geometry.lists.m2l_targets, images).any()
     # in the whole every box has 26 neighbours, and 189 to translate from
-    starts, own = geometry.tree.level_starts, geometry.own_ends
-    level = 2
-    boxes = own[level] - starts[level]
-    if boxes == 64:
-        assert geometry.translations[level] == 64 * 189
+    boxes = geometry.own_ends - geometry.tree.level_starts[:-1]
+    assert boxes[:3].tolist() == [1, 8, 64]
+    assert geometry.translations[:3].tolist() == [0, 8 * 189, 64 * 189]
