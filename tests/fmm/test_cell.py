@@ -172,7 +172,7 @@ def test_images_of_a_source_are_at_its_place():
     x, moments = drawn(300)
     steps = np.random.default_rng(1).integers(-2, 3, x.shape)
     checked(EDGE * x, moments, 1, 1e-6, CUBE, EDGE * (x + steps))
-    twice = np.concatenate([x, x[:40] + [1, 0, -2]])
+    twice = np.concatenate([x, x[:40] + np.array([1, 0, -2])])
     checked(EDGE * twice, np.concatenate([moments, moments[:40]]), 1, 1e-6, CUBE)
 
 
