@@ -19,19 +19,19 @@ from multipoles.lattice.smooth import Smooth
 from multipoles.lattice.split import check_memory, neighbours, spacing, wave_depth
 from multipoles.lattice.transform import transform
 from multipoles.radial import Coulomb, Erf, Kernel
-from multipoles.radial.remainder import Remainder
+from multipoles.radial.remainder import Remainder, SmoothPart
 
 # of the tolerance, for what the kernel differs from 1/r: much less than what is judged neglects
 _NEGLIGIBLE = 1e-3
 # of the tolerance, for waves that are left out
-_SHARE = 1.0
+_SHARE = 0.3
 # relative to the field under 1/r, for waves of wide Gaussian charges that are left out: what is
 # judged leaves out the same waves, and all of a field that is small may be beyond them
 _GAUSSIAN = 1e-16
 # beyond it polynomials of the splitting lose digits
 _WIDEST_BAND = 32.0
-# tighter ones are left to Ewald sums
-_TIGHTEST = 1e-11
+# tighter ones are left to Ewald sums, which aim at this at most
+_TIGHTEST, _ROUNDING = 1e-11, 1e-14
 # ns: a target and a source that are looked at; a near pair, and for a unit of its cost; a source,
 # and a wave of it
 _LOOK, _FOUND, _PAIR, _SOURCE, _WAVE = 3.0, 8.0, 3.5, 100.0, 0.1
@@ -127,7 +127,7 @@ class InCell:
         self, targets: np.ndarray, sources: np.ndarray, moments: np.ndarray, orders: tuple[int, int]
     ) -> np.ndarray:
         """Return the field by an Ewald sum, which has all digits."""
-        given = self.cell, self.kernel, self.tolerance, *orders, self.unit
+        given = self.cell, self.kernel, max(self.tolerance, _ROUNDING), *orders, self.unit
         plan = Ewald(targets, sources, *given)
         return plan.field(moments, plan.factors_of(moments), orders[1])
 
@@ -157,7 +157,7 @@ class InCell:
         work = (m * (orders[0] + 1) + n * (orders[1] + 1)) * n_waves * _WAVE + m * _SOURCE
         looked = n * m * np.prod(1 + 2 * np.floor(nears[:, None] / cell.heights + 0.5), axis=1)
         pairs = n * m * neighbours(nears, cell, spread)
-        kernels = 1 if isinstance(self.kernel, Coulomb) else 3
+        kernels = 1 if isinstance(self.kernel, Coulomb) else 2
         work += looked * _LOOK + pairs * kernels * (_FOUND + _PAIR * pair_cost(*orders, 1, True))
         best = int(np.argmin(work))
         check_memory(float(n_waves[best]), 0.0, 0.0)
@@ -211,10 +211,11 @@ class InCell:
         """Return the field of near images, less the smooth field of a source at its own place."""
         reach, part = self._reach(sum(orders)), split.smooth
         kernels: list[tuple[float, Kernel, float]] = []
-        if not part.alpha:
-            kernels.append((1.0, Remainder(part.radius, part.band), part.radius))
-            if reach > 0:
-                kernels += [(1.0, self.kernel, reach), (-1.0, Coulomb(), reach)]
+        if reach == 0:
+            kernels = [(1.0, Remainder(part.radius, part.band), part.radius)]
+        elif not part.alpha:
+            taken = SmoothPart(part.radius, part.band)
+            kernels = [(1.0, self.kernel, reach), (-1.0, taken, part.radius)]
         radius = max((within for _, _, within in kernels), default=0.0)
         own = own_matrix(part.at_zero(sum(orders)), *orders)
         coincidence = coincidence_of(targets, sources, self.cell)

@@ -19,6 +19,8 @@ from fmm.setting import alike, signs_of
 from multipoles import indexing
 from multipoles.neighbours import PairList
 
+# targets that are drawn at first, and where earlier evaluations tell of the error; so many are all
+_FIRST, _LATER, _ALL = 32, 8, 100
 _TINY = np.finfo(np.float64).tiny
 
 
@@ -128,15 +130,15 @@ class MeshProbe(Probe):
         See `Probe`.
     """
 
-    # errors of a mesh are much the same everywhere
-    first, later = 32, 8
-
     def __init__(
         self, placed: Placed, moments: np.ndarray, field: np.ndarray, order: int,
         exact: Callable[[np.ndarray], np.ndarray], where: Where, kernel: Any, reach: float,
         past: Evidence | None,
     ) -> None:  # fmt: skip
         self._exact_at, self._placed = exact, placed
+        # errors of a mesh are much the same everywhere; few targets are looked at all
+        n = len(placed.targets)
+        self.first, self.later = (n, n) if n <= _ALL else (_FIRST, _LATER)
         points: Any = placed
         super().__init__(
             points, moments, field, order, kernel, reach, lambda _: where, past=past

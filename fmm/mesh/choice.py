@@ -189,7 +189,7 @@ def setting_for(
     for radius, band, of_waves in parts:
         near = 0.0 if of_waves else max(radius, reach)
         pairs = n * density * 4 / 3 * np.pi * (near + 0.7 * density ** (-1 / 3)) ** 3
-        cost_of_near = _PAIR * cost_of_pair * pairs * (1 if of_waves or not reach else 3)
+        cost_of_near = _PAIR * cost_of_pair * pairs * (1 if of_waves or not reach else 2)
         for points in _WINDOWS:
             highest = highest_for(points, tolerance, orders, radius / apart, band)
             if highest == 0:

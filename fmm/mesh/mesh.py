@@ -10,7 +10,7 @@ import numpy as np
 
 from fmm import arguments, energies
 from fmm.error.in_cell import InCell
-from fmm.error.verdict import LAST, ROUNDED, zeros
+from fmm.error.verdict import LAST, ROUNDED, Verdict, zeros
 from fmm.mesh.checking import Known, judged
 from fmm.mesh.choice import Setting, ToleranceNotKept, reach_of, setting_of
 from fmm.mesh.plan import MeshSum, timed
@@ -34,6 +34,8 @@ _COULOMB = Coulomb()
 # how often a tolerance that is missed is aimed at anew: by a share of what is missed, and by how
 # much at once at most
 _TRIES, _AIM, _FARTHEST = 3, 0.5, 1e-3
+# of the aim: how exact the sums are by which it is judged, and are where it seems to be missed
+_EXACT, _MORE_EXACT = 1.0, 1e-3
 # an error that is less than this share of what is allowed needs no aim of its own
 _IDLE = 0.03
 
@@ -165,6 +167,7 @@ class Mesh:
         self._chosen: tuple[Any, Setting] | None = None
         # what earlier evaluations showed, by orders of moments and field
         self._aim, self._known = tolerance, dict[tuple[int, int], Known]()
+        self._exact = _EXACT
         start = perf_counter()
         self._take(sources, targets, cell)
         self._report.plan_seconds = perf_counter() - start
@@ -196,15 +199,20 @@ class Mesh:
             x = s = np.zeros((1, 3))
         setting = self._setting_of(reduced, x, s)
         self._sum = MeshSum(x, s, reduced, setting, self._scaled_kernel, self._unit)
-        judge = InCell(reduced, self._scaled_kernel, self._aim, self._unit)
-        before: InCell = self.__dict__.get("_judge", judge)
-        self._judge = before if before.is_like(judge) else judge
+        self._choose_judge()
         self._report = MeshReport(
             n_targets=self.n_targets, n_sources=self.n_sources, tolerance=self.tolerance,
             aim=self._aim, shape=self._sum.shape, points=setting.points,
             radius=float(np.ldexp(setting.radius, -self._length)), band=setting.band,
             near_pairs=self._sum.n_near_pairs,
         )  # fmt: skip
+
+    def _choose_judge(self) -> None:
+        """Make sums at a few targets as exact as is needed; keep those of before if they are."""
+        tolerance = self._exact * self._aim
+        judge = InCell(self._reduced, self._scaled_kernel, tolerance, self._unit)
+        before: InCell = self.__dict__.get("_judge", judge)
+        self._judge = before if before.is_like(judge) else judge
 
     def _setting_of(self, cell: Cell, x: np.ndarray, s: np.ndarray) -> Setting:
         """Return the cheapest setting: that of before, if nothing has changed that matters."""
@@ -271,10 +279,12 @@ class Mesh:
         before, shares = (self._aim, self._sum, self._report), list[float]()
         while True:
             phi = self._whole_field(moments, order)
-            with timed(self._report.seconds, "sample"):
-                exact = partial(self._exact_field, moments, order)
-                given = self._sum, moments, phi, exact, tolerance, last, self._known.get(orders)
-                verdict, sampled, known = judged(*given)
+            verdict, sampled, known = self._judged(moments, phi, tolerance, last)
+            if not verdict.kept and self._exact > _MORE_EXACT:
+                # perhaps it is what is compared that is not exact enough
+                self._exact = _MORE_EXACT
+                self._choose_judge()
+                verdict, sampled, known = self._judged(moments, phi, tolerance, last)
             self._report.measured(verdict, sampled)
             shares.append(verdict.worst)
             if verdict.kept or known.in_vain:
@@ -291,6 +301,16 @@ class Mesh:
             report.seconds, self._report = self._report.seconds, report
         self._known[orders] = known
         return phi
+
+    def _judged(
+        self, moments: np.ndarray, phi: np.ndarray, tolerance: float, last: float
+    ) -> tuple[Verdict, int, Known]:
+        """Return what is known of the error of a field, see `checking.judged`."""
+        order = indexing.order_of(phi.shape[2])
+        known = self._known.get((indexing.order_of(moments.shape[2]), order))
+        with timed(self._report.seconds, "sample"):
+            exact = partial(self._exact_field, moments, order)
+            return judged(self._sum, moments, phi, exact, tolerance, last, known)
 
     def _aim_at(self, share: float) -> bool:
         """Lay out the sum anew, for a share of what was aimed at; False if that cannot be kept."""

@@ -29,7 +29,7 @@ from multipoles.lattice.transform import slope, transform
 from multipoles.layout import Tiles
 from multipoles.neighbours import PairList
 from multipoles.radial import Coulomb, Kernel
-from multipoles.radial.remainder import Remainder
+from multipoles.radial.remainder import Remainder, SmoothPart
 from multipoles.sums import field_arrays
 
 # a direction along which points of a lattice have different heights
@@ -145,10 +145,10 @@ class MeshSum:
         """What is summed over near images: kernels and their factors."""
         if self.setting.alpha:
             return []
-        remainder = Remainder(self.setting.radius, self.setting.band)
+        split = self.setting.radius, self.setting.band
         if isinstance(self.kernel, Coulomb):
-            return [(1.0, remainder)]
-        return [(1.0, remainder), (1.0, self.kernel), (-1.0, Coulomb())]
+            return [(1.0, Remainder(*split))]
+        return [(1.0, self.kernel), (-1.0, SmoothPart(*split))]
 
     def near_field(self, moments: np.ndarray, order: int) -> np.ndarray:
         """Return the field of the near images."""
@@ -168,9 +168,9 @@ class MeshSum:
                 total += factor * field_arrays(*listed)
                 continue
             out = np.zeros_like(total)
-            reach = self.setting.radius
-            if not isinstance(kernel, Remainder):
-                reach = self.setting.reach
+            # beyond them both are 1/r
+            is_ours = isinstance(kernel, Remainder | SmoothPart)
+            reach = self.setting.radius if is_ours else self.setting.reach
             given = targets.points, images.points, moved, order, pairs, out
             field_of_tiles(*given, kernel=kernel, reach=reach)
             total += factor * out

@@ -20,14 +20,22 @@ from multipoles.radial.erfc import Erfc, erfc, erfc_lanes
 from multipoles.radial.inverse_power import InversePower, inverse_power, inverse_power_lanes
 from multipoles.radial.lanes import LINKS, is_whole
 from multipoles.radial.reaction_field import ReactionField, reaction_field, reaction_field_lanes
-from multipoles.radial.remainder import Remainder, remainder, remainder_lanes
+from multipoles.radial.remainder import (
+    Remainder,
+    SmoothPart,
+    remainder,
+    remainder_lanes,
+    smooth_part,
+    smooth_part_lanes,
+)
 from multipoles.radial.softened import Softened, soften_near_lanes, softened
 from multipoles.radial.thole import Thole, thole, thole_acts, thole_lanes
 from multipoles.radial.yukawa import Yukawa, yukawa, yukawa_lanes
 
 _COULOMB, _YUKAWA, _ERF, _ERFC = Coulomb.code, Yukawa.code, Erf.code, Erfc.code
 _THOLE, _REACTION_FIELD = Thole.code, ReactionField.code
-_INVERSE_POWER, _SOFTENED, _REMAINDER = InversePower.code, Softened.code, Remainder.code
+_INVERSE_POWER, _SOFTENED = InversePower.code, Softened.code
+_REMAINDER, _SMOOTH_PART = Remainder.code, SmoothPart.code
 
 
 @bare
@@ -54,6 +62,8 @@ def chain_of_one(code, r2, parameters, last, out, start, stride):
         inverse_power(r2, parameters, last, out, start, stride)
     elif code == _REMAINDER:
         remainder(r2, parameters, last, out, start, stride)
+    elif code == _SMOOTH_PART:
+        smooth_part(r2, parameters, last, out, start, stride)
     elif code >= CUSTOM:
         _custom(r2, parameters, last, out, start, stride)
     else:
@@ -138,6 +148,7 @@ _LANES = {
     _REACTION_FIELD: reaction_field_lanes,
     _INVERSE_POWER: inverse_power_lanes,
     _REMAINDER: remainder_lanes,
+    _SMOOTH_PART: smooth_part_lanes,
 }
 _ENTRIES = max(_LANES) + 1
 # the same, each compiled and kept by itself; codes without one have the function for any kernel

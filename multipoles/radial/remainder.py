@@ -1,4 +1,4 @@
-"""What is left of 1/r near by when its smooth part is summed on a mesh: zero from a cutoff on."""
+"""1/r in two parts: a smooth one for waves, and what is left near by: zero from a cutoff on."""
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -86,8 +86,72 @@ def remainder_lanes(code, parameters, last, chain):
         g = g * down * (2 * n + 1)
 
 
+@bare_inline
+def smooth_part(r2, parameters, last, out, start, stride):
+    """B_n = (-2/c^2)^n Q^(n)(s)/c with s = r^2/c^2; that of 1/r for s >= 1."""
+    cutoff, terms = parameters[0], int(parameters[1])
+    square = cutoff * cutoff
+    inside = r2 < square
+    inverse = 1.0 / np.sqrt(r2)
+    coulomb, down = inverse, inverse * inverse
+    u = 2.0 * r2 / square - 1.0
+    scale = 1.0 / cutoff
+    for n in range(last + 1):
+        value = 0.0
+        for k in range(terms - 1, -1, -1):
+            value = value * u + parameters[_FIRST + n * terms + k]
+        out[start + n * stride] = value * scale if inside else coulomb
+        scale *= -2.0 / square
+        coulomb *= down * (2 * n + 1)
+
+
+@bare_inline
+def smooth_part_lanes(code, parameters, last, chain):
+    """Write g_n = (-1)^n B_n as vectors, r2 being the first of `chain`; zeros where it is zero."""
+    lanes = BYTES // chain.itemsize
+    r2 = load(chain, 0)
+    cutoff, terms = parameters[0], int(parameters[1])
+    square = cutoff * cutoff
+    inverse = rsqrt(r2)
+    zero = inverse - inverse
+    down = -(inverse * inverse)
+    u = r2 * (2.0 / square) - 1.0
+    g, scale = inverse, 1.0 / cutoff
+    for n in range(last + 1):
+        value = zero
+        place = _FIRST + (n + 1) * terms - 1
+        for _ in range(terms):
+            value = value * u + parameters[place]
+            place -= 1
+        store(chain, n * lanes, within(r2, square, value * scale, g))
+        scale *= 2.0 / square
+        g = g * down * (2 * n + 1)
+
+
+class _Split(Kernel):
+    """What both parts share."""
+
+    internal = True
+    cutoff: float
+    band: float
+
+    def _check(self) -> None:
+        super()._check()
+        if self.band > 200:
+            name = type(self).__name__
+            raise ValueError(f"{name}: band must be at most 200, got {self.band:g}")
+
+    @cached_property
+    def parameter_array(self) -> np.ndarray:
+        """The cutoff, the number of terms, and the polynomials of all derivatives."""
+        table = _polynomials(self.band)
+        array = np.concatenate([[self.cutoff, table.shape[1]], table.ravel()])
+        array.flags.writeable = False
+        return array
+
+
 @dataclass(frozen=True)
-class Remainder(Kernel, code=9):
+class Remainder(_Split, code=9):
     """1/r within a cutoff, less a smooth function that a mesh sums; zero beyond.
 
     f = (1 - Φ(r/c))/r, where Φ is the integral of a prolate spheroidal wave function: of all
@@ -105,26 +169,36 @@ class Remainder(Kernel, code=9):
     """
 
     write_chain = staticmethod(remainder)
-    internal = True
     cutoff: float
     band: float
-
-    def _check(self) -> None:
-        super()._check()
-        if self.band > 200:
-            raise ValueError(f"Remainder: band must be at most 200, got {self.band:g}")
-
-    @cached_property
-    def parameter_array(self) -> np.ndarray:
-        """The cutoff, the number of terms, and the polynomials of all derivatives."""
-        table = _polynomials(self.band)
-        array = np.concatenate([[self.cutoff, table.shape[1]], table.ravel()])
-        array.flags.writeable = False
-        return array
 
     def _scaled(self, factor: float) -> Kernel:
         return Remainder(scaled_length(self.cutoff, factor), self.band)
 
     def negligible_beyond(self, tolerance: float, links: int) -> float:
+        """Return the cutoff."""
+        return self.cutoff
+
+
+@dataclass(frozen=True)
+class SmoothPart(_Split, code=10):
+    """Φ(r/c)/r, what a mesh sums of 1/r: the rest of `Remainder`; 1/r beyond the cutoff.
+
+    To be taken off a damped kernel: at close pairs both are ordinary numbers, where 1/r is not.
+
+    Parameters
+    ----------
+    cutoff, band : float
+        See `Remainder`.
+    """
+
+    write_chain = staticmethod(smooth_part)
+    cutoff: float
+    band: float
+
+    def _scaled(self, factor: float) -> Kernel:
+        return SmoothPart(scaled_length(self.cutoff, factor), self.band)
+
+    def coulomb_beyond(self, tolerance: float, links: int) -> float:
         """Return the cutoff."""
         return self.cutoff

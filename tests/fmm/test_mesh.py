@@ -1,7 +1,5 @@
 """Periodic sums on a mesh: against Ewald sums, borders, and physics that neither knows."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 
@@ -13,7 +11,7 @@ from multipoles.indexing import order_slice
 from multipoles.lattice import waves
 from multipoles.lattice.cell import cell_of
 from multipoles.prolate import derivatives, prolate, smooth_derivatives, transform
-from multipoles.radial.remainder import Remainder
+from multipoles.radial.remainder import Remainder, SmoothPart
 
 SLAB, WIRE = (True, True, False), (True, False, False)
 SKEWED = np.array([[6.0, 0, 0], [2, 5.5, 0], [-1.5, 2, 6.2]])
@@ -64,31 +62,12 @@ def test_remainder_is_what_the_smooth_part_lacks_of_coulomb(band):
     x = np.random.default_rng(0).random((60, 3)) * 4
     moments = np.random.default_rng(1).standard_normal((60, 10))
     found = mp.field(x, x, moments, 3, kernel)  # by vectors
-    want = mp.field(x, x, moments, 3) - mp.field(x, x, moments, 3, _smooth(2.5, band))
+    smooth_part = SmoothPart(2.5, band)
+    want = mp.field(x, x, moments, 3) - mp.field(x, x, moments, 3, smooth_part)
     near(found, want, 1e-11)
-
-
-def _smooth(cutoff, band):
-    """Return a kernel that is the smooth part within the cutoff, and 1/r beyond."""
-    table = tuple(Remainder(cutoff, band).parameter_array.tolist())
-
-    @dataclass(frozen=True)
-    class Smooth(mp.Kernel):
-        cutoff: float
-
-        @staticmethod
-        def write_chain(r2, parameters, last, out):
-            square, terms = parameters[0] * parameters[0], int(table[1])
-            coulomb, u, scale = r2**-0.5, 2.0 * r2 / square - 1.0, 1.0 / parameters[0]
-            for n in range(last + 1):
-                value = 0.0
-                for k in range(terms - 1, -1, -1):
-                    value = value * u + table[2 + n * terms + k]
-                out[n] = value * scale if r2 < square else coulomb
-                scale *= -2.0 / square
-                coulomb *= (2 * n + 1) / r2
-
-    return Smooth(cutoff)
+    links = mp.Coulomb().chain(np.array([0.3, 1.0, 3.0]), 6)
+    both = kernel.chain(np.array([0.3, 1.0, 3.0]), 6) + smooth_part.chain([0.3, 1.0, 3.0], 6)
+    np.testing.assert_allclose(both, links, rtol=1e-13)
 
 
 def test_tiles_hold_every_pair_within_the_radius(rng):
