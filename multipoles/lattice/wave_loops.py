@@ -142,7 +142,8 @@ def _box_of_block(
                     for z in range(order + 1 - y):
                         row = y * square + z * width
                         _add_scaled(partly, row, table, factor, width, wanted, z * width)
-                to = box + ((channel * n_a + a) * n_b + b) * n_c
+                # behind every box is one number more
+                to = box + channel * (n_a * n_b * n_c + 1) + (a * n_b + b) * n_c
                 _add_products(wanted, table, third, n_c, deep, order, width, boxes, to)
 
 
@@ -206,7 +207,7 @@ def _field_of_block(u, boxes, first, last, limits, depth, start, box, powers, sc
                 deep = 2 * depth[start + (a + 1) // 2 * (limits[1] + 1) + (b + 1) // 2] + 1
                 if deep < 0:
                     continue
-                at = box + ((channel * n_a + a) * n_b + b) * n_c
+                at = box + channel * (n_a * n_b * n_c + 1) + (a * n_b + b) * n_c
                 for z in range(order + 1):
                     _sum_box(boxes, at, deep, table, third + z * n_c * width, found)
                     for y in range(order + 1 - z):
@@ -242,77 +243,69 @@ def _sum_box(boxes, at, deep, table, start, found):
 
 
 @inline
-def _places(numbers, limits):
-    """Return the signs of a and b, and the places of both cosines and sines, -1 for no sine."""
-    a, b = abs(numbers[0]), abs(numbers[1])
-    _, n_b, n_c = rows_of(limits)
-    cos_a, sin_a = max(2 * a - 1, 0), 2 * a if a > 0 else -1
-    cos_b, sin_b = max(2 * b - 1, 0), 2 * b if b > 0 else -1
-    c = max(2 * numbers[2] - 1, 0)
-    both = (cos_a * n_b + cos_b) * n_c + c
-    first = (sin_a * n_b + cos_b) * n_c + c if a > 0 else -1
-    second = (cos_a * n_b + sin_b) * n_c + c if b > 0 else -1
-    neither = (sin_a * n_b + sin_b) * n_c + c if a > 0 and b > 0 else -1
-    p, q = 1.0 if numbers[0] > 0 else -1.0, 1.0 if numbers[1] > 0 else -1.0
-    return p, q, (both, first, second, neither)
+def _write_places(a, b, c, limits, places):
+    """Write where the products of a wave stand in a box: cosines of the third axis, then sines.
+
+    Of the first two axes: both cosines, sine and cosine, cosine and sine, both sines. What is not
+    there stands behind the box.
+    """
+    n_a, n_b, n_c = rows_of(limits)
+    for k in range(8):
+        sine_a, sine_b, sine_c = k % 4 in (1, 3), k % 4 in (2, 3), k >= 4
+        missing = (sine_a and a == 0) or (sine_b and b == 0) or (sine_c and c == 0)
+        row = max(2 * abs(a) - 1, 0) + sine_a, max(2 * abs(b) - 1, 0) + sine_b
+        place = (row[0] * n_b + row[1]) * n_c + max(2 * c - 1, 0) + sine_c
+        places[k] = n_a * n_b * n_c if missing else place
+
+
+@inline
+def _sign(number):
+    return 1.0 if number > 0 else -1.0
 
 
 @jit
-def waves_of_boxes(boxes, starts, numbers, ends, limits, out):
-    """Write structure factors (channels, waves) from the boxes of sources."""
-    channels = out.shape[0]
-    for system in range(limits.shape[0]):
-        n_a, n_b, n_c = rows_of(limits[system])
-        for wave in range(ends[system], ends[system + 1]):
-            p, q, places = _places(numbers[wave], limits[system])
-            signs = (1.0, p, q, -p * q)
-            for channel in range(channels):
-                base = starts[system, 1] + channel * n_a * n_b * n_c
+def waves_of_boxes(boxes, starts, numbers, places, ends, sizes, out):
+    """Write structure factors (channels, waves) from the boxes of sources, sizes of a box each."""
+    for system in range(len(sizes)):
+        for channel in range(out.shape[0]):
+            box = boxes[starts[system, 1] + channel * sizes[system] :]
+            for w in range(ends[system], ends[system + 1]):
+                p, q, at = _sign(numbers[w, 0]), _sign(numbers[w, 1]), places[w]
                 # (X - iY)(cos - i sin) of the third axis
-                x0 = y0 = x1 = y1 = 0.0
-                for k in range(4):
-                    if places[k] < 0:
-                        continue
-                    at = base + places[k]
-                    low = signs[k] * boxes[at]
-                    high = signs[k] * boxes[at + 1] if numbers[wave, 2] > 0 else 0.0
-                    if k == 0 or k == 3:
-                        x0, x1 = x0 + low, x1 + high
-                    else:
-                        y0, y1 = y0 + low, y1 + high
-                out[channel, wave] = complex(x0 - y1, -(x1 + y0))
+                x, y = box[at[0]] - p * q * box[at[3]], p * box[at[1]] + q * box[at[2]]
+                u, v = box[at[4]] - p * q * box[at[7]], p * box[at[5]] + q * box[at[6]]
+                out[channel, w] = complex(x - v, -(u + y))
 
 
 @jit
-def boxes_of_waves(coefficients, starts, numbers, ends, limits, boxes):
+def boxes_of_waves(coefficients, starts, numbers, places, ends, sizes, boxes):
     """Add the real parts of waves to boxes: the adjoint of `waves_of_boxes`."""
-    channels = coefficients.shape[0]
-    for system in range(limits.shape[0]):
-        n_a, n_b, n_c = rows_of(limits[system])
-        for wave in range(ends[system], ends[system + 1]):
-            p, q, places = _places(numbers[wave], limits[system])
-            signs = (1.0, p, q, -p * q)
-            for channel in range(channels):
-                base = starts[system, 1] + channel * n_a * n_b * n_c
-                real, imaginary = coefficients[channel, wave].real, coefficients[channel, wave].imag
-                for k in range(4):
-                    if places[k] < 0:
-                        continue
-                    at, even = base + places[k], k == 0 or k == 3
-                    boxes[at] += signs[k] * (real if even else -imaginary)
-                    if numbers[wave, 2] > 0:
-                        boxes[at + 1] -= signs[k] * (imaginary if even else real)
+    for system in range(len(sizes)):
+        for channel in range(coefficients.shape[0]):
+            box = boxes[starts[system, 1] + channel * sizes[system] :]
+            for w in range(ends[system], ends[system + 1]):
+                p, q, at = _sign(numbers[w, 0]), _sign(numbers[w, 1]), places[w]
+                real, imaginary = coefficients[channel, w].real, coefficients[channel, w].imag
+                box[at[0]] += real
+                box[at[1]] -= p * imaginary
+                box[at[2]] -= q * imaginary
+                box[at[3]] -= p * q * real
+                box[at[4]] -= imaginary
+                box[at[5]] -= p * real
+                box[at[6]] -= q * real
+                box[at[7]] += p * q * imaginary
 
 
 @jit
 def list_waves(limits, inverses, longest, depth, starts):
     """Return the waves of every system no longer than `longest`, one of each m and -m.
 
-    depth: written with the greatest c of each |a|, |b|, system after system from `starts` on.
+    And their places in boxes, and first waves. depth: written with the greatest c of each |a|, |b|,
+    system after system from `starts` on.
     """
     n_systems = limits.shape[0]
     ends = np.zeros(n_systems + 1, np.int64)
-    numbers = np.empty((0, 3), np.int64)
+    numbers, places = np.empty((0, 3), np.int64), np.empty((0, 8), np.int32)
     square = (longest / (2 * math.pi)) ** 2
     for fill in range(2):
         count = 0
@@ -330,10 +323,11 @@ def list_waves(limits, inverses, longest, depth, starts):
                             continue
                         if fill == 1:
                             numbers[count, 0], numbers[count, 1], numbers[count, 2] = a, b, c
+                            _write_places(a, b, c, limits[system], places[count])
                             at = starts[system, 0] + abs(a) * (last_b + 1) + abs(b)
                             depth[at] = max(depth[at], c)
                         count += 1
             ends[system + 1] = count
         if fill == 0:
-            numbers = np.empty((count, 3), np.int64)
-    return numbers, ends
+            numbers, places = np.empty((count, 3), np.int64), np.empty((count, 8), np.int32)
+    return numbers, places, ends

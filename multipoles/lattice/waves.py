@@ -44,16 +44,18 @@ class Waves:
         a, b, _ = self.limits.T + 1
         starts = np.concatenate([[0], np.cumsum(a * b)])
         self._depth = np.full(int(starts[-1]), -1, np.int64)
-        self._sizes = np.prod(2 * self.limits + 1, axis=1)
+        # a number behind each box takes what has no place
+        self._sizes = np.prod(2 * self.limits + 1, axis=1) + 1
         self._starts = np.stack([starts, np.zeros_like(starts)], axis=1)
         given = self.limits, self.inverses, float(longest), self._depth, self._starts
         #: m of all waves (n_waves, 3), and where those of each system start, (n_systems + 1,)
-        self.numbers, self.ends = wave_loops.list_waves(*given)
+        self.numbers, self._places, self.ends = wave_loops.list_waves(*given)
 
     @cached_property
     def vectors(self) -> np.ndarray:
         """k = 2π inverse m of all waves, (n_waves, 3)."""
-        return 2 * np.pi * by_system(self.numbers.astype(np.float64), self.inverses, self.ends)
+        numbers = self.numbers.astype(np.float64)
+        return 2 * np.pi * by_system(numbers, self.inverses, self.ends, transposed=True)
 
     def system(self) -> np.ndarray:
         """Return the system of each wave."""
@@ -86,7 +88,7 @@ class Waves:
 
         run_chunks(task, len(items), self._work(ends, order) * channels)
         out = np.empty((channels, len(self.numbers)), np.complex128)
-        wave_loops.waves_of_boxes(boxes, starts, self.numbers, self.ends, self.limits, out)
+        wave_loops.waves_of_boxes(boxes, starts, *self._of_waves, out)
         return out
 
     def synthesis(
@@ -108,9 +110,7 @@ class Waves:
         channels, components = len(coefficients), indexing.n_components(order)
         starts = self._starts_of(channels)
         boxes = np.zeros(int(starts[-1, 1]))
-        wave_loops.boxes_of_waves(
-            coefficients, starts, self.numbers, self.ends, self.limits, boxes
-        )
+        wave_loops.boxes_of_waves(coefficients, starts, *self._of_waves, boxes)
         width = wave_loops.BLOCK * wave_loops.LANES
         sizes = components * width, (order + 1) ** 2 * width, width
         items = _blocks(ends, width)
@@ -123,6 +123,10 @@ class Waves:
 
         run_chunks(task, len(items), self._work(ends, order) * channels)
         return out
+
+    @property
+    def _of_waves(self) -> tuple[np.ndarray, ...]:
+        return self.numbers, self._places, self.ends, self._sizes
 
     def _starts_of(self, channels: int) -> np.ndarray:
         """Return where each system starts in `depth`, and its boxes."""
@@ -164,7 +168,7 @@ def _powers(order: int) -> np.ndarray:
 
 
 def by_system(
-    points: np.ndarray, matrices: np.ndarray, ends: np.ndarray, transposed: bool = True
+    points: np.ndarray, matrices: np.ndarray, ends: np.ndarray, transposed: bool = False
 ) -> np.ndarray:
     """Return rows times a matrix of their system, or its transpose.
 
