@@ -18,9 +18,9 @@ from multipoles.radial import Coulomb, Erf, Kernel
 
 # of the tolerance, for each of the two parts: sums over many pairs have larger errors than one
 _SHARE = 0.1
-# ns: a pair, for a unit of its cost and beside; an image; a point and a wave
-_PAIR, _PAIR_FOUND, _IMAGE, _WAVE = 0.6, 6.0, 60.0, 0.4
-_TRIALS = 28
+# ns: a pair, for a unit of its cost and beside; an image; a point and a wave; a wave
+_PAIR, _PAIR_FOUND, _IMAGE, _WAVE, _OF_WAVE = 0.8, 12.0, 40.0, 0.15, 50.0
+_TRIALS, _STEP = 56, 2.0 ** (-1 / 8)
 
 
 class Split(NamedTuple):
@@ -134,7 +134,7 @@ def _cheapest(
 ) -> _Costed:
     """Return the cheapest split, of those of one eta without near part if it is given."""
     top = sum(orders)
-    etas = 6.0 / apart * 2.0 ** (-np.arange(_TRIALS) / 4) if eta is None else np.array([eta])
+    etas = 6.0 / apart * _STEP ** np.arange(_TRIALS) if eta is None else np.array([eta])
     depth = _near_depth(top, share, apart, etas)
     longest = 2 * etas * _wave_depth(top, share, apart, etas)
     # waves alone leave nothing near but what coincides
@@ -145,11 +145,12 @@ def _cheapest(
     free = spread[None] + (cuts + tails)[:, None]
     edges = np.linalg.norm(cell.batch().vectors, axis=2) * np.ones((len(etas), 1, 1))
     edges[:, :, cell.n_periodic :] *= free[:, None]
-    limits = np.floor(longest[:, None, None] / (2 * np.pi) * edges).astype(np.int64) + 1
-    # an ellipsoid of each box, one of k and -k
-    n_waves = np.pi / 12 * np.prod(2.0 * limits + 1, axis=2)
+    numbers = longest[:, None, None] / (2 * np.pi) * edges
+    limits = np.floor(numbers).astype(np.int64) + 1
+    # an ellipsoid, one of k and -k
+    n_waves = np.pi / 12 * np.prod(2 * numbers + 1, axis=2)
     points = counts[1] * (orders[0] + 1) + counts[0] * (orders[1] + 1)
-    work = (points * n_waves).sum(axis=1) * _WAVE
+    work = ((_WAVE * points + _OF_WAVE) * n_waves).sum(axis=1)
     images, pairs = _sizes(counts, cell, spread, radii)
     components = sum(indexing.n_components(k) for k in range(top + 1))
     near = pairs * (_PAIR_FOUND + _PAIR * (2 + components)) + images * _IMAGE
