@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from multipoles import checks
+from multipoles.compiled.jit import jit
 
 # volumes less than this times the product of the vectors' lengths are taken for none
 _FLAT = 1e-10
@@ -73,20 +74,22 @@ class Cell:
         """Return the cell of one system of many, or those of some."""
         return Cell(self.vectors[which], self.n_periodic, self.choice[which])
 
-    def images(self, points: np.ndarray) -> np.ndarray:
+    def images(self, points: np.ndarray, ends: np.ndarray | None = None) -> np.ndarray:
         """Return, for each point, the whole numbers that bring it into the cell, (n, 3) float64.
 
         ``points + images(points) @ vectors`` has fractional coordinates from 0 to 1 along what
-        repeats; along the rest the numbers are zero.
+        repeats; along the rest the numbers are zero. ends: first point of each of many systems.
         """
-        found = np.zeros_like(points)
-        d = self.n_periodic
-        found[:, :d] = -np.floor(points @ self.inverse[:, :d])
+        found, d = np.zeros_like(points), self.n_periodic
+        ends = np.array([0, len(points)]) if ends is None else ends
+        found[:, :d] = -np.floor(by_system(points, self.batch().inverse, ends)[:, :d])
         return found
 
-    def wrapped(self, points: np.ndarray) -> np.ndarray:
+    def wrapped(self, points: np.ndarray, ends: np.ndarray | None = None) -> np.ndarray:
         """Return points moved into the cell along what repeats."""
-        moved: np.ndarray = points + self.images(points) @ self.vectors
+        ends = np.array([0, len(points)]) if ends is None else ends
+        steps = self.images(points, ends)
+        moved: np.ndarray = points + by_system(steps, self.batch().vectors, ends)
         return moved
 
     def extents(self, *points: np.ndarray) -> np.ndarray:
@@ -239,3 +242,41 @@ def _nearest(basis: np.ndarray, vector: np.ndarray) -> np.ndarray:
     distances = ((vector - steps @ basis) ** 2).sum(axis=1)
     best: np.ndarray = steps[int(np.argmin(distances))].astype(np.int64)
     return best
+
+
+def by_system(
+    points: np.ndarray, matrices: np.ndarray, ends: np.ndarray, transposed: bool = False
+) -> np.ndarray:
+    """Return rows times a matrix of their system, or its transpose.
+
+    Parameters
+    ----------
+    points : ndarray, shape (n, ..., k)
+        System after system.
+    matrices : ndarray, shape (n_systems, k, k)
+        One for each system.
+    ends : ndarray of int, shape (n_systems + 1,)
+        First row of each system.
+    transposed : bool
+        Whether rows are multiplied by the transpose.
+    """
+    out = np.empty(points.shape)
+    k = points.shape[-1]
+    rows = np.ascontiguousarray(points).reshape(len(points), -1, k)
+    if transposed:
+        matrices = matrices.transpose(0, 2, 1)
+    _multiply(rows, np.ascontiguousarray(matrices), ends, out.reshape(rows.shape))
+    return out
+
+
+@jit
+def _multiply(rows, matrices, ends, out):
+    k = rows.shape[2]
+    for system in range(matrices.shape[0]):
+        for i in range(ends[system], ends[system + 1]):
+            for channel in range(rows.shape[1]):
+                for b in range(k):
+                    total = 0.0
+                    for a in range(k):
+                        total += rows[i, channel, a] * matrices[system, a, b]
+                    out[i, channel, b] = total

@@ -18,7 +18,7 @@ import numpy as np
 
 from multipoles import indexing
 from multipoles.lattice import search, waves
-from multipoles.lattice.cell import Cell
+from multipoles.lattice.cell import Cell, by_system
 from multipoles.lattice.own import even_tensor, own_matrix
 from multipoles.lattice.split import Split, split_for
 from multipoles.lattice.strain import of_waves, strained
@@ -85,8 +85,8 @@ class Ewald:
         self.ends = ends
         same = sources is targets
         self.coincidence = coincidence_of(targets, sources, cell, ends)
-        self.targets = wrapped(targets, self.cell, ends[0])
-        self.sources = self.targets if same else wrapped(sources, self.cell, ends[1])
+        self.targets = self.cell.wrapped(targets, ends[0])
+        self.sources = self.targets if same else self.cell.wrapped(sources, ends[1])
         counts = np.diff(ends[0]), np.diff(ends[1])
         spread = self.cell[0].extents(self.targets, self.sources)
         given = counts, spread, self.cell, kernel, tolerance, source_order, order
@@ -152,10 +152,10 @@ class Ewald:
     @cached_property
     def places(self) -> tuple[np.ndarray, np.ndarray]:
         """Fractional coordinates of targets and sources."""
-        u = waves.by_system(self.targets, self.inverse, self.ends[0])
+        u = by_system(self.targets, self.inverse, self.ends[0])
         if self.sources is self.targets:
             return u, u
-        return u, waves.by_system(self.sources, self.inverse, self.ends[1])
+        return u, by_system(self.sources, self.inverse, self.ends[1])
 
     @cached_property
     def decay(self) -> np.ndarray:
@@ -250,14 +250,6 @@ class Ewald:
             found = moments[images.origin[coincident[:, 1]]] @ matrix
             np.subtract.at(out, coincident[:, 0], found)
         return out
-
-
-def wrapped(points: np.ndarray, cell: Cell, ends: np.ndarray) -> np.ndarray:
-    """Return points moved into the cells of their systems along what repeats."""
-    steps, d = np.zeros_like(points), cell.n_periodic
-    steps[:, :d] = -np.floor(waves.by_system(points, cell.inverse, ends)[:, :d])
-    moved: np.ndarray = points + waves.by_system(steps, cell.vectors, ends)
-    return moved
 
 
 def sums_of_systems(values: np.ndarray, ends: np.ndarray) -> np.ndarray:

@@ -313,8 +313,14 @@ def rows_of(ranges: np.ndarray) -> Any:
     """Return the rows of ranges (n, 2): a slice where one follows the other, or their numbers."""
     if (ranges[1:, 0] == ranges[:-1, 1]).all():
         return slice(int(ranges[0, 0]), int(ranges[-1, 1]))
+    return numbers_of(ranges)
+
+
+def numbers_of(ranges: np.ndarray) -> np.ndarray:
+    """Return all whole numbers of ranges (n, 2)."""
     counts = ranges[:, 1] - ranges[:, 0]
-    return np.arange(counts.sum()) + np.repeat(ranges[:, 0] - np.cumsum(counts) + counts, counts)
+    first = np.repeat(ranges[:, 0] - np.cumsum(counts) + counts, counts)
+    return np.arange(len(first)) + first
 
 
 def systems_of(

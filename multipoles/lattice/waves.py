@@ -15,8 +15,9 @@ from functools import cached_property
 import numpy as np
 
 from multipoles import indexing
-from multipoles.compiled.jit import get_num_threads, jit, run_chunks
+from multipoles.compiled.jit import get_num_threads, run_chunks
 from multipoles.lattice import wave_loops
+from multipoles.lattice.cell import by_system
 from multipoles.layout import aligned
 from multipoles.polynomials import monomial_matrices
 
@@ -57,8 +58,9 @@ class Waves:
         numbers = self.numbers.astype(np.float64)
         return 2 * np.pi * by_system(numbers, self.inverses, self.ends, transposed=True)
 
-    def system(self) -> np.ndarray:
-        """Return the system of each wave."""
+    @property
+    def systems(self) -> np.ndarray:
+        """The system of each wave."""
         return np.repeat(np.arange(len(self.limits)), np.diff(self.ends))
 
     def structure_factors(self, u: np.ndarray, moments: np.ndarray, ends: np.ndarray) -> np.ndarray:
@@ -165,44 +167,6 @@ def _blocks(ends: np.ndarray, size: int) -> np.ndarray:
 
 def _powers(order: int) -> np.ndarray:
     return np.ascontiguousarray(indexing.multi_indices(order), np.int64)
-
-
-def by_system(
-    points: np.ndarray, matrices: np.ndarray, ends: np.ndarray, transposed: bool = False
-) -> np.ndarray:
-    """Return rows times a matrix of their system, or its transpose.
-
-    Parameters
-    ----------
-    points : ndarray, shape (n, ..., k)
-        System after system.
-    matrices : ndarray, shape (n_systems, k, k)
-        One for each system.
-    ends : ndarray of int, shape (n_systems + 1,)
-        First row of each system.
-    transposed : bool
-        Whether rows are multiplied by the transpose.
-    """
-    out = np.empty(points.shape)
-    k = points.shape[-1]
-    rows = np.ascontiguousarray(points).reshape(len(points), -1, k)
-    if transposed:
-        matrices = matrices.transpose(0, 2, 1)
-    _multiply(rows, np.ascontiguousarray(matrices), ends, out.reshape(rows.shape))
-    return out
-
-
-@jit
-def _multiply(rows, matrices, ends, out):
-    k = rows.shape[2]
-    for system in range(matrices.shape[0]):
-        for i in range(ends[system], ends[system + 1]):
-            for channel in range(rows.shape[1]):
-                for b in range(k):
-                    total = 0.0
-                    for a in range(k):
-                        total += rows[i, channel, a] * matrices[system, a, b]
-                    out[i, channel, b] = total
 
 
 def fractional_moments(
