@@ -33,6 +33,13 @@ if TYPE_CHECKING:
     from multipoles.cuda.neighbours import DeviceNeighbours
 
 
+def field_by(
+    targets: Tensor, sources: Tensor, moments: Tensor, order: int, evaluator: Evaluator
+) -> Tensor:
+    """Return the field (n_targets, channels, components) as an evaluator sums it."""
+    return _field(targets, sources, moments, order, evaluator)
+
+
 def unchecked_field(
     targets: Tensor,
     sources: Tensor,
@@ -152,6 +159,14 @@ class _Field(torch.autograd.Function):
         targets, sources, moments = ctx.saved_tensors
         by_target, by_source, by_moments = ctx.needs_input_grad[:3]
         to_targets = to_sources = to_moments = None
+        order, itself = ctx.order, ctx.evaluator.transposed is ctx.evaluator
+        if itself and by_target and by_source and gradient.shape == moments.shape:
+            # its own adjoint: one sum for both
+            both = torch.cat([moments, gradient], dim=1)
+            field = _field(targets, sources, both, order + 1, ctx.evaluator)
+            field, adjoint = field.tensor_split(2, dim=1)
+            to_moments = adjoint[..., : moments.shape[-1]] if by_moments else None
+            return contract(gradient, field), contract(moments, adjoint), to_moments, None, None
         if by_target:
             field = _field(targets, sources, moments, ctx.order + 1, ctx.evaluator)
             to_targets = contract(gradient, field)

@@ -8,13 +8,14 @@ differentiation like the field itself; what they are multiplied by is arithmetic
 """
 
 import math
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gnn.operators.field_operator import contract, unchecked_field
+from gnn.operators.field_operator import contract, field_by, unchecked_field
 from multipoles import indexing
 from multipoles.lattice.cell import Cell
 from multipoles.lattice.ewald import Ewald, erf_at_zero
@@ -26,6 +27,24 @@ from multipoles.radial import Kernel
 def width(order: int) -> int:
     """Return the number of components of fields up to an order."""
     return indexing.n_components(order)
+
+
+class Periodic:
+    """An Ewald sum as an evaluator, for lattice vectors that are constant."""
+
+    def __init__(self, plan: Ewald) -> None:
+        self.plan = plan
+
+    def field(
+        self, targets: np.ndarray, sources: np.ndarray, moments: np.ndarray, order: int
+    ) -> np.ndarray:
+        """Return the field at the plan's targets."""
+        return self.plan.field(moments, self.plan.factors_of(moments), order)
+
+    @property
+    def transposed(self) -> "Periodic":
+        """The same sum with targets and sources exchanged."""
+        return self if self.plan.transposed is self.plan else Periodic(self.plan.transposed)
 
 
 class System:
@@ -70,14 +89,25 @@ class System:
         s = x if same else sources.detach().numpy()
         self._lay_out(x, s, reduced, kernel, tolerance, orders, ends)
         self.vectors, self.surface, self.ends = _vectors(cells, reduced), surface, ends
-        self.given = targets, sources
+        self.given, self.same, self.reduced = (targets, sources), same, reduced
         self.of_targets, self.of_sources = (
             torch.from_numpy(np.repeat(np.arange(len(reduced)), np.diff(each))) for each in ends
         )
-        moves = reduced.images(x, ends[0]), reduced.images(s, ends[1])
-        self.targets = targets + self._moved(moves[0], self.of_targets)
-        self.sources = self.targets if same else sources + self._moved(moves[1], self.of_sources)
         self.volumes = torch.linalg.det(self.vectors).abs()
+
+    @cached_property
+    def targets(self) -> Tensor:
+        """Targets, moved into the cell."""
+        moves = self.reduced.images(self.given[0].detach().numpy(), self.ends[0])
+        return self.given[0] + self._moved(moves, self.of_targets)
+
+    @cached_property
+    def sources(self) -> Tensor:
+        """Sources, moved into the cell."""
+        if self.same:
+            return self.targets
+        moves = self.reduced.images(self.given[1].detach().numpy(), self.ends[1])
+        return self.given[1] + self._moved(moves, self.of_sources)
 
     def _lay_out(
         self,
@@ -93,6 +123,7 @@ class System:
         self.plan: Any = Ewald(x, s, cell, kernel, tolerance, *orders, ends=ends)
         self.near, self.kernels = self.plan.near, self.plan.near_kernels
         self.has_waves = self.plan.split.eta > 0
+        self.evaluator: Periodic | None = Periodic(self.plan)
 
     def _moved(self, steps: np.ndarray, system: Tensor) -> Tensor:
         """Return whole numbers of lattice vectors."""
@@ -100,6 +131,17 @@ class System:
 
     def field(self, moments: Tensor, order: int) -> Tensor:
         """Return the field (n_targets, channels, components)."""
+        if self.evaluator is not None and not self.vectors.requires_grad:
+            phi = field_by(*self.given, moments, order, self.evaluator)
+        else:
+            phi = self._field_of_parts(moments, order)
+        if self.surface == "vacuum":
+            systems = self.of_targets, self.of_sources
+            phi = phi + _of_surface(*self.given, moments, order, self.volumes, systems)
+        return phi
+
+    def _field_of_parts(self, moments: Tensor, order: int) -> Tensor:
+        """Return the field as a function of the lattice vectors, too."""
         images, pairs, coincident = self.near
         origin = torch.from_numpy(images.origin)
         moves = self._moved(images.steps, self.of_sources.index_select(0, origin))
@@ -112,9 +154,6 @@ class System:
         if self.has_waves:
             phi = phi + self._smooth_field(moments, order)
             phi = phi - self._own_field(moved, coincident, order)
-        if self.surface == "vacuum":
-            systems = self.of_targets, self.of_sources
-            phi = phi + _of_surface(*self.given, moments, order, self.volumes, systems)
         return phi
 
     def _smooth_field(self, moments: Tensor, order: int) -> Tensor:
@@ -141,8 +180,6 @@ class System:
 
     def _weights(self, inverse: Tensor) -> Tensor:
         """Return the transform of 1/r, smoothed, of all waves; twice where -m is not there."""
-        if not inverse.requires_grad:
-            return torch.from_numpy(self.plan.weights)
         split, d, waves = self.plan.split, self.plan.cell.n_periodic, self.plan.waves
         system = torch.from_numpy(waves.systems)
         numbers = torch.from_numpy(2 * math.pi * waves.numbers.astype(np.float64))

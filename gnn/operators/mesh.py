@@ -74,7 +74,7 @@ class MeshSystem(System):
         found = search.pairs_within(*given)
         pairs = PairList.of_rows(found.starts, found.images, len(images.points))
         self.near, self.kernels = Near(images, pairs, found.coincident), self.plan.near_kernels
-        self.has_waves = True
+        self.has_waves, self.evaluator = True, None
         self.grid = Grid(self.plan.shape, setting.points, setting.window_band)
 
     def _smooth_field(self, moments: Tensor, order: int) -> Tensor:

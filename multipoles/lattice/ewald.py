@@ -60,6 +60,8 @@ class Ewald:
         The length whose logarithm is zero, with one periodic direction.
     ends : tuple of two ndarrays of int, shape (n_systems + 1,), optional
         First target and first source of each system, all of which have both.
+    split : Split, optional
+        How to split, if it is known.
 
     Raises
     ------
@@ -78,8 +80,10 @@ class Ewald:
         order: int,
         unit: float = 1.0,
         ends: tuple[np.ndarray, np.ndarray] | None = None,
+        split: Split | None = None,
     ) -> None:
         self.cell, self.kernel, self.unit = cell.batch(), kernel, unit
+        self._asked = tolerance, source_order, order
         if ends is None:
             ends = np.array([0, len(targets)]), np.array([0, len(sources)])
         self.ends = ends
@@ -90,7 +94,20 @@ class Ewald:
         counts = np.diff(ends[0]), np.diff(ends[1])
         spread = self.cell[0].extents(self.targets, self.sources)
         given = counts, spread, self.cell, kernel, tolerance, source_order, order
-        self.split: Split = split_for(*given)
+        self.split: Split = split_for(*given) if split is None else split
+
+    @cached_property
+    def transposed(self) -> "Ewald":
+        """The adjoint map: targets and sources exchanged."""
+        if self.sources is self.targets:
+            return self
+        tolerance, source_order, order = self._asked
+        other = Ewald(
+            self.sources, self.targets, self.cell, self.kernel, tolerance, order, source_order,
+            self.unit, self.ends[::-1], self.split,
+        )  # fmt: skip
+        other.__dict__["transposed"] = self
+        return other
 
     # --- near -------------------------------------------------------------------------------------
 
