@@ -9,7 +9,7 @@ from multipoles.compiled.jit import inline, jit, run_chunks
 from multipoles.lattice.cell import Cell
 
 # bins along a radius
-_PER_RADIUS = 2
+_PER_RADIUS = 1.5
 # no more bins than so many per source
 _BINS = 4
 
@@ -92,14 +92,18 @@ def pairs_within(
     limits = np.broadcast_to(np.square(coincidence), len(ends[0]) - 1).astype(np.float64)
 
     def task(start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return _near_pairs(start, stop, targets, system, grid, radius, limits)  # type: ignore
+        found: tuple[np.ndarray, np.ndarray, np.ndarray]
+        found = _near_pairs(start, stop, targets, system, grid, radius, limits)
+        return found
 
     parts = run_chunks(task, len(targets), 30.0 * len(targets))
-    counts, images, coincident = (
-        part[0] if len(part) == 1 else np.concatenate(part) for part in zip(*parts, strict=True)
+    (near, doubles), images, same = (
+        part[0] if len(part) == 1 else np.concatenate(part, axis=-1)
+        for part in zip(*parts, strict=True)
     )
     starts = np.zeros(len(targets) + 1, np.int64)
-    np.cumsum(counts, out=starts[1:])
+    np.cumsum(near, out=starts[1:])
+    coincident = np.stack([np.repeat(np.arange(len(targets)), doubles), same], axis=1)
     return Pairs(starts, images, coincident)
 
 
@@ -230,36 +234,53 @@ def _rows(target, corner, counts, radius, rows):
 
 
 @jit
+def _with_room(array, used, more):
+    """Return an array that begins with what is used of another, and has room for more."""
+    if used + more <= len(array):
+        return array
+    longer = np.empty(2 * len(array) + more, np.int64)
+    longer[:used] = array[:used]
+    return longer
+
+
+@inline
+def _look(target, rows, starts, sources, order, square, coincident, images, place, same, double):
+    """Write the sources of some rows that are near a target; return the ends of both lists."""
+    x, y, z = target[0], target[1], target[2]
+    for row in range(rows.shape[0]):
+        for j in range(starts[rows[row, 0]], starts[rows[row, 1]]):
+            dx, dy, dz = x - sources[j, 0], y - sources[j, 1], z - sources[j, 2]
+            apart = dx * dx + dy * dy + dz * dz
+            # without branches, which nothing could foresee
+            images[place], same[double] = order[j], order[j]
+            one = int(apart <= coincident)
+            place += int(apart <= square) - one
+            double += one
+    return place, double
+
+
+@jit
 def _near_pairs(start, stop, targets, system, grid, radius, coincident):
-    """Return how many pairs each target has, their sources, and pairs that coincide."""
+    """Return how many pairs each target has, and how many coincide, and the sources of both."""
     corners, bins, starts, order, sources = grid
-    square = radius * radius
-    most, room = 1, 0
+    most = 1
     for k in range(len(corners)):
-        across = min(bins[k, 0], int(2 * radius / corners[k, 3]) + 2)
-        most = max(most, across * min(bins[k, 1], int(2 * radius / corners[k, 3]) + 2))
+        across = int(2 * radius / corners[k, 3]) + 2
+        most = max(most, min(bins[k, 0], across) * min(bins[k, 1], across))
     rows = np.empty((most, 2), np.int64)
-    for i in range(start, stop):
-        for row in range(_rows(targets[i], corners[system[i]], bins[system[i]], radius, rows)):
-            room += starts[rows[row, 1]] - starts[rows[row, 0]]
-    counts = np.empty(stop - start, np.int64)
-    # what is not used of these takes no memory
-    images, same = np.empty(room + 1, np.int64), np.empty((room, 2), np.int64)
+    counts = np.empty((2, stop - start), np.int64)
+    images, same = np.empty(64 * (stop - start), np.int64), np.empty(2 * (stop - start), np.int64)
     place = double = 0
     for i in range(start, stop):
-        x, y, z = targets[i, 0], targets[i, 1], targets[i, 2]
-        before, one = place, coincident[system[i]]
-        for row in range(_rows(targets[i], corners[system[i]], bins[system[i]], radius, rows)):
-            for j in range(starts[rows[row, 0]], starts[rows[row, 1]]):
-                dx, dy, dz = x - sources[j, 0], y - sources[j, 1], z - sources[j, 2]
-                apart = dx * dx + dy * dy + dz * dz
-                near = int(apart <= square)
-                if apart <= one:
-                    near = 0
-                    same[double, 0], same[double, 1] = i, order[j]
-                    double += 1
-                # without a branch, which nothing could foresee
-                images[place] = order[j]
-                place += near
-        counts[i - start] = place - before
+        n = _rows(targets[i], corners[system[i]], bins[system[i]], radius, rows)
+        room = 1
+        for row in range(n):
+            room += starts[rows[row, 1]] - starts[rows[row, 0]]
+        images, same = _with_room(images, place, room), _with_room(same, double, room)
+        before = place, double
+        place, double = _look(
+            targets[i], rows[:n], starts, sources, order, radius * radius, coincident[system[i]],
+            images, place, same, double,
+        )  # fmt: skip
+        counts[0, i - start], counts[1, i - start] = place - before[0], double - before[1]
     return counts, images[:place], same[:double]
