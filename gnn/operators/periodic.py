@@ -24,7 +24,7 @@ from multipoles.radial import Erf, Kernel
 # tighter ones are left to Ewald sums, whose derivatives are exact to rounding
 _TIGHTEST = 1e-9
 # fewer targets and sources are not summed sooner on a mesh, with derivatives by points and cell
-_FEW = 1000
+_FEW = 5000
 # Gaussian charges that are wider than this, in distances of neighbours, are few waves
 _WIDE = 4.0
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -262,7 +263,7 @@ def by_system(
     """
     out = np.empty(points.shape)
     k = points.shape[-1]
-    rows = np.ascontiguousarray(points).reshape(len(points), -1, k)
+    rows = np.ascontiguousarray(points).reshape(len(points), prod(points.shape[1:-1]), k)
     if transposed:
         matrices = matrices.transpose(0, 2, 1)
     _multiply(rows, np.ascontiguousarray(matrices), ends, out.reshape(rows.shape))
