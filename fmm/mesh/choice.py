@@ -101,7 +101,7 @@ def setting_of(
 ) -> Setting:
     """Return the cheapest setting for points, see `setting_for`."""
     spread = cell.extents(targets, sources)
-    apart = spacing(len(sources), cell, spread)
+    apart = float(spacing(len(sources), cell, spread))
     reach = reach_of(kernel, tolerance, sum(orders))
     counts = len(targets), len(sources)
     cost = pair_cost(*orders, 1, True)

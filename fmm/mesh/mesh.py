@@ -14,13 +14,8 @@ from multipoles.checks import check_total_order
 from multipoles.emitted.field import MAX_EMITTED
 from multipoles.lattice import surface as of_surface
 from multipoles.lattice.cell import Cell, cell_of
-from multipoles.lattice.periodic import (
-    Lattice,
-    check_neutral,
-    lattice_of,
-    length_exponents,
-    moment_exponents,
-)
+from multipoles.lattice.groups import length_exponents, moment_exponents
+from multipoles.lattice.options import Lattice, check_neutral, lattice_of
 from multipoles.lattice.strain import virial
 from multipoles.radial import Coulomb, Kernel, kernel_object
 

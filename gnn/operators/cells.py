@@ -11,7 +11,8 @@ from torch import Tensor
 from gnn.operators.derivatives import refuse_transforms
 from gnn.operators.periodic import Sums
 from multipoles import indexing
-from multipoles.lattice.periodic import TOLERANCES, Lattice
+from multipoles.lattice.cell import cells_of
+from multipoles.lattice.options import TOLERANCES, Lattice
 from multipoles.lattice.split import check_kernel
 from multipoles.radial import Kernel
 
@@ -102,12 +103,15 @@ class FieldInCells:
         count = len(self.cells.periodic)
         edges = [np.searchsorted(of.numpy(), np.arange(count + 1)) for of in self._index]
         both = torch.from_numpy(np.logical_and(*(np.diff(each) > 0 for each in edges)))
-        for periodic in product((True, False), repeat=3):
+        for a, b, c in product((True, False), repeat=3):
+            periodic = a, b, c
             chosen = (self.cells.periodic == torch.tensor(periodic)).all(1) & both
             own = torch.nonzero(chosen)[:, 0].numpy()
             if not any(periodic) or not len(own):
                 continue
             lattice = Lattice(np.empty((0, 3, 3)), periodic, None, True, "conductor")
             first, second = (np.stack([each[own], each[own + 1]], axis=1) for each in edges)
-            given = x, s, h[torch.from_numpy(own)], self.kernel, lattice, tolerance
-            yield Sums(*given, (source_order, self.order), (first, second), self.same)
+            mine, orders = h[torch.from_numpy(own)], (source_order, self.order)
+            reduced = cells_of(mine.detach().numpy(), periodic, lattice.name_of(own))
+            given = x, s, mine, reduced, self.kernel, lattice, tolerance, orders
+            yield Sums(*given, (first, second), self.same)

@@ -206,7 +206,7 @@ class System:
 
 
 def _vectors(cells: Tensor, reduced: Cell) -> Tensor:
-    """Return the reduced vectors that repeat, then unit vectors across, as `cells_of` makes them."""
+    """Return the reduced vectors that repeat, then unit vectors across, like `cells_of`."""
     vectors = torch.from_numpy(reduced.choice.astype(np.float64)) @ cells
     if reduced.n_periodic == 3:
         return vectors

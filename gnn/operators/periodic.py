@@ -9,21 +9,16 @@ from gnn.operators.lattice import System, width
 from gnn.operators.mesh import MeshSystem
 from multipoles import indexing
 from multipoles.lattice.cell import Cell, cells_of
-from multipoles.lattice.periodic import (
-    TOLERANCES,
-    Lattice,
-    alike,
-    check_neutral,
-    numbers_of,
-    starts_of,
-    systems_of,
-)
+from multipoles.lattice.groups import alike, numbers_of, systems_of
+from multipoles.lattice.options import TOLERANCES, Lattice, check_neutral
+from multipoles.lattice.rows import starts_of
 from multipoles.lattice.split import decays
 from multipoles.radial import Erf, Kernel
 
 # tighter ones are left to Ewald sums, whose derivatives are exact to rounding
 _TIGHTEST = 1e-9
-# fewer targets and sources are not summed sooner on a mesh, with derivatives by points and cell
+# fewer targets and sources are not summed sooner on a mesh, with derivatives by points and cell; a
+# system of more is in no group
 _FEW = 5000
 # Gaussian charges that are wider than this, in distances of neighbours, are few waves
 _WIDE = 4.0
@@ -38,6 +33,8 @@ class Sums:
         Points of all systems, float64.
     cells : Tensor, shape (n_systems, 3, 3)
         Lattice vectors of those that are summed, float64.
+    reduced : Cell
+        The reduced cells of their values.
     kernel : Kernel
         Radial kernel.
     lattice : Lattice
@@ -57,6 +54,7 @@ class Sums:
         targets: Tensor,
         sources: Tensor,
         cells: Tensor,
+        reduced: Cell,
         kernel: Kernel,
         lattice: Lattice,
         tolerance: float,
@@ -66,12 +64,11 @@ class Sums:
     ) -> None:
         self.order, self.lattice, self.kernel = orders[1], lattice, kernel
         self.groups: list[tuple[Tensor, Tensor, System]] = []
-        reduced = cells_of(cells.detach().numpy(), lattice.periodic, lambda k: f"cell[{k}]")
         counts = ranges[0][:, 1] - ranges[0][:, 0], ranges[1][:, 1] - ranges[1][:, 0]
         for own in alike(reduced, counts, np.zeros(len(reduced), np.int64)):
-            rows = [torch.from_numpy(numbers_of(each[own])) for each in ranges]
-            x = targets.index_select(0, rows[0])
-            s = x if same else sources.index_select(0, rows[1])
+            first, second = (torch.from_numpy(numbers_of(each[own])) for each in ranges)
+            x = targets.index_select(0, first)
+            s = x if same else sources.index_select(0, second)
             ends = starts_of(counts[0][own]), starts_of(counts[1][own])
             system = _kind(reduced[own], kernel, tolerance, orders, *ends)
             given = x, s, cells[torch.from_numpy(own)], reduced[own], kernel, lattice.surface
@@ -79,7 +76,7 @@ class Sums:
                 made = system(*given, tolerance, orders, same, ends)
             except ToleranceNotKept:
                 made = System(*given, tolerance, orders, same, ends)
-            self.groups.append((*rows, made))
+            self.groups.append((first, second, made))
 
     def field(self, moments: Tensor) -> tuple[Tensor, Tensor]:
         """Return numbers of targets, and the field there (n, channels, components)."""
@@ -129,8 +126,9 @@ def field_in_cells(
     if not len(numbers):
         return zeros.to(dtype)
     cells = h[None].expand(len(numbers), 3, 3) if h.dim() == 2 else h[torch.from_numpy(numbers)]
+    name_of = lattice.name_of(numbers)
+    reduced = cells_of(cells.detach().numpy(), lattice.periodic, name_of)
     orders = indexing.order_of(m.shape[-1]), order
-    same = targets is sources
-    sums = Sums(x, s, cells, kernel, lattice, tolerance, orders, ranges, same)
-    rows, found = sums.field(m)
+    given = x, s, cells, reduced, kernel, lattice, tolerance, orders, ranges
+    rows, found = Sums(*given, targets is sources).field(m)
     return zeros.index_copy(0, rows, found).to(dtype)

@@ -9,13 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from math import prod
 from typing import Any
 
 import numpy as np
 
 from multipoles import checks
-from multipoles.compiled.jit import jit
+from multipoles.lattice.rows import by_system
 
 # volumes less than this times the product of the vectors' lengths are taken for none
 _FLAT = 1e-10
@@ -135,7 +134,7 @@ def cells_of(
     lengths = np.linalg.norm(rows, axis=2)
     if not lengths.all():
         system = int(np.argmin(lengths.all(axis=1)))
-        which = np.flatnonzero(repeats)[int(np.argmin(lengths[system]))]
+        which = int(np.flatnonzero(repeats)[np.argmin(lengths[system])])
         raise ValueError(
             f"{name_of(system)}[{which}] has length zero, but periodic says that this direction "
             "repeats"
@@ -154,11 +153,11 @@ def cells_of(
     choice = np.zeros((len(cells), d, 3), np.int64)
     choice[:, np.arange(d), np.flatnonzero(repeats)] = 1
     vectors[:, :d] = rows
-    for system in np.flatnonzero(~_are_reduced(rows)):
-        vectors[system, :d], chosen = _reduced(rows[system])
-        choice[system][:, np.flatnonzero(repeats)] = chosen
-    for system in range(len(cells) if d < 3 else 0):
-        vectors[system, d:] = complement(vectors[system, :d])
+    for k in np.flatnonzero(~_are_reduced(rows)):
+        vectors[k, :d], chosen = _reduced(rows[k])
+        choice[k][:, np.flatnonzero(repeats)] = chosen
+    for k in range(len(cells) if d < 3 else 0):
+        vectors[k, d:] = complement(vectors[k, :d])
     return Cell(vectors, d, choice)
 
 
@@ -243,41 +242,3 @@ def _nearest(basis: np.ndarray, vector: np.ndarray) -> np.ndarray:
     distances = ((vector - steps @ basis) ** 2).sum(axis=1)
     best: np.ndarray = steps[int(np.argmin(distances))].astype(np.int64)
     return best
-
-
-def by_system(
-    points: np.ndarray, matrices: np.ndarray, ends: np.ndarray, transposed: bool = False
-) -> np.ndarray:
-    """Return rows times a matrix of their system, or its transpose.
-
-    Parameters
-    ----------
-    points : ndarray, shape (n, ..., k)
-        System after system.
-    matrices : ndarray, shape (n_systems, k, k)
-        One for each system.
-    ends : ndarray of int, shape (n_systems + 1,)
-        First row of each system.
-    transposed : bool
-        Whether rows are multiplied by the transpose.
-    """
-    out = np.empty(points.shape)
-    k = points.shape[-1]
-    rows = np.ascontiguousarray(points).reshape(len(points), prod(points.shape[1:-1]), k)
-    if transposed:
-        matrices = matrices.transpose(0, 2, 1)
-    _multiply(rows, np.ascontiguousarray(matrices), ends, out.reshape(rows.shape))
-    return out
-
-
-@jit
-def _multiply(rows, matrices, ends, out):
-    k = rows.shape[2]
-    for system in range(matrices.shape[0]):
-        for i in range(ends[system], ends[system + 1]):
-            for channel in range(rows.shape[1]):
-                for b in range(k):
-                    total = 0.0
-                    for a in range(k):
-                        total += rows[i, channel, a] * matrices[system, a, b]
-                    out[i, channel, b] = total

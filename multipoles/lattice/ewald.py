@@ -18,8 +18,9 @@ import numpy as np
 
 from multipoles import indexing
 from multipoles.lattice import search, waves
-from multipoles.lattice.cell import Cell, by_system
+from multipoles.lattice.cell import Cell
 from multipoles.lattice.own import even_tensor, own_matrix
+from multipoles.lattice.rows import by_system, sums_of_systems
 from multipoles.lattice.split import Split, split_for
 from multipoles.lattice.strain import of_waves, strained
 from multipoles.lattice.transform import slope, transform
@@ -178,11 +179,10 @@ class Ewald:
     def decay(self) -> np.ndarray:
         """What smooths each wave, over the volume of its box; twice where -m is not there."""
         volumes = self.cell.volume * float(np.prod(self.split.lengths))
-        numbers, counts = self.waves.numbers, np.diff(self.waves.ends)
         k2 = np.einsum("wa,wa->w", self.waves.vectors, self.waves.vectors)
         decay: np.ndarray = np.exp(k2 / (-4 * self.split.eta**2))
-        decay *= np.repeat(2 / volumes, counts)
-        decay[~numbers.any(axis=1)] *= 0.5
+        decay *= np.repeat(2 / volumes, np.diff(self.waves.ends))
+        decay[k2 == 0] *= 0.5
         return decay
 
     @cached_property
@@ -199,9 +199,7 @@ class Ewald:
         return waves.cartesian_field(phi, self.inverse, self.ends[0])
 
     def background(self, moments: np.ndarray) -> np.ndarray:
-        """Return the potential of the background that makes a cell neutral, (n_systems, channels).
-
-        """
+        """Return the potentials of the backgrounds of charged cells, (n_systems, channels)."""
         charges = sums_of_systems(moments[:, :, 0], self.ends[1])
         if self.cell.n_periodic < 3:
             return np.zeros_like(charges)
@@ -267,12 +265,6 @@ class Ewald:
             found = moments[images.origin[coincident[:, 1]]] @ matrix
             np.subtract.at(out, coincident[:, 0], found)
         return out
-
-
-def sums_of_systems(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Return the sums over the rows of each system, none of which is empty."""
-    found: np.ndarray = np.add.reduceat(values, ends[:-1], axis=0)
-    return found
 
 
 def coincidence_of(

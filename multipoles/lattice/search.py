@@ -124,8 +124,8 @@ def _images(points, vectors, inverses, ends, beyond):
                         place = 0.0
                         for k in range(3):
                             place += points[i, k] * inverse[k, axis]
-                        low[axis] = int(math.ceil(-reach - place))
-                        high[axis] = int(math.floor(1.0 + reach - place))
+                        low[axis] = math.ceil(-reach - place)
+                        high[axis] = math.floor(1.0 + reach - place)
                 if fill == 0:
                     inside = 1
                     for axis in range(3):
@@ -212,10 +212,10 @@ def _rows(target, corner, counts, radius, rows):
     n, edge, square = 0, corner[3], radius * radius
     # rounding may have put points into the next bin
     slack = 1e-9 * edge
-    first = int(math.floor((target[0] - radius - corner[0]) / edge))
-    last = int(math.floor((target[0] + radius - corner[0]) / edge))
-    low = int(math.floor((target[1] - radius - corner[1]) / edge))
-    high = int(math.floor((target[1] + radius - corner[1]) / edge))
+    first = math.floor((target[0] - radius - corner[0]) / edge)
+    last = math.floor((target[0] + radius - corner[0]) / edge)
+    low = math.floor((target[1] - radius - corner[1]) / edge)
+    high = math.floor((target[1] + radius - corner[1]) / edge)
     for a in range(max(first, 0), min(last, counts[0] - 1) + 1):
         aside = _gap(target[0], corner[0] + a * edge, edge) - slack
         for b in range(max(low, 0), min(high, counts[1] - 1) + 1):
@@ -224,8 +224,8 @@ def _rows(target, corner, counts, radius, rows):
             if rest < 0.0:
                 continue
             height, middle = math.sqrt(rest) + slack, target[2] - corner[2]
-            start = max(int(math.floor((middle - height) / edge)), 0)
-            stop = min(int(math.floor((middle + height) / edge)), counts[2] - 1) + 1
+            start = max(math.floor((middle - height) / edge), 0)
+            stop = min(math.floor((middle + height) / edge), counts[2] - 1) + 1
             if stop > start:
                 base = counts[3] + (a * counts[1] + b) * counts[2]
                 rows[n, 0], rows[n, 1] = base + start, base + stop

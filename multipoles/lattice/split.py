@@ -20,7 +20,7 @@ from multipoles.radial import Coulomb, Erf, Kernel
 _SHARE = 0.1
 # ns: a pair, for a unit of its cost and beside; an image; a point and a wave; a wave
 _PAIR, _PAIR_FOUND, _IMAGE, _WAVE, _OF_WAVE = 0.8, 12.0, 40.0, 0.15, 50.0
-_TRIALS, _STEP = 56, 2.0 ** (-1 / 8)
+_TRIALS, _STEP = 42, 2.0 ** (-1 / 6)
 
 
 class Split(NamedTuple):
@@ -140,7 +140,9 @@ def _cheapest(
     # waves alone leave nothing near but what coincides
     radii = np.maximum(depth / etas, reach) if eta is None else np.array([1e-3 * apart])
     # where the potential is cut nothing makes up for what is lost
-    tails = _near_depth(top, share, np.inf, etas) / etas
+    tails = np.zeros_like(etas)
+    if cell.n_periodic < 3:
+        tails = _near_depth(top, share, np.inf, etas) / etas
     cuts = float(np.linalg.norm(spread)) + tails
     free = spread[None] + (cuts + tails)[:, None]
     edges = np.linalg.norm(cell.batch().vectors, axis=2) * np.ones((len(etas), 1, 1))

@@ -17,7 +17,7 @@ import numpy as np
 from multipoles import indexing
 from multipoles.compiled.jit import get_num_threads, run_chunks
 from multipoles.lattice import wave_loops
-from multipoles.lattice.cell import by_system
+from multipoles.lattice.rows import by_system
 from multipoles.layout import aligned
 from multipoles.polynomials import monomial_matrices
 
@@ -37,9 +37,7 @@ class Waves:
         Length of the longest wave; infinite for all within the limits.
     """
 
-    def __init__(
-        self, limits: np.ndarray, inverses: np.ndarray, longest: float = np.inf
-    ) -> None:
+    def __init__(self, limits: np.ndarray, inverses: np.ndarray, longest: float = np.inf) -> None:
         self.limits = np.ascontiguousarray(limits, np.int64)
         self.inverses = np.ascontiguousarray(inverses)
         a, b, _ = self.limits.T + 1
@@ -54,7 +52,7 @@ class Waves:
 
     @cached_property
     def vectors(self) -> np.ndarray:
-        """k = 2π inverse m of all waves, (n_waves, 3)."""
+        """Wave vectors k = 2π inverse m, (n_waves, 3)."""
         numbers = self.numbers.astype(np.float64)
         return 2 * np.pi * by_system(numbers, self.inverses, self.ends, transposed=True)
 
