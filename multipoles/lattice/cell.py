@@ -156,8 +156,8 @@ def cells_of(
     for k in np.flatnonzero(~_are_reduced(rows)):
         vectors[k, :d], chosen = _reduced(rows[k])
         choice[k][:, np.flatnonzero(repeats)] = chosen
-    for k in range(len(cells) if d < 3 else 0):
-        vectors[k, d:] = complement(vectors[k, :d])
+    if d < 3:
+        vectors[:, d:] = [complement(spanning) for spanning in vectors[:, :d]]
     return Cell(vectors, d, choice)
 
 
