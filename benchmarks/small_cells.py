@@ -6,7 +6,8 @@ Charges at 0.1/Å³ on one thread, in float64, everything found anew: energy and
 with torch, energy and forces by autograd, and beside them the gradient of a loss of the forces, by
 positions, as in training; the same where the cells are differentiated, too, for stress. Once for
 the tolerance that just keeps a measured error of the forces of 1e-6, once for 1e-6 as it stands.
-Prints a table; writes results/small_cells.csv beside this file.
+Times are those of the processor, so that other programs beside do not count. Prints a table; writes
+results/small_cells.csv beside this file.
 """
 
 import argparse
@@ -71,13 +72,13 @@ class InTorch:
 
 
 def least(run: Callable[[], Any], repeats: int) -> float:
-    """Return the least time in ms of some runs after one that compiles."""
+    """Return the least processor time in ms of some runs after one that compiles."""
     run()
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         run()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return 1e3 * min(times)
 
 
