@@ -159,11 +159,12 @@ class _Field(torch.autograd.Function):
         targets, sources, moments = ctx.saved_tensors
         by_target, by_source, by_moments = ctx.needs_input_grad[:3]
         to_targets = to_sources = to_moments = None
-        order, itself = ctx.order, ctx.evaluator.transposed is ctx.evaluator
-        if itself and by_target and by_source and gradient.shape == moments.shape:
+        transposed = ctx.evaluator.transposed if by_source or by_moments else None
+        both_ends = by_target and by_source and gradient.shape == moments.shape
+        if both_ends and transposed is ctx.evaluator:
             # its own adjoint: one sum for both
-            both = torch.cat([moments, gradient], dim=1)
-            field = _field(targets, sources, both, order + 1, ctx.evaluator)
+            stacked = torch.cat([moments, gradient], dim=1)
+            field = _field(targets, sources, stacked, ctx.order + 1, ctx.evaluator)
             field, adjoint = field.tensor_split(2, dim=1)
             to_moments = adjoint[..., : moments.shape[-1]] if by_moments else None
             return contract(gradient, field), contract(moments, adjoint), to_moments, None, None
@@ -172,7 +173,7 @@ class _Field(torch.autograd.Function):
             to_targets = contract(gradient, field)
         if by_source or by_moments:
             order = indexing.order_of(moments.shape[-1]) + int(by_source)
-            adjoint = _field(sources, targets, gradient, order, ctx.evaluator.transposed)
+            adjoint = _field(sources, targets, gradient, order, transposed)
             to_moments = adjoint[..., : moments.shape[-1]] if by_moments else None
             to_sources = contract(moments, adjoint) if by_source else None
         return to_targets, to_sources, to_moments, None, None

@@ -16,13 +16,8 @@ from fmm.mesh import grid, window
 from fmm.mesh.choice import setting_of
 from fmm.mesh.plan import MeshSum, profile_series, second_moment, smooth_at_zero
 from gnn.operators.field_operator import contract
-from gnn.operators.lattice import (
-    System,
-    by_orders,
-    monomial_matrices,
-    transform,
-    with_background,
-)
+from gnn.operators.lattice import System, by_orders, monomial_matrices, with_background
+from gnn.operators.lattice_transform import transform
 from multipoles import indexing
 from multipoles.compiled.jit import get_num_threads
 from multipoles.lattice import search
