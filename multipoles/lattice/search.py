@@ -166,7 +166,7 @@ def _bins(points, ends, edge):
             for i in range(first, last):
                 low, high = min(low, points[i, axis]), max(high, points[i, axis])
             corners[system, axis], spread[axis] = low, high - low
-        width = edge
+        width = max(edge, 1e-300)
         while True:
             size = 1.0
             for axis in range(3):

@@ -6,7 +6,7 @@ from test_lattice_meaning import CELLS, SKEWED, SLAB, WIRE
 
 import multipoles as mp
 from multipoles.indexing import multi_indices, orders
-from multipoles.lattice import groups
+from multipoles.lattice import groups, search
 from multipoles.lattice.options import lattice_of
 from multipoles.lattice.waves import Waves
 
@@ -177,6 +177,41 @@ def test_large_systems_are_alone(rng):
     lattice = lattice_of(cells, True, 1e-6, True, "conductor", True)
     made = groups.groups_of(x, x, mp.Coulomb(), lattice, (batch, batch), 1e-6, 0, 1)
     assert sorted(group.systems.tolist() for group in made) == [[0, 2, 4], [1], [3]]
+
+
+@pytest.mark.parametrize("radius", [0.0, 0.3, 1.1, 30.0])
+def test_pairs_within_systems(rng, radius):
+    """Clusters, layers, points in one place, and systems without targets or sources."""
+    sizes = np.array([[40, 90], [0, 5], [7, 0], [1, 1], [60, 200], [30, 30]])
+    ends = tuple(np.concatenate([[0], np.cumsum(each)]) for each in sizes.T)
+    x, s = (4 * rng.random((int(each[-1]), 3)) for each in ends)
+    s[ends[1][4] : ends[1][4] + 100] = 1e3  # far away, all in one place
+    s[ends[1][5] :] = x[ends[0][5] :]
+    x[ends[0][4] :, 2] = 0.5
+    found = search.pairs_within(x, s, radius, np.full(6, 1e-9), ends)
+    pairs = {*zip(np.repeat(np.arange(len(x)), np.diff(found.starts)), found.images, strict=True)}
+    same = {*map(tuple, found.coincident)}
+    assert len(pairs) == len(found.images) and len(same) == len(found.coincident)
+    for b in range(6):
+        for i in range(ends[0][b], ends[0][b + 1]):
+            apart = np.linalg.norm(x[i] - s[ends[1][b] : ends[1][b + 1]], axis=1)
+            near = np.flatnonzero((apart <= radius) & (apart > 1e-9)) + ends[1][b]
+            one = np.flatnonzero(apart <= min(radius, 1e-9)) + ends[1][b]
+            assert {j for k, j in pairs if k == i} == set(near)
+            assert {j for k, j in same if k == i} == set(one)
+
+
+def test_threads_find_the_same_pairs(rng):
+    x = 30 * rng.random((20_000, 3))
+    before, found = mp.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            mp.set_num_threads(threads)
+            found.append(search.pairs_within(x, x, 1.0, 1e-9))
+    finally:
+        mp.set_num_threads(before)
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_threads_change_nothing(rng):
