@@ -87,7 +87,7 @@ def plan(
 
 
 # fewer targets and sources are not summed sooner on a mesh (`benchmarks/periodic_map.py`)
-_FEW = 300
+_FEW = 500
 
 
 @dataclass

@@ -22,6 +22,8 @@ from multipoles.layout import aligned
 from multipoles.polynomials import monomial_matrices
 
 _FLOAT = np.dtype(np.float64)
+# numbers of a block of points
+_PHASES = 2e5
 
 
 class Waves:
@@ -76,7 +78,9 @@ class Waves:
         channels, order = moments.shape[1], indexing.order_of(moments.shape[2])
         starts = self._starts_of(channels)
         boxes = np.zeros(int(starts[-1, 1]))
-        width = min(wave_loops.MOST * wave_loops.LANES, self._whole(int(np.diff(ends).max())))
+        # a block's phases stay in cache, however long the box
+        most = int(_PHASES / (2 * self.limits + 1).sum(axis=1).max())
+        width = min(_whole(min(most, wave_loops.MOST * wave_loops.LANES)), _whole(len(u)))
         squares = (order + 1) ** 2 * width
         sizes = moments.shape[2] * width, squares, (order + 1) * width
         items = self._parts()
@@ -134,9 +138,6 @@ class Waves:
         np.cumsum(channels * self._sizes, out=starts[1:, 1])
         return starts
 
-    def _whole(self, n: int) -> int:
-        return max(-(-n // wave_loops.LANES), 1) * wave_loops.LANES
-
     def _scratch(self, order: int, width: int, sizes: tuple[int, ...]) -> tuple[np.ndarray, ...]:
         rows = int((2 * self.limits + 1).sum(axis=1).max()) * (order + 1)
         return tuple(aligned(n, _FLOAT) for n in (rows * width, *sizes))
@@ -152,6 +153,11 @@ class Waves:
         parts = np.arange(pieces + 1) * rows[:, None] // pieces
         system = np.repeat(np.arange(count), pieces)
         return np.stack([system, parts[:, :-1].ravel(), parts[:, 1:].ravel()], axis=1)
+
+
+def _whole(n: int) -> int:
+    """Return a number of points that fills vectors."""
+    return max(-(-n // wave_loops.LANES), 1) * wave_loops.LANES
 
 
 def _blocks(ends: np.ndarray, size: int) -> np.ndarray:
