@@ -106,7 +106,8 @@ def _scaled_cells(
     cells = cells_of(rows, lattice.periodic, lattice.name_of(numbers))
     if cells.n_periodic < 3:
         return cells, lengths
-    more = -np.rint(np.log2(spacing(counts, cells, np.empty(0)))).astype(np.int64)
+    units = lengths - np.rint(np.log2(spacing(counts, cells, np.empty(0)))).astype(np.int64)
+    more = np.clip(units, scaling.LEAST, scaling.GREATEST) - lengths
     vectors = np.ldexp(cells.vectors, more[:, None, None])
     return Cell(vectors, 3, np.broadcast_to(cells.choice, vectors.shape)), lengths + more
 
