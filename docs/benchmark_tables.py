@@ -367,6 +367,19 @@ def mesh_cost() -> Table:
     return header, body
 
 
+def small_cells() -> Table:
+    """Show times of many small systems in cells, beside their targets."""
+    body = []
+    for row in read("small_cells"):
+        target, error = row["target_ms"], row["error"]
+        reached = "–"
+        if target:
+            reached = "yes" if float(row["ms"]) <= float(target) else "no"
+        body.append([row["what"], short(row["asked"]), short(error) if error else "–", row["ms"],
+                     target or "–", reached])  # fmt: skip
+    return ["", "asked", "error of forces", "ms", "target, ms", "reached"], body
+
+
 def hot_runs() -> Table:
     """Show what became of every molecule, in two sets of columns so that the table stays short."""
     cells = [
@@ -634,6 +647,7 @@ TABLES: dict[str, tuple[Callable[[], Table], str]] = {
         ("fmm_bench", fmm_bench, "python -m fmm bench"),
         ("fmm_periodic", fmm_periodic, "python -m fmm bench --periodic"),
         ("mesh_cost", mesh_cost, ""),
+        ("small_cells", small_cells, ""),
         ("fmm_scaling", fmm_scaling, ""),
         ("edge_operators", edge_operators, ""),
         ("training_step", training_step, ""),

@@ -7,7 +7,7 @@ import numpy as np
 from fmm.steps import Steps
 from fmm.steps_cpu import HostSteps
 from multipoles import checks
-from multipoles.lattice.periodic import Lattice, lattice_of
+from multipoles.lattice.options import Lattice, lattice_of
 
 _LEAST = 1e-14
 # more than all points of any plan

@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -140,36 +141,53 @@ def _measured(row: Row, repeats: int) -> Measurement:
     return found
 
 
+class SmallSystems:
+    """Neutral cells of random charges, by Ewald sums."""
+
+    def __init__(self, n_systems: int = 64, n: int = 96) -> None:
+        rng = np.random.default_rng(1)
+        edge, total = (n / _DENSITY) ** (1 / 3), n_systems * n
+        self.points, charges = edge * rng.random((total, 3)), rng.standard_normal((total, 1))
+        self.batch = np.repeat(np.arange(n_systems), n)
+        means = charges.reshape(n_systems, n).mean(axis=1)
+        self.charges = charges - means[self.batch, None]
+        self.cells = np.tile(edge * np.eye(3), (n_systems, 1, 1))
+
+    def sums(self, tolerance: float | None) -> Any:
+        """Return energy, forces and gradients by the charges."""
+        return mp.energy_forces(
+            self.points, self.charges, batch=self.batch, cell=self.cells, tolerance=tolerance
+        )
+
+    def error(self, forces: np.ndarray) -> float:
+        """Return the relative L2 error of the forces."""
+        return float(np.linalg.norm(forces - self._exact) / np.linalg.norm(self._exact))
+
+    @cached_property
+    def _exact(self) -> np.ndarray:
+        forces: np.ndarray = self.sums(None)[1]
+        return forces
+
+    def asked(self, bound: float, forces_for: Callable[[float], np.ndarray]) -> tuple[float, float]:
+        """Return what to ask for so that forces just keep a measured error, and that error."""
+        asked = error = 0.0
+        for factor in _LADDER:
+            asked = factor * bound
+            error = self.error(forces_for(asked))
+            if error <= bound:
+                break
+        return asked, error
+
+
 def _small_systems(repeats: int) -> Measurement:
-    """Measure 64 cells of 96 charges each, by Ewald sums."""
-    rng = np.random.default_rng(1)
-    edge, n = (96 / _DENSITY) ** (1 / 3), 64 * 96
-    points, charges = edge * rng.random((n, 3)), rng.standard_normal((n, 1))
-    charges -= charges.reshape(64, 96, 1).mean(axis=1).repeat(96, axis=0)
-    batch, cells = np.repeat(np.arange(64), 96), np.tile(edge * np.eye(3), (64, 1, 1))
-
-    def sums(tolerance: float | None) -> Any:
-        return mp.energy_forces(points, charges, batch=batch, cell=cells, tolerance=tolerance)
-
-    exact = sums(None)[1]
-    bound, asked, error = 1e-6, 1e-6, 0.0
-    for factor in _LADDER:
-        asked = factor * bound
-        error = float(np.linalg.norm(sums(asked)[1] - exact) / np.linalg.norm(exact))
-        if error <= bound:
-            break
-    seconds = _least(lambda: sums(asked), repeats)
+    """Measure 64 cells of 96 charges each."""
+    systems, bound = SmallSystems(), 1e-6
+    asked, error = systems.asked(bound, lambda asked: systems.sums(asked)[1])
+    seconds = _least(lambda: systems.sums(asked), repeats)
     found = Measurement(
-        "64 cells of 96 charges (Ewald)",
-        n,
-        bound,
-        asked,
-        error,
-        seconds,
-        seconds,
-        0.030,
-        peak_memory() / 1e9,
-    )
+        "64 cells of 96 charges (Ewald)", len(systems.points), bound, asked, error, seconds,
+        seconds, 0.030, peak_memory() / 1e9,
+    )  # fmt: skip
     print(_line(found), flush=True)
     return found
 

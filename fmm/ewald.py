@@ -12,7 +12,7 @@ from fmm.mesh.mesh import Mesh
 from multipoles import checks, interactions
 from multipoles.indexing import MAX_TOTAL_ORDER
 from multipoles.lattice.cell import cell_of
-from multipoles.lattice.periodic import lattice_of
+from multipoles.lattice.options import lattice_of
 from multipoles.lattice.split import check_kernel
 from multipoles.radial import Coulomb, Kernel, kernel_object
 

@@ -18,7 +18,7 @@ _COULOMB = Coulomb()
 METHODS = ("auto", "fmm", "mesh", "ewald")
 # `benchmarks/periodic_map.py`: fewer targets and sources are not summed sooner on a mesh, more are
 # by the fast multipole method, as are points of this crowding if they are not too few
-_FEW, _MANY, _FEWEST_UNEVEN, _UNEVEN = 300, 6000, 1000, 3.0
+_FEW, _MANY, _FEWEST_UNEVEN, _UNEVEN = 500, 6000, 1000, 3.0
 
 
 def plan(

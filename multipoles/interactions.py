@@ -351,7 +351,9 @@ def _lattice(
             "sum over its images is meant"
         )
     given = cell, periodic, tolerance, background, surface
-    return _periodic().lattice_of(*given, batched=batch is not None)
+    from multipoles.lattice.options import lattice_of
+
+    return lattice_of(*given, batched=batch is not None)
 
 
 def _refuse_cell(cell: Any) -> None:

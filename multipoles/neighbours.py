@@ -104,18 +104,25 @@ class PairList:
         n_sources: int,
         weights: np.ndarray | None = None,
     ) -> None:
-        self.pairs, self.weights = pairs, weights
+        self.__dict__["pairs"] = pairs
+        self.weights = weights
         self.n_targets, self.n_sources = int(n_targets), int(n_sources)
         self.n_pairs = len(pairs)
 
     @classmethod
     def of_rows(cls, starts: np.ndarray, sources: np.ndarray, n_sources: int) -> "PairList":
         """Return the pairs of rows: start of each target's, and the sources row by row."""
-        n_targets = len(starts) - 1
-        targets = np.repeat(np.arange(n_targets), np.diff(starts))
-        pairs = cls(np.stack([targets, sources], axis=1), n_targets, n_sources)
-        pairs.__dict__["rows"] = starts, sources, np.empty(0)  # sorted already
-        return pairs
+        made = cls(np.empty((0, 2), np.int64), len(starts) - 1, n_sources)
+        del made.__dict__["pairs"]  # listed where they are asked for
+        made.__dict__["rows"] = starts, sources, np.empty(0)  # sorted already
+        made.n_pairs = len(sources)
+        return made
+
+    @cached_property
+    def pairs(self) -> np.ndarray:
+        """Target and source of each pair."""
+        starts, sources, _ = self.rows
+        return np.stack([np.repeat(np.arange(self.n_targets), np.diff(starts)), sources], axis=1)
 
     @cached_property
     def rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

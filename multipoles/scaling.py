@@ -50,33 +50,37 @@ def scale_points(points: np.ndarray, length: int) -> np.ndarray:
     return np.ldexp(points, length)
 
 
-def scale_moments(moments: np.ndarray, length: int, moment: int) -> np.ndarray:
+def scale_moments(
+    moments: np.ndarray, length: int | np.ndarray, moment: int | np.ndarray
+) -> np.ndarray:
     """Return packed moments in scaled units.
 
     Parameters
     ----------
     moments : ndarray, shape (..., n_components(order))
         Packed moments.
-    length, moment : int
-        Exponents of the factors of lengths and of moments.
+    length, moment : int or ndarray
+        Exponents of the factors of lengths and of moments, that broadcast.
     """
     return np.ldexp(moments, moment + length * indexing.orders(_order(moments)))
 
 
-def unscale_field(phi: np.ndarray, length: int, moment: int) -> np.ndarray:
+def unscale_field(
+    phi: np.ndarray, length: int | np.ndarray, moment: int | np.ndarray
+) -> np.ndarray:
     """Return a field of scaled points and moments in the caller's units.
 
     Parameters
     ----------
     phi : ndarray, shape (..., n_components(order))
         Field of `scale_moments` at `scale_points` under the scaled kernel.
-    length, moment : int
+    length, moment : int or ndarray
         The exponents of the scaling.
     """
     return np.ldexp(phi, length * (1 + indexing.orders(_order(phi))) - moment)
 
 
-def strengths(moments: np.ndarray, length: int = 0) -> np.ndarray:
+def strengths(moments: np.ndarray, length: int | np.ndarray = 0) -> np.ndarray:
     """Return the exponent of every component in scaled lengths, int64, shape of `moments`.
 
     Components that are zero get a number below all others.

@@ -14,8 +14,8 @@ from multipoles.neighbours import Neighbours, PairList, Slots
 from multipoles.radial import Coulomb, Kernel
 
 # sums of at least this cost, in pairs of charges, have loops written for their orders: the loop for
-# any order would take about 20 ms
-_EMIT_FROM = 6e7
+# any order would take about 20 ms, or 5 for listed pairs, where sums are made often for one list
+_EMIT_FROM, _EMIT_LISTED_FROM = 6e7, 2e6
 # targets for which a block of sources is copied once
 _TILE = 128
 # writes the results of a range of targets
@@ -92,7 +92,10 @@ def _pays_to_emit(moments: np.ndarray, order: int, kernel: Kernel, neighbours: N
     total = indexing.order_of(moments.shape[2]) + order
     if total > MAX_EMITTED or _is_charge_field(moments, order, kernel):
         return False
-    return neighbours.n_pairs * _cost(moments, order, kernel) >= _EMIT_FROM
+    # the cheapest of sums over lists are no faster
+    listed = isinstance(neighbours, PairList) and total > 0
+    least = _EMIT_LISTED_FROM if listed else _EMIT_FROM
+    return neighbours.n_pairs * _cost(moments, order, kernel) >= least
 
 
 def _emitted_field(

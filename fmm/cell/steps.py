@@ -18,7 +18,7 @@ from fmm.tree.geometry import Batches, Geometry
 from fmm.tree.sorting import gathered
 from multipoles.lattice import surface
 from multipoles.lattice.cell import Cell, cell_of
-from multipoles.lattice.periodic import Lattice, check_neutral
+from multipoles.lattice.options import Lattice, check_neutral
 from multipoles.radial import Kernel
 
 # evaluations between two that are measured
@@ -169,7 +169,7 @@ class CellSteps(HostSteps):
         inside = moments[: geometry.n_own].astype(np.float64)
         # the negative is the kernel of the surface of a sphere in vacuum
         x, s = geometry.inside_roots
-        return -surface.field(x, s, inside, order, volume)
+        return -surface.field_of_one(x, s, inside, order, volume)
 
     def of_surface(
         self, targets: np.ndarray, sources: np.ndarray, moments: np.ndarray, order: int
@@ -180,11 +180,11 @@ class CellSteps(HostSteps):
         x, s = (
             np.ldexp(points.astype(np.float64), -self.exponent) for points in (targets, sources)
         )
-        return surface.field(x, s, moments.astype(np.float64), order, self.cell.volume)
+        return surface.field_of_one(x, s, moments.astype(np.float64), order, self.cell.volume)
 
     def refuse(self, moments: np.ndarray, kernel: Any) -> None:
         """Refuse a charged cell that is to have no background."""
-        check_neutral(moments, self.cell, self.lattice, kernel)
+        check_neutral(moments, self.lattice, kernel)
 
     def strengths(
         self, moments: np.ndarray, harmonic: np.ndarray, source_order: int

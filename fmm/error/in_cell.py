@@ -11,13 +11,13 @@ import numpy as np
 from multipoles import indexing
 from multipoles.compiled.jit import bare, bare_inline, run_chunks, serial
 from multipoles.emitted.field import field_of_tiles, pair_cost
-from multipoles.lattice import waves
 from multipoles.lattice.cell import Cell
 from multipoles.lattice.ewald import Ewald, coincidence_of
 from multipoles.lattice.own import own_matrix
 from multipoles.lattice.smooth import Smooth
 from multipoles.lattice.split import check_memory, neighbours, spacing, wave_depth
 from multipoles.lattice.transform import transform
+from multipoles.lattice.waves import Waves, cartesian_field, fractional_moments
 from multipoles.radial import Coulomb, Erf, Kernel
 from multipoles.radial.remainder import Remainder, SmoothPart
 
@@ -47,14 +47,14 @@ class _Split(NamedTuple):
     smooth: Smooth
     lengths: np.ndarray
     cut: float
-    limits: waves.Limits
+    limits: tuple[int, int, int]
 
 
 class _Waves(NamedTuple):
-    """A split, the matrix to fractional coordinates of the box of its waves, and their weights."""
+    """A split, its waves, and what structure factors are multiplied by."""
 
     split: _Split
-    inverse: np.ndarray
+    waves: Waves
     weights: np.ndarray
 
 
@@ -113,12 +113,14 @@ class InCell:
         orders = indexing.order_of(moments.shape[2]), order
         if self._band(sum(orders), 1.0) >= _WIDEST_BAND or self.tolerance < _TIGHTEST:
             return self._by_ewald(targets, sources, moments, orders)
-        split, inverse, weights = self._waves(targets, sources, orders)
+        split, made, weights = self._waves(targets, sources, orders)
         out = self._near_field(targets, sources, moments, orders, split)
-        given = waves.fractional_moments(moments, inverse)
-        factors = waves.structure_factors(sources @ inverse, given, split.limits) * weights
-        phi = waves.synthesis(targets @ inverse, factors, order, split.limits)
-        out += waves.cartesian_field(phi, inverse)
+        inverse = made.inverses[0]
+        given = fractional_moments(moments, inverse)
+        of_sources, of_targets = (np.array([0, len(p)]) for p in (sources, targets))
+        factors = made.structure_factors(sources @ inverse, given, of_sources) * weights
+        phi = made.synthesis(targets @ inverse, factors, order, of_targets)
+        out += cartesian_field(phi, inverse)
         if self.cell.n_periodic == 3:
             out[:, :, 0] -= split.smooth.lacks / self.cell.volume * moments[:, :, 0].sum(axis=0)
         return out
@@ -137,7 +139,7 @@ class InCell:
         """Return the cheapest split."""
         cell, n, m = self.cell, len(targets), len(sources)
         spread = cell.extents(targets, sources)
-        apart = spacing(m, cell, spread)
+        apart = float(spacing(m, cell, spread))
         largest = max(cell.heights.max(), spread.max(initial=0.0), 3 * apart)
         radii = np.geomspace(1.5 * apart, 1.5 * largest, 40)
         bands = np.array([self._band(sum(orders), radius / apart) for radius in radii])
@@ -189,17 +191,17 @@ class InCell:
         if self._made is None or self._made[0] != key or self.cell.n_periodic < 3:
             split = self._split(targets, sources, orders)
             inverse = np.linalg.inv(self.cell.vectors * split.lengths[:, None])
-            self._made = key, _Waves(split, inverse, self._weights(inverse, split))
+            made = Waves(np.array([split.limits]), inverse[None], split.smooth.longest)
+            self._made = key, _Waves(split, made, self._weights(made, split))
         return self._made[1]
 
-    def _weights(self, inverse: np.ndarray, split: _Split) -> np.ndarray:
-        """Return the transform of the smooth part over the volume, at all waves."""
-        k = waves.wave_vectors(split.limits, inverse)
-        share = np.linalg.norm(k, axis=-1) / split.smooth.longest
-        found = transform(k, self.cell, split.cut, self.unit)
-        found = found * split.smooth.profile(np.minimum(share, 1.0))
+    def _weights(self, made: Waves, split: _Split) -> np.ndarray:
+        """Return the transform of the smooth part over the volume, twice where -m is not there."""
+        lengths = np.linalg.norm(made.vectors, axis=1)
+        found = transform(made.vectors, self.cell, split.cut, self.unit)
+        found = found * split.smooth.profile(np.minimum(lengths / split.smooth.longest, 1.0))
         volume = self.cell.volume * float(np.prod(split.lengths))
-        weights: np.ndarray = np.where(share < 1, found / volume, 0.0)
+        weights: np.ndarray = found * np.where(lengths > 0, 2.0, 1.0) / volume
         return weights
 
     # --- near images ------------------------------------------------------------------------------

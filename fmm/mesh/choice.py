@@ -108,7 +108,7 @@ def setting_of(
     Gaussian charges that are wide are waves and nothing else where that costs less.
     """
     spread = cell.extents(targets, sources)
-    apart = spacing(len(sources), cell, spread)
+    apart = float(spacing(len(sources), cell, spread))
     reach = reach_of(kernel, tolerance, sum(orders))
     counts = len(targets), len(sources)
     cost = pair_cost(*orders, 1, True)

@@ -20,13 +20,8 @@ from multipoles.checks import check_total_order
 from multipoles.emitted.field import MAX_EMITTED
 from multipoles.lattice import surface as of_surface
 from multipoles.lattice.cell import Cell, cell_of
-from multipoles.lattice.periodic import (
-    Lattice,
-    check_neutral,
-    lattice_of,
-    length_exponent,
-    moment_exponent,
-)
+from multipoles.lattice.groups import length_exponents, moment_exponents
+from multipoles.lattice.options import Lattice, check_neutral, lattice_of
 from multipoles.lattice.strain import virial
 from multipoles.radial import Coulomb, Kernel, kernel_object
 
@@ -180,7 +175,8 @@ class Mesh:
         self._lattice: Lattice = lattice_of(cell, periodic, None, background, surface, False)
         self._cell = cell
         self.dtype = checks.common_dtype(x, s)
-        length = length_exponent(self._lattice.cells, self._lattice.periodic, len(s))
+        of_cell = self._lattice.cells[None], self._lattice.periodic, np.array([len(s)])
+        length = int(length_exponents(*of_cell)[0])
         self._length = length
         s = scaling.scale_points(s.astype(np.float64), length)
         x = scaling.scale_points(x.astype(np.float64), length) if self._has_targets else s
@@ -327,7 +323,7 @@ class Mesh:
     def _whole_field(self, moments: np.ndarray, order: int) -> np.ndarray:
         phi = self._sum.field(moments, order, self._report.seconds)
         if self._lattice.surface == "vacuum":
-            phi += of_surface.field(*self._points, moments, order, self._sum.cell.volume)
+            phi += of_surface.field_of_one(*self._points, moments, order, self._sum.cell.volume)
         return phi
 
     def _exact_field(self, moments: np.ndarray, order: int, samples: np.ndarray) -> np.ndarray:
@@ -335,7 +331,7 @@ class Mesh:
         few, s = self._points[0][samples], self._points[1]
         phi = self._judge.field(few, s, moments, order)
         if self._lattice.surface == "vacuum":
-            phi += of_surface.field(few, s, moments, order, self._sum.cell.volume)
+            phi += of_surface.field_of_one(few, s, moments, order, self._sum.cell.volume)
         return phi
 
     def _scaled_moments(
@@ -351,8 +347,8 @@ class Mesh:
             )
         dtype = np.result_type(self.dtype, checks.common_dtype(packed))
         wide = packed.astype(np.float64)
-        check_neutral(wide, self._sum.cell, self._lattice, self.kernel)
-        exponent = moment_exponent(wide, self._length)
+        check_neutral(wide, self._lattice, self.kernel)
+        exponent = int(moment_exponents(wide, self._length, np.array([0, len(wide)]))[0])
         scaled = scaling.scale_moments(wide, self._length, exponent)
         return scaled, exponent, had_channels, dtype, order
 
@@ -390,7 +386,8 @@ class Mesh:
         along = self._sum.strain(scaled)
         found = virial(self._sum.cell, self._sum.targets, scaled, whole_field, along)
         if self._lattice.surface == "vacuum":
-            found = found + of_surface.strain(self._points[1], scaled, self._sum.cell.volume)
+            volume, ends = self._sum.cell.volume, np.array([0, len(scaled)])
+            found = found + of_surface.strain(self._points[1], scaled, volume[None], ends)[0]
         return np.ldexp(found, self._length - 2 * exponent)
 
     def _check_sites(self, extra: int) -> None:

@@ -298,7 +298,7 @@ class MeshSum:
         steep = setting.profile_slope(share) / setting.longest**2
         change = change + transform(k, self.cell, self.cut, self.unit) * steep
         along = of_waves(k, power, self._weights(k, share), change / volume)
-        along -= strained(moments, self.smooth_field(spectrum, order))
+        along -= strained(moments, self.smooth_field(spectrum, order)).sum(axis=0)
         background = 0.5 * float(moments[:, :, 0].sum(axis=0) @ self.background(moments))
         return along - background * np.eye(3) + 0.5 * self._near_strain(moments)
 
@@ -307,7 +307,7 @@ class MeshSum:
         targets, images, origin, _, _ = self.near
         weights = moments[targets.order]
         given = targets.points, images.points, weights, moments[origin]
-        return strain_of_pairs(*given, self._near_sorted)
+        return strain_of_pairs(*given, self._near_sorted).sum(axis=0)
 
     def background(self, moments: np.ndarray) -> np.ndarray:
         """Return the potential (channels,) of the background that makes a cell neutral."""

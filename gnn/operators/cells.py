@@ -1,6 +1,7 @@
 """The field of any moments on the points of a batch, of which some systems are in cells."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -8,10 +9,10 @@ import torch
 from torch import Tensor
 
 from gnn.operators.derivatives import refuse_transforms
-from gnn.operators.lattice import System
-from gnn.operators.periodic import system_in_cell
+from gnn.operators.periodic import Sums
 from multipoles import indexing
-from multipoles.lattice.periodic import TOLERANCES, Lattice
+from multipoles.lattice.cell import cells_of
+from multipoles.lattice.options import TOLERANCES, Lattice
 from multipoles.lattice.split import check_kernel
 from multipoles.radial import Kernel
 
@@ -77,51 +78,40 @@ class FieldInCells:
             s = x if self.same else sources.index_select(0, free[1])
             of = index[0].index_select(0, free[0]), index[1].index_select(0, free[1])
             self._free = in_free_space(x, s, of)
-        self._inside = torch.nonzero(repeats)[:, 0].tolist()
-        numbers = np.array(self._inside, dtype=np.int64)
-        self._rows = [_ranges(of.numpy(), numbers) for of in index]
-        order_of_rows = [free[0], *(torch.arange(*rows) for rows in self._rows[0])]
-        self._places = torch.argsort(torch.cat(order_of_rows))
-        self._systems: list[System | None] | None = None
+        self._index = index
+        self._sums: list[Sums] | None = None
 
     def __call__(self, moments: Tensor) -> Tensor:
         """Return the field (n_targets, channels, n_components(order))."""
-        if self._systems is None:
-            self._systems = self._plan(indexing.order_of(moments.shape[-1]))
-        width, count = indexing.n_components(self.order), moments.shape[1]
-        if self._free is None:
-            found = [moments.new_zeros(len(self._free_rows[0]), count, width)]
-        else:
-            found = [self._free(moments.index_select(0, self._free_rows[1]))]
-        for system, of_targets, of_sources in zip(self._systems, *self._rows, strict=True):
-            if system is None:
-                found.append(moments.new_zeros(of_targets[1] - of_targets[0], count, width))
-            else:
-                own = moments[slice(*of_sources)].double()
-                found.append(system.field(own, self.order).to(moments.dtype))
-        return torch.cat(found).index_select(0, self._places)
+        if self._sums is None:
+            self._sums = list(self._plans(indexing.order_of(moments.shape[-1])))
+        width = indexing.n_components(self.order)
+        out = moments.new_zeros(len(self.points[0]), moments.shape[1], width)
+        if self._free is not None:
+            found = self._free(moments.index_select(0, self._free_rows[1]))
+            out = out.index_copy(0, self._free_rows[0], found)
+        for sums in self._sums:
+            rows, found = sums.field(moments.double())
+            out = out.index_copy(0, rows, found.to(moments.dtype))
+        return out
 
-    def _plan(self, source_order: int) -> list[System | None]:
+    def _plans(self, source_order: int) -> Iterator[Sums]:
+        """Yield the sums of the systems of which the same directions repeat."""
         x, s = (points.double() for points in self.points)
-        if self.same:
-            s = x
         h = self.cells.vectors.double()
         tolerance = TOLERANCES[self.points[0].element_size()]
-        systems: list[System | None] = []
-        for number, of_targets, of_sources in zip(self._inside, *self._rows, strict=True):
-            own = h[number]
-            a, b, c = self.cells.periodic[number].tolist()
-            lattice = Lattice(own.detach().numpy(), (a, b, c), None, True, "conductor")
-            targets = x[slice(*of_targets)]
-            sources = targets if self.same else s[slice(*of_sources)]
-            orders = source_order, self.order
-            empty = not len(targets) or not len(sources)
-            given = targets, sources, own, self.kernel, lattice, tolerance, orders, self.same
-            systems.append(None if empty else system_in_cell(*given))
-        return systems
-
-
-def _ranges(of: np.ndarray, numbers: np.ndarray) -> list[tuple[int, int]]:
-    """Return first and last row, and one more, of each of some systems; `of` is sorted."""
-    first, last = np.searchsorted(of, numbers), np.searchsorted(of, numbers, side="right")
-    return list(zip(first.tolist(), last.tolist(), strict=True))
+        count = len(self.cells.periodic)
+        edges = [np.searchsorted(of.numpy(), np.arange(count + 1)) for of in self._index]
+        both = torch.from_numpy(np.logical_and(*(np.diff(each) > 0 for each in edges)))
+        for a, b, c in product((True, False), repeat=3):
+            periodic = a, b, c
+            chosen = (self.cells.periodic == torch.tensor(periodic)).all(1) & both
+            own = torch.nonzero(chosen)[:, 0].numpy()
+            if not any(periodic) or not len(own):
+                continue
+            lattice = Lattice(np.empty((0, 3, 3)), periodic, None, True, "conductor")
+            first, second = (np.stack([each[own], each[own + 1]], axis=1) for each in edges)
+            mine, orders = h[torch.from_numpy(own)], (source_order, self.order)
+            reduced = cells_of(mine.detach().numpy(), periodic, lattice.name_of(own))
+            given = x, s, mine, reduced, self.kernel, lattice, tolerance, orders
+            yield Sums(*given, (first, second), self.same)

@@ -18,7 +18,7 @@ from gnn.operators.gpu import on_gpu
 from gnn.operators.periodic import field_in_cells
 from multipoles import checks, indexing
 from multipoles.checks import check_total_order
-from multipoles.lattice.periodic import lattice_of
+from multipoles.lattice.options import lattice_of
 from multipoles.lattice.split import check_kernel
 from multipoles.radial import Coulomb, Kernel, kernel_object
 

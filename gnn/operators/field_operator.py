@@ -33,6 +33,13 @@ if TYPE_CHECKING:
     from multipoles.cuda.neighbours import DeviceNeighbours
 
 
+def field_by(
+    targets: Tensor, sources: Tensor, moments: Tensor, order: int, evaluator: Evaluator
+) -> Tensor:
+    """Return the field (n_targets, channels, components) as an evaluator sums it."""
+    return _field(targets, sources, moments, order, evaluator)
+
+
 def unchecked_field(
     targets: Tensor,
     sources: Tensor,
@@ -152,12 +159,21 @@ class _Field(torch.autograd.Function):
         targets, sources, moments = ctx.saved_tensors
         by_target, by_source, by_moments = ctx.needs_input_grad[:3]
         to_targets = to_sources = to_moments = None
+        transposed = ctx.evaluator.transposed if by_source or by_moments else None
+        both_ends = by_target and by_source and gradient.shape == moments.shape
+        if both_ends and transposed is ctx.evaluator:
+            # its own adjoint: one sum for both
+            stacked = torch.cat([moments, gradient], dim=1)
+            field = _field(targets, sources, stacked, ctx.order + 1, ctx.evaluator)
+            field, adjoint = field.tensor_split(2, dim=1)
+            to_moments = adjoint[..., : moments.shape[-1]] if by_moments else None
+            return contract(gradient, field), contract(moments, adjoint), to_moments, None, None
         if by_target:
             field = _field(targets, sources, moments, ctx.order + 1, ctx.evaluator)
             to_targets = contract(gradient, field)
         if by_source or by_moments:
             order = indexing.order_of(moments.shape[-1]) + int(by_source)
-            adjoint = _field(sources, targets, gradient, order, ctx.evaluator.transposed)
+            adjoint = _field(sources, targets, gradient, order, transposed)
             to_moments = adjoint[..., : moments.shape[-1]] if by_moments else None
             to_sources = contract(moments, adjoint) if by_source else None
         return to_targets, to_sources, to_moments, None, None

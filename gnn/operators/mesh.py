@@ -15,7 +15,8 @@ from fmm.mesh import grid, transforms, window
 from fmm.mesh.choice import setting_of
 from fmm.mesh.plan import MeshSum
 from gnn.operators.field_operator import contract
-from gnn.operators.lattice import System, by_orders, monomial_matrices, transform
+from gnn.operators.lattice import System, by_orders, monomial_matrices, with_background
+from gnn.operators.lattice_transform import transform
 from multipoles import indexing
 from multipoles.lattice import search, smooth
 from multipoles.lattice.cell import Cell
@@ -54,9 +55,11 @@ class MeshSystem(System):
         kernel: Kernel,
         tolerance: float,
         orders: tuple[int, int],
+        ends: tuple[np.ndarray, np.ndarray],
     ) -> None:
         # derivatives by points and cell are fields of orders more
         orders = orders[0] + 1, orders[1] + 1
+        cell = cell[0]
         setting = setting_of(x, s, cell, kernel, tolerance, orders)
         self.plan: Any = MeshSum(x, s, cell, setting, kernel)
         radius = setting.near
@@ -65,28 +68,29 @@ class MeshSystem(System):
         found = search.pairs_within(*given)
         pairs = PairList.of_rows(found.starts, found.images, len(images.points))
         self.near, self.kernels = Near(images, pairs, found.coincident), self.plan.near_kernels
-        self.has_waves = True
+        self.has_waves, self.evaluator = True, None
         self.grid = Grid(self.plan.shape, self.plan.limits, setting.points, setting.window_band)
 
     def _smooth_field(self, moments: Tensor, order: int) -> Tensor:
         plan, d = self.plan, self.plan.cell.n_periodic
         lengths = torch.ones(3, dtype=torch.float64)
         lengths[d:] = torch.from_numpy(np.linalg.norm(plan.box[d:], axis=1))
-        inverse = torch.linalg.inv(self.vectors * lengths[:, None])
+        inverse = torch.linalg.inv(self.vectors[0] * lengths[:, None])
         to_grid = inverse * torch.tensor(plan.shape, dtype=torch.float64)
-        to_moments = monomial_matrices(to_grid, indexing.order_of(moments.shape[-1]))
-        to_field = [matrix.T for matrix in monomial_matrices(to_grid, order)]
-        given = by_orders(moments, to_moments)
+        to_moments = monomial_matrices(to_grid[None], indexing.order_of(moments.shape[-1]))
+        to_field = [matrix.transpose(1, 2) for matrix in monomial_matrices(to_grid[None], order)]
+        given = by_orders(moments, to_moments, self.of_sources)
         spectrum = to_waves(self.sources @ to_grid, given, self.grid)
+        volume = self.volumes[0]
         influence = self._influence(inverse, lengths[d:]) * (
-            math.prod(plan.shape) / (self.volume * lengths[d:].prod())
+            math.prod(plan.shape) / (volume * lengths[d:].prod())
         )
         phi = from_waves(self.targets @ to_grid, spectrum * influence, order, self.grid)
-        phi = by_orders(phi, to_field)
+        phi = by_orders(phi, to_field, self.of_targets)
         if d < 3:
             return phi
-        background = -plan.setting.lacks / self.volume * moments[:, :, 0].sum(0)
-        return torch.cat([phi[..., :1] + background[None, :, None], phi[..., 1:]], dim=-1)
+        background = -plan.setting.lacks / volume * moments[:, :, 0].sum(0)
+        return with_background(phi, background[None])
 
     def _influence(self, inverse: Tensor, lengths: Tensor) -> Tensor:
         """Return the transform of the smooth part at the waves of the grid, less the window's."""

@@ -1,6 +1,7 @@
 """Images of sources near a cell, and the pairs of targets and images within a radius."""
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -8,19 +9,21 @@ from multipoles.compiled.jit import inline, jit, run_chunks
 from multipoles.lattice.cell import Cell
 
 # bins along a radius
-_PER_RADIUS = 2
-# up to so many distances are looked at without bins
-_FEW_PAIRS = 400_000
+_PER_RADIUS = 1.5
 # no more bins than so many per source
 _BINS = 4
 
 
 class Images(NamedTuple):
-    """Images of sources: positions (m, 3), the source of each, and by how many vectors it moved."""
+    """Images of sources: positions (m, 3), the source of each, and by how many vectors it moved.
+
+    ends: first image of each system, (n_systems + 1,).
+    """
 
     points: np.ndarray
     origin: np.ndarray
     steps: np.ndarray
+    ends: np.ndarray
 
 
 class Pairs(NamedTuple):
@@ -31,7 +34,9 @@ class Pairs(NamedTuple):
     coincident: np.ndarray
 
 
-def images_within(points: np.ndarray, cell: Cell, radius: float) -> Images:
+def images_within(
+    points: np.ndarray, cell: Cell, radius: float, ends: np.ndarray | None = None
+) -> Images:
     """Return the images of sources that lie within a radius of the cell.
 
     Parameters
@@ -42,27 +47,32 @@ def images_within(points: np.ndarray, cell: Cell, radius: float) -> Images:
         What repeats.
     radius : float
         Greatest distance from the cell.
+    ends : ndarray of int, shape (n_systems + 1,), optional
+        First point of each system, where the cells of many are given.
     """
-    d = cell.n_periodic
+    ends = np.array([0, len(points)]) if ends is None else ends
+    cells, d = cell.batch(), cell.n_periodic
+    beyond = np.full((len(cells), 3), -1.0)
     # a little more, for targets that rounding puts outside of the cell
-    beyond = np.full(3, -1.0)
-    beyond[:d] = radius / cell.heights + 1e-9
-    u = np.zeros((len(points), 3))
-    u[:, :d] = points @ cell.inverse[:, :d]
-    origin, steps = _images(u, beyond)
-    moved: np.ndarray = points[origin] + steps @ cell.vectors
-    return Images(moved, origin, steps)
+    beyond[:, :d] = radius / cells.heights + 1e-9
+    return Images(*_images(points, cells.vectors, cells.inverse, ends, beyond))
 
 
-def n_images(n: int, cell: Cell, radius: float) -> float:
-    """Return about how many images there will be."""
-    return float(n * np.prod(1 + 2 * radius / cell.heights))
+def n_images(n: Any, cell: Cell, radii: np.ndarray) -> np.ndarray:
+    """Return about how many images of n points, of each system, lie within each of some radii."""
+    inside = 1 + 2 * radii[:, None, None] / cell.batch().heights
+    found: np.ndarray = (n * np.prod(inside, axis=2)).sum(axis=1)
+    return found
 
 
 def pairs_within(
-    targets: np.ndarray, sources: np.ndarray, radius: float, coincidence: float
+    targets: np.ndarray,
+    sources: np.ndarray,
+    radius: float,
+    coincidence: Any,
+    ends: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Pairs:
-    """Return all pairs of targets and sources no farther than a radius apart.
+    """Return all pairs of targets and sources of one system no farther than a radius apart.
 
     Parameters
     ----------
@@ -70,150 +80,207 @@ def pairs_within(
         Points, float64.
     radius : float
         Greatest distance.
-    coincidence : float
+    coincidence : float or ndarray, shape (n_systems,)
         Pairs no farther apart than this are listed apart.
+    ends : tuple of two ndarrays of int, shape (n_systems + 1,), optional
+        First target and first source of each of many systems.
     """
-    if not len(targets) or not len(sources):
-        empty = np.zeros(0, np.int64)
-        return Pairs(np.zeros(len(targets) + 1, np.int64), empty, empty.reshape(0, 2))
-    if len(targets) * len(sources) <= _FEW_PAIRS:
-        return Pairs(*_every_pair(targets, sources, radius * radius, coincidence * coincidence))
-    low = sources.min(axis=0)
-    spread = sources.max(axis=0) - low
-    edge = radius / _PER_RADIUS
-    while np.prod(np.floor(spread / edge) + 1) > _BINS * len(sources) + 64:
-        edge *= 1.3
-    bins = (np.floor(spread / edge) + 1).astype(np.int64)
-    place = np.minimum(((sources - low) / edge).astype(np.int64), bins - 1)
-    key = (place[:, 0] * bins[1] + place[:, 1]) * bins[2] + place[:, 2]
-    order = np.argsort(key, kind="stable")
-    first = np.searchsorted(key[order], np.arange(int(np.prod(bins)) + 1))
-    grid = low, edge, bins, first, order, np.ascontiguousarray(sources[order])
-    reach = int(np.ceil(radius / edge))
-    limits = radius * radius, coincidence * coincidence
-    counts, same = np.zeros(len(targets), np.int64), np.zeros(len(targets), np.int64)
-    nothing = np.empty(0, np.int64), np.empty((0, 2), np.int64)
-    given, work = (targets, grid, reach, limits), 30.0 * len(targets)
+    if ends is None:
+        ends = np.array([0, len(targets)]), np.array([0, len(sources)])
+    grid = _bins(sources, ends[1], radius / _PER_RADIUS)
+    system = np.repeat(np.arange(len(ends[0]) - 1), np.diff(ends[0]))
+    limits = np.broadcast_to(np.square(coincidence), len(ends[0]) - 1).astype(np.float64)
 
-    def count(start: int, stop: int) -> None:
-        _near_pairs(start, stop, *given, False, counts, same, *nothing)
+    def task(start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        found: tuple[np.ndarray, np.ndarray, np.ndarray]
+        found = _near_pairs(start, stop, targets, system, grid, radius, limits)
+        return found
 
-    run_chunks(count, len(targets), work)
-    starts, doubles = _sums(counts), _sums(same)
-    images = np.empty(starts[-1], np.int64)
-    coincident = np.empty((doubles[-1], 2), np.int64)
-
-    def fill(start: int, stop: int) -> None:
-        _near_pairs(start, stop, *given, True, starts, doubles, images, coincident)
-
-    run_chunks(fill, len(targets), work)
+    parts = run_chunks(task, len(targets), 30.0 * len(targets))
+    (near, doubles), images, same = (
+        part[0] if len(part) == 1 else np.concatenate(part, axis=-1)
+        for part in zip(*parts, strict=True)
+    )
+    starts = np.zeros(len(targets) + 1, np.int64)
+    np.cumsum(near, out=starts[1:])
+    coincident = np.stack([np.repeat(np.arange(len(targets)), doubles), same], axis=1)
     return Pairs(starts, images, coincident)
 
 
-def _sums(counts: np.ndarray) -> np.ndarray:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+@jit
+def _images(points, vectors, inverses, ends, beyond):
+    """Return images with fractional coordinates from -beyond to 1 + beyond, origins and steps."""
+    moved, origin = np.empty((0, 3)), np.empty(0, np.int64)
+    steps, limits = np.empty((0, 3), np.int64), np.zeros(len(ends), np.int64)
+    low, high = np.zeros(3, np.int64), np.zeros(3, np.int64)
+    for fill in range(2):
+        count = 0
+        for system in range(len(ends) - 1):
+            h, inverse = vectors[system], inverses[system]
+            for i in range(ends[system], ends[system + 1]):
+                for axis in range(3):
+                    reach = beyond[system, axis]
+                    if reach >= 0.0:
+                        place = 0.0
+                        for k in range(3):
+                            place += points[i, k] * inverse[k, axis]
+                        low[axis] = math.ceil(-reach - place)
+                        high[axis] = math.floor(1.0 + reach - place)
+                if fill == 0:
+                    inside = 1
+                    for axis in range(3):
+                        inside *= max(high[axis] - low[axis] + 1, 0)
+                    count += inside
+                    continue
+                for a in range(low[0], high[0] + 1):
+                    for b in range(low[1], high[1] + 1):
+                        for c in range(low[2], high[2] + 1):
+                            for k in range(3):
+                                move = a * h[0, k] + b * h[1, k] + c * h[2, k]
+                                moved[count, k] = points[i, k] + move
+                            origin[count] = i
+                            steps[count, 0], steps[count, 1], steps[count, 2] = a, b, c
+                            count += 1
+            limits[system + 1] = count
+        if fill == 0:
+            moved, origin = np.empty((count, 3)), np.empty(count, np.int64)
+            steps = np.empty((count, 3), np.int64)
+    return moved, origin, steps, limits
 
 
 @jit
-def _images(u, beyond):
-    """Return origins and steps of images with coordinates from -beyond to 1 + beyond."""
-    first, last = np.zeros(3, np.int64), np.zeros(3, np.int64)
-    for axis in range(3):
-        if beyond[axis] >= 0.0:
-            last[axis] = int(beyond[axis]) + 1
-            first[axis] = -last[axis]
-    origin, steps = np.empty(0, np.int64), np.empty((0, 3), np.int64)
-    for fill in range(2):
-        count = 0
-        for a in range(first[0], last[0] + 1):
-            for b in range(first[1], last[1] + 1):
-                for c in range(first[2], last[2] + 1):
-                    for i in range(u.shape[0]):
-                        if not (
-                            _is_near(u[i, 0] + a, beyond[0])
-                            and _is_near(u[i, 1] + b, beyond[1])
-                            and _is_near(u[i, 2] + c, beyond[2])
-                        ):
-                            continue
-                        if fill == 1:
-                            origin[count] = i
-                            steps[count, 0], steps[count, 1], steps[count, 2] = a, b, c
-                        count += 1
-        if fill == 0:
-            origin = np.empty(count, np.int64)
-            steps = np.empty((count, 3), np.int64)
-    return origin, steps
+def _bins(points, ends, edge):
+    """Sort the points of each system into bins.
+
+    Returns corners and edges of the grids, (n_systems, 4), numbers of bins along each axis and
+    the first bin, (n_systems, 4), first point of each bin, the order of the points, and these.
+    """
+    n_systems = len(ends) - 1
+    corners, counts = np.zeros((n_systems, 4)), np.ones((n_systems, 4), np.int64)
+    total = 0
+    for system in range(n_systems):
+        first, last = ends[system], ends[system + 1]
+        spread = np.zeros(3)
+        for axis in range(3 if last > first else 0):
+            low = high = points[first, axis]
+            for i in range(first, last):
+                low, high = min(low, points[i, axis]), max(high, points[i, axis])
+            corners[system, axis], spread[axis] = low, high - low
+        width = max(edge, 1e-300)
+        while True:
+            size = 1.0
+            for axis in range(3):
+                size *= math.floor(spread[axis] / width) + 1.0
+            if size <= _BINS * (last - first) + 64:
+                break
+            width *= 1.3
+        corners[system, 3] = width
+        for axis in range(3):
+            counts[system, axis] = int(spread[axis] / width) + 1
+        counts[system, 3] = total
+        total += counts[system, 0] * counts[system, 1] * counts[system, 2]
+    starts, keys = np.zeros(total + 2, np.int64), np.empty(len(points), np.int64)
+    for system in range(n_systems):
+        for i in range(ends[system], ends[system + 1]):
+            key = 0
+            for axis in range(3):
+                place = int((points[i, axis] - corners[system, axis]) / corners[system, 3])
+                key = key * counts[system, axis] + min(place, counts[system, axis] - 1)
+            keys[i] = key + counts[system, 3]
+            starts[keys[i] + 2] += 1
+    for k in range(total):
+        starts[k + 2] += starts[k + 1]
+    order, moved = np.empty(len(points), np.int64), np.empty(points.shape)
+    for i in range(len(points)):
+        place = starts[keys[i] + 1]
+        starts[keys[i] + 1] += 1
+        order[place] = i
+        for axis in range(3):
+            moved[place, axis] = points[i, axis]
+    return corners, counts, starts, order, moved
 
 
 @inline
-def _is_near(place, beyond):
-    return beyond < 0.0 or (place >= -beyond and place <= 1.0 + beyond)
+def _gap(place, low, edge):
+    """Return how far a place is from an interval."""
+    return max(max(low - place, place - low - edge), 0.0)
 
 
 @jit
-def _every_pair(targets, sources, square, coincident):
-    """Return starts of rows, sources, and coincident pairs, by looking at all."""
-    n, m = targets.shape[0], sources.shape[0]
-    starts = np.zeros(n + 1, np.int64)
-    found, same = np.empty(n * m, np.int64), np.empty(n * m, np.int64)
-    place, double = 0, 0
-    for i in range(n):
-        x, y, z = targets[i, 0], targets[i, 1], targets[i, 2]
-        for j in range(m):
+def _rows(target, corner, counts, radius, rows):
+    """Write the first bin and the one after the last of rows within reach; return how many."""
+    n, edge, square = 0, corner[3], radius * radius
+    # rounding may have put points into the next bin
+    slack = 1e-9 * edge
+    first = math.floor((target[0] - radius - corner[0]) / edge)
+    last = math.floor((target[0] + radius - corner[0]) / edge)
+    low = math.floor((target[1] - radius - corner[1]) / edge)
+    high = math.floor((target[1] + radius - corner[1]) / edge)
+    for a in range(max(first, 0), min(last, counts[0] - 1) + 1):
+        aside = _gap(target[0], corner[0] + a * edge, edge) - slack
+        for b in range(max(low, 0), min(high, counts[1] - 1) + 1):
+            beside = _gap(target[1], corner[1] + b * edge, edge) - slack
+            rest = square - max(aside, 0.0) ** 2 - max(beside, 0.0) ** 2
+            if rest < 0.0:
+                continue
+            height, middle = math.sqrt(rest) + slack, target[2] - corner[2]
+            start = max(math.floor((middle - height) / edge), 0)
+            stop = min(math.floor((middle + height) / edge), counts[2] - 1) + 1
+            if stop > start:
+                base = counts[3] + (a * counts[1] + b) * counts[2]
+                rows[n, 0], rows[n, 1] = base + start, base + stop
+                n += 1
+    return n
+
+
+@jit
+def _with_room(array, used, more):
+    """Return an array that begins with what is used of another, and has room for more."""
+    if used + more <= len(array):
+        return array
+    longer = np.empty(2 * len(array) + more, np.int64)
+    longer[:used] = array[:used]
+    return longer
+
+
+@inline
+def _look(target, rows, starts, sources, order, square, coincident, images, place, same, double):
+    """Write the sources of some rows that are near a target; return the ends of both lists."""
+    x, y, z = target[0], target[1], target[2]
+    for row in range(rows.shape[0]):
+        for j in range(starts[rows[row, 0]], starts[rows[row, 1]]):
             dx, dy, dz = x - sources[j, 0], y - sources[j, 1], z - sources[j, 2]
             apart = dx * dx + dy * dy + dz * dz
-            if apart <= square:
-                if apart <= coincident:
-                    same[double] = i * m + j
-                    double += 1
-                else:
-                    found[place] = j
-                    place += 1
-        starts[i + 1] = place
-    doubles = np.empty((double, 2), np.int64)
-    for k in range(double):
-        doubles[k, 0], doubles[k, 1] = same[k] // m, same[k] % m
-    return starts, found[:place].copy(), doubles
+            # without branches, which nothing could foresee
+            images[place], same[double] = order[j], order[j]
+            one = int(apart <= coincident)
+            place += int(apart <= square) - one
+            double += one
+    return place, double
 
 
 @jit
-def _bounds(point, low, edge, bins, reach, ends):
-    """Write the first and last bin of each axis within reach of a point."""
-    for axis in range(3):
-        here = int(np.floor((point[axis] - low[axis]) / edge))
-        ends[axis, 0] = max(here - reach, 0)
-        ends[axis, 1] = min(here + reach, bins[axis] - 1)
-
-
-@jit
-def _near_pairs(start, stop, targets, grid, reach, limits, fills, near, same, images, coincident):
-    """Write how many pairs each target has, or, from these places on, which.
-
-    `near` and `same` are numbers of pairs, and where it fills, the starts of rows.
-    """
-    low, edge, bins, first, order, sources = grid
-    ends = np.empty((3, 2), np.int64)
+def _near_pairs(start, stop, targets, system, grid, radius, coincident):
+    """Return how many pairs each target has, and how many coincide, and the sources of both."""
+    corners, bins, starts, order, sources = grid
+    most = 1
+    for k in range(len(corners)):
+        across = int(2 * radius / corners[k, 3]) + 2
+        most = max(most, min(bins[k, 0], across) * min(bins[k, 1], across))
+    rows = np.empty((most, 2), np.int64)
+    counts = np.empty((2, stop - start), np.int64)
+    images, same = np.empty(64 * (stop - start), np.int64), np.empty(2 * (stop - start), np.int64)
+    place = double = 0
     for i in range(start, stop):
-        x, y, z = targets[i]
-        _bounds(targets[i], low, edge, bins, reach, ends)
-        place, double = (near[i], same[i]) if fills else (0, 0)
-        for a in range(ends[0, 0], ends[0, 1] + 1):
-            for b in range(ends[1, 0], ends[1, 1] + 1):
-                row = (a * bins[1] + b) * bins[2]
-                if ends[2, 1] < ends[2, 0]:
-                    continue
-                for j in range(first[row + ends[2, 0]], first[row + ends[2, 1] + 1]):
-                    dx, dy, dz = x - sources[j, 0], y - sources[j, 1], z - sources[j, 2]
-                    square = dx * dx + dy * dy + dz * dz
-                    if square > limits[0]:
-                        continue
-                    if square > limits[1]:
-                        if fills:
-                            images[place] = order[j]
-                        place += 1
-                    else:
-                        if fills:
-                            coincident[double, 0], coincident[double, 1] = i, order[j]
-                        double += 1
-        if not fills:
-            near[i], same[i] = place, double
+        n = _rows(targets[i], corners[system[i]], bins[system[i]], radius, rows)
+        room = 1
+        for row in range(n):
+            room += starts[rows[row, 1]] - starts[rows[row, 0]]
+        images, same = _with_room(images, place, room), _with_room(same, double, room)
+        before = place, double
+        place, double = _look(
+            targets[i], rows[:n], starts, sources, order, radius * radius, coincident[system[i]],
+            images, place, same, double,
+        )  # fmt: skip
+        counts[0, i - start], counts[1, i - start] = place - before[0], double - before[1]
+    return counts, images[:place], same[:double]

@@ -7,7 +7,7 @@ neighbours, at about the cube root of the volume of each point.
 """
 
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,31 +18,25 @@ from multipoles.radial import Coulomb, Erf, Kernel
 
 # of the tolerance, for each of the two parts: sums over many pairs have larger errors than one
 _SHARE = 0.1
-# ns: a pair, for a unit of its cost and beside; an image; a point and a wave
-_PAIR, _PAIR_FOUND, _IMAGE, _WAVE = 0.6, 6.0, 60.0, 0.4
-_TRIALS = 28
+# ns: a pair, for a unit of its cost and beside; an image; a point and a wave; a wave
+_PAIR, _PAIR_FOUND, _IMAGE, _WAVE, _OF_WAVE = 0.8, 12.0, 40.0, 0.15, 50.0
+_TRIALS, _STEP = 42, 2.0 ** (-1 / 6)
 
 
 class Split(NamedTuple):
-    """How a sum is split.
+    """How the sums of all systems of a batch are split.
 
-    eta (inverse length, 0 where there are no waves); radius of the near part; greatest numbers of
-    waves; lengths of the box of the waves along what is free, and where potentials are cut there;
-    the longest wave.
+    eta (inverse length, 0 where there are no waves); radius of the near part; the longest wave, and
+    greatest numbers of waves of each system, (n_systems, 3); lengths of the box of the waves along
+    what is free, and where potentials are cut there.
     """
 
     eta: float
     radius: float
-    limits: tuple[int, int, int] = (0, 0, 0)
+    longest: float = 0.0
+    limits: np.ndarray = np.empty((0, 3), np.int64)
     lengths: np.ndarray = np.empty(0)
     cut: float = 0.0
-    longest: float = 0.0
-
-    def like(self, cell: Cell) -> "Split":
-        """Return the same split for another cell, of three directions that repeat."""
-        edges = np.linalg.norm(cell.vectors, axis=1)
-        a, b, c = (int(limit) + 1 for limit in self.longest / (2 * np.pi) * edges)
-        return self._replace(limits=(a, b, c))
 
 
 class _Costed(NamedTuple):
@@ -54,29 +48,45 @@ class _Costed(NamedTuple):
 
 
 def split_for(
-    targets: np.ndarray,
-    sources: np.ndarray,
+    counts: tuple[np.ndarray, np.ndarray],
+    spread: np.ndarray,
     cell: Cell,
     kernel: Kernel,
     tolerance: float,
     source_order: int,
     order: int,
 ) -> Split:
-    """Return the cheapest split."""
+    """Return the cheapest split of the systems of a batch.
+
+    Parameters
+    ----------
+    counts : tuple of two ndarrays of int, shape (n_systems,)
+        Targets and sources of each system.
+    spread : ndarray, shape (3 - n_periodic,)
+        How far all points reach along each free direction, of which only one system may have any.
+    cell : Cell
+        Of all.
+    kernel, tolerance, source_order, order
+        See `Ewald`.
+
+    Raises
+    ------
+    ValueError
+        If what is to be summed does not fit into memory.
+    """
     top = source_order + order
-    spread = cell.extents(targets, sources)
-    apart = spacing(len(sources), cell, spread)
+    # where neighbours are far apart, what is left out is more of their field
+    apart = float(spacing(counts[1], cell, spread).max())
     share = _SHARE * tolerance
     own = kernel.negligible_beyond(share, top)
     if np.isfinite(own):
         within = np.array([own])
-        pairs = len(targets) * len(sources) * neighbours(within, cell, spread)
-        check_memory(0.0, search.n_images(len(sources), cell, own), float(pairs[0]))
+        check_memory(0.0, *_sizes(counts, cell, spread, within)[:, 0])
         return Split(0.0, own)
     reach = kernel.coulomb_beyond(share, top)
     if isinstance(kernel, Coulomb):
         reach = 0.0
-    given = targets, sources, cell, (source_order, order), share, apart
+    given = counts, spread, cell, (source_order, order), share, apart
     found = [_cheapest(*given, reach)]
     if isinstance(kernel, Erf):  # Gaussian charges that are wide are waves and nothing else
         found.append(_cheapest(*given, 0.0, kernel.alpha))
@@ -113,8 +123,8 @@ def check_kernel(kernel: Kernel, surface: str = "conductor") -> None:
 
 
 def _cheapest(
-    targets: np.ndarray,
-    sources: np.ndarray,
+    counts: tuple[np.ndarray, np.ndarray],
+    spread: np.ndarray,
     cell: Cell,
     orders: tuple[int, int],
     share: float,
@@ -124,50 +134,58 @@ def _cheapest(
 ) -> _Costed:
     """Return the cheapest split, of those of one eta without near part if it is given."""
     top = sum(orders)
-    etas = 6.0 / apart * 2.0 ** (-np.arange(_TRIALS) / 4) if eta is None else np.array([eta])
+    etas = 6.0 / apart * _STEP ** np.arange(_TRIALS) if eta is None else np.array([eta])
     depth = _near_depth(top, share, apart, etas)
-    waves = wave_depth(top, share, apart, etas)
+    longest = 2 * etas * wave_depth(top, share, apart, etas)
     # waves alone leave nothing near but what coincides
     radii = np.maximum(depth / etas, reach) if eta is None else np.array([1e-3 * apart])
-    spread = cell.extents(targets, sources)
     # where the potential is cut nothing makes up for what is lost
-    tails = _near_depth(top, share, np.inf, etas) / etas
+    tails = np.zeros_like(etas)
+    if cell.n_periodic < 3:
+        tails = _near_depth(top, share, np.inf, etas) / etas
     cuts = float(np.linalg.norm(spread)) + tails
     free = spread[None] + (cuts + tails)[:, None]
-    edges = np.linalg.norm(cell.vectors, axis=1) * np.ones((len(etas), 1))
-    edges[:, cell.n_periodic :] *= free
-    limits = np.floor(2 * etas * waves / (2 * np.pi) * edges.T).T + 1
-    n_waves = (2 * limits[:, 0] + 1) * (2 * limits[:, 1] + 1) * (limits[:, 2] + 1)
-    n, m = len(targets), len(sources)
-    work = (m * (orders[0] + 1) + n * (orders[1] + 1)) * n_waves * _WAVE
-    images = np.array([search.n_images(m, cell, r) for r in radii])
-    pairs = n * m * neighbours(radii, cell, spread)
+    edges = np.linalg.norm(cell.batch().vectors, axis=2) * np.ones((len(etas), 1, 1))
+    edges[:, :, cell.n_periodic :] *= free[:, None]
+    numbers = longest[:, None, None] / (2 * np.pi) * edges
+    limits = np.floor(numbers).astype(np.int64) + 1
+    # an ellipsoid, one of k and -k
+    n_waves = np.pi / 12 * np.prod(2 * numbers + 1, axis=2)
+    points = counts[1] * (orders[0] + 1) + counts[0] * (orders[1] + 1)
+    work = ((_WAVE * points + _OF_WAVE) * n_waves).sum(axis=1)
+    images, pairs = _sizes(counts, cell, spread, radii)
     components = sum(indexing.n_components(k) for k in range(top + 1))
     near = pairs * (_PAIR_FOUND + _PAIR * (2 + components)) + images * _IMAGE
     best = int(np.argmin(work + near))
     split = Split(
-        float(etas[best]),
-        float(radii[best]),
-        tuple(int(limit) for limit in limits[best]),  # type: ignore[arg-type]
-        free[best],
+        float(etas[best]), float(radii[best]), float(longest[best]), limits[best], free[best],
         float(cuts[best]),
-        float(2 * etas[best] * waves[best]),
-    )
-    sizes = float(n_waves[best]), float(images[best]), float(pairs[best])
+    )  # fmt: skip
+    sizes = float(n_waves[best].sum()), float(images[best]), float(pairs[best])
     return _Costed(float((work + near)[best]), sizes, split)
 
 
-def spacing(n: int, cell: Cell, spread: np.ndarray) -> float:
-    """Return about how far neighbours are apart: what is left of the volume of each."""
-    per_point = cell.volume / max(n, 1)
+def spacing(n: Any, cell: Cell, spread: np.ndarray) -> np.ndarray:
+    """Return about how far neighbours are apart in each system: what is left of each one's volume.
+
+    Parameters
+    ----------
+    n : int or ndarray of int
+        Points of each system.
+    cell : Cell
+        Of one system, or of all.
+    spread : ndarray
+        How far points reach along each free direction.
+    """
+    per_point = cell.volume / np.maximum(n, 1)
     # images of a point itself may be nearer than others, but much of their field cancels
     nearest = 3 * cell.shortest
     if cell.n_periodic == 3:
-        return float(min(per_point ** (1 / 3), nearest))
+        return np.minimum(per_point ** (1 / 3), nearest)
     # points of a thin layer have neighbours in it only
     flat = per_point ** (1 / cell.n_periodic)
     thick = (per_point * float(np.prod(spread))) ** (1 / 3)
-    return float(min(max(flat, thick), nearest))
+    return np.minimum(np.maximum(flat, thick), nearest)
 
 
 def _near_depth(top: int, share: float, apart: float, etas: np.ndarray) -> np.ndarray:
@@ -194,15 +212,30 @@ def wave_depth(top: int, share: float, apart: float, etas: np.ndarray) -> np.nda
     return np.asarray(depth.max(axis=0))
 
 
+def _sizes(
+    counts: tuple[np.ndarray, np.ndarray], cell: Cell, spread: np.ndarray, radii: np.ndarray
+) -> np.ndarray:
+    """Return about how many images and pairs all systems have within each of some radii."""
+    images = search.n_images(counts[1], cell, radii)
+    products = counts[0] * counts[1] / cell.volume
+    return np.stack([images, _room(radii, cell, spread) * float(np.sum(products))])
+
+
 def neighbours(radii: np.ndarray, cell: Cell, spread: np.ndarray) -> np.ndarray:
     """Return how many images of one source lie within the radii of a target, about."""
+    found: np.ndarray = _room(radii, cell, spread) / cell.volume
+    return found
+
+
+def _room(radii: np.ndarray, cell: Cell, spread: np.ndarray) -> np.ndarray:
+    """Return about which volume of what repeats lies within radii, in an area or length of it."""
     if cell.n_periodic == 3:
-        within = 4 / 3 * np.pi * radii**3
-    elif cell.n_periodic == 2:
-        within = np.pi * radii**2 * np.minimum(1.0, 1.33 * radii / max(spread[0], 1e-300))
-    else:
-        within = 2 * radii * np.minimum(1.0, 2 * radii / max(spread.max(), 1e-300))
-    return np.asarray(within / cell.volume)
+        return np.asarray(4 / 3 * np.pi * radii**3)
+    if cell.n_periodic == 2:
+        flat = np.minimum(1.0, 1.33 * radii / max(spread[0], 1e-300))
+        return np.asarray(np.pi * radii**2 * flat)
+    thin = np.minimum(1.0, 2 * radii / max(spread.max(), 1e-300))
+    return np.asarray(2 * radii * thin)
 
 
 def check_memory(n_waves: float, n_images: float, n_pairs: float) -> None:

@@ -45,7 +45,7 @@ def virial(
     field = field_of()
     frame = _frame(cell.vectors, cell.n_periodic)
     whole = frame @ along @ frame.T
-    turned = frame @ strained(moments, field) @ frame.T
+    turned = frame @ strained(moments, field).sum(axis=0) @ frame.T
     centred = points - points.mean(axis=0) if len(points) else points
     free = frame @ (_gradient(moments, field).T @ centred) @ frame.T
     d = cell.n_periodic
@@ -56,17 +56,20 @@ def virial(
 
 
 def strained(moments: np.ndarray, field: np.ndarray) -> np.ndarray:
-    """Return Σ Φ_(α - e_b + e_a) α_b M_α: the energy's change if the moments are strained."""
+    """Return Σ Φ_(α - e_b + e_a) α_b M_α: the energy's change if the moments are strained.
+
+    For each site, (n, 3, 3).
+    """
     order = indexing.order_of(moments.shape[2])
     alphas = indexing.multi_indices(order)
-    out = np.zeros((3, 3))
+    out = np.zeros((len(moments), 3, 3))
     unit = np.eye(3, dtype=np.int64)
-    for b in range(3):
+    for b in range(3 if order else 0):
         chosen = np.flatnonzero(alphas[:, b])
         for a in range(3):
             places = [indexing.component_index(*row) for row in alphas[chosen] - unit[b] + unit[a]]
             given = moments[:, :, chosen] * alphas[chosen, b]
-            out[a, b] = np.einsum("ick,ick->", given, field[:, :, places])
+            out[:, a, b] = np.einsum("ick,ick->i", given, field[:, :, places])
     return out
 
 

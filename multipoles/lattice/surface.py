@@ -10,45 +10,82 @@ from multipoles import indexing
 
 
 def field(
-    targets: np.ndarray, sources: np.ndarray, moments: np.ndarray, order: int, volume: float
+    targets: np.ndarray,
+    sources: np.ndarray,
+    moments: np.ndarray,
+    order: int,
+    volumes: np.ndarray,
+    ends: tuple[np.ndarray, np.ndarray],
 ) -> np.ndarray:
-    """Return the field of the surface (n_targets, channels, n_components(order))."""
-    charge, dipole, second = _totals(sources, moments)
+    """Return the field of the surface (n_targets, channels, n_components(order)).
+
+    Parameters
+    ----------
+    targets, sources, moments
+        System after system.
+    order : int
+        Highest derivative.
+    volumes : ndarray, shape (n_systems,)
+        Of the cells.
+    ends : tuple of two ndarrays of int, shape (n_systems + 1,)
+        First target and first source of each system.
+    """
+    counts = np.diff(ends[0])
+    charge, dipole, second = (
+        np.repeat(total, counts, axis=0) for total in _totals(sources, moments, ends[1])
+    )
     out = np.zeros((len(targets), moments.shape[1], indexing.n_components(order)))
-    factor = -2 * np.pi / (3 * volume)
+    factor = np.repeat(-2 * np.pi / (3 * volumes), counts)[:, None]
     x2 = (targets**2).sum(axis=1)[:, None]
-    out[:, :, 0] = factor * (x2 * charge - 2 * targets @ dipole.T + second)
+    along = np.einsum("ia,ica->ic", targets, dipole)
+    out[:, :, 0] = factor * (x2 * charge - 2 * along + second)
     if order >= 1:
-        out[:, :, 1:4] = 2 * factor * (targets[:, None] * charge[:, None] - dipole)
+        out[:, :, 1:4] = 2 * factor[..., None] * (targets[:, None] * charge[..., None] - dipole)
     if order >= 2:
-        out[:, :, [4, 7, 9]] = 2 * factor * charge[:, None]
+        out[:, :, [4, 7, 9]] = 2 * (factor * charge)[..., None]
     return out
 
 
-def strain(points: np.ndarray, moments: np.ndarray, volume: float) -> np.ndarray:
-    """Return the derivative of the energy by a strain, (3, 3), see `strain.virial`."""
-    charge, dipole, second = _totals(points, moments)
-    factor = -2 * np.pi / (3 * volume)
-    energy = factor * float(charge @ second - (dipole**2).sum())
+def field_of_one(
+    targets: np.ndarray, sources: np.ndarray, moments: np.ndarray, order: int, volume: float
+) -> np.ndarray:
+    """Return the same of one system in a cell of some volume."""
+    ends = np.array([0, len(targets)]), np.array([0, len(sources)])
+    return field(targets, sources, moments, order, np.array([volume]), ends)
+
+
+def strain(
+    points: np.ndarray, moments: np.ndarray, volumes: np.ndarray, ends: np.ndarray
+) -> np.ndarray:
+    """Return the derivatives of the energies by a strain, (n_systems, 3, 3), see `virial`."""
+    charge, dipole, second = _totals(points, moments, ends)
+    factor = -2 * np.pi / (3 * volumes)
+    energy = factor * ((charge * second).sum(axis=1) - (dipole**2).sum(axis=(1, 2)))
     charges, dipoles = moments[:, :, 0], moments[:, :, 1:4]
-    out = np.zeros((3, 3))
-    for c in range(moments.shape[1]):
-        moved = charges[:, c, None] * points
-        both = 2 * moved.T @ points
-        if dipoles.shape[2]:
-            both = both + 2 * dipoles[:, c].T @ points
-        out += factor * (charge[c] * both - 2 * np.outer(dipole[c], moved.sum(axis=0)))
-    return out - energy * np.eye(3)
+    moved = charges[:, :, None] * points[:, None]
+    both = 2 * moved[..., None] * points[:, None, None]
+    if dipoles.shape[2]:
+        both = both + 2 * dipoles[..., None] * points[:, None, None]
+    sums = np.einsum("sc,scab->sab", charge, np.add.reduceat(both, ends[:-1], axis=0))
+    total = np.add.reduceat(moved, ends[:-1], axis=0)
+    sums -= 2 * np.einsum("sca,scb->sab", dipole, total)
+    found: np.ndarray = factor[:, None, None] * sums - energy[:, None, None] * np.eye(3)
+    return found
 
 
-def _totals(points: np.ndarray, moments: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return Σ q, Σ q s + μ, and Σ q s² + 2 μ·s + 2 tr Q of each channel."""
+def _totals(
+    points: np.ndarray, moments: np.ndarray, ends: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return Σ q, Σ q s + μ, and Σ q s² + 2 μ·s + 2 tr Q of each system and channel."""
     charges = moments[:, :, 0]
-    dipole = charges.T @ points
-    second = charges.T @ (points**2).sum(axis=1)
+    dipole = charges[..., None] * points[:, None]
+    second = charges * (points**2).sum(axis=1)[:, None]
     if moments.shape[2] >= 4:
-        dipole = dipole + moments[:, :, 1:4].sum(axis=0)
-        second = second + 2 * np.einsum("ica,ia->c", moments[:, :, 1:4], points)
+        dipole = dipole + moments[:, :, 1:4]
+        second = second + 2 * np.einsum("ica,ia->ic", moments[:, :, 1:4], points)
     if moments.shape[2] >= 10:
-        second = second + 2 * moments[:, :, [4, 7, 9]].sum(axis=(0, 2))
-    return charges.sum(axis=0), dipole, second
+        second = second + 2 * moments[:, :, [4, 7, 9]].sum(axis=2)
+    charge, dipole, second = (
+        np.add.reduceat(each, ends[:-1], axis=0) for each in (charges, dipole, second)
+    )
+    return charge, dipole, second

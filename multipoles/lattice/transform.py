@@ -25,7 +25,7 @@ def transform(vectors: np.ndarray, cell: Cell, radius: float, unit: float = 1.0)
     vectors : ndarray, shape (..., 3)
         Wave vectors.
     cell : Cell
-        What repeats.
+        What repeats; along three directions, it may be any.
     radius : float
         Where the potential is cut off along what does not repeat.
     unit : float
@@ -35,9 +35,9 @@ def transform(vectors: np.ndarray, cell: Cell, radius: float, unit: float = 1.0)
     -------
     ndarray, shape (...)
     """
-    p, q = lengths(vectors, cell)
     if cell.n_periodic == 3:
-        return _over(4 * np.pi, p * p)
+        return _over(4 * np.pi, np.einsum("...a,...a->...", vectors, vectors))
+    p, q = lengths(vectors, cell)
     if cell.n_periodic == 2:
         return _of_planes(p, q, radius)
     return _of_lines(p, q, radius, unit)
@@ -45,10 +45,10 @@ def transform(vectors: np.ndarray, cell: Cell, radius: float, unit: float = 1.0)
 
 def slope(vectors: np.ndarray, cell: Cell, radius: float) -> np.ndarray:
     """Return the derivative of `transform` by p, over p; zero where p is."""
+    if cell.n_periodic == 3:
+        return -_over(8 * np.pi, np.einsum("...a,...a->...", vectors, vectors) ** 2)
     p, q = lengths(vectors, cell)
     square = p * p + q * q
-    if cell.n_periodic == 3:
-        return -_over(8 * np.pi, square * square)
     if cell.n_periodic == 2:
         angle = q * radius
         decay = np.exp(-p * radius)

@@ -267,8 +267,11 @@ def test_wide_gaussian_charges_are_waves_alone(rng, periodic, alpha, monkeypatch
     assert chosen == [False, True]
     cost = 2.0
     split_in_two = mp.energy_forces(*given, **cell)
-    for one, other in zip(alone, split_in_two, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-11 * np.abs(other).max())
+    monkeypatch.undo()
+    # wide charges make hardly any field in a crystal: errors are relative to that of narrow ones
+    narrow = mp.energy_forces(x, moments, **cell)
+    for one, other, size in zip(alone, split_in_two, narrow, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-11, atol=1e-14 * np.abs(size).max())
 
 
 def test_decaying_kernels_are_sums_over_images(rng):
