@@ -31,8 +31,9 @@ _COULOMB = Coulomb()
 _TRIES, _AIM, _FARTHEST = 3, 0.5, 1e-3
 # of the aim: how exact the sums are by which it is judged, and are where it seems to be missed
 _EXACT, _MORE_EXACT = 1.0, 1e-3
-# an error that is less than this share of what is allowed needs no aim of its own
-_IDLE = 0.03
+# an error that is less than this share of what is allowed asks for another aim, at most so many
+# times what is allowed, after so many evaluations on the same points
+_IDLE, _LOOSEST, _OFTEN = 0.15, 30.0, 2
 
 
 @dataclass
@@ -44,7 +45,8 @@ class MeshReport(Measured):
     n_targets, n_sources : int
         Points.
     tolerance, aim : float
-        What was asked, and what grid and radius are made for: less, where it was missed.
+        What was asked, and what grid and radius are made for: less, where it was missed, more,
+        where errors were measured to be far below it.
     shape : tuple of int
         Grid points along each vector of the box.
     points : int
@@ -81,8 +83,9 @@ class MeshReport(Measured):
             f"{self.near_pairs:.3g} looked at",
             f"plan {1e3 * self.plan_seconds:.1f} ms",
         ]
-        if self.aim < self.tolerance:
-            lines.insert(1, f"grid and radius for {self.aim:.1e}, which was measured to be needed")
+        if self.aim != self.tolerance:
+            need = "needed" if self.aim < self.tolerance else "enough"
+            lines.insert(1, f"grid and radius for {self.aim:.1e}, which was measured to be {need}")
         lines += [f"  {step:<24}{1e3 * s:9.1f} ms" for step, s in self.seconds.items()]
         if self.seconds:
             lines.append(self.accuracy())
@@ -180,7 +183,7 @@ class Mesh:
         self._length = length
         s = scaling.scale_points(s.astype(np.float64), length)
         x = scaling.scale_points(x.astype(np.float64), length) if self._has_targets else s
-        self._points = x, s
+        self._points, self._uses = (x, s), 0
         reduced = cell_of(np.ldexp(self._lattice.cells, length), self._lattice.periodic)
         unit = float(np.ldexp(1.0, length))
         self._scaled_kernel = self.kernel.scaled(unit)
@@ -205,7 +208,7 @@ class Mesh:
 
     def _choose_judge(self) -> None:
         """Make sums at a few targets as exact as is needed; keep those of before if they are."""
-        tolerance = self._exact * self._aim
+        tolerance = self._exact * min(self._aim, self.tolerance)
         judge = InCell(self._reduced, self._scaled_kernel, tolerance, self._unit)
         before: InCell = self.__dict__.get("_judge", judge)
         self._judge = before if before.is_like(judge) else judge
@@ -272,6 +275,9 @@ class Mesh:
             self._report.measured(zeros(tolerance, order), 0)
             return np.zeros((self.n_targets, moments.shape[1], indexing.n_components(order)))
         orders = indexing.order_of(moments.shape[2]), order
+        self._uses += 1
+        if self._uses > _OFTEN and (share := self._spare()) > 1:
+            self._aim_at(share)
         before, shares = (self._aim, self._sum, self._report), list[float]()
         while True:
             phi = self._whole_field(moments, order)
@@ -307,6 +313,14 @@ class Mesh:
         with timed(self._report.seconds, "sample"):
             exact = partial(self._exact_field, moments, order)
             return judged(self._sum, moments, phi, exact, tolerance, last, known)
+
+    def _spare(self) -> float:
+        """Return how many times the aim would do: errors of models are those of lattices."""
+        share = max((known.share for known in self._known.values()), default=1.0)
+        if share >= _IDLE:
+            return 1.0
+        loosest = min(_LOOSEST * self.tolerance, 0.1) / self._aim
+        return max(min(_AIM / max(share, _FARTHEST), loosest), 1.0)
 
     def _aim_at(self, share: float) -> bool:
         """Lay out the sum anew, for a share of what was aimed at; False if that cannot be kept."""
@@ -425,10 +439,7 @@ class Mesh:
         """
         arguments.targets_as_before(sources, targets, self._has_targets)
         start, before = perf_counter(), self._sum
-        share = max((known.share for known in self._known.values()), default=1.0)
-        if share < _IDLE:
-            # what earlier moments needed is more than these do
-            self._aim = min(self._aim * _AIM / max(share, _FARTHEST), self.tolerance)
+        self._aim *= self._spare()
         self._take(sources, targets, self._cell if cell is None else cell)
         self._sum.keep_influence(before)
         self._report.plan_seconds = perf_counter() - start

@@ -232,7 +232,8 @@ def test_rebuild_goes_over_to_new_points_and_cells(rng):
     moved = x + 0.05 * rng.standard_normal(x.shape)
     plan.rebuild(moved)
     fresh = fmm.Mesh(moved, None, 1e-6, cell=SKEWED)
-    np.testing.assert_allclose(plan.field(charges), fresh.field(charges), rtol=1e-9, atol=1e-9)
+    near(plan.field(charges), fresh.field(charges), 2e-6)
+    assert plan.report().aim > fresh.report().aim  # what was measured allows a coarser one
     strained = SKEWED @ (np.eye(3) + np.diag([0.0, 0.01, 0]) + np.diag([0.02, 0], 1))
     plan.rebuild(moved, cell=strained)
     exact = mp.field(moved, moved, charges, 1, cell=strained)
