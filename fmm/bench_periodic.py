@@ -58,24 +58,27 @@ class Measurement(NamedTuple):
 
 
 class Problem:
-    """Random points in a cube, neutral moments, and the exact forces of some of them."""
+    """Random points in a cube, neutral moments, and the exact forces of some of them.
 
-    def __init__(self, n: int, source_order: int) -> None:
+    `apart` puts points near random sites of a lattice: no two come close.
+    """
+
+    def __init__(self, n: int, source_order: int, apart: bool = False) -> None:
         rng = np.random.default_rng(1)
         edge = (n / _DENSITY) ** (1 / 3)
         self.cell = edge * np.eye(3)
-        self.points = edge * rng.random((n, 3))
+        self.points = edge * (_apart(n, rng) if apart else rng.random((n, 3)))
         self.moments = rng.standard_normal((n, indexing.n_components(source_order)))
         self.moments[:, 0] -= self.moments[:, 0].mean()
         self.source_order = source_order
-        self._places = np.sort(rng.choice(n, min(n, _SAMPLE), replace=False))
+        self.places = np.sort(rng.choice(n, min(n, _SAMPLE), replace=False))
         exact = mp.field(
-            self.points[self._places], self.points, self.moments, source_order + 1,
+            self.points[self.places], self.points, self.moments, source_order + 1,
             cell=self.cell, tolerance=1e-12,
         )  # fmt: skip
         raised = indexing.sum_index(source_order, 1)[:, 1:]
-        own = self.moments[self._places]
-        self._exact = -np.einsum("ik,ika->ia", own, exact[:, raised])
+        own = self.moments[self.places]
+        self.exact = -np.einsum("ik,ika->ia", own, exact[:, raised])
 
     def plan(self, tolerance: float) -> Mesh:
         """Return a new plan."""
@@ -89,8 +92,47 @@ class Problem:
 
     def error(self, forces: np.ndarray) -> float:
         """Return the relative L2 error of the forces."""
-        apart = forces[self._places] - self._exact
-        return float(np.linalg.norm(apart) / np.linalg.norm(self._exact))
+        apart = forces[self.places] - self.exact
+        return float(np.linalg.norm(apart) / np.linalg.norm(self.exact))
+
+
+def _apart(n: int, rng: np.random.Generator) -> np.ndarray:
+    side = int(np.ceil(n ** (1 / 3)))
+    sites = rng.permutation(side**3)[:n]
+    lattice = np.stack(np.unravel_index(sites, (side,) * 3), axis=1)
+    return (lattice + 0.2 * rng.uniform(-1, 1, (n, 3))) / side
+
+
+class Cells:
+    """64 cubes of 96 random charges each, and the exact forces of all."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(1)
+        edge, n = (96 / _DENSITY) ** (1 / 3), 64 * 96
+        self.points, self.moments = edge * rng.random((n, 3)), rng.standard_normal((n, 1))
+        self.moments -= self.moments.reshape(64, 96, 1).mean(axis=1).repeat(96, axis=0)
+        self.batch, self.cells = np.repeat(np.arange(64), 96), np.tile(edge * np.eye(3), (64, 1, 1))
+        self.exact = self.sums(None)[1]
+
+    def sums(self, tolerance: float | None) -> Any:
+        """Return energies, forces and gradients by Ewald sums."""
+        given = {"batch": self.batch, "cell": self.cells, "tolerance": tolerance}
+        return mp.energy_forces(self.points, self.moments, **given)
+
+    def error(self, forces: np.ndarray) -> float:
+        """Return the relative L2 error of the forces."""
+        return float(np.linalg.norm(forces - self.exact) / np.linalg.norm(self.exact))
+
+
+def loosest(bound: float, error_of: Callable[[float], float]) -> tuple[float, float]:
+    """Return what to ask for so that the measured error just keeps the bound, and that error."""
+    asked = error = 0.0
+    for factor in _LADDER:
+        if (asked := factor * bound) < 0.1:
+            error = error_of(asked)
+            if error <= bound:
+                break
+    return asked, error
 
 
 def main(quick: bool = False, csv_path: Path | None = None) -> None:
@@ -117,12 +159,9 @@ def main(quick: bool = False, csv_path: Path | None = None) -> None:
 
 def _measured(row: Row, repeats: int) -> Measurement:
     problem = Problem(row.n, row.source_order)
-    asked = error = 0.0
-    for factor in _LADDER:
-        if (asked := factor * row.bound) < 0.1:
-            error = problem.error(problem.sums(problem.plan(asked))[1])
-            if error <= row.bound:
-                break
+    asked, error = loosest(
+        row.bound, lambda asked: problem.error(problem.sums(problem.plan(asked))[1])
+    )
     plan = problem.plan(asked)
     problem.sums(plan)
 
@@ -131,9 +170,9 @@ def _measured(row: Row, repeats: int) -> Measurement:
         problem.sums(plan)
 
     what = ("charges", "… and dipoles", "… and quadrupoles, torques too")[row.source_order]
-    again = _least(lambda: problem.sums(plan), repeats)
+    again = least(lambda: problem.sums(plan), repeats)
     found = Measurement(
-        f"{row.n} {what}", row.n, row.bound, asked, error, _least(anew, repeats), again, row.target,
+        f"{row.n} {what}", row.n, row.bound, asked, error, least(anew, repeats), again, row.target,
         peak_memory() / 1e9,
     )  # fmt: skip
     print(_line(found), flush=True)
@@ -142,26 +181,12 @@ def _measured(row: Row, repeats: int) -> Measurement:
 
 def _small_systems(repeats: int) -> Measurement:
     """Measure 64 cells of 96 charges each, by Ewald sums."""
-    rng = np.random.default_rng(1)
-    edge, n = (96 / _DENSITY) ** (1 / 3), 64 * 96
-    points, charges = edge * rng.random((n, 3)), rng.standard_normal((n, 1))
-    charges -= charges.reshape(64, 96, 1).mean(axis=1).repeat(96, axis=0)
-    batch, cells = np.repeat(np.arange(64), 96), np.tile(edge * np.eye(3), (64, 1, 1))
-
-    def sums(tolerance: float | None) -> Any:
-        return mp.energy_forces(points, charges, batch=batch, cell=cells, tolerance=tolerance)
-
-    exact = sums(None)[1]
-    bound, asked, error = 1e-6, 1e-6, 0.0
-    for factor in _LADDER:
-        asked = factor * bound
-        error = float(np.linalg.norm(sums(asked)[1] - exact) / np.linalg.norm(exact))
-        if error <= bound:
-            break
-    seconds = _least(lambda: sums(asked), repeats)
+    cells, bound = Cells(), 1e-6
+    asked, error = loosest(bound, lambda asked: cells.error(cells.sums(asked)[1]))
+    seconds = least(lambda: cells.sums(asked), repeats)
     found = Measurement(
         "64 cells of 96 charges (Ewald)",
-        n,
+        len(cells.points),
         bound,
         asked,
         error,
@@ -174,7 +199,8 @@ def _small_systems(repeats: int) -> Measurement:
     return found
 
 
-def _least(run: Callable[[], Any], repeats: int) -> float:
+def least(run: Callable[[], Any], repeats: int) -> float:
+    """Return the least seconds of several runs."""
     times = []
     for _ in range(repeats):
         start = perf_counter()
