@@ -143,12 +143,21 @@ class Helpme(Peer):
         return out
 
 
+# powers of x, y and z in helpME's order; where a component lies that has one more of each
+_POWERS = [(n - b - c, b, c) for n in range(4) for c in range(n + 1) for b in range(n + 1 - c)]
+_RAISED = np.array(
+    [
+        [_POWERS.index((a + (k == 0), b + (k == 1), c + (k == 2))) for k in range(3)]
+        for a, b, c in _POWERS[:10]
+    ]
+)
+
+
 class HelpmeMultipoles(Helpme):
     """The same for charges, dipoles and quadrupoles: energy, forces and torques."""
 
     _order = np.array([0, 1, 2, 3, 4, 5, 7, 6, 8, 9])  # xx xy yy xz yz zz, there and back
     _doubled = np.array([1.0, 2.0, 2.0, 1.0, 2.0, 1.0])
-    _third = np.array([10, 11, 13, 16, 12, 14, 17, 15, 18, 19])
 
     def orders(self, bound: float) -> tuple[int, ...]:
         """Return the orders that are worth a try."""
@@ -163,27 +172,18 @@ class HelpmeMultipoles(Helpme):
         self.energy, forces, gradients = loop.quadrupole_sums(
             *self._near(), charges, dipoles, S, *rest
         )
-        self.energy += self.waves(forces)
-        fields = np.zeros((len(S), 10))
+        # one field up to third derivatives costs less than forces and a field up to second ones
+        fields, packed = np.zeros((len(S), 20)), np.ascontiguousarray(moments[:, self._order])
         matrix = self.lib.MatrixD
         x = matrix(self.near.points)
-        self.pme.compute_P_rec(2, matrix(self._packed), x, x, 2, matrix(fields))
+        self.pme.compute_P_rec(2, matrix(packed), x, x, 3, matrix(fields))
+        self.energy += 0.5 * (packed * fields[:, :10]).sum()
+        forces -= np.einsum("ik,ika->ia", packed, fields[:, _RAISED])
         gradients[:, :3] += fields[:, 1:4]
         gradients[:, 3:] += fields[:, self._order[4:]]
         self.energy -= self._own(charges, dipoles, S)
         self.torques = self._in_place(_torques(dipoles, S, gradients))
         return self._in_place(forces)
-
-    def find_pairs(self) -> None:
-        """Sort the points by cells, and list them."""
-        super().find_pairs()
-        self._packed = np.ascontiguousarray(self.sorted[:, self._order])
-
-    def waves(self, forces: np.ndarray) -> float:
-        """Add the forces of the waves, and return their energy."""
-        matrix = self.lib.MatrixD
-        given = matrix(self._packed), matrix(self.near.points), matrix(forces)
-        return self.pme.compute_EF_rec(2, *given)
 
     def _own(self, q: np.ndarray, d: np.ndarray, S: np.ndarray) -> float:
         """Return the energy of moments in their own smooth field."""

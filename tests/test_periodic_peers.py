@@ -125,7 +125,7 @@ def test_the_loop_over_pairs_is_the_near_part_of_ewald_s_sum(peers):
 
 
 class Fake:
-    """Its error falls with the grid to the fourth power, and is great beyond a radius of 4."""
+    """A program whose error falls with the fourth power of the grid."""
 
     def __init__(self, problem):
         self.problem, self.tried = problem, []
