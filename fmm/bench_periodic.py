@@ -116,7 +116,7 @@ class Cells:
 
     def sums(self, tolerance: float | None) -> Any:
         """Return energies, forces and gradients by Ewald sums."""
-        given = {"batch": self.batch, "cell": self.cells, "tolerance": tolerance}
+        given: dict[str, Any] = {"batch": self.batch, "cell": self.cells, "tolerance": tolerance}
         return mp.energy_forces(self.points, self.moments, **given)
 
     def error(self, forces: np.ndarray) -> float:
