@@ -214,7 +214,6 @@ class OpenMM(Peer):
         super().__init__(problem)
         self.openmm = importlib.import_module("openmm")
         self.context: Any = None
-        self._stirred = 0
 
     def lay_out(self, setting: Setting) -> None:
         """Make a context; lengths are nm."""
@@ -235,6 +234,7 @@ class OpenMM(Peer):
         integrator = mm.VerletIntegrator(0.001)
         self.context = mm.Context(system, integrator, platform, properties)
         self.context.setPositions(0.1 * self.problem.points)
+        self._stirred = 0
 
     def stir(self) -> None:
         """Move all points alike, by more than the skin of the lists."""

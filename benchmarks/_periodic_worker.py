@@ -8,7 +8,7 @@ Runs in an interpreter that has the program. Prints what was found as JSON in th
 import json
 import sys
 from collections.abc import Callable, Iterator
-from time import perf_counter
+from time import process_time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,16 +87,16 @@ def seconds(peer: Peer, found: tuple[Setting, float], repeats: int) -> Found:
     peer.lay_out(found[0])
     peer.find_pairs()
     peer.sums()
-    anew, again, end = [], [], perf_counter() + _LONGEST
-    while len(anew) < 2 or (len(anew) < repeats and perf_counter() < end):
+    anew, again, end = [], [], process_time() + _LONGEST
+    while len(anew) < 2 or (len(anew) < repeats and process_time() < end):
         peer.stir()
-        start = perf_counter()
+        start = process_time()
         peer.find_pairs()
         peer.sums()
-        middle = perf_counter()
+        middle = process_time()
         peer.sums()
         anew.append(middle - start)
-        again.append(perf_counter() - middle)
+        again.append(process_time() - middle)
     return Found(*found, min(anew), min(again))
 
 

@@ -7,7 +7,9 @@ of a lattice to energy, forces and torques (random ones come so close that a few
 the error); 64 cells of 96 charges. The parameters of each program (radius, order, grid) are
 scanned for the least time at which the forces of a sample keep the error, held against Ewald's sum.
 Ours is asked for the tolerance that just keeps it, and timed before and after each of the others.
-Times are those of energy and forces, with pairs found anew, and without where a program keeps them.
+Times are those of the processor, for energy and forces, with pairs found anew, and without where a
+program keeps them: whoever used a second thread would be charged for it, and other processes count
+for little.
 
 Others are imported by the interpreter PATH (default: $PERIODIC_PEERS_PYTHON, else this one); what
 it lacks is left out. It needs NumPy and SciPy, and for helPME, which sums waves only, Numba: near
@@ -22,6 +24,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import process_time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,7 +50,8 @@ class Ours(NamedTuple):
 
     def times(self, repeats: int) -> np.ndarray:
         """Return the least seconds of both, in turn."""
-        return np.min([[least(run, 1) for run in self[1:]] for _ in range(repeats)], axis=0)
+        turns = range(repeats)
+        return np.min([[least(run, 1, process_time) for run in self[1:]] for _ in turns], axis=0)
 
 
 class Race:
