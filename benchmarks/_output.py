@@ -14,7 +14,7 @@ import numpy as np
 from multipoles.files import atomic_write
 
 RESULTS = Path(__file__).resolve().parent / "results"
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+THREADS = ("OMP_NUMTHREADS", "OPENBLAS_NUMTHREADS", "MKL_NUMTHREADS")
 
 
 def run_alone(script: str, arguments: Sequence, threads: int, **environment: str) -> list:
@@ -26,7 +26,7 @@ def run_alone(script: str, arguments: Sequence, threads: int, **environment: str
     done = subprocess.run(
         [sys.executable, script, "--one", json.dumps(arguments)],
         stdout=subprocess.PIPE, check=True, text=True,
-        env=os.environ | dict.fromkeys(_THREADS, str(threads)) | environment,
+        env=os.environ | dict.fromkeys(THREADS, str(threads)) | environment,
     )  # fmt: skip
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -331,22 +331,25 @@ def water_dimer() -> Table:
 
 def fmm_periodic() -> Table:
     """Show times of periodic sums beside their targets and the nearest others."""
-    others = {}
-    for row in read("native_periodic"):
+    others: dict[tuple[str, float], str] = {}
+    for row in sorted(others_periodic(), key=lambda row: float(row["ms_with_lists"])):
+        times = f"{ms(row['ms'])} ({ms(row['ms_with_lists'])})"
         key = row["case"], float(row["bound"])
-        others.setdefault(key, f"{row['program']}: {row['ms']} ({row['ms_with_lists']})")
+        others.setdefault(key, f"{row['program']}: {times}")
     body = []
     for row in read("fmm_periodic"):
         target = float(row["target"])
+        method = {"fmm": "FMM", "mesh": "mesh", "ewald": "Ewald"}[row["method"]]
         other = others.get((row["case"], float(row["bound"])), "")
         reached = "yes" if float(row["seconds"]) <= target else "no"
         body.append([
-            row["case"],
+            row["case"], method,
             short(row["bound"], 1), short(row["error"]), short(1e3 * float(row["again"])),
             short(1e3 * float(row["seconds"])), f"{1e3 * target:g}" if target else "–",
             reached if target else "–", other,
         ])  # fmt: skip
-    header = ["energy and forces of", "error of forces ≤", "measured", "ms", "… pairs anew, ms",
+    header = ["energy and forces of", "by", "error of forces ≤", "measured", "ms",
+              "… pairs anew, ms",
               "target, ms", "reached", "nearest other: ms (with its list of pairs)"]  # fmt: skip
     return header, body
 
@@ -378,6 +381,37 @@ def small_cells() -> Table:
         body.append([row["what"], short(row["asked"]), short(error) if error else "–", row["ms"],
                      target or "–", reached])  # fmt: skip
     return ["", "asked", "error of forces", "ms", "target, ms", "reached"], body
+
+
+def ms(text: str) -> str:
+    """Return milliseconds: a tenth of what is short, and what was written down as it is."""
+    if "." not in text:
+        return text
+    return format(float(text), ".1f" if float(text) < 100 else ".0f")
+
+
+def others_periodic() -> list[Row]:
+    """Return the times of other programs: measured here, or carried over from an earlier race."""
+    return [row for row in read(PERIODIC) if row["program"] != "ours"]
+
+
+def periodic_peers() -> Table:
+    """Show other programs' periodic sums, and ours beside them where they ran together."""
+    body, before = [], None
+    for row in others_periodic():
+        key = row["case"], row["bound"]
+        ours = row.get("ours_ms", ""), row.get("ours_ms_with_lists", "")
+        times = row["ms"], row["ms_with_lists"]
+        pairs = zip(times, ours, strict=True)
+        ratios = [short(float(a) / float(b)) if b else "–" for a, b in pairs]
+        first = [key[0], short(key[1], 1)] if key != before else ["", ""]
+        mine = [ms(t) if t else "–" for t in ours] if key != before else ["", ""]
+        named = f"{row['program']} {row.get('version', '')}".strip()
+        body.append([*first, *mine, named, *map(ms, times), *ratios])
+        before = key
+    header = ["", "error of forces ≤", "ours, ms", "… pairs anew", "program", "ms",
+              "… with its list of pairs", "times ours", "… with lists"]  # fmt: skip
+    return header, body
 
 
 def hot_runs() -> Table:
@@ -614,6 +648,9 @@ def gpu_kernels() -> Table:
 
 # instead of a command, for what was measured once and written down
 BY_HAND = "measured by hand"
+# periodic sums of other programs: as they are installed here, or of an earlier race
+_RACED = (RESULTS / "periodic_peers.csv").exists()
+PERIODIC = "periodic_peers" if _RACED else "native_periodic"
 
 TABLES: dict[str, tuple[Callable[[], Table], str]] = {
     name: (function, command or f"python benchmarks/{name}.py")
@@ -648,6 +685,8 @@ TABLES: dict[str, tuple[Callable[[], Table], str]] = {
         ("fmm_periodic", fmm_periodic, "python -m fmm bench --periodic"),
         ("mesh_cost", mesh_cost, ""),
         ("small_cells", small_cells, ""),
+        ("periodic_peers", periodic_peers,
+         "python benchmarks/periodic_peers.py" if _RACED else BY_HAND),
         ("fmm_scaling", fmm_scaling, ""),
         ("edge_operators", edge_operators, ""),
         ("training_step", training_step, ""),

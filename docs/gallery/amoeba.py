@@ -23,6 +23,20 @@ def multipole_force(system):
     return next(f for f in system.getForces() if isinstance(f, AmoebaMultipoleForce))
 
 
+def water_topology(count):
+    """Return a topology of water molecules, oxygen first."""
+    topology = app.Topology()
+    chain = topology.addChain()
+    oxygen, hydrogen = (app.element.Element.getBySymbol(s) for s in "OH")
+    for _ in range(count):
+        residue = topology.addResidue("HOH", chain)
+        kinds = (("O", oxygen), ("H1", hydrogen), ("H2", hydrogen))
+        o, *hydrogens = (topology.addAtom(name, kind, residue) for name, kind in kinds)
+        for atom in hydrogens:
+            topology.addBond(o, atom)
+    return topology
+
+
 def create_system(topology):
     """Build the AMOEBA system of a topology, without a box and with multipoles alone."""
     field = app.ForceField("amoeba2018.xml")

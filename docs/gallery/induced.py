@@ -1,4 +1,4 @@
-"""Induced dipoles of polarisable atoms by conjugate gradients over a fast multipole method."""
+"""Induced dipoles of polarisable atoms by conjugate gradients, in free space or in a box."""
 
 from typing import NamedTuple
 
@@ -23,25 +23,30 @@ class Solution(NamedTuple):
 class DampedField:
     """The field of moments with Thole's damping: 1/r everywhere, corrected over near pairs.
 
-    A damped kernel is Coulomb beyond a few Å. So the fast multipole method sums 1/r over all
-    pairs, and the difference is added for near ones, one kind of pair at a time: Thole's kernel
-    depends on a / sqrt(alpha_i alpha_j).
+    A damped kernel is Coulomb beyond a few Å. So a plan sums 1/r over all pairs, and over all
+    images where the edges (3,) of a box are given, and the difference is added for near ones, one
+    kind of pair at a time: Thole's kernel depends on a / sqrt(alpha_i alpha_j).
     """
 
-    def __init__(self, x, polarisabilities, thole, tolerance):
-        self.x = x
-        self.plan = fmm.FMM(x, tolerance=tolerance, source_order=2, order=1)
-        pairs = cKDTree(x).query_pairs(RANGE, output_type="ndarray")
+    def __init__(
+        self, x, polarisabilities, thole, tolerance, box=None, surface="conductor", order=1
+    ):
+        if box is not None and min(box) < 2 * RANGE:
+            raise ValueError(f"expected edges of {2 * RANGE} Å at least, got {box}")
+        cell = {} if box is None else {"cell": np.diag(box), "surface": surface}
+        self.x, self.polarisabilities, self.box, self.order = x, polarisabilities, box, order
+        self.plan = fmm.plan(x, None, tolerance, 2, order, **cell)
+        tree = cKDTree(x) if box is None else cKDTree(x % box, boxsize=box)
+        pairs = tree.query_pairs(RANGE, output_type="ndarray")
         widths = np.minimum(*thole[pairs.T]) / np.sqrt(polarisabilities[pairs].prod(axis=1))
+        pairs, widths = np.concatenate([pairs, pairs[:, ::-1]]), np.tile(widths.round(12), 2)
         self.kinds = [
-            (mp.Thole(float(width)), np.concatenate([kind, kind[:, ::-1]]))
-            for width in np.unique(widths.round(12))
-            for kind in [pairs[widths.round(12) == width]]
+            (mp.Thole(float(width)), pairs[widths == width]) for width in np.unique(widths)
         ]
 
     def __call__(self, moments, molecule=None):
-        """Return potential and gradient (n, 4); pairs within a molecule count where it is None."""
-        phi = self.plan.field(moments, order=1)
+        """Return the packed field at every atom; pairs within a molecule count where it is None."""
+        phi = self.plan.field(moments)
         for kernel, pairs in self.kinds:
             if molecule is not None:
                 inside = molecule[pairs[:, 0]] == molecule[pairs[:, 1]]
@@ -51,24 +56,33 @@ class DampedField:
         return phi
 
     def _near(self, moments, kernel, pairs):
-        return mp.field(self.x, self.x, moments, order=1, kernel=kernel, pairs=pairs)
+        i, j = pairs.T
+        sources = self.x[j]
+        if self.box is not None:
+            sources = sources + self.box * np.rint((self.x[i] - sources) / self.box)
+        own = np.stack([i, np.arange(len(i))], axis=1)  # a source for each pair: the nearest image
+        return mp.field(self.x, sources, moments[j], self.order, kernel=kernel, pairs=own)
 
 
-def solve(x, moments, polarisabilities, thole, molecule, tolerance=1e-10):
-    """Return the dipoles that permanent moments and each other induce.
+def solve(x, moments, polarisabilities, thole, molecule, tolerance=1e-10, box=None):
+    """Return the dipoles that permanent moments and each other induce, in a box if it is given."""
+    damped = DampedField(x, polarisabilities, thole, 0.1 * tolerance, box)
+    return respond(damped, -damped(moments, molecule)[:, 1:], tolerance)
+
+
+def respond(damped, field, tolerance=1e-10):
+    """Return the dipoles that a field E at every atom and each other induce.
 
     mu_i = alpha_i (E_i - sum_j T_ij mu_j) is a symmetric, positive linear system: A mu = E with
     A mu = mu / alpha + grad phi[mu]. One application of A is one field.
     """
-    damped = DampedField(x, polarisabilities, thole, 0.1 * tolerance)
-    field = -damped(moments, molecule)[:, 1:]
-    alpha = np.repeat(polarisabilities, 3)
+    alpha = np.repeat(damped.polarisabilities, 3)
 
     def apply(mu):
-        packed = mp.pack(np.zeros(len(x)), mu.reshape(-1, 3))
+        packed = mp.pack(np.zeros(len(field)), mu.reshape(-1, 3))
         return mu / alpha + damped(packed)[:, 1:].ravel()
 
-    size = (3 * len(x), 3 * len(x))
+    size = (field.size, field.size)
     residuals = []
 
     def precondition(residual):
