@@ -44,7 +44,9 @@ def least_degrees(
     expected = accuracy.predicted(weights, edges, len(limits) - 1)
     squares = np.maximum(limits**2, np.finfo(float).tiny)
     # points form and evaluate expansions of the highest degree: half of that counts on every level
-    costs = geometry.translations[:, None] * work.translations(_boxes(geometry))
+    counts = geometry.translations.copy()
+    counts[0] += geometry.root_transfers
+    costs = counts[:, None] * work.translations(_boxes(geometry))
     costs += 0.5 * geometry.targets.shape[0] * work.harmonics()
     active = np.any(expected[:, :, 0] > 0, axis=0)
     if np.count_nonzero(active) > _DEGREES:
@@ -53,6 +55,9 @@ def least_degrees(
     degrees = accuracy.choose(expected, squares, costs) or (MAX_DEGREE,)
     if len(degrees) < n_levels:
         return tuple(degrees[0] if used else 0 for used in active)
+    if geometry.root_transfers and any(degrees[1:]):
+        # points would pay for a higher one of the few root boxes
+        return (min(degrees[0], max(degrees[1:])), *degrees[1:])
     return degrees
 
 

@@ -28,15 +28,7 @@ class CellFarField(HostFarField):
         senders, receivers = (
             rows.reshape(-1, channels, self.length)[:n, :, :size] for rows in (multipoles, locals_)
         )
-        grid, place = self.geometry.grid, self.tree.anchor[:n]
-        apart = place[:, None] - place[None]
-        repeats = grid.periods > 0
-        apart[..., repeats] %= grid.periods[repeats]
-        differences, which = np.unique(apart.reshape(-1, 3), axis=0, return_inverse=True)
-        which = which.ravel()
-        order = np.argsort(which, kind="stable")
-        for index, pairs in enumerate(np.split(order, np.cumsum(np.bincount(which))[:-1])):
-            a, b, c = differences[index].tolist()
-            matrix = matrix_of(grid, (a, b, c), self.degree).astype(self.dtype, copy=False)
+        for apart, to, of in self.geometry.root_pairs:
+            matrix = matrix_of(self.geometry.grid, apart, self.degree)
             # each box receives once for each difference
-            receivers[pairs // n] += senders[pairs % n] @ matrix.T
+            receivers[to] += senders[of] @ matrix.T.astype(self.dtype, copy=False)

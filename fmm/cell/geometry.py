@@ -18,6 +18,9 @@ from fmm.tree.curve import SortedPoints, sort_points
 from fmm.tree.geometry import Batches, Geometry, along_curve
 from fmm.tree.lists import Lists, build_lists, ranges_of, transfers
 
+# boxes from which a box in the middle of others translates
+_LIKE_BOXES = 189
+
 
 class CellGeometry(Geometry):
     """Points of a cell in tree order, their tree with its images, and its lists.
@@ -87,6 +90,27 @@ class CellGeometry(Geometry):
         return ranges
 
     # --- what differs from points in space --------------------------------------------------------
+
+    @cached_property
+    def root_transfers(self) -> int:  # type: ignore[override]
+        """Translations that what root boxes send each other takes the place of."""
+        return _LIKE_BOXES * int(self.images.own_ends[0])
+
+    @cached_property
+    def root_pairs(self) -> list[tuple[tuple[int, int, int], np.ndarray, np.ndarray]]:
+        """Differences of places of root boxes, and who receives and sends over each."""
+        n, periods = int(self.images.own_ends[0]), self.grid.periods
+        place = self.tree.anchor[:n]
+        apart = place[:, None] - place[None]
+        repeats = periods > 0
+        apart[..., repeats] %= periods[repeats]
+        differences, which = np.unique(apart.reshape(-1, 3), axis=0, return_inverse=True)
+        order = np.argsort(which.ravel(), kind="stable")
+        parts = np.split(order, np.cumsum(np.bincount(which.ravel()))[:-1])
+        return [
+            ((a, b, c), pairs // n, pairs % n)
+            for (a, b, c), pairs in zip(differences.tolist(), parts, strict=True)
+        ]
 
     @property
     def n_sources(self) -> int:

@@ -26,6 +26,8 @@ _COPIES = 4
 # where boxes begin, in boxes: off the planes of lattices, since points in corners make the largest
 # errors
 _OFFSET = np.array([-0.0131, -0.0173, -0.0117])
+# of a cell, within which two points may be one
+_NEXT = 1e-12
 # of a box, that free directions reach beyond the points
 _MARGIN = 0.01
 
@@ -112,9 +114,10 @@ class CellGrid:
         return periods
 
     def placed(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
-        """Return points moved into the cell, coordinates in it, and whether any was moved.
+        """Return points moved into the cell, coordinates in it, and whether some may be images.
 
-        Points that lie in the cell stay as they are, to the last bit.
+        Points that lie in the cell stay as they are, to the last bit. No two of those from 0 to 1
+        along what repeats are images of each other.
         """
         wide = np.asarray(points, np.float64)
         fraction = (wide - self.origin) @ np.linalg.inv(self.vectors)
@@ -123,7 +126,11 @@ class CellGrid:
         inside = np.clip(fraction + steps, 0.0, 1.0 - 2.0**-50)
         if not steps.any():
             return wide, inside, False
-        return wide + steps @ self.vectors, inside, True
+        start = self.origin @ np.linalg.inv(self.vectors)
+        d = self.n_periodic
+        given = fraction[:, :d] + start[:d]
+        apart = given.min() >= 0 and given.max() < 1 - _NEXT
+        return wide + steps @ self.vectors, inside, not apart
 
     def finer(self, multiple: int) -> "CellGrid":
         """Return the grid with so many times as many boxes along each direction."""

@@ -36,6 +36,8 @@ class Geometry:
 
     shape: tuple[tuple[float, float, float], ...] | None = None
     """Vectors of boxes in units of their edge; None of cubes."""
+    root_transfers = 0
+    """How many translations between root boxes cost as much as what they send each other."""
     can_be_direct = True
     """Whether all pairs may be summed directly instead."""
 

@@ -50,8 +50,19 @@ def field_of_one(
     targets: np.ndarray, sources: np.ndarray, moments: np.ndarray, order: int, volume: float
 ) -> np.ndarray:
     """Return the same of one system in a cell of some volume."""
-    ends = np.array([0, len(targets)]), np.array([0, len(sources)])
-    return field(targets, sources, moments, order, np.array([volume]), ends)
+    charge, dipole, second = (
+        total[0] for total in _totals(sources, moments, np.array([0, len(sources)]))
+    )
+    factor = -2 * np.pi / (3 * volume)
+    out = np.zeros((len(targets), moments.shape[1], indexing.n_components(order)))
+    square = np.einsum("ia,ia->i", targets, targets)
+    out[:, :, 0] = factor * (square[:, None] * charge - 2 * targets @ dipole.T + second)
+    if order >= 1:
+        np.multiply(targets[:, None], 2 * factor * charge[:, None], out=out[:, :, 1:4])
+        out[:, :, 1:4] -= 2 * factor * dipole
+    if order >= 2:
+        out[:, :, [4, 7, 9]] = 2 * factor * charge[:, None]
+    return out
 
 
 def strain(

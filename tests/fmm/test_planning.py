@@ -97,7 +97,7 @@ def test_functions_take_a_cell(rng):
     [
         ({"method": "best"}, "method"),
         ({"method": "mesh"}, "without a cell"),
-        ({"method": "fmm", "cell": CELL}, "in a cell"),
+        ({"method": "fmm", "cell": np.diag([1.0, 1.0, 500.0])}, "150 at most"),
         ({"cell": np.ones((3, 3))}, "linearly"),
         ({"cell": CELL, "kernel": mp.InversePower(4)}, "kernel"),
         ({"cell": CELL, "tolerance": -1.0}, "tolerance"),
@@ -116,7 +116,7 @@ def test_bad_calls(rng):
     for options, match in (
         ({"periodic": (True, True, False)}, "cell: expected one"),
         ({"background": False}, "cell: expected one"),
-        ({"cell": CELL, "pair_scale": ([[0, 1]], [0.0])}, "pair_scale"),
+        ({"cell": CELL, "pair_scale": ([[0, 9]], [0.0])}, "pair_scale"),
         ({"cell": CELL, "background": False}, "neutral"),
     ):
         with pytest.raises(ValueError, match=match):
@@ -139,7 +139,7 @@ def test_command_compares_sums_in_cells(capsys):
     assert main([*given, "--cell", "1", "--periodic", "ab"]) == 2
     assert main([*given, "--cell", "1", "--distribution", "sphere"]) == 2
     said = capsys.readouterr().err
-    assert "nine numbers" in said and "letters" in said and "liquid or random" in said
+    assert "nine numbers" in said and "letters" in said and "liquid, random or droplet" in said
 
 
 def test_a_missed_tolerance_fails(monkeypatch, capsys):
