@@ -221,26 +221,51 @@ def compare(model, one, two, copies=1, rtol=1e-9):
     close(second["stress"], first["stress"], rtol)
 
 
-@REPEATS
-def test_supercells_are_copies(model, periodic):
-    system = crystal(periodic)
-    factors = [2 if yes else 1 for yes in system.periodic]
+def supercell(system, factors):
+    """Return so many copies of a system along each row of its cell."""
     shifts = np.array(list(product(*map(range, factors)))) @ system.cell
     copies = len(shifts)
 
     def copied(x):
         return (shifts[:, None] + x).reshape(-1, 3)
 
-    repeated = System(
+    return System(
         np.tile(system.numbers, copies),
         copied(system.positions),
-        0,
+        copies * system.charge,
         copied(system.mm_positions),
         np.tile(system.mm_charges, copies),
         cell=system.cell * np.array(factors)[:, None],
         periodic=system.periodic,
-    ).with_charges(np.zeros(copies * system.n_atoms))
-    compare(model, system, repeated, copies)
+    ).with_charges(np.tile(system.charges, copies))
+
+
+@REPEATS
+def test_supercells_are_copies(model, periodic):
+    system = crystal(periodic)
+    factors = [2 if yes else 1 for yes in system.periodic]
+    compare(model, system, supercell(system, factors), np.prod(factors))
+
+
+@REPEATS
+@pytest.mark.parametrize("charge", [0, 1])
+def test_a_cell_whose_states_are_charged_is_half_of_two(model, periodic, charge):
+    """Sums of states need not be neutral: their background is that of the lattice, not of a cell.
+
+    So is that of a charged cell.
+    """
+    sums = []
+    coupling = model.steps[0].long_range
+    seen = coupling.register_forward_hook(
+        lambda layer, given, _: sums.append(layer._moments(given[0], layer.sent)[:, :, 0].sum(0))
+    )
+    system = crystal(periodic, charge)
+    for row in np.flatnonzero(system.periodic):
+        joined = supercell(system, [2 if axis == row else 1 for axis in range(3)])
+        sums.clear()
+        compare(model, system, joined, 2)
+        assert sums[0].abs().max() > 0.1
+    seen.remove()
 
 
 @REPEATS
