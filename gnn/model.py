@@ -18,7 +18,8 @@ from gnn.data.extent import Extent
 from gnn.data.systems import Frame
 from gnn.fields import SurroundedPotential
 from gnn.layers.bounds import Bounds, within
-from gnn.layers.charges import FreeCharges, LocalCharges, SharedCharges, diffused
+from gnn.layers.charges import FreeCharges, LocalCharges, SharedCharges
+from gnn.layers.diffusion import diffused
 from gnn.layers.dispersion import dispersion_energy, parameters
 from gnn.layers.electrostatics import MultipoleReadout, energy_in_field
 from gnn.layers.long_range import MAX_ORDER, LongRangeCoupling
@@ -152,7 +153,9 @@ class AMP(SurroundedPotential):
                 network.mixed,
                 previous=step > 0,
                 fields=(1 + len(surroundings.smearing)) * surroundings.in_messages,
-                long_range=LongRangeCoupling(order, channels, long_range.channels, cutoff)
+                long_range=LongRangeCoupling(
+                    order, channels, long_range.channels, cutoff, long_range.monopoles
+                )
                 if long_range
                 else None,
                 split=network.split,
@@ -255,7 +258,7 @@ class AMP(SurroundedPotential):
         for i, step in enumerate(self.steps):
             bounds = self._bounds(1 + _OF_STEP * i, of_edges, batch.numbers, batch.numbers)
             nodes, state, previous = step(
-                nodes, graph, surroundings, previous, field_of_atoms, bounds
+                nodes, graph, surroundings, previous, start, field_of_atoms, bounds
             )
         bounds = self._bounds(1 + _OF_STEP * len(self.steps), *[batch.numbers] * _MOMENTS)
         local = self.charges == "local"

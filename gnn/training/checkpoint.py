@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gnn.options import FORMER_DEFAULTS
+from gnn.options import as_it_was
 from gnn.potential import Potential
 from gnn.trust.domain import Domain
 from multipoles.files import atomic_write
@@ -193,7 +193,7 @@ def model_from(description: dict[str, Any]) -> Potential:
     """
     kind, config = description.get("kind", "AMP"), description["config"]
     if kind == "AMP":
-        config = FORMER_DEFAULTS | config
+        config = as_it_was(config)
     model: Potential = _class_of(kind).from_config(config)
     return model
 

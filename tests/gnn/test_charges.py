@@ -11,7 +11,9 @@ import multipoles as mp
 from gnn import AMP, System, potential
 from gnn.data import collate, prepare, prepared
 from gnn.data.parts import parts_of
-from gnn.layers.charges import LocalCharges, diffused
+from gnn.layers.charges import LocalCharges
+from gnn.layers.diffusion import diffused
+from gnn.layers.long_range import LongRangeCoupling
 from gnn.layers.message import Graph
 from gnn.options import FORMER_DEFAULTS, LongRange, Network
 from gnn.training.checkpoint import SHIPPED, load_model, model_state, save
@@ -355,16 +357,55 @@ def test_wrong_option():
         AMP(charges="global")
 
 
-def test_what_long_range_leaves():
-    """The states of far atoms enter the nodes: energies add up as 1/r, not to rounding."""
-    model = random_model(order=1, steps=1, long_range=LongRange(), electrostatics=None)
+@pytest.mark.parametrize(("monopoles", "power"), [("local", 2), ("free", 1)])
+def test_what_long_range_leaves(monopoles, power):
+    """The states of far atoms enter the nodes by potentials: those of dipoles, or of monopoles."""
+    long_range = LongRange(monopoles=monopoles)
+    model = random_model(order=1, steps=1, long_range=long_range, electrostatics=None)
     one = monomer("H2O")
     left = []
-    for distance in (50.0, 500.0):
-        two = monomer("H2O", [0, 0, distance])
+    for distance in (1000.0, 10000.0):
+        two = System(one.numbers, one.positions[:, [1, 2, 0]] + [0, 0, distance])  # turned
         whole, first, second = model.evaluate([pair(one, two), one, two])
-        left.append(abs(whole["energy"] - first["energy"] - second["energy"]))
-    assert left[1] < 0.2 * left[0]
+        left.append(whole["energy"] - first["energy"] - second["energy"])
+    assert left[0] / left[1] == pytest.approx(10**power, rel=0.2)
+
+
+def test_monopoles_of_states_add_up_to_charges():
+    """In each connected part; a lone atom has its charge alone, an edge at the cutoff no part."""
+    graph = random_graph(size=9.0)
+    edges = graph.fade, graph.senders, graph.receivers
+    torch.manual_seed(1)
+    coupling = LongRangeCoupling(1, 3, 2, 3.0).double()
+    state, charges = torch.randn(9, 4, 3).double(), torch.randn(9, 1).double()
+    sent = coupling._sources(state, charges, edges)
+    reached = torch.eye(9, dtype=torch.bool)
+    reached[graph.receivers, graph.senders] = True
+    for _ in range(9):
+        reached = (reached.float() @ reached.float()) > 0
+    expected = charges * coupling.given
+    torch.testing.assert_close(reached.double() @ sent[:, :, 0], reached.double() @ expected)
+    assert not torch.allclose(sent[:, :, 0], expected)
+    alone = reached.sum(1) == 1
+    torch.testing.assert_close(sent[alone][:, :, 0], expected[alone])
+    free = LongRangeCoupling(1, 3, 2, 3.0, "free").double()
+    free.sent = coupling.sent
+    given = free._sources(state, charges, edges)
+    torch.testing.assert_close(given[:, :, 1:], sent[:, :, 1:])
+    torch.testing.assert_close(given[:, :, 0], state[:, 0] @ coupling.sent[0])
+
+
+def test_former_checkpoints_have_free_monopoles(tmp_path):
+    content = model_state(random_model(long_range=LongRange(monopoles="free")))
+    former = content["config"]["long_range"]
+    del former["monopoles"]
+    save(tmp_path / "former.pt", content)
+    assert load_model(tmp_path / "former.pt").config()["long_range"]["monopoles"] == "free"
+    content["config"] |= {"long_range": True, "long_channels": former["channels"]}
+    save(tmp_path / "older.pt", content)
+    assert load_model(tmp_path / "older.pt").config()["long_range"]["monopoles"] == "free"
+    save(tmp_path / "new.pt", model_state(random_model(long_range=LongRange())))
+    assert load_model(tmp_path / "new.pt").config()["long_range"]["monopoles"] == "local"
 
 
 # --- engines --------------------------------------------------------------------------------------
