@@ -40,8 +40,8 @@ GROUPS = {
 MODELS: dict[str, dict[str, Any]] = {
     "local": {"electrostatics": None, "long_range": None},
     "electrostatics": {"electrostatics": {}, "long_range": None},
-    "long-range": {"electrostatics": {}, "long_range": {}},
-    "free monopoles": {"electrostatics": {}, "long_range": {"monopoles": "free"}},
+    "long-range": {"electrostatics": {}, "long_range": {"channels": 2}},
+    "free monopoles": {"electrostatics": {}, "long_range": {"channels": 2, "monopoles": "free"}},
 }
 PARAMETERS = 90_000
 COMMON = {"order": 2, "channels": 8, "cutoff": 4.5}
