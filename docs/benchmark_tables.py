@@ -168,7 +168,7 @@ def exponent(rows: list[Row], column: str) -> str:
     return f"{slope:.2f}".replace("-", "−") if abs(slope) > 5e-3 else "0"
 
 
-BOXES = ("local", "electrostatics", "long-range", "free monopoles")
+BOXES = ("local", "electrostatics", "long-range", "narrow")
 
 
 def periodic_boxes() -> Table:
