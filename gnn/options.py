@@ -323,10 +323,10 @@ def _group(name: str, value: Any) -> Any:
 
 def as_it_was(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration of a checkpoint with what it computed where it says nothing."""
-    config = FORMER_DEFAULTS | config
-    if group := config.get("long_range"):
-        config["long_range"] = _FORMER_LONG_RANGE | ({} if group is True else group)
-    return config
+    former = {**FORMER_DEFAULTS, **config}
+    if group := former.get("long_range"):
+        former["long_range"] = {**_FORMER_LONG_RANGE, **({} if group is True else group)}
+    return former
 
 
 #: Names of options before there were groups, with their group and name in it.
