@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from _experiments import Table, of_size, settings, train
-from _output import pyplot, write_picture, write_table
+from _output import label_decades, pyplot, write_picture, write_table
 from numpy.typing import NDArray
 
 from gnn import Frame, load_model
@@ -222,14 +222,15 @@ def draw(table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
             heights = [table.value(column, model=name, box=box, ions=ions) for box, ions in of]
             axis.bar(np.arange(len(of)) + 0.2 * (i - 1.5), heights, 0.19, color=color, label=name)
         axis.set(title=title, yscale="log")
-        axis.set_xticks(range(len(of)), [f"{box}\n{ions}" for box, ions in of], fontsize=7)
+        label_decades(axis)
+        axis.set_xticks(range(len(of)), [f"{box}\n{ions}" for box, ions in of], fontsize=6)
     for kind, style in (("longitudinal", "-"), ("transverse", "--")):
         found = [row for row in rows if row["box"] == "large" and row["wave"] == kind]
         for name, color in {**COLORS, "reference": "black"}.items():
             heights = [float(row[name]) for row in found]
-            mark = "ko" if name == "reference" else style
-            axes[3].plot(AMPLITUDES, heights, mark, color=color, ms=5, mfc="none", label=name)
-    axes[3].set(title="long waves, meV/atom", xlabel="amplitude / Å")
+            mark = ("o" if style == "-" else "s") if name == "reference" else style
+            axes[3].plot(AMPLITUDES, heights, mark, color=color, ms=5, mfc="none")
+    axes[3].set(title="long waves, meV/atom", xlabel="amplitude / Å (– –, squares: transverse)")
     axes[0].legend(frameon=False, fontsize=8)
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)

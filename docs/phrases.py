@@ -128,12 +128,16 @@ def boxes() -> list[str]:
         found = (off(model, box, "random", "forces") for box in ("small", "large"))
         return "from {:.0f} to {:.0f}".format(*found)
 
+    given = {"box": "large", "wave": "longitudinal", "amplitude": "0.2"}
+    wave = select(read("periodic_boxes_waves"), **given)
+    costs = [f"{float(wave[name]):.1f}" for name in ("reference", *tables.BOXES)]
     across = [off(model, "large", "transverse") for model in tables.BOXES]
     return [
         f"the local model is off by {waves('local')} meV per atom, with electrostatics it is "
         f"{waves('electrostatics')}, with long range {waves('long-range')}",
         f"go {forces('local')} meV/Å without it, {forces('electrostatics')} with electrostatics "
         f"and {forces('long-range')} with long range",
+        "costs {} meV per atom, in the local model {}, in the other two {} and {}".format(*costs),
         f"off by {min(across):.0f} to {max(across):.0f} meV per atom",
         f"off by {waves('narrow')} meV per atom in the same waves",
     ]
