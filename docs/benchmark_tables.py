@@ -168,6 +168,29 @@ def exponent(rows: list[Row], column: str) -> str:
     return f"{slope:.2f}".replace("-", "−") if abs(slope) > 5e-3 else "0"
 
 
+BOXES = ("local", "electrostatics", "long-range", "narrow")
+
+
+def periodic_boxes() -> Table:
+    rows = read("periodic_boxes")
+    body = []
+    for box, ions in dict.fromkeys((row["box"], row["ions"]) for row in rows):
+        found = [select(rows, model=m, box=box, ions=ions) for m in (*BOXES, "spread")]
+        cells = [[short(r[f"{q}_rmse"]) for q in ("energy", "forces", "stress")] for r in found]
+        body.append([f"{box}, {ions}", *(" / ".join(cell) for cell in cells)])
+    return ["", *BOXES, "spread of the labels"], body
+
+
+def periodic_boxes_waves() -> Table:
+    body = [
+        [f"{row['box']}, {row['wave']}", *(f"{float(row[m]):.1f}" for m in ("reference", *BOXES))]
+        for row in read("periodic_boxes_waves")
+        if row["amplitude"] == "0.2"
+    ]
+    return ["", "AMOEBA", *BOXES], [[cell.replace("-", "−", 1) if cell[:1] == "-" else cell
+                                     for cell in line] for line in body]  # fmt: skip
+
+
 def against_mace() -> Table:
     rows = read("against_mace")
     names = {"MACE": "MACE", "ours": "anisole"}
@@ -660,6 +683,8 @@ TABLES: dict[str, tuple[Callable[[], Table], str]] = {
         ("dimers", dimers, ""),
         ("dimers_scan", dimers_scan, "python benchmarks/dimers.py"),
         ("proton_transfer_path", proton_transfer_path, "python benchmarks/proton_transfer.py"),
+        ("periodic_boxes", periodic_boxes, ""),
+        ("periodic_boxes_waves", periodic_boxes_waves, "python benchmarks/periodic_boxes.py"),
         ("against_mace", against_mace, ""),
         ("against_mace_speed", against_mace_speed, "python benchmarks/against_mace.py"),
         ("finetune", finetune, ""),

@@ -15,10 +15,12 @@ import multipoles as mp
 from gnn import options
 from gnn.data.batching import Batch
 from gnn.data.extent import Extent
+from gnn.data.parts import BONDED
 from gnn.data.systems import Frame
 from gnn.fields import SurroundedPotential
 from gnn.layers.bounds import Bounds, within
-from gnn.layers.charges import FreeCharges, LocalCharges, SharedCharges, diffused
+from gnn.layers.charges import FreeCharges, LocalCharges, SharedCharges
+from gnn.layers.diffusion import diffused
 from gnn.layers.dispersion import dispersion_energy, parameters
 from gnn.layers.electrostatics import MultipoleReadout, energy_in_field
 from gnn.layers.long_range import MAX_ORDER, LongRangeCoupling
@@ -93,6 +95,8 @@ class AMP(SurroundedPotential):
     Thürlemann & Riniker, Anisotropic Message Passing, ICLR 2023.
     """
 
+    bonded: Tensor
+
     def __init__(
         self,
         order: int = 2,
@@ -135,6 +139,8 @@ class AMP(SurroundedPotential):
         self.dispersion = dispersion
         if dispersion:
             parameters(*astuple(dispersion))  # raises where there are none
+        bonded = torch.from_numpy(BONDED[:N_ELEMENTS]).to(torch.get_default_dtype())
+        self.register_buffer("bonded", bonded, persistent=False)
         self.embedding = nn.Embedding(N_ELEMENTS, features)
         self.charge_embedding = nn.Linear(1, features, bias=False)
         self.radial = RadialBasis(cutoff, network.n_radial)
@@ -152,7 +158,9 @@ class AMP(SurroundedPotential):
                 network.mixed,
                 previous=step > 0,
                 fields=(1 + len(surroundings.smearing)) * surroundings.in_messages,
-                long_range=LongRangeCoupling(order, channels, long_range.channels, cutoff)
+                long_range=LongRangeCoupling(
+                    order, channels, long_range.channels, cutoff, long_range.monopoles
+                )
                 if long_range
                 else None,
                 split=network.split,
@@ -255,7 +263,7 @@ class AMP(SurroundedPotential):
         for i, step in enumerate(self.steps):
             bounds = self._bounds(1 + _OF_STEP * i, of_edges, batch.numbers, batch.numbers)
             nodes, state, previous = step(
-                nodes, graph, surroundings, previous, field_of_atoms, bounds
+                nodes, graph, surroundings, previous, start, field_of_atoms, bounds
             )
         bounds = self._bounds(1 + _OF_STEP * len(self.steps), *[batch.numbers] * _MOMENTS)
         local = self.charges == "local"
@@ -298,7 +306,10 @@ class AMP(SurroundedPotential):
                 "model's charges are local: make it with collate(…, local_charges=True), or give "
                 "System(…, charges=…)"
             )
-        return diffused(batch.formal[:, None], fade, batch.senders, batch.receivers)
+        # charges spread to be the same for whoever may have a proton; ions of metals keep theirs
+        ends = batch.senders, batch.receivers
+        bonded = [self.bonded.index_select(0, batch.numbers.index_select(0, end)) for end in ends]
+        return diffused(batch.formal[:, None], fade * torch.mul(*bonded)[:, None], *ends)
 
     def _seen(self, batch: Batch, lengths: Tensor, fields: Tensor) -> Seen:
         """Return what the network sees of lengths (E,) and fields (N, F, 10) behind its walls."""

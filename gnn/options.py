@@ -9,6 +9,7 @@ from typing import Any
 METHODS = ("auto", "direct", "fmm")
 BACKENDS = ("compiled", "torch")
 CHARGES = ("local", "shared")
+MONOPOLES = ("local", "free")
 
 # --- checks of single options ---------------------------------------------------------------------
 
@@ -134,12 +135,18 @@ class LongRange:
     ----------
     channels : int
         Number of channels, mixed from those of the state, that make this field.
+    monopoles : {"local", "free"}
+        Monopoles of this field add up to the given charges in each connected part of the graph, as
+        charges do that move along edges; or to whatever the states have, as before there was a
+        choice.
     """
 
     channels: int = 4
+    monopoles: str = "local"
 
     def __post_init__(self) -> None:
         _check_count("long_range.channels", self.channels)
+        _check_choice("long_range.monopoles", self.monopoles, MONOPOLES)
 
 
 @dataclass(frozen=True)
@@ -208,6 +215,7 @@ GROUPS: dict[str, Any] = {
 _OPTIONAL = ("electrostatics", "long_range", "walls", "dispersion")
 #: What checkpoints lack that were written before an argument existed, with what they computed.
 FORMER_DEFAULTS: dict[str, Any] = {"walls": None, "charges": "shared"}
+_FORMER_LONG_RANGE = {"monopoles": "free"}
 
 
 def _check_group(name: str, value: Any) -> None:
@@ -311,6 +319,14 @@ def _group(name: str, value: Any) -> Any:
         if option not in option_names(name):
             raise UnknownOption(f"{name}.{option}", option_names(name))
     return GROUPS[name](**options)
+
+
+def as_it_was(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration of a checkpoint with what it computed where it says nothing."""
+    former = {**FORMER_DEFAULTS, **config}
+    if group := former.get("long_range"):
+        former["long_range"] = {**_FORMER_LONG_RANGE, **({} if group is True else group)}
+    return former
 
 
 #: Names of options before there were groups, with their group and name in it.

@@ -137,12 +137,20 @@ class Potential(nn.Module):
         self.charge_baseline.zero_()
         self._fit_baseline(frames, repeat(0.0), isolated or {})
 
-    def refit_baseline(self, frames: Sequence[Frame]) -> None:
+    def refit_baseline(self, frames: Sequence[Frame], warn: bool = True) -> None:
         """Fit the constant part of the energy anew, to energies minus those of the network.
 
-        For labels of another level of theory than those that the model was trained on. Constants
+        For labels of another level of theory than those that the model was trained on, or for a
+        network that begins from energies of its own, those of ions' charges above all. Constants
         that the frames do not determine stay as they were, and elements that the model knew stay
         known.
+
+        Parameters
+        ----------
+        frames
+            Labelled frames.
+        warn
+            Name frames whose energies the others do not determine.
 
         Raises
         ------
@@ -157,7 +165,7 @@ class Potential(nn.Module):
             labelled = [frame for frame in chunk if frame.energy is not None]
             energies = iter([result["energy"] for result in self.evaluate(labelled, forces=False)])
             predicted += [0.0 if frame.energy is None else next(energies) for frame in chunk]
-        self._fit_baseline(frames, predicted, {})
+        self._fit_baseline(frames, predicted, {}, warn)
         self.known.logical_or_(known)
 
     def _fit_baseline(
@@ -165,6 +173,7 @@ class Potential(nn.Module):
         frames: Iterable[Frame | Header],
         predicted: Iterable[float],
         isolated: Mapping[int, float],
+        warn: bool = True,
     ) -> None:
         """Add the constants that are fitted to energies minus predictions.
 
@@ -180,7 +189,7 @@ class Potential(nn.Module):
         if all_fixed:
             check_bond(bond)
             self._begin_from(bond)
-        else:
+        elif warn:
             warn_of_open_energies(rows, labelled, without_energy, fixed)
 
     def _begin_from(self, bond: float) -> None:

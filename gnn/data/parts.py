@@ -20,8 +20,10 @@ _RADII = np.nan_to_num(RADII)
 # A hydrogen belongs to one atom, its nearest, so that the far side of a hydrogen bond never counts
 # and a stretched bond to hydrogen holds for longer.
 _LONGEST_TO_HYDROGEN = 1.8
-_BONDED = np.ones(len(_RADII), dtype=bool)
-_BONDED[[*METAL_IONS, 2, 10, 18, 36, 54, 86]] = False
+#: Elements (by atomic number) that form covalent bonds: not alkali and alkaline earth metals, and
+#: noble gases.
+BONDED = np.ones(len(_RADII), dtype=bool)
+BONDED[[*METAL_IONS, 2, 10, 18, 36, 54, 86]] = False
 _ROUNDING = 1e-6  # largest deviation in e of the charge of a part from a whole number
 _COMBINATIONS = 20_000  # of charges of uncertain parts that are tried
 
@@ -39,7 +41,7 @@ def bonds_of(
     reach = _LONGEST_TO_HYDROGEN * 2 * float(radii.max())
     senders, receivers, lengths, steps = _edges(positions, reach, lattice)
     ratios = lengths / (radii[senders] + radii[receivers])
-    bonded, hydrogen = _BONDED[numbers], numbers == 1
+    bonded, hydrogen = BONDED[numbers], numbers == 1
     allowed = bonded[senders] & bonded[receivers]
     heavy = allowed & ~(hydrogen[senders] | hydrogen[receivers]) & (ratios < LONGEST)
     nearest = np.flatnonzero(allowed & hydrogen[receivers] & (ratios < _LONGEST_TO_HYDROGEN))

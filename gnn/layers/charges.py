@@ -1,4 +1,4 @@
-"""Charges of the atoms: what they start from, and how a network moves charge between them."""
+"""Charges of the atoms: how a network moves charge between them."""
 
 import torch
 from torch import Tensor, nn
@@ -8,41 +8,7 @@ from gnn.layers.bounds import Bounds
 from gnn.layers.message import Graph
 from gnn.layers.networks import EdgeNetwork, dense
 
-#: Steps by which given charges spread along edges. Where two waters 2.8 Å apart share a proton,
-#: eight steps leave 4 % of what giving the charge to the one or the other makes; four leave 21 %.
-DIFFUSION_STEPS = 8
 _FIRST_TRANSFERS = 0.1  # scale of the last weights of a fresh network
-
-
-def diffused(formal: Tensor, fade: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
-    """Return charges (N, 1) after a few steps of diffusion along the edges.
-
-    In each step charge flows over every edge in proportion to the difference of its ends and to
-    w / (1 + d_s + d_t), where w is the envelope of the edge and d the sum of envelopes at an atom.
-    What one atom loses another gains, so that each connected part of the graph keeps its charge; a
-    charge that is the same on all atoms stays so. Edges begin to conduct from zero at the cutoff,
-    with two vanishing derivatives.
-
-    Parameters
-    ----------
-    formal : Tensor
-        (N, 1) charges in e.
-    fade : Tensor
-        (E, 1) envelopes of the edges.
-    senders, receivers : Tensor
-        (E,) int64, each edge in both directions.
-    """
-
-    def at_ends(values: Tensor) -> tuple[Tensor, Tensor]:
-        return values.index_select(0, senders), values.index_select(0, receivers)
-
-    degree = torch.zeros_like(formal).index_add(0, receivers, fade)
-    sent, received = at_ends(degree)
-    conductance = fade / (1 + sent + received)
-    for _ in range(DIFFUSION_STEPS):
-        sent, received = at_ends(formal)
-        formal = formal.index_add(0, receivers, conductance * (sent - received))
-    return formal
 
 
 class LocalCharges(nn.Module):

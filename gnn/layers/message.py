@@ -111,11 +111,13 @@ class MessageStep(nn.Module):
         graph: Graph,
         surroundings: SurroundingsField | None,
         previous: Tensor | None,
+        charges: Tensor,
         field_of_atoms: FieldOfAtoms | None = None,
         bounds: Bounds | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return new nodes (N, features), the state (N, n_comp, C), mixed invariants (E, mixed).
 
+        `charges` (N, 1) are what the atoms have before the network moves any.
         Invariants (0), messages (1) and the change of the nodes (2) are kept within `bounds`.
         """
         ends = graph.senders, graph.receivers
@@ -134,7 +136,8 @@ class MessageStep(nn.Module):
             state = state + self.coupling.induced(nodes, surroundings)
             extra.append(self.coupling(state, surroundings))
         if self.long_range is not None and field_of_atoms is not None:
-            extra.append(self.long_range(state, field_of_atoms))
+            edges = graph.fade, *ends
+            extra.append(self.long_range(state, field_of_atoms, charges, edges))
         invariants = pair_invariants(
             state, graph.directions, *ends, self.order, backend=self.backend
         )

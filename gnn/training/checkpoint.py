@@ -10,13 +10,17 @@ from typing import Any
 
 import torch
 
-from gnn.options import FORMER_DEFAULTS
+from gnn.data.elements import symbol
+from gnn.data.valence import METAL_IONS
+from gnn.options import as_it_was
 from gnn.potential import Potential
 from gnn.trust.domain import Domain
 from multipoles.files import atomic_write
 
 FORMAT = "anisole-model"
-VERSION = 4
+VERSION = 5
+#: Before this version, ions of metals gave charge to their neighbours.
+_METALS_KEEP_CHARGE = 5
 #: The model trained on the shipped frames.
 SHIPPED = Path(__file__).parent.parent / "data" / "model.pt"
 #: Classes of models and where they live.
@@ -171,7 +175,20 @@ def load_model(path: str | Path | None = None) -> Potential:
             f"the weights in {path} do not fit this version's model ({reason}): load it with the "
             "version that wrote it, or train again"
         ) from None
+    if content["version"] < _METALS_KEEP_CHARGE:
+        _check_metals(path, model)
     return model.eval()
+
+
+def _check_metals(path: str | Path, model: Potential) -> None:
+    """Refuse a former model with local charges that knows metal ions: these spread theirs."""
+    metals = [z for z in METAL_IONS if bool(model.known[z])]
+    if metals and any(one.charges == "local" for one in model.models()):
+        raise ValueError(
+            f"{path} knows ions of {', '.join(map(symbol, metals))}, whose charges spread over "
+            "their neighbours when it was trained, and no longer do: load it with the version that "
+            "wrote it, or train again"
+        )
 
 
 def load_described(path: str | Path | None = None) -> Potential:
@@ -193,7 +210,7 @@ def model_from(description: dict[str, Any]) -> Potential:
     """
     kind, config = description.get("kind", "AMP"), description["config"]
     if kind == "AMP":
-        config = FORMER_DEFAULTS | config
+        config = as_it_was(config)
     model: Potential = _class_of(kind).from_config(config)
     return model
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from gnn.data.extent import Extent, extent_of
+from gnn.data.systems import Frame
 from gnn.model import AMP
 from gnn.potential import Potential
 from gnn.training import checkpoint
@@ -18,6 +19,7 @@ from gnn.training.frames.loader import Frames, headers
 ExtentAt = Callable[[float], Extent]
 #: Times what its networks made before is what a model may make that starts from a checkpoint.
 _ROOM = 2.0
+_SAMPLED = 100  # frames whose energies a fresh network is compared with
 
 
 def build_model(
@@ -68,6 +70,10 @@ def build_model(
         model: Potential = AMP.from_config(config.model).to(dtype)
         _set_extent(model, extent)
         model.set_baseline(headers(training), isolated)
+        if not isolated and (some := _some_with_energies(training)):
+            # given charges act before anything is learned: a model that begins hundreds of eV off
+            # learns to be without them first
+            model.refit_baseline(some, warn=False)
     else:
         model = _started(config, member).to(dtype).train()
         model.domain = None  # that of other frames
@@ -78,6 +84,12 @@ def build_model(
         fixed = {} if config.start is not None else isolated or {}
         draw_undetermined(model, headers(training), fixed, config.training.seed)
     return model
+
+
+def _some_with_energies(frames: Frames) -> list[Frame]:
+    """Return at most a hundred frames or so, evenly spaced, of those that have energies."""
+    labelled = [i for i, head in enumerate(headers(frames)) if head.energy is not None]
+    return [frames[i] for i in labelled[:: max(1, len(labelled) // _SAMPLED)]]
 
 
 def _set_extent(model: Potential, extent: ExtentAt, started: bool = False) -> None:

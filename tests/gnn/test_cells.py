@@ -23,6 +23,7 @@ from gnn.trust.domain import bonded_as
 from multipoles.lattice.cell import cell_of
 
 WHOLE, SLAB, WIRE = True, (True, True, False), (False, True, False)
+FREE = {"long_range": LongRange(monopoles="free")}
 REPEATS = pytest.mark.parametrize("periodic", [WHOLE, SLAB, WIRE])
 
 
@@ -221,26 +222,49 @@ def compare(model, one, two, copies=1, rtol=1e-9):
     close(second["stress"], first["stress"], rtol)
 
 
-@REPEATS
-def test_supercells_are_copies(model, periodic):
-    system = crystal(periodic)
-    factors = [2 if yes else 1 for yes in system.periodic]
+def supercell(system, factors):
+    """Return so many copies of a system along each row of its cell."""
     shifts = np.array(list(product(*map(range, factors)))) @ system.cell
     copies = len(shifts)
 
     def copied(x):
         return (shifts[:, None] + x).reshape(-1, 3)
 
-    repeated = System(
+    return System(
         np.tile(system.numbers, copies),
         copied(system.positions),
-        0,
+        copies * system.charge,
         copied(system.mm_positions),
         np.tile(system.mm_charges, copies),
         cell=system.cell * np.array(factors)[:, None],
         periodic=system.periodic,
-    ).with_charges(np.zeros(copies * system.n_atoms))
-    compare(model, system, repeated, copies)
+    ).with_charges(np.tile(system.charges, copies))
+
+
+@REPEATS
+def test_supercells_are_copies(model, periodic):
+    system = crystal(periodic)
+    factors = [2 if yes else 1 for yes in system.periodic]
+    compare(model, system, supercell(system, factors), np.prod(factors))
+
+
+@REPEATS
+@pytest.mark.parametrize("charge", [0, 1])
+def test_a_cell_whose_states_are_charged_is_half_of_two(periodic, charge):
+    """Sums of states need not be neutral: their background is that of the lattice, not of a cell.
+
+    So is that of a charged cell.
+    """
+    sums, model = [], random_model(**FREE)
+    model.steps[0].long_range.register_forward_hook(
+        lambda layer, given, _: sums.append(layer._moments(given[0], layer.sent)[:, :, 0].sum(0))
+    )
+    system = crystal(periodic, charge)
+    for row in np.flatnonzero(system.periodic):
+        joined = supercell(system, [2 if axis == row else 1 for axis in range(3)])
+        sums.clear()
+        compare(model, system, joined, 2)
+        assert sums[0].abs().max() > 0.1
 
 
 @REPEATS
@@ -269,9 +293,9 @@ def test_rows_that_do_not_repeat_have_no_meaning(model):
     assert np.array_equal(one["forces"], two["forces"])
 
 
-@pytest.mark.parametrize(("options", "power"), [({"long_range": None}, 3), ({}, 1)])
+@pytest.mark.parametrize(("options", "power"), [({"long_range": None}, 3), ({}, 3), (FREE, 1)])
 def test_a_wide_cell_is_nearly_free_space(options, power):
-    """Images of a neutral molecule act as dipoles do; states have moments that are not neutral."""
+    """Images of a neutral molecule act as dipoles do; free monopoles are not neutral."""
     model = random_model(**options)
     neutral = changed(crystal(None), mm_positions=None, mm_charges=None)
     boxed = [changed(neutral, cell=w * np.eye(3), periodic=True) for w in (40.0, 80.0)]

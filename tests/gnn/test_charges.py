@@ -8,13 +8,17 @@ import torch
 from scipy.spatial.transform import Rotation
 
 import multipoles as mp
-from gnn import AMP, System, potential
+from gnn import AMP, Frame, System, potential
 from gnn.data import collate, prepare, prepared
 from gnn.data.parts import parts_of
-from gnn.layers.charges import LocalCharges, diffused
+from gnn.layers.charges import LocalCharges
+from gnn.layers.diffusion import diffused
+from gnn.layers.long_range import LongRangeCoupling
 from gnn.layers.message import Graph
 from gnn.options import FORMER_DEFAULTS, LongRange, Network
 from gnn.training.checkpoint import SHIPPED, load_model, model_state, save
+from gnn.training.config import parse_config
+from gnn.training.setup import build_model
 from gnn.units import COULOMB
 from multipoles import reference
 
@@ -355,16 +359,110 @@ def test_wrong_option():
         AMP(charges="global")
 
 
-def test_what_long_range_leaves():
-    """The states of far atoms enter the nodes: energies add up as 1/r, not to rounding."""
-    model = random_model(order=1, steps=1, long_range=LongRange(), electrostatics=None)
+@pytest.mark.parametrize(("monopoles", "power"), [("local", 2), ("free", 1)])
+def test_what_long_range_leaves(monopoles, power):
+    """The states of far atoms enter the nodes by potentials: those of dipoles, or of monopoles."""
+    long_range = LongRange(monopoles=monopoles)
+    model = random_model(order=1, steps=1, long_range=long_range, electrostatics=None)
     one = monomer("H2O")
     left = []
-    for distance in (50.0, 500.0):
-        two = monomer("H2O", [0, 0, distance])
+    for distance in (1000.0, 10000.0):
+        two = System(one.numbers, one.positions[:, [1, 2, 0]] + [0, 0, distance])  # turned
         whole, first, second = model.evaluate([pair(one, two), one, two])
-        left.append(abs(whole["energy"] - first["energy"] - second["energy"]))
-    assert left[1] < 0.2 * left[0]
+        left.append(whole["energy"] - first["energy"] - second["energy"])
+    assert left[0] / left[1] == pytest.approx(10**power, rel=0.2)
+
+
+def test_monopoles_of_states_add_up_to_charges():
+    """In each connected part; a lone atom has its charge alone, an edge at the cutoff no part."""
+    graph = random_graph(size=9.0)
+    edges = graph.fade, graph.senders, graph.receivers
+    torch.manual_seed(1)
+    coupling = LongRangeCoupling(1, 3, 2, 3.0).double()
+    state, charges = torch.randn(9, 4, 3).double(), torch.randn(9, 1).double()
+    sent = coupling._sources(state, charges, edges)
+    reached = torch.eye(9, dtype=torch.bool)
+    reached[graph.receivers, graph.senders] = True
+    for _ in range(9):
+        reached = (reached.float() @ reached.float()) > 0
+    expected = charges * coupling.given
+    torch.testing.assert_close(reached.double() @ sent[:, :, 0], reached.double() @ expected)
+    assert not torch.allclose(sent[:, :, 0], expected)
+    alone = reached.sum(1) == 1
+    torch.testing.assert_close(sent[alone][:, :, 0], expected[alone])
+    free = LongRangeCoupling(1, 3, 2, 3.0, "free").double()
+    free.sent = coupling.sent
+    given = free._sources(state, charges, edges)
+    torch.testing.assert_close(given[:, :, 1:], sent[:, :, 1:])
+    torch.testing.assert_close(given[:, :, 0], state[:, 0] @ coupling.sent[0])
+
+
+def salt():
+    """Two pairs of ions in a cube with edges of 5.64 Å, a water between them."""
+    x = np.array([[0, 0, 0], [2.8, 0, 0], [2.8, 2.8, 0], [0, 2.8, 0]])
+    water = monomer("H2O", [0.2, 0.3, 2.9])
+    numbers = np.concatenate([[11, 17, 11, 17], water.numbers])
+    return System(numbers, np.concatenate([x, water.positions]), cell=5.64 * np.eye(3))
+
+
+def test_ions_of_metals_keep_their_charge():
+    """No bond of theirs ever breaks, so that no other atom can have it; all others share."""
+    model, system = random_model(backend="compiled"), salt()
+    batch = collate([system], model.cutoff, torch.float64, local_charges=True)
+    fade = model.radial(batch.edge_vectors.norm(dim=1, keepdim=True))[1]
+    start = model._initial_charges(batch, fade)[:, 0].numpy()
+    assert start[0] == start[2] == 1
+    assert start[1] != -1 and start[4] < 0 and start.sum() == pytest.approx(0, abs=1e-12)
+    (result,) = model.evaluate([system])  # the network may move charge from them
+    assert result["charges"][0] != 1 and result["charges"].sum() == pytest.approx(0, abs=1e-9)
+
+
+def test_former_checkpoints_that_know_metals_are_refused(tmp_path):
+    path = tmp_path / "former.pt"
+    for known, charges in ((11, "local"), (17, "local"), (11, "shared")):
+        model = random_model(charges=charges)
+        model.known[known] = True
+        save(path, model_state(model) | {"version": 4})
+        if (known, charges) == (11, "local"):
+            with pytest.raises(ValueError, match="knows ions of Na, whose charges spread"):
+                load_model(path)
+        else:
+            load_model(path)
+    save(path, model_state(random_model()))
+    load_model(path)
+
+
+def test_training_begins_near_the_energies():
+    """Of ions, whose charges act before anything is learned, by hundreds of eV."""
+    near, rng = [], np.random.default_rng(0)
+    for _ in range(6):
+        system = salt()
+        moved = system.positions + 0.02 * rng.standard_normal(system.positions.shape)
+        system = System(system.numbers, moved, cell=system.cell)
+        near.append(Frame(system, energy=-2500 + rng.normal(scale=0.1)))
+    model = {"order": 1, "channels": 3, "features": 8, "hidden": 8}
+    config = parse_config({"model": model, "training": {"dtype": "float64"}})
+    fresh = build_model(config, near)
+    found = fresh.evaluate([f.system for f in near], unknown="ignore")
+    off = [result["energy"] - frame.energy for result, frame in zip(found, near, strict=True)]
+    assert abs(np.mean(off)) < 1e-6 and np.abs(off).max() < 5
+    assert fresh.elements == [1, 8, 11, 17]
+    frames = [Frame(f.system, forces=np.zeros((7, 3))) for f in near]
+    with pytest.warns(UserWarning, match="energies"):  # there is nothing to compare with
+        assert build_model(config, frames).elements == [1, 8, 11, 17]
+
+
+def test_former_checkpoints_have_free_monopoles(tmp_path):
+    content = model_state(random_model(long_range=LongRange(monopoles="free")))
+    former = content["config"]["long_range"]
+    del former["monopoles"]
+    save(tmp_path / "former.pt", content)
+    assert load_model(tmp_path / "former.pt").config()["long_range"]["monopoles"] == "free"
+    content["config"] |= {"long_range": True, "long_channels": former["channels"]}
+    save(tmp_path / "older.pt", content)
+    assert load_model(tmp_path / "older.pt").config()["long_range"]["monopoles"] == "free"
+    save(tmp_path / "new.pt", model_state(random_model(long_range=LongRange())))
+    assert load_model(tmp_path / "new.pt").config()["long_range"]["monopoles"] == "local"
 
 
 # --- engines --------------------------------------------------------------------------------------

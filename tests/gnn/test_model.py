@@ -295,14 +295,15 @@ def test_atoms_beyond_the_cutoff_act_through_their_states_only_if_long_ranged():
 
 
 @pytest.mark.parametrize("order", [0, 2])
-def test_the_field_of_states_falls_as_its_order_says(order):
-    """Charges in the state act as 1/r^2 on another atom's force, however damped nearby."""
-    model = _model(order, electrostatics=None, long_range=LongRange())
+@pytest.mark.parametrize(("monopoles", "power"), [("local", 3), ("free", 2)])
+def test_the_field_of_states_falls_as_its_order_says(order, monopoles, power):
+    """Charges in the state act as 1/r^2 on another atom's force, dipoles as 1/r^3."""
+    model = _model(order, electrostatics=None, long_range=LongRange(monopoles=monopoles))
     forces = [
         result["forces"][:3].sum(0)[0]
-        for result in model.evaluate([_two_groups(r) for r in (400.0, 800.0)])
+        for result in model.evaluate([_two_groups(r, 1.0) for r in (400.0, 800.0)])
     ]
-    assert np.log2(forces[0] / forces[1]) == pytest.approx(2.0, abs=0.05)
+    assert np.log2(forces[0] / forces[1]) == pytest.approx(power, abs=0.05)
 
 
 def test_config_rebuilds_and_baseline_is_fitted():

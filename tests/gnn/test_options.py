@@ -68,7 +68,8 @@ def test_groups_in_files_may_be_switched():
 
 def test_a_former_checkpoint_gives_the_same_numbers(tmp_path):
     torch.manual_seed(0)
-    model = AMP(**MODERN | {"walls": None}, charges="shared").double()
+    former = {"walls": None, "long_range": LongRange(2, "free"), "charges": "shared"}
+    model = AMP(**MODERN | former).double()
     content = model_state(model) | {"version": 2, "config": FORMER}
     save(tmp_path / "former.pt", content)
     again = load_model(tmp_path / "former.pt")
@@ -107,6 +108,7 @@ def test_unknown_options_are_refused_with_the_known(config, message):
         ({"surroundings": {"damping": 1.0}}, "surroundings.smearing"),
         ({"electrostatics": {"damping": 0}}, "electrostatics.damping"),
         ({"long_range": {"channels": 1.5}}, "long_range.channels"),
+        ({"long_range": {"monopoles": "shared"}}, "long_range.monopoles"),
         ({"tolerance": 2.0}, "expected tolerance from 1e-14 to below 1, got 2.0"),
         ({"backend": "torch", "method": "fmm"}, "method 'fmm' is compiled"),
         ({"method": ["fmm"]}, r"expected method to be one of .*got \['fmm'\]"),
