@@ -132,7 +132,7 @@ class Evaluation:
         with self.report.timed(PERMUTATION):
             harmonic = self._harmonic(moments)
             self._smooth = self.steps.not_harmonic(geometry, moments, self.order)
-        if setting.unmeasured:
+        if self.steps.unmeasured and setting.signs is not None:
             known = self._as_before(setting, moments, near, harmonic)
             if known is not None:
                 return known
@@ -168,15 +168,43 @@ class Evaluation:
     def _as_before(
         self, setting: Setting, moments: Array, near: Array, harmonic: Harmonic
     ) -> tuple[Array, Setting] | None:
-        """Return a field that is not measured; None if moments differ from those that were."""
+        """Return a field that needs little or no measuring.
+
+        None if moments differ from those of before, or the tolerance seems to be missed.
+        """
         out = self._with_far(setting, near, harmonic)
         with self.report.timed("sample"):
             strengths = self.steps.strengths(moments, harmonic, self.source_order)
             signs = signs_of(strengths, root_mean_squares(out, self.order))
-        if setting.signs is None or not alike(signs, setting.signs):
-            return None
+            if setting.signs is None or not alike(signs, setting.signs):
+                return None
+            if setting.unmeasured:
+                setting = replace(setting, unmeasured=setting.unmeasured - 1)
+            else:
+                measured = self._measured(setting, moments, near, out, strengths)
+                if measured is None:
+                    return None
+                setting = measured
         self._describe(setting)
-        return out, replace(setting, unmeasured=setting.unmeasured - 1)
+        return out, setting
+
+    def _measured(
+        self, setting: Setting, moments: Array, near: Array, out: Array, strengths: Strengths
+    ) -> Setting | None:
+        """Return what was enough, with what few targets tell; None if they tell of a miss."""
+        past = self._past(setting, moments.shape[1])
+        if past is None or setting.lost is None:
+            return None
+        probe = self._probe(setting, moments, near, strengths, past)
+        norms = np.sqrt(probe.squares(out))
+        if setting.lost.shape != norms.shape:
+            return None
+        probe.degree = max(setting.degrees)
+        verdict = self._verdict(probe, out, setting.lost * norms)
+        if not verdict.kept:
+            return None
+        self.report.measured(verdict, probe.size)
+        return replace(setting, evidence=probe.evidence(out), unmeasured=self.steps.unmeasured)
 
     def _near(self, setting: Setting) -> tuple[Array, Array | None]:
         """Return moments in the order of the tree, and the near field, see `Steps.near`."""
@@ -330,16 +358,14 @@ class Evaluation:
         self._describe(setting)
         self.report.measured(verdict, probe.size)
         # degrees that were raised for earlier moments and too high for these are chosen anew
-        idle = setting.raised and verdict.worst < 0.1
+        idle = setting.raised and verdict.worst < 0.1 and not self.steps.unmeasured
         norms = np.where(verdict.norms > 0, verdict.norms, np.inf)
         signs = None if idle else setting.signs
         may_last = verdict.kept and not self.steps.device
         evidence = probe.evidence(out) if may_last else None
-        again = setting.evidence is not None and evidence is not None and not idle
         return out, replace(
-            setting, signs=signs, lost=terms / norms, evidence=evidence,
-            unmeasured=self.steps.unmeasured if again else 0,
-        )  # fmt: skip
+            setting, signs=signs, lost=terms / norms, evidence=evidence, unmeasured=0
+        )
 
     def _with_far(self, setting: Setting, near: Array, harmonic: Harmonic) -> Array:
         """Return near and far field together."""

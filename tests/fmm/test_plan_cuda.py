@@ -172,6 +172,7 @@ def test_squares_of_large_and_small_fields(dtype, size):
 
 def test_draws_stand_for_all_targets_and_those_in_corners_for_themselves(monkeypatch):
     monkeypatch.setattr(sampling, "SIZE", 6)
+    monkeypatch.setattr(sampling.Probe, "first", 6)
     plan = fmm.FMM(SPACE.upload(_points(40)), tolerance=0.1, leaf_size=5)
     near, probe = _probe(plan, np.ones((40, 1, 1)), 0)
     assert probe._shares.sum() == pytest.approx(1.0)
@@ -320,6 +321,7 @@ def test_plans_of_nothing_and_of_one_place():
 
 def test_few_sources_are_looked_at_box_by_box_as_on_the_cpu(monkeypatch):
     monkeypatch.setattr(sampling, "SIZE", 8)
+    monkeypatch.setattr(sampling.Probe, "first", 8)
     rng = np.random.default_rng(11)
     s = np.concatenate([rng.random((5, 3)), 0.45 + 0.05 * rng.random((14, 3))])
     x = np.concatenate([rng.random((12, 3)), 0.52 + 0.04 * rng.random((20, 3))])
