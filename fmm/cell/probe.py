@@ -100,8 +100,9 @@ def _estimated(geometry: Boxed) -> Boxed:
             m2l_targets=np.insert(lists.m2l_targets, places, receivers),
             m2l_sources=np.insert(lists.m2l_sources, places, senders),
         )
+        # ranges of sources in the cell alone: what is near differs from tree to tree
         geometry.estimated = _Estimated(
-            geometry.tree, lists, geometry.edges, geometry.levels, geometry.targets,
+            geometry.images.tree, lists, geometry.edges, geometry.levels, geometry.targets,
             geometry.target_leaves,
         )  # fmt: skip
     found: Boxed = geometry.estimated
