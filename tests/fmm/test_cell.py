@@ -98,6 +98,22 @@ def test_the_tolerance_is_kept(tolerance, leaf_size):
     checked(EDGE * x, moments, 1, tolerance, CUBE, leaf_size=leaf_size)
 
 
+def test_strengths_serve_trees_of_other_leaves():
+    """Which sources of images are near differs from tree to tree."""
+    x, moments = drawn(2000)
+    layout = fmm.FMM(EDGE * x, cell=CUBE, leaf_size=40)._layout
+    steps, geometry = layout.steps, layout.geometry
+    ordered = steps.to_tree(geometry, moments[:, None], np.dtype(np.float64))
+    strengths = steps.strengths(ordered, steps.harmonic(ordered, 0), 0)
+    for leaf_size in (10, 40, 100, 2000):
+        other = geometry.with_leaves(leaf_size)
+        assert len(other.sources) == len(geometry.sources) or leaf_size != 40
+        weights = strengths.weights(other)
+        fresh = steps.to_tree(other, moments[:, None], np.dtype(np.float64))
+        again = steps.strengths(fresh, steps.harmonic(fresh, 0), 0).weights(other)
+        np.testing.assert_allclose(weights, again, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     "periodic", [(True, True, False), (True, False, True), (False, True, True)]
 )
