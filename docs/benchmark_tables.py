@@ -407,15 +407,13 @@ def small_cells() -> Table:
 
 
 def ms(text: str) -> str:
-    """Return milliseconds: a tenth of what is short, and what was written down as it is."""
-    if "." not in text:
-        return text
+    """Return milliseconds: a tenth of what is short."""
     return format(float(text), ".1f" if float(text) < 100 else ".0f")
 
 
 def others_periodic() -> list[Row]:
-    """Return the times of other programs: measured here, or carried over from an earlier race."""
-    return [row for row in read(PERIODIC) if row["program"] != "ours"]
+    """Return the times of other programs."""
+    return [row for row in read("periodic_peers") if row["program"] != "ours"]
 
 
 def periodic_peers() -> Table:
@@ -671,9 +669,6 @@ def gpu_kernels() -> Table:
 
 # instead of a command, for what was measured once and written down
 BY_HAND = "measured by hand"
-# periodic sums of other programs: as they are installed here, or of an earlier race
-_RACED = (RESULTS / "periodic_peers.csv").exists()
-PERIODIC = "periodic_peers" if _RACED else "native_periodic"
 
 TABLES: dict[str, tuple[Callable[[], Table], str]] = {
     name: (function, command or f"python benchmarks/{name}.py")
@@ -711,7 +706,7 @@ TABLES: dict[str, tuple[Callable[[], Table], str]] = {
         ("mesh_cost", mesh_cost, ""),
         ("small_cells", small_cells, ""),
         ("periodic_peers", periodic_peers,
-         "python benchmarks/periodic_peers.py" if _RACED else BY_HAND),
+         "python benchmarks/periodic_peers.py"),
         ("fmm_scaling", fmm_scaling, ""),
         ("edge_operators", edge_operators, ""),
         ("training_step", training_step, ""),

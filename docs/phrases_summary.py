@@ -57,18 +57,11 @@ def comparison() -> list[str]:
 
 def periodic() -> list[str]:
     """Return the times of periodic sums beside those of others."""
-    found = read("fmm_periodic")
-
-    def least(n: int) -> list[float]:
-        """Return the least times of either method, in the order of errors."""
-        rows = [row for row in found if row["case"] == f"{n} charges"]
-        bounds = sorted({float(row["bound"]) for row in rows}, reverse=True)
-        return [
-            min(1e3 * number(row, "seconds") for row in rows if float(row["bound"]) == bound)
-            for bound in bounds
-        ]
-
-    small, large = least(10_000), least(100_000)
+    ours = [row for row in read("periodic_peers") if row["program"] == "ours"]
+    small, large = (
+        [number(row, "ms_with_lists") for row in ours if row["case"] == f"{n} charges"]
+        for n in (10_000, 100_000)
+    )
     theirs = {
         (row["program"].split(",")[0].split(" ")[0], row["case"], float(row["bound"])): row
         for row in others_periodic()
