@@ -89,7 +89,7 @@ def test_a_uniform_field_equals_that_of_distant_charges():
 def test_multipoles_around_equal_clusters_of_charges():
     """A tight cluster of charges and its multipoles to the quadrupole are one and the same."""
     rng, model = np.random.default_rng(1), _model()
-    small = 0.015 * rng.standard_normal((8, 3))
+    small = 0.003 * rng.standard_normal((8, 3))
     charges = rng.standard_normal(8)
     centre = np.array([0.0, 5.0, 2.0])
     quadrupole = 0.5 * np.einsum("i,ij,ik", charges, small, small)
