@@ -74,12 +74,17 @@ def each(value: Any, device: bool) -> tuple[str, ...]:
     return names
 
 
+def is_plain(periodic: Any, background: Any, surface: Any) -> bool:
+    """Tell whether what belongs to a cell is as it is by default."""
+    return periodic is True and background is True and surface == "conductor"
+
+
 def lattice(
     cell: Any, periodic: Any, background: bool, surface: str, steps: Steps
 ) -> Lattice | None:
     """Return what repeats, None for points in free space, or raise."""
     if cell is None:
-        if periodic is not True or background is not True or surface != "conductor":
+        if not is_plain(periodic, background, surface):
             raise ValueError(
                 "periodic, background, surface: expected with a cell only, got no cell"
             )

@@ -75,7 +75,7 @@ def field(
     if targets is None:
         raise TypeError("targets: expected points of shape (n, 3), got None")
     source_order, channels = _layout(moments, sources)
-    if cell is not None or not _is_plain(periodic, background, surface):
+    if cell is not None or not arguments.is_plain(periodic, background, surface):
         options = _options(cell, periodic, background, surface, kernel)
         if target_batch is not None or source_batch is not None:
             if pair_scale is not None:
@@ -277,7 +277,7 @@ def _site_plan(
     virial: bool = False,
 ) -> Any:
     """Return a plan for sites, made from the arguments of `energy`."""
-    if cell is not None or not _is_plain(periodic, background, surface):
+    if cell is not None or not arguments.is_plain(periodic, background, surface):
         options = _options(cell, periodic, background, surface, kernel)
         if batch is not None:
             raise ValueError("batch: expected none in a cell; use multipoles.energy_forces")
@@ -297,10 +297,6 @@ def _site_plan(
         positions, None, tolerance, order, order + extra, max(channels, 1), kernel, pair_scale,
         {"source_batch": batch},
     )  # fmt: skip
-
-
-def _is_plain(periodic: Any, background: Any, surface: Any) -> bool:
-    return periodic is True and background is True and surface == "conductor"
 
 
 def _options(

@@ -147,7 +147,13 @@ class FMM:
         start = perf_counter()
         layout = lay_out(steps, request, x, s, batches)
         self._take(layout, perf_counter() - start)
-        self._given = x, s
+        self._keep(x, s)
+
+    def _keep(self, targets: Array, sources: Array) -> None:
+        """Keep points as they were given, where surface and virial of a cell ask for them."""
+        self._given: tuple[Array, Array] = (None, None)
+        if self._cell is not None:
+            self._given = targets, sources
 
     def _take(self, layout: Layout, seconds: float) -> None:
         """Go over to a layout that took some seconds to make; a partner is one no more."""
@@ -342,7 +348,7 @@ class FMM:
         else:
             layout = self._layout_in(cell, x, s)
         self._take(layout, perf_counter() - start)
-        self._given = x, s
+        self._keep(x, s)
 
     def _layout_in(self, cell: Any, targets: Array, sources: Array) -> Layout:
         """Return the layout of points in another cell."""

@@ -14,8 +14,9 @@ from fmm.method import FMM
 from multipoles.radial import Coulomb, Kernel
 
 _COULOMB = Coulomb()
+_KINDS: dict[str, Any] = {"fmm": FMM, "mesh": Mesh, "ewald": Ewald}
 #: How sums may be made.
-METHODS = ("auto", "fmm", "mesh", "ewald")
+METHODS = ("auto", *_KINDS)
 # `benchmarks/periodic_map.py`: fewer targets and sources are not summed sooner on a mesh, more are
 # by the fast multipole method, as are points of this crowding if they are not too few
 _FEW, _MANY, _FEWEST_UNEVEN, _UNEVEN = 500, 6000, 1000, 3.0
@@ -97,6 +98,3 @@ def _first(kinds: Sequence[str], given: tuple[Any, ...], options: dict[str, Any]
         except (ToleranceNotKept, NoGrid):
             continue
     return None
-
-
-_KINDS: dict[str, Any] = {"fmm": FMM, "mesh": Mesh, "ewald": Ewald}

@@ -241,3 +241,36 @@ class Steps(Protocol):
 
         `harmonic` are the same moments; the order of the sources does not matter.
         """
+
+
+class InFreeSpace:
+    """What `Steps` are where nothing repeats."""
+
+    images = 1
+    unmeasured = 0
+    cell: Cell | None = None
+
+    def in_units(self, exponent: int) -> Any:
+        """Return these steps: they know no lengths."""
+        return self
+
+    def root_grids(self, degree: int, n: int) -> tuple[int, ...]:
+        """Return how many boxes there may be along the coarsest level, see `fmm.leaves`."""
+        return ROOT_GRIDS
+
+    def least_edge(self, reach: float) -> float:
+        """Return the least edge of boxes of which those that do not touch are so far apart."""
+        return reach
+
+    def not_harmonic(self, geometry: Any, moments: Array, order: int) -> Array | None:
+        """Return the part of a field that is not harmonic; None, there is no background."""
+        return None
+
+    def of_surface(
+        self, targets: Array, sources: Array, moments: Array, order: int
+    ) -> Array | None:
+        """Return the field of the surface around a crystal; None, there is none."""
+        return None
+
+    def refuse(self, moments: Array, kernel: Kernel) -> None:
+        """Refuse moments that a cell cannot hold: there is none."""

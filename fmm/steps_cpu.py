@@ -11,54 +11,27 @@ from fmm.far.driver import HostFarField
 from fmm.far.rows import scattered, with_derivatives
 from fmm.near import STEEP, narrow_unit, near_field
 from fmm.scaling import HostUnits, typical_extent
-from fmm.steps import ROOT_GRIDS
+from fmm.steps import InFreeSpace
 from fmm.tree.curve import SortedPoints, bounds, occupancy, sort_points
 from fmm.tree.geometry import Batches, Geometry, along_curve
 from fmm.tree.sorting import gathered
 from multipoles import checks, indexing
 from multipoles.indexing import order_slice
-from multipoles.lattice.cell import Cell
 from multipoles.radial import Kernel
 
 # what rounding leaves of moments that are all trace, relative to them
 _TRACE = 1e-12
 
 
-class HostSteps:
+class HostSteps(InFreeSpace):
     """Arrays of NumPy, arithmetic of this machine's processor; see `fmm.steps.Steps`."""
 
     device = False
-    images = 1
-    unmeasured = 0
-    cell: Cell | None = None
-
-    def root_grids(self, degree: int, n: int) -> tuple[int, ...]:
-        """Return how many boxes there may be along the coarsest level, see `fmm.leaves`."""
-        return ROOT_GRIDS
 
     @property
     def probe(self) -> Any:
         """What samples the field at some targets and measures errors there."""
         return Probe
-
-    def in_units(self, exponent: int) -> "HostSteps":
-        """Return the steps for points whose lengths are counted in two to a power."""
-        return self
-
-    def least_edge(self, reach: float) -> float:
-        """Return the least edge of boxes of which those that do not touch are so far apart."""
-        return reach
-
-    def not_harmonic(self, geometry: Geometry, moments: Any, order: int) -> Any:
-        """Return the part of a field that is not harmonic; None, there is no background."""
-        return None
-
-    def of_surface(self, targets: Any, sources: Any, moments: Any, order: int) -> Any:
-        """Return the field of the surface around a crystal; None, there is none."""
-        return None
-
-    def refuse(self, moments: Any, kernel: Kernel) -> None:
-        """Refuse moments that a cell cannot hold; there is none."""
 
     def points(
         self, sources: Any, targets: Any, source_batch: Any, target_batch: Any

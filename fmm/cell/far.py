@@ -15,7 +15,7 @@ class CellFarField(HostFarField):
     def _coarsen(self, channels: int, multipoles: np.ndarray) -> None:
         super()._coarsen(channels, multipoles)
         rows = multipoles.reshape(-1, channels * self.length)
-        images = np.flatnonzero(self.geometry.images.is_image())
+        images = np.flatnonzero(self.geometry.images.is_image)
         rows[images] = rows[self.geometry.images.original[images]]
 
     def _transfer(self, channels: int, multipoles: np.ndarray, locals_: np.ndarray) -> None:
@@ -29,6 +29,6 @@ class CellFarField(HostFarField):
             rows.reshape(-1, channels, self.length)[:n, :, :size] for rows in (multipoles, locals_)
         )
         for apart, to, of in self.geometry.root_pairs:
-            matrix = matrix_of(self.geometry.grid, apart, self.degree)
+            matrix = matrix_of(self.geometry.grid, apart, self.degree, self.dtype)
             # each box receives once for each difference
-            receivers[to] += senders[of] @ matrix.T.astype(self.dtype, copy=False)
+            receivers[to] += senders[of] @ matrix.T

@@ -77,7 +77,7 @@ class CellGeometry(Geometry):
     def _place_sources(self, tree: Tree, lists: Lists) -> np.ndarray:
         """Append the sources of images whose points are summed; return the ranges of all boxes."""
         used = np.union1d(lists.near_boxes, lists.p2l_sources)
-        used = used[self.images.is_image()[used]]
+        used = used[self.images.is_image[used]]
         ranges = tree.source_range.copy()
         counts = ranges[used, 1] - ranges[used, 0]
         ends = self.n_own + np.cumsum(counts)
@@ -113,15 +113,14 @@ class CellGeometry(Geometry):
         ]
 
     @property
+    def own_sources(self) -> np.ndarray:
+        """Sources of the cell, with all copies, in the order of the tree."""
+        return self.sources[: self.n_own]
+
+    @property
     def n_sources(self) -> int:
         """Number of sources, those of images and copies not among them."""
         return self.n_own // len(self.grid.copies)
-
-    @property
-    def roots(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Systems, and ranges of targets and sources, of the boxes of level 0 of the cell."""
-        n, tree = int(self.images.own_ends[0]), self.tree
-        return tree.system[:n], tree.target_range[:n], tree.source_range[:n]
 
     @cached_property
     def one_copy(self) -> np.ndarray | slice:
@@ -134,7 +133,7 @@ class CellGeometry(Geometry):
     def inside_roots(self) -> tuple[np.ndarray, np.ndarray]:
         """Targets, and sources of the cell, from the middle of their root boxes."""
         n, tree = int(self.images.own_ends[0]), self.tree
-        x, s = self.targets.copy(), self.sources[: self.n_own].copy()
+        x, s = self.targets.copy(), self.own_sources.copy()
         for box in range(n):
             for points, ranges in ((x, tree.target_range), (s, tree.source_range)):
                 points[slice(*ranges[box])] -= tree.centre[box]
@@ -143,9 +142,8 @@ class CellGeometry(Geometry):
     @cached_property
     def source_leaves(self) -> np.ndarray:
         """Leaves of the cell with sources: images have the expansions of their originals."""
-        leaves = np.flatnonzero((self.tree.n_children == 0) & ~self.images.is_image())
-        held = self.tree.source_range[leaves]
-        return leaves[held[:, 1] > held[:, 0]]
+        leaves = self._leaves_with(self.tree.source_range)
+        return leaves[~self.images.is_image[leaves]]
 
     @property
     def own_ends(self) -> np.ndarray:
@@ -159,15 +157,8 @@ class CellGeometry(Geometry):
 
     def unsorted(self) -> tuple[np.ndarray, np.ndarray]:
         """Return targets and sources in the order in which they were given, in the cell."""
-        permutation, own = self.tree.source_permutation, self.sources[: self.n_own]
-        sources = np.empty_like(own)
-        sources[permutation] = own
-        sources = sources[: self.n_sources]
-        if self.same:
-            return sources, sources
-        targets = np.empty_like(self.targets)
-        targets[self.tree.target_permutation] = self.targets
-        return targets, sources
+        targets, sources = super().unsorted()
+        return targets, sources if self.same else sources[: self.n_sources]
 
     def fits_single(self, source_order: int, order: int) -> bool:
         """Return whether expansions may be float32, see `Geometry.fits_single`."""

@@ -120,15 +120,14 @@ class CellGrid:
         along what repeats are images of each other.
         """
         wide = np.asarray(points, np.float64)
-        fraction = (wide - self.origin) @ np.linalg.inv(self.vectors)
+        inverse, d = np.linalg.inv(self.vectors), self.n_periodic
+        fraction = (wide - self.origin) @ inverse
         steps = -np.floor(fraction)
-        steps[:, self.n_periodic :] = 0.0
+        steps[:, d:] = 0.0
         inside = np.clip(fraction + steps, 0.0, 1.0 - 2.0**-50)
         if not steps.any():
             return wide, inside, False
-        start = self.origin @ np.linalg.inv(self.vectors)
-        d = self.n_periodic
-        given = fraction[:, :d] + start[:d]
+        given = fraction[:, :d] + (self.origin @ inverse)[:d]
         apart = given.min() >= 0 and given.max() < 1 - _NEXT
         return wide + steps @ self.vectors, inside, not apart
 

@@ -6,6 +6,7 @@ expansion is that of its original. Lists (`fmm.tree.lists`) need not know of ima
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise, product
 
 import numpy as np
@@ -35,10 +36,10 @@ class Images:
     original: np.ndarray
     steps: np.ndarray
 
+    @cached_property
     def is_image(self) -> np.ndarray:
-        """Tell of every box whether it is an image."""
-        own: np.ndarray = self.original != np.arange(len(self.original))
-        return own
+        """Of every box, whether it is an image."""
+        return np.any(self.steps, axis=1)
 
 
 def with_images(home: Tree, grid: CellGrid) -> Images:

@@ -5,7 +5,7 @@ It is measured against sums without expansions (`fmm.error.in_cell`).
 
 from dataclasses import replace
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -13,8 +13,8 @@ from fmm.cell.geometry import CellGeometry
 from fmm.error.in_cell import InCell
 from fmm.error.indicators import Boxed, HostStrengths, Where
 from fmm.error.sampling import Probe
-from fmm.tree.build import Tree
-from fmm.tree.lists import N_CODES, REACH, STRIDES, Lists
+from fmm.tree.geometry import Outline
+from fmm.tree.lists import N_CODES, REACH, STRIDES
 from multipoles import indexing
 from multipoles.indexing import order_slice
 
@@ -74,17 +74,6 @@ class CellStrengths(HostStrengths):
         return super().where(_estimated(geometry), degrees, norms)
 
 
-class _Estimated(NamedTuple):
-    """What errors are estimated from: the boxes of a cell, root boxes meeting far images too."""
-
-    tree: Tree
-    lists: Lists
-    edges: np.ndarray
-    levels: np.ndarray
-    targets: np.ndarray
-    target_leaves: np.ndarray
-
-
 def _estimated(geometry: Boxed) -> Boxed:
     """Return boxes whose lists have the nearest of the images that root boxes meet by matrices."""
     assert isinstance(geometry, CellGeometry)
@@ -101,7 +90,7 @@ def _estimated(geometry: Boxed) -> Boxed:
             m2l_sources=np.insert(lists.m2l_sources, places, senders),
         )
         # ranges of sources in the cell alone: what is near differs from tree to tree
-        geometry.estimated = _Estimated(
+        geometry.estimated = Outline(
             geometry.images.tree, lists, geometry.edges, geometry.levels, geometry.targets,
             geometry.target_leaves,
         )  # fmt: skip

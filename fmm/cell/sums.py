@@ -30,13 +30,14 @@ _NEGLIGIBLE = 1e-17
 # higher ones converge fast enough
 _BY_EWALD = 12
 _RADIUS = 30.0  # root boxes, within which images are summed for these
+_WIDE = np.dtype(np.float64)
 
 
 Shape = tuple[tuple[float, ...], ...]
 Place = tuple[int, int, int]
 
 
-def matrix_of(grid: CellGrid, apart: Place, degree: int) -> np.ndarray:
+def matrix_of(grid: CellGrid, apart: Place, degree: int, dtype: np.dtype) -> np.ndarray:
     """Return the matrix from the multipoles of a root box to what its far images add to locals.
 
     Parameters
@@ -45,16 +46,22 @@ def matrix_of(grid: CellGrid, apart: Place, degree: int) -> np.ndarray:
         Root boxes.
     apart : tuple of int
         Place of the receiving box less that of the sending one.
-    degree : int
+    degree, dtype
         Of expansions.
     """
     shape, periods = tuple(map(tuple, grid.shape.tolist())), tuple(grid.periods.tolist())
-    return lattice_matrix(shape, periods, grid.counts, grid.edge, apart, degree)
+    return lattice_matrix(shape, periods, grid.counts, grid.edge, apart, degree, dtype)
 
 
 @kept
 def lattice_matrix(
-    shape: Shape, periods: Place, counts: Place, edge: float, apart: Place, degree: int
+    shape: Shape,
+    periods: Place,
+    counts: Place,
+    edge: float,
+    apart: Place,
+    degree: int,
+    dtype: np.dtype = _WIDE,
 ) -> np.ndarray:
     """Return the matrix of `matrix_of`.
 
@@ -68,7 +75,7 @@ def lattice_matrix(
         Boxes along each direction.
     edge : float
         Of boxes, in units in which the logarithm of one is zero: along a wire potentials have it.
-    apart, degree
+    apart, degree, dtype
         See `matrix_of`.
     """
     table = lattice_sums(shape, periods, counts, 2 * degree)
@@ -81,7 +88,7 @@ def lattice_matrix(
     size = harmonics.n_harmonics(degree)
     matrix = np.empty((size, size), order="F")
     harmonics.dense(harmonics.transfer_terms(degree, degree), h, matrix)
-    return matrix
+    return matrix.astype(dtype, copy=False)
 
 
 @kept

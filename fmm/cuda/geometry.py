@@ -1,6 +1,6 @@
 """Points, tree and lists on the GPU, under the names of `fmm.tree.geometry`."""
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from functools import cached_property
 
 import numpy as np
@@ -12,7 +12,7 @@ from fmm.cuda.tally import Tally, tally
 from fmm.cuda.tiles import leaves_with, near_of, tiles
 from fmm.tree.build import Tree
 from fmm.tree.curve import SortedPoints
-from fmm.tree.geometry import Batches, Geometry, edges_of
+from fmm.tree.geometry import Batches, Geometry, Outline, edges_of
 from fmm.tree.lists import Lists
 from multipoles.compiled.cuda_kernels import cuda, kernels
 from multipoles.cuda.device import Space
@@ -22,21 +22,6 @@ _OF_LISTS = (
     "m2l_starts", "m2l_targets", "m2l_sources", "m2p_targets", "m2p_sources", "p2l_targets",
     "p2l_sources",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class OnHost:
-    """What the error of a far field is estimated from, in arrays of NumPy: `indicators.Boxed`.
-
-    Of tree and lists, what the estimate does not ask for is empty.
-    """
-
-    tree: Tree
-    lists: Lists
-    edges: np.ndarray
-    levels: np.ndarray
-    targets: np.ndarray
-    target_leaves: np.ndarray
 
 
 class DeviceGeometry(Geometry):
@@ -177,7 +162,7 @@ class DeviceGeometry(Geometry):
         return weights
 
     @cached_property
-    def host(self) -> OnHost:
+    def host(self) -> Outline:
         """What tells where errors can sit, on the host; waits for all of it."""
 
         def there(thing: DeviceArray, kind: type, names: tuple[str, ...]) -> dict[str, np.ndarray]:
@@ -192,7 +177,7 @@ class DeviceGeometry(Geometry):
         arrays = there(self.tree, Tree, _OF_TREE) | {"level_starts": self.tree.level_starts}
         tree, lists = Tree(**arrays), Lists(**there(self.lists, Lists, _OF_LISTS))
         targets, leaves = (self.space.download(a) for a in (self.targets, self.target_leaves))
-        return OnHost(tree, lists, self.edges, self.levels, targets, leaves)
+        return Outline(tree, lists, self.edges, self.levels, targets, leaves)
 
     @cached_property
     def edges(self) -> np.ndarray:

@@ -17,17 +17,16 @@ from fmm.cuda.sampling import DeviceProbe, DeviceStrengths
 from fmm.cuda.scaling import DeviceUnits, scaled
 from fmm.far import harmonics
 from fmm.scaling import typical_extent
-from fmm.steps import ROOT_GRIDS, FarField
+from fmm.steps import FarField, InFreeSpace
 from fmm.tree.curve import SortedPoints
 from fmm.tree.geometry import Batches
 from multipoles import checks, indexing
 from multipoles.cuda import interactions
 from multipoles.cuda.device import Space, space_of
-from multipoles.lattice.cell import Cell
 from multipoles.radial import Kernel
 
 
-class DeviceSteps:
+class DeviceSteps(InFreeSpace):
     """Arrays on the GPU, in the caller's library, on its stream.
 
     All that a plan makes knows one space, whose stream is that of the last call: on another, the
@@ -40,37 +39,11 @@ class DeviceSteps:
     """
 
     device = True
-    images = 1
-    unmeasured = 0
-    cell: Cell | None = None
 
     @property
     def probe(self) -> type[DeviceProbe]:
         """What samples the field at some targets and measures errors there."""
         return DeviceProbe
-
-    def in_units(self, exponent: int) -> "DeviceSteps":
-        """Return the steps for points whose lengths are counted in two to a power."""
-        return self
-
-    def root_grids(self, degree: int, n: int) -> tuple[int, ...]:
-        """Return how many boxes there may be along the coarsest level, see `fmm.leaves`."""
-        return ROOT_GRIDS
-
-    def least_edge(self, reach: float) -> float:
-        """Return the least edge of boxes of which those that do not touch are so far apart."""
-        return reach
-
-    def not_harmonic(self, geometry: Any, moments: Any, order: int) -> None:
-        """Return the part of a field that is not harmonic: there is none without a cell."""
-        return None
-
-    def of_surface(self, targets: Any, sources: Any, moments: Any, order: int) -> None:
-        """Return the field of the surface around a crystal: there is none without a cell."""
-        return None
-
-    def refuse(self, moments: Any, kernel: Kernel) -> None:
-        """Refuse moments that a cell cannot hold: there is no cell."""
 
     def __init__(self, array: Any) -> None:
         self.space: Space = space_of(array)

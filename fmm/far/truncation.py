@@ -115,12 +115,11 @@ def _of_shape(cubes: np.ndarray, shape: np.ndarray, degree: int) -> np.ndarray:
     """Return degrees for boxes of a shape: what is enough for cubes as far away for their size."""
     corners = np.stack(np.meshgrid(*[(-0.5, 0.5)] * 3, indexing="ij"), -1).reshape(-1, 3)
     size = np.linalg.norm(corners @ shape, axis=1).max() / np.linalg.norm(corners[0])
-    away = np.linalg.norm(shifts(), axis=1)
+    away, here = np.linalg.norm(shifts(), axis=1), np.linalg.norm(shifts() @ shape, axis=1) / size
     order = np.argsort(away)
     # the most that any cube at a distance, or farther, needs
     most = np.maximum.accumulate(cubes[order][::-1])[::-1]
-    place = np.searchsorted(away[order] - 1e-9, np.linalg.norm(shifts() @ shape, axis=1) / size)
-    found = np.append(most, 1)[place]
-    found[np.linalg.norm(shifts() @ shape, axis=1) / size < 2] = degree
+    found = np.append(most, 1)[np.searchsorted(away[order] - 1e-9, here)]
+    found[here < 2] = degree
     found[POINTS] = degree
     return np.where(cubes == 0, 0, np.maximum(found, 1)) if degree else cubes

@@ -1,5 +1,6 @@
 """The points of a plan in the order of their tree, the tree, and who meets whom in it."""
 
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -14,6 +15,22 @@ Batches = tuple[np.ndarray | None, np.ndarray | None]
 
 # leaves of more targets are cut into tiles of about so many
 MOST_TARGETS, TILE = 512, 256
+
+
+@dataclass(frozen=True, eq=False)
+class Outline:
+    """As much of a geometry as errors are estimated from, in arrays of NumPy.
+
+    See `fmm.error.indicators.Boxed`; of tree and lists, what an estimate does not ask for may be
+    empty.
+    """
+
+    tree: Tree
+    lists: Lists
+    edges: np.ndarray
+    levels: np.ndarray
+    targets: np.ndarray
+    target_leaves: np.ndarray
 
 
 class Geometry:
@@ -61,6 +78,11 @@ class Geometry:
         return build_tree(self.sorted_points, self.leaf_size, self.smallest)
 
     @property
+    def own_sources(self) -> np.ndarray:
+        """Sources that were given, in the order of the tree."""
+        return self.sources
+
+    @property
     def n_sources(self) -> int:
         """Number of sources."""
         return int(self.sources.shape[0])
@@ -76,9 +98,10 @@ class Geometry:
 
     def unsorted(self) -> tuple[np.ndarray, np.ndarray]:
         """Return targets and sources, float64, in the order in which they were given."""
-        sources = np.empty_like(self.sources)
-        sources[self.tree.source_permutation] = self.sources
-        if self.targets is self.sources:
+        own = self.own_sources
+        sources = np.empty_like(own)
+        sources[self.tree.source_permutation] = own
+        if self.same:
             return sources, sources
         targets = np.empty_like(self.targets)
         targets[self.tree.target_permutation] = self.targets
@@ -123,20 +146,21 @@ class Geometry:
     @property
     def roots(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Systems, and ranges of targets and sources, of the boxes of level 0."""
-        n, tree = int(self.tree.level_starts[1]), self.tree
+        n, tree = int(self.own_ends[0]), self.tree
         return tree.system[:n], tree.target_range[:n], tree.source_range[:n]
 
     @cached_property
     def target_leaves(self) -> np.ndarray:
         """Leaves with targets."""
-        occupied = self.tree.target_range[:, 1] > self.tree.target_range[:, 0]
-        return np.flatnonzero(occupied & (self.tree.n_children == 0))
+        return self._leaves_with(self.tree.target_range)
 
     @cached_property
     def source_leaves(self) -> np.ndarray:
         """Leaves whose expansions are formed of their sources."""
-        occupied = self.tree.source_range[:, 1] > self.tree.source_range[:, 0]
-        return np.flatnonzero(occupied & (self.tree.n_children == 0))
+        return self._leaves_with(self.tree.source_range)
+
+    def _leaves_with(self, ranges: np.ndarray) -> np.ndarray:
+        return np.flatnonzero((ranges[:, 1] > ranges[:, 0]) & (self.tree.n_children == 0))
 
     @property
     def own_ends(self) -> np.ndarray:

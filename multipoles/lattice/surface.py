@@ -32,36 +32,34 @@ def field(
     """
     counts = np.diff(ends[0])
     charge, dipole, second = (
-        np.repeat(total, counts, axis=0) for total in _totals(sources, moments, ends[1])
+        np.repeat(total, counts, axis=0) for total in _weighted(sources, moments, volumes, ends[1])
     )
-    out = np.zeros((len(targets), moments.shape[1], indexing.n_components(order)))
-    factor = np.repeat(-2 * np.pi / (3 * volumes), counts)[:, None]
-    x2 = (targets**2).sum(axis=1)[:, None]
-    along = np.einsum("ia,ica->ic", targets, dipole)
-    out[:, :, 0] = factor * (x2 * charge - 2 * along + second)
-    if order >= 1:
-        out[:, :, 1:4] = 2 * factor[..., None] * (targets[:, None] * charge[..., None] - dipole)
-    if order >= 2:
-        out[:, :, [4, 7, 9]] = 2 * (factor * charge)[..., None]
-    return out
+    return _of_totals(targets, charge, dipole, second, order)
 
 
 def field_of_one(
     targets: np.ndarray, sources: np.ndarray, moments: np.ndarray, order: int, volume: float
 ) -> np.ndarray:
     """Return the same of one system in a cell of some volume."""
-    charge, dipole, second = (
-        total[0] for total in _totals(sources, moments, np.array([0, len(sources)]))
-    )
-    factor = -2 * np.pi / (3 * volume)
-    out = np.zeros((len(targets), moments.shape[1], indexing.n_components(order)))
-    square = np.einsum("ia,ia->i", targets, targets)
-    out[:, :, 0] = factor * (square[:, None] * charge - 2 * targets @ dipole.T + second)
+    given = sources, moments, np.array([volume]), np.array([0, len(sources)])
+    charge, dipole, second = (total[0] for total in _weighted(*given))
+    return _of_totals(targets, charge, dipole, second, order)
+
+
+def _of_totals(
+    targets: np.ndarray, charge: np.ndarray, dipole: np.ndarray, second: np.ndarray, order: int
+) -> np.ndarray:
+    """Return the field of weighted totals: those of one system, or of each target's own."""
+    x = targets[:, None]
+    out = np.zeros((len(x), charge.shape[-1], indexing.n_components(order)))
+    square = np.einsum("ia,ia->i", targets, targets)[:, None]
+    along = np.einsum("ia,ca->ic" if dipole.ndim == 2 else "ia,ica->ic", targets, dipole)
+    out[:, :, 0] = square * charge - 2 * along + second
     if order >= 1:
-        np.multiply(targets[:, None], 2 * factor * charge[:, None], out=out[:, :, 1:4])
-        out[:, :, 1:4] -= 2 * factor * dipole
+        np.multiply(x, 2 * charge[..., None], out=out[:, :, 1:4])
+        out[:, :, 1:4] -= 2 * dipole
     if order >= 2:
-        out[:, :, [4, 7, 9]] = 2 * factor * charge[:, None]
+        out[:, :, [4, 7, 9]] = 2 * charge[..., None]
     return out
 
 
@@ -82,6 +80,15 @@ def strain(
     sums -= 2 * np.einsum("sca,scb->sab", dipole, total)
     found: np.ndarray = factor[:, None, None] * sums - energy[:, None, None] * np.eye(3)
     return found
+
+
+def _weighted(
+    points: np.ndarray, moments: np.ndarray, volumes: np.ndarray, ends: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return `_totals` times -2π/3V of each system."""
+    factor = -2 * np.pi / (3 * volumes)[:, None]
+    charge, dipole, second = _totals(points, moments, ends)
+    return factor * charge, factor[..., None] * dipole, factor * second
 
 
 def _totals(

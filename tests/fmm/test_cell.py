@@ -375,7 +375,7 @@ def test_images_send_and_never_receive():
     x, _ = drawn(3000)
     geometry = fmm.FMM(EDGE * x, cell=CUBE, leaf_size=60)._layout.geometry
     assert isinstance(geometry, CellGeometry)
-    images = np.flatnonzero(geometry.images.is_image())
+    images = np.flatnonzero(geometry.images.is_image)
     assert not np.isin(geometry.lists.m2l_targets, images).any()
     # in the whole every box has 26 neighbours, and 189 to translate from
     boxes = geometry.own_ends - geometry.tree.level_starts[:-1]
