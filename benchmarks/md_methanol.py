@@ -16,12 +16,13 @@ import torch
 from _output import pyplot, write_picture, write_table
 
 from gnn import load_model
-from gnn.engines.analysis import energy_drift, radial_distribution, read_log, read_trajectory
-from gnn.engines.box import shipped_box
-from gnn.engines.dynamics import Run
-from gnn.engines.embedding import Embedding
+from gnn.engines.embedding.embedding import Embedding
+from gnn.engines.embedding.topology import surroundings_of, zone_of
 from gnn.engines.openmm import create_system
-from gnn.engines.settings import Settings
+from gnn.engines.runs.analysis import energy_drift, radial_distribution, read_log, read_trajectory
+from gnn.engines.runs.box import shipped_box
+from gnn.engines.runs.dynamics import Run
+from gnn.engines.runs.settings import Settings
 
 FOLDER = Path("runs/md_methanol")
 COLUMNS = ("quantity", "value", "unit")
@@ -58,18 +59,14 @@ def parts_of_a_step(run: Run, threads: int) -> dict[str, float]:
 
     positions, boxes = read_trajectory(run.trajectory)
     system = create_system(run.topology, run.prmtop, run.qm_atoms, load_model())
-    atoms = list(run.topology.atoms())
-    waters = (len(atoms) - N) // 3
+    waters = (run.topology.getNumAtoms() - N) // 3
+    charges = np.concatenate([np.zeros(N), np.tile([-0.834, 0.417, 0.417], waters)])
     embedding = Embedding(
-        load_model(),
-        np.array([a.element.atomic_number for a in atoms[:N]]),
-        0,
-        np.tile([-0.834, 0.417, 0.417], waters),
-        np.repeat(np.arange(waters), 3),
-        np.tile([1.0, 0.0, 0.0], waters),
+        load_model().requires_grad_(False),
+        zone_of(run.topology, run.qm_atoms, 0, None, local=True),
+        surroundings_of(run.topology, set(run.qm_atoms), charges),
     )
-    embedding.model.requires_grad_(False)
-    inner = embedding._evaluate
+    inner = embedding.evaluate
     spent = [0.0]
 
     def timed(*arguments):
@@ -78,7 +75,7 @@ def parts_of_a_step(run: Run, threads: int) -> dict[str, float]:
         spent[0] += time.perf_counter() - start
         return found
 
-    embedding._evaluate = timed  # type: ignore[method-assign]
+    embedding.evaluate = timed
     model, whole = [], []
     for _ in range(3):
         for x, box in zip(positions[-50:].astype(float), boxes[-50:], strict=True):

@@ -53,8 +53,8 @@ def register(commands: Any) -> None:
 
 
 def _md(arguments: argparse.Namespace) -> int:
-    from gnn.engines.dynamics import Run
-    from gnn.engines.settings import Settings
+    from gnn.engines.runs.dynamics import Run
+    from gnn.engines.runs.settings import Settings
     from gnn.engines.spread import SpreadExceeded
 
     if arguments.equilibration is None:
@@ -85,7 +85,7 @@ def _md(arguments: argparse.Namespace) -> int:
 
 def _files(arguments: argparse.Namespace, folder: Path, screen: Any) -> None:
     """Put topology and coordinates of the box into the folder, unless they are there."""
-    from gnn.engines.box import shipped_box
+    from gnn.engines.runs.box import shipped_box
 
     folder.mkdir(parents=True, exist_ok=True)
     if not arguments.resume:
@@ -131,7 +131,7 @@ def _check_new(folder: Path) -> None:
 
 def _check_same(mol: Any, folder: Path, screen: Any) -> None:
     """Refuse a folder that holds the box of another molecule."""
-    from gnn.engines.box import read_amber
+    from gnn.engines.runs.box import read_amber
 
     files = folder / "solute.prmtop", folder / "solute.rst7"
     if not all(path.is_file() for path in files):
@@ -147,7 +147,7 @@ def _copy(prmtop: Path, coordinates: Path, folder: Path, resume: bool) -> None:
     """Check a user's files and put them into the folder of the run; compare them, with `resume`."""
     from shutil import copyfile
 
-    from gnn.engines.box import read_amber
+    from gnn.engines.runs.box import read_amber
     from multipoles.files import atomic_write
 
     read_amber(prmtop, coordinates)
@@ -202,7 +202,7 @@ class _Progress(Bar):
 def _summary(run: Any, kind: str, screen: Any) -> None:
     import numpy as np
 
-    from gnn.engines.analysis import energy_drift, picture, read_log
+    from gnn.engines.runs.analysis import energy_drift, picture, read_log
     from gnn.engines.spread import SPREAD_COLUMNS
 
     log, settings = read_log(run.log), run.settings

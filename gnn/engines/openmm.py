@@ -7,7 +7,6 @@ Lennard-Jones interaction between the two. No patched engine: the model is calle
 """
 
 import copy
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -16,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from gnn.data.parts import connected, derived_charges, given_charges
-from gnn.data.values import float_array, total_charge
+from gnn.data.values import total_charge
 from gnn.engines._models import ready_model
-from gnn.engines.embedding import Embedding
-from gnn.engines.settings import SWITCH_WIDTH
-from gnn.engines.splitting import split
+from gnn.engines.classical.splitting import split
+from gnn.engines.embedding.embedding import Embedding
+from gnn.engines.embedding.groups import SWITCH_WIDTH
+from gnn.engines.embedding.topology import surroundings_of, zone_of
 from gnn.potential import Potential
 from gnn.units import KJ_PER_MOL, NANOMETER
 
@@ -37,7 +36,7 @@ class QMMMForce:
     Parameters
     ----------
     embedding : Embedding
-        For the particles that the force acts on, QM atoms first.
+        For all particles of the system.
     periodic : bool
         Whether there is a box.
     """
@@ -132,8 +131,8 @@ def create_system(
     Notes
     -----
     The energy is E_MM(others) + E_LJ(QM, others) + E_model(QM | q w): see
-    `gnn.engines.embedding.Embedding` for the weights w. Charges beyond the cutoff do not act on
-    the QM atoms.
+    `gnn.engines.embedding.embedding.Embedding` and, for the weights w,
+    `gnn.engines.embedding.groups.Groups`. Charges beyond the cutoff do not act on the QM atoms.
     """
     import openmm
 
@@ -157,27 +156,12 @@ def create_system(
                 f"the force field's charges of the QM atoms add up to {total:.3f} e, no whole "
                 "number: pass charge="
             )
-    inside = set(qm)
-    others = [atom for atom in atoms if atom.index not in inside]
-    _warn_of_vacuum(classical, [atom.index for atom in others])
     ready = ready_model(model, dtype)
-    numbers = np.array([atoms[i].element.atomic_number for i in qm])
-    bonds = _bonds(topology, qm)
-    embedding = Embedding(
-        ready,
-        numbers,
-        charge,
-        classical[[atom.index for atom in others]],
-        *_groups(others),
-        cutoff,
-        switch_width,
-        bonds,
-        _shares(numbers, bonds, charge, charges) if ready.charges == "local" else None,
-        watch,
-    )
+    zone = zone_of(topology, qm, charge, charges, ready.charges == "local")
+    surroundings = surroundings_of(topology, set(qm), classical)
+    embedding = Embedding(ready, zone, surroundings, cutoff, switch_width, watch)
     periodic = system.usesPeriodicBoundaryConditions()
     force = openmm.PythonForce(QMMMForce(embedding, periodic))
-    force.setParticles(qm + [atom.index for atom in others])
     force.setUsesPeriodicBoundaryConditions(periodic)
     force.setForceGroup(1)
     force.setName("QMMMForce")
@@ -266,54 +250,3 @@ def _angstrom(length: Any) -> float:
     from openmm import unit
 
     return float(length.value_in_unit(unit.angstrom) if unit.is_quantity(length) else length)
-
-
-def _bonds(topology: Any, qm: list[int]) -> np.ndarray:
-    """Return the bonds among QM atoms as pairs of their places in `qm`, (b, 2)."""
-    place = {index: k for k, index in enumerate(qm)}
-    bonds = [
-        [place[atom.index] for atom in bond] for bond in topology.bonds() if bond[0].index in place
-    ]
-    return np.array(bonds, dtype=np.int64).reshape(-1, 2)
-
-
-def _shares(
-    numbers: np.ndarray, bonds: np.ndarray, total: int, charges: Mapping | Sequence | None
-) -> np.ndarray:
-    """Return each QM atom's share of the charge of its molecule."""
-    if charges is None:
-        return derived_charges(numbers, np.zeros((0, 3)), total, bonds)
-    if not isinstance(charges, Mapping):
-        charges = float_array("charges", charges, (len(numbers),))  # type: ignore[assignment]
-    shares = given_charges(numbers, connected(len(numbers), bonds), charges)  # type: ignore[arg-type]
-    if round(shares.sum()) != total:
-        raise ValueError(
-            f"charges: they add up to {shares.sum():g} e, but the total charge is {total}"
-        )
-    return shares
-
-
-def _warn_of_vacuum(charges: np.ndarray, others: list[int]) -> None:
-    if others and not charges[others].any():
-        warnings.warn(
-            f"none of the {len(others)} particles around the QM atoms has a charge: the model "
-            "computes them as in vacuum",
-            stacklevel=3,
-        )
-
-
-def _groups(others: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the residue of each particle, and its weight in the centre of that residue."""
-    numbers: dict[int, int] = {}
-    groups = np.array(
-        [numbers.setdefault(atom.residue.index, len(numbers)) for atom in others], dtype=np.int64
-    )
-    heavy = np.array(
-        [atom.element is not None and atom.element.atomic_number > 1 for atom in others]
-    )
-    count = np.bincount(groups, heavy, len(numbers))
-    share = np.where(heavy, 1.0, 0.0)
-    if (count == 0).any():  # a residue without heavy atoms: all of its particles
-        share = np.where(count[groups] == 0, 1.0, share)
-        count = np.bincount(groups, share, len(numbers))
-    return groups, share / count[groups]

@@ -496,19 +496,21 @@ def test_a_calculator_keeps_charges_along_a_trajectory():
 
 
 def test_charges_of_molecules_by_a_topology():
-    from gnn.engines.embedding import Embedding
-    from gnn.engines.openmm import _shares
+    from gnn.engines.embedding.embedding import Embedding
+    from gnn.engines.embedding.topology import shares
+    from gnn.engines.embedding.zone import Sites, Zone
 
     numbers, bonds = np.array([8, 1, 1, 17]), np.array([[0, 1], [0, 2]])
     for given in (None, {0: 0, 1: -1}, [0, 0, 0, -1]):
-        assert _shares(numbers, bonds, -1, given).tolist() == [0, 0, 0, -1]
+        assert shares(numbers, bonds, -1, given).tolist() == [0, 0, 0, -1]
     with pytest.raises(ValueError, match="add up to 1 e, but the total charge is -1"):
-        _shares(numbers, bonds, -1, {0: 0, 1: 1})
+        shares(numbers, bonds, -1, {0: 0, 1: 1})
     with pytest.raises(ValueError, match="no choice gives the total charge"):
-        _shares(numbers, bonds, 0, None)
+        shares(numbers, bonds, 0, None)
     model, x = random_model(order=1, steps=1), np.concatenate([MONOMERS["H2O"][1], [[0, 0, 3.5]]])
-    shares = _shares(numbers, bonds, -1, None)
-    embedding = Embedding(model, numbers, -1, [], np.zeros(0, int), [], bonds=bonds, formal=shares)
+    own = shares(numbers, bonds, -1, None)
+    zone = Zone(numbers, Sites.of_particles(range(4), 4), -1, bonds, own)
+    embedding = Embedding(model, zone)
     energy, forces = embedding.energy_forces(x)
     (expected,) = model.evaluate([System(numbers, x, -1)])
     assert energy == pytest.approx(expected["energy"])

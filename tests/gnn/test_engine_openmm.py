@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from gnn import System, load_model
-from gnn.engines.box import shipped_box
-from gnn.engines.embedding import Embedding, nearest_image, switch
+from gnn.engines.embedding.embedding import Embedding
+from gnn.engines.embedding.groups import switch
+from gnn.engines.embedding.images import nearest_image
+from gnn.engines.embedding.zone import Sites, Surroundings, Zone
+from gnn.engines.runs.box import shipped_box
 from gnn.units import KJ_PER_MOL, NANOMETER
 
 openmm = pytest.importorskip("openmm", reason="needs the package openmm (extra 'engines')")
@@ -58,7 +61,7 @@ def energy(context, groups=-1):
     return context.getState(energy=True, groups=groups).getPotentialEnergy()._value
 
 
-def tiny(model, seed=0, n_waters=6):
+def tiny(model, seed=0, n_waters=6, cutoff=6.0):
     """Water as QM in a few charge groups, some of them in the shell where they fade."""
     rng = np.random.default_rng(seed)
     atoms = np.array([[0.0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]])
@@ -66,17 +69,16 @@ def tiny(model, seed=0, n_waters=6):
     away *= np.linspace(3.0, 6.4, n_waters)[:, None] / np.linalg.norm(away, axis=1)[:, None]
     turned = [atoms @ np.linalg.qr(rng.standard_normal((3, 3)))[0] for _ in range(n_waters)]
     around = (away[:, None] + np.array(turned)).reshape(-1, 3)
-    groups = np.repeat(np.arange(n_waters), 3)
-    embedding = Embedding(
-        model,
-        np.array([8, 1, 1]),
-        0,
+    count = 3 + len(around)
+    bonds = np.array([[0, 1], [0, 2]])
+    zone = Zone(np.array([8, 1, 1]), Sites.of_particles(range(3), count), 0, bonds, held=bonds)
+    surroundings = Surroundings(
         np.tile([-0.8, 0.4, 0.4], n_waters),
-        groups,
+        Sites.of_particles(range(3, count), count),
+        np.repeat(np.arange(n_waters), 3),
         np.tile([1.0, 0, 0], n_waters),
-        cutoff=6.0,
-        switch_width=2.5,
     )
+    embedding = Embedding(model, zone, surroundings, cutoff=cutoff, switch_width=2.5)
     return embedding, np.concatenate([atoms, around])
 
 
@@ -137,10 +139,9 @@ def test_images_do_not_matter(model):
 
 
 def test_within_the_shell_it_is_the_model_itself(model):
-    embedding, positions = tiny(model)
-    embedding.start, embedding.cutoff = 50.0, 60.0
+    embedding, positions = tiny(model, cutoff=60.0)
     energy, forces = embedding.energy_forces(positions)
-    system = System([8, 1, 1], positions[:3], 0, positions[3:], embedding.mm_charges)
+    system = System([8, 1, 1], positions[:3], 0, positions[3:], embedding.surroundings.charges)
     result = model.evaluate([system])[0]
     assert energy == pytest.approx(result["energy"], abs=1e-9)
     expected = np.concatenate([result["forces"], result["mm_forces"]])
@@ -169,18 +170,46 @@ def test_the_energy_is_smooth_where_a_group_leaves(model):
     assert np.abs(np.diff(curvature)).max() < 0.15 * np.abs(curvature).max()
 
 
+def test_charges_come_with_all_their_images_in_a_narrow_box(model):
+    """A box narrower than twice the reach equals its charges and their images in free space."""
+    from itertools import product
+
+    embedding, positions = tiny(model, n_waters=4)
+    box = np.array([[9.0, 0, 0], [1.0, 10.0, 0], [-2.0, 1.0, 9.5]])
+    energy, forces = embedding.energy_forces(positions, box)
+    moves = np.array(list(product((-2, -1, 0, 1, 2), repeat=3))) @ box
+    waters, n = positions[3:], len(moves)
+    copies = np.concatenate([positions[:3], *(waters + move for move in moves)])
+    count = len(copies)
+    around = Surroundings(
+        np.tile(embedding.surroundings.charges, n),
+        Sites.of_particles(range(3, count), count),
+        np.repeat(np.arange(4 * n), 3),
+        np.tile([1.0, 0, 0], 4 * n),
+    )
+    zone = Zone(np.array([8, 1, 1]), Sites.of_particles(range(3), count), 0)
+    free = Embedding(model, zone, around, cutoff=6.0, switch_width=2.5)
+    expected, on_copies = free.energy_forces(copies)
+    assert energy == pytest.approx(expected, abs=1e-9)
+    np.testing.assert_allclose(forces[:3], on_copies[:3], atol=1e-9)
+    of_images = on_copies[3:].reshape(n, -1, 3)
+    assert (np.abs(of_images).max(axis=(1, 2)) > 1e-4).sum() > 1
+    np.testing.assert_allclose(forces[3:], of_images.sum(axis=0), atol=1e-9)
+
+
 def test_a_box_too_small_is_refused(model):
     embedding, positions = tiny(model)
-    with pytest.raises(ValueError, match="too small"):
-        embedding.energy_forces(positions, np.diag([13.0, 30, 30]))
+    with pytest.raises(ValueError, match=r"too small.*5\.8 Å from images of themselves"):
+        embedding.energy_forces(positions, np.diag([6.9, 30, 30]))
+    with pytest.raises(ValueError, match="smaller than the reach"):
+        embedding.energy_forces(positions, np.diag([30, 30, 6.5]))
 
 
 def test_a_molecule_that_falls_apart_is_not_a_box_too_small(model):
     embedding, positions = tiny(model)
-    embedding.bonds = np.array([[0, 1], [0, 2]])
-    positions[2] += [0, 8.0, 0]
-    with pytest.raises(ValueError, match=r"fallen apart: QM atoms 0 and 2 .* are 8\.93 Å apart"):
-        embedding.energy_forces(positions, np.diag([19.0, 21.0, 20.0]))
+    positions[2] += [0, 5.0, 0]
+    with pytest.raises(ValueError, match=r"fallen apart: QM atoms 0 and 2 .* are 5\.93 Å apart"):
+        embedding.energy_forces(positions, np.diag([19.0, 11.9, 20.0]))
 
 
 def test_numbers_that_are_not_finite_are_refused(model):
@@ -191,10 +220,13 @@ def test_numbers_that_are_not_finite_are_refused(model):
 
 
 def test_wrong_cutoffs_and_elements(model):
+    def alone(number):
+        return Zone(np.array([number]), Sites.of_particles([0], 1), 0)
+
     with pytest.raises(ValueError, match="switch_width"):
-        Embedding(model, [8], 0, [], [], [], cutoff=5.0, switch_width=6.0)
+        Embedding(model, alone(8), cutoff=5.0, switch_width=6.0)
     with pytest.raises(ValueError, match=r"knows nothing of \[79\]"):
-        Embedding(model, [79], 0, [], [], [])
+        Embedding(model, alone(79))
 
 
 # --- in OpenMM ------------------------------------------------------------------------------------
@@ -528,7 +560,7 @@ def maps(*rows):
 
 def test_custom_terms_of_the_model_s_atoms_are_taken_out(model):
     """As of CHARMM (1-4 pairs, impropers), GROMACS and force fields with maps of torsions."""
-    from gnn.engines.splitting import split
+    from gnn.engines.classical.splitting import split
 
     topology, system, _ = waters(4)
     for force in (

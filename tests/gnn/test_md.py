@@ -19,19 +19,19 @@ from openmm import OpenMMException, app, unit
 from openmm.app.internal.xtc_utils import read_xtc
 
 from gnn.cli import main
-from gnn.engines.analysis import (
+from gnn.engines.embedding.embedding import Embedding
+from gnn.engines.runs.analysis import (
     energy_drift,
     radial_distribution,
     read_log,
     read_trajectory,
 )
-from gnn.engines.box import read_amber, shipped_box, start_of, warn_of_density
-from gnn.engines.box import whole as whole_molecules
-from gnn.engines.dynamics import Run
-from gnn.engines.embedding import Embedding
-from gnn.engines.failure import longest_step
-from gnn.engines.settings import Settings
-from gnn.engines.trajectory import Trajectory
+from gnn.engines.runs.box import read_amber, shipped_box, start_of, warn_of_density
+from gnn.engines.runs.box import whole as whole_molecules
+from gnn.engines.runs.dynamics import Run
+from gnn.engines.runs.failure import longest_step
+from gnn.engines.runs.settings import Settings
+from gnn.engines.runs.trajectory import Trajectory
 
 
 @pytest.fixture(scope="module")
@@ -299,19 +299,19 @@ def test_topologies_that_are_none(box, tmp_path, capsys):
 def test_a_box_too_small_is_found_before_anything_is_done(box, tmp_path, capsys):
     files = "--prmtop", box / "solute.prmtop", "--coordinates", box / "solute.rst7"
     line = complaint(
-        capsys, "md", *files, "--steps", 9, "--cutoff", 12, "--output", tmp_path / "run"
+        capsys, "md", *files, "--steps", 9, "--cutoff", 20, "--output", tmp_path / "run"
     )
-    assert "22.2 Å at its narrowest" in line and "a cutoff of at most 9.5 Å" in line
+    assert "22.2 Å at its narrowest" in line and "a cutoff of at most 19.4 Å" in line
     assert not (tmp_path / "run/start.xml").exists()
 
 
 def test_a_box_that_shrinks_stops_the_run(box, tmp_path, capsys, monkeypatch):
     """What is raised inside of OpenMM comes out as one line."""
-    import gnn.engines.dynamics as dynamics
+    import gnn.engines.runs.dynamics as dynamics
 
     monkeypatch.setattr(dynamics, "check_box", lambda *_: 0.0)
-    line = complaint(capsys, *command(box, tmp_path, *STEPS, "--cutoff", 10))
-    assert "stopped at step 0, longest bond of" in line and "a cutoff of at most 9.5 Å" in line
+    line = complaint(capsys, *command(box, tmp_path, *STEPS, "--cutoff", 20))
+    assert "stopped at step 0, longest bond of" in line and "a cutoff of at most 19.4 Å" in line
     assert "step 0 is in" in line and (tmp_path / "failed.pdb").is_file()
 
 
@@ -385,7 +385,7 @@ def test_a_molecule_needs_its_package(tmp_path, capsys, monkeypatch):
 
 def test_errors_of_openmm_come_in_one_line(box, tmp_path, capsys, monkeypatch):
     import gnn.commands.dynamics as command_of
-    import gnn.engines.box as box_of
+    import gnn.engines.runs.box as box_of
 
     broken = Mock(side_effect=OpenMMException("Particle coordinate\nis NaN"))
     with monkeypatch.context() as patch:

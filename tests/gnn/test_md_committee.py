@@ -12,9 +12,9 @@ pytest.importorskip("openmm", reason="needs the package openmm (extra 'engines')
 
 from gnn import load_model
 from gnn.cli import main
-from gnn.engines.analysis import read_log
-from gnn.engines.box import shipped_box
-from gnn.engines.settings import Settings
+from gnn.engines.runs.analysis import read_log
+from gnn.engines.runs.box import shipped_box
+from gnn.engines.runs.settings import Settings
 from gnn.engines.spread import SPREAD_COLUMNS, Spread
 from gnn.training.checkpoint import save_model
 from gnn.training.committee import Committee, perturb
@@ -135,7 +135,7 @@ def test_a_start_that_is_doubtful(files, tmp_path, capsys):
 
 
 def test_a_log_of_before_keeps_its_columns(files, tmp_path, monkeypatch):
-    import gnn.engines.dynamics as dynamics
+    import gnn.engines.runs.dynamics as dynamics
 
     short = "--interval", 2, "--checkpoint-interval", 2
     with monkeypatch.context() as patch:

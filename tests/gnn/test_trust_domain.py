@@ -326,11 +326,12 @@ def test_ase_calculator(model):
 
 
 def test_embedding_of_molecular_dynamics(model):
-    from gnn.engines.embedding import Embedding
+    from gnn.engines.embedding.embedding import Embedding
+    from gnn.engines.embedding.zone import Sites, Zone
 
     short = with_bond(0.3)
-    none = np.zeros(0)
-    embedding = Embedding(model, short.numbers, 0, none, none.astype(int), none)
+    sites = Sites.of_particles(range(len(short.numbers)), len(short.numbers))
+    embedding = Embedding(model, Zone(short.numbers, sites, 0))
     with pytest.warns(UserWarning, match=r"CH4O \(0\).*numbers are meaningless"):
         embedding.energy_forces(short.positions)
     model.unknown = "raise"

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from gnn.engines.box import in_angstrom, masses, temperature
-from gnn.engines.embedding import APART, Array, longest_bond, nearest_image
+from gnn.engines.runs.box import in_angstrom, masses, temperature
+from gnn.engines.embedding.embedding import APART, longest_bond
+from gnn.engines.embedding.images import Array, nearest_image
 from gnn.units import NANOMETER
 from multipoles.files import atomic_write
 
@@ -21,7 +22,7 @@ def longest_bond_of(run: Any, positions: Array, box: Array) -> tuple[str, float]
 
     Parameters
     ----------
-    run : gnn.engines.dynamics.Run
+    run : gnn.engines.runs.dynamics.Run
         Knows the bonds.
     positions, box
         (n, 3) and (3, 3) in Å.
@@ -44,7 +45,7 @@ def explain(
 
     Parameters
     ----------
-    run : gnn.engines.dynamics.Run
+    run : gnn.engines.runs.dynamics.Run
         With the positions (n, 3) and box (3, 3) in Å recorded last.
     simulation : openmm.app.Simulation
         As it was left.

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from gnn.engines._models import ready_model
-from gnn.engines.box import (
+from gnn.engines.runs.box import (
     degrees_of_freedom,
     equilibrated,
     in_angstrom,
@@ -29,14 +29,16 @@ from gnn.engines.box import (
     read_amber,
     start_of,
     temperature,
+    whole,
 )
-from gnn.engines.embedding import APART, Array, check_box, nearest_image
-from gnn.engines.failure import explain, longest_bond_of, warn_of_step, write_pdb
-from gnn.engines.naming import is_water, name_residues
+from gnn.engines.embedding.embedding import APART, check_box
+from gnn.engines.embedding.images import Array
+from gnn.engines.runs.failure import explain, longest_bond_of, warn_of_step, write_pdb
+from gnn.engines.runs.naming import is_water, name_residues
 from gnn.engines.openmm import INTERRUPTED, classical_system, create_system
-from gnn.engines.settings import Settings
+from gnn.engines.runs.settings import Settings
 from gnn.engines.spread import SPREAD_COLUMNS, Spread, SpreadExceeded
-from gnn.engines.trajectory import Trajectory
+from gnn.engines.runs.trajectory import Trajectory
 from gnn.training.calibration import calibration_line
 from gnn.training.committee import Committee
 from gnn.units import GRAM_PER_ML
@@ -251,8 +253,8 @@ class Run:
 
         if not self.settings.classical:
             positions, box = self.last_frame
-            atoms = positions[self.qm_atoms] - positions[self.qm_atoms[0]]
-            check_box(nearest_image(atoms, box), box, self.settings.cutoff)
+            atoms = whole(self.topology, positions, box)[self.qm_atoms]
+            check_box(atoms, box, self.settings.cutoff)
         state = XmlSerializer.deserialize(
             equilibrated(
                 self.folder / "start.xml", self.prmtop, self.start, self.settings, self.say

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import breadth_first_order, connected_components
 
-from gnn.engines.embedding import Array, nearest_image
-from gnn.engines.naming import is_water
-from gnn.engines.settings import Settings
+from gnn.engines.embedding.images import Array, Tree, nearest_image
+from gnn.engines.runs.naming import is_water
+from gnn.engines.runs.settings import Settings
 from gnn.units import BOLTZMANN, GAS_CONSTANT, GRAM_PER_ML, NANOMETER
 from multipoles.files import atomic_write
 
@@ -133,25 +131,8 @@ def whole(topology: Any, positions: Array, box: Array) -> Array:
     positions, box
         (n, 3) and (3, 3) in Å.
     """
-    ends = np.array([(bond[0].index, bond[1].index) for bond in topology.bonds()], dtype=int)
-    if not len(ends):
-        return positions
-    vectors = positions[ends[:, 1]] - positions[ends[:, 0]]
-    if np.allclose(vectors, nearest_image(vectors, box), rtol=0, atol=1e-6):
-        return positions
-    n = len(positions)
-    bonds = coo_array((np.ones(len(ends)), ends.T), shape=(n, n))
-    _, molecule = connected_components(bonds, directed=False)
-    _, first = np.unique(molecule, return_index=True)
-    rows = np.concatenate([ends[:, 0], np.full(len(first), n)])  # one root above all molecules
-    columns = np.concatenate([ends[:, 1], first])
-    tree = coo_array((np.ones(len(rows)), (rows, columns)), shape=(n + 1, n + 1)).tocsr()
-    order, parents = breadth_first_order(tree, n, directed=False)
-    moved = positions.copy()
-    for i in order[1:]:
-        if parents[i] < n:
-            moved[i] = moved[parents[i]] + nearest_image(moved[i] - moved[parents[i]], box)
-    return moved
+    bonds = [(bond[0].index, bond[1].index) for bond in topology.bonds()]
+    return Tree(bonds, len(positions)).whole(positions, box)
 
 
 def in_angstrom(state: Any) -> tuple[Array, Array]:
@@ -341,6 +322,6 @@ def _masses(topology: Any) -> tuple[float, float]:
 
 def shipped_box(folder: Path) -> None:
     """Put methanol in 368 TIP3P waters, equilibrated (GAFF2, AM1-BCC), into a folder."""
-    for path in (Path(__file__).parent / "methanol").glob("*.gz"):
+    for path in (Path(__file__).parent.parent / "methanol").glob("*.gz"):
         with atomic_write(folder / path.stem) as temporary:
             temporary.write_bytes(gzip.decompress(path.read_bytes()))

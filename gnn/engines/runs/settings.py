@@ -4,10 +4,9 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from gnn.engines.embedding.groups import SWITCH_WIDTH
 from gnn.settings import Checked
 
-#: Width in Å of the shell below the cutoff in which charges fade away.
-SWITCH_WIDTH = 1.5
 
 
 class Settings(Checked):

@@ -12,7 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gnn.engines.bonded import BONDED, check_sites, hold_together, remove_constraints, remove_terms
+from gnn.engines.classical.bonded import (
+    BONDED,
+    check_sites,
+    hold_together,
+    remove_constraints,
+    remove_terms,
+)
 
 Array = NDArray[Any]
 

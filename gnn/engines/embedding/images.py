@@ -1,0 +1,130 @@
+"""Images in a periodic box: nearest ones, whole molecules, and all that are within reach."""
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import breadth_first_order, connected_components
+from scipy.spatial import cKDTree
+
+Array = NDArray[Any]
+
+#: Whole numbers of box vectors to all neighbouring boxes, the box itself first.
+_STEPS = np.array(sorted(product((-1, 0, 1), repeat=3), key=lambda n: np.abs(n).sum()))
+
+
+def nearest_image(vectors: Array, box: Array | None) -> Array:
+    """Return vectors (…, 3) moved by whole boxes to near the origin.
+
+    Parameters
+    ----------
+    vectors
+        In Å.
+    box
+        Box vectors as rows, (3, 3) in Å, in reduced form as OpenMM has them. None: no box.
+    """
+    if box is None:
+        return vectors
+    for axis in (2, 1, 0):
+        vectors = vectors - box[axis] * np.round(vectors[..., axis : axis + 1] / box[axis, axis])
+    return vectors
+
+
+class Tree:
+    """Bonds of particles as a tree, along which molecules that a box has cut are made whole.
+
+    Parameters
+    ----------
+    bonds
+        Pairs of particles, (b, 2).
+    n
+        Number of particles.
+    """
+
+    def __init__(self, bonds: Array | Sequence[Any], n: int):
+        self.bonds = np.asarray(bonds, dtype=np.int64).reshape(-1, 2)
+        self.order, self.parents = np.zeros(0, dtype=int), np.zeros(n, dtype=int)
+        if not len(self.bonds):
+            return
+        graph = coo_array((np.ones(len(self.bonds)), self.bonds.T), shape=(n, n))
+        _, molecule = connected_components(graph, directed=False)
+        _, first = np.unique(molecule, return_index=True)
+        rows = np.concatenate([self.bonds[:, 0], np.full(len(first), n)])  # one root above all
+        columns = np.concatenate([self.bonds[:, 1], first])
+        tree = coo_array((np.ones(len(rows)), (rows, columns)), shape=(n + 1, n + 1)).tocsr()
+        order, self.parents = breadth_first_order(tree, n, directed=False)
+        self.order = order[self.parents[order] < n]
+        self.order = self.order[self.order != n]
+
+    def whole(self, positions: Array, box: Array | None) -> Array:
+        """Return positions (n, 3) in Å, with particles that are bonded in one image."""
+        if box is None or not len(self.bonds):
+            return positions
+        vectors = positions[self.bonds[:, 1]] - positions[self.bonds[:, 0]]
+        if np.allclose(vectors, nearest_image(vectors, box), rtol=0, atol=1e-6):
+            return positions
+        moved = positions.copy()
+        for i in self.order:
+            parent = moved[self.parents[i]]
+            moved[i] = parent + nearest_image(moved[i] - parent, box)
+        return moved
+
+
+def steps_within(reach: float, box: Array | None) -> Array:
+    """Return moves (k, 3) in Å by box vectors after which nearest images may be within reach.
+
+    Parameters
+    ----------
+    reach
+        Largest distance in Å from the origin.
+    box
+        Box vectors as rows in Å, reduced. None: there is one move, by nothing.
+
+    Raises
+    ------
+    ValueError
+        If more than the neighbouring boxes are within reach.
+    """
+    if box is None:
+        return np.zeros((1, 3))
+    narrowest = float(np.diag(box).min())
+    if reach > narrowest:
+        raise ValueError(
+            f"the box ({narrowest:.1f} Å at its narrowest) is smaller than the reach of its QM "
+            f"atoms ({reach:.1f} Å, their radius and the cutoff): use more solvent"
+        )
+    if 2 * reach <= narrowest:  # half of the box: what is within reach is the nearest image
+        return np.zeros((1, 3))
+    moves: Array = _STEPS @ box
+    return moves
+
+
+def gap_between_images(points: Array, box: Array, reach: float) -> float:
+    """Return the smallest distance in Å of a point to an image of any; at least `reach` if far.
+
+    Parameters
+    ----------
+    points
+        (n, 3) in Å, whole.
+    box
+        Box vectors as rows in Å, reduced.
+    reach
+        Distances beyond this need not be found.
+    """
+    radius = float(np.linalg.norm(points - points.mean(axis=0), axis=1).max())
+    moves = _STEPS[1:] @ box
+    # a move and its opposite find the same pairs
+    first = (_STEPS[1:] * [9, 3, 1]).sum(axis=1) > 0
+    near = first & (np.linalg.norm(moves, axis=1) < 2 * radius + reach)
+    if not near.any():
+        return reach
+    lower, upper = points.min(axis=0) - reach, points.max(axis=0) + reach
+    images = (points + moves[near, None]).reshape(-1, 3)
+    images = images[((images > lower) & (images < upper)).all(axis=1)]
+    if not len(images):
+        return reach
+    distances, _ = cKDTree(points).query(images, distance_upper_bound=reach)
+    return float(min(reach, distances.min()))
