@@ -12,7 +12,7 @@ def register(commands: Any) -> None:
     doctor = commands.add_parser("doctor", help="examine a model: what it knows, where it fails")
     doctor.add_argument(
         "checkpoint", metavar="CHECKPOINT", nargs="?",
-        help="or the published weights of AMP-BMS (default: the model that ships)",
+        help="or amp-bms, or its published weights (default: the model that ships)",
     )  # fmt: skip
     doctor.add_argument(
         "data", metavar="DATA", nargs="?",

@@ -18,7 +18,10 @@ def register(commands: Any) -> None:
     train = commands.add_parser("train", help="train a model as a YAML file says")
     train.add_argument("config", metavar="CONFIG", help="YAML file")
     train.add_argument(
-        "--from", dest="start", metavar="CHECKPOINT", help="start from the weights of a checkpoint"
+        "--from",
+        dest="start",
+        metavar="CHECKPOINT",
+        help="start from the weights of a checkpoint, or of a model by its name: amp-bms",
     )
     train.add_argument("--resume", action="store_true", help="continue from last.pt")
     train.add_argument(
@@ -28,7 +31,7 @@ def register(commands: Any) -> None:
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("evaluate", help="errors of a checkpoint on labelled frames")
-    evaluate.add_argument("checkpoint", metavar="CHECKPOINT")
+    evaluate.add_argument("checkpoint", metavar="CHECKPOINT", help="or a name: amp-bms, shipped")
     evaluate.add_argument(
         "data", metavar="DATA", nargs="?", help="HDF5 or extxyz; default: test runs of its training"
     )

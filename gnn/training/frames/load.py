@@ -13,6 +13,7 @@ from gnn.data.shipped import BLOCKS, UNSEEN
 from gnn.data.splits import RUNS_PER_BLOCK, is_of
 from gnn.data.streaming import Header, StreamedFrames
 from gnn.data.systems import Frame
+from gnn.published import by_name
 from gnn.training import checkpoint
 from gnn.training.config import DataConfig, SplitConfig
 from gnn.training.frames.isolated import Isolated, isolated_atoms, single_atoms, without_isolated
@@ -202,7 +203,7 @@ def load_training_frames(path: str | Path) -> tuple[Frames, str]:
 
 
 def _recorded(path: str | Path, consequence: str) -> DataConfig:
-    record = checkpoint.load(path).get("data")
+    record = None if by_name.published(path) else checkpoint.load(path).get("data")
     if record is None:
         raise ValueError(
             f"{path} does not record the data it was trained on, so {consequence}: name a file of "
