@@ -245,8 +245,8 @@ def read_group(
                 system = System(numbers, positions[i], charge, **around, charges=shares)
             else:  # spread over parts already
                 system = System(numbers, positions[i], charge, **around).with_charges(shares)
-            texts = {"name": name, "group": kinds[i], "head": heads[i]}
-            frames.append(Frame(system, **given, run=run[i], **texts))
+            given |= {"name": name, "group": kinds[i], "head": heads[i]}
+            frames.append(Frame(system, **given, run=run[i]))
         except (ValueError, TypeError) as error:
             raise type(error)(f"{where}, frame {i}: {error}") from error
     return frames, None if index is None else index.tolist()
