@@ -79,7 +79,8 @@ class KnownModel:
         return (
             f"{self.name}: its authors' file does not tell what it was trained on "
             f"({self.trained_on}; level of theory: {self.level}), so nothing measures how far an "
-            f"input lies from that; elements other than {self.symbols()} are refused"
+            f"input lies from that; its energies have a zero of their own; elements other than "
+            f"{self.symbols()} are refused"
         )
 
     def describe(self) -> list[str]:

@@ -173,3 +173,10 @@ def test_weights_that_have_learned_get_a_slower_rate():
     config = parse_config({"start": "amp-bms", "training": {"learning_rate": 1e-3}})
     assert config.training.learning_rate == 1e-3
     assert parse_config({"training": {"epochs": 3}}).training.learning_rate == 2e-3
+
+
+def test_info_tells_heads_apart(tmp_path, capsys):
+    path = saved(tmp_path / "two.xyz", images(12, head="pbe") + images(12, head="cc", shift=-30.0))
+    assert main(["data", "info", path]) == 0
+    told = capsys.readouterr().out
+    assert "head pbe" in told and "head cc" in told
