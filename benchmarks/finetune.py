@@ -1,7 +1,6 @@
 """Fine-tuning published weights beside training from scratch: learning curves.
 
-    anisole import-weights MIN_state_dict -o amp_bms.pt
-    python benchmarks/finetune.py --from amp_bms.pt
+    python benchmarks/finetune.py [--from amp-bms]
 
 Starts from the published AMP-BMS model (another level of theory: only a constant per element and
 charge is fitted first, which is the row of 0 steps), and from random weights of this package's
@@ -33,7 +32,7 @@ COLORS = ("#9aa5b1", "#e07a5f", "#01497c")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--from", dest="start", required=True, metavar="CHECKPOINT")
+    parser.add_argument("--from", dest="start", default="amp-bms", metavar="CHECKPOINT")
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--rate", type=float, default=5e-4, help="learning rate of fine-tuning")
     parser.add_argument("--frames", type=int, nargs="+", default=[60, 180, 730])

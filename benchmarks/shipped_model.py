@@ -1,16 +1,15 @@
 """The model that ships on frames that it was not trained on, beside other models.
 
     python benchmarks/shipped_model.py --model runs/shipped/best.pt --former former.pt
-    python benchmarks/shipped_model.py --published amp_bms.pt --finetuned tuned.pt  # with these
+    python benchmarks/shipped_model.py --published amp-bms --finetuned tuned.pt  # with these
 
 Frames and split are those of shipped_model.yaml. Errors on held-out molecular-dynamics runs, for
 each molecule and each kind of frame, and on held-out molecules, of which no frame was trained on.
 Frames that are no snapshots of a force field's dynamics (a bond is stretched, or a model chose
 them) stand by themselves.
 Beside it: the former model, on the frames of the four molecules that it knows; the published
-AMP-BMS model (`anisole import-weights MIN_state_dict -o amp_bms.pt`) with constants for elements
-and charge fitted to the training frames; and the same fine-tuned (published_finetuned.yaml). What
-is not named, or refuses a frame, is left open.
+AMP-BMS model with constants for elements and charge fitted to the training frames; and the same
+fine-tuned (published_finetuned.yaml). What is not named, or refuses a frame, is left open.
 
 Energies are compared as they are, and after a constant: the mean error of the other frames of the
 same composition. In the tables a molecule with waters beside it counts as that molecule. Prints
@@ -319,7 +318,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", metavar="CHECKPOINT", help="default: the one that ships")
     parser.add_argument("--former", metavar="CHECKPOINT", help="the one that shipped before")
-    parser.add_argument("--published", metavar="CHECKPOINT", help="of `anisole import-weights`")
+    parser.add_argument("--published", metavar="CHECKPOINT", help="amp-bms")
     parser.add_argument("--finetuned", metavar="CHECKPOINT", help="of published_finetuned.yaml")
     parser.add_argument("--config", default=CONFIG, type=Path, help="whose frames and split")
     parser.add_argument("--data", metavar="FILE", help="instead of the frames that ship")

@@ -11,7 +11,7 @@ from statistics import median
 
 import benchmark_tables as tables
 import yaml
-from benchmark_tables import MOLECULES, read, select, short
+from benchmark_tables import MOLECULES, Row, read, select, short
 from phrases_summary import readme, summary
 from sources import (
     ROOT,
@@ -194,7 +194,27 @@ def howto_train() -> list[str]:
     """Return what to expect of a first training."""
     rows = [select(read("direction"), order=k, frames="180") for k in ("2", "3")]
     least, most = sorted(number(row, "energy_mae") for row in rows)
-    return [f"energies to {least:.0f} to {most:.0f} meV after {rows[0]['steps']} steps"]
+    begun, energy, forces = first()
+    return [
+        f"energies to {least:.0f} to {most:.0f} meV after {rows[0]['steps']} steps",
+        f"errors on {begun['tested']} frames of other runs are {energy} (energy, MAE) and {forces} "
+        f"(forces, RMSE) after {begun['steps']} steps, which took {begun['seconds']} s of one core",
+    ]
+
+
+def first() -> tuple[Row, str, str]:
+    """Return the row of a first training from published weights, and its errors."""
+    (row,) = read("start_by_name")
+    return row, f"{number(row, 'energy_mae'):.1f} meV", f"{number(row, 'forces_rmse'):.0f} meV/Å"
+
+
+def getting_started() -> list[str]:
+    """Return what 60 frames are good for."""
+    begun, energy, forces = first()
+    return [
+        f"With {begun['frames']} frames of four small molecules, errors on other runs are {energy} "
+        f"and {forces} after {begun['seconds']} s of one core"
+    ]
 
 
 def md() -> list[str]:
@@ -495,6 +515,7 @@ PHRASES: dict[str, Callable[[], list[str]]] = {
     "doctor": doctor,
     "howto_tolerance": howto_tolerance,
     "howto_train": howto_train,
+    "getting_started": getting_started,
     "data": data,
     "export": export,
     "model": model,

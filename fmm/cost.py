@@ -1,7 +1,6 @@
 """What the steps cost on this machine: measured once, kept in a file, used to choose leaf sizes."""
 
 import json
-import os
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +14,7 @@ from fmm.far import expansions, harmonics, rotations, translations, truncation
 from fmm.near import has_parts, is_narrow, near_field, pair_cost
 from fmm.tree.lists import shifts
 from multipoles.compiled.jit import processor, serial
-from multipoles.files import atomic_write
+from multipoles.files import atomic_write, cache_folder
 
 # from this tolerance on expansions are float32
 SINGLE = 1e-5
@@ -71,9 +70,7 @@ def machine() -> Machine:
 
 
 def _file() -> Path:
-    # of a user without a home it stays "~", where `Path.expanduser` would raise
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(home) / "anisole" / f"fmm-cost-3-{processor()}.json"
+    return cache_folder() / f"fmm-cost-3-{processor()}.json"
 
 
 def _keep(path: Path, times: Machine) -> None:

@@ -1,10 +1,21 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and the folder of those that can be made again."""
 
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Return the folder of files that can be made or fetched again.
+
+    ``anisole`` in ``$XDG_CACHE_HOME``, by default in ``~/.cache``. No absolute path where a user
+    has no home.
+    """
+    # of a user without a home it stays "~", where `Path.expanduser` would raise
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(home) / "anisole"
 
 
 @contextmanager

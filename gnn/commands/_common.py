@@ -44,6 +44,22 @@ def add_keys(parser: Any) -> None:
     )
 
 
+def add_head(parser: Any) -> None:
+    """Add the option that chooses among several levels of theory in one file."""
+    parser.add_argument(
+        "--head", nargs="+", metavar="NAME", help="only frames of this head (level of theory)"
+    )
+
+
+def labelled_frames(path: Any, arguments: argparse.Namespace) -> list[Any]:
+    """Return the frames of a file whose labels are to be compared: those of one head."""
+    from gnn.data import read_frames
+    from gnn.data.heads import head_filter
+
+    frames = read_frames(path, keys=arguments.keys)
+    return [*filter(head_filter(frames, arguments.head, "--head"), frames)]
+
+
 def add_policy(parser: Any) -> None:
     """Add the options that say what becomes of systems outside of the model's training."""
     policy = parser.add_mutually_exclusive_group()

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from gnn.commands._common import add_keys, console
+from gnn.commands._common import add_head, add_keys, console, labelled_frames
 
 
 def register(commands: Any) -> None:
@@ -12,7 +12,7 @@ def register(commands: Any) -> None:
     doctor = commands.add_parser("doctor", help="examine a model: what it knows, where it fails")
     doctor.add_argument(
         "checkpoint", metavar="CHECKPOINT", nargs="?",
-        help="or the published weights of AMP-BMS (default: the model that ships)",
+        help="or amp-bms, or its published weights (default: the model that ships)",
     )  # fmt: skip
     doctor.add_argument(
         "data", metavar="DATA", nargs="?",
@@ -25,11 +25,11 @@ def register(commands: Any) -> None:
         help="default: doctor.png beside the checkpoint, or here",
     )  # fmt: skip
     add_keys(doctor)
+    add_head(doctor)
     doctor.set_defaults(run=_doctor)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from gnn.data import read_frames
     from gnn.data.shipped import shipped_path
     from gnn.doctor.examination import examine
     from gnn.doctor.page import page, write_json
@@ -40,7 +40,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     frames = (
         []
         if data is None
-        else read_frames(shipped_path() if data == "shipped" else data, keys=arguments.keys)
+        else labelled_frames(shipped_path() if data == "shipped" else data, arguments)
     )
     if data is not None and not frames:
         raise ValueError(f"{data} holds no structure")

@@ -24,7 +24,7 @@ def register(commands: Any) -> None:
     add("--prmtop", help="instead of --smiles: an Amber topology, and …")
     add("--coordinates", metavar="RST7", help="… its coordinates, with a box")
     add("--qm-residue", type=int, default=0, help="with --prmtop: residue that the model computes")
-    add("--model", metavar="CHECKPOINT", help="default: the one that ships")
+    add("--model", metavar="CHECKPOINT", help="or a name: amp-bms (default: the one that ships)")
     add("--steps", type=int, required=True, help="in all")
     add("--timestep", type=float, default=0.5, help="fs (%(default)s)")
     add("--ensemble", choices=["nvt", "npt", "nve"], default="nvt")

@@ -8,7 +8,10 @@ def register(commands: Any) -> None:
     """Add the command of this module."""
     export = commands.add_parser("export", help="write a model for torch alone (.pt2)")
     export.add_argument(
-        "checkpoint", metavar="CHECKPOINT", nargs="?", help="default: the one that ships"
+        "checkpoint",
+        metavar="CHECKPOINT",
+        nargs="?",
+        help="or a name: amp-bms (default: the one that ships)",
     )
     export.add_argument("-o", "--output", required=True, help="file to write (.pt2)")
     export.add_argument(

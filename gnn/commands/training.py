@@ -4,7 +4,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from gnn.commands._common import add_keys, add_policy, console, load_with_policy, seconds
+from gnn.commands._common import (
+    add_head,
+    add_keys,
+    add_policy,
+    console,
+    labelled_frames,
+    load_with_policy,
+    seconds,
+)
 
 
 def register(commands: Any) -> None:
@@ -18,22 +26,28 @@ def register(commands: Any) -> None:
     train = commands.add_parser("train", help="train a model as a YAML file says")
     train.add_argument("config", metavar="CONFIG", help="YAML file")
     train.add_argument(
-        "--from", dest="start", metavar="CHECKPOINT", help="start from the weights of a checkpoint"
+        "--from",
+        dest="start",
+        metavar="CHECKPOINT",
+        help="start from the weights of a checkpoint, or of a model by its name: amp-bms",
     )
     train.add_argument("--resume", action="store_true", help="continue from last.pt")
     train.add_argument(
         "--committee", type=int, metavar="N", help="train N models that also tell their uncertainty"
     )
     train.add_argument("--no-blind", action="store_true", help="skip the blind baseline")
+    add_keys(train)
+    add_head(train)
     train.set_defaults(run=_train)
 
     evaluate = commands.add_parser("evaluate", help="errors of a checkpoint on labelled frames")
-    evaluate.add_argument("checkpoint", metavar="CHECKPOINT")
+    evaluate.add_argument("checkpoint", metavar="CHECKPOINT", help="or a name: amp-bms, shipped")
     evaluate.add_argument(
         "data", metavar="DATA", nargs="?", help="HDF5 or extxyz; default: test runs of its training"
     )
     evaluate.add_argument("--output", default="runs/evaluate", help="folder for table and picture")
     add_keys(evaluate)
+    add_head(evaluate)
     add_policy(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
@@ -46,17 +60,12 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from gnn.training.config import load_config, parse_config
+    from gnn.training.config import changed, load_config
     from gnn.training.report import tables
     from gnn.training.results import AMP_NAME
     from gnn.training.run import run_training
 
-    config = load_config(arguments.config)
-    if arguments.start is not None:
-        config = parse_config(config.model_dump() | {"start": arguments.start}, arguments.config)
-    if arguments.committee is not None:
-        changed = config.committee.model_dump() | {"members": arguments.committee}
-        config = parse_config(config.model_dump() | {"committee": changed}, arguments.config)
+    config = changed(load_config(arguments.config), _changes(arguments), arguments.config)
     screen = console()
     comparisons = run_training(
         config,
@@ -70,6 +79,17 @@ def _train(arguments: argparse.Namespace) -> int:
     screen.print(tables.baseline_table(comparisons, _beside(comparisons)))
     screen.print(f"checkpoints, log, tables and pictures: {config.output}/")
     return 0
+
+
+def _changes(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that the command line gives beside the file's."""
+    data = {"keys": arguments.keys, "head": arguments.head}
+    given = {
+        "start": arguments.start,
+        "committee": arguments.committee and {"members": arguments.committee},
+        "data": {key: value for key, value in data.items() if value},
+    }
+    return {key: value for key, value in given.items() if value}
 
 
 def _beside(comparisons: dict[str, Any]) -> str:
@@ -88,7 +108,6 @@ def _without_isolated(frames: list[Any], name: str) -> list[Any]:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    from gnn.data import read_frames
     from gnn.training.calibration import calibration_line
     from gnn.training.committee import Committee
     from gnn.training.frames.labels import check_labelled, has_stress
@@ -101,8 +120,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.data is None:
         frames = load_test_frames(arguments.checkpoint)
     else:
-        keys = arguments.keys
-        frames = read_frames(arguments.data, keys=keys)
+        frames = labelled_frames(arguments.data, arguments)
         frames = _without_isolated(frames, arguments.data)
         if not frames:
             raise ValueError(f"{arguments.data} holds no frame but isolated atoms")

@@ -11,7 +11,10 @@ def register(commands: Any) -> None:
     """Add the commands of this module."""
     predict = commands.add_parser("predict", help="energies, forces and multipoles of structures")
     predict.add_argument(
-        "checkpoint", metavar="CHECKPOINT", nargs="?", help="default: the one that ships"
+        "checkpoint",
+        metavar="CHECKPOINT",
+        nargs="?",
+        help="or a name: amp-bms (default: the one that ships)",
     )
     predict.add_argument("input", metavar="INPUT", help="xyz, extxyz or HDF5")
     predict.add_argument(
@@ -36,7 +39,9 @@ def register(commands: Any) -> None:
     weights = commands.add_parser(
         "import-weights", help="turn the published weights of AMP-BMS into a checkpoint"
     )
-    weights.add_argument("weights", metavar="STATE_DICT", help="the file that its authors publish")
+    weights.add_argument(
+        "weights", metavar="STATE_DICT", help="the file that its authors publish, or amp-bms"
+    )
     weights.add_argument("-o", "--output", required=True, help="checkpoint to write (.pt)")
     weights.add_argument(
         "--pol-scaling", type=float, default=0.35, help="strength of polarisation (0.35)"
@@ -85,8 +90,10 @@ def _domain(arguments: argparse.Namespace) -> int:
     path = arguments.checkpoint
     if arguments.data is not None and arguments.from_record:
         raise ValueError("expected either DATA or --from-record, got both")
+    add = arguments.data is not None or arguments.from_record
+    _check_own(path, add)
     model = load_model(path)
-    if arguments.data is not None or arguments.from_record:
+    if add:
         if arguments.from_record:
             frames, level = load_training_frames(path)
         else:
@@ -103,11 +110,29 @@ def _domain(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check_own(path: str, add: bool) -> None:
+    """Refuse to write into a model that goes by a name, and to tell what nobody knows of it."""
+    from gnn.published import by_name
+
+    known = by_name.find(path)
+    if known is None or not (add or known.published):
+        return
+    if not add:
+        raise ValueError(known.caveat())
+    make = f" (`anisole import-weights {path} -o FILE` makes one)" if known.published else ""
+    raise ValueError(
+        f"what a model was trained on is written into a checkpoint, and {path} is a name: give a "
+        f"checkpoint of your own{make}"
+    )
+
+
 def _import_weights(arguments: argparse.Namespace) -> int:
-    from gnn.published import load_amp_bms
+    from gnn.published import by_name, load_amp_bms
     from gnn.training.checkpoint import save_model
 
-    model = load_amp_bms(arguments.weights, pol_scaling=arguments.pol_scaling)
+    known = by_name.published(arguments.weights)
+    weights = arguments.weights if known is None else known.open()
+    model = load_amp_bms(weights, pol_scaling=arguments.pol_scaling)
     save_model(arguments.output, model)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"written: {arguments.output} ({parameters} parameters, elements {model.elements})")

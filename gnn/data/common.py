@@ -64,7 +64,8 @@ def wanted_names(where: Any, names: Iterable[str], found: Iterable[str]) -> set[
 
 def is_isolated(group: str) -> bool:
     """Tell whether a frame's group says that it is an atom alone, as ``IsolatedAtom`` does."""
-    return group.replace("_", "").replace("-", "").lower() in ("isolatedatom", "isolatedatoms")
+    plain = re.sub(r"[\s_-]", "", group).lower()
+    return plain in ("isolatedatom", "isolatedatoms")
 
 
 def check_unit(where: str | Path, key: str, value: Any) -> None:

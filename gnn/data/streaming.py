@@ -21,7 +21,7 @@ from gnn.data.formats.hdf5 import (
     named_groups,
     open_hdf5,
     read_group,
-    stored_groups,
+    stored_texts,
 )
 from gnn.data.systems import Frame
 
@@ -43,6 +43,7 @@ class Header(NamedTuple):
     run: int
     name: str
     group: str
+    head: str = ""
 
 
 class _Rows:
@@ -187,24 +188,25 @@ class StreamedFrames(Sequence[Any]):
         """Yield what the index knows of each frame."""
         store = self._store
         energies, runs = self._column("energy"), self._column("run")
-        rows = zip(self.entries, energies, runs, self._groups(), strict=True)
-        for (number, row, vacuum), energy, run, kind in rows:
+        texts = self._texts("group"), self._texts("head")
+        rows = zip(self.entries, energies, runs, *texts, strict=True)
+        for (number, row, vacuum), energy, run, kind, head in rows:
             pointer = None if vacuum else store.pointers[number]
             n_mm = 0 if pointer is None else int(pointer[row + 1] - pointer[row])
             in_cell = "cell" in store.groups[number]
             atoms = Atoms(store.numbers[number], store.charges[number], n_mm, in_cell)
             known = None if np.isnan(energy) else float(energy)
             number_of_run = 0 if np.isnan(run) else int(run)
-            yield Header(atoms, known, number_of_run, store.names[number], kind)
+            yield Header(atoms, known, number_of_run, store.names[number], kind, head)
 
-    def _groups(self) -> list[str]:
-        """Return the group of each frame."""
+    def _texts(self, name: str) -> list[str]:
+        """Return "group" or "head" of each frame."""
         store = self._store
-        groups = {
-            k: stored_groups(f"{store.path}, group {store.keys[k]!r}", g, len(g["positions"]))
+        texts = {
+            k: stored_texts(f"{store.path}, group {store.keys[k]!r}", g, len(g["positions"]), name)
             for k, g in enumerate(store.groups)
         }
-        return [groups[k][row] for k, row in self.entries[:, :2].tolist()]
+        return [texts[k][row] for k, row in self.entries[:, :2].tolist()]
 
     @property
     def has_fields(self) -> bool:

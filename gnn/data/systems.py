@@ -320,6 +320,8 @@ class Frame:
     stress
         Stress of the cell in eV/Å³, (3, 3), symmetric: the derivative of the energy by a strain
         of positions and cell over the volume, as in ASE; negative under pressure.
+    head
+        Level of theory of the labels, where a file holds several (MACE's ``head``).
 
     Raises
     ------
@@ -327,7 +329,7 @@ class Frame:
         If a label has the wrong shape or is not finite, `run` is no whole number, a stress is not
         symmetric or has no cell, or a dipole has a cell, in which it is not defined.
     TypeError
-        If `system` is not a System, `name` or `group` not a string, or `run` no number.
+        If `system` is not a System, `name`, `group` or `head` not a string, or `run` no number.
     """
 
     system: System
@@ -342,11 +344,12 @@ class Frame:
     quadrupoles: NDArray[np.float64] | None = None
     group: str = ""
     stress: NDArray[np.float64] | None = None
+    head: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.system, System):
             raise TypeError(f"system: expected a System, got {type(self.system).__name__}")
-        for text in ("name", "group"):
+        for text in ("name", "group", "head"):
             if not isinstance(getattr(self, text), str):
                 kind = type(getattr(self, text)).__name__
                 raise TypeError(f"{text}: expected a string, got {kind}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -15,13 +15,15 @@ AMP_BMS_ELEMENTS = (1, 6, 7, 8, 9, 15, 16, 17, 35, 53)
 _AMP_BMS_ORDER = (0, 1, 3, 4, 2, 6, 5, 8, 7)
 
 
-def load_amp_bms(path: str | Path, *, pol_scaling: float = 0.35, **options: Any) -> AmpBms:
+def load_amp_bms(
+    path: str | Path | BinaryIO, *, pol_scaling: float = 0.35, **options: Any
+) -> AmpBms:
     """Read the weights of AMP-BMS from the state dict that its authors publish.
 
     Parameters
     ----------
-    path : path-like
-        The file ``MIN_state_dict``.
+    path : path-like or binary file
+        The file ``MIN_state_dict``, or an open one of its content.
     pol_scaling : float
         Factor on the induced multipoles: 0.35 as published, 1 as trained.
     options
@@ -65,8 +67,8 @@ def load_amp_bms(path: str | Path, *, pol_scaling: float = 0.35, **options: Any)
 _OWN = {"baseline", "charge_baseline", "known"}
 
 
-def _read(path: str | Path) -> Mapping[str, Tensor]:
-    if not Path(path).is_file():
+def _read(path: str | Path | BinaryIO) -> Mapping[str, Tensor]:
+    if isinstance(path, str | Path) and not Path(path).is_file():
         raise FileNotFoundError(f"no weights at {path}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

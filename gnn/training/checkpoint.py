@@ -14,6 +14,7 @@ from gnn.data.elements import symbol
 from gnn.data.valence import METAL_IONS
 from gnn.options import as_it_was
 from gnn.potential import Potential
+from gnn.published import by_name
 from gnn.trust.domain import Domain
 from multipoles.files import atomic_write
 
@@ -116,9 +117,12 @@ def load(path: str | Path) -> dict[str, Any]:
     ValueError
         If it is not a checkpoint of this package.
     """
-    path = Path(path)
+    path = _file_of(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}: train a model with `anisole train`")
+        raise FileNotFoundError(
+            f"no checkpoint at {path}: train a model with `anisole train`, or name one of those "
+            f"that are known: {by_name.known_names()} (`anisole models`)"
+        )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises errors of many types, OSError too, for a damaged file
@@ -141,13 +145,24 @@ def load(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def _file_of(path: str | Path) -> Path:
+    known = by_name.find(path)
+    if known is None:
+        return Path(path)
+    if known.published:
+        raise ValueError(f"{path} names published weights, which are no checkpoint of anisole")
+    return SHIPPED
+
+
 def load_model(path: str | Path | None = None) -> Potential:
-    """Load a model from a checkpoint.
+    """Load a model from a checkpoint, or by its name.
 
     Parameters
     ----------
     path : path-like, optional
-        Checkpoint written by training. None takes the one that ships with the package.
+        Checkpoint written by training, or the name of a model that ``anisole models`` lists, such
+        as ``"amp-bms"``, whose weights are fetched at the first use (a file of that name goes
+        first). None takes the model that ships with the package.
 
     Returns
     -------
@@ -158,11 +173,15 @@ def load_model(path: str | Path | None = None) -> Potential:
     ------
     FileNotFoundError
         If there is no such file.
+    OSError
+        If weights cannot be fetched, or are not those that their authors published.
     ValueError
         If the file is not a checkpoint of this package.
     """
     if path is None:
         path = SHIPPED
+    if (known := by_name.published(path)) is not None:
+        return known.load()
     content = load(path)
     try:
         model = model_from(content).to(getattr(torch, content["dtype"]))
@@ -194,7 +213,9 @@ def _check_metals(path: str | Path, model: Potential) -> None:
 def load_described(path: str | Path | None = None) -> Potential:
     """Load a model as `load_model` does, and warn where it does not say what it was trained on."""
     model = load_model(path)
-    if model.domain is None:
+    if model.domain is None and (known := by_name.published(path)) is not None:
+        warnings.warn(known.caveat(), stacklevel=2)
+    elif model.domain is None:
         warnings.warn(
             f"{path}: this checkpoint does not say what it was trained on, so nothing tells "
             "whether it knows what it computes: add that by `anisole domain CHECKPOINT DATA`",

@@ -32,6 +32,8 @@ SAME_ENERGY = 1e-3
 #: Noise on the weights of a committee's members that start from one checkpoint, relative to the
 #: root mean square of each tensor.
 PERTURBATION = 0.03
+#: Learning rate, by default, of weights that have learned already.
+START_RATE = 5e-4
 
 HomePath = Annotated[str, AfterValidator(os.path.expanduser)]
 
@@ -85,6 +87,7 @@ class DataConfig(Section):
     test: Files | None = None
     molecules: list[str] | None = Field(default=None, min_length=1)
     groups: list[str] | None = Field(default=None, min_length=1)
+    head: str | Annotated[list[str], Field(min_length=1)] | None = None
     vacuum: bool = False
     pairs_at_rest: bool = False
     split: SplitConfig = SplitConfig()
@@ -154,6 +157,11 @@ class DataConfig(Section):
                 f"keys: group is {self.keys['group']!r}, but split.key is {self.split.key!r}"
             )
         return self
+
+    @property
+    def heads(self) -> list[str] | None:
+        """The levels of theory that are wanted; None for the only one that is there."""
+        return [self.head] if isinstance(self.head, str) else self.head
 
     def files(self) -> list[list[str]]:
         """Return what is named as training, validation and test files, or as the one source."""
@@ -227,6 +235,17 @@ class Config(Section):
     start: HomePath | None = None
     output: HomePath = "runs/train"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _start_learns_slowly(cls, values: Any) -> Any:
+        """Give weights that have learned already another learning rate, unless one is named."""
+        if not isinstance(values, dict) or values.get("start") is None:
+            return values
+        training = values.get("training") or {}
+        if not isinstance(training, dict) or training.get("learning_rate") is not None:
+            return values
+        return values | {"training": training | {"learning_rate": START_RATE}}
+
     @model_validator(mode="after")
     def _start_has_its_own_model(self) -> Self:
         if self.start is not None and self.model:
@@ -259,6 +278,30 @@ def _energy_of(element: str, energy: Any) -> float:
     if not math.isfinite(value):
         raise ValueError(f"the energy of {element} should be a number in eV, got {energy!r}")
     return value
+
+
+def changed(config: Config, changes: dict[str, Any], name: str = "configuration") -> Config:
+    """Return a configuration with some settings changed, defaults following from them.
+
+    Parameters
+    ----------
+    config
+        As it was given.
+    changes
+        Settings, those of a section as a dictionary.
+    name
+        Of the file, for messages.
+
+    Raises
+    ------
+    ValueError
+        If they do not go together.
+    """
+    content = config.model_dump(exclude_unset=True)
+    for key, value in changes.items():
+        section = isinstance(value, dict)
+        content[key] = content.get(key, {}) | value if section else value
+    return parse_config(content, name)
 
 
 def load_config(path: str | Path) -> Config:

@@ -13,7 +13,7 @@ from gnn.potential import Potential
 from gnn.training import parallel
 from gnn.training.blind import fit_blind, pointless
 from gnn.training.checkpoint import last_of, load
-from gnn.training.config import Config
+from gnn.training.config import Config, changed
 from gnn.training.fit import fit
 from gnn.training.frames.isolated import isolated_lines
 from gnn.training.frames.labels import has_stress
@@ -184,7 +184,7 @@ def _ready(config: Config, folder: Path, resume: bool, ranks: Ranks) -> Config:
     last = last_of(folder / "member_0" if committee else folder)
     state = load(last).get("trainer") or {"config": {}}
     start = state["config"].get("start") if config.start is None else config.start
-    return config.model_copy(update={"start": start})
+    return changed(config, {"start": start})
 
 
 def _about(config: Config, data: LoadedData) -> list[str]:

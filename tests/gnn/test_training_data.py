@@ -465,7 +465,7 @@ def test_a_file_of_isolated_atoms_alone(tmp_path, capsys):
 def test_single_atoms_that_are_not_marked_are_named(tmp_path):
     path = tmp_path / "single.xyz"
     write_frames(path, [replace(ATOMS[0], group=""), *plain()])
-    with pytest.warns(UserWarning, match="1 of 1. training frames are a single atom"):
+    with pytest.warns(UserWarning, match="1 of 25 frames are a single atom"):
         load_data(data(source=str(path)))
 
 

@@ -136,9 +136,9 @@ def _grouped(frames: Sequence[Frame], key: Callable[[Frame], Any]) -> dict[Any, 
     return groups
 
 
-def _molecule(frame: Frame) -> tuple[str, bytes, int]:
-    """Frames of one molecule have one name, the same atoms and the same charge."""
-    return frame.name, frame.system.numbers.tobytes(), frame.system.charge
+def _molecule(frame: Frame) -> tuple[str, str, bytes, int]:
+    """Frames of one molecule have one name, head, the same atoms and the same charge."""
+    return frame.name, frame.head, frame.system.numbers.tobytes(), frame.system.charge
 
 
 def _sort(frame: Frame) -> tuple[Any, ...]:
@@ -251,7 +251,7 @@ def _molecules(summary: Summary) -> Any:
         frames = [summary.frames[i] for i in own]
         system, sizes = frames[0].system, [frame.system.n_mm for frame in frames]
         table.add_row(
-            escape(frames[0].name) or "–",
+            escape(_name_and_head(frames[0])),
             formula(system.numbers),
             f"{system.charge:+d}" if system.charge else "0",
             str(len(frames)),
@@ -260,6 +260,11 @@ def _molecules(summary: Summary) -> Any:
             _labels(frames, bool(np.isfinite(summary.values["embedding"][own]).all())),
         )
     return table
+
+
+def _name_and_head(frame: Frame) -> str:
+    """Return the name of a molecule, and the level of theory where frames name one."""
+    return (frame.name or "–") + (f", head {frame.head}" if frame.head else "")
 
 
 def label_counts(frames: Sequence[Frame]) -> dict[str, int]:

@@ -3,20 +3,22 @@
 Per atom: ``REF_forces`` (eV/Å), and the multipoles ``REF_charges`` (e), ``REF_dipoles`` (e Å) and
 ``REF_quadrupoles`` (e Å², nine columns) where they are known. In the comment line: ``REF_energy``
 (eV), ``REF_dipole`` (e Å, about the origin of the coordinates), ``total_charge`` (e), ``run``,
-``name``, ``config_type``, and for the point charges, which are not atoms of the frame,
-``MM_positions`` (Å), ``MM_charges`` (e) and ``MM_forces`` (eV/Å) as JSON lists. The optional
-``energy_unit``, ``length_unit`` and ``charge_unit`` must be eV, Å and e; without them a file is
-taken to be in these units. ``formal_charges`` (e) are one whole number for each atom in a column,
-or, as they are written here, a JSON list of their shares as of ``System.charges``.
+``name``, ``config_type``, ``head`` (the level of theory), and for the point charges, which are not
+atoms of the frame, ``MM_positions`` (Å), ``MM_charges`` (e) and ``MM_forces`` (eV/Å) as JSON lists.
+The optional ``energy_unit``, ``length_unit`` and ``charge_unit`` must be eV, Å and e; without them
+a file is taken to be in these units. ``formal_charges`` (e) are one whole number for each atom in a
+column, or, as they are written here, a JSON list of their shares as of ``System.charges``.
 
 Where something repeats, ``Lattice`` holds the lattice vectors (Å) and ``pbc`` which of them repeat;
 ``REF_stress`` (eV/Å³, in ASE's sign, as nine numbers or as xx yy zz yz xz xy) is the stress, or
-``REF_virial`` (or ``virial``, eV) minus the stress times the volume. A lattice without ``pbc`` is
-read as one of three periodic directions, as ase does. Dipoles in a cell are not read.
+``REF_virial`` (or ``REF_virials``, ``virials``, ``virial``; eV) minus the stress times the volume.
+A lattice without ``pbc`` is read as one of three periodic directions, as ase does. Dipoles in a
+cell are not read.
 
 What is not there under such a name is taken from ase's own results (``energy``, ``forces``,
 ``dipole``, ``charges``, ``stress``), and the total charge is found as :mod:`gnn.data.charge` says.
-Runs may have names, which are numbered. What else looks like a label, a charge or a unit is named
+A label whose weight is 0 (``config_energy_weight=0``, as MACE writes it) is not read. Runs may
+have names, which are numbered. What else looks like a label, a charge or a unit is named
 in a warning. Coordinates have 8 decimals.
 """
 
@@ -67,8 +69,9 @@ def write_extxyz(path: Path, frames: Sequence[Frame]) -> None:
         info["length_unit"] = "Angstrom"  # keeps the file plain ASCII
         if frame.name:
             info[DEFAULT_KEYS["name"]] = safe_text(DEFAULT_KEYS["name"], frame.name)
-        if frame.group:
-            info[DEFAULT_KEYS["group"]] = safe_text(DEFAULT_KEYS["group"], frame.group)
+        for key in ("group", "head"):
+            if text := getattr(frame, key):
+                info[DEFAULT_KEYS[key]] = safe_text(DEFAULT_KEYS[key], text)
         if frame.energy is not None:
             info[DEFAULT_KEYS["energy"]] = frame.energy
         if frame.dipole is not None:
@@ -141,7 +144,7 @@ def read_extxyz(
 
 def _images(path: Path, remarks: Remarks, keys: Mapping[str, str]) -> list[Any]:
     """Return what ase reads, or a ValueError that says what is wrong."""
-    texts = (keys["name"], keys["group"], DEFAULT_KEYS["group"])
+    texts = (keys["name"], keys["group"], DEFAULT_KEYS["group"], keys["head"])
     read = partial(
         _ase("ase.io").read,
         index=":",

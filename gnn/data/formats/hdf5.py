@@ -28,6 +28,7 @@ charges        (F, n)       optional e, of the atoms, such as those of MBIS
 dipoles        (F, n, 3)    optional e Å, of the atoms
 quadrupoles    (F, n, 3, 3) optional e Å², of the atoms, Q = 1/2 sum q r r
 group          (F,)         optional text: what sort of frame it is, see ``Frame.group``
+head           (F,)         optional text: level of theory, where there are several
 index          (F,)         optional place of each frame in the file's order of frames
 vacuum/...                  optional the same labels of the same atoms without charges
 ============== ============ ======== =======================================================
@@ -72,10 +73,10 @@ DATASET_UNITS = {
     "quadrupoles": "e Å²",
 }
 _PER_FRAME = (
-    "run", "group", "index", "uniform_field", "external_field", "formal_charges", "cell",
+    "run", "group", "head", "index", "uniform_field", "external_field", "formal_charges", "cell",
     "energy", "forces", "dipole", "stress", *ATOMIC_LABELS,
 )  # fmt: skip
-_KNOWN = ("numbers", "run", "group", "mm_ptr", "index", "vacuum", *DATASET_UNITS)
+_KNOWN = ("numbers", "run", "group", "head", "mm_ptr", "index", "vacuum", *DATASET_UNITS)
 
 
 def read_hdf5(
@@ -213,7 +214,7 @@ def read_group(
     index = _dataset(where, group, "index", (count,), required=False)
     run: Any = _dataset(where, group, "run", (count,), required=False)
     run = np.zeros(count, dtype=np.int64) if run is None else run
-    kinds = stored_groups(where, group, count)
+    kinds, heads = (stored_texts(where, group, count, name) for name in ("group", "head"))
     if vacuum and "vacuum" not in group:
         raise ValueError(f"{where}: has no vacuum labels (group 'vacuum' is missing)")
     surroundings = _no_charges(count) if vacuum else _read_charges(where, group, count)
@@ -244,7 +245,8 @@ def read_group(
                 system = System(numbers, positions[i], charge, **around, charges=shares)
             else:  # spread over parts already
                 system = System(numbers, positions[i], charge, **around).with_charges(shares)
-            frames.append(Frame(system, **given, run=run[i], name=name, group=kinds[i]))
+            given |= {"name": name, "group": kinds[i], "head": heads[i]}
+            frames.append(Frame(system, **given, run=run[i]))
         except (ValueError, TypeError) as error:
             raise type(error)(f"{where}, frame {i}: {error}") from error
     return frames, None if index is None else index.tolist()
@@ -263,10 +265,10 @@ def stored_periodic(where: str, group: Any) -> tuple[bool, bool, bool]:
     return a, b, c
 
 
-def stored_groups(where: str, group: Any, count: int) -> list[str]:
-    """Return the group of each frame of a molecule, '' where the file names none."""
-    kinds: Any = _dataset(where, group, "group", (count,), required=False)
-    return [""] * count if kinds is None else [text_of(kind) for kind in kinds]
+def stored_texts(where: str, group: Any, count: int, name: str) -> list[str]:
+    """Return "group" or "head" of each frame of a molecule, '' where the file names none."""
+    texts: Any = _dataset(where, group, name, (count,), required=False)
+    return [""] * count if texts is None else [text_of(text) for text in texts]
 
 
 def _no_charges(count: int) -> dict[str, Any]:

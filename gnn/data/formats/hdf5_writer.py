@@ -119,8 +119,10 @@ def _write_group(group: Any, frames: list[Frame], dtype: np.dtype, mm_force_step
     systems = [frame.system for frame in frames]
     group.create_dataset("numbers", data=systems[0].numbers)
     _put(group, "run", np.array([frame.run for frame in frames]))
-    if any(frame.group for frame in frames):
-        group.create_dataset("group", data=[frame.group for frame in frames])
+    for name in ("group", "head"):
+        texts = [getattr(frame, name) for frame in frames]
+        if any(texts):
+            group.create_dataset(name, data=texts)
     _put(group, "positions", np.stack([system.positions for system in systems]).astype(dtype))
     if any(system.n_mm for system in systems):
         sizes = [system.n_mm for system in systems]

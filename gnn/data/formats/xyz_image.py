@@ -24,6 +24,7 @@ DEFAULT_KEYS = {
     "run": "run",
     "name": "name",
     "group": "config_type",
+    "head": "head",
     "charges": "REF_charges",
     "dipoles": "REF_dipoles",
     "quadrupoles": "REF_quadrupoles",
@@ -39,7 +40,17 @@ ASE_RESULTS = {
     "charges": ("charges",),
     "stress": ("stress",),
 }
-_VIRIAL = "virial"  # as others call it
+_VIRIALS = ("REF_virials", "virials", "virial")  # as others call it
+#: Weights of labels as MACE writes them; with 0 a label is there for the form's sake only.
+_WEIGHTS = {
+    name: f"config_{key}_weight"
+    for name, key in {
+        "energy": "energy", "forces": "forces", "dipole": "dipole", "stress": "stress",
+        "virial": "virials",
+    }.items()
+}  # fmt: skip
+_WHOLE_WEIGHT = "config_weight"
+_SPINS = ("spin", "total_spin", "multiplicity", "spin_multiplicity", "mult")
 _VOIGT = [0, 5, 4, 5, 1, 3, 4, 3, 2]  # places of xx … zz among xx yy zz yz xz xy
 _ROUNDING = 1e-6  # largest difference in eV, eV/Å, e Å or e between two values of one quantity
 
@@ -77,6 +88,7 @@ class Image:
         self.sources: dict[str, str] = {}  # of each quantity, the key it was read from
         self.group = self._group()
         self.surrounded = False
+        self.off = self._without_weight()
 
     def frame(self, run: int) -> Frame:
         """Return the frame, after a check of everything in it."""
@@ -84,6 +96,8 @@ class Image:
         for quantity in ("charge", "run", "name"):
             if quantity in self.named and self.keys[quantity] not in self.image.info:
                 raise ValueError(self.missing(quantity))
+        if "head" in self.named and not (self._head() or is_isolated(self.group)):
+            raise ValueError(self.missing("head"))
         try:
             formal = self._get("formal_charges", (-1,))
             spread = self.keys["formal_charges"] in self.image.info  # as it is written here
@@ -111,6 +125,7 @@ class Image:
                 self._get("quadrupoles", (-1, 3, 3)),
                 self.group,
                 self._stress(system),
+                self._head(),
             )
         except (ValueError, TypeError) as error:
             if str(error).startswith(self.where):
@@ -127,14 +142,18 @@ class Image:
         """Return whether a quantity is missing; isolated atoms lack labels only if `marked`."""
         if quantity == "dipole" and self.image.pbc.any():
             return marked  # not defined in a cell
-        if quantity in self.sources or quantity in ("charge", "run", "name", "group"):
+        if quantity in self.sources or quantity in ("charge", "run", "name", "group", "head"):
             return False  # checked in `frame`, or by the split
+        if quantity in self.off:
+            return marked  # there, but not meant to be read
         if quantity == "mm_forces":
             return self.surrounded
         return marked or not is_isolated(self.group)
 
     def _get(self, quantity: str, shape: tuple[int, ...]) -> Any:
         """Return a quantity by its key, else ase's own result."""
+        if quantity in self.off:
+            return None
         key, stores = self.keys[quantity], (self.image.arrays, self.image.info, self.results)
         own = () if quantity in self.named else ASE_RESULTS.get(quantity, ())
         given = [(key, store[key]) for store in stores if key in store]
@@ -174,9 +193,12 @@ class Image:
             return None
         stress = self._get("stress", (-1,))
         virial = self._get("virial", (-1,))
-        if virial is None and _VIRIAL in self.image.info and "virial" not in self.named:
-            virial = _array(self.where, _VIRIAL, self.image.info[_VIRIAL], (-1,))
-            self.sources["virial"] = _VIRIAL
+        others = () if self.named.keys() | self.off >= {"virial"} else _VIRIALS
+        for key in others if virial is None else ():
+            if key in self.image.info:
+                virial = _array(self.where, key, self.image.info[key], (-1,))
+                self.sources["virial"] = key
+                break
         if stress is not None:
             found = _matrix(self.where, self.sources["stress"], stress)
         if virial is None:
@@ -223,6 +245,24 @@ class Image:
         kind = str(self.image.info.get(DEFAULT_KEYS["group"], ""))
         return kind if is_isolated(kind) else str(self.image.info.get(self.keys["group"], ""))
 
+    def _head(self) -> str:
+        return str(self.image.info.get(self.keys["head"], ""))
+
+    def _without_weight(self) -> set[str]:
+        """Return the labels whose weight is 0; other weights than 1 are named as not used."""
+        weights = {key: self.image.info.get(key, 1) for key in (_WHOLE_WEIGHT, *_WEIGHTS.values())}
+        zero = {key for key, weight in weights.items() if str(weight).rstrip("0") in ("", "0.")}
+        for key, weight in weights.items():
+            if key in zero:
+                told = f"what {key}=0 weighs is not read"
+                self.remarks.add(self.number, ("no weight", key), told)
+            elif str(weight).removesuffix(".0") != "1":
+                told = f"{key}={weight!s:.20} is not used: labels weigh alike, or nothing (0)"
+                self.remarks.add(self.number, ("weight", key), told)
+        off = {name for name, key in _WEIGHTS.items() if _WHOLE_WEIGHT in zero or key in zero}
+        # the energy of an atom alone is no label, but the constant of an element
+        return off - {"energy"} if is_isolated(self.group) else off
+
     def _numbers(self) -> np.ndarray:
         numbers: np.ndarray = self.image.numbers
         if len(numbers) and not numbers.any():
@@ -248,7 +288,7 @@ class Image:
         info = {k: v for k, v in {**image.info, **self.results}.items() if k not in read}
         arrays = {k: v for k, v in image.arrays.items() if k not in read}
         for quantity in ("energy", "forces", "dipole"):
-            if getattr(frame, quantity) is None:
+            if getattr(frame, quantity) is None and quantity not in self.off:
                 text = unmapped(quantity, info, arrays, len(image))
                 if text:
                     self.remarks.add(self.number, (quantity, "unmapped"), text)
@@ -259,7 +299,12 @@ class Image:
             )
             told = f"{', '.join(charges)} looks like charges around the atoms and is not read"
             self.remarks.add(self.number, "around", f"{told}: the keys are {keys}")
-        unused = not_used([*info, *arrays])
+        for key in _SPINS:
+            if str(image.info.get(key, 1)).removesuffix(".0") not in ("0", "1"):
+                told = f"{key}={image.info[key]!s:.20} is not used: a model has one energy surface"
+                self.remarks.add(self.number, ("spin", key), told)
+        weights = (_WHOLE_WEIGHT, *_WEIGHTS.values())
+        unused = [key for key in not_used([*info, *arrays]) if key not in weights]
         stresses = [key for key in unused if "stress" in key.lower()]
         if stresses and frame.system.in_cell and frame.stress is None:
             told = f"stress: none is read, though {stresses[0]!r} is there: if it is in eV/Å³, name"

@@ -84,7 +84,7 @@ def _checked(i: int, header: Frame | Header) -> bool:
     elif header.system.n_mm:
         reason = f"{header.system.n_mm} charges around it, expected none"
     elif header.energy is None:
-        reason = "no energy"
+        reason = "no energy (if it is there under another name, name that in data.keys)"
     if reason:
         raise ValueError(
             f"frame {i} is marked as an isolated atom{element} ({header.group}), but has {reason}"

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from gnn.data.checking.copies import Copies
+from gnn.data.heads import head_filter
 from gnn.data.partition import Partition, hold_out, partition
 from gnn.data.shipped import BLOCKS, UNSEEN
 from gnn.data.splits import RUNS_PER_BLOCK, is_of
 from gnn.data.streaming import Header, StreamedFrames
 from gnn.data.systems import Frame
+from gnn.published import by_name
 from gnn.training import checkpoint
 from gnn.training.config import DataConfig, SplitConfig
 from gnn.training.frames.isolated import Isolated, isolated_atoms, single_atoms, without_isolated
@@ -88,13 +90,14 @@ def load_data(data: DataConfig) -> LoadedData:
     check_labelled(test if len(test) else validation, "frames to test on")
     unseen = UNSEEN if data.source == SHIPPED else ()
     _warn_of_overlap(training, validation, test, data.split.test_molecules or unseen)
-    _warn_of_single_atoms(training)
+    _warn_of_single_atoms(training, validation, test)
     return LoadedData((training, validation, test), isolated, lines)
 
 
 def _split_source(data: DataConfig) -> tuple[list[Frames], Isolated, list[str]]:
     """Split the labelled frames of one source, without isolated atoms, into three sets."""
-    source = _of_groups(open_frames(data, data.files()[0]), data)
+    source = open_frames(data, data.files()[0])
+    source = _of_groups(_of_heads([source], data)[0], data)
     known = list(headers(source))
     isolated = isolated_atoms(known, data.isolated_atoms)
     labelled = np.asarray(label_table(source).any(axis=1))
@@ -135,6 +138,17 @@ def _parts_of(data: DataConfig, known: list[Frame | Header]) -> Partition:
     return Partition(training, validation, test, remark)
 
 
+def _of_heads(sets: Sequence[Frames], data: DataConfig) -> list[Frames]:
+    """Return the frames of one level of theory, or of those that are named."""
+    known = [list(headers(frames)) for frames in sets]
+    fits = head_filter((one for part in known for one in part), data.heads, "data.head (--head)")
+    kept = [[i for i, one in enumerate(part) if fits(one)] for part in known]
+    return [
+        frames if len(own) == len(part) else take(frames, own)
+        for frames, own, part in zip(sets, kept, known, strict=True)
+    ]
+
+
 def _of_groups(frames: Frames, data: DataConfig) -> Frames:
     """Return the frames of the sorts that are wanted."""
     if data.groups is None:
@@ -160,19 +174,22 @@ def _shipped_split(default: SplitConfig, known: list[Frame | Header]) -> SplitCo
 
 def _file_for_each_set(data: DataConfig) -> tuple[list[Frames], Isolated, list[str]]:
     """Open the files of each set, and take isolated atoms out of them."""
+    named = {key: getattr(data, key) for key in ("train", "valid", "test")}
+    files = [[one] if isinstance(one, str) else one for one in named.values()]
+    opened = _of_heads([[] if one is None else open_frames(data, one) for one in files], data)
     sets: list[Frames] = []
     everything: list[Frame | Header] = []
-    for key in ("train", "valid", "test"):
-        named = getattr(data, key)
-        if named is None:
+    for key, one in zip(named, opened, strict=True):
+        if named[key] is None:
             sets.append([])
             continue
-        frames = _of_groups(open_frames(data, [named] if isinstance(named, str) else named), data)
+        frames = _of_groups(one, data)
         known = list(headers(frames))
         everything += known
         sets.append(take(frames, without_isolated(known)))
         if not len(sets[-1]):
-            raise ValueError(f"data.{key}: {named} holds no frame but isolated atoms")
+            of_head = f" of head {', '.join(data.heads)}" if data.heads else ""
+            raise ValueError(f"data.{key}: {named[key]} holds no frame{of_head} but isolated atoms")
     lines = ["split by file: as the configuration names them"]
     return sets, isolated_atoms(everything, data.isolated_atoms), lines
 
@@ -202,7 +219,7 @@ def load_training_frames(path: str | Path) -> tuple[Frames, str]:
 
 
 def _recorded(path: str | Path, consequence: str) -> DataConfig:
-    record = checkpoint.load(path).get("data")
+    record = None if by_name.published(path) else checkpoint.load(path).get("data")
     if record is None:
         raise ValueError(
             f"{path} does not record the data it was trained on, so {consequence}: name a file of "
@@ -299,12 +316,12 @@ def _molecule(header: Frame | Header) -> tuple[bytes, int]:
     return np.sort(header.system.numbers).tobytes(), header.system.charge
 
 
-def _warn_of_single_atoms(training: Frames) -> None:
-    count = single_atoms(headers(training))
-    if 0 < count < len(training):
+def _warn_of_single_atoms(*parts: Frames) -> None:
+    count, total = sum(single_atoms(headers(part)) for part in parts), sum(map(len, parts))
+    if 0 < count < total:
         warnings.warn(
-            f"{count} of {len(training)} training frames are a single atom with nothing around it, "
-            "trained on as a molecule: mark isolated atoms by config_type=IsolatedAtom, or name "
+            f"{count} of {total} frames are a single atom with nothing around it, taken for a "
+            "molecule: mark isolated atoms by config_type=IsolatedAtom, or name "
             "their energies in data.isolated_atoms",
             stacklevel=3,
         )

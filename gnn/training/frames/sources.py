@@ -148,4 +148,4 @@ def with_vacuum(training: Frames, data: DataConfig) -> Frames:
 
 
 def _identity(frame: Frame) -> tuple:
-    return frame.name, frame.run, frame.system.positions.tobytes()
+    return frame.name, frame.head, frame.run, frame.system.positions.tobytes()

@@ -64,6 +64,7 @@ def write_predictions(
             run=frame.run,
             name=frame.name,
             group=frame.group,
+            head=frame.head,
         )
         for frame, result in zip(frames, results, strict=True)
     ]
