@@ -156,8 +156,8 @@ def remainders(
     if abs(found[k]) > _DOUBTFUL:
         warnings.warn(
             f"the force field's charges of the QM atoms add up to {sums.sum():.3f} e, the zone has "
-            f"{zone.charge}: {found[k]:+.3f} e more than atom {links[k].outer} has goes to the "
-            "frontier there; pass charge= if the zone is meant to have another",
+            f"{zone.charge}: {found[k]:+.3f} e beside the charge of atom {links[k].outer} goes to "
+            "the frontier there; pass charge= if the zone is meant to have another",
             stacklevel=4,
         )
     return found
