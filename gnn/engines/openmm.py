@@ -19,15 +19,16 @@ from gnn.data.values import total_charge
 from gnn.engines._models import ready_model
 from gnn.engines.classical.splitting import split
 from gnn.engines.embedding.embedding import Embedding
+from gnn.engines.embedding.frontier import check_reach, links_of
 from gnn.engines.embedding.groups import SWITCH_WIDTH
-from gnn.engines.embedding.topology import surroundings_of, zone_of
+from gnn.engines.embedding.redistribution import redistributed, zone_charge
+from gnn.engines.embedding.topology import bonds_among, surroundings_of, zone_of
 from gnn.potential import Potential
 from gnn.units import KJ_PER_MOL, NANOMETER
 
 #: Message of an OpenMMException that stands for a KeyboardInterrupt.
 INTERRUPTED = "interrupted by the keyboard"
 _SWITCH = 8 / 9  # of the cutoff: where the Lennard-Jones interaction begins to fade
-_NEUTRAL = 1e-2  # largest deviation in e of a total charge from a whole number
 
 
 class QMMMForce:
@@ -75,6 +76,8 @@ def create_system(
     *,
     charge: int | None = None,
     charges: Mapping[int, int] | Sequence[int] | None = None,
+    link_scheme: str | None = None,
+    link_ratio: float | Mapping[tuple[str, str], float] | None = None,
     cutoff: float = 9.0,
     switch_width: float = SWITCH_WIDTH,
     dtype: torch.dtype | None = None,
@@ -91,15 +94,25 @@ def create_system(
         The classical force field, for all atoms: what can create a system, or a system made
         already, which stays as it is.
     qm_atoms : sequence of int
-        Indices of the atoms that the model computes: whole molecules.
+        Indices of the atoms that the model computes: whole molecules, or parts of which single
+        bonds are cut. A hydrogen then ends the zone on each cut bond (a link atom).
     model : Potential, path of a checkpoint, or None
         None: the model that ships.
     charge : int, optional
-        Total charge of the QM atoms in e. None: that of the force field.
+        Total charge of the QM atoms in e. None: that of the force field, where bonds are cut the
+        nearest whole number.
     charges : dict or sequence of int, optional
         Formal charges where there are several QM molecules, ``{molecule: charge}`` or one number
         for each QM atom, for models with local charges. They stay so for the whole run. None: what
         the bonds of the topology tell.
+    link_scheme : {"shift", "rcd", "delete", "refuse"}, optional
+        Where the charge of an MM atom goes whose bond to a QM atom is cut, see
+        `gnn.engines.embedding.redistribution`; "refuse": no bond may be cut. None: "shift", and a
+        warning names cut bonds.
+    link_ratio : float or dict, optional
+        Where the link atom is on the cut bond, as the length of the bond to hydrogen over that of
+        the cut bond; by elements of QM and MM atom ``{("C", "C"): 0.71}`` or one for all. None:
+        from usual lengths (0.712 for C–C).
     cutoff : float
         The model sees the charges of residues whose centre (of the heavy atoms) is within this
         distance in Å of a QM atom.
@@ -123,8 +136,9 @@ def create_system(
     Raises
     ------
     ValueError
-        If `qm_atoms` are not whole molecules or not atoms of the topology, a charge is not whole,
-        the model does not know an element, or a force of the force field cannot be split.
+        If `qm_atoms` are not atoms of the topology, a bond must not be cut (double, aromatic, of
+        an amide, to hydrogen, …), the charge of a whole molecule is not whole, the model does not
+        know an element, or a force of the force field cannot be split.
     TypeError
         If an argument is of another kind.
 
@@ -133,6 +147,7 @@ def create_system(
     The energy is E_MM(others) + E_LJ(QM, others) + E_model(QM | q w): see
     `gnn.engines.embedding.embedding.Embedding` and, for the weights w,
     `gnn.engines.embedding.groups.Groups`. Charges beyond the cutoff do not act on the QM atoms.
+    Where bonds are cut, E_MM keeps the terms that `gnn.engines.classical.crossing` names.
     """
     import openmm
 
@@ -147,18 +162,14 @@ def create_system(
         )
     qm = _checked_atoms(topology, qm_atoms)
     finished = isinstance(mm_forcefield, openmm.System)
+    links = links_of(topology, set(qm), link_scheme, link_ratio)
+    check_reach(links, cutoff - switch_width)
     classical = split(system, topology, set(qm), finished)
-    total = classical[qm].sum()
-    if charge is None:
-        charge = round(total)
-        if abs(total - charge) > _NEUTRAL:
-            raise ValueError(
-                f"the force field's charges of the QM atoms add up to {total:.3f} e, no whole "
-                "number: pass charge="
-            )
+    charge = zone_charge(classical, bonds_among(topology, qm), qm, links, charge)
     ready = ready_model(model, dtype)
-    zone = zone_of(topology, qm, charge, charges, ready.charges == "local")
-    surroundings = surroundings_of(topology, set(qm), classical)
+    zone = zone_of(topology, qm, charge, charges, ready.charges == "local", links)
+    moved = redistributed(link_scheme or "shift", links, zone, qm, classical) if links else None
+    surroundings = surroundings_of(topology, set(qm), classical, moved, links)
     embedding = Embedding(ready, zone, surroundings, cutoff, switch_width, watch)
     periodic = system.usesPeriodicBoundaryConditions()
     force = openmm.PythonForce(QMMMForce(embedding, periodic))
@@ -218,7 +229,7 @@ def _fades(mm_forcefield: Any) -> bool:
 
 
 def _checked_atoms(topology: Any, qm_atoms: Sequence[int]) -> list[int]:
-    """Return the indices sorted, after a check that they are whole molecules."""
+    """Return the indices sorted, after a check that they are atoms of the topology."""
     given = list(qm_atoms)
     if not all(isinstance(i, Integral) and not isinstance(i, bool | np.bool_) for i in given):
         raise TypeError(
@@ -233,12 +244,6 @@ def _checked_atoms(topology: Any, qm_atoms: Sequence[int]) -> list[int]:
             f"{str(given)[:80]}"
         )
     inside = set(atoms)
-    for bond in topology.bonds():
-        if (bond[0].index in inside) != (bond[1].index in inside):
-            raise ValueError(
-                f"the bond between atoms {bond[0].index} ({bond[0].name}) and {bond[1].index} "
-                f"({bond[1].name}) would be cut: qm_atoms must be whole molecules"
-            )
     for atom in topology.atoms():
         if atom.index in inside and atom.element is None:
             raise ValueError(f"QM atom {atom.index} ({atom.name}) has no element")

@@ -347,6 +347,8 @@ def test_what_cannot_be_split_is_refused(box, model):
     prmtop, _ = box
     topology = prmtop.topology
     with pytest.raises(ValueError, match="would be cut"):
+        create_system(topology, prmtop, [0, 1], model, link_scheme="refuse")
+    with pytest.raises(ValueError, match="must not be cut: it is one to hydrogen"):
         create_system(topology, prmtop, [0, 1], model)
     for wrong in ([], [0, 0], [-1], [10**6]):
         with pytest.raises(ValueError, match="expected qm_atoms"):

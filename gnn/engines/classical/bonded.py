@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 from xml.etree import ElementTree
 
-Bonds = set[frozenset[int]]
+from gnn.engines.classical.crossing import Bonds, Crossing
 
 #: Forces that vanish, term by term, with some of their parameters: name of a term, how many
 #: particles it has, and which parameters these are.
@@ -28,38 +28,36 @@ BONDED = (*_WEAKENED, *_MADE_ANEW)
 _NEAR = 3  # bonds between the ends of what a force field calls bonded (1-4 pairs)
 
 
-def remove_terms(system: Any, bonds: Bonds, qm: set[int], finished: bool) -> None:
-    """Take the terms among QM atoms out of the bonded forces.
+def remove_terms(system: Any, crossing: Crossing, finished: bool) -> None:
+    """Take the terms that the model replaces out of the bonded forces.
 
     Parameters
     ----------
     system : openmm.System
         Changed in place.
-    bonds
-        Among QM atoms.
-    qm
-        Indices of the QM atoms.
+    crossing : Crossing
+        Tells which terms these are.
     finished
         Whether to warn of terms that may be a user's biases and go with the others.
 
     Raises
     ------
     ValueError
-        If a term acts on QM atoms and others.
+        If a term acts on QM atoms and others that are not bonded, or on charges across a cut bond.
     """
     biases: Counter[str] = Counter()
     for place, force in reversed(list(enumerate(system.getForces()))):
         name = type(force).__name__
         if name in _WEAKENED:
-            gone = _weaken(force, qm)
+            gone = _weaken(force, crossing)
         elif name in _MADE_ANEW:
-            gone = _own_terms(force, qm)
+            gone = _own_terms(force, crossing)
             if gone:
                 system.addForce(_without(force, gone))
                 system.removeForce(place)
         else:
             continue
-        biases[name] += sum(_may_be_bias(name, atoms, bonds) for atoms in gone.values())
+        biases[name] += sum(_may_be_bias(name, atoms, crossing.bonds) for atoms in gone.values())
     found = [f"{count} of a {name}" for name, count in biases.items() if count]
     if finished and found:
         warnings.warn(
@@ -69,14 +67,13 @@ def remove_terms(system: Any, bonds: Bonds, qm: set[int], finished: bool) -> Non
         )
 
 
-def _weaken(force: Any, qm: set[int]) -> dict[int, tuple[int, ...]]:
-    """Set the terms of QM atoms to zero; return the atoms of each, by the number of the term."""
+def _weaken(force: Any, crossing: Crossing) -> dict[int, tuple[int, ...]]:
+    """Set the model's terms to zero; return the atoms of each, by the number of the term."""
     name, gone = type(force).__name__, {}
     term, particles, factor = _WEAKENED[name]
     for i in range(getattr(force, f"getNum{term}s")()):
         values = getattr(force, f"get{term}Parameters")(i)
-        if not qm.isdisjoint(values[:particles]):
-            _check_uncut(f"term {i} of a {name}", values[:particles], qm)
+        if crossing.is_models(f"term {i} of a {name}", values[:particles]):
             parameters = values[particles:]
             for k in range(*factor.indices(len(parameters))):
                 parameters[k] = 0.0 * parameters[k]
@@ -85,21 +82,36 @@ def _weaken(force: Any, qm: set[int]) -> dict[int, tuple[int, ...]]:
     return gone
 
 
-def _own_terms(force: Any, qm: set[int]) -> dict[int, tuple[int, ...]]:
-    """Return the atoms of terms among QM atoms by the terms' numbers."""
+def _own_terms(force: Any, crossing: Crossing) -> dict[int, tuple[int, ...]]:
+    """Return the atoms of the model's terms by the terms' numbers."""
     name, gone = type(force).__name__, {}
     term, particles = _MADE_ANEW[name]
     for i in range(getattr(force, f"getNum{term}s")()):
-        atoms = tuple(getattr(force, f"get{term}Parameters")(i)[particles])
-        if qm.issuperset(atoms):
+        values = getattr(force, f"get{term}Parameters")(i)
+        atoms = tuple(values[particles])
+        if crossing.is_models(f"term {i} of a {name}", atoms):
             gone[i] = atoms
-        elif not qm.isdisjoint(atoms):
-            raise ValueError(
-                f"term {i} of a {name} acts on QM atoms and others (atoms "
-                f"{', '.join(map(str, atoms))}) and cannot be taken out: qm_atoms must be whole "
-                "molecules, and a bias or restraint is added to the system that comes back"
-            )
+        elif name == "CustomBondForce" and not crossing.qm.isdisjoint(atoms):
+            _check_uncharged(force, i, values[-1], atoms)
     return gone
+
+
+def _check_uncharged(force: Any, i: int, values: Any, atoms: tuple[int, ...]) -> None:
+    """Refuse a pair across a cut bond (1-4) that acts on charges, which the model sees."""
+    for k, value in enumerate(values):
+        name = force.getPerBondParameterName(k)
+        if value and means_charge(name):
+            raise ValueError(
+                f"term {i} of the CustomBondForce {force.getEnergyFunction()!r} acts on the charges "
+                f"of atoms {atoms[0]} and {atoms[1]} ({name} = {value:g}), of which one is QM: the "
+                "model sees full charges"
+            )
+
+
+def means_charge(name: str) -> bool:
+    """Return whether a parameter is a charge, going by its name."""
+    plain = name.lower()
+    return plain.startswith("q") or "charge" in plain or "chg" in plain
 
 
 def _without(force: Any, gone: Iterable[int]) -> Any:
@@ -133,11 +145,20 @@ def _is_near(first: int, second: int, bonds: Bonds) -> bool:
 # --- molecules ------------------------------------------------------------------------------------
 
 
-def check_sites(system: Any, qm: set[int]) -> None:
-    """Refuse virtual sites defined by QM atoms: the model includes their charges already."""
+def check_sites(system: Any, crossing: Crossing) -> None:
+    """Refuse virtual sites among or defined by QM atoms, or by those whose charge is moved.
+
+    The model includes the charges of the former already, and sees those of the latter too near.
+    """
+    qm, cut = crossing.qm, crossing.cut()
     for i in range(system.getNumParticles()):
         if not system.isVirtualSite(i):
             continue
+        if i in qm:
+            raise ValueError(
+                f"QM atom {i} is a virtual site, no atom: a model computes atoms; leave it out, and "
+                "take a force field without virtual sites for the QM atoms"
+            )
         site = system.getVirtualSite(i)
         parents = {site.getParticle(k) for k in range(site.getNumParticles())}
         if not qm.isdisjoint(parents):
@@ -146,27 +167,29 @@ def check_sites(system: Any, qm: set[int]) -> None:
                 "TIP4P water): the model would see its charge beside its own; take a force field "
                 "without virtual sites for the QM atoms"
             )
+        if not cut.isdisjoint(parents):
+            raise ValueError(
+                f"particle {i} is a virtual site of atom {min(cut & parents)}, whose bond to a QM "
+                "atom is cut and whose charge is moved: cut another bond"
+            )
 
 
-def remove_constraints(system: Any, qm: set[int]) -> Bonds:
+def remove_constraints(system: Any, crossing: Crossing) -> Bonds:
     """Free the QM atoms; return the pairs that were constrained."""
-    removed = set()
+    removed, qm = set(), crossing.qm
     for i in reversed(range(system.getNumConstraints())):
         first, second, _ = system.getConstraintParameters(i)
-        if first in qm or second in qm:
-            _check_uncut("a constraint", (first, second), qm)
+        if (first in qm) != (second in qm):
+            raise ValueError(
+                f"a constraint holds atoms {first} and {second} together, of which one is QM and "
+                "one is not: qm_atoms must be whole molecules, or (constraints=None or HBonds) "
+                "bonds and angles that are cut be flexible; a bias or restraint is added to the "
+                "system that comes back"
+            )
+        if first in qm:
             system.removeConstraint(i)
             removed.add(frozenset((first, second)))
     return removed
-
-
-def _check_uncut(what: str, particles: Any, qm: set[int]) -> None:
-    if not qm.issuperset(particles):
-        raise ValueError(
-            f"{what} holds atoms {', '.join(map(str, particles))} together, of which some are QM "
-            "and some are not: qm_atoms must be whole molecules, and a bias or restraint is added "
-            "to the system that comes back"
-        )
 
 
 def hold_together(system: Any, pairs: Bonds) -> None:

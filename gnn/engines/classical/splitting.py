@@ -16,9 +16,11 @@ from gnn.engines.classical.bonded import (
     BONDED,
     check_sites,
     hold_together,
+    means_charge,
     remove_constraints,
     remove_terms,
 )
+from gnn.engines.classical.crossing import Bonds, Crossing
 
 Array = NDArray[Any]
 
@@ -54,7 +56,8 @@ def split(system: Any, topology: Any, qm: set[int], finished: bool = False) -> A
         Changed in place. Bonds without strength keep the QM atoms together where OpenMM asks what
         is a molecule (images, barostats).
     topology : openmm.app.Topology
-        Its bonds.
+        Its bonds; where some join QM atoms and others, see `gnn.engines.classical.crossing` for the
+        terms that stay.
     qm
         Indices of the QM atoms.
     finished
@@ -71,22 +74,22 @@ def split(system: Any, topology: Any, qm: set[int], finished: bool = False) -> A
         If a force cannot be split: the message names it, and why.
     """
     _check_kinds(system)
-    check_sites(system, qm)
+    crossing = Crossing([[atom.index for atom in bond] for bond in topology.bonds()], qm)
+    check_sites(system, crossing)
+    near = crossing.pairs()
     held = []
     for force in system.getForces():
         name = type(force).__name__
         if name == "NonbondedForce":
-            held.append(_split_nonbonded(force, qm))
+            held.append(_split_nonbonded(force, qm, near))
         elif name == "CustomNonbondedForce":
             _check_custom(force, qm)
             _exclude(force, qm)
         elif name == "CustomExternalForce":
             _check_external(force, qm)
     charges = _summed(held)
-    bonds = [tuple(atom.index for atom in bond) for bond in topology.bonds()]
-    own = {frozenset(bond) for bond in bonds if qm.issuperset(bond)}
-    remove_terms(system, own, qm, finished)
-    hold_together(system, own | remove_constraints(system, qm))
+    remove_terms(system, crossing, finished)
+    hold_together(system, crossing.bonds | remove_constraints(system, crossing))
     return charges
 
 
@@ -129,7 +132,8 @@ def _summed(held: list[Array]) -> Array:
     return total
 
 
-def _split_nonbonded(force: Any, qm: set[int]) -> Array:
+def _split_nonbonded(force: Any, qm: set[int], near: Bonds) -> Array:
+    """Take charges of QM atoms out; `near` are pairs across cut bonds, whose charges may scale."""
     if force.getNumParticleParameterOffsets() or force.getNumExceptionParameterOffsets():
         raise ValueError("a NonbondedForce whose charges depend on parameters cannot be split")
     charges = np.zeros(force.getNumParticles())
@@ -143,7 +147,8 @@ def _split_nonbonded(force: Any, qm: set[int]) -> Array:
         if (first in qm) == (second in qm):
             continue
         full = charges[first] * charges[second]
-        if abs(product._value - full) > 1e-6 + 1e-4 * abs(full):
+        scaled = abs(product._value - full) > 1e-6 + 1e-4 * abs(full)
+        if scaled and frozenset((first, second)) not in near:
             raise ValueError(
                 f"an exception of the NonbondedForce scales the charges of atoms {first} and "
                 f"{second} ({product._value:g} in place of {full:g} e²), one QM and one not: the "
@@ -171,7 +176,7 @@ def _check_custom(force: Any, qm: set[int]) -> None:
         [force.getParticleParameters(i) for i in range(force.getNumParticles())], dtype=np.float64
     ).reshape(-1, len(names))
     for name, column in zip(names, values.T, strict=True):
-        if column.any() and (_means_charge(name) or column.min() < 0):
+        if column.any() and (means_charge(name) or column.min() < 0):
             raise ValueError(
                 f"the parameter {name} of the CustomNonbondedForce {expression!r} "
                 f"({column.min():g} to {column.max():g}) looks like a charge: {advice}"
@@ -188,11 +193,6 @@ def _check_custom(force: Any, qm: set[int]) -> None:
 def _parameters(force: Any) -> list[str]:
     count = force.getNumPerParticleParameters()
     return [force.getPerParticleParameterName(k) for k in range(count)]
-
-
-def _means_charge(name: str) -> bool:
-    plain = name.lower()
-    return plain.startswith("q") or "charge" in plain or "chg" in plain
 
 
 def _decay(force: Any, values: Array, qm: set[int]) -> float:
@@ -259,7 +259,7 @@ def _check_external(force: Any, qm: set[int]) -> None:
     for k in range(force.getNumParticles()):
         particle, values = force.getParticleParameters(k)
         for name, value in zip(names, values, strict=True):
-            if particle in qm and value and _means_charge(name):
+            if particle in qm and value and means_charge(name):
                 raise ValueError(
                     f"the CustomExternalForce {force.getEnergyFunction()!r} acts on the charge of "
                     f"QM atom {particle} ({name} = {value:g}), which the model replaces"
