@@ -356,6 +356,8 @@ def model() -> list[str]:
 
 def published() -> list[str]:
     """Return agreement with the original AMP-BMS, and speed beside it."""
+    from gnn.published.by_name import KNOWN
+
     same = {
         w: run(f"AMP-BMS against the original: {w}") for w in ("energies", "forces", "multipoles")
     }
@@ -364,6 +366,7 @@ def published() -> list[str]:
     ratio = [float(a) / b for a, b in zip(old, new, strict=True)]
     s66 = number(select(read("published_s66x8"), scale="all"), "mae")
     return [
+        f"fetches the file of its authors ({KNOWN['amp-bms'].weights.megabytes}, from",
         f"within {same['energies']} kJ/mol, forces within {same['forces']} kJ/mol/Å, multipoles "
         f"within {same['multipoles']}",
         f"agree to {same['energies']} kJ/mol; their mean absolute error against the reference "
