@@ -123,7 +123,7 @@ def system_of(embedding: Embedding, positions: np.ndarray) -> System:
 
 
 def errors(ours: list, theirs: list, free: list, vacuum: list) -> dict[str, float]:
-    """Return errors over frames: of relative energies, of forces, and of what the charges do to both."""
+    """Return errors over frames: of relative energies, forces, and of what the charges do."""
     energy = np.array([a["energy"] - b["energy"] for a, b in zip(ours, theirs, strict=True)])
     shift = energy - (np.array(free) - np.array(vacuum))
     forces = np.concatenate([a["forces"] - b["forces"] for a, b in zip(ours, theirs, strict=True)])
@@ -142,7 +142,7 @@ def errors(ours: list, theirs: list, free: list, vacuum: list) -> dict[str, floa
 
 
 def relaxed(pdb: app.PDBFile, atoms: tuple[int, ...], angle: float) -> np.ndarray:
-    """Return positions in nm, relaxed by the force field with a torsion held at an angle in degrees."""
+    """Return positions in nm, relaxed by the force field with a torsion held, in degrees."""
     system = app.ForceField(*FORCE_FIELD).createSystem(pdb.topology)
     hold = openmm.CustomTorsionForce("5000*(1 - cos(theta - wanted))")
     hold.addPerTorsionParameter("wanted")
@@ -260,7 +260,7 @@ def minimised(system: openmm.System, positions: Any) -> Any:
 
 
 def drift(system: openmm.System, positions: Any, picoseconds: float) -> dict[str, float]:
-    """Return for the energy of a run of steps of 0.5 fs, after 0.5 ps at 300 K: fluctuation and drift."""
+    """Return fluctuation and drift of the energy in steps of 0.5 fs, after 0.5 ps at 300 K."""
     integrator = openmm.LangevinMiddleIntegrator(300, 10, 0.0005)
     platform = openmm.Platform.getPlatformByName("CPU")
     warm = openmm.Context(system, integrator, platform, {"Threads": "1"})

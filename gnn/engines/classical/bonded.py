@@ -157,8 +157,8 @@ def check_sites(system: Any, crossing: Crossing) -> None:
             continue
         if i in qm:
             raise ValueError(
-                f"QM atom {i} is a virtual site, no atom: a model computes atoms; leave it out, and "
-                "take a force field without virtual sites for the QM atoms"
+                f"QM atom {i} is a virtual site, no atom: a model computes atoms; leave it out, "
+                "and take a force field without virtual sites for the QM atoms"
             )
         site = system.getVirtualSite(i)
         parents = {site.getParticle(k) for k in range(site.getNumParticles())}
