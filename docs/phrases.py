@@ -251,7 +251,45 @@ def md() -> list[str]:
         f"ms in the median, {run('shipped box, 2000 steps of 0.5 fs, two cores: speed')} ns a "
         f"day); the force field alone takes {parts[1]:.1f} ms",
         *(f"| {value:.1f} |\n" for value in (*parts, step - sum(parts))),
+        *link_atoms(),
     ]
+
+
+def link_atoms() -> list[str]:
+    """Return the rows of the tables about cut bonds."""
+    rows, found = read("link_atoms_accuracy"), []
+    for zone, called in (("ala", "alanine"), ("ser", "serine")):
+        for scheme in tables.values(rows, "scheme"):
+            cells = []
+            for model, level in (
+                ("amp-bms", "wB97X/def2-TZVP"),
+                ("amp-bms", "B3LYP/6-31G*"),
+                ("shipped", "B3LYP/6-31G*"),
+            ):
+                row = select(rows, zone=zone, scheme=scheme, model=model, level=level)
+                force, charges = (
+                    number(row, what)
+                    for what in ("force_rmse_mev_angstrom", "embedding_rmse_kj_mol")
+                )
+                cells.append(f"{force:.0f} / {charges:.1f}")
+            found.append(f'| {called}, `"{scheme}"` | {" | ".join(cells)} |')
+    rows = read("link_atoms_torsion")
+    for called in tables.values(rows, "torsion"):
+        of = {row["energy"]: row for row in rows if row["torsion"] == called}
+        off = [
+            f"{number(of[kind], 'rms_from_whole_kj_mol'):.1f}"
+            for kind in ("shift", "rcd", "delete", "force field")
+        ]
+        whole = number(of["whole molecule"], "range_kj_mol")
+        found.append(f"| {called} | {whole:.0f} | {' | '.join(off)} |")
+    for row in read("link_atoms_energy"):
+        values = (number(row, name) for name in ("energy_std_kj_mol", "kinetic_std_kj_mol"))
+        drift = number(row, "drift_kt_per_dof_ns"), number(row, "drift_error")
+        found.append(
+            f"| {row['surroundings']}, {row['ps']} ps | {' | '.join(map(short, values))} | "
+            f"{short(drift[0], 1)} ± {short(drift[1], 1)} |"
+        )
+    return found
 
 
 def nanoseconds(milliseconds: float, timestep: float = 0.5) -> float:

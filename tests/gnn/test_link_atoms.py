@@ -39,7 +39,11 @@ def field():
 
 def peptide(name="ala"):
     """Topology, and positions in nm, of ACE-ALA-NME or ACE-SER-NME."""
-    pdb = app.PDBFile(str(ROOT / "benchmarks" / "data" / f"ace_{name}_nme.pdb"))
+    return read(f"ace_{name}_nme")
+
+
+def read(name):
+    pdb = app.PDBFile(str(ROOT / "benchmarks" / "data" / f"{name}.pdb"))
     return pdb.topology, np.array(pdb.positions.value_in_unit(unit.nanometer))
 
 
@@ -134,7 +138,7 @@ def test_each_molecule_leaves_its_own_remainder(field):
     modeller.add(topology, nowhere)
     both = modeller.topology
     charges = charges_of(field.createSystem(both))
-    charges[33] += 0.25  # CB of the second one
+    charges[33] += 0.2  # CB of the second one
     qm = [*SER, *(23 + i for i in SER)]
     links = links_of(both, set(qm), "rcd")
     zone = zone_of(both, qm, 0, None, True, links)
@@ -148,7 +152,10 @@ def test_each_molecule_leaves_its_own_remainder(field):
 
 
 def test_a_doubtful_charge_is_said(field):
-    with pytest.warns(UserWarning, match=r"add up to 0\.055 e, the zone has 1: -0\.945 e beside the charge of atom 8"):
+    with pytest.warns(
+        UserWarning,
+        match=r"add up to 0\.055 e, the zone has 1: -0\.945 e beside the charge of atom 8",
+    ):
         parts(field, "ser", list(SER), "shift", charge=1)
 
 
@@ -236,32 +243,32 @@ def exceptions(system):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("files", [("charmm36.xml",), ("amber19-all.xml",)])
+@pytest.mark.parametrize("files", ["charmm36.xml", "amber19-all.xml"])
 def test_force_fields_with_custom_terms(files, model):
     """CHARMM: Urey-Bradley, impropers and 1-4 pairs as custom terms; Amber ff19SB: maps."""
-    topology, positions = peptide("ser")
-    field = app.ForceField(*files)
-    system = create_system(topology, field, SER, model, link_scheme="shift", dtype=torch.float64)
+    topology, positions = read("ala_ser_ala")
+    field, qm = app.ForceField(files), range(16, 21)
+    system = create_system(topology, field, qm, model, link_scheme="shift", dtype=torch.float64)
+    before, after = strong_terms(field.createSystem(topology)), strong_terms(system)
+    for atoms in before - after:
+        assert sum(i in qm for i in atoms) >= {2: 1, 3: 2, 4: 3, 8: 3}[len(atoms)]
+    assert (16, 14) in after or (14, 16) in after
     context = context_of(system, positions)
     forces = context.getState(forces=True).getForces(asNumpy=True)._value
-    chosen = [6, 8, 9, 10, 13, 15]
+    chosen = [12, 14, 15, 16, 19, 21]
     numeric = numeric_forces(context, positions, chosen)
     np.testing.assert_allclose(forces[chosen], numeric, atol=3e-3)
 
 
 def test_constraints_across_the_cut(field, model):
     topology, _ = peptide()
-    system = create_system(
-        topology, field, ALA, model, link_scheme="shift", constraints=app.HBonds
-    )
+    system = create_system(topology, field, ALA, model, link_scheme="shift", constraints=app.HBonds)
     held = {
         i for k in range(system.getNumConstraints()) for i in system.getConstraintParameters(k)[:2]
     }
     assert held and held.isdisjoint(ALA)
-    with pytest.raises(ValueError, match="a constraint holds atoms .* one is not"):
-        create_system(
-            topology, field, ALA, model, link_scheme="shift", constraints=app.AllBonds
-        )
+    with pytest.raises(ValueError, match=r"a constraint holds atoms .* one is not"):
+        create_system(topology, field, ALA, model, link_scheme="shift", constraints=app.AllBonds)
 
 
 @pytest.mark.parametrize(
@@ -293,7 +300,7 @@ def test_the_rest_of_the_force_field_is_as_it_was(field, model):
             for i in ALA:
                 force.setParticleParameters(i, 0.0, *force.getParticleParameters(i)[1:])
             for k in range(force.getNumExceptions()):
-                i, j, product, *rest = force.getExceptionParameters(k)
+                i, j, _, *rest = force.getExceptionParameters(k)
                 if {i, j} & set(ALA):
                     force.setExceptionParameters(k, i, j, 0.0, *rest)
                 if {i, j} <= set(ALA):
@@ -368,9 +375,7 @@ def test_what_the_topology_says_of_a_bond_counts(kind, words):
     topology = graph("CCHHHHHH", ETHANE, b01=kind)
     with pytest.raises(ValueError, match=words):
         links_of(topology, {0, 2, 3, 4}, "shift")
-    single = graph(
-        "CCHHHH", [(0, 1), (0, 2), (0, 3), (1, 4), (1, 5)], b01={"type": app.Single}
-    )
+    single = graph("CCHHHH", [(0, 1), (0, 2), (0, 3), (1, 4), (1, 5)], b01={"type": app.Single})
     with pytest.warns(UserWarning, match="is conjugated"):
         assert len(links_of(single, {0, 2, 3}, "shift")) == 1
 
@@ -443,7 +448,6 @@ def test_energy_is_conserved(field):
     topology, positions = peptide("ser")
     system = create_system(topology, field, SER, model, link_scheme="shift", dtype=torch.float64)
     context = context_of(system, positions)
-    openmm.LocalEnergyMinimizer.minimize(context, 10, 50)
     context.setVelocitiesToTemperature(300, 1)
     found = []
     for _ in range(60):

@@ -70,7 +70,9 @@ def test_forces_on_virtual_sites_reach_the_atoms(model, water, rigid):
     sites = [i for i in range(len(x)) if system.isVirtualSite(i)]
     assert sites
     oxygens = [
-        i for i in range(22, len(x)) if not system.isVirtualSite(i) and system.getParticleMass(i)._value > 10
+        i
+        for i in range(22, len(x))
+        if not system.isVirtualSite(i) and system.getParticleMass(i)._value > 10
     ]
     near = oxygens[np.argmin(np.linalg.norm(x[oxygens] - x[10], axis=1))]
     for i in (near, near + 1, near + 2):
@@ -130,5 +132,5 @@ def test_a_virtual_site_on_the_atom_behind_a_cut_is_refused(model):
     force = next(f for f in system.getForces() if isinstance(f, openmm.NonbondedForce))
     force.addParticle(0.0, 0.1, 0.0)
     topology.addAtom("LP", None, list(topology.residues())[-1])
-    with pytest.raises(ValueError, match="virtual site of atom 8, whose bond .* cut another"):
+    with pytest.raises(ValueError, match=r"virtual site of atom 8, whose bond .* cut another"):
         create_system(topology, system, SIDE_CHAIN, model, link_scheme="shift")

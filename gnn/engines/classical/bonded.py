@@ -43,7 +43,8 @@ def remove_terms(system: Any, crossing: Crossing, finished: bool) -> None:
     Raises
     ------
     ValueError
-        If a term acts on QM atoms and others that are not bonded, or on charges across a cut bond.
+        If a term acts on QM atoms and others without bonds between them, or on charges across a
+        cut bond.
     """
     biases: Counter[str] = Counter()
     for place, force in reversed(list(enumerate(system.getForces()))):
@@ -102,9 +103,9 @@ def _check_uncharged(force: Any, i: int, values: Any, atoms: tuple[int, ...]) ->
         name = force.getPerBondParameterName(k)
         if value and means_charge(name):
             raise ValueError(
-                f"term {i} of the CustomBondForce {force.getEnergyFunction()!r} acts on the charges "
-                f"of atoms {atoms[0]} and {atoms[1]} ({name} = {value:g}), of which one is QM: the "
-                "model sees full charges"
+                f"term {i} of the CustomBondForce {force.getEnergyFunction()!r} acts on the "
+                f"charges of atoms {atoms[0]} and {atoms[1]} ({name} = {value:g}), of which "
+                "one is QM: the model sees full charges"
             )
 
 
@@ -156,8 +157,8 @@ def check_sites(system: Any, crossing: Crossing) -> None:
             continue
         if i in qm:
             raise ValueError(
-                f"QM atom {i} is a virtual site, no atom: a model computes atoms; leave it out, and "
-                "take a force field without virtual sites for the QM atoms"
+                f"QM atom {i} is a virtual site, no atom: a model computes atoms; leave it out, "
+                "and take a force field without virtual sites for the QM atoms"
             )
         site = system.getVirtualSite(i)
         parents = {site.getParticle(k) for k in range(site.getNumParticles())}

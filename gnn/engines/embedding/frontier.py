@@ -107,17 +107,22 @@ def links_of(
         for (i, j), (inner, outer, _) in sorted(cut.items())
     ]
     if found and scheme is None:
-        cuts = "; ".join(
-            f"{_named(atoms[link.inner], atoms[link.outer])}, hydrogen at {link.ratio:.3f} of it"
-            for link in found[:8]
-        ) + (f"; and {len(found) - 8} more" if len(found) > 8 else "")
-        warnings.warn(
-            f"the zone is part of a molecule, so that {len(found)} "
-            f"bond{'s get link atoms' if len(found) > 1 else ' gets a link atom'}: {cuts}; the "
-            "charges there are shifted (link_scheme='shift', named, says nothing; 'refuse' refuses)",
-            stacklevel=4,
-        )
+        _announce(found, atoms)
     return found
+
+
+def _announce(links: list[Link], atoms: list[Any]) -> None:
+    """Warn of cut bonds that nobody asked for by name."""
+    cuts = [
+        f"{_named(atoms[link.inner], atoms[link.outer])}, hydrogen at {link.ratio:.3f} of it"
+        for link in links[:8]
+    ] + ([f"and {len(links) - 8} more"] if len(links) > 8 else [])
+    warnings.warn(
+        f"the zone is part of a molecule, so that {len(links)} "
+        f"bond{'s get link atoms' if len(links) > 1 else ' gets a link atom'}: {'; '.join(cuts)}; "
+        "charges there are shifted (pass link_scheme='shift' if so it shall be, 'refuse' if not)",
+        stacklevel=5,
+    )
 
 
 def _named(inner: Any, outer: Any) -> str:
@@ -153,8 +158,8 @@ def _check_bond(
         raise ValueError(f"{named} must not be cut: it is {kind}; {advice}")
     if _is_amide(inner, outer, atoms, neighbours):
         raise ValueError(
-            f"{named} must not be cut: it is one of an amide (a peptide), in part double; {advice}, "
-            "CA–C or CA–CB of a protein"
+            f"{named} must not be cut: it is one of an amide (a peptide), in part double; "
+            f"{advice}, CA–C or CA–CB of a protein"
         )
     single = _is_single(inner, outer, neighbours)
     if not (single or kind):
@@ -165,8 +170,8 @@ def _check_bond(
         )
     if symbols != ("C", "C") or not single:
         warnings.warn(
-            f"{named} is {'conjugated' if symbols == ('C', 'C') else 'polar'}: a link atom replaces "
-            "it less well than one between tetrahedral carbon atoms",
+            f"{named} is {'conjugated' if symbols == ('C', 'C') else 'polar'}: a link atom "
+            "replaces it less well than one between tetrahedral carbon atoms",
             stacklevel=5,
         )
 
@@ -239,8 +244,8 @@ def _check_places(
         both = neighbours[outer] & outers.keys()
         if both:
             raise ValueError(
-                f"atoms {outer} ({atoms[outer].name}) and {min(both)} ({atoms[min(both)].name}) are "
-                "bonded, and both would lose their charge to cut bonds: there must be an atom "
+                f"atoms {outer} ({atoms[outer].name}) and {min(both)} ({atoms[min(both)].name}) "
+                "are bonded, and both would lose their charge to cut bonds: there must be an atom "
                 "between two such; take these into the zone, or fewer of their neighbours"
             )
         if len(neighbours[outer]) == 1:

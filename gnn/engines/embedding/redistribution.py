@@ -136,9 +136,7 @@ def redistributed(
     return Frontier(moved, np.array(extra), _sparse(rows, len(charges)), np.array(hosts, dtype=int))
 
 
-def remainders(
-    links: Sequence[Link], zone: Zone, qm: Sequence[int], charges: Array
-) -> Array:
+def remainders(links: Sequence[Link], zone: Zone, qm: Sequence[int], charges: Array) -> Array:
     """Return what the frontier gets at each cut bond, (links,): the force field's less the zone's.
 
     A molecule's remainder goes evenly to its own cut bonds; that of molecules without such, and
