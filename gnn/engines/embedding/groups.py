@@ -50,6 +50,10 @@ class Near(NamedTuple):
     groups: Array
     fading: tuple[Array, Array]
 
+    def unseen(self) -> "Near":
+        """Return the same groups without any of their charges."""
+        return Near(*(array[:0] for array in self[:4]), *self[4:])
+
 
 class Groups:
     """Finds the charges near a zone, and carries forces on their weights back.
