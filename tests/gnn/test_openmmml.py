@@ -27,7 +27,8 @@ LAMBDA = "lambda_interpolate"
 @pytest.fixture(scope="module", autouse=True)
 def registered():
     """As the entry points do it where the package is installed."""
-    MLPotential.registerImplFactory("anisole", ModelPotentialFactory())
+    for name in ("anisole", "amp-bms"):
+        MLPotential.registerImplFactory(name, ModelPotentialFactory())
     MLPotential.registerEmbeddingFactory("anisole", ElectrostaticsFactory())
 
 
@@ -240,3 +241,21 @@ def test_cut_bonds_are_capped_by_the_mechanical_embedding():
     )
     with pytest.raises(ValueError, match="1 bonds of the atoms .* are cut, and 0 link atoms"):
         MLPotential("anisole")._impl.addForces(topology, openmm.System(), range(4), 0)
+
+
+@pytest.mark.slow
+def test_the_published_model(box, alone, shared_dir):
+    from gnn.engines.openmm import create_system
+    from gnn.published import load_amp_bms
+
+    topology, positions, system = box
+    model = load_amp_bms(shared_dir / "reference" / "amp_bms_MIN_state_dict")
+    potential = MLPotential("amp-bms", modelPath=model)
+    energy, _ = state_of(potential.createSystem(alone[0], precision="double"), alone[1])
+    (wanted,) = model.double().evaluate([System(METHANOL, 10 * alone[1])])
+    assert energy == pytest.approx(wanted["energy"] / KJ_PER_MOL, abs=1e-5)
+    mixed = potential.createMixedSystem(
+        topology, system, range(N), embedding="electrostatic", precision="double"
+    )
+    wanted = create_system(topology, system, range(N), model, dtype=torch.float64)
+    assert_same(state_of(mixed, positions), state_of(wanted, positions))
