@@ -4,8 +4,8 @@
 
 The box that ships (368 TIP3P waters) at 298.15 K and 1 bar. First the charges that the model sees
 fade, then the Lennard-Jones cores; what is left is the molecule in vacuum, so that there is no
-second leg. Windows take turns of 2.5 ps, and the table is written after each round: stop whenever you
-like, the same command goes on. Needs the extra ``engines`` and pymbar.
+second leg. Windows take turns of 2.5 ps, and the table is written after each round: stop whenever
+you like, the same command goes on. Needs the extra ``engines`` and pymbar.
 """
 
 import argparse
@@ -148,8 +148,8 @@ def load(window: int) -> dict[str, Any] | None:
 def leg(windows: list[int], columns: slice) -> tuple[float, float, int]:
     """Return free energy in kJ/mol from the first to the last window, its error, and samples.
 
-    The first tenth of each window is left out, at least one turn; of the rest samples are taken as far
-    apart as their energies are correlated.
+    The first tenth of each window is left out, at least one turn; of the rest, samples are taken as
+    far apart as their energies are correlated.
     """
     from pymbar import MBAR
     from pymbar.timeseries import statistical_inefficiency

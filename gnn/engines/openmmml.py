@@ -38,7 +38,7 @@ _OURS = ("charge", "charges", "cutoff", "switch_width", "modelPath", "precision"
 class ModelPotentialFactory(mlpotential.MLPotentialImplFactory):
     """Makes potentials by name, for the constructor of `MLPotential`."""
 
-    def createImpl(self, name: str, modelPath: Any = None) -> "ModelPotential":  # noqa: N802, N803
+    def createImpl(self, name: str, modelPath: Any = None) -> "ModelPotential":
         """Return the potential of a name.
 
         Parameters
@@ -49,7 +49,7 @@ class ModelPotentialFactory(mlpotential.MLPotentialImplFactory):
             A checkpoint in place of it.
         """
         if modelPath is None and name != "anisole":
-            modelPath = name  # noqa: N806
+            modelPath = name
         return ModelPotential(modelPath)
 
 
@@ -70,24 +70,24 @@ class ModelPotential(mlpotential.MLPotentialImpl):
     def __init__(self, model: Any = None):
         self.model = ready_model(model)
 
-    def getSupportedEmbeddings(self) -> list[str]:  # noqa: N802
+    def getSupportedEmbeddings(self) -> list[str]:
         """Return what is beside the embeddings of OpenMM-ML: ``"electrostatic"``."""
         return [ELECTROSTATIC]
 
-    def getMLLongRange(self) -> bool:  # noqa: N802
+    def getMLLongRange(self) -> bool:
         """Return that images of a part of a system do not act on it: it is computed by itself."""
         return False
 
-    def addForces(  # noqa: N802
+    def addForces(
         self,
         topology: Any,
         system: Any,
         atoms: Iterable[int] | None,
-        forceGroup: int,  # noqa: N803
+        forceGroup: int,
         charge: int = 0,
         charges: Mapping[int, int] | Sequence[int] | None = None,
         precision: str | None = None,
-        linkAtomDistances: Any = None,  # noqa: N803
+        linkAtomDistances: Any = None,
     ) -> None:
         """Add the force of some atoms by themselves, or of the whole system.
 
@@ -135,15 +135,15 @@ class ModelPotential(mlpotential.MLPotentialImpl):
             force.setParticles(chosen)
         system.addForce(force)
 
-    def createMixedSystem(  # noqa: N802
+    def createMixedSystem(
         self,
         topology: Any,
         system: Any,
         atoms: Iterable[int],
-        forceGroup: int,  # noqa: N803
+        forceGroup: int,
         interpolate: bool,
         embedding: str,
-        returnInfo: bool = False,  # noqa: N803
+        returnInfo: bool = False,
         precision: str | None = None,
         **options: Any,
     ) -> Any:
@@ -179,7 +179,7 @@ class ModelPotential(mlpotential.MLPotentialImpl):
 class ElectrostaticsFactory(mlpotential.EmbeddingFactory):
     """Makes the embedding ``"anisole"``."""
 
-    def createEmbedding(self, name: str) -> "Electrostatics":  # noqa: N802
+    def createEmbedding(self, name: str) -> "Electrostatics":
         """Return the embedding; it has one name only."""
         return Electrostatics()
 
@@ -191,15 +191,15 @@ class Electrostatics(mlpotential.Embedding):
     says of them among the charges less what it says of them alone: electrostatics and polarisation.
     """
 
-    def createMixedSystem(  # noqa: N802
+    def createMixedSystem(
         self,
         potential: Any,
         topology: Any,
         system: Any,
         atoms: Iterable[int],
-        forceGroup: int,  # noqa: N803
+        forceGroup: int,
         interpolate: bool,
-        returnInfo: bool = False,  # noqa: N803
+        returnInfo: bool = False,
         **options: Any,
     ) -> Any:
         """Return the mixed system.

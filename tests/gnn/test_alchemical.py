@@ -155,9 +155,9 @@ def test_forces_are_the_gradient_on_the_way(box, context, charges):
 
 
 def test_what_parameters_may_be(context):
-    with pytest.raises(openmm.OpenMMException, match="lambda_electrostatics from 0 to 1, got 1.5"):
+    with pytest.raises(openmm.OpenMMException, match="lambda_electrostatics from 0 to 1"):
         state_of(context, {1}, **{CHARGES: 1.5})
-    with pytest.raises(openmm.OpenMMException, match="lambda_sterics from 0 to 1, got -0.1"):
+    with pytest.raises(openmm.OpenMMException, match="lambda_sterics from 0 to 1"):
         state_of(context, {1}, **{CHARGES: 1, CORES: -0.1})
     with pytest.warns(UserWarning, match="take lambda_electrostatics to 0 first"):
         state_of(context, {1}, **{CHARGES: 1, CORES: 0.9})

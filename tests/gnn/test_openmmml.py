@@ -239,7 +239,7 @@ def test_cut_bonds_are_capped_by_the_mechanical_embedding():
     assert state.getPotentialEnergy()._value == pytest.approx(
         wanted["energy"] / KJ_PER_MOL, abs=1e-5
     )
-    with pytest.raises(ValueError, match="1 bonds of the atoms .* are cut, and 0 link atoms"):
+    with pytest.raises(ValueError, match=r"1 bonds of the atoms .* are cut, and 0 link atoms"):
         MLPotential("anisole")._impl.addForces(topology, openmm.System(), range(4), 0)
 
 

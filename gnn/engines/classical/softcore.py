@@ -96,7 +96,8 @@ def _holder(system: Any, qm: set[int]) -> Any:
 
 def _acts(force: Any, qm: set[int]) -> bool:
     """Return whether a custom force may act between QM atoms and others."""
-    groups = [force.getInteractionGroupParameters(k) for k in range(force.getNumInteractionGroups())]
+    count = force.getNumInteractionGroups()
+    groups = [force.getInteractionGroupParameters(k) for k in range(count)]
     if groups:
         return any(not qm.isdisjoint(one) or not qm.isdisjoint(other) for one, other in groups)
     rows = np.array([force.getParticleParameters(i) for i in sorted(qm)], dtype=float)

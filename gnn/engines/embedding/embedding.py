@@ -111,7 +111,8 @@ class Embedding:
         charges = self.coupling * self.surroundings.charges[near.sites]
         output = self.evaluate(self._batch(atoms, near.points, charges * near.weights, origin))
         on_points, on_weights = array(output["mm_forces"]), array(output["mm_potential"]) * charges
-        self.slope = on_weights @ near.weights / self.coupling if self.coupling else np.nan
+        work = float(on_weights @ near.weights)
+        self.slope = work / self.coupling if self.coupling else np.nan
         on_atoms, on_sites = self.groups.forces(near, on_points, on_weights, len(atoms))
         on_atoms += array(output["forces"])
         forces = self.zone.sites.spread(on_atoms) + self.surroundings.sites.spread(on_sites)

@@ -52,7 +52,12 @@ class Near(NamedTuple):
 
     def unseen(self) -> "Near":
         """Return the same groups without any of their charges."""
-        return Near(*(array[:0] for array in self[:4]), *self[4:])
+        return self._replace(
+            sites=self.sites[:0],
+            points=self.points[:0],
+            weights=self.weights[:0],
+            entries=self.entries[:0],
+        )
 
 
 class Groups:
