@@ -252,6 +252,28 @@ def md() -> list[str]:
         f"day); the force field alone takes {parts[1]:.1f} ms",
         *(f"| {value:.1f} |\n" for value in (*parts, step - sum(parts))),
         *link_atoms(),
+        *hydration(),
+    ]
+
+
+def hydration() -> list[str]:
+    """Return the free energy of hydration of methanol and its parts."""
+    rows = {row["quantity"]: row for row in read("hydration")}
+
+    def energy(name: str, digits: int = 1) -> str:
+        return f"{number(rows[name], 'value'):.{digits}f}".replace("-", "−")
+
+    whole, charges, cores = (
+        f"{energy(name)} ± {number(rows[name], 'error'):.1f}"
+        for name in ("hydration free energy", "of it charges", "of it cores")
+    )
+    picoseconds = number(rows["all windows"], "value")
+    windows, far = rows["windows"]["value"], "Onsager's estimate of what is beyond the cutoff"
+    return [
+        f"{whole} kcal/mol (experiment: −5.1)",
+        f"{windows} windows, {picoseconds:.0f} ps in all",
+        f"fading charges make {charges}, vanishing cores {cores} kcal/mol",
+        f"puts at {energy(far, 2)} kcal/mol for the {number(rows['dipole in water'], 'value'):.1f} D",
     ]
 
 

@@ -17,10 +17,15 @@ COMMANDS = {"fmm/bench.py": {"fmm3dpy", "matplotlib"}}
 ARRAYS = {"multipoles/cuda/device.py": {"torch", "cupy", "jax"}}
 # heavy packages that gnn imports inside the function that needs them
 LATE = {
-    "ase", "dftd3", "dftd4", "openmm", "pyscf", "rdkit", "parmed", "h5py", "matplotlib", "rich",
+    "ase", "dftd3", "dftd4", "openmm", "openmmml", "pyscf", "rdkit", "parmed", "h5py", "matplotlib",
+    "rich", "torch_sim",
 }  # fmt: skip
 # modules that define a subclass of such a package's class; no other module imports them
-SUBCLASSES = {"gnn/engines/ase.py": {"ase"}}
+SUBCLASSES = {
+    "gnn/engines/ase.py": {"ase"},
+    "gnn/engines/openmmml.py": {"openmmml"},
+    "gnn/engines/torch_sim.py": {"torch_sim"},
+}
 # floors of fmm from below: a module imports what is on lower floors, and from its own room
 FLOORS = (
     ("fmm.tree",),

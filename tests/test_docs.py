@@ -82,6 +82,8 @@ def test_snippets_of_a_page_run_and_print_what_they_say(
 ):
     if page.stem == "trust":  # about molecules that the model does not know
         monkeypatch.undo()
+    if page.stem == "md":
+        _register_potentials()
     monkeypatch.chdir(tmp_path)  # some write files
     names: dict = {"__name__": "__docs__"}
     for line, block in _blocks(page, "python"):
@@ -91,6 +93,17 @@ def test_snippets_of_a_page_run_and_print_what_they_say(
         assert [text for text in _printed(block) if text not in output] == []
     if page.stem == "ase":
         _check_vibrations(names["wavenumbers"].real)
+
+
+def _register_potentials():
+    """Tell OpenMM-ML of our models, as the entry points of a package that was installed do."""
+    pytest.importorskip("openmm", reason="needs the package openmm (extra 'engines')")
+    mlpotential = pytest.importorskip(
+        "openmmml.mlpotential", reason="needs the package openmmml (extra 'engines')"
+    )
+    from gnn.engines.openmmml import ModelPotentialFactory
+
+    mlpotential.MLPotential.registerImplFactory("anisole", ModelPotentialFactory())
 
 
 def _check_vibrations(wavenumbers):

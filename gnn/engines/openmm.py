@@ -7,6 +7,7 @@ Lennard-Jones interaction between the two. No patched engine: the model is calle
 """
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 
 from gnn.data.values import total_charge
 from gnn.engines._models import ready_model
+from gnn.engines.classical.softcore import ELECTROSTATICS, STERICS, soften
 from gnn.engines.classical.splitting import split
 from gnn.engines.embedding.embedding import Embedding
 from gnn.engines.embedding.frontier import check_reach, links_of
@@ -43,7 +45,7 @@ class QMMMForce:
     """
 
     def __init__(self, embedding: Embedding, periodic: bool):
-        self.embedding, self.periodic = embedding, periodic
+        self.embedding, self.periodic, self._told = embedding, periodic, False
 
     def __call__(self, state: Any) -> tuple[float, np.ndarray]:
         """Return energy in kJ/mol and forces (particles, 3) in kJ/mol/nm.
@@ -61,11 +63,29 @@ class QMMMForce:
 
     def _evaluate(self, state: Any) -> tuple[float, np.ndarray]:
         positions = np.asarray(state.getPositions(asNumpy=True)._value) * NANOMETER
+        self._couple(state)
         box = None
         if self.periodic:
             box = np.asarray(state.getPeriodicBoxVectors(asNumpy=True)._value) * NANOMETER
         energy, forces = self.embedding.energy_forces(positions, box)
         return energy / KJ_PER_MOL, forces * (NANOMETER / KJ_PER_MOL)
+
+    def _couple(self, state: Any) -> None:
+        """Scale the charges by the context's parameter, where there is one."""
+        given = dict(state.getParameters())
+        for name in {ELECTROSTATICS, STERICS} & given.keys():
+            if not 0 <= given[name] <= 1:
+                raise ValueError(f"expected {name} from 0 to 1, got {given[name]:g}")
+        coupling, cores = given.get(ELECTROSTATICS, 1.0), given.get(STERICS, 1.0)
+        self.embedding.coupling = coupling
+        if coupling and cores < 1 and not self._told:
+            self._told = True
+            warnings.warn(
+                f"{STERICS} is {cores:g} while {ELECTROSTATICS} is {coupling:g}: charges come "
+                "nearer to the QM atoms than whole cores let them, where the model knows nothing; "
+                f"take {ELECTROSTATICS} to 0 first",
+                stacklevel=2,
+            )
 
 
 def create_system(
@@ -82,6 +102,7 @@ def create_system(
     switch_width: float = SWITCH_WIDTH,
     dtype: torch.dtype | None = None,
     watch: Callable[[dict[str, torch.Tensor]], None] | None = None,
+    alchemical: bool = False,
     **options: Any,
 ) -> Any:
     """Build an OpenMM system in which a model computes some of the atoms.
@@ -123,6 +144,11 @@ def create_system(
     watch : callable, optional
         Called at every evaluation with what the model returns, a dict of tensors (of a committee
         with ``energy_std`` and ``forces_std``); an error that it raises ends the run.
+    alchemical : bool
+        Give contexts two parameters from 0 to 1, at first 1: ``lambda_electrostatics`` multiplies
+        the charges that the model sees, ``lambda_sterics`` takes the Lennard-Jones interaction
+        between QM atoms and others away (`gnn.engines.classical.softcore`). With both at 0 the QM
+        atoms are in vacuum.
     **options
         For ``mm_forcefield.createSystem``. Default: PME with a cutoff of 9 Å where there is a
         box, no cutoff else; rigid water; a smooth end of the Lennard-Jones interaction.
@@ -138,7 +164,7 @@ def create_system(
     ValueError
         If `qm_atoms` are not atoms of the topology, a bond must not be cut (double, aromatic, of
         an amide, to hydrogen, …), the charge of a whole molecule is not whole, the model does not
-        know an element, or a force of the force field cannot be split.
+        know an element, or a force of the force field cannot be split (or softened).
     TypeError
         If an argument is of another kind.
 
@@ -172,7 +198,10 @@ def create_system(
     surroundings = surroundings_of(topology, set(qm), classical, moved, links)
     embedding = Embedding(ready, zone, surroundings, cutoff, switch_width, watch)
     periodic = system.usesPeriodicBoundaryConditions()
-    force = openmm.PythonForce(QMMMForce(embedding, periodic))
+    if alchemical:
+        soften(system, set(qm))
+    parameters = {ELECTROSTATICS: 1.0} if alchemical else {}
+    force = openmm.PythonForce(QMMMForce(embedding, periodic), parameters)
     force.setUsesPeriodicBoundaryConditions(periodic)
     force.setForceGroup(1)
     force.setName("QMMMForce")

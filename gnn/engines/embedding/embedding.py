@@ -42,6 +42,11 @@ class Embedding:
     evaluate : callable
         Takes a `Batch` of one system, returns what the model says of it with forces, forces on the
         surroundings and their potential.
+    coupling : float
+        What the charges are multiplied by, 1 at first; at 0 the atoms are in vacuum.
+    slope : float
+        Derivative of the energy in eV by `coupling`, of the last evaluation; NaN at 0, where the
+        model sees no charges.
 
     Raises
     ------
@@ -74,6 +79,7 @@ class Embedding:
         self.surroundings = surroundings or Surroundings.none(particles)
         self.groups = Groups(self.surroundings, cutoff - switch_width, cutoff)
         self.evaluate: Callable[[Batch], dict[str, torch.Tensor]] = self._of_model
+        self.coupling, self.slope = 1.0, np.nan
         self._tree = Tree(zone.held, particles)
         self._numbers = torch.tensor(numbers, dtype=torch.int64)
         self._charge = torch.tensor([zone.charge], dtype=model.dtype)
@@ -100,9 +106,13 @@ class Embedding:
         if not np.isfinite(positions).all():
             raise ValueError("the positions hold NaN or infinity: the time step may be too long")
         atoms, near, origin = self.placed(positions, box)
-        charges = self.surroundings.charges[near.sites]
+        if not self.coupling:
+            near = near.unseen()
+        charges = self.coupling * self.surroundings.charges[near.sites]
         output = self.evaluate(self._batch(atoms, near.points, charges * near.weights, origin))
         on_points, on_weights = array(output["mm_forces"]), array(output["mm_potential"]) * charges
+        work = float(on_weights @ near.weights)
+        self.slope = work / self.coupling if self.coupling else np.nan
         on_atoms, on_sites = self.groups.forces(near, on_points, on_weights, len(atoms))
         on_atoms += array(output["forces"])
         forces = self.zone.sites.spread(on_atoms) + self.surroundings.sites.spread(on_sites)

@@ -50,6 +50,15 @@ class Near(NamedTuple):
     groups: Array
     fading: tuple[Array, Array]
 
+    def unseen(self) -> "Near":
+        """Return the same groups without any of their charges."""
+        return self._replace(
+            sites=self.sites[:0],
+            points=self.points[:0],
+            weights=self.weights[:0],
+            entries=self.entries[:0],
+        )
+
 
 class Groups:
     """Finds the charges near a zone, and carries forces on their weights back.
