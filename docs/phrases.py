@@ -273,7 +273,8 @@ def hydration() -> list[str]:
         f"{whole} kcal/mol (experiment: −5.1)",
         f"{windows} windows, {picoseconds:.0f} ps in all",
         f"fading charges make {charges}, vanishing cores {cores} kcal/mol",
-        f"puts at {energy(far, 2)} kcal/mol for the {number(rows['dipole in water'], 'value'):.1f} D",
+        f"puts at {energy(far, 2)} kcal/mol for the "
+        f"{number(rows['dipole in water'], 'value'):.1f} D",
     ]
 
 
