@@ -301,7 +301,7 @@ def link_atoms() -> list[str]:
         of = {row["energy"]: row for row in rows if row["torsion"] == called}
         off = [
             f"{number(of[kind], 'rms_from_whole_kj_mol'):.1f}"
-            for kind in ("shift", "rcd", "delete", "force field")
+            for kind in ("shift", "rcd", "delete", "shift, B3LYP/6-31G*", "force field")
         ]
         whole = number(of["whole molecule"], "range_kj_mol")
         found.append(f"| {called} | {whole:.0f} | {' | '.join(off)} |")
