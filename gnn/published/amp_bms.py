@@ -182,7 +182,10 @@ class AmpBms(Potential):
         stress: bool = False,
     ) -> dict[str, Tensor]:
         """Evaluate a batch; see `gnn.potential.Potential.forward`."""
-        with fused.twins(create_graph):
+        # the graph is gone once derivatives are taken, unless they are to be differentiated
+        derived = forces or mm_forces or mm_potential or stress
+        constant = not create_graph and (derived or not torch.is_grad_enabled())
+        with fused.twins(create_graph), fused.constant_weights(constant):
             return super().forward(batch, forces, mm_forces, create_graph, mm_potential, stress)
 
     def parts(self, batch: Batch) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ receiver, then features of the edge; invariants by term and then by channel. Rea
 published weights (`gnn.published.weights`) bring columns to this order.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,36 @@ from gnn.data.batching import Batch
 from gnn.layers.message import Graph
 from gnn.layers.radial import envelope
 from gnn.operators.edges import anisotropic_state, pair_invariants
+from gnn.operators.perceptron import Ends, Layer, Network
+from gnn.operators.perceptron import perceptron as compiled
+from gnn.published import fused
 
 ORDER = 2
 
 
-def perceptron(inputs: int, hidden: int, layers: int, outputs: int | None = None) -> nn.Sequential:
+class Perceptron(nn.Sequential):
+    """Layers in sequence, of inputs that come as one tensor or as blocks of columns."""
+
+    def forward(self, *blocks: Tensor) -> Tensor:
+        """Return the outputs of rows of inputs."""
+        if not fused.weights_are_constant():
+            return super().forward(blocks[0] if len(blocks) == 1 else torch.cat(blocks, 1))
+        network = Network(layers_of(self), [block.shape[1] for block in blocks])
+        return compiled(network, blocks)
+
+
+def layers_of(modules: Iterable[nn.Module]) -> list[Layer]:
+    """Return linear modules, and which of them SiLU follows."""
+    layers: list[Layer] = []
+    for module in modules:
+        if isinstance(module, nn.Linear):
+            layers.append(Layer(module.weight, module.bias, False))
+        else:
+            layers[-1] = layers[-1]._replace(active=True)
+    return layers
+
+
+def perceptron(inputs: int, hidden: int, layers: int, outputs: int | None = None) -> Perceptron:
     """Return `layers` hidden layers with SiLU after each, then a linear output without bias.
 
     Without `outputs` the last hidden layer is the output.
@@ -30,7 +55,7 @@ def perceptron(inputs: int, hidden: int, layers: int, outputs: int | None = None
         inputs = hidden
     if outputs is not None:
         parts.append(nn.Linear(inputs, outputs, bias=False))
-    return nn.Sequential(*parts)
+    return Perceptron(*parts)
 
 
 class EdgePerceptron(nn.Module):
@@ -61,9 +86,47 @@ class EdgePerceptron(nn.Module):
         self.rest = nn.Sequential(nn.SiLU(), *rest)
 
     def forward(
+        self,
+        nodes: Tensor,
+        edges: Sequence[Tensor],
+        senders: Tensor,
+        receivers: Tensor,
+        fade: Tensor | None = None,
+        summed: bool = False,
+    ) -> Tensor:
+        """Return (E, outputs) of nodes (N, features) and blocks of edge features (E, width).
+
+        The outputs are multiplied by `fade` (E, 1). `summed` returns their sums over the incoming
+        edges of each node instead, (N, outputs).
+        """
+        if fused.weights_are_constant():
+            return self._compiled(nodes, edges, Ends(senders, receivers), fade, summed)
+        found = self._by_edges(nodes, edges, senders, receivers)
+        if fade is not None:
+            found = found * fade
+        if not summed:
+            return found
+        return found.new_zeros(len(nodes), found.shape[1]).index_add(0, receivers, found)
+
+    def _compiled(
+        self,
+        nodes: Tensor,
+        edges: Sequence[Tensor],
+        ends: Ends,
+        fade: Tensor | None,
+        summed: bool,
+    ) -> Tensor:
+        n, weight, bias = self.features, self.first.weight, self.first.bias
+        both = torch.cat([weight[:, :n], weight[:, n : 2 * n]])
+        projected = compiled(Network([Layer(both, None, False)], [n]), [nodes])
+        first, *others = layers_of([self.first, *self.rest])
+        layers = [Layer(weight[:, 2 * n :], bias, first.active), *others]
+        network = Network(layers, [block.shape[1] for block in edges])
+        return compiled(network, edges, ends, projected, fade, summed)
+
+    def _by_edges(
         self, nodes: Tensor, edges: Sequence[Tensor], senders: Tensor, receivers: Tensor
     ) -> Tensor:
-        """Return (E, outputs) of nodes (N, features) and blocks of edge features (E, width)."""
         n, weight = self.features, self.first.weight
         sent = functional.linear(nodes, weight[:, :n])
         received = functional.linear(nodes, weight[:, n : 2 * n], self.first.bias)
@@ -247,9 +310,9 @@ class PublishedStep(nn.Module):
         """Return new nodes (N, features), the state (N, 10, C), the invariants (E, width)."""
         ends = graph.senders, graph.receivers
         before = [graph.features] if previous is None else [previous, graph.features]
-        weights = self.coefficients(nodes, before, *ends)
+        fade = graph.fade if self.faded_state else None
         state = build_state(
-            weights * graph.fade if self.faded_state else weights, graph, self.channels
+            self.coefficients(nodes, before, *ends, fade), graph, self.channels
         )
         if polarise is not None:
             state = polarise(state, nodes)
@@ -260,12 +323,12 @@ class PublishedStep(nn.Module):
             invariants = basic.flatten(1)[:, 2 * state.shape[2] :]
         if self.gate is not None:
             invariants = invariants * self.gate(nodes, before, *ends)
-        messages = self.message(nodes, [invariants, graph.features], *ends) * graph.fade
-        summed = graph.sum_to_receivers(messages)
+        given = [invariants, graph.features]
+        summed = self.message(nodes, given, *ends, graph.fade, summed=True)
         inputs = [nodes, summed * self.message_scale if self.message_scale != 1 else summed]
         if self.norms:
             inputs.append(state_norms(state))
-        return nodes + self.update(torch.cat(inputs, 1)), state, invariants
+        return nodes + self.update(*inputs), state, invariants
 
 
 def build_state(weights: Tensor, graph: Graph, channels: int) -> Tensor:
