@@ -21,6 +21,7 @@ from multipoles.compiled.simd import (
     address_of,
     constant,
     fill_lanes,
+    lane_sum,
     load,
     splat,
     store,
@@ -191,3 +192,73 @@ def times_silu_slope(x, at, count, y, to):
         gate = _sigmoid(value, one)
         slope = gate * (one + value * (one - gate))
         store(y, to + k, load(y, to + k) * slope)
+
+
+# Plain loops over array[at + c] would not become vectors: Numba asks of each index whether it is
+# negative.
+
+
+@inline
+def copy(x, at, count, y, to):
+    """Copy `count` numbers."""
+    lanes = BYTES // x.itemsize
+    whole = count // lanes * lanes
+    for c in range(0, whole, lanes):
+        store(y, to + c, load(x, at + c))
+    for c in range(whole, count):
+        y[to + c] = x[at + c]
+
+
+@inline
+def copy_scaled(x, at, count, scale, y, to):
+    """Write `count` numbers times a factor."""
+    lanes = BYTES // x.itemsize
+    whole = count // lanes * lanes
+    for c in range(0, whole, lanes):
+        store(y, to + c, load(x, at + c) * scale)
+    for c in range(whole, count):
+        y[to + c] = x[at + c] * scale
+
+
+@inline
+def add_scaled(x, at, count, scale, y, to):
+    """Add `count` numbers times a factor."""
+    lanes = BYTES // x.itemsize
+    whole = count // lanes * lanes
+    for c in range(0, whole, lanes):
+        store(y, to + c, load(y, to + c) + load(x, at + c) * scale)
+    for c in range(whole, count):
+        y[to + c] += x[at + c] * scale
+
+
+@inline
+def add_two(x, at, other, count, y, to):
+    """Add `count` numbers from one place of x, and those from another."""
+    lanes = BYTES // x.itemsize
+    whole = count // lanes * lanes
+    for c in range(0, whole, lanes):
+        store(y, to + c, load(y, to + c) + load(x, at + c) + load(x, other + c))
+    for c in range(whole, count):
+        y[to + c] += x[at + c] + x[other + c]
+
+
+@inline
+def product(x, at, y, to, count):
+    """Return the sum of products of `count` numbers."""
+    lanes = BYTES // x.itemsize
+    whole = count // lanes * lanes
+    sums = splat(x, 0.0)
+    for c in range(0, whole, lanes):
+        sums = sums + load(x, at + c) * load(y, to + c)
+    total = lane_sum(sums)
+    for c in range(whole, count):
+        total += x[at + c] * y[to + c]
+    return total
+
+
+@inline
+def zeros(y, to, count):
+    """Write `count` zeros, a multiple of a vector's."""
+    zero = splat(y, 0.0)
+    for c in range(0, count, BYTES // y.itemsize):
+        store(y, to + c, zero)

@@ -13,7 +13,17 @@ side by side, at the pitch `breadth`.
 
 import numpy as np
 
-from gnn.operators._dense import multiply, silu, times_silu_slope
+from gnn.operators._dense import (
+    add_scaled,
+    add_two,
+    copy,
+    copy_scaled,
+    multiply,
+    product,
+    silu,
+    times_silu_slope,
+    zeros,
+)
 from multipoles.compiled.jit import inline, jit
 from multipoles.compiled.simd import BYTES
 
@@ -33,20 +43,17 @@ def _begin(first, rows, layer, bias, ends, projected, z, at, width):
     outputs, pitch = layer[0], layer[1]
     for r in range(rows):
         row = at + r * width
-        for c in range(pitch):
-            z[row + c] = bias[c]
+        copy(bias, 0, pitch, z, row)
         if len(senders):
             one = senders[first + r] * 2 * outputs
             two = receivers[first + r] * 2 * outputs + outputs
-            for c in range(outputs):
-                z[row + c] += projected[one + c] + projected[two + c]
+            add_two(projected, one, two, outputs, z, row)
 
 
 @inline
 def _fill(z, at, width, rows, bias, begin, pitch):
     for r in range(rows):
-        for c in range(pitch):
-            z[at + r * width + c] = bias[begin + c]
+        copy(bias, begin, pitch, z, at + r * width)
 
 
 @jit
@@ -99,12 +106,10 @@ def values(
             scale = fade[first + r] if len(fade) else kept.dtype.type(1.0)
             if summed:
                 to = ends[1][first + r] * outputs
-                for c in range(outputs):
-                    found[to + c] += scale * a[r * pitch + c]
+                add_scaled(a, r * pitch, outputs, scale, found, to)
             else:
                 to = (first + r) * outputs
-                for c in range(outputs):
-                    found[to + c] = scale * a[r * pitch + c]
+                copy_scaled(a, r * pitch, outputs, scale, found, to)
 
 
 @inline
@@ -156,14 +161,9 @@ def gradients(
             scale = kept.dtype.type(1.0)
             if len(fade):
                 scale = fade[first + r]
-                total = kept.dtype.type(0.0)
-                for c in range(outputs):
-                    total += weights[at + c] * a[r * pitch + c]
-                by_fade[first + r] = total
-            for c in range(outputs):
-                a[r * pitch + c] = scale * weights[at + c]
-            for c in range(outputs, pitch):
-                a[r * pitch + c] = 0.0
+                by_fade[first + r] = product(a, r * pitch, weights, at, outputs)
+            zeros(a, r * pitch, pitch)
+            copy_scaled(weights, at, outputs, scale, a, r * pitch)
         for k in range(last, -1, -1):
             width = layers[k, 1]
             if layers[k, 2]:
@@ -172,7 +172,7 @@ def gradients(
                     times_silu_slope(kept, place + r * breadth, width, a, r * width)
             if k > 0:
                 below = layers[k - 1, 1]
-                b[: rows * below] = 0.0
+                zeros(b, 0, rows * below)
                 multiply(
                     a, 0, width, rows, layers[k, 0], matrices, layers[k, 6], below // lanes,
                     b, 0, below,
@@ -180,25 +180,22 @@ def gradients(
                 a, b = b, a
         width = layers[0, 1]
         if len(senders):
+            one_time = kept.dtype.type(1.0)
             for r in range(rows):
                 one = (senders[first + r] - base) * hidden
                 two = receivers[first + r] * 2 * hidden + hidden
-                for c in range(hidden):
-                    by_senders[one + c] += a[r * width + c]
-                for c in range(hidden):
-                    by_projected[two + c] += a[r * width + c]
+                add_scaled(a, r * width, hidden, one_time, by_senders, one)
+                add_scaled(a, r * width, hidden, one_time, by_projected, two)
         for n in range(len(blocks)):
             if not asked[n]:
                 continue
             count = blocks[n, 0]
             vectors = _vectors(count, lanes)
             across = vectors * lanes
-            b[: rows * across] = 0.0
+            zeros(b, 0, rows * across)
             multiply(
                 a, 0, width, rows, hidden, matrices, blocks[n, 2], vectors, b, 0, across
             )
             found = by_inputs[n]
             for r in range(rows):
-                to = (first + r) * count
-                for c in range(count):
-                    found[to + c] = b[r * across + c]
+                copy(b, r * across, count, found, (first + r) * count)

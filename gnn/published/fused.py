@@ -65,24 +65,6 @@ def twins(used: bool = True) -> Iterator[None]:
         _use_twins.reset(token)
 
 
-_constant_weights: ContextVar[bool] = ContextVar("constant_weights", default=False)
-
-
-@contextmanager
-def constant_weights(constant: bool) -> Iterator[None]:
-    """Let networks run compiled inside the context, if their weights need no derivatives."""
-    token = _constant_weights.set(constant)
-    try:
-        yield
-    finally:
-        _constant_weights.reset(token)
-
-
-def weights_are_constant() -> bool:
-    """Return whether networks may run compiled."""
-    return _constant_weights.get()
-
-
 def _silently() -> np.errstate:
     """Let values overflow without a warning, as in torch: `Potential.evaluate` checks results."""
     return np.errstate(over="ignore", invalid="ignore")

@@ -17,7 +17,7 @@ from gnn.layers.radial import envelope
 from gnn.operators.edges import anisotropic_state, pair_invariants
 from gnn.operators.perceptron import Ends, Layer, Network
 from gnn.operators.perceptron import perceptron as compiled
-from gnn.published import fused
+from gnn.published import constants
 
 ORDER = 2
 
@@ -25,11 +25,16 @@ ORDER = 2
 class Perceptron(nn.Sequential):
     """Layers in sequence, of inputs that come as one tensor or as blocks of columns."""
 
+    def __init__(self, *modules: nn.Module):
+        super().__init__(*modules)
+        self._laid_out = constants.LaidOut()
+
     def forward(self, *blocks: Tensor) -> Tensor:
         """Return the outputs of rows of inputs."""
-        if not fused.weights_are_constant():
+        if not constants.are_constant():
             return super().forward(blocks[0] if len(blocks) == 1 else torch.cat(blocks, 1))
-        network = Network(layers_of(self), [block.shape[1] for block in blocks])
+        widths = tuple(block.shape[1] for block in blocks)
+        network = self._laid_out.network(widths, lambda: Network(layers_of(self), widths))
         return compiled(network, blocks)
 
 
@@ -84,6 +89,7 @@ class EdgePerceptron(nn.Module):
         self.first = nn.Linear(2 * features + edge_features, hidden)
         rest = perceptron(hidden, hidden, layers - 1, outputs)
         self.rest = nn.Sequential(nn.SiLU(), *rest)
+        self._laid_out = constants.LaidOut()
 
     def forward(
         self,
@@ -99,7 +105,7 @@ class EdgePerceptron(nn.Module):
         The outputs are multiplied by `fade` (E, 1). `summed` returns their sums over the incoming
         edges of each node instead, (N, outputs).
         """
-        if fused.weights_are_constant():
+        if constants.are_constant():
             return self._compiled(nodes, edges, Ends(senders, receivers), fade, summed)
         found = self._by_edges(nodes, edges, senders, receivers)
         if fade is not None:
@@ -116,13 +122,22 @@ class EdgePerceptron(nn.Module):
         fade: Tensor | None,
         summed: bool,
     ) -> Tensor:
-        n, weight, bias = self.features, self.first.weight, self.first.bias
+        widths = tuple(block.shape[1] for block in edges)
+        projection = self._laid_out.network((), self._projection)
+        network = self._laid_out.network(widths, lambda: self._of_edges(widths))
+        return compiled(network, edges, ends, compiled(projection, [nodes]), fade, summed)
+
+    def _projection(self) -> Network:
+        """Return what nodes contribute to the first layer, as senders and as receivers."""
+        n, weight = self.features, self.first.weight
         both = torch.cat([weight[:, :n], weight[:, n : 2 * n]])
-        projected = compiled(Network([Layer(both, None, False)], [n]), [nodes])
+        return Network([Layer(both, None, False)], [n])
+
+    def _of_edges(self, widths: Sequence[int]) -> Network:
+        """Return the network of the edges' own features."""
         first, *others = layers_of([self.first, *self.rest])
-        layers = [Layer(weight[:, 2 * n :], bias, first.active), *others]
-        network = Network(layers, [block.shape[1] for block in edges])
-        return compiled(network, edges, ends, projected, fade, summed)
+        own = first._replace(weight=first.weight[:, 2 * self.features :])
+        return Network([own, *others], widths)
 
     def _by_edges(
         self, nodes: Tensor, edges: Sequence[Tensor], senders: Tensor, receivers: Tensor
