@@ -172,7 +172,7 @@ class _Perceptron(Function):
             kept, breadth, _flat(found), summed,
         )  # fmt: skip
         ranges = _ranges(rows, network.work, ends)
-        _run(lambda begin, end: kernels.values(begin, end, *arguments), ranges)
+        jit.run_ranges(lambda begin, end: kernels.values(begin, end, *arguments), ranges)
         if keeps:
             ctx.network, ctx.ends, ctx.summed, ctx.kept = network, ends, summed, kept
             ctx.fade, ctx.nodes, ctx.rows = fade, nodes, rows
@@ -201,7 +201,7 @@ class _Perceptron(Function):
             kernels.gradients(begin, end, *arguments, own, base, results)
             return own, base
 
-        parts = _run(task, _ranges(rows, 2 * network.work, ends))
+        parts = jit.run_ranges(task, _ranges(rows, 2 * network.work, ends))
         if by_projected is not None:
             sent = by_projected.numpy()[:, : network.hidden]
             for own, base in parts:
@@ -237,16 +237,6 @@ def _ranges(rows: int, work: int, ends: Ends | None) -> list[Range]:
         cuts = np.searchsorted(receivers, receivers[cuts])
     bounds = [0, *cuts.tolist(), rows]
     return [(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True) if a < b]
-
-
-def _run(task: Callable[[int, int], Any], ranges: list[Range]) -> list:
-    if len(ranges) == 1:
-        return [task(*ranges[0])]
-    # the decision for threads is made: work without bound, one range for each
-    found = jit.run_chunks(
-        lambda start, stop: [task(*ranges[i]) for i in range(start, stop)], len(ranges), 1e18
-    )
-    return [item for chunk in found for item in chunk]
 
 
 def _ends(ends: Ends | None) -> tuple[NDArray, NDArray]:

@@ -285,8 +285,10 @@ class AmpBms(Potential):
         self, batch: Batch, box: Tensor | None, charges: Tensor, factors: Tensor
     ) -> dict[str, Tensor]:
         """Return the energies of pairs of atoms of each system."""
-        pairs = PairEnergies(batch, self.dispersion, self.internal_kernel, _CONTACT, box)
-        energies = fused.apply(pairs, batch.positions, charges, factors)
+        inputs = batch.positions, charges, factors
+        derived = torch.is_grad_enabled() and any(one.requires_grad for one in inputs)
+        pairs = PairEnergies(batch, self.dispersion, self.internal_kernel, _CONTACT, box, derived)
+        energies = fused.apply(pairs, *inputs)
         names = ("coulomb_qm", "dispersion", "repulsion")
         return dict(zip(names, energies.unbind(1), strict=True))
 
