@@ -262,3 +262,10 @@ def zeros(y, to, count):
     zero = splat(y, 0.0)
     for c in range(0, count, BYTES // y.itemsize):
         store(y, to + c, zero)
+
+
+@inline
+def clear(y, to, count):
+    """Write `count` zeros."""
+    for c in range(to, to + count):
+        y[c] = 0.0

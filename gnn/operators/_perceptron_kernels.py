@@ -3,12 +3,13 @@
 A few rows go through all layers while they are in the cache. All arrays are one-dimensional; those
 of layers have rows of whole vectors. What the loops know of a network:
 
-* ``blocks[b]``: inputs, places of the matrix forward and backward, of the b-th block of inputs;
+* ``blocks[b]``: columns, places of the matrix forward and backward, and columns that are skipped
+  before those, of the b-th block of inputs;
 * ``layers[k]``: outputs, pitch of a row, activated or not, place of the row among those kept,
   and of layers after the first: inputs, places of the matrix forward and backward.
 
 Of an activated layer its input of SiLU is kept, for the derivatives: `kept` holds those of a row
-side by side, at the pitch `breadth`.
+side by side, at the pitch `breadth`. Rows of the output begin with `lead` zeros.
 """
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from gnn.operators._dense import (
     add_scaled,
     add_two,
+    clear,
     copy,
     copy_scaled,
     multiply,
@@ -58,7 +60,7 @@ def _fill(z, at, width, rows, bias, begin, pitch):
 
 @jit
 def values(
-    begin, end, inputs, pitches, ends, projected, network, fade, kept, breadth, found, summed,
+    begin, end, inputs, pitches, ends, projected, network, fade, kept, breadth, found, summed, lead,
 ):  # fmt: skip
     """Write the outputs of rows [begin, end) to `found`, or add them to those of receivers.
 
@@ -86,7 +88,7 @@ def values(
                 for n in range(len(blocks)):
                     x, step, count = inputs[n], pitches[n], blocks[n, 0]
                     multiply(
-                        x, first * step, step, rows, count, matrices, blocks[n, 1],
+                        x, first * step + blocks[n, 3], step, rows, count, matrices, blocks[n, 1],
                         pitch // lanes, z, at, width,
                     )  # fmt: skip
             else:
@@ -105,10 +107,12 @@ def values(
         for r in range(rows):
             scale = fade[first + r] if len(fade) else kept.dtype.type(1.0)
             if summed:
-                to = ends[1][first + r] * outputs
+                to = ends[1][first + r] * (lead + outputs) + lead
                 add_scaled(a, r * pitch, outputs, scale, found, to)
             else:
-                to = (first + r) * outputs
+                to = (first + r) * (lead + outputs)
+                clear(found, to, lead)
+                to += lead
                 copy_scaled(a, r * pitch, outputs, scale, found, to)
 
 
@@ -136,7 +140,7 @@ def _last_outputs(first, rows, network, kept, breadth, a, g):
 
 @jit
 def gradients(
-    begin, end, ends, network, fade, kept, breadth, weights, summed, asked,
+    begin, end, ends, network, fade, kept, breadth, weights, summed, lead, asked,
     by_fade, by_projected, by_senders, base, by_inputs,
 ):  # fmt: skip
     """Write the gradients of the sum of weights times outputs, for rows [begin, end).
@@ -157,7 +161,7 @@ def gradients(
         if len(fade):
             _last_outputs(first, rows, network, kept, breadth, a, b)
         for r in range(rows):
-            at = (receivers[first + r] if summed else first + r) * outputs
+            at = (receivers[first + r] if summed else first + r) * (lead + outputs) + lead
             scale = kept.dtype.type(1.0)
             if len(fade):
                 scale = fade[first + r]
@@ -189,7 +193,7 @@ def gradients(
         for n in range(len(blocks)):
             if not asked[n]:
                 continue
-            count = blocks[n, 0]
+            count, skipped = blocks[n, 0], blocks[n, 3]
             vectors = _vectors(count, lanes)
             across = vectors * lanes
             zeros(b, 0, rows * across)
@@ -198,4 +202,6 @@ def gradients(
             )
             found = by_inputs[n]
             for r in range(rows):
-                copy(b, r * across, count, found, (first + r) * count)
+                to = (first + r) * (skipped + count)
+                clear(found, to, skipped)
+                copy(b, r * across, count, found, to + skipped)

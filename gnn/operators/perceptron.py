@@ -28,7 +28,9 @@ MOST_BLOCKS = 3
 # measured nanoseconds of a product of a row's number with a weight, one way
 _COST = 0.01
 # waking a thread costs some 50 microseconds
-_THREAD_GRAIN = 2e5
+_THREAD_GRAIN = 1e5
+# arrays that a network keeps, for as many threads
+_MOST_SPARE = 2
 
 
 class Layer(NamedTuple):
@@ -55,9 +57,19 @@ class Network:
         The first has as many inputs as all blocks have columns together.
     widths : sequence of int
         Columns of each block of inputs.
+    skips : sequence of int, optional
+        Columns at the beginning of each block that are no inputs.
+    lead : int
+        Zeros that each row of outputs begins with.
     """
 
-    def __init__(self, layers: Sequence[Layer], widths: Sequence[int]):
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        widths: Sequence[int],
+        skips: Sequence[int] | None = None,
+        lead: int = 0,
+    ):
         first = layers[0].weight
         if sum(widths) != first.shape[1]:
             raise ValueError(
@@ -69,9 +81,11 @@ class Network:
         self._size = 0
         plan: list[tuple] = []
         start = 0
-        self.blocks = np.zeros((len(widths), 3), np.int64)
+        self.lead = lead
+        self._spare: list[NDArray] = []
+        self.blocks = np.zeros((len(widths), 4), np.int64)
         for b, width in enumerate(widths):
-            self.blocks[b] = width, *self._plan(plan, first, start, width)
+            self.blocks[b] = width, *self._plan(plan, first, start, width), skips[b] if skips else 0
             start += width
         self.layers = np.zeros((len(layers), 7), np.int64)
         self.breadth = 0
@@ -95,9 +109,28 @@ class Network:
             pack(_strided(weight)[0], *arguments, self.matrices, place)
 
     @property
+    def columns(self) -> list[int]:
+        """Columns of each block of inputs, with those that are skipped."""
+        found: list[int] = (self.blocks[:, 0] + self.blocks[:, 3]).tolist()
+        return found
+
+    @property
     def arrays(self) -> tuple[NDArray, NDArray, NDArray, NDArray]:
         """Matrices, biases, blocks and layers, as the loops take them."""
         return self.matrices, self.biases, self.blocks, self.layers
+
+    def memory(self, size: int) -> NDArray:
+        """Return numbers of any value: fresh memory costs the system a tenth of the loops' time."""
+        try:
+            memory = self._spare.pop()
+        except IndexError:
+            memory = np.empty(0, self.biases.dtype)
+        return memory[:size] if size <= len(memory) <= 4 * size else np.empty(size, memory.dtype)
+
+    def give_back(self, memory: NDArray) -> None:
+        """Keep memory for the next call."""
+        if len(self._spare) < _MOST_SPARE:
+            self._spare.append(memory if memory.base is None else memory.base)
 
     def _padded(self, width: int) -> int:
         return -(-width // self._lanes) * self._lanes
@@ -160,16 +193,14 @@ class _Perceptron(Function):
         keeps = any(ctx.needs_input_grad)
         rows, like = len(inputs[0]), inputs[0]
         breadth = network.breadth if keeps else 0
-        kept = np.empty(rows * breadth, network.biases.dtype)
+        kept = network.memory(rows * breadth)
         nodes = 0 if projected is None else len(projected)
-        if summed:
-            found = like.new_zeros(nodes, network.outputs)
-        else:
-            found = like.new_empty(rows, network.outputs)
+        width = network.lead + network.outputs
+        found = like.new_zeros(nodes, width) if summed else like.new_empty(rows, width)
         arguments = (
             *_blocks(inputs),
             _ends(ends), _flat_or_none(projected, like), network.arrays, _flat_or_none(fade, like),
-            kept, breadth, _flat(found), summed,
+            kept, breadth, _flat(found), summed, network.lead,
         )  # fmt: skip
         ranges = _ranges(rows, network.work, ends)
         jit.run_ranges(lambda begin, end: kernels.values(begin, end, *arguments), ranges)
@@ -181,17 +212,19 @@ class _Perceptron(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, weights: Tensor) -> tuple:
+        if ctx.kept is None:
+            raise RuntimeError("expected one backward pass, got another: what it needs is gone")
         network, ends, rows, fade = ctx.network, ctx.ends, ctx.rows, ctx.fade
         asked = np.array(ctx.needs_input_grad[5:])
         by_fade = None if fade is None else torch.empty_like(fade)
         by_projected = weights.new_zeros(ctx.nodes, 2 * network.hidden) if ctx.nodes else None
         by_inputs = [
-            weights.new_empty((rows, int(width)) if wanted else (0, 0))
-            for width, wanted in zip(network.blocks[:, 0], asked, strict=True)
+            weights.new_empty((rows, width) if wanted else (0, 0))
+            for width, wanted in zip(network.columns, asked, strict=True)
         ]
         arguments = (
             _ends(ends), network.arrays, _flat_or_none(fade, weights), ctx.kept, network.breadth,
-            _flat(weights), ctx.summed, asked, _flat_or_none(by_fade, weights),
+            _flat(weights), ctx.summed, network.lead, asked, _flat_or_none(by_fade, weights),
             _flat_or_none(by_projected, weights),
         )  # fmt: skip
         results, _ = _blocks(by_inputs)
@@ -207,6 +240,8 @@ class _Perceptron(Function):
             for own, base in parts:
                 block = own.reshape(-1, network.hidden)
                 sent[base : base + len(block)] += block
+        network.give_back(ctx.kept)
+        ctx.kept = None
         found = by_projected, by_fade, *by_inputs
         needs = ctx.needs_input_grad[3:]
         return None, None, None, *(g if n else None for g, n in zip(found, needs, strict=True))

@@ -54,7 +54,7 @@ def are_constant() -> bool:
 
 
 class LaidOut:
-    """Keeps what a module's networks are laid out as."""
+    """Keeps what a module's networks are laid out as; a copy begins with nothing."""
 
     def __init__(self) -> None:
         self._stamp: object = None
@@ -69,3 +69,6 @@ class LaidOut:
         if key not in self._networks:
             self._networks[key] = make()
         return self._networks[key]
+
+    def __reduce__(self) -> tuple[type["LaidOut"], tuple[()]]:
+        return LaidOut, ()

@@ -85,7 +85,7 @@ class EdgePerceptron(nn.Module):
         outputs: int | None = None,
     ):
         super().__init__()
-        self.features = features
+        self.features, self.edge_features = features, edge_features
         self.first = nn.Linear(2 * features + edge_features, hidden)
         rest = perceptron(hidden, hidden, layers - 1, outputs)
         self.rest = nn.Sequential(nn.SiLU(), *rest)
@@ -99,17 +99,24 @@ class EdgePerceptron(nn.Module):
         receivers: Tensor,
         fade: Tensor | None = None,
         summed: bool = False,
+        lead: int = 0,
     ) -> Tensor:
         """Return (E, outputs) of nodes (N, features) and blocks of edge features (E, width).
 
-        The outputs are multiplied by `fade` (E, 1). `summed` returns their sums over the incoming
-        edges of each node instead, (N, outputs).
+        Blocks together may have more columns than there are inputs: the first one's first columns
+        are none. The outputs are multiplied by `fade` (E, 1) and begin with `lead` zeros. `summed`
+        returns their sums over the incoming edges of each node instead, (N, outputs).
         """
+        more = sum(block.shape[1] for block in edges) - self.edge_features
         if constants.are_constant():
-            return self._compiled(nodes, edges, Ends(senders, receivers), fade, summed)
+            ends = Ends(senders, receivers)
+            return self._compiled(nodes, edges, ends, fade, summed, (more, lead))
+        edges = [edges[0][:, more:], *edges[1:]]
         found = self._by_edges(nodes, edges, senders, receivers)
         if fade is not None:
             found = found * fade
+        if lead:
+            found = functional.pad(found, (lead, 0))
         if not summed:
             return found
         return found.new_zeros(len(nodes), found.shape[1]).index_add(0, receivers, found)
@@ -121,10 +128,11 @@ class EdgePerceptron(nn.Module):
         ends: Ends,
         fade: Tensor | None,
         summed: bool,
+        extra: tuple[int, int],
     ) -> Tensor:
-        widths = tuple(block.shape[1] for block in edges)
+        columns = tuple(block.shape[1] for block in edges)
         projection = self._laid_out.network((), self._projection)
-        network = self._laid_out.network(widths, lambda: self._of_edges(widths))
+        network = self._laid_out.network((columns, extra), lambda: self._of_edges(columns, *extra))
         return compiled(network, edges, ends, compiled(projection, [nodes]), fade, summed)
 
     def _projection(self) -> Network:
@@ -133,11 +141,13 @@ class EdgePerceptron(nn.Module):
         both = torch.cat([weight[:, :n], weight[:, n : 2 * n]])
         return Network([Layer(both, None, False)], [n])
 
-    def _of_edges(self, widths: Sequence[int]) -> Network:
+    def _of_edges(self, columns: Sequence[int], more: int, lead: int) -> Network:
         """Return the network of the edges' own features."""
         first, *others = layers_of([self.first, *self.rest])
         own = first._replace(weight=first.weight[:, 2 * self.features :])
-        return Network([own, *others], widths)
+        skips = [more, *(0 for _ in columns[1:])]
+        widths = [column - skip for column, skip in zip(columns, skips, strict=True)]
+        return Network([own, *others], widths, skips, lead)
 
     def _by_edges(
         self, nodes: Tensor, edges: Sequence[Tensor], senders: Tensor, receivers: Tensor
@@ -322,20 +332,21 @@ class PublishedStep(nn.Module):
         previous: Tensor | None = None,
         polarise: Polarise | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return new nodes (N, features), the state (N, 10, C), the invariants (E, width)."""
+        """Return new nodes (N, features), the state (N, 10, C), the invariants.
+
+        These are (E, width), or without monopoles all that `pair_invariants` gives.
+        """
         ends = graph.senders, graph.receivers
         before = [graph.features] if previous is None else [previous, graph.features]
         fade = graph.fade if self.faded_state else None
-        state = build_state(
-            self.coefficients(nodes, before, *ends, fade), graph, self.channels
-        )
+        lead = 0 if self.monopoles else self.channels
+        weights = self.coefficients(nodes, before, *ends, fade, lead=lead)
+        state = build_state(weights, graph, self.channels)
         if polarise is not None:
             state = polarise(state, nodes)
         basic = pair_invariants(state, graph.directions, *ends, ORDER)
-        if self.monopoles:
-            invariants = self.terms(basic).flatten(1)
-        else:  # all but the monopoles', which are zero
-            invariants = basic.flatten(1)[:, 2 * state.shape[2] :]
+        # without monopoles, the networks skip the first two of each channel, which are zero
+        invariants = (self.terms(basic) if self.monopoles else basic).flatten(1)
         if self.gate is not None:
             invariants = invariants * self.gate(nodes, before, *ends)
         given = [invariants, graph.features]
@@ -347,9 +358,7 @@ class PublishedStep(nn.Module):
 
 
 def build_state(weights: Tensor, graph: Graph, channels: int) -> Tensor:
-    """Return the state (N, 10, C) of coefficients (E, 3 C), or (E, 2 C) without monopoles."""
-    if weights.shape[1] == ORDER * channels:
-        weights = functional.pad(weights, (channels, 0))
+    """Return the state (N, 10, C) of coefficients (E, 3 C)."""
     weights = weights.view(-1, ORDER + 1, channels)
     return anisotropic_state(weights, graph.directions, graph.receivers, graph.n_nodes, ORDER)
 
