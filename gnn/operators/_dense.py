@@ -1,7 +1,7 @@
 """Small dense products in registers, and SiLU: what loops over rows of networks are made of.
 
 Arrays are one-dimensional. A matrix of `count` inputs and as many outputs as `vectors` hold lies in
-*panels* of up to `panel()` vectors: panel by panel, input by input. The rows of x and y lie one
+*panels* of `panel()` vectors, the last ones of fewer: panel by panel, input by input. The rows of x and y lie one
 after the other at a pitch.
 """
 
@@ -29,13 +29,9 @@ from multipoles.compiled.simd import (
 )
 from multipoles.compiled.simd_math import exp
 
-#: Rows whose sums stay in registers together.
-TALL = 6
-
-
 @intrinsic
 def panel(typing_context: Any) -> Any:
-    """Return the vectors of a panel: with `TALL` rows their sums fill the registers."""
+    """Return the vectors of a panel: the sums of six rows by one fill the registers."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         return ir.Constant(ir.IntType(64), 4 if _has_avx512(context) else 1)
@@ -107,13 +103,20 @@ def _tile(
 
 
 @inline
+def _width(left):
+    """Return the vectors of the next panel, of as many as are left."""
+    wide = panel()
+    while wide > left:
+        wide //= 2
+    return wide
+
+
+@inline
 def _rows_of_panel(x, at, pitch, rows, count, matrix, place, y, to, width, wide):
     r = 0
     while r + 6 <= rows:
         if wide == 4:
             _tile(x, at + r * pitch, pitch, count, matrix, place, y, to + r * width, width, 6, 4)
-        elif wide == 3:
-            _tile(x, at + r * pitch, pitch, count, matrix, place, y, to + r * width, width, 6, 3)
         elif wide == 2:
             _tile(x, at + r * pitch, pitch, count, matrix, place, y, to + r * width, width, 6, 2)
         else:
@@ -122,8 +125,6 @@ def _rows_of_panel(x, at, pitch, rows, count, matrix, place, y, to, width, wide)
     while r < rows:
         if wide == 4:
             _tile(x, at + r * pitch, pitch, count, matrix, place, y, to + r * width, width, 1, 4)
-        elif wide == 3:
-            _tile(x, at + r * pitch, pitch, count, matrix, place, y, to + r * width, width, 1, 3)
         elif wide == 2:
             _tile(x, at + r * pitch, pitch, count, matrix, place, y, to + r * width, width, 1, 2)
         else:
@@ -140,7 +141,7 @@ def multiply(x, at, pitch, rows, count, matrix, place, vectors, y, to, width):
     lanes = BYTES // x.itemsize
     first = 0
     while first < vectors:
-        wide = min(panel(), vectors - first)
+        wide = _width(vectors - first)
         start = place + first * lanes * count
         _rows_of_panel(
             x, at, pitch, rows, count, matrix, start, y, to + first * lanes, width, wide
@@ -155,7 +156,7 @@ def pack(weight, start, by_input, by_output, count, outputs, matrix, place):
     vectors = (outputs + lanes - 1) // lanes
     first = 0
     while first < vectors:
-        wide = min(panel(), vectors - first)
+        wide = _width(vectors - first)
         for k in range(count):
             to = place + first * lanes * count + k * wide * lanes
             source = start + k * by_input

@@ -28,7 +28,7 @@ Range = tuple[int, int, int]
 _STATE_COST = {"values": 0.3, "gradients": 0.6, "second": 1.5}
 _PAIR_COST = {"values": 1.0, "gradients": 3.5, "second": 7.0}
 # waking a thread costs some 50 microseconds, more when another library's threads still spin
-_THREAD_GRAIN = 2e5
+_THREAD_GRAIN = 6e4
 
 
 class State(Function):

@@ -31,6 +31,8 @@ from multipoles.compiled.simd import BYTES
 
 #: Rows that go through the layers together.
 ROWS = 48
+# a plain 0 is a type of its own, for which `multiply` would be compiled once more
+ZERO = np.int64(0)
 
 
 @inline
@@ -82,7 +84,7 @@ def values(
             if keeps:
                 z, at, width = kept, first * breadth + layers[k, 3], breadth
             else:
-                z, at, width = b, 0, pitch
+                z, at, width = b, ZERO, pitch
             if k == 0:
                 _begin(first, rows, layers[0], biases, ends, projected, z, at, width)
                 for n in range(len(blocks)):
@@ -94,7 +96,7 @@ def values(
             else:
                 _fill(z, at, width, rows, biases, offset, pitch)
                 multiply(
-                    a, 0, layers[k - 1, 1], rows, layers[k, 4], matrices, layers[k, 5],
+                    a, ZERO, layers[k - 1, 1], rows, layers[k, 4], matrices, layers[k, 5],
                     pitch // lanes, z, at, width,
                 )  # fmt: skip
             if layers[k, 2]:
@@ -133,8 +135,8 @@ def _last_outputs(first, rows, network, kept, breadth, a, g):
     offset = layers[:last, 1].sum()
     _fill(a, 0, layers[last, 1], rows, biases, offset, layers[last, 1])
     multiply(
-        g, 0, pitch, rows, layers[last, 4], matrices, layers[last, 5], layers[last, 1] // lanes,
-        a, 0, layers[last, 1],
+        g, ZERO, pitch, rows, layers[last, 4], matrices, layers[last, 5], layers[last, 1] // lanes,
+        a, ZERO, layers[last, 1],
     )  # fmt: skip
 
 
@@ -178,8 +180,8 @@ def gradients(
                 below = layers[k - 1, 1]
                 zeros(b, 0, rows * below)
                 multiply(
-                    a, 0, width, rows, layers[k, 0], matrices, layers[k, 6], below // lanes,
-                    b, 0, below,
+                    a, ZERO, width, rows, layers[k, 0], matrices, layers[k, 6], below // lanes,
+                    b, ZERO, below,
                 )  # fmt: skip
                 a, b = b, a
         width = layers[0, 1]
@@ -198,7 +200,7 @@ def gradients(
             across = vectors * lanes
             zeros(b, 0, rows * across)
             multiply(
-                a, 0, width, rows, hidden, matrices, blocks[n, 2], vectors, b, 0, across
+                a, ZERO, width, rows, hidden, matrices, blocks[n, 2], vectors, b, ZERO, across
             )
             found = by_inputs[n]
             for r in range(rows):
