@@ -2,12 +2,12 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from gnn.data.images import image_pairs
 from multipoles.lattice.cell import Cell
+from multipoles.lattice.search import pairs_within
 
-_DENSE_ATOMS = 200  # up to here a full distance matrix is faster than a k-d tree
+_DENSE_ATOMS = 32  # up to here a full distance matrix is faster than bins
 
 
 def neighbour_pairs(
@@ -37,12 +37,10 @@ def neighbour_pairs(
         squared = ((positions[:, None, :] - positions[None, :, :]) ** 2).sum(-1)
         receivers, senders = np.nonzero((squared > 0) & (squared < cutoff * cutoff))
         return senders.astype(np.int64), receivers.astype(np.int64)
-    pairs = cKDTree(positions).query_pairs(cutoff, output_type="ndarray")
-    squared = ((positions[pairs[:, 0]] - positions[pairs[:, 1]]) ** 2).sum(-1)
-    pairs = pairs[(squared > 0) & (squared < cutoff * cutoff)]  # the tree includes the cutoff
-    senders, receivers = np.concatenate([pairs, pairs[:, ::-1]]).T
-    order = np.lexsort((senders, receivers))
-    return senders[order].astype(np.int64), receivers[order].astype(np.int64)
+    found = pairs_within(positions, positions, float(np.nextafter(cutoff, 0)), 0.0)
+    receivers = np.repeat(np.arange(len(positions)), np.diff(found.starts))
+    receivers, senders = np.divmod(np.sort(receivers * len(positions) + found.images), len(positions))
+    return senders, receivers
 
 
 def neighbours_in_cell(

@@ -28,7 +28,7 @@ Range = tuple[int, int, int]
 _STATE_COST = {"values": 0.3, "gradients": 0.6, "second": 1.5}
 _PAIR_COST = {"values": 1.0, "gradients": 3.5, "second": 7.0}
 # waking a thread costs some 50 microseconds, more when another library's threads still spin
-_THREAD_GRAIN = 2e6
+_THREAD_GRAIN = 6e4
 
 
 class State(Function):
@@ -127,7 +127,7 @@ class PairInvariants(Function):
         ends = _flat(senders), _flat(receivers)
         args = _flat(state), _flat(directions), *ends, channels, _flat(found)
         ranges = _ranges("values", _PAIR_COST, receivers, state, found.shape[1])
-        _run(lambda *part: loop(*args, *part), ranges)
+        jit.run_ranges(lambda *part: loop(*args, *part), ranges)
         return found
 
     @staticmethod
@@ -215,7 +215,7 @@ def _run_state(
     loop = factory(order, _masked(inputs[0]))
     args = *map(_flat, inputs), _flat(receivers), inputs[0].shape[2], *map(_flat, outs)
     ranges = _ranges(kind, _STATE_COST, receivers, inputs[0], indexing.n_components(order), n_nodes)
-    _run(lambda *part: loop(*args, *part), ranges)
+    jit.run_ranges(lambda *part: loop(*args, *part), ranges)
 
 
 def _run_pair(
@@ -253,7 +253,7 @@ def _run_pair(
         loop(*args, rows, base, *results, first, last, edge)
         return rows, base
 
-    for rows, base in _run(task, ranges):
+    for rows, base in jit.run_ranges(task, ranges):
         if rows is not total:
             total[base * row : base * row + len(rows)] += rows
     return by_state
@@ -275,16 +275,6 @@ def _ranges(
     if parts <= 1:
         return [(0, n_nodes, 0)]
     return kernels.node_ranges(_flat(receivers), n_nodes, parts)
-
-
-def _run(task: Callable[[int, int, int], Any], ranges: list[Range]) -> list:
-    if len(ranges) == 1:
-        return [task(*ranges[0])]
-    # the decision for threads is made: work without bound, one range for each
-    found = jit.run_chunks(
-        lambda start, stop: [task(*ranges[i]) for i in range(start, stop)], len(ranges), 1e18
-    )
-    return [item for chunk in found for item in chunk]
 
 
 def _gpu() -> Any:

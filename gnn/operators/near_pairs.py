@@ -2,12 +2,12 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 from multipoles.compiled import jit
+from multipoles.lattice.search import pairs_within
 from multipoles.neighbours import PairList
 
-_BRUTE_FORCE = 5e7  # distances above which a tree is faster
+_BRUTE_FORCE = 6e4  # distances of a system above which bins are faster
 
 
 def near_pairs(
@@ -36,10 +36,11 @@ def near_pairs(
     n, m = len(targets), len(sources)
     systems = int(target_batch[-1]) + 1 if n else 1
     reach = np.broadcast_to(np.asarray(reach, dtype=np.float64), n)
+    ends = np.searchsorted(source_batch, np.arange(systems + 1))
     if n * m / systems > _BRUTE_FORCE:
-        pairs = _by_tree(targets, sources, target_batch, source_batch, reach)
+        target_ends = np.searchsorted(target_batch, np.arange(systems + 1))
+        pairs = _by_bins(targets, sources, target_ends, ends, reach)
     else:
-        ends = np.searchsorted(source_batch, np.arange(systems + 1))
         counts = np.zeros(n, np.int64)
         none, reach2 = np.empty((0, 2), np.int64), reach * reach
         _brute_force(targets, sources, target_batch, ends, reach2, counts, none)
@@ -67,14 +68,14 @@ def _brute_force(targets, sources, target_batch, ends, reach2, rows, pairs):
             rows[i] = row
 
 
-def _by_tree(targets, sources, target_batch, source_batch, reach) -> NDArray[np.int64]:
-    # a fourth coordinate keeps points of different systems further apart than the reach
-    most = float(reach.max())
-    low, high = targets.min(0) - most, targets.max(0) + most
-    inside = np.flatnonzero(((sources >= low) & (sources <= high)).all(1))
-    x = np.column_stack([targets, 2 * most * target_batch]).astype(np.float64)
-    s = np.column_stack([sources[inside], 2 * most * source_batch[inside]]).astype(np.float64)
-    found = cKDTree(x).sparse_distance_matrix(cKDTree(s), most, output_type="ndarray")
-    found = found[found["v"] <= reach[found["i"]]]
-    pairs = np.column_stack([found["i"], inside[found["j"]]]).astype(np.int64)
-    return pairs[np.argsort(pairs[:, 0], kind="stable")]
+def _by_bins(targets, sources, target_ends, source_ends, reach) -> NDArray[np.int64]:
+    """Return the pairs by a search in bins, in threads."""
+    points = (np.ascontiguousarray(p, dtype=np.float64) for p in (targets, sources))
+    # NaN: pairs that coincide are listed with the others
+    found = pairs_within(*points, float(reach.max()), np.nan, (target_ends, source_ends))
+    first = np.repeat(np.arange(len(targets)), np.diff(found.starts))
+    pairs = np.stack([first, found.images], axis=1)
+    if np.all(reach == reach[0]):
+        return pairs
+    apart = ((targets[pairs[:, 0]] - sources[pairs[:, 1]]) ** 2).sum(1)
+    return pairs[apart <= reach[pairs[:, 0]] ** 2]

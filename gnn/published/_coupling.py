@@ -45,10 +45,13 @@ def fields(begin, end, atoms, packed, ranges, found):
 
 
 @bare
-def forces(begin, end, atoms, moments, weights, packed, ranges, by_atoms, by_charges):
-    """Write the gradient of sum_a weights_a E_a by the atoms, and add that by packed charges.
+def gradients(
+    begin, end, atoms, moments, weights, packed, ranges, by_atoms, by_sources, charged
+):  # fmt: skip
+    """Write the gradient of sum_a weights_a E_a by the atoms, and add that by packed sources.
 
-    `moments` (n, 10) are packed; `by_charges` holds x, y, z of each block.
+    `moments` (n, 10) are packed; `by_sources` holds x, y, z and charge of each block; the last of
+    these is left alone unless `charged`.
     """
     lanes = BYTES // packed.itemsize
     for a in range(begin, end):
@@ -64,24 +67,28 @@ def forces(begin, end, atoms, moments, weights, packed, ranges, by_atoms, by_cha
         for slot in range(ranges[a, 0], ranges[a, 1], lanes):
             dx, dy, dz, q, inverse = approach(packed, slot, x, y, z)
             inverse2 = inverse * inverse
-            b1 = q * inverse * inverse2
+            b1 = inverse * inverse2
             b2 = b1 * inverse2 * 3.0
             b3 = b2 * inverse2 * 5.0
             ux = dx * qxx + dy * qxy + dz * qxz
             uy = dx * qxy + dy * qyy + dz * qyz
             uz = dx * qxz + dy * qyz + dz * qzz
-            along = dx * px + dy * py + dz * pz
+            along = dx * px + dy * py + dz * pz - trace
             twice = ux * dx + uy * dy + uz * dz
+            to = 4 * slot
+            if charged:
+                potential = inverse * m + b1 * along + b2 * twice
+                store(by_sources, to + 3 * lanes, load(by_sources, to + 3 * lanes) + potential)
             # gradient by the charge's place
-            radial = b2 * (trace - along) - b1 * m - b3 * twice
-            b2 = b2 * 2.0
+            radial = -(b2 * along + b1 * m + b3 * twice) * q
+            b1 = b1 * q
+            b2 = b2 * q * 2.0
             fx = radial * dx + b1 * px + b2 * ux
             fy = radial * dy + b1 * py + b2 * uy
             fz = radial * dz + b1 * pz + b2 * uz
-            to = 3 * slot
-            store(by_charges, to, load(by_charges, to) + fx)
-            store(by_charges, to + lanes, load(by_charges, to + lanes) + fy)
-            store(by_charges, to + 2 * lanes, load(by_charges, to + 2 * lanes) + fz)
+            store(by_sources, to, load(by_sources, to) + fx)
+            store(by_sources, to + lanes, load(by_sources, to + lanes) + fy)
+            store(by_sources, to + 2 * lanes, load(by_sources, to + 2 * lanes) + fz)
             sx, sy, sz = sx + fx, sy + fy, sz + fz
         by_atoms[a, 0], by_atoms[a, 1] = -lane_sum(sx), -lane_sum(sy)
         by_atoms[a, 2] = -lane_sum(sz)

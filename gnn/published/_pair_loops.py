@@ -83,15 +83,6 @@ def image(x, edge):
 
 
 @bare_inline
-def separation(x, i, j, box):
-    """Return the vector from atom i to the nearest image of atom j, and its length."""
-    dx = image(np.float64(x[j, 0]) - x[i, 0], box[0])
-    dy = image(np.float64(x[j, 1]) - x[i, 1], box[1])
-    dz = image(np.float64(x[j, 2]) - x[i, 2], box[2])
-    return dx, dy, dz, math.sqrt(dx * dx + dy * dy + dz * dz)
-
-
-@bare_inline
 def functions(r, i, j, atoms, constants, out):
     """Write all three functions of the distance of two atoms, with their slopes, to `out`."""
     contact, field, damping, zbl = constants
@@ -101,56 +92,57 @@ def functions(r, i, j, atoms, constants, out):
 
 
 @bare
-def energies(x, atoms, ends, box, constants, out, sums):
-    """Add the energies of all pairs of each system to its row of `sums` (B, 3).
+def energies(begin, end, x, atoms, systems, ends, box, constants, out, sums, slopes):
+    """Add the energies of pairs whose first atom is in [begin, end) to rows of `sums` (B, 3).
 
     Parameters
     ----------
     x : (N, 3) positions.
     atoms : (N, 5) charge, root of C6, radius s, nuclear charge, its power 0.23 over the length.
+    systems : (N,) system of each atom.
     ends : (B + 1,) first atom of each system, and the end.
     box : (3,) edges or zeros.
     constants : contact distance, and arrays of the three functions above.
     out : (6,) scratch.
+    slopes : (N, 11), to which derivatives are added: of each of the three sums by position, of
+        the first by charge, and of the second by the root of C6. (0, 11): they are not wanted.
     """
-    reach = constants[1][0]
-    for b in range(len(ends) - 1):
-        for i in range(ends[b], ends[b + 1]):
-            for j in range(i + 1, ends[b + 1]):
-                _, _, _, r = separation(x, i, j, box)
-                if r > reach:
-                    continue
-                functions(r, i, j, atoms, constants, out)
-                sums[b, 0] += atoms[i, 0] * atoms[j, 0] * out[0]
-                sums[b, 1] += atoms[i, 1] * atoms[j, 1] * out[2]
-                sums[b, 2] += atoms[i, 3] * atoms[j, 3] * out[4]
+    square = constants[1][0] * constants[1][0]
+    derived = len(slopes) > 0
+    for i in range(begin, end):
+        b = systems[i]
+        for j in range(i + 1, ends[b + 1]):
+            dx = image(np.float64(x[j, 0]) - x[i, 0], box[0])
+            dy = image(np.float64(x[j, 1]) - x[i, 1], box[1])
+            dz = image(np.float64(x[j, 2]) - x[i, 2], box[2])
+            r2 = dx * dx + dy * dy + dz * dz
+            if r2 > square:
+                continue
+            r = math.sqrt(r2)
+            functions(r, i, j, atoms, constants, out)
+            charged, dispersed = atoms[i, 0] * atoms[j, 0], atoms[i, 1] * atoms[j, 1]
+            repelled = atoms[i, 3] * atoms[j, 3]
+            sums[b, 0] += charged * out[0]
+            sums[b, 1] += dispersed * out[2]
+            sums[b, 2] += repelled * out[4]
+            if not derived:
+                continue
+            add_force(slopes, i, j, 0, charged * out[1] / r, dx, dy, dz)
+            add_force(slopes, i, j, 3, dispersed * out[3] / r, dx, dy, dz)
+            if out[4] != 0.0:
+                add_force(slopes, i, j, 6, repelled * out[5] / r, dx, dy, dz)
+            slopes[i, 9] += atoms[j, 0] * out[0]
+            slopes[j, 9] += atoms[i, 0] * out[0]
+            slopes[i, 10] += atoms[j, 1] * out[2]
+            slopes[j, 10] += atoms[i, 1] * out[2]
 
 
-@bare
-def gradients(x, atoms, ends, box, constants, out, weights, by_atoms):
-    """Add the gradient of sum_b,k weights[b, k] sums[b, k] to `by_atoms` (N, 5).
-
-    By position (3), charge and root of C6; the other arguments are those of `energies`.
-    """
-    reach = constants[1][0]
-    for b in range(len(ends) - 1):
-        for i in range(ends[b], ends[b + 1]):
-            for j in range(i + 1, ends[b + 1]):
-                dx, dy, dz, r = separation(x, i, j, box)
-                if r > reach:
-                    continue
-                functions(r, i, j, atoms, constants, out)
-                slope = weights[b, 0] * atoms[i, 0] * atoms[j, 0] * out[1]
-                slope += weights[b, 1] * atoms[i, 1] * atoms[j, 1] * out[3]
-                slope += weights[b, 2] * atoms[i, 3] * atoms[j, 3] * out[5]
-                slope /= r
-                by_atoms[j, 0] += slope * dx
-                by_atoms[j, 1] += slope * dy
-                by_atoms[j, 2] += slope * dz
-                by_atoms[i, 0] -= slope * dx
-                by_atoms[i, 1] -= slope * dy
-                by_atoms[i, 2] -= slope * dz
-                by_atoms[i, 3] += weights[b, 0] * atoms[j, 0] * out[0]
-                by_atoms[j, 3] += weights[b, 0] * atoms[i, 0] * out[0]
-                by_atoms[i, 4] += weights[b, 1] * atoms[j, 1] * out[2]
-                by_atoms[j, 4] += weights[b, 1] * atoms[i, 1] * out[2]
+@bare_inline
+def add_force(slopes, i, j, column, slope, dx, dy, dz):
+    """Add the derivatives of a function of a distance by the places of both atoms."""
+    slopes[j, column] += slope * dx
+    slopes[j, column + 1] += slope * dy
+    slopes[j, column + 2] += slope * dz
+    slopes[i, column] -= slope * dx
+    slopes[i, column + 1] -= slope * dy
+    slopes[i, column + 2] -= slope * dz

@@ -64,12 +64,12 @@ def separation(atoms, particles, shift, pair, i, j):
 
 
 @bare
-def sums(atoms, particles, charges, pairs, shift, constants, network, kept, found):
-    """Add what all pairs induce to `found` (N, 10)."""
+def sums(begin, end, atoms, particles, charges, pairs, shift, constants, network, kept, found):
+    """Add what the pairs [begin, end) induce to `found` (N, 10)."""
     cutoff, factor, frequencies = constants
     _, _, beta, envelope = kept
     first, second = pairs
-    for pair in range(len(first)):
+    for pair in range(begin, end):
         i, j = first[pair], second[pair]
         x, y, z, r2 = separation(atoms, particles, shift, pair, i, j)
         r = math.sqrt(r2)
@@ -92,19 +92,20 @@ def sums(atoms, particles, charges, pairs, shift, constants, network, kept, foun
 
 @bare
 def gradients(
-    atoms, particles, charges, pairs, shift, constants, network, kept, weights, places, slopes
-):
-    """Add the gradient of sum weights (N, 10) times sums by both `places` and by the network.
+    begin, end, atoms, particles, charges, pairs, shift, constants, network, kept, weights,
+    by_atoms, by_particles, slopes,
+):  # fmt: skip
+    """Add the gradient of sum weights (N, 10) times sums, of the pairs [begin, end).
 
+    By atoms (N, 3), by places and charges of particles (M, 4), and to `slopes` by the network.
     `kept` is what `sums` has written.
     """
     cutoff, factor, frequencies = constants
     basis, hidden, beta, envelope = kept
     first, second = pairs
-    by_atoms, by_particles = places
     by_inner, by_bias, by_outer = slopes
     outer = network[2]
-    for pair in range(len(first)):
+    for pair in range(begin, end):
         i, j = first[pair], second[pair]
         x, y, z, r2 = separation(atoms, particles, shift, pair, i, j)
         r = math.sqrt(r2)
@@ -112,7 +113,8 @@ def gradients(
             continue
         fade, fall = envelope[pair, 0], envelope[pair, 1]
         x, y, z = x / r, y / r, z / r
-        scale = factor * charges[j] * fade / r2
+        unit = factor * fade / r2
+        scale = unit * charges[j]
         rise = factor * charges[j] * (fall - 2.0 * fade / r) / r2
         gx, gy, gz = weights[i, 1], weights[i, 2], weights[i, 3]
         hx = weights[i, 4] * x + weights[i, 5] * y + weights[i, 6] * z
@@ -121,6 +123,7 @@ def gradients(
         dipole = gx * x + gy * y + gz * z
         form = hx * x + hy * y + hz * z
         quadrupole = form - (weights[i, 4] + weights[i, 7] + weights[i, 9]) / 3.0
+        by_particles[j, 3] += unit * (beta[pair, 0, 0] * dipole + beta[pair, 1, 0] * quadrupole)
         one, two = scale * beta[pair, 0, 0] / r, 2.0 * scale * beta[pair, 1, 0] / r
         along = (rise * beta[pair, 0, 0] + scale * beta[pair, 0, 1]) * dipole
         along += (rise * beta[pair, 1, 0] + scale * beta[pair, 1, 1]) * quadrupole

@@ -13,7 +13,7 @@ from gnn.data.systems import Frame
 from gnn.layers.electrostatics import full_quadrupoles
 from gnn.layers.message import Graph
 from gnn.potential import Potential
-from gnn.published import electrostatics, fused
+from gnn.published import constants, electrostatics, fused
 from gnn.published.dispersion import Dispersion
 from gnn.published.layers import (
     AMP_BMS_TERMS,
@@ -118,6 +118,7 @@ class AmpBms(Potential):
             "elements": elements,
         }  # fmt: skip
         _check_arguments(self._arguments)
+        self._weights = constants.Weights()
         self.cutoff, self.cutoff_pairs, self.cutoff_mm = cutoff, cutoff_pairs, cutoff_mm
         self.mode, self.box = mode, box
         self.internal_kernel = ReactionField(cutoff_pairs, eps)
@@ -182,7 +183,12 @@ class AmpBms(Potential):
         stress: bool = False,
     ) -> dict[str, Tensor]:
         """Evaluate a batch; see `gnn.potential.Potential.forward`."""
-        with fused.twins(create_graph):
+        # the graph is gone once derivatives are taken, unless they are to be differentiated
+        derived = forces or mm_forces or mm_potential or stress
+        constant = not create_graph and (derived or not torch.is_grad_enabled())
+        if constant:
+            self._weights.look(self)
+        with fused.twins(create_graph), constants.constant(self._weights if constant else None):
             return super().forward(batch, forces, mm_forces, create_graph, mm_potential, stress)
 
     def parts(self, batch: Batch) -> dict[str, Tensor]:
@@ -279,8 +285,10 @@ class AmpBms(Potential):
         self, batch: Batch, box: Tensor | None, charges: Tensor, factors: Tensor
     ) -> dict[str, Tensor]:
         """Return the energies of pairs of atoms of each system."""
-        pairs = PairEnergies(batch, self.dispersion, self.internal_kernel, _CONTACT, box)
-        energies = fused.apply(pairs, batch.positions, charges, factors)
+        inputs = batch.positions, charges, factors
+        derived = torch.is_grad_enabled() and any(one.requires_grad for one in inputs)
+        pairs = PairEnergies(batch, self.dispersion, self.internal_kernel, _CONTACT, box, derived)
+        energies = fused.apply(pairs, *inputs)
         names = ("coulomb_qm", "dispersion", "repulsion")
         return dict(zip(names, energies.unbind(1), strict=True))
 

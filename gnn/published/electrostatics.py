@@ -13,7 +13,7 @@ from gnn.published import _coupling, fused
 from gnn.published.pairs import Pairs
 from gnn.published.units import COULOMB
 from gnn.units import KJ_PER_MOL
-from multipoles.compiled.jit import run_chunks
+from multipoles.compiled.jit import add_up, equal_ranges, run_chunks, run_ranges
 from multipoles.compiled.simd import BYTES
 from multipoles.direct_cpu import pack_sources
 from multipoles.neighbours import Slots
@@ -49,9 +49,11 @@ def energy_of_all(moments: Tensor, batch: Batch) -> Tensor:
     energy = energy_in_field(moments, given_field(batch)) / KJ_PER_MOL
     if not batch.n_mm:
         return energy
-    coupling = ChargeCoupling(batch.batch.numpy(), batch.mm_batch.numpy(), batch.mm_moments)
-    inputs = batch.positions, batch.mm_positions, moments
-    if batch.mm_moments.shape[1] > 1 or batch.mm_moments.requires_grad:
+    coupling = ChargeCoupling(
+        batch.batch.numpy(), batch.mm_batch.numpy(), batch.mm_moments.requires_grad
+    )
+    inputs = batch.positions, batch.mm_positions, moments, batch.mm_moments
+    if batch.mm_moments.shape[1] > 1:
         return energy + coupling.twin(*inputs)
     return energy + fused.apply(coupling, *inputs)
 
@@ -59,24 +61,27 @@ def energy_of_all(moments: Tensor, batch: Batch) -> Tensor:
 class ChargeCoupling:
     """The energy of atoms' multipoles with all charges of their system by 1/r, fused.
 
-    A map (`gnn.published.fused.Operator`) of atoms' positions (N, 3), particles' positions (M, 3)
-    and packed moments (N, 10) to energies (N,) in kJ/mol.
+    A map (`gnn.published.fused.Operator`) of atoms' positions (N, 3), particles' positions (M, 3),
+    packed moments (N, 10) and charges (M, 1) in e, or for the twin moments (M, n_comp), to
+    energies (N,) in kJ/mol.
 
     Parameters
     ----------
     batch, mm_batch : ndarray of int64
         Sorted system of each atom and particle.
-    sources : Tensor
-        (M, 1) charges in e, or for the twin moments (M, n_comp).
+    charged : bool
+        Whether the gradient by the charges is wanted; without, it is zero.
     """
 
-    def __init__(self, batch: NDArray[np.int64], mm_batch: NDArray[np.int64], sources: Tensor):
-        self.sources = sources
+    def __init__(self, batch: NDArray[np.int64], mm_batch: NDArray[np.int64], charged: bool = True):
+        self.charged = charged
         self.pairs = Slots(len(batch), len(mm_batch), batch, mm_batch)
 
-    def values(self, atoms: NDArray, particles: NDArray, moments: NDArray) -> NDArray:
+    def values(
+        self, atoms: NDArray, particles: NDArray, moments: NDArray, charges: NDArray
+    ) -> NDArray:
         """Return the energies."""
-        packed, _, ranges = self._packed(particles)
+        packed, _, ranges = self._packed(particles, charges)
         field = np.empty_like(moments)
         run_chunks(
             lambda *part: _coupling.fields(*part, atoms, packed, ranges, field),
@@ -87,35 +92,46 @@ class ChargeCoupling:
         return (moments * field).sum(1)
 
     def gradients(
-        self, weights: NDArray, atoms: NDArray, particles: NDArray, moments: NDArray
-    ) -> tuple[NDArray, NDArray, NDArray]:
-        """Return the gradients by both positions and by the moments."""
-        packed, slots, ranges = self._packed(particles)
+        self,
+        weights: NDArray,
+        atoms: NDArray,
+        particles: NDArray,
+        moments: NDArray,
+        charges: NDArray,
+    ) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+        """Return the gradients by both positions, by the moments and by the charges."""
+        packed, slots, ranges = self._packed(particles, charges)
         by_atoms = np.empty_like(atoms)
 
         def task(begin: int, end: int) -> NDArray:
-            by_slots = np.zeros(3 * len(slots), atoms.dtype)
-            _coupling.forces(
-                begin, end, atoms, moments, weights, packed, ranges, by_atoms, by_slots
-            )
+            by_slots = np.zeros(4 * len(slots), atoms.dtype)
+            _coupling.gradients(
+                begin, end, atoms, moments, weights, packed, ranges, by_atoms, by_slots,
+                self.charged,
+            )  # fmt: skip
             return by_slots
 
-        parts = run_chunks(task, len(atoms), 2 * self.pairs.n_pairs)
-        by_slots = sum(parts[1:], start=parts[0]).reshape(-1, 3, BYTES // atoms.itemsize)
-        by_particles = by_slots.transpose(0, 2, 1).reshape(-1, 3)[slots >= 0]
-        return by_atoms, by_particles, self._field * weights[:, None]
+        parts = run_ranges(
+            task, equal_ranges(ranges[:, 1] - ranges[:, 0], 2 * self.pairs.n_pairs)
+        )
+        by_slots = add_up(parts).reshape(-1, 4, BYTES // atoms.itemsize)
+        by_sources = by_slots.transpose(0, 2, 1).reshape(-1, 4)[slots >= 0]
+        by_charges = by_sources[:, 3:] * atoms.dtype.type(COULOMB)
+        return by_atoms, by_sources[:, :3], self._field * weights[:, None], by_charges
 
-    def twin(self, atoms: Tensor, particles: Tensor, moments: Tensor) -> Tensor:
+    def twin(self, atoms: Tensor, particles: Tensor, moments: Tensor, sources: Tensor) -> Tensor:
         """Return the energies by the field operator, which autograd differentiates."""
-        sources = self.sources[:, None] * COULOMB
+        sources = sources[:, None] * COULOMB
         field = unchecked_field(atoms, particles, sources, FIELD_ORDER, _COULOMB, self.pairs)
         return energy_in_field(moments, field[:, 0])
 
-    def _packed(self, particles: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    def _packed(
+        self, particles: NDArray, charges: NDArray
+    ) -> tuple[NDArray, NDArray, NDArray]:
         slots, ranges = self.pairs.layout(BYTES // particles.itemsize)
-        charges = self.sources.detach().numpy()[:, None] * particles.dtype.type(COULOMB)
+        sources = charges[:, None] * particles.dtype.type(COULOMB)
         one = np.ones(1, particles.dtype)
-        return pack_sources(particles, charges, one, slots), slots, ranges
+        return pack_sources(particles, sources, one, slots), slots, ranges
 
 
 def energy_of_pairs(

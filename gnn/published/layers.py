@@ -5,7 +5,7 @@ receiver, then features of the edge; invariants by term and then by channel. Rea
 published weights (`gnn.published.weights`) bring columns to this order.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,41 @@ from gnn.data.batching import Batch
 from gnn.layers.message import Graph
 from gnn.layers.radial import envelope
 from gnn.operators.edges import anisotropic_state, pair_invariants
+from gnn.operators.perceptron import Ends, Layer, Network
+from gnn.operators.perceptron import perceptron as compiled
+from gnn.published import constants
 
 ORDER = 2
 
 
-def perceptron(inputs: int, hidden: int, layers: int, outputs: int | None = None) -> nn.Sequential:
+class Perceptron(nn.Sequential):
+    """Layers in sequence, of inputs that come as one tensor or as blocks of columns."""
+
+    def __init__(self, *modules: nn.Module):
+        super().__init__(*modules)
+        self._laid_out = constants.LaidOut()
+
+    def forward(self, *blocks: Tensor) -> Tensor:
+        """Return the outputs of rows of inputs."""
+        if not constants.are_constant():
+            return super().forward(blocks[0] if len(blocks) == 1 else torch.cat(blocks, 1))
+        widths = tuple(block.shape[1] for block in blocks)
+        network = self._laid_out.network(widths, lambda: Network(layers_of(self), widths))
+        return compiled(network, blocks)
+
+
+def layers_of(modules: Iterable[nn.Module]) -> list[Layer]:
+    """Return linear modules, and which of them SiLU follows."""
+    layers: list[Layer] = []
+    for module in modules:
+        if isinstance(module, nn.Linear):
+            layers.append(Layer(module.weight, module.bias, False))
+        else:
+            layers[-1] = layers[-1]._replace(active=True)
+    return layers
+
+
+def perceptron(inputs: int, hidden: int, layers: int, outputs: int | None = None) -> Perceptron:
     """Return `layers` hidden layers with SiLU after each, then a linear output without bias.
 
     Without `outputs` the last hidden layer is the output.
@@ -30,7 +60,7 @@ def perceptron(inputs: int, hidden: int, layers: int, outputs: int | None = None
         inputs = hidden
     if outputs is not None:
         parts.append(nn.Linear(inputs, outputs, bias=False))
-    return nn.Sequential(*parts)
+    return Perceptron(*parts)
 
 
 class EdgePerceptron(nn.Module):
@@ -55,15 +85,73 @@ class EdgePerceptron(nn.Module):
         outputs: int | None = None,
     ):
         super().__init__()
-        self.features = features
+        self.features, self.edge_features = features, edge_features
         self.first = nn.Linear(2 * features + edge_features, hidden)
         rest = perceptron(hidden, hidden, layers - 1, outputs)
         self.rest = nn.Sequential(nn.SiLU(), *rest)
+        self._laid_out = constants.LaidOut()
 
     def forward(
+        self,
+        nodes: Tensor,
+        edges: Sequence[Tensor],
+        senders: Tensor,
+        receivers: Tensor,
+        fade: Tensor | None = None,
+        summed: bool = False,
+        lead: int = 0,
+    ) -> Tensor:
+        """Return (E, outputs) of nodes (N, features) and blocks of edge features (E, width).
+
+        Blocks together may have more columns than there are inputs: the first one's first columns
+        are none. The outputs are multiplied by `fade` (E, 1) and begin with `lead` zeros. `summed`
+        returns their sums over the incoming edges of each node instead, (N, outputs).
+        """
+        more = sum(block.shape[1] for block in edges) - self.edge_features
+        if constants.are_constant():
+            ends = Ends(senders, receivers)
+            return self._compiled(nodes, edges, ends, fade, summed, (more, lead))
+        edges = [edges[0][:, more:], *edges[1:]]
+        found = self._by_edges(nodes, edges, senders, receivers)
+        if fade is not None:
+            found = found * fade
+        if lead:
+            found = functional.pad(found, (lead, 0))
+        if not summed:
+            return found
+        return found.new_zeros(len(nodes), found.shape[1]).index_add(0, receivers, found)
+
+    def _compiled(
+        self,
+        nodes: Tensor,
+        edges: Sequence[Tensor],
+        ends: Ends,
+        fade: Tensor | None,
+        summed: bool,
+        extra: tuple[int, int],
+    ) -> Tensor:
+        columns = tuple(block.shape[1] for block in edges)
+        projection = self._laid_out.network((), self._projection)
+        network = self._laid_out.network((columns, extra), lambda: self._of_edges(columns, *extra))
+        return compiled(network, edges, ends, compiled(projection, [nodes]), fade, summed)
+
+    def _projection(self) -> Network:
+        """Return what nodes contribute to the first layer, as senders and as receivers."""
+        n, weight = self.features, self.first.weight
+        both = torch.cat([weight[:, :n], weight[:, n : 2 * n]])
+        return Network([Layer(both, None, False)], [n])
+
+    def _of_edges(self, columns: Sequence[int], more: int, lead: int) -> Network:
+        """Return the network of the edges' own features."""
+        first, *others = layers_of([self.first, *self.rest])
+        own = first._replace(weight=first.weight[:, 2 * self.features :])
+        skips = [more, *(0 for _ in columns[1:])]
+        widths = [column - skip for column, skip in zip(columns, skips, strict=True)]
+        return Network([own, *others], widths, skips, lead)
+
+    def _by_edges(
         self, nodes: Tensor, edges: Sequence[Tensor], senders: Tensor, receivers: Tensor
     ) -> Tensor:
-        """Return (E, outputs) of nodes (N, features) and blocks of edge features (E, width)."""
         n, weight = self.features, self.first.weight
         sent = functional.linear(nodes, weight[:, :n])
         received = functional.linear(nodes, weight[:, n : 2 * n], self.first.bias)
@@ -244,34 +332,33 @@ class PublishedStep(nn.Module):
         previous: Tensor | None = None,
         polarise: Polarise | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return new nodes (N, features), the state (N, 10, C), the invariants (E, width)."""
+        """Return new nodes (N, features), the state (N, 10, C), the invariants.
+
+        These are (E, width), or without monopoles all that `pair_invariants` gives.
+        """
         ends = graph.senders, graph.receivers
         before = [graph.features] if previous is None else [previous, graph.features]
-        weights = self.coefficients(nodes, before, *ends)
-        state = build_state(
-            weights * graph.fade if self.faded_state else weights, graph, self.channels
-        )
+        fade = graph.fade if self.faded_state else None
+        lead = 0 if self.monopoles else self.channels
+        weights = self.coefficients(nodes, before, *ends, fade, lead=lead)
+        state = build_state(weights, graph, self.channels)
         if polarise is not None:
             state = polarise(state, nodes)
         basic = pair_invariants(state, graph.directions, *ends, ORDER)
-        if self.monopoles:
-            invariants = self.terms(basic).flatten(1)
-        else:  # all but the monopoles', which are zero
-            invariants = basic.flatten(1)[:, 2 * state.shape[2] :]
+        # without monopoles, the networks skip the first two of each channel, which are zero
+        invariants = (self.terms(basic) if self.monopoles else basic).flatten(1)
         if self.gate is not None:
             invariants = invariants * self.gate(nodes, before, *ends)
-        messages = self.message(nodes, [invariants, graph.features], *ends) * graph.fade
-        summed = graph.sum_to_receivers(messages)
+        given = [invariants, graph.features]
+        summed = self.message(nodes, given, *ends, graph.fade, summed=True)
         inputs = [nodes, summed * self.message_scale if self.message_scale != 1 else summed]
         if self.norms:
             inputs.append(state_norms(state))
-        return nodes + self.update(torch.cat(inputs, 1)), state, invariants
+        return nodes + self.update(*inputs), state, invariants
 
 
 def build_state(weights: Tensor, graph: Graph, channels: int) -> Tensor:
-    """Return the state (N, 10, C) of coefficients (E, 3 C), or (E, 2 C) without monopoles."""
-    if weights.shape[1] == ORDER * channels:
-        weights = functional.pad(weights, (channels, 0))
+    """Return the state (N, 10, C) of coefficients (E, 3 C)."""
     weights = weights.view(-1, ORDER + 1, channels)
     return anisotropic_state(weights, graph.directions, graph.receivers, graph.n_nodes, ORDER)
 

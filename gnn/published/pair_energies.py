@@ -12,6 +12,7 @@ from gnn.published.electrostatics import charges_of_pairs
 from gnn.published.layers import per_system
 from gnn.published.pairs import pairs_among
 from gnn.published.units import BOHR, COULOMB, HARTREE
+from multipoles.compiled.jit import add_up, equal_ranges, run_ranges
 from multipoles.radial import ReactionField
 
 _DAMPING = np.array([dispersion.S8, dispersion.A1, dispersion.A2, BOHR])
@@ -38,6 +39,8 @@ class PairEnergies:
         Distance in Å from which the charges interact fully.
     box : Tensor, optional
         (3,) edges of an orthorhombic box in Å.
+    derived : bool
+        Whether gradients will be asked for: they are taken with the values.
     """
 
     def __init__(
@@ -47,29 +50,34 @@ class PairEnergies:
         kernel: ReactionField,
         contact: float,
         box: Tensor | None = None,
+        derived: bool = True,
     ):
         self.batch, self.tables, self.kernel = batch, tables, kernel
         self.contact, self.box = contact, box
+        self.derived = derived
         self._constants = (float(contact), kernel.parameter_array, _DAMPING, _ZBL)
         self._ends = np.searchsorted(batch.batch.numpy(), np.arange(batch.n_systems + 1))
 
     def values(self, positions: NDArray, charges: NDArray, factors: NDArray) -> NDArray:
         """Return the energies."""
-        sums = np.zeros((self.batch.n_systems, 3))
-        _pair_loops.energies(*self._arguments(positions, charges, factors), sums)
+        inputs = positions, charges, factors
+        sums, self._slopes = self._sums_and_slopes(*inputs, derived=self.derived)
         return sums * _UNITS
 
     def gradients(
         self, weights: NDArray, positions: NDArray, charges: NDArray, factors: NDArray
     ) -> tuple[NDArray, NDArray, NDArray]:
         """Return the gradients by all inputs."""
-        by_atoms = np.zeros((len(positions), 5))
-        arguments = self._arguments(positions, charges, factors)
-        _pair_loops.gradients(*arguments, weights * _UNITS, by_atoms)
+        if not self.derived:
+            _, self._slopes = self._sums_and_slopes(positions, charges, factors, derived=True)
+        weights = (weights * _UNITS)[self.batch.batch.numpy()]
+        by_places = self._slopes[:, :9].reshape(-1, 3, 3)
+        by_positions = (weights[:, :, None] * by_places).sum(1)
         # the slope of sqrt(C6) by the factor is sqrt(C6) / (2 factor), and zero where C6 is
         some = factors > dispersion.LEAST
-        by_factors = 0.5 * by_atoms[:, 4] * arguments[1][:, 1] / np.where(some, factors, 1)
-        parts = by_atoms[:, :3], by_atoms[:, 3], by_factors
+        by_roots = weights[:, 1] * self._slopes[:, 10]
+        by_factors = 0.5 * by_roots * self._roots(factors) / np.where(some, factors, 1)
+        parts = by_positions, weights[:, 0] * self._slopes[:, 9], by_factors
         by_positions, by_charges, by_factors = (part.astype(positions.dtype) for part in parts)
         return by_positions, by_charges, by_factors
 
@@ -92,11 +100,31 @@ class PairEnergies:
         ]
         return torch.stack(energies, 1)
 
-    def _arguments(self, positions: NDArray, charges: NDArray, factors: NDArray) -> tuple:
-        numbers = self.batch.numbers
-        free, radii = (t[numbers].double().numpy() for t in (self.tables.free, self.tables.radii))
-        z = numbers.numpy().astype(np.float64)
-        roots = np.sqrt(free * np.where(factors > dispersion.LEAST, factors, 0))
-        atoms = np.stack([charges, roots, radii, z, z**0.23 / repulsion.LENGTH], 1)
+    def _sums_and_slopes(
+        self, positions: NDArray, charges: NDArray, factors: NDArray, *, derived: bool
+    ) -> tuple[NDArray, NDArray]:
+        """Return the sums without units, and the derivatives by pairs if they are wanted."""
+        numbers, systems = self.batch.numbers, self.batch.batch.numpy()
+        radii, z = self.tables.radii[numbers].double().numpy(), numbers.numpy().astype(np.float64)
+        atoms = np.stack(
+            [charges, self._roots(factors), radii, z, z**0.23 / repulsion.LENGTH], axis=1
+        )
         box = np.zeros(3) if self.box is None else self.box.numpy()
-        return positions, atoms, self._ends, box, self._constants, np.empty(6)
+        arguments = positions, atoms, systems, self._ends, box, self._constants
+
+        def task(begin: int, end: int) -> tuple[NDArray, NDArray]:
+            sums = np.zeros((self.batch.n_systems, 3))
+            slopes = np.zeros((len(atoms) if derived else 0, 11))
+            _pair_loops.energies(begin, end, *arguments, np.empty(6), sums, slopes)
+            return sums, slopes
+
+        partners = self._ends[1:][systems] - np.arange(len(systems))
+        # one pair takes as long as ten of point charges
+        parts = run_ranges(task, equal_ranges(partners, 10.0 * partners.sum()))
+        sums, slopes = zip(*parts, strict=True)
+        return add_up(sums), add_up(slopes)
+
+    def _roots(self, factors: NDArray) -> NDArray:
+        """Return the roots of the atoms' C6 coefficients."""
+        free = self.tables.free[self.batch.numbers].double().numpy()
+        return np.sqrt(free * np.where(factors > dispersion.LEAST, factors, 0))

@@ -1,5 +1,7 @@
 """Multipoles that surrounding charges induce on atoms, with a learned dependence on distance."""
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -10,6 +12,7 @@ from gnn.operators.edges import anisotropic_state
 from gnn.published import _polarisation_loops, fused
 from gnn.published.layers import ORDER, BesselBasis, perceptron
 from gnn.published.pairs import Pairs
+from multipoles.compiled.jit import add_up, equal_ranges, run_ranges
 
 
 class Polarisation(nn.Module):
@@ -41,71 +44,100 @@ class Polarisation(nn.Module):
 
     def forward(self, atoms: Tensor, particles: Tensor, charges: Tensor, pairs: Pairs) -> Tensor:
         """Return the sums (N, 10) at atoms (N, 3) for charges (M,) of particles (M, 3)."""
-        multipoles = InducedMultipoles(self, charges, pairs)
-        inputs = atoms, particles, *self.parameters_of_network()
-        if charges.requires_grad:
-            return multipoles.twin(*inputs)
+        multipoles = InducedMultipoles(self, pairs)
+        inputs = atoms, particles, charges, *self.parameters_of_network()
         return fused.apply(multipoles, *inputs)
 
 
 class InducedMultipoles:
     """The sums of `Polarisation`, fused: a `gnn.published.fused.Operator`.
 
-    Maps positions of atoms (N, 3) and particles (M, 3) and the network's three parameters to sums
-    (N, 10). The compiled loop computes in float64 whatever the type of its inputs.
+    Maps positions of atoms (N, 3) and particles (M, 3), charges of these (M,) in e, and the
+    network's three parameters to sums (N, 10). The compiled loop computes in float64 whatever the type of its inputs.
 
     Parameters
     ----------
     layer : Polarisation
         Gives cutoff, scaling and frequencies.
-    charges : Tensor
-        (M,) in e.
     pairs : Pairs
         Pairs of an atom and a particle: at least all within the cutoff.
     """
 
-    def __init__(self, layer: Polarisation, charges: Tensor, pairs: Pairs):
-        self.layer, self.charges, self.pairs = layer, charges, pairs
+    def __init__(self, layer: Polarisation, pairs: Pairs):
+        self.layer, self.pairs = layer, pairs
 
-    def values(self, atoms: NDArray, particles: NDArray, *network: NDArray) -> NDArray:
+    def values(
+        self, atoms: NDArray, particles: NDArray, charges: NDArray, *network: NDArray
+    ) -> NDArray:
         """Return the sums."""
         sums = np.zeros((len(atoms), 10))
         hidden, n = network[0].shape
         shapes = (n, 2), (hidden, 3), (ORDER, 2), (2,)
         self._kept = tuple(np.empty((len(self.pairs.first), *shape)) for shape in shapes)
-        _polarisation_loops.sums(*self._arguments(atoms, particles, network), sums)
+        arguments = self._arguments(atoms, particles, charges, network)
+        run_ranges(lambda *part: _polarisation_loops.sums(*part, *arguments, sums), self._parts())
         return sums.astype(atoms.dtype)
 
     def gradients(
-        self, weights: NDArray, atoms: NDArray, particles: NDArray, *network: NDArray
+        self,
+        weights: NDArray,
+        atoms: NDArray,
+        particles: NDArray,
+        charges: NDArray,
+        *network: NDArray,
     ) -> tuple[NDArray, ...]:
         """Return the gradients by all inputs."""
-        by_inputs = [np.zeros(array.shape) for array in (atoms, particles, *network)]
-        arguments = self._arguments(atoms, particles, network)
-        _polarisation_loops.gradients(
-            *arguments, weights, tuple(by_inputs[:2]), tuple(by_inputs[2:])
-        )
-        return tuple(array.astype(atoms.dtype) for array in by_inputs)
+        arguments = self._arguments(atoms, particles, charges, network)
+        by_atoms = np.zeros(atoms.shape)
+
+        def task(begin: int, end: int) -> tuple[NDArray, ...]:
+            by_particles = np.zeros((len(particles), 4))
+            slopes = tuple(np.zeros(array.shape) for array in network)
+            _polarisation_loops.gradients(
+                begin, end, *arguments, weights, by_atoms, by_particles, slopes
+            )
+            return by_particles, *slopes
+
+        parts = zip(*run_ranges(task, self._parts()), strict=True)
+        by_particles, *slopes = (add_up(arrays) for arrays in parts)
+        found = by_atoms, by_particles[:, :3], by_particles[:, 3], *slopes
+        return tuple(array.astype(atoms.dtype) for array in found)
 
     def twin(
-        self, atoms: Tensor, particles: Tensor, inner: Tensor, bias: Tensor, outer: Tensor
+        self,
+        atoms: Tensor,
+        particles: Tensor,
+        charges: Tensor,
+        inner: Tensor,
+        bias: Tensor,
+        outer: Tensor,
     ) -> Tensor:
         """Return the sums in torch operations."""
         vectors = self.pairs.vectors(atoms, particles)
         distances = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
         basis, fade = self.layer.radial(distances)
         weights = functional.linear(functional.silu(functional.linear(basis, inner, bias)), outer)
-        charges = self.charges.index_select(0, self.pairs.second)[:, None]
-        weights = weights * (fade * charges / distances.square() * self.layer.scaling)
+        near = charges.index_select(0, self.pairs.second)[:, None]
+        weights = weights * (fade * near / distances.square() * self.layer.scaling)
         weights = functional.pad(weights, (1, 0))[:, :, None]
         ends = self.pairs.first, len(atoms), ORDER
         return anisotropic_state(weights, vectors / distances, *ends)[:, :, 0]
 
-    def _arguments(self, atoms: NDArray, particles: NDArray, network: tuple) -> tuple:
+    def _parts(self) -> list[tuple[int, int]]:
+        """Return ranges of pairs for threads; those of an atom stay together."""
+        first = self.pairs.first.numpy()
+        # one pair takes as long as a hundred of point charges
+        parts = equal_ranges(np.ones(len(first)), 100.0 * len(first))
+        cuts = np.searchsorted(first, first[[begin for begin, _ in parts[1:]]])
+        bounds = [0, *cuts.tolist(), len(first)]
+        return list(pairwise(bounds))
+
+    def _arguments(
+        self, atoms: NDArray, particles: NDArray, charges: NDArray, network: tuple
+    ) -> tuple:
         layer, pairs = self.layer, self.pairs
         frequencies = layer.radial.frequencies.double().numpy()
         shift = np.empty((0, 3)) if pairs.shift is None else pairs.shift.double().numpy()
         ends = pairs.first.numpy(), pairs.second.numpy()
         constants = float(layer.cutoff), float(layer.scaling), frequencies
-        charges = self.charges.detach().numpy()
         return atoms, particles, charges, ends, shift, constants, network, self._kept

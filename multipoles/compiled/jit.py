@@ -8,7 +8,7 @@ machine code is kept is the matter of `multipoles.compiled.cache`; kernels for t
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,7 +17,9 @@ from typing import Any
 
 import llvmlite.binding
 import numba
+import numpy as np
 from numba.core.compiler_lock import global_compiler_lock
+from numpy.typing import NDArray
 
 from multipoles import checks
 from multipoles.compiled.cache import cache_for
@@ -201,6 +203,55 @@ def run_chunks(
     chunks = min(n, 4 * threads)
     bounds = [n * i // chunks for i in range(chunks + 1)]
     return [future.result() for future in _submit(task, bounds)]
+
+
+def run_ranges(task: Callable[..., Any], ranges: Sequence[tuple[int, ...]]) -> list[Any]:
+    """Call ``task(*range)`` for each of some ranges, in threads where there are several.
+
+    For tasks that write to arrays of their own, which are to be no more than there are threads.
+    """
+    if len(ranges) == 1:
+        return [task(*ranges[0])]
+    # the decision for threads is made: work without bound, one range for each
+    found = run_chunks(
+        lambda start, stop: [task(*ranges[i]) for i in range(start, stop)], len(ranges), 1e18
+    )
+    return [item for chunk in found for item in chunk]
+
+
+def equal_ranges(work: NDArray, total: float, grain: float = 2e5) -> list[tuple[int, int]]:
+    """Return ranges of items of about as much work together, as many as threads pay.
+
+    Parameters
+    ----------
+    work : ndarray, shape (n,)
+        Work of each item, in any unit.
+    total : float
+        Estimated cost of all items, in pair interactions.
+    grain : float
+        Least cost worth a thread of its own.
+    """
+    parts = 1 if _serial.get() else min(get_num_threads(), int(total // grain))
+    if parts <= 1:
+        return [(0, len(work))]
+    ends = np.cumsum(work)
+    shares = np.arange(1, parts) * (ends[-1] / parts)
+    bounds = [0, *np.searchsorted(ends, shares).tolist(), len(work)]
+    return [(a, b) for a, b in pairwise(bounds) if a < b]
+
+
+def add_up(parts: Sequence[NDArray]) -> NDArray:
+    """Return the sum of arrays like one another, in threads where it pays; the first is spent."""
+    total = parts[0].reshape(-1)
+    if len(parts) > 1:
+        others = [part.reshape(-1) for part in parts[1:]]
+
+        def task(start: int, stop: int) -> None:
+            for other in others:
+                total[start:stop] += other[start:stop]
+
+        run_chunks(task, len(total), float(len(others) * len(total)))
+    return parts[0]
 
 
 def _submit(task: Callable[[int, int], Any], bounds: list[int]) -> list[Future[Any]]:

@@ -39,10 +39,10 @@ def _pair_energies(dtype, boxed):
 
 def _coupling(dtype, boxed):
     batch = _batch(dtype)
-    operator = ChargeCoupling(batch.batch.numpy(), batch.mm_batch.numpy(), batch.mm_moments)
+    operator = ChargeCoupling(batch.batch.numpy(), batch.mm_batch.numpy())
     moments = _random(len(batch.numbers), 10, dtype=dtype)
     # with a trace: it does no work
-    return operator, [batch.positions, batch.mm_positions, moments]
+    return operator, [batch.positions, batch.mm_positions, moments, batch.mm_moments]
 
 
 def _induced(dtype, boxed):
@@ -50,9 +50,9 @@ def _induced(dtype, boxed):
     points = batch.positions, batch.mm_positions
     reach = 9.0 if not boxed else 8.2  # more than the polarisation's
     pairs = pairs_within(*points, batch.batch, batch.mm_batch, reach, BOX if boxed else None)
-    operator = InducedMultipoles(model.polarisation, batch.mm_charges, pairs)
+    operator = InducedMultipoles(model.polarisation, pairs)
     network = [p.detach() for p in model.polarisation.parameters_of_network()]
-    return operator, [*points, *network]
+    return operator, [*points, batch.mm_charges, *network]
 
 
 CASES = {
@@ -117,13 +117,13 @@ def test_twins_replace_the_loops_inside_a_context():
 
 def test_a_charge_on_an_atom_contributes_nothing():
     operator, inputs = _coupling(torch.float64, False)
-    atoms, particles, moments = inputs
-    before = fused.apply(operator, atoms, particles, moments)
+    atoms, particles, *others = inputs
+    before = fused.apply(operator, atoms, particles, *others)
     moved = particles.clone()
     moved[0] = atoms[0]
-    after = fused.apply(operator, atoms, moved, moments)
+    after = fused.apply(operator, atoms, moved, *others)
     assert torch.isfinite(after).all()
-    assert torch.allclose(after, operator.twin(atoms, moved, moments))
+    assert torch.allclose(after, operator.twin(atoms, moved, *others))
     assert not torch.allclose(after, before)
 
 
@@ -149,9 +149,10 @@ def test_loops_give_the_same_in_threads():
 
     random = np.random.default_rng(0)
     atoms, particles = random.normal(size=(150, 3)), 9 * random.normal(size=(6000, 3))
-    arrays = atoms, particles, random.normal(size=(150, 10))
+    charges = random.normal(size=(6000, 1))
+    arrays = atoms, particles, random.normal(size=(150, 10)), charges
     systems = np.repeat([0, 1], 75), np.repeat([0, 1], 3000)
-    operator = ChargeCoupling(*systems, torch.from_numpy(random.normal(size=(6000, 1))))
+    operator = ChargeCoupling(*systems)
     weights = np.ones(150)
     before = mp.get_num_threads()
     try:
