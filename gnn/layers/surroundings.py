@@ -1,5 +1,6 @@
 """The field of the surroundings at the atoms, and its coupling to the anisotropic state."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -48,19 +49,27 @@ def given_field(batch: Batch) -> Tensor:
 
 def _taylor(field: Tensor, displacement: Tensor) -> Tensor:
     """Return sum_gamma Phi_(beta + gamma) d^gamma / gamma! for |beta| <= 2, (N, 10)."""
-    order = indexing.order_of(field.shape[1])
-    terms: list[Tensor] = []
-    for beta in indexing.multi_indices(FIELD_ORDER):
-        total = displacement.new_zeros(displacement.shape[0])
-        for gamma in indexing.multi_indices(order):
-            if beta.sum() + gamma.sum() <= order:
-                monomial = field[:, indexing.component_index(*(beta + gamma))]
-                for axis, power in enumerate(gamma):
-                    for k in range(1, power + 1):
-                        monomial = monomial * displacement[:, axis] / k
-                total = total + monomial
-        terms.append(total)
-    return torch.stack(terms, dim=1)
+    exponents, places, known = _sums(indexing.order_of(field.shape[1]))
+    powers = [torch.ones_like(displacement)]
+    for k in range(1, 1 + int(exponents.max())):
+        powers.append(powers[-1] * displacement / k)
+    table = torch.stack(powers, dim=2)  # (N, 3, powers)
+    monomials = torch.stack([table[:, axis, exponents[:, axis]] for axis in range(3)]).prod(0)
+    derivatives = field[:, places] * known.to(field)
+    return (derivatives @ monomials[:, :, None])[:, :, 0]
+
+
+@lru_cache
+def _sums(order: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return gamma up to an order, places of beta + gamma (10, n), and whether they are there."""
+    gamma, beta = indexing.multi_indices(order), indexing.multi_indices(FIELD_ORDER)
+    both = beta[:, None] + gamma
+    known = both.sum(2) <= order
+    places = [
+        [indexing.component_index(*one) if there else 0 for one, there in zip(*row, strict=True)]
+        for row in zip(both, known, strict=True)
+    ]
+    return torch.tensor(gamma), torch.tensor(places), torch.tensor(known)
 
 
 class SurroundingsCoupling(nn.Module):

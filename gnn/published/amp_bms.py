@@ -180,10 +180,12 @@ class AmpBms(Potential):
         create_graph: bool = False,
         mm_potential: bool = False,
         stress: bool = False,
+        field_response: bool = False,
     ) -> dict[str, Tensor]:
         """Evaluate a batch; see `gnn.potential.Potential.forward`."""
+        given = forces, mm_forces, create_graph, mm_potential, stress, field_response
         with fused.twins(create_graph):
-            return super().forward(batch, forces, mm_forces, create_graph, mm_potential, stress)
+            return super().forward(batch, *given)
 
     def parts(self, batch: Batch) -> dict[str, Tensor]:
         """Return the parts of the energy, in the publication's units kJ/mol, Å and e.

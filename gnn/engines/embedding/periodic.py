@@ -1,0 +1,280 @@
+"""What of a periodic box acts on a zone beyond the charges that its model sees one by one.
+
+    Φ(x) = Σ_j q_j G(x - s_j) - Σ_k w_k q_k / |x - p_k|
+
+G is 1/r summed over all images, with the wave k = 0 left out (a conductor around) and a uniform
+background where charges do not add up to zero. All charges j of the box are there with all their
+images, and the charges k that the model sees, faded as it sees them, are taken off again: so each
+pair acts once. Φ and its derivatives are an external field for the model. What its atoms do to all
+charges is the adjoint sum, of the derivatives W of the energy by that field, as multipoles.
+
+Images of the zone itself act on it by G - 1/r, between the multipoles that the model returns.
+
+G is split as on any mesh (`fmm.mesh`): a smooth part goes over a grid, pairs within a radius are
+summed one by one. Energy and forces come from one grid, so that they agree to rounding.
+"""
+
+import warnings
+from collections.abc import Callable
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import multipoles as mp
+from fmm.mesh.choice import Setting, setting_of
+from fmm.mesh.plan import MeshSum
+from gnn.engines.embedding.images import Array
+from gnn.units import COULOMB
+from multipoles import indexing
+from multipoles.lattice import search
+from multipoles.lattice.cell import cell_of
+from multipoles.lattice.own import own_matrix
+from multipoles.neighbours import PairList, Slots
+from multipoles.radial import Coulomb
+from multipoles.radial.remainder import SmoothPart
+from multipoles.sums import field_arrays
+
+#: Relative error of fields that grid and radius are made for.
+TOLERANCE = 1e-5
+#: Order of the field at the atoms: one more than the models take, for their forces.
+ORDER = 3
+# of the multipoles of atoms, and of what answers to the field
+_MULTIPOLES = 2
+# atoms at which the error is measured, the error of that sum, and what is said aloud
+_SAMPLES, _EXACT, _TOO_FAR = 4, 1e-9, 20.0
+_COULOMB = Coulomb()
+# Σ_β M_β Φ_(β + e) for the steps e
+_RAISED = indexing.sum_index(_MULTIPOLES, 1)[:, 1:]
+
+
+class FarField:
+    """Sums over all images for one zone and its surroundings, in whatever box they are.
+
+    Parameters
+    ----------
+    charges : ndarray, shape (m,)
+        Of all surroundings, in e.
+    tolerance : float
+        Relative error of fields that is aimed at.
+
+    Attributes
+    ----------
+    error : float
+        Relative error of the electric field of all charges at some atoms of the first
+        configuration, measured against an Ewald sum; NaN before that.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the measured error is 20 times the tolerance or more.
+    """
+
+    def __init__(self, charges: Array, tolerance: float = TOLERANCE):
+        self.charges = np.asarray(charges, dtype=np.float64)
+        self.tolerance, self.error = tolerance, np.nan
+        self._setting: Setting | None = None
+        self._mesh: MeshSum | None = None
+        self._box = np.zeros((3, 3))
+
+    def around(self, atoms: Array, sites: Array, near: tuple[Array, Array], box: Array) -> "Around":
+        """Return the sums for one configuration.
+
+        Parameters
+        ----------
+        atoms
+            In Å, (n, 3), whole.
+        sites
+            Places of all charges, in any image, (m, 3).
+        near
+            Points (k, 3) and charges (k,), as faded, that the model sees itself.
+        box
+            Box vectors as rows in Å, (3, 3).
+        """
+        found = Around(self._laid_out(atoms, sites, box), self.charges, atoms, sites, near)
+        if np.isnan(self.error):
+            self._measure(found, box)
+        return found
+
+    def _laid_out(self, atoms: Array, sites: Array, box: Array) -> MeshSum:
+        """Return the grid of a box, that of before where it is the same box."""
+        if self._mesh is not None and np.array_equal(box, self._box):
+            return self._mesh
+        cell = cell_of(box)
+        if self._setting is None:  # chosen once: with the box, only the number of waves changes
+            sources = sites if len(sites) else atoms
+            given = atoms, sources, cell, _COULOMB, self.tolerance, (_MULTIPOLES, ORDER)
+            self._setting = setting_of(*given)
+        nowhere = np.zeros((1, 3))
+        self._mesh = MeshSum(nowhere, nowhere, cell, self._setting, _COULOMB)
+        self._box = np.array(box)
+        return self._mesh
+
+    def _measure(self, found: "Around", box: Array) -> None:
+        """Compare the field of all charges at some atoms with an Ewald sum."""
+        self.error = 0.0
+        if not self.charges.any():
+            return
+        some = np.linspace(0, len(found.atoms) - 1, _SAMPLES).astype(int)
+        given = found.atoms[some], found.sites, self.charges
+        exact = mp.field(*given, order=1, cell=box, tolerance=_EXACT)[:, 1:]
+        wrong = found.of_all()[some, 1:4] - exact
+        self.error = float(np.linalg.norm(wrong) / max(np.linalg.norm(exact), 1e-300))
+        if self.error >= _TOO_FAR * self.tolerance:
+            warnings.warn(
+                f"the periodic field of the charges at the model's atoms has a relative error of "
+                f"{self.error:.1e}, aimed at were {self.tolerance:.0e}: is the charge spread very "
+                "unevenly over the box?",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+class Around:
+    """The sums of `FarField` for one configuration, whose parameters it has but for the mesh.
+
+    Attributes
+    ----------
+    atoms, sites : ndarray
+        Places in Å, (n, 3) and (m, 3).
+    """
+
+    def __init__(
+        self, mesh: MeshSum, charges: Array, atoms: Array, sites: Array, near: tuple[Array, Array]
+    ):
+        self.mesh, self.charges = mesh, charges
+        self.atoms, self.sites = np.ascontiguousarray(atoms), np.ascontiguousarray(sites)
+        self._points = np.ascontiguousarray(near[0])
+        self._seen = np.ascontiguousarray(near[1])[:, None, None]
+        self._slots = Slots(len(atoms), len(self._points))
+
+    # --- the field of all charges, and its adjoint ------------------------------------------------
+
+    def field(self) -> Array:
+        """Return the potential at the atoms and its derivatives, (n, 20) in V/Å^k, packed."""
+        given = self.atoms, self._points, self._seen, ORDER, _COULOMB, self._slots
+        found: Array = COULOMB * (self.of_all() - field_arrays(*given)[:, 0])
+        return found
+
+    def of_all(self) -> Array:
+        """Return the field (n, 20) at the atoms of all charges with all images, in e/Å^(k + 1)."""
+        wrapped, images, pairs = self._near
+        moments = self.charges[:, None, None]
+        spectrum = self.mesh.spectrum_of(self.sites, moments)
+        phi = self.mesh.smooth_field_at(self.atoms, spectrum, ORDER)
+        moved = np.ascontiguousarray(moments[images.origin])
+        phi += self._pairs(wrapped, images.points, moved, ORDER, pairs)
+        phi[:, :, 0] += self.mesh.background(moments)
+        return phi[:, 0]
+
+    def reaction(self, response: Array) -> tuple[Array, Array, Array]:
+        """Return what follows from derivatives of an energy by the field.
+
+        Parameters
+        ----------
+        response
+            These derivatives, in e Å^k, (n, 10) or more, of which no more are read.
+
+        Returns
+        -------
+        on_sites, on_points : ndarray
+            Forces on all charges (m, 3), and on those that the model sees (k, 3), in eV/Å.
+        by_seen : ndarray
+            Derivatives of the energy by what the model sees of these charges, (k,) in V.
+        """
+        moments = COULOMB * response[:, None, : len(_RAISED)].astype(np.float64)
+        moments = np.ascontiguousarray(moments)
+        wrapped, images, pairs = self._near
+        of_images = self._pairs(images.points, wrapped, moments, 1, pairs.transposed)[:, 0, 1:]
+        smooth = self.mesh.smooth_field_at(self.sites, self.mesh.spectrum_of(self.atoms, moments), 1)
+        slopes = smooth[:, 0, 1:]
+        for axis in range(3):
+            slopes[:, axis] += np.bincount(images.origin, of_images[:, axis], len(slopes))
+        given = self._points, self.atoms, moments, 1, _COULOMB, self._slots.transposed
+        direct = field_arrays(*given)[:, 0]
+        return -self.charges[:, None] * slopes, self._seen[:, 0] * direct[:, 1:], -direct[:, 0]
+
+    @cached_property
+    def _near(self) -> tuple[Array, search.Images, PairList]:
+        """Atoms in the cell, images of charges, and pairs of them within the radius."""
+        cell, radius = self.mesh.cell, self.mesh.setting.radius
+        wrapped = cell.wrapped(self.atoms)
+        images = search.images_within(cell.wrapped(self.sites), cell, radius)
+        found = search.pairs_within(wrapped, images.points, radius, 0.0)
+        return wrapped, images, PairList.of_rows(found.starts, found.images, len(images.points))
+
+    def _pairs(self, targets: Array, sources: Array, moments: Array, order: int, pairs: Any) -> Any:
+        """Return what the waves lack of the field, (targets, 1, components)."""
+        ((factor, kernel),) = self.mesh.near_kernels
+        return factor * field_arrays(targets, sources, moments, order, kernel, pairs)
+
+    # --- the zone's own images --------------------------------------------------------------------
+
+    def between(self, positions: Tensor, moments: Tensor) -> Tensor:
+        """Return the energy () in eV of the zone's multipoles with those of all its images.
+
+        Half of it is that of one zone in the field of the images; differentiable once.
+
+        Parameters
+        ----------
+        positions : Tensor
+            Of the atoms in Å, (n, 3).
+        moments : Tensor
+            Packed, (n, 10) in e Å^k.
+        """
+        energy: Tensor = _Between.apply(positions, moments, self.of_images)
+        return energy
+
+    def of_images(self, atoms: Array, moments: Array) -> Array:
+        """Return the field (n, 20) in V/Å^k of multipoles (n, 10) of atoms in all other boxes."""
+        given = np.ascontiguousarray(COULOMB * moments[:, None])
+        mesh, setting = self.mesh, self.mesh.setting
+        phi = mesh.smooth_field_at(atoms, mesh.spectrum_of(atoms, given), ORDER)
+        # of the box itself, the waves have the smooth part
+        smooth = SmoothPart(setting.radius, setting.band)
+        slots = Slots(len(atoms), len(atoms))
+        phi -= field_arrays(atoms, atoms, given, ORDER, smooth, slots)
+        phi -= given @ own_matrix(setting.at_zero(_MULTIPOLES + ORDER), _MULTIPOLES, ORDER)
+        images, origin = self._images_of(atoms)
+        if len(images):
+            found = search.pairs_within(atoms, images, setting.radius, 0.0)
+            pairs = PairList.of_rows(found.starts, found.images, len(images))
+            phi += self._pairs(atoms, images, np.ascontiguousarray(given[origin]), ORDER, pairs)
+        phi[:, :, 0] += mesh.background(given)
+        return phi[:, 0]
+
+    def _images_of(self, atoms: Array) -> tuple[Array, Array]:
+        """Return images of atoms in other boxes, those near the atoms, and whose they are."""
+        cell, radius = self.mesh.cell, self.mesh.setting.radius
+        low, high = atoms.min(axis=0) - radius, atoms.max(axis=0) + radius
+        reach = radius + float(np.linalg.norm(high - low)) - 2 * radius
+        limits = np.ceil(reach / cell.heights).astype(int)
+        steps = np.array(list(product(*(range(-n, n + 1) for n in limits))))
+        moves = steps[steps.any(axis=1)] @ cell.vectors
+        images = (atoms + moves[:, None]).reshape(-1, 3)
+        kept = np.flatnonzero(((images > low) & (images < high)).all(axis=1))
+        return np.ascontiguousarray(images[kept]), kept % len(atoms)
+
+
+class _Between(torch.autograd.Function):
+    """Half the work of multipoles in the field that all images of them make."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, positions: Tensor, moments: Tensor, field: Callable[[Array, Array], Array]
+    ) -> Tensor:
+        x, m = (np.ascontiguousarray(t.detach().double().numpy()) for t in (positions, moments))
+        phi = field(x, m)
+        by_moments = phi[:, : m.shape[1]]
+        by_positions = (m[:, :, None] * phi[:, _RAISED]).sum(1)
+        ctx.save_for_backward(*(torch.from_numpy(g).to(moments) for g in (by_positions, by_moments)))
+        return moments.new_tensor(0.5 * (m * by_moments).sum())
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        by_positions, by_moments = ctx.saved_tensors
+        return gradient * by_positions, gradient * by_moments, None
