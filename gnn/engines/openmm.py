@@ -20,6 +20,7 @@ from gnn.engines._models import ready_model
 from gnn.engines.classical.splitting import split
 from gnn.engines.embedding.embedding import Embedding
 from gnn.engines.embedding.groups import SWITCH_WIDTH
+from gnn.engines.embedding.kinds import REACTION_FIELDS, checked_electrostatics, prepared
 from gnn.engines.embedding.topology import surroundings_of, zone_of
 from gnn.potential import Potential
 from gnn.units import KJ_PER_MOL, NANOMETER
@@ -77,6 +78,7 @@ def create_system(
     charges: Mapping[int, int] | Sequence[int] | None = None,
     cutoff: float = 9.0,
     switch_width: float = SWITCH_WIDTH,
+    electrostatics: str | None = None,
     dtype: torch.dtype | None = None,
     watch: Callable[[dict[str, torch.Tensor]], None] | None = None,
     **options: Any,
@@ -105,6 +107,13 @@ def create_system(
         distance in Å of a QM atom.
     switch_width : float
         Width in Å of the shell below the cutoff in which charges fade away.
+    electrostatics : {"periodic", "cutoff", "reaction-field", "reaction-field-published"}, optional
+        What becomes of charges as they fade away, and of those beyond: "periodic" lets all of them
+        act with all their images, and the QM atoms on themselves by theirs
+        (`gnn.engines.embedding.periodic`); "cutoff" leaves them out. The others are those of the
+        simulations that AMP-BMS was published with, for that model only: single charges within the
+        cutoff, in a reaction field, whose derivatives are consistent with the energy or as
+        published (`gnn.published.AmpBms`). None: "periodic" in a periodic box, "cutoff" else.
     dtype : torch.dtype, optional
         Type in which the model computes. None: that of its weights.
     watch : callable, optional
@@ -124,7 +133,8 @@ def create_system(
     ------
     ValueError
         If `qm_atoms` are not whole molecules or not atoms of the topology, a charge is not whole,
-        the model does not know an element, or a force of the force field cannot be split.
+        the model does not know an element, a force of the force field cannot be split, or the
+        electrostatics does not fit the box or the model.
     TypeError
         If an argument is of another kind.
 
@@ -132,7 +142,7 @@ def create_system(
     -----
     The energy is E_MM(others) + E_LJ(QM, others) + E_model(QM | q w): see
     `gnn.engines.embedding.embedding.Embedding` and, for the weights w,
-    `gnn.engines.embedding.groups.Groups`. Charges beyond the cutoff do not act on the QM atoms.
+    `gnn.engines.embedding.groups.Groups`.
     """
     import openmm
 
@@ -156,11 +166,15 @@ def create_system(
                 f"the force field's charges of the QM atoms add up to {total:.3f} e, no whole "
                 "number: pass charge="
             )
-    ready = ready_model(model, dtype)
+    periodic = system.usesPeriodicBoundaryConditions()
+    electrostatics = checked_electrostatics(electrostatics, periodic)
+    ready = prepared(ready_model(model, dtype), electrostatics, cutoff)
     zone = zone_of(topology, qm, charge, charges, ready.charges == "local")
     surroundings = surroundings_of(topology, set(qm), classical)
-    embedding = Embedding(ready, zone, surroundings, cutoff, switch_width, watch)
-    periodic = system.usesPeriodicBoundaryConditions()
+    if electrostatics in REACTION_FIELDS:
+        surroundings, cutoff = surroundings.single(), cutoff + switch_width
+    far = electrostatics == "periodic"
+    embedding = Embedding(ready, zone, surroundings, cutoff, switch_width, watch, far)
     force = openmm.PythonForce(QMMMForce(embedding, periodic))
     force.setUsesPeriodicBoundaryConditions(periodic)
     force.setForceGroup(1)
