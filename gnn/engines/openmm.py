@@ -20,7 +20,12 @@ from gnn.engines._models import ready_model
 from gnn.engines.classical.splitting import split
 from gnn.engines.embedding.embedding import Embedding
 from gnn.engines.embedding.groups import SWITCH_WIDTH
-from gnn.engines.embedding.kinds import REACTION_FIELDS, checked_electrostatics, prepared
+from gnn.engines.embedding.kinds import (
+    REACTION_FIELDS,
+    checked_electrostatics,
+    in_reaction_field,
+    prepared,
+)
 from gnn.engines.embedding.topology import surroundings_of, zone_of
 from gnn.potential import Potential
 from gnn.units import KJ_PER_MOL, NANOMETER
@@ -172,9 +177,12 @@ def create_system(
     zone = zone_of(topology, qm, charge, charges, ready.charges == "local")
     surroundings = surroundings_of(topology, set(qm), classical)
     if electrostatics in REACTION_FIELDS:
-        surroundings, cutoff = surroundings.single(), cutoff + switch_width
+        surroundings, cutoff = in_reaction_field(ready, surroundings, cutoff, switch_width)
     far = electrostatics == "periodic"
     embedding = Embedding(ready, zone, surroundings, cutoff, switch_width, watch, far)
+    if embedding.far is not None:
+        box = system.getDefaultPeriodicBoxVectors()
+        embedding.far.choose(len(qm), np.array([list(v._value) for v in box]) * NANOMETER)
     force = openmm.PythonForce(QMMMForce(embedding, periodic))
     force.setUsesPeriodicBoundaryConditions(periodic)
     force.setForceGroup(1)

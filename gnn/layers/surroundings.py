@@ -49,27 +49,28 @@ def given_field(batch: Batch) -> Tensor:
 
 def _taylor(field: Tensor, displacement: Tensor) -> Tensor:
     """Return sum_gamma Phi_(beta + gamma) d^gamma / gamma! for |beta| <= 2, (N, 10)."""
-    exponents, places, known = _sums(indexing.order_of(field.shape[1]))
+    exponents, places, known = (
+        torch.tensor(table, device=field.device) for table in _sums(indexing.order_of(field.shape[1]))
+    )
     powers = [torch.ones_like(displacement)]
-    for k in range(1, 1 + int(exponents.max())):
+    for k in range(1, 1 + indexing.order_of(field.shape[1])):
         powers.append(powers[-1] * displacement / k)
-    table = torch.stack(powers, dim=2)  # (N, 3, powers)
-    monomials = torch.stack([table[:, axis, exponents[:, axis]] for axis in range(3)]).prod(0)
-    derivatives = field[:, places] * known.to(field)
-    return (derivatives @ monomials[:, :, None])[:, :, 0]
+    of_axes = torch.stack(powers, dim=2)  # (N, 3, powers)
+    x, y, z = (of_axes[:, axis].index_select(1, exponents[axis]) for axis in range(3))
+    derivatives = field.index_select(1, places.flatten()).view(-1, *places.shape)
+    return (derivatives * known.to(field.dtype) * (x * y * z)[:, None]).sum(2)
 
 
 @lru_cache
-def _sums(order: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return gamma up to an order, places of beta + gamma (10, n), and whether they are there."""
+def _sums(order: int) -> tuple[list[list[int]], list[list[int]], list[list[bool]]]:
+    """Return all gamma (3, n), places of beta + gamma (10, n), and whether they are there."""
     gamma, beta = indexing.multi_indices(order), indexing.multi_indices(FIELD_ORDER)
-    both = beta[:, None] + gamma
-    known = both.sum(2) <= order
+    both = (beta[:, None] + gamma).tolist()
+    known = [[sum(one) <= order for one in row] for row in both]
     places = [
-        [indexing.component_index(*one) if there else 0 for one, there in zip(*row, strict=True)]
-        for row in zip(both, known, strict=True)
+        [indexing.component_index(*one) if sum(one) <= order else 0 for one in row] for row in both
     ]
-    return torch.tensor(gamma), torch.tensor(places), torch.tensor(known)
+    return gamma.T.tolist(), places, known
 
 
 class SurroundingsCoupling(nn.Module):

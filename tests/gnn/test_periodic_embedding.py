@@ -166,7 +166,8 @@ def test_it_is_the_model_in_a_cell_whatever_it_sees_one_by_one(model, charge):
 def test_forces_are_the_gradient_of_the_energy(model):
     embedding, positions = water_zone(model, SKEWED, charge_of_one=0.3)
     _, forces = embedding.energy_forces(positions, SKEWED)
-    h, rng = 3e-4, np.random.default_rng(4)
+    # pairs come and go at the radius of the near part by what the tolerance allows
+    h, rng = 1e-3, np.random.default_rng(4)
 
     def energy(change):
         return embedding.energy_forces(positions + h * change, SKEWED)[0]
@@ -177,7 +178,29 @@ def test_forces_are_the_gradient_of_the_energy(model):
     directions[2][3:6] = rng.standard_normal((3, 3))
     for d in directions:
         slope = (8 * (energy(d) - energy(-d)) - energy(2 * d) + energy(-2 * d)) / (12 * h)
-        assert slope == pytest.approx(-(forces * d).sum(), abs=5e-7)
+        assert slope == pytest.approx(-(forces * d).sum(), abs=5e-6)
+
+
+@pytest.mark.parametrize("charge", [0.0, 1.0], ids=["neutral", "charged"])
+def test_the_energy_knows_the_volume(model, charge):
+    """A barostat scales places of molecules: the slope is that of the model's own stress."""
+    embedding, positions = water_zone(model, SKEWED, charge_of_one=charge)
+    molecules = positions.reshape(-1, 3, 3)
+    centres = molecules.mean(axis=1, keepdims=True)
+
+    def energy(strain):
+        moved = (molecules + strain * centres).reshape(-1, 3)
+        return embedding.energy_forces(moved, SKEWED * (1 + strain))[0]
+
+    charges = embedding.surroundings.charges
+    system = System([8, 1, 1], positions[:3], 0, positions[3:], charges, cell=SKEWED)
+    result = model.evaluate([system], stress=True, unknown="ignore")[0]
+    forces = np.concatenate([result["forces"], result["mm_forces"]]).reshape(-1, 3, 3)
+    whole = np.trace(result["stress"]) * abs(np.linalg.det(SKEWED))
+    expected = whole + (forces * (molecules - centres)).sum()
+    h = 1e-3
+    slope = (8 * (energy(h) - energy(-h)) - energy(2 * h) + energy(-2 * h)) / (12 * h)
+    assert slope == pytest.approx(expected, abs=2e-4)
 
 
 def test_what_cannot_be_periodic_is_refused(model):
@@ -207,8 +230,8 @@ def nonbonded_system(openmm, topology, charges, box, n_zone):
         system.addParticle(1.0)
         force.addParticle(q, 0.15, 0.1)
     force.setNonbondedMethod(openmm.NonbondedForce.PME)
-    force.setCutoffDistance(0.8)
-    force.setEwaldErrorTolerance(1e-7)
+    force.setCutoffDistance(0.9)
+    force.setEwaldErrorTolerance(1e-6)
     force.setUseDispersionCorrection(False)
     for i in range(n_zone):
         for j in range(i):
@@ -249,7 +272,7 @@ def test_all_parts_together_are_one_ewald_sum(charges):
         openmm.Context(s, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
         for s in (whole, split)
     ]
-    for scale in (1.0, 1.02, 1.05):
+    for scale in (1.0, 1.04):
         results = []
         for context in contexts:
             context.setPeriodicBoxVectors(*(0.1 * scale * SKEWED))
@@ -259,3 +282,60 @@ def test_all_parts_together_are_one_ewald_sum(charges):
         (energy, forces), (ours, our_forces) = results
         assert ours == pytest.approx(energy, abs=1e-4)  # kJ/mol
         np.testing.assert_allclose(our_forces, forces, atol=2e-3)  # kJ/mol/nm
+
+
+# --- reaction fields ------------------------------------------------------------------------------
+
+
+def small_amp_bms():
+    from gnn.published import AmpBms
+
+    torch.manual_seed(0)
+    return AmpBms(features=8, edge_features=4, channels=2, hidden=8, readout=4).double()
+
+
+def test_reaction_fields_are_those_of_the_published_model():
+    """Single charges within the model's cutoff, each as the model itself has it."""
+    from gnn.engines.embedding.kinds import in_reaction_field, prepared
+
+    model, cutoff = small_amp_bms(), 6.0
+    for kind in ("reaction-field", "reaction-field-published"):
+        mode = kind.replace("reaction-field", "simulation")
+        ready = prepared(model, kind, cutoff)
+        assert (ready.mode, ready.cutoff_mm) == (mode, cutoff) and model.mode == "training"
+        embedding, positions = water_zone(model, SKEWED)
+        alone, reach = in_reaction_field(ready, embedding.surroundings, cutoff, 1.5)
+        embedding = Embedding(ready, embedding.zone, alone, reach)
+        charges = np.array(alone.charges)
+        images = (np.stack(np.meshgrid(*[(-1, 0, 1)] * 3), -1).reshape(-1, 1, 3) @ SKEWED)[:, 0]
+        around = (positions[3:] + images[:, None]).reshape(-1, 3)
+        system = System([8, 1, 1], positions[:3], 0, around, np.tile(charges, len(images)))
+        expected = ready.evaluate([system])[0]["energy"]
+        assert embedding.energy_forces(positions, SKEWED)[0] == pytest.approx(expected, abs=1e-8)
+
+
+def test_kinds_that_do_not_fit_are_refused(model):
+    from gnn.engines.embedding.kinds import checked_electrostatics, prepared
+
+    assert checked_electrostatics(None, True) == "periodic"
+    assert checked_electrostatics(None, False) == "cutoff"
+    with pytest.raises(ValueError, match="expected one of .*'reaction-field'.*got 'pme'"):
+        checked_electrostatics("pme", True)
+    with pytest.raises(ValueError, match="'periodic' needs a periodic box"):
+        checked_electrostatics("periodic", False)
+    with pytest.raises(ValueError, match="published, got a model of kind AMP: use 'periodic'"):
+        prepared(model, "reaction-field", 9.0)
+    assert prepared(model, "cutoff", 9.0) is model
+    assert prepared(prepared(small_amp_bms(), "reaction-field", 9.0), "periodic", 9.0).mode == "training"
+
+
+def test_forces_of_amp_bms_are_the_gradient_of_the_energy():
+    embedding, positions = water_zone(small_amp_bms(), SKEWED, charge_of_one=0.3)
+    _, forces = embedding.energy_forces(positions, SKEWED)
+    h, direction = 1e-3, np.random.default_rng(5).standard_normal(positions.shape)
+
+    def energy(steps):
+        return embedding.energy_forces(positions + steps * h * direction, SKEWED)[0]
+
+    slope = (8 * (energy(1) - energy(-1)) - energy(2) + energy(-2)) / (12 * h)
+    assert slope == pytest.approx(-(forces * direction).sum(), abs=2e-5)

@@ -1,5 +1,6 @@
 """Kinds of electrostatics between a zone and its surroundings, and which models can do which."""
 
+from gnn.engines.embedding.zone import Surroundings
 from gnn.potential import Potential
 from gnn.published.amp_bms import AmpBms
 
@@ -63,3 +64,21 @@ def prepared(model: Potential, kind: str, cutoff: float) -> Potential:
             f"of kind {type(model).__name__}: use 'periodic' or 'cutoff'"
         )
     return model
+
+
+def in_reaction_field(
+    model: Potential, around: Surroundings, cutoff: float, switch_width: float
+) -> tuple[Surroundings, float]:
+    """Return single charges, and a cutoff by which none fades that the model sees.
+
+    Parameters
+    ----------
+    model : Potential
+        From `prepared`.
+    around : Surroundings
+        The charges in groups.
+    cutoff, switch_width
+        Of the reaction field, and of the shell beyond in which charges fade, in Å.
+    """
+    polarising = float(model.config()["cutoff_polarisation"])
+    return around.single(), max(cutoff, polarising) + switch_width

@@ -97,23 +97,29 @@ class FarField:
         box
             Box vectors as rows in Å, (3, 3).
         """
-        found = Around(self._laid_out(atoms, sites, box), self.charges, atoms, sites, near)
+        found = Around(self._laid_out(atoms, box), self.charges, atoms, sites, near)
         if np.isnan(self.error):
             self._measure(found, box)
         return found
 
-    def _laid_out(self, atoms: Array, sites: Array, box: Array) -> MeshSum:
+    def choose(self, n_atoms: int, box: Array) -> None:
+        """Choose grid and radius for a zone of some atoms, and a box about as large as this.
+
+        They stay for all configurations, so that runs which go on give the same numbers; for other
+        boxes, only the number of waves changes.
+        """
+        targets, sources = np.zeros((n_atoms, 3)), np.zeros((max(len(self.charges), 1), 3))
+        aim, orders = _AIM * self.tolerance, (_MULTIPOLES, ORDER)
+        self._setting = setting_of(targets, sources, cell_of(box), _COULOMB, aim, orders)
+
+    def _laid_out(self, atoms: Array, box: Array) -> MeshSum:
         """Return the grid of a box, that of before where it is the same box."""
         if self._mesh is not None and np.array_equal(box, self._box):
             return self._mesh
-        cell = cell_of(box)
-        if self._setting is None:  # chosen once: with the box, only the number of waves changes
-            sources = sites if len(sites) else atoms
-            aim = _AIM * self.tolerance
-            given = atoms, sources, cell, _COULOMB, aim, (_MULTIPOLES, ORDER)
-            self._setting = setting_of(*given)
+        if self._setting is None:
+            self.choose(len(atoms), box)
         nowhere = np.zeros((1, 3))
-        self._mesh = MeshSum(nowhere, nowhere, cell, self._setting, _COULOMB)
+        self._mesh = MeshSum(nowhere, nowhere, cell_of(box), self._setting, _COULOMB)
         self._box = np.array(box)
         return self._mesh
 
