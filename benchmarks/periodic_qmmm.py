@@ -26,7 +26,7 @@ from gnn.engines.embedding.embedding import Embedding
 from gnn.engines.embedding.topology import surroundings_of, zone_of
 from gnn.engines.openmm import create_system
 from gnn.engines.runs.analysis import energy_drift, read_log
-from gnn.engines.runs.box import shipped_box, start_of
+from gnn.engines.runs.box import shipped_box
 from gnn.engines.runs.dynamics import Run
 from gnn.engines.runs.settings import Settings
 
@@ -153,7 +153,9 @@ def ions(frames: int) -> list[tuple]:
                 ("solvation, all charges, own images left out", 0.5 * water, error),
                 ("solvation, cutoff", 0.5 * found[:, 2], 0.5 * deviation_of_mean(found[:, 2])),
             ):
-                rows.append(("ions", name, edge, quantity, f"{values.mean():.4f}", f"{e:.4f}", "eV"))
+                rows.append(
+                    ("ions", name, edge, quantity, f"{values.mean():.4f}", f"{e:.4f}", "eV")
+                )
                 print(*rows[-1], flush=True)
     return rows
 
@@ -246,14 +248,13 @@ def cost() -> list[tuple]:
             integrator.step(5)
             times[kind].append(200 * (time.perf_counter() - begun))
     found = {kind: min(values) for kind, values in times.items()}
-    positions, box = start_of(start)
     rows = [
         ("cost", "methanol in 368 waters", "", f"step, {kind}", f"{ms:.2f}", "", "ms")
         for kind, ms in found.items()
     ]
     share = 1 - found["cutoff"] / found["periodic"]
     rows.append(("cost", "methanol in 368 waters", "", "share", f"{100 * share:.0f}", "", "%"))
-    return rows + [*large_zone(600, 13_000)]
+    return [*rows, *large_zone(600, 13_000)]
 
 
 def large_zone(atoms: int, charges: int) -> list[tuple]:

@@ -238,11 +238,10 @@ class Potential(nn.Module):
             (N, 3, 3); ``forces`` (N, 3) and ``mm_forces`` (M, 3) in eV/Å when asked for, and
             then also ``dipole`` (B, 3) in e Å about the batch's centred origin, which is minus
             the derivative of the energy by a uniform field; ``mm_potential`` (M,) in V when asked
-            for: the potential of the atoms at the surrounding charges; ``field_response`` (N, n_comp)
-            in e Å^k when asked for, like `Batch.external_field`: to order 2 what multipoles in the
-            field would have to be for the same derivatives, beyond that zero, for the field's
-            third derivatives act through ``forces`` alone; ``stress`` (B, 3, 3) in eV/Å³ when
-            asked for. The dipole of a system in a cell, and the stress of one that
+            for: the potential of the atoms at the surrounding charges; ``field_response`` in e Å^k,
+            of the shape of `Batch.external_field`, when asked for (beyond order 2 it is zero: third
+            derivatives of the field act through ``forces`` alone); ``stress`` (B, 3, 3) in eV/Å³
+            when asked for. The dipole of a system in a cell, and the stress of one that
             has none, are NaN. A model with a domain adds ``novelty`` (N,) of the atoms.
 
         Raises

@@ -308,6 +308,7 @@ def collate(
         name: _label([getattr(item, name) for item in prepared], sizes.get(name, ones))
         for name in LABELS
     }
+    cells: dict[str, Any] = _cells(prepared)
     return Batch(
         numbers=join("numbers"),
         positions=join("positions"),
@@ -323,7 +324,7 @@ def collate(
         receivers=join("receivers") + offsets,
         n_systems=len(prepared),
         formal=None if any(item.formal is None for item in prepared) else join("formal"),
-        **_cells(prepared),
+        **cells,
         labels={name: label for name, label in labels.items() if label is not None},
     )
 

@@ -49,11 +49,11 @@ def given_field(batch: Batch) -> Tensor:
 
 def _taylor(field: Tensor, displacement: Tensor) -> Tensor:
     """Return sum_gamma Phi_(beta + gamma) d^gamma / gamma! for |beta| <= 2, (N, 10)."""
-    exponents, places, known = (
-        torch.tensor(table, device=field.device) for table in _sums(indexing.order_of(field.shape[1]))
-    )
+    order = indexing.order_of(field.shape[1])
+    tables = (torch.tensor(table, device=field.device) for table in _sums(order))
+    exponents, places, known = tables
     powers = [torch.ones_like(displacement)]
-    for k in range(1, 1 + indexing.order_of(field.shape[1])):
+    for k in range(1, 1 + order):
         powers.append(powers[-1] * displacement / k)
     of_axes = torch.stack(powers, dim=2)  # (N, 3, powers)
     x, y, z = (of_axes[:, axis].index_select(1, exponents[axis]) for axis in range(3))

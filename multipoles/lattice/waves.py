@@ -207,9 +207,7 @@ def _by_orders(
     order = indexing.order_of(packed.shape[-1])
     # steps of dynamics in one cell ask for the same again and again
     single = len(inverse) == 1
-    matrices = (
-        _of_one(inverse.tobytes(), order) if single else monomial_matrices(inverse, order)
-    )
+    matrices = _of_one(inverse.tobytes(), order) if single else monomial_matrices(inverse, order)
     for rank, matrix in enumerate(matrices[1:], start=1):
         here = indexing.order_slice(rank)
         out[..., here] = by_system(packed[..., here], matrix, ends, transposed)

@@ -132,7 +132,9 @@ def test_images_of_the_zone_are_all_images_but_itself(reach):
     rng = np.random.default_rng(3)
     atoms, moments = rng.uniform(-reach, reach, (5, 3)), rng.standard_normal((5, 10))
     moments[:, 4] = -moments[:, 7] - moments[:, 9]  # a trace works where there is a background
-    far = FarField(np.ones(1)).around(atoms, np.ones((1, 3)), (np.zeros((0, 3)), np.zeros(0)), SKEWED)
+    far = FarField(np.ones(1)).around(
+        atoms, np.ones((1, 3)), (np.zeros((0, 3)), np.zeros(0)), SKEWED
+    )
     x, m = (torch.tensor(t).requires_grad_() for t in (atoms, moments))
     exact = {"order": 2, "cell": torch.tensor(SKEWED), "tolerance": 1e-12}
     field = multipole_field(x, x, m, **exact) - multipole_field(x, x, m, order=2)
@@ -260,7 +262,9 @@ def test_all_parts_together_are_one_ewald_sum(charges):
     chain = topology.addChain()
     for _ in range(len(positions) // 3):
         residue = topology.addResidue("HOH", chain)
-        three = [topology.addAtom(e, app.element.get_by_symbol(e[0]), residue) for e in ("O", "H1", "H2")]
+        three = [
+            topology.addAtom(e, app.element.get_by_symbol(e[0]), residue) for e in ("O", "H1", "H2")
+        ]
         topology.addBond(three[0], three[1])
         topology.addBond(three[0], three[2])
     topology.setPeriodicBoxVectors(0.1 * SKEWED)
@@ -269,7 +273,9 @@ def test_all_parts_together_are_one_ewald_sum(charges):
         topology, whole, range(3), Charged(own), charge=round(of_zone), cutoff=7.0
     )
     contexts = [
-        openmm.Context(s, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference"))
+        openmm.Context(
+            s, openmm.VerletIntegrator(0.001), openmm.Platform.getPlatformByName("Reference")
+        )
         for s in (whole, split)
     ]
     for scale in (1.0, 1.04):
@@ -278,7 +284,9 @@ def test_all_parts_together_are_one_ewald_sum(charges):
             context.setPeriodicBoxVectors(*(0.1 * scale * SKEWED))
             context.setPositions(0.1 * scale * positions)
             state = context.getState(energy=True, forces=True)
-            results.append((state.getPotentialEnergy()._value, np.array(state.getForces(asNumpy=True)._value)))
+            results.append(
+                (state.getPotentialEnergy()._value, np.array(state.getForces(asNumpy=True)._value))
+            )
         (energy, forces), (ours, our_forces) = results
         assert ours == pytest.approx(energy, abs=1e-4)  # kJ/mol
         np.testing.assert_allclose(our_forces, forces, atol=2e-3)  # kJ/mol/nm
@@ -319,14 +327,17 @@ def test_kinds_that_do_not_fit_are_refused(model):
 
     assert checked_electrostatics(None, True) == "periodic"
     assert checked_electrostatics(None, False) == "cutoff"
-    with pytest.raises(ValueError, match="expected one of .*'reaction-field'.*got 'pme'"):
+    with pytest.raises(ValueError, match=r"expected one of .*'reaction-field'.*got 'pme'"):
         checked_electrostatics("pme", True)
     with pytest.raises(ValueError, match="'periodic' needs a periodic box"):
         checked_electrostatics("periodic", False)
     with pytest.raises(ValueError, match="published, got a model of kind AMP: use 'periodic'"):
         prepared(model, "reaction-field", 9.0)
     assert prepared(model, "cutoff", 9.0) is model
-    assert prepared(prepared(small_amp_bms(), "reaction-field", 9.0), "periodic", 9.0).mode == "training"
+    assert (
+        prepared(prepared(small_amp_bms(), "reaction-field", 9.0), "periodic", 9.0).mode
+        == "training"
+    )
 
 
 def test_forces_of_amp_bms_are_the_gradient_of_the_energy():

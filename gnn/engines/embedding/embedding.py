@@ -1,4 +1,4 @@
-"""A potential in a bath of charges, cut off smoothly or periodic: energies and forces that agree."""
+"""A potential in a bath of charges, cut off or periodic: energies and forces that agree."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -118,6 +118,7 @@ class FarField:
             return self._mesh
         if self._setting is None:
             self.choose(len(atoms), box)
+        assert self._setting is not None  # for the type checker
         nowhere = np.zeros((1, 3))
         self._mesh = MeshSum(nowhere, nowhere, cell_of(box), self._setting, _COULOMB)
         self._box = np.array(box)
@@ -132,7 +133,7 @@ class FarField:
         given = found.atoms[some], found.sites, self.charges
         exact = mp.field(*given, order=1, cell=box, tolerance=_EXACT)[:, 1:]
         wrong = found.of_all()[some, 1:4] - exact
-        self.error = float(np.linalg.norm(wrong) / max(np.linalg.norm(exact), 1e-300))
+        self.error = float(np.linalg.norm(wrong)) / max(float(np.linalg.norm(exact)), 1e-300)
         if self.error > self.tolerance:
             warnings.warn(
                 f"the periodic field of the charges at the model's atoms has a relative error of "
@@ -198,7 +199,9 @@ class Around:
         moments = np.ascontiguousarray(moments)
         atoms, images, origin, pairs = self._near
         of_images = self._pairs(images, atoms, moments, 1, pairs.transposed)[:, 0, 1:]
-        smooth = self.mesh.smooth_field_at(self.sites, self.mesh.spectrum_of(self.atoms, moments), 1)
+        smooth = self.mesh.smooth_field_at(
+            self.sites, self.mesh.spectrum_of(self.atoms, moments), 1
+        )
         slopes = smooth[:, 0, 1:]
         for axis in range(3):
             slopes[:, axis] += np.bincount(origin, of_images[:, axis], len(slopes))
@@ -287,7 +290,9 @@ class _Between(torch.autograd.Function):
         phi = field(x, m)
         by_moments = phi[:, : m.shape[1]]
         by_positions = (m[:, :, None] * phi[:, _RAISED]).sum(1)
-        ctx.save_for_backward(*(torch.from_numpy(g).to(moments) for g in (by_positions, by_moments)))
+        ctx.save_for_backward(
+            *(torch.from_numpy(g).to(moments) for g in (by_positions, by_moments))
+        )
         return moments.new_tensor(0.5 * (m * by_moments).sum())
 
     @staticmethod

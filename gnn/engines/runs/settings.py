@@ -9,7 +9,6 @@ from gnn.engines.embedding.kinds import ELECTROSTATICS
 from gnn.settings import Checked
 
 
-
 class Settings(Checked):
     """All settings that determine a run.
 
