@@ -231,7 +231,25 @@ def md() -> list[str]:
         f"ms in the median, {run('shipped box, 2000 steps of 0.5 fs, two cores: speed')} ns a "
         f"day); the force field alone takes {parts[1]:.1f} ms",
         *(f"| {value:.1f} |\n" for value in (*parts, step - sum(parts))),
+        *periodic_md(),
     ]
+
+
+def periodic_md() -> list[str]:
+    """Return what periodic electrostatics of a zone gives for ions, and costs."""
+    rows = read("periodic_qmmm")
+    lines = []
+    for edge in dict.fromkeys(row["box_angstrom"] for row in rows if row["part"] == "ions"):
+        cells = [
+            f"{number(row, 'value'):.2f} ± {number(row, 'error'):.2f}".replace("-", "−")
+            for ion in ("oac", "mam")
+            for kind in ("all charges and images", "all charges, own images left out", "cutoff")
+            for row in [
+                select(rows, system=ion, box_angstrom=edge, quantity=f"solvation, {kind}")
+            ]
+        ]
+        lines.append(f"| {float(edge):.0f} | {' | '.join(cells)} |")
+    return lines
 
 
 def nanoseconds(milliseconds: float, timestep: float = 0.5) -> float:
