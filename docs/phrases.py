@@ -253,6 +253,7 @@ def md() -> list[str]:
         *(f"| {value:.1f} |\n" for value in (*parts, step - sum(parts))),
         *link_atoms(),
         *hydration(),
+        *periodic_md(),
     ]
 
 
@@ -313,6 +314,21 @@ def link_atoms() -> list[str]:
             f"{short(drift[0], 1)} ± {short(drift[1], 1)} |"
         )
     return found
+
+
+def periodic_md() -> list[str]:
+    """Return what periodic electrostatics of a zone gives for ions, and costs."""
+    rows = read("periodic_qmmm")
+    lines = []
+    for edge in dict.fromkeys(row["box_angstrom"] for row in rows if row["part"] == "ions"):
+        cells = [
+            f"{number(row, 'value'):.2f} ± {number(row, 'error'):.2f}".replace("-", "−")
+            for ion in ("oac", "mam")
+            for kind in ("all charges and images", "all charges, own images left out", "cutoff")
+            for row in [select(rows, system=ion, box_angstrom=edge, quantity=f"solvation, {kind}")]
+        ]
+        lines.append(f"| {float(edge):.0f} | {' | '.join(cells)} |")
+    return lines
 
 
 def nanoseconds(milliseconds: float, timestep: float = 0.5) -> float:

@@ -1,5 +1,6 @@
 """What a potential returns: strain of a batch and stress, and results apart by system."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gnn.data.batching import Batch
+from gnn.layers.electrostatics import PhysicalMultipoles
 
 PER_ATOM = ("forces", "charges", "dipoles", "quadrupoles", "novelty")
 
@@ -41,6 +43,15 @@ def check_place(batch: Batch, name: str, on_gpu: bool, in_cells: bool) -> None:
         )
     if batch.positions.is_cuda:
         raise ValueError(f"systems in cells are computed on the CPU, got a batch on {device}")
+
+
+def energy_between(batch: Batch, results: Mapping[str, Tensor]) -> Tensor:
+    """Return the energies (B,) in eV of `Batch.between`, for multipoles that a model returned."""
+    names = "charges", "dipoles", "quadrupoles"
+    moments = PhysicalMultipoles(*(results[name] for name in names)).packed()
+    counts = torch.bincount(batch.batch, minlength=batch.n_systems).tolist()
+    parts = batch.positions.split(counts), moments.split(counts)
+    return torch.stack([of(*own) for of, *own in zip(batch.between, *parts, strict=True)])
 
 
 def strained(batch: Batch, strain: Tensor) -> Batch:

@@ -17,7 +17,14 @@ from gnn.data.extent import Extent, extent_of
 from gnn.data.parts import parts_of
 from gnn.data.streaming import Header, StreamedFrames
 from gnn.data.systems import Frame, System
-from gnn.outputs import check_place, check_stress, per_system, strained, stress_of
+from gnn.outputs import (
+    check_place,
+    check_stress,
+    energy_between,
+    per_system,
+    strained,
+    stress_of,
+)
 from gnn.trust.domain import Composition, Domain, composition_of, domain_of
 from gnn.trust.sanity import check_results
 from gnn.trust.words import checked_policy, tell
@@ -204,6 +211,7 @@ class Potential(nn.Module):
         create_graph: bool = False,
         mm_potential: bool = False,
         stress: bool = False,
+        field_response: bool = False,
     ) -> dict[str, Tensor]:
         """Evaluate a batch.
 
@@ -220,6 +228,8 @@ class Potential(nn.Module):
         stress : bool
             Also return the derivatives of the energies by a strain of positions and cell, over
             the volume.
+        field_response : bool
+            Also return the derivatives of the energies by the external field.
 
         Returns
         -------
@@ -228,8 +238,10 @@ class Potential(nn.Module):
             (N, 3, 3); ``forces`` (N, 3) and ``mm_forces`` (M, 3) in eV/Å when asked for, and
             then also ``dipole`` (B, 3) in e Å about the batch's centred origin, which is minus
             the derivative of the energy by a uniform field; ``mm_potential`` (M,) in V when asked
-            for: the potential of the atoms at the surrounding charges; ``stress`` (B, 3, 3) in
-            eV/Å³ when asked for. The dipole of a system in a cell, and the stress of one that
+            for: the potential of the atoms at the surrounding charges; ``field_response`` in e Å^k,
+            of the shape of `Batch.external_field`, when asked for (beyond order 2 it is zero: third
+            derivatives of the field act through ``forces`` alone); ``stress`` (B, 3, 3) in eV/Å³
+            when asked for. The dipole of a system in a cell, and the stress of one that
             has none, are NaN. A model with a domain adds ``novelty`` (N,) of the atoms.
 
         Raises
@@ -237,6 +249,10 @@ class Potential(nn.Module):
         ValueError
             If the model cannot compute the batch where it is, or in cells, or a stress is asked
             for that is not defined.
+
+        Notes
+        -----
+        The energy of `Batch.between` is part of the energy and of all its derivatives.
         """
         self._check_batch(batch, stress)
         derived = forces or mm_forces
@@ -245,6 +261,7 @@ class Potential(nn.Module):
             "mm_positions": mm_forces,
             "uniform_field": derived,
             "mm_moments": mm_potential,
+            "external_field": field_response,
         }
         with torch.set_grad_enabled(any(asked.values()) or stress or torch.is_grad_enabled()):
             leaves = {
@@ -257,6 +274,8 @@ class Potential(nn.Module):
                 leaves["strain"] = batch.positions.new_zeros(batch.n_systems, 3, 3).requires_grad_()
                 given = strained(given, leaves["strain"])
             energy, results = self._energy(given)
+            if batch.between:
+                energy = energy + energy_between(given, results)
             gradients = (
                 torch.autograd.grad(
                     energy.sum(),
@@ -271,6 +290,8 @@ class Potential(nn.Module):
         for leaf, gradient in zip(leaves, gradients, strict=True):
             if leaf == "mm_moments":
                 results["mm_potential"] = gradient[:, 0]
+            elif leaf == "external_field":
+                results["field_response"] = gradient
             elif leaf == "strain":
                 results["stress"] = stress_of(batch, gradient)
             else:

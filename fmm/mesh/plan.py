@@ -247,25 +247,34 @@ class MeshSum:
 
     def spectrum(self, moments: np.ndarray) -> np.ndarray:
         """Return the waves of the grid of moments, see `transforms.to_waves`."""
+        order_of = self._order_of_sources
+        return self.spectrum_of(self.sources[order_of], moments[order_of])
+
+    def spectrum_of(self, points: np.ndarray, moments: np.ndarray) -> np.ndarray:
+        """Return the waves of the grid of moments at any points."""
         order = indexing.order_of(moments.shape[2])
         to_grid = self.inverse * np.array(self.shape, dtype=np.float64)
-        order_of = self._order_of_sources
-        given = np.ascontiguousarray(waves.fractional_moments(moments[order_of], to_grid))
-        places = self._places(self.sources[order_of])
-        values = grid.spread(places, given, self.shape, self.setting.table(order))
+        given = np.ascontiguousarray(waves.fractional_moments(moments, to_grid))
+        table = self.setting.table(order)
+        values = grid.spread(self._places(points), given, self.shape, table)
         return transforms.to_waves(values, self.limits)
 
     def smooth_field(self, spectrum: np.ndarray, order: int) -> np.ndarray:
         """Return the smooth part of the field, from the spectrum of the moments."""
+        targets = self.near.targets
+        phi = self.smooth_field_at(targets.points, spectrum, order)
+        back = np.empty_like(phi)
+        back[targets.order] = phi
+        return back
+
+    def smooth_field_at(self, points: np.ndarray, spectrum: np.ndarray, order: int) -> np.ndarray:
+        """Return the smooth part of the field at any points, without the background's."""
         given, table = spectrum * self.influence, self.setting.table(order)
         potential = transforms.from_waves(given, self.shape, self.limits, table.shape[2])
-        targets = self.near.targets
-        phi = np.empty((len(self.targets), len(spectrum), indexing.n_components(order)))
-        grid.interpolate(self._places(targets.points), potential, order, table, phi)
+        phi = np.empty((len(points), len(spectrum), indexing.n_components(order)))
+        grid.interpolate(self._places(points), potential, order, table, phi)
         to_grid = self.inverse * np.array(self.shape, dtype=np.float64)
-        back = np.empty_like(phi)
-        back[targets.order] = waves.cartesian_field(phi, to_grid)
-        return back
+        return waves.cartesian_field(phi, to_grid)
 
     # --- both -------------------------------------------------------------------------------------
 

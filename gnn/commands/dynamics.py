@@ -30,7 +30,15 @@ def register(commands: Any) -> None:
     add("--ensemble", choices=["nvt", "npt", "nve"], default="nvt")
     add("--temperature", type=float, default=300.0, help="K (%(default)s)")
     add("--friction", type=float, default=1.0, help="1/ps (%(default)s)")
-    add("--cutoff", type=float, default=9.0, help="reach of charges, Å (%(default)s)")
+    add("--cutoff", type=float, default=9.0, help="charges seen one by one, Å (%(default)s)")
+    kinds = "periodic", "cutoff", "reaction-field", "reaction-field-published"
+    add(
+        "--electrostatics",
+        choices=kinds,
+        default=kinds[0],
+        help="of charges beyond: all of them, periodic (default); none; or, with AMP-BMS, as in "
+        "its publication",
+    )
     add("--padding", type=float, default=12.0, help="water to the walls, Å (%(default)s)")
     add("--precision", choices=["float32", "float64"], default="float32", help="of the model")
     add("--classical", action="store_true", help="the force field alone, for comparison")

@@ -1,6 +1,6 @@
 """Many systems as one set of tensors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
@@ -82,6 +82,10 @@ class Batch:
         Which directions of each system repeat, bool (B, 3), with `cell`.
     shifts
         By how many lattice vectors the sender of each edge is moved, int64 (E, 3), with `cell`.
+    between
+        For each system a function of its positions (n, 3) and its atoms' packed multipoles (n, 10),
+        in e Å^k, that returns an energy () in eV which these have beside what the model says: with
+        images of themselves, for instance. Empty: there is none.
     """
 
     numbers: Tensor
@@ -102,6 +106,7 @@ class Batch:
     cell: Tensor | None = None
     periodic: Tensor | None = None
     shifts: Tensor | None = None
+    between: tuple[Callable[[Tensor, Tensor], Tensor], ...] = ()
 
     @property
     def energy(self) -> Tensor | None:
@@ -303,6 +308,7 @@ def collate(
         name: _label([getattr(item, name) for item in prepared], sizes.get(name, ones))
         for name in LABELS
     }
+    cells: dict[str, Any] = _cells(prepared)
     return Batch(
         numbers=join("numbers"),
         positions=join("positions"),
@@ -318,7 +324,7 @@ def collate(
         receivers=join("receivers") + offsets,
         n_systems=len(prepared),
         formal=None if any(item.formal is None for item in prepared) else join("formal"),
-        **_cells(prepared),
+        **cells,
         labels={name: label for name, label in labels.items() if label is not None},
     )
 

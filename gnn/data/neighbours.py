@@ -39,7 +39,9 @@ def neighbour_pairs(
         return senders.astype(np.int64), receivers.astype(np.int64)
     found = pairs_within(positions, positions, float(np.nextafter(cutoff, 0)), 0.0)
     receivers = np.repeat(np.arange(len(positions)), np.diff(found.starts))
-    receivers, senders = np.divmod(np.sort(receivers * len(positions) + found.images), len(positions))
+    receivers, senders = np.divmod(
+        np.sort(receivers * len(positions) + found.images), len(positions)
+    )
     return senders, receivers
 
 

@@ -23,6 +23,12 @@ from gnn.engines.classical.splitting import split
 from gnn.engines.embedding.embedding import Embedding
 from gnn.engines.embedding.frontier import check_reach, links_of
 from gnn.engines.embedding.groups import SWITCH_WIDTH
+from gnn.engines.embedding.kinds import (
+    REACTION_FIELDS,
+    checked_electrostatics,
+    in_reaction_field,
+    prepared,
+)
 from gnn.engines.embedding.redistribution import redistributed, zone_charge
 from gnn.engines.embedding.topology import bonds_among, surroundings_of, zone_of
 from gnn.potential import Potential
@@ -100,6 +106,7 @@ def create_system(
     link_ratio: float | Mapping[tuple[str, str], float] | None = None,
     cutoff: float = 9.0,
     switch_width: float = SWITCH_WIDTH,
+    electrostatics: str | None = None,
     dtype: torch.dtype | None = None,
     watch: Callable[[dict[str, torch.Tensor]], None] | None = None,
     alchemical: bool = False,
@@ -139,6 +146,13 @@ def create_system(
         distance in Å of a QM atom.
     switch_width : float
         Width in Å of the shell below the cutoff in which charges fade away.
+    electrostatics : {"periodic", "cutoff", "reaction-field", "reaction-field-published"}, optional
+        What becomes of charges as they fade away, and of those beyond: "periodic" lets all of them
+        act with all their images, and the QM atoms on themselves by theirs
+        (`gnn.engines.embedding.periodic`); "cutoff" leaves them out. The others are those of the
+        simulations that AMP-BMS was published with, for that model only: single charges within the
+        cutoff, in a reaction field, whose derivatives are consistent with the energy or as
+        published (`gnn.published.AmpBms`). None: "periodic" in a periodic box, "cutoff" else.
     dtype : torch.dtype, optional
         Type in which the model computes. None: that of its weights.
     watch : callable, optional
@@ -164,7 +178,8 @@ def create_system(
     ValueError
         If `qm_atoms` are not atoms of the topology, a bond must not be cut (double, aromatic, of
         an amide, to hydrogen, …), the charge of a whole molecule is not whole, the model does not
-        know an element, or a force of the force field cannot be split (or softened).
+        know an element, a force of the force field cannot be split (or softened), or the
+        electrostatics does not fit the box or the model.
     TypeError
         If an argument is of another kind.
 
@@ -172,8 +187,8 @@ def create_system(
     -----
     The energy is E_MM(others) + E_LJ(QM, others) + E_model(QM | q w): see
     `gnn.engines.embedding.embedding.Embedding` and, for the weights w,
-    `gnn.engines.embedding.groups.Groups`. Charges beyond the cutoff do not act on the QM atoms.
-    Where bonds are cut, E_MM keeps the terms that `gnn.engines.classical.crossing` names.
+    `gnn.engines.embedding.groups.Groups`. Where bonds are cut, E_MM keeps the terms that
+    `gnn.engines.classical.crossing` names.
     """
     import openmm
 
@@ -192,12 +207,19 @@ def create_system(
     check_reach(links, cutoff - switch_width)
     classical = split(system, topology, set(qm), finished)
     charge = zone_charge(classical, bonds_among(topology, qm), qm, links, charge)
-    ready = ready_model(model, dtype)
+    periodic = system.usesPeriodicBoundaryConditions()
+    electrostatics = checked_electrostatics(electrostatics, periodic)
+    ready = prepared(ready_model(model, dtype), electrostatics, cutoff)
     zone = zone_of(topology, qm, charge, charges, ready.charges == "local", links)
     moved = redistributed(link_scheme or "shift", links, zone, qm, classical) if links else None
     surroundings = surroundings_of(topology, set(qm), classical, moved, links)
-    embedding = Embedding(ready, zone, surroundings, cutoff, switch_width, watch)
-    periodic = system.usesPeriodicBoundaryConditions()
+    if electrostatics in REACTION_FIELDS:
+        surroundings, cutoff = in_reaction_field(ready, surroundings, cutoff, switch_width)
+    far = electrostatics == "periodic"
+    embedding = Embedding(ready, zone, surroundings, cutoff, switch_width, watch, far)
+    if embedding.far is not None:
+        box = system.getDefaultPeriodicBoxVectors()
+        embedding.far.choose(len(zone.numbers), np.array([list(v._value) for v in box]) * NANOMETER)
     if alchemical:
         soften(system, set(qm))
     parameters = {ELECTROSTATICS: 1.0} if alchemical else {}

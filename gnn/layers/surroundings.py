@@ -1,5 +1,6 @@
 """The field of the surroundings at the atoms, and its coupling to the anisotropic state."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -49,18 +50,27 @@ def given_field(batch: Batch) -> Tensor:
 def _taylor(field: Tensor, displacement: Tensor) -> Tensor:
     """Return sum_gamma Phi_(beta + gamma) d^gamma / gamma! for |beta| <= 2, (N, 10)."""
     order = indexing.order_of(field.shape[1])
-    terms: list[Tensor] = []
-    for beta in indexing.multi_indices(FIELD_ORDER):
-        total = displacement.new_zeros(displacement.shape[0])
-        for gamma in indexing.multi_indices(order):
-            if beta.sum() + gamma.sum() <= order:
-                monomial = field[:, indexing.component_index(*(beta + gamma))]
-                for axis, power in enumerate(gamma):
-                    for k in range(1, power + 1):
-                        monomial = monomial * displacement[:, axis] / k
-                total = total + monomial
-        terms.append(total)
-    return torch.stack(terms, dim=1)
+    tables = (torch.tensor(table, device=field.device) for table in _sums(order))
+    exponents, places, known = tables
+    powers = [torch.ones_like(displacement)]
+    for k in range(1, 1 + order):
+        powers.append(powers[-1] * displacement / k)
+    of_axes = torch.stack(powers, dim=2)  # (N, 3, powers)
+    x, y, z = (of_axes[:, axis].index_select(1, exponents[axis]) for axis in range(3))
+    derivatives = field.index_select(1, places.flatten()).view(-1, *places.shape)
+    return (derivatives * known.to(field.dtype) * (x * y * z)[:, None]).sum(2)
+
+
+@lru_cache
+def _sums(order: int) -> tuple[list[list[int]], list[list[int]], list[list[bool]]]:
+    """Return all gamma (3, n), places of beta + gamma (10, n), and whether they are there."""
+    gamma, beta = indexing.multi_indices(order), indexing.multi_indices(FIELD_ORDER)
+    both = (beta[:, None] + gamma).tolist()
+    known = [[sum(one) <= order for one in row] for row in both]
+    places = [
+        [indexing.component_index(*one) if sum(one) <= order else 0 for one in row] for row in both
+    ]
+    return gamma.T.tolist(), places, known
 
 
 class SurroundingsCoupling(nn.Module):

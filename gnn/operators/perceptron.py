@@ -5,7 +5,7 @@ nothing but the input of its activation is ever stored. First derivatives by the
 compiled; weights are constants, and there are no second derivatives.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np

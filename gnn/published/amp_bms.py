@@ -181,15 +181,17 @@ class AmpBms(Potential):
         create_graph: bool = False,
         mm_potential: bool = False,
         stress: bool = False,
+        field_response: bool = False,
     ) -> dict[str, Tensor]:
         """Evaluate a batch; see `gnn.potential.Potential.forward`."""
         # the graph is gone once derivatives are taken, unless they are to be differentiated
-        derived = forces or mm_forces or mm_potential or stress
+        derived = forces or mm_forces or mm_potential or stress or field_response
         constant = not create_graph and (derived or not torch.is_grad_enabled())
         if constant:
             self._weights.look(self)
+        given = forces, mm_forces, create_graph, mm_potential, stress, field_response
         with fused.twins(create_graph), constants.constant(self._weights if constant else None):
-            return super().forward(batch, forces, mm_forces, create_graph, mm_potential, stress)
+            return super().forward(batch, *given)
 
     def parts(self, batch: Batch) -> dict[str, Tensor]:
         """Return the parts of the energy, in the publication's units kJ/mol, Å and e.

@@ -10,7 +10,7 @@ fields as derivatives by these (`wave_loops`).
 Each is the adjoint of the other, and their derivatives by u are the same with an order more.
 """
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -204,8 +204,16 @@ def _by_orders(
     if ends is None:
         ends, inverse = np.array([0, len(packed)]), inverse[None]
     out = packed.copy()
-    matrices = monomial_matrices(inverse, indexing.order_of(packed.shape[-1]))
+    order = indexing.order_of(packed.shape[-1])
+    # steps of dynamics in one cell ask for the same again and again
+    single = len(inverse) == 1
+    matrices = _of_one(inverse.tobytes(), order) if single else monomial_matrices(inverse, order)
     for rank, matrix in enumerate(matrices[1:], start=1):
         here = indexing.order_slice(rank)
         out[..., here] = by_system(packed[..., here], matrix, ends, transposed)
     return out
+
+
+@lru_cache(maxsize=64)
+def _of_one(inverse: bytes, order: int) -> list[np.ndarray]:
+    return monomial_matrices(np.frombuffer(inverse).reshape(1, 3, 3), order)

@@ -235,7 +235,7 @@ def test_wrong_cutoffs_and_elements(model):
 def test_energy_is_the_sum_of_its_parts(box, model):
     """The model's part equals the model; the rest equals the force field with charges taken out."""
     prmtop, start = box
-    system = qmmm(box, model, switch_width=0.5)
+    system = qmmm(box, model, switch_width=0.5, electrostatics="cutoff")
     context = context_of(system, start)
     positions = nanometres(start.positions) * NANOMETER
     lengths = np.diag(nanometres(start.boxVectors)) * NANOMETER

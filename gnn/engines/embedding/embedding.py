@@ -1,6 +1,7 @@
-"""A potential in a periodic bath of charges, cut off smoothly: energies and forces that agree."""
+"""A potential in a bath of charges, cut off or periodic: energies and forces that agree."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from gnn.data.neighbours import neighbour_pairs
 from gnn.data.systems import System
 from gnn.engines.embedding.groups import SWITCH_WIDTH, Groups, Near
 from gnn.engines.embedding.images import Array, Tree, gap_between_images
+from gnn.engines.embedding.periodic import Around, FarField
 from gnn.engines.embedding.zone import Surroundings, Zone
 from gnn.potential import Potential
 
@@ -17,12 +19,36 @@ from gnn.potential import Potential
 APART = 1.5
 
 
-class Embedding:
-    """Energy of a zone of atoms in the point charges around it, of which the far ones fade away.
+class Placed(NamedTuple):
+    """Where everything is, about a common origin.
 
-    The charges come in groups (molecules, residues) that fade as a whole, so that no group is
-    split into charged parts: see `gnn.engines.embedding.groups.Groups`. The model sees the charges
-    ``q w``. Forces are the exact gradient of this energy, that of the weights included.
+    Attributes
+    ----------
+    atoms : ndarray
+        (n, 3) in Å, whole.
+    near : Near
+        The charges near them.
+    sites : ndarray
+        (m, 3) in Å, all charges, in any image.
+    origin : ndarray
+        (3,), what was subtracted.
+    """
+
+    atoms: Array
+    near: Near
+    sites: Array
+    origin: Array
+
+
+class Embedding:
+    """Energy of a zone of atoms in the point charges around it.
+
+    The model sees those that are near one by one. They come in groups (molecules, residues) that
+    fade as a whole, so that no group is split into charged parts: see
+    `gnn.engines.embedding.groups.Groups`. The model sees the charges ``q w``. What they lack, and
+    all others with all images, are nothing at all, or act as an external field where the
+    electrostatics is periodic: see `gnn.engines.embedding.periodic`. Forces are the exact gradient
+    of this energy, that of the weights included.
 
     Parameters
     ----------
@@ -36,14 +62,19 @@ class Embedding:
         In Å, with 0 < switch_width <= cutoff.
     watch
         Called at every evaluation with what the model returns, by name.
+    periodic
+        Whether all charges of a box act, with all their images, and the zone's own images, too.
 
     Attributes
     ----------
     evaluate : callable
         Takes a `Batch` of one system, returns what the model says of it with forces, forces on the
-        surroundings and their potential.
+        surroundings, their potential, and the response to the external field.
+    far : FarField or None
+        The sums of periodic electrostatics.
     coupling : float
-        What the charges are multiplied by, 1 at first; at 0 the atoms are in vacuum.
+        What the charges, and the images of the zone, are multiplied by, 1 at first; at 0 the atoms
+        are in vacuum.
     slope : float
         Derivative of the energy in eV by `coupling`, of the last evaluation; NaN at 0, where the
         model sees no charges.
@@ -62,6 +93,7 @@ class Embedding:
         cutoff: float = 9.0,
         switch_width: float = SWITCH_WIDTH,
         watch: Callable[[dict[str, torch.Tensor]], None] | None = None,
+        periodic: bool = False,
     ):
         if not 0 < switch_width <= cutoff < np.inf:
             raise ValueError(
@@ -79,6 +111,7 @@ class Embedding:
         self.surroundings = surroundings or Surroundings.none(particles)
         self.groups = Groups(self.surroundings, cutoff - switch_width, cutoff)
         self.evaluate: Callable[[Batch], dict[str, torch.Tensor]] = self._of_model
+        self.far = FarField(self.surroundings.charges) if periodic else None
         self.coupling, self.slope = 1.0, np.nan
         self._tree = Tree(zone.held, particles)
         self._numbers = torch.tensor(numbers, dtype=torch.int64)
@@ -105,16 +138,26 @@ class Embedding:
         """
         if not np.isfinite(positions).all():
             raise ValueError("the positions hold NaN or infinity: the time step may be too long")
-        atoms, near, origin = self.placed(positions, box)
+        placed = self.placed(positions, box)
         if not self.coupling:
-            near = near.unseen()
+            placed = placed._replace(near=placed.near.unseen())
+        atoms, near = placed.atoms, placed.near
         charges = self.coupling * self.surroundings.charges[near.sites]
-        output = self.evaluate(self._batch(atoms, near.points, charges * near.weights, origin))
-        on_points, on_weights = array(output["mm_forces"]), array(output["mm_potential"]) * charges
-        work = float(on_weights @ near.weights)
+        seen = charges * near.weights
+        far = self._around(placed, seen, box)
+        output = self.evaluate(self._batch(placed, seen, far))
+        on_points, by_seen = array(output["mm_forces"]), array(output["mm_potential"])
+        pulled, work = np.zeros((len(self.surroundings.charges), 3)), 0.0
+        if far is not None:
+            response = self._response(output)
+            pulled, more_on_points, more_by_seen = far.reaction(response)
+            on_points, by_seen = on_points + more_on_points, by_seen + more_by_seen
+            work = far.work(response)
+        on_atoms, on_sites = self.groups.forces(near, on_points, by_seen * charges, len(atoms))
+        work += float(by_seen @ seen)
         self.slope = work / self.coupling if self.coupling else np.nan
-        on_atoms, on_sites = self.groups.forces(near, on_points, on_weights, len(atoms))
         on_atoms += array(output["forces"])
+        on_sites += pulled
         forces = self.zone.sites.spread(on_atoms) + self.surroundings.sites.spread(on_sites)
         energy = float(output["energy"][0].detach())
         if not (np.isfinite(energy) and np.isfinite(forces).all()):
@@ -125,14 +168,14 @@ class Embedding:
             )
         if "novelty" in output and output["novelty"].max() > 1:
             numbers, charge = self._numbers.numpy(), self.zone.charge
-            system = System(numbers, atoms, charge, near.points, charges * near.weights)
+            system = System(numbers, atoms, charge, near.points, seen)
             self.model.judge([system], [{"novelty": array(output["novelty"])}])
         if self.watch is not None:
             self.watch(output)
         return energy, forces
 
-    def placed(self, positions: Array, box: Array | None) -> tuple[Array, Near, Array]:
-        """Return atoms (n, 3), the charges near them, and what is the origin of both, (3,)."""
+    def placed(self, positions: Array, box: Array | None) -> Placed:
+        """Return where atoms and charges are."""
         positions = self._tree.whole(positions, box)
         atoms = self.zone.sites.at(positions)
         try:
@@ -143,7 +186,26 @@ class Embedding:
             near = self.groups.near(atoms - origin, sites, box)
         except ValueError as error:
             raise ValueError(self._apart(atoms) or str(error)) from None
-        return atoms - origin, near, origin
+        return Placed(atoms - origin, near, sites, origin)
+
+    def _around(self, placed: Placed, seen: Array, box: Array | None) -> Around | None:
+        """Return the sums over all images; None where there are none."""
+        if self.far is None or not self.coupling:
+            return None
+        if box is None:
+            raise ValueError("periodic electrostatics: expected a box, got none")
+        near = placed.near.points, seen
+        return self.far.around(placed.atoms, placed.sites, near, box, self.coupling)
+
+    def _response(self, output: dict[str, torch.Tensor]) -> Array:
+        """Return the derivatives by the external field, after a check that there are any."""
+        response = array(output["field_response"])
+        if not response.any() and self.surroundings.charges.any():
+            raise ValueError(
+                f"{type(self.model).__name__} does not answer to an external field, by which far "
+                'charges act: use electrostatics="cutoff"'
+            )
+        return response
 
     def _check_bonds(self, atoms: Array) -> None:
         """Refuse a molecule that is in pieces, each beyond the reach of the other."""
@@ -165,26 +227,31 @@ class Embedding:
         )
 
     def _of_model(self, batch: Batch) -> dict[str, torch.Tensor]:
-        return self.model(batch, forces=True, mm_forces=True, mm_potential=True)
+        asked = {"forces": True, "mm_forces": True, "mm_potential": True}
+        return self.model(batch, **asked, field_response=batch.external_field.shape[1] > 0)
 
-    def _batch(self, atoms: Array, around: Array, charges: Array, origin: Array) -> Batch:
+    def _batch(self, placed: Placed, seen: Array, far: Around | None) -> Batch:
+        """Return the zone as a batch, for charges (k,) as they are seen."""
+        atoms, around = placed.atoms, placed.near.points
         senders, receivers = neighbour_pairs(atoms, self.model.cutoff)
         dtype, n = self.model.dtype, len(atoms)
+        field = np.zeros((n, 0)) if far is None else far.field()
         return Batch(
             numbers=self._numbers,
             positions=torch.tensor(atoms, dtype=dtype),
             batch=torch.zeros(n, dtype=torch.int64),
             charge=self._charge,
             mm_positions=torch.tensor(around, dtype=dtype),
-            mm_moments=torch.tensor(charges[:, None], dtype=dtype),
+            mm_moments=torch.tensor(seen[:, None], dtype=dtype),
             mm_batch=torch.zeros(len(around), dtype=torch.int64),
             uniform_field=torch.zeros(1, 3, dtype=dtype),
-            external_field=torch.zeros(n, 0, dtype=dtype),
-            origin=torch.tensor(origin[None]),
+            external_field=torch.tensor(field, dtype=dtype),
+            origin=torch.tensor(placed.origin[None]),
             senders=torch.tensor(senders),
             receivers=torch.tensor(receivers),
             n_systems=1,
             formal=self._formal,
+            between=() if far is None else (far.between,),
         )
 
 

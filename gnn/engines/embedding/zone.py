@@ -112,3 +112,8 @@ class Surroundings:
         """Return no charges beside so many particles."""
         empty = np.zeros(0)
         return cls(empty, Sites.of_particles([], particles), empty.astype(int), empty)
+
+    def single(self) -> "Surroundings":
+        """Return the same charges, each in a group of its own."""
+        count = len(self.charges)
+        return Surroundings(self.charges, self.sites, np.arange(count), np.ones(count))

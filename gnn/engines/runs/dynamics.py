@@ -220,6 +220,7 @@ class Run:
             self.qm_atoms,
             model,
             cutoff=settings.cutoff,
+            electrostatics=settings.electrostatics,
             watch=self.spread,
             **precise,
         )
@@ -368,7 +369,8 @@ class Run:
             raise FileNotFoundError(f"nothing to resume in {self.folder}: leave out --resume")
         with np.load(self.checkpoint) as file:
             record, state = json.loads(str(file["record"])), file["state"].tobytes()
-        now, before = self._record_of_settings(), record["settings"]
+        # runs from before there was a choice were cut off
+        now, before = self._record_of_settings(), {"electrostatics": "cutoff"} | record["settings"]
         changed = [
             f"{key} was {before.get(key)}, now {now[key]}"
             for key in now

@@ -5,8 +5,8 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from gnn.engines.embedding.groups import SWITCH_WIDTH
+from gnn.engines.embedding.kinds import ELECTROSTATICS
 from gnn.settings import Checked
-
 
 
 class Settings(Checked):
@@ -25,7 +25,9 @@ class Settings(Checked):
     friction
         Of the Langevin thermostat in 1/ps.
     cutoff
-        Distance in Å within which charges act on the model's atoms.
+        Distance in Å within which the model sees charges one by one.
+    electrostatics
+        What becomes of the others: see `gnn.engines.openmm.create_system`.
     precision
         "float32" or "float64", of the model.
     classical
@@ -56,6 +58,7 @@ class Settings(Checked):
     temperature: float = Field(default=300.0, gt=0)
     friction: float = Field(default=1.0, gt=0)
     cutoff: float = Field(default=9.0, gt=0)
+    electrostatics: Literal[ELECTROSTATICS] = "periodic"  # type: ignore[valid-type]
     precision: Literal["float32", "float64"] = "float32"
     classical: bool = False
     interval: int = Field(default=100, ge=1)

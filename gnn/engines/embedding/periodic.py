@@ -1,0 +1,330 @@
+"""What of a periodic box acts on a zone beyond the charges that its model sees one by one.
+
+    Φ(x) = Σ_j q_j G(x - s_j) - Σ_k w_k q_k / |x - p_k|
+
+G is 1/r summed over all images, with the wave k = 0 left out (a conductor around) and a uniform
+background where charges do not add up to zero. All charges j of the box are there with all their
+images, and the charges k that the model sees, faded as it sees them, are taken off again: so each
+pair acts once. Φ and its derivatives are an external field for the model. What its atoms do to all
+charges is the adjoint sum, of the derivatives W of the energy by that field, as multipoles.
+
+Images of the zone itself act on it by G - 1/r, between the multipoles that the model returns.
+
+G is split as on any mesh (`fmm.mesh`): a smooth part goes over a grid, pairs within a radius are
+summed one by one. Energy and forces come from one grid, so that they agree to rounding.
+"""
+
+import warnings
+from collections.abc import Callable
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import multipoles as mp
+from fmm.mesh.choice import Setting, setting_of
+from fmm.mesh.plan import MeshSum
+from gnn.engines.embedding.images import Array
+from gnn.units import COULOMB
+from multipoles import indexing
+from multipoles.lattice import search
+from multipoles.lattice.cell import cell_of
+from multipoles.lattice.own import own_matrix
+from multipoles.neighbours import PairList, Slots
+from multipoles.radial import Coulomb
+from multipoles.radial.remainder import SmoothPart
+from multipoles.sums import field_arrays
+
+#: Relative error of the field at the atoms that is allowed.
+TOLERANCE = 1e-5
+#: Order of the field at the atoms: one more than the models take, for their forces.
+ORDER = 3
+# of the multipoles of atoms, and of what answers to the field
+_MULTIPOLES = 2
+# of the tolerance, what grid and radius are made for: the model of their errors is that of all
+# derivatives and of lattices, ten to a hundred times more than those of a liquid's electric field
+_AIM = 10.0
+# atoms at which the error is measured, and the error of that sum
+_SAMPLES, _EXACT = 4, 1e-9
+_COULOMB = Coulomb()
+# Σ_β M_β Φ_(β + e) for the steps e
+_RAISED = indexing.sum_index(_MULTIPOLES, 1)[:, 1:]
+
+
+class FarField:
+    """Sums over all images for one zone and its surroundings, in whatever box they are.
+
+    Parameters
+    ----------
+    charges : ndarray, shape (m,)
+        Of all surroundings, in e.
+    tolerance : float
+        Relative error of the electric field that is allowed; it is measured once.
+
+    Attributes
+    ----------
+    error : float
+        Relative error of the electric field of all charges at some atoms of the first
+        configuration, measured against an Ewald sum; NaN before that.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the measured error is larger than the tolerance.
+    """
+
+    def __init__(self, charges: Array, tolerance: float = TOLERANCE):
+        self.charges = np.asarray(charges, dtype=np.float64)
+        self.tolerance, self.error = tolerance, np.nan
+        self._setting: Setting | None = None
+        self._mesh: MeshSum | None = None
+        self._box = np.zeros((3, 3))
+
+    def around(
+        self,
+        atoms: Array,
+        sites: Array,
+        near: tuple[Array, Array],
+        box: Array,
+        coupling: float = 1.0,
+    ) -> "Around":
+        """Return the sums for one configuration.
+
+        Parameters
+        ----------
+        atoms
+            In Å, (n, 3), whole.
+        sites
+            Places of all charges, in any image, (m, 3).
+        near
+            Points (k, 3) and charges (k,), as faded, that the model sees itself.
+        box
+            Box vectors as rows in Å, (3, 3).
+        coupling
+            What all charges, and the zone's images, are multiplied by; those of `near` are already.
+        """
+        charges = coupling * self.charges
+        found = Around(self._laid_out(atoms, box), charges, atoms, sites, near, coupling)
+        if np.isnan(self.error) and coupling == 1:
+            self._measure(found, box)
+        return found
+
+    def choose(self, n_atoms: int, box: Array) -> None:
+        """Choose grid and radius for a zone of some atoms, and a box about as large as this.
+
+        They stay for all configurations, so that runs which go on give the same numbers; for other
+        boxes, only the number of waves changes.
+        """
+        targets, sources = np.zeros((n_atoms, 3)), np.zeros((max(len(self.charges), 1), 3))
+        aim, orders = _AIM * self.tolerance, (_MULTIPOLES, ORDER)
+        self._setting = setting_of(targets, sources, cell_of(box), _COULOMB, aim, orders)
+
+    def _laid_out(self, atoms: Array, box: Array) -> MeshSum:
+        """Return the grid of a box, that of before where it is the same box."""
+        if self._mesh is not None and np.array_equal(box, self._box):
+            return self._mesh
+        if self._setting is None:
+            self.choose(len(atoms), box)
+        assert self._setting is not None  # for the type checker
+        nowhere = np.zeros((1, 3))
+        self._mesh = MeshSum(nowhere, nowhere, cell_of(box), self._setting, _COULOMB)
+        self._box = np.array(box)
+        return self._mesh
+
+    def _measure(self, found: "Around", box: Array) -> None:
+        """Compare the field of all charges at some atoms with an Ewald sum."""
+        self.error = 0.0
+        if not self.charges.any():
+            return
+        some = np.linspace(0, len(found.atoms) - 1, _SAMPLES).astype(int)
+        given = found.atoms[some], found.sites, self.charges
+        exact = mp.field(*given, order=1, cell=box, tolerance=_EXACT)[:, 1:]
+        wrong = found.of_all[some, 1:4] - exact
+        self.error = float(np.linalg.norm(wrong)) / max(float(np.linalg.norm(exact)), 1e-300)
+        if self.error > self.tolerance:
+            warnings.warn(
+                f"the periodic field of the charges at the model's atoms has a relative error of "
+                f"{self.error:.1e}, aimed at were {self.tolerance:.0e}: is the charge spread very "
+                "unevenly over the box?",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+
+class Around:
+    """The sums of `FarField` for one configuration, whose parameters it has but for the mesh.
+
+    Attributes
+    ----------
+    atoms, sites : ndarray
+        Places in Å, (n, 3) and (m, 3).
+    """
+
+    def __init__(
+        self,
+        mesh: MeshSum,
+        charges: Array,
+        atoms: Array,
+        sites: Array,
+        near: tuple[Array, Array],
+        coupling: float = 1.0,
+    ):
+        self.mesh, self.charges = mesh, charges
+        self.atoms, self.sites = np.ascontiguousarray(atoms), np.ascontiguousarray(sites)
+        self._points = np.ascontiguousarray(near[0])
+        self._seen = np.ascontiguousarray(near[1])[:, None, None]
+        self._slots = Slots(len(atoms), len(self._points))
+        self._coupling, self._of_zone = coupling, 0.0
+
+    # --- the field of all charges, and its adjoint ------------------------------------------------
+
+    def field(self) -> Array:
+        """Return the potential at the atoms and its derivatives, (n, 20) in V/Å^k, packed."""
+        given = self.atoms, self._points, self._seen, ORDER, _COULOMB, self._slots
+        found: Array = COULOMB * (self.of_all - field_arrays(*given)[:, 0])
+        return found
+
+    def work(self, response: Array) -> float:
+        """Return what changes with the coupling, but for the charges that the model sees, in eV.
+
+        That is the work of the derivatives by the field (see `reaction`) in that of all charges,
+        and the energy of the zone with its images, of the last evaluation.
+        """
+        of_all = COULOMB * self.of_all[:, : len(_RAISED)]
+        return float((response[:, : len(_RAISED)] * of_all).sum()) + self._of_zone
+
+    @cached_property
+    def of_all(self) -> Array:
+        """The field (n, 20) at the atoms of all charges with all images, in e/Å^(k + 1)."""
+        atoms, images, origin, pairs = self._near
+        moments = self.charges[:, None, None]
+        spectrum = self.mesh.spectrum_of(self.sites, moments)
+        phi = self.mesh.smooth_field_at(self.atoms, spectrum, ORDER)
+        phi += self._pairs(atoms, images, moments[origin], ORDER, pairs)
+        phi[:, :, 0] += self.mesh.background(moments)
+        return phi[:, 0]
+
+    def reaction(self, response: Array) -> tuple[Array, Array, Array]:
+        """Return what follows from derivatives of an energy by the field.
+
+        Parameters
+        ----------
+        response
+            These derivatives, in e Å^k, (n, 10) or more, of which no more are read.
+
+        Returns
+        -------
+        on_sites, on_points : ndarray
+            Forces on all charges (m, 3), and on those that the model sees (k, 3), in eV/Å.
+        by_seen : ndarray
+            Derivatives of the energy by what the model sees of these charges, (k,) in V.
+        """
+        moments = COULOMB * response[:, None, : len(_RAISED)].astype(np.float64)
+        moments = np.ascontiguousarray(moments)
+        atoms, images, origin, pairs = self._near
+        of_images = self._pairs(images, atoms, moments, 1, pairs.transposed)[:, 0, 1:]
+        smooth = self.mesh.smooth_field_at(
+            self.sites, self.mesh.spectrum_of(self.atoms, moments), 1
+        )
+        slopes = smooth[:, 0, 1:]
+        for axis in range(3):
+            slopes[:, axis] += np.bincount(origin, of_images[:, axis], len(slopes))
+        given = self._points, self.atoms, moments, 1, _COULOMB, self._slots.transposed
+        direct = field_arrays(*given)[:, 0]
+        return -self.charges[:, None] * slopes, self._seen[:, 0] * direct[:, 1:], -direct[:, 0]
+
+    @cached_property
+    def _near(self) -> tuple[Array, Array, Array, PairList]:
+        """Atoms, images of charges near them, whose they are, and pairs within the radius."""
+        cell, radius = self.mesh.cell, self.mesh.setting.radius
+        # the zone in the middle of a cell, beyond which it may reach, and charges in that cell
+        middle = cell.vectors.sum(axis=0) / 2 - self.atoms.mean(axis=0)
+        atoms = self.atoms + middle
+        beyond = np.abs(atoms @ cell.inverse - 0.5).max(axis=0) - 0.5
+        reach = radius + float(np.maximum(beyond * cell.heights, 0).max())
+        images = search.images_within(cell.wrapped(self.sites + middle), cell, reach)
+        low, high = atoms.min(axis=0) - radius, atoms.max(axis=0) + radius
+        kept = np.flatnonzero(((images.points > low) & (images.points < high)).all(axis=1))
+        points = np.ascontiguousarray(images.points[kept])
+        found = search.pairs_within(atoms, points, radius, 0.0)
+        pairs = PairList.of_rows(found.starts, found.images, len(points))
+        return atoms, points, images.origin[kept], pairs
+
+    def _pairs(self, targets: Array, sources: Array, moments: Array, order: int, pairs: Any) -> Any:
+        """Return what the waves lack of the field, (targets, 1, components)."""
+        ((factor, kernel),) = self.mesh.near_kernels
+        return factor * field_arrays(targets, sources, moments, order, kernel, pairs)
+
+    # --- the zone's own images --------------------------------------------------------------------
+
+    def between(self, positions: Tensor, moments: Tensor) -> Tensor:
+        """Return the energy () in eV of the zone's multipoles with those of all its images.
+
+        Half of it is that of one zone in the field of the images; differentiable once.
+
+        Parameters
+        ----------
+        positions : Tensor
+            Of the atoms in Å, (n, 3).
+        moments : Tensor
+            Packed, (n, 10) in e Å^k.
+        """
+        energy: Tensor = self._coupling * _Between.apply(positions, moments, self.of_images)
+        self._of_zone = float(energy.detach())
+        return energy
+
+    def of_images(self, atoms: Array, moments: Array) -> Array:
+        """Return the field (n, 20) in V/Å^k of multipoles (n, 10) of atoms in all other boxes."""
+        given = np.ascontiguousarray(COULOMB * moments[:, None])
+        mesh, setting = self.mesh, self.mesh.setting
+        phi = mesh.smooth_field_at(atoms, mesh.spectrum_of(atoms, given), ORDER)
+        # of the box itself, the waves have the smooth part
+        smooth = SmoothPart(setting.radius, setting.band)
+        slots = Slots(len(atoms), len(atoms))
+        phi -= field_arrays(atoms, atoms, given, ORDER, smooth, slots)
+        phi -= given @ own_matrix(setting.at_zero(_MULTIPOLES + ORDER), _MULTIPOLES, ORDER)
+        images, origin = self._images_of(atoms)
+        if len(images):
+            found = search.pairs_within(atoms, images, setting.radius, 0.0)
+            pairs = PairList.of_rows(found.starts, found.images, len(images))
+            phi += self._pairs(atoms, images, given[origin], ORDER, pairs)
+        phi[:, :, 0] += mesh.background(given)
+        return phi[:, 0]
+
+    def _images_of(self, atoms: Array) -> tuple[Array, Array]:
+        """Return images of atoms in other boxes, those near the atoms, and whose they are."""
+        cell, radius = self.mesh.cell, self.mesh.setting.radius
+        low, high = atoms.min(axis=0) - radius, atoms.max(axis=0) + radius
+        reach = radius + float(np.linalg.norm(high - low)) - 2 * radius
+        limits = np.ceil(reach / cell.heights).astype(int)
+        steps = np.array(list(product(*(range(-n, n + 1) for n in limits))))
+        moves = steps[steps.any(axis=1)] @ cell.vectors
+        images = (atoms + moves[:, None]).reshape(-1, 3)
+        kept = np.flatnonzero(((images > low) & (images < high)).all(axis=1))
+        return np.ascontiguousarray(images[kept]), kept % len(atoms)
+
+
+class _Between(torch.autograd.Function):
+    """Half the work of multipoles in the field that all images of them make."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, positions: Tensor, moments: Tensor, field: Callable[[Array, Array], Array]
+    ) -> Tensor:
+        x, m = (np.ascontiguousarray(t.detach().double().numpy()) for t in (positions, moments))
+        phi = field(x, m)
+        by_moments = phi[:, : m.shape[1]]
+        by_positions = (m[:, :, None] * phi[:, _RAISED]).sum(1)
+        ctx.save_for_backward(
+            *(torch.from_numpy(g).to(moments) for g in (by_positions, by_moments))
+        )
+        return moments.new_tensor(0.5 * (m * by_moments).sum())
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        by_positions, by_moments = ctx.saved_tensors
+        return gradient * by_positions, gradient * by_moments, None
