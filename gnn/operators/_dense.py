@@ -1,8 +1,8 @@
 """Small dense products in registers, and SiLU: what loops over rows of networks are made of.
 
 Arrays are one-dimensional. A matrix of `count` inputs and as many outputs as `vectors` hold lies in
-*panels* of `panel()` vectors, the last ones of fewer: panel by panel, input by input. The rows of x and y lie one
-after the other at a pitch.
+*panels* of `panel()` vectors, the last ones of fewer: panel by panel, input by input. The rows of x
+and y lie one after the other at a pitch.
 """
 
 from typing import Any
@@ -19,7 +19,6 @@ from multipoles.compiled.simd import (
     Vec,
     _has_avx512,
     address_of,
-    constant,
     fill_lanes,
     lane_sum,
     load,
@@ -28,6 +27,7 @@ from multipoles.compiled.simd import (
     within,
 )
 from multipoles.compiled.simd_math import exp
+
 
 @intrinsic
 def panel(typing_context: Any) -> Any:
@@ -143,9 +143,7 @@ def multiply(x, at, pitch, rows, count, matrix, place, vectors, y, to, width):
     while first < vectors:
         wide = _width(vectors - first)
         start = place + first * lanes * count
-        _rows_of_panel(
-            x, at, pitch, rows, count, matrix, start, y, to + first * lanes, width, wide
-        )
+        _rows_of_panel(x, at, pitch, rows, count, matrix, start, y, to + first * lanes, width, wide)
         first += wide
 
 

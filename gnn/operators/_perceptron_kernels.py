@@ -199,9 +199,7 @@ def gradients(
             vectors = _vectors(count, lanes)
             across = vectors * lanes
             zeros(b, 0, rows * across)
-            multiply(
-                a, ZERO, width, rows, hidden, matrices, blocks[n, 2], vectors, b, ZERO, across
-            )
+            multiply(a, ZERO, width, rows, hidden, matrices, blocks[n, 2], vectors, b, ZERO, across)
             found = by_inputs[n]
             for r in range(rows):
                 to = (first + r) * (skipped + count)

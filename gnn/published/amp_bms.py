@@ -1,6 +1,7 @@
 """AMP-BMS: the published model of biomolecules in the field of their surroundings."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -188,7 +189,8 @@ class AmpBms(Potential):
         constant = not create_graph and (derived or not torch.is_grad_enabled())
         if constant:
             self._weights.look(self)
-        with fused.twins(create_graph), constants.constant(self._weights if constant else None):
+        weights = self._weights if constant else None
+        with fused.twins(create_graph), constants.constant(weights), _one_thread(constant):
             return super().forward(batch, forces, mm_forces, create_graph, mm_potential, stress)
 
     def parts(self, batch: Batch) -> dict[str, Tensor]:
@@ -315,6 +317,20 @@ class AmpBms(Potential):
             raise ValueError(
                 "expected no uniform or external field: they take part in mode 'training'"
             )
+
+
+@contextmanager
+def _one_thread(used: bool) -> Iterator[None]:
+    """Keep torch to one thread: what is left to it is little, and its threads wait by working."""
+    threads = torch.get_num_threads()
+    if not used or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _check_arguments(arguments: dict[str, Any]) -> None:

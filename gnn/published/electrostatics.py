@@ -111,9 +111,7 @@ class ChargeCoupling:
             )  # fmt: skip
             return by_slots
 
-        parts = run_ranges(
-            task, equal_ranges(ranges[:, 1] - ranges[:, 0], 2 * self.pairs.n_pairs)
-        )
+        parts = run_ranges(task, equal_ranges(ranges[:, 1] - ranges[:, 0], 2 * self.pairs.n_pairs))
         by_slots = add_up(parts).reshape(-1, 4, BYTES // atoms.itemsize)
         by_sources = by_slots.transpose(0, 2, 1).reshape(-1, 4)[slots >= 0]
         by_charges = by_sources[:, 3:] * atoms.dtype.type(COULOMB)
@@ -125,9 +123,7 @@ class ChargeCoupling:
         field = unchecked_field(atoms, particles, sources, FIELD_ORDER, _COULOMB, self.pairs)
         return energy_in_field(moments, field[:, 0])
 
-    def _packed(
-        self, particles: NDArray, charges: NDArray
-    ) -> tuple[NDArray, NDArray, NDArray]:
+    def _packed(self, particles: NDArray, charges: NDArray) -> tuple[NDArray, NDArray, NDArray]:
         slots, ranges = self.pairs.layout(BYTES // particles.itemsize)
         sources = charges[:, None] * particles.dtype.type(COULOMB)
         one = np.ones(1, particles.dtype)
