@@ -351,7 +351,8 @@ def published() -> list[str]:
         f"energies is {s66:.2f} kJ/mol",
         f"{min(ratio):.1f} to {max(ratio):.1f} times shorter than what the original program took "
         f"on a comparable core ({old[0]}, {old[1]} and {old[2]} ms",
-        f"matrix products at {protein['GFlop/s']} GFlop/s would take {float(protein['limit']):.0f} of "
+        f"matrix products at {protein['GFlop/s']} GFlop/s would take "
+        f"{float(protein['limit']):.0f} of "
         f"the {float(protein['all']):.0f} ms",
     ]
 
