@@ -22,6 +22,7 @@ from gnn.published.layers import (
     EdgePerceptron,
     PublishedStep,
     check_numbers,
+    directions_of,
     neutralised,
     per_system,
     perceptron,
@@ -257,18 +258,18 @@ class AmpBms(Potential):
     def _graph(self, batch: Batch, nodes: Tensor, box: Tensor | None) -> Graph:
         positions = batch.positions
         if box is None:
-            senders, receivers, vectors = batch.senders, batch.receivers, batch.edge_vectors
+            ends = batch.senders, batch.receivers
+            directions, fade, basis = self.radial.of_edges(positions, *ends)
         else:  # the edges of a batch are not those of a periodic box
             atoms = positions, positions, batch.batch, batch.batch
             pairs = pairs_within(*atoms, self.cutoff, box)
             apart = pairs.first != pairs.second
+            ends = pairs.second[apart], pairs.first[apart]
             vectors = -pairs.vectors(positions, positions)[apart]
-            senders, receivers = pairs.second[apart], pairs.first[apart]
-        distances = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-        basis, fade = self.radial(distances)
-        ends = senders, receivers
+            directions, distances = directions_of(vectors)
+            basis, fade = self.radial(distances)
         features = self.edges(nodes, [basis], *ends)
-        return Graph(*ends, vectors / distances, fade, features, len(positions))
+        return Graph(*ends, directions, fade, features, len(positions))
 
     def _near(self, batch: Batch, box: Tensor | None) -> Pairs:
         """Return pairs of an atom and a surrounding particle near it."""

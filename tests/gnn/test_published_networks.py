@@ -11,7 +11,8 @@ import multipoles as mp
 from gnn.data.batching import collate
 from gnn.operators.perceptron import Layer, Network, perceptron
 from gnn.published import constants
-from gnn.published.layers import EdgePerceptron
+from gnn.published.edge_geometry import near_multiples
+from gnn.published.layers import BesselBasis, EdgePerceptron
 from gnn.published.layers import perceptron as layers
 
 ASKED = {"forces": True, "mm_forces": True, "mm_potential": True}
@@ -146,3 +147,23 @@ def test_what_is_gone_is_not_used_again():
         out.sum().backward()
     with pytest.raises(ValueError, match="blocks of 3 columns together"):
         Network([Layer(_random(8, 3), None, True)], [2])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
+def test_edges_are_those_of_torch(dtype, tolerance):
+    radial = BesselBasis(4.0, 8).to(dtype)
+    found = []
+    for weights in (None, constants.Weights()):
+        points = (1.1 * _random(NODES, 3, dtype=dtype)).requires_grad_()
+        senders, receivers = _ends()
+        apart = senders != receivers
+        with constants.constant(weights):
+            out = radial.of_edges(points, senders[apart], receivers[apart])
+        total = sum((one * _random(*one.shape, dtype=dtype, seed=5)).sum() for one in out)
+        found.append([*out, *torch.autograd.grad(total, [points])])
+    for expected, new in zip(*found, strict=True):
+        assert new.dtype == dtype
+        assert (new - expected).abs().max() <= tolerance * expected.abs().max()
+    assert (found[1][1] == 0).any()  # beyond the cutoff
+    radial.frequencies *= 1.1
+    assert not near_multiples(radial.frequencies)
