@@ -625,6 +625,27 @@ def published_speed() -> Table:
     return ["atoms + charges, ms", *columns], body
 
 
+def protein_step() -> Table:
+    body = [
+        [
+            f"{row['atoms']} + {row['charges']}", row["threads"],
+            *(f"{float(row[key]):.0f}" for key in ("caller", "others", "sum", "wall")),
+            f"{float(row['gain']):.1f}",
+        ]
+        for row in read("protein_step")
+    ]  # fmt: skip
+    header = ["atoms + charges", "threads", "caller, ms", "all others, ms", "on free cores, ms",
+              "by the clock, ms", "times as fast"]  # fmt: skip
+    return header, body
+
+
+def protein_step_parts() -> Table:
+    rows = read("protein_step_parts")
+    columns = [key for key in rows[0] if key not in ("atoms", "charges", "edges")]
+    body = [[f"{row['atoms']} + {row['charges']}", *(row[key] for key in columns)] for row in rows]
+    return ["atoms + charges", *columns], body
+
+
 def native_race() -> Table:
     programs = ("anisole", "exafmm-t", "DMK", "FMM3D", "FMM3D (wheel)")
     units = {"times anisole": " ×", "s": " s", "GB": " GB"}
@@ -713,6 +734,8 @@ TABLES: dict[str, tuple[Callable[[], Table], str]] = {
         ("long_range", long_range, ""),
         ("surroundings_scaling", surroundings_scaling, ""),
         ("published_speed", published_speed, ""),
+        ("protein_step", protein_step, ""),
+        ("protein_step_parts", protein_step_parts, "python benchmarks/protein_step.py"),
         ("gpu_kernels", gpu_kernels, ""),
         ("native_race", native_race, BY_HAND),
         ("single_runs", single_runs, BY_HAND),

@@ -441,6 +441,7 @@ def published() -> list[str]:
     new = [number(row, "training, energy and forces") for row in read("published_speed")]
     old = [row["value"] for row in read("single_runs") if "original code" in row["quantity"]]
     ratio = [float(a) / b for a, b in zip(old, new, strict=True)]
+    protein = read("protein_step_parts")[0]
     s66 = number(select(read("published_s66x8"), scale="all"), "mae")
     return [
         f"fetches the file of its authors ({KNOWN['amp-bms'].weights.megabytes}, from",
@@ -450,16 +451,9 @@ def published() -> list[str]:
         f"energies is {s66:.2f} kJ/mol",
         f"{min(ratio):.1f} to {max(ratio):.1f} times shorter than what the original program took "
         f"on a comparable core ({old[0]}, {old[1]} and {old[2]} ms",
-        f"matrix products at {run('AMP-BMS, 200 atoms: rate of matrix products')} GFlop/s take "
-        f"about {run('AMP-BMS, 200 atoms: matrix products')} of the {new[2]:.0f} ms",
-    ]
-
-
-def benchmarks() -> list[str]:
-    """Return the share of matrix products in the published model's time."""
-    return [
-        f"matrix products at {run('AMP-BMS, 200 atoms: rate of matrix products')} GFlop/s take "
-        f"about {run('AMP-BMS, 200 atoms: matrix products')} ms",
+        f"matrix products at {protein['GFlop/s']} GFlop/s would take "
+        f"{float(protein['limit']):.0f} of "
+        f"the {float(protein['all']):.0f} ms",
     ]
 
 
@@ -600,7 +594,6 @@ PHRASES: dict[str, Callable[[], list[str]]] = {
     "export": export,
     "model": model,
     "published": published,
-    "benchmarks": benchmarks,
     "questions": questions,
     "theory_fmm": theory_fmm,
     "theory_pairs": theory_pairs,

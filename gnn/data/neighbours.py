@@ -30,13 +30,16 @@ def neighbour_pairs(
     Raises
     ------
     ValueError
-        If the cutoff is not a positive finite number.
+        If the cutoff is not a positive finite number, or positions of many points are not finite.
     """
     _check_cutoff(cutoff)
     if len(positions) <= _DENSE_ATOMS:
         squared = ((positions[:, None, :] - positions[None, :, :]) ** 2).sum(-1)
         receivers, senders = np.nonzero((squared > 0) & (squared < cutoff * cutoff))
         return senders.astype(np.int64), receivers.astype(np.int64)
+    if not np.isfinite(positions).all():
+        raise ValueError("the positions hold NaN or infinity")
+    positions = np.ascontiguousarray(positions, dtype=np.float64)
     found = pairs_within(positions, positions, float(np.nextafter(cutoff, 0)), 0.0)
     receivers = np.repeat(np.arange(len(positions)), np.diff(found.starts))
     receivers, senders = np.divmod(

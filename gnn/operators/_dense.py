@@ -1,8 +1,8 @@
 """Small dense products in registers, and SiLU: what loops over rows of networks are made of.
 
 Arrays are one-dimensional. A matrix of `count` inputs and as many outputs as `vectors` hold lies in
-*panels* of `panel()` vectors, the last ones of fewer: panel by panel, input by input. The rows of x and y lie one
-after the other at a pitch.
+*panels* of `panel()` vectors, the last ones of fewer: panel by panel, input by input. The rows of x
+and y lie one after the other at a pitch.
 """
 
 from typing import Any

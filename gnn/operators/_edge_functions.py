@@ -28,7 +28,9 @@ Range = tuple[int, int, int]
 _STATE_COST = {"values": 0.3, "gradients": 0.6, "second": 1.5}
 _PAIR_COST = {"values": 1.0, "gradients": 3.5, "second": 7.0}
 # waking a thread costs some 50 microseconds, more when another library's threads still spin
-_THREAD_GRAIN = 6e4
+_THREAD_GRAIN = 1e5
+# times as long as that takes an edge whose channels do not fill a vector
+_MASKED_COST = 4
 
 
 class State(Function):
@@ -271,6 +273,8 @@ def _ranges(
     n_nodes = len(values) if n_nodes is None else n_nodes
     vectors = values.shape[2] * values.element_size() // BYTES + 1
     nanoseconds = cost[kind] * len(receivers) * rows * vectors
+    if _masked(values):
+        nanoseconds *= _MASKED_COST
     parts = min(jit.get_num_threads(), int(nanoseconds // _THREAD_GRAIN))
     if parts <= 1:
         return [(0, n_nodes, 0)]

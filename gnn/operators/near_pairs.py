@@ -37,7 +37,7 @@ def near_pairs(
     systems = int(target_batch[-1]) + 1 if n else 1
     reach = np.broadcast_to(np.asarray(reach, dtype=np.float64), n)
     ends = np.searchsorted(source_batch, np.arange(systems + 1))
-    if n * m / systems > _BRUTE_FORCE:
+    if n * m / systems > _BRUTE_FORCE and _finite(targets, sources, reach):
         target_ends = np.searchsorted(target_batch, np.arange(systems + 1))
         pairs = _by_bins(targets, sources, target_ends, ends, reach)
     else:
@@ -49,6 +49,11 @@ def near_pairs(
             starts = np.cumsum(counts) - counts
             _brute_force(targets, sources, target_batch, ends, reach2, starts, pairs)
     return PairList(pairs, n, m)
+
+
+def _finite(*arrays: NDArray) -> bool:
+    """Return whether points can be sorted into bins; those that are none are near nothing."""
+    return all(bool(np.isfinite(array).all()) for array in arrays)
 
 
 @jit.jit
@@ -70,9 +75,14 @@ def _brute_force(targets, sources, target_batch, ends, reach2, rows, pairs):
 
 def _by_bins(targets, sources, target_ends, source_ends, reach) -> NDArray[np.int64]:
     """Return the pairs by a search in bins, in threads."""
-    points = (np.ascontiguousarray(p, dtype=np.float64) for p in (targets, sources))
     # NaN: pairs that coincide are listed with the others
-    found = pairs_within(*points, float(reach.max()), np.nan, (target_ends, source_ends))
+    found = pairs_within(
+        np.ascontiguousarray(targets, dtype=np.float64),
+        np.ascontiguousarray(sources, dtype=np.float64),
+        float(reach.max()),
+        np.nan,
+        (target_ends, source_ends),
+    )
     first = np.repeat(np.arange(len(targets)), np.diff(found.starts))
     pairs = np.stack([first, found.images], axis=1)
     if np.all(reach == reach[0]):

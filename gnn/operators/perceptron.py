@@ -6,6 +6,7 @@ compiled; weights are constants, and there are no second derivatives.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -271,7 +272,7 @@ def _ranges(rows: int, work: int, ends: Ends | None) -> list[Range]:
         receivers = ends.receivers.numpy()
         cuts = np.searchsorted(receivers, receivers[cuts])
     bounds = [0, *cuts.tolist(), rows]
-    return [(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True) if a < b]
+    return [(a, b) for a, b in pairwise(bounds) if a < b]
 
 
 def _ends(ends: Ends | None) -> tuple[NDArray, NDArray]:

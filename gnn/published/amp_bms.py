@@ -1,6 +1,7 @@
 """AMP-BMS: the published model of biomolecules in the field of their surroundings."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from gnn.published.layers import (
     EdgePerceptron,
     PublishedStep,
     check_numbers,
+    directions_of,
     neutralised,
     per_system,
     perceptron,
@@ -190,7 +192,8 @@ class AmpBms(Potential):
         if constant:
             self._weights.look(self)
         given = forces, mm_forces, create_graph, mm_potential, stress, field_response
-        with fused.twins(create_graph), constants.constant(self._weights if constant else None):
+        weights = self._weights if constant else None
+        with fused.twins(create_graph), constants.constant(weights), _one_thread(constant):
             return super().forward(batch, *given)
 
     def parts(self, batch: Batch) -> dict[str, Tensor]:
@@ -257,18 +260,18 @@ class AmpBms(Potential):
     def _graph(self, batch: Batch, nodes: Tensor, box: Tensor | None) -> Graph:
         positions = batch.positions
         if box is None:
-            senders, receivers, vectors = batch.senders, batch.receivers, batch.edge_vectors
+            ends = batch.senders, batch.receivers
+            directions, fade, basis = self.radial.of_edges(positions, *ends)
         else:  # the edges of a batch are not those of a periodic box
             atoms = positions, positions, batch.batch, batch.batch
             pairs = pairs_within(*atoms, self.cutoff, box)
             apart = pairs.first != pairs.second
+            ends = pairs.second[apart], pairs.first[apart]
             vectors = -pairs.vectors(positions, positions)[apart]
-            senders, receivers = pairs.second[apart], pairs.first[apart]
-        distances = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-        basis, fade = self.radial(distances)
-        ends = senders, receivers
+            directions, distances = directions_of(vectors)
+            basis, fade = self.radial(distances)
         features = self.edges(nodes, [basis], *ends)
-        return Graph(*ends, vectors / distances, fade, features, len(positions))
+        return Graph(*ends, directions, fade, features, len(positions))
 
     def _near(self, batch: Batch, box: Tensor | None) -> Pairs:
         """Return pairs of an atom and a surrounding particle near it."""
@@ -317,6 +320,20 @@ class AmpBms(Potential):
             raise ValueError(
                 "expected no uniform or external field: they take part in mode 'training'"
             )
+
+
+@contextmanager
+def _one_thread(used: bool) -> Iterator[None]:
+    """Keep torch to one thread: what is left to it is little, and its threads wait by working."""
+    threads = torch.get_num_threads()
+    if not used or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _check_arguments(arguments: dict[str, Any]) -> None:

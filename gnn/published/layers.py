@@ -18,6 +18,7 @@ from gnn.operators.edges import anisotropic_state, pair_invariants
 from gnn.operators.perceptron import Ends, Layer, Network
 from gnn.operators.perceptron import perceptron as compiled
 from gnn.published import constants
+from gnn.published.edge_geometry import edge_geometry, near_multiples
 
 ORDER = 2
 
@@ -183,10 +184,28 @@ class BesselBasis(nn.Module):
         frequencies = torch.arange(1, size + 1, dtype=torch.float32) * torch.pi
         self.register_buffer("frequencies", frequencies)
 
+    def of_edges(
+        self, positions: Tensor, senders: Tensor, receivers: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return directions (E, 3), envelopes (E, 1) and basis (E, size)."""
+        ends = senders, receivers
+        if constants.are_constant() and near_multiples(self.frequencies):
+            return edge_geometry(positions, *ends, self.cutoff, self.frequencies)
+        vectors = positions.index_select(0, receivers) - positions.index_select(0, senders)
+        directions, distances = directions_of(vectors)
+        basis, fade = self(distances)
+        return directions, fade, basis
+
     def forward(self, distances: Tensor) -> tuple[Tensor, Tensor]:
         """Return the basis (P, size) and the envelope (P, 1) at distances (P, 1)."""
         fade = envelope(distances, self.cutoff) * (self.cutoff / distances)
         return fade * torch.sin(distances * (self.frequencies / self.cutoff)), fade
+
+
+def directions_of(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return unit vectors (E, 3) and lengths (E, 1)."""
+    distances = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return vectors / distances, distances
 
 
 class SpeciesEdges(nn.Module):

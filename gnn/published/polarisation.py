@@ -53,7 +53,8 @@ class InducedMultipoles:
     """The sums of `Polarisation`, fused: a `gnn.published.fused.Operator`.
 
     Maps positions of atoms (N, 3) and particles (M, 3), charges of these (M,) in e, and the
-    network's three parameters to sums (N, 10). The compiled loop computes in float64 whatever the type of its inputs.
+    network's three parameters to sums (N, 10). The compiled loop computes in float64 whatever the
+    type of its inputs.
 
     Parameters
     ----------

@@ -219,7 +219,7 @@ def run_ranges(task: Callable[..., Any], ranges: Sequence[tuple[int, ...]]) -> l
     return [item for chunk in found for item in chunk]
 
 
-def equal_ranges(work: NDArray, total: float, grain: float = 2e5) -> list[tuple[int, int]]:
+def equal_ranges(work: NDArray[Any], total: float, grain: float = 2e5) -> list[tuple[int, int]]:
     """Return ranges of items of about as much work together, as many as threads pay.
 
     Parameters
@@ -240,7 +240,7 @@ def equal_ranges(work: NDArray, total: float, grain: float = 2e5) -> list[tuple[
     return [(a, b) for a, b in pairwise(bounds) if a < b]
 
 
-def add_up(parts: Sequence[NDArray]) -> NDArray:
+def add_up(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     """Return the sum of arrays like one another, in threads where it pays; the first is spent."""
     total = parts[0].reshape(-1)
     if len(parts) > 1:
