@@ -22,6 +22,7 @@ import numpy as np
 from gnn.engines._models import ready_model
 from gnn.engines.boxes.box import read_box
 from gnn.engines.boxes.naming import is_water, name_residues
+from gnn.engines.boxes.select import check_zone
 from gnn.engines.embedding.embedding import APART, check_box
 from gnn.engines.embedding.images import Array
 from gnn.engines.openmm import INTERRUPTED, classical_system, create_system
@@ -36,7 +37,7 @@ from gnn.engines.runs.box import (
 from gnn.engines.runs.failure import explain, longest_bond_of, warn_of_step, write_pdb
 from gnn.engines.runs.settings import Settings
 from gnn.engines.runs.trajectory import Trajectory
-from gnn.engines.runs.zone import check_zone, zone_tree
+from gnn.engines.runs.zone import zone_tree
 from gnn.engines.spread import SPREAD_COLUMNS, Spread, SpreadExceeded
 from gnn.training.calibration import calibration_line
 from gnn.training.committee import Committee
