@@ -32,6 +32,7 @@ from gnn.engines.runs.box import (
     in_angstrom,
     masses,
     platform_of,
+    repartition,
     temperature,
 )
 from gnn.engines.runs.failure import explain, longest_bond_of, warn_of_step, write_pdb
@@ -241,6 +242,8 @@ class Run:
             barostat = openmm.MonteCarloBarostat(1 * unit.bar, kelvin)
             barostat.setRandomNumberSeed(settings.seed + 1)
             system.addForce(barostat)
+        if settings.hydrogen_mass is not None:
+            repartition(system, self.topology, self.qm_atoms, settings.hydrogen_mass)
         warn_of_step(self.topology, system, settings.timestep)
         self.degrees_of_freedom = degrees_of_freedom(system)
         self._mass = float(masses(system).sum())
