@@ -67,7 +67,8 @@ def make(protein: str, padding: float) -> Path:
             compact(protein, path)
             how = Preparation(solvate="tip3p", padding=padding)
         write_box(folder, pdb_box(path, how, None, print))
-    settings = Settings(steps=1, equilibration=10.0)
+    relaxed = protein == "villin"  # its box comes from a simulation, with the density of water
+    settings = Settings(steps=1, equilibration=1.0 if relaxed else 10.0)
     equilibrated(folder / "start.xml", read_box(folder), settings, print)
     return folder
 

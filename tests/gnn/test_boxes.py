@@ -344,7 +344,7 @@ def test_selections_by_distance_know_the_box(peptide):
         ("all", r"names all \d+ atoms of the box"),
         ("chain A", r"not understood \(Unknown selection token: 'chain'\); .* by chainID"),
         ("resname", "not understood"),
-        ("around 2.5 resname NME", r"holds parts of \d+ waters \(first: HOH"),
+        ("around 3.2 resname NME", r"holds parts of \d+ waters \(first: HOH"),
         ("5-2", "small before large, got 5-2"),
         ("0-99999", r"numbers of atoms from 0 to \d+, .* got 0-99999"),
         ("1--2", "expected numbers of atoms such as 0-5,9, got '1--2'"),
@@ -403,7 +403,8 @@ def test_a_run_of_a_structure(tmp_path, capsys):
     plain = "--equilibration", 0, "--platform", "CPU", "--threads", 1, "--classical"
     how = "--solvate", "tip3p", "--padding", 4.6, "--qm", "protein", "--output", tmp_path / "run"
     steps = "--interval", 1, "--checkpoint-interval", 1
-    line = complaint(capsys, "md", path, *plain, *how[:4], "--steps", 1, "--output", tmp_path / "x")
+    cell = written(tmp_path, CELL + HEAVY, "cell.pdb")
+    line = complaint(capsys, "md", cell, *plain, "--steps", 1, "--output", tmp_path / "x")
     assert "what should the model compute? Say so: --qm" in line and "ACE (1)" in line
     run = ["md", path, *plain, *how, *steps]
     assert main([str(a) for a in (*run, "--steps", 1)]) == 0
