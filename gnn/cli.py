@@ -9,7 +9,7 @@ from typing import Any
 from gnn.commands import data, doctor, dynamics, export, models, training, use
 
 _GROUPS = (training, use, models, doctor, data, dynamics, export)
-_EXTRAS = {"openmm": "engines", "ase": "engines"} | dict.fromkeys(
+_EXTRAS = dict.fromkeys(("openmm", "ase", "MDAnalysis", "pdbfixer"), "engines") | dict.fromkeys(
     ("rdkit", "pyscf", "parmed"), "data"
 )
 _EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, ImportError)

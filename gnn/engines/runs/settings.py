@@ -28,6 +28,9 @@ class Settings(Checked):
         Distance in Å within which the model sees charges one by one.
     electrostatics
         What becomes of the others: see `gnn.engines.openmm.create_system`.
+    hydrogen_mass
+        Mass in Da that hydrogens get from the atoms they are bonded to, water outside of the zone
+        aside. None: the masses of the force field.
     precision
         "float32" or "float64", of the model.
     classical
@@ -59,6 +62,7 @@ class Settings(Checked):
     friction: float = Field(default=1.0, gt=0)
     cutoff: float = Field(default=9.0, gt=0)
     electrostatics: Literal[ELECTROSTATICS] = "periodic"  # type: ignore[valid-type]
+    hydrogen_mass: float | None = Field(default=None, ge=1.0, le=4.0)
     precision: Literal["float32", "float64"] = "float32"
     classical: bool = False
     interval: int = Field(default=100, ge=1)
