@@ -6,6 +6,7 @@ The box that ships (368 TIP3P waters) at 298.15 K and 1 bar. First the charges t
 fade, then the Lennard-Jones cores; what is left is the molecule in vacuum, so that there is no
 second leg. Windows take turns of 2.5 ps, and the table is written after each round: stop whenever
 you like, the same command goes on. Needs the extra ``engines`` and pymbar.
+Charges beyond the cutoff are left out.
 """
 
 import argparse
@@ -52,7 +53,7 @@ class Sampler:
         self.dipole = 0.0
         system = create_system(
             self.prmtop.topology, self.prmtop, range(N), watch=self._see, cutoff=CUTOFF,
-            alchemical=True,
+            alchemical=True, electrostatics="cutoff",
         )  # fmt: skip
         for force in system.getForces():
             if force.getName().startswith("SoftCore"):
