@@ -20,7 +20,8 @@ from _output import write_table
 
 from gnn.engines.classical.softcore import ELECTROSTATICS, STERICS
 from gnn.engines.openmm import create_system
-from gnn.engines.runs.box import read_amber, shipped_box
+from gnn.engines.boxes.amber import read_amber
+from gnn.engines.boxes.shipped import shipped_box
 from gnn.units import COULOMB, DEBYE, GAS_CONSTANT, KCAL_PER_MOL, KJ_PER_MOL
 from multipoles.files import atomic_write
 

@@ -26,7 +26,7 @@ from gnn.engines.embedding.embedding import Embedding
 from gnn.engines.embedding.topology import surroundings_of, zone_of
 from gnn.engines.openmm import create_system
 from gnn.engines.runs.analysis import energy_drift, read_log
-from gnn.engines.runs.box import shipped_box
+from gnn.engines.boxes.shipped import shipped_box
 from gnn.engines.runs.dynamics import Run
 from gnn.engines.runs.settings import Settings
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gnn import System, load_model
-from gnn.engines.runs.box import shipped_box
+from gnn.engines.boxes.shipped import shipped_box
 from gnn.units import KJ_PER_MOL
 
 openmm = pytest.importorskip("openmm", reason="needs the package openmm (extra 'engines')")
