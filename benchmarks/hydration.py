@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from _output import write_table
 
-from gnn.engines.classical.softcore import ELECTROSTATICS, STERICS
-from gnn.engines.openmm import create_system
 from gnn.engines.boxes.amber import read_amber
 from gnn.engines.boxes.shipped import shipped_box
+from gnn.engines.classical.softcore import ELECTROSTATICS, STERICS
+from gnn.engines.openmm import create_system
 from gnn.units import COULOMB, DEBYE, GAS_CONSTANT, KCAL_PER_MOL, KJ_PER_MOL
 from multipoles.files import atomic_write
 

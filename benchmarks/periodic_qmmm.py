@@ -22,11 +22,11 @@ from _output import pyplot, read_table, write_picture, write_table
 
 from gnn import System, load_model
 from gnn.data.shipped import load_shipped
+from gnn.engines.boxes.shipped import shipped_box
 from gnn.engines.embedding.embedding import Embedding
 from gnn.engines.embedding.topology import surroundings_of, zone_of
 from gnn.engines.openmm import create_system
 from gnn.engines.runs.analysis import energy_drift, read_log
-from gnn.engines.boxes.shipped import shipped_box
 from gnn.engines.runs.dynamics import Run
 from gnn.engines.runs.settings import Settings
 
