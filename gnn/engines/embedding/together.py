@@ -14,52 +14,45 @@ Evaluate = Callable[[Batch], Output]
 
 
 class Together:
-    """A rendezvous: the batches of all its members are evaluated at once, in members' order.
+    """A rendezvous of threads: the batches of all of them are evaluated at once.
 
-    A small batch costs a model nearly as much as a larger one. Each member is a thread; its call
-    returns when all have called that still take part. The last one to come evaluates, the others
-    wait; so the same members meet in each call, and numbers do not depend on which thread is fast.
+    A batch of several small systems costs a model little more than one of them. A member's call
+    returns when all members have called; the last one to come evaluates for all, and the batches
+    are joined in the order of the members. So numbers do not depend on which thread is fast.
 
-    Where the common evaluation fails, each batch is evaluated alone, so that the error is of the
-    one that made it and the others go on.
+    Where the common evaluation fails, each batch is evaluated alone: the error is that of the
+    member that made it, and the others go on.
 
     Parameters
     ----------
-    evaluate : callable
-        Takes a `Batch`, returns what the model says of it.
+    members : int
+        How many take part; they are numbered from 0.
 
     Attributes
     ----------
-    evaluations : int
-        So far, of how many batches soever.
+    meetings : int
+        Evaluations so far.
     """
 
-    def __init__(self, evaluate: Evaluate):
-        self.evaluate, self.evaluations = evaluate, 0
+    def __init__(self, members: int):
+        self.meetings = 0
         self._changed = threading.Condition()
-        self._members: set[int] = set()
+        self._members = set(range(members))
         self._waiting: dict[int, Batch] = {}
-        self._answers: dict[int, Output | BaseException] = {}
+        self._answers: dict[int, Output | Exception] = {}
         self._stopped = False
 
-    def join(self, embedding: Embedding) -> Callable[[], None]:
-        """Let an embedding be evaluated here; return what its thread must call when it is done.
+    def attach(self, member: int, embedding: Embedding) -> None:
+        """Let a member's embedding be evaluated here; its model must be the same as all others'."""
+        alone = embedding.evaluate
+        embedding.evaluate = lambda batch: self._meet(member, alone, batch)
 
-        All that begin together join before the first of them is evaluated. Another call of the
-        returned function does nothing.
-        """
+    def leave(self, member: int) -> None:
+        """Go on without a member; the others wait for it no more."""
         with self._changed:
-            member = max(self._members, default=-1) + 1
-            self._members.add(member)
-        embedding.evaluate = lambda batch: self._meet(member, batch)
-
-        def leave() -> None:
-            with self._changed:
-                self._members.discard(member)
-                self._waiting.pop(member, None)
-                self._changed.notify_all()
-
-        return leave
+            self._members.discard(member)
+            self._waiting.pop(member, None)
+            self._changed.notify_all()
 
     def stop(self) -> None:
         """Raise a KeyboardInterrupt in all members: where they wait, or at their next call."""
@@ -67,48 +60,43 @@ class Together:
             self._stopped = True
             self._changed.notify_all()
 
-    def _meet(self, member: int, batch: Batch) -> Output:
+    def _meet(self, member: int, evaluate: Evaluate, batch: Batch) -> Output:
         """Return what the model says of one member's batch, once all have met."""
         with self._changed:
             if member not in self._members:
-                raise RuntimeError("a member that has left the rendezvous called the model")
+                raise RuntimeError(f"member {member} has left, and calls the model")
             self._waiting[member] = batch
             while member not in self._answers:
                 if self._stopped:
+                    self._waiting.pop(member, None)
                     raise KeyboardInterrupt
                 if member in self._waiting and self._waiting.keys() == self._members:
-                    self._lead()
+                    self._lead(evaluate)
                 else:
                     self._changed.wait()
             answer = self._answers.pop(member)
-        if isinstance(answer, BaseException):
+        if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def _lead(self) -> None:
+    def _lead(self, evaluate: Evaluate) -> None:
         """Evaluate what waits; the lock is free meanwhile, so that others can leave or stop."""
         order = sorted(self._waiting)
         batches = [self._waiting.pop(member) for member in order]
         self._changed.release()
         try:
-            answers = self._answers_of(batches)
+            answers = _answers(evaluate, batches)
         finally:
             self._changed.acquire()
-        self.evaluations += 1
+        self.meetings += 1
         self._answers.update(zip(order, answers, strict=True))
         self._changed.notify_all()
 
-    def _answers_of(self, batches: list[Batch]) -> list[Output | BaseException]:
-        try:
-            return [*parted(self.evaluate(joined(batches)), batches)]
-        except Exception as error:
-            if len(batches) == 1:
-                return [error]
-        return [_attempt(self.evaluate, batch) for batch in batches]
 
-
-def _attempt(evaluate: Evaluate, batch: Batch) -> Output | BaseException:
+def _answers(evaluate: Evaluate, batches: list[Batch]) -> list[Output | Exception]:
     try:
-        return evaluate(batch)
+        return [*parted(evaluate(joined(batches)), batches)]
     except Exception as error:
-        return error
+        if len(batches) == 1:
+            return [error]
+    return [answer for batch in batches for answer in _answers(evaluate, [batch])]
