@@ -16,11 +16,12 @@ import torch
 from _output import pyplot, write_picture, write_table
 
 from gnn import load_model
+from gnn.engines.boxes.box import has_box, write_box
+from gnn.engines.boxes.shipped import methanol_in_water
 from gnn.engines.embedding.embedding import Embedding
 from gnn.engines.embedding.topology import surroundings_of, zone_of
 from gnn.engines.openmm import create_system
 from gnn.engines.runs.analysis import energy_drift, radial_distribution, read_log, read_trajectory
-from gnn.engines.runs.box import shipped_box
 from gnn.engines.runs.dynamics import Run
 from gnn.engines.runs.settings import Settings
 
@@ -37,8 +38,9 @@ N = 6
 def simulate(name: str, settings: Settings) -> Run:
     """Do a run, or what is missing of it."""
     folder = FOLDER / name
-    if not (folder / "solute.prmtop").is_file():
-        shipped_box(folder)
+    if not has_box(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_box(folder, methanol_in_water())
     run = Run(folder, settings)
     shown = [0]
 
@@ -58,7 +60,7 @@ def parts_of_a_step(run: Run, threads: int) -> dict[str, float]:
     from openmm import unit
 
     positions, boxes = read_trajectory(run.trajectory)
-    system = create_system(run.topology, run.prmtop, run.qm_atoms, load_model())
+    system = create_system(run.topology, run.box.system, run.qm_atoms, load_model())
     waters = (run.topology.getNumAtoms() - N) // 3
     charges = np.concatenate([np.zeros(N), np.tile([-0.834, 0.417, 0.417], waters)])
     embedding = Embedding(

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gnn.commands._box import add_box, made_here, prepare
 from gnn.commands._common import add_policy, console, count, load_with_policy
 from gnn.progress import Bar
 
@@ -15,15 +16,7 @@ def register(commands: Any) -> None:
     """Add the command."""
     md = commands.add_parser("md", help="QM/MM molecular dynamics of a molecule in water")
     add = md.add_argument
-    add(
-        "--smiles",
-        help="such as CC[NH3+]; needs AmberTools (extra 'data'). Default: the methanol "
-        "in water that ships",
-    )
-    add("--solvent", choices=["water"], default="water", help="TIP3P (default)")
-    add("--prmtop", help="instead of --smiles: an Amber topology, and …")
-    add("--coordinates", metavar="RST7", help="… its coordinates, with a box")
-    add("--qm-residue", type=int, default=0, help="with --prmtop: residue that the model computes")
+    add_box(md)
     add("--model", metavar="CHECKPOINT", help="default: the one that ships")
     add("--steps", type=int, required=True, help="in all")
     add("--timestep", type=float, default=0.5, help="fs (%(default)s)")
@@ -31,7 +24,6 @@ def register(commands: Any) -> None:
     add("--temperature", type=float, default=300.0, help="K (%(default)s)")
     add("--friction", type=float, default=1.0, help="1/ps (%(default)s)")
     add("--cutoff", type=float, default=9.0, help="reach of charges, Å (%(default)s)")
-    add("--padding", type=float, default=12.0, help="water to the walls, Å (%(default)s)")
     add("--precision", choices=["float32", "float64"], default="float32", help="of the model")
     add("--classical", action="store_true", help="the force field alone, for comparison")
     add("--interval", type=int, default=100, help="steps between frames (%(default)s)")
@@ -58,13 +50,12 @@ def _md(arguments: argparse.Namespace) -> int:
     from gnn.engines.spread import SpreadExceeded
 
     if arguments.equilibration is None:
-        made_here = arguments.smiles is not None or arguments.prmtop is not None
-        arguments.equilibration = 10.0 if made_here else 0.0
+        arguments.equilibration = 10.0 if made_here(arguments) else 0.0
     settings = Settings(**{name: getattr(arguments, name) for name in Settings.model_fields})
     folder, screen = Path(arguments.output), console()
-    _files(arguments, folder, screen)
+    atoms = prepare(arguments, folder, screen)
     model = None if settings.classical else load_with_policy(arguments.model, arguments)
-    run = Run(folder, settings, model, arguments.qm_residue, say=screen.print)
+    run = Run(folder, settings, model, atoms, say=screen.print)
     kind = "classical" if settings.classical else "QM/MM"
     screen.print(
         f"{kind} molecular dynamics: {len(run.qm_atoms)} solute atoms, "
@@ -81,84 +72,6 @@ def _md(arguments: argparse.Namespace) -> int:
     if status == 0 or run.checkpoint.is_file():  # else it stopped before there was anything
         _summary(run, kind, screen)
     return status
-
-
-def _files(arguments: argparse.Namespace, folder: Path, screen: Any) -> None:
-    """Put topology and coordinates of the box into the folder, unless they are there."""
-    from gnn.engines.runs.box import shipped_box
-
-    folder.mkdir(parents=True, exist_ok=True)
-    if not arguments.resume:
-        _check_new(folder)
-    prmtop, coordinates = arguments.prmtop, arguments.coordinates
-    if arguments.smiles is not None and (prmtop is not None or coordinates is not None):
-        raise ValueError("expected either --smiles, or --prmtop and --coordinates, got both")
-    if (prmtop is None) != (coordinates is None):
-        raise ValueError("--prmtop and --coordinates need each other, got one of them")
-    if prmtop is not None:
-        _copy(Path(prmtop), Path(coordinates), folder, arguments.resume)
-        return
-    if arguments.resume and (folder / "solute.prmtop").is_file():
-        screen.print(f"going on with the box in {folder}")
-        return
-    if arguments.smiles is None:
-        screen.print("no molecule named: methanol in water, the box that ships")
-        shipped_box(folder)
-        return
-    if not 0 < arguments.padding < 1000:
-        raise ValueError(f"expected --padding of some Å, got {arguments.padding:g}")
-    from gnn.data.making.topology import molecule, parametrise
-
-    line = f"force field of {arguments.smiles} (GAFF2, AM1-BCC charges) in TIP3P water"
-    screen.print(line, markup=False)  # rich would take [nH] for markup
-    try:
-        mol = molecule(arguments.smiles)
-        _check_same(mol, folder, screen)
-        charge = sum(atom.GetFormalCharge() for atom in mol.GetAtoms())
-        parametrise(mol, charge, arguments.padding, folder)
-    except RuntimeError as error:  # from AmberTools, with the last lines of its output
-        raise OSError(str(error)) from error
-
-
-def _check_new(folder: Path) -> None:
-    """Refuse a folder with a run in it."""
-    if (folder / "checkpoint.npz").is_file():
-        raise ValueError(
-            f"{folder} holds a run already: continue it with --resume, or name another folder"
-        )
-    (folder / "start.xml").unlink(missing_ok=True)  # of a run that never began
-
-
-def _check_same(mol: Any, folder: Path, screen: Any) -> None:
-    """Refuse a folder that holds the box of another molecule."""
-    from gnn.engines.runs.box import read_amber
-
-    files = folder / "solute.prmtop", folder / "solute.rst7"
-    if not all(path.is_file() for path in files):
-        return
-    residue = next(read_amber(*files)[0].topology.residues())
-    there = sorted(atom.element.symbol for atom in residue.atoms() if atom.element is not None)
-    if there != sorted(atom.GetSymbol() for atom in mol.GetAtoms()):
-        raise ValueError(f"{folder} holds the box of another molecule: name another folder")
-    screen.print(f"the box in {folder} is used")
-
-
-def _copy(prmtop: Path, coordinates: Path, folder: Path, resume: bool) -> None:
-    """Check a user's files and put them into the folder of the run; compare them, with `resume`."""
-    from shutil import copyfile
-
-    from gnn.engines.runs.box import read_amber
-    from multipoles.files import atomic_write
-
-    read_amber(prmtop, coordinates)
-    for source, name in ((prmtop, "solute.prmtop"), (coordinates, "solute.rst7")):
-        own = folder / name
-        if resume and own.is_file():
-            if own.read_bytes() != source.read_bytes():
-                raise ValueError(f"{folder} was begun with another file than {source}")
-            continue
-        with atomic_write(own) as temporary:
-            copyfile(source, temporary)
 
 
 @contextmanager

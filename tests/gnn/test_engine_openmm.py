@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from gnn import System, load_model
+from gnn.engines.boxes.shipped import shipped_box
 from gnn.engines.embedding.embedding import Embedding
 from gnn.engines.embedding.groups import switch
 from gnn.engines.embedding.images import nearest_image
 from gnn.engines.embedding.zone import Sites, Surroundings, Zone
-from gnn.engines.runs.box import shipped_box
 from gnn.units import KJ_PER_MOL, NANOMETER
 
 openmm = pytest.importorskip("openmm", reason="needs the package openmm (extra 'engines')")

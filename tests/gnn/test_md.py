@@ -1,5 +1,6 @@
 """Molecular dynamics: what a run writes, and that a killed one goes on to the same result."""
 
+import json
 import os
 import re
 import shutil
@@ -19,6 +20,10 @@ from openmm import OpenMMException, app, unit
 from openmm.app.internal.xtc_utils import read_xtc
 
 from gnn.cli import main
+from gnn.engines.boxes.amber import amber_box, read_amber, start_of
+from gnn.engines.boxes.box import whole as whole_molecules
+from gnn.engines.boxes.box import write_box
+from gnn.engines.boxes.shipped import methanol_in_water, shipped_box
 from gnn.engines.embedding.embedding import Embedding
 from gnn.engines.runs.analysis import (
     energy_drift,
@@ -26,8 +31,7 @@ from gnn.engines.runs.analysis import (
     read_log,
     read_trajectory,
 )
-from gnn.engines.runs.box import read_amber, shipped_box, start_of, warn_of_density
-from gnn.engines.runs.box import whole as whole_molecules
+from gnn.engines.runs.box import warn_of_density
 from gnn.engines.runs.dynamics import Run
 from gnn.engines.runs.failure import longest_step
 from gnn.engines.runs.settings import Settings
@@ -134,15 +138,15 @@ def test_another_reader_finds_the_same_bonds(whole):
 def test_names_of_residues(box, tmp_path, label, name):
     text = (box / "solute.prmtop").read_text()
     assert text.count("LIG ") == 2
-    (tmp_path / "solute.prmtop").write_text(text.replace("LIG ", f"{label:4s}"))
-    shutil.copy(box / "solute.rst7", tmp_path)
+    (tmp_path / "named.prmtop").write_text(text.replace("LIG ", f"{label:4s}"))
+    write_box(tmp_path, amber_box(tmp_path / "named.prmtop", box / "solute.rst7"))
     run = Run(tmp_path, Settings(steps=10))
     residues = list(run.topology.residues())
     assert residues[0].name == name and {r.name for r in residues[1:]} == {"HOH"}
     assert [a.name for a in residues[0].atoms()] == ["C1", "O1", "H1", "H2", "H3", "H4"]
     if label == "SOL":  # no water either where another residue is the model's
-        with pytest.warns(UserWarning, match="one of 368 waters"):
-            run = Run(tmp_path, Settings(steps=10), qm_residue=7)
+        with pytest.warns(UserWarning, match="zone is 1 of 368 waters"):
+            run = Run(tmp_path, Settings(steps=10), qm_atoms=[24, 25, 26])
         names = [r.name for r in run.topology.residues()]
         assert names[0] == "UNL" and names[7] == "LIG" and names.count("HOH") == 367
 
@@ -207,6 +211,23 @@ def test_a_finished_run_can_be_made_longer(box, whole, tmp_path):
     assert main(command(box, tmp_path / "run", *short)) == 0
     assert main([*command(box, tmp_path / "run", *STEPS), "--resume"]) == 0
     assert_same_run(whole, tmp_path / "run")
+
+
+def test_a_run_of_an_older_version_goes_on(box, whole, tmp_path):
+    """Its folder has Amber files, and its checkpoint the number of a residue."""
+    short = "--steps", 30, "--interval", 5, "--checkpoint-interval", 10
+    assert main(command(box, tmp_path, *short)) == 0
+    for name in ("system.xml", "topology.json", "coordinates.npz", "origin.json"):
+        (tmp_path / name).unlink()
+    for path in box.glob("solute.*"):
+        shutil.copy(path, tmp_path)
+    with np.load(tmp_path / "checkpoint.npz") as file:
+        state, record = file["state"], json.loads(str(file["record"]))
+    assert record["settings"].pop("qm_atoms") == list(range(6))
+    record["settings"]["qm_residue"] = 0
+    np.savez(tmp_path / "checkpoint.npz", state=state, record=json.dumps(record))
+    assert main([*command(box, tmp_path, *STEPS), "--resume"]) == 0
+    assert_same_run(whole, tmp_path)
 
 
 def test_frames_are_equally_far_apart(box, tmp_path):
@@ -392,7 +413,7 @@ def test_errors_of_openmm_come_in_one_line(box, tmp_path, capsys, monkeypatch):
         patch.setattr(box_of, "_settle", broken)
         line = complaint(capsys, *command(box, tmp_path / "a", *STEPS))
     assert "equilibration failed at step 0 of 1 fs (Particle coordinate is NaN)" in line
-    monkeypatch.setattr(command_of, "_files", broken)
+    monkeypatch.setattr(command_of, "prepare", broken)
     line = complaint(capsys, *command(box, tmp_path / "b", *STEPS))
     assert line == "anisole: error: Particle coordinate is NaN"
 
@@ -407,8 +428,7 @@ def test_an_interrupted_model_interrupts_the_run(box, tmp_path, capsys, monkeypa
 
 
 def test_a_step_too_long_for_hydrogen(box, tmp_path):
-    for path in box.glob("solute.*"):
-        shutil.copy(path, tmp_path)
+    write_box(tmp_path, methanol_in_water())
     with pytest.warns(UserWarning, match=r"2 fs is too long: .* 8.9 fs .*--timestep 1.1"):
         Run(tmp_path, Settings(steps=10, timestep=2.0))._simulation()
     with warnings.catch_warnings():

@@ -12,8 +12,8 @@ pytest.importorskip("openmm", reason="needs the package openmm (extra 'engines')
 
 from gnn import load_model
 from gnn.cli import main
+from gnn.engines.boxes.shipped import shipped_box
 from gnn.engines.runs.analysis import read_log
-from gnn.engines.runs.box import shipped_box
 from gnn.engines.runs.settings import Settings
 from gnn.engines.spread import SPREAD_COLUMNS, Spread
 from gnn.training.checkpoint import save_model

@@ -1,6 +1,6 @@
-"""The box of a molecular-dynamics run: its files, the one that ships, equilibration, platform."""
+"""The box of a molecular-dynamics run: equilibration, density, platform."""
 
-import gzip
+import copy
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from gnn.engines.embedding.images import Array, Tree, nearest_image
-from gnn.engines.runs.naming import is_water
+from gnn.engines.boxes.box import Box
+from gnn.engines.boxes.naming import is_water
+from gnn.engines.embedding.images import Array
 from gnn.engines.runs.settings import Settings
 from gnn.units import BOLTZMANN, GAS_CONSTANT, GRAM_PER_ML, NANOMETER
 from multipoles.files import atomic_write
 
-_BONDS = (0.5, 3.5)  # Å; shortest and longest equilibrium bond of a force field
+_TOLERANCE = 5e-4  # of Ewald sums in the equilibration: OpenMM's own
 _PARTS = 20  # of the equilibration, after each of which the density is measured
 _SETTLED = 0.02  # largest relative change of the mean density between its third and last quarter,
 _COMPRESSIBILITY = 4.6e-10  # 1/Pa, of water: fluctuations of small boxes follow from it
@@ -67,127 +68,13 @@ def temperature(kinetic: float, degrees: int) -> float:
     return 2 * kinetic / (degrees * GAS_CONSTANT)
 
 
-def read_amber(prmtop: Path, coordinates: Path) -> tuple[Any, Any]:
-    """Read topology and coordinates of a periodic box from Amber's files.
-
-    Parameters
-    ----------
-    prmtop, coordinates
-        Such as ``box.prmtop`` and ``box.rst7``.
-
-    Returns
-    -------
-    openmm.app.AmberPrmtopFile, openmm.app.AmberInpcrdFile
-        The topology has the box of the coordinates.
-
-    Raises
-    ------
-    OSError
-        If a file cannot be read.
-    ValueError
-        If a file is of another kind, or the two do not fit; the message names the file.
-
-    Notes
-    -----
-    Molecules that a program has cut at the walls of the box come back whole: constraints and
-    bonds of OpenMM know no images.
-    """
-    from openmm import app, unit
-
-    topology = _parsed(prmtop, app.AmberPrmtopFile, "Amber topology (prmtop)")
-    start = _parsed(coordinates, app.AmberInpcrdFile, "Amber coordinates (rst7, inpcrd)")
-    count = topology.topology.getNumAtoms()
-    if len(start.positions) != count:
-        raise ValueError(
-            f"{coordinates} has {len(start.positions)} atoms, {prmtop} has {count}: they are not "
-            "of the same box"
-        )
-    if start.boxVectors is None:
-        raise ValueError(
-            f"{coordinates} has no box: a run needs a periodic box of solvent (as tleap's "
-            "solvateBox makes it), whose lengths stand in the last line of the file"
-        )
-    _check_start(coordinates, topology.topology, *start_of(start))
-    topology.topology.setPeriodicBoxVectors(start.boxVectors)
-    start.positions = unit.Quantity(whole(topology.topology, *start_of(start)), unit.angstrom)
-    return topology, start
-
-
-def start_of(coordinates: Any) -> tuple[Array, Array]:
-    """Return positions (n, 3) and box vectors (3, 3) of an AmberInpcrdFile in Å."""
-    from openmm import unit
-
-    positions = np.array(coordinates.positions.value_in_unit(unit.angstrom), dtype=float)
-    return positions, np.array(coordinates.boxVectors.value_in_unit(unit.angstrom), dtype=float)
-
-
-def whole(topology: Any, positions: Array, box: Array) -> Array:
-    """Return positions (n, 3) in Å, with atoms that are bonded in one image.
-
-    Parameters
-    ----------
-    topology : openmm.app.Topology
-        Its bonds.
-    positions, box
-        (n, 3) and (3, 3) in Å.
-    """
-    bonds = [(bond[0].index, bond[1].index) for bond in topology.bonds()]
-    return Tree(bonds, len(positions)).whole(positions, box)
-
-
 def in_angstrom(state: Any) -> tuple[Array, Array]:
     """Return positions (n, 3) and box vectors (3, 3) of an OpenMM state in Å."""
     positions = np.asarray(state.getPositions(asNumpy=True)._value) * NANOMETER
     return positions, np.asarray(state.getPeriodicBoxVectors(asNumpy=True)._value) * NANOMETER
 
 
-def _parsed(path: Path, reader: Callable[[str], Any], kind: str) -> Any:
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    try:
-        return reader(str(path))
-    except (OSError, ImportError):
-        raise
-    except Exception as error:  # OpenMM's readers raise errors of many types
-        with open(path, "rb") as file:
-            start = " ".join(file.read(200).decode("ascii", "replace").split())
-        shown = "".join(c for c in start if c.isprintable())[:40]
-        raise ValueError(
-            f"{path} does not read as {kind}: {f'it begins {shown!r}' if shown else 'it is empty'} "
-            f"({type(error).__name__}: {' '.join(str(error).split())})"
-        ) from None
-
-
-def _check_start(path: Path, topology: Any, positions: Array, box: Array) -> None:
-    """Refuse coordinates that are NaN, velocities or in other units, and a box without volume."""
-    wrong = np.flatnonzero(~np.isfinite(positions).all(axis=1))
-    if len(wrong):
-        raise ValueError(f"{path}: positions of {len(wrong)} atoms are NaN (first: {wrong[0]})")
-    if not (np.isfinite(box).all() and np.diag(box).min() > 1.0):
-        lengths = ", ".join(f"{length:g}" for length in np.diag(box))
-        raise ValueError(f"{path}: expected a box of some volume, got {lengths} Å")
-    real = (b for b in topology.bonds() if all(atom.element is not None for atom in b))
-    bonds = np.array([(bond[0].index, bond[1].index) for bond in real], dtype=int)
-    if not len(bonds):
-        return
-    lengths = np.linalg.norm(
-        nearest_image(positions[bonds[:, 0]] - positions[bonds[:, 1]], box), axis=1
-    )
-    odd = np.flatnonzero((lengths < _BONDS[0]) | (lengths > _BONDS[1]))
-    if len(odd):
-        atoms = list(topology.atoms())
-        first, second = (atoms[i] for i in bonds[odd[0]])
-        raise ValueError(
-            f"{path}: {len(odd)} of {len(bonds)} bonds are shorter than {_BONDS[0]} Å or longer "
-            f"than {_BONDS[1]} Å (first: {first.name}–{second.name}, atoms {first.index} and "
-            f"{second.index}, {lengths[odd[0]]:.2f} Å): these are not coordinates in Å of the "
-            "topology's atoms (velocities, another unit or order?)"
-        )
-
-
-def equilibrated(
-    path: Path, prmtop: Any, start: Any, settings: Settings, say: Callable[[str], None]
-) -> str:
+def equilibrated(path: Path, box: Box, settings: Settings, say: Callable[[str], None]) -> str:
     """Return the state (XML) of a box after classical equilibration, kept in a file.
 
     Warns where the density has not settled, or is not that of water in a box of water.
@@ -196,8 +83,8 @@ def equilibrated(
     ----------
     path : Path
         Read where it exists, else written.
-    prmtop, start : openmm.app.AmberPrmtopFile, openmm.app.AmberInpcrdFile
-        Force field and coordinates of the box.
+    box : Box
+        Force field and coordinates.
     settings : Settings
         Temperature, time and seed.
     say : callable
@@ -214,7 +101,7 @@ def equilibrated(
         return path.read_text(encoding="utf-8")
     if settings.equilibration:
         say(f"equilibrating with the force field, {settings.equilibration:g} ps at 1 bar")
-    simulation = _equilibration(prmtop, start, settings)
+    simulation = _equilibration(box, settings)
     try:
         densities = _settle(simulation, settings)
     except openmm.OpenMMException as error:
@@ -223,7 +110,7 @@ def equilibrated(
             f"the classical equilibration failed at step {step} of 1 fs ({error}): atoms too close "
             "at the start, or a box too small?"
         ) from None
-    warn_of_density(densities, prmtop.topology, settings)
+    warn_of_density(densities, box.topology, settings)
     state = simulation.context.getState(positions=True, velocities=True)
     text = openmm.XmlSerializer.serialize(state)
     with atomic_write(path) as temporary:
@@ -231,14 +118,15 @@ def equilibrated(
     return text
 
 
-def _equilibration(prmtop: Any, start: Any, settings: Settings) -> Any:
+def _equilibration(box: Box, settings: Settings) -> Any:
     """Return the simulation of a box with the force field at constant pressure."""
     import openmm
     from openmm import app, unit
 
-    system = prmtop.createSystem(
-        nonbondedMethod=app.PME, nonbondedCutoff=0.9 * unit.nanometer, rigidWater=True
-    )
+    system = copy.deepcopy(box.system)
+    for force in system.getForces():
+        if isinstance(force, openmm.NonbondedForce):
+            force.setEwaldErrorTolerance(_TOLERANCE)
     kelvin = settings.temperature * unit.kelvin
     barostat = openmm.MonteCarloBarostat(1 * unit.bar, kelvin)
     barostat.setRandomNumberSeed(settings.seed + 1)
@@ -246,8 +134,9 @@ def _equilibration(prmtop: Any, start: Any, settings: Settings) -> Any:
     integrator = openmm.LangevinMiddleIntegrator(kelvin, 2 / unit.picosecond, 1 * unit.femtosecond)
     integrator.setRandomNumberSeed(settings.seed + 1)
     fastest = settings.model_copy(update={"platform": None})
-    simulation = app.Simulation(prmtop.topology, system, integrator, *platform_of(fastest))
-    simulation.context.setPositions(start.positions)
+    simulation = app.Simulation(box.topology, system, integrator, *platform_of(fastest))
+    simulation.context.setPeriodicBoxVectors(*(box.vectors / NANOMETER))
+    simulation.context.setPositions(box.positions / NANOMETER)
     return simulation
 
 
@@ -318,10 +207,3 @@ def _masses(topology: Any) -> tuple[float, float]:
         weights = [a.element.mass._value for a in residue.atoms() if a.element is not None]
         masses[is_water(residue)] += sum(weights)
     return masses[True], sum(masses.values())
-
-
-def shipped_box(folder: Path) -> None:
-    """Put methanol in 368 TIP3P waters, equilibrated (GAFF2, AM1-BCC), into a folder."""
-    for path in (Path(__file__).parent.parent / "methanol").glob("*.gz"):
-        with atomic_write(folder / path.stem) as temporary:
-            temporary.write_bytes(gzip.decompress(path.read_bytes()))

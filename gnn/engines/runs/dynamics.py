@@ -1,7 +1,7 @@
 """Molecular dynamics of a solute in water: set-up, the run itself, and restarts.
 
-A run lives in one folder: the force field's files (``solute.prmtop``, ``solute.rst7``), the
-equilibrated box (``start.xml``), ``topology.pdb``, ``trajectory.xtc`` (or ``.dcd``), ``log.csv``
+A run lives in one folder: its box (``system.xml``, ``topology.json``, ``coordinates.npz``), the
+same equilibrated (``start.xml``), ``topology.pdb``, ``trajectory.xtc`` (or ``.dcd``), ``log.csv``
 and ``checkpoint.npz``; where the run had to stop, ``failed.pdb``. The checkpoint knows how long
 trajectory and log were when it was written: a run that goes on cuts both there, so that nothing is
 missing and nothing comes twice.
@@ -20,25 +20,24 @@ from typing import Any
 import numpy as np
 
 from gnn.engines._models import ready_model
+from gnn.engines.boxes.box import read_box
+from gnn.engines.boxes.naming import is_water, name_residues
+from gnn.engines.embedding.embedding import APART, check_box
+from gnn.engines.embedding.images import Array
+from gnn.engines.openmm import INTERRUPTED, classical_system, create_system
 from gnn.engines.runs.box import (
     degrees_of_freedom,
     equilibrated,
     in_angstrom,
     masses,
     platform_of,
-    read_amber,
-    start_of,
     temperature,
-    whole,
 )
-from gnn.engines.embedding.embedding import APART, check_box
-from gnn.engines.embedding.images import Array
 from gnn.engines.runs.failure import explain, longest_bond_of, warn_of_step, write_pdb
-from gnn.engines.runs.naming import is_water, name_residues
-from gnn.engines.openmm import INTERRUPTED, classical_system, create_system
 from gnn.engines.runs.settings import Settings
-from gnn.engines.spread import SPREAD_COLUMNS, Spread, SpreadExceeded
 from gnn.engines.runs.trajectory import Trajectory
+from gnn.engines.runs.zone import check_zone, zone_tree
+from gnn.engines.spread import SPREAD_COLUMNS, Spread, SpreadExceeded
 from gnn.training.calibration import calibration_line
 from gnn.training.committee import Committee
 from gnn.units import GRAM_PER_ML
@@ -59,23 +58,27 @@ class Run:
     Parameters
     ----------
     folder : Path
-        Holds ``solute.prmtop`` and ``solute.rst7``; takes all results.
+        Holds the box, as `gnn.engines.boxes.box.write_box` puts it there; takes all results.
     settings : Settings
         What to do.
     model : Potential or path, optional
         None: the one that ships.
-    qm_residue : int
-        Number from 0 of the residue that the model computes.
+    qm_atoms : sequence of int, optional
+        Numbers from 0 of the atoms that the model computes. None: those of the first residue.
     say : callable
         Takes lines of progress.
 
     Attributes
     ----------
+    box : Box
+        Topology, classical system and coordinates; names that would mislead readers are changed.
     spread : Spread or None
         Of a committee, once the run has begun.
 
     Raises
     ------
+    OSError
+        If the folder holds no box.
     ValueError
         If settings and files do not fit.
     """
@@ -85,50 +88,47 @@ class Run:
         folder: Path,
         settings: Settings,
         model: Any = None,
-        qm_residue: int = 0,
+        qm_atoms: Sequence[int] | None = None,
         say: Callable[[str], None] = print,
     ):
         self.folder, self.settings, self.say = folder, settings, say
-        self.model, self.qm_residue = model, qm_residue
-        self.prmtop, self.start = read_amber(folder / "solute.prmtop", folder / "solute.rst7")
-        self.topology = self.prmtop.topology
-        self.qm_atoms = self._solute()
+        self.model, self.box = model, read_box(folder)
+        self.topology = self.box.topology
+        self.qm_atoms = self._zone(qm_atoms)
         inside = set(self.qm_atoms)
         self.qm_bonds = [
             bond
             for bond in self.topology.bonds()
             if all(atom.index in inside and atom.element is not None for atom in bond)
         ]
+        self.zone_tree = zone_tree(self.topology, self.qm_atoms)
         self.trajectory = folder / f"trajectory.{settings.trajectory}"
         self.log, self.checkpoint = folder / "log.csv", folder / "checkpoint.npz"
         self.degrees_of_freedom, self._mass = 0, 0.0
         self._frames = Trajectory(
             self.trajectory, self.topology, settings.timestep, settings.interval
         )
-        self.last_frame: tuple[Array, Array] = start_of(self.start)
+        self.last_frame: tuple[Array, Array] = self.box.positions, self.box.vectors
         self._warned: set[str] = set()
         self.spread: Spread | None = None
         self._columns: Sequence[str] = COLUMNS
         self._saved = 0
 
-    def _solute(self) -> list[int]:
-        """Return the atoms of the model's residue; a misleading name of it is changed."""
+    def _zone(self, atoms: Sequence[int] | None) -> list[int]:
+        """Return the model's atoms; misleading names of residues are changed."""
         residues = list(self.topology.residues())
-        if not 0 <= self.qm_residue < len(residues):
-            raise ValueError(
-                f"expected a residue (--qm-residue) from 0 to {len(residues) - 1}, got "
-                f"{self.qm_residue}"
-            )
-        chosen = residues[self.qm_residue]
-        waters = sum(map(is_water, residues))
-        if is_water(chosen) and waters < len(residues):
+        zone = sorted([a.index for a in residues[0].atoms()] if atoms is None else atoms)
+        chosen = check_zone(self.topology, zone)
+        waters, within = sum(map(is_water, residues)), sum(map(is_water, chosen))
+        if within == len(chosen) and waters < len(residues):
+            names = ", ".join(str(residue.index) for residue in chosen[:5])
             warnings.warn(
-                f"residue {self.qm_residue} is one of {waters} waters among {len(residues)} "
-                "residues: is it the one that the model should compute?",
+                f"the model's zone is {within} of {waters} waters among {len(residues)} residues "
+                f"(number {names}): is it what the model should compute?",
                 stacklevel=3,
             )
-        name_residues(self.prmtop, self.qm_residue)
-        return [atom.index for atom in chosen.atoms()]
+        name_residues(self.topology, zone)
+        return zone
 
     # --- the run ----------------------------------------------------------------------------------
 
@@ -201,7 +201,6 @@ class Run:
 
     def _system(self) -> Any:
         settings = self.settings
-        precise: dict[str, Any] = {"ewaldErrorTolerance": 1e-5}
         model = None if settings.classical else ready_model(self.model, settings.precision)
         if isinstance(model, Committee):
             self.spread = Spread(settings.stop_spread)
@@ -213,15 +212,14 @@ class Run:
                 "them out, or train one (anisole train --committee)"
             )
         if model is None:
-            return classical_system(self.topology, self.prmtop, precise)
+            return classical_system(self.topology, self.box.system, {})
         return create_system(
             self.topology,
-            self.prmtop,
+            self.box.system,
             self.qm_atoms,
             model,
             cutoff=settings.cutoff,
             watch=self.spread,
-            **precise,
         )
 
     def _simulation(self) -> Any:
@@ -253,13 +251,11 @@ class Run:
 
         if not self.settings.classical:
             positions, box = self.last_frame
-            atoms = whole(self.topology, positions, box)[self.qm_atoms]
-            check_box(atoms, box, self.settings.cutoff)
-        state = XmlSerializer.deserialize(
-            equilibrated(
-                self.folder / "start.xml", self.prmtop, self.start, self.settings, self.say
+            check_box(
+                self.zone_tree.whole(positions, box)[self.qm_atoms], box, self.settings.cutoff
             )
-        )
+        path = self.folder / "start.xml"
+        state = XmlSerializer.deserialize(equilibrated(path, self.box, self.settings, self.say))
         context = simulation.context
         context.setPeriodicBoxVectors(*state.getPeriodicBoxVectors())
         context.setPositions(state.getPositions())
@@ -269,7 +265,7 @@ class Run:
         found = context.getState(positions=True, enforcePeriodicBox=True)
         self.last_frame = in_angstrom(found)
         path = self.folder / "topology.pdb"
-        write_pdb(path, self.topology, *self.last_frame, self.qm_atoms)
+        write_pdb(path, self.topology, *self.last_frame, self.zone_tree)
         self._frames.begin()
         self._columns = (*COLUMNS, *(SPREAD_COLUMNS if self.spread is not None else ()))
         with atomic_write(self.log) as temporary:
@@ -341,8 +337,15 @@ class Run:
     def _record_of_settings(self) -> dict[str, Any]:
         return {k: v for k, v in self.settings.model_dump().items() if k not in _STILL_FREE} | {
             "model": str(self.model),
-            "qm_residue": self.qm_residue,
+            "qm_atoms": self.qm_atoms,
         }
+
+    def _upgraded(self, before: dict[str, Any]) -> dict[str, Any]:
+        """Return settings of a run; older versions named one residue instead of atoms."""
+        if "qm_residue" not in before:
+            return before
+        residue = list(self.topology.residues())[before["qm_residue"]]
+        return before | {"qm_atoms": [atom.index for atom in residue.atoms()]}
 
     def _save(self, simulation: Any, step: int) -> None:
         record = {
@@ -368,9 +371,9 @@ class Run:
             raise FileNotFoundError(f"nothing to resume in {self.folder}: leave out --resume")
         with np.load(self.checkpoint) as file:
             record, state = json.loads(str(file["record"])), file["state"].tobytes()
-        now, before = self._record_of_settings(), record["settings"]
+        now, before = self._record_of_settings(), self._upgraded(record["settings"])
         changed = [
-            f"{key} was {before.get(key)}, now {now[key]}"
+            f"{key} was {_short(before.get(key))}, now {_short(now[key])}"
             for key in now
             if now[key] != before.get(key)
         ]
@@ -398,3 +401,8 @@ class Run:
         simulation.currentStep = self._saved = record["step"]
         self.say(f"going on from step {record['step']}")
         return int(record["step"])
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:30]} … {text[-20:]}"

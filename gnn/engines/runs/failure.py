@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from gnn.engines.runs.box import in_angstrom, masses, temperature
+from gnn.engines.boxes.box import set_vectors
 from gnn.engines.embedding.embedding import APART, longest_bond
-from gnn.engines.embedding.images import Array, nearest_image
-from gnn.units import NANOMETER
+from gnn.engines.embedding.images import Array, Tree, nearest_image
+from gnn.engines.runs.box import in_angstrom, masses, temperature
 from multipoles.files import atomic_write
 
 _HYDROGEN = 9.0, 16 / 17  # fs and Da: period and reduced mass of the fastest X–H stretch (O–H)
@@ -79,21 +79,21 @@ def explain(
             "strain, or a geometry that the model does not know?)"
         )
     path = run.folder / "failed.pdb"
-    write_pdb(path, run.topology, positions, box, run.qm_atoms)
+    write_pdb(path, run.topology, positions, box, run.zone_tree)
     return kind(f"the run stopped at {', '.join(notes)}: {reason}; {which} is in {path}")
 
 
-def write_pdb(path: Path, topology: Any, positions: Array, box: Array, whole: Any) -> None:
-    """Write positions (n, 3) and box in Å to a PDB file; the atoms `whole` as one molecule."""
-    from openmm import Vec3, app
+def write_pdb(path: Path, topology: Any, positions: Array, box: Array, tree: Tree) -> None:
+    """Write positions (n, 3) and box in Å to a PDB file, whole along a tree of bonds."""
+    from openmm import app
 
     moved = positions.copy()
-    corner = moved[whole[0]]
-    moved[whole] = corner + nearest_image(moved[whole] - corner, box)
+    if np.isfinite(positions).all():
+        moved = tree.whole(positions, box)
     moved = np.clip(moved, -999.0, 9999.0)  # the range of the format
-    topology.setPeriodicBoxVectors([Vec3(*row) for row in (box / NANOMETER).tolist()])
+    set_vectors(topology, box)
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        app.PDBFile.writeFile(topology, moved, file)
+        app.PDBFile.writeFile(topology, moved, file, keepIds=True)
 
 
 # --- before it goes wrong -------------------------------------------------------------------------
@@ -137,6 +137,6 @@ def warn_of_step(topology: Any, system: Any, timestep: float) -> None:
         f"a time step of {timestep:g} fs is too long: the fastest bond stretches with a period of "
         f"about {period:.1f} fs (hydrogen of QM atoms is never constrained), which wants "
         f"{_STEPS_PER_PERIOD} steps or more; use --timestep {np.floor(10 * limit) / 10:g} or less, "
-        "or heavier hydrogen (masses of the prmtop)",
+        "or heavier hydrogen (--hydrogen-mass 3)",
         stacklevel=2,
     )

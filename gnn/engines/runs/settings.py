@@ -8,7 +8,6 @@ from gnn.engines.embedding.groups import SWITCH_WIDTH
 from gnn.settings import Checked
 
 
-
 class Settings(Checked):
     """All settings that determine a run.
 

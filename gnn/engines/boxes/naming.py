@@ -1,6 +1,7 @@
 """Residue names in output files: a solute must not bear the name of water, a protein or an ion."""
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 SOLUTE, OTHER = "LIG", "UNL"  # reserved by the Protein Data Bank
@@ -13,33 +14,31 @@ _NUCLEOTIDES = "T DU DN RA RU RG RC RA5 RU5 RG5 RC5 RA3 RU3 RG3 RC3 ADE THY CYT 
 _KNOWN = frozenset(" ".join((_WATERS, _IONS, _PEPTIDES, _NUCLEOTIDES)).split())
 
 
-def name_residues(prmtop: Any, qm_residue: int) -> None:
-    """Rename residues of an Amber topology whose names would mislead readers of its files.
+def name_residues(topology: Any, qm_atoms: Iterable[int]) -> None:
+    """Rename residues of a topology whose names would mislead readers of its files.
 
-    The residue of the model becomes ``LIG`` where it has the name of a water, an amino acid, a
-    nucleotide or an ion, or none. Others that OpenMM took for water by their label (``SOL`` is one
-    of water in some programs and of any solute in others) become ``UNL`` where they are not. Atoms
-    of renamed residues have the names that the file gives them.
+    Molecules of the model that are one residue become ``LIG`` where that has the name of a water,
+    an amino acid, a nucleotide or an ion, or none. Residues in a chain keep their names, also in
+    the model's zone. Others that bear the name of water become ``UNL`` where they are not.
 
     Parameters
     ----------
-    prmtop : openmm.app.AmberPrmtopFile
-        Its topology is changed.
-    qm_residue
-        Number of the residue that the model computes.
+    topology : openmm.app.Topology
+        Changed in place.
+    qm_atoms
+        Numbers of the atoms that the model computes.
     """
-    labels = prmtop._prmtop._raw_data["ATOM_NAME"]
-    for residue in prmtop.topology.residues():
-        if residue.index == qm_residue:
-            if not _is_known(residue.name):
-                continue
-            residue.name = SOLUTE
-        elif residue.name == "HOH" and not is_water(residue):
+    inside = set(qm_atoms)
+    chained = set()
+    for first, second in topology.bonds():
+        if first.residue is not second.residue:
+            chained |= {first.residue.index, second.residue.index}
+    for residue in topology.residues():
+        if residue.index not in chained and any(a.index in inside for a in residue.atoms()):
+            if _is_known(residue.name):
+                residue.name = SOLUTE
+        elif _is_named_water(residue.name) and not is_water(residue):
             residue.name = OTHER
-        else:
-            continue
-        for atom in residue.atoms():
-            atom.name = labels[atom.index].strip() or atom.name
 
 
 def is_water(residue: Any) -> bool:
@@ -57,3 +56,11 @@ def _is_known(name: str) -> bool:
         return True
     short = {name.strip().upper(), name.strip().upper()[:3]}  # a PDB file has three letters
     return not short.isdisjoint(_KNOWN | PDBFile._residueNameReplacements.keys())
+
+
+def _is_named_water(name: str) -> bool:
+    from openmm.app import PDBFile
+
+    PDBFile._loadNameReplacementTables()
+    plain = name.strip().upper()
+    return "HOH" in (plain, PDBFile._residueNameReplacements.get(plain)) or plain in _WATERS.split()
