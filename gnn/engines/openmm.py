@@ -79,6 +79,7 @@ def create_system(
     switch_width: float = SWITCH_WIDTH,
     dtype: torch.dtype | None = None,
     watch: Callable[[dict[str, torch.Tensor]], None] | None = None,
+    prepare: Callable[[Embedding], None] | None = None,
     **options: Any,
 ) -> Any:
     """Build an OpenMM system in which a model computes some of the atoms.
@@ -110,6 +111,8 @@ def create_system(
     watch : callable, optional
         Called at every evaluation with what the model returns, a dict of tensors (of a committee
         with ``energy_std`` and ``forces_std``); an error that it raises ends the run.
+    prepare : callable, optional
+        Called once with the `Embedding`, whose ``evaluate`` it may replace.
     **options
         For ``mm_forcefield.createSystem``. Default: PME with a cutoff of 9 Å where there is a
         box, no cutoff else; rigid water; a smooth end of the Lennard-Jones interaction.
@@ -160,6 +163,8 @@ def create_system(
     zone = zone_of(topology, qm, charge, charges, ready.charges == "local")
     surroundings = surroundings_of(topology, set(qm), classical)
     embedding = Embedding(ready, zone, surroundings, cutoff, switch_width, watch)
+    if prepare is not None:
+        prepare(embedding)
     periodic = system.usesPeriodicBoundaryConditions()
     force = openmm.PythonForce(QMMMForce(embedding, periodic))
     force.setUsesPeriodicBoundaryConditions(periodic)

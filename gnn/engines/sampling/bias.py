@@ -165,11 +165,19 @@ class Bias:
         """Return what a checkpoint must hold: the bias of metadynamics in kJ/mol."""
         if self._metadynamics is None:
             return {}
-        from openmm import unit
+        # getFreeEnergy is this times a factor, and a restart is to be the same to the last bit
+        return {"bias": np.array(self._metadynamics._totalBias)}
 
-        factor = self._metadynamics.biasFactor
-        free = self._metadynamics.getFreeEnergy().value_in_unit(unit.kilojoule_per_mole)
-        return {"bias": -free * (factor - 1) / factor}
+    def record(self) -> dict[str, Any]:
+        """Return plain values that must be the same when a run goes on."""
+        plan = self.plan.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return {"plan": plan, "centre": self.centre}
+
+
+def read_arrays(checkpoint: Path) -> dict[str, Array]:
+    """Return what `Bias.state` put into a checkpoint."""
+    with np.load(checkpoint) as file:
+        return {"bias": file["bias"]} if "bias" in file else {}
 
 
 def column_of(name: str, unit: str) -> str:
