@@ -6,9 +6,9 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from gnn.commands import data, doctor, dynamics, export, training, use
+from gnn.commands import data, doctor, dynamics, export, sampling, training, use
 
-_GROUPS = (training, use, doctor, data, dynamics, export)
+_GROUPS = (training, use, doctor, data, dynamics, sampling, export)
 _EXTRAS = {"openmm": "engines", "ase": "engines"} | dict.fromkeys(
     ("rdkit", "pyscf", "parmed"), "data"
 )

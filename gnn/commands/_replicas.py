@@ -10,8 +10,6 @@ from typing import Any
 from gnn.commands._common import count
 from gnn.progress import Bar
 
-_PLAN = "bias.yaml"
-
 
 def add_sampling(parser: Any) -> None:
     """Add the options for replicas and biases."""
@@ -26,10 +24,10 @@ def add_sampling(parser: Any) -> None:
 
 def bias_plan(arguments: argparse.Namespace, folder: Path) -> Any:
     """Return the plan of the bias, which the folder keeps; None where there is none."""
-    from gnn.engines.sampling.plan import read_plan
+    from gnn.engines.sampling.plan import PLAN, read_plan
     from multipoles.files import atomic_write
 
-    own = folder / _PLAN
+    own = folder / PLAN
     if arguments.bias is None:
         if not arguments.resume:
             own.unlink(missing_ok=True)

@@ -29,6 +29,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from gnn.settings import Section, explain
 
 Point = int | list[int] | str
+#: Name of the file in the folder of a run.
+PLAN = "bias.yaml"
 _POINTS = {"distance": 2, "angle": 3, "torsion": 4}
 
 
@@ -237,6 +239,11 @@ class BiasPlan(Section):
     def windows(self) -> int:
         """Number of umbrella windows; 0 where there are none."""
         return 0 if self.umbrella is None else len(self.umbrella.windows)
+
+
+def unit_of(kind: str) -> str:
+    """Return the unit of a kind of variable, in which it is given and logged."""
+    return "degrees" if kind in ("angle", "torsion") else "Å"
 
 
 def read_plan(path: Path) -> BiasPlan:

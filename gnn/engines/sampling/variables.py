@@ -1,6 +1,7 @@
 """Collective variables: what they are of positions, and as forces of OpenMM."""
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from gnn.engines.embedding.images import Array, nearest_image
-from gnn.engines.sampling.plan import Point, VariablePlan
+from gnn.engines.sampling.plan import Point, VariablePlan, unit_of
 from gnn.units import NANOMETER
 
 _EXPRESSIONS = {
@@ -46,7 +47,7 @@ class Variable:
     @property
     def unit(self) -> str:
         """In which it is given and logged."""
-        return "degrees" if self.kind in ("angle", "torsion") else "Å"
+        return unit_of(self.kind)
 
     @property
     def scale(self) -> float:
@@ -182,8 +183,10 @@ def selected(topology: Any, text: str) -> list[int]:
             f"the selection {text!r} needs the package MDAnalysis (pip install MDAnalysis); "
             "numbers of atoms do without"
         ) from None
-    universe = MDAnalysis.Universe(topology)
     try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of coordinates, which a topology has none of
+            universe = MDAnalysis.Universe(topology)
         found: list[int] = universe.select_atoms(text).indices.tolist()
     except MDAnalysis.SelectionError as error:
         raise ValueError(f"no selection of MDAnalysis: {text!r} ({error})") from None
