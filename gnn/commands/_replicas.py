@@ -77,16 +77,14 @@ def run_replicas(
     screen: Any,
 ) -> int:
     """Do all replicas; return the exit status."""
-    from gnn.engines.runs.box import equilibrated
     from gnn.engines.boxes.box import read_box
+    from gnn.engines.runs.box import equilibrated
     from gnn.engines.sampling.replicas import Replicas
 
     folder = Path(arguments.output)
     box = read_box(folder)
     equilibrated(folder / "start.xml", box, settings, screen.print)
-    runs = [
-        _run(i, folder, settings, model, atoms, plan, arguments, screen) for i in range(number)
-    ]
+    runs = [_run(i, folder, settings, model, atoms, plan, arguments, screen) for i in range(number)]
     replicas = Replicas(runs)
     screen.print(
         f"{number} replicas: {len(atoms)} atoms of the model, {box.topology.getNumAtoms()} in all, "

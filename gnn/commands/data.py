@@ -37,7 +37,7 @@ def register(commands: Any) -> None:
     again = actions.add_parser("label", help="frames by quantum chemistry, as a run saves them")
     add = again.add_argument
     add("input", metavar="IN", help="HDF5 or extxyz, such as unknown.extxyz of anisole md")
-    add("-o", "--output", type=Path, help="HDF5 or extxyz, continued (default: IN_labelled.h5)")
+    add("-o", "--output", type=Path, help="HDF5, continued (default: IN_labelled.h5)")
     _level_options(add)
     add_keys(again)
     again.set_defaults(run=_label)

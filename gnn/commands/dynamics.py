@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gnn.commands._box import add_box, made_here, prepare
+from gnn.commands._common import add_policy, console, count, load_with_policy
 from gnn.commands._replicas import (
     add_sampling,
     bias_plan,
@@ -15,7 +16,6 @@ from gnn.commands._replicas import (
     number_of,
     run_replicas,
 )
-from gnn.commands._common import add_policy, console, count, load_with_policy
 from gnn.progress import Bar
 
 

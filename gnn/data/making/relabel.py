@@ -9,7 +9,9 @@ import numpy as np
 
 from gnn.data.elements import symbol
 from gnn.data.formats.by_suffix import read_frames, write_frames
-from gnn.data.making.labelling import NotConverged, label, level_of
+from gnn.data.formats.hdf5 import read_remarks
+from gnn.data.making.finished import check_out
+from gnn.data.making.labelling import FITTING_BASIS, NotConverged, label, level_of
 from gnn.data.systems import Frame, System
 
 _EVERY = 10  # frames between writing, since the file is written whole
@@ -29,6 +31,11 @@ class Theory:
     grid_level: int = 2
     density_fit: bool = False
 
+    def remarks(self) -> dict[str, str]:
+        """Return what the file says of it."""
+        fitting = FITTING_BASIS if self.density_fit else "none"
+        return {"level": self.level, "density_fit": fitting, "grid_level": str(self.grid_level)}
+
 
 def label_frames(
     frames: Sequence[Frame],
@@ -46,7 +53,7 @@ def label_frames(
     frames
         Their own labels are not used.
     out
-        HDF5 or extxyz.
+        HDF5 file, which keeps the level.
     theory
         Of the labels.
     progress
@@ -61,15 +68,16 @@ def label_frames(
     ------
     ValueError
         If there are no frames, the level is none that PySCF knows, a frame is in a cell or has an
-        odd number of electrons.
+        odd number of electrons; or the file holds frames of another level.
     """
+    check_out(out)
     if not frames:
         raise ValueError("expected at least one frame to label, got none")
     elements = {symbol(int(z)) for frame in frames for z in frame.system.numbers}
     level_of(theory.level, elements)
     for i, frame in enumerate(frames):
         _check(i, frame.system)
-    there = {_key(one.system): one for one in (read_frames(out) if out.is_file() else ())}
+    there = {_key(one.system): one for one in _before(out, theory)}
     done: list[Frame] = []
     lost = 0
     for i, frame in enumerate(frames):
@@ -80,10 +88,23 @@ def label_frames(
         lost += labelled is None
         done += [labelled] if labelled is not None else []
         if done and (i % _EVERY == _EVERY - 1 or i == len(frames) - 1):
-            write_frames(out, [*there.values(), *done])
+            write_frames(out, [*there.values(), *done], attributes=theory.remarks())
         if progress is not None:
             progress(i + 1, len(frames), told)
     return len(there) + len(done), lost
+
+
+def _before(out: Path, theory: Theory) -> list[Frame]:
+    """Return the frames of a file that is continued."""
+    if not out.is_file():
+        return []
+    remarks, _, _ = read_remarks(out)
+    for name, value in theory.remarks().items():
+        if (found := remarks.get(name, "unknown")) != value:
+            raise ValueError(
+                f"{out} holds frames of {name} {found}, not {value}: name another file by --output"
+            )
+    return read_frames(out)
 
 
 def _labelled(i: int, frame: Frame, theory: Theory) -> tuple[Frame | None, str]:
@@ -116,4 +137,6 @@ def _check(i: int, system: System) -> None:
 def _key(system: System) -> bytes:
     """Return what tells a system from others: extxyz keeps eight decimals."""
     places = [np.round(x, 6) + 0.0 for x in (system.positions, system.mm_positions)]
-    return b"|".join([system.numbers.tobytes(), str(system.charge).encode(), *(x.tobytes() for x in places)])
+    return b"|".join(
+        [system.numbers.tobytes(), str(system.charge).encode(), *(x.tobytes() for x in places)]
+    )

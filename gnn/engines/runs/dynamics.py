@@ -37,8 +37,8 @@ from gnn.engines.runs.failure import explain, longest_bond_of, warn_of_step, wri
 from gnn.engines.runs.settings import Settings
 from gnn.engines.runs.trajectory import Trajectory
 from gnn.engines.runs.unknown import LeftTraining, Watch
-from gnn.engines.sampling.bias import Bias, read_arrays
 from gnn.engines.runs.zone import check_zone, zone_tree
+from gnn.engines.sampling.bias import Bias, read_arrays
 from gnn.engines.spread import SPREAD_COLUMNS, Spread, SpreadExceeded
 from gnn.training.calibration import calibration_line
 from gnn.training.committee import Committee
@@ -359,7 +359,9 @@ class Run:
         assert self.watch is not None  # for the type checker
         self.watch.step, asked = step, self.settings.temperature
         if kelvin > _HOT * asked:
-            self.watch.report("heat", f"the temperature is {kelvin:.0f} K, asked for were {asked:g} K")
+            self.watch.report(
+                "heat", f"the temperature is {kelvin:.0f} K, asked for were {asked:g} K"
+            )
         bond, ratio = longest_bond_of(self, *self.last_frame)
         if ratio > APART:
             text = f"the bond {bond} is {ratio:.1f} times as long as usual"

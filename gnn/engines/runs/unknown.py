@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-
 from gnn.data.batching import Batch
 from gnn.data.formats.by_suffix import read_frames, write_frames
 from gnn.data.systems import Frame, System

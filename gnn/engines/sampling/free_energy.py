@@ -98,7 +98,11 @@ def umbrella_free_energy(
     mbar = pymbar.MBAR(beta * np.array(biases), counts)
     if turns:
         values = (values + 180) % 360 - 180
-    ends = (-180.0, 180.0) if turns else (float(values.min()), float(np.nextafter(values.max(), np.inf)))
+    ends = (
+        (-180.0, 180.0)
+        if turns
+        else (float(values.min()), float(np.nextafter(values.max(), np.inf)))
+    )
     return _profile(mbar, values, np.linspace(*ends, bins + 1), counts, beta, centres)
 
 

@@ -216,7 +216,9 @@ class BiasPlan(Section):
         for name in used:
             if name not in self.variables:
                 raise ValueError(f"expected one of the variables {list(self.variables)}: {name!r}")
-        if wrong := [w.variable for w in self.walls if self.variables[w.variable].kind == "torsion"]:
+        if wrong := [
+            w.variable for w in self.walls if self.variables[w.variable].kind == "torsion"
+        ]:
             raise ValueError(f"walls: {wrong[0]} is a torsion, which has no ends")
         if self.metadynamics is not None:
             self._check_grids(self.metadynamics)
@@ -233,7 +235,9 @@ class BiasPlan(Section):
             if turns and ends != (-180, 180):
                 raise ValueError(f"{name}: a torsion goes from -180 to 180, got {ends}")
             if not turns and not {"minimum", "maximum"} <= grid.model_fields_set:
-                raise ValueError(f"{name}: expected minimum and maximum of the grid, got one or none")
+                raise ValueError(
+                    f"{name}: expected minimum and maximum of the grid, got one or none"
+                )
 
     @property
     def windows(self) -> int:

@@ -54,7 +54,7 @@ class Variable:
         """What a value is multiplied by for OpenMM: nm of Å, radians of degrees."""
         return math.pi / 180 if self.unit == "degrees" else 1 / NANOMETER
 
-    def force(self, energy: str, parameters: Mapping[str, float] = {}) -> Any:  # noqa: B006
+    def force(self, energy: str, parameters: Mapping[str, float] = {}) -> Any:
         """Return a force of OpenMM whose energy is an expression in ``x``, this variable.
 
         Parameters
