@@ -9,9 +9,9 @@ from typing import Any
 from gnn.commands import data, doctor, dynamics, export, sampling, training, use
 
 _GROUPS = (training, use, doctor, data, dynamics, sampling, export)
-_EXTRAS = {"openmm": "engines", "ase": "engines"} | dict.fromkeys(
-    ("rdkit", "pyscf", "parmed"), "data"
-)
+_EXTRAS = dict.fromkeys(
+    ("openmm", "ase", "MDAnalysis", "pdbfixer", "pymbar"), "engines"
+) | dict.fromkeys(("rdkit", "pyscf", "parmed"), "data")
 _EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, ImportError)
 
 

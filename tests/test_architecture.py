@@ -17,7 +17,8 @@ COMMANDS = {"fmm/bench.py": {"fmm3dpy", "matplotlib"}}
 ARRAYS = {"multipoles/cuda/device.py": {"torch", "cupy", "jax"}}
 # heavy packages that gnn imports inside the function that needs them
 LATE = {
-    "ase", "dftd3", "dftd4", "openmm", "pyscf", "rdkit", "parmed", "h5py", "matplotlib", "rich",
+    "MDAnalysis", "ase", "dftd3", "dftd4", "h5py", "matplotlib", "openmm", "parmed", "pdbfixer",
+    "pymbar", "pyscf", "rdkit", "rich",
 }  # fmt: skip
 # modules that define a subclass of such a package's class; no other module imports them
 SUBCLASSES = {"gnn/engines/ase.py": {"ase"}}

@@ -134,7 +134,7 @@ def _run(
             warnings.simplefilter("ignore")
         run = Run(own, mine, model, atoms, say=say)
     if plan is not None:
-        run.bias = Bias(plan, run.topology, window=i if plan.windows else 0)
+        run.bias = Bias(plan, run.topology, *run.last_frame, window=i if plan.windows else 0)
     run.tell = lambda text: warnings.warn(f"replica {i}: {text}", stacklevel=2)
     return run
 

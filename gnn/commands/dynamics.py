@@ -88,7 +88,7 @@ def _alone(
     folder = Path(arguments.output)
     run = Run(folder, settings, model, atoms, say=screen.print)
     if plan is not None:
-        run.bias = Bias(plan, run.topology)
+        run.bias = Bias(plan, run.topology, *run.last_frame)
     kind = "classical" if settings.classical else "QM/MM"
     screen.print(
         f"{kind} molecular dynamics: {len(run.qm_atoms)} solute atoms, "

@@ -36,9 +36,8 @@ def _free_energy(arguments: argparse.Namespace) -> int:
     name, unit = free_energy.variable_of_plan(plan)
     table = Table(f"{name} / {unit}", "free energy / kJ/mol", "error")
     step = max(1, len(found.centres) // 36)
-    for x, value, error in list(zip(found.centres, found.values, found.errors, strict=True))[
-        ::step
-    ]:
+    rows = zip(found.centres, found.values, found.errors, strict=True)
+    for x, value, error in list(rows)[::step]:
         table.add_row(f"{x:.4g}", f"{value:.2f}", f"{error:.2f}")
     screen.print(table)
     if plan.umbrella is not None:

@@ -137,6 +137,5 @@ def _check(i: int, system: System) -> None:
 def _key(system: System) -> bytes:
     """Return what tells a system from others: extxyz keeps eight decimals."""
     places = [np.round(x, 6) + 0.0 for x in (system.positions, system.mm_positions)]
-    return b"|".join(
-        [system.numbers.tobytes(), str(system.charge).encode(), *(x.tobytes() for x in places)]
-    )
+    parts = [system.numbers.tobytes(), str(system.charge).encode(), *(x.tobytes() for x in places)]
+    return b"|".join(parts)

@@ -134,9 +134,14 @@ def whole(topology: Any, positions: Array, box: Array) -> Array:
 
 def set_vectors(topology: Any, vectors: Array) -> None:
     """Give a topology the box vectors (3, 3) in Å."""
+    topology.setPeriodicBoxVectors(vectors_of(vectors))
+
+
+def vectors_of(vectors: Array) -> list[Any]:
+    """Return box vectors (3, 3) in Å as OpenMM has them, in nm."""
     from openmm import Vec3
 
-    topology.setPeriodicBoxVectors([Vec3(*row) for row in (vectors / NANOMETER).tolist()])
+    return [Vec3(*row) for row in (vectors / NANOMETER).tolist()]
 
 
 # --- in a folder ----------------------------------------------------------------------------------

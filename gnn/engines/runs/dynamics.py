@@ -22,6 +22,7 @@ import numpy as np
 from gnn.engines._models import ready_model
 from gnn.engines.boxes.box import read_box
 from gnn.engines.boxes.naming import is_water, name_residues
+from gnn.engines.boxes.select import check_zone
 from gnn.engines.embedding.embedding import APART, Embedding, check_box
 from gnn.engines.embedding.images import Array
 from gnn.engines.openmm import INTERRUPTED, classical_system, create_system
@@ -37,7 +38,7 @@ from gnn.engines.runs.failure import explain, longest_bond_of, warn_of_step, wri
 from gnn.engines.runs.settings import Settings
 from gnn.engines.runs.trajectory import Trajectory
 from gnn.engines.runs.unknown import LeftTraining, Watch
-from gnn.engines.runs.zone import check_zone, zone_tree
+from gnn.engines.runs.zone import zone_tree
 from gnn.engines.sampling.bias import Bias, read_arrays
 from gnn.engines.spread import SPREAD_COLUMNS, Spread, SpreadExceeded
 from gnn.training.calibration import calibration_line
@@ -359,9 +360,8 @@ class Run:
         assert self.watch is not None  # for the type checker
         self.watch.step, asked = step, self.settings.temperature
         if kelvin > _HOT * asked:
-            self.watch.report(
-                "heat", f"the temperature is {kelvin:.0f} K, asked for were {asked:g} K"
-            )
+            text = f"the temperature is {kelvin:.0f} K, asked for were {asked:g} K"
+            self.watch.report("heat", text)
         bond, ratio = longest_bond_of(self, *self.last_frame)
         if ratio > APART:
             text = f"the bond {bond} is {ratio:.1f} times as long as usual"
@@ -393,7 +393,7 @@ class Run:
             "settings": self._record_of_settings(),
         }
         state = np.frombuffer(simulation.context.createCheckpoint(), dtype=np.uint8)
-        more = {} if self.bias is None else self.bias.state()
+        more: dict[str, Any] = {} if self.bias is None else self.bias.state()
         with atomic_write(self.checkpoint) as temporary:
             np.savez(temporary, state=state, record=json.dumps(record), **more)
         self._saved = step

@@ -1,6 +1,7 @@
 """Biases of a run: umbrella, metadynamics and walls, as OpenMM's own forces."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from math import pi
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,8 @@ class Bias:
         From `gnn.engines.sampling.plan.read_plan`.
     topology : openmm.app.Topology
         Of all atoms.
-    periodic
-        Whether there is a box.
+    positions, box
+        (n, 3) and (3, 3) in Å, for selections by distance; without a box nothing is periodic.
     window
         Number of the umbrella's window, from 0.
 
@@ -44,9 +45,13 @@ class Bias:
         If the file does not fit the topology, or has no such window.
     """
 
-    def __init__(self, plan: BiasPlan, topology: Any, periodic: bool = True, window: int = 0):
+    def __init__(
+        self, plan: BiasPlan, topology: Any, positions: Array, box: Array | None, window: int = 0
+    ):
         self.plan = plan
-        self.variables = [variable_of(n, v, topology, periodic) for n, v in plan.variables.items()]
+        self.variables = [
+            variable_of(name, one, topology, positions, box) for name, one in plan.variables.items()
+        ]
         self.centre: float | None = None
         if plan.umbrella is not None:
             if not 0 <= window < plan.windows:
@@ -140,7 +145,7 @@ class Bias:
         if variable.turns:
             way = (way + 180) % 360 - 180
         ends = np.unique(np.linspace(0, steps, _PARTS + 1).round().astype(int))
-        for before, now in zip(ends[:-1], ends[1:], strict=True):
+        for before, now in pairwise(ends):
             centre = here + way * now / steps
             simulation.context.setParameter(_CENTRE, variable.scale * centre)
             simulation.step(int(now - before))

@@ -5,6 +5,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +99,7 @@ def umbrella_free_energy(
     mbar = pymbar.MBAR(beta * np.array(biases), counts)
     if turns:
         values = (values + 180) % 360 - 180
-    ends = (
-        (-180.0, 180.0)
-        if turns
-        else (float(values.min()), float(np.nextafter(values.max(), np.inf)))
-    )
+    ends = (-180.0, 180.0) if turns else (float(values.min()), float(values.max()))
     return _profile(mbar, values, np.linspace(*ends, bins + 1), counts, beta, centres)
 
 
@@ -121,7 +118,7 @@ def _profile(
     errors[filled] = found["dDelta_f"][middle] / beta
     overlap = mbar.compute_overlap()["matrix"]
     order = np.argsort(centres)
-    beside = [overlap[a, b] for a, b in zip(order[:-1], order[1:], strict=True)]
+    beside = [overlap[a, b] for a, b in pairwise(order)]
     smallest = float(min(beside)) if beside else 0.5
     return FreeEnergy(0.5 * (edges[1:] + edges[:-1]), free, errors, counts, smallest)
 

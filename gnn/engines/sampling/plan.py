@@ -204,7 +204,7 @@ class BiasPlan(Section):
     variables: dict[str, VariablePlan] = Field(min_length=1)
     umbrella: UmbrellaPlan | None = None
     metadynamics: MetadynamicsPlan | None = None
-    walls: list[WallPlan] = []
+    walls: list[WallPlan] = Field(default=[])
 
     @model_validator(mode="after")
     def _known(self) -> Self:
@@ -216,10 +216,9 @@ class BiasPlan(Section):
         for name in used:
             if name not in self.variables:
                 raise ValueError(f"expected one of the variables {list(self.variables)}: {name!r}")
-        if wrong := [
-            w.variable for w in self.walls if self.variables[w.variable].kind == "torsion"
-        ]:
-            raise ValueError(f"walls: {wrong[0]} is a torsion, which has no ends")
+        for wall in self.walls:
+            if self.variables[wall.variable].kind == "torsion":
+                raise ValueError(f"walls: {wall.variable} is a torsion, which has no ends")
         if self.metadynamics is not None:
             self._check_grids(self.metadynamics)
         return self
@@ -235,9 +234,7 @@ class BiasPlan(Section):
             if turns and ends != (-180, 180):
                 raise ValueError(f"{name}: a torsion goes from -180 to 180, got {ends}")
             if not turns and not {"minimum", "maximum"} <= grid.model_fields_set:
-                raise ValueError(
-                    f"{name}: expected minimum and maximum of the grid, got one or none"
-                )
+                raise ValueError(f"{name}: expected minimum and maximum, got one or none")
 
     @property
     def windows(self) -> int:

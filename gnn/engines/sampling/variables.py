@@ -1,17 +1,18 @@
 """Collective variables: what they are of positions, and as forces of OpenMM."""
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from gnn.engines.boxes.select import by_words
 from gnn.engines.embedding.images import Array, nearest_image
 from gnn.engines.sampling.plan import Point, VariablePlan, unit_of
 from gnn.units import NANOMETER
 
+_NO_BOX = (1e4, 1e4, 1e4)  # Å, for readers of selections
 _EXPRESSIONS = {
     "distance": "distance(g1, g2)",
     "angle": "angle(g1, g2, g3)",
@@ -96,7 +97,9 @@ class Variable:
         return float(np.degrees(np.arctan2(sine, before @ after)))
 
 
-def variable_of(name: str, plan: VariablePlan, topology: Any, periodic: bool) -> Variable:
+def variable_of(
+    name: str, plan: VariablePlan, topology: Any, positions: Array, box: Array | None
+) -> Variable:
     """Return a collective variable of a topology.
 
     Parameters
@@ -105,8 +108,9 @@ def variable_of(name: str, plan: VariablePlan, topology: Any, periodic: bool) ->
         What it is called, and of what it is made.
     topology : openmm.app.Topology
         Elements, bonds, and what selections look at.
-    periodic
-        Whether distances are between nearest images.
+    positions, box
+        (n, 3) and (3, 3) in Å, for selections by distance. Without a box distances are not between
+        nearest images.
 
     Raises
     ------
@@ -114,23 +118,26 @@ def variable_of(name: str, plan: VariablePlan, topology: Any, periodic: bool) ->
         If a point is not of atoms of the topology, or of several molecules, which periodic images
         could take apart; or two points are the same.
     """
-    groups = tuple(_group(name, point, topology) for point in plan.points)
+    vectors = np.diag(_NO_BOX) if box is None else box
+    groups = tuple(_group(name, point, topology, positions, vectors) for point in plan.points)
     pairs = [(0, 1), (2, 3)] if plan.kind == "difference" else _all_pairs(len(groups))
     for i, j in pairs:
         if np.array_equal(groups[i][0], groups[j][0]):
             raise ValueError(f"{name}: points {i} and {j} are the same, {plan.points[i]!r}")
-    return Variable(name, plan.kind, groups, periodic)
+    return Variable(name, plan.kind, groups, box is not None)
 
 
 def _all_pairs(count: int) -> list[tuple[int, int]]:
     return [(i, j) for i in range(count) for j in range(i + 1, count)]
 
 
-def _group(name: str, point: Point, topology: Any) -> tuple[Array, Array]:
+def _group(
+    name: str, point: Point, topology: Any, positions: Array, vectors: Array
+) -> tuple[Array, Array]:
     """Return the atoms of a point, and their shares by mass."""
     atoms = list(topology.atoms())
     if isinstance(point, str):
-        chosen = selected(topology, point)
+        chosen = by_words(topology, point, positions, vectors)
     else:
         chosen = [point] if isinstance(point, int) else list(point)
     wrong = [i for i in chosen if not 0 <= i < len(atoms)]
@@ -164,32 +171,3 @@ def _check_one_molecule(name: str, point: Point, chosen: list[int], topology: An
             f"{name}: {point!r} are {len(chosen)} atoms of {found} molecules, of which periodic "
             "images have no common centre: choose atoms of one molecule"
         )
-
-
-def selected(topology: Any, text: str) -> list[int]:
-    """Return the atoms of a topology that a selection of MDAnalysis takes.
-
-    Raises
-    ------
-    ImportError
-        Without MDAnalysis.
-    ValueError
-        If it is no selection, or takes no atom.
-    """
-    try:
-        import MDAnalysis
-    except ImportError:
-        raise ImportError(
-            f"the selection {text!r} needs the package MDAnalysis (pip install MDAnalysis); "
-            "numbers of atoms do without"
-        ) from None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of coordinates, which a topology has none of
-            universe = MDAnalysis.Universe(topology)
-        found: list[int] = universe.select_atoms(text).indices.tolist()
-    except MDAnalysis.SelectionError as error:
-        raise ValueError(f"no selection of MDAnalysis: {text!r} ({error})") from None
-    if not found:
-        raise ValueError(f"the selection {text!r} takes none of {topology.getNumAtoms()} atoms")
-    return found

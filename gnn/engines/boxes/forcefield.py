@@ -1,0 +1,114 @@
+"""Force fields of OpenMM by name or file, and water models by name."""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from gnn.engines.boxes.files import parsed
+
+
+class Water(NamedTuple):
+    """A water model.
+
+    Attributes
+    ----------
+    file
+        Of OpenMM, with ions that fit.
+    grid
+        Water of `openmm.app.Modeller` with as many sites, from which boxes are filled.
+    """
+
+    file: str
+    grid: str
+
+
+#: Water models of ``--solvate``.
+WATERS = {
+    "tip3p": Water("amber14/tip3p.xml", "tip3p"),
+    "tip3pfb": Water("amber14/tip3pfb.xml", "tip3p"),
+    "spce": Water("amber14/spce.xml", "spce"),
+    "opc3": Water("amber14/opc3.xml", "spce"),
+    "tip4pew": Water("amber14/tip4pew.xml", "tip4pew"),
+    "tip4pfb": Water("amber14/tip4pfb.xml", "tip4pew"),
+    "opc": Water("amber14/opc.xml", "tip4pew"),
+}
+#: Force field where none is named, beside that of the water.
+DEFAULT = "amber14-all.xml"
+_HYDROGENS = {"H", "D"}
+
+
+def force_field(names: Sequence[str]) -> Any:
+    """Return an `openmm.app.ForceField` of several files.
+
+    Parameters
+    ----------
+    names
+        Paths of XML files, or names that OpenMM knows, such as ``amber14/tip3pfb.xml``.
+
+    Raises
+    ------
+    OSError, ValueError
+        If a file is missing or no force field; the message names it.
+    """
+    from openmm import app
+
+    folder = Path(app.__file__).parent / "data"
+    for name in names:
+        path = Path(name)
+        if not path.is_file() and not (folder / name).is_file():
+            known = ", ".join(sorted(p.name for p in folder.glob("*.xml"))[:12])
+            raise FileNotFoundError(
+                f"no force field {name}: expected the path of an XML file, or a name that OpenMM "
+                f"knows ({known}, …, amber14/tip3pfb.xml, charmm36/water.xml)"
+            )
+        parsed(path if path.is_file() else folder / name, app.ForceField, "force field (XML)")
+    return app.ForceField(*names)
+
+
+def unmatched(field: Any, topology: Any) -> list[Any]:
+    """Return the residues of which a force field has no template."""
+    found: list[Any] = field.getUnmatchedResidues(topology)
+    return found
+
+
+def describe_unmatched(residues: Sequence[Any], names: Sequence[str]) -> str:
+    """Return in one sentence what a force field lacks, and what to do about it.
+
+    Parameters
+    ----------
+    residues
+        From `unmatched`.
+    names
+        Of the force field's files.
+    """
+    first = residues[0]
+    counts = Counter("site" if a.element is None else a.element.symbol for a in first.atoms())
+    formula = " ".join(f"{symbol}{number}" for symbol, number in sorted(counts.items()))
+    others = Counter(residue.name for residue in residues)
+    told = ", ".join(f"{name} ({number})" for name, number in others.most_common(6))
+    standard = _is_standard(first.name)
+    if standard and _HYDROGENS.isdisjoint(counts):
+        way = "it has no hydrogen: were hydrogens to be added, and failed?"
+    elif standard:
+        way = (
+            "its name is standard, so atoms are missing or too many, or the chain is cut beside it "
+            "(cap its ends with ACE and NME)"
+        )
+    else:
+        way = (
+            "a ligand needs parameters of its own: --forcefield … ligand.xml, as openmmforcefields "
+            "or ParmEd write it, with bonds to it as CONECT records; or make the whole box with "
+            "AmberTools and pass --prmtop and --coordinates"
+        )
+    return (
+        f"the force field ({', '.join(names)}) has no template for {len(residues)} residues: "
+        f"{told}; the first is {first.name} {first.id} in chain {first.chain.id} ({formula}): {way}"
+    )
+
+
+def _is_standard(name: str) -> bool:
+    from openmm.app import PDBFile
+
+    PDBFile._loadNameReplacementTables()
+    return name in PDBFile._residueNameReplacements or name in PDBFile._atomNameReplacements
