@@ -238,7 +238,7 @@ class Run:
             )
         self.watch = Watch(
             settings.on_unknown, self.folder, settings.temperature, settings.interval,
-            self.spread, settings.warn_spread, self.tell,
+            self.spread, settings.warn_spread, self.tell, settings.seed,
         )  # fmt: skip
         if model is None:
             return classical_system(self.topology, self.box.system, {})

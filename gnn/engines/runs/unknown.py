@@ -50,6 +50,8 @@ class Watch:
         Spread of the forces in eV/Å above which they are in doubt. None: none is.
     tell : callable
         Takes warnings.
+    run : int
+        Number of the run, for the frames: a split into training and test keeps them together.
 
     Attributes
     ----------
@@ -72,11 +74,12 @@ class Watch:
         spread: Spread | None = None,
         limit: float | None = None,
         tell: Callable[[str], None] = warnings.warn,
+        run: int = 0,
     ):
         if policy not in POLICIES:
             raise ValueError(f"expected one of {', '.join(POLICIES)}, got {policy!r}")
         self.policy, self.path, self.spacing = policy, folder / "unknown.extxyz", spacing
-        self.spread, self.limit, self.tell = spread, limit, tell
+        self.spread, self.limit, self.tell, self.run = spread, limit, tell, run
         self.counts: Counter[str] = Counter()
         self.evaluations, self.step, self.stopped = 0, 0, False
         self.largest = 0.0
@@ -200,7 +203,7 @@ class Watch:
         if near or len(self._frames) >= MOST or self._batch is None:
             return
         self._saved_at[kind] = self.evaluations
-        self._frames.append(Frame(self.system(), group=f"unknown-{kind}", run=len(self._frames)))
+        self._frames.append(Frame(self.system(), group=f"unknown-{kind}", run=self.run))
         write_frames(self.path, self._frames)
 
     def summary(self) -> str:
