@@ -691,6 +691,22 @@ def gpu_kernels() -> Table:
 # instead of a command, for what was measured once and written down
 BY_HAND = "measured by hand"
 
+
+def replicas() -> Table:
+    names = {"methanol": "methanol, shipped model", "alanine": "alanine dipeptide, AMP-BMS"}
+    header = ["ms of a processor for a step of one replica", *names.values()]
+    whats = (
+        "force field alone", "model alone", "model in a batch", "a run alone", "1 circle",
+        "2 circles",
+    )  # fmt: skip
+    body = []
+    for what in whats:
+        rows = [select(read("replicas"), system=system, what=what) for system in names]
+        shown = f"{what} of {rows[0]['replicas']}" if int(rows[0]["replicas"]) > 1 else what
+        body.append([shown, *(f"{float(row['processor_ms']):.1f}" for row in rows)])
+    return header, body
+
+
 TABLES: dict[str, tuple[Callable[[], Table], str]] = {
     name: (function, command or f"python benchmarks/{name}.py")
     for name, function, command in (
@@ -704,6 +720,7 @@ TABLES: dict[str, tuple[Callable[[], Table], str]] = {
         ("against_mace", against_mace, ""),
         ("against_mace_speed", against_mace_speed, "python benchmarks/against_mace.py"),
         ("finetune", finetune, ""),
+        ("replicas", replicas, ""),
         ("smearing", smearing, ""),
         ("perturbation", perturbation, ""),
         ("committee", committee, ""),

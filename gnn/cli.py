@@ -6,12 +6,12 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from gnn.commands import data, doctor, dynamics, export, models, training, use
+from gnn.commands import data, doctor, dynamics, export, models, sampling, training, use
 
-_GROUPS = (training, use, models, doctor, data, dynamics, export)
-_EXTRAS = dict.fromkeys(("openmm", "ase", "MDAnalysis", "pdbfixer"), "engines") | dict.fromkeys(
-    ("rdkit", "pyscf", "parmed"), "data"
-)
+_GROUPS = (training, use, models, doctor, data, dynamics, sampling, export)
+_EXTRAS = dict.fromkeys(
+    ("openmm", "ase", "MDAnalysis", "pdbfixer", "pymbar"), "engines"
+) | dict.fromkeys(("rdkit", "pyscf", "parmed"), "data")
 _EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, ImportError)
 
 

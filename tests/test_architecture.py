@@ -18,7 +18,7 @@ ARRAYS = {"multipoles/cuda/device.py": {"torch", "cupy", "jax"}}
 # heavy packages that gnn imports inside the function that needs them
 LATE = {
     "MDAnalysis", "ase", "dftd3", "dftd4", "openmm", "openmmml", "pdbfixer", "pyscf", "rdkit",
-    "parmed", "h5py", "matplotlib", "rich", "torch_sim",
+    "parmed", "h5py", "pymbar", "matplotlib", "rich", "torch_sim",
 }  # fmt: skip
 # modules that define a subclass of such a package's class; no other module imports them
 SUBCLASSES = {

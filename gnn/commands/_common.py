@@ -60,17 +60,18 @@ def labelled_frames(path: Any, arguments: argparse.Namespace) -> list[Any]:
     return [*filter(head_filter(frames, arguments.head, "--head"), frames)]
 
 
-def add_policy(parser: Any) -> None:
-    """Add the options that say what becomes of systems outside of the model's training."""
-    policy = parser.add_mutually_exclusive_group()
-    policy.add_argument(
-        "--strict", action="store_true", help="stop at systems outside of the model's training"
-    )
-    policy.add_argument(
-        "--unknown",
-        choices=["warn", "ignore"],
+def add_policy(parser: Any, **more: str) -> None:
+    """Add the option that says what becomes of systems outside of the model's training.
+
+    `more` choices come with what they mean.
+    """
+    told = "".join(f", {name} {meaning}" for name, meaning in more.items())
+    parser.add_argument(
+        "--on-unknown",
+        choices=["warn", "ignore", *more, "stop"],
         default="warn",
-        help="what to do about such systems (default: warn, once for each composition)",
+        help=f"what to do about what the model does not know: warn (default), ignore{told}, or "
+        "stop",
     )
 
 
@@ -79,7 +80,8 @@ def load_with_policy(path: str | None, arguments: argparse.Namespace) -> Any:
     from gnn.training.checkpoint import load_described
 
     model = load_described(path)
-    model.unknown = "raise" if arguments.strict else arguments.unknown
+    named = {"stop": "raise", "save": "warn"}
+    model.unknown = named.get(arguments.on_unknown, arguments.on_unknown)
     return model
 
 

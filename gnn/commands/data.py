@@ -1,4 +1,4 @@
-"""``anisole data generate``, ``info`` and ``convert``."""
+"""``anisole data generate``, ``label``, ``info`` and ``convert``."""
 
 import argparse
 import time
@@ -34,6 +34,13 @@ def register(commands: Any) -> None:
     )
     add_keys(convert)
     convert.set_defaults(run=_convert)
+    again = actions.add_parser("label", help="frames by quantum chemistry, as a run saves them")
+    add = again.add_argument
+    add("input", metavar="IN", help="HDF5 or extxyz, such as unknown.extxyz of anisole md")
+    add("-o", "--output", type=Path, help="HDF5, continued (default: IN_labelled.h5)")
+    _level_options(add)
+    add_keys(again)
+    again.set_defaults(run=_label)
     for action in actions.choices.values():
         action.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
@@ -50,9 +57,7 @@ def _generate_options(parser: Any) -> None:
     add("--processes", type=int, default=1, help="at work at a time (default %(default)s)")
     add("--threads", type=int, default=1, help="of each process (default %(default)s)")
     add("--mbis", action="store_true", help="add multipoles of the atoms, by MBIS")
-    add("--level", default="B3LYP/6-31G*", help="METHOD/BASIS (default %(default)s)")
-    add("--grid-level", type=int, default=2, help="DFT grid of PySCF, 0-9 (default %(default)s)")
-    add("--density-fit", action="store_true", help="fit Coulomb and exchange: faster")
+    _level_options(add)
     add(
         "--kinds",
         nargs="+",
@@ -68,6 +73,12 @@ def _generate_options(parser: Any) -> None:
     add("--cutoff", type=float, default=9.0, help="waters within, Å (default %(default)s)")
     add("--padding", type=float, default=12.0, help="water to the walls, Å (default %(default)s)")
     add("--work", type=Path, help="folder for finished frames (default OUT.work)")
+
+
+def _level_options(add: Any) -> None:
+    add("--level", default="B3LYP/6-31G*", help="METHOD/BASIS (default %(default)s)")
+    add("--grid-level", type=int, default=2, help="DFT grid of PySCF, 0-9 (default %(default)s)")
+    add("--density-fit", action="store_true", help="fit Coulomb and exchange: faster")
 
 
 def _generate(arguments: argparse.Namespace) -> int:
@@ -135,7 +146,7 @@ def _generate_one(recipe: Any, arguments: argparse.Namespace) -> None:
     screen = console()
     say = partial(screen.print, markup=False, soft_wrap=True)  # brackets of SMILES are no markup
     start = time.monotonic()
-    with _Progress(screen) as progress:
+    with _Progress(screen, "force field, molecular dynamics") as progress:
         try:
             generate(
                 recipe,
@@ -160,11 +171,11 @@ def _time(seconds: float) -> str:
 class _Progress(Bar):
     """A bar on a terminal, a line for each frame elsewhere; frames per second and time left."""
 
-    def __init__(self, screen: Any) -> None:
+    def __init__(self, screen: Any, note: str = "") -> None:
         from rich.progress import BarColumn, MofNCompleteColumn
 
         columns = BarColumn(), MofNCompleteColumn()
-        super().__init__(screen, *columns, note="force field, molecular dynamics")
+        super().__init__(screen, *columns, note=note)
         self.done, self._start = 0, time.monotonic()
 
     def __call__(self, done: int, total: int, line: str) -> None:
@@ -174,6 +185,24 @@ class _Progress(Bar):
         self.update(done, f"{pace}; {line}", total)
         if not self.console.is_terminal:
             self.console.print(f"{line}; {pace}", markup=False, soft_wrap=True)
+
+
+def _label(arguments: argparse.Namespace) -> int:
+    from gnn.data import read_frames
+    from gnn.data.making.relabel import Theory, label_frames
+
+    source = Path(arguments.input)
+    out = arguments.output or source.with_name(f"{source.stem}_labelled.h5")
+    if out.resolve() == source.resolve():
+        raise ValueError(f"{out} is the input: name another file by --output")
+    frames = read_frames(source, keys=arguments.keys)
+    theory = Theory(arguments.level, arguments.grid_level, arguments.density_fit)
+    start = time.monotonic()
+    with _Progress(console()) as progress:
+        count, lost = label_frames(frames, out, theory, progress)
+    taken = _time(time.monotonic() - start)
+    print(f"written: {out} ({count} frames at {theory.level}; {taken})")
+    return 1 if lost else 0
 
 
 def _info(arguments: argparse.Namespace) -> int:

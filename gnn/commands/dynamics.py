@@ -9,6 +9,13 @@ from typing import Any
 
 from gnn.commands._box import add_box, made_here, prepare
 from gnn.commands._common import add_policy, console, count, load_with_policy
+from gnn.commands._replicas import (
+    add_sampling,
+    bias_plan,
+    check_new_replicas,
+    number_of,
+    run_replicas,
+)
 from gnn.progress import Bar
 
 
@@ -49,22 +56,48 @@ def register(commands: Any) -> None:
     add("--stop-spread", help=f"stop, with exit status 1, where {about}", **limit)
     add("--output", default="runs/md", help="folder (%(default)s)")
     add("--resume", action="store_true", help="continue from the last checkpoint")
-    add_policy(md)
+    add_sampling(md)
+    add_policy(md, save="frames for labelling, too")
     md.set_defaults(run=_md)
 
 
 def _md(arguments: argparse.Namespace) -> int:
-    from gnn.engines.runs.dynamics import Run
     from gnn.engines.runs.settings import Settings
-    from gnn.engines.spread import SpreadExceeded
 
     if arguments.equilibration is None:
         arguments.equilibration = 10.0 if made_here(arguments) else 0.0
     settings = Settings(**{name: getattr(arguments, name) for name in Settings.model_fields})
     folder, screen = Path(arguments.output), console()
+    if not arguments.resume:
+        check_new_replicas(folder)
     atoms = prepare(arguments, folder, screen)
     model = None if settings.classical else load_with_policy(arguments.model, arguments)
+    plan = bias_plan(arguments, folder)
+    number = number_of(arguments, plan)
+    if number:
+        with _threads(arguments.model_threads):
+            return run_replicas(number, settings, model, atoms, plan, arguments, screen)
+    return _alone(settings, model, atoms, plan, arguments, screen)
+
+
+def _alone(
+    settings: Any,
+    model: Any,
+    atoms: list[int],
+    plan: Any,
+    arguments: argparse.Namespace,
+    screen: Any,
+) -> int:
+    """Do one run; return the exit status."""
+    from gnn.engines.runs.dynamics import Run
+    from gnn.engines.runs.unknown import LeftTraining
+    from gnn.engines.sampling.bias import Bias
+    from gnn.engines.spread import SpreadExceeded
+
+    folder = Path(arguments.output)
     run = Run(folder, settings, model, atoms, say=screen.print)
+    if plan is not None:
+        run.bias = Bias(plan, run.topology, *run.last_frame)
     kind = "classical" if settings.classical else "QM/MM"
     screen.print(
         f"{kind} molecular dynamics: {len(run.qm_atoms)} solute atoms, "
@@ -75,7 +108,7 @@ def _md(arguments: argparse.Namespace) -> int:
     try:
         with _threads(arguments.model_threads), _Progress(screen, run) as progress:
             run.run(arguments.resume, progress)
-    except SpreadExceeded as stopped:
+    except (LeftTraining, SpreadExceeded) as stopped:
         print(f"anisole: {stopped}", file=sys.stderr)
         status = 1
     if status == 0 or run.checkpoint.is_file():  # else it stopped before there was anything
@@ -141,6 +174,8 @@ def _summary(run: Any, kind: str, screen: Any) -> None:
             f"{np.nanmax(energy):.2g} eV, forces {np.nanmedian(force):.2g} and "
             f"{np.nanmax(force):.2g} eV/Å"
         )
+    if unknown := run.watch.summary():
+        screen.print(unknown)
     if settings.ensemble == "nve" and len(log["step"]) > 2:
         drift, error = energy_drift(log, run.degrees_of_freedom, settings.temperature)
         screen.print(f"energy drift {drift:.1e} ± {error:.0e} kT per degree of freedom and ns")

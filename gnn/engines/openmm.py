@@ -110,6 +110,7 @@ def create_system(
     dtype: torch.dtype | None = None,
     watch: Callable[[dict[str, torch.Tensor]], None] | None = None,
     alchemical: bool = False,
+    prepare: Callable[[Embedding], None] | None = None,
     **options: Any,
 ) -> Any:
     """Build an OpenMM system in which a model computes some of the atoms.
@@ -163,6 +164,8 @@ def create_system(
         the charges that the model sees, ``lambda_sterics`` takes the Lennard-Jones interaction
         between QM atoms and others away (`gnn.engines.classical.softcore`). With both at 0 the QM
         atoms are in vacuum.
+    prepare : callable, optional
+        Called once with the `Embedding`, whose ``evaluate`` it may replace.
     **options
         For ``mm_forcefield.createSystem``. Default: PME with a cutoff of 9 Å where there is a
         box, no cutoff else; rigid water; a smooth end of the Lennard-Jones interaction.
@@ -220,6 +223,8 @@ def create_system(
     if embedding.far is not None:
         box = system.getDefaultPeriodicBoxVectors()
         embedding.far.choose(len(zone.numbers), np.array([list(v._value) for v in box]) * NANOMETER)
+    if prepare is not None:
+        prepare(embedding)
     if alchemical:
         soften(system, set(qm))
     parameters = {ELECTROSTATICS: 1.0} if alchemical else {}

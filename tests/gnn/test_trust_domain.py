@@ -361,9 +361,9 @@ def test_commands(model, tmp_path, capsys):
     assert "warning: broken (CH4O, 0): atom" in capsys.readouterr().err
     with open(output, encoding="utf-8") as file:
         assert json.load(file)["structures"][0]["system_novelty"] > 10
-    assert main(["predict", path, structures, "-o", output, "--unknown", "ignore"]) == 0
+    assert main(["predict", path, structures, "-o", output, "--on-unknown", "ignore"]) == 0
     assert "warning" not in capsys.readouterr().err
-    assert main(["predict", path, structures, "-o", output, "--strict"]) == 2
+    assert main(["predict", path, structures, "-o", output, "--on-unknown", "stop"]) == 2
     assert "numbers are meaningless" in capsys.readouterr().err
 
 

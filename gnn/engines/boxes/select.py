@@ -37,7 +37,7 @@ def select(topology: Any, text: str, positions: Array, vectors: Array) -> list[i
     if _NUMBERS.fullmatch(text.strip()):
         atoms = _numbers(text, topology.getNumAtoms())
     else:
-        atoms = _by_words(topology, text, positions, vectors)
+        atoms = by_words(topology, text, positions, vectors)
     _check(topology, text, atoms)
     return atoms
 
@@ -139,7 +139,11 @@ def _resid(residue: Any) -> int:
         return int(residue.index) + 1
 
 
-def _by_words(topology: Any, text: str, positions: Array, vectors: Array) -> list[int]:
+def by_words(topology: Any, text: str, positions: Array, vectors: Array) -> list[int]:
+    """Return the numbers of the atoms that a selection of MDAnalysis names; none or all, too.
+
+    Arguments and errors are those of `select`.
+    """
     made = universe(topology, positions, vectors)
     from MDAnalysis.exceptions import SelectionError
 

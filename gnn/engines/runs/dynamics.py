@@ -23,7 +23,7 @@ from gnn.engines._models import ready_model
 from gnn.engines.boxes.box import read_box
 from gnn.engines.boxes.naming import is_water, name_residues
 from gnn.engines.boxes.select import check_zone
-from gnn.engines.embedding.embedding import APART, check_box
+from gnn.engines.embedding.embedding import APART, Embedding, check_box
 from gnn.engines.embedding.images import Array
 from gnn.engines.openmm import INTERRUPTED, classical_system, create_system
 from gnn.engines.runs.box import (
@@ -38,7 +38,9 @@ from gnn.engines.runs.box import (
 from gnn.engines.runs.failure import explain, longest_bond_of, warn_of_step, write_pdb
 from gnn.engines.runs.settings import Settings
 from gnn.engines.runs.trajectory import Trajectory
+from gnn.engines.runs.unknown import LeftTraining, Watch
 from gnn.engines.runs.zone import zone_tree
+from gnn.engines.sampling.bias import Bias, read_arrays
 from gnn.engines.spread import SPREAD_COLUMNS, Spread, SpreadExceeded
 from gnn.training.calibration import calibration_line
 from gnn.training.committee import Committee
@@ -51,7 +53,9 @@ COLUMNS = (
 )  # fmt: skip
 _HOT = 3.0  # times the temperature asked for
 # may change on the way
-_STILL_FREE = ("steps", "threads", "platform", "equilibration", "warn_spread", "stop_spread")
+_STILL_FREE = (
+    "steps", "threads", "platform", "equilibration", "warn_spread", "stop_spread", "on_unknown",
+)  # fmt: skip
 
 
 class Run:
@@ -69,6 +73,8 @@ class Run:
         Numbers from 0 of the atoms that the model computes. None: those of the first residue.
     say : callable
         Takes lines of progress.
+    bias : Bias, optional
+        What acts on collective variables, which the log then has columns of.
 
     Attributes
     ----------
@@ -76,6 +82,12 @@ class Run:
         Topology, classical system and coordinates; names that would mislead readers are changed.
     spread : Spread or None
         Of a committee, once the run has begun.
+    watch : Watch or None
+        For what the model does not know, once the run has begun.
+    tell : callable
+        Takes warnings of the running simulation.
+    embedded : callable or None
+        Called with the `Embedding` before the run begins; it may replace its ``evaluate``.
 
     Raises
     ------
@@ -92,8 +104,9 @@ class Run:
         model: Any = None,
         qm_atoms: Sequence[int] | None = None,
         say: Callable[[str], None] = print,
+        bias: Bias | None = None,
     ):
-        self.folder, self.settings, self.say = folder, settings, say
+        self.folder, self.settings, self.say, self.bias = folder, settings, say, bias
         self.model, self.box = model, read_box(folder)
         self.topology = self.box.topology
         self.qm_atoms = self._zone(qm_atoms)
@@ -111,8 +124,10 @@ class Run:
             self.trajectory, self.topology, settings.timestep, settings.interval
         )
         self.last_frame: tuple[Array, Array] = self.box.positions, self.box.vectors
-        self._warned: set[str] = set()
         self.spread: Spread | None = None
+        self.watch: Watch | None = None
+        self.tell: Callable[[str], None] = warnings.warn
+        self.embedded: Callable[[Embedding], None] | None = None
         self._columns: Sequence[str] = COLUMNS
         self._saved = 0
 
@@ -145,6 +160,8 @@ class Run:
         ------
         SpreadExceeded
             If the members of a committee disagree by more than ``settings.stop_spread``.
+        LeftTraining
+            If the run leaves what the model knows, and ``settings.on_unknown`` is "stop".
         ValueError
             If the run cannot go on, or settings do not fit the model or a run that was begun.
         """
@@ -153,7 +170,7 @@ class Run:
                 f"{self.folder} holds a run already: continue it with --resume, or name another "
                 "folder"
             )
-        simulation = self._simulation()
+        simulation = self._simulation(resume)
         try:
             with self._explained(simulation):
                 step = self._restore(simulation) if resume else self._begin(simulation)
@@ -172,13 +189,19 @@ class Run:
             if str(error) == INTERRUPTED:
                 raise KeyboardInterrupt from None
             if self.spread is not None and self.spread.exceeded:
-                reason = str(error)
-                if self.checkpoint.is_file():
-                    reason += f" (step {self._saved} is kept in {self.checkpoint})"
-                raise explain(self, simulation, reason, SpreadExceeded) from None
+                raise explain(self, simulation, self._kept(error), SpreadExceeded) from None
+            if self.watch is not None and self.watch.stopped:
+                raise explain(self, simulation, self._kept(error), LeftTraining) from None
             raise explain(self, simulation, " ".join(str(error).split())) from None
+        except LeftTraining as error:
+            raise explain(self, simulation, self._kept(error), LeftTraining) from None
         except FloatingPointError as error:
             raise explain(self, simulation, str(error)) from None
+
+    def _kept(self, error: Exception) -> str:
+        """Return what an error says, and from where the run can go on."""
+        kept = f" (step {self._saved} is kept in {self.checkpoint})"
+        return str(error) + (kept if self.checkpoint.is_file() else "")
 
     def _advance(
         self, simulation: Any, step: int, progress: Callable[[int, float], None] | None
@@ -186,11 +209,12 @@ class Run:
         """Do the remaining steps."""
         if step >= self.settings.steps:
             self.say(f"nothing to do: {step} of {self.settings.steps} steps are done")
+        move = simulation.step if self.bias is None else self.bias.stepper(simulation)
         clock = time.perf_counter()
         while step < self.settings.steps:
             interval = self.settings.interval
             count = min(interval - step % interval, self.settings.steps - step)
-            simulation.step(count)
+            move(count)
             step += count
             now = time.perf_counter()
             speed = count * self.settings.timestep * 1e-6 / ((now - clock) / 86400)
@@ -213,8 +237,15 @@ class Run:
                 f"--warn-spread and --stop-spread need a committee as the model, got {what}: leave "
                 "them out, or train one (anisole train --committee)"
             )
+        self.watch = Watch(
+            settings.on_unknown, self.folder, settings.temperature, settings.interval,
+            self.spread, settings.warn_spread, self.tell, settings.seed,
+        )  # fmt: skip
         if model is None:
             return classical_system(self.topology, self.box.system, {})
+        model.unknown = "ignore"  # the watch speaks of it
+        if model.domain is None:
+            self.say("the model does not say what it was trained on: its novelty is not known")
         return create_system(
             self.topology,
             self.box.system,
@@ -222,10 +253,17 @@ class Run:
             model,
             cutoff=settings.cutoff,
             electrostatics=settings.electrostatics,
-            watch=self.spread,
+            watch=self.watch,
+            prepare=self._prepare,
         )
 
-    def _simulation(self) -> Any:
+    def _prepare(self, embedding: Embedding) -> None:
+        if self.embedded is not None:
+            self.embedded(embedding)
+        assert self.watch is not None  # for the type checker
+        self.watch.attach(embedding)
+
+    def _simulation(self, resume: bool) -> Any:
         import openmm
         from openmm import app, unit
 
@@ -245,6 +283,11 @@ class Run:
             system.addForce(barostat)
         if settings.hydrogen_mass is not None:
             repartition(system, self.topology, self.qm_atoms, settings.hydrogen_mass)
+        if self.bias is not None:
+            saved = read_arrays(self.checkpoint) if resume and self.checkpoint.is_file() else {}
+            self.bias.add_to(system, settings.temperature, self.folder, saved.get("bias"))
+        assert self.watch is not None  # for the type checker
+        self.watch.begin(resume)
         warn_of_step(self.topology, system, settings.timestep)
         self.degrees_of_freedom = degrees_of_freedom(system)
         self._mass = float(masses(system).sum())
@@ -267,12 +310,18 @@ class Run:
         context.setVelocitiesToTemperature(
             self.settings.temperature * unit.kelvin, self.settings.seed + 1
         )
+        if self.bias is not None:
+            self.bias.begin(simulation, self.settings.timestep)
         found = context.getState(positions=True, enforcePeriodicBox=True)
         self.last_frame = in_angstrom(found)
         path = self.folder / "topology.pdb"
         write_pdb(path, self.topology, *self.last_frame, self.zone_tree)
         self._frames.begin()
-        self._columns = (*COLUMNS, *(SPREAD_COLUMNS if self.spread is not None else ()))
+        self._columns = (
+            *COLUMNS,
+            *(SPREAD_COLUMNS if self.spread is not None else ()),
+            *(self.bias.columns if self.bias is not None else ()),
+        )
         with atomic_write(self.log) as temporary:
             temporary.write_text(",".join(self._columns) + "\r\n", encoding="utf-8", newline="")
         self._record(simulation, 0, float("nan"))
@@ -305,37 +354,22 @@ class Run:
         row = dict(zip(COLUMNS, values, strict=True))
         if self.spread is not None:
             row |= self.spread.row()
+        if self.bias is not None:
+            row |= self.bias.row(*self.last_frame)
         with open(self.log, "a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, self._columns, "nan", extrasaction="ignore").writerow(row)
 
     def _warn(self, step: int, kelvin: float) -> None:
-        """Warn once of each: heat, a stretched bond of the molecule, a committee that disagrees."""
-        asked = self.settings.temperature
-        if kelvin > _HOT * asked and "heat" not in self._warned:
-            self._warned.add("heat")
-            warnings.warn(
-                f"step {step}: the temperature is {kelvin:.0f} K, asked for were {asked:g} K",
-                stacklevel=2,
-            )
+        """Tell of heat and of a stretched bond of the molecule, as of all that is unknown."""
+        assert self.watch is not None  # for the type checker
+        self.watch.step, asked = step, self.settings.temperature
+        if kelvin > _HOT * asked:
+            text = f"the temperature is {kelvin:.0f} K, asked for were {asked:g} K"
+            self.watch.report("heat", text)
         bond, ratio = longest_bond_of(self, *self.last_frame)
-        if ratio > APART and "bond" not in self._warned:
-            self._warned.add("bond")
-            warnings.warn(
-                f"step {step}: the bond {bond} is {ratio:.1f} times as long as usual; the "
-                "model may not know what it computes",
-                stacklevel=2,
-            )
-        limit = self.settings.warn_spread
-        if self.spread is None or limit is None or "spread" in self._warned:
-            return
-        if self.spread.largest > limit:
-            self._warned.add("spread")
-            warnings.warn(
-                f"step {step}: the members of the committee disagree: the spread of the forces "
-                f"went up to {self.spread.largest:.3g} eV/Å since the last row of the log, above "
-                f"--warn-spread {limit:g}",
-                stacklevel=2,
-            )
+        if ratio > APART:
+            text = f"the bond {bond} is {ratio:.1f} times as long as usual"
+            self.watch.report("bond", f"{text}; the model may not know what it computes")
 
     # --- going on ---------------------------------------------------------------------------------
 
@@ -343,6 +377,7 @@ class Run:
         return {k: v for k, v in self.settings.model_dump().items() if k not in _STILL_FREE} | {
             "model": str(self.model),
             "qm_atoms": self.qm_atoms,
+            "bias": None if self.bias is None else self.bias.record(),
         }
 
     def _upgraded(self, before: dict[str, Any]) -> dict[str, Any]:
@@ -363,9 +398,9 @@ class Run:
             "settings": self._record_of_settings(),
         }
         state = np.frombuffer(simulation.context.createCheckpoint(), dtype=np.uint8)
-        text = json.dumps(record)
+        more: dict[str, Any] = {} if self.bias is None else self.bias.state()
         with atomic_write(self.checkpoint) as temporary:
-            np.savez(temporary, state=state, record=text)
+            np.savez(temporary, state=state, record=json.dumps(record), **more)
         self._saved = step
         if record["platform"] == "CPU":
             # A run that restarts here rebuilds its neighbour lists, and sums in another order; so

@@ -53,6 +53,9 @@ class Settings(Checked):
     warn_spread, stop_spread
         Spread of a committee's forces in eV/Å (`gnn.engines.spread.Spread`) above which the run
         warns, once, and above which it stops. None: neither.
+    on_unknown
+        What is done where the run leaves what the model knows (`gnn.engines.runs.unknown`):
+        "ignore", "warn", "save" frames for labelling, or "stop". Spreads count from `warn_spread`.
     """
 
     steps: int = Field(ge=1)
@@ -74,6 +77,7 @@ class Settings(Checked):
     threads: int | None = Field(default=None, ge=1)
     warn_spread: float | None = Field(default=None, gt=0)
     stop_spread: float | None = Field(default=None, gt=0)
+    on_unknown: Literal["ignore", "warn", "save", "stop"] = "warn"
 
     @field_validator("cutoff")
     @classmethod

@@ -1,0 +1,1 @@
+"""Sampling beyond one run: collective variables, biases, free energies, replicas."""
