@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
@@ -45,9 +45,17 @@ def joined(batches: Sequence[Batch]) -> Batch:
         raise ValueError(f"expected batches of one type, got {sorted(map(str, types))}")
     given: dict[str, Any] = {"n_systems": sum(one.n_systems for one in batches)}
     for field in fields(Batch):
-        if field.name not in ("n_systems", "labels"):
+        if field.name not in ("n_systems", "labels", "between"):
             given[field.name] = _column(field.name, batches)
+    if any(one.between for one in batches):
+        own = (one.between or (_nothing,) * one.n_systems for one in batches)
+        given["between"] = tuple(chain.from_iterable(own))
     return Batch(**given)
+
+
+def _nothing(_: Tensor, moments: Tensor) -> Tensor:
+    """Return the energy of atoms that have none beside the model's."""
+    return moments.new_zeros(())
 
 
 def _column(name: str, batches: Sequence[Batch]) -> Any:

@@ -64,6 +64,21 @@ def test_joined_batches_give_what_each_gives_alone(committee):
         assert_same(part, ask(model, batch))
 
 
+def test_energies_between_atoms_stay_with_their_system():
+    """As in periodic electrostatics: a field for one, and an energy of its moments."""
+    model, made = batches(3)
+    field = 0.1 * torch.randn(6, 20, generator=torch.Generator().manual_seed(1)).double()
+    made[1].external_field = field
+    made[1].between = (lambda x, m: (x.sum(1) * m[:, 0]).sum(),)
+    found = {"forces": True, "mm_forces": True, "mm_potential": True, "field_response": True}
+    parts = parted(model(joined(made), **found), made)
+    for part, batch in zip(parts, made, strict=True):
+        alone = model(batch, **found)
+        width = alone["field_response"].shape[1]
+        part["field_response"] = part["field_response"][:, :width]
+        assert_same(part, alone)
+
+
 def test_batches_that_do_not_go_together_are_refused():
     _, (first, second) = batches(2)
     with pytest.raises(ValueError, match=r"one type, got \['torch.float32', 'torch.float64'\]"):
