@@ -191,7 +191,14 @@ def _zone(arguments: argparse.Namespace, box: Any, screen: Any) -> tuple[str, li
         screen.print(f"the zone, {text}: {len(atoms)} atoms of {told}", markup=False)
     if cut:
         told = ", ".join(cut[:6]) + (", …" if len(cut) > 6 else "")
-        screen.print(f"it cuts {len(cut)} bonds: {told}", markup=False)
+        kept = {
+            "refuse": "which --link-scheme refuse does not allow",
+        }.get(
+            arguments.link_scheme,
+            f"hydrogen takes their place, charges by {arguments.link_scheme!r}",
+        )
+        bonds = "a bond" if len(cut) == 1 else f"{len(cut)} bonds"
+        screen.print(f"it cuts {bonds}: {told}; {kept}", markup=False)
     return text, atoms
 
 

@@ -40,6 +40,13 @@ def register(commands: Any) -> None:
         help="of charges beyond: all of them, periodic (default); none; or, with AMP-BMS, as in "
         "its publication",
     )
+    add("--charge", type=int, help="of the zone, e (that of the force field)")
+    add(
+        "--link-scheme",
+        choices=["shift", "rcd", "delete", "refuse"],
+        default="shift",
+        help="where bonds are cut: what becomes of the charge there (default: shift)",
+    )
     add("--precision", choices=["float32", "float64"], default="float32", help="of the model")
     add("--classical", action="store_true", help="the force field alone, for comparison")
     add("--interval", type=int, default=100, help="steps between frames (%(default)s)")

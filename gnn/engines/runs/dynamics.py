@@ -253,6 +253,8 @@ class Run:
             model,
             cutoff=settings.cutoff,
             electrostatics=settings.electrostatics,
+            charge=settings.charge,
+            link_scheme=settings.link_scheme,
             watch=self.watch,
             prepare=self._prepare,
         )
@@ -382,7 +384,7 @@ class Run:
 
     def _upgraded(self, before: dict[str, Any]) -> dict[str, Any]:
         """Return settings of a run; older versions named one residue, and cut charges off."""
-        before = {"electrostatics": "cutoff"} | before
+        before = {"electrostatics": "cutoff", "charge": None, "link_scheme": "shift"} | before
         if "qm_residue" not in before:
             return before
         residue = list(self.topology.residues())[before["qm_residue"]]

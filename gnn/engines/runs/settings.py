@@ -28,6 +28,11 @@ class Settings(Checked):
         Distance in Å within which the model sees charges one by one.
     electrostatics
         What becomes of the others: see `gnn.engines.openmm.create_system`.
+    charge
+        Of the zone in e. None: the whole number that is nearest to the force field's.
+    link_scheme
+        What becomes of the charge where a bond is cut, or "refuse": see
+        `gnn.engines.openmm.create_system`.
     hydrogen_mass
         Mass in Da that hydrogens get from the atoms they are bonded to, water outside of the zone
         aside. None: the masses of the force field.
@@ -65,6 +70,8 @@ class Settings(Checked):
     friction: float = Field(default=1.0, gt=0)
     cutoff: float = Field(default=9.0, gt=0)
     electrostatics: Literal[ELECTROSTATICS] = "periodic"  # type: ignore[valid-type]
+    charge: int | None = None
+    link_scheme: Literal["shift", "rcd", "delete", "refuse"] = "shift"
     hydrogen_mass: float | None = Field(default=None, ge=1.0, le=4.0)
     precision: Literal["float32", "float64"] = "float32"
     classical: bool = False
