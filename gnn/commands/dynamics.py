@@ -27,6 +27,7 @@ def register(commands: Any) -> None:
     add("--model", metavar="CHECKPOINT", help="default: the one that ships")
     add("--steps", type=int, required=True, help="in all")
     add("--timestep", type=float, default=0.5, help="fs (%(default)s)")
+    add("--hydrogen-mass", type=float, metavar="DA", help="3 allows steps of 1.5 fs (1.008)")
     add("--ensemble", choices=["nvt", "npt", "nve"], default="nvt")
     add("--temperature", type=float, default=300.0, help="K (%(default)s)")
     add("--friction", type=float, default=1.0, help="1/ps (%(default)s)")

@@ -31,7 +31,7 @@ from gnn.engines.runs.analysis import (
     read_log,
     read_trajectory,
 )
-from gnn.engines.runs.box import warn_of_density
+from gnn.engines.runs.box import masses, warn_of_density
 from gnn.engines.runs.dynamics import Run
 from gnn.engines.runs.failure import longest_step
 from gnn.engines.runs.settings import Settings
@@ -614,3 +614,19 @@ def test_drift_is_the_slope():
     drift, error = energy_drift(log, 50, 300)
     assert drift == pytest.approx(0.02, abs=4 * error)
     assert 0 < error < 1e-4
+
+
+def test_heavy_hydrogens(box, tmp_path):
+    write_box(tmp_path, methanol_in_water())
+    plain = Run(tmp_path, Settings(steps=10))._simulation().system
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        heavy = Run(tmp_path, Settings(steps=10, timestep=1.5, hydrogen_mass=3.0))._simulation()
+    found, before = masses(heavy.system), masses(plain)
+    np.testing.assert_allclose(found[2:6], 3.0)
+    assert found[:6].sum() == pytest.approx(before[:6].sum())
+    np.testing.assert_array_equal(found[6:], before[6:])
+    with pytest.raises(ValueError, match=r"would leave 3.03 Da of atom 0 \(C1\): take less"):
+        Run(tmp_path, Settings(steps=10, hydrogen_mass=4.0))._simulation()
+    water = Run(tmp_path, Settings(steps=10, hydrogen_mass=2.0), qm_atoms=range(9))
+    np.testing.assert_allclose(masses(water._simulation().system)[7:9], 2.0)

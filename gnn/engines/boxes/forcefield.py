@@ -1,5 +1,6 @@
 """Force fields of OpenMM by name or file, and water models by name."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,9 +68,18 @@ def force_field(names: Sequence[str]) -> Any:
 
 
 def unmatched(field: Any, topology: Any) -> list[Any]:
-    """Return the residues of which a force field has no template."""
+    """Return the residues of which a force field has no template, its patches included."""
     found: list[Any] = field.getUnmatchedResidues(topology)
-    return found
+    if not found:
+        return found
+    try:
+        field.createSystem(topology)  # the only way that tries patches: ends of chains in CHARMM
+    except Exception as error:  # of many types
+        named = re.search(r"residue (\d+) \(", str(error))
+        residues = list(topology.residues())
+        first = residues[int(named[1])] if named and int(named[1]) < len(residues) else found[0]
+        return [first] + [r for r in found if r.name == first.name and r is not first]
+    return []
 
 
 def describe_unmatched(residues: Sequence[Any], names: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ import random
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -196,11 +197,12 @@ def _completed(path: Path, model: Any, field: Any, ph: float, say: Say) -> Any:
     heavy = _kinds(model.topology)
     try:
         model.addHydrogens(pH=ph)
-        model.addExtraParticles(field)
     except Exception as error:  # of many types
         raise ValueError(
             f"{path}: hydrogens cannot be added ({' '.join(str(error).split())})"
         ) from None
+    with suppress(ValueError):  # of residues without template, which are described later
+        model.addExtraParticles(field)
     after = _kinds(model.topology)
     hydrogens = after["H"] - heavy["H"]
     if hydrogens:

@@ -214,6 +214,8 @@ def there(topology: Any) -> str:
     names = Counter(residue.name for residue in topology.residues()).most_common()
     told = ", ".join(f"{name} ({number})" for name, number in names[:8])
     rest = f", … ({len(names)} names)" if len(names) > 8 else ""
-    chains = [str(chain.id) for chain in topology.chains()]
+    chains = [chain.id for chain in topology.chains() if chain.id.strip()]
     more = ", …" if len(chains) > 8 else ""
-    return f"there are residues {told}{rest} in chains {', '.join(chains[:8])}{more}"
+    return f"there are residues {told}{rest}" + (
+        f" in chains {', '.join(chains[:8])}{more}" if chains else ", and chains without letters"
+    )

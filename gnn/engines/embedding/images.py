@@ -12,9 +12,6 @@ from scipy.spatial import cKDTree
 
 Array = NDArray[Any]
 
-#: Whole numbers of box vectors to all neighbouring boxes, the box itself first.
-_STEPS = np.array(sorted(product((-1, 0, 1), repeat=3), key=lambda n: np.abs(n).sum()))
-
 
 def nearest_image(vectors: Array, box: Array | None) -> Array:
     """Return vectors (…, 3) moved by whole boxes to near the origin.
@@ -73,33 +70,41 @@ class Tree:
         return moved
 
 
+def moves_up_to(length: float, box: Array) -> Array:
+    """Return all moves (k, 3) in Å by whole box vectors up to a length in Å, the shortest first.
+
+    Parameters
+    ----------
+    length
+        In Å.
+    box
+        Box vectors as rows in Å, (3, 3).
+    """
+    most = np.floor(length * np.linalg.norm(np.linalg.inv(box), axis=0) + 1e-9).astype(int)
+    numbers = np.array(list(product(*(range(-n, n + 1) for n in most))))
+    moves = numbers @ box
+    lengths = np.linalg.norm(moves, axis=1)
+    order = np.argsort(lengths, kind="stable")
+    found: Array = moves[order[lengths[order] <= length]]
+    return found
+
+
 def steps_within(reach: float, box: Array | None) -> Array:
     """Return moves (k, 3) in Å by box vectors after which nearest images may be within reach.
 
     Parameters
     ----------
     reach
-        Largest distance in Å from the origin.
+        Largest distance in Å from the origin; it may be longer than the box.
     box
         Box vectors as rows in Å, reduced. None: there is one move, by nothing.
-
-    Raises
-    ------
-    ValueError
-        If more than the neighbouring boxes are within reach.
     """
     if box is None:
         return np.zeros((1, 3))
-    narrowest = float(np.diag(box).min())
-    if reach > narrowest:
-        raise ValueError(
-            f"the box ({narrowest:.1f} Å at its narrowest) is smaller than the reach of its QM "
-            f"atoms ({reach:.1f} Å, their radius and the cutoff): use more solvent"
-        )
-    if 2 * reach <= narrowest:  # half of the box: what is within reach is the nearest image
+    edges = np.diag(box)
+    if 2 * reach <= edges.min():  # half of the box: what is within reach is the nearest image
         return np.zeros((1, 3))
-    moves: Array = _STEPS @ box
-    return moves
+    return moves_up_to(reach + 0.5 * float(np.linalg.norm(edges)), box)
 
 
 def gap_between_images(points: Array, box: Array, reach: float) -> float:
@@ -115,14 +120,13 @@ def gap_between_images(points: Array, box: Array, reach: float) -> float:
         Distances beyond this need not be found.
     """
     radius = float(np.linalg.norm(points - points.mean(axis=0), axis=1).max())
-    moves = _STEPS[1:] @ box
-    # a move and its opposite find the same pairs
-    first = (_STEPS[1:] * [9, 3, 1]).sum(axis=1) > 0
-    near = first & (np.linalg.norm(moves, axis=1) < 2 * radius + reach)
-    if not near.any():
+    moves = moves_up_to(2 * radius + reach, box)[1:]
+    if not len(moves):
         return reach
+    # a move and its opposite find the same pairs
+    ahead = (np.sign(moves.round(9)) * [9, 3, 1]).sum(axis=1) > 0
     lower, upper = points.min(axis=0) - reach, points.max(axis=0) + reach
-    images = (points + moves[near, None]).reshape(-1, 3)
+    images = (points + moves[ahead, None]).reshape(-1, 3)
     images = images[((images > lower) & (images < upper)).all(axis=1)]
     if not len(images):
         return reach

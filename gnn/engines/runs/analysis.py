@@ -12,6 +12,7 @@ from gnn.units import GAS_CONSTANT
 from multipoles.files import atomic_write
 
 Array = NDArray[Any]
+_CURVES = 8  # in a picture
 
 
 class Distribution(NamedTuple):
@@ -148,9 +149,9 @@ def picture(folder: Path, topology: Any, solute: Sequence[int], title: str) -> P
     if path.is_file() and oxygens and rectangular:
         frames, boxes = read_trajectory(path)
         end = min(8.0, 0.5 * float(boxes.min()))
-        for i in heavy:
-            distribution = radial_distribution(frames, boxes, [i], oxygens, end)
-            axes[2].plot(*distribution, label=f"{atoms[i].name}–O(water)", lw=1.2)
+        for name, centres in _centres(atoms, heavy):
+            distribution = radial_distribution(frames, boxes, centres, oxygens, end)
+            axes[2].plot(*distribution, label=f"{name}–O(water)", lw=1.2)
         axes[2].axhline(1, color="0.8", lw=0.8, zorder=0)
         axes[2].set(xlabel="distance / Å", ylabel="g(r)", xlim=(0, end))
         axes[2].legend(frameon=False, fontsize=8)
@@ -158,3 +159,13 @@ def picture(folder: Path, topology: Any, solute: Sequence[int], title: str) -> P
     with atomic_write(folder / "md.png") as temporary:
         figure.savefig(temporary, dpi=120)
     return folder / "md.png"
+
+
+def _centres(atoms: Sequence[Any], heavy: Sequence[int]) -> list[tuple[str, list[int]]]:
+    """Return the atoms about which water is counted: each by itself, or by element if many."""
+    if len(heavy) <= _CURVES:
+        return [(atoms[i].name, [i]) for i in heavy]
+    found: dict[str, list[int]] = {}
+    for i in heavy:
+        found.setdefault(atoms[i].element.symbol, []).append(i)
+    return list(found.items())

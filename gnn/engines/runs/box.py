@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,48 @@ def platform_of(settings: Settings) -> tuple[Any, ...]:
 def masses(system: Any) -> Array:
     """Return the masses of all particles in Da, (n,)."""
     return np.array([system.getParticleMass(i)._value for i in range(system.getNumParticles())])
+
+
+def repartition(system: Any, topology: Any, zone: Iterable[int], mass: float) -> None:
+    """Move mass to hydrogens from the atoms they are bonded to; totals stay.
+
+    Averages stay as they are, and the fastest vibrations are slower. Water outside of the zone
+    keeps its masses: it is rigid as a rule.
+
+    Parameters
+    ----------
+    system : openmm.System
+        Changed in place.
+    topology : openmm.app.Topology
+        Its bonds.
+    zone
+        Numbers of the model's atoms.
+    mass
+        Of a hydrogen in Da.
+
+    Raises
+    ------
+    ValueError
+        If a heavy atom would be left with less.
+    """
+    inside = set(zone)
+    for bond in topology.bonds():
+        light, heavy = sorted(bond, key=lambda a: a.element is None or a.element.symbol != "H")
+        symbols = [None if a.element is None else a.element.symbol for a in (light, heavy)]
+        if symbols[0] != "H" or symbols[1] in (None, "H"):
+            continue
+        if is_water(light.residue) and light.index not in inside:
+            continue
+        ours, theirs = (system.getParticleMass(a.index)._value for a in (light, heavy))
+        if ours == 0:  # held fixed
+            continue
+        if theirs - (mass - ours) < mass:
+            raise ValueError(
+                f"--hydrogen-mass {mass:g} would leave {theirs - mass + ours:.2f} Da of atom "
+                f"{heavy.index} ({heavy.name}): take less"
+            )
+        system.setParticleMass(light.index, mass)
+        system.setParticleMass(heavy.index, theirs - (mass - ours))
 
 
 def degrees_of_freedom(system: Any) -> int:

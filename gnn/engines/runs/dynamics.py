@@ -32,6 +32,7 @@ from gnn.engines.runs.box import (
     in_angstrom,
     masses,
     platform_of,
+    repartition,
     temperature,
 )
 from gnn.engines.runs.failure import explain, longest_bond_of, warn_of_step, write_pdb
@@ -279,6 +280,8 @@ class Run:
             barostat = openmm.MonteCarloBarostat(1 * unit.bar, kelvin)
             barostat.setRandomNumberSeed(settings.seed + 1)
             system.addForce(barostat)
+        if settings.hydrogen_mass is not None:
+            repartition(system, self.topology, self.qm_atoms, settings.hydrogen_mass)
         if self.bias is not None:
             saved = read_arrays(self.checkpoint) if resume and self.checkpoint.is_file() else {}
             self.bias.add_to(system, settings.temperature, self.folder, saved.get("bias"))

@@ -25,6 +25,9 @@ class Settings(Checked):
         Of the Langevin thermostat in 1/ps.
     cutoff
         Distance in Å within which charges act on the model's atoms.
+    hydrogen_mass
+        Mass in Da that hydrogens get from the atoms they are bonded to, water outside of the zone
+        aside. None: the masses of the force field.
     precision
         "float32" or "float64", of the model.
     classical
@@ -58,6 +61,7 @@ class Settings(Checked):
     temperature: float = Field(default=300.0, gt=0)
     friction: float = Field(default=1.0, gt=0)
     cutoff: float = Field(default=9.0, gt=0)
+    hydrogen_mass: float | None = Field(default=None, ge=1.0, le=4.0)
     precision: Literal["float32", "float64"] = "float32"
     classical: bool = False
     interval: int = Field(default=100, ge=1)
