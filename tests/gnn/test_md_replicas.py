@@ -170,8 +170,8 @@ def test_all_stop_where_they_wait():
 
 
 def test_circles():
-    assert [circles(n, 2) for n in (1, 4, 7, 8, 16)] == [1, 1, 1, 2, 2]
-    assert circles(64, 8) == 8
+    assert [circles(n, 4) for n in (1, 4, 7, 8, 16)] == [1, 1, 1, 2, 2]
+    assert circles(64, 16) == 8 and circles(64, 1) == 1
 
 
 # --- the command ----------------------------------------------------------------------------------

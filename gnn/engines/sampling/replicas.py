@@ -14,12 +14,13 @@ Progress = Callable[[int, int, float], None]
 def circles(replicas: int, cores: int | None = None) -> int:
     """Return in how many circles replicas meet: while one evaluates the model, another moves.
 
-    As many as there are cores, as long as each has four replicas or more.
+    One for every two cores, as long as each has four replicas or more: on two cores a second one
+    saved no time (``benchmarks/replicas.py``).
     """
     if cores is None:
         known = hasattr(os, "sched_getaffinity")  # on Linux: those that this process may use
         cores = len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
-    return max(1, min(cores, replicas // 4))
+    return max(1, min(cores // 2, replicas // 4))
 
 
 class Replicas:
