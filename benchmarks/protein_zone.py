@@ -74,7 +74,7 @@ def make(protein: str, padding: float) -> Path:
 
 
 def compact(protein: str, path: Path) -> None:
-    """Write a compact structure of a sequence: tleap, then 100 ps in implicit solvent."""
+    """Write a compact structure of a sequence: tleap, then 20 ps in implicit solvent."""
     import openmm
     from openmm import app, unit
 
@@ -110,16 +110,16 @@ def compact(protein: str, path: Path) -> None:
     places = np.array(start.positions.value_in_unit(unit.nanometer))
     simulation.context.setPositions(places - places.mean(axis=0))
     simulation.minimizeEnergy(maxIterations=500)
-    simulation.step(25_000)
+    simulation.step(5_000)
     simulation.context.setParameter("k", 0.0)
-    simulation.step(25_000)
+    simulation.step(5_000)
     simulation.minimizeEnergy(maxIterations=500)
     state = simulation.context.getState(positions=True)
     with path.open("w") as file:
         app.PDBFile.writeFile(start.topology, state.getPositions(), file)
     places = np.array(state.getPositions(asNumpy=True)._value) * 10
     radius = np.sqrt(((places - places.mean(axis=0)) ** 2).sum(axis=1).mean())
-    print(f"{protein}: radius of gyration {radius:.1f} Å after 100 ps in implicit solvent")
+    print(f"{protein}: radius of gyration {radius:.1f} Å after 20 ps in implicit solvent")
 
 
 def model_of(name: str) -> Any:
