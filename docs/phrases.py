@@ -218,9 +218,7 @@ def getting_started() -> list[str]:
 
 
 def md() -> list[str]:
-    """Return drift, temperatures and speed of molecular dynamics."""
-    drift = power(dynamics("NVE drift of the energy"))
-    error = power(dynamics("NVE drift, standard error"))
+    """Return the speed of molecular dynamics."""
     step = dynamics("time of one step")
     parts = [
         dynamics(f"time of {what}")
@@ -230,6 +228,19 @@ def md() -> list[str]:
             "images, weights, chain rule",
         )
     ]
+    return [
+        f"takes {step:.1f} ms at best, which is {nanoseconds(step):.1f} ns a day (a run of 2000 "
+        f"steps on two cores: {run('shipped box, 2000 steps of 0.5 fs, two cores: median step')} "
+        f"ms in the median, {run('shipped box, 2000 steps of 0.5 fs, two cores: speed')} ns a "
+        f"day); the force field alone takes {parts[1]:.1f} ms",
+        *(f"| {value:.1f} |\n" for value in (*parts, step - sum(parts))),
+    ]
+
+
+def md_electrostatics() -> list[str]:
+    """Return drift, temperatures and the first neighbours in molecular dynamics."""
+    drift = power(dynamics("NVE drift of the energy"))
+    error = power(dynamics("NVE drift, standard error"))
     near = {
         name: max(
             (r for r in read("md_rdf") if r["run"] == name and number(r, "r") < 2.3),
@@ -246,13 +257,6 @@ def md() -> list[str]:
         f"{dynamics('classical (GAFF2), 300 K: mean temperature')} K)",
         f"about {model} Å long and hardly ever broken; with the force field it is about "
         f"{classical} Å long",
-        f"takes {step:.1f} ms at best, which is {nanoseconds(step):.1f} ns a day (a run of 2000 "
-        f"steps on two cores: {run('shipped box, 2000 steps of 0.5 fs, two cores: median step')} "
-        f"ms in the median, {run('shipped box, 2000 steps of 0.5 fs, two cores: speed')} ns a "
-        f"day); the force field alone takes {parts[1]:.1f} ms",
-        *(f"| {value:.1f} |\n" for value in (*parts, step - sum(parts))),
-        *link_atoms(),
-        *hydration(),
         *periodic_md(),
     ]
 
@@ -585,6 +589,9 @@ PHRASES: dict[str, Callable[[], list[str]]] = {
     "evidence": evidence,
     "fmm": fmm,
     "md": md,
+    "md_electrostatics": md_electrostatics,
+    "md_sampling": hydration,
+    "md_zones": link_atoms,
     "ase": ase,
     "doctor": doctor,
     "howto_tolerance": howto_tolerance,

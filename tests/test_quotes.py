@@ -43,6 +43,8 @@ def test_the_list_of_figures_without_a_file_stays_short(quotes):
         ("native_race", "value", "summary"),
         ("single_runs", "value", "ase"),
         ("md_methanol", "value", "md"),
+        ("md_methanol", "value", "md_electrostatics"),
+        ("hydration", "value", "md_sampling"),
         ("published_speed", "training, energy and forces", "published"),
         ("shipped_model_errors", "energy_mae", "index"),
         ("streaming", "ms_per_batch", "training"),

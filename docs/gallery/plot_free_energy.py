@@ -68,9 +68,7 @@ thirds = thirds - thirds.mean(axis=1, keepdims=True)
 mean, scatter = thirds.mean(axis=0), thirds.std(axis=0, ddof=1)
 barrier = mean.max() - mean.min()
 error = np.hypot(*(scatter[k] for k in (mean.argmax(), mean.argmin()))) / 3**0.5
-print(
-    f"barrier {barrier:.1f} ± {error:.1f} kJ/mol in water; without it 4.5 (microwave spectroscopy)"
-)
+print(f"barrier {barrier:.1f} ± {error:.1f} kJ/mol in water")
 assert 2.5 < barrier < 7.5
 assert np.sqrt((scatter**2).mean()) < 2 * np.nanmean(found.errors)
 

@@ -190,8 +190,9 @@ def create_system(
     -----
     The energy is E_MM(others) + E_LJ(QM, others) + E_model(QM | q w): see
     `gnn.engines.embedding.embedding.Embedding` and, for the weights w,
-    `gnn.engines.embedding.groups.Groups`. Where bonds are cut, E_MM keeps the terms that
-    `gnn.engines.classical.crossing` names.
+    `gnn.engines.embedding.groups.Groups`. With "periodic", the model feels all other charges as an
+    external field, and its own images: `gnn.engines.embedding.periodic`. Where bonds are cut,
+    E_MM keeps the terms that `gnn.engines.classical.crossing` names.
     """
     import openmm
 
