@@ -252,7 +252,8 @@ class Potential(nn.Module):
 
         Notes
         -----
-        The energy of `Batch.between` is part of the energy and of all its derivatives.
+        The energy of `Batch.between` is part of the energy and of all its derivatives; it is also
+        there by itself, as ``energy_between`` (B,) in eV.
         """
         self._check_batch(batch, stress)
         derived = forces or mm_forces
@@ -275,7 +276,8 @@ class Potential(nn.Module):
                 given = strained(given, leaves["strain"])
             energy, results = self._energy(given)
             if batch.between:
-                energy = energy + energy_between(given, results)
+                results["energy_between"] = energy_between(given, results)
+                energy = energy + results["energy_between"]
             gradients = (
                 torch.autograd.grad(
                     energy.sum(),

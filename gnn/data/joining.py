@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from gnn.data.batching import Batch
 
 #: What a model says of systems, rather than atoms; ``mm_…`` is of surrounding particles.
-PER_SYSTEM = ("energy", "dipole", "stress")
+PER_SYSTEM = ("energy", "energy_between", "dipole", "stress")
 # what each index of a batch counts
 _COUNTED = {
     "batch": "n_systems", "mm_batch": "n_systems", "senders": "n_atoms", "receivers": "n_atoms",

@@ -29,7 +29,7 @@ from gnn.engines.embedding.kinds import (
     in_reaction_field,
     prepared,
 )
-from gnn.engines.embedding.redistribution import redistributed, zone_charge
+from gnn.engines.embedding.redistribution import NEUTRAL, redistributed, zone_charge
 from gnn.engines.embedding.topology import bonds_among, surroundings_of, zone_of
 from gnn.potential import Potential
 from gnn.units import KJ_PER_MOL, NANOMETER
@@ -181,8 +181,8 @@ def create_system(
     ValueError
         If `qm_atoms` are not atoms of the topology, a bond must not be cut (double, aromatic, of
         an amide, to hydrogen, …), the charge of a whole molecule is not whole, the model does not
-        know an element, a force of the force field cannot be split (or softened), or the
-        electrostatics does not fit the box or the model.
+        know an element, a force of the force field cannot be split (or softened), `alchemical`
+        comes with cut bonds, or the electrostatics does not fit the box or the model.
     TypeError
         If an argument is of another kind.
 
@@ -208,6 +208,12 @@ def create_system(
     qm = _checked_atoms(topology, qm_atoms)
     finished = isinstance(mm_forcefield, openmm.System)
     links = links_of(topology, set(qm), link_scheme, link_ratio)
+    if alchemical and links:
+        raise ValueError(
+            f"alchemical=True takes whole molecules out of their surroundings, and {len(links)} "
+            f"bond{'s' if len(links) > 1 else ''} of the QM atoms would be cut: what holds them to "
+            "the rest has no parameter"
+        )
     check_reach(links, cutoff - switch_width)
     classical = split(system, topology, set(qm), finished)
     charge = zone_charge(classical, bonds_among(topology, qm), qm, links, charge)
@@ -220,6 +226,8 @@ def create_system(
     if electrostatics in REACTION_FIELDS:
         surroundings, cutoff = in_reaction_field(ready, surroundings, cutoff, switch_width)
     far = electrostatics == "periodic"
+    if far and not links:
+        _warn_of_charge(charge, float(classical[qm].sum()), float(surroundings.charges.sum()))
     embedding = Embedding(ready, zone, surroundings, cutoff, switch_width, watch, far)
     if embedding.far is not None:
         box = system.getDefaultPeriodicBoxVectors()
@@ -305,6 +313,17 @@ def _checked_atoms(topology: Any, qm_atoms: Sequence[int]) -> list[int]:
         if atom.index in inside and atom.element is None:
             raise ValueError(f"QM atom {atom.index} ({atom.name}) has no element")
     return atoms
+
+
+def _warn_of_charge(zone: int, classical: float, around: float) -> None:
+    """Warn where the zone has another charge than in the force field: so has the box."""
+    if abs(zone - classical) > NEUTRAL:
+        warnings.warn(
+            f"the zone has a charge of {zone} e, its atoms in the force field {classical:+.3f} e: "
+            f"with periodic electrostatics the box has {zone + around:+.3f} e in all, which a "
+            "uniform background makes up for; pass another charge=, or change ions",
+            stacklevel=3,
+        )
 
 
 def _angstrom(length: Any) -> float:

@@ -57,18 +57,20 @@ class LaidOut:
     """Keeps what a module's networks are laid out as; a copy begins with nothing."""
 
     def __init__(self) -> None:
-        self._stamp: object = None
-        self._networks: dict[tuple, Network] = {}
+        # one tuple, so that threads never see the networks of one stamp with another
+        self._kept: tuple[object, dict[tuple, Network]] = None, {}
 
     def network(self, key: tuple, make: Callable[[], Network]) -> Network:
         """Return the network of a key, made anew after a weight has changed."""
         weights = _constant.get()
         stamp = None if weights is None else weights.stamp
-        if stamp is None or stamp is not self._stamp:
-            self._stamp, self._networks = stamp, {}
-        if key not in self._networks:
-            self._networks[key] = make()
-        return self._networks[key]
+        of, networks = self._kept
+        if stamp is None or stamp is not of:
+            networks = {}
+            self._kept = stamp, networks
+        if key not in networks:
+            networks[key] = make()
+        return networks[key]
 
     def __reduce__(self) -> tuple[type["LaidOut"], tuple[()]]:
         return LaidOut, ()

@@ -164,6 +164,31 @@ def test_what_parameters_may_be(context):
     state_of(context, {1}, **{CORES: 1})
 
 
+def test_parts_of_molecules_and_other_charges(box, model):
+    with pytest.raises(ValueError, match="alchemical=True takes whole molecules .* 1 bond of"):
+        part_of_ethanol(model, alchemical=True)
+    with pytest.warns(UserWarning, match=r"a charge of 1 e, .* the box has \+1.000 e in all"):
+        built(box, model, charge=1)
+
+
+def part_of_ethanol(model, **options):
+    """Build the system of a chain C–C–O whose first atom is the model's."""
+    from gnn.engines.openmm import create_system
+
+    topology, system, force = app.Topology(), openmm.System(), openmm.NonbondedForce()
+    residue = topology.addResidue("MOL", topology.addChain())
+    symbols = "CCOHHHHHH"
+    atoms = [topology.addAtom(x, app.Element.getBySymbol(x), residue) for x in symbols]
+    for i, j in ((0, 1), (1, 2), (0, 3), (0, 4), (0, 5), (1, 6), (1, 7), (2, 8)):
+        topology.addBond(atoms[i], atoms[j])
+    for _ in atoms:
+        system.addParticle(1.0)
+        force.addParticle(0.0, 0.3, 0.0)
+    system.addForce(force)
+    options = {"link_scheme": "shift"} | options
+    return create_system(topology, system, [0, 3, 4, 5], model, **options)
+
+
 def argon(change):
     """Return a system of two argon atoms after a change."""
     system, force = openmm.System(), openmm.NonbondedForce()

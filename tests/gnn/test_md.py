@@ -19,6 +19,7 @@ pytest.importorskip("openmm", reason="needs the package openmm (extra 'engines')
 from openmm import OpenMMException, app, unit
 from openmm.app.internal.xtc_utils import read_xtc
 
+from gnn import load_model
 from gnn.cli import main
 from gnn.engines.boxes.amber import amber_box, read_amber, start_of
 from gnn.engines.boxes.box import whole as whole_molecules
@@ -36,6 +37,8 @@ from gnn.engines.runs.dynamics import Run
 from gnn.engines.runs.failure import longest_step
 from gnn.engines.runs.settings import Settings
 from gnn.engines.runs.trajectory import Trajectory
+from gnn.training.checkpoint import save_model
+from gnn.training.committee import perturb
 
 
 @pytest.fixture(scope="module")
@@ -225,6 +228,7 @@ def test_a_run_of_an_older_version_goes_on(box, whole, tmp_path):
         state, record = file["state"], json.loads(str(file["record"]))
     assert record["settings"].pop("qm_atoms") == list(range(6))
     record["settings"]["qm_residue"] = 0
+    assert record["settings"].pop("model_weights")
     np.savez(tmp_path / "checkpoint.npz", state=state, record=json.dumps(record))
     assert main([*command(box, tmp_path, *STEPS), "--resume"]) == 0
     assert_same_run(whole, tmp_path)
@@ -252,6 +256,11 @@ def test_what_is_refused(box, whole, tmp_path, capsys):
     assert "begun with other settings: timestep was 0.5, now 1.0" in message(
         *command(box, whole, *STEPS, "--resume", "--timestep", 1)
     )
+    model = load_model()
+    perturb(model, 1e-3, 0)
+    save_model(tmp_path / "other.pt", model)  # as large, and of the same kind
+    other = *STEPS, "--resume", "--model", tmp_path / "other.pt"
+    assert re.search("settings: model_weights was .*, now", message(*command(box, whole, *other)))
     assert "nothing to resume" in message(*command(box, tmp_path / "new", *STEPS, "--resume"))
     assert "got both" in message(*command(box, tmp_path / "both", *STEPS, "--smiles", "CO"))
     assert "no file" in message(

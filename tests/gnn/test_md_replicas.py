@@ -76,6 +76,8 @@ def test_energies_between_atoms_stay_with_their_system():
         alone = model(batch, **found)
         width = alone["field_response"].shape[1]
         part["field_response"] = part["field_response"][:, :width]
+        if not batch.between:
+            assert not part.pop("energy_between").any()
         assert_same(part, alone)
 
 

@@ -1,5 +1,7 @@
 """Periodic electrostatics of a zone: against the model in a cell, OpenMM's PME, and slow twins."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from gnn.engines.embedding.zone import Sites, Surroundings, Zone
 from gnn.layers.surroundings import given_field
 from gnn.operators.field import multipole_field
 from gnn.potential import Potential
+from gnn.training.committee import Committee, perturb
 from gnn.units import COULOMB
 
 SKEWED = np.array([[20.0, 0, 0], [4.0, 19.0, 0], [-5.0, 6.0, 21.0]])
@@ -203,6 +206,32 @@ def test_the_energy_knows_the_volume(model, charge):
     h = 1e-3
     slope = (8 * (energy(h) - energy(-h)) - energy(2 * h) + energy(-2 * h)) / (12 * h)
     assert slope == pytest.approx(expected, abs=2e-4)
+
+
+def test_the_slope_of_a_committee_is_the_derivative_by_the_charges(model):
+    """Members have energies of their own with their images; the field is measured on the way."""
+    other = copy.deepcopy(model)
+    perturb(other, 0.05, 1)
+    embedding, positions = water_zone(Committee([model, other]), SKEWED)
+    h, energies = 1e-3, []
+    for coupling in (0.0, 0.4 + h, 0.4 - h, 0.4):
+        embedding.coupling = coupling
+        energies.append(embedding.energy_forces(positions, SKEWED)[0])
+    numeric = (energies[1] - energies[2]) / (2 * h)
+    assert embedding.slope == pytest.approx(numeric, rel=1e-6)
+    assert embedding.far.error < embedding.far.tolerance
+
+
+def test_a_zone_that_is_everything_feels_its_images_alone(model):
+    bonds = np.array([[0, 1], [0, 2]])
+    zone = Zone(np.array([8, 1, 1]), Sites.of_particles(range(3), 3), 0, bonds, held=bonds)
+    embedding = Embedding(model, zone, cutoff=6.0, periodic=True)
+    full, positions = water_zone(model, SKEWED)
+    full.far.charges[:] = full.surroundings.charges[:] = 0.0
+    energy, forces = embedding.energy_forces(positions[:3], SKEWED)
+    other, wanted = full.energy_forces(positions, SKEWED)
+    assert energy == pytest.approx(other, abs=1e-9)
+    np.testing.assert_allclose(forces, wanted[:3], atol=1e-9)
 
 
 def test_what_cannot_be_periodic_is_refused(model):

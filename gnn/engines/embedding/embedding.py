@@ -152,7 +152,7 @@ class Embedding:
             response = self._response(output)
             pulled, more_on_points, more_by_seen = far.reaction(response)
             on_points, by_seen = on_points + more_on_points, by_seen + more_by_seen
-            work = far.work(response)
+            work = far.work(response) + float(output["energy_between"][0].detach())
         on_atoms, on_sites = self.groups.forces(near, on_points, by_seen * charges, len(atoms))
         work += float(by_seen @ seen)
         self.slope = work / self.coupling if self.coupling else np.nan

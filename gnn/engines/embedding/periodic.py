@@ -68,7 +68,7 @@ class FarField:
     ----------
     error : float
         Relative error of the electric field of all charges at some atoms of the first
-        configuration, measured against an Ewald sum; NaN before that.
+        configuration with charges that act, measured against an Ewald sum; NaN before that.
 
     Warns
     -----
@@ -108,7 +108,7 @@ class FarField:
         """
         charges = coupling * self.charges
         found = Around(self._laid_out(atoms, box), charges, atoms, sites, near, coupling)
-        if np.isnan(self.error) and coupling == 1:
+        if np.isnan(self.error) and coupling:
             self._measure(found, box)
         return found
 
@@ -137,10 +137,10 @@ class FarField:
     def _measure(self, found: "Around", box: Array) -> None:
         """Compare the field of all charges at some atoms with an Ewald sum."""
         self.error = 0.0
-        if not self.charges.any():
+        if not found.charges.any():
             return
         some = np.linspace(0, len(found.atoms) - 1, _SAMPLES).astype(int)
-        given = found.atoms[some], found.sites, self.charges
+        given = found.atoms[some], found.sites, found.charges
         exact = mp.field(*given, order=1, cell=box, tolerance=_EXACT)[:, 1:]
         wrong = found.of_all[some, 1:4] - exact
         self.error = float(np.linalg.norm(wrong)) / max(float(np.linalg.norm(exact)), 1e-300)
@@ -177,7 +177,7 @@ class Around:
         self._points = np.ascontiguousarray(near[0])
         self._seen = np.ascontiguousarray(near[1])[:, None, None]
         self._slots = Slots(len(atoms), len(self._points))
-        self._coupling, self._of_zone = coupling, 0.0
+        self._coupling = coupling
 
     # --- the field of all charges, and its adjoint ------------------------------------------------
 
@@ -188,13 +188,13 @@ class Around:
         return found
 
     def work(self, response: Array) -> float:
-        """Return what changes with the coupling, but for the charges that the model sees, in eV.
+        """Return the work of the derivatives by the field (see `reaction`) in that of all charges.
 
-        That is the work of the derivatives by the field (see `reaction`) in that of all charges,
-        and the energy of the zone with its images, of the last evaluation.
+        In eV: what the energy changes by with the coupling, but for the charges that the model
+        sees and for `between`.
         """
         of_all = COULOMB * self.of_all[:, : len(_RAISED)]
-        return float((response[:, : len(_RAISED)] * of_all).sum()) + self._of_zone
+        return float((response[:, : len(_RAISED)] * of_all).sum())
 
     @cached_property
     def of_all(self) -> Array:
@@ -273,7 +273,6 @@ class Around:
             Packed, (n, 10) in e Å^k.
         """
         energy: Tensor = self._coupling * _Between.apply(positions, moments, self.of_images)
-        self._of_zone = float(energy.detach())
         return energy
 
     def of_images(self, atoms: Array, moments: Array) -> Array:

@@ -24,7 +24,8 @@ from gnn.engines.embedding.frontier import Link
 from gnn.engines.embedding.images import Array
 from gnn.engines.embedding.zone import Zone
 
-_NEUTRAL = 1e-2  # largest deviation in e of a total charge from a whole number
+#: Largest deviation in e of a total charge from a whole number.
+NEUTRAL = 1e-2
 _DOUBTFUL = 0.3  # e at one cut bond, beyond which a charge of the zone may be meant otherwise
 _ARM = 0.1  # of the bond M1–M2: distance of the charges of a pair from M2
 
@@ -80,7 +81,7 @@ def zone_charge(
     cut = np.zeros(len(sums), dtype=bool)
     cut[part[np.searchsorted(qm, [link.inner for link in links])]] = True
     total = sums[~cut].sum()
-    if abs(total - round(total)) > _NEUTRAL:
+    if abs(total - round(total)) > NEUTRAL:
         raise ValueError(
             f"the force field's charges of the QM atoms add up to {total:.3f} e, no whole "
             "number: pass charge="

@@ -28,6 +28,25 @@ def bonds_among(topology: Any, qm: Sequence[int]) -> Array:
     ).reshape(-1, 2)
 
 
+def held_together(atoms: Sequence[int], bonds: Array) -> Array:
+    """Return pairs of particles (h, 2) along which a zone is made whole.
+
+    These are its bonds, and one pair for each further molecule, which so stays in the image that is
+    nearest to the first one.
+
+    Parameters
+    ----------
+    atoms
+        Numbers of its atoms.
+    bonds
+        Among them, by their places in `atoms`, (b, 2).
+    """
+    _, first = np.unique(connected(len(atoms), bonds), return_index=True)
+    side_by_side = np.stack([np.full(len(first) - 1, first[0]), first[1:]], axis=1)
+    held: Array = np.asarray(atoms)[np.concatenate([bonds, side_by_side])]
+    return held
+
+
 def zone_of(
     topology: Any,
     qm: Sequence[int],
@@ -62,14 +81,10 @@ def zone_of(
     numbers = np.array([*(atoms[i].element.atomic_number for i in qm), *(1 for _ in links)])
     bonds = bonds_among(topology, qm)
     inner, outer = (np.array([pair[k] for pair in _ends(links)], dtype=np.int64) for k in (0, 1))
-    molecule = connected(len(qm), bonds)
-    _, first = np.unique(molecule, return_index=True)
-    # molecules stay in the images that are nearest to the first one
-    side_by_side = np.stack([np.full(len(first) - 1, first[0]), first[1:]], axis=1)
     beyond = [(link.outer, other) for link in links for other in link.others]
     held = np.concatenate(
         [
-            np.asarray(qm)[np.concatenate([bonds, side_by_side])],
+            held_together(qm, bonds),
             np.stack([inner, outer], axis=1),
             np.array(beyond, dtype=np.int64).reshape(-1, 2),
         ]

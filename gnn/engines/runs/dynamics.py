@@ -8,7 +8,6 @@ missing and nothing comes twice.
 """
 
 import csv
-import json
 import os
 import time
 import warnings
@@ -34,6 +33,15 @@ from gnn.engines.runs.box import (
     platform_of,
     repartition,
     temperature,
+)
+from gnn.engines.runs.checkpoint import (
+    check_lengths,
+    check_same,
+    fingerprint,
+    load_state,
+    read_checkpoint,
+    upgraded,
+    write_checkpoint,
 )
 from gnn.engines.runs.failure import explain, longest_bond_of, warn_of_step, write_pdb
 from gnn.engines.runs.settings import Settings
@@ -130,6 +138,7 @@ class Run:
         self.embedded: Callable[[Embedding], None] | None = None
         self._columns: Sequence[str] = COLUMNS
         self._saved = 0
+        self._weights: str | None = None
 
     def _zone(self, atoms: Sequence[int] | None) -> list[int]:
         """Return the model's atoms; misleading names of residues are changed."""
@@ -228,6 +237,7 @@ class Run:
     def _system(self) -> Any:
         settings = self.settings
         model = None if settings.classical else ready_model(self.model, settings.precision)
+        self._weights = fingerprint(model)
         if isinstance(model, Committee):
             self.spread = Spread(settings.stop_spread)
             self.say(f"committee of {len(model.members)}: {calibration_line(model)}")
@@ -378,17 +388,10 @@ class Run:
     def _record_of_settings(self) -> dict[str, Any]:
         return {k: v for k, v in self.settings.model_dump().items() if k not in _STILL_FREE} | {
             "model": str(self.model),
+            "model_weights": self._weights,
             "qm_atoms": self.qm_atoms,
             "bias": None if self.bias is None else self.bias.record(),
         }
-
-    def _upgraded(self, before: dict[str, Any]) -> dict[str, Any]:
-        """Return settings of a run; older versions named one residue, and cut charges off."""
-        before = {"electrostatics": "cutoff", "charge": None, "link_scheme": "shift"} | before
-        if "qm_residue" not in before:
-            return before
-        residue = list(self.topology.residues())[before["qm_residue"]]
-        return before | {"qm_atoms": [atom.index for atom in residue.atoms()]}
 
     def _save(self, simulation: Any, step: int) -> None:
         record = {
@@ -399,10 +402,8 @@ class Run:
             "platform": simulation.context.getPlatform().getName(),
             "settings": self._record_of_settings(),
         }
-        state = np.frombuffer(simulation.context.createCheckpoint(), dtype=np.uint8)
         more: dict[str, Any] = {} if self.bias is None else self.bias.state()
-        with atomic_write(self.checkpoint) as temporary:
-            np.savez(temporary, state=state, record=json.dumps(record), **more)
+        write_checkpoint(self.checkpoint, simulation.context, record, more)
         self._saved = step
         if record["platform"] == "CPU":
             # A run that restarts here rebuilds its neighbour lists, and sums in another order; so
@@ -410,33 +411,11 @@ class Run:
             simulation.context.reinitialize(preserveState=True)
 
     def _restore(self, simulation: Any) -> int:
-        if not self.checkpoint.is_file():
-            raise FileNotFoundError(f"nothing to resume in {self.folder}: leave out --resume")
-        with np.load(self.checkpoint) as file:
-            record, state = json.loads(str(file["record"])), file["state"].tobytes()
-        now, before = self._record_of_settings(), self._upgraded(record["settings"])
-        changed = [
-            f"{key} was {_short(before.get(key))}, now {_short(now[key])}"
-            for key in now
-            if now[key] != before.get(key)
-        ]
-        if changed:
-            raise ValueError(f"{self.folder} was begun with other settings: {'; '.join(changed)}")
-        try:
-            simulation.context.loadCheckpoint(state)
-        except Exception as error:  # OpenMMException: another platform, machine or version
-            raise ValueError(
-                f"{self.checkpoint} cannot be loaded here ({error}); it was written on platform "
-                f"{record['platform']}"
-            ) from None
-        for path, size in (
-            (self.trajectory, record["trajectory_bytes"]),
-            (self.log, record["log_bytes"]),
-        ):
-            if not path.is_file() or path.stat().st_size < size:
-                raise ValueError(
-                    f"{path} is shorter than its checkpoint says: start in a new folder"
-                )
+        record, state = read_checkpoint(self.checkpoint)
+        now = self._record_of_settings()
+        check_same(self.folder, now, upgraded(record["settings"], now, self.topology))
+        load_state(simulation.context, self.checkpoint, record, state)
+        check_lengths({self.trajectory: record["trajectory_bytes"], self.log: record["log_bytes"]})
         os.truncate(self.log, record["log_bytes"])
         with open(self.log, newline="", encoding="utf-8") as file:
             self._columns = next(csv.reader(file))  # fewer in the logs of older versions
@@ -444,8 +423,3 @@ class Run:
         simulation.currentStep = self._saved = record["step"]
         self.say(f"going on from step {record['step']}")
         return int(record["step"])
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 60 else f"{text[:30]} … {text[-20:]}"
