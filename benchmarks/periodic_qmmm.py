@@ -305,15 +305,15 @@ def picture() -> None:
             label = quantity.removeprefix("solvation, ")
             axis.errorbar(x, y, e, marker="o", capsize=3, label=label)
         axis.set(title=title, xlabel="edge of the box / Å", ylabel="solvation energy / eV")
-    axes[0].legend(fontsize=8)
-    figure.tight_layout()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=3)
+    figure.tight_layout(rect=(0, 0.1, 1, 1))
     write_picture(NAME, figure)
 
 
 def main() -> None:
     """Do the parts that are named, or all."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*")
+    parser.add_argument("parts", nargs="*", help="ions, drift, cost, density, picture (all)")
     parser.add_argument("--ps", type=float, default=6.0)
     parser.add_argument("--frames", type=int, default=40)
     arguments = parser.parse_args()
@@ -325,6 +325,8 @@ def main() -> None:
         "density": lambda: density(arguments.ps),
     }
     for part in arguments.parts or makers:
+        if part == "picture":
+            continue
         new = makers[part]()
         kept = [row for row in read_table(NAME) if row["part"] != part]
         write_table(NAME, COLUMNS, [*kept, *(dict(zip(COLUMNS, row, strict=True)) for row in new)])
