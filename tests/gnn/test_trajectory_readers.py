@@ -8,6 +8,7 @@ pytest.importorskip("openmm", reason="needs the package openmm (extra 'engines')
 from openmm import Vec3, app, unit
 
 from gnn.engines.runs.failure import write_pdb
+from gnn.engines.runs.zone import zone_tree
 from gnn.engines.runs.trajectory import Trajectory
 
 FRAMES, BOX = 4, np.array([24.0, 25.0, 26.0])
@@ -46,7 +47,9 @@ def built():
 def files(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     topology, positions = built()
-    write_pdb(folder / "topology.pdb", topology, positions, np.diag(BOX), list(range(12)))
+    write_pdb(
+        folder / "topology.pdb", topology, positions, np.diag(BOX), zone_tree(topology, range(12))
+    )
     frames = Trajectory(folder / f"trajectory.{request.param}", topology, 0.5, 10)
     box = [Vec3(*row) for row in np.diag(0.1 * BOX).tolist()]
     for k in range(FRAMES):

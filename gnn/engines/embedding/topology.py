@@ -118,9 +118,10 @@ def shares(
     bonds: Array,
     total: int,
     charges: Mapping[int, int] | Sequence[int] | None,
-    atoms: int,
+    atoms: int | None = None,
 ) -> Array:
-    """Return each atom's share of the charge of its molecule; `atoms` of them are not links."""
+    """Return each atom's share of the charge of its molecule; the first `atoms` are no links."""
+    atoms = len(numbers) if atoms is None else atoms
     if charges is None:
         return derived_charges(numbers, np.zeros((0, 3)), total, bonds)
     if not isinstance(charges, Mapping):

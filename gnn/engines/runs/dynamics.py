@@ -275,7 +275,7 @@ class Run:
         assert self.watch is not None  # for the type checker
         self.watch.attach(embedding)
 
-    def _simulation(self, resume: bool) -> Any:
+    def _simulation(self, resume: bool = False) -> Any:
         import openmm
         from openmm import app, unit
 

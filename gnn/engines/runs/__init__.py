@@ -1,0 +1,1 @@
+"""Runs of molecular dynamics: settings, files, restarts, failures."""
