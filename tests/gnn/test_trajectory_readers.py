@@ -8,8 +8,8 @@ pytest.importorskip("openmm", reason="needs the package openmm (extra 'engines')
 from openmm import Vec3, app, unit
 
 from gnn.engines.runs.failure import write_pdb
-from gnn.engines.runs.zone import zone_tree
 from gnn.engines.runs.trajectory import Trajectory
+from gnn.engines.runs.zone import zone_tree
 
 FRAMES, BOX = 4, np.array([24.0, 25.0, 26.0])
 
