@@ -165,7 +165,7 @@ def test_what_parameters_may_be(context):
 
 
 def test_parts_of_molecules_and_other_charges(box, model):
-    with pytest.raises(ValueError, match="alchemical=True takes whole molecules .* 1 bond of"):
+    with pytest.raises(ValueError, match=r"alchemical=True takes whole molecules .* 1 bond of"):
         part_of_ethanol(model, alchemical=True)
     with pytest.warns(UserWarning, match=r"a charge of 1 e, .* the box has \+1.000 e in all"):
         built(box, model, charge=1)
