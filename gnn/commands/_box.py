@@ -189,14 +189,11 @@ def _zone(arguments: argparse.Namespace, box: Any, screen: Any) -> tuple[str, li
         names = [residue.name for residue in check_zone(box.topology, atoms)]
         told = " ".join(names[:12]) + (" …" if len(names) > 12 else "")
         screen.print(f"the zone, {text}: {len(atoms)} atoms of {told}", markup=False)
-    if cut:
+    if cut and not arguments.classical:
         told = ", ".join(cut[:6]) + (", …" if len(cut) > 6 else "")
-        kept = {
-            "refuse": "which --link-scheme refuse does not allow",
-        }.get(
-            arguments.link_scheme,
-            f"hydrogen takes their place, charges by {arguments.link_scheme!r}",
-        )
+        kept = f"a hydrogen ends each, charges by {arguments.link_scheme!r}"
+        if arguments.link_scheme == "refuse":
+            kept = "which --link-scheme refuse does not allow"
         bonds = "a bond" if len(cut) == 1 else f"{len(cut)} bonds"
         screen.print(f"it cuts {bonds}: {told}; {kept}", markup=False)
     return text, atoms

@@ -311,7 +311,11 @@ def _checked_atoms(topology: Any, qm_atoms: Sequence[int]) -> list[int]:
     inside = set(atoms)
     for atom in topology.atoms():
         if atom.index in inside and atom.element is None:
-            raise ValueError(f"QM atom {atom.index} ({atom.name}) has no element")
+            raise ValueError(
+                f"QM atom {atom.index} ({atom.name} of {atom.residue.name} {atom.residue.id}) has "
+                "no element: the model computes atoms only (leave water with virtual sites to the "
+                "force field)"
+            )
     return atoms
 
 

@@ -19,15 +19,14 @@ from gnn.published.dispersion import Dispersion
 from gnn.published.layers import (
     AMP_BMS_TERMS,
     BesselBasis,
-    EdgePerceptron,
     PublishedStep,
     check_numbers,
     directions_of,
     neutralised,
     per_system,
-    perceptron,
     scaled_by_order,
 )
+from gnn.published.networks import EdgePerceptron, perceptron
 from gnn.published.pair_energies import PairEnergies
 from gnn.published.pairs import Pairs, pairs_within
 from gnn.published.polarisation import Polarisation

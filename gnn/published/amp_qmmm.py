@@ -16,17 +16,16 @@ from gnn.published.layers import (
     AMP_QMMM_PRECISION_TERMS,
     ORDER,
     BesselBasis,
-    EdgePerceptron,
     PublishedStep,
     SpeciesEdges,
     build_state,
     check_numbers,
     neutralised,
     per_system,
-    perceptron,
     scaled_by_order,
     species_graph,
 )
+from gnn.published.networks import EdgePerceptron, perceptron
 from gnn.published.pairs import Pairs, pairs_among, pairs_within
 from gnn.units import KJ_PER_MOL
 

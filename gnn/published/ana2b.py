@@ -14,10 +14,10 @@ from gnn.published.layers import (
     SpeciesEdges,
     check_numbers,
     per_system,
-    perceptron,
     species_graph,
     state_norms,
 )
+from gnn.published.networks import perceptron
 from gnn.units import KJ_PER_MOL
 
 

@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from gnn.operators.edges import anisotropic_state
 from gnn.published import _polarisation_loops, fused
-from gnn.published.layers import ORDER, BesselBasis, perceptron
+from gnn.published.layers import ORDER, BesselBasis
+from gnn.published.networks import perceptron
 from gnn.published.pairs import Pairs
 from multipoles.compiled.jit import add_up, equal_ranges, run_ranges
 

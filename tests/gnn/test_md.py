@@ -229,6 +229,7 @@ def test_a_run_of_an_older_version_goes_on(box, whole, tmp_path):
     assert record["settings"].pop("qm_atoms") == list(range(6))
     record["settings"]["qm_residue"] = 0
     assert record["settings"].pop("model_weights")
+    record["settings"]["model"] = str(load_model())
     np.savez(tmp_path / "checkpoint.npz", state=state, record=json.dumps(record))
     assert main([*command(box, tmp_path, *STEPS), "--resume"]) == 0
     assert_same_run(whole, tmp_path)

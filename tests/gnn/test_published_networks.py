@@ -12,8 +12,9 @@ from gnn.data.batching import collate
 from gnn.operators.perceptron import Layer, Network, perceptron
 from gnn.published import constants
 from gnn.published.edge_geometry import near_multiples
-from gnn.published.layers import BesselBasis, EdgePerceptron
-from gnn.published.layers import perceptron as layers
+from gnn.published.layers import BesselBasis
+from gnn.published.networks import EdgePerceptron
+from gnn.published.networks import perceptron as layers
 
 ASKED = {"forces": True, "mm_forces": True, "mm_potential": True}
 NODES, EDGES = 30, 211

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gnn.potential import Potential
 from multipoles.files import atomic_write
 
 
@@ -66,10 +67,12 @@ def load_state(context: Any, path: Path, record: Mapping[str, Any], state: bytes
 def upgraded(before: dict[str, Any], now: Mapping[str, Any], topology: Any) -> dict[str, Any]:
     """Return the settings that a run was begun with, as this version names them.
 
-    Older versions named one residue, cut charges off, and kept nothing of the model's weights.
+    Older versions named one residue, cut charges off, and kept a model's layers in words, nothing
+    of its weights.
     """
     defaults = {"electrostatics": "cutoff", "charge": None, "link_scheme": "shift"}
     before = defaults | {"model_weights": now["model_weights"]} | before
+    before["model"] = before["model"].split("(\n")[0]
     if "qm_residue" not in before:
         return before
     residue = list(topology.residues())[before["qm_residue"]]
@@ -92,6 +95,11 @@ def check_lengths(sizes: Mapping[Path, int]) -> None:
     for path, size in sizes.items():
         if not path.is_file() or path.stat().st_size < size:
             raise ValueError(f"{path} is shorter than its checkpoint says: start in a new folder")
+
+
+def named(model: Any) -> str:
+    """Return what a model is called: its kind, or as it was given."""
+    return type(model).__name__ if isinstance(model, Potential) else str(model)
 
 
 def fingerprint(model: Any) -> str | None:

@@ -39,6 +39,7 @@ from gnn.engines.runs.checkpoint import (
     check_same,
     fingerprint,
     load_state,
+    named,
     read_checkpoint,
     upgraded,
     write_checkpoint,
@@ -387,7 +388,7 @@ class Run:
 
     def _record_of_settings(self) -> dict[str, Any]:
         return {k: v for k, v in self.settings.model_dump().items() if k not in _STILL_FREE} | {
-            "model": str(self.model),
+            "model": named(self.model),
             "model_weights": self._weights,
             "qm_atoms": self.qm_atoms,
             "bias": None if self.bias is None else self.bias.record(),
