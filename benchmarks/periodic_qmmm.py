@@ -305,8 +305,9 @@ def picture() -> None:
             label = quantity.removeprefix("solvation, ")
             axis.errorbar(x, y, e, marker="o", capsize=3, label=label)
         axis.set(title=title, xlabel="edge of the box / Å", ylabel="solvation energy / eV")
-    axes[1].legend(fontsize=8, loc="upper center", bbox_to_anchor=(-0.1, -0.18), ncols=3)
-    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    labels = axes[0].get_legend_handles_labels()
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
+    figure.legend(*labels, fontsize=8, loc="lower center", ncols=3)
     write_picture(NAME, figure)
 
 
