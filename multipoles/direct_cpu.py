@@ -9,6 +9,8 @@ multiplied by (-1)^|alpha|. Scratch arrays hold vectors in the same way: vector 
 ``n * lanes``.
 """
 
+from itertools import accumulate, pairwise
+
 import numpy as np
 
 from multipoles.compiled.jit import bare, bare_inline
@@ -110,8 +112,9 @@ def scratch(top: int, n_sums: int, dtype: np.dtype) -> tuple[np.ndarray, ...]:
     """Return the vectors that a loop works on: shift, chain, derivatives and sums."""
     lanes = BYTES // dtype.itemsize
     sizes = (3, top + 1, n_components(top), n_sums)
-    ends = np.cumsum([size * lanes for size in sizes])
-    return tuple(np.split(aligned(int(ends[-1]), dtype), ends[:-1]))
+    room = aligned(sum(sizes) * lanes, dtype)
+    ends = list(accumulate((size * lanes for size in sizes), initial=0))
+    return tuple(room[start:end] for start, end in pairwise(ends))
 
 
 @bare_inline

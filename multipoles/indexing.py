@@ -59,10 +59,11 @@ def order_of(components: int) -> int:
     ValueError
         If no order has that many components.
     """
-    order = 0
-    while n_components(order) < components:
+    order, length = 0, 1
+    while length < components:
         order += 1
-    if n_components(order) != components:
+        length += (order + 1) * (order + 2) // 2
+    if length != components:
         raise ValueError(
             f"expected a packed length of 1, 4, 10, 20, 35, … components, got {components}"
         )

@@ -126,8 +126,13 @@ def _cost(moments: np.ndarray, order: int, kernel: Kernel) -> float:
     if _is_charge_field(moments, order, kernel):
         return 1.0
     top = order + indexing.order_of(moments.shape[2])
-    rows = sum(indexing.n_components(n) for n in range(top + 1))
+    rows = _rows(top)
     return 2 + 0.7 * rows + 0.3 * moments.shape[1] * moments.shape[2] * indexing.n_components(order)
+
+
+@lru_cache
+def _rows(top: int) -> int:
+    return sum(indexing.n_components(n) for n in range(top + 1))
 
 
 def _task_of_rows(

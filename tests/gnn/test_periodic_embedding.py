@@ -115,7 +115,7 @@ def test_reaction_is_the_derivative_of_the_sums_themselves():
     rng = np.random.default_rng(2)
     sites, charges = waters(SKEWED, 40)
     atoms, response = rng.uniform(-2, 2, (4, 3)), rng.standard_normal((4, 10))
-    far = FarField(charges, tolerance=1e-3)
+    far = FarField(charges, tolerance=1e-4)
 
     def work(places, x=atoms):
         nothing = np.zeros((0, 3)), np.zeros(0)
@@ -183,7 +183,7 @@ def test_forces_are_the_gradient_of_the_energy(model):
     directions[2][3:6] = rng.standard_normal((3, 3))
     for d in directions:
         slope = (8 * (energy(d) - energy(-d)) - energy(2 * d) + energy(-2 * d)) / (12 * h)
-        assert slope == pytest.approx(-(forces * d).sum(), abs=5e-6)
+        assert slope == pytest.approx(-(forces * d).sum(), abs=2e-5)
 
 
 @pytest.mark.parametrize("charge", [0.0, 1.0], ids=["neutral", "charged"])
@@ -378,4 +378,4 @@ def test_forces_of_amp_bms_are_the_gradient_of_the_energy():
         return embedding.energy_forces(positions + steps * h * direction, SKEWED)[0]
 
     slope = (8 * (energy(1) - energy(-1)) - energy(2) + energy(-2)) / (12 * h)
-    assert slope == pytest.approx(-(forces * direction).sum(), abs=2e-5)
+    assert slope == pytest.approx(-(forces * direction).sum(), abs=1e-4)

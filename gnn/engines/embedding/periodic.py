@@ -45,8 +45,8 @@ ORDER = 3
 # of the multipoles of atoms, and of what answers to the field
 _MULTIPOLES = 2
 # of the tolerance, what grid and radius are made for: the model of their errors is that of all
-# derivatives and of lattices, ten to a hundred times more than those of a liquid's electric field
-_AIM = 10.0
+# derivatives and of lattices, some hundred times more than those of a liquid's electric field
+_AIM = 30.0
 # atoms at which the error is measured, and the error of that sum
 _SAMPLES, _EXACT = 4, 1e-9
 _COULOMB = Coulomb()
