@@ -1,6 +1,6 @@
 """What a step costs with a whole protein as the model's zone: AMP-BMS, float32, on one machine.
 
-    python benchmarks/protein_step.py --weights MIN_state_dict [--system FILE.npz]
+    python benchmarks/protein_step.py [--weights MIN_state_dict] [--system FILE.npz]
 
 Energy, forces on atoms and charges, and potential at the charges, of 875 atoms (a bundle of three
 helices of 52 residues, built by AmberTools' tleap and shaken for a moment by OpenMM) in 12 960
@@ -19,6 +19,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from _output import run_alone, write_table
 from published_speed import made, read
 
 import multipoles as mp
-from gnn import System
+from gnn import System, load_model
 from gnn.data import collate
 from gnn.operators import _dense, _edge_functions, perceptron
 from gnn.published import electrostatics, load_amp_bms, pair_energies, pairs, polarisation
@@ -100,12 +101,17 @@ def built() -> System:
     return System(numbers, zone, 0.0, waters[nearest].reshape(-1, 3), charges)
 
 
+def model_of(weights: str | None) -> Any:
+    """Return AMP-BMS, of the authors' file or by its name."""
+    return load_amp_bms(weights) if weights else load_model("amp-bms")
+
+
 def one_peak(arguments: list) -> list[float]:
     """Return the memory in GB that a fresh process holds before and after two steps."""
     weights, path = arguments
     torch.set_num_threads(1)
     mp.set_num_threads(1)
-    model, system = load_amp_bms(weights), read(Path(path))
+    model, system = model_of(weights), read(Path(path))
     before = most_memory()
     for _ in range(2):
         model(collate([system], model.cutoff, torch.float32), **ASKED)
@@ -264,7 +270,7 @@ def measure(model, system: System, repeats: int) -> tuple[list[dict], dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", type=Path, metavar="FILE")
+    parser.add_argument("--weights", metavar="FILE")
     parser.add_argument("--system", type=Path, metavar="FILE")
     parser.add_argument("--keep", type=Path, metavar="FILE")
     parser.add_argument("--repeats", type=int, default=10)
@@ -279,13 +285,13 @@ def main() -> None:
     protein = read(arguments.system) if arguments.system else built()
     if arguments.keep:
         write_system(arguments.keep, protein)
-    model = load_amp_bms(arguments.weights)
+    model = model_of(arguments.weights)
     rows, parts = [], []
     for system in (protein, made(729, 3 * WATERS)):
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():
             path = Path(folder) / "system.npz"
             write_system(path, system)
-            before, after = run_alone(__file__, [str(arguments.weights), str(path)], 1)
+            before, after = run_alone(__file__, [arguments.weights or "", str(path)], 1)
             times, of_parts = measure(model, system, arguments.repeats)
         print(f"  memory {after:.2f} GB, of which {before:.2f} before the first step")
         rows += times
