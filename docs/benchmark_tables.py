@@ -694,7 +694,7 @@ BY_HAND = "measured by hand"
 
 def replicas() -> Table:
     names = {"methanol": "methanol, shipped model", "alanine": "alanine dipeptide, AMP-BMS"}
-    header = ["ms of a processor for a step of one replica", *names.values()]
+    header = ["ms for a step of one replica, clock / processor", *names.values()]
     whats = (
         "force field alone", "model alone", "model in a batch", "a run alone", "1 circle",
         "2 circles",
@@ -703,7 +703,11 @@ def replicas() -> Table:
     for what in whats:
         rows = [select(read("replicas"), system=system, what=what) for system in names]
         shown = f"{what} of {rows[0]['replicas']}" if int(rows[0]["replicas"]) > 1 else what
-        body.append([shown, *(f"{float(row['processor_ms']):.1f}" for row in rows)])
+        times = (
+            " / ".join(f"{float(row[of]):.1f}" for of in ("wall_ms", "processor_ms"))
+            for row in rows
+        )
+        body.append([shown, *times])
     return header, body
 
 
