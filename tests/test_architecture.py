@@ -24,6 +24,7 @@ LATE = {
 SUBCLASSES = {
     "gnn/engines/ase.py": {"ase"},
     "gnn/engines/openmmml.py": {"openmmml"},
+    "gnn/engines/openmmml_factories.py": {"openmmml"},
     "gnn/engines/torch_sim.py": {"torch_sim"},
 }
 # floors of fmm from below: a module imports what is on lower floors, and from its own room

@@ -101,7 +101,7 @@ def _register_potentials():
     mlpotential = pytest.importorskip(
         "openmmml.mlpotential", reason="needs the package openmmml (extra 'engines')"
     )
-    from gnn.engines.openmmml import ModelPotentialFactory
+    from gnn.engines.openmmml_factories import ModelPotentialFactory
 
     mlpotential.MLPotential.registerImplFactory("anisole", ModelPotentialFactory())
 

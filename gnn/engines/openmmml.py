@@ -35,24 +35,6 @@ _LAMBDA = "lambda_interpolate"
 _OURS = ("charge", "charges", "cutoff", "switch_width", "modelPath", "precision")
 
 
-class ModelPotentialFactory(mlpotential.MLPotentialImplFactory):
-    """Makes potentials by name, for the constructor of `MLPotential`."""
-
-    def createImpl(self, name: str, modelPath: Any = None) -> "ModelPotential":
-        """Return the potential of a name.
-
-        Parameters
-        ----------
-        name : str
-            ``"anisole"``, the model that ships, or ``"amp-bms"``, that of its authors.
-        modelPath : path or Potential, optional
-            A checkpoint in place of it.
-        """
-        if modelPath is None and name != "anisole":
-            modelPath = name
-        return ModelPotential(modelPath)
-
-
 class ModelPotential(mlpotential.MLPotentialImpl):
     """A model of this package as a potential of OpenMM-ML.
 
@@ -174,14 +156,6 @@ class ModelPotential(mlpotential.MLPotentialImpl):
         mixed = _embedded(self.model, topology, system, list(atoms), precision, options)
         _of_group(mixed, forceGroup)
         return _interpolated(system, mixed, forceGroup) if interpolate else mixed
-
-
-class ElectrostaticsFactory(mlpotential.EmbeddingFactory):
-    """Makes the embedding ``"anisole"``."""
-
-    def createEmbedding(self, name: str) -> "Electrostatics":
-        """Return the embedding; it has one name only."""
-        return Electrostatics()
 
 
 class Electrostatics(mlpotential.Embedding):

@@ -1,6 +1,10 @@
 """Our models through OpenMM-ML: its calls, with its parameters, give what our own give."""
 
 import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +20,10 @@ mlpotential = pytest.importorskip(
 )
 from openmm import app, unit  # noqa: E402
 
-from gnn.engines.openmmml import ElectrostaticsFactory, ModelPotentialFactory  # noqa: E402
+from gnn.engines.openmmml_factories import (  # noqa: E402
+    ElectrostaticsFactory,
+    ModelPotentialFactory,
+)
 
 MLPotential = mlpotential.MLPotential
 N = 6
@@ -259,3 +266,22 @@ def test_the_published_model(box, alone, shared_dir):
     )
     wanted = create_system(topology, system, range(N), model, dtype=torch.float64)
     assert_same(state_of(mixed, positions), state_of(wanted, positions))
+
+
+def test_ours_may_be_imported_first(tmp_path):
+    """OpenMM-ML loads our factories while our module waits for it."""
+    here = tmp_path / "anisole-0.dist-info"
+    here.mkdir()
+    (here / "METADATA").write_text("Metadata-Version: 2.1\nName: anisole-test\nVersion: 0\n")
+    factories = "gnn.engines.openmmml_factories"
+    (here / "entry_points.txt").write_text(
+        f"[openmmml.potentials]\nanisole = {factories}:ModelPotentialFactory\n"
+        f"[openmmml.embeddings]\nanisole = {factories}:ElectrostaticsFactory\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    code = (
+        "from gnn.engines.openmmml import ModelPotential; from openmmml import MLPotential; "
+        "assert isinstance(MLPotential('anisole')._impl, ModelPotential)"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=root)
