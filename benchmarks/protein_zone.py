@@ -184,7 +184,10 @@ def of_the_embedding(
         model.requires_grad_(False),
         zone_of(box.topology, atoms, charge_of(box, atoms), None, local=False),
         surroundings_of(box.topology, set(atoms), charges_of(box)),
+        periodic=True,
     )
+    assert embedding.far is not None
+    embedding.far.choose(len(atoms), vectors)
     parts: dict[str, list[float]] = {}
 
     def timed(name: str, function: Any, *arguments: Any, **options: Any) -> Any:
@@ -195,16 +198,18 @@ def of_the_embedding(
 
     for _ in range(repeats):
         timed("evaluation, all of it", embedding.energy_forces, positions, vectors)
-        places, near, origin = timed(
-            "places, charges near, weights", embedding.placed, positions, vectors
-        )
-        charges = embedding.surroundings.charges[near.sites]
-        batch = timed("edges, batch", embedding._batch, places, near.points, charges, origin)
+        placed = timed("places, charges near, weights", embedding.placed, positions, vectors)
+        near = placed.near
+        seen = embedding.surroundings.charges[near.sites] * near.weights
+        far = embedding._around(placed, seen, vectors)
+        batch = timed("edges, batch, field of all images", embedding._batch, placed, seen, far)
         with torch.no_grad():
-            timed("model, energy alone", model, batch)
-        output = timed("model, energy and gradient", embedding.evaluate, batch)
+            timed("model, energy alone, and own images", model, batch)
+        output = timed("model and own images, energy and gradient", embedding.evaluate, batch)
+        timed("reaction on all charges", far.reaction, array(output["field_response"]))
         on_points, on_weights = array(output["mm_forces"]), array(output["mm_potential"])
-        timed("chain rule", embedding.groups.forces, near, on_points, on_weights, len(places))
+        given = near, on_points, on_weights, len(atoms)
+        timed("chain rule", embedding.groups.forces, *given)
     rows = [(name, 1e3 * min(found), "ms") for name, found in parts.items()]
     return [
         ("charges near the zone", len(near.sites), ""),
@@ -276,7 +281,7 @@ def of_the_run(dynamics: Run) -> list[tuple[str, float, str]]:
     return [
         (f"{label}: length", log["time_ps"][-1], "ps"),
         (f"{label}: mean temperature", half.mean(), "K"),
-        (f"{label}: a step, median", dynamics.settings.timestep * 86.4e-3 / speed, "ms"),
+        (f"{label}: a step, median", dynamics.settings.timestep * 86.4 / speed, "ms"),
         (f"{label}: peak memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "MB"),
     ]
 

@@ -283,6 +283,31 @@ def hydration() -> list[str]:
     ]
 
 
+def protein_zone() -> list[str]:
+    """Return what a run with a whole protein as the zone did, and a step of it costs."""
+    rows = read("protein_zone")
+
+    def value(name: str, threads: str = "1") -> float:
+        return number(select(rows, threads=threads, quantity=name), "value")
+
+    nve, nvt = "NVE float32, 0.5 fs: ", "NVT, 1.5 fs: "
+    parts = {
+        "model and own images, energy and gradient": "its own images",
+        "edges, batch, field of all images": "atoms, edges",
+        "reaction on all charges": "all charges",
+        "places, charges near, weights": "near, weights",
+        "evaluation, all of it": "of the zone",
+        "force field of a step, without the zone's own": "force field",
+    }
+    return [
+        f"mean temperature of {value(nvt + 'mean temperature'):.1f} K and took "
+        f"{value(nvt + 'a step, median'):.0f} ms a step",
+        f"kept the total energy to {value(nve + 'total energy, standard deviation'):.2f} kJ/mol "
+        f"(kinetic energy: {value(nve + 'kinetic energy, standard deviation'):.0f} kJ/mol)",
+        *(f"{end} | {value(name):.1f} | {value(name, '2'):.1f} |" for name, end in parts.items()),
+    ]
+
+
 def link_atoms() -> list[str]:
     """Return the rows of the tables about cut bonds."""
     rows, found = read("link_atoms_accuracy"), []
@@ -610,7 +635,7 @@ PHRASES: dict[str, Callable[[], list[str]]] = {
     "md": md,
     "md_electrostatics": md_electrostatics,
     "md_sampling": hydration,
-    "md_zones": link_atoms,
+    "md_zones": lambda: [*link_atoms(), *protein_zone()],
     "ase": ase,
     "doctor": doctor,
     "howto_tolerance": howto_tolerance,
