@@ -50,3 +50,22 @@ class Bar:
     def update(self, completed: float, note: str, total: float | None = None) -> None:
         """Show how much is done, and a note on it."""
         self._bar.update(self._task, completed=completed, note=note, total=total)
+
+
+class StepBar(Bar):
+    """A bar with percent and remaining time on a terminal; a line for every tenth elsewhere."""
+
+    def __init__(self, console: Any, total: int):
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+
+        percent = TextColumn("{task.percentage:3.0f} %")
+        self._total, self._tenths = total, 0
+        super().__init__(console, BarColumn(), percent, TimeRemainingColumn(), total=total)
+
+    def show(self, done: int, note: str) -> None:
+        """Show how many steps are done, and a note on them."""
+        self.update(done, note)
+        tenths = 10 * done // self._total
+        if not self.console.is_terminal and tenths > self._tenths:
+            self.console.print(f"  {100 * done // self._total:3d} %  {note}")
+            self._tenths = tenths

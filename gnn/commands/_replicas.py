@@ -8,7 +8,7 @@ from shutil import copyfile
 from typing import Any
 
 from gnn.commands._common import count
-from gnn.progress import Bar
+from gnn.progress import StepBar
 
 
 def add_sampling(parser: Any) -> None:
@@ -143,14 +143,10 @@ def _line(run: Any) -> str:
     """Return what came of a replica."""
     import numpy as np
 
-    from gnn.engines.runs.analysis import read_log
+    from gnn.engines.runs.analysis import read_log, temperature_line
 
     log = read_log(run.log)
-    kelvin = log["temperature_k"][len(log["temperature_k"]) // 2 :]
-    line = (
-        f"temperature {kelvin.mean():.0f} ± {kelvin.std():.0f} K in the second half, "
-        f"{np.nanmedian(log['ns_per_day']):.2f} ns/day"
-    )
+    line = f"{temperature_line(log)}, {np.nanmedian(log['ns_per_day']):.2f} ns/day"
     if run.bias is not None and run.bias.centre is not None:
         variable = run.bias[run.bias.plan.umbrella.variable]
         line += f", {variable.name} about {run.bias.centre:g} {variable.unit}"
@@ -172,26 +168,17 @@ def _status(errors: dict[int, BaseException]) -> int:
     return 1 if asked else 2
 
 
-class _Progress(Bar):
-    """A bar on a terminal, a line for every tenth elsewhere; of all replicas together."""
+class _Progress(StepBar):
+    """Shows all replicas together."""
 
     def __init__(self, screen: Any, replicas: int, steps: int):
-        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-
-        percent = TextColumn("{task.percentage:3.0f} %")
-        self.total, self._tenths = replicas * steps, 0
         self._steps, self._speeds = [0] * replicas, [0.0] * replicas
         self._lock = threading.Lock()
-        super().__init__(screen, BarColumn(), percent, TimeRemainingColumn(), total=self.total)
+        super().__init__(screen, replicas * steps)
 
     def __call__(self, replica: int, step: int, speed: float) -> None:
         with self._lock:
             self._steps[replica], self._speeds[replica] = step, speed
-            done = sum(self._steps)
             note = f"steps {min(self._steps)} to {max(self._steps)}"
             note += f", {sum(self._speeds):.2f} ns/day in all"
-            self.update(done, note)
-            tenths = 10 * done // self.total
-            if not self.console.is_terminal and tenths > self._tenths:
-                self.console.print(f"  {100 * done // self.total:3d} %  {note}")
-                self._tenths = tenths
+            self.show(sum(self._steps), note)

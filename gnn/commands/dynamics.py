@@ -16,7 +16,7 @@ from gnn.commands._replicas import (
     number_of,
     run_replicas,
 )
-from gnn.progress import Bar
+from gnn.progress import StepBar
 
 
 def register(commands: Any) -> None:
@@ -140,38 +140,30 @@ def _threads(number: int) -> Iterator[None]:
         multipoles.set_num_threads(before[1])
 
 
-class _Progress(Bar):
-    """A bar on a terminal, a line for every tenth elsewhere."""
+class _Progress(StepBar):
+    """Shows a run."""
 
     def __init__(self, screen: Any, run: Any):
-        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-
-        percent = TextColumn("{task.percentage:3.0f} %")
-        self.run, self.steps, self._tenths = run, run.settings.steps, 0
-        super().__init__(screen, BarColumn(), percent, TimeRemainingColumn(), total=self.steps)
+        self.run = run
+        super().__init__(screen, run.settings.steps)
 
     def __call__(self, step: int, speed: float) -> None:
         note = f"step {step}, {speed:.2f} ns/day"
         if self.run.spread is not None:
             note += f", spread {self.run.spread.force:.2g} eV/Å"
-        self.update(step, note)
-        tenths = 10 * step // self.steps
-        if not self.console.is_terminal and tenths > self._tenths:
-            self.console.print(f"  {100 * step // self.steps:3d} %  {note}")
-            self._tenths = tenths
+        self.show(step, note)
 
 
 def _summary(run: Any, kind: str, screen: Any) -> None:
     import numpy as np
 
-    from gnn.engines.runs.analysis import energy_drift, picture, read_log
+    from gnn.engines.runs.analysis import energy_drift, picture, read_log, temperature_line
     from gnn.engines.spread import SPREAD_COLUMNS
 
     log, settings = read_log(run.log), run.settings
-    temperature = log["temperature_k"][len(log["temperature_k"]) // 2 :]
     speed = np.nanmedian(log["ns_per_day"])
     screen.print(
-        f"temperature {temperature.mean():.0f} ± {temperature.std():.0f} K in the second half; "
+        f"{temperature_line(log)}; "
         f"median speed {speed:.2f} ns/day ({1e-6 * settings.timestep * 8.64e7 / speed:.1f} ms/step)"
     )
     if SPREAD_COLUMNS[0] in log:

@@ -208,12 +208,8 @@ def create_system(
     qm = _checked_atoms(topology, qm_atoms)
     finished = isinstance(mm_forcefield, openmm.System)
     links = links_of(topology, set(qm), link_scheme, link_ratio)
-    if alchemical and links:
-        raise ValueError(
-            f"alchemical=True takes whole molecules out of their surroundings, and {len(links)} "
-            f"bond{'s' if len(links) > 1 else ''} of the QM atoms would be cut: what holds them to "
-            "the rest has no parameter"
-        )
+    if alchemical:
+        _check_whole(len(links))
     check_reach(links, cutoff - switch_width)
     classical = split(system, topology, set(qm), finished)
     charge = zone_charge(classical, bonds_among(topology, qm), qm, links, charge)
@@ -236,13 +232,29 @@ def create_system(
         prepare(embedding)
     if alchemical:
         soften(system, set(qm))
-    parameters = {ELECTROSTATICS: 1.0} if alchemical else {}
+    system.addForce(_force(embedding, periodic, {ELECTROSTATICS: 1.0} if alchemical else {}))
+    return system
+
+
+def _check_whole(cut: int) -> None:
+    """Refuse to take parts of molecules out of their surroundings."""
+    if cut:
+        raise ValueError(
+            f"alchemical=True takes whole molecules out of their surroundings, and {cut} "
+            f"bond{'s' if cut > 1 else ''} of the QM atoms would be cut: what holds them to the "
+            "rest has no parameter"
+        )
+
+
+def _force(embedding: Embedding, periodic: bool, parameters: dict[str, float]) -> Any:
+    """Return the force of the model, with parameters of the context that it reads."""
+    import openmm
+
     force = openmm.PythonForce(QMMMForce(embedding, periodic), parameters)
     force.setUsesPeriodicBoundaryConditions(periodic)
     force.setForceGroup(1)
     force.setName("QMMMForce")
-    system.addForce(force)
-    return system
+    return force
 
 
 def classical_system(topology: Any, mm_forcefield: Any, options: dict[str, Any]) -> Any:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from methanol import in_water
 
 from gnn import System, load_model
-from gnn.engines.boxes.shipped import shipped_box
 from gnn.units import KJ_PER_MOL
 
 openmm = pytest.importorskip("openmm", reason="needs the package openmm (extra 'engines')")
@@ -24,12 +24,7 @@ def model():
 @pytest.fixture(scope="module")
 def box(tmp_path_factory):
     """Topology and positions of methanol in water."""
-    folder = tmp_path_factory.mktemp("box")
-    shipped_box(folder)
-    prmtop = app.AmberPrmtopFile(str(folder / "solute.prmtop"))
-    start = app.AmberInpcrdFile(str(folder / "solute.rst7"))
-    prmtop.topology.setPeriodicBoxVectors(start.boxVectors)
-    return prmtop, start
+    return in_water(tmp_path_factory.mktemp("box"))
 
 
 def built(box, model, **options):

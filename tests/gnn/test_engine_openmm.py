@@ -7,9 +7,9 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from methanol import in_water
 
 from gnn import System, load_model
-from gnn.engines.boxes.shipped import shipped_box
 from gnn.engines.embedding.embedding import Embedding
 from gnn.engines.embedding.groups import switch
 from gnn.engines.embedding.images import nearest_image
@@ -30,12 +30,7 @@ def model():
 @pytest.fixture(scope="module")
 def box(tmp_path_factory):
     """Topology and positions of methanol in water."""
-    folder = tmp_path_factory.mktemp("box")
-    shipped_box(folder)
-    prmtop = app.AmberPrmtopFile(str(folder / "solute.prmtop"))
-    start = app.AmberInpcrdFile(str(folder / "solute.rst7"))
-    prmtop.topology.setPeriodicBoxVectors(start.boxVectors)
-    return prmtop, start
+    return in_water(tmp_path_factory.mktemp("box"))
 
 
 def qmmm(box, model, **options):

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from methanol import in_water
 
 from gnn import System, load_model
-from gnn.engines.boxes.shipped import shipped_box
 from gnn.units import KJ_PER_MOL
 
 openmm = pytest.importorskip("openmm", reason="needs the package openmm (extra 'engines')")
@@ -42,11 +42,7 @@ def registered():
 @pytest.fixture(scope="module")
 def box(tmp_path_factory):
     """Topology, positions in nm and classical system of methanol in water."""
-    folder = tmp_path_factory.mktemp("box")
-    shipped_box(folder)
-    prmtop = app.AmberPrmtopFile(str(folder / "solute.prmtop"))
-    start = app.AmberInpcrdFile(str(folder / "solute.rst7"))
-    prmtop.topology.setPeriodicBoxVectors(start.boxVectors)
+    prmtop, start = in_water(tmp_path_factory.mktemp("box"))
     system = prmtop.createSystem(
         nonbondedMethod=app.PME, nonbondedCutoff=0.9, constraints=app.HBonds, rigidWater=True
     )

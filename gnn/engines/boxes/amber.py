@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from gnn.engines.boxes.box import OPTIONS, Box, check_positions, checked, set_vectors, whole
-from gnn.engines.boxes.files import in_angstrom, parsed
+from gnn.engines.boxes.box import OPTIONS, Box, check_positions, set_vectors, whole
+from gnn.engines.boxes.files import check_counts, in_angstrom, parsed
 from gnn.engines.boxes.naming import is_water
 from gnn.engines.embedding.images import Array
 from gnn.engines.openmm import classical_system
@@ -30,7 +30,7 @@ def amber_box(prmtop: Path, coordinates: Path) -> Box:
     topology, start = read_amber(prmtop, coordinates)
     system = classical_system(topology.topology, topology, OPTIONS)
     _restore_names(topology)
-    return checked(str(coordinates), topology.topology, system, *start_of(start))
+    return Box(topology.topology, system, *start_of(start))
 
 
 def read_amber(prmtop: Path, coordinates: Path) -> tuple[Any, Any]:
@@ -57,12 +57,7 @@ def read_amber(prmtop: Path, coordinates: Path) -> tuple[Any, Any]:
 
     topology = parsed(prmtop, app.AmberPrmtopFile, "Amber topology (prmtop)")
     start = parsed(coordinates, app.AmberInpcrdFile, "Amber coordinates (rst7, inpcrd)")
-    count = topology.topology.getNumAtoms()
-    if len(start.positions) != count:
-        raise ValueError(
-            f"{coordinates} has {len(start.positions)} atoms, {prmtop} has {count}: they are not "
-            "of the same box"
-        )
+    check_counts(coordinates, start.positions, prmtop, topology.topology)
     if start.boxVectors is None:
         raise ValueError(
             f"{coordinates} has no box: a run needs a periodic box of solvent (as tleap's "

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gnn.engines.boxes.box import OPTIONS, Box, checked, vectors_of
-from gnn.engines.boxes.files import in_angstrom, parsed
+from gnn.engines.boxes.files import check_counts, in_angstrom, parsed
 from gnn.engines.embedding.images import Array
 from gnn.engines.openmm import classical_system
 
@@ -58,11 +58,7 @@ def charmm_box(
     topology = parsed(
         psf, lambda name: app.CharmmPsfFile(name, periodicBoxVectors=rows), "CHARMM topology (psf)"
     )
-    if len(positions) != topology.topology.getNumAtoms():
-        raise ValueError(
-            f"{coordinates} has {len(positions)} atoms, {psf} has "
-            f"{topology.topology.getNumAtoms()}: they are not of the same box"
-        )
+    check_counts(coordinates, positions, psf, topology.topology)
     names = ", ".join(path.name for path in parameters)
     try:
         read = app.CharmmParameterSet(*map(str, parameters))

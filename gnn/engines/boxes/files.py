@@ -42,6 +42,26 @@ def parsed(path: Path, reader: Callable[[str], Any], kind: str) -> Any:
         ) from None
 
 
+def check_counts(coordinates: Path, positions: Any, path: Path, topology: Any) -> None:
+    """Refuse coordinates of another number of atoms than a topology of OpenMM has.
+
+    Parameters
+    ----------
+    coordinates, path
+        Files of both, for the message.
+    positions
+        As many as atoms, hopefully.
+    topology : openmm.app.Topology
+        Of all atoms.
+    """
+    count = topology.getNumAtoms()
+    if len(positions) != count:
+        raise ValueError(
+            f"{coordinates} has {len(positions)} atoms, {path} has {count}: they are not of the "
+            "same box"
+        )
+
+
 def in_angstrom(lengths: Any) -> Array:
     """Return lengths of OpenMM, with a unit, as an array in Å."""
     from openmm import unit

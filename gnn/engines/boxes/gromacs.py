@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from gnn.engines.boxes.box import OPTIONS, Box, checked
-from gnn.engines.boxes.files import in_angstrom, parsed
+from gnn.engines.boxes.files import check_counts, in_angstrom, parsed
 from gnn.engines.openmm import classical_system
 
 
@@ -46,11 +46,7 @@ def gromacs_box(top: Path, gro: Path) -> Box:
             f"{error}: let the environment variable GMXLIB name the folder of GROMACS's force "
             "fields (share/gromacs/top)"
         ) from None
-    if len(start.positions) != topology.topology.getNumAtoms():
-        raise ValueError(
-            f"{gro} has {len(start.positions)} atoms, {top} has "
-            f"{topology.topology.getNumAtoms()}: they are not of the same box"
-        )
+    check_counts(gro, start.positions, top, topology.topology)
     system = classical_system(topology.topology, topology, OPTIONS)
     places = in_angstrom(start.positions), in_angstrom(vectors)
     return checked(str(gro), topology.topology, system, *places)

@@ -53,8 +53,8 @@ class Tree:
         columns = np.concatenate([self.bonds[:, 1], first])
         tree = coo_array((np.ones(len(rows)), (rows, columns)), shape=(n + 1, n + 1)).tocsr()
         order, self.parents = breadth_first_order(tree, n, directed=False)
-        self.order = order[self.parents[order] < n]
-        self.order = self.order[self.order != n]
+        below = order[1:]
+        self.order = below[self.parents[below] < n]
 
     def whole(self, positions: Array, box: Array | None) -> Array:
         """Return positions (n, 3) in Å, with particles that are bonded in one image."""

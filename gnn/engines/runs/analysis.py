@@ -108,6 +108,12 @@ def read_log(path: Path) -> dict[str, Array]:
     return {key: np.array([float(row[key]) for row in rows]) for key in rows[0]}
 
 
+def temperature_line(log: dict[str, Array]) -> str:
+    """Return mean and spread of the temperature in the second half of a run, in words."""
+    kelvin = log["temperature_k"][len(log["temperature_k"]) // 2 :]
+    return f"temperature {kelvin.mean():.0f} ± {kelvin.std():.0f} K in the second half"
+
+
 def energy_drift(log: dict[str, Array], degrees: int, temperature: float) -> tuple[float, float]:
     """Return slope of the total energy and its standard error, in kT per degree of freedom and ns.
 
