@@ -1,0 +1,68 @@
+"""The anisotropic state and the invariants of pairs on a tape.
+
+In dual mode the gradient of a pair (value, change) is the gradient's own program run on dual
+numbers: by the change it is what the first mode has for the gradient by the change, and by the value
+the change of that.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gnn.operators import edge_arrays
+from gnn.operators.edge_math import invariant_terms
+from gnn.passes.tape import Tape, Value
+from multipoles import indexing
+
+
+def anisotropic_state(
+    tape: Tape,
+    coefficients: Value,
+    directions: Value,
+    receivers: NDArray[np.int64],
+    n_nodes: int,
+    order: int,
+) -> Value:
+    """Return the state (N, n_components, C) of coefficients (E, (order + 1) C)."""
+    rows = coefficients.x.reshape(len(receivers), order + 1, -1)
+    state = np.empty((n_nodes, indexing.n_components(order), rows.shape[2]), rows.dtype)
+    inputs = rows, directions.x
+    edge_arrays.run_state("values", inputs, receivers, (state,), order, n_nodes)
+    value = Value(state)
+
+    def backward() -> None:
+        if value.gradient is None:
+            return
+        by_rows, by_directions = np.empty_like(rows), np.zeros_like(directions.x)
+        given = *inputs, np.ascontiguousarray(value.gradient)
+        outs = by_rows, by_directions
+        edge_arrays.run_state("gradients", given, receivers, outs, order, n_nodes)
+        coefficients.add(by_rows.reshape(coefficients.x.shape))
+        directions.add(by_directions)
+
+    tape.note(backward)
+    return value
+
+
+def pair_invariants(
+    tape: Tape,
+    state: Value,
+    directions: Value,
+    ends: tuple[NDArray[np.int64], NDArray[np.int64]],
+    order: int,
+) -> Value:
+    """Return the invariants (E, n_invariants C) of the states at the ends of edges."""
+    shape = len(ends[0]), len(invariant_terms(order)), state.x.shape[2]
+    found = np.empty(shape, state.x.dtype)
+    edge_arrays.run_pair_values(state.x, directions.x, ends, found, order)
+    value = Value(found.reshape(len(found), -1))
+
+    def backward() -> None:
+        if value.gradient is None:
+            return
+        by_directions = np.zeros_like(directions.x)
+        inputs = state.x, directions.x, np.ascontiguousarray(value.gradient)
+        state.add(edge_arrays.run_pair("gradients", inputs, ends, (by_directions,), order))
+        directions.add(by_directions)
+
+    tape.note(backward)
+    return value
