@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -67,13 +68,9 @@ class EdgeDense:
         lead: int = 0,
     ):
         first, *others = layers
-        both = np.concatenate(
-            [
-                _numbers(first.weight)[:, :features],
-                _numbers(first.weight)[:, features : 2 * features],
-            ]
-        )
-        self.projection = Network([Layer(_tensor(both), None, False)], [features])
+        n, weight = features, first.weight.detach()
+        both = torch.cat([weight[:, :n], weight[:, n : 2 * n]])
+        self.projection = Network([Layer(both, None, False)], [features])
         own = first._replace(weight=first.weight[:, 2 * features :])
         self.network = Network([own, *others], widths, skips, lead)
 
@@ -86,7 +83,7 @@ class EdgeDense:
         fade: Value | None = None,
         summed: bool = False,
     ) -> Value:
-        """Return (E, outputs), times `fade` (E, 1); or sums over each node's edges, (N, outputs)."""
+        """Return (E, outputs) times `fade` (E, 1), or their sums at receivers, (N, outputs)."""
         projected, _ = rows_of.values(self.projection, [nodes.x], keeps=False)
         inputs = [block.x for block in blocks]
         factors = None if fade is None else fade.x
@@ -116,11 +113,28 @@ class EdgeDense:
         return value
 
 
-def _numbers(weight: Tensor) -> NDArray:
-    return weight.detach().numpy()
+class Embedding:
+    """Features of elements, and of what charges atoms begin with.
 
+    Parameters
+    ----------
+    table, charge : Tensor
+        (elements, features), and (features, 1) of a unit charge.
+    """
 
-def _tensor(array: NDArray) -> Tensor:
-    import torch
+    def __init__(self, table: Tensor, charge: Tensor):
+        self.table, self.charge = table.detach().numpy(), charge.detach().numpy()[:, 0]
 
-    return torch.from_numpy(array)
+    def __call__(
+        self, tape: Tape, numbers: NDArray[np.int64], charges: Value
+    ) -> tuple[Value, NDArray]:
+        """Return features (N, features) of elements and charges (N,), and the charges' share."""
+        share = charges.x[:, None] * self.charge
+        value = Value(self.table[numbers] + share, charges.live)
+
+        def backward() -> None:
+            if charges.live and value.gradient is not None:
+                charges.add(value.gradient @ self.charge)
+
+        tape.note(backward)
+        return value, share
