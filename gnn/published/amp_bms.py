@@ -13,6 +13,7 @@ from gnn.data.streaming import Header
 from gnn.data.systems import Frame
 from gnn.layers.electrostatics import full_quadrupoles
 from gnn.layers.message import Graph
+from gnn.passes.weights import Weights
 from gnn.potential import Potential
 from gnn.published import constants, electrostatics, fused
 from gnn.published.dispersion import Dispersion
@@ -119,7 +120,7 @@ class AmpBms(Potential):
             "elements": elements,
         }  # fmt: skip
         _check_arguments(self._arguments)
-        self._weights = constants.Weights()
+        self._weights = Weights()
         self.cutoff, self.cutoff_pairs, self.cutoff_mm = cutoff, cutoff_pairs, cutoff_mm
         self.mode, self.box = mode, box
         self.internal_kernel = ReactionField(cutoff_pairs, eps)
