@@ -104,7 +104,7 @@ class SurroundingsCoupling(nn.Module):
             nn.init.normal_(self.factors.weight, std=0.1 / features**0.5)
         # three times what removes the trace of packed second derivatives and makes them packed
         # moments: whole numbers, which no cast rounds
-        detrace = torch.tensor((3 * traceless_matrix(2).T).round())
+        detrace = torch.tensor((3 * traceless_matrix(2).T).round()).contiguous()
         self.register_buffer("detrace", detrace, persistent=False)
 
     def induced(self, nodes: Tensor, surroundings: SurroundingsField) -> Tensor:
