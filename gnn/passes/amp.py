@@ -22,7 +22,7 @@ from gnn.passes.edges import anisotropic_state, pair_invariants
 from gnn.passes.fields import Leaves, Term, internal_energies, outer_fields, works
 from gnn.passes.geometry import EdgeGeometry, Ends, edge_geometry
 from gnn.passes.nodes import added, column, induced, node_terms, potential_steps, read_moments
-from gnn.passes.perceptrons import Dense, EdgeDense, Embedding
+from gnn.passes.perceptrons import Dense, EdgeDense, Embedding, join
 from gnn.passes.tape import Tape, Value
 from multipoles.neighbours import Slots
 from multipoles.radial import Kernel
@@ -94,6 +94,19 @@ class Networks:
         self.atom_energy = dense(layers_of(model.atom_energy), [features])
         self.multipoles = self._readout(model.multipoles, width)
         self.penetration = [self._readout(readout, width) for readout in model.penetration]
+        if dense is Dense:
+            self._join()
+
+    def _join(self) -> None:
+        """Let networks of the same nodes run as one."""
+        readouts = [self.multipoles, *self.penetration]
+        heads = [self.atom_energy, *(one.weights for one in readouts)]
+        heads += [one.charge for one in readouts if isinstance(one.charge, Dense)]
+        join([head for head in heads if head is not None], self._features)
+        for i, step in enumerate(self.steps):
+            linear = [step.coefficients, step.message, step.factors]
+            linear += [self.edges] if i == 0 else []
+            join([one for one in linear if one is not None], self._features)
 
     def _edges(self, network: EdgeNetwork, widths: Sequence[int]) -> Any:
         if type(network) is not EdgeNetwork or not network.split:

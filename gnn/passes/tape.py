@@ -25,11 +25,12 @@ class Value:
         Whether gradients by it are wanted.
     """
 
-    __slots__ = ("gradient", "live", "x")
+    __slots__ = ("gradient", "live", "made", "x")
 
     def __init__(self, x: NDArray, live: bool = True):
         self.x, self.live = x, live
         self.gradient: NDArray | None = None
+        self.made: dict[object, Value] = {}  # of it by layers that several others share
 
     def add(self, gradient: NDArray) -> None:
         """Add to the gradient; the array is given away."""
@@ -37,6 +38,12 @@ class Value:
             self.gradient = gradient
         else:
             self.gradient += gradient
+
+    def room(self) -> NDArray:
+        """Return the gradient to add to in place."""
+        if self.gradient is None:
+            self.gradient = np.zeros_like(self.x)
+        return self.gradient
 
     def taken(self) -> NDArray:
         """Return the gradient, zeros where nobody added to it."""
