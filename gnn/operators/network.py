@@ -42,6 +42,29 @@ class Layer(NamedTuple):
     active: bool
 
 
+class Projected(NamedTuple):
+    """What nodes add to the first layer of their edges: columns of a contiguous array.
+
+    Attributes
+    ----------
+    numbers : ndarray
+        One-dimensional, from the first column on: as sender (hidden), then as receiver (hidden).
+    pitch : int
+        From row to row.
+    nodes : int
+        Number of rows.
+    """
+
+    numbers: NDArray
+    pitch: int
+    nodes: int
+
+
+def columns_of(rows: NDArray, first: int) -> Projected:
+    """Return the columns of contiguous rows from one on."""
+    return Projected(rows.reshape(-1)[first:], rows.shape[1], len(rows))
+
+
 class Network:
     """Weights of a perceptron, laid out for the loops.
 
@@ -140,7 +163,7 @@ def values(
     network: Network,
     inputs: Sequence[NDArray],
     ends: EndArrays | None = None,
-    projected: NDArray | None = None,
+    projected: Projected | None = None,
     fade: NDArray | None = None,
     summed: bool = False,
     keeps: bool = True,
@@ -155,9 +178,8 @@ def values(
         Blocks of columns, (rows, width) each; those of a row are contiguous.
     ends : tuple of ndarray, optional
         Senders and receivers, where rows are edges.
-    projected : ndarray, optional
-        (N, 2 hidden), or these columns of a wider array: what each node adds to the first layer of
-        its edges as their sender, and as their receiver.
+    projected : Projected, optional
+        What each node adds to the first layer of its edges.
     fade : ndarray, optional
         (rows, 1) factors of the outputs.
     summed : bool
@@ -171,11 +193,11 @@ def values(
     width = network.lead + network.outputs
     if summed:
         assert projected is not None  # nodes are counted by it
-        found = np.zeros((len(projected), width), dtype)
+        found = np.zeros((projected.nodes, width), dtype)
     else:
         found = np.empty((rows, width), dtype)
     nothing = network.nothing
-    of_nodes = (nothing, 0) if projected is None else strided(projected)
+    of_nodes = (nothing, 0) if projected is None else projected[:2]
     arguments = (
         *_blocks(inputs, nothing), ends or _NO_ENDS, *of_nodes, network.arrays,
         nothing if fade is None else _flat(fade), kept, breadth, found.reshape(-1), summed,
@@ -196,7 +218,7 @@ def gradients(
     asked: tuple[bool, ...],
     rows: int,
     ends: EndArrays | None = None,
-    by_projected: NDArray | None = None,
+    by_projected: Projected | None = None,
     fade: NDArray | None = None,
     summed: bool = False,
 ) -> tuple[NDArray | None, list[NDArray]]:
@@ -214,8 +236,8 @@ def gradients(
         Which blocks of inputs.
     rows : int
         Number of rows.
-    by_projected : ndarray, optional
-        Of the layout of `projected`: what is added to.
+    by_projected : Projected, optional
+        What is added to.
 
     Returns
     -------
@@ -228,7 +250,7 @@ def gradients(
         np.empty((rows, width) if wanted else (0, 0), nothing.dtype)
         for width, wanted in zip(network.columns, asked, strict=True)
     ]
-    of_nodes, across = (nothing, 0) if by_projected is None else strided(by_projected)
+    of_nodes, across = (nothing, 0) if by_projected is None else by_projected[:2]
     arguments = (
         ends or _NO_ENDS, network.arrays, nothing if fade is None else _flat(fade), kept,
         network.breadth, _flat(weights), summed, network.lead, _asked(asked),
@@ -248,7 +270,7 @@ def _in_threads(
     network: Network,
     arguments: tuple,
     ends: EndArrays | None,
-    by_projected: NDArray | None,
+    by_projected: Projected | None,
     results: tuple[NDArray, ...],
     ranges: list[Range],
 ) -> None:
@@ -262,9 +284,9 @@ def _in_threads(
 
     parts = jit.run_ranges(task, ranges)
     if by_projected is not None:
+        numbers, pitch, _ = by_projected
         for own, base in parts:
-            block = own.reshape(-1, hidden)
-            by_projected[base : base + len(block), :hidden] += block
+            kernels.add_rows(own, hidden, numbers, base * pitch, pitch)
 
 
 def _rows_of_senders(
