@@ -1,6 +1,7 @@
 """Energies of a batch and their gradients by the leaves, from a model's passes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gnn.data.batching import Batch
+from gnn.operators.arena import Arena
 from gnn.outputs import energy_between
 from gnn.passes.amp import Networks, Pass, tensors
 from gnn.passes.bounds import Beyond
@@ -41,6 +43,7 @@ class Compiled:
         self._weights = Weights()
         # one tuple, so that threads never see the networks of one stamp with another
         self._kept: tuple[object, Laid | None] = None, None
+        self._arenas: list[Arena] = []  # of as many threads as met
 
     def laid_out(self, model: Any) -> Laid:
         """Return the networks and shifts.
@@ -61,6 +64,17 @@ class Compiled:
         if laid is None:
             raise Beyond
         return laid
+
+    @contextmanager
+    def arena(self) -> Iterator[Arena]:
+        """Lend memory, that of an earlier evaluation if there is some."""
+        try:
+            arena = self._arenas.pop()
+        except IndexError:
+            arena = Arena()
+        arena.begin()
+        yield arena
+        self._arenas.append(arena)
 
     def __reduce__(self) -> tuple[type["Compiled"], tuple[()]]:
         return Compiled, ()
@@ -93,10 +107,22 @@ def evaluate(model: Any, compiled: Compiled, batch: Batch, asked: Mapping[str, b
         If the batch is for autograd's graph.
     """
     networks, shifts = compiled.laid_out(model)
+    with compiled.arena() as arena:
+        return _evaluate(model, networks, shifts, batch, asked, arena)
+
+
+def _evaluate(
+    model: Any,
+    networks: Networks,
+    shifts: NDArray,
+    batch: Batch,
+    asked: Mapping[str, bool],
+    arena: Arena,
+) -> Found:
     live = {name: asked.get(name, False) for name in Leaves._fields}
     arrays = {name: getattr(batch, name).detach().contiguous().numpy() for name in live}
     leaves = Leaves(*(Value(arrays[name], live[name]) for name in live))
-    tape = Tape(records=any(live.values()))
+    tape = Tape(any(live.values()), arena=arena)
     energies, moments, nodes, fields = Pass(model, networks, shifts, batch, tape, leaves).energies()
     energy = _sums(torch.from_numpy(energies.x), batch)
     results = {
@@ -110,7 +136,7 @@ def evaluate(model: Any, compiled: Compiled, batch: Batch, asked: Mapping[str, b
         moments.add(by_moments)
         leaves.positions.add(by_positions)
     results |= {
-        "_features": torch.from_numpy(nodes.x),
+        "_features": torch.from_numpy(nodes.x.copy()),
         "_gradient": torch.from_numpy(np.ascontiguousarray(fields.x[:, 0, 1:4])),
     }
     energies.add(np.ones_like(energies.x))
