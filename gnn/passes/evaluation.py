@@ -107,7 +107,8 @@ def evaluate(model: Any, compiled: Compiled, batch: Batch, asked: Mapping[str, b
         If the batch is for autograd's graph.
     """
     networks, shifts = compiled.laid_out(model)
-    with compiled.arena() as arena:
+    # numbers that are not finite are refused where results are
+    with compiled.arena() as arena, np.errstate(all="ignore"):
         return _evaluate(model, networks, shifts, batch, asked, arena)
 
 
