@@ -264,6 +264,48 @@ class Potential(nn.Module):
             "mm_moments": mm_potential,
             "external_field": field_response,
         }
+        found = None
+        if not (create_graph or stress):
+            found = self._compiled(batch, asked)
+        if found is None:
+            found = self._by_autograd(batch, asked, create_graph, stress)
+        energy, results, gradients = found
+        names = {"positions": "forces", "mm_positions": "mm_forces", "uniform_field": "dipole"}
+        for leaf, gradient in gradients.items():
+            if leaf == "mm_moments":
+                results["mm_potential"] = gradient[:, 0]
+            elif leaf == "external_field":
+                results["field_response"] = gradient
+            elif leaf == "strain":
+                results["stress"] = stress_of(batch, gradient)
+            else:
+                results.setdefault(names[leaf], -gradient)
+        if batch.cell is not None and "dipole" in results:
+            inside = batch.in_cell[:, None]
+            results["dipole"] = results["dipole"].masked_fill(inside, torch.nan)
+        seen, field = (results.pop(name, None) for name in ("_features", "_gradient"))
+        if self.domain is not None and seen is not None:
+            results["novelty"] = self.domain.novelty(batch, seen, field)
+        baseline = energy.new_zeros(batch.n_systems, dtype=torch.float64)
+        baseline.index_add_(0, batch.batch, self.baseline[batch.numbers])
+        baseline += self.charge_baseline * batch.charge.double()
+        results["energy"] = energy.double() + baseline
+        return results
+
+    def _compiled(
+        self, batch: Batch, asked: Mapping[str, bool]
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]] | None:
+        """Return energies, results and gradients by compiled passes; None: autograd is to do it.
+
+        Energies (B,) are without the baseline and with those of `Batch.between`; results are those
+        of `_energy`; gradients are those by the leaves that are asked for, by name.
+        """
+        return None
+
+    def _by_autograd(
+        self, batch: Batch, asked: Mapping[str, bool], create_graph: bool, stress: bool
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Return the same by autograd."""
         with torch.set_grad_enabled(any(asked.values()) or stress or torch.is_grad_enabled()):
             leaves = {
                 name: getattr(batch, name).detach().requires_grad_()
@@ -288,27 +330,7 @@ class Potential(nn.Module):
                 if leaves
                 else ()
             )
-        names = {"positions": "forces", "mm_positions": "mm_forces", "uniform_field": "dipole"}
-        for leaf, gradient in zip(leaves, gradients, strict=True):
-            if leaf == "mm_moments":
-                results["mm_potential"] = gradient[:, 0]
-            elif leaf == "external_field":
-                results["field_response"] = gradient
-            elif leaf == "strain":
-                results["stress"] = stress_of(batch, gradient)
-            else:
-                results.setdefault(names[leaf], -gradient)
-        if batch.cell is not None and "dipole" in results:
-            inside = batch.in_cell[:, None]
-            results["dipole"] = results["dipole"].masked_fill(inside, torch.nan)
-        seen, field = (results.pop(name, None) for name in ("_features", "_gradient"))
-        if self.domain is not None and seen is not None:
-            results["novelty"] = self.domain.novelty(batch, seen, field)
-        baseline = energy.new_zeros(batch.n_systems, dtype=torch.float64)
-        baseline.index_add_(0, batch.batch, self.baseline[batch.numbers])
-        baseline += self.charge_baseline * batch.charge.double()
-        results["energy"] = energy.double() + baseline
-        return results
+        return energy, results, dict(zip(leaves, gradients, strict=True))
 
     def _check_batch(self, batch: Batch, stress: bool) -> None:
         """Refuse a batch that the model cannot compute."""

@@ -213,7 +213,8 @@ def gradients(
     asked : sequence of bool
         Which blocks of inputs.
     rows, nodes : int
-        Number of rows, and of nodes where something was projected.
+        Number of rows, and of nodes where the gradient by what was projected is wanted; where it is
+        not, no senders are needed.
 
     Returns
     -------
@@ -252,9 +253,9 @@ def _rows_of_senders(
     ends: EndArrays | None, begin: int, end: int, network: Network
 ) -> tuple[NDArray, int]:
     """Return zeros for the senders of some edges, and the first of them."""
-    if ends is None or begin == end:
+    senders = _NOBODY if ends is None else ends[0][begin:end]
+    if not len(senders):
         return np.zeros(0, network.biases.dtype), 0
-    senders = ends[0][begin:end]
     base, top = int(senders.min()), int(senders.max()) + 1
     return np.zeros((top - base) * network.hidden, network.biases.dtype), base
 

@@ -77,17 +77,26 @@ class EdgeDense:
         own = first._replace(weight=first.weight[:, 2 * features :])
         self.network = Network([own, *others], widths, skips, lead)
 
+    def projected(self, features: NDArray) -> NDArray:
+        """Return what nodes (N, features) add to the first layer, (N, 2 hidden)."""
+        return rows_of.values(self.projection, [features], keeps=False)[0]
+
     def __call__(
         self,
         tape: Tape,
-        nodes: Value,
+        nodes: Value | NDArray,
         blocks: Sequence[Value],
         ends: EndArrays,
         fade: Value | None = None,
         summed: bool = False,
     ) -> Value:
-        """Return (E, outputs), times `fade` (E, 1); or sums over each node's edges, (N, outputs)."""
-        projected, _ = rows_of.values(self.projection, [nodes.x], keeps=False)
+        """Return (E, outputs), times `fade` (E, 1), or the sums at receivers, (N, outputs).
+
+        Nodes are features (N, features) or, where these are constants, what `projected` made of
+        them.
+        """
+        live = isinstance(nodes, Value)
+        projected = self.projected(nodes.x) if isinstance(nodes, Value) else nodes
         inputs = [block.x for block in blocks]
         factors = None if fade is None else fade.x
         given = ends, projected, factors, summed
@@ -97,16 +106,19 @@ class EdgeDense:
         def backward() -> None:
             if value.gradient is None:
                 return
+            # without senders nothing goes back to nodes
+            places = ends if live else (ends[0][:0], ends[1])
+            count = len(projected) if live else 0
             by_projected, by_fade, by_inputs = rows_of.gradients(
-                self.network, kept, value.gradient, asked, len(inputs[0]), ends, len(projected),
-                factors, summed,
+                self.network, kept, value.gradient, asked, len(inputs[0]), places, count, factors,
+                summed,
             )  # fmt: skip
             for block, gradient in zip(blocks, by_inputs, strict=True):
                 if block.live:
                     block.add(gradient)
             if fade is not None and by_fade is not None:
                 fade.add(by_fade)
-            if by_projected is not None:
+            if by_projected is not None and isinstance(nodes, Value):
                 _, _, (by_nodes,) = rows_of.gradients(
                     self.projection, np.empty(0, found.dtype), by_projected, [True], len(projected)
                 )

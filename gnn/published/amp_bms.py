@@ -27,17 +27,18 @@ from gnn.published.layers import (
     per_system,
     scaled_by_order,
 )
+from gnn.published.edge_geometry import near_multiples
 from gnn.published.networks import EdgePerceptron, perceptron
 from gnn.published.pair_energies import PairEnergies
 from gnn.published.pairs import Pairs, pairs_within
+from gnn.published.passes import Found, Passes
 from gnn.published.polarisation import Polarisation
-from gnn.published.units import COULOMB
+from gnn.published.terms import CHARGE_UNIT
 from gnn.units import KJ_PER_MOL
 from multipoles.radial import ReactionField
 
 MODES = ("training", "simulation", "simulation-published")
-#: The network's charges are in units of 1 / this many e.
-_CHARGE_UNIT = COULOMB**0.5
+
 _CONTACT = 4.0
 _SIZES = (
     "features", "edge_features", "channels", "steps", "hidden", "readout", "n_radial",
@@ -196,6 +197,20 @@ class AmpBms(Potential):
         with fused.twins(create_graph), constants.constant(weights), _one_thread(constant):
             return super().forward(batch, *given)
 
+    def _compiled(self, batch: Batch, asked: Mapping[str, bool]) -> Found | None:
+        if not constants.are_constant() or self.box is not None or not self._passes_hold(batch):
+            return None
+        self._check_numbers(batch)
+        passes: Passes = self._weights.kept(lambda: Passes(self))
+        return passes(batch, asked)
+
+    def _passes_hold(self, batch: Batch) -> bool:
+        """Return whether compiled passes do the same as `_energy`."""
+        own, mine = type(self), AmpBms
+        as_published = own._energy is mine._energy and own.parts is mine.parts
+        same_type = batch.positions.dtype == self.dtype == batch.mm_moments.dtype
+        return as_published and same_type and near_multiples(self.radial.frequencies)
+
     def parts(self, batch: Batch) -> dict[str, Tensor]:
         """Return the parts of the energy, in the publication's units kJ/mol, Å and e.
 
@@ -224,8 +239,8 @@ class AmpBms(Potential):
             return torch.cat([state, induced[:, :, None]], 2)
 
         nodes, state, _ = self.steps[-1](nodes, graph, previous, append)
-        charges = neutralised(self.charge(nodes)[:, 0] / _CHARGE_UNIT, batch)
-        moments = (state[:, :, 0] + induced)[:, 1:] / _CHARGE_UNIT
+        charges = neutralised(self.charge(nodes)[:, 0] / CHARGE_UNIT, batch)
+        moments = (state[:, :, 0] + induced)[:, 1:] / CHARGE_UNIT
         moments = torch.cat([charges[:, None], moments], 1)
         factors = response[:, 0]
         energies = self._pair_energies(batch, box, charges, factors) | {
@@ -237,8 +252,8 @@ class AmpBms(Potential):
             "charges": charges,
             "dipoles": moments[:, 1:4],
             "quadrupoles": full_quadrupoles(moments[:, 4:]),
-            "induced_dipoles": induced[:, 1:4] / _CHARGE_UNIT,
-            "induced_quadrupoles": full_quadrupoles(induced[:, 4:] / _CHARGE_UNIT),
+            "induced_dipoles": induced[:, 1:4] / CHARGE_UNIT,
+            "induced_quadrupoles": full_quadrupoles(induced[:, 4:] / CHARGE_UNIT),
             "c6": self.dispersion.coefficients(factors, batch.numbers),
             "c6_factors": factors,
             "features": nodes,
@@ -292,23 +307,29 @@ class AmpBms(Potential):
         """Return the energies of pairs of atoms of each system."""
         inputs = batch.positions, charges, factors
         derived = torch.is_grad_enabled() and any(one.requires_grad for one in inputs)
-        pairs = PairEnergies(batch, self.dispersion, self.internal_kernel, _CONTACT, box, derived)
-        energies = fused.apply(pairs, *inputs)
+        energies = fused.apply(self.pair_energies(batch, box, derived), *inputs)
         names = ("coulomb_qm", "dispersion", "repulsion")
         return dict(zip(names, energies.unbind(1), strict=True))
+
+    def pair_energies(self, batch: Batch, box: Tensor | None, derived: bool) -> PairEnergies:
+        """Return what computes energies of pairs of atoms."""
+        return PairEnergies(batch, self.dispersion, self.internal_kernel, _CONTACT, box, derived)
 
     def _coulomb_mm(self, batch: Batch, near: Pairs, moments: Tensor) -> Tensor:
         if self.mode == "training":
             return per_system(electrostatics.energy_of_all(moments, batch), batch.batch, batch)
-        energies = electrostatics.energy_of_pairs(
-            moments,
-            batch.mm_charges,
-            near.vectors(batch.positions, batch.mm_positions),
-            near,
-            self.outer_kernel,
-            consistent=self.mode == "simulation",
-        )
+        inputs = batch.positions, batch.mm_positions, moments, batch.mm_moments
+        energies = self.energies_of_pairs(near, *inputs)
         return per_system(energies, batch.batch.index_select(0, near.first), batch)
+
+    def energies_of_pairs(
+        self, near: Pairs, atoms: Tensor, particles: Tensor, moments: Tensor, sources: Tensor
+    ) -> Tensor:
+        """Return the energies of packed moments with charges near them, (P,) in kJ/mol."""
+        vectors, consistent = near.vectors(atoms, particles), self.mode == "simulation"
+        return electrostatics.energy_of_pairs(
+            moments, sources[:, 0], vectors, near, self.outer_kernel, consistent=consistent
+        )
 
     def _check_numbers(self, batch: Batch) -> None:
         check_numbers(batch, self.embedding)

@@ -81,7 +81,7 @@ class ChargeCoupling:
         self, atoms: NDArray, particles: NDArray, moments: NDArray, charges: NDArray
     ) -> NDArray:
         """Return the energies."""
-        packed, _, ranges = self._packed(particles, charges)
+        packed, _, ranges = self._kept = self._packed(particles, charges)
         field = np.empty_like(moments)
         run_chunks(
             lambda *part: _coupling.fields(*part, atoms, packed, ranges, field),
@@ -100,7 +100,7 @@ class ChargeCoupling:
         charges: NDArray,
     ) -> tuple[NDArray, NDArray, NDArray, NDArray]:
         """Return the gradients by both positions, by the moments and by the charges."""
-        packed, slots, ranges = self._packed(particles, charges)
+        packed, slots, ranges = self._kept
         by_atoms = np.empty_like(atoms)
 
         def task(begin: int, end: int) -> NDArray:

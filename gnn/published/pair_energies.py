@@ -56,7 +56,13 @@ class PairEnergies:
         self.contact, self.box = contact, box
         self.derived = derived
         self._constants = (float(contact), kernel.parameter_array, _DAMPING, _ZBL)
-        self._ends = np.searchsorted(batch.batch.numpy(), np.arange(batch.n_systems + 1))
+        numbers, self._systems = batch.numbers.numpy(), batch.batch.numpy()
+        self._ends = np.searchsorted(self._systems, np.arange(batch.n_systems + 1))
+        self._free = tables.free.numpy()[numbers].astype(np.float64)
+        self._atoms = np.empty((len(numbers), 5))
+        self._atoms[:, 2] = tables.radii.numpy()[numbers]
+        self._atoms[:, 3] = numbers
+        self._atoms[:, 4] = self._atoms[:, 3] ** 0.23 / repulsion.LENGTH
 
     def values(self, positions: NDArray, charges: NDArray, factors: NDArray) -> NDArray:
         """Return the energies."""
@@ -70,7 +76,7 @@ class PairEnergies:
         """Return the gradients by all inputs."""
         if not self.derived:
             _, self._slopes = self._sums_and_slopes(positions, charges, factors, derived=True)
-        weights = (weights * _UNITS)[self.batch.batch.numpy()]
+        weights = (weights * _UNITS)[self._systems]
         by_places = self._slopes[:, :9].reshape(-1, 3, 3)
         by_positions = (weights[:, :, None] * by_places).sum(1)
         # the slope of sqrt(C6) by the factor is sqrt(C6) / (2 factor), and zero where C6 is
@@ -104,11 +110,8 @@ class PairEnergies:
         self, positions: NDArray, charges: NDArray, factors: NDArray, *, derived: bool
     ) -> tuple[NDArray, NDArray]:
         """Return the sums without units, and the derivatives by pairs if they are wanted."""
-        numbers, systems = self.batch.numbers, self.batch.batch.numpy()
-        radii, z = self.tables.radii[numbers].double().numpy(), numbers.numpy().astype(np.float64)
-        atoms = np.stack(
-            [charges, self._roots(factors), radii, z, z**0.23 / repulsion.LENGTH], axis=1
-        )
+        atoms, systems = self._atoms, self._systems
+        atoms[:, 0], atoms[:, 1] = charges, self._roots(factors)
         box = np.zeros(3) if self.box is None else self.box.numpy()
         arguments = positions, atoms, systems, self._ends, box, self._constants
 
@@ -126,5 +129,4 @@ class PairEnergies:
 
     def _roots(self, factors: NDArray) -> NDArray:
         """Return the roots of the atoms' C6 coefficients."""
-        free = self.tables.free[self.batch.numbers].double().numpy()
-        return np.sqrt(free * np.where(factors > dispersion.LEAST, factors, 0))
+        return np.sqrt(self._free * np.where(factors > dispersion.LEAST, factors, 0))

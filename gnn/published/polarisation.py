@@ -63,10 +63,12 @@ class InducedMultipoles:
         Gives cutoff, scaling and frequencies.
     pairs : Pairs
         Pairs of an atom and a particle: at least all within the cutoff.
+    learns : bool
+        Whether gradients by the network's parameters are wanted; without, they are empty.
     """
 
-    def __init__(self, layer: Polarisation, pairs: Pairs):
-        self.layer, self.pairs = layer, pairs
+    def __init__(self, layer: Polarisation, pairs: Pairs, learns: bool = True):
+        self.layer, self.pairs, self.learns = layer, pairs, learns
 
     def values(
         self, atoms: NDArray, particles: NDArray, charges: NDArray, *network: NDArray
@@ -94,7 +96,9 @@ class InducedMultipoles:
 
         def task(begin: int, end: int) -> tuple[NDArray, ...]:
             by_particles = np.zeros((len(particles), 4))
-            slopes = tuple(np.zeros(array.shape) for array in network)
+            slopes = tuple(
+                np.zeros(array.shape if self.learns else (0,) * array.ndim) for array in network
+            )
             _polarisation_loops.gradients(
                 begin, end, *arguments, weights, by_atoms, by_particles, slopes
             )

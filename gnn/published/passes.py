@@ -1,0 +1,249 @@
+"""AMP-BMS in compiled passes: energy and first derivatives, without the graph of autograd."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gnn.data.batching import Batch
+from gnn.layers.electrostatics import full_quadrupoles
+from gnn.outputs import energy_between
+from gnn.passes.edges import anisotropic_state, pair_invariants
+from gnn.passes.operators import ByTorch, applied
+from gnn.passes.perceptrons import Dense, EdgeDense
+from gnn.passes.tape import Tape, Value
+from gnn.published import terms
+from gnn.published.edge_geometry import Edges, frequency_shifts
+from gnn.published.electrostatics import ChargeCoupling
+from gnn.published.layers import AMP_BMS_TERMS, ORDER, PublishedStep
+from gnn.published.networks import EdgePerceptron, layers_of
+from gnn.published.pairs import Pairs
+from gnn.published.polarisation import InducedMultipoles
+from gnn.units import KJ_PER_MOL
+
+if TYPE_CHECKING:
+    from gnn.published.amp_bms import AmpBms
+
+# invariants of monopoles, which come first for each channel and which networks skip
+_MONOPOLES = 2
+_LEAVES = "positions", "mm_positions", "mm_moments", "uniform_field", "external_field"
+
+
+class Found(NamedTuple):
+    """Energies (B,) in eV without the baseline, what else the model returns, and gradients."""
+
+    energy: Tensor
+    results: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+
+
+class Passes:
+    """The networks of a model, laid out for as long as its weights stay what they are.
+
+    Parameters
+    ----------
+    model : AmpBms
+        Its weights.
+    """
+
+    def __init__(self, model: "AmpBms"):
+        self._model = model
+        features, radial = model.edges.features, model.edges.edge_features
+        edge_features = model.edges.rest[-1].out_features
+        self._edges = _edge_dense(model.edges, 0, radial)
+        self._steps = [_Step(step, edge_features) for step in model.steps]
+        self._charge, self._response, self._atom_energy = (
+            Dense(layers_of(network), [features])
+            for network in (model.charge, model.response, model.atom_energy)
+        )
+        # of elements: features, and what these add to the networks of the first step
+        self._elements = model.embedding.weight.detach().numpy()
+        first = self._steps[0]
+        self._tables = [
+            network.projected(self._elements)
+            for network in (self._edges, first.coefficients, first.message)
+        ]
+        self._polarisation = tuple(
+            Value(weight.detach().numpy(), live=False)
+            for weight in model.polarisation.parameters_of_network()
+        )
+        self._shifts = frequency_shifts(model.radial.frequencies)
+
+    def __call__(self, batch: Batch, asked: Mapping[str, bool]) -> Found:
+        """Return what is asked of a batch: gradients by leaves, by name."""
+        tape = Tape(records=any(asked.values()))
+        leaves = {
+            name: Value(_array(getattr(batch, name)), live=asked.get(name, False))
+            for name in _LEAVES
+        }
+        with np.errstate(over="ignore", invalid="ignore"):
+            energy, results = self._energy(tape, batch, leaves)
+            tape.rewind()
+        gradients = {
+            name: torch.from_numpy(np.ascontiguousarray(leaves[name].taken()))
+            for name, wanted in asked.items()
+            if wanted
+        }
+        return Found(torch.from_numpy(energy), results, gradients)
+
+    def _energy(
+        self, tape: Tape, batch: Batch, leaves: Mapping[str, Value]
+    ) -> tuple[NDArray[np.float64], dict[str, Tensor]]:
+        """Return energies in eV and results; gradients by energies are on the tape."""
+        near, systems = self._model._near(batch, None), batch.batch.numpy()
+        charges = terms.column(tape, leaves["mm_moments"], 0)
+        nodes, state, response = self._messages(tape, batch, leaves, near, charges)
+        moments = terms.moments_of(tape, self._charge(tape, nodes), state, batch)
+        energy = np.zeros(batch.n_systems)
+
+        def add(value: Value, index: NDArray[np.int64], scale: float = KJ_PER_MOL) -> None:
+            terms.add_energies(tape, value, index, scale, energy)
+
+        each = np.arange(batch.n_systems)
+        add(self._atom_energy(tape, nodes), systems)
+        add(self._pair_energies(tape, batch, leaves, moments, response), each)
+        add(*self._coulomb_mm(tape, batch, leaves, near, moments))
+        results = _results(moments.x, nodes.x)
+        if self._model.mode == "training":
+            fields = leaves["uniform_field"], leaves["external_field"]
+            given = terms.GivenField(systems)
+            add(applied(tape, given, moments, leaves["positions"], *fields), each, 1.0)
+        else:  # there is no uniform field to respond to
+            results["dipole"] = _dipoles(batch, moments.x)
+        if batch.between:
+            between = ByTorch(lambda *own: _between(batch, *own), tape.records)
+            value = applied(tape, between, leaves["positions"], moments)
+            add(value, each, 1.0)
+            results["energy_between"] = torch.from_numpy(value.x)
+        return energy, results
+
+    def _messages(
+        self, tape: Tape, batch: Batch, leaves: Mapping[str, Value], near: Pairs, charges: Value
+    ) -> tuple[Value, Value, Value]:
+        """Return the last nodes (N, features) and state (N, 10, C), and the responses (N, 3)."""
+        model, numbers, positions = self._model, batch.numbers.numpy(), leaves["positions"]
+        ends = _array(batch.senders), _array(batch.receivers)
+        edges = Edges(positions.x, ends, model.cutoff, self._shifts)
+        directions, fade, basis = terms.edges_of(tape, positions, edges)
+        of_edges, *of_step = (table[numbers] for table in self._tables)
+        features = self._edges(tape, of_edges, [basis], ends)
+        nodes = Value(self._elements[numbers], live=False)
+        previous: list[Value] = []
+        for k, step in enumerate(self._steps):
+            coefficients = step.coefficients(
+                tape, of_step[0] if k == 0 else nodes, [*previous, features], ends, fade
+            )
+            state = anisotropic_state(
+                tape, coefficients, directions, ends[1], len(numbers), ORDER
+            )
+            if k == len(self._steps) - 1:
+                response = terms.softplus(tape, self._response(tape, nodes))
+                sums = self._induced(tape, leaves, near, charges)
+                state = terms.induced(tape, state, sums, response)
+            invariants = pair_invariants(tape, state, directions, ends, ORDER)
+            messages = step.message(
+                tape, of_step[1] if k == 0 else nodes, [invariants, features], ends, fade, True
+            )
+            nodes = terms.added(tape, nodes, step.update(tape, nodes, messages))
+            previous = [invariants]
+        return nodes, state, response
+
+    def _induced(
+        self, tape: Tape, leaves: Mapping[str, Value], near: Pairs, charges: Value
+    ) -> Value:
+        """Return the sums (N, 10) of what surrounding charges induce, before the response."""
+        induced = InducedMultipoles(self._model.polarisation, near, learns=False)
+        given = leaves["positions"], leaves["mm_positions"], charges
+        return applied(tape, induced, *given, *self._polarisation)
+
+    def _pair_energies(
+        self,
+        tape: Tape,
+        batch: Batch,
+        leaves: Mapping[str, Value],
+        moments: Value,
+        response: Value,
+    ) -> Value:
+        """Return the energies of pairs of atoms, (B, 3)."""
+        pairs = self._model.pair_energies(batch, None, tape.records)
+        inner = terms.column(tape, moments, 0), terms.column(tape, response, 0)
+        return applied(tape, pairs, leaves["positions"], *inner)
+
+    def _coulomb_mm(
+        self, tape: Tape, batch: Batch, leaves: Mapping[str, Value], near: Pairs, moments: Value
+    ) -> tuple[Value, NDArray[np.int64]]:
+        """Return energies with surrounding particles, of atoms or of pairs, and their systems."""
+        systems, sources = batch.batch.numpy(), leaves["mm_moments"]
+        points = leaves["positions"], leaves["mm_positions"]
+        if self._model.mode != "training":
+            pairs = ByTorch(lambda *own: self._model.energies_of_pairs(near, *own), tape.records)
+            return applied(tape, pairs, *points, moments, sources), systems[near.first.numpy()]
+        coupling = ChargeCoupling(systems, batch.mm_batch.numpy(), sources.live)
+        if sources.x.shape[1] == 1:
+            return applied(tape, coupling, *points, moments, sources), systems
+        return applied(tape, ByTorch(coupling.twin, tape.records), *points, moments, sources), systems
+
+
+class _Step:
+    """A `gnn.published.layers.PublishedStep` of AMP-BMS, laid out.
+
+    Parameters
+    ----------
+    step : PublishedStep
+        Its weights.
+    edge_features : int
+        Width of the edges.
+    """
+
+    def __init__(self, step: PublishedStep, edge_features: int):
+        before = step.coefficients.edge_features - edge_features
+        self.coefficients = _edge_dense(step.coefficients, before, edge_features, step.channels)
+        within = step.message.edge_features - edge_features
+        self.message = _edge_dense(step.message, within, edge_features)
+        features = step.message.features
+        self.update = Dense(layers_of(step.update), [features, features])
+
+
+def _edge_dense(network: EdgePerceptron, invariants: int, edges: int, lead: int = 0) -> EdgeDense:
+    """Lay out a network of so many invariants, which come with those of monopoles, and of edges."""
+    layers = layers_of([network.first, *network.rest])
+    if not invariants:
+        return EdgeDense(layers, network.features, [edges], lead=lead)
+    skip = invariants // len(AMP_BMS_TERMS) * _MONOPOLES
+    return EdgeDense(layers, network.features, [invariants, edges], [skip, 0], lead)
+
+
+def _array(tensor: Tensor) -> NDArray:
+    return tensor.detach().contiguous().numpy()
+
+
+def _results(moments: NDArray, nodes: NDArray) -> dict[str, Tensor]:
+    multipoles = torch.from_numpy(moments)
+    return {
+        "charges": multipoles[:, 0],
+        "dipoles": multipoles[:, 1:4],
+        "quadrupoles": torch.from_numpy(terms.full_quadrupoles(moments[:, 4:])),
+        "_features": torch.from_numpy(nodes),
+    }
+
+
+def _dipoles(batch: Batch, moments: NDArray) -> Tensor:
+    """Return the dipoles (B, 3) of systems of atoms with moments (N, 10)."""
+    dipoles = moments[:, :1] * _array(batch.positions) + moments[:, 1:4]
+    found = np.zeros((batch.n_systems, 3), dipoles.dtype)
+    np.add.at(found, batch.batch.numpy(), dipoles)
+    return torch.from_numpy(found)
+
+
+def _between(batch: Batch, positions: Tensor, moments: Tensor) -> Tensor:
+    """Return the energies (B,) of `Batch.between`."""
+    multipoles = {
+        "charges": moments[:, 0],
+        "dipoles": moments[:, 1:4],
+        "quadrupoles": full_quadrupoles(moments[:, 4:]),
+    }
+    return energy_between(replace(batch, positions=positions), multipoles)
