@@ -41,13 +41,11 @@ def near_pairs(
         target_ends = np.searchsorted(target_batch, np.arange(systems + 1))
         pairs = _by_bins(targets, sources, target_ends, ends, reach)
     else:
-        counts = np.zeros(n, np.int64)
-        none, reach2 = np.empty((0, 2), np.int64), reach * reach
-        _brute_force(targets, sources, target_batch, ends, reach2, counts, none)
-        pairs = np.empty((int(counts.sum()), 2), np.int64)
-        if len(pairs):
-            starts = np.cumsum(counts) - counts
-            _brute_force(targets, sources, target_batch, ends, reach2, starts, pairs)
+        # memory that nobody writes to costs nothing
+        most = int((np.diff(ends)[target_batch] if n else ends[:1]).sum())
+        counts, found = np.empty(n, np.int64), np.empty(most + 1, np.int64)
+        total = _brute_force(targets, sources, target_batch, ends, reach * reach, counts, found)
+        pairs = np.stack([np.repeat(np.arange(n), counts), found[:total]], axis=1)
     return PairList(pairs, n, m)
 
 
@@ -57,20 +55,18 @@ def _finite(*arrays: NDArray) -> bool:
 
 
 @jit.jit
-def _brute_force(targets, sources, target_batch, ends, reach2, rows, pairs):
-    """Count the pairs of each target in `rows`, or write them to `pairs` from these rows on."""
-    writing = len(pairs) > 0
+def _brute_force(targets, sources, target_batch, ends, reach2, counts, found):
+    """Write the sources of each target's pairs, one target after the other; return their number."""
+    row = 0
     for i in range(len(targets)):
         x, y, z = targets[i, 0], targets[i, 1], targets[i, 2]
-        row, within = rows[i], reach2[i]
+        start, within = row, reach2[i]
         for j in range(ends[target_batch[i]], ends[target_batch[i] + 1]):
             a, b, c = x - sources[j, 0], y - sources[j, 1], z - sources[j, 2]
-            if a * a + b * b + c * c <= within:
-                if writing:
-                    pairs[row, 0], pairs[row, 1] = i, j
-                row += 1
-        if not writing:
-            rows[i] = row
+            found[row] = j  # without a branch: the next one overwrites it
+            row += int(a * a + b * b + c * c <= within)
+        counts[i] = row - start
+    return row
 
 
 def _by_bins(targets, sources, target_ends, source_ends, reach) -> NDArray[np.int64]:

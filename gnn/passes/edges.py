@@ -1,8 +1,8 @@
 """The anisotropic state and the invariants of pairs on a tape.
 
 In dual mode the gradient of a pair (value, change) is the gradient's own program run on dual
-numbers: by the change it is what the first mode has for the gradient by the change, and by the value
-the change of that.
+numbers: by the change it is what the first mode has for the gradient by the change, and by the
+value the change of that.
 """
 
 import numpy as np
@@ -23,8 +23,9 @@ def anisotropic_state(
     order: int,
 ) -> Value:
     """Return the state (N, n_components, C) of coefficients (E, (order + 1) C)."""
-    rows = coefficients.x.reshape(len(receivers), order + 1, -1)
-    state = np.empty((n_nodes, indexing.n_components(order), rows.shape[2]), rows.dtype)
+    channels = coefficients.x.shape[1] // (order + 1)
+    rows = coefficients.x.reshape(len(receivers), order + 1, channels)
+    state = np.empty((n_nodes, indexing.n_components(order), channels), rows.dtype)
     inputs = rows, directions.x
     edge_arrays.run_state("values", inputs, receivers, (state,), order, n_nodes)
     value = Value(state)
@@ -54,7 +55,7 @@ def pair_invariants(
     shape = len(ends[0]), len(invariant_terms(order)), state.x.shape[2]
     found = np.empty(shape, state.x.dtype)
     edge_arrays.run_pair_values(state.x, directions.x, ends, found, order)
-    value = Value(found.reshape(len(found), -1))
+    value = Value(found.reshape(len(found), shape[1] * shape[2]))
 
     def backward() -> None:
         if value.gradient is None:

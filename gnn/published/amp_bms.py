@@ -27,11 +27,10 @@ from gnn.published.layers import (
     per_system,
     scaled_by_order,
 )
-from gnn.published.edge_geometry import near_multiples
 from gnn.published.networks import EdgePerceptron, perceptron
 from gnn.published.pair_energies import PairEnergies
 from gnn.published.pairs import Pairs, pairs_within
-from gnn.published.passes import Found, Passes
+from gnn.published.passes import Found, Passes, passes_of
 from gnn.published.polarisation import Polarisation
 from gnn.published.terms import CHARGE_UNIT
 from gnn.units import KJ_PER_MOL
@@ -198,18 +197,13 @@ class AmpBms(Potential):
             return super().forward(batch, *given)
 
     def _compiled(self, batch: Batch, asked: Mapping[str, bool]) -> Found | None:
-        if not constants.are_constant() or self.box is not None or not self._passes_hold(batch):
+        own, same = type(self), batch.positions.dtype == batch.mm_moments.dtype == self.dtype
+        published = own._energy is AmpBms._energy and own.parts is AmpBms.parts
+        if not (constants.are_constant() and published and same and self.box is None):
             return None
         self._check_numbers(batch)
-        passes: Passes = self._weights.kept(lambda: Passes(self))
-        return passes(batch, asked)
-
-    def _passes_hold(self, batch: Batch) -> bool:
-        """Return whether compiled passes do the same as `_energy`."""
-        own, mine = type(self), AmpBms
-        as_published = own._energy is mine._energy and own.parts is mine.parts
-        same_type = batch.positions.dtype == self.dtype == batch.mm_moments.dtype
-        return as_published and same_type and near_multiples(self.radial.frequencies)
+        passes: Passes | None = self._weights.kept(lambda: passes_of(self))
+        return None if passes is None else passes(batch, asked)
 
     def parts(self, batch: Batch) -> dict[str, Tensor]:
         """Return the parts of the energy, in the publication's units kJ/mol, Å and e.
@@ -290,11 +284,13 @@ class AmpBms(Potential):
 
     def _near(self, batch: Batch, box: Tensor | None) -> Pairs:
         """Return pairs of an atom and a surrounding particle near it."""
-        reach = self.polarisation.cutoff
-        if self.mode != "training":
-            reach = max(reach, self.cutoff_mm)
         points = batch.positions, batch.mm_positions
-        return pairs_within(*points, batch.batch, batch.mm_batch, reach, box)
+        return pairs_within(*points, batch.batch, batch.mm_batch, self.reach_near, box)
+
+    @property
+    def reach_near(self) -> float:
+        """Largest distance in Å of a surrounding particle that is near an atom."""
+        return max(self.polarisation.cutoff, 0 if self.mode == "training" else self.cutoff_mm)
 
     def _induced(self, batch: Batch, near: Pairs, response: Tensor) -> Tensor:
         """Return the multipoles induced by surrounding charges, (N, 10), in the network's units."""

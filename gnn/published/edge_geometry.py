@@ -62,7 +62,10 @@ class _Geometry(Function):
         frequencies: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.edges = Edges(
-            _array(positions), (_array(senders), _array(receivers)), cutoff, frequency_shifts(frequencies)
+            _array(positions),
+            (_array(senders), _array(receivers)),
+            cutoff,
+            frequency_shifts(frequencies),
         )
         return tuple(map(torch.from_numpy, ctx.edges.values()))
 

@@ -2,35 +2,63 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from gnn.data.batching import Batch
 from gnn.layers.electrostatics import full_quadrupoles
+from gnn.operators.near_pairs import near_pairs
+from gnn.operators.network import EndArrays
 from gnn.outputs import energy_between
 from gnn.passes.edges import anisotropic_state, pair_invariants
 from gnn.passes.operators import ByTorch, applied
 from gnn.passes.perceptrons import Dense, EdgeDense
 from gnn.passes.tape import Tape, Value
 from gnn.published import terms
-from gnn.published.edge_geometry import Edges, frequency_shifts
+from gnn.published.edge_geometry import Edges, frequency_shifts, near_multiples
 from gnn.published.electrostatics import ChargeCoupling
-from gnn.published.layers import AMP_BMS_TERMS, ORDER, PublishedStep
-from gnn.published.networks import EdgePerceptron, layers_of
+from gnn.published.induction import Tables, TabulatedInduction, tables_of
+from gnn.published.layers import AMP_BMS_TERMS, ORDER, BesselBasis, PublishedStep
+from gnn.published.networks import EdgePerceptron, Perceptron, layers_of
+from gnn.published.pair_energies import PairEnergies
 from gnn.published.pairs import Pairs
-from gnn.published.polarisation import InducedMultipoles
+from gnn.published.polarisation import Polarisation
 from gnn.units import KJ_PER_MOL
-
-if TYPE_CHECKING:
-    from gnn.published.amp_bms import AmpBms
 
 # invariants of monopoles, which come first for each channel and which networks skip
 _MONOPOLES = 2
 _LEAVES = "positions", "mm_positions", "mm_moments", "uniform_field", "external_field"
+
+
+class Model(Protocol):
+    """What passes take from a `gnn.published.AmpBms`: layers, and how it computes what is rare."""
+
+    mode: str
+    cutoff: float
+    embedding: nn.Embedding
+    radial: BesselBasis
+    edges: EdgePerceptron
+    steps: nn.ModuleList
+    polarisation: Polarisation
+    charge: Perceptron
+    response: Perceptron
+    atom_energy: Perceptron
+
+    @property
+    def reach_near(self) -> float:
+        """Largest distance in Å of a surrounding particle that is near an atom."""
+
+    def pair_energies(self, batch: Batch, box: Tensor | None, derived: bool) -> PairEnergies:
+        """Return what computes energies of pairs of atoms."""
+
+    def energies_of_pairs(
+        self, near: Pairs, atoms: Tensor, particles: Tensor, moments: Tensor, sources: Tensor
+    ) -> Tensor:
+        """Return the energies of packed moments with charges near them, (P,) in kJ/mol."""
 
 
 class Found(NamedTuple):
@@ -41,21 +69,31 @@ class Found(NamedTuple):
     gradients: dict[str, Tensor]
 
 
+def passes_of(model: Model) -> "Passes | None":
+    """Return the passes of a model, if they do the same as its layers."""
+    tables = tables_of(model.polarisation)
+    if tables is None or not near_multiples(model.radial.frequencies):
+        return None
+    return Passes(model, tables)
+
+
 class Passes:
     """The networks of a model, laid out for as long as its weights stay what they are.
 
     Parameters
     ----------
-    model : AmpBms
+    model : Model
         Its weights.
+    tables : Tables
+        Of its polarisation.
     """
 
-    def __init__(self, model: "AmpBms"):
-        self._model = model
+    def __init__(self, model: Model, tables: Tables):
+        self._model, self._induction = model, tables
         features, radial = model.edges.features, model.edges.edge_features
-        edge_features = model.edges.rest[-1].out_features
+        edge_features = len(layers_of([model.edges.first, *model.edges.rest])[-1].weight)
         self._edges = _edge_dense(model.edges, 0, radial)
-        self._steps = [_Step(step, edge_features) for step in model.steps]
+        self._steps = [_Step(cast(PublishedStep, step), edge_features) for step in model.steps]
         self._charge, self._response, self._atom_energy = (
             Dense(layers_of(network), [features])
             for network in (model.charge, model.response, model.atom_energy)
@@ -67,10 +105,6 @@ class Passes:
             network.projected(self._elements)
             for network in (self._edges, first.coefficients, first.message)
         ]
-        self._polarisation = tuple(
-            Value(weight.detach().numpy(), live=False)
-            for weight in model.polarisation.parameters_of_network()
-        )
         self._shifts = frequency_shifts(model.radial.frequencies)
 
     def __call__(self, batch: Batch, asked: Mapping[str, bool]) -> Found:
@@ -94,7 +128,7 @@ class Passes:
         self, tape: Tape, batch: Batch, leaves: Mapping[str, Value]
     ) -> tuple[NDArray[np.float64], dict[str, Tensor]]:
         """Return energies in eV and results; gradients by energies are on the tape."""
-        near, systems = self._model._near(batch, None), batch.batch.numpy()
+        near, systems = self._near(batch, leaves), batch.batch.numpy()
         charges = terms.column(tape, leaves["mm_moments"], 0)
         nodes, state, response = self._messages(tape, batch, leaves, near, charges)
         moments = terms.moments_of(tape, self._charge(tape, nodes), state, batch)
@@ -106,7 +140,8 @@ class Passes:
         each = np.arange(batch.n_systems)
         add(self._atom_energy(tape, nodes), systems)
         add(self._pair_energies(tape, batch, leaves, moments, response), each)
-        add(*self._coulomb_mm(tape, batch, leaves, near, moments))
+        if batch.n_mm:
+            add(*self._coulomb_mm(tape, batch, leaves, near, moments))
         results = _results(moments.x, nodes.x)
         if self._model.mode == "training":
             fields = leaves["uniform_field"], leaves["external_field"]
@@ -121,8 +156,15 @@ class Passes:
             results["energy_between"] = torch.from_numpy(value.x)
         return energy, results
 
+    def _near(self, batch: Batch, leaves: Mapping[str, Value]) -> EndArrays:
+        """Return atoms and particles of pairs near each other, sorted by atom."""
+        points = leaves["positions"].x, leaves["mm_positions"].x
+        systems = batch.batch.numpy(), batch.mm_batch.numpy()
+        first, second = near_pairs(*points, *systems, self._model.reach_near).pairs.T
+        return np.ascontiguousarray(first), np.ascontiguousarray(second)
+
     def _messages(
-        self, tape: Tape, batch: Batch, leaves: Mapping[str, Value], near: Pairs, charges: Value
+        self, tape: Tape, batch: Batch, leaves: Mapping[str, Value], near: EndArrays, charges: Value
     ) -> tuple[Value, Value, Value]:
         """Return the last nodes (N, features) and state (N, 10, C), and the responses (N, 3)."""
         model, numbers, positions = self._model, batch.numbers.numpy(), leaves["positions"]
@@ -137,12 +179,12 @@ class Passes:
             coefficients = step.coefficients(
                 tape, of_step[0] if k == 0 else nodes, [*previous, features], ends, fade
             )
-            state = anisotropic_state(
-                tape, coefficients, directions, ends[1], len(numbers), ORDER
-            )
+            state = anisotropic_state(tape, coefficients, directions, ends[1], len(numbers), ORDER)
             if k == len(self._steps) - 1:
                 response = terms.softplus(tape, self._response(tape, nodes))
-                sums = self._induced(tape, leaves, near, charges)
+                induction = TabulatedInduction(self._induction, near)
+                particles = leaves["mm_positions"], charges
+                sums = applied(tape, induction, positions, *particles)
                 state = terms.induced(tape, state, sums, response)
             invariants = pair_invariants(tape, state, directions, ends, ORDER)
             messages = step.message(
@@ -151,14 +193,6 @@ class Passes:
             nodes = terms.added(tape, nodes, step.update(tape, nodes, messages))
             previous = [invariants]
         return nodes, state, response
-
-    def _induced(
-        self, tape: Tape, leaves: Mapping[str, Value], near: Pairs, charges: Value
-    ) -> Value:
-        """Return the sums (N, 10) of what surrounding charges induce, before the response."""
-        induced = InducedMultipoles(self._model.polarisation, near, learns=False)
-        given = leaves["positions"], leaves["mm_positions"], charges
-        return applied(tape, induced, *given, *self._polarisation)
 
     def _pair_energies(
         self,
@@ -174,18 +208,23 @@ class Passes:
         return applied(tape, pairs, leaves["positions"], *inner)
 
     def _coulomb_mm(
-        self, tape: Tape, batch: Batch, leaves: Mapping[str, Value], near: Pairs, moments: Value
+        self, tape: Tape, batch: Batch, leaves: Mapping[str, Value], near: EndArrays, moments: Value
     ) -> tuple[Value, NDArray[np.int64]]:
         """Return energies with surrounding particles, of atoms or of pairs, and their systems."""
         systems, sources = batch.batch.numpy(), leaves["mm_moments"]
         points = leaves["positions"], leaves["mm_positions"]
         if self._model.mode != "training":
-            pairs = ByTorch(lambda *own: self._model.energies_of_pairs(near, *own), tape.records)
-            return applied(tape, pairs, *points, moments, sources), systems[near.first.numpy()]
+            pairs = Pairs(torch.from_numpy(near[0]), torch.from_numpy(near[1]), None)
+            energies = ByTorch(
+                lambda *own: self._model.energies_of_pairs(pairs, *own), tape.records
+            )
+            return applied(tape, energies, *points, moments, sources), systems[near[0]]
         coupling = ChargeCoupling(systems, batch.mm_batch.numpy(), sources.live)
         if sources.x.shape[1] == 1:
             return applied(tape, coupling, *points, moments, sources), systems
-        return applied(tape, ByTorch(coupling.twin, tape.records), *points, moments, sources), systems
+        return applied(
+            tape, ByTorch(coupling.twin, tape.records), *points, moments, sources
+        ), systems
 
 
 class _Step:

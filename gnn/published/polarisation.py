@@ -43,6 +43,21 @@ class Polarisation(nn.Module):
         named = dict(self.network.named_parameters())
         return named["0.weight"], named["0.bias"], named["2.weight"]
 
+    def functions(self, distances: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return R^4 and R^5 times what a unit charge at R adds to dipole and quadrupole.
+
+        Of distances (…) in Å below the cutoff, (…, 2): per component of its vector, and of the
+        square of that. Unlike the sums, these are smooth at zero.
+        """
+        inner, bias, outer = (p.detach().double().numpy() for p in self.parameters_of_network())
+        x = distances[..., None] / self.cutoff
+        fade = 1 + x**6 * (-28 + x * (48 - 21 * x))
+        basis = fade / x * np.sin(x * self.radial.frequencies.double().numpy())
+        hidden = basis @ inner.T + bias
+        with np.errstate(over="ignore"):
+            hidden = hidden / (1 + np.exp(-hidden))
+        return self.scaling * self.cutoff * fade * (hidden @ outer.T)
+
     def forward(self, atoms: Tensor, particles: Tensor, charges: Tensor, pairs: Pairs) -> Tensor:
         """Return the sums (N, 10) at atoms (N, 3) for charges (M,) of particles (M, 3)."""
         multipoles = InducedMultipoles(self, pairs)
@@ -63,12 +78,10 @@ class InducedMultipoles:
         Gives cutoff, scaling and frequencies.
     pairs : Pairs
         Pairs of an atom and a particle: at least all within the cutoff.
-    learns : bool
-        Whether gradients by the network's parameters are wanted; without, they are empty.
     """
 
-    def __init__(self, layer: Polarisation, pairs: Pairs, learns: bool = True):
-        self.layer, self.pairs, self.learns = layer, pairs, learns
+    def __init__(self, layer: Polarisation, pairs: Pairs):
+        self.layer, self.pairs = layer, pairs
 
     def values(
         self, atoms: NDArray, particles: NDArray, charges: NDArray, *network: NDArray
@@ -96,9 +109,7 @@ class InducedMultipoles:
 
         def task(begin: int, end: int) -> tuple[NDArray, ...]:
             by_particles = np.zeros((len(particles), 4))
-            slopes = tuple(
-                np.zeros(array.shape if self.learns else (0,) * array.ndim) for array in network
-            )
+            slopes = tuple(np.zeros(array.shape) for array in network)
             _polarisation_loops.gradients(
                 begin, end, *arguments, weights, by_atoms, by_particles, slopes
             )

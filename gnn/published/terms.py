@@ -20,9 +20,7 @@ _HALVES = np.array([1, 0.5, 0.5, 0.5, 1, 0.5, 0.5, 0.5, 1])
 _ORDERS = np.array([0, 1, 1, 1, 2, 2, 2, 2, 2, 2])
 
 
-def edges_of(
-    tape: Tape, positions: Value, edges: Edges
-) -> tuple[Value, Value, Value]:
+def edges_of(tape: Tape, positions: Value, edges: Edges) -> tuple[Value, Value, Value]:
     """Return directions (E, 3), envelopes (E, 1) and basis (E, n_radial) of edges."""
     directions, fade, basis = (Value(array) for array in edges.values())
 
@@ -179,8 +177,7 @@ class GivenField:
         energies = -(self._dipoles * uniform[self._systems]).sum(1)
         known = min(external.shape[1], 10)
         energies += (moments[:, :known] * external[:, :known]).sum(1)
-        found: NDArray[np.float64] = np.bincount(self._systems, energies, len(uniform))
-        return found
+        return np.bincount(self._systems, energies, len(uniform)).astype(np.float64)
 
     def gradients(
         self,
