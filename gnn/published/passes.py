@@ -130,8 +130,8 @@ class Passes:
         """Return energies in eV and results; gradients by energies are on the tape."""
         near, systems = self._near(batch, leaves), batch.batch.numpy()
         charges = terms.column(tape, leaves["mm_moments"], 0)
-        nodes, state, response = self._messages(tape, batch, leaves, near, charges)
-        moments = terms.moments_of(tape, self._charge(tape, nodes), state, batch)
+        nodes, state, factors = self._messages(tape, batch, leaves, near, charges)
+        moments, quadrupoles = terms.moments_of(tape, self._charge(tape, nodes), state, batch)
         energy = np.zeros(batch.n_systems)
 
         def add(value: Value, index: NDArray[np.int64], scale: float = KJ_PER_MOL) -> None:
@@ -139,10 +139,10 @@ class Passes:
 
         each = np.arange(batch.n_systems)
         add(self._atom_energy(tape, nodes), systems)
-        add(self._pair_energies(tape, batch, leaves, moments, response), each)
+        add(self._pair_energies(tape, batch, leaves, moments, factors), each)
         if batch.n_mm:
             add(*self._coulomb_mm(tape, batch, leaves, near, moments))
-        results = _results(moments.x, nodes.x)
+        results = _results(moments.x, quadrupoles, nodes.x)
         if self._model.mode == "training":
             fields = leaves["uniform_field"], leaves["external_field"]
             given = terms.GivenField(systems)
@@ -166,7 +166,7 @@ class Passes:
     def _messages(
         self, tape: Tape, batch: Batch, leaves: Mapping[str, Value], near: EndArrays, charges: Value
     ) -> tuple[Value, Value, Value]:
-        """Return the last nodes (N, features) and state (N, 10, C), and the responses (N, 3)."""
+        """Return the last nodes (N, features) and state (N, 10, C), and C6 factors (N,)."""
         model, numbers, positions = self._model, batch.numbers.numpy(), leaves["positions"]
         ends = _array(batch.senders), _array(batch.receivers)
         edges = Edges(positions.x, ends, model.cutoff, self._shifts)
@@ -181,18 +181,18 @@ class Passes:
             )
             state = anisotropic_state(tape, coefficients, directions, ends[1], len(numbers), ORDER)
             if k == len(self._steps) - 1:
-                response = terms.softplus(tape, self._response(tape, nodes))
+                response = self._response(tape, nodes)
                 induction = TabulatedInduction(self._induction, near)
                 particles = leaves["mm_positions"], charges
                 sums = applied(tape, induction, positions, *particles)
-                state = terms.induced(tape, state, sums, response)
+                state, factors = terms.induced(tape, state, sums, response)
             invariants = pair_invariants(tape, state, directions, ends, ORDER)
             messages = step.message(
                 tape, of_step[1] if k == 0 else nodes, [invariants, features], ends, fade, True
             )
             nodes = terms.added(tape, nodes, step.update(tape, nodes, messages))
             previous = [invariants]
-        return nodes, state, response
+        return nodes, state, factors
 
     def _pair_energies(
         self,
@@ -200,12 +200,12 @@ class Passes:
         batch: Batch,
         leaves: Mapping[str, Value],
         moments: Value,
-        response: Value,
+        factors: Value,
     ) -> Value:
         """Return the energies of pairs of atoms, (B, 3)."""
         pairs = self._model.pair_energies(batch, None, tape.records)
-        inner = terms.column(tape, moments, 0), terms.column(tape, response, 0)
-        return applied(tape, pairs, leaves["positions"], *inner)
+        charges = terms.column(tape, moments, 0)
+        return applied(tape, pairs, leaves["positions"], charges, factors)
 
     def _coulomb_mm(
         self, tape: Tape, batch: Batch, leaves: Mapping[str, Value], near: EndArrays, moments: Value
@@ -260,12 +260,12 @@ def _array(tensor: Tensor) -> NDArray:
     return tensor.detach().contiguous().numpy()
 
 
-def _results(moments: NDArray, nodes: NDArray) -> dict[str, Tensor]:
+def _results(moments: NDArray, quadrupoles: NDArray, nodes: NDArray) -> dict[str, Tensor]:
     multipoles = torch.from_numpy(moments)
     return {
         "charges": multipoles[:, 0],
         "dipoles": multipoles[:, 1:4],
-        "quadrupoles": torch.from_numpy(terms.full_quadrupoles(moments[:, 4:])),
+        "quadrupoles": torch.from_numpy(quadrupoles),
         "_features": torch.from_numpy(nodes),
     }
 

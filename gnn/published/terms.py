@@ -7,17 +7,13 @@ from numpy.typing import NDArray
 
 from gnn.data.batching import Batch
 from gnn.passes.tape import Tape, Value
+from gnn.published import _atom_loops as loops
 from gnn.published.edge_geometry import Edges
 from gnn.published.units import COULOMB
 from multipoles import indexing
 
 #: The network's charges are in units of 1 / this many e.
 CHARGE_UNIT = COULOMB**0.5
-# beyond this, as torch has it, softplus is its argument
-_LINEAR = 20.0
-_FULL = np.array([0, 1, 2, 1, 3, 4, 2, 4, 5])
-_HALVES = np.array([1, 0.5, 0.5, 0.5, 1, 0.5, 0.5, 0.5, 1])
-_ORDERS = np.array([0, 1, 1, 1, 2, 2, 2, 2, 2, 2])
 
 
 def edges_of(tape: Tape, positions: Value, edges: Edges) -> tuple[Value, Value, Value]:
@@ -47,76 +43,58 @@ def added(tape: Tape, one: Value, two: Value) -> Value:
     return found
 
 
-def softplus(tape: Tape, value: Value) -> Value:
-    """Return log(1 + exp(x))."""
-    exponential = np.exp(np.minimum(value.x, _LINEAR))
-    far = value.x > _LINEAR
-    found = Value(np.where(far, value.x, np.log1p(exponential)))
+def induced(tape: Tape, state: Value, sums: Value, raw: Value) -> tuple[Value, Value]:
+    """Return states (N, 10, C) with one more channel, of what is induced, and C6 factors (N,).
 
-    def backward() -> None:
-        if found.gradient is not None:
-            slope = np.where(far, 1, exponential / (1 + exponential))
-            value.add(found.gradient * slope.astype(value.x.dtype))
-
-    tape.note(backward)
-    return found
-
-
-def induced(tape: Tape, state: Value, sums: Value, response: Value) -> Value:
-    """Return states (N, 10, C) with one more channel: what surroundings induce.
-
-    These are sums (N, 10) times the responses of dipole and quadrupole, (N, 3) of which the first
-    is none.
+    These are the first of the responses, softplus of `raw` (N, 3). The channel holds sums (N, 10)
+    times the other two, for dipoles and for quadrupoles.
     """
-    factors = response.x[:, _ORDERS]
-    factors[:, 0] = 0
-    found = Value(np.concatenate([state.x, (sums.x * factors)[:, :, None]], axis=2))
+    (n, components, channels), dtype = state.x.shape, state.x.dtype
+    response, slopes = np.empty((2, n, 3), dtype)
+    found = Value(np.empty((n, components, channels + 1), dtype))
+    loops.induce(raw.x, sums.x, state.x, response, slopes, found.x)
+    factors = Value(np.ascontiguousarray(response[:, 0]))
 
     def backward() -> None:
-        if found.gradient is None:
-            return
-        state.add(found.gradient[:, :, :-1])
-        by_induced = found.gradient[:, :, -1]
-        sums.add(by_induced * factors)
-        work = by_induced * sums.x
-        by_response = np.zeros_like(response.x)
-        by_response[:, 1] = work[:, 1:4].sum(1)
-        by_response[:, 2] = work[:, 4:].sum(1)
-        response.add(by_response)
+        by_state, by_sums, by_raw = (np.empty_like(value.x) for value in (state, sums, raw))
+        given = found.taken(), factors.taken()
+        loops.induce_gradients(sums.x, response, slopes, *given, by_state, by_sums, by_raw)
+        state.add(by_state)
+        sums.add(by_sums)
+        raw.add(by_raw)
 
     tape.note(backward)
-    return found
+    return found, factors
 
 
-def moments_of(tape: Tape, raw: Value, state: Value, batch: Batch) -> Value:
-    """Return packed moments (N, 10) in e Å^k.
+def moments_of(tape: Tape, raw: Value, state: Value, batch: Batch) -> tuple[Value, NDArray]:
+    """Return packed moments (N, 10) in e Å^k, and quadrupoles as matrices (N, 3, 3).
 
     Charges are `raw` (N, 1), all of a system shifted alike so that they sum to its own; dipoles
     and quadrupoles are the first and the last channel of the state.
     """
-    systems, dtype = batch.batch.numpy(), raw.x.dtype
+    systems, dtype, n = batch.batch.numpy(), raw.x.dtype, len(raw.x)
     atoms = np.bincount(systems, minlength=batch.n_systems)
     unit = dtype.type(1 / CHARGE_UNIT)
 
     def mean(values: NDArray) -> NDArray:
-        return np.bincount(systems, values, batch.n_systems) / atoms
+        sums = np.zeros(len(atoms))
+        loops.sums_of_systems(values, systems, sums)
+        return sums / atoms
 
-    charges = raw.x[:, 0] * unit
-    shift = batch.charge.numpy() / atoms - mean(charges)
-    found = Value(np.empty((len(systems), 10), dtype))
-    found.x[:, 0] = charges + shift[systems]
-    found.x[:, 1:] = (state.x[:, 1:, 0] + state.x[:, 1:, -1]) * unit
+    shift = (batch.charge.numpy() / atoms - unit * mean(raw.x)).astype(dtype)
+    found, full = Value(np.empty((n, 10), dtype)), np.empty((n, 3, 3), dtype)
+    loops.moments(raw.x, state.x, systems, shift, unit, found.x, full)
 
     def backward() -> None:
-        by_moments = found.taken() * unit
-        by_charges = by_moments[:, 0] - mean(by_moments[:, 0])[systems].astype(dtype)
-        raw.add(by_charges[:, None])
-        by_state = np.zeros_like(state.x)
-        by_state[:, 1:, 0] = by_state[:, 1:, -1] = by_moments[:, 1:]
+        by_raw, by_state, by_moments = np.empty_like(raw.x), np.zeros_like(state.x), found.taken()
+        average = mean(by_moments).astype(dtype)
+        loops.moments_gradients(by_moments, systems, average, unit, by_raw, by_state)
+        raw.add(by_raw)
         state.add(by_state)
 
     tape.note(backward)
-    return found
+    return found, full
 
 
 def add_energies(
@@ -169,45 +147,16 @@ class GivenField:
     def __init__(self, systems: NDArray[np.int64]):
         self._systems = systems
 
-    def values(
-        self, moments: NDArray, positions: NDArray, uniform: NDArray, external: NDArray
-    ) -> NDArray[np.float64]:
+    def values(self, *inputs: NDArray) -> NDArray[np.float64]:
         """Return the energies."""
-        self._dipoles = moments[:, :1] * positions + moments[:, 1:4]
-        energies = -(self._dipoles * uniform[self._systems]).sum(1)
-        known = min(external.shape[1], 10)
-        energies += (moments[:, :known] * external[:, :known]).sum(1)
-        return np.bincount(self._systems, energies, len(uniform)).astype(np.float64)
+        energies = np.zeros(len(inputs[2]))
+        loops.given_energies(*inputs, self._systems, energies)
+        return energies
 
-    def gradients(
-        self,
-        weights: NDArray,
-        moments: NDArray,
-        positions: NDArray,
-        uniform: NDArray,
-        external: NDArray,
-    ) -> tuple[NDArray, ...]:
+    def gradients(self, weights: NDArray, *inputs: NDArray) -> list[NDArray]:
         """Return the gradients by all inputs."""
-        scale = weights.astype(moments.dtype)[self._systems][:, None]
-        moments = moments * scale
-        known = external.shape[1]
-        full = np.zeros((len(moments), 20), moments.dtype)
-        full[:, :known] = external
-        by_positions = (moments[:, :, None] * full[:, _raised()]).sum(1)
-        by_external = np.zeros_like(external)
-        by_external[:, :10] = moments[:, :known]
-        by_moments = full[:, :10] * scale
-        by_positions -= moments[:, :1] * uniform[self._systems]
-        field = uniform[self._systems] * scale
-        by_moments[:, 0] -= (positions * field).sum(1)
-        by_moments[:, 1:4] -= field
-        by_uniform = np.zeros_like(uniform)
-        np.subtract.at(by_uniform, self._systems, self._dipoles * scale)
-        return by_moments, by_positions, by_uniform, by_external
-
-
-def full_quadrupoles(packed: NDArray) -> NDArray:
-    """Return tensors (N, 3, 3) of packed components (N, 6)."""
-    halves = _HALVES.astype(packed.dtype)
-    full: NDArray = (packed[:, _FULL] * halves).reshape(-1, 3, 3)
-    return full
+        found = [np.zeros_like(array) for array in inputs]
+        loops.given_gradients(
+            weights.astype(inputs[0].dtype), *inputs, self._systems, _raised(), *found
+        )
+        return found
