@@ -29,8 +29,11 @@ from gnn.layers.networks import EdgeNetwork, dense
 from gnn.layers.radial import RadialBasis, envelope
 from gnn.layers.surroundings import FIELD_ORDER, SurroundingsField
 from gnn.layers.walls import Border, Seen
+from gnn.operators.derivatives import transformed
 from gnn.options import Dispersion, Electrostatics, LongRange, Network, Surroundings, Walls
-from gnn.potential import N_ELEMENTS
+from gnn.passes.bounds import Beyond
+from gnn.passes.evaluation import Compiled, evaluate
+from gnn.potential import N_ELEMENTS, Results
 from gnn.units import COULOMB
 
 _OF_STEP = 3  # invariants of edges, messages, changes of nodes
@@ -125,6 +128,7 @@ class AMP(SurroundedPotential):
             "tolerance": tolerance, "backend": backend,
         }  # fmt: skip
         options.check(self._arguments)
+        self._passes = Compiled()
         self.order, self.cutoff = order, cutoff
         self.surroundings, self.charges = surroundings, charges
         self.method, self.tolerance, self.backend = method, tolerance, backend
@@ -241,6 +245,17 @@ class AMP(SurroundedPotential):
         last = self.atom_energy[-1]
         assert isinstance(last, nn.Linear)  # for the type checker
         nn.init.constant_(last.bias, bond)
+
+    def _compiled(self, batch: Batch, asked: Mapping[str, bool]) -> Results | None:
+        plain = type(self) is AMP and self.backend == "compiled" and self.dispersion is None
+        if not plain or batch.cell is not None or batch.positions.is_cuda or transformed():
+            return None
+        if {batch.positions.dtype, batch.mm_moments.dtype} != {self.dtype}:
+            return None
+        try:
+            return evaluate(self, self._passes, batch, asked)
+        except Beyond:
+            return None
 
     def _energy(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         fields = self._outer_fields(batch)

@@ -30,6 +30,9 @@ from gnn.trust.sanity import check_results
 from gnn.trust.words import checked_policy, tell
 
 N_ELEMENTS = 95
+#: Energies (B,), multipoles and whatever else `Potential._energy` returns, gradients by leaves.
+Results = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
+
 _AT_ONCE = 256  # frames evaluated at once to fit the baseline
 _SAMPLED = 1000  # frames whose node features are looked at, of those trained on
 
@@ -265,11 +268,9 @@ class Potential(nn.Module):
             "external_field": field_response,
         }
         found = None
-        if not (create_graph or stress):
+        if not create_graph and not stress and (any(asked.values()) or not torch.is_grad_enabled()):
             found = self._compiled(batch, asked)
-        if found is None:
-            found = self._by_autograd(batch, asked, create_graph, stress)
-        energy, results, gradients = found
+        energy, results, gradients = found or self._by_graph(batch, asked, create_graph, stress)
         names = {"positions": "forces", "mm_positions": "mm_forces", "uniform_field": "dipole"}
         for leaf, gradient in gradients.items():
             if leaf == "mm_moments":
@@ -292,20 +293,14 @@ class Potential(nn.Module):
         results["energy"] = energy.double() + baseline
         return results
 
-    def _compiled(
-        self, batch: Batch, asked: Mapping[str, bool]
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]] | None:
-        """Return energies, results and gradients by compiled passes; None: autograd is to do it.
-
-        Energies (B,) are without the baseline and with those of `Batch.between`; results are those
-        of `_energy`; gradients are those by the leaves that are asked for, by name.
-        """
+    def _compiled(self, batch: Batch, asked: Mapping[str, bool]) -> Results | None:
+        """Return what `_by_graph` does by another way, if there is one for this batch."""
         return None
 
-    def _by_autograd(
+    def _by_graph(
         self, batch: Batch, asked: Mapping[str, bool], create_graph: bool, stress: bool
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """Return the same by autograd."""
+    ) -> Results:
+        """Return energies (B,), multipoles, and the gradients by leaves that are asked for."""
         with torch.set_grad_enabled(any(asked.values()) or stress or torch.is_grad_enabled()):
             leaves = {
                 name: getattr(batch, name).detach().requires_grad_()
@@ -320,16 +315,14 @@ class Potential(nn.Module):
             if batch.between:
                 results["energy_between"] = energy_between(given, results)
                 energy = energy + results["energy_between"]
-            gradients = (
-                torch.autograd.grad(
+            gradients: Sequence[Tensor] = ()
+            if leaves:
+                gradients = torch.autograd.grad(
                     energy.sum(),
                     list(leaves.values()),
                     create_graph=create_graph,
                     materialize_grads=True,
                 )
-                if leaves
-                else ()
-            )
         return energy, results, dict(zip(leaves, gradients, strict=True))
 
     def _check_batch(self, batch: Batch, stress: bool) -> None:

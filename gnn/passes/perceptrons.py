@@ -1,14 +1,60 @@
 """Perceptrons on a tape, with weights laid out for the loops: nothing learns."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from gnn.operators import network as rows_of
-from gnn.operators.network import EndArrays, Layer, Network
+from gnn.operators.network import EndArrays, Layer, Network, columns_of
 from gnn.passes.tape import Tape, Value
+
+
+class Joint:
+    """Networks of the same rows as one, which runs once for all of them.
+
+    Parameters
+    ----------
+    parts : sequence of sequences of Layer
+        Networks of as many layers, active alike.
+    width : int
+        Columns of the rows.
+    """
+
+    def __init__(self, parts: Sequence[Sequence[Layer]], width: int):
+        layers = [_beside(depth, k == 0) for k, depth in enumerate(zip(*parts, strict=True))]
+        self.network = Network(layers, [width])
+        ends = np.cumsum([0, *(len(part[-1].weight) for part in parts)])
+        self.columns = [slice(a, b) for a, b in pairwise(ends.tolist())]
+
+    def __call__(self, tape: Tape, rows: Value) -> Value:
+        """Return the outputs of all networks (n, outputs), computed once for each value."""
+        if self in rows.made:
+            return rows.made[self]
+        found, kept = rows_of.values(self.network, [rows.x], keeps=tape.records)
+        value = rows.made[self] = Value(found, rows.live)
+
+        def backward() -> None:
+            if value.gradient is not None and rows.live:
+                given = kept, value.gradient, (True,), len(found)
+                rows.add(rows_of.gradients(self.network, *given)[1][0])
+
+        tape.note(backward)
+        return value
+
+
+def _beside(layers: Sequence[Layer], first: bool) -> Layer:
+    """Return layers as one: of the same inputs, or of inputs of their own."""
+    weights = [layer.weight.detach() for layer in layers]
+    weight = torch.cat(weights) if first else torch.block_diag(*weights)
+    biases = [
+        weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach()
+        for layer in layers
+    ]
+    return Layer(weight, torch.cat(biases), layers[0].active)
 
 
 class Dense:
@@ -23,21 +69,39 @@ class Dense:
     """
 
     def __init__(self, layers: Sequence[Layer], widths: Sequence[int]):
+        self.layers = layers
         self.network = Network(layers, widths)
+        self.joint: tuple[Joint, slice] | None = None
 
     def __call__(self, tape: Tape, *blocks: Value) -> Value:
         """Return the outputs (n, outputs) of blocks of inputs (n, width)."""
+        if self.joint is not None:
+            return self._of_joint(tape, *blocks)
         inputs = [block.x for block in blocks]
         found, kept = rows_of.values(self.network, inputs, keeps=tape.records)
-        value, asked = Value(found), [block.live for block in blocks]
+        value, asked = Value(found), tuple(block.live for block in blocks)
 
         def backward() -> None:
             if value.gradient is None:
                 return
-            *_, by_inputs = rows_of.gradients(self.network, kept, value.gradient, asked, len(found))
+            given = kept, value.gradient, asked, len(found)
+            _, by_inputs = rows_of.gradients(self.network, *given)
             for block, gradient in zip(blocks, by_inputs, strict=True):
                 if block.live:
                     block.add(gradient)
+
+        tape.note(backward)
+        return value
+
+    def _of_joint(self, tape: Tape, rows: Value) -> Value:
+        assert self.joint is not None  # for the type checker
+        joint, columns = self.joint
+        all_of_them = joint(tape, rows)
+        value = Value(np.ascontiguousarray(all_of_them.x[:, columns]))
+
+        def backward() -> None:
+            if value.gradient is not None:
+                all_of_them.room()[:, columns] += value.gradient
 
         tape.note(backward)
         return value
@@ -67,72 +131,82 @@ class EdgeDense:
         lead: int = 0,
     ):
         first, *others = layers
-        both = np.concatenate(
-            [
-                _numbers(first.weight)[:, :features],
-                _numbers(first.weight)[:, features : 2 * features],
-            ]
-        )
-        self.projection = Network([Layer(_tensor(both), None, False)], [features])
+        n, weight = features, first.weight.detach()
+        self.layers = [Layer(torch.cat([weight[:, :n], weight[:, n : 2 * n]]), None, False)]
+        joint = Joint([self.layers], features)
+        self.joint = joint, joint.columns[0]
         own = first._replace(weight=first.weight[:, 2 * features :])
         self.network = Network([own, *others], widths, skips, lead)
-
-    def projected(self, features: NDArray) -> NDArray:
-        """Return what nodes (N, features) add to the first layer, (N, 2 hidden)."""
-        return rows_of.values(self.projection, [features], keeps=False)[0]
 
     def __call__(
         self,
         tape: Tape,
-        nodes: Value | NDArray,
+        nodes: Value,
         blocks: Sequence[Value],
         ends: EndArrays,
         fade: Value | None = None,
         summed: bool = False,
     ) -> Value:
-        """Return (E, outputs), times `fade` (E, 1), or the sums at receivers, (N, outputs).
-
-        Nodes are features (N, features) or, where these are constants, what `projected` made of
-        them.
-        """
-        live = isinstance(nodes, Value)
-        projected = self.projected(nodes.x) if isinstance(nodes, Value) else nodes
+        """Return (E, outputs) times `fade` (E, 1), or their sums at receivers, (N, outputs)."""
+        joint, columns = self.joint
+        projected = joint(tape, nodes)
         inputs = [block.x for block in blocks]
         factors = None if fade is None else fade.x
-        given = ends, projected, factors, summed
+        given = ends, columns_of(projected.x, columns.start), factors, summed
         found, kept = rows_of.values(self.network, inputs, *given, keeps=tape.records)
-        value, asked = Value(found), [block.live for block in blocks]
+        value, asked = Value(found), tuple(block.live for block in blocks)
 
         def backward() -> None:
             if value.gradient is None:
                 return
-            # without senders nothing goes back to nodes
-            places = ends if live else (ends[0][:0], ends[1])
-            count = len(projected) if live else 0
-            by_projected, by_fade, by_inputs = rows_of.gradients(
-                self.network, kept, value.gradient, asked, len(inputs[0]), places, count, factors,
-                summed,
+            places, by_projected = (ends[0][:0], ends[1]), None
+            if projected.live:
+                places, by_projected = ends, columns_of(projected.room(), columns.start)
+            by_fade, by_inputs = rows_of.gradients(
+                self.network, kept, value.gradient, asked, len(inputs[0]), places, by_projected,
+                factors, summed,
             )  # fmt: skip
             for block, gradient in zip(blocks, by_inputs, strict=True):
                 if block.live:
                     block.add(gradient)
             if fade is not None and by_fade is not None:
                 fade.add(by_fade)
-            if by_projected is not None and isinstance(nodes, Value):
-                _, _, (by_nodes,) = rows_of.gradients(
-                    self.projection, np.empty(0, found.dtype), by_projected, [True], len(projected)
-                )
-                nodes.add(by_nodes)
 
         tape.note(backward)
         return value
 
 
-def _numbers(weight: Tensor) -> NDArray:
-    return weight.detach().numpy()
+def join(networks: Sequence[Dense | EdgeDense], width: int) -> None:
+    """Let networks of the same rows run as one: all of `Dense`, what `EdgeDense` projects."""
+    if len(networks) < 2:
+        return
+    joint = Joint([network.layers for network in networks], width)
+    for network, columns in zip(networks, joint.columns, strict=True):
+        network.joint = joint, columns
 
 
-def _tensor(array: NDArray) -> Tensor:
-    import torch
+class Embedding:
+    """Features of elements, and of what charges atoms begin with.
 
-    return torch.from_numpy(array)
+    Parameters
+    ----------
+    table, charge : Tensor
+        (elements, features), and (features, 1) of a unit charge.
+    """
+
+    def __init__(self, table: Tensor, charge: Tensor):
+        self.table, self.charge = table.detach().numpy(), charge.detach().numpy()[:, 0]
+
+    def __call__(
+        self, tape: Tape, numbers: NDArray[np.int64], charges: Value
+    ) -> tuple[Value, NDArray]:
+        """Return features (N, features) of elements and charges (N,), and the charges' share."""
+        share = charges.x[:, None] * self.charge
+        value = Value(self.table[numbers] + share, charges.live)
+
+        def backward() -> None:
+            if charges.live and value.gradient is not None:
+                charges.add(value.gradient @ self.charge)
+
+        tape.note(backward)
+        return value, share

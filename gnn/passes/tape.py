@@ -14,6 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 
+def zeros(like: NDArray) -> NDArray:
+    """Return zeros of a shape: `np.zeros_like` takes three times as long for small arrays."""
+    return np.zeros(like.shape, like.dtype)
+
+
 class Value:
     """An array of a pass, with room for the gradient by it.
 
@@ -25,11 +30,12 @@ class Value:
         Whether gradients by it are wanted.
     """
 
-    __slots__ = ("gradient", "live", "x")
+    __slots__ = ("gradient", "live", "made", "x")
 
     def __init__(self, x: NDArray, live: bool = True):
         self.x, self.live = x, live
         self.gradient: NDArray | None = None
+        self.made: dict[object, Value] = {}  # of it by layers that several others share
 
     def add(self, gradient: NDArray) -> None:
         """Add to the gradient; the array is given away."""
@@ -38,9 +44,15 @@ class Value:
         else:
             self.gradient += gradient
 
+    def room(self) -> NDArray:
+        """Return the gradient to add to in place."""
+        if self.gradient is None:
+            self.gradient = zeros(self.x)
+        return self.gradient
+
     def taken(self) -> NDArray:
         """Return the gradient, zeros where nobody added to it."""
-        return np.zeros_like(self.x) if self.gradient is None else self.gradient
+        return zeros(self.x) if self.gradient is None else self.gradient
 
 
 class Tape:

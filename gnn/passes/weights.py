@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -60,22 +61,23 @@ class _Seen:
         ]
         self._tensors = [*model.parameters(), *model.buffers()]
         self._layouts = [_layout(tensor) for tensor in self._tensors]
-        # the loop reads whole words where they are; others are seen as changed each time
-        self._in_place = all(tensor.is_contiguous() for tensor in self._tensors)
-        arrays = [_bytes(tensor) for tensor in self._tensors]
-        self._addresses = np.array([layout[0] for layout in self._layouts], np.int64)
+        # the loop reads whole words of what is contiguous
+        whole = [tensor for tensor in self._tensors if tensor.is_contiguous()]
+        self._others = [(t, t.detach().clone()) for t in self._tensors if not t.is_contiguous()]
+        arrays = [_bytes(tensor) for tensor in whole]
+        self._addresses = np.array([tensor.data_ptr() for tensor in whole], np.int64)
         self._words = np.array([len(array) // WORD for array in arrays], np.int64)
-        whole = [array[: len(array) // WORD * WORD].view(np.uint64) for array in arrays]
-        self._copy = np.concatenate([np.empty(0, np.uint64), *whole])
+        words = [array[: len(array) // WORD * WORD].view(np.uint64) for array in arrays]
+        self._copy = np.concatenate([np.empty(0, np.uint64), *words])
         ends = (array[len(array) // WORD * WORD :] for array in arrays)
         self._ends = [(end, end.tobytes()) for end in ends if len(end)]
 
     def holds(self) -> bool:
         """Return whether everything is what it was."""
         return (
-            self._in_place
-            and all(members.get(name) is member for members, name, member in self._members)
+            all(members.get(name) is member for members, name, member in self._members)
             and all(map(_is_laid_out, self._tensors, self._layouts))
+            and all(torch.equal(other, before) for other, before in self._others)
             and all(end.tobytes() == before for end, before in self._ends)
             and not differ(self._addresses, self._words, self._copy)
         )

@@ -51,15 +51,15 @@ def induce_gradients(sums, response, slopes, by_found, by_first, by_state, by_su
 
 
 @bare
-def moments(raw, state, systems, shift, unit, found, full):
+def moments(raw, state, systems, mean, share, unit, found, full):
     """Write packed moments (N, 10), and quadrupoles as matrices (N, 3, 3).
 
-    Charges are `raw` times `unit` and shifts (B,); the others the sum of the first and the last
-    channel of states, times `unit`.
+    Charges are `raw` less `mean` (B,), times `unit`, and `share` (B,): so huge ones that are alike
+    cancel. The others are the sum of the first and the last channel of states, times `unit`.
     """
     last = state.shape[2] - 1
     for i in range(len(raw)):
-        found[i, 0] = raw[i, 0] * unit + shift[systems[i]]
+        found[i, 0] = (raw[i, 0] - mean[systems[i]]) * unit + share[systems[i]]
         for k in range(1, 10):
             found[i, k] = (state[i, k, 0] + state[i, k, last]) * unit
         at = 4

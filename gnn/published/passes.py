@@ -16,7 +16,7 @@ from gnn.operators.network import EndArrays
 from gnn.outputs import energy_between
 from gnn.passes.edges import anisotropic_state, pair_invariants
 from gnn.passes.operators import ByTorch, applied
-from gnn.passes.perceptrons import Dense, EdgeDense
+from gnn.passes.perceptrons import Dense, EdgeDense, join
 from gnn.passes.tape import Tape, Value
 from gnn.published import terms
 from gnn.published.edge_geometry import Edges, frequency_shifts, near_multiples
@@ -98,13 +98,14 @@ class Passes:
             Dense(layers_of(network), [features])
             for network in (model.charge, model.response, model.atom_energy)
         )
+        first, *others = ([step.coefficients, step.message] for step in self._steps)
+        join([self._edges, *first], features)
+        for networks in others:
+            join(networks, features)
         # of elements: features, and what these add to the networks of the first step
         self._elements = model.embedding.weight.detach().numpy()
-        first = self._steps[0]
-        self._tables = [
-            network.projected(self._elements)
-            for network in (self._edges, first.coefficients, first.message)
-        ]
+        self._joint = self._edges.joint[0]
+        self._projected = self._joint(Tape(records=False), Value(self._elements)).x
         self._shifts = frequency_shifts(model.radial.frequencies)
 
     def __call__(self, batch: Batch, asked: Mapping[str, bool]) -> Found:
@@ -171,14 +172,12 @@ class Passes:
         ends = _array(batch.senders), _array(batch.receivers)
         edges = Edges(positions.x, ends, model.cutoff, self._shifts)
         directions, fade, basis = terms.edges_of(tape, positions, edges)
-        of_edges, *of_step = (table[numbers] for table in self._tables)
-        features = self._edges(tape, of_edges, [basis], ends)
         nodes = Value(self._elements[numbers], live=False)
+        nodes.made[self._joint] = Value(self._projected[numbers], live=False)
+        features = self._edges(tape, nodes, [basis], ends)
         previous: list[Value] = []
         for k, step in enumerate(self._steps):
-            coefficients = step.coefficients(
-                tape, of_step[0] if k == 0 else nodes, [*previous, features], ends, fade
-            )
+            coefficients = step.coefficients(tape, nodes, [*previous, features], ends, fade)
             state = anisotropic_state(tape, coefficients, directions, ends[1], len(numbers), ORDER)
             if k == len(self._steps) - 1:
                 response = self._response(tape, nodes)
@@ -187,9 +186,7 @@ class Passes:
                 sums = applied(tape, induction, positions, *particles)
                 state, factors = terms.induced(tape, state, sums, response)
             invariants = pair_invariants(tape, state, directions, ends, ORDER)
-            messages = step.message(
-                tape, of_step[1] if k == 0 else nodes, [invariants, features], ends, fade, True
-            )
+            messages = step.message(tape, nodes, [invariants, features], ends, fade, True)
             nodes = terms.added(tape, nodes, step.update(tape, nodes, messages))
             previous = [invariants]
         return nodes, state, factors

@@ -80,15 +80,15 @@ def moments_of(tape: Tape, raw: Value, state: Value, batch: Batch) -> tuple[Valu
     def mean(values: NDArray) -> NDArray:
         sums = np.zeros(len(atoms))
         loops.sums_of_systems(values, systems, sums)
-        return sums / atoms
+        return (sums / atoms).astype(dtype)
 
-    shift = (batch.charge.numpy() / atoms - unit * mean(raw.x)).astype(dtype)
+    share = (batch.charge.numpy() / atoms).astype(dtype)
     found, full = Value(np.empty((n, 10), dtype)), np.empty((n, 3, 3), dtype)
-    loops.moments(raw.x, state.x, systems, shift, unit, found.x, full)
+    loops.moments(raw.x, state.x, systems, mean(raw.x), share, unit, found.x, full)
 
     def backward() -> None:
         by_raw, by_state, by_moments = np.empty_like(raw.x), np.zeros_like(state.x), found.taken()
-        average = mean(by_moments).astype(dtype)
+        average = mean(by_moments)
         loops.moments_gradients(by_moments, systems, average, unit, by_raw, by_state)
         raw.add(by_raw)
         state.add(by_state)

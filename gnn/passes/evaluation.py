@@ -1,0 +1,131 @@
+"""Energies of a batch and their gradients by the leaves, from a model's passes."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gnn.data.batching import Batch
+from gnn.outputs import energy_between
+from gnn.passes.amp import Networks, Pass, tensors
+from gnn.passes.bounds import Beyond
+from gnn.passes.fields import Leaves
+from gnn.passes.geometry import MOST_SHIFT, frequency_shifts
+from gnn.passes.tape import Tape, Value
+from gnn.passes.weights import Weights
+
+
+class Found(NamedTuple):
+    """Energies (B,) in eV, multipoles as `Potential._energy` returns them, gradients by leaves."""
+
+    energy: Tensor
+    results: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+
+
+class Compiled:
+    """A model's networks, laid out for the passes until a weight changes; copies begin anew."""
+
+    def __init__(self) -> None:
+        self._weights = Weights()
+        self._kept: tuple[Any, Networks | None] = None, None
+
+    def networks(self, model: Any) -> Networks:
+        """Return the networks.
+
+        Raises
+        ------
+        Beyond
+            If the model has layers of other kinds.
+        """
+        self._weights.look(model)
+        stamp, networks = self._kept
+        if stamp is not self._weights.stamp:
+            stamp, networks = self._weights.stamp, None
+            self._kept = stamp, networks
+            networks = Networks(model)
+            self._kept = stamp, networks
+        if networks is None:
+            raise Beyond
+        return networks
+
+    def __reduce__(self) -> tuple[type["Compiled"], tuple[()]]:
+        return Compiled, ()
+
+
+def evaluate(model: Any, compiled: Compiled, batch: Batch, asked: Mapping[str, bool]) -> Found:
+    """Return energies and gradients of a batch.
+
+    Parameters
+    ----------
+    model : gnn.AMP
+        The model.
+    compiled : Compiled
+        What is laid out of it.
+    batch : Batch
+        In free space, on the CPU.
+    asked : mapping of str to bool
+        Names of `Leaves`, and whether energies are differentiated by them.
+
+    Raises
+    ------
+    Beyond
+        If the batch is for autograd's graph.
+    """
+    networks = compiled.networks(model)
+    radial = model.radial
+    shifts = frequency_shifts(radial.frequencies.numpy(), model.cutoff)
+    if radial.cutoff != model.cutoff or np.abs(shifts).max(initial=0.0) > MOST_SHIFT:
+        raise Beyond
+    live = {name: asked.get(name, False) for name in Leaves._fields}
+    arrays = {name: getattr(batch, name).detach().contiguous().numpy() for name in live}
+    leaves = Leaves(*(Value(arrays[name], live[name]) for name in live))
+    tape = Tape(records=any(live.values()))
+    energies, moments, nodes, fields = Pass(model, networks, shifts, batch, tape, leaves).energies()
+    energy = _sums(torch.from_numpy(energies.x), batch)
+    results = {
+        "charges": torch.from_numpy(moments.x[:, 0].copy()),
+        "dipoles": torch.from_numpy(moments.x[:, 1:4].copy()),
+        "quadrupoles": torch.from_numpy(tensors(moments.x[:, 4:])),
+    }
+    if batch.between:
+        results["energy_between"], by_positions, by_moments = _between(batch, results)
+        energy = energy + results["energy_between"]
+        moments.add(by_moments)
+        leaves.positions.add(by_positions)
+    results |= {
+        "_features": torch.from_numpy(nodes.x),
+        "_gradient": torch.from_numpy(np.ascontiguousarray(fields.x[:, 0, 1:4])),
+    }
+    energies.add(np.ones_like(energies.x))
+    tape.rewind()
+    gradients = {
+        name: torch.from_numpy(value.taken())
+        for name, value in leaves._asdict().items()
+        if value.live
+    }
+    return Found(energy, results, gradients)
+
+
+def _sums(values: Tensor, batch: Batch) -> Tensor:
+    return values.new_zeros(batch.n_systems).index_add(0, batch.batch, values)
+
+
+def _between(batch: Batch, results: Mapping[str, Tensor]) -> tuple[Tensor, Any, Any]:
+    """Return the energies (B,) of `Batch.between`, and gradients by positions and moments."""
+    names = "charges", "dipoles", "quadrupoles"
+    leaves = [batch.positions.detach().requires_grad_()]
+    leaves += [results[name].detach().requires_grad_() for name in names]
+    with torch.enable_grad():
+        given = dict(zip(names, leaves[1:], strict=True))
+        energy = energy_between(replace(batch, positions=leaves[0]), given)
+        by_positions, charges, dipoles, tensors_ = torch.autograd.grad(
+            energy.sum(), leaves, materialize_grads=True
+        )
+    upper = tensors_ + tensors_.transpose(1, 2)
+    halves = [0.5 * upper[:, i, j] for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))]
+    packed = torch.cat([charges[:, None], dipoles, torch.stack(halves, 1)], 1)
+    return energy.detach(), by_positions.numpy(), packed.numpy()
