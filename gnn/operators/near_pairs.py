@@ -33,20 +33,30 @@ def near_pairs(
     PairList
         Sorted by target.
     """
+    ends = near_ends(targets, sources, target_batch, source_batch, reach)
+    return PairList(np.stack(ends, axis=1), len(targets), len(sources))
+
+
+def near_ends(
+    targets: NDArray,
+    sources: NDArray,
+    target_batch: NDArray,
+    source_batch: NDArray,
+    reach: float | NDArray,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the targets and the sources of the same pairs, in the same order."""
     n, m = len(targets), len(sources)
     systems = int(target_batch[-1]) + 1 if n else 1
     reach = np.broadcast_to(np.asarray(reach, dtype=np.float64), n)
     ends = np.searchsorted(source_batch, np.arange(systems + 1))
     if n * m / systems > _BRUTE_FORCE and _finite(targets, sources, reach):
         target_ends = np.searchsorted(target_batch, np.arange(systems + 1))
-        pairs = _by_bins(targets, sources, target_ends, ends, reach)
-    else:
-        # memory that nobody writes to costs nothing
-        most = int((np.diff(ends)[target_batch] if n else ends[:1]).sum())
-        counts, found = np.empty(n, np.int64), np.empty(most + 1, np.int64)
-        total = _brute_force(targets, sources, target_batch, ends, reach * reach, counts, found)
-        pairs = np.stack([np.repeat(np.arange(n), counts), found[:total]], axis=1)
-    return PairList(pairs, n, m)
+        return _by_bins(targets, sources, target_ends, ends, reach)
+    # memory that nobody writes to costs nothing
+    most = int((np.diff(ends)[target_batch] if n else ends[:1]).sum())
+    counts, found = np.empty(n, np.int64), np.empty(most + 1, np.int64)
+    total = _brute_force(targets, sources, target_batch, ends, reach * reach, counts, found)
+    return np.repeat(np.arange(n), counts), found[:total]
 
 
 def _finite(*arrays: NDArray) -> bool:
@@ -69,7 +79,9 @@ def _brute_force(targets, sources, target_batch, ends, reach2, counts, found):
     return row
 
 
-def _by_bins(targets, sources, target_ends, source_ends, reach) -> NDArray[np.int64]:
+def _by_bins(
+    targets, sources, target_ends, source_ends, reach
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the pairs by a search in bins, in threads."""
     # NaN: pairs that coincide are listed with the others
     found = pairs_within(
@@ -79,9 +91,9 @@ def _by_bins(targets, sources, target_ends, source_ends, reach) -> NDArray[np.in
         np.nan,
         (target_ends, source_ends),
     )
-    first = np.repeat(np.arange(len(targets)), np.diff(found.starts))
-    pairs = np.stack([first, found.images], axis=1)
+    first, second = np.repeat(np.arange(len(targets)), np.diff(found.starts)), found.images
     if np.all(reach == reach[0]):
-        return pairs
-    apart = ((targets[pairs[:, 0]] - sources[pairs[:, 1]]) ** 2).sum(1)
-    return pairs[apart <= reach[pairs[:, 0]] ** 2]
+        return first, second
+    apart = ((targets[first] - sources[second]) ** 2).sum(1)
+    near = apart <= reach[first] ** 2
+    return first[near], second[near]

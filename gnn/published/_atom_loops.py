@@ -90,6 +90,14 @@ def moments_gradients(by_moments, systems, mean, unit, by_raw, by_state):
 
 
 @bare
+def add_rows(values, systems, scale, energies):
+    """Add rows of values, times a factor, to energies (B,) of their systems."""
+    for i in range(len(values)):
+        for k in range(values.shape[1]):
+            energies[systems[i]] += scale * values[i, k]
+
+
+@bare
 def given_energies(moments, positions, uniform, external, systems, energies):
     """Add to energies (B,) what moments have in the uniform and the external field."""
     for i in range(len(moments)):

@@ -12,8 +12,8 @@ from gnn.published.polarisation import Polarisation
 from multipoles.compiled.jit import add_up, equal_ranges, run_ranges
 
 # coefficients of a polynomial, and how closely tables follow the functions, of their largest value
-_TERMS, _TOLERANCE = 8, 1e-13
-_FEWEST, _MOST = 64, 1024
+_TERMS, _TOLERANCE = 6, 1e-13
+_FEWEST, _MOST = 256, 4096
 # a pair takes as long as so many of point charges
 _COST = 30.0
 

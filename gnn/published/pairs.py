@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gnn.operators.near_pairs import near_pairs
+from gnn.operators.near_pairs import near_ends
 
 _AT_ONCE = 1_000_000  # distances in memory
 
@@ -53,9 +53,8 @@ def pairs_within(
     points = one.detach().numpy(), two.detach().numpy()
     batches = batch_one.numpy(), batch_two.numpy()
     if box is None:
-        rows = near_pairs(*points, *batches, reach).pairs
-        first, second = torch.from_numpy(np.ascontiguousarray(rows.T))
-        return Pairs(first, second, None)
+        first, second = near_ends(*points, *batches, reach)
+        return Pairs(torch.from_numpy(first), torch.from_numpy(second), None)
     first, second, shift = _by_minimum_image(*points, *batches, reach, box.numpy())
     return Pairs(torch.from_numpy(first), torch.from_numpy(second), torch.from_numpy(shift))
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gnn.data.batching import Batch
 from gnn.layers.electrostatics import full_quadrupoles
-from gnn.operators.near_pairs import near_pairs
+from gnn.operators.near_pairs import near_ends
 from gnn.operators.network import EndArrays
 from gnn.outputs import energy_between
 from gnn.passes.edges import anisotropic_state, pair_invariants
@@ -161,8 +161,7 @@ class Passes:
         """Return atoms and particles of pairs near each other, sorted by atom."""
         points = leaves["positions"].x, leaves["mm_positions"].x
         systems = batch.batch.numpy(), batch.mm_batch.numpy()
-        first, second = near_pairs(*points, *systems, self._model.reach_near).pairs.T
-        return np.ascontiguousarray(first), np.ascontiguousarray(second)
+        return near_ends(*points, *systems, self._model.reach_near)
 
     def _messages(
         self, tape: Tape, batch: Batch, leaves: Mapping[str, Value], near: EndArrays, charges: Value

@@ -101,8 +101,8 @@ def add_energies(
     tape: Tape, value: Value, systems: NDArray[np.int64], scale: float, energy: NDArray[np.float64]
 ) -> None:
     """Add to energies (B,) the rows of values, times a factor, each to that of its system."""
-    rows = value.x if value.x.ndim == 1 else value.x.sum(1)
-    energy += scale * np.bincount(systems, rows, len(energy))
+    rows = value.x if value.x.ndim == 2 else value.x.reshape(-1, 1)
+    loops.add_rows(rows, systems, scale, energy)
     tape.note(lambda: value.add(np.full_like(value.x, scale)))
 
 
