@@ -125,4 +125,5 @@ class PairEnergies:
 @lru_cache
 def _powers(elements: int) -> NDArray[np.float64]:
     """Return the powers of nuclear charges in the rate of screening, over its length."""
-    return np.arange(elements) ** 0.23 / repulsion.LENGTH
+    powers: NDArray[np.float64] = np.arange(elements) ** 0.23 / repulsion.LENGTH
+    return powers
