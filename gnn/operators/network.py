@@ -4,7 +4,7 @@ The rows go through all layers in small groups that stay in the cache, so that o
 nothing but the input of its activation is ever stored. Weights are constants.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -123,12 +123,15 @@ class Network:
             at += int(pitch)
         self.matrices = np.empty(self._size, self.biases.dtype)
         for weight, *arguments, place in plan:
-            pack(strided(weight.detach().numpy())[0], *arguments, self.matrices, place)
+            pack(_numbers(weight), *arguments, self.matrices, place)
         # columns of each block of inputs, with those that are skipped
         self.columns: list[int] = (self.blocks[:, 0] + self.blocks[:, 3]).tolist()
         # as the loops take them
         self.arrays = self.matrices, self.biases, self.blocks, self.layers
         self.nothing = np.empty(0, self.biases.dtype)
+        missing = MOST_BLOCKS - len(widths)
+        self.no_blocks = (self.nothing,) * missing
+        self.pitches = (*self.columns, *[0] * missing)
 
     def memory(self, size: int) -> NDArray:
         """Return numbers of any value: fresh memory costs the system a tenth of the loops' time."""
@@ -167,6 +170,7 @@ def values(
     fade: NDArray | None = None,
     summed: bool = False,
     keeps: bool = True,
+    empty: Callable[..., NDArray] = np.empty,
 ) -> tuple[NDArray, NDArray]:
     """Return the outputs of a network for rows of inputs, and what `gradients` needs.
 
@@ -186,6 +190,8 @@ def values(
         Return instead the sums over the incoming edges of each node, (N, outputs).
     keeps : bool
         False: no gradients will be asked for.
+    empty : callable
+        Where memory comes from.
     """
     rows, dtype = len(inputs[0]), network.biases.dtype
     breadth = network.breadth if keeps else 0
@@ -195,11 +201,11 @@ def values(
         assert projected is not None  # nodes are counted by it
         found = np.zeros((projected.nodes, width), dtype)
     else:
-        found = np.empty((rows, width), dtype)
+        found = empty((rows, width), dtype)
     nothing = network.nothing
     of_nodes = (nothing, 0) if projected is None else projected[:2]
     arguments = (
-        *_blocks(inputs, nothing), ends or _NO_ENDS, *of_nodes, network.arrays,
+        _flat_blocks(inputs, network), network.pitches, ends or _NO_ENDS, *of_nodes, network.arrays,
         nothing if fade is None else _flat(fade), kept, breadth, found.reshape(-1), summed,
         network.lead,
     )  # fmt: skip
@@ -221,12 +227,13 @@ def gradients(
     by_projected: Projected | None = None,
     fade: NDArray | None = None,
     summed: bool = False,
+    empty: Callable[..., NDArray] = np.empty,
 ) -> tuple[NDArray | None, list[NDArray]]:
     """Return the gradients of the sum of weights times outputs, and give back what was kept.
 
     Parameters
     ----------
-    network, ends, fade, summed
+    network, ends, fade, summed, empty
         As of `values`.
     kept : ndarray
         From `values`; of no use afterwards.
@@ -247,7 +254,7 @@ def gradients(
     nothing = network.nothing
     by_fade = None if fade is None else np.empty_like(fade)
     by_inputs = [
-        np.empty((rows, width) if wanted else (0, 0), nothing.dtype)
+        empty((rows, width) if wanted else (0, 0), nothing.dtype)
         for width, wanted in zip(network.columns, asked, strict=True)
     ]
     of_nodes, across = (nothing, 0) if by_projected is None else by_projected[:2]
@@ -256,7 +263,7 @@ def gradients(
         network.breadth, _flat(weights), summed, network.lead, _asked(asked),
         nothing if by_fade is None else by_fade.reshape(-1), of_nodes, across,
     )  # fmt: skip
-    results, _ = _blocks(by_inputs, nothing)
+    results = _flat_blocks(by_inputs, network)
     ranges = _ranges(rows, 2 * network.work, ends)
     if len(ranges) == 1:
         kernels.gradients(0, rows, *arguments, of_nodes, across, 0, results)
@@ -324,23 +331,15 @@ def _flat(array: NDArray) -> NDArray:
     return array.reshape(-1)  # a copy where it is not contiguous
 
 
-def _blocks(
-    arrays: Sequence[NDArray], nothing: NDArray
-) -> tuple[tuple[NDArray, ...], tuple[int, ...]]:
-    """Return numbers and pitches of blocks, always as many, so that the loops compile once."""
-    blocks = [strided(array) for array in arrays]
-    blocks += [(nothing, 0)] * (MOST_BLOCKS - len(blocks))
-    first, second = zip(*blocks, strict=True)
-    return first, second
+def _flat_blocks(arrays: Sequence[NDArray], network: Network) -> tuple[NDArray, ...]:
+    """Return the numbers of blocks, always as many, so that the loops compile once."""
+    return *(array.reshape(-1) for array in arrays), *network.no_blocks
 
 
-def strided(block: NDArray) -> tuple[NDArray, int]:
-    """Return the numbers of a block from its first on, in one dimension, and its rows' pitch."""
-    if block.flags.c_contiguous:
-        return block.reshape(-1), block.shape[1]
-    size = block.itemsize
-    if block.size == 0 or block.strides[1] != size or block.strides[0] % size:
-        return np.ascontiguousarray(block).reshape(-1), block.shape[1]
-    pitch = block.strides[0] // size
-    length = (len(block) - 1) * pitch + block.shape[1]
-    return np.lib.stride_tricks.as_strided(block, (length,), (size,)), pitch
+def _numbers(weight: Tensor) -> NDArray:
+    """Return the numbers of a weight in one dimension, rows at the pitch that they have."""
+    array = weight.detach().numpy()
+    if array.flags.c_contiguous:
+        return array.reshape(-1)
+    length = (len(array) - 1) * weight.stride(0) + array.shape[1]
+    return np.lib.stride_tricks.as_strided(array, (length,), (array.itemsize,))

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gnn.data.batching import Batch
+from gnn.operators.arena import Arena, Arenas
 from gnn.outputs import energy_between
 from gnn.passes.amp import Networks, Pass, tensors
 from gnn.passes.bounds import Beyond
@@ -26,34 +28,51 @@ class Found(NamedTuple):
     gradients: dict[str, Tensor]
 
 
+class Laid(NamedTuple):
+    """Networks of a model, laid out, and what frequencies of its radial basis are off by."""
+
+    networks: Networks
+    shifts: NDArray
+
+
 class Compiled:
     """A model's networks, laid out for the passes until a weight changes; copies begin anew."""
 
     def __init__(self) -> None:
         self._weights = Weights()
-        self._kept: tuple[Any, Networks | None] = None, None
+        # one tuple, so that threads never see the networks of one stamp with another
+        self._kept: tuple[object, Laid | None] = None, None
+        self.arenas = Arenas()
 
-    def networks(self, model: Any) -> Networks:
-        """Return the networks.
+    def laid_out(self, model: Any) -> Laid:
+        """Return the networks and shifts.
 
         Raises
         ------
         Beyond
             If the model has layers of other kinds.
         """
-        self._weights.look(model)
-        stamp, networks = self._kept
-        if stamp is not self._weights.stamp:
-            stamp, networks = self._weights.stamp, None
-            self._kept = stamp, networks
-            networks = Networks(model)
-            self._kept = stamp, networks
-        if networks is None:
+        stamp = self._weights.look(model)
+        kept, laid = self._kept
+        if kept is not stamp:
+            try:
+                laid = _laid_out(model)
+            except Beyond:
+                laid = None
+            self._kept = stamp, laid
+        if laid is None:
             raise Beyond
-        return networks
+        return laid
 
     def __reduce__(self) -> tuple[type["Compiled"], tuple[()]]:
         return Compiled, ()
+
+
+def _laid_out(model: Any) -> Laid:
+    shifts = frequency_shifts(model.radial.frequencies.numpy(), model.cutoff)
+    if model.radial.cutoff != model.cutoff or np.abs(shifts).max(initial=0.0) > MOST_SHIFT:
+        raise Beyond
+    return Laid(Networks(model), shifts)
 
 
 def evaluate(model: Any, compiled: Compiled, batch: Batch, asked: Mapping[str, bool]) -> Found:
@@ -75,15 +94,23 @@ def evaluate(model: Any, compiled: Compiled, batch: Batch, asked: Mapping[str, b
     Beyond
         If the batch is for autograd's graph.
     """
-    networks = compiled.networks(model)
-    radial = model.radial
-    shifts = frequency_shifts(radial.frequencies.numpy(), model.cutoff)
-    if radial.cutoff != model.cutoff or np.abs(shifts).max(initial=0.0) > MOST_SHIFT:
-        raise Beyond
+    networks, shifts = compiled.laid_out(model)
+    with compiled.arenas.lent() as arena:
+        return _evaluate(model, networks, shifts, batch, asked, arena)
+
+
+def _evaluate(
+    model: Any,
+    networks: Networks,
+    shifts: NDArray,
+    batch: Batch,
+    asked: Mapping[str, bool],
+    arena: Arena,
+) -> Found:
     live = {name: asked.get(name, False) for name in Leaves._fields}
     arrays = {name: getattr(batch, name).detach().contiguous().numpy() for name in live}
     leaves = Leaves(*(Value(arrays[name], live[name]) for name in live))
-    tape = Tape(records=any(live.values()))
+    tape = Tape(any(live.values()), arena=arena)
     energies, moments, nodes, fields = Pass(model, networks, shifts, batch, tape, leaves).energies()
     energy = _sums(torch.from_numpy(energies.x), batch)
     results = {
@@ -97,7 +124,7 @@ def evaluate(model: Any, compiled: Compiled, batch: Batch, asked: Mapping[str, b
         moments.add(by_moments)
         leaves.positions.add(by_positions)
     results |= {
-        "_features": torch.from_numpy(nodes.x),
+        "_features": torch.from_numpy(nodes.x.copy()),
         "_gradient": torch.from_numpy(np.ascontiguousarray(fields.x[:, 0, 1:4])),
     }
     energies.add(np.ones_like(energies.x))

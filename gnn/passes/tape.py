@@ -13,6 +13,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from gnn.operators.arena import Arena
+
 
 def zeros(like: NDArray) -> NDArray:
     """Return zeros of a shape: `np.zeros_like` takes three times as long for small arrays."""
@@ -64,10 +66,13 @@ class Tape:
         Whether gradients will be asked for.
     dual : bool
         Whether values are pairs of value and change.
+    arena : Arena, optional
+        Where large arrays come from.
     """
 
-    def __init__(self, records: bool = True, dual: bool = False):
+    def __init__(self, records: bool = True, dual: bool = False, arena: Arena | None = None):
         self.records, self.dual = records, dual
+        self.empty: Callable[..., NDArray] = np.empty if arena is None else arena.empty
         self._backward: list[Callable[[], None]] = []
 
     def note(self, backward: Callable[[], None]) -> None:

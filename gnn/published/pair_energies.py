@@ -125,5 +125,4 @@ class PairEnergies:
 @lru_cache
 def _powers(elements: int) -> NDArray[np.float64]:
     """Return the powers of nuclear charges in the rate of screening, over its length."""
-    powers: NDArray[np.float64] = np.arange(elements) ** 0.23 / repulsion.LENGTH
-    return powers
+    return np.array(np.arange(elements) ** 0.23 / repulsion.LENGTH, np.float64)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gnn.data.batching import Batch
 from gnn.layers.electrostatics import full_quadrupoles
+from gnn.operators.arena import Arenas
 from gnn.operators.near_pairs import near_ends
 from gnn.operators.network import EndArrays
 from gnn.outputs import energy_between
@@ -89,7 +90,7 @@ class Passes:
     """
 
     def __init__(self, model: Model, tables: Tables):
-        self._model, self._induction = model, tables
+        self._model, self._induction, self._arenas = model, tables, Arenas()
         features, radial = model.edges.features, model.edges.edge_features
         edge_features = len(layers_of([model.edges.first, *model.edges.rest])[-1].weight)
         self._edges = _edge_dense(model.edges, 0, radial)
@@ -110,12 +111,13 @@ class Passes:
 
     def __call__(self, batch: Batch, asked: Mapping[str, bool]) -> Found:
         """Return what is asked of a batch: gradients by leaves, by name."""
-        tape = Tape(records=any(asked.values()))
         leaves = {
             name: Value(_array(getattr(batch, name)), live=asked.get(name, False))
             for name in _LEAVES
         }
-        with np.errstate(over="ignore", invalid="ignore"):
+        silent = np.errstate(over="ignore", invalid="ignore")
+        with self._arenas.lent() as arena, silent:
+            tape = Tape(records=any(asked.values()), arena=arena)
             energy, results = self._energy(tape, batch, leaves)
             tape.rewind()
         gradients = {
