@@ -27,6 +27,7 @@ from gnn.published.layers import (
     per_system,
     scaled_by_order,
 )
+from gnn.published.near_charges import NearCoupling
 from gnn.published.networks import EdgePerceptron, perceptron
 from gnn.published.pair_energies import PairEnergies
 from gnn.published.pairs import Pairs, pairs_within
@@ -314,18 +315,13 @@ class AmpBms(Potential):
     def _coulomb_mm(self, batch: Batch, near: Pairs, moments: Tensor) -> Tensor:
         if self.mode == "training":
             return per_system(electrostatics.energy_of_all(moments, batch), batch.batch, batch)
-        inputs = batch.positions, batch.mm_positions, moments, batch.mm_moments
-        energies = self.energies_of_pairs(near, *inputs)
-        return per_system(energies, batch.batch.index_select(0, near.first), batch)
+        inputs = batch.positions, batch.mm_positions, moments, batch.mm_charges
+        energies = fused.apply(self.near_coupling(near), *inputs)
+        return per_system(energies, batch.batch, batch)
 
-    def energies_of_pairs(
-        self, near: Pairs, atoms: Tensor, particles: Tensor, moments: Tensor, sources: Tensor
-    ) -> Tensor:
-        """Return the energies of packed moments with charges near them, (P,) in kJ/mol."""
-        vectors, consistent = near.vectors(atoms, particles), self.mode == "simulation"
-        return electrostatics.energy_of_pairs(
-            moments, sources[:, 0], vectors, near, self.outer_kernel, consistent=consistent
-        )
+    def near_coupling(self, near: Pairs) -> NearCoupling:
+        """Return what computes energies of multipoles with charges near them."""
+        return NearCoupling(near, self.outer_kernel, self.mode == "simulation")
 
     def _check_numbers(self, batch: Batch) -> None:
         check_numbers(batch, self.embedding)

@@ -1,6 +1,5 @@
 """What surrounding charges induce, by tables of what the network makes of a distance."""
 
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -8,8 +7,9 @@ from numpy.typing import NDArray
 
 from gnn.operators.network import EndArrays
 from gnn.published import _induction_loops
+from gnn.published.pairs import ranges_of_atoms
 from gnn.published.polarisation import Polarisation
-from multipoles.compiled.jit import add_up, equal_ranges, run_ranges
+from multipoles.compiled.jit import add_up, run_ranges
 
 # coefficients of a polynomial, and how closely tables follow the functions, of their largest value
 _TERMS, _TOLERANCE = 6, 1e-13
@@ -76,11 +76,7 @@ class TabulatedInduction:
 
     def __init__(self, tables: Tables, pairs: EndArrays):
         self._constants = pairs, np.empty((0, 3)), tables.table, tables.cutoff
-        first = pairs[0]
-        # those of an atom stay together
-        parts = equal_ranges(np.ones(len(first)), _COST * len(first))
-        cuts = np.searchsorted(first, first[[begin for begin, _ in parts[1:]]])
-        self._ranges = list(pairwise([0, *cuts.tolist(), len(first)]))
+        self._ranges = ranges_of_atoms(pairs[0], _COST)
 
     def values(self, *inputs: NDArray) -> NDArray:
         """Return the sums."""

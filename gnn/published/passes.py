@@ -24,6 +24,7 @@ from gnn.published.edge_geometry import Edges, frequency_shifts, near_multiples
 from gnn.published.electrostatics import ChargeCoupling
 from gnn.published.induction import Tables, TabulatedInduction, tables_of
 from gnn.published.layers import AMP_BMS_TERMS, ORDER, BesselBasis, PublishedStep
+from gnn.published.near_charges import NearCoupling
 from gnn.published.networks import EdgePerceptron, Perceptron, layers_of
 from gnn.published.pair_energies import PairEnergies
 from gnn.published.pairs import Pairs
@@ -56,10 +57,8 @@ class Model(Protocol):
     def pair_energies(self, batch: Batch, box: Tensor | None, derived: bool) -> PairEnergies:
         """Return what computes energies of pairs of atoms."""
 
-    def energies_of_pairs(
-        self, near: Pairs, atoms: Tensor, particles: Tensor, moments: Tensor, sources: Tensor
-    ) -> Tensor:
-        """Return the energies of packed moments with charges near them, (P,) in kJ/mol."""
+    def near_coupling(self, near: Pairs) -> NearCoupling:
+        """Return what computes energies of multipoles with charges near them."""
 
 
 class Found(NamedTuple):
@@ -144,7 +143,7 @@ class Passes:
         add(self._atom_energy(tape, nodes), systems)
         add(self._pair_energies(tape, batch, leaves, moments, factors), each)
         if batch.n_mm:
-            add(*self._coulomb_mm(tape, batch, leaves, near, moments))
+            add(self._coulomb_mm(tape, batch, leaves, near, (moments, charges)), systems)
         results = _results(moments.x, quadrupoles, nodes.x)
         if self._model.mode == "training":
             fields = leaves["uniform_field"], leaves["external_field"]
@@ -206,23 +205,23 @@ class Passes:
         return applied(tape, pairs, leaves["positions"], charges, factors)
 
     def _coulomb_mm(
-        self, tape: Tape, batch: Batch, leaves: Mapping[str, Value], near: EndArrays, moments: Value
-    ) -> tuple[Value, NDArray[np.int64]]:
-        """Return energies with surrounding particles, of atoms or of pairs, and their systems."""
-        systems, sources = batch.batch.numpy(), leaves["mm_moments"]
-        points = leaves["positions"], leaves["mm_positions"]
+        self,
+        tape: Tape,
+        batch: Batch,
+        leaves: Mapping[str, Value],
+        near: EndArrays,
+        coupled: tuple[Value, Value],
+    ) -> Value:
+        """Return energies of atoms (N,) with surrounding particles, of moments and charges."""
+        points, (moments, charges) = (leaves["positions"], leaves["mm_positions"]), coupled
         if self._model.mode != "training":
             pairs = Pairs(torch.from_numpy(near[0]), torch.from_numpy(near[1]), None)
-            energies = ByTorch(
-                lambda *own: self._model.energies_of_pairs(pairs, *own), tape.records
-            )
-            return applied(tape, energies, *points, moments, sources), systems[near[0]]
-        coupling = ChargeCoupling(systems, batch.mm_batch.numpy(), sources.live)
+            return applied(tape, self._model.near_coupling(pairs), *points, moments, charges)
+        sources = leaves["mm_moments"]
+        coupling = ChargeCoupling(batch.batch.numpy(), batch.mm_batch.numpy(), sources.live)
         if sources.x.shape[1] == 1:
-            return applied(tape, coupling, *points, moments, sources), systems
-        return applied(
-            tape, ByTorch(coupling.twin, tape.records), *points, moments, sources
-        ), systems
+            return applied(tape, coupling, *points, moments, sources)
+        return applied(tape, ByTorch(coupling.twin, tape.records), *points, moments, sources)
 
 
 class _Step:

@@ -1,7 +1,5 @@
 """Multipoles that surrounding charges induce on atoms, with a learned dependence on distance."""
 
-from itertools import pairwise
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,8 +10,11 @@ from gnn.operators.edges import anisotropic_state
 from gnn.published import _polarisation_loops, fused
 from gnn.published.layers import ORDER, BesselBasis
 from gnn.published.networks import perceptron
-from gnn.published.pairs import Pairs
-from multipoles.compiled.jit import add_up, equal_ranges, run_ranges
+from gnn.published.pairs import Pairs, ranges_of_atoms
+from multipoles.compiled.jit import add_up, run_ranges
+
+# a pair takes as long as so many of point charges
+_COST = 100.0
 
 
 class Polarisation(nn.Module):
@@ -141,13 +142,7 @@ class InducedMultipoles:
         return anisotropic_state(weights, vectors / distances, *ends)[:, :, 0]
 
     def _parts(self) -> list[tuple[int, int]]:
-        """Return ranges of pairs for threads; those of an atom stay together."""
-        first = self.pairs.first.numpy()
-        # one pair takes as long as a hundred of point charges
-        parts = equal_ranges(np.ones(len(first)), 100.0 * len(first))
-        cuts = np.searchsorted(first, first[[begin for begin, _ in parts[1:]]])
-        bounds = [0, *cuts.tolist(), len(first)]
-        return list(pairwise(bounds))
+        return ranges_of_atoms(self.pairs.first.numpy(), _COST)
 
     def _arguments(
         self, atoms: NDArray, particles: NDArray, charges: NDArray, network: tuple
