@@ -204,7 +204,7 @@ class AmpBms(Potential):
             return None
         self._check_numbers(batch)
         passes: Passes | None = self._weights.kept(lambda: passes_of(self))
-        return None if passes is None else passes(batch, asked)
+        return None if passes is None or passes.hooked else passes(batch, asked)
 
     def parts(self, batch: Batch) -> dict[str, Tensor]:
         """Return the parts of the energy, in the publication's units kJ/mol, Å and e.

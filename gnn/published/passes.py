@@ -1,6 +1,6 @@
 """AMP-BMS in compiled passes: energy and first derivatives, without the graph of autograd."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple, Protocol, cast
 
@@ -50,6 +50,9 @@ class Model(Protocol):
     response: Perceptron
     atom_energy: Perceptron
 
+    def children(self) -> Iterator[nn.Module]:
+        """Return the layers."""
+
     @property
     def reach_near(self) -> float:
         """Largest distance in Å of a surrounding particle that is near an atom."""
@@ -90,6 +93,12 @@ class Passes:
 
     def __init__(self, model: Model, tables: Tables):
         self._model, self._induction, self._arenas = model, tables, Arenas()
+        self._hooks = [
+            hooks
+            for layer in model.children()
+            for module in layer.modules()
+            for hooks in (module._forward_hooks, module._forward_pre_hooks)
+        ]
         features, radial = model.edges.features, model.edges.edge_features
         edge_features = len(layers_of([model.edges.first, *model.edges.rest])[-1].weight)
         self._edges = _edge_dense(model.edges, 0, radial)
@@ -107,6 +116,11 @@ class Passes:
         self._joint = self._edges.joint[0]
         self._projected = self._joint(Tape(records=False), Value(self._elements)).x
         self._shifts = frequency_shifts(model.radial.frequencies)
+
+    @property
+    def hooked(self) -> bool:
+        """Whether somebody waits for calls of the layers, which passes do not make."""
+        return any(self._hooks)
 
     def __call__(self, batch: Batch, asked: Mapping[str, bool]) -> Found:
         """Return what is asked of a batch: gradients by leaves, by name."""

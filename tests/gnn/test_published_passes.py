@@ -97,6 +97,11 @@ def test_what_passes_cannot_do_is_left_to_autograd():
     other = copy.deepcopy(model)
     other.__class__ = Changed
     assert torch.allclose(other(batch, forces=True)["forces"], 2 * expected)
+    calls = []
+    hook = model.charge.register_forward_hook(lambda *_: calls.append(1))
+    assert torch.allclose(model(batch, forces=True)["forces"], expected, rtol=1e-12)
+    assert calls == [1]
+    hook.remove()
     # functions of the distance that no table follows
     model.polarisation.network[0].weight.data *= 1e6
     expected = by_autograd(model)(batch, **ASKED)["forces"]
