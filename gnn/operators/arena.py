@@ -1,5 +1,7 @@
 """Memory that one evaluation leaves to the next: fresh pages take a fifth of the time."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
 
 import numpy as np
@@ -34,3 +36,21 @@ class Arena:
         if self._used > len(self._block):
             self._block = np.empty(self._used, np.uint8)
         self._used = 0
+
+
+class Arenas:
+    """Those of as many evaluations as meet; copies begin with none."""
+
+    def __init__(self) -> None:
+        self._free: list[Arena] = []
+
+    @contextmanager
+    def lent(self) -> Iterator[Arena]:
+        """Lend memory, that of an earlier evaluation if there is some."""
+        try:
+            arena = self._free.pop()
+        except IndexError:
+            arena = Arena()
+        arena.begin()
+        yield arena
+        self._free.append(arena)

@@ -244,7 +244,7 @@ def gradients(
     rows : int
         Number of rows.
     by_projected : Projected, optional
-        What is added to.
+        What is added to. Without it, no senders are needed.
 
     Returns
     -------
@@ -300,9 +300,9 @@ def _rows_of_senders(
     ends: EndArrays | None, begin: int, end: int, network: Network
 ) -> tuple[NDArray, int]:
     """Return zeros for the senders of some edges, and the first of them."""
-    if ends is None or begin == end:
+    senders = _NO_ENDS[0] if ends is None else ends[0][begin:end]
+    if not len(senders):
         return network.nothing, 0
-    senders = ends[0][begin:end]
     base, top = int(senders.min()), int(senders.max()) + 1
     return np.zeros((top - base) * network.hidden, network.biases.dtype), base
 

@@ -1,7 +1,6 @@
 """Energies of a batch and their gradients by the leaves, from a model's passes."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gnn.data.batching import Batch
-from gnn.operators.arena import Arena
+from gnn.operators.arena import Arena, Arenas
 from gnn.outputs import energy_between
 from gnn.passes.amp import Networks, Pass, tensors
 from gnn.passes.bounds import Beyond
@@ -43,7 +42,7 @@ class Compiled:
         self._weights = Weights()
         # one tuple, so that threads never see the networks of one stamp with another
         self._kept: tuple[object, Laid | None] = None, None
-        self._arenas: list[Arena] = []  # of as many threads as met
+        self.arenas = Arenas()
 
     def laid_out(self, model: Any) -> Laid:
         """Return the networks and shifts.
@@ -64,17 +63,6 @@ class Compiled:
         if laid is None:
             raise Beyond
         return laid
-
-    @contextmanager
-    def arena(self) -> Iterator[Arena]:
-        """Lend memory, that of an earlier evaluation if there is some."""
-        try:
-            arena = self._arenas.pop()
-        except IndexError:
-            arena = Arena()
-        arena.begin()
-        yield arena
-        self._arenas.append(arena)
 
     def __reduce__(self) -> tuple[type["Compiled"], tuple[()]]:
         return Compiled, ()
@@ -108,7 +96,7 @@ def evaluate(model: Any, compiled: Compiled, batch: Batch, asked: Mapping[str, b
     """
     networks, shifts = compiled.laid_out(model)
     # numbers that are not finite are refused where results are
-    with compiled.arena() as arena, np.errstate(all="ignore"):
+    with compiled.arenas.lent() as arena, np.errstate(all="ignore"):
         return _evaluate(model, networks, shifts, batch, asked, arena)
 
 

@@ -35,7 +35,7 @@ class Joint:
         if self in rows.made:
             return rows.made[self]
         found, kept = rows_of.values(self.network, [rows.x], keeps=tape.records, empty=tape.empty)
-        value = rows.made[self] = Value(found)
+        value = rows.made[self] = Value(found, rows.live)
 
         def backward() -> None:
             if value.gradient is not None and rows.live:
@@ -159,9 +159,12 @@ class EdgeDense:
         def backward() -> None:
             if value.gradient is None:
                 return
+            places, by_projected = (ends[0][:0], ends[1]), None
+            if projected.live:
+                places, by_projected = ends, columns_of(projected.room(), columns.start)
             by_fade, by_inputs = rows_of.gradients(
-                self.network, kept, value.gradient, asked, len(inputs[0]), ends,
-                columns_of(projected.room(), columns.start), factors, summed, tape.empty,
+                self.network, kept, value.gradient, asked, len(inputs[0]), places, by_projected,
+                factors, summed, tape.empty,
             )  # fmt: skip
             for block, gradient in zip(blocks, by_inputs, strict=True):
                 if block.live:
