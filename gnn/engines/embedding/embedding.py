@@ -234,7 +234,7 @@ class Embedding:
         """Return the zone as a batch, for charges (k,) as they are seen."""
         atoms, around = placed.atoms, placed.near.points
         senders, receivers = neighbour_pairs(atoms, self.model.cutoff)
-        dtype, n = self.model.dtype, len(atoms)
+        dtype, n = self._charge.dtype, len(atoms)
         field = np.zeros((n, 0)) if far is None else far.field()
         return Batch(
             numbers=self._numbers,
