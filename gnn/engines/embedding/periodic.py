@@ -16,8 +16,7 @@ summed one by one. Energy and forces come from one grid, so that they agree to r
 
 import warnings
 from collections.abc import Callable
-from functools import cached_property
-from itertools import product
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -27,12 +26,15 @@ from torch import Tensor
 import multipoles as mp
 from fmm.mesh.choice import Setting, setting_of
 from fmm.mesh.plan import MeshSum
+from gnn.engines.embedding._image_loops import FEW, images_near
 from gnn.engines.embedding.images import Array
+from gnn.engines.embedding.waves import WaveSum, waves_pay
 from gnn.units import COULOMB
 from multipoles import indexing
 from multipoles.lattice import search
 from multipoles.lattice.cell import cell_of
 from multipoles.lattice.own import own_matrix
+from multipoles.lattice.smooth import Smooth
 from multipoles.neighbours import PairList, Slots
 from multipoles.radial import Coulomb
 from multipoles.radial.remainder import SmoothPart
@@ -79,8 +81,8 @@ class FarField:
     def __init__(self, charges: Array, tolerance: float = TOLERANCE):
         self.charges = np.asarray(charges, dtype=np.float64)
         self.tolerance, self.error = tolerance, np.nan
-        self._setting: Setting | None = None
-        self._mesh: MeshSum | None = None
+        self._setting: Smooth | None = None
+        self._mesh: MeshSum | WaveSum | None = None
         self._box = np.zeros((3, 3))
 
     def around(
@@ -113,24 +115,29 @@ class FarField:
         return found
 
     def choose(self, n_atoms: int, box: Array) -> None:
-        """Choose grid and radius for a zone of some atoms, and a box about as large as this.
+        """Choose radius and waves for a zone of some atoms, and a box about as large as this.
 
         They stay for all configurations, so that runs which go on give the same numbers; for other
         boxes, only the number of waves changes.
         """
-        targets, sources = np.zeros((n_atoms, 3)), np.zeros((max(len(self.charges), 1), 3))
-        aim, orders = _AIM * self.tolerance, (_MULTIPOLES, ORDER)
-        self._setting = setting_of(targets, sources, cell_of(box), _COULOMB, aim, orders)
+        count, cell, aim = max(len(self.charges), 1), cell_of(box), _AIM * self.tolerance
+        self._setting = waves_pay(n_atoms, count, cell, aim, _MULTIPOLES + ORDER)
+        if self._setting is None:
+            points = np.zeros((n_atoms, 3)), np.zeros((count, 3))
+            self._setting = setting_of(*points, cell, _COULOMB, aim, (_MULTIPOLES, ORDER))
 
-    def _laid_out(self, atoms: Array, box: Array) -> MeshSum:
-        """Return the grid of a box, that of before where it is the same box."""
+    def _laid_out(self, atoms: Array, box: Array) -> MeshSum | WaveSum:
+        """Return the waves of a box, those of before where it is the same box."""
         if self._mesh is not None and np.array_equal(box, self._box):
             return self._mesh
         if self._setting is None:
             self.choose(len(atoms), box)
         assert self._setting is not None  # for the type checker
-        nowhere = np.zeros((1, 3))
-        self._mesh = MeshSum(nowhere, nowhere, cell_of(box), self._setting, _COULOMB)
+        if isinstance(self._setting, Setting):
+            nowhere = np.zeros((1, 3))
+            self._mesh = MeshSum(nowhere, nowhere, cell_of(box), self._setting, _COULOMB)
+        else:
+            self._mesh = WaveSum(cell_of(box), self._setting)
         self._box = np.array(box)
         return self._mesh
 
@@ -165,7 +172,7 @@ class Around:
 
     def __init__(
         self,
-        mesh: MeshSum,
+        mesh: MeshSum | WaveSum,
         charges: Array,
         atoms: Array,
         sites: Array,
@@ -199,11 +206,11 @@ class Around:
     @cached_property
     def of_all(self) -> Array:
         """The field (n, 20) at the atoms of all charges with all images, in e/Å^(k + 1)."""
-        atoms, images, origin, pairs = self._near
+        images, origin, pairs = self._near
         moments = self.charges[:, None, None]
         spectrum = self.mesh.spectrum_of(self.sites, moments)
         phi = self.mesh.smooth_field_at(self.atoms, spectrum, ORDER)
-        phi += self._pairs(atoms, images, moments[origin], ORDER, pairs)
+        phi += self._pairs(self.atoms, images, moments[origin], ORDER, pairs)
         phi[:, :, 0] += self.mesh.background(moments)
         return phi[:, 0]
 
@@ -224,8 +231,8 @@ class Around:
         """
         moments = COULOMB * response[:, None, : len(_RAISED)].astype(np.float64)
         moments = np.ascontiguousarray(moments)
-        atoms, images, origin, pairs = self._near
-        of_images = self._pairs(images, atoms, moments, 1, pairs.transposed)[:, 0, 1:]
+        images, origin, pairs = self._near
+        of_images = self._pairs(images, self.atoms, moments, 1, pairs.transposed)[:, 0, 1:]
         smooth = self.mesh.smooth_field_at(
             self.sites, self.mesh.spectrum_of(self.atoms, moments), 1
         )
@@ -237,21 +244,21 @@ class Around:
         return -self.charges[:, None] * slopes, self._seen[:, 0] * direct[:, 1:], -direct[:, 0]
 
     @cached_property
-    def _near(self) -> tuple[Array, Array, Array, PairList]:
-        """Atoms, images of charges near them, whose they are, and pairs within the radius."""
+    def _near(self) -> tuple[Array, Array, PairList | Slots]:
+        """Images of charges near the atoms, whose they are, and pairs that may be in the radius."""
+        return self._images_near(self.atoms, self.sites, False)
+
+    def _images_near(
+        self, atoms: Array, sites: Array, moved_only: bool
+    ) -> tuple[Array, Array, PairList | Slots]:
+        """Return images of sites near atoms, whose they are, and pairs of both."""
         cell, radius = self.mesh.cell, self.mesh.setting.radius
-        # the zone in the middle of a cell, beyond which it may reach, and charges in that cell
-        middle = cell.vectors.sum(axis=0) / 2 - self.atoms.mean(axis=0)
-        atoms = self.atoms + middle
-        beyond = np.abs(atoms @ cell.inverse - 0.5).max(axis=0) - 0.5
-        reach = radius + float(np.maximum(beyond * cell.heights, 0).max())
-        images = search.images_within(cell.wrapped(self.sites + middle), cell, reach)
-        low, high = atoms.min(axis=0) - radius, atoms.max(axis=0) + radius
-        kept = np.flatnonzero(((images.points > low) & (images.points < high)).all(axis=1))
-        points = np.ascontiguousarray(images.points[kept])
+        given = atoms, sites, cell.vectors, cell.inverse, radius, moved_only
+        points, origin = images_near(*given)
+        if len(atoms) <= FEW:  # all pairs are soonest, those beyond the radius add nothing
+            return points, origin, Slots(len(atoms), len(points))
         found = search.pairs_within(atoms, points, radius, 0.0)
-        pairs = PairList.of_rows(found.starts, found.images, len(points))
-        return atoms, points, images.origin[kept], pairs
+        return points, origin, PairList.of_rows(found.starts, found.images, len(points))
 
     def _pairs(self, targets: Array, sources: Array, moments: Array, order: int, pairs: Any) -> Any:
         """Return what the waves lack of the field, (targets, 1, components)."""
@@ -278,32 +285,24 @@ class Around:
     def of_images(self, atoms: Array, moments: Array) -> Array:
         """Return the field (n, 20) in V/Å^k of multipoles (n, 10) of atoms in all other boxes."""
         given = np.ascontiguousarray(COULOMB * moments[:, None])
-        mesh, setting = self.mesh, self.mesh.setting
+        mesh = self.mesh
         phi = mesh.smooth_field_at(atoms, mesh.spectrum_of(atoms, given), ORDER)
         # of the box itself, the waves have the smooth part
-        smooth = SmoothPart(setting.radius, setting.band)
-        slots = Slots(len(atoms), len(atoms))
-        phi -= field_arrays(atoms, atoms, given, ORDER, smooth, slots)
-        phi -= given @ own_matrix(setting.at_zero(_MULTIPOLES + ORDER), _MULTIPOLES, ORDER)
-        images, origin = self._images_of(atoms)
+        smooth, own = _of_box_itself(mesh.setting)
+        phi -= field_arrays(atoms, atoms, given, ORDER, smooth, Slots(len(atoms), len(atoms)))
+        phi -= given @ own
+        images, origin, pairs = self._images_near(atoms, atoms, True)
         if len(images):
-            found = search.pairs_within(atoms, images, setting.radius, 0.0)
-            pairs = PairList.of_rows(found.starts, found.images, len(images))
             phi += self._pairs(atoms, images, given[origin], ORDER, pairs)
         phi[:, :, 0] += mesh.background(given)
         return phi[:, 0]
 
-    def _images_of(self, atoms: Array) -> tuple[Array, Array]:
-        """Return images of atoms in other boxes, those near the atoms, and whose they are."""
-        cell, radius = self.mesh.cell, self.mesh.setting.radius
-        low, high = atoms.min(axis=0) - radius, atoms.max(axis=0) + radius
-        reach = radius + float(np.linalg.norm(high - low)) - 2 * radius
-        limits = np.ceil(reach / cell.heights).astype(int)
-        steps = np.array(list(product(*(range(-n, n + 1) for n in limits))))
-        moves = steps[steps.any(axis=1)] @ cell.vectors
-        images = (atoms + moves[:, None]).reshape(-1, 3)
-        kept = np.flatnonzero(((images > low) & (images < high)).all(axis=1))
-        return np.ascontiguousarray(images[kept]), kept % len(atoms)
+
+@lru_cache(maxsize=16)
+def _of_box_itself(setting: Smooth) -> tuple[SmoothPart, Array]:
+    """Return the smooth part of 1/r, and the matrix from moments to its field where they are."""
+    own = own_matrix(setting.at_zero(_MULTIPOLES + ORDER), _MULTIPOLES, ORDER)
+    return SmoothPart(setting.radius, setting.band), own
 
 
 class _Between(torch.autograd.Function):
