@@ -1,41 +1,30 @@
 """A loop over charges of a periodic box: which images of them are near a zone."""
 
-import math
-
 import numpy as np
 
 from multipoles.compiled.jit import inline, jit
 
-#: Atoms up to which every image is held against each of them.
-FEW = 32
+
+@inline
+def _beyond(place, low, high):
+    """Return how far a coordinate is from an interval."""
+    return max(low - place, place - high, 0.0)
 
 
 @inline
-def _is_near(x, y, z, atoms, square):
-    """Return whether a point is within reach of an atom; for many atoms, as if it were."""
-    if len(atoms) > FEW:
-        return True
-    for i in range(len(atoms)):
-        dx, dy, dz = x - atoms[i, 0], y - atoms[i, 1], z - atoms[i, 2]
-        if dx * dx + dy * dy + dz * dz < square:
-            return True
-    return False
-
-
-@jit
 def _room(atoms, radius, inverse):
-    """Return bounds of what is near atoms, (4, 3): by coordinates, and fractional ones."""
+    """Return bounds of atoms, (4, 3), and fractional ones of what is within a radius of these."""
     room = np.empty((4, 3))
     room[0], room[1] = np.inf, -np.inf
     for i in range(len(atoms)):
         for axis in range(3):
-            room[0, axis] = min(room[0, axis], atoms[i, axis] - radius)
-            room[1, axis] = max(room[1, axis], atoms[i, axis] + radius)
+            room[0, axis] = min(room[0, axis], atoms[i, axis])
+            room[1, axis] = max(room[1, axis], atoms[i, axis])
     for axis in range(3):
         middle = half = 0.0
         for k in range(3):
             middle += 0.5 * (room[0, k] + room[1, k]) * inverse[k, axis]
-            half += 0.5 * (room[1, k] - room[0, k]) * abs(inverse[k, axis])
+            half += (0.5 * (room[1, k] - room[0, k]) + radius) * abs(inverse[k, axis])
         # a little more, for rounding
         room[2, axis], room[3, axis] = middle - half - 1e-9, middle + half + 1e-9
     return room
@@ -43,42 +32,55 @@ def _room(atoms, radius, inverse):
 
 @jit
 def images_near(atoms, sites, vectors, inverse, radius, moved_only):
-    """Return images (k, 3) of sites within a radius of atoms, and whose each is (k,).
+    """Return images (k, 3) of sites within a radius of the box around atoms, and whose each is.
 
-    Images that are a little farther may be among them. moved_only: leave out the sites themselves.
+    moved_only: leave out the sites themselves.
     """
     room, square = _room(atoms, radius, inverse), radius * radius
-    points, origin = np.empty((2 * len(sites) + 16, 3)), np.empty(2 * len(sites) + 16, np.int64)
-    low, high = np.empty(3, np.int64), np.empty(3, np.int64)
+    points, origin = np.empty((2 * len(sites) + 64, 3)), np.empty(2 * len(sites) + 64, np.int64)
     n = 0
     for j in range(len(sites)):
-        for axis in range(3):
-            u = 0.0
-            for k in range(3):
-                u += sites[j, k] * inverse[k, axis]
-            low[axis] = math.ceil(room[2, axis] - u)
-            high[axis] = math.floor(room[3, axis] - u)
-        for a in range(low[0], high[0] + 1):
-            for b in range(low[1], high[1] + 1):
-                for c in range(low[2], high[2] + 1):
-                    if moved_only and a == 0 and b == 0 and c == 0:
-                        continue
-                    x = sites[j, 0] + a * vectors[0, 0] + b * vectors[1, 0] + c * vectors[2, 0]
-                    y = sites[j, 1] + a * vectors[0, 1] + b * vectors[1, 1] + c * vectors[2, 1]
-                    z = sites[j, 2] + a * vectors[0, 2] + b * vectors[1, 2] + c * vectors[2, 2]
-                    beside = x < room[0, 0] or x > room[1, 0] or y < room[0, 1] or y > room[1, 1]
-                    if beside or z < room[0, 2] or z > room[1, 2]:
-                        continue
-                    if _is_near(x, y, z, atoms, square):
-                        if n == len(origin):
-                            points, origin = _longer(points, origin)
-                        points[n, 0], points[n, 1], points[n, 2], origin[n] = x, y, z, j
-                        n += 1
+        low, count = _steps(sites[j], room, inverse)
+        if n + count[0] * count[1] * count[2] > len(origin):
+            points, origin = _longer(points, origin, n + count[0] * count[1] * count[2])
+        for a in range(low[0], low[0] + count[0]):
+            x0 = sites[j, 0] + a * vectors[0, 0]
+            y0 = sites[j, 1] + a * vectors[0, 1]
+            z0 = sites[j, 2] + a * vectors[0, 2]
+            for b in range(low[1], low[1] + count[1]):
+                x1, y1 = x0 + b * vectors[1, 0], y0 + b * vectors[1, 1]
+                z1 = z0 + b * vectors[1, 2]
+                for c in range(low[2], low[2] + count[2]):
+                    x, y = x1 + c * vectors[2, 0], y1 + c * vectors[2, 1]
+                    z = z1 + c * vectors[2, 2]
+                    dx = _beyond(x, room[0, 0], room[1, 0])
+                    dy = _beyond(y, room[0, 1], room[1, 1])
+                    dz = _beyond(z, room[0, 2], room[1, 2])
+                    own = moved_only and a == 0 and b == 0 and c == 0
+                    # without branches, which nothing could foresee
+                    points[n, 0], points[n, 1], points[n, 2], origin[n] = x, y, z, j
+                    n += int(dx * dx + dy * dy + dz * dz < square) & int(not own)
     return points[:n].copy(), origin[:n].copy()
 
 
+@inline
+def _steps(site, room, inverse):
+    """Return first numbers, and how many, of lattice vectors by which a site comes into a room."""
+    u = site[0] * inverse[0, 0] + site[1] * inverse[1, 0] + site[2] * inverse[2, 0]
+    v = site[0] * inverse[0, 1] + site[1] * inverse[1, 1] + site[2] * inverse[2, 1]
+    w = site[0] * inverse[0, 2] + site[1] * inverse[1, 2] + site[2] * inverse[2, 2]
+    a, b, c = np.ceil(room[2, 0] - u), np.ceil(room[2, 1] - v), np.ceil(room[2, 2] - w)
+    first = int(a), int(b), int(c)
+    counts = (
+        int(max(np.floor(room[3, 0] - u) - a + 1.0, 0.0)),
+        int(max(np.floor(room[3, 1] - v) - b + 1.0, 0.0)),
+        int(max(np.floor(room[3, 2] - w) - c + 1.0, 0.0)),
+    )
+    return first, counts
+
+
 @jit
-def _longer(points, origin):
-    more_points, more_origin = np.empty((2 * len(points), 3)), np.empty(2 * len(origin), np.int64)
+def _longer(points, origin, least):
+    more_points, more_origin = np.empty((2 * least, 3)), np.empty(2 * least, np.int64)
     more_points[: len(points)], more_origin[: len(origin)] = points, origin
     return more_points, more_origin

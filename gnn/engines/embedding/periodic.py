@@ -26,26 +26,21 @@ from torch import Tensor
 import multipoles as mp
 from fmm.mesh.choice import Setting, setting_of
 from fmm.mesh.plan import MeshSum
-from gnn.engines.embedding._image_loops import FEW, images_near
 from gnn.engines.embedding.images import Array
+from gnn.engines.embedding.near import MULTIPOLES, ORDER, Charges, Near, images, pairs_of
 from gnn.engines.embedding.waves import WaveSum, waves_pay
 from gnn.units import COULOMB
 from multipoles import indexing
-from multipoles.lattice import search
 from multipoles.lattice.cell import cell_of
 from multipoles.lattice.own import own_matrix
 from multipoles.lattice.smooth import Smooth
-from multipoles.neighbours import PairList, Slots
+from multipoles.neighbours import Slots
 from multipoles.radial import Coulomb
-from multipoles.radial.remainder import SmoothPart
+from multipoles.radial.remainder import Remainder, SmoothPart
 from multipoles.sums import field_arrays
 
 #: Relative error of the field at the atoms that is allowed.
 TOLERANCE = 1e-5
-#: Order of the field at the atoms: one more than the models take, for their forces.
-ORDER = 3
-# of the multipoles of atoms, and of what answers to the field
-_MULTIPOLES = 2
 # of the tolerance, what grid and radius are made for: the model of their errors is that of all
 # derivatives and of lattices, some hundred times more than those of a liquid's electric field
 _AIM = 30.0
@@ -53,7 +48,7 @@ _AIM = 30.0
 _SAMPLES, _EXACT = 4, 1e-9
 _COULOMB = Coulomb()
 # Σ_β M_β Φ_(β + e) for the steps e
-_RAISED = indexing.sum_index(_MULTIPOLES, 1)[:, 1:]
+_RAISED = indexing.sum_index(MULTIPOLES, 1)[:, 1:]
 
 
 class FarField:
@@ -121,10 +116,10 @@ class FarField:
         boxes, only the number of waves changes.
         """
         count, cell, aim = max(len(self.charges), 1), cell_of(box), _AIM * self.tolerance
-        self._setting = waves_pay(n_atoms, count, cell, aim, _MULTIPOLES + ORDER)
+        self._setting = waves_pay(n_atoms, count, cell, aim, MULTIPOLES + ORDER)
         if self._setting is None:
             points = np.zeros((n_atoms, 3)), np.zeros((count, 3))
-            self._setting = setting_of(*points, cell, _COULOMB, aim, (_MULTIPOLES, ORDER))
+            self._setting = setting_of(*points, cell, _COULOMB, aim, (MULTIPOLES, ORDER))
 
     def _laid_out(self, atoms: Array, box: Array) -> MeshSum | WaveSum:
         """Return the waves of a box, those of before where it is the same box."""
@@ -181,17 +176,14 @@ class Around:
     ):
         self.mesh, self.charges = mesh, charges
         self.atoms, self.sites = np.ascontiguousarray(atoms), np.ascontiguousarray(sites)
-        self._points = np.ascontiguousarray(near[0])
-        self._seen = np.ascontiguousarray(near[1])[:, None, None]
-        self._slots = Slots(len(atoms), len(self._points))
+        self._seen = Charges(self.atoms, *map(np.ascontiguousarray, near))
         self._coupling = coupling
 
     # --- the field of all charges, and its adjoint ------------------------------------------------
 
     def field(self) -> Array:
         """Return the potential at the atoms and its derivatives, (n, 20) in V/Å^k, packed."""
-        given = self.atoms, self._points, self._seen, ORDER, _COULOMB, self._slots
-        found: Array = COULOMB * (self.of_all - field_arrays(*given)[:, 0])
+        found: Array = COULOMB * (self.of_all - self._seen.field())
         return found
 
     def work(self, response: Array) -> float:
@@ -206,13 +198,12 @@ class Around:
     @cached_property
     def of_all(self) -> Array:
         """The field (n, 20) at the atoms of all charges with all images, in e/Å^(k + 1)."""
-        images, origin, pairs = self._near
         moments = self.charges[:, None, None]
         spectrum = self.mesh.spectrum_of(self.sites, moments)
-        phi = self.mesh.smooth_field_at(self.atoms, spectrum, ORDER)
-        phi += self._pairs(self.atoms, images, moments[origin], ORDER, pairs)
-        phi[:, :, 0] += self.mesh.background(moments)
-        return phi[:, 0]
+        phi: Array = self.mesh.smooth_field_at(self.atoms, spectrum, ORDER)[:, 0]
+        phi += self._near.field()
+        phi[:, 0] += self.mesh.background(moments)
+        return phi
 
     def reaction(self, response: Array) -> tuple[Array, Array, Array]:
         """Return what follows from derivatives of an energy by the field.
@@ -229,41 +220,17 @@ class Around:
         by_seen : ndarray
             Derivatives of the energy by what the model sees of these charges, (k,) in V.
         """
-        moments = COULOMB * response[:, None, : len(_RAISED)].astype(np.float64)
-        moments = np.ascontiguousarray(moments)
-        images, origin, pairs = self._near
-        of_images = self._pairs(images, self.atoms, moments, 1, pairs.transposed)[:, 0, 1:]
-        smooth = self.mesh.smooth_field_at(
-            self.sites, self.mesh.spectrum_of(self.atoms, moments), 1
-        )
-        slopes = smooth[:, 0, 1:]
-        for axis in range(3):
-            slopes[:, axis] += np.bincount(origin, of_images[:, axis], len(slopes))
-        given = self._points, self.atoms, moments, 1, _COULOMB, self._slots.transposed
-        direct = field_arrays(*given)[:, 0]
-        return -self.charges[:, None] * slopes, self._seen[:, 0] * direct[:, 1:], -direct[:, 0]
+        moments = np.ascontiguousarray(COULOMB * response[:, : len(_RAISED)], dtype=np.float64)
+        spectrum = self.mesh.spectrum_of(self.atoms, moments[:, None])
+        smooth = self.mesh.smooth_field_at(self.sites, spectrum, 1)[:, 0, 1:]
+        on_sites = self._near.forces(moments) - self.charges[:, None] * smooth
+        forces, potentials = self._seen.answer(moments)
+        return on_sites, -forces, -potentials
 
     @cached_property
-    def _near(self) -> tuple[Array, Array, PairList | Slots]:
-        """Images of charges near the atoms, whose they are, and pairs that may be in the radius."""
-        return self._images_near(self.atoms, self.sites, False)
-
-    def _images_near(
-        self, atoms: Array, sites: Array, moved_only: bool
-    ) -> tuple[Array, Array, PairList | Slots]:
-        """Return images of sites near atoms, whose they are, and pairs of both."""
-        cell, radius = self.mesh.cell, self.mesh.setting.radius
-        given = atoms, sites, cell.vectors, cell.inverse, radius, moved_only
-        points, origin = images_near(*given)
-        if len(atoms) <= FEW:  # all pairs are soonest, those beyond the radius add nothing
-            return points, origin, Slots(len(atoms), len(points))
-        found = search.pairs_within(atoms, points, radius, 0.0)
-        return points, origin, PairList.of_rows(found.starts, found.images, len(points))
-
-    def _pairs(self, targets: Array, sources: Array, moments: Array, order: int, pairs: Any) -> Any:
-        """Return what the waves lack of the field, (targets, 1, components)."""
-        ((factor, kernel),) = self.mesh.near_kernels
-        return factor * field_arrays(targets, sources, moments, order, kernel, pairs)
+    def _near(self) -> Near:
+        """Charges within the radius of the atoms."""
+        return Near(self.atoms, self.sites, self.charges, self.mesh.cell, self.mesh.setting)
 
     # --- the zone's own images --------------------------------------------------------------------
 
@@ -291,9 +258,11 @@ class Around:
         smooth, own = _of_box_itself(mesh.setting)
         phi -= field_arrays(atoms, atoms, given, ORDER, smooth, Slots(len(atoms), len(atoms)))
         phi -= given @ own
-        images, origin, pairs = self._images_near(atoms, atoms, True)
-        if len(images):
-            phi += self._pairs(atoms, images, given[origin], ORDER, pairs)
+        radius = mesh.setting.radius
+        points, origin = images(atoms, atoms, mesh.cell, radius, moved_only=True)
+        if len(points):
+            kernel, pairs = Remainder(radius, mesh.setting.band), pairs_of(atoms, points, radius)
+            phi += field_arrays(atoms, points, given[origin], ORDER, kernel, pairs)
         phi[:, :, 0] += mesh.background(given)
         return phi[:, 0]
 
@@ -301,7 +270,7 @@ class Around:
 @lru_cache(maxsize=16)
 def _of_box_itself(setting: Smooth) -> tuple[SmoothPart, Array]:
     """Return the smooth part of 1/r, and the matrix from moments to its field where they are."""
-    own = own_matrix(setting.at_zero(_MULTIPOLES + ORDER), _MULTIPOLES, ORDER)
+    own = own_matrix(setting.at_zero(MULTIPOLES + ORDER), MULTIPOLES, ORDER)
     return SmoothPart(setting.radius, setting.band), own
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fmm.mesh.choice import band_for
+from gnn.engines.embedding.near import FEW
 from multipoles import indexing
 from multipoles.lattice.cell import Cell
 from multipoles.lattice.smooth import Smooth
@@ -18,13 +19,12 @@ from multipoles.lattice.split import spacing
 from multipoles.lattice.transform import transform
 from multipoles.lattice.waves import Waves
 from multipoles.polynomials import monomial_matrices
-from multipoles.radial.remainder import Remainder
 
 Array = NDArray[np.float64]
 
-# ns, there and back: a charge and a wave, a charge by itself, a pair of an atom and a charge near
-# it; and a charge on a grid
-_WAVE, _CHARGE, _PAIR, _ON_GRID = 0.35, 60.0, 40.0, 900.0
+# ns, there and back: a charge and a wave, a charge by itself, a pair of one of few or many atoms and
+# a charge near it; and a charge on a grid
+_WAVE, _CHARGE, _OF_FEW, _OF_MANY, _ON_GRID = 0.5, 45.0, 8.0, 40.0, 900.0
 # order of moments and fields, at most
 _HIGHEST = 3
 # radii that are tried, in Å
@@ -51,7 +51,8 @@ def waves_pay(n_atoms: int, n_charges: int, cell: Cell, tolerance: float, top: i
     # half of those within the sphere: one of k and -k
     n_waves = cell.volume * (bands / _RADII) ** 3 / (12 * np.pi**2)
     pairs = n_atoms * n_charges / cell.volume * 4 / 3 * np.pi * _RADII**3
-    costs = n_charges * (_WAVE * n_waves + _CHARGE) + _PAIR * pairs
+    pair = _OF_FEW if n_atoms <= FEW else _OF_MANY
+    costs = n_charges * (_WAVE * n_waves + _CHARGE) + pair * pairs
     best = int(np.argmin(costs))
     if costs[best] > _ON_GRID * n_charges:
         return None
@@ -76,11 +77,6 @@ class WaveSum:
         edges = np.linalg.norm(cell.vectors, axis=1)
         limits = np.floor(setting.longest * edges / (2 * np.pi)).astype(np.int64)
         self._waves = Waves(limits[None], cell.inverse[None], setting.longest)
-
-    @cached_property
-    def near_kernels(self) -> list[tuple[float, Remainder]]:
-        """What is summed over near images, and its factor."""
-        return [(1.0, Remainder(self.setting.radius, self.setting.band))]
 
     @cached_property
     def _weights(self) -> Array:
