@@ -22,7 +22,7 @@ from multipoles.sums import field_arrays
 #: their forces; and the models' multipoles.
 ORDER, MULTIPOLES = 3, 2
 #: Atoms up to which all meet every charge that is near any of them.
-FEW = 128
+FEW = 400
 _POINT_LIKE = np.empty((0, _near_loops.LINKS))
 
 

@@ -96,9 +96,18 @@ class WaveSum:
             matrix[here, here] = block[0]
         return matrix
 
+    @staticmethod
+    def _changed(packed: Array, matrix: Array) -> Array:
+        """Return packed numbers (n, channels, components) in other coordinates."""
+        n = packed.shape[2]
+        if n == 1:
+            return packed
+        found: Array = packed.reshape(-1, n) @ matrix[:n, :n]
+        return found.reshape(packed.shape)
+
     def spectrum_of(self, points: Array, moments: Array) -> NDArray[np.complex128]:
         """Return the waves that moments (n, channels, components) at points (n, 3) make."""
-        given = moments @ self._changes[: moments.shape[2], : moments.shape[2]]
+        given = self._changed(moments, self._changes)
         ends = np.array([0, len(points)])
         return self._waves.structure_factors(points @ self.cell.inverse, given, ends)
 
@@ -108,9 +117,7 @@ class WaveSum:
         """Return the smooth part of the field (n, channels, components) at points (n, 3)."""
         ends = np.array([0, len(points)])
         given = points @ self.cell.inverse, spectrum * self._weights, order, ends
-        phi = self._waves.synthesis(*given)
-        field: Array = phi @ self._changes[: phi.shape[2], : phi.shape[2]].T
-        return field
+        return self._changed(self._waves.synthesis(*given), self._changes.T)
 
     def background(self, moments: Array) -> Array:
         """Return the potential (channels,) of the background that makes a cell neutral."""

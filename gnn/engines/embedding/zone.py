@@ -49,7 +49,7 @@ class Sites:
     def at(self, positions: Array) -> Array:
         """Return the places (n, 3) of the sites for positions (particles, 3)."""
         if self._particles is not None:
-            return np.asarray(positions.take(self._particles, axis=0))
+            return np.array(positions[self._particles])
         places: Array = self.weights @ positions
         return places
 
@@ -63,12 +63,17 @@ class Sites:
         return found
 
 
-def _single(weights: csr_array) -> Array | None:
-    """Return the particle that each site is, if each is another one; None where some are means."""
+def _single(weights: csr_array) -> Array | slice | None:
+    """Return the particle that each site is, if each is another one; None where some are means.
+
+    Particles that follow each other are a slice, which costs less than their numbers.
+    """
     whole = weights.nnz == weights.shape[0] and bool((np.diff(weights.indptr) == 1).all())
     if not whole or not (weights.data == 1).all():
         return None
     particles: Array = weights.indices.astype(np.int64)
+    if len(particles) and (np.diff(particles) == 1).all():
+        return slice(int(particles[0]), int(particles[-1]) + 1)
     return particles if len(np.unique(particles)) == len(particles) else None
 
 
