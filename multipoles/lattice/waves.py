@@ -50,6 +50,7 @@ class Waves:
         self._sizes = np.prod(2 * self.limits + 1, axis=1) + 1
         self._starts = np.stack([starts, np.zeros_like(starts)], axis=1)
         given = self.limits, self.inverses, float(longest), self._depth, self._starts
+        self._starts_known: dict[int, np.ndarray] = {}
         self._longest_table = int((2 * self.limits + 1).sum(axis=1).max())
         #: m of all waves (n_waves, 3), and where those of each system start, (n_systems + 1,)
         self.numbers, self._places, self.ends = wave_loops.list_waves(*given)
@@ -136,9 +137,11 @@ class Waves:
 
     def _starts_of(self, channels: int) -> np.ndarray:
         """Return where each system starts in `depth`, and its boxes."""
-        starts = self._starts.copy()
-        np.cumsum(channels * self._sizes, out=starts[1:, 1])
-        return starts
+        if channels not in self._starts_known:
+            starts = self._starts.copy()
+            np.cumsum(channels * self._sizes, out=starts[1:, 1])
+            self._starts_known[channels] = starts
+        return self._starts_known[channels]
 
     def _scratch(self, order: int, width: int, sizes: tuple[int, ...]) -> tuple[np.ndarray, ...]:
         rows = self._longest_table * (order + 1)

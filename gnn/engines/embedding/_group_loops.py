@@ -35,22 +35,35 @@ def switched(distance, start, end):
 
 
 @jit
+def are_whole(positions, bonds, box):
+    """Return whether particles that are bonded (b, 2) are in one image, to a millionth."""
+    for k in range(len(bonds)):
+        i, j = bonds[k]
+        x, y = positions[j, 0] - positions[i, 0], positions[j, 1] - positions[i, 1]
+        z = positions[j, 2] - positions[i, 2]
+        a, b, c = _to_origin(x, y, z, box, True)
+        if max(abs(a - x), abs(b - y), abs(c - z)) > 1e-6:
+            return False
+    return True
+
+
+@jit
 def whole_groups(sites, first, shares, box, periodic, inside, centres):
     """Write sites (m, 3), groups whole and near the origin, and their centres (g, 3).
 
     first (g + 1,): first site of each group; shares (m,): of each site in its group's centre.
     """
     for g in range(len(first) - 1):
-        corner = sites[first[g]]
+        i = first[g]
         a = b = c = 0.0
         for j in range(first[g], first[g + 1]):
             x, y, z = _to_origin(
-                sites[j, 0] - corner[0], sites[j, 1] - corner[1], sites[j, 2] - corner[2],
+                sites[j, 0] - sites[i, 0], sites[j, 1] - sites[i, 1], sites[j, 2] - sites[i, 2],
                 box, periodic,
             )  # fmt: skip
             inside[j, 0], inside[j, 1], inside[j, 2] = x, y, z
             a, b, c = a + shares[j] * x, b + shares[j] * y, c + shares[j] * z
-        x, y, z = _to_origin(corner[0] + a, corner[1] + b, corner[2] + c, box, periodic)
+        x, y, z = _to_origin(sites[i, 0] + a, sites[i, 1] + b, sites[i, 2] + c, box, periodic)
         centres[g, 0], centres[g, 1], centres[g, 2] = x, y, z
         for j in range(first[g], first[g + 1]):
             inside[j, 0] += x - a
@@ -62,9 +75,9 @@ def whole_groups(sites, first, shares, box, periodic, inside, centres):
 def _bounds(points):
     """Return the least and the greatest coordinate along each axis, (2, 3)."""
     found = np.empty((2, 3))
-    found[0], found[1] = np.inf, -np.inf
-    for i in range(len(points)):
-        for axis in range(3):
+    for axis in range(3):
+        found[0, axis] = found[1, axis] = points[0, axis]
+        for i in range(len(points)):
             found[0, axis] = min(found[0, axis], points[i, axis])
             found[1, axis] = max(found[1, axis], points[i, axis])
     return found
@@ -115,16 +128,22 @@ def images_of_groups(centres, moves, atoms, start, cutoff):
                 for axis in range(3):
                     moved[n, axis] = moves[k, axis]
                 n += 1
-    return groups[:n].copy(), moved[:n].copy(), fading[:n].copy()
+    return groups[:n], moved[:n], fading[:n]
 
 
 @jit
 def weights_of_images(groups, moved, fading, centres, atoms, start, cutoff):
     """Return weights of images (e,), and their slopes: ends (p, 2) and vectors (p, 3)."""
-    total = np.sum(fading)
-    weights, ends, slopes = np.ones(len(groups)), np.empty((total, 2), np.int64), np.empty((total, 3))
-    p = 0
+    total = p = 0
     for e in range(len(groups)):
+        total += fading[e]
+    weights, ends, slopes = (
+        np.empty(len(groups)),
+        np.empty((total, 2), np.int64),
+        np.empty((total, 3)),
+    )
+    for e in range(len(groups)):
+        weights[e] = 1.0
         if fading[e] == 0:
             continue
         begin, product = p, 1.0
@@ -168,7 +187,18 @@ def charges_of_images(groups, moved, weights, first, charges, inside):
                 for axis in range(3):
                     points[n, axis] = inside[j, axis] + moved[e, axis]
                 n += 1
-    return sites[:n].copy(), points[:n].copy(), kept[:n].copy(), entries[:n].copy()
+    return sites[:n], points[:n], kept[:n], entries[:n]
+
+
+@jit
+def near_charges(atoms, sites, moves, box, periodic, first, shares, charges, start, cutoff):
+    """Return what `gnn.engines.embedding.groups.Near` holds, all in one call."""
+    inside, centres = np.empty(sites.shape), np.empty((len(first) - 1, 3))
+    whole_groups(sites, first, shares, box, periodic, inside, centres)
+    groups, moved, fading = images_of_groups(centres, moves, atoms, start, cutoff)
+    weights, ends, slopes = weights_of_images(groups, moved, fading, centres, atoms, start, cutoff)
+    seen = charges_of_images(groups, moved, weights, first, charges, inside)
+    return seen, groups, (ends, slopes)
 
 
 @jit

@@ -15,9 +15,9 @@ def _beyond(place, low, high):
 def _room(atoms, radius, inverse):
     """Return bounds of atoms, (4, 3), and fractional ones of what is within a radius of these."""
     room = np.empty((4, 3))
-    room[0], room[1] = np.inf, -np.inf
-    for i in range(len(atoms)):
-        for axis in range(3):
+    for axis in range(3):
+        room[0, axis] = room[1, axis] = atoms[0, axis]
+        for i in range(len(atoms)):
             room[0, axis] = min(room[0, axis], atoms[i, axis])
             room[1, axis] = max(room[1, axis], atoms[i, axis])
     for axis in range(3):
@@ -40,7 +40,7 @@ def images_near(atoms, sites, vectors, inverse, radius, moved_only):
     points, origin = np.empty((2 * len(sites) + 64, 3)), np.empty(2 * len(sites) + 64, np.int64)
     n = 0
     for j in range(len(sites)):
-        low, count = _steps(sites[j], room, inverse)
+        low, count = _steps(sites, j, room, inverse)
         if n + count[0] * count[1] * count[2] > len(origin):
             points, origin = _longer(points, origin, n + count[0] * count[1] * count[2])
         for a in range(low[0], low[0] + count[0]):
@@ -60,15 +60,16 @@ def images_near(atoms, sites, vectors, inverse, radius, moved_only):
                     # without branches, which nothing could foresee
                     points[n, 0], points[n, 1], points[n, 2], origin[n] = x, y, z, j
                     n += int(dx * dx + dy * dy + dz * dz < square) & int(not own)
-    return points[:n].copy(), origin[:n].copy()
+    return points[:n], origin[:n]
 
 
 @inline
-def _steps(site, room, inverse):
+def _steps(sites, j, room, inverse):
     """Return first numbers, and how many, of lattice vectors by which a site comes into a room."""
-    u = site[0] * inverse[0, 0] + site[1] * inverse[1, 0] + site[2] * inverse[2, 0]
-    v = site[0] * inverse[0, 1] + site[1] * inverse[1, 1] + site[2] * inverse[2, 1]
-    w = site[0] * inverse[0, 2] + site[1] * inverse[1, 2] + site[2] * inverse[2, 2]
+    x, y, z = sites[j, 0], sites[j, 1], sites[j, 2]
+    u = x * inverse[0, 0] + y * inverse[1, 0] + z * inverse[2, 0]
+    v = x * inverse[0, 1] + y * inverse[1, 1] + z * inverse[2, 1]
+    w = x * inverse[0, 2] + y * inverse[1, 2] + z * inverse[2, 2]
     a, b, c = np.ceil(room[2, 0] - u), np.ceil(room[2, 1] - v), np.ceil(room[2, 2] - w)
     first = int(a), int(b), int(c)
     counts = (
@@ -82,5 +83,8 @@ def _steps(site, room, inverse):
 @jit
 def _longer(points, origin, least):
     more_points, more_origin = np.empty((2 * least, 3)), np.empty(2 * least, np.int64)
-    more_points[: len(points)], more_origin[: len(origin)] = points, origin
+    for k in range(len(origin)):
+        more_origin[k] = origin[k]
+        for axis in range(3):
+            more_points[k, axis] = points[k, axis]
     return more_points, more_origin

@@ -10,6 +10,7 @@ from gnn.engines.embedding.zone import Surroundings
 
 #: Width in Å of the shell below the cutoff in which charges fade away.
 SWITCH_WIDTH = 1.5
+_NO_BOX = np.zeros((3, 3))
 
 
 class Near(NamedTuple):
@@ -77,17 +78,13 @@ class Groups:
         atoms, sites = np.ascontiguousarray(atoms), np.ascontiguousarray(sites)
         radius = float(np.sqrt((atoms**2).sum(axis=1).max()))
         moves = steps_within(self.cutoff + radius, box)
-        inside, centres = np.empty(sites.shape), np.empty((len(self.first) - 1, 3))
-        rows = np.zeros((3, 3)) if box is None else np.ascontiguousarray(box)
-        given = self.first, self.shares, rows, box is not None
-        _group_loops.whole_groups(sites, *given, inside, centres)
-        reach = self.start, self.cutoff
-        images = _group_loops.images_of_groups(centres, moves, atoms, *reach)
-        groups, moved, _ = images
-        weights, *fading = _group_loops.weights_of_images(*images, centres, atoms, *reach)
-        given = groups, moved, weights, self.first, self.charges, inside
-        chosen, points, kept, entries = _group_loops.charges_of_images(*given)
-        return Near(chosen, points, kept, entries, groups, (fading[0], fading[1]))
+        rows = _NO_BOX if box is None else np.ascontiguousarray(box)
+        given = self.first, self.shares, self.charges, self.start, self.cutoff
+        seen, images, fading = _group_loops.near_charges(
+            atoms, sites, moves, rows, box is not None, *given
+        )
+        chosen, points, weights, entries = seen
+        return Near(chosen, points, weights, entries, images, fading)
 
     def forces(
         self, near: Near, on_points: Array, on_weights: Array, n_atoms: int
@@ -108,7 +105,5 @@ class Groups:
         on_sites, on_atoms = np.zeros((len(self.charges), 3)), np.zeros((n_atoms, 3))
         given = near.sites, near.entries, near.groups, *near.fading
         forces = np.ascontiguousarray(on_points), np.ascontiguousarray(on_weights)
-        _group_loops.forces_back(
-            given, *forces, self.first, self.shares, on_atoms, on_sites
-        )
+        _group_loops.forces_back(given, *forces, self.first, self.shares, on_atoms, on_sites)
         return on_atoms, on_sites

@@ -11,6 +11,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 from scipy.spatial import cKDTree
 
+from gnn.engines.embedding._group_loops import are_whole
+
 Array = NDArray[Any]
 
 
@@ -61,8 +63,7 @@ class Tree:
         """Return positions (n, 3) in Å, with particles that are bonded in one image."""
         if box is None or not len(self.bonds):
             return positions
-        vectors = positions[self.bonds[:, 1]] - positions[self.bonds[:, 0]]
-        if np.abs(vectors - nearest_image(vectors, box)).max() <= 1e-6:
+        if are_whole(positions, self.bonds, np.asarray(box)):
             return positions
         moved = positions.copy()
         for i in self.order:

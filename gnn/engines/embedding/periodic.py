@@ -176,7 +176,8 @@ class Around:
     ):
         self.mesh, self.charges = mesh, charges
         self.atoms, self.sites = np.ascontiguousarray(atoms), np.ascontiguousarray(sites)
-        self._seen = Charges(self.atoms, *map(np.ascontiguousarray, near))
+        points, seen = map(np.ascontiguousarray, near)
+        self._seen = Charges(self.atoms, points, seen)
         self._coupling = coupling
 
     # --- the field of all charges, and its adjoint ------------------------------------------------

@@ -22,8 +22,8 @@ from multipoles.polynomials import monomial_matrices
 
 Array = NDArray[np.float64]
 
-# ns, there and back: a charge and a wave, a charge by itself, a pair of one of few or many atoms and
-# a charge near it; and a charge on a grid
+# ns, there and back: a charge and a wave, a charge by itself, a pair of a charge and one of few atoms
+# or of many; and a charge on a grid
 _WAVE, _CHARGE, _OF_FEW, _OF_MANY, _ON_GRID = 0.5, 45.0, 8.0, 40.0, 900.0
 # order of moments and fields, at most
 _HIGHEST = 3
@@ -31,7 +31,9 @@ _HIGHEST = 3
 _RADII = np.arange(6.0, 24.0, 0.5)
 
 
-def waves_pay(n_atoms: int, n_charges: int, cell: Cell, tolerance: float, top: int) -> Smooth | None:
+def waves_pay(
+    n_atoms: int, n_charges: int, cell: Cell, tolerance: float, top: int
+) -> Smooth | None:
     """Return how to split a sum into near pairs and waves; None where a grid is faster.
 
     Parameters
@@ -111,9 +113,7 @@ class WaveSum:
         ends = np.array([0, len(points)])
         return self._waves.structure_factors(points @ self.cell.inverse, given, ends)
 
-    def smooth_field_at(
-        self, points: Array, spectrum: NDArray[np.complex128], order: int
-    ) -> Array:
+    def smooth_field_at(self, points: Array, spectrum: NDArray[np.complex128], order: int) -> Array:
         """Return the smooth part of the field (n, channels, components) at points (n, 3)."""
         ends = np.array([0, len(points)])
         given = points @ self.cell.inverse, spectrum * self._weights, order, ends
