@@ -22,8 +22,8 @@ from multipoles.polynomials import monomial_matrices
 
 Array = NDArray[np.float64]
 
-# ns, there and back: a charge and a wave, a charge by itself, a pair of a charge and one of few atoms
-# or of many; and a charge on a grid
+# ns, there and back: a charge and a wave, a charge by itself, a pair of it and one of few atoms, of
+# many; and a charge on a grid
 _WAVE, _CHARGE, _OF_FEW, _OF_MANY, _ON_GRID = 0.5, 45.0, 8.0, 40.0, 900.0
 # order of moments and fields, at most
 _HIGHEST = 3
