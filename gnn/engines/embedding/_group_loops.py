@@ -11,16 +11,16 @@ from multipoles.compiled.jit import inline, jit
 
 
 @inline
-def _to_origin(x, y, z, box, periodic):
-    """Return a vector moved by whole rows of a reduced box to near the origin."""
-    if periodic:
-        turns = np.rint(z / box[2, 2])
-        x, y, z = x - turns * box[2, 0], y - turns * box[2, 1], z - turns * box[2, 2]
-        turns = np.rint(y / box[1, 1])
-        x, y, z = x - turns * box[1, 0], y - turns * box[1, 1], z - turns * box[1, 2]
-        turns = np.rint(x / box[0, 0])
-        x, y, z = x - turns * box[0, 0], y - turns * box[0, 1], z - turns * box[0, 2]
-    return x, y, z
+def _to_origin(x, y, z, box, turns):
+    """Return a vector moved by whole rows of a reduced box to near the origin.
+
+    turns: turns per length along each axis, zero where there is no box.
+    """
+    n = np.rint(z * turns[2])
+    x, y, z = x - n * box[2, 0], y - n * box[2, 1], z - n * box[2, 2]
+    n = np.rint(y * turns[1])
+    x, y = x - n * box[1, 0], y - n * box[1, 1]
+    return x - np.rint(x * turns[0]) * box[0, 0], y, z
 
 
 @jit
@@ -37,18 +37,19 @@ def switched(distance, start, end):
 @jit
 def are_whole(positions, bonds, box):
     """Return whether particles that are bonded (b, 2) are in one image, to a millionth."""
+    turns = 1.0 / box[0, 0], 1.0 / box[1, 1], 1.0 / box[2, 2]
     for k in range(len(bonds)):
         i, j = bonds[k]
         x, y = positions[j, 0] - positions[i, 0], positions[j, 1] - positions[i, 1]
         z = positions[j, 2] - positions[i, 2]
-        a, b, c = _to_origin(x, y, z, box, True)
+        a, b, c = _to_origin(x, y, z, box, turns)
         if max(abs(a - x), abs(b - y), abs(c - z)) > 1e-6:
             return False
     return True
 
 
 @jit
-def whole_groups(sites, first, shares, box, periodic, inside, centres):
+def whole_groups(sites, first, shares, box, turns, inside, centres):
     """Write sites (m, 3), groups whole and near the origin, and their centres (g, 3).
 
     first (g + 1,): first site of each group; shares (m,): of each site in its group's centre.
@@ -59,11 +60,11 @@ def whole_groups(sites, first, shares, box, periodic, inside, centres):
         for j in range(first[g], first[g + 1]):
             x, y, z = _to_origin(
                 sites[j, 0] - sites[i, 0], sites[j, 1] - sites[i, 1], sites[j, 2] - sites[i, 2],
-                box, periodic,
+                box, turns,
             )  # fmt: skip
             inside[j, 0], inside[j, 1], inside[j, 2] = x, y, z
             a, b, c = a + shares[j] * x, b + shares[j] * y, c + shares[j] * z
-        x, y, z = _to_origin(sites[i, 0] + a, sites[i, 1] + b, sites[i, 2] + c, box, periodic)
+        x, y, z = _to_origin(sites[i, 0] + a, sites[i, 1] + b, sites[i, 2] + c, box, turns)
         centres[g, 0], centres[g, 1], centres[g, 2] = x, y, z
         for j in range(first[g], first[g + 1]):
             inside[j, 0] += x - a
@@ -194,7 +195,10 @@ def charges_of_images(groups, moved, weights, first, charges, inside):
 def near_charges(atoms, sites, moves, box, periodic, first, shares, charges, start, cutoff):
     """Return what `gnn.engines.embedding.groups.Near` holds, all in one call."""
     inside, centres = np.empty(sites.shape), np.empty((len(first) - 1, 3))
-    whole_groups(sites, first, shares, box, periodic, inside, centres)
+    turns = 0.0, 0.0, 0.0
+    if periodic:
+        turns = 1.0 / box[0, 0], 1.0 / box[1, 1], 1.0 / box[2, 2]
+    whole_groups(sites, first, shares, box, turns, inside, centres)
     groups, moved, fading = images_of_groups(centres, moves, atoms, start, cutoff)
     weights, ends, slopes = weights_of_images(groups, moved, fading, centres, atoms, start, cutoff)
     seen = charges_of_images(groups, moved, weights, first, charges, inside)
