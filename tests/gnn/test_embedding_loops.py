@@ -114,6 +114,20 @@ def test_loops_over_few_atoms_are_the_sums_over_pairs(setting):
     assert not none.field().any() and none.answer(moments)[0].shape == (0, 3)
 
 
+def test_threads_change_nothing():
+    rng = np.random.default_rng(9)
+    atoms, points = rng.uniform(-2, 2, (24, 3)), rng.uniform(-30, 30, (8001, 3))
+    around = Charges(atoms, points, rng.standard_normal(8001))
+    moments, before = rng.standard_normal((24, 10)), mp.get_num_threads()
+    found = []
+    for threads in (1, 2):
+        mp.set_num_threads(threads)
+        found.append((around.field(), *around.answer(moments)))
+    mp.set_num_threads(before)
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
 @pytest.mark.parametrize("radius", [3.0, 14.0])
 @pytest.mark.parametrize("moved_only", [False, True])
 def test_images_near_are_those_of_all_moves(radius, moved_only):

@@ -17,16 +17,17 @@ from multipoles.compiled.simd import BYTES, lane_sum, load, rsqrt, splat, store,
 LANES = BYTES // 8
 #: Links of the chain: the field is wanted with three derivatives.
 LINKS = 4
-_WIDTH = 4 * LANES
+#: Numbers of a block.
+WIDTH = 4 * LANES
 
 
 @jit
 def pack(points, charges):
     """Return blocks of points (k, 3) and their charges (k,); what is left over has none."""
     n_blocks = (len(points) + LANES - 1) // LANES
-    packed = np.empty(n_blocks * _WIDTH)
+    packed = np.empty(n_blocks * WIDTH)
     for k in range(n_blocks * LANES):
-        place, own = k // LANES * _WIDTH + k % LANES, min(k, len(points) - 1)
+        place, own = k // LANES * WIDTH + k % LANES, min(k, len(points) - 1)
         for axis in range(3):
             packed[place + axis * LANES] = points[own, axis]
         packed[place + 3 * LANES] = charges[k] if k < len(points) else 0.0
@@ -55,15 +56,15 @@ def _chain(r2, cutoff, table):
 
 
 @bare
-def field_at_atoms(atoms, packed, cutoff, table, out):
-    """Write the field (n, 20) of packed charges at atoms (n, 3), third derivatives included."""
+def field_at_atoms(first, last, atoms, packed, cutoff, table, out):
+    """Write the field (n, 20) of packed charges at atoms first ... last - 1 of (n, 3)."""
     zero = splat(packed, 0.0)
-    for i in range(atoms.shape[0]):
+    for i in range(first, last):
         f, gx, gy, gz, g1, hx, hy, hz = zero, zero, zero, zero, zero, zero, zero, zero
         xx, xy, xz, yy, yz, zz = zero, zero, zero, zero, zero, zero
         xxx, xxy, xxz, xyy, xyz, xzz = zero, zero, zero, zero, zero, zero
         yyy, yyz, yzz, zzz = zero, zero, zero, zero
-        for at in range(0, packed.shape[0], _WIDTH):
+        for at in range(0, packed.shape[0], WIDTH):
             x = atoms[i, 0] - load(packed, at)
             y = atoms[i, 1] - load(packed, at + LANES)
             z = atoms[i, 2] - load(packed, at + 2 * LANES)
@@ -93,13 +94,13 @@ def field_at_atoms(atoms, packed, cutoff, table, out):
 
 
 @bare
-def field_at_charges(atoms, moments, packed, cutoff, table, out):
-    """Write potential and gradient of moments (n, 10) of atoms at packed charges.
+def field_at_charges(first, last, atoms, moments, packed, cutoff, table, out):
+    """Write potential and gradient of moments (n, 10) of atoms at blocks first ... last - 1.
 
     out: blocks like those of the charges, of potentials and gradients.
     """
     zero = splat(packed, 0.0)
-    for at in range(0, packed.shape[0], _WIDTH):
+    for at in range(first * WIDTH, last * WIDTH, WIDTH):
         f, gx, gy, gz = zero, zero, zero, zero
         for i in range(atoms.shape[0]):
             x = load(packed, at) - atoms[i, 0]
@@ -131,7 +132,7 @@ def field_at_charges(atoms, moments, packed, cutoff, table, out):
 def unpack(packed, fields, forces, potentials):
     """Write forces (k, 3) on packed charges, and potentials (k,) at them."""
     for k in range(len(potentials)):
-        place = k // LANES * _WIDTH + k % LANES
+        place = k // LANES * WIDTH + k % LANES
         potentials[k] = fields[place]
         for axis in range(3):
             forces[k, axis] = -packed[place + 3 * LANES] * fields[place + (1 + axis) * LANES]

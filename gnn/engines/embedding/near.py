@@ -11,6 +11,7 @@ import numpy as np
 from gnn.engines.embedding import _near_loops
 from gnn.engines.embedding._image_loops import images_near
 from gnn.engines.embedding.images import Array
+from multipoles.compiled.jit import run_chunks
 from multipoles.lattice import search
 from multipoles.lattice.cell import Cell
 from multipoles.lattice.smooth import Smooth
@@ -23,6 +24,7 @@ from multipoles.sums import field_arrays
 ORDER, MULTIPOLES = 3, 2
 #: Atoms up to which all meet every charge that is near any of them.
 FEW = 400
+_PAIR = 5.0  # cost of a pair, one being that of two charges
 _POINT_LIKE = np.empty((0, _near_loops.LINKS))
 
 
@@ -42,12 +44,18 @@ class Charges:
     def __init__(self, atoms: Array, points: Array, charges: Array, setting: Smooth | None = None):
         self._atoms, self._count = atoms, len(points)
         self._packed = _near_loops.pack(points, charges)
+        self._work = _PAIR * len(atoms) * len(points)
         self._kernel = (1.0, _POINT_LIKE) if setting is None else _remainder(setting)
 
     def field(self) -> Array:
         """Return the field at the atoms and its derivatives, (n, 20) in e/Å^(k + 1), packed."""
         out = np.empty((len(self._atoms), 20))
-        _near_loops.field_at_atoms(self._atoms, self._packed, *self._kernel, out)
+        given = self._atoms, self._packed, *self._kernel, out
+
+        def task(first: int, last: int) -> None:
+            _near_loops.field_at_atoms(first, last, *given)
+
+        run_chunks(task, len(out), self._work)
         return out
 
     def answer(self, moments: Array) -> tuple[Array, Array]:
@@ -59,8 +67,12 @@ class Charges:
             Packed, (n, 10).
         """
         fields = np.empty_like(self._packed)
-        given = self._atoms, moments, self._packed, *self._kernel
-        _near_loops.field_at_charges(*given, fields)
+        given = self._atoms, moments, self._packed, *self._kernel, fields
+
+        def task(first: int, last: int) -> None:
+            _near_loops.field_at_charges(first, last, *given)
+
+        run_chunks(task, len(fields) // _near_loops.WIDTH, self._work)
         forces, potentials = np.empty((self._count, 3)), np.empty(self._count)
         _near_loops.unpack(self._packed, fields, forces, potentials)
         return forces, potentials
