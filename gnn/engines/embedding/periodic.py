@@ -10,8 +10,9 @@ charges is the adjoint sum, of the derivatives W of the energy by that field, as
 
 Images of the zone itself act on it by G - 1/r, between the multipoles that the model returns.
 
-G is split as on any mesh (`fmm.mesh`): a smooth part goes over a grid, pairs within a radius are
-summed one by one. Energy and forces come from one grid, so that they agree to rounding.
+G is split: pairs within a radius are summed one by one, what is smooth wave by wave, or on a grid
+(`fmm.mesh`) where there are too many waves. Energy and forces come from the same waves, so that
+they agree to rounding.
 """
 
 import warnings
@@ -41,7 +42,7 @@ from multipoles.sums import field_arrays
 
 #: Relative error of the field at the atoms that is allowed.
 TOLERANCE = 1e-5
-# of the tolerance, what grid and radius are made for: the model of their errors is that of all
+# of the tolerance, what waves and radius are made for: the model of their errors is that of all
 # derivatives and of lattices, some hundred times more than those of a liquid's electric field
 _AIM = 30.0
 # atoms at which the error is measured, and the error of that sum
@@ -247,8 +248,15 @@ class Around:
         moments : Tensor
             Packed, (n, 10) in e Å^k.
         """
-        energy: Tensor = self._coupling * _Between.apply(positions, moments, self.of_images)
+        energy: Tensor = _Between.apply(positions, moments, self.between_arrays)
         return energy
+
+    def between_arrays(self, atoms: Array, moments: Array) -> tuple[float, Array, Array]:
+        """Return `between` and its derivatives by positions (n, 3) and moments (n, 10)."""
+        phi = self._coupling * self.of_images(atoms, moments)
+        by_moments = phi[:, : moments.shape[1]]
+        by_positions = (moments[:, :, None] * phi[:, _RAISED]).sum(1)
+        return 0.5 * float((moments * by_moments).sum()), by_positions, by_moments
 
     def of_images(self, atoms: Array, moments: Array) -> Array:
         """Return the field (n, 20) in V/Å^k of multipoles (n, 10) of atoms in all other boxes."""
@@ -280,16 +288,15 @@ class _Between(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, positions: Tensor, moments: Tensor, field: Callable[[Array, Array], Array]
+        ctx: Any,
+        positions: Tensor,
+        moments: Tensor,
+        between: Callable[[Array, Array], tuple[float, Array, Array]],
     ) -> Tensor:
         x, m = (np.ascontiguousarray(t.detach().double().numpy()) for t in (positions, moments))
-        phi = field(x, m)
-        by_moments = phi[:, : m.shape[1]]
-        by_positions = (m[:, :, None] * phi[:, _RAISED]).sum(1)
-        ctx.save_for_backward(
-            *(torch.from_numpy(g).to(moments) for g in (by_positions, by_moments))
-        )
-        return moments.new_tensor(0.5 * (m * by_moments).sum())
+        energy, *derivatives = between(x, m)
+        ctx.save_for_backward(*(torch.from_numpy(g).to(moments) for g in derivatives))
+        return moments.new_tensor(energy)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
