@@ -207,7 +207,7 @@ class Pass:
         self.inside.output(0, share)
         own, potentials = self._edge_features(nodes, geometry, fields)
         given = fields if model.surroundings.in_messages else None
-        state, previous = None, []
+        previous: list[Value] = []
         for i, networks in enumerate(self.networks.steps):
             nodes, state, previous = self._step(
                 1 + 3 * i, networks, nodes, (own, geometry, given, potentials), previous
