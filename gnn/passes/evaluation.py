@@ -95,7 +95,8 @@ def evaluate(model: Any, compiled: Compiled, batch: Batch, asked: Mapping[str, b
         If the batch is for autograd's graph.
     """
     networks, shifts = compiled.laid_out(model)
-    with compiled.arenas.lent() as arena:
+    # numbers that are not finite are refused where results are
+    with compiled.arenas.lent() as arena, np.errstate(all="ignore"):
         return _evaluate(model, networks, shifts, batch, asked, arena)
 
 

@@ -37,6 +37,22 @@ def added(tape: Tape, one: Value, two: Value) -> Value:
     return value
 
 
+def lifted(tape: Tape, fields: Value) -> Value:
+    """Return gradients and traceless second derivatives (N, F, 9) of fields (N, F, 10)."""
+    if lifted in fields.made:
+        return fields.made[lifted]
+    detrace = _detrace(fields.x.dtype)
+    value = fields.made[lifted] = Value(np.empty((*fields.x.shape[:2], 9), fields.x.dtype))
+    loops.lift(fields.x, detrace, value.x)
+
+    def backward() -> None:
+        if value.gradient is not None:
+            loops.lift_gradient(value.gradient, detrace, fields.room())
+
+    tape.note(backward)
+    return value
+
+
 def induced(tape: Tape, state: Value, fields: Value, factors: Value, order: int) -> Value:
     """Return states (N, n_comp, C) with what fields (N, F, 10) induce.
 
@@ -44,24 +60,17 @@ def induced(tape: Tape, state: Value, fields: Value, factors: Value, order: int)
     """
     n, count, channels = len(state.x), fields.x.shape[1], state.x.shape[2]
     shaped = factors.x.reshape(n, order, count, channels)
-    detrace = _detrace(state.x.dtype)
-    lifted = np.concatenate([fields.x[:, :, 1:4], fields.x[:, :, 4:] @ detrace], axis=2)
+    inducing = lifted(tape, fields)
     value = Value(state.x.copy())
-    loops.induce(lifted, shaped, order, value.x)
+    loops.induce(inducing.x, shaped, order, value.x)
 
     def backward() -> None:
         if value.gradient is None:
             return
-        by_lifted, by_factors = (
-            zeros(lifted),
-            zeros(shaped),
-        )
-        loops.induce_gradients(lifted, shaped, order, value.gradient, by_lifted, by_factors)
+        by_factors = zeros(shaped)
+        given = value.gradient, inducing.room(), by_factors
+        loops.induce_gradients(inducing.x, shaped, order, *given)
         factors.add(by_factors.reshape(factors.x.shape))
-        by_fields = zeros(fields.x)
-        by_fields[:, :, 1:4] = by_lifted[:, :, :3]
-        by_fields[:, :, 4:] = by_lifted[:, :, 3:] @ detrace.T
-        fields.add(by_fields)
         state.add(value.gradient)
 
     tape.note(backward)
@@ -84,14 +93,11 @@ def node_terms(
     weights, ranks = _inverse(order, dtype)
     own, coupled = order * channels, min(order, FIELD_ORDER)
     count = 0 if fields is None else fields.x.shape[1]
-    first = own + 2 * count
-    value = Value(np.zeros((n, first + (coupled + 1) * count * channels), dtype))
+    value = Value(np.zeros((n, own + count * (2 + (coupled + 1) * channels)), dtype))
     one = dtype.type(1.0)
     loops.own_terms(state.x, state.x, weights, ranks, one, value.x)
     if fields is not None and potential is not None:
-        value.x[:, own : own + count] = potential.x
-        value.x[:, own + count : first] = np.square(fields.x[:, :, 1:4]).sum(2)
-        loops.work_terms(state.x, fields.x, potential.x, coupled, first, value.x)
+        loops.work_terms(state.x, fields.x, potential.x, coupled, own, value.x)
 
     def backward() -> None:
         if (g := value.gradient) is None:
@@ -99,15 +105,8 @@ def node_terms(
         by_state = zeros(state.x)
         loops.own_terms_gradient(state.x, weights, ranks, dtype.type(2.0), g, by_state)
         if fields is not None and potential is not None:
-            by_fields, by_potential = (
-                zeros(fields.x),
-                g[:, own : own + count].copy(),
-            )
-            by_fields[:, :, 1:4] = 2 * g[:, own + count : first, None] * fields.x[:, :, 1:4]
-            given = state.x, fields.x, potential.x, coupled, first
-            loops.work_terms_gradients(*given, g, by_state, by_fields, by_potential)
-            fields.add(by_fields)
-            potential.add(by_potential)
+            given = state.x, fields.x, potential.x, coupled, own
+            loops.work_terms_gradients(*given, g, by_state, fields.room(), potential.room())
         state.add(by_state)
 
     tape.note(backward)
