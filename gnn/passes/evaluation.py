@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gnn.data.batching import Batch
@@ -56,6 +57,21 @@ class Compiled:
         return Compiled, ()
 
 
+def checked_shifts(model: Any) -> NDArray:
+    """Return the shifts of a model's radial functions, see `edge_geometry`.
+
+    Raises
+    ------
+    Beyond
+        If these are no Bessel functions of its cutoff.
+    """
+    radial = model.radial
+    shifts = frequency_shifts(radial.frequencies.numpy(), model.cutoff)
+    if radial.cutoff != model.cutoff or np.abs(shifts).max(initial=0.0) > MOST_SHIFT:
+        raise Beyond
+    return shifts
+
+
 def evaluate(model: Any, compiled: Compiled, batch: Batch, asked: Mapping[str, bool]) -> Found:
     """Return energies and gradients of a batch.
 
@@ -76,10 +92,7 @@ def evaluate(model: Any, compiled: Compiled, batch: Batch, asked: Mapping[str, b
         If the batch is for autograd's graph.
     """
     networks = compiled.networks(model)
-    radial = model.radial
-    shifts = frequency_shifts(radial.frequencies.numpy(), model.cutoff)
-    if radial.cutoff != model.cutoff or np.abs(shifts).max(initial=0.0) > MOST_SHIFT:
-        raise Beyond
+    shifts = checked_shifts(model)
     live = {name: asked.get(name, False) for name in Leaves._fields}
     arrays = {name: getattr(batch, name).detach().contiguous().numpy() for name in live}
     leaves = Leaves(*(Value(arrays[name], live[name]) for name in live))

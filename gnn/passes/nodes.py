@@ -33,7 +33,15 @@ def added(tape: Tape, one: Value, two: Value) -> Value:
             one.add(value.gradient.copy())
             two.add(value.gradient)
 
+    def push() -> None:
+        value.move(one.moved() + two.moved())
+
+    def pull() -> None:
+        one.add_second(value.taken_second().copy())
+        two.add_second(value.taken_second())
+
     tape.note(backward)
+    tape.note_changes(push, pull)
     return value
 
 
@@ -46,7 +54,7 @@ def induced(tape: Tape, state: Value, fields: Value, factors: Value, order: int)
     shaped = factors.x.reshape(n, order, count, channels)
     detrace = _detrace(state.x.dtype)
     lifted = np.concatenate([fields.x[:, :, 1:4], fields.x[:, :, 4:] @ detrace], axis=2)
-    value = Value(state.x.copy())
+    value, kept = Value(state.x.copy()), {}
     loops.induce(lifted, shaped, order, value.x)
 
     def backward() -> None:
@@ -59,9 +67,24 @@ def induced(tape: Tape, state: Value, fields: Value, factors: Value, order: int)
         by_fields[:, :, 1:4] = by_lifted[:, :, :3]
         by_fields[:, :, 4:] = by_lifted[:, :, 3:] @ detrace.T
         fields.add(by_fields)
-        state.add(value.gradient)
+        state.add(value.gradient.copy())
+
+    def push() -> None:
+        moved, change = fields.moved(), state.moved().copy()
+        kept["lifted"] = np.concatenate([moved[:, :, 1:4], moved[:, :, 4:] @ detrace], axis=2)
+        loops.induce(kept["lifted"], shaped, order, change)
+        loops.induce(lifted, _like(factors.moved(), shaped), order, change)
+        value.move(change)
+
+    def pull() -> None:
+        s, found, unused = value.taken_second(), np.zeros_like(shaped), np.empty_like(lifted)
+        loops.induce_gradients(lifted, shaped, order, s, unused, found)
+        loops.induce_gradients(kept["lifted"], shaped, order, value.taken(), unused, found)
+        factors.add_second(found.reshape(factors.x.shape))
+        state.add_second(s)
 
     tape.note(backward)
+    tape.note_changes(push, pull)
     return value
 
 
@@ -105,6 +128,8 @@ def node_terms(
         state.add(by_state)
 
     tape.note(backward)
+    if tape.learns:
+        _note_changing_terms(tape, value, state, order, fields, potential)
     return value
 
 
@@ -131,7 +156,31 @@ def read_moments(
         state.add(by_state)
         weights.add(by_weights.reshape(weights.x.shape))
 
+    def push() -> None:
+        moved, more = (np.empty_like(value.x) for _ in range(2))
+        d_state, d_charges = state.moved(), charges.moved()
+        loops.moments(d_state, shaped, factor, order, d_charges, moved)
+        if weights is not None:
+            d_weights = _like(weights.moved(), shaped)
+            loops.moments(state.x, d_weights, factor, order, np.zeros_like(d_charges), more)
+            moved += more
+        value.move(moved)
+
+    def pull() -> None:
+        s, g = value.taken_second(), value.taken()
+        charges.add_second(s[:, 0].copy())
+        if weights is None:
+            return
+        by_state, by_weights = np.zeros_like(state.x), np.zeros_like(shaped)
+        d_weights = _like(weights.moved(), shaped)
+        loops.moments_gradients(state.x, shaped, factor, order, s, by_state, by_weights)
+        given = state.moved(), d_weights, factor, order, g, by_state, by_weights
+        loops.moments_gradients(*given)
+        state.add_second(by_state)
+        weights.add_second(by_weights.reshape(weights.x.shape))
+
     tape.note(backward)
+    tape.note_changes(push, pull)
     return value
 
 
@@ -145,7 +194,16 @@ def column(tape: Tape, rows: Value) -> Value:
             by_rows[:, 0] = value.gradient
             rows.add(by_rows)
 
+    def push() -> None:
+        value.move(np.ascontiguousarray(rows.moved()[:, 0]))
+
+    def pull() -> None:
+        by_rows = np.zeros_like(rows.x)
+        by_rows[:, 0] = value.taken_second()
+        rows.add_second(by_rows)
+
     tape.note(backward)
+    tape.note_changes(push, pull)
     return value
 
 
@@ -157,10 +215,10 @@ def potential_steps(
     That of the first is the sum over neighbours of envelope times step.
     """
     potential = np.ascontiguousarray(fields.x[:, 0, 0])
-    step = Value(np.empty_like(fade.x))
+    step = Value(np.empty_like(fade.x), learned=False)
     relative = np.zeros_like(potential)
     loops.potential_steps(potential, *ends, fade.x, step.x, relative)
-    seen = Value(np.concatenate([relative[:, None], fields.x[:, 1:, 0]], axis=1))
+    seen = Value(np.concatenate([relative[:, None], fields.x[:, 1:, 0]], axis=1), learned=False)
 
     def backward() -> None:
         by_step, by_seen = step.taken(), seen.taken()
@@ -174,5 +232,62 @@ def potential_steps(
         fields.add(by_fields)
         fade.add(by_fade)
 
+    def push() -> None:
+        moved = fields.moved()
+        d_potential, d_step = np.ascontiguousarray(moved[:, 0, 0]), np.empty_like(step.x)
+        d_relative = np.zeros_like(potential)
+        loops.potential_steps(potential, *ends, fade.moved(), d_step, d_relative)
+        loops.potential_steps(d_potential, *ends, fade.x, d_step, d_relative)
+        step.move(d_step)
+        seen.move(np.concatenate([d_relative[:, None], moved[:, 1:, 0]], axis=1))
+
     tape.note(backward)
+    tape.note_changes(push)
     return step, seen
+
+
+def _like(array: NDArray, shaped: NDArray) -> NDArray:
+    return np.ascontiguousarray(array).reshape(shaped.shape)
+
+
+def _note_changing_terms(
+    tape: Tape,
+    value: Value,
+    state: Value,
+    order: int,
+    fields: Value | None,
+    potential: Value | None,
+) -> None:
+    """Note how the terms of nodes change: products of states, fields and each other."""
+    x, dtype = state.x, state.x.dtype
+    weights, ranks = _inverse(order, dtype)
+    two, own, coupled = dtype.type(2.0), order * x.shape[2], min(order, FIELD_ORDER)
+    given: tuple | None = None
+    if fields is not None and potential is not None:
+        count = fields.x.shape[1]
+        first, others = own + 2 * count, (fields, potential)
+        given = coupled, first
+
+    def push() -> None:
+        moved, change = state.moved(), np.zeros_like(value.x)
+        loops.own_terms(x, moved, weights, ranks, two, change)
+        if given is not None:
+            (f, df), (p, dp) = ((one.x, one.moved()) for one in others)
+            change[:, own : own + count] = dp
+            change[:, own + count : first] = 2 * (f[:, :, 1:4] * df[:, :, 1:4]).sum(2)
+            loops.work_terms(moved, f, p, *given, change)
+            loops.work_terms(x, df, dp, *given, change)
+        value.move(change)
+
+    def pull() -> None:
+        s, g, found = *map(np.ascontiguousarray, (value.taken_second(), value.taken())), x * 0
+        loops.own_terms_gradient(x, weights, ranks, two, s, found)
+        loops.own_terms_gradient(state.moved(), weights, ranks, two, g, found)
+        if given is not None:
+            (f, df), (p, dp) = ((one.x, one.moved()) for one in others)
+            unused = np.zeros_like(f), np.zeros_like(p)
+            loops.work_terms_gradients(x, f, p, *given, s, found, *unused)
+            loops.work_terms_gradients(x, df, dp, *given, g, found, *unused)
+        state.add_second(found)
+
+    tape.note_changes(push, pull)
