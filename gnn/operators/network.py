@@ -5,6 +5,7 @@ nothing but the input of its activation is ever stored. Weights are constants.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ _COST = 0.01
 _THREAD_GRAIN = 1e5
 # arrays that a network keeps, for as many threads
 _MOST_SPARE = 2
-_NOBODY = np.empty(0, np.int64)
+_NO_ENDS = np.empty(0, np.int64), np.empty(0, np.int64)
 
 
 class Layer(NamedTuple):
@@ -100,17 +101,11 @@ class Network:
         self.matrices = np.empty(self._size, self.biases.dtype)
         for weight, *arguments, place in plan:
             pack(strided(weight.detach().numpy())[0], *arguments, self.matrices, place)
-
-    @property
-    def columns(self) -> list[int]:
-        """Columns of each block of inputs, with those that are skipped."""
-        found: list[int] = (self.blocks[:, 0] + self.blocks[:, 3]).tolist()
-        return found
-
-    @property
-    def arrays(self) -> tuple[NDArray, NDArray, NDArray, NDArray]:
-        """Matrices, biases, blocks and layers, as the loops take them."""
-        return self.matrices, self.biases, self.blocks, self.layers
+        # columns of each block of inputs, with those that are skipped
+        self.columns: list[int] = (self.blocks[:, 0] + self.blocks[:, 3]).tolist()
+        # as the loops take them
+        self.arrays = self.matrices, self.biases, self.blocks, self.layers
+        self.nothing = np.empty(0, self.biases.dtype)
 
     def memory(self, size: int) -> NDArray:
         """Return numbers of any value: fresh memory costs the system a tenth of the loops' time."""
@@ -161,8 +156,8 @@ def values(
     ends : tuple of ndarray, optional
         Senders and receivers, where rows are edges.
     projected : ndarray, optional
-        (N, 2 hidden): what each node adds to the first layer of its edges as their sender, and as
-        their receiver.
+        (N, 2 hidden), or these columns of a wider array: what each node adds to the first layer of
+        its edges as their sender, and as their receiver.
     fade : ndarray, optional
         (rows, 1) factors of the outputs.
     summed : bool
@@ -179,13 +174,18 @@ def values(
         found = np.zeros((len(projected), width), dtype)
     else:
         found = np.empty((rows, width), dtype)
+    nothing = network.nothing
+    of_nodes = (nothing, 0) if projected is None else strided(projected)
     arguments = (
-        *_blocks(inputs), ends or (_NOBODY, _NOBODY), _flat_or_none(projected, dtype),
-        network.arrays, _flat_or_none(fade, dtype), kept, breadth, found.reshape(-1), summed,
+        *_blocks(inputs, nothing), ends or _NO_ENDS, *of_nodes, network.arrays,
+        nothing if fade is None else _flat(fade), kept, breadth, found.reshape(-1), summed,
         network.lead,
     )  # fmt: skip
     ranges = _ranges(rows, network.work, ends)
-    jit.run_ranges(lambda begin, end: kernels.values(begin, end, *arguments), ranges)
+    if len(ranges) == 1:
+        kernels.values(0, rows, *arguments)
+    else:
+        jit.run_ranges(lambda begin, end: kernels.values(begin, end, *arguments), ranges)
     return found, kept
 
 
@@ -193,13 +193,13 @@ def gradients(
     network: Network,
     kept: NDArray,
     weights: NDArray,
-    asked: Sequence[bool],
+    asked: tuple[bool, ...],
     rows: int,
     ends: EndArrays | None = None,
-    nodes: int = 0,
+    by_projected: NDArray | None = None,
     fade: NDArray | None = None,
     summed: bool = False,
-) -> tuple[NDArray | None, NDArray | None, list[NDArray]]:
+) -> tuple[NDArray | None, list[NDArray]]:
     """Return the gradients of the sum of weights times outputs, and give back what was kept.
 
     Parameters
@@ -210,42 +210,61 @@ def gradients(
         From `values`; of no use afterwards.
     weights : ndarray
         Of the shape of the outputs.
-    asked : sequence of bool
+    asked : tuple of bool
         Which blocks of inputs.
-    rows, nodes : int
-        Number of rows, and of nodes where something was projected.
+    rows : int
+        Number of rows.
+    by_projected : ndarray, optional
+        Of the layout of `projected`: what is added to.
 
     Returns
     -------
-    by_projected, by_fade, by_inputs
+    by_fade, by_inputs
         None where there was none; arrays without rows of blocks that were not asked for.
     """
-    dtype = network.biases.dtype
+    nothing = network.nothing
     by_fade = None if fade is None else np.empty_like(fade)
-    by_projected = np.zeros((nodes, 2 * network.hidden), dtype) if nodes else None
     by_inputs = [
-        np.empty((rows, width) if wanted else (0, 0), dtype)
+        np.empty((rows, width) if wanted else (0, 0), nothing.dtype)
         for width, wanted in zip(network.columns, asked, strict=True)
     ]
+    of_nodes, across = (nothing, 0) if by_projected is None else strided(by_projected)
     arguments = (
-        ends or (_NOBODY, _NOBODY), network.arrays, _flat_or_none(fade, dtype), kept,
-        network.breadth, np.ascontiguousarray(weights).reshape(-1), summed, network.lead,
-        np.array(asked), _flat_or_none(by_fade, dtype), _flat_or_none(by_projected, dtype),
+        ends or _NO_ENDS, network.arrays, nothing if fade is None else _flat(fade), kept,
+        network.breadth, _flat(weights), summed, network.lead, _asked(asked),
+        nothing if by_fade is None else by_fade.reshape(-1), of_nodes, across,
     )  # fmt: skip
-    results, _ = _blocks(by_inputs)
+    results, _ = _blocks(by_inputs, nothing)
+    ranges = _ranges(rows, 2 * network.work, ends)
+    if len(ranges) == 1:
+        kernels.gradients(0, rows, *arguments, of_nodes, across, 0, results)
+    else:
+        _in_threads(network, arguments, ends, by_projected, results, ranges)
+    network.give_back(kept)
+    return by_fade, by_inputs
+
+
+def _in_threads(
+    network: Network,
+    arguments: tuple,
+    ends: EndArrays | None,
+    by_projected: NDArray | None,
+    results: tuple[NDArray, ...],
+    ranges: list[Range],
+) -> None:
+    """Run the loop with rows of their own for the senders of each part."""
+    hidden = network.hidden
 
     def task(begin: int, end: int) -> tuple[NDArray, int]:
         own, base = _rows_of_senders(ends, begin, end, network)
-        kernels.gradients(begin, end, *arguments, own, base, results)
+        kernels.gradients(begin, end, *arguments, own, hidden, base, results)
         return own, base
 
-    parts = jit.run_ranges(task, _ranges(rows, 2 * network.work, ends))
+    parts = jit.run_ranges(task, ranges)
     if by_projected is not None:
         for own, base in parts:
-            block = own.reshape(-1, network.hidden)
-            by_projected[base : base + len(block), : network.hidden] += block
-    network.give_back(kept)
-    return by_projected, by_fade, by_inputs
+            block = own.reshape(-1, hidden)
+            by_projected[base : base + len(block), :hidden] += block
 
 
 def _rows_of_senders(
@@ -253,7 +272,7 @@ def _rows_of_senders(
 ) -> tuple[NDArray, int]:
     """Return zeros for the senders of some edges, and the first of them."""
     if ends is None or begin == end:
-        return np.zeros(0, network.biases.dtype), 0
+        return network.nothing, 0
     senders = ends[0][begin:end]
     base, top = int(senders.min()), int(senders.max()) + 1
     return np.zeros((top - base) * network.hidden, network.biases.dtype), base
@@ -261,7 +280,9 @@ def _rows_of_senders(
 
 def _ranges(rows: int, work: int, ends: EndArrays | None) -> list[Range]:
     """Return the parts of the rows that threads work on; edges of a node stay together."""
-    parts = min(jit.get_num_threads(), int(_COST * rows * work // _THREAD_GRAIN))
+    parts = int(_COST * rows * work // _THREAD_GRAIN)
+    if parts > 1:
+        parts = min(jit.get_num_threads(), parts)
     if parts <= 1:
         return [(0, rows)]
     cuts = np.array([rows * i // parts for i in range(1, parts)])
@@ -269,27 +290,35 @@ def _ranges(rows: int, work: int, ends: EndArrays | None) -> list[Range]:
         receivers = ends[1]
         cuts = np.searchsorted(receivers, receivers[cuts])
     bounds = [0, *cuts.tolist(), rows]
-    return [(a, b) for a, b in pairwise(bounds) if a < b]
+    return [(a, b) for a, b in pairwise(bounds) if a < b] or [(0, rows)]
 
 
-def _flat_or_none(array: NDArray | None, dtype: np.dtype) -> NDArray:
-    return np.empty(0, dtype) if array is None else np.ascontiguousarray(array).reshape(-1)
+@lru_cache
+def _asked(blocks: tuple[bool, ...]) -> NDArray[np.bool_]:
+    return np.array(blocks)
 
 
-def _blocks(arrays: Sequence[NDArray]) -> tuple[tuple[NDArray, ...], tuple[int, ...]]:
+def _flat(array: NDArray) -> NDArray:
+    return array.reshape(-1)  # a copy where it is not contiguous
+
+
+def _blocks(
+    arrays: Sequence[NDArray], nothing: NDArray
+) -> tuple[tuple[NDArray, ...], tuple[int, ...]]:
     """Return numbers and pitches of blocks, always as many, so that the loops compile once."""
     blocks = [strided(array) for array in arrays]
-    blocks += [(blocks[0][0][:0], 0)] * (MOST_BLOCKS - len(blocks))
-    return tuple(array for array, _ in blocks), tuple(pitch for _, pitch in blocks)
+    blocks += [(nothing, 0)] * (MOST_BLOCKS - len(blocks))
+    first, second = zip(*blocks, strict=True)
+    return first, second
 
 
 def strided(block: NDArray) -> tuple[NDArray, int]:
     """Return the numbers of a block from its first on, in one dimension, and its rows' pitch."""
+    if block.flags.c_contiguous:
+        return block.reshape(-1), block.shape[1]
     size = block.itemsize
     if block.size == 0 or block.strides[1] != size or block.strides[0] % size:
-        block = np.ascontiguousarray(block)
-    if len(block) < 2 or block.flags.c_contiguous:
-        return block.reshape(-1), block.shape[1]
+        return np.ascontiguousarray(block).reshape(-1), block.shape[1]
     pitch = block.strides[0] // size
     length = (len(block) - 1) * pitch + block.shape[1]
     return np.lib.stride_tricks.as_strided(block, (length,), (size,)), pitch

@@ -7,6 +7,7 @@ derivatives.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -84,11 +85,12 @@ class _Perceptron(Function):
         if ctx.kept is None:
             raise RuntimeError("expected one backward pass, got another: what it needs is gone")
         ends, projected, fade, summed = ctx.given
-        nodes = 0 if projected is None else len(projected)
-        asked = ctx.needs_input_grad[5:]
-        by_projected, by_fade, by_inputs = rows_of.gradients(
-            ctx.network, ctx.kept, weights.numpy(), asked, ctx.rows, ends, nodes, fade, summed
-        )
+        by_projected = None if projected is None else np.zeros(projected.shape, projected.dtype)
+        asked = tuple(ctx.needs_input_grad[5:])
+        by_fade, by_inputs = rows_of.gradients(
+            ctx.network, ctx.kept, weights.numpy(), asked, ctx.rows, ends, by_projected, fade,
+            summed,
+        )  # fmt: skip
         ctx.kept = None
         found = by_projected, by_fade, *by_inputs
         needs = ctx.needs_input_grad[3:]

@@ -19,10 +19,18 @@ from gnn.operators.network import Layer
 from gnn.passes.bounds import Beyond, Inside
 from gnn.passes.charges import diffused, moved, shared
 from gnn.passes.edges import anisotropic_state, pair_invariants
-from gnn.passes.fields import Leaves, Term, internal_energies, outer_fields, works
+from gnn.passes.fields import (
+    Gaussians,
+    Leaves,
+    Term,
+    charge_fields,
+    internal_energies,
+    outer_fields,
+    works,
+)
 from gnn.passes.geometry import EdgeGeometry, Ends, edge_geometry
 from gnn.passes.nodes import added, column, induced, node_terms, potential_steps, read_moments
-from gnn.passes.perceptrons import Dense, EdgeDense, Embedding
+from gnn.passes.perceptrons import Dense, EdgeDense, Embedding, join
 from gnn.passes.tape import Tape, Value
 from multipoles.neighbours import Slots
 from multipoles.radial import Kernel
@@ -94,6 +102,19 @@ class Networks:
         self.atom_energy = dense(layers_of(model.atom_energy), [features])
         self.multipoles = self._readout(model.multipoles, width)
         self.penetration = [self._readout(readout, width) for readout in model.penetration]
+        if dense is Dense:
+            self._join()
+
+    def _join(self) -> None:
+        """Let networks of the same nodes run as one."""
+        readouts = [self.multipoles, *self.penetration]
+        heads = [self.atom_energy, *(one.weights for one in readouts)]
+        heads += [one.charge for one in readouts if isinstance(one.charge, Dense)]
+        join([head for head in heads if head is not None], self._features)
+        for i, step in enumerate(self.steps):
+            linear = [step.coefficients, step.message, step.factors]
+            linear += [self.edges] if i == 0 else []
+            join([one for one in linear if one is not None], self._features)
 
     def _edges(self, network: EdgeNetwork, widths: Sequence[int]) -> Any:
         if type(network) is not EdgeNetwork or not network.split:
@@ -200,16 +221,31 @@ class Pass:
     def _outer_fields(self) -> Value:
         model, leaves = self.model, self.leaves
         x, s, m = leaves.positions.x, leaves.mm_positions.x, leaves.mm_moments.x
-        count = 1 + len(model.smeared_kernels)
-        terms = []
+        count, terms = 1 + len(model.smeared_kernels), []
         if len(s):
             systems = self.systems, self.batch.mm_batch.numpy()
             order = FIELD_ORDER + int(self.tape.records)
             slots = Slots(len(x), len(s), *systems)
             how = model.method, x, s, m[:, None], order, model.kernel, slots, model.tolerance
-            terms.append(Term(evaluator(*how), 0, 1.0))
-            terms += self._near_terms(x, s, systems)
+            way = evaluator(*how)
+            if m.shape[1] == 1 and isinstance(way, Direct) and not self.tape.learns:
+                return charge_fields(self.tape, leaves, self._gaussians(), *systems)
+            terms = [Term(way, 0, 1.0), *self._near_terms(x, s, systems)]
         return outer_fields(self.tape, leaves, terms, count, self.systems)
+
+    def _gaussians(self) -> Gaussians:
+        model = self.model
+        kernels = [model.kernel, *model.smeared_kernels]
+        walled = self.inside.reach() if self._surrounded else None
+        return Gaussians(kernels, self._reach(), walled)
+
+    def _reach(self) -> float:
+        """Return the distance in Å from which on charges of all widths act alike."""
+        smeared = self.model.smeared_kernels
+        if not smeared:
+            return 0.0
+        widest = min(kernel.alpha for kernel in smeared)
+        return float(DECAYED[self.leaves.positions.x.dtype.name] / widest)
 
     def _near_terms(self, x: NDArray, s: NDArray, systems: tuple[NDArray, NDArray]) -> list[Term]:
         """Return what smeared kernels differ by from the sharp one; refuse particles too close."""
@@ -218,9 +254,7 @@ class Pass:
         if walled is not None:
             reach = np.maximum(reach, walled)
         smeared = model.smeared_kernels
-        if smeared:
-            widest = DECAYED[x.dtype.name] / min(kernel.alpha for kernel in smeared)
-            reach = np.maximum(reach, widest)
+        reach = np.maximum(reach, self._reach())
         if not reach.any():
             return []
         near = near_pairs(x, s, *systems, reach)

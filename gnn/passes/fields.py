@@ -9,11 +9,20 @@ from numpy.typing import NDArray
 
 from gnn.layers.surroundings import FIELD_ORDER
 from gnn.operators.evaluators import Direct, Evaluator
+from gnn.passes import _charge_loops as charges
 from gnn.passes import _node_loops as loops
+from gnn.passes.bounds import Beyond
 from gnn.passes.tape import Tape, Value
 from gnn.units import COULOMB
 from multipoles import indexing
-from multipoles.radial import Kernel
+from multipoles.compiled.jit import add_up, equal_ranges, run_ranges
+from multipoles.compiled.simd import BYTES
+from multipoles.direct_cpu import pack_sources
+from multipoles.layout import aligned, systems
+from multipoles.radial import Erf, Kernel
+
+# a pair costs as much as so many pairs of point charges
+_CHARGE_COST = 2.0
 
 #: Returns how fields of one kernel are summed.
 Sums = Callable[[Kernel], Evaluator]
@@ -153,6 +162,89 @@ def _continued(size: int) -> int:
         return 0
     known: int = indexing.n_components(min(indexing.order_of(size) - 1, FIELD_ORDER))
     return known
+
+
+class Gaussians(NamedTuple):
+    """The fields of surrounding charges that act as Gaussians, of one or of several widths.
+
+    Attributes
+    ----------
+    kernels : sequence of Erf
+        The sharp one, and wider ones: of these, what they add to it.
+    reach : float
+        Å beyond which all are one.
+    walls : ndarray or None
+        (N,) distances of charges at which atoms are beyond their walls.
+    """
+
+    kernels: Sequence[Erf]
+    reach: float
+    walls: NDArray | None
+
+
+def charge_fields(
+    tape: Tape, leaves: Leaves, gaussians: Gaussians, batch: NDArray, mm_batch: NDArray
+) -> Value:
+    """Return what `outer_fields` does for charges, summed directly, in fewer and faster loops.
+
+    Raises
+    ------
+    Beyond
+        If a charge is within the wall of an atom.
+    """
+    x, s, m = leaves.positions.x, leaves.mm_positions.x, leaves.mm_moments.x
+    lanes = BYTES // x.itemsize
+    slots, ranges = systems(batch, mm_batch, lanes)
+    one = np.ones(1, x.dtype)
+    packed = pack_sources(s, (m * m.dtype.type(COULOMB))[:, None], one, slots)
+    alphas = np.array([kernel.parameters for kernel in gaussians.kernels])
+    count, pairs = len(alphas), float((ranges[:, 1] - ranges[:, 0]).sum())
+    walls = np.zeros(len(x)) if gaussians.walls is None else gaussians.walls
+    reach = max(gaussians.reach, float(walls.max(initial=0.0)))
+    given = packed, ranges, alphas, reach * reach
+    value = Value(np.empty((len(x), count, 10), x.dtype))
+
+    def part(begin: int, end: int) -> bool:
+        scratch = _scratch(count, x.dtype)
+        close: bool = charges.fields(begin, end, x, *given, walls * walls, scratch, value.x)
+        return close
+
+    if any(run_ranges(part, equal_ranges(ranges[:, 1] - ranges[:, 0], _CHARGE_COST * pairs))):
+        raise Beyond
+    _add_given(leaves, batch, value.x)
+
+    def backward() -> None:
+        if (g := value.gradient) is None:
+            return
+        by_x = np.empty_like(x)
+
+        def of_part(begin: int, end: int) -> NDArray:
+            by_packed = np.zeros_like(packed)
+            scratch = _scratch(count, x.dtype)
+            charges.gradients(begin, end, x, g, *given, scratch, by_x, by_packed)
+            return by_packed
+
+        work = ranges[:, 1] - ranges[:, 0]
+        by_packed = add_up(run_ranges(of_part, equal_ranges(work, 2 * _CHARGE_COST * pairs)))
+        rows = np.empty((len(s), 4), x.dtype)
+        charges.unpack(by_packed, slots, rows)
+        _add_given_gradients(leaves, batch, g[:, 0], by_x)
+        if leaves.positions.live:
+            leaves.positions.add(by_x)
+        if leaves.mm_positions.live:
+            leaves.mm_positions.add(rows[:, :3].copy())
+        if leaves.mm_moments.live:
+            leaves.mm_moments.add(rows[:, 3:] * x.dtype.type(COULOMB))
+
+    tape.note(backward)
+    return value
+
+
+def _scratch(count: int, dtype: np.dtype) -> tuple[NDArray, NDArray, NDArray]:
+    """Return room for two chains and the sums of all fields."""
+    lanes = BYTES // dtype.itemsize
+    room = aligned((8 + 10 * count) * lanes, dtype)
+    return room[: 4 * lanes], room[4 * lanes : 8 * lanes], room[8 * lanes :]
 
 
 def _add_given(leaves: Leaves, batch: NDArray[np.int64], fields: NDArray) -> None:

@@ -1,6 +1,7 @@
 """Perceptrons on a tape, with weights laid out for the loops: nothing learns."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -10,6 +11,50 @@ from torch import Tensor
 from gnn.operators import network as rows_of
 from gnn.operators.network import EndArrays, Layer, Network
 from gnn.passes.tape import Tape, Value
+
+
+class Joint:
+    """Networks of the same rows as one, which runs once for all of them.
+
+    Parameters
+    ----------
+    parts : sequence of sequences of Layer
+        Networks of as many layers, active alike.
+    width : int
+        Columns of the rows.
+    """
+
+    def __init__(self, parts: Sequence[Sequence[Layer]], width: int):
+        layers = [_beside(depth, k == 0) for k, depth in enumerate(zip(*parts, strict=True))]
+        self.network = Network(layers, [width])
+        ends = np.cumsum([0, *(len(part[-1].weight) for part in parts)])
+        self.columns = [slice(a, b) for a, b in pairwise(ends.tolist())]
+
+    def __call__(self, tape: Tape, rows: Value) -> Value:
+        """Return the outputs of all networks (n, outputs), computed once for each value."""
+        if self in rows.made:
+            return rows.made[self]
+        found, kept = rows_of.values(self.network, [rows.x], keeps=tape.records)
+        value = rows.made[self] = Value(found)
+
+        def backward() -> None:
+            if value.gradient is not None and rows.live:
+                given = kept, value.gradient, (True,), len(found)
+                rows.add(rows_of.gradients(self.network, *given)[1][0])
+
+        tape.note(backward)
+        return value
+
+
+def _beside(layers: Sequence[Layer], first: bool) -> Layer:
+    """Return layers as one: of the same inputs, or of inputs of their own."""
+    weights = [layer.weight.detach() for layer in layers]
+    weight = torch.cat(weights) if first else torch.block_diag(*weights)
+    biases = [
+        weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias.detach()
+        for layer in layers
+    ]
+    return Layer(weight, torch.cat(biases), layers[0].active)
 
 
 class Dense:
@@ -24,21 +69,39 @@ class Dense:
     """
 
     def __init__(self, layers: Sequence[Layer], widths: Sequence[int]):
+        self.layers = layers
         self.network = Network(layers, widths)
+        self.joint: tuple[Joint, slice] | None = None
 
     def __call__(self, tape: Tape, *blocks: Value) -> Value:
         """Return the outputs (n, outputs) of blocks of inputs (n, width)."""
+        if self.joint is not None:
+            return self._of_joint(tape, *blocks)
         inputs = [block.x for block in blocks]
         found, kept = rows_of.values(self.network, inputs, keeps=tape.records)
-        value, asked = Value(found), [block.live for block in blocks]
+        value, asked = Value(found), tuple(block.live for block in blocks)
 
         def backward() -> None:
             if value.gradient is None:
                 return
-            *_, by_inputs = rows_of.gradients(self.network, kept, value.gradient, asked, len(found))
+            given = kept, value.gradient, asked, len(found)
+            _, by_inputs = rows_of.gradients(self.network, *given)
             for block, gradient in zip(blocks, by_inputs, strict=True):
                 if block.live:
                     block.add(gradient)
+
+        tape.note(backward)
+        return value
+
+    def _of_joint(self, tape: Tape, rows: Value) -> Value:
+        assert self.joint is not None  # for the type checker
+        joint, columns = self.joint
+        all_of_them = joint(tape, rows)
+        value = Value(np.ascontiguousarray(all_of_them.x[:, columns]))
+
+        def backward() -> None:
+            if value.gradient is not None:
+                all_of_them.room()[:, columns] += value.gradient
 
         tape.note(backward)
         return value
@@ -69,8 +132,9 @@ class EdgeDense:
     ):
         first, *others = layers
         n, weight = features, first.weight.detach()
-        both = torch.cat([weight[:, :n], weight[:, n : 2 * n]])
-        self.projection = Network([Layer(both, None, False)], [features])
+        self.layers = [Layer(torch.cat([weight[:, :n], weight[:, n : 2 * n]]), None, False)]
+        joint = Joint([self.layers], features)
+        self.joint = joint, joint.columns[0]
         own = first._replace(weight=first.weight[:, 2 * features :])
         self.network = Network([own, *others], widths, skips, lead)
 
@@ -84,33 +148,38 @@ class EdgeDense:
         summed: bool = False,
     ) -> Value:
         """Return (E, outputs) times `fade` (E, 1), or their sums at receivers, (N, outputs)."""
-        projected, _ = rows_of.values(self.projection, [nodes.x], keeps=False)
+        joint, columns = self.joint
+        projected = joint(tape, nodes)
         inputs = [block.x for block in blocks]
         factors = None if fade is None else fade.x
-        given = ends, projected, factors, summed
+        given = ends, projected.x[:, columns], factors, summed
         found, kept = rows_of.values(self.network, inputs, *given, keeps=tape.records)
-        value, asked = Value(found), [block.live for block in blocks]
+        value, asked = Value(found), tuple(block.live for block in blocks)
 
         def backward() -> None:
             if value.gradient is None:
                 return
-            by_projected, by_fade, by_inputs = rows_of.gradients(
-                self.network, kept, value.gradient, asked, len(inputs[0]), ends, len(projected),
-                factors, summed,
+            by_fade, by_inputs = rows_of.gradients(
+                self.network, kept, value.gradient, asked, len(inputs[0]), ends,
+                projected.room()[:, columns], factors, summed,
             )  # fmt: skip
             for block, gradient in zip(blocks, by_inputs, strict=True):
                 if block.live:
                     block.add(gradient)
             if fade is not None and by_fade is not None:
                 fade.add(by_fade)
-            if by_projected is not None:
-                _, _, (by_nodes,) = rows_of.gradients(
-                    self.projection, np.empty(0, found.dtype), by_projected, [True], len(projected)
-                )
-                nodes.add(by_nodes)
 
         tape.note(backward)
         return value
+
+
+def join(networks: Sequence[Dense | EdgeDense], width: int) -> None:
+    """Let networks of the same rows run as one: all of `Dense`, what `EdgeDense` projects."""
+    if len(networks) < 2:
+        return
+    joint = Joint([network.layers for network in networks], width)
+    for network, columns in zip(networks, joint.columns, strict=True):
+        network.joint = joint, columns
 
 
 class Embedding:

@@ -7,7 +7,6 @@ from contextvars import ContextVar
 from gnn.operators.network import Network
 from gnn.passes.weights import Weights
 
-
 _constant: ContextVar[Weights | None] = ContextVar("constant", default=None)
 
 
