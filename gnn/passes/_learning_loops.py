@@ -9,16 +9,16 @@ what a gradient by a change is of.
 import math
 
 from gnn.operators._dense import _sigmoid
-from multipoles.compiled.jit import inline, jit
+from multipoles.compiled.jit import bare, bare_inline
 from multipoles.compiled.simd import BYTES, load, splat, store
 
 
-@inline
+@bare_inline
 def _gate(x):
     return 1 / (1 + math.exp(-x))
 
 
-@inline
+@bare_inline
 def _add_row(x, at, width, y, to):
     lanes = BYTES // x.itemsize
     whole = width // lanes * lanes
@@ -28,7 +28,7 @@ def _add_row(x, at, width, y, to):
         y[to + c] += x[at + c]
 
 
-@inline
+@bare_inline
 def _to_ends(x, row, width, ends, first, second):
     senders, receivers = ends
     if len(senders):
@@ -36,7 +36,7 @@ def _to_ends(x, row, width, ends, first, second):
         _add_row(x, row * width, width, second, receivers[row] * width)
 
 
-@inline
+@bare_inline
 def _from_ends(x, row, width, ends, first, second):
     senders, receivers = ends
     if len(senders):
@@ -44,7 +44,7 @@ def _from_ends(x, row, width, ends, first, second):
         _add_row(second, receivers[row] * width, width, x, row * width)
 
 
-@jit
+@bare
 def activate(x, bias, ends, first, second, active, y):
     """Add to rows a bias, and rows of both ends; where active, write SiLU of them."""
     width, lanes, one = len(bias), BYTES // x.itemsize, splat(x, 1.0)
@@ -60,7 +60,7 @@ def activate(x, bias, ends, first, second, active, y):
                 y[k] = x[k] * _gate(x[k])
 
 
-@jit
+@bare
 def activate_change(x, dx, width, ends, first, second, active, dy):
     """Add to rows of changes those of both ends; where active, write the change of SiLU."""
     lanes, one = BYTES // x.itemsize, splat(x, 1.0)
@@ -77,7 +77,7 @@ def activate_change(x, dx, width, ends, first, second, active, dy):
                 dy[k] = dx[k] * (gate * (1 + x[k] * (1 - gate)))
 
 
-@jit
+@bare
 def activate_gradients(x, g, width, ends, active, out, first, second):
     """Write gradients by the arguments of SiLU, and add them to rows of both ends."""
     lanes, one = BYTES // x.itemsize, splat(x, 1.0)
@@ -94,7 +94,7 @@ def activate_gradients(x, g, width, ends, active, out, first, second):
         _to_ends(out, r, width, ends, first, second)
 
 
-@jit
+@bare
 def activate_second(x, dx, g, s, width, ends, active, out, bias, first, second):
     """Write second gradients by the arguments of SiLU; add them to the bias's and to both ends."""
     lanes, one = BYTES // x.itemsize, splat(x, 1.0)
@@ -120,12 +120,12 @@ def activate_second(x, dx, g, s, width, ends, active, out, bias, first, second):
 # --- rows of edges times their envelopes: rows of their own, or sums at `places` ------------------
 
 
-@inline
+@bare_inline
 def _place(places, row):
     return places[row] if len(places) else row
 
 
-@jit
+@bare
 def fade_rows(x, fade, places, width, y):
     """Add rows times their envelopes to those of their places."""
     lanes = BYTES // x.itemsize
@@ -138,7 +138,7 @@ def fade_rows(x, fade, places, width, y):
             y[to + c] += x[at + c] * f
 
 
-@jit
+@bare
 def fade_change(x, dx, fade, dfade, places, width, dy):
     """Add the change of rows times their envelopes to those of their places."""
     lanes = BYTES // x.itemsize
@@ -152,7 +152,7 @@ def fade_change(x, dx, fade, dfade, places, width, dy):
             dy[to + c] += dx[at + c] * f + x[at + c] * df
 
 
-@jit
+@bare
 def fade_gradients(x, fade, g, places, width, out, by_fade):
     """Write gradients by rows, and by their envelopes."""
     lanes = BYTES // x.itemsize
@@ -168,7 +168,7 @@ def fade_gradients(x, fade, g, places, width, out, by_fade):
         by_fade[r] = total
 
 
-@jit
+@bare
 def fade_second(fade, dfade, g, s, places, width, out):
     """Write second gradients by rows."""
     lanes = BYTES // g.itemsize
@@ -181,7 +181,7 @@ def fade_second(fade, dfade, g, s, places, width, out):
             out[to + c] = s[at + c] * f + g[at + c] * df
 
 
-@jit
+@bare
 def sum_rows(x, index, width, y):
     """Add row i of x to row ``index[i]`` of y."""
     for i in range(len(index)):

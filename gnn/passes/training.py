@@ -98,7 +98,10 @@ class Evaluated:
         self.energies, self.moments, self.nodes, self.fields = one.energies()
         self.energies.add(np.ones_like(self.energies.x))
         self.tape.rewind()
-        self.by_leaves = [torch.from_numpy(leaves[name].taken()) for name in DERIVED]
+
+    def by_leaves(self) -> list[Tensor]:
+        """Return the gradients of the energies by leaves, as tensors that nothing else holds."""
+        return [torch.from_numpy(getattr(self.leaves, name).taken()) for name in DERIVED]
 
     def by_weights(
         self,
@@ -146,7 +149,7 @@ class Learned(Function):
         of_atoms = torch.from_numpy(evaluated.energies.x)
         energy = of_atoms.new_zeros(batch.n_systems).index_add(0, batch.batch, of_atoms)
         parts = moments[:, 0].copy(), moments[:, 1:4].copy(), tensors(moments[:, 4:])
-        return energy, *map(torch.from_numpy, parts), *evaluated.by_leaves
+        return energy, *map(torch.from_numpy, parts), *evaluated.by_leaves()
 
     @staticmethod
     @once_differentiable
