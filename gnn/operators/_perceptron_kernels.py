@@ -207,3 +207,11 @@ def gradients(
                 to = (first + r) * (skipped + count)
                 clear(found, to, skipped)
                 copy(b, r * across, count, found, to + skipped)
+
+
+@jit
+def add_rows(rows, width, numbers, at, pitch):
+    """Add rows of a width to numbers, from a place on, at a pitch."""
+    one_time = rows.dtype.type(1.0)
+    for r in range(len(rows) // width):
+        add_scaled(rows, r * width, width, one_time, numbers, at + r * pitch)

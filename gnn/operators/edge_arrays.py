@@ -78,7 +78,7 @@ def run_pair(
     """
     state = inputs[0]
     loop = _PAIR_LOOPS[kind](order, masked(state))
-    by_state = np.zeros_like(state)
+    by_state = np.zeros(state.shape, state.dtype)
     total, (senders, receivers) = _flat(by_state), ends
     channels, row = state.shape[2], state.shape[1] * state.shape[2]
     args = *map(_flat, inputs), senders, receivers, channels, total

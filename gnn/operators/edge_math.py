@@ -19,6 +19,7 @@ from multipoles.polynomials import detrace_matrix, multiplicity
 Numbers = Sequence[Any]
 
 
+@lru_cache
 def invariant_terms(order: int) -> list[tuple[int, int, int]]:
     """Return the invariants of a pair in order, as (rank 1, rank 2, indices shared)."""
     ranks = range(1, order + 1)

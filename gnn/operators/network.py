@@ -42,6 +42,29 @@ class Layer(NamedTuple):
     active: bool
 
 
+class Projected(NamedTuple):
+    """What nodes add to the first layer of their edges: columns of a contiguous array.
+
+    Attributes
+    ----------
+    numbers : ndarray
+        One-dimensional, from the first column on: as sender (hidden), then as receiver (hidden).
+    pitch : int
+        From row to row.
+    nodes : int
+        Number of rows.
+    """
+
+    numbers: NDArray
+    pitch: int
+    nodes: int
+
+
+def columns_of(rows: NDArray, first: int) -> Projected:
+    """Return the columns of contiguous rows from one on."""
+    return Projected(rows.reshape(-1)[first:], rows.shape[1], len(rows))
+
+
 class Network:
     """Weights of a perceptron, laid out for the loops.
 
@@ -100,12 +123,15 @@ class Network:
             at += int(pitch)
         self.matrices = np.empty(self._size, self.biases.dtype)
         for weight, *arguments, place in plan:
-            pack(strided(weight.detach().numpy())[0], *arguments, self.matrices, place)
+            pack(_numbers(weight), *arguments, self.matrices, place)
         # columns of each block of inputs, with those that are skipped
         self.columns: list[int] = (self.blocks[:, 0] + self.blocks[:, 3]).tolist()
         # as the loops take them
         self.arrays = self.matrices, self.biases, self.blocks, self.layers
         self.nothing = np.empty(0, self.biases.dtype)
+        missing = MOST_BLOCKS - len(widths)
+        self.no_blocks = (self.nothing,) * missing
+        self.pitches = (*self.columns, *[0] * missing)
 
     def memory(self, size: int) -> NDArray:
         """Return numbers of any value: fresh memory costs the system a tenth of the loops' time."""
@@ -140,7 +166,7 @@ def values(
     network: Network,
     inputs: Sequence[NDArray],
     ends: EndArrays | None = None,
-    projected: NDArray | None = None,
+    projected: Projected | None = None,
     fade: NDArray | None = None,
     summed: bool = False,
     keeps: bool = True,
@@ -155,9 +181,8 @@ def values(
         Blocks of columns, (rows, width) each; those of a row are contiguous.
     ends : tuple of ndarray, optional
         Senders and receivers, where rows are edges.
-    projected : ndarray, optional
-        (N, 2 hidden), or these columns of a wider array: what each node adds to the first layer of
-        its edges as their sender, and as their receiver.
+    projected : Projected, optional
+        What each node adds to the first layer of its edges.
     fade : ndarray, optional
         (rows, 1) factors of the outputs.
     summed : bool
@@ -171,13 +196,13 @@ def values(
     width = network.lead + network.outputs
     if summed:
         assert projected is not None  # nodes are counted by it
-        found = np.zeros((len(projected), width), dtype)
+        found = np.zeros((projected.nodes, width), dtype)
     else:
         found = np.empty((rows, width), dtype)
     nothing = network.nothing
-    of_nodes = (nothing, 0) if projected is None else strided(projected)
+    of_nodes = (nothing, 0) if projected is None else projected[:2]
     arguments = (
-        *_blocks(inputs, nothing), ends or _NO_ENDS, *of_nodes, network.arrays,
+        _flat_blocks(inputs, network), network.pitches, ends or _NO_ENDS, *of_nodes, network.arrays,
         nothing if fade is None else _flat(fade), kept, breadth, found.reshape(-1), summed,
         network.lead,
     )  # fmt: skip
@@ -196,7 +221,7 @@ def gradients(
     asked: tuple[bool, ...],
     rows: int,
     ends: EndArrays | None = None,
-    by_projected: NDArray | None = None,
+    by_projected: Projected | None = None,
     fade: NDArray | None = None,
     summed: bool = False,
 ) -> tuple[NDArray | None, list[NDArray]]:
@@ -214,8 +239,8 @@ def gradients(
         Which blocks of inputs.
     rows : int
         Number of rows.
-    by_projected : ndarray, optional
-        Of the layout of `projected`: what is added to.
+    by_projected : Projected, optional
+        What is added to.
 
     Returns
     -------
@@ -228,13 +253,13 @@ def gradients(
         np.empty((rows, width) if wanted else (0, 0), nothing.dtype)
         for width, wanted in zip(network.columns, asked, strict=True)
     ]
-    of_nodes, across = (nothing, 0) if by_projected is None else strided(by_projected)
+    of_nodes, across = (nothing, 0) if by_projected is None else by_projected[:2]
     arguments = (
         ends or _NO_ENDS, network.arrays, nothing if fade is None else _flat(fade), kept,
         network.breadth, _flat(weights), summed, network.lead, _asked(asked),
         nothing if by_fade is None else by_fade.reshape(-1), of_nodes, across,
     )  # fmt: skip
-    results, _ = _blocks(by_inputs, nothing)
+    results = _flat_blocks(by_inputs, network)
     ranges = _ranges(rows, 2 * network.work, ends)
     if len(ranges) == 1:
         kernels.gradients(0, rows, *arguments, of_nodes, across, 0, results)
@@ -248,7 +273,7 @@ def _in_threads(
     network: Network,
     arguments: tuple,
     ends: EndArrays | None,
-    by_projected: NDArray | None,
+    by_projected: Projected | None,
     results: tuple[NDArray, ...],
     ranges: list[Range],
 ) -> None:
@@ -262,9 +287,9 @@ def _in_threads(
 
     parts = jit.run_ranges(task, ranges)
     if by_projected is not None:
+        numbers, pitch, _ = by_projected
         for own, base in parts:
-            block = own.reshape(-1, hidden)
-            by_projected[base : base + len(block), :hidden] += block
+            kernels.add_rows(own, hidden, numbers, base * pitch, pitch)
 
 
 def _rows_of_senders(
@@ -302,23 +327,15 @@ def _flat(array: NDArray) -> NDArray:
     return array.reshape(-1)  # a copy where it is not contiguous
 
 
-def _blocks(
-    arrays: Sequence[NDArray], nothing: NDArray
-) -> tuple[tuple[NDArray, ...], tuple[int, ...]]:
-    """Return numbers and pitches of blocks, always as many, so that the loops compile once."""
-    blocks = [strided(array) for array in arrays]
-    blocks += [(nothing, 0)] * (MOST_BLOCKS - len(blocks))
-    first, second = zip(*blocks, strict=True)
-    return first, second
+def _flat_blocks(arrays: Sequence[NDArray], network: Network) -> tuple[NDArray, ...]:
+    """Return the numbers of blocks, always as many, so that the loops compile once."""
+    return *(array.reshape(-1) for array in arrays), *network.no_blocks
 
 
-def strided(block: NDArray) -> tuple[NDArray, int]:
-    """Return the numbers of a block from its first on, in one dimension, and its rows' pitch."""
-    if block.flags.c_contiguous:
-        return block.reshape(-1), block.shape[1]
-    size = block.itemsize
-    if block.size == 0 or block.strides[1] != size or block.strides[0] % size:
-        return np.ascontiguousarray(block).reshape(-1), block.shape[1]
-    pitch = block.strides[0] // size
-    length = (len(block) - 1) * pitch + block.shape[1]
-    return np.lib.stride_tricks.as_strided(block, (length,), (size,)), pitch
+def _numbers(weight: Tensor) -> NDArray:
+    """Return the numbers of a weight in one dimension, rows at the pitch that they have."""
+    array = weight.detach().numpy()
+    if array.flags.c_contiguous:
+        return array.reshape(-1)
+    length = (len(array) - 1) * weight.stride(0) + array.shape[1]
+    return np.lib.stride_tricks.as_strided(array, (length,), (array.itemsize,))

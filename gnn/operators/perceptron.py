@@ -15,7 +15,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from gnn.operators import network as rows_of
-from gnn.operators.network import EndArrays, Layer, Network
+from gnn.operators.network import EndArrays, Layer, Network, columns_of
 
 __all__ = ["Ends", "Layer", "Network", "perceptron"]
 
@@ -72,7 +72,8 @@ class _Perceptron(Function):
         fade: Tensor | None,
         *inputs: Tensor,
     ) -> Tensor:
-        given = _ends(ends), _array(projected), _array(fade), summed
+        rows = None if projected is None else columns_of(projected.detach().contiguous().numpy(), 0)
+        given = _ends(ends), rows, _array(fade), summed
         keeps = any(ctx.needs_input_grad)
         found, kept = rows_of.values(network, [x.detach().numpy() for x in inputs], *given, keeps)
         if keeps:
@@ -85,11 +86,13 @@ class _Perceptron(Function):
         if ctx.kept is None:
             raise RuntimeError("expected one backward pass, got another: what it needs is gone")
         ends, projected, fade, summed = ctx.given
-        by_projected = None if projected is None else np.zeros(projected.shape, projected.dtype)
+        by_projected = None
+        if projected is not None:
+            by_projected = np.zeros((projected.nodes, projected.pitch), weights.numpy().dtype)
         asked = tuple(ctx.needs_input_grad[5:])
         by_fade, by_inputs = rows_of.gradients(
-            ctx.network, ctx.kept, weights.numpy(), asked, ctx.rows, ends, by_projected, fade,
-            summed,
+            ctx.network, ctx.kept, weights.numpy(), asked, ctx.rows, ends,
+            None if by_projected is None else columns_of(by_projected, 0), fade, summed,
         )  # fmt: skip
         ctx.kept = None
         found = by_projected, by_fade, *by_inputs

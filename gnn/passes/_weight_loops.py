@@ -24,7 +24,7 @@ def word_at(typing_context, address, k):
 
 @bare
 def differ(addresses, words, copy):
-    """Return whether words of memory at addresses differ from `copy`, where they follow each other."""
+    """Return whether words at addresses differ from `copy`, where they follow each other."""
     start = 0
     for i in range(len(addresses)):
         own = copy[start : start + words[i]]

@@ -214,6 +214,7 @@ class Pass:
             )
         moments = self._moments(nodes, state, own, geometry.fade, start)
         energy = self._atom_energies(nodes, state, moments, fields)
+        self.inside.check_outputs()
         return energy, moments, nodes, fields
 
     # --- fields and charges that are given --------------------------------------------------------

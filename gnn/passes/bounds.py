@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from gnn.data.extent import BOND_DECAY
 from gnn.layers import walls
-from gnn.operators.borders import crowded, exceeding, too_strong
+from gnn.operators.borders import any_exceeding, crowded, too_strong
 from multipoles.compiled.jit import jit
 
 
@@ -28,6 +28,7 @@ class Inside:
 
     def __init__(self, border: Any, numbers: NDArray[np.int64]):
         self.border, self.numbers = border, numbers
+        self._outputs: list[tuple[int, NDArray, NDArray]] = []
 
     def edges(self, lengths: NDArray, ends: tuple[NDArray, NDArray], cutoff: float) -> None:
         """Refuse atoms that are too close or too crowded."""
@@ -49,15 +50,20 @@ class Inside:
             raise Beyond
 
     def output(self, index: int, values: NDArray, numbers: NDArray | None = None) -> None:
-        """Refuse an output (N, …) that is longer than any in training."""
+        """Note an output (N, …) that is to be no longer than in training."""
+        if self.border is not None:
+            rows = np.ascontiguousarray(values).reshape(len(values), -1)
+            self._outputs.append((index, rows, self.numbers if numbers is None else numbers))
+
+    def check_outputs(self) -> None:
+        """Refuse outputs that are longer than any in training."""
         border = self.border
         if border is None:
             return
         if border._noted is not None:  # largest outputs are being collected
             raise Beyond
-        numbers = self.numbers if numbers is None else numbers
-        rows = values.reshape(len(values), -1)
-        if exceeding(rows, numbers, border.outputs[index].numpy()):
+        places, rows, numbers = zip(*self._outputs, strict=True)
+        if any_exceeding(rows, numbers, border.outputs.numpy(), np.array(places)):
             raise Beyond
 
     def reach(self) -> NDArray | None:

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from gnn.layers.diffusion import DIFFUSION_STEPS
 from gnn.passes import _node_loops as loops
 from gnn.passes.geometry import Ends
-from gnn.passes.tape import Tape, Value
+from gnn.passes.tape import Tape, Value, zeros
 
 
 def diffused(tape: Tape, given: NDArray, fade: Value, factors: NDArray, ends: Ends) -> Value:
@@ -29,9 +29,12 @@ def diffused(tape: Tape, given: NDArray, fade: Value, factors: NDArray, ends: En
             return
         by_charges = np.zeros((2, len(given)), dtype)
         by_charges[0] = value.gradient
-        by_conductance, by_fade = np.zeros_like(conductance), np.zeros_like(fade.x)
+        by_conductance, by_fade = (
+            zeros(conductance),
+            zeros(fade.x),
+        )
         loops.diffuse_gradient(charges, conductance, *ends, steps, by_charges, by_conductance)
-        by_degree = np.zeros_like(degree)
+        by_degree = zeros(degree)
         given_to = fade.x, factors, *ends, degree, by_conductance, by_degree, by_fade
         loops.conductances_gradient(*given_to)
         fade.add(by_fade)
@@ -52,7 +55,7 @@ def diffused(tape: Tape, given: NDArray, fade: Value, factors: NDArray, ends: En
 
 def moved(tape: Tape, start: Value, flow: Value, ends: Ends) -> tuple[Value, NDArray]:
     """Return charges (N,) after flows (E, 1) along edges, and what moved."""
-    change = np.zeros_like(start.x)
+    change = zeros(start.x)
     loops.moved(flow.x, *ends, change)
     value = Value(start.x + change)
 

@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from gnn.operators import _change_kernels as changes
 from gnn.operators import edge_arrays
 from gnn.operators.edge_math import invariant_terms
-from gnn.passes.tape import Tape, Value
+from gnn.passes.tape import Tape, Value, zeros
 from multipoles import indexing
 
 
@@ -29,7 +29,10 @@ def anisotropic_state(
     def backward() -> None:
         if value.gradient is None:
             return
-        by_rows, by_directions = np.empty_like(rows), np.zeros_like(directions.x)
+        by_rows, by_directions = (
+            np.empty_like(rows),
+            zeros(directions.x),
+        )
         given = *inputs, np.ascontiguousarray(value.gradient)
         outs = by_rows, by_directions
         edge_arrays.run_state("gradients", given, receivers, outs, order, n_nodes)
@@ -71,7 +74,7 @@ def pair_invariants(
     def backward() -> None:
         if value.gradient is None:
             return
-        by_directions = np.zeros_like(directions.x)
+        by_directions = zeros(directions.x)
         inputs = state.x, directions.x, np.ascontiguousarray(value.gradient)
         state.add(edge_arrays.run_pair("gradients", inputs, ends, (by_directions,), order))
         directions.add(by_directions)

@@ -27,31 +27,40 @@ class Found(NamedTuple):
     gradients: dict[str, Tensor]
 
 
+class Laid(NamedTuple):
+    """Networks of a model, laid out, and what frequencies of its radial basis are off by."""
+
+    networks: Networks
+    shifts: NDArray
+
+
 class Compiled:
     """A model's networks, laid out for the passes until a weight changes; copies begin anew."""
 
     def __init__(self) -> None:
         self._weights = Weights()
-        self._kept: tuple[Any, Networks | None] = None, None
+        # one tuple, so that threads never see the networks of one stamp with another
+        self._kept: tuple[object, Laid | None] = None, None
 
-    def networks(self, model: Any) -> Networks:
-        """Return the networks.
+    def laid_out(self, model: Any) -> Laid:
+        """Return the networks and shifts.
 
         Raises
         ------
         Beyond
             If the model has layers of other kinds.
         """
-        self._weights.look(model)
-        stamp, networks = self._kept
-        if stamp is not self._weights.stamp:
-            stamp, networks = self._weights.stamp, None
-            self._kept = stamp, networks
-            networks = Networks(model)
-            self._kept = stamp, networks
-        if networks is None:
+        stamp = self._weights.look(model)
+        kept, laid = self._kept
+        if kept is not stamp:
+            try:
+                laid = _laid_out(model)
+            except Beyond:
+                laid = None
+            self._kept = stamp, laid
+        if laid is None:
             raise Beyond
-        return networks
+        return laid
 
     def __reduce__(self) -> tuple[type["Compiled"], tuple[()]]:
         return Compiled, ()
@@ -70,6 +79,10 @@ def checked_shifts(model: Any) -> NDArray:
     if radial.cutoff != model.cutoff or np.abs(shifts).max(initial=0.0) > MOST_SHIFT:
         raise Beyond
     return shifts
+
+
+def _laid_out(model: Any) -> Laid:
+    return Laid(Networks(model), checked_shifts(model))
 
 
 def evaluate(model: Any, compiled: Compiled, batch: Batch, asked: Mapping[str, bool]) -> Found:
@@ -91,8 +104,7 @@ def evaluate(model: Any, compiled: Compiled, batch: Batch, asked: Mapping[str, b
     Beyond
         If the batch is for autograd's graph.
     """
-    networks = compiled.networks(model)
-    shifts = checked_shifts(model)
+    networks, shifts = compiled.laid_out(model)
     live = {name: asked.get(name, False) for name in Leaves._fields}
     arrays = {name: getattr(batch, name).detach().contiguous().numpy() for name in live}
     leaves = Leaves(*(Value(arrays[name], live[name]) for name in live))

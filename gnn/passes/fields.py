@@ -12,7 +12,7 @@ from gnn.operators.evaluators import Direct, Evaluator
 from gnn.passes import _charge_loops as charges
 from gnn.passes import _node_loops as loops
 from gnn.passes.bounds import Beyond
-from gnn.passes.tape import Tape, Value
+from gnn.passes.tape import Tape, Value, zeros
 from gnn.units import COULOMB
 from multipoles import indexing
 from multipoles.compiled.jit import add_up, equal_ranges, run_ranges
@@ -85,7 +85,7 @@ def outer_fields(
     def backward() -> None:
         if (g := value.gradient) is None:
             return
-        by_x, by_s, by_m = (np.zeros_like(leaf.x) for leaf in (leaves[0], leaves[1], leaves[3]))
+        by_x, by_s, by_m = (zeros(leaf.x) for leaf in (leaves[0], leaves[1], leaves[3]))
         for (evaluator, field, sign), part in zip(terms, parts, strict=True):
             weights = np.ascontiguousarray(g[:, field : field + 1])
             one = x.dtype.type(sign)
@@ -219,7 +219,7 @@ def charge_fields(
         by_x = np.empty_like(x)
 
         def of_part(begin: int, end: int) -> NDArray:
-            by_packed = np.zeros_like(packed)
+            by_packed = zeros(packed)
             scratch = _scratch(count, x.dtype)
             charges.gradients(begin, end, x, g, *given, scratch, by_x, by_packed)
             return by_packed
@@ -276,7 +276,7 @@ def _add_given_gradients(
         weights = np.ascontiguousarray(g[:, None, :known])
         loops.contract(weights, field, _raised(known), x.dtype.type(1.0), by_x)
     if external.live:
-        by_external = np.zeros_like(external.x)
+        by_external = zeros(external.x)
         by_external[:, : min(size, 10)] = g[:, : min(size, 10)]
         external.add(by_external)
 
@@ -290,7 +290,7 @@ def works(tape: Tape, moments: Value, fields: Value, index: int) -> Value:
         if value.gradient is None:
             return
         g = value.gradient[:, None]
-        by_fields = np.zeros_like(fields.x)
+        by_fields = zeros(fields.x)
         by_fields[:, index] = g * moments.x
         fields.add(by_fields)
         moments.add(g * field)
@@ -328,7 +328,7 @@ def internal_energies(
         g = value.gradient[:, None]
         moments.add(g * field[:, 0, :10])
         if positions.live:
-            by_x = np.zeros_like(x)
+            by_x = zeros(x)
             weights = np.ascontiguousarray((g * m)[:, None])
             loops.contract(weights, field, _raised(10), x.dtype.type(1.0), by_x)
             positions.add(by_x)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from gnn.layers.surroundings import FIELD_ORDER
 from gnn.operators.edge_math import traceless_matrix
 from gnn.passes import _node_loops as loops
-from gnn.passes.tape import Tape, Value
+from gnn.passes.tape import Tape, Value, zeros
 from multipoles import indexing
 from multipoles.polynomials import multiplicity
 
@@ -60,10 +60,13 @@ def induced(tape: Tape, state: Value, fields: Value, factors: Value, order: int)
     def backward() -> None:
         if value.gradient is None:
             return
-        by_lifted, by_factors = np.zeros_like(lifted), np.zeros_like(shaped)
+        by_lifted, by_factors = (
+            zeros(lifted),
+            zeros(shaped),
+        )
         loops.induce_gradients(lifted, shaped, order, value.gradient, by_lifted, by_factors)
         factors.add(by_factors.reshape(factors.x.shape))
-        by_fields = np.zeros_like(fields.x)
+        by_fields = zeros(fields.x)
         by_fields[:, :, 1:4] = by_lifted[:, :, :3]
         by_fields[:, :, 4:] = by_lifted[:, :, 3:] @ detrace.T
         fields.add(by_fields)
@@ -116,10 +119,13 @@ def node_terms(
     def backward() -> None:
         if (g := value.gradient) is None:
             return
-        by_state = np.zeros_like(state.x)
+        by_state = zeros(state.x)
         loops.own_terms_gradient(state.x, weights, ranks, dtype.type(2.0), g, by_state)
         if fields is not None and potential is not None:
-            by_fields, by_potential = np.zeros_like(fields.x), g[:, own : own + count].copy()
+            by_fields, by_potential = (
+                zeros(fields.x),
+                g[:, own : own + count].copy(),
+            )
             by_fields[:, :, 1:4] = 2 * g[:, own + count : first, None] * fields.x[:, :, 1:4]
             given = state.x, fields.x, potential.x, coupled, first
             loops.work_terms_gradients(*given, g, by_state, by_fields, by_potential)
@@ -151,7 +157,10 @@ def read_moments(
         charges.add(g[:, 0].copy())
         if weights is None:
             return
-        by_state, by_weights = np.zeros_like(state.x), np.zeros_like(shaped)
+        by_state, by_weights = (
+            zeros(state.x),
+            zeros(shaped),
+        )
         loops.moments_gradients(state.x, shaped, factor, order, g, by_state, by_weights)
         state.add(by_state)
         weights.add(by_weights.reshape(weights.x.shape))
@@ -190,7 +199,7 @@ def column(tape: Tape, rows: Value) -> Value:
 
     def backward() -> None:
         if value.gradient is not None:
-            by_rows = np.zeros_like(rows.x)
+            by_rows = zeros(rows.x)
             by_rows[:, 0] = value.gradient
             rows.add(by_rows)
 
@@ -216,17 +225,20 @@ def potential_steps(
     """
     potential = np.ascontiguousarray(fields.x[:, 0, 0])
     step = Value(np.empty_like(fade.x), learned=False)
-    relative = np.zeros_like(potential)
+    relative = zeros(potential)
     loops.potential_steps(potential, *ends, fade.x, step.x, relative)
     seen = Value(np.concatenate([relative[:, None], fields.x[:, 1:, 0]], axis=1), learned=False)
 
     def backward() -> None:
         by_step, by_seen = step.taken(), seen.taken()
-        by_potential, by_fade = np.zeros_like(potential), np.zeros_like(fade.x)
+        by_potential, by_fade = (
+            zeros(potential),
+            zeros(fade.x),
+        )
         by_relative = np.ascontiguousarray(by_seen[:, 0])
         given = step.x, *ends, fade.x, by_step, by_relative
         loops.potential_steps_gradients(*given, by_potential, by_fade)
-        by_fields = np.zeros_like(fields.x)
+        by_fields = zeros(fields.x)
         by_fields[:, 0, 0] = by_potential
         by_fields[:, 1:, 0] = by_seen[:, 1:]
         fields.add(by_fields)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gnn.operators import network as rows_of
-from gnn.operators.network import EndArrays, Layer, Network
+from gnn.operators.network import EndArrays, Layer, Network, columns_of
 from gnn.passes.tape import Tape, Value
 
 
@@ -152,7 +152,7 @@ class EdgeDense:
         projected = joint(tape, nodes)
         inputs = [block.x for block in blocks]
         factors = None if fade is None else fade.x
-        given = ends, projected.x[:, columns], factors, summed
+        given = ends, columns_of(projected.x, columns.start), factors, summed
         found, kept = rows_of.values(self.network, inputs, *given, keeps=tape.records)
         value, asked = Value(found), tuple(block.live for block in blocks)
 
@@ -161,7 +161,7 @@ class EdgeDense:
                 return
             by_fade, by_inputs = rows_of.gradients(
                 self.network, kept, value.gradient, asked, len(inputs[0]), ends,
-                projected.room()[:, columns], factors, summed,
+                columns_of(projected.room(), columns.start), factors, summed,
             )  # fmt: skip
             for block, gradient in zip(blocks, by_inputs, strict=True):
                 if block.live:

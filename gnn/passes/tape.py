@@ -17,6 +17,11 @@ from numpy.typing import NDArray
 Step = Callable[[], None]
 
 
+def zeros(like: NDArray) -> NDArray:
+    """Return zeros of a shape: `np.zeros_like` takes three times as long for small arrays."""
+    return np.zeros(like.shape, like.dtype)
+
+
 class Value:
     """An array of a pass, with room for the gradient by it.
 
@@ -58,12 +63,12 @@ class Value:
     def room(self) -> NDArray:
         """Return the gradient to add to in place."""
         if self.gradient is None:
-            self.gradient = np.zeros_like(self.x)
+            self.gradient = zeros(self.x)
         return self.gradient
 
     def taken(self) -> NDArray:
         """Return the gradient, zeros where nobody added to it."""
-        return np.zeros_like(self.x) if self.gradient is None else self.gradient
+        return zeros(self.x) if self.gradient is None else self.gradient
 
     def move(self, change: NDArray | None) -> None:
         """Take a change, and forget the second gradient."""
