@@ -229,7 +229,7 @@ class Pass:
             slots = Slots(len(x), len(s), *systems)
             how = model.method, x, s, m[:, None], order, model.kernel, slots, model.tolerance
             way = evaluator(*how)
-            if m.shape[1] == 1 and isinstance(way, Direct) and not self.tape.learns:
+            if m.shape[1] == 1 and isinstance(way, Direct):
                 return charge_fields(self.tape, leaves, self._gaussians(), *systems)
             terms = [Term(way, 0, 1.0), *self._near_terms(x, s, systems)]
         return outer_fields(self.tape, leaves, terms, count, self.systems)

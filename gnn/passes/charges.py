@@ -40,8 +40,8 @@ def diffused(tape: Tape, given: NDArray, fade: Value, factors: NDArray, ends: En
         fade.add(by_fade)
 
     def push() -> None:
-        d_degree, d_conductance = np.zeros_like(degree), np.empty_like(conductance)
-        changes = np.zeros_like(charges)
+        d_degree, d_conductance = zeros(degree), np.empty_like(conductance)
+        changes = zeros(charges)
         loops.conductances_change(
             fade.moved(), factors, *ends, degree, conductance, d_degree, d_conductance
         )

@@ -91,7 +91,7 @@ def pair_invariants(
         value.move(moved)
 
     def pull() -> None:
-        by_state, given = np.zeros_like(state.x), (value.taken(), value.taken_second())
+        by_state, given = zeros(state.x), (value.taken(), value.taken_second())
         changes.pair_second_loop(*which)(*of(), *map(_flat, given), len(state.x), _flat(by_state))
         state.add_second(by_state)
 

@@ -202,7 +202,7 @@ def charge_fields(
     walls = np.zeros(len(x)) if gaussians.walls is None else gaussians.walls
     reach = max(gaussians.reach, float(walls.max(initial=0.0)))
     given = packed, ranges, alphas, reach * reach
-    value = Value(np.empty((len(x), count, 10), x.dtype))
+    value = Value(np.empty((len(x), count, 10), x.dtype), learned=False)
 
     def part(begin: int, end: int) -> bool:
         scratch = _scratch(count, x.dtype)
@@ -236,7 +236,16 @@ def charge_fields(
         if leaves.mm_moments.live:
             leaves.mm_moments.add(rows[:, 3:] * x.dtype.type(COULOMB))
 
+    def push() -> None:
+        change, along = np.empty_like(value.x), leaves.positions.moved()
+        moving = pack_sources(leaves.mm_positions.moved(), m[:, None], one, slots)
+        scratch = _scratch(count, x.dtype)
+        charges.changes(0, len(x), x, along, packed, moving, *given[1:], scratch, change)
+        _add_given_change(leaves, batch, change)
+        value.move(change)
+
     tape.note(backward)
+    tape.note_changes(push)
     return value
 
 

@@ -4,6 +4,7 @@ Products of matrices are those of BLAS, what is between them is done in one loop
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -26,16 +27,16 @@ class Weight:
     x : ndarray
         The numbers, in the parameter's memory.
     gradient : ndarray or None
-        What was added since `begin`.
+        What was added since it was taken.
     """
 
     __slots__ = ("gradient", "learns", "parameter", "x")
 
     def __init__(self, parameter: Tensor):
         self.parameter = parameter
-        self.begin()
+        self.look()
 
-    def begin(self) -> None:
+    def look(self) -> None:
         """Look at the parameter anew, and forget the gradient."""
         self.x: NDArray = self.parameter.detach().numpy()
         self.learns = self.parameter.requires_grad
@@ -58,7 +59,7 @@ class Weight:
     def room(self) -> NDArray:
         """Return the gradient to add to in place."""
         if self.gradient is None:
-            self.gradient = np.zeros_like(self.x)
+            self.gradient = np.zeros(self.x.shape, self.x.dtype)
         return self.gradient
 
 
@@ -72,10 +73,17 @@ class LearningWeights:
     def __getitem__(self, parameter: Tensor) -> Weight:
         return self._by_id[id(parameter)]
 
-    def begin(self) -> None:
-        """Forget all gradients."""
+    def look(self) -> None:
+        """Look at all parameters anew, and forget the gradients."""
         for weight in self.all:
-            weight.begin()
+            weight.look()
+
+    def taken(self) -> list[NDArray | None]:
+        """Return the gradients, and forget them."""
+        found = [weight.gradient for weight in self.all]
+        for weight in self.all:
+            weight.gradient = None
+        return found
 
 
 class _Sides(NamedTuple):
@@ -197,21 +205,8 @@ def _joined(arrays: Sequence[NDArray]) -> NDArray:
     return _rows(arrays[0]) if len(arrays) == 1 else np.concatenate(arrays, axis=1)
 
 
-def _columns(blocks: Sequence[Value]) -> list[tuple[Value, slice]]:
-    ends = np.cumsum([0, *(block.x.shape[1] for block in blocks)]).tolist()
-    return [(block, slice(a, b)) for block, a, b in zip(blocks, ends, ends[1:], strict=False)]
-
-
-def _hand_out(blocks: Sequence[Value], gradients: NDArray) -> None:
-    for block, columns in _columns(blocks):
-        if block.live:
-            block.add(gradients[:, columns])
-
-
-def _hand_out_second(blocks: Sequence[Value], gradients: NDArray) -> None:
-    for block, columns in _columns(blocks):
-        if block.learned:
-            block.add_second(gradients[:, columns])
+def _slices(widths: Sequence[int]) -> list[slice]:
+    return [slice(end - width, end) for width, end in zip(widths, accumulate(widths), strict=True)]
 
 
 class Dense:
@@ -229,7 +224,7 @@ class Dense:
 
     def __init__(self, weights: LearningWeights, layers: Sequence[Layer], widths: Sequence[int]):
         self.layers = [_Layer(weights, layer) for layer in layers]
-        self.first = self.layers[0].weight
+        self.first, self.columns = self.layers[0].weight, _slices(widths)
 
     def __call__(self, tape: Tape, *blocks: Value) -> Value:
         """Return the outputs (n, outputs) of blocks of inputs (n, width)."""
@@ -243,7 +238,10 @@ class Dense:
         def backward() -> None:
             kept["g"] = g = run.gradients(value.taken(), alone)
             if any(block.live for block in blocks):
-                _hand_out(blocks, g @ self.first.x)
+                by_x = g @ self.first.x
+                for block, columns in zip(blocks, self.columns, strict=True):
+                    if block.live:
+                        block.add(by_x[:, columns])
 
         def push() -> None:
             kept["dx"] = dx = _joined([block.moved() for block in blocks])
@@ -253,7 +251,10 @@ class Dense:
             s = run.second(value.taken_second(), alone)
             self.first.learn((s, x), (kept["g"], kept["dx"]))
             if any(block.learned for block in blocks):
-                _hand_out_second(blocks, s @ self.first.x)
+                by_x = s @ self.first.x
+                for block, columns in zip(blocks, self.columns, strict=True):
+                    if block.learned:
+                        block.add_second(by_x[:, columns])
 
         tape.note(backward)
         tape.note_changes(push, pull)
@@ -286,6 +287,7 @@ class EdgeDense:
     ):
         self.layers = [_Layer(weights, layer) for layer in layers]
         self.first, self.features = self.layers[0].weight, features
+        self.columns = _slices(widths)
 
     def __call__(
         self,
@@ -310,7 +312,10 @@ class EdgeDense:
             if nodes.live:
                 nodes.add(by_ends[0] @ self._part(0) + by_ends[1] @ self._part(1))
             if any(block.live for block in blocks):
-                _hand_out(blocks, g @ own)
+                by_x = g @ own
+                for block, columns in zip(blocks, self.columns, strict=True):
+                    if block.live:
+                        block.add(by_x[:, columns])
 
         def push() -> None:
             kept["dx"] = dx = _joined([block.moved() for block in blocks])
@@ -329,7 +334,10 @@ class EdgeDense:
                 by[:, 2 * n :] += s.T @ x + kept["g"].T @ kept["dx"]
             nodes.add_second(by_ends[0] @ self._part(0) + by_ends[1] @ self._part(1))
             if any(block.learned for block in blocks):
-                _hand_out_second(blocks, s @ own)
+                by_x = s @ own
+                for block, columns in zip(blocks, self.columns, strict=True):
+                    if block.learned:
+                        block.add_second(by_x[:, columns])
 
         tape.note(backward)
         tape.note_changes(push, pull)

@@ -80,7 +80,7 @@ def induced(tape: Tape, state: Value, fields: Value, factors: Value, order: int)
         value.move(change)
 
     def pull() -> None:
-        s, found, unused = value.taken_second(), np.zeros_like(shaped), np.empty_like(lifted)
+        s, found, unused = value.taken_second(), zeros(shaped), np.empty_like(lifted)
         loops.induce_gradients(lifted, shaped, order, s, unused, found)
         loops.induce_gradients(kept["lifted"], shaped, order, value.taken(), unused, found)
         factors.add_second(found.reshape(factors.x.shape))
@@ -180,7 +180,7 @@ def read_moments(
         charges.add_second(s[:, 0].copy())
         if weights is None:
             return
-        by_state, by_weights = np.zeros_like(state.x), np.zeros_like(shaped)
+        by_state, by_weights = zeros(state.x), zeros(shaped)
         d_weights = _like(weights.moved(), shaped)
         loops.moments_gradients(state.x, shaped, factor, order, s, by_state, by_weights)
         given = state.moved(), d_weights, factor, order, g, by_state, by_weights
@@ -207,7 +207,7 @@ def column(tape: Tape, rows: Value) -> Value:
         value.move(np.ascontiguousarray(rows.moved()[:, 0]))
 
     def pull() -> None:
-        by_rows = np.zeros_like(rows.x)
+        by_rows = zeros(rows.x)
         by_rows[:, 0] = value.taken_second()
         rows.add_second(by_rows)
 
@@ -247,7 +247,7 @@ def potential_steps(
     def push() -> None:
         moved = fields.moved()
         d_potential, d_step = np.ascontiguousarray(moved[:, 0, 0]), np.empty_like(step.x)
-        d_relative = np.zeros_like(potential)
+        d_relative = zeros(potential)
         loops.potential_steps(potential, *ends, fade.moved(), d_step, d_relative)
         loops.potential_steps(d_potential, *ends, fade.x, d_step, d_relative)
         step.move(d_step)
@@ -281,7 +281,7 @@ def _note_changing_terms(
         given = coupled, first
 
     def push() -> None:
-        moved, change = state.moved(), np.zeros_like(value.x)
+        moved, change = state.moved(), zeros(value.x)
         loops.own_terms(x, moved, weights, ranks, two, change)
         if given is not None:
             (f, df), (p, dp) = ((one.x, one.moved()) for one in others)
@@ -297,7 +297,7 @@ def _note_changing_terms(
         loops.own_terms_gradient(state.moved(), weights, ranks, two, g, found)
         if given is not None:
             (f, df), (p, dp) = ((one.x, one.moved()) for one in others)
-            unused = np.zeros_like(f), np.zeros_like(p)
+            unused = zeros(f), zeros(p)
             loops.work_terms_gradients(x, f, p, *given, s, found, *unused)
             loops.work_terms_gradients(x, df, dp, *given, g, found, *unused)
         state.add_second(found)

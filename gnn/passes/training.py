@@ -30,46 +30,65 @@ DERIVED = "positions", "mm_positions", "uniform_field"
 
 
 class Learner:
-    """A model's networks as they learn, until a parameter is replaced; copies begin anew."""
+    """A model's networks as they learn, until a part of it is replaced; copies begin anew."""
 
     def __init__(self) -> None:
-        self._weights: LearningWeights | None = None
-        self._networks: Networks | None = None
-        self._modules: list[nn.Module] = []
+        self._kept: _Kept | None = None
 
-    def of(self, model: nn.Module) -> tuple[LearningWeights, Networks]:
-        """Return weights and networks.
+    def of(self, model: Any) -> tuple[LearningWeights, Networks, NDArray]:
+        """Return weights, networks, and the shifts of the radial functions.
 
         Raises
         ------
         Beyond
             If the model has layers of other kinds, or somebody listens to its layers.
         """
-        parameters = list(model.parameters())
-        kept = [] if self._weights is None else [one.parameter for one in self._weights.all]
-        if len(kept) != len(parameters) or any(map(_differ, kept, parameters)):
-            self._weights, self._networks = LearningWeights(parameters), None
-            self._modules = list(model.modules())
-            parts = (partial(part, self._weights) for part in (Dense, EdgeDense, Embedding))
-            self._networks = Networks(model, *parts)
-        if self._networks is None or self._weights is None or any(map(_is_hooked, self._modules)):
+        if self._kept is None or not self._kept.holds():
+            self._kept = _Kept(model)
+        kept = self._kept
+        if kept.networks is None or any(kept.hooks):
             raise Beyond
-        return self._weights, self._networks
+        kept.weights.look()
+        return kept.weights, kept.networks, checked_shifts(model)
 
     def __reduce__(self) -> tuple[type["Learner"], tuple[()]]:
         return Learner, ()
 
 
-def _differ(one: Tensor, two: Tensor) -> bool:
-    return one is not two
+class _Kept:
+    """What a model's networks were made of."""
 
+    def __init__(self, model: nn.Module):
+        modules = list(model.modules())
+        # where modules keep what belongs to them: to see another one at the place of one
+        self._members: list[tuple[dict[str, Any], str, Any]] = [
+            (members, name, member)
+            for module in modules
+            for members in (module._parameters, module._modules)
+            for name, member in members.items()
+        ]
+        self.hooks = [
+            hooks
+            for one in modules
+            for hooks in (
+                one._forward_hooks, one._forward_pre_hooks, one._backward_hooks,
+                one._backward_pre_hooks,
+            )
+        ]  # fmt: skip
+        self.weights = LearningWeights(model.parameters())
+        self._dtypes = {weight.parameter.dtype for weight in self.weights.all}
+        parts = (partial(part, self.weights) for part in (Dense, EdgeDense, Embedding))
+        try:
+            self.networks: Networks | None = Networks(model, *parts)
+        except Beyond:
+            self.networks = None
 
-def _is_hooked(module: nn.Module) -> bool:
-    hooks = (
-        module._forward_hooks, module._forward_pre_hooks, module._backward_hooks,
-        module._backward_pre_hooks,
-    )  # fmt: skip
-    return any(map(len, hooks))
+    def holds(self) -> bool:
+        """Return whether the model is still made of it."""
+        dtypes = {weight.parameter.dtype for weight in self.weights.all}
+        return dtypes == self._dtypes and all(
+            members.get(name) is member for members, name, member in self._members
+        )
 
 
 class Evaluated:
@@ -87,14 +106,13 @@ class Evaluated:
 
     def __init__(self, model: Any, learner: Learner, batch: Batch):
         self.batch, self.tape = batch, Tape(learns=True)
-        self.weights, networks = learner.of(model)
-        self.weights.begin()
+        self.weights, networks, shifts = learner.of(model)
         leaves = {
             name: Value(getattr(batch, name).detach().contiguous().numpy(), name in DERIVED, False)
             for name in Leaves._fields
         }
         self.leaves = Leaves(**leaves)
-        one = Pass(model, networks, checked_shifts(model), batch, self.tape, self.leaves)
+        one = Pass(model, networks, shifts, batch, self.tape, self.leaves)
         self.energies, self.moments, self.nodes, self.fields = one.energies()
         self.energies.add(np.ones_like(self.energies.x))
         self.tape.rewind()
@@ -120,7 +138,6 @@ class Evaluated:
         by_derivatives : mapping
             Gradients by the derivatives of the energy by the leaves; None is zero.
         """
-        self.weights.begin()
         for name, along in by_derivatives.items():
             getattr(self.leaves, name).move(along)
         self.tape.push()
@@ -128,8 +145,7 @@ class Evaluated:
         if by_moments is not None:
             self.moments.add_second(by_moments)
         self.tape.pull()
-        found = [one.gradient for one in self.weights.all]
-        self.weights.begin()  # gradients are given away
+        found = self.weights.taken()
         return [None if one is None else torch.from_numpy(one) for one in found]
 
 

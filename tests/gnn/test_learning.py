@@ -56,7 +56,7 @@ def check(function, parameters, inputs, learned, layer, weights=None):
     tape.rewind()
     for _ in range(2):  # a second time from the beginning
         if weights is not None:
-            weights.begin()
+            weights.look()
         for value, x in zip(given, inputs, strict=True):
             value.move(x[1].copy())
         tape.push()
