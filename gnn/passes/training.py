@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 
 from gnn.data.batching import Batch
 from gnn.passes.amp import Networks, Pass, tensors
+from gnn.passes.blas import one_thread
 from gnn.passes.bounds import Beyond
 from gnn.passes.evaluation import Found, checked_shifts
 from gnn.passes.fields import Leaves
@@ -180,7 +181,8 @@ class Learned(Function):
             for name, by in zip(DERIVED, by_derivatives, strict=True)
         }
         by_moments = _packed(len(like), by_charges, by_dipoles, by_quadrupoles)
-        found = evaluated.by_weights(by_energies, by_moments, along)
+        with one_thread():
+            found = evaluated.by_weights(by_energies, by_moments, along)
         needed = zip(found, ctx.needs_input_grad[1:], strict=True)
         return None, *(one if needs else None for one, needs in needed)
 
@@ -229,7 +231,8 @@ def evaluate_to_learn(
     derived = [name for name, wanted in asked.items() if wanted]
     if batch.between or not set(derived) <= set(DERIVED):
         raise Beyond
-    evaluated = Evaluated(model, learner, batch)
+    with one_thread():
+        evaluated = Evaluated(model, learner, batch)
     parameters = (weight.parameter for weight in evaluated.weights.all)
     energy, *parts = Learned.apply(evaluated, *parameters)
     results = dict(zip(("charges", "dipoles", "quadrupoles"), parts[:3], strict=True))
