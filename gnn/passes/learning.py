@@ -4,6 +4,7 @@ Products of matrices are those of BLAS, what is between them is done in one loop
 """
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from gnn.operators.network import EndArrays, Layer
 from gnn.passes import _learning_loops as loops
+from gnn.passes.bounds import Beyond
 from gnn.passes.tape import Tape, Value
 
 _NONE = np.empty(0, np.int64)
@@ -49,12 +51,10 @@ class Weight:
         else:
             self.gradient += gradient
 
-    def learn(self, *products: tuple[NDArray, NDArray]) -> None:
+    def learn(self, gradients: NDArray, inputs: NDArray) -> None:
         """Add gradients (rows, outputs) times inputs (rows, inputs), summed over the rows."""
-        if not self.learns:
-            return
-        for g, x in products:
-            self.add(g.T @ x)
+        if self.learns:
+            self.add(gradients.T @ inputs)
 
     def room(self) -> NDArray:
         """Return the gradient to add to in place."""
@@ -95,114 +95,123 @@ class _Sides(NamedTuple):
 
 
 class _Layer:
-    """A bias, rows of both ends, and SiLU; the product of the next layer comes after it."""
+    """A weight, and what follows the product with it: bias, rows of both ends, SiLU."""
 
     def __init__(self, weights: LearningWeights, layer: Layer):
         self.weight, self.active = weights[layer.weight], layer.active
         self.bias = None if layer.bias is None else weights[layer.bias]
         self.none = np.zeros(len(layer.weight), self.weight.x.dtype)
 
-    def values(self, x: NDArray, sides: _Sides) -> NDArray:
-        """Change x to the argument of SiLU; return what comes out."""
-        y = np.empty_like(x) if self.active else x
-        bias = self.none if self.bias is None else self.bias.x
-        loops.activate(x.reshape(-1), bias, *sides, self.active, y.reshape(-1))
-        return y
-
-    def gradients(self, x: NDArray, g: NDArray, sides: _Sides) -> NDArray:
-        """Return gradients by the argument, of those by what comes out."""
-        g = np.ascontiguousarray(g)
-        found = np.empty_like(g) if self.active else g
-        if self.active or len(sides.first):
-            loops.activate_gradients(
-                x.reshape(-1), g.reshape(-1), x.shape[1], sides.ends, self.active,
-                found.reshape(-1), sides.first, sides.second,
-            )  # fmt: skip
-        return found
-
-    def changes(self, x: NDArray, dx: NDArray, sides: _Sides) -> NDArray:
-        """Change dx to the change of the argument; return that of what comes out."""
-        found = np.empty_like(dx) if self.active else dx
-        if self.active or len(sides.first):
-            loops.activate_change(
-                x.reshape(-1), dx.reshape(-1), x.shape[1], *sides, self.active, found.reshape(-1)
-            )
-        return found
-
-    def second(self, x: NDArray, dx: NDArray, g: NDArray, s: NDArray, sides: _Sides) -> NDArray:
-        """Return second gradients by the argument, and give the bias its own."""
-        s = np.ascontiguousarray(s)
-        found = np.empty_like(s) if self.active else s
-        learns = self.bias is not None and self.bias.learns
-        by_bias = self.bias.room() if self.bias is not None and learns else self.none[:0]
-        loops.activate_second(
-            x.reshape(-1), dx.reshape(-1), np.ascontiguousarray(g).reshape(-1), s.reshape(-1),
-            x.shape[1], sides.ends, self.active, found.reshape(-1), by_bias,
-            sides.first, sides.second,
-        )  # fmt: skip
-        return found
-
 
 class _Run:
-    """One run of the layers of a perceptron, after the product of the first."""
+    """One run of the layers of a perceptron, after the product of the first.
+
+    Attributes
+    ----------
+    by : list of ndarray
+        (2, rows, width) of each layer, second gradients and gradients by what the product with its
+        weight is. Those of the last, by the outputs, are written from outside.
+    """
 
     def __init__(self, layers: Sequence[_Layer], x: NDArray, sides: _Sides):
-        nothing = np.empty(0, x.dtype)
-        self.layers, self.none = layers, _Sides(_NO_ENDS, nothing, nothing)
+        if layers[-1].active:
+            raise Beyond
+        self.layers, rows, dtype = layers, len(x), x.dtype
+        self.by = [np.empty((2, rows, len(layer.none)), dtype) for layer in layers]
         self.before: list[NDArray] = []
-        self.after: list[NDArray] = []
-        for layer in layers:
-            if self.after:
-                x = self.after[-1] @ layer.weight.x.T
-            self.before.append(x)
-            self.after.append(layer.values(x, sides))
-            sides = self.none
-
-    def gradients(self, g: NDArray, sides: _Sides) -> NDArray:
-        """Return gradients by the arguments of the first layer; `sides` are added to."""
-        self.by_after: list[NDArray] = []
-        self.by_before: list[NDArray] = []
-        for k in range(len(self.layers) - 1, -1, -1):
-            layer = self.layers[k]
-            self.by_after.insert(0, g)
-            g = layer.gradients(self.before[k], g, sides if k == 0 else self.none)
-            self.by_before.insert(0, g)
+        self.after: list[NDArray] = []  # with changes
+        for k, layer in enumerate(layers):
             if k > 0:
-                g = g @ layer.weight.x
-        return g
+                x = self.after[-1][0] @ layer.weight.x.T
+            last = k == len(layers) - 1
+            after = self.by[k] if last else np.empty_like(self.by[k])
+            bias = layer.none if layer.bias is None else layer.bias.x
+            loops.activate(x.reshape(-1), bias, *sides, layer.active, after[0].reshape(-1))
+            self.before.append(x)
+            self.after.append(after)
+            sides = _none(dtype)
+
+    def gradients(self, sides: _Sides) -> NDArray:
+        """Return gradients by the first product of those by outputs; `sides` are added to."""
+        self.by_after: list[NDArray] = []
+        for k in range(len(self.layers) - 2, -1, -1):
+            above, layer = self.layers[k + 1], self.layers[k]
+            g = self.by[k + 1][1] @ above.weight.x
+            self.by_after.insert(0, g)
+            loops.activate_gradients(
+                self.before[k].reshape(-1), g.reshape(-1), len(layer.none),
+                sides.ends if k == 0 else _NO_ENDS, layer.active, self.by[k][1].reshape(-1),
+                sides.first, sides.second,
+            )  # fmt: skip
+        return self.by[0][1]
 
     def changes(self, dx: NDArray, sides: _Sides) -> NDArray:
         """Return the changes of outputs."""
         self.d_before: list[NDArray] = []
-        self.d_after: list[NDArray] = []
         for k, layer in enumerate(self.layers):
             if k > 0:
-                dx = self.d_after[-1] @ layer.weight.x.T
+                dx = self.after[k - 1][1] @ layer.weight.x.T
             self.d_before.append(dx)
-            self.d_after.append(layer.changes(self.before[k], dx, sides if k == 0 else self.none))
-        return self.d_after[-1]
+            if k < len(self.layers) - 1:
+                loops.activate_change(
+                    self.before[k].reshape(-1), dx.reshape(-1), len(layer.none), *sides,
+                    layer.active, self.after[k][1].reshape(-1),
+                )  # fmt: skip
+            sides = _none(dx.dtype)
+        return dx
 
-    def second(self, s: NDArray, sides: _Sides) -> NDArray:
-        """Return second gradients by the arguments of the first layer; `sides` are added to."""
-        for k in range(len(self.layers) - 1, -1, -1):
-            layer = self.layers[k]
-            s = layer.second(
-                self.before[k], self.d_before[k], self.by_after[k], s,
-                sides if k == 0 else self.none,
+    def second(self, sides: _Sides) -> NDArray:
+        """Return second gradients by the first product; `sides` are added to."""
+        last = len(self.layers) - 1
+        for k in range(last, -1, -1):
+            layer, s = self.layers[k], self.by[k][0]
+            if k < last:
+                s = self.by[k + 1][0] @ self.layers[k + 1].weight.x
+            learns = layer.bias is not None and layer.bias.learns
+            bias = layer.bias.room() if layer.bias is not None and learns else layer.none[:0]
+            loops.activate_second(
+                self.before[k].reshape(-1), self.d_before[k].reshape(-1),
+                (self.by_after[k] if k < last else s).reshape(-1), s.reshape(-1),
+                len(layer.none), sides.ends if k == 0 else _NO_ENDS, layer.active,
+                self.by[k][0].reshape(-1), bias, sides.first, sides.second,
             )  # fmt: skip
             if k > 0:
-                g, x, dx = self.by_before[k], self.after[k - 1], self.d_after[k - 1]
-                layer.weight.learn((s, x), (g, dx))
-                s = s @ layer.weight.x
-        return s
+                layer.weight.learn(_rows(self.by[k]), _rows(self.after[k - 1]))
+        return self.by[0][0]
 
 
-def _rows(x: NDArray) -> NDArray:
-    return np.ascontiguousarray(x)
+@cache
+def _none(dtype: np.dtype) -> _Sides:
+    nothing = np.empty(0, dtype)
+    return _Sides(_NO_ENDS, nothing, nothing)
 
 
-def _joined(arrays: Sequence[NDArray]) -> NDArray:
-    return _rows(arrays[0]) if len(arrays) == 1 else np.concatenate(arrays, axis=1)
+def _rows(pair: NDArray) -> NDArray:
+    """Return values and changes, or gradients of both kinds, (2, rows, width), as rows."""
+    return pair.reshape(2 * pair.shape[1], pair.shape[2])
+
+
+class _Inputs:
+    """Blocks of columns side by side, with their changes."""
+
+    def __init__(self, blocks: Sequence[Value]):
+        self.blocks = blocks
+        if len(blocks) == 1:
+            self.x = np.ascontiguousarray(blocks[0].x)
+            return
+        width = sum(block.x.shape[1] for block in blocks)
+        self._pair = np.empty((2, len(blocks[0].x), width), blocks[0].x.dtype)
+        self.x = np.concatenate([block.x for block in blocks], axis=1, out=self._pair[0])
+
+    def changes(self) -> NDArray:
+        if len(self.blocks) == 1:
+            return self.blocks[0].moved()
+        moved = [block.moved() for block in self.blocks]
+        return np.concatenate(moved, axis=1, out=self._pair[1])
+
+    def rows(self) -> NDArray:
+        """Return all values and below them all changes."""
+        return self.blocks[0].both() if len(self.blocks) == 1 else _rows(self._pair)
 
 
 def _slices(widths: Sequence[int]) -> list[slice]:
@@ -228,30 +237,29 @@ class Dense:
 
     def __call__(self, tape: Tape, *blocks: Value) -> Value:
         """Return the outputs (n, outputs) of blocks of inputs (n, width)."""
-        x = _joined([block.x for block in blocks])
-        nothing = np.empty(0, x.dtype)
-        alone = _Sides(_NO_ENDS, nothing, nothing)
-        run = _Run(self.layers, x @ self.first.x.T, alone)
-        value = Value(run.after[-1])
-        kept: dict[str, NDArray] = {}
+        inputs, weight = _Inputs(blocks), self.first.x
+        none = _none(inputs.x.dtype)
+        run = _Run(self.layers, inputs.x @ weight.T, none)
+        value = Value(run.before[-1])
 
         def backward() -> None:
-            kept["g"] = g = run.gradients(value.taken(), alone)
+            run.by[-1][1] = value.taken()
+            g = run.gradients(none)
             if any(block.live for block in blocks):
-                by_x = g @ self.first.x
+                by_x = g @ weight
                 for block, columns in zip(blocks, self.columns, strict=True):
                     if block.live:
                         block.add(by_x[:, columns])
 
         def push() -> None:
-            kept["dx"] = dx = _joined([block.moved() for block in blocks])
-            value.move(run.changes(dx @ self.first.x.T, alone))
+            value.move(run.changes(inputs.changes() @ weight.T, none))
 
         def pull() -> None:
-            s = run.second(value.taken_second(), alone)
-            self.first.learn((s, x), (kept["g"], kept["dx"]))
+            run.by[-1][0] = value.taken_second()
+            s = run.second(none)
+            self.first.learn(_rows(run.by[0]), inputs.rows())
             if any(block.learned for block in blocks):
-                by_x = s @ self.first.x
+                by_x = s @ weight
                 for block, columns in zip(blocks, self.columns, strict=True):
                     if block.learned:
                         block.add_second(by_x[:, columns])
@@ -299,18 +307,18 @@ class EdgeDense:
         summed: bool = False,
     ) -> Value:
         """Return (E, outputs) times `fade` (E, 1), or their sums at receivers, (N, outputs)."""
-        x, own = _joined([block.x for block in blocks]), self._part(2)
-        run = _Run(self.layers, x @ own.T, self._sides(ends, nodes.x))
-        spread = _Spread(fade, ends[1] if summed else None, len(nodes.x), run.after[-1])
+        inputs, own = _Inputs(blocks), self._part(2)
+        run = _Run(self.layers, inputs.x @ own.T, self._sides(ends, nodes.x))
+        spread = _Spread(fade, ends[1] if summed else None, len(nodes.x), run.before[-1])
         value = Value(spread.values())
-        kept: dict[str, NDArray] = {}
+        # second gradients and gradients by rows of nodes, as senders and as receivers
+        by_ends = np.zeros((2, 2, len(nodes.x), len(self.first.x)), value.x.dtype)
 
         def backward() -> None:
-            sides = self._room(ends, nodes.x)
-            kept["g"] = g = run.gradients(spread.gradients(value.taken()), sides)
-            kept["first"], kept["second"] = by_ends = self._by_nodes(sides)
+            spread.gradients(value.taken(), run.by[-1][1])
+            g = run.gradients(_Sides(ends, *by_ends[:, 1].reshape(2, -1)))
             if nodes.live:
-                nodes.add(by_ends[0] @ self._part(0) + by_ends[1] @ self._part(1))
+                nodes.add(by_ends[0, 1] @ self._part(0) + by_ends[1, 1] @ self._part(1))
             if any(block.live for block in blocks):
                 by_x = g @ own
                 for block, columns in zip(blocks, self.columns, strict=True):
@@ -318,21 +326,17 @@ class EdgeDense:
                         block.add(by_x[:, columns])
 
         def push() -> None:
-            kept["dx"] = dx = _joined([block.moved() for block in blocks])
-            kept["dn"] = dn = nodes.moved()
-            value.move(spread.changes(run.changes(dx @ own.T, self._sides(ends, dn))))
+            sides = self._sides(ends, nodes.moved())
+            value.move(spread.changes(run.changes(inputs.changes() @ own.T, sides)))
 
         def pull() -> None:
-            sides = self._room(ends, nodes.x)
-            s = run.second(spread.second(value.taken_second()), sides)
-            by_ends = self._by_nodes(sides)
+            spread.second(value.taken_second(), run.by[-1][0])
+            by_ends[:, 0] = 0
+            first, second = by_ends[0, 0], by_ends[1, 0]
+            s = run.second(_Sides(ends, first.reshape(-1), second.reshape(-1)))
             if self.first.learns:
-                by = self.first.room()
-                n, dn = self.features, kept["dn"]
-                by[:, :n] += by_ends[0].T @ nodes.x + kept["first"].T @ dn
-                by[:, n : 2 * n] += by_ends[1].T @ nodes.x + kept["second"].T @ dn
-                by[:, 2 * n :] += s.T @ x + kept["g"].T @ kept["dx"]
-            nodes.add_second(by_ends[0] @ self._part(0) + by_ends[1] @ self._part(1))
+                self._learn(_rows(run.by[0]), inputs.rows(), by_ends, nodes.both())
+            nodes.add_second(first @ self._part(0) + second @ self._part(1))
             if any(block.learned for block in blocks):
                 by_x = s @ own
                 for block, columns in zip(blocks, self.columns, strict=True):
@@ -343,6 +347,13 @@ class EdgeDense:
         tape.note_changes(push, pull)
         return value
 
+    def _learn(self, g: NDArray, x: NDArray, by_ends: NDArray, nodes: NDArray) -> None:
+        found, n = np.empty_like(self.first.x), self.features
+        np.matmul(_rows(by_ends[0]).T, nodes, out=found[:, :n])
+        np.matmul(_rows(by_ends[1]).T, nodes, out=found[:, n : 2 * n])
+        np.matmul(g.T, x, out=found[:, 2 * n :])
+        self.first.add(found)
+
     def _part(self, part: int) -> NDArray:
         """Return the columns of the first weight for senders, receivers, or edges."""
         start = part * self.features
@@ -351,15 +362,6 @@ class EdgeDense:
     def _sides(self, ends: EndArrays, nodes: NDArray) -> _Sides:
         first, second = (nodes @ self._part(end).T for end in range(2))
         return _Sides(ends, first.reshape(-1), second.reshape(-1))
-
-    def _room(self, ends: EndArrays, nodes: NDArray) -> _Sides:
-        """Return zeros to sum edges' rows in."""
-        rooms = np.zeros((2, len(nodes) * len(self.first.x)), nodes.dtype)
-        return _Sides(ends, rooms[0], rooms[1])
-
-    def _by_nodes(self, sides: _Sides) -> tuple[NDArray, NDArray]:
-        width = len(self.first.x)
-        return sides.first.reshape(-1, width), sides.second.reshape(-1, width)
 
 
 class _Spread:
@@ -378,19 +380,18 @@ class _Spread:
         loops.fade_rows(self.y.reshape(-1), fade, self.places, self.width, found.reshape(-1))
         return found
 
-    def gradients(self, g: NDArray) -> NDArray:
-        """Return the gradients by rows, and give the envelopes theirs."""
+    def gradients(self, g: NDArray, out: NDArray) -> None:
+        """Write the gradients by rows, and give the envelopes theirs."""
         if self.fade is None:
-            return g
-        self.g = np.ascontiguousarray(g).reshape(-1)
-        found, by_fade = np.empty_like(self.y), np.empty_like(self.fade.x)
+            out[:] = g
+            return
+        self.g, by_fade = np.ascontiguousarray(g).reshape(-1), np.empty_like(self.fade.x)
         loops.fade_gradients(
             self.y.reshape(-1), self.fade.x.reshape(-1), self.g, self.places, self.width,
-            found.reshape(-1), by_fade.reshape(-1),
+            out.reshape(-1), by_fade.reshape(-1),
         )  # fmt: skip
         if self.fade.live:
             self.fade.add(by_fade)
-        return found
 
     def changes(self, dy: NDArray) -> NDArray:
         if self.fade is None:
@@ -402,16 +403,15 @@ class _Spread:
         )  # fmt: skip
         return found
 
-    def second(self, s: NDArray) -> NDArray:
-        """Return the second gradients by rows; envelopes are not learned."""
+    def second(self, s: NDArray, out: NDArray) -> None:
+        """Write the second gradients by rows; envelopes are not learned."""
         if self.fade is None:
-            return s
-        found = np.empty_like(self.y)
+            out[:] = s
+            return
         loops.fade_second(
             self.fade.x.reshape(-1), self.fade.moved().reshape(-1), self.g,
-            np.ascontiguousarray(s).reshape(-1), self.places, self.width, found.reshape(-1),
+            np.ascontiguousarray(s).reshape(-1), self.places, self.width, out.reshape(-1),
         )  # fmt: skip
-        return found
 
 
 class Embedding:
@@ -443,8 +443,9 @@ class Embedding:
             value.move(charges.moved()[:, None] * self.charge.x[:, 0])
 
         def pull() -> None:
-            s, g = _rows(value.taken_second()), value.taken()
-            self.charge.learn((s, charges.x[:, None]), (g, charges.moved()[:, None]))
+            s, g = np.ascontiguousarray(value.taken_second()), value.taken()
+            if self.charge.learns:
+                self.charge.add((charges.x @ s + charges.moved() @ g)[:, None])
             if self.table.learns:
                 by = self.table.room()
                 loops.sum_rows(s.reshape(-1), numbers, s.shape[1], by.reshape(-1))

@@ -44,12 +44,13 @@ class Value:
         Second gradient by the value.
     """
 
-    __slots__ = ("change", "gradient", "learned", "live", "made", "second", "x")
+    __slots__ = ("change", "gradient", "learned", "live", "made", "pair", "second", "x")
 
     def __init__(self, x: NDArray, live: bool = True, learned: bool = True):
         self.x, self.live, self.learned = x, live, learned
         self.gradient: NDArray | None = None
         self.change: NDArray | None = None
+        self.pair: NDArray | None = None
         self.second: NDArray | None = None
         self.made: dict[object, Value] = {}  # of it by layers that several others share
 
@@ -72,7 +73,13 @@ class Value:
 
     def move(self, change: NDArray | None) -> None:
         """Take a change, and forget the second gradient."""
-        self.change, self.second = change, None
+        self.change, self.second, self.pair = change, None, None
+
+    def both(self) -> NDArray:
+        """Return rows of values (n, …), and below them their changes."""
+        if self.pair is None:
+            self.pair = np.concatenate([self.x, self.moved()])
+        return self.pair
 
     def moved(self) -> NDArray:
         """Return the change, zeros where there is none."""
