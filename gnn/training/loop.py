@@ -81,7 +81,7 @@ class Trainer:
             model.parameters(), lr=0.0, weight_decay=self.settings.weight_decay, fused=True
         )
         # of steps on the small tensors of these models, most is the cost of calls
-        self._pairs = [[*self.average.parameters()], [*model.parameters()]]
+        self._pairs: list[list[Tensor]] = [[*self.average.parameters()], [*model.parameters()]]
         self.epoch = self.step = self.skipped = self.stale = 0
         self.elapsed = 0.0
         self.best = math.inf

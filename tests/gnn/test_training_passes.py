@@ -9,7 +9,8 @@ import torch
 from gnn import AMP, Frame, System
 from gnn.data import Batch, collate
 from gnn.options import LongRange, Network, Surroundings, Walls
-from gnn.training.config import LossConfig
+from gnn.training.config import Config, LossConfig
+from gnn.training.loop import Trainer
 from gnn.training.loss import weighted_loss
 
 OPTIONS = {
@@ -97,12 +98,12 @@ def is_compiled(out: dict) -> bool:
 
 def compare(found: dict, wanted: dict, tolerance: float) -> None:
     assert found.keys() == wanted.keys()
-    largest = max(float(w.abs().max()) for w in wanted.values() if w is not None)
+    largest = max(w.detach().abs().max().item() for w in wanted.values() if w is not None)
     for name, want in wanted.items():
         got = torch.zeros(()) if found[name] is None else found[name]
         want = torch.zeros(()) if want is None else want
-        size = max(float(want.abs().max()), 1e-3 * largest)
-        assert float((got - want).abs().max()) <= tolerance * size, name
+        size = max(want.detach().abs().max().item(), 1e-3 * largest)
+        assert (got - want).detach().abs().max().item() <= tolerance * size, name
 
 
 def check(monkeypatch, batch: Batch, **options) -> None:
@@ -136,6 +137,7 @@ def test_only_what_learns_has_gradients(monkeypatch):
     compare(found, wanted, 1e-9)
 
 
+@pytest.mark.slow  # compiles everything once more
 def test_single_precision(monkeypatch):
     model, batch = model_of().float(), batch_of().to(dtype=torch.float32)
     out, found = step(model, batch)
@@ -182,3 +184,34 @@ def test_two_losses_of_one_evaluation_and_copies():
     _, changed = step(other, batch)
     _, again = step(model, batch)
     assert not torch.equal(changed["steps.0.mix.weight"], again["steps.0.mix.weight"])
+
+
+def test_edges_are_not_needed(monkeypatch):
+    """A batch of lone atoms, without particles."""
+    rng = np.random.default_rng(0)
+    frames = [frame(rng, [11], 0, 0, charge=1), frame(rng, [17], 0, 0, charge=-1)]
+    check(monkeypatch, collate(frames, 5.0, torch.float64, local_charges=None))
+
+
+def test_a_run_goes_both_ways(monkeypatch):
+    rng = np.random.default_rng(3)
+    frames = [frame(rng, [6, 1, 8, 1], 8, 0, charges=np.zeros(4)) for _ in range(8)]
+    config = Config(training={"epochs": 3, "batch_size": 4, "dtype": "float64"})
+    torch.manual_seed(0)
+    start = model_of(order=1)
+    start.set_baseline(frames)
+    trained = []
+    for way in (AMP._learning, lambda *_: None):
+        monkeypatch.setattr(AMP, "_learning", way)
+        model = copy.deepcopy(start)
+        trainer = Trainer(model, config, frames)
+        trainer.run()
+        trained.append((model, trainer.average, [row["train_loss"] for row in trainer.history]))
+    np.testing.assert_allclose(trained[0][2], trained[1][2], rtol=1e-9)
+    for one, other in zip(trained[0][:2], trained[1][:2], strict=True):
+        assert any(
+            not torch.equal(a, b) for a, b in zip(one.parameters(), start.parameters(), strict=True)
+        )
+        torch.testing.assert_close(
+            dict(one.named_parameters()), dict(other.named_parameters()), rtol=1e-6, atol=1e-8
+        )
