@@ -267,9 +267,12 @@ class Potential(nn.Module):
             "mm_moments": mm_potential,
             "external_field": field_response,
         }
-        found = None
-        if not create_graph and not stress and (any(asked.values()) or not torch.is_grad_enabled()):
-            found = self._compiled(batch, asked)
+        found, learns = None, create_graph and torch.is_grad_enabled()
+        if not stress and (any(asked.values()) or not torch.is_grad_enabled()):
+            if learns:
+                found = self._learning(batch, asked)
+            elif not create_graph:
+                found = self._compiled(batch, asked)
         energy, results, gradients = found or self._by_graph(batch, asked, create_graph, stress)
         names = {"positions": "forces", "mm_positions": "mm_forces", "uniform_field": "dipole"}
         for leaf, gradient in gradients.items():
@@ -295,6 +298,10 @@ class Potential(nn.Module):
 
     def _compiled(self, batch: Batch, asked: Mapping[str, bool]) -> Results | None:
         """Return what `_by_graph` does by another way, if there is one for this batch."""
+        return None
+
+    def _learning(self, batch: Batch, asked: Mapping[str, bool]) -> Results | None:
+        """Return the same with the graph of derivatives by parameters, if there is such a way."""
         return None
 
     def _by_graph(

@@ -46,7 +46,7 @@ def run_state(
     by the directions. All arrays are contiguous.
     """
     coefficients = inputs[0]
-    loop = _STATE_LOOPS[kind](order, _masked(coefficients))
+    loop = _STATE_LOOPS[kind](order, masked(coefficients))
     args = *map(_flat, inputs), receivers, coefficients.shape[2], *map(_flat, outs)
     rows = indexing.n_components(order)
     ranges = _ranges(kind, _STATE_COST, receivers, coefficients, rows, n_nodes)
@@ -57,7 +57,7 @@ def run_pair_values(
     state: NDArray, directions: NDArray, ends: tuple[NDArray, NDArray], found: NDArray, order: int
 ) -> None:
     """Write the invariants of states (N, n_components, C) to `found`, (E, n_invariants, C)."""
-    loop = kernels.pair_values_loop(order, _masked(state))
+    loop = kernels.pair_values_loop(order, masked(state))
     args = _flat(state), _flat(directions), *ends, state.shape[2], _flat(found)
     ranges = _ranges("values", _PAIR_COST, ends[1], state, found.shape[1])
     jit.run_ranges(lambda *part: loop(*args, *part), ranges)
@@ -77,7 +77,7 @@ def run_pair(
     afterwards.
     """
     state = inputs[0]
-    loop = _PAIR_LOOPS[kind](order, _masked(state))
+    loop = _PAIR_LOOPS[kind](order, masked(state))
     by_state = np.zeros(state.shape, state.dtype)
     total, (senders, receivers) = _flat(by_state), ends
     channels, row = state.shape[2], state.shape[1] * state.shape[2]
@@ -112,7 +112,7 @@ def _ranges(
     n_nodes = len(values) if n_nodes is None else n_nodes
     vectors = values.shape[2] * values.itemsize // BYTES + 1
     nanoseconds = cost[kind] * len(receivers) * rows * vectors
-    if _masked(values):
+    if masked(values):
         nanoseconds *= _MASKED_COST
     parts = min(jit.get_num_threads(), int(nanoseconds // _THREAD_GRAIN))
     if parts <= 1:
@@ -124,5 +124,6 @@ def _flat(array: NDArray) -> NDArray:
     return array.reshape(-1)
 
 
-def _masked(values: NDArray) -> int:
-    return int(values.shape[2] * values.itemsize % BYTES != 0)
+def masked(values: NDArray) -> int:
+    """Return 1 if the last of the channels' vectors is not full, else 0."""
+    return int(values.shape[-1] * values.itemsize % BYTES != 0)

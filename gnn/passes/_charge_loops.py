@@ -103,6 +103,49 @@ def fields(begin, end, atoms, packed, ranges, alphas, reach2, walls2, scratch, f
 
 
 @bare_inline
+def _change_terms(chain, dx, dy, dz, vx, vy, vz, q):
+    """Return how `_field_terms` change when d changes by v."""
+    lanes = BYTES // chain.itemsize
+    b1, b2 = load(chain, lanes) * q, load(chain, 2 * lanes) * q
+    along = dx * vx + dy * vy + dz * vz
+    c1, c2 = b2 * along, load(chain, 3 * lanes) * q * along
+    tx, ty, tz = c2 * dx + b2 * vx, c2 * dy + b2 * vy, c2 * dz + b2 * vz
+    ux, uy, uz = b2 * dx, b2 * dy, b2 * dz
+    return (
+        b1 * along, -(c1 * dx + b1 * vx), -(c1 * dy + b1 * vy), -(c1 * dz + b1 * vz),
+        tx * dx + ux * vx + c1, tx * dy + ux * vy, tx * dz + ux * vz, ty * dy + uy * vy + c1,
+        ty * dz + uy * vz, tz * dz + uz * vz + c1,
+    )  # fmt: skip
+
+
+@bare
+def changes(begin, end, atoms, along, packed, moving, ranges, alphas, reach2, scratch, found):
+    """Write how the fields (n, F, 10) change.
+
+    Atoms move along `along` (n, 3), sources along `moving`, which is packed as they are.
+    """
+    sharp, chain, sums = scratch
+    lanes = BYTES // packed.itemsize
+    for a in range(begin, end):
+        x, y, z = atoms[a, 0], atoms[a, 1], atoms[a, 2]
+        for k in range(10 * len(alphas)):
+            store(sums, k * lanes, splat(packed, 0.0))
+        for slot in range(ranges[a, 0], ranges[a, 1], lanes):
+            dx, dy, dz, q, r2 = _approach(packed, slot, x, y, z)
+            vx, vy, vz, _, _ = _approach(moving, slot, along[a, 0], along[a, 1], along[a, 2])
+            _write_chain(alphas, 0, r2, 3, sharp)
+            _add_terms(sums, _change_terms(sharp, dx, dy, dz, vx, vy, vz, q), 0)
+            if any_below(r2, reach2):
+                for f in range(1, len(alphas)):
+                    _write_chain(alphas, f, r2, 3, chain)
+                    _subtract_sharp(sharp, 3, chain)
+                    _add_terms(sums, _change_terms(chain, dx, dy, dz, vx, vy, vz, q), 10 * f)
+        for f in range(len(alphas)):
+            for k in range(10):
+                found[a, f, k] = lane_sum(load(sums, (10 * f + k) * lanes))
+
+
+@bare_inline
 def _gradient_terms(chain, weights, a, f, dx, dy, dz, q):
     """Return the energy by a unit charge, and the gradient by the charge's place.
 

@@ -37,6 +37,34 @@ def values(begin, end, x, ends, cutoff, rate, shifts, scratch, lengths, directio
 
 
 @bare
+def changes(
+    begin, end, x, along, ends, cutoff, rate, shifts, scratch, directions, fade, basis
+):  # fmt: skip
+    """Write how directions, envelopes and basis change when the points move along `along`."""
+    sines, cosines = scratch
+    senders, receivers = ends
+    scale = math.sqrt(2.0 / cutoff)
+    for e in range(begin, end):
+        i, j = senders[e], receivers[e]
+        dx, dy, dz = offset(x, i, j, 0), offset(x, i, j, 1), offset(x, i, j, 2)
+        vx, vy, vz = offset(along, i, j, 0), offset(along, i, j, 1), offset(along, i, j, 2)
+        r = math.sqrt(dx * dx + dy * dy + dz * dz)
+        dx, dy, dz = dx / r, dy / r, dz / r
+        stretch = vx * dx + vy * dy + vz * dz
+        directions[e, 0] = (vx - stretch * dx) / r
+        directions[e, 1] = (vy - stretch * dy) / r
+        directions[e, 2] = (vz - stretch * dz) / r
+        envelope, fall = _envelope(r / cutoff)
+        fall /= cutoff
+        fade[e, 0] = fall * stretch
+        waves(r, rate, shifts, sines, cosines)
+        height, change = scale * envelope / r, scale * (fall - envelope / r) / r
+        for k in range(len(shifts)):
+            rise = height * ((k + 1) * rate + shifts[k])
+            basis[e, k] = (change * sines[k] + rise * cosines[k]) * stretch
+
+
+@bare
 def gradients(
     begin, end, x, ends, cutoff, rate, shifts, scratch, by_directions, by_fade, by_basis, by_x
 ):

@@ -247,6 +247,51 @@ def conductances_gradient(
 
 
 @bare
+def conductances_change(
+    dfade, factors, senders, receivers, degree, conductance, ddegree, dconductance
+):
+    """Write how `conductances` change with the envelopes (E, 1)."""
+    for e in range(len(senders)):
+        ddegree[receivers[e]] += dfade[e, 0] * factors[senders[e]] * factors[receivers[e]]
+    for e in range(len(senders)):
+        i, j = senders[e], receivers[e]
+        w, room = dfade[e, 0] * factors[i] * factors[j], 1 + degree[i] + degree[j]
+        dconductance[e] = (w - conductance[e] * (ddegree[i] + ddegree[j])) / room
+
+
+@bare
+def diffuse_change(charges, conductance, dconductance, senders, receivers, steps, change):
+    """Fill rows 1 … of `change` (steps + 1, N): how what `diffuse` writes changes."""
+    for s in range(steps):
+        for n in range(charges.shape[1]):
+            change[s + 1, n] = change[s, n]
+        for e in range(len(senders)):
+            i, j = senders[e], receivers[e]
+            change[s + 1, j] += conductance[e] * (change[s, i] - change[s, j])
+            change[s + 1, j] += dconductance[e] * (charges[s, i] - charges[s, j])
+
+
+@bare
+def along(field, vectors, raised, scale, out):
+    """Add sum over i of field[n, c, beta + e_i] vectors[n, i], times a factor."""
+    for n in range(out.shape[0]):
+        for c in range(out.shape[1]):
+            for b in range(out.shape[2]):
+                for i in range(3):
+                    out[n, c, b] += scale * field[n, c, raised[b, i]] * vectors[n, i]
+
+
+@bare
+def raise_moments(moments, vectors, raised, out):
+    """Add moments[n, c, beta] vectors[n, i] at beta + e_i: sources that move are such moments."""
+    for n in range(moments.shape[0]):
+        for c in range(moments.shape[1]):
+            for b in range(moments.shape[2]):
+                for i in range(3):
+                    out[n, c, raised[b, i]] += moments[n, c, b] * vectors[n, i]
+
+
+@bare
 def contract(weights, field, raised, scale, out):
     """Add sum over c and beta of weights[n, c, beta] field[n, c, beta + e_i], times a factor."""
     for n in range(weights.shape[0]):

@@ -279,7 +279,7 @@ class Pass:
         if model.charges == "shared":
             atoms = np.bincount(self.systems, minlength=batch.n_systems)
             even = batch.charge.numpy() / atoms.astype(fade.x.dtype)
-            return Value(even[self.systems], live=False)
+            return Value(even[self.systems], live=False, learned=False)
         if batch.formal is None:
             raise Beyond  # where it is refused with a reason
         bonded = model.bonded.numpy()[self.numbers]

@@ -1,13 +1,9 @@
-"""The anisotropic state and the invariants of pairs on a tape.
-
-In dual mode the gradient of a pair (value, change) is the gradient's own program run on dual
-numbers: by the change it is what the first mode has for the gradient by the change, and by the
-value the change of that.
-"""
+"""The anisotropic state and the invariants of pairs on a tape."""
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gnn.operators import _change_kernels as changes
 from gnn.operators import edge_arrays
 from gnn.operators.edge_math import invariant_terms
 from gnn.passes.tape import Tape, Value, zeros
@@ -43,7 +39,22 @@ def anisotropic_state(
         coefficients.add(by_rows.reshape(coefficients.x.shape))
         directions.add(by_directions)
 
+    which, of = (order, edge_arrays.masked(state)), (receivers, channels, n_nodes)
+
+    def push() -> None:
+        moved = np.empty_like(state)
+        given = rows, coefficients.moved(), directions.x, directions.moved()
+        changes.state_loop(*which)(*map(_flat, given), *of, _flat(moved))
+        value.move(moved)
+
+    def pull() -> None:
+        found = np.empty_like(coefficients.x)
+        given = directions.x, directions.moved(), value.taken(), value.taken_second()
+        changes.state_second_loop(*which)(*map(_flat, given), *of, _flat(found))
+        coefficients.add_second(found)
+
     tape.note(backward)
+    tape.note_changes(push, pull)
     return value
 
 
@@ -68,5 +79,26 @@ def pair_invariants(
         state.add(edge_arrays.run_pair("gradients", inputs, ends, (by_directions,), order))
         directions.add(by_directions)
 
+    which = order, edge_arrays.masked(state.x)
+
+    def of() -> tuple:
+        given = state.x, state.moved(), directions.x, directions.moved()
+        return *map(_flat, given), *ends, shape[2]
+
+    def push() -> None:
+        moved = np.empty_like(value.x)
+        changes.pair_loop(*which)(*of(), len(state.x), _flat(moved))
+        value.move(moved)
+
+    def pull() -> None:
+        by_state, given = zeros(state.x), (value.taken(), value.taken_second())
+        changes.pair_second_loop(*which)(*of(), *map(_flat, given), len(state.x), _flat(by_state))
+        state.add_second(by_state)
+
     tape.note(backward)
+    tape.note_changes(push, pull)
     return value
+
+
+def _flat(array: NDArray) -> NDArray:
+    return np.ascontiguousarray(array).reshape(-1)

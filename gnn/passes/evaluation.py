@@ -67,11 +67,23 @@ class Compiled:
         return Compiled, ()
 
 
-def _laid_out(model: Any) -> Laid:
-    shifts = frequency_shifts(model.radial.frequencies.numpy(), model.cutoff)
-    if model.radial.cutoff != model.cutoff or np.abs(shifts).max(initial=0.0) > MOST_SHIFT:
+def checked_shifts(model: Any) -> NDArray:
+    """Return the shifts of a model's radial functions, see `edge_geometry`.
+
+    Raises
+    ------
+    Beyond
+        If these are no Bessel functions of its cutoff.
+    """
+    radial = model.radial
+    shifts = frequency_shifts(radial.frequencies.numpy(), model.cutoff)
+    if radial.cutoff != model.cutoff or np.abs(shifts).max(initial=0.0) > MOST_SHIFT:
         raise Beyond
-    return Laid(Networks(model), shifts)
+    return shifts
+
+
+def _laid_out(model: Any) -> Laid:
+    return Laid(Networks(model), checked_shifts(model))
 
 
 def evaluate(model: Any, compiled: Compiled, batch: Batch, asked: Mapping[str, bool]) -> Found:

@@ -74,7 +74,7 @@ def outer_fields(
     x, s, m = leaves.positions.x, leaves.mm_positions.x, leaves.mm_moments.x
     sources = (m * m.dtype.type(COULOMB))[:, None]
     order = FIELD_ORDER + int(tape.records and leaves.positions.live)
-    value = Value(np.zeros((len(x), count, 10), x.dtype))
+    value = Value(np.zeros((len(x), count, 10), x.dtype), learned=False)
     parts = []
     for evaluator, field, sign in terms:
         part = evaluator.field(x, s, sources, order)
@@ -104,8 +104,64 @@ def outer_fields(
             if leaf.live:
                 leaf.add(gradient)
 
+    def push() -> None:
+        value.move(_outer_change(leaves, terms, parts, value.x.shape))
+        _add_given_change(leaves, batch, value.moved())
+
     tape.note(backward)
+    tape.note_changes(push)
     return value
+
+
+def _outer_change(
+    leaves: Leaves, terms: Sequence[Term], parts: Sequence[NDArray], shape: tuple[int, ...]
+) -> NDArray:
+    """Return how fields of given parts change when atoms and particles move."""
+    x, s, m = leaves.positions.x, leaves.mm_positions.x, leaves.mm_moments.x
+    found, along = np.zeros(shape, x.dtype), leaves.positions.moved()
+    moving = leaves.mm_positions.change
+    sources = (m * m.dtype.type(COULOMB))[:, None]
+    raised = None if moving is None else raised_moments(sources, moving)
+    for (evaluator, field, sign), part in zip(terms, parts, strict=True):
+        change = np.zeros((len(x), 1, 10), x.dtype)
+        loops.along(part, along, _raised(10), x.dtype.type(1.0), change)
+        if raised is not None:
+            change += evaluator.field(x, s, raised, FIELD_ORDER)
+        found[:, field] += sign * change[:, 0]
+    return found
+
+
+def raised_moments(moments: NDArray, along: NDArray) -> NDArray:
+    """Return the moments, one order higher, that sources (M, c, n) are more when they move."""
+    n = moments.shape[2]
+    size = indexing.n_components(indexing.order_of(n) + 1)
+    found = np.zeros((*moments.shape[:2], size), moments.dtype)
+    loops.raise_moments(moments, along, _raised(n), found)
+    return found
+
+
+def _add_given_change(leaves: Leaves, batch: NDArray[np.int64], fields: NDArray) -> None:
+    """Add how uniform and external field change with the field, and with the positions."""
+    x, along, external = leaves.positions.x, leaves.positions.moved(), leaves.external_field.x
+    uniform, change = leaves.uniform_field.x, leaves.uniform_field.change
+    if uniform.any():
+        fields[:, 0, 0] -= (along * uniform[batch]).sum(1)
+    if change is not None:
+        own = change[batch]
+        fields[:, 0, 0] -= (x * own).sum(1)
+        fields[:, 0, 1:4] -= own
+    if known := _continued(external.shape[1]):
+        found, field = np.zeros((len(x), 1, known), x.dtype), np.ascontiguousarray(external)
+        loops.along(field[:, None], along, _raised(known), x.dtype.type(1.0), found)
+        fields[:, 0, :known] += found[:, 0]
+
+
+def _continued(size: int) -> int:
+    """Return of how many components an external field of `size` knows the derivatives."""
+    if size <= 1:
+        return 0
+    known: int = indexing.n_components(min(indexing.order_of(size) - 1, FIELD_ORDER))
+    return known
 
 
 class Gaussians(NamedTuple):
@@ -146,7 +202,7 @@ def charge_fields(
     walls = np.zeros(len(x)) if gaussians.walls is None else gaussians.walls
     reach = max(gaussians.reach, float(walls.max(initial=0.0)))
     given = packed, ranges, alphas, reach * reach
-    value = Value(np.empty((len(x), count, 10), x.dtype))
+    value = Value(np.empty((len(x), count, 10), x.dtype), learned=False)
 
     def part(begin: int, end: int) -> bool:
         scratch = _scratch(count, x.dtype)
@@ -180,7 +236,16 @@ def charge_fields(
         if leaves.mm_moments.live:
             leaves.mm_moments.add(rows[:, 3:] * x.dtype.type(COULOMB))
 
+    def push() -> None:
+        change, along = np.empty_like(value.x), leaves.positions.moved()
+        moving = pack_sources(leaves.mm_positions.moved(), m[:, None], one, slots)
+        scratch = _scratch(count, x.dtype)
+        charges.changes(0, len(x), x, along, packed, moving, *given[1:], scratch, change)
+        _add_given_change(leaves, batch, change)
+        value.move(change)
+
     tape.note(backward)
+    tape.note_changes(push)
     return value
 
 
@@ -215,8 +280,7 @@ def _add_given_gradients(
     size = external.x.shape[1]
     if size == 0:
         return
-    known = indexing.n_components(min(indexing.order_of(size) - 1, FIELD_ORDER)) if size > 1 else 0
-    if known:
+    if known := _continued(size):
         field = np.ascontiguousarray(external.x[:, None])
         weights = np.ascontiguousarray(g[:, None, :known])
         loops.contract(weights, field, _raised(known), x.dtype.type(1.0), by_x)
@@ -240,7 +304,16 @@ def works(tape: Tape, moments: Value, fields: Value, index: int) -> Value:
         fields.add(by_fields)
         moments.add(g * field)
 
+    def push() -> None:
+        change = fields.moved()[:, index]
+        value.move((moments.moved() * field + moments.x * change).sum(1))
+
+    def pull() -> None:
+        s, g = value.taken_second()[:, None], value.taken()[:, None]
+        moments.add_second(s * field + g * fields.moved()[:, index])
+
     tape.note(backward)
+    tape.note_changes(push, pull)
     return value
 
 
@@ -269,5 +342,21 @@ def internal_energies(
             loops.contract(weights, field, _raised(10), x.dtype.type(1.0), by_x)
             positions.add(by_x)
 
+    kept: dict[str, NDArray] = {}
+
+    def push() -> None:
+        along, moved = positions.moved(), moments.moved()
+        sources = raised_moments(scaled, along)
+        sources[:, 0, :10] += moved * m.dtype.type(COULOMB)
+        change = evaluator.field(x, x, sources, FIELD_ORDER)
+        loops.along(field, along, _raised(10), x.dtype.type(1.0), change)
+        kept["change"] = change[:, 0]
+        value.move(0.5 * (moved * field[:, 0, :10] + m * change[:, 0]).sum(1))
+
+    def pull() -> None:
+        s, g = value.taken_second()[:, None], value.taken()[:, None]
+        moments.add_second(s * field[:, 0, :10] + g * kept["change"])
+
     tape.note(backward)
+    tape.note_changes(push, pull)
     return value

@@ -52,7 +52,7 @@ def edge_geometry(
         loops.values(begin, end, *arguments, scratch, lengths, directions, fade, basis)
 
     run_ranges(task, ranges)
-    found = EdgeGeometry(lengths, Value(directions), Value(fade), Value(basis))
+    found = EdgeGeometry(lengths, *(Value(one, learned=False) for one in (directions, fade, basis)))
 
     def backward() -> None:
         given = [value.taken() for value in (found.directions, found.fade, found.basis)]
@@ -65,5 +65,13 @@ def edge_geometry(
 
         positions.add(add_up(run_ranges(part, ranges)).astype(x.dtype))
 
+    def push() -> None:
+        moved = [np.empty_like(value.x) for value in found[1:]]
+        scratch = np.empty((2, len(shifts)))
+        loops.changes(0, edges, x, positions.moved(), *arguments[1:], scratch, *moved)
+        for value, change in zip(found[1:], moved, strict=True):
+            value.move(change)
+
     tape.note(backward)
+    tape.note_changes(push)
     return found

@@ -33,7 +33,15 @@ def added(tape: Tape, one: Value, two: Value) -> Value:
             one.add(value.gradient.copy())
             two.add(value.gradient)
 
+    def push() -> None:
+        value.move(one.moved() + two.moved())
+
+    def pull() -> None:
+        one.add_second(value.taken_second().copy())
+        two.add_second(value.taken_second())
+
     tape.note(backward)
+    tape.note_changes(push, pull)
     return value
 
 
@@ -49,7 +57,13 @@ def lifted(tape: Tape, fields: Value) -> Value:
         if value.gradient is not None:
             loops.lift_gradient(value.gradient, detrace, fields.room())
 
+    def push() -> None:
+        change = np.empty_like(value.x)
+        loops.lift(fields.moved(), detrace, change)
+        value.move(change)
+
     tape.note(backward)
+    tape.note_changes(push)
     return value
 
 
@@ -71,9 +85,23 @@ def induced(tape: Tape, state: Value, fields: Value, factors: Value, order: int)
         given = value.gradient, inducing.room(), by_factors
         loops.induce_gradients(inducing.x, shaped, order, *given)
         factors.add(by_factors.reshape(factors.x.shape))
-        state.add(value.gradient)
+        state.add(value.gradient.copy())
+
+    def push() -> None:
+        change = state.moved().copy()
+        loops.induce(inducing.moved(), shaped, order, change)
+        loops.induce(inducing.x, _like(factors.moved(), shaped), order, change)
+        value.move(change)
+
+    def pull() -> None:
+        s, found, unused = value.taken_second(), zeros(shaped), zeros(inducing.x)
+        loops.induce_gradients(inducing.x, shaped, order, s, unused, found)
+        loops.induce_gradients(inducing.moved(), shaped, order, value.taken(), unused, found)
+        factors.add_second(found.reshape(factors.x.shape))
+        state.add_second(s)
 
     tape.note(backward)
+    tape.note_changes(push, pull)
     return value
 
 
@@ -110,6 +138,8 @@ def node_terms(
         state.add(by_state)
 
     tape.note(backward)
+    if tape.learns:
+        _note_changing_terms(tape, value, state, order, fields, potential)
     return value
 
 
@@ -139,7 +169,31 @@ def read_moments(
         state.add(by_state)
         weights.add(by_weights.reshape(weights.x.shape))
 
+    def push() -> None:
+        moved, more = (np.empty_like(value.x) for _ in range(2))
+        d_state, d_charges = state.moved(), charges.moved()
+        loops.moments(d_state, shaped, factor, order, d_charges, moved)
+        if weights is not None:
+            d_weights = _like(weights.moved(), shaped)
+            loops.moments(state.x, d_weights, factor, order, np.zeros_like(d_charges), more)
+            moved += more
+        value.move(moved)
+
+    def pull() -> None:
+        s, g = value.taken_second(), value.taken()
+        charges.add_second(s[:, 0].copy())
+        if weights is None:
+            return
+        by_state, by_weights = zeros(state.x), zeros(shaped)
+        d_weights = _like(weights.moved(), shaped)
+        loops.moments_gradients(state.x, shaped, factor, order, s, by_state, by_weights)
+        given = state.moved(), d_weights, factor, order, g, by_state, by_weights
+        loops.moments_gradients(*given)
+        state.add_second(by_state)
+        weights.add_second(by_weights.reshape(weights.x.shape))
+
     tape.note(backward)
+    tape.note_changes(push, pull)
     return value
 
 
@@ -153,7 +207,16 @@ def column(tape: Tape, rows: Value) -> Value:
             by_rows[:, 0] = value.gradient
             rows.add(by_rows)
 
+    def push() -> None:
+        value.move(np.ascontiguousarray(rows.moved()[:, 0]))
+
+    def pull() -> None:
+        by_rows = zeros(rows.x)
+        by_rows[:, 0] = value.taken_second()
+        rows.add_second(by_rows)
+
     tape.note(backward)
+    tape.note_changes(push, pull)
     return value
 
 
@@ -165,10 +228,10 @@ def potential_steps(
     That of the first is the sum over neighbours of envelope times step.
     """
     potential = np.ascontiguousarray(fields.x[:, 0, 0])
-    step = Value(np.empty_like(fade.x))
+    step = Value(np.empty_like(fade.x), learned=False)
     relative = zeros(potential)
     loops.potential_steps(potential, *ends, fade.x, step.x, relative)
-    seen = Value(np.concatenate([relative[:, None], fields.x[:, 1:, 0]], axis=1))
+    seen = Value(np.concatenate([relative[:, None], fields.x[:, 1:, 0]], axis=1), learned=False)
 
     def backward() -> None:
         by_step, by_seen = step.taken(), seen.taken()
@@ -185,5 +248,63 @@ def potential_steps(
         fields.add(by_fields)
         fade.add(by_fade)
 
+    def push() -> None:
+        moved = fields.moved()
+        d_potential, d_step = np.ascontiguousarray(moved[:, 0, 0]), np.empty_like(step.x)
+        d_relative = zeros(potential)
+        loops.potential_steps(potential, *ends, fade.moved(), d_step, d_relative)
+        loops.potential_steps(d_potential, *ends, fade.x, d_step, d_relative)
+        step.move(d_step)
+        seen.move(np.concatenate([d_relative[:, None], moved[:, 1:, 0]], axis=1))
+
     tape.note(backward)
+    tape.note_changes(push)
     return step, seen
+
+
+def _like(array: NDArray, shaped: NDArray) -> NDArray:
+    return np.ascontiguousarray(array).reshape(shaped.shape)
+
+
+def _note_changing_terms(
+    tape: Tape,
+    value: Value,
+    state: Value,
+    order: int,
+    fields: Value | None,
+    potential: Value | None,
+) -> None:
+    """Note how the terms of nodes change: products of states, fields and each other."""
+    x, dtype = state.x, state.x.dtype
+    weights, ranks = _inverse(order, dtype)
+    two, own, coupled = dtype.type(2.0), order * x.shape[2], min(order, FIELD_ORDER)
+    given: tuple | None = None
+    if fields is not None and potential is not None:
+        count = fields.x.shape[1]
+        others = fields, potential
+        given = coupled, own
+
+    def push() -> None:
+        moved, change = state.moved(), zeros(value.x)
+        loops.own_terms(x, moved, weights, ranks, two, change)
+        if given is not None:
+            (f, df), (p, dp) = ((one.x, one.moved()) for one in others)
+            loops.work_terms(moved, f, p, *given, change)
+            loops.work_terms(x, df, dp, *given, change)
+            # the squares of the gradients are no product with the state
+            squares = slice(own + count, own + 2 * count)
+            change[:, squares] = 2 * (f[:, :, 1:4] * df[:, :, 1:4]).sum(2)
+        value.move(change)
+
+    def pull() -> None:
+        s, g, found = *map(np.ascontiguousarray, (value.taken_second(), value.taken())), x * 0
+        loops.own_terms_gradient(x, weights, ranks, two, s, found)
+        loops.own_terms_gradient(state.moved(), weights, ranks, two, g, found)
+        if given is not None:
+            (f, df), (p, dp) = ((one.x, one.moved()) for one in others)
+            unused = zeros(f), zeros(p)
+            loops.work_terms_gradients(x, f, p, *given, s, found, *unused)
+            loops.work_terms_gradients(x, df, dp, *given, g, found, *unused)
+        state.add_second(found)
+
+    tape.note_changes(push, pull)
