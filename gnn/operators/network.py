@@ -4,7 +4,7 @@ The rows go through all layers in small groups that stay in the cache, so that o
 nothing but the input of its activation is ever stored. Weights are constants.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -170,6 +170,7 @@ def values(
     fade: NDArray | None = None,
     summed: bool = False,
     keeps: bool = True,
+    empty: Callable[..., NDArray] = np.empty,
 ) -> tuple[NDArray, NDArray]:
     """Return the outputs of a network for rows of inputs, and what `gradients` needs.
 
@@ -189,6 +190,8 @@ def values(
         Return instead the sums over the incoming edges of each node, (N, outputs).
     keeps : bool
         False: no gradients will be asked for.
+    empty : callable
+        Where memory comes from.
     """
     rows, dtype = len(inputs[0]), network.biases.dtype
     breadth = network.breadth if keeps else 0
@@ -198,7 +201,7 @@ def values(
         assert projected is not None  # nodes are counted by it
         found = np.zeros((projected.nodes, width), dtype)
     else:
-        found = np.empty((rows, width), dtype)
+        found = empty((rows, width), dtype)
     nothing = network.nothing
     of_nodes = (nothing, 0) if projected is None else projected[:2]
     arguments = (
@@ -224,12 +227,13 @@ def gradients(
     by_projected: Projected | None = None,
     fade: NDArray | None = None,
     summed: bool = False,
+    empty: Callable[..., NDArray] = np.empty,
 ) -> tuple[NDArray | None, list[NDArray]]:
     """Return the gradients of the sum of weights times outputs, and give back what was kept.
 
     Parameters
     ----------
-    network, ends, fade, summed
+    network, ends, fade, summed, empty
         As of `values`.
     kept : ndarray
         From `values`; of no use afterwards.
@@ -240,7 +244,7 @@ def gradients(
     rows : int
         Number of rows.
     by_projected : Projected, optional
-        What is added to.
+        What is added to. Without it, no senders are needed.
 
     Returns
     -------
@@ -250,7 +254,7 @@ def gradients(
     nothing = network.nothing
     by_fade = None if fade is None else np.empty_like(fade)
     by_inputs = [
-        np.empty((rows, width) if wanted else (0, 0), nothing.dtype)
+        empty((rows, width) if wanted else (0, 0), nothing.dtype)
         for width, wanted in zip(network.columns, asked, strict=True)
     ]
     of_nodes, across = (nothing, 0) if by_projected is None else by_projected[:2]
@@ -296,9 +300,9 @@ def _rows_of_senders(
     ends: EndArrays | None, begin: int, end: int, network: Network
 ) -> tuple[NDArray, int]:
     """Return zeros for the senders of some edges, and the first of them."""
-    if ends is None or begin == end:
+    senders = _NO_ENDS[0] if ends is None else ends[0][begin:end]
+    if not len(senders):
         return network.nothing, 0
-    senders = ends[0][begin:end]
     base, top = int(senders.min()), int(senders.max()) + 1
     return np.zeros((top - base) * network.hidden, network.biases.dtype), base
 

@@ -8,6 +8,32 @@ from multipoles.compiled.jit import bare
 
 
 @bare
+def lift(fields, detrace, lifted):
+    """Write gradients, and traceless second derivatives as moments."""
+    for n in range(fields.shape[0]):
+        for f in range(fields.shape[1]):
+            for k in range(3):
+                lifted[n, f, k] = fields[n, f, 1 + k]
+            for k in range(6):
+                total = fields[n, f, 4] * 0
+                for j in range(6):
+                    total += fields[n, f, 4 + j] * detrace[j, k]
+                lifted[n, f, 3 + k] = total
+
+
+@bare
+def lift_gradient(by_lifted, detrace, by_fields):
+    """Add the gradient by the fields."""
+    for n in range(by_fields.shape[0]):
+        for f in range(by_fields.shape[1]):
+            for k in range(3):
+                by_fields[n, f, 1 + k] += by_lifted[n, f, k]
+            for j in range(6):
+                for k in range(6):
+                    by_fields[n, f, 4 + j] += by_lifted[n, f, 3 + k] * detrace[j, k]
+
+
+@bare
 def induce(lifted, factors, order, state):
     """Add to states what fields induce: `factors` are (N, order, F, C)."""
     for n in range(lifted.shape[0]):
@@ -20,7 +46,7 @@ def induce(lifted, factors, order, state):
 
 @bare
 def induce_gradients(lifted, factors, order, by_state, by_lifted, by_factors):
-    """Write gradients by `lifted` and add those by `factors` of a sum of states times weights."""
+    """Add the gradients by `lifted` and `factors` of a sum of states times weights."""
     for n in range(lifted.shape[0]):
         for f in range(lifted.shape[1]):
             for k in range(3 if order == 1 else 9):
@@ -28,7 +54,7 @@ def induce_gradients(lifted, factors, order, by_state, by_lifted, by_factors):
                 for c in range(by_state.shape[2]):
                     total += by_state[n, 1 + k, c] * factors[n, rank, f, c]
                     by_factors[n, rank, f, c] += by_state[n, 1 + k, c] * amount
-                by_lifted[n, f, k] = total
+                by_lifted[n, f, k] += total
 
 
 @bare
@@ -58,17 +84,21 @@ def own_terms_gradient(other, weights, ranks, scale, by_out, by_state):
 
 @bare
 def work_terms(state, fields, potential, order, first, out):
-    """Add the contractions of states and fields for each field and order, from column `first` on.
+    """Write potentials and squared gradients of fields, and add their contractions with states.
 
-    `potential` (N, F) stands in for the fields' own.
+    Columns from `first` on: of all fields the potential, then the square, then contractions for
+    each order and field. `potential` (N, F) stands in for the fields' own.
     """
     count, channels = fields.shape[1], state.shape[2]
     for n in range(state.shape[0]):
         for f in range(count):
+            out[n, first + f] = potential[n, f]
+            gx, gy, gz = fields[n, f, 1], fields[n, f, 2], fields[n, f, 3]
+            out[n, first + count + f] = gx * gx + gy * gy + gz * gz
             for k in range(1 if order == 0 else (4 if order == 1 else 10)):
                 amount = potential[n, f] if k == 0 else fields[n, f, k]
                 rank = 0 if k == 0 else (1 if k < 4 else 2)
-                at = first + (rank * count + f) * channels
+                at = first + 2 * count + (rank * count + f) * channels
                 for c in range(channels):
                     out[n, at + c] += amount * state[n, k, c]
 
@@ -77,14 +107,17 @@ def work_terms(state, fields, potential, order, first, out):
 def work_terms_gradients(
     state, fields, potential, order, first, by_out, by_state, by_fields, by_potential
 ):
-    """Add the gradients by states, fields and potentials of what `work_terms` adds."""
+    """Add the gradients by states, fields and potentials of what `work_terms` makes."""
     count, channels = fields.shape[1], state.shape[2]
     for n in range(state.shape[0]):
         for f in range(count):
+            by_potential[n, f] += by_out[n, first + f]
+            for k in range(1, 4):
+                by_fields[n, f, k] += 2 * by_out[n, first + count + f] * fields[n, f, k]
             for k in range(1 if order == 0 else (4 if order == 1 else 10)):
                 amount = potential[n, f] if k == 0 else fields[n, f, k]
                 rank = 0 if k == 0 else (1 if k < 4 else 2)
-                at, total = first + (rank * count + f) * channels, amount * 0
+                at, total = first + 2 * count + (rank * count + f) * channels, amount * 0
                 for c in range(channels):
                     total += by_out[n, at + c] * state[n, k, c]
                     by_state[n, k, c] += by_out[n, at + c] * amount

@@ -51,7 +51,7 @@ class Inside:
 
     def output(self, index: int, values: NDArray, numbers: NDArray | None = None) -> None:
         """Note an output (N, …) that is to be no longer than in training."""
-        if self.border is not None:
+        if self.border is not None and len(values):
             rows = np.ascontiguousarray(values).reshape(len(values), -1)
             self._outputs.append((index, rows, self.numbers if numbers is None else numbers))
 

@@ -21,7 +21,7 @@ def anisotropic_state(
     """Return the state (N, n_components, C) of coefficients (E, (order + 1) C)."""
     channels = coefficients.x.shape[1] // (order + 1)
     rows = coefficients.x.reshape(len(receivers), order + 1, channels)
-    state = np.empty((n_nodes, indexing.n_components(order), channels), rows.dtype)
+    state = tape.empty((n_nodes, indexing.n_components(order), channels), rows.dtype)
     inputs = rows, directions.x
     edge_arrays.run_state("values", inputs, receivers, (state,), order, n_nodes)
     value = Value(state)
@@ -30,7 +30,7 @@ def anisotropic_state(
         if value.gradient is None:
             return
         by_rows, by_directions = (
-            np.empty_like(rows),
+            tape.empty(rows.shape, rows.dtype),
             zeros(directions.x),
         )
         given = *inputs, np.ascontiguousarray(value.gradient)
@@ -67,7 +67,7 @@ def pair_invariants(
 ) -> Value:
     """Return the invariants (E, n_invariants C) of the states at the ends of edges."""
     shape = len(ends[0]), len(invariant_terms(order)), state.x.shape[2]
-    found = np.empty(shape, state.x.dtype)
+    found = tape.empty(shape, state.x.dtype)
     edge_arrays.run_pair_values(state.x, directions.x, ends, found, order)
     value = Value(found.reshape(len(found), shape[1] * shape[2]))
 

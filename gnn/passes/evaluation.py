@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gnn.data.batching import Batch
+from gnn.operators.arena import Arena, Arenas
 from gnn.outputs import energy_between
 from gnn.passes.amp import Networks, Pass, tensors
 from gnn.passes.bounds import Beyond
@@ -41,6 +42,7 @@ class Compiled:
         self._weights = Weights()
         # one tuple, so that threads never see the networks of one stamp with another
         self._kept: tuple[object, Laid | None] = None, None
+        self.arenas = Arenas()
 
     def laid_out(self, model: Any) -> Laid:
         """Return the networks and shifts.
@@ -105,10 +107,23 @@ def evaluate(model: Any, compiled: Compiled, batch: Batch, asked: Mapping[str, b
         If the batch is for autograd's graph.
     """
     networks, shifts = compiled.laid_out(model)
+    # numbers that are not finite are refused where results are
+    with compiled.arenas.lent() as arena, np.errstate(all="ignore"):
+        return _evaluate(model, networks, shifts, batch, asked, arena)
+
+
+def _evaluate(
+    model: Any,
+    networks: Networks,
+    shifts: NDArray,
+    batch: Batch,
+    asked: Mapping[str, bool],
+    arena: Arena,
+) -> Found:
     live = {name: asked.get(name, False) for name in Leaves._fields}
     arrays = {name: getattr(batch, name).detach().contiguous().numpy() for name in live}
     leaves = Leaves(*(Value(arrays[name], live[name]) for name in live))
-    tape = Tape(records=any(live.values()))
+    tape = Tape(any(live.values()), arena=arena)
     energies, moments, nodes, fields = Pass(model, networks, shifts, batch, tape, leaves).energies()
     energy = _sums(torch.from_numpy(energies.x), batch)
     results = {
@@ -122,7 +137,7 @@ def evaluate(model: Any, compiled: Compiled, batch: Batch, asked: Mapping[str, b
         moments.add(by_moments)
         leaves.positions.add(by_positions)
     results |= {
-        "_features": torch.from_numpy(nodes.x),
+        "_features": torch.from_numpy(nodes.x.copy()),
         "_gradient": torch.from_numpy(np.ascontiguousarray(fields.x[:, 0, 1:4])),
     }
     energies.add(np.ones_like(energies.x))

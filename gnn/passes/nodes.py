@@ -45,6 +45,29 @@ def added(tape: Tape, one: Value, two: Value) -> Value:
     return value
 
 
+def lifted(tape: Tape, fields: Value) -> Value:
+    """Return gradients and traceless second derivatives (N, F, 9) of fields (N, F, 10)."""
+    if lifted in fields.made:
+        return fields.made[lifted]
+    detrace = _detrace(fields.x.dtype)
+    found = np.empty((*fields.x.shape[:2], 9), fields.x.dtype)
+    value = fields.made[lifted] = Value(found, learned=False)
+    loops.lift(fields.x, detrace, value.x)
+
+    def backward() -> None:
+        if value.gradient is not None:
+            loops.lift_gradient(value.gradient, detrace, fields.room())
+
+    def push() -> None:
+        change = np.empty_like(value.x)
+        loops.lift(fields.moved(), detrace, change)
+        value.move(change)
+
+    tape.note(backward)
+    tape.note_changes(push)
+    return value
+
+
 def induced(tape: Tape, state: Value, fields: Value, factors: Value, order: int) -> Value:
     """Return states (N, n_comp, C) with what fields (N, F, 10) induce.
 
@@ -52,37 +75,29 @@ def induced(tape: Tape, state: Value, fields: Value, factors: Value, order: int)
     """
     n, count, channels = len(state.x), fields.x.shape[1], state.x.shape[2]
     shaped = factors.x.reshape(n, order, count, channels)
-    detrace = _detrace(state.x.dtype)
-    lifted = np.concatenate([fields.x[:, :, 1:4], fields.x[:, :, 4:] @ detrace], axis=2)
-    value, kept = Value(state.x.copy()), {}
-    loops.induce(lifted, shaped, order, value.x)
+    inducing = lifted(tape, fields)
+    value = Value(state.x.copy())
+    loops.induce(inducing.x, shaped, order, value.x)
 
     def backward() -> None:
         if value.gradient is None:
             return
-        by_lifted, by_factors = (
-            zeros(lifted),
-            zeros(shaped),
-        )
-        loops.induce_gradients(lifted, shaped, order, value.gradient, by_lifted, by_factors)
+        by_factors = zeros(shaped)
+        given = value.gradient, inducing.room(), by_factors
+        loops.induce_gradients(inducing.x, shaped, order, *given)
         factors.add(by_factors.reshape(factors.x.shape))
-        by_fields = zeros(fields.x)
-        by_fields[:, :, 1:4] = by_lifted[:, :, :3]
-        by_fields[:, :, 4:] = by_lifted[:, :, 3:] @ detrace.T
-        fields.add(by_fields)
         state.add(value.gradient.copy())
 
     def push() -> None:
-        moved, change = fields.moved(), state.moved().copy()
-        kept["lifted"] = np.concatenate([moved[:, :, 1:4], moved[:, :, 4:] @ detrace], axis=2)
-        loops.induce(kept["lifted"], shaped, order, change)
-        loops.induce(lifted, _like(factors.moved(), shaped), order, change)
+        change = state.moved().copy()
+        loops.induce(inducing.moved(), shaped, order, change)
+        loops.induce(inducing.x, _like(factors.moved(), shaped), order, change)
         value.move(change)
 
     def pull() -> None:
-        s, found, unused = value.taken_second(), zeros(shaped), np.empty_like(lifted)
-        loops.induce_gradients(lifted, shaped, order, s, unused, found)
-        loops.induce_gradients(kept["lifted"], shaped, order, value.taken(), unused, found)
+        s, found, unused = value.taken_second(), zeros(shaped), zeros(inducing.x)
+        loops.induce_gradients(inducing.x, shaped, order, s, unused, found)
+        loops.induce_gradients(inducing.moved(), shaped, order, value.taken(), unused, found)
         factors.add_second(found.reshape(factors.x.shape))
         state.add_second(s)
 
@@ -107,14 +122,11 @@ def node_terms(
     weights, ranks = _inverse(order, dtype)
     own, coupled = order * channels, min(order, FIELD_ORDER)
     count = 0 if fields is None else fields.x.shape[1]
-    first = own + 2 * count
-    value = Value(np.zeros((n, first + (coupled + 1) * count * channels), dtype))
+    value = Value(np.zeros((n, own + count * (2 + (coupled + 1) * channels)), dtype))
     one = dtype.type(1.0)
     loops.own_terms(state.x, state.x, weights, ranks, one, value.x)
     if fields is not None and potential is not None:
-        value.x[:, own : own + count] = potential.x
-        value.x[:, own + count : first] = np.square(fields.x[:, :, 1:4]).sum(2)
-        loops.work_terms(state.x, fields.x, potential.x, coupled, first, value.x)
+        loops.work_terms(state.x, fields.x, potential.x, coupled, own, value.x)
 
     def backward() -> None:
         if (g := value.gradient) is None:
@@ -122,15 +134,8 @@ def node_terms(
         by_state = zeros(state.x)
         loops.own_terms_gradient(state.x, weights, ranks, dtype.type(2.0), g, by_state)
         if fields is not None and potential is not None:
-            by_fields, by_potential = (
-                zeros(fields.x),
-                g[:, own : own + count].copy(),
-            )
-            by_fields[:, :, 1:4] = 2 * g[:, own + count : first, None] * fields.x[:, :, 1:4]
-            given = state.x, fields.x, potential.x, coupled, first
-            loops.work_terms_gradients(*given, g, by_state, by_fields, by_potential)
-            fields.add(by_fields)
-            potential.add(by_potential)
+            given = state.x, fields.x, potential.x, coupled, own
+            loops.work_terms_gradients(*given, g, by_state, fields.room(), potential.room())
         state.add(by_state)
 
     tape.note(backward)
@@ -277,18 +282,17 @@ def _note_changing_terms(
     given: tuple | None = None
     if fields is not None and potential is not None:
         count = fields.x.shape[1]
-        first, others = own + 2 * count, (fields, potential)
-        given = coupled, first
+        given, others = (coupled, own), (fields, potential)
 
     def push() -> None:
         moved, change = state.moved(), zeros(value.x)
         loops.own_terms(x, moved, weights, ranks, two, change)
         if given is not None:
             (f, df), (p, dp) = ((one.x, one.moved()) for one in others)
-            change[:, own : own + count] = dp
-            change[:, own + count : first] = 2 * (f[:, :, 1:4] * df[:, :, 1:4]).sum(2)
             loops.work_terms(moved, f, p, *given, change)
             loops.work_terms(x, df, dp, *given, change)
+            change[:, own : own + count] = dp
+            change[:, own + count : own + 2 * count] = 2 * (f[:, :, 1:4] * df[:, :, 1:4]).sum(2)
         value.move(change)
 
     def pull() -> None:

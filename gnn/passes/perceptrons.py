@@ -34,13 +34,13 @@ class Joint:
         """Return the outputs of all networks (n, outputs), computed once for each value."""
         if self in rows.made:
             return rows.made[self]
-        found, kept = rows_of.values(self.network, [rows.x], keeps=tape.records)
-        value = rows.made[self] = Value(found)
+        found, kept = rows_of.values(self.network, [rows.x], keeps=tape.records, empty=tape.empty)
+        value = rows.made[self] = Value(found, rows.live)
 
         def backward() -> None:
             if value.gradient is not None and rows.live:
                 given = kept, value.gradient, (True,), len(found)
-                rows.add(rows_of.gradients(self.network, *given)[1][0])
+                rows.add(rows_of.gradients(self.network, *given, empty=tape.empty)[1][0])
 
         tape.note(backward)
         return value
@@ -78,14 +78,14 @@ class Dense:
         if self.joint is not None:
             return self._of_joint(tape, *blocks)
         inputs = [block.x for block in blocks]
-        found, kept = rows_of.values(self.network, inputs, keeps=tape.records)
+        found, kept = rows_of.values(self.network, inputs, keeps=tape.records, empty=tape.empty)
         value, asked = Value(found), tuple(block.live for block in blocks)
 
         def backward() -> None:
             if value.gradient is None:
                 return
             given = kept, value.gradient, asked, len(found)
-            _, by_inputs = rows_of.gradients(self.network, *given)
+            _, by_inputs = rows_of.gradients(self.network, *given, empty=tape.empty)
             for block, gradient in zip(blocks, by_inputs, strict=True):
                 if block.live:
                     block.add(gradient)
@@ -153,15 +153,18 @@ class EdgeDense:
         inputs = [block.x for block in blocks]
         factors = None if fade is None else fade.x
         given = ends, columns_of(projected.x, columns.start), factors, summed
-        found, kept = rows_of.values(self.network, inputs, *given, keeps=tape.records)
+        found, kept = rows_of.values(self.network, inputs, *given, tape.records, tape.empty)
         value, asked = Value(found), tuple(block.live for block in blocks)
 
         def backward() -> None:
             if value.gradient is None:
                 return
+            places, by_projected = (ends[0][:0], ends[1]), None
+            if projected.live:
+                places, by_projected = ends, columns_of(projected.room(), columns.start)
             by_fade, by_inputs = rows_of.gradients(
-                self.network, kept, value.gradient, asked, len(inputs[0]), ends,
-                columns_of(projected.room(), columns.start), factors, summed,
+                self.network, kept, value.gradient, asked, len(inputs[0]), places, by_projected,
+                factors, summed, tape.empty,
             )  # fmt: skip
             for block, gradient in zip(blocks, by_inputs, strict=True):
                 if block.live:

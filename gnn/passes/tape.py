@@ -14,6 +14,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from gnn.operators.arena import Arena
+
 Step = Callable[[], None]
 
 
@@ -106,10 +108,13 @@ class Tape:
         Whether gradients will be asked for.
     learns : bool
         Whether changes and second gradients will be asked for, too.
+    arena : Arena, optional
+        Where large arrays come from.
     """
 
-    def __init__(self, records: bool = True, learns: bool = False):
+    def __init__(self, records: bool = True, learns: bool = False, arena: Arena | None = None):
         self.records, self.learns = records, learns
+        self.empty: Callable[..., NDArray] = np.empty if arena is None else arena.empty
         self._backward: list[Step] = []
         self._changes: list[tuple[Step, Step | None]] = []
 

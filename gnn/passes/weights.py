@@ -1,5 +1,6 @@
 """Whether weights are what they were: what was laid out of them is good only then."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,23 @@ class Weights:
     def __init__(self) -> None:
         self.stamp = object()
         self._seen: _Seen | None = None
+        # one tuple, so that threads never see what was made of one stamp with another
+        self._made: tuple[object, Any] = None, None
 
     def look(self, model: nn.Module) -> object:
         """Compare everything with what it was; return the stamp."""
         if self._seen is None or not self._seen.holds():
             self._seen, self.stamp = _Seen(model), object()
         return self.stamp
+
+    def kept(self, make: Callable[[], Any]) -> Any:
+        """Return what `make` made of the weights when they were first seen like this."""
+        stamp = self.stamp
+        of, made = self._made
+        if of is not stamp:
+            made = make()
+            self._made = stamp, made
+        return made
 
     def __reduce__(self) -> tuple[type["Weights"], tuple[()]]:
         return Weights, ()  # a copy looks for itself
