@@ -50,7 +50,8 @@ def lifted(tape: Tape, fields: Value) -> Value:
     if lifted in fields.made:
         return fields.made[lifted]
     detrace = _detrace(fields.x.dtype)
-    value = fields.made[lifted] = Value(np.empty((*fields.x.shape[:2], 9), fields.x.dtype))
+    found = np.empty((*fields.x.shape[:2], 9), fields.x.dtype)
+    value = fields.made[lifted] = Value(found, learned=False)
     loops.lift(fields.x, detrace, value.x)
 
     def backward() -> None:
@@ -281,8 +282,7 @@ def _note_changing_terms(
     given: tuple | None = None
     if fields is not None and potential is not None:
         count = fields.x.shape[1]
-        others = fields, potential
-        given = coupled, own
+        given, others = (coupled, own), (fields, potential)
 
     def push() -> None:
         moved, change = state.moved(), zeros(value.x)
@@ -291,9 +291,8 @@ def _note_changing_terms(
             (f, df), (p, dp) = ((one.x, one.moved()) for one in others)
             loops.work_terms(moved, f, p, *given, change)
             loops.work_terms(x, df, dp, *given, change)
-            # the squares of the gradients are no product with the state
-            squares = slice(own + count, own + 2 * count)
-            change[:, squares] = 2 * (f[:, :, 1:4] * df[:, :, 1:4]).sum(2)
+            change[:, own : own + count] = dp
+            change[:, own + count : own + 2 * count] = 2 * (f[:, :, 1:4] * df[:, :, 1:4]).sum(2)
         value.move(change)
 
     def pull() -> None:

@@ -181,7 +181,7 @@ class Learned(Function):
             for name, by in zip(DERIVED, by_derivatives, strict=True)
         }
         by_moments = _packed(len(like), by_charges, by_dipoles, by_quadrupoles)
-        with one_thread():
+        with one_thread(), np.errstate(all="ignore"):
             found = evaluated.by_weights(by_energies, by_moments, along)
         needed = zip(found, ctx.needs_input_grad[1:], strict=True)
         return None, *(one if needs else None for one, needs in needed)
@@ -231,7 +231,8 @@ def evaluate_to_learn(
     derived = [name for name, wanted in asked.items() if wanted]
     if batch.between or not set(derived) <= set(DERIVED):
         raise Beyond
-    with one_thread():
+    # numbers that are not finite are the loss's to notice
+    with one_thread(), np.errstate(all="ignore"):
         evaluated = Evaluated(model, learner, batch)
     parameters = (weight.parameter for weight in evaluated.weights.all)
     energy, *parts = Learned.apply(evaluated, *parameters)

@@ -96,16 +96,18 @@ def is_compiled(out: dict) -> bool:
     return "Learned" in str(out["charges"].grad_fn)
 
 
+def largest(values: torch.Tensor) -> float:
+    return values.detach().abs().max().item() if values.numel() else 0.0
+
+
 def compare(found: dict, wanted: dict, tolerance: float) -> None:
     assert found.keys() == wanted.keys()
-    largest = max(w.detach().abs().max().item() for w in wanted.values() if w is not None)
+    most = max(largest(want) for want in wanted.values() if want is not None)
     for name, want in wanted.items():
         got = torch.zeros(()) if found[name] is None else found[name]
         want = torch.zeros(()) if want is None else want
-        if not want.numel():
-            continue
-        size = max(want.detach().abs().max().item(), 1e-3 * largest)
-        assert (got - want).detach().abs().max().item() <= tolerance * size, name
+        size = max(largest(want), 1e-3 * most)
+        assert largest(got - want) <= tolerance * size, name
 
 
 def check(monkeypatch, batch: Batch, **options) -> None:
