@@ -91,7 +91,7 @@ def springs(embedding: Embedding, first: Any) -> Callable[[Any], dict[str, torch
     def evaluate(batch: Any) -> dict[str, torch.Tensor]:
         x = batch.positions.double().numpy()
         if batch.between:
-            batch.between[0].__self__.of_images(x, moments)
+            batch.between[0].arrays(x, moments)
         apart, length = lengths(x)
         forces = (-SPRING * ((length - rest) / length)[:, :, None] * apart).sum(1)
         charges = {k: v[: batch.n_mm] for k, v in more.items()}

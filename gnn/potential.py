@@ -58,11 +58,15 @@ class Potential(nn.Module):
         or a ValueError.
     charges : {"local", "shared"} or None
         How `gnn.AMP` conserves charge, and so what a batch has to say of it; None for others.
+    frozen : bool
+        A promise that nobody changes weights by ways that torch does not count, such as ``.data``
+        or NumPy. Compiled passes then need not compare all of them in each call.
     """
 
     cutoff: float
     domain: Domain | None = None
     unknown: str = "warn"
+    frozen: bool = False
     damping: float = 2.0  # inverse width in 1/Å of the Gaussians as which charges act
     known: Tensor
     runs_on_gpu: ClassVar[bool] = True

@@ -207,13 +207,11 @@ class Pass:
         self.inside.output(0, share)
         own, potentials = self._edge_features(nodes, geometry, fields)
         given = fields if model.surroundings.in_messages else None
-        state: Value | None = None
         previous: list[Value] = []
         for i, networks in enumerate(self.networks.steps):
             nodes, state, previous = self._step(
                 1 + 3 * i, networks, nodes, (own, geometry, given, potentials), previous
             )
-        assert state is not None  # there is a step
         moments = self._moments(nodes, state, own, geometry.fade, start)
         energy = self._atom_energies(nodes, state, moments, fields)
         self.inside.check_outputs()

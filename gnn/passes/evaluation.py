@@ -1,7 +1,6 @@
 """Energies of a batch and their gradients by the leaves, from a model's passes."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,8 +10,8 @@ from torch import Tensor
 
 from gnn.data.batching import Batch
 from gnn.operators.arena import Arena, Arenas
-from gnn.outputs import energy_between
 from gnn.passes.amp import Networks, Pass, tensors
+from gnn.passes.between import between
 from gnn.passes.bounds import Beyond
 from gnn.passes.fields import Leaves
 from gnn.passes.geometry import MOST_SHIFT, frequency_shifts
@@ -132,10 +131,10 @@ def _evaluate(
         "quadrupoles": torch.from_numpy(tensors(moments.x[:, 4:])),
     }
     if batch.between:
-        results["energy_between"], by_positions, by_moments = _between(batch, results)
+        more = between(tape, batch, leaves.positions, moments)
+        more.add(np.ones_like(more.x))
+        results["energy_between"] = torch.from_numpy(more.x)
         energy = energy + results["energy_between"]
-        moments.add(by_moments)
-        leaves.positions.add(by_positions)
     results |= {
         "_features": torch.from_numpy(nodes.x.copy()),
         "_gradient": torch.from_numpy(np.ascontiguousarray(fields.x[:, 0, 1:4])),
@@ -152,20 +151,3 @@ def _evaluate(
 
 def _sums(values: Tensor, batch: Batch) -> Tensor:
     return values.new_zeros(batch.n_systems).index_add(0, batch.batch, values)
-
-
-def _between(batch: Batch, results: Mapping[str, Tensor]) -> tuple[Tensor, Any, Any]:
-    """Return the energies (B,) of `Batch.between`, and gradients by positions and moments."""
-    names = "charges", "dipoles", "quadrupoles"
-    leaves = [batch.positions.detach().requires_grad_()]
-    leaves += [results[name].detach().requires_grad_() for name in names]
-    with torch.enable_grad():
-        given = dict(zip(names, leaves[1:], strict=True))
-        energy = energy_between(replace(batch, positions=leaves[0]), given)
-        by_positions, charges, dipoles, tensors_ = torch.autograd.grad(
-            energy.sum(), leaves, materialize_grads=True
-        )
-    upper = tensors_ + tensors_.transpose(1, 2)
-    halves = [0.5 * upper[:, i, j] for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))]
-    packed = torch.cat([charges[:, None], dipoles, torch.stack(halves, 1)], 1)
-    return energy.detach(), by_positions.numpy(), packed.numpy()

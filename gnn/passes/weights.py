@@ -30,8 +30,13 @@ class Weights:
         self._made: tuple[object, Any] = None, None
 
     def look(self, model: nn.Module) -> object:
-        """Compare everything with what it was; return the stamp."""
-        if self._seen is None or not self._seen.holds():
+        """Compare everything with what it was; return the stamp.
+
+        Of a model that says of itself that it is `frozen`, versions and places are enough.
+        """
+        seen = self._seen
+        frozen = getattr(model, "frozen", False)
+        if seen is None or not (seen.is_in_place() if frozen else seen.holds()):
             self._seen, self.stamp = _Seen(model), object()
         return self.stamp
 
@@ -61,6 +66,7 @@ class _Seen:
         ]
         self._tensors = [*model.parameters(), *model.buffers()]
         self._layouts = [_layout(tensor) for tensor in self._tensors]
+        self._versions = [tensor._version for tensor in self._tensors]
         # the loop reads whole words of what is contiguous
         whole = [tensor for tensor in self._tensors if tensor.is_contiguous()]
         self._others = [(t, t.detach().clone()) for t in self._tensors if not t.is_contiguous()]
@@ -71,6 +77,13 @@ class _Seen:
         self._copy = np.concatenate([np.empty(0, np.uint64), *words])
         ends = (array[len(array) // WORD * WORD :] for array in arrays)
         self._ends = [(end, end.tobytes()) for end in ends if len(end)]
+
+    def is_in_place(self) -> bool:
+        """Return whether nobody changed anything but by ways that torch does not count."""
+        tensors = self._tensors
+        return [t._version for t in tensors] == self._versions and all(
+            map(_is_laid_out, tensors, self._layouts)
+        )
 
     def holds(self) -> bool:
         """Return whether everything is what it was."""

@@ -46,8 +46,9 @@ def sums(begin, end, atoms, particles, charges, pairs, shift, table, cutoff, fou
         if r >= cutoff:
             continue
         one, two, _, _ = functions(r, table, density)
-        scale = charges[j] / (r2 * r2)
-        one, two = scale * one, scale * two / r
+        inverse = 1.0 / r
+        scale = charges[j] * inverse * inverse * inverse * inverse
+        one, two = scale * one, scale * two * inverse
         third = r2 / 3.0
         found[i, 1] += one * x
         found[i, 2] += one * y

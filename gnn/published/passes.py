@@ -1,7 +1,6 @@
 """AMP-BMS in compiled passes: energy and first derivatives, without the graph of autograd."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import NamedTuple, Protocol, cast
 
 import numpy as np
@@ -10,11 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gnn.data.batching import Batch
-from gnn.layers.electrostatics import full_quadrupoles
 from gnn.operators.arena import Arenas
 from gnn.operators.near_pairs import near_ends
 from gnn.operators.network import EndArrays
-from gnn.outputs import energy_between
+from gnn.passes.between import between
 from gnn.passes.edges import anisotropic_state, pair_invariants
 from gnn.passes.operators import ByTorch, applied
 from gnn.passes.perceptrons import Dense, EdgeDense, join
@@ -166,8 +164,7 @@ class Passes:
         else:  # there is no uniform field to respond to
             results["dipole"] = _dipoles(batch, moments.x)
         if batch.between:
-            between = ByTorch(lambda *own: _between(batch, *own), tape.records)
-            value = applied(tape, between, leaves["positions"], moments)
+            value = between(tape, batch, leaves["positions"], moments)
             add(value, each, 1.0)
             results["energy_between"] = torch.from_numpy(value.x)
         return energy, results
@@ -287,13 +284,3 @@ def _dipoles(batch: Batch, moments: NDArray) -> Tensor:
     found = np.zeros((batch.n_systems, 3), dipoles.dtype)
     np.add.at(found, batch.batch.numpy(), dipoles)
     return torch.from_numpy(found)
-
-
-def _between(batch: Batch, positions: Tensor, moments: Tensor) -> Tensor:
-    """Return the energies (B,) of `Batch.between`."""
-    multipoles = {
-        "charges": moments[:, 0],
-        "dipoles": moments[:, 1:4],
-        "quadrupoles": full_quadrupoles(moments[:, 4:]),
-    }
-    return energy_between(replace(batch, positions=positions), multipoles)

@@ -54,3 +54,13 @@ def test_a_copy_looks_for_itself(model):
     weights = Weights()
     stamp = weights.look(model)
     assert copy.deepcopy(weights).look(model) is not stamp
+
+
+def test_of_a_frozen_model_what_torch_counts_is_seen(model):
+    weights, model.frozen = Weights(), True
+    stamp = weights.look(model)
+    with torch.no_grad():
+        model[0].weight.add_(1.0)
+    changed = weights.look(model)
+    assert changed is not stamp
+    assert weights.look(model) is changed

@@ -16,13 +16,9 @@ they agree to rounding.
 """
 
 import warnings
-from collections.abc import Callable
 from functools import cached_property, lru_cache
-from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 import multipoles as mp
 from fmm.mesh.choice import Setting, setting_of
@@ -30,6 +26,7 @@ from fmm.mesh.plan import MeshSum
 from gnn.engines.embedding.images import Array
 from gnn.engines.embedding.near import MULTIPOLES, ORDER, Charges, Near, images, pairs_of
 from gnn.engines.embedding.waves import WaveSum, waves_pay
+from gnn.outputs import Between
 from gnn.units import COULOMB
 from multipoles import indexing
 from multipoles.lattice.cell import cell_of
@@ -236,20 +233,13 @@ class Around:
 
     # --- the zone's own images --------------------------------------------------------------------
 
-    def between(self, positions: Tensor, moments: Tensor) -> Tensor:
-        """Return the energy () in eV of the zone's multipoles with those of all its images.
+    @cached_property
+    def between(self) -> Between:
+        """The energy in eV of the zone's multipoles (n, 10) with those of all its images.
 
-        Half of it is that of one zone in the field of the images; differentiable once.
-
-        Parameters
-        ----------
-        positions : Tensor
-            Of the atoms in Å, (n, 3).
-        moments : Tensor
-            Packed, (n, 10) in e Å^k.
+        Half of it is that of one zone in the field of the images.
         """
-        energy: Tensor = _Between.apply(positions, moments, self.between_arrays)
-        return energy
+        return Between(self.between_arrays)
 
     def between_arrays(self, atoms: Array, moments: Array) -> tuple[float, Array, Array]:
         """Return `between` and its derivatives by positions (n, 3) and moments (n, 10)."""
@@ -281,25 +271,3 @@ def _of_box_itself(setting: Smooth) -> tuple[SmoothPart, Array]:
     """Return the smooth part of 1/r, and the matrix from moments to its field where they are."""
     own = own_matrix(setting.at_zero(MULTIPOLES + ORDER), MULTIPOLES, ORDER)
     return SmoothPart(setting.radius, setting.band), own
-
-
-class _Between(torch.autograd.Function):
-    """Half the work of multipoles in the field that all images of them make."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        positions: Tensor,
-        moments: Tensor,
-        between: Callable[[Array, Array], tuple[float, Array, Array]],
-    ) -> Tensor:
-        x, m = (np.ascontiguousarray(t.detach().double().numpy()) for t in (positions, moments))
-        energy, *derivatives = between(x, m)
-        ctx.save_for_backward(*(torch.from_numpy(g).to(moments) for g in derivatives))
-        return moments.new_tensor(energy)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        by_positions, by_moments = ctx.saved_tensors
-        return gradient * by_positions, gradient * by_moments, None
