@@ -212,7 +212,6 @@ class Pass:
             nodes, state, previous = self._step(
                 1 + 3 * i, networks, nodes, (own, geometry, given, potentials), previous
             )
-        assert state is not None  # there is a step
         moments = self._moments(nodes, state, own, geometry.fade, start)
         energy = self._atom_energies(nodes, state, moments, fields)
         self.inside.check_outputs()
