@@ -25,8 +25,6 @@ OPTIONS = {
     "no electrostatics": {"electrostatics": None},
     "no walls": {"walls": None},
     "odd widths": {"features": 9, "network": Network(11, 7, 5, 3), "channels": 3},
-    "long range": {"long_range": LongRange()},
-    "long range, free": {"long_range": LongRange(monopoles="free"), "order": 1},
 }
 FAST = "plain", "shared charges"
 LABELS = "energy", "forces", "mm_forces", "dipole"
@@ -219,3 +217,7 @@ def test_a_run_goes_both_ways(monkeypatch):
         torch.testing.assert_close(
             dict(one.named_parameters()), dict(other.named_parameters()), rtol=1e-6, atol=1e-8
         )
+
+
+def test_long_range_coupling_takes_the_graph():
+    assert not is_compiled(step(model_of(long_range=LongRange()), batch_of(0))[0])
