@@ -110,16 +110,14 @@ def peak(threads: int) -> float:
 
 
 def least(tasks: list, repeats: int) -> list[float]:
-    """Return the least milliseconds of each task; they take turns."""
-    times = [[] for _ in tasks]
-    for task in tasks:
-        for _ in range(3):
-            task()
-    for _ in range(repeats):
+    """Return the least milliseconds of each task; they take turns of five calls."""
+    times: list[list[float]] = [[] for _ in tasks]
+    for _ in range(1 + repeats // 5):
         for task, own in zip(tasks, times, strict=True):
-            start = time.perf_counter()
-            task()
-            own.append(time.perf_counter() - start)
+            for _ in range(5):  # the first finds other numbers in the caches
+                start = time.perf_counter()
+                task()
+                own.append(time.perf_counter() - start)
     return [1e3 * min(own) for own in times]
 
 
