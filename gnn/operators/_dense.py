@@ -268,3 +268,10 @@ def clear(y, to, count):
     """Write `count` zeros."""
     for c in range(to, to + count):
         y[c] = 0.0
+
+
+@inline
+def scale(y, to, count, factor):
+    """Multiply `count` numbers, a multiple of a vector's, by a factor."""
+    for c in range(to, to + count, BYTES // y.itemsize):
+        store(y, c, load(y, c) * factor)

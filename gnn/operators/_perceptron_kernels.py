@@ -22,6 +22,7 @@ from gnn.operators._dense import (
     copy_scaled,
     multiply,
     product,
+    scale,
     silu,
     times_silu_slope,
     zeros,
@@ -120,25 +121,16 @@ def values(
 
 
 @inline
-def _last_outputs(first, rows, network, kept, breadth, a, g):
-    """Write the network's outputs of some rows to `a`, from what was kept; g is scratch."""
-    matrices, biases, _, layers = network
-    lanes = BYTES // kept.itemsize
-    last = len(layers) - 1
-    active = last if layers[last, 2] else last - 1
-    pitch, at = layers[active, 1], first * breadth + layers[active, 3]
-    if active == last:
-        for r in range(rows):
-            silu(kept, at + r * breadth, pitch, a, r * pitch)
-        return
+def _fade_gradients(first, rows, pitch, count, kept, at, breadth, fade, by_fade, slopes, scratch):
+    """Add the gradients by the envelopes, and multiply slopes by these.
+
+    `slopes` are those of unfaded outputs by the last hidden layer, whose inputs of SiLU were kept:
+    the outputs themselves, another product of matrices, are not needed.
+    """
     for r in range(rows):
-        silu(kept, at + r * breadth, pitch, g, r * pitch)
-    offset = layers[:last, 1].sum()
-    _fill(a, 0, layers[last, 1], rows, biases, offset, layers[last, 1])
-    multiply(
-        g, ZERO, pitch, rows, layers[last, 4], matrices, layers[last, 5], layers[last, 1] // lanes,
-        a, ZERO, layers[last, 1],
-    )  # fmt: skip
+        silu(kept, at + r * breadth, pitch, scratch, 0)
+        by_fade[first + r] += product(scratch, 0, slopes, r * pitch, count)
+        scale(slopes, r * pitch, pitch, fade[first + r])
 
 
 @jit
@@ -152,7 +144,7 @@ def gradients(
     `hidden` on; to senders, to row ``sender - base`` of `by_senders`, at the pitch `step`. `asked`
     says of each block of inputs whether its gradient is wanted.
     """
-    matrices, _, blocks, layers = network
+    matrices, biases, blocks, layers = network
     senders, receivers = ends
     lanes = BYTES // kept.itemsize
     widest = max(layers[:, 1].max(), _vectors(blocks[:, 0].max(), lanes) * lanes)
@@ -160,18 +152,22 @@ def gradients(
     last = len(layers) - 1
     outputs, pitch = layers[last, 0], layers[last, 1]
     hidden = layers[0, 0]
+    fades, linear = len(fade) > 0, layers[last, 2] == 0
+    bias = layers[:last, 1].sum()  # where that of the last layer begins
     for first in range(begin, end, ROWS):
         rows = min(ROWS, end - first)
-        if len(fade):
-            _last_outputs(first, rows, network, kept, breadth, a, b)
         for r in range(rows):
             at = (receivers[first + r] if summed else first + r) * (lead + outputs) + lead
-            scale = kept.dtype.type(1.0)
-            if len(fade):
-                scale = fade[first + r]
+            factor = kept.dtype.type(1.0)
+            if fades and linear:
+                by_fade[first + r] = product(biases, bias, weights, at, outputs)
+            elif fades:
+                factor = fade[first + r]
+                place = (first + r) * breadth + layers[last, 3]
+                silu(kept, place, pitch, a, r * pitch)
                 by_fade[first + r] = product(a, r * pitch, weights, at, outputs)
             zeros(a, r * pitch, pitch)
-            copy_scaled(weights, at, outputs, scale, a, r * pitch)
+            copy_scaled(weights, at, outputs, factor, a, r * pitch)
         for k in range(last, -1, -1):
             width = layers[k, 1]
             if layers[k, 2]:
@@ -186,6 +182,12 @@ def gradients(
                     b, ZERO, below,
                 )  # fmt: skip
                 a, b = b, a
+                if fades and linear and k == last:
+                    place = first * breadth + layers[k - 1, 3]
+                    _fade_gradients(
+                        first, rows, below, layers[k - 1, 0], kept, place, breadth, fade, by_fade,
+                        a, b,
+                    )  # fmt: skip
         width = layers[0, 1]
         if len(senders):
             one_time = kept.dtype.type(1.0)
