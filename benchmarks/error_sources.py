@@ -2,11 +2,13 @@
 
     python benchmarks/error_sources.py                                # half a minute
     python benchmarks/error_sources.py --more more.h5 --runs 400 800  # and runs of other files
+    python benchmarks/error_sources.py --models ships new=best.pt     # another model beside it
     python benchmarks/error_sources.py --labels                       # labels again: minutes
 
 Four solutes in water at 300 K: frames that the model was trained on and runs that it was not, with
 the water and with vacuum labels; forces also as a share of their spread. All frames in water that
-it was not trained on, within the trained extent (gnn.data.extent) and beyond, where walls act.
+of the force field's dynamics that it was not trained on, within its trained extent
+(gnn.data.extent) and beyond, where walls act; other models are asked on the same two sets.
 `--more` adds runs of a file of `make_data.py --molecules molecules_more.yaml`. `--labels` takes
 two frames of each of three solutes from the test set and says by how much labels change with exact
 Coulomb and exchange and with a finer grid (needs the extra `data`). Writes
@@ -30,8 +32,9 @@ from gnn.data.splits import RUNS_PER_BLOCK, is_of
 from gnn.potential import Potential
 
 GROUPS = ("first", "water", "near")
-KINDS = ("first", "water", "water@450", "water@600", "stretched")
-FIRST = ("molecule", "frames are", "frames")
+KINDS = ("first", "water", "water@450", "water@600")
+SHIPS = "ships"
+FIRST = ("model", "molecule", "frames are", "frames")
 SHOWN = ("energy_mae", "forces_rmse", "forces_percent", "mm_forces_rmse")
 LABELS = ("molecule", "against", "energy_shift", "energy_scatter", "forces_rmse", "mm_forces_rmse")
 
@@ -64,11 +67,13 @@ def by_molecule(
             yield row(model, fresh, name, "runs of their own")
 
 
-def by_reach(model: Potential, other: Sequence[Frame]) -> Iterator[dict[str, Any]]:
-    """Yield errors of frames in water that were not trained on, within the extent and beyond."""
+def by_reach(
+    model: Potential, reach: Potential, other: Sequence[Frame]
+) -> Iterator[dict[str, Any]]:
+    """Yield errors of frames in water within the extent of a model and beyond."""
     frames = [f for f in load_shipped() if f.system.n_mm and not trained(f) and f.group in KINDS]
     frames += other
-    own = [model.extent.holds(extent_of([frame], model.damping)) for frame in frames]
+    own = [reach.extent.holds(extent_of([frame], reach.damping)) for frame in frames]
     for wanted, what in ((True, "within the trained extent"), (False, "beyond it")):
         part = [frame for frame, inside in zip(frames, own, strict=True) if inside == wanted]
         if part:
@@ -107,7 +112,7 @@ def by_label(count: int = 2) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", metavar="CHECKPOINT", help="default: the one that ships")
+    parser.add_argument("--models", nargs="+", metavar="NAME=CHECKPOINT", default=[SHIPS])
     parser.add_argument("--more", type=Path, metavar="FILE", nargs="+", default=[])
     parser.add_argument("--runs", type=int, nargs="+", default=[], help="of those files")
     parser.add_argument("--labels", action="store_true", help="labels, instead of the model")
@@ -119,12 +124,18 @@ def main() -> None:
                             for k, v in one.items()))  # fmt: skip
         write_table("error_sources_labels", LABELS, rows)
         return
-    model = load_model(arguments.model)
     other = [f for path in arguments.more for f in read_frames(path) if f.run in arguments.runs]
-    rows = [*by_molecule(model, other, arguments.runs), *by_reach(model, other)]
+    given = (text.partition("=") for text in arguments.models)
+    models = {name: load_model(path or None) for name, _, path in given}
+    first = next(iter(models.values()))
+    rows = []
+    for name, model in models.items():
+        found = [*by_molecule(model, other, arguments.runs), *by_reach(model, first, other)]
+        rows += [{"model": name} | one for one in found]
     for one in rows:
         numbers = " ".join(f"{one[key]:9.2f}" for key in SHOWN if key in one)
-        print(f"{one['molecule']:>6} {one['frames are']:>28} {one['frames']:5d} {numbers}")
+        head = f"{one['model']:>8} {one['molecule']:>6} {one['frames are']:>28}"
+        print(f"{head} {one['frames']:5d} {numbers}")
     write_table("error_sources", (*FIRST, *ERRORS), rows)
 
 

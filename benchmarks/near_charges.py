@@ -45,7 +45,7 @@ from gnn.data.splits import RUNS_PER_BLOCK, is_of
 GROUPS = ("first", "water")  # in water at 300 K
 GROUP, RUN = "near", 53  # of a block; those of harvest.py end at 52
 MORE_RUN = 60  # first of a block for other files
-COUNT = 2  # frames of each molecule and block
+COUNT = 1  # frames of each molecule and block
 WATERS = 3  # that are pulled in, at most
 SCALES = 0.78, 0.95
 _GRID = 256  # places per Å of the charges, as in the file
