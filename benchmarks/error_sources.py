@@ -5,9 +5,9 @@
     python benchmarks/error_sources.py --models ships new=best.pt     # another model beside it
     python benchmarks/error_sources.py --labels                       # labels again: minutes
 
-Four solutes in water at 300 K: frames that the model was trained on and runs that it was not, with
-the water and with vacuum labels; forces also as a share of their spread. All frames in water that
-of the force field's dynamics that it was not trained on, within its trained extent
+The first set, four solutes in water at 300 K: frames that the model was trained on and runs that it
+was not, with the water and with vacuum labels; forces also as a share of their spread. All frames
+in water of the force field's dynamics that it was not trained on, within its trained extent
 (gnn.data.extent) and beyond, where walls act; other models are asked on the same two sets.
 `--more` adds runs of a file of `make_data.py --molecules molecules_more.yaml`. `--labels` takes
 two frames of each of three solutes from the test set and says by how much labels change with exact
@@ -31,7 +31,6 @@ from gnn.data.shipped import BLOCKS, UNSEEN
 from gnn.data.splits import RUNS_PER_BLOCK, is_of
 from gnn.potential import Potential
 
-GROUPS = ("first", "water", "near")
 KINDS = ("first", "water", "water@450", "water@600")
 SHIPS = "ships"
 FIRST = ("model", "molecule", "frames are", "frames")
@@ -58,9 +57,9 @@ def by_molecule(
     }
     for name in FOUR:
         for water in (True, False):
-            own = [f for f in load_shipped([name], vacuum=not water) if f.group in GROUPS]
+            own = [f for f in load_shipped([name], vacuum=not water) if f.group == "first"]
             for what, chosen in sorts.items():
-                frames = [frame for frame in own if chosen(frame) and frame.group != "near"]
+                frames = [frame for frame in own if chosen(frame)]
                 yield row(model, frames, name, what if water else f"{what}, without water")
         fresh = [frame for frame in other if frame.name == name and frame.run in runs]
         if fresh:
