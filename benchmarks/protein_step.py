@@ -29,23 +29,20 @@ from published_speed import made, read
 import multipoles as mp
 from gnn import System, load_model
 from gnn.data import collate
-from gnn.operators import _dense, _edge_functions, perceptron
-from gnn.published import electrostatics, load_amp_bms, pair_energies, pairs, polarisation
+from gnn.operators import _dense, edge_arrays, network
+from gnn.published import electrostatics, induction, load_amp_bms, pair_energies, passes
 
 WATERS = 4320
 HEPTAD = "LEU GLU ALA LEU LYS GLN SER"
 ASKED = {"forces": True, "mm_forces": True, "mm_potential": True}
 THREADS = (1, 2, 16, 32)
 PARTS = {
-    "networks": [(perceptron._Perceptron, "forward"), (perceptron._Perceptron, "backward")],
-    "multipoles on edges": [
-        (getattr(_edge_functions, name), "forward")
-        for name in ("State", "StateGradients", "PairInvariants", "PairGradients")
-    ],
+    "networks": [(network, "values"), (network, "gradients")],
+    "multipoles on edges": [(edge_arrays, n) for n in ("run_state", "run_pair_values", "run_pair")],
     "all charges": [(electrostatics.ChargeCoupling, n) for n in ("values", "gradients")],
-    "polarisation": [(polarisation.InducedMultipoles, n) for n in ("values", "gradients")],
+    "polarisation": [(induction.TabulatedInduction, n) for n in ("values", "gradients")],
     "pairs of atoms": [(pair_energies.PairEnergies, n) for n in ("values", "gradients")],
-    "search": [(pairs, "near_pairs")],
+    "search": [(passes, "near_ends")],
 }
 
 
@@ -200,7 +197,7 @@ def by_part(task, repeats: int) -> dict[str, float]:
             start = time.process_time()
             task()
             total = 1e3 * (time.process_time() - start)
-        parts = timers.spent | {"torch": total - sum(timers.spent.values()), "all": total}
+        parts = timers.spent | {"rest": total - sum(timers.spent.values()), "all": total}
         least = {name: min(value, least.get(name, np.inf)) for name, value in parts.items()}
     return least
 
@@ -208,16 +205,16 @@ def by_part(task, repeats: int) -> dict[str, float]:
 def products(task) -> float:
     """Return how many 1e9 floating-point operations the networks of a call take, both ways."""
     count = 0
-    before = perceptron._Perceptron.forward
+    values = network.values
 
-    def counted(ctx, network, *arguments):
+    def counted(of, inputs, *arguments, **options):
         nonlocal count
-        count += 4 * network.work * len(arguments[4])
-        return before(ctx, network, *arguments)
+        count += 4 * of.work * len(inputs[0])
+        return values(of, inputs, *arguments, **options)
 
-    perceptron._Perceptron.forward = staticmethod(counted)
+    network.values = counted
     task()
-    perceptron._Perceptron.forward = staticmethod(before)
+    network.values = values
     return count / 1e9
 
 

@@ -5,12 +5,14 @@
 All surrounding charges by 1/r (mode "training"), and those within 9 Å ("simulation"). A system
 file holds Z, coords_qm, coords_mm, charges_mm, mol_charge; without files, clusters of atoms in
 water charges of 22 + 999, 60 + 3000 and 200 + 3000 are made. Edges and pairs are found anew in
-every call of `evaluate`; the batch of "energy and forces" is prepared. Modes take turns. Minima of
-the process's processor time, which is the wall time of an idle machine.
+every call of `evaluate`; the batch of "energy and forces" is prepared; "of 32" is what one of so
+many frames takes in a batch, "by autograd" what both take without compiled passes. All take turns.
+Minima of the process's processor time, which is the wall time of an idle machine.
 Prints a table and writes benchmarks/results/published_speed.csv; --profile adds torch's profile.
 """
 
 import argparse
+import copy
 import time
 from pathlib import Path
 
@@ -59,21 +61,31 @@ def best(task, repeats: int) -> float:
     return 1e3 * min(times)
 
 
+def tasks_of(model, system: System) -> dict[str, tuple]:
+    """Return what is to be done, and for how many frames."""
+    twin = copy.copy(model)
+    twin._compiled = lambda *_: None
+    batches = {count: collate([system] * count, model.cutoff, torch.float32) for count in (1, 32)}
+    asked = {"forces": True, "mm_forces": True}
+    return {
+        "energy": (lambda: model(batches[1]), 1),
+        "energy and forces": (lambda: model(batches[1], **asked), 1),
+        "energy and forces, of 32": (lambda: model(batches[32], **asked), 32),
+        "energy and forces by autograd": (lambda: twin(batches[1], **asked), 1),
+        "energy and forces by autograd, of 32": (lambda: twin(batches[32], **asked), 32),
+        "evaluate": (lambda: model.evaluate([system]), 1),
+    }
+
+
 def measure(models: dict, system: System, repeats: int) -> dict[str, float]:
-    """Return milliseconds of each mode: energy, energy and forces, and `evaluate`."""
+    """Return milliseconds of each mode and task for a frame."""
     found: dict[str, float] = {}
     with torch.no_grad():
         for _ in range(3):
             for mode, model in models.items():
-                batch = collate([system], model.cutoff, torch.float32)
-                tasks = {
-                    "energy": lambda m=model, b=batch: m(b),
-                    "energy and forces": lambda m=model, b=batch: m(b, forces=True, mm_forces=True),
-                    "evaluate": lambda m=model: m.evaluate([system]),
-                }
-                for name, task in tasks.items():
-                    key = f"{mode}, {name}"
-                    found[key] = min(found.get(key, np.inf), best(task, repeats))
+                for name, (task, frames) in tasks_of(model, system).items():
+                    key, runs = f"{mode}, {name}", -(-repeats // frames)
+                    found[key] = min(found.get(key, np.inf), best(task, runs) / frames)
     return found
 
 
@@ -109,7 +121,7 @@ def main() -> None:
         rows.append(row)
         print(f"\n{row['atoms']} atoms, {row['charges']} charges, {edges} edges; milliseconds:")
         for key in list(row)[3:]:
-            print(f"  {key:<32}{row[key]:8.2f}")
+            print(f"  {key:<48}{row[key]:8.2f}")
         if arguments.profile:
             profile(models["training"], system)
     write_table("published_speed", list(rows[0]), rows)

@@ -135,15 +135,14 @@ def draw_edge_operators(path: Path) -> None:
 def draw_published_speed(path: Path) -> None:
     """Draw the time of the published model for systems of three sizes."""
     figure, axis = axes(figsize=(7, 2.4))
-    header, body = tables.published_speed()
-    rows = list(body)
-    for shift, column, color in ((-0.2, 2, "#0b6e8a"), (0.2, 5, "#c8553d")):
-        label = header[column].split(",")[0]
+    rows = tables.read("published_speed")
+    for shift, mode, color in ((-0.2, "training", "#0b6e8a"), (0.2, "simulation", "#c8553d")):
         places = [k + shift for k in range(len(rows))]
-        times = [float(row[column]) for row in rows]
-        bars = axis.barh(places, times, 0.38, color=color, label=f"{label} mode")
+        times = [round(float(row[f"{mode}, energy and forces"]), 1) for row in rows]
+        bars = axis.barh(places, times, 0.38, color=color, label=f"{mode} mode")
         axis.bar_label(bars, padding=3, fontsize=9)
-    axis.set_yticks(range(len(rows)), [row[0] for row in rows])
+    names = [f"{row['atoms']} + {row['charges']}" for row in rows]
+    axis.set_yticks(range(len(rows)), names)
     axis.invert_yaxis()
     axis.set(xlabel="energy and forces, ms", ylabel="atoms + charges")
     axis.legend(frameon=False, fontsize=9)

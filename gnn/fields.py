@@ -22,7 +22,7 @@ from gnn.units import COULOMB
 from multipoles.radial import Erf, Kernel
 
 # a r beyond which erf(a r) and its derivatives are those of 1 to the last digit
-_DECAYED, _DECAYED_FLOAT32 = 6.0, 4.5
+DECAYED = {"float64": 6.0, "float32": 4.5}
 
 
 class SurroundedPotential(Potential):
@@ -74,7 +74,7 @@ class SurroundedPotential(Potential):
         fields = [field_of(batch.mm_moments[:, None] * COULOMB) + given[:, None]]
         if not self.smeared_kernels:
             return fields[0]
-        decayed = _DECAYED if batch.positions.dtype == torch.float64 else _DECAYED_FLOAT32
+        decayed = DECAYED[str(batch.positions.dtype).removeprefix("torch.")]
         # the difference of two kernels decays, so that near particles and images are all of it
         reach = decayed / min(kernel.alpha for kernel in self.smeared_kernels)
         atoms, particles, moments, index = around(batch, reach)

@@ -29,8 +29,12 @@ from gnn.layers.networks import EdgeNetwork, dense
 from gnn.layers.radial import RadialBasis, envelope
 from gnn.layers.surroundings import FIELD_ORDER, SurroundingsField
 from gnn.layers.walls import Border, Seen
+from gnn.operators.derivatives import transformed
 from gnn.options import Dispersion, Electrostatics, LongRange, Network, Surroundings, Walls
-from gnn.potential import N_ELEMENTS
+from gnn.passes.bounds import Beyond
+from gnn.passes.evaluation import Compiled, evaluate
+from gnn.passes.training import Learner, evaluate_to_learn
+from gnn.potential import N_ELEMENTS, Results
 from gnn.units import COULOMB
 
 _OF_STEP = 3  # invariants of edges, messages, changes of nodes
@@ -125,6 +129,7 @@ class AMP(SurroundedPotential):
             "tolerance": tolerance, "backend": backend,
         }  # fmt: skip
         options.check(self._arguments)
+        self._passes, self._learner = Compiled(), Learner()
         self.order, self.cutoff = order, cutoff
         self.surroundings, self.charges = surroundings, charges
         self.method, self.tolerance, self.backend = method, tolerance, backend
@@ -241,6 +246,29 @@ class AMP(SurroundedPotential):
         last = self.atom_energy[-1]
         assert isinstance(last, nn.Linear)  # for the type checker
         nn.init.constant_(last.bias, bond)
+
+    def _compiled(self, batch: Batch, asked: Mapping[str, bool]) -> Results | None:
+        if not self._in_passes(batch):
+            return None
+        try:
+            return evaluate(self, self._passes, batch, asked)
+        except Beyond:
+            return None
+
+    def _learning(self, batch: Batch, asked: Mapping[str, bool]) -> Results | None:
+        if not self._in_passes(batch):
+            return None
+        try:
+            return evaluate_to_learn(self, self._learner, batch, asked)
+        except Beyond:
+            return None
+
+    def _in_passes(self, batch: Batch) -> bool:
+        """Return whether compiled passes may take a batch."""
+        plain = type(self) is AMP and self.backend == "compiled" and self.dispersion is None
+        if not plain or batch.cell is not None or batch.positions.is_cuda or transformed():
+            return False
+        return {batch.positions.dtype, batch.mm_moments.dtype} == {self.dtype}
 
     def _energy(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         fields = self._outer_fields(batch)

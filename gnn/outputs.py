@@ -1,11 +1,12 @@
 """What a potential returns: strain of a batch and stress, and results apart by system."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from gnn.data.batching import Batch
@@ -43,6 +44,44 @@ def check_place(batch: Batch, name: str, on_gpu: bool, in_cells: bool) -> None:
         )
     if batch.positions.is_cuda:
         raise ValueError(f"systems in cells are computed on the CPU, got a batch on {device}")
+
+
+#: Takes positions (n, 3) and packed multipoles (n, 10), float64, to an energy and its derivatives
+#: by both.
+OfArrays = Callable[[NDArray[Any], NDArray[Any]], tuple[float, NDArray[Any], NDArray[Any]]]
+
+
+class Between:
+    """An energy for `Batch.between` that is computed, with its derivatives, from arrays.
+
+    Parameters
+    ----------
+    arrays : callable
+        See `OfArrays`.
+    """
+
+    def __init__(self, arrays: OfArrays):
+        self.arrays = arrays
+
+    def __call__(self, positions: Tensor, moments: Tensor) -> Tensor:
+        """Return the energy (), once differentiable."""
+        energy: Tensor = _Between.apply(positions, moments, self.arrays)
+        return energy
+
+
+class _Between(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, positions: Tensor, moments: Tensor, arrays: OfArrays) -> Tensor:
+        x, m = (np.ascontiguousarray(t.detach().double().numpy()) for t in (positions, moments))
+        energy, *derivatives = arrays(x, m)
+        ctx.save_for_backward(*(torch.from_numpy(g).to(moments) for g in derivatives))
+        return moments.new_tensor(energy)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        by_positions, by_moments = ctx.saved_tensors
+        return gradient * by_positions, gradient * by_moments, None
 
 
 def energy_between(batch: Batch, results: Mapping[str, Tensor]) -> Tensor:

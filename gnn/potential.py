@@ -30,6 +30,9 @@ from gnn.trust.sanity import check_results
 from gnn.trust.words import checked_policy, tell
 
 N_ELEMENTS = 95
+#: Energies (B,), multipoles and whatever else `Potential._energy` returns, gradients by leaves.
+Results = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
+
 _AT_ONCE = 256  # frames evaluated at once to fit the baseline
 _SAMPLED = 1000  # frames whose node features are looked at, of those trained on
 
@@ -55,11 +58,15 @@ class Potential(nn.Module):
         or a ValueError.
     charges : {"local", "shared"} or None
         How `gnn.AMP` conserves charge, and so what a batch has to say of it; None for others.
+    frozen : bool
+        A promise that nobody changes weights by ways that torch does not count, such as ``.data``
+        or NumPy. Compiled passes then need not compare all of them in each call.
     """
 
     cutoff: float
     domain: Domain | None = None
     unknown: str = "warn"
+    frozen: bool = False
     damping: float = 2.0  # inverse width in 1/Å of the Gaussians as which charges act
     known: Tensor
     runs_on_gpu: ClassVar[bool] = True
@@ -264,32 +271,15 @@ class Potential(nn.Module):
             "mm_moments": mm_potential,
             "external_field": field_response,
         }
-        with torch.set_grad_enabled(any(asked.values()) or stress or torch.is_grad_enabled()):
-            leaves = {
-                name: getattr(batch, name).detach().requires_grad_()
-                for name, wanted in asked.items()
-                if wanted
-            }
-            given = replace(batch, **leaves)
-            if stress:
-                leaves["strain"] = batch.positions.new_zeros(batch.n_systems, 3, 3).requires_grad_()
-                given = strained(given, leaves["strain"])
-            energy, results = self._energy(given)
-            if batch.between:
-                results["energy_between"] = energy_between(given, results)
-                energy = energy + results["energy_between"]
-            gradients = (
-                torch.autograd.grad(
-                    energy.sum(),
-                    list(leaves.values()),
-                    create_graph=create_graph,
-                    materialize_grads=True,
-                )
-                if leaves
-                else ()
-            )
+        found, learns = None, create_graph and torch.is_grad_enabled()
+        if not stress and (any(asked.values()) or not torch.is_grad_enabled()):
+            if learns:
+                found = self._learning(batch, asked)
+            elif not create_graph:
+                found = self._compiled(batch, asked)
+        energy, results, gradients = found or self._by_graph(batch, asked, create_graph, stress)
         names = {"positions": "forces", "mm_positions": "mm_forces", "uniform_field": "dipole"}
-        for leaf, gradient in zip(leaves, gradients, strict=True):
+        for leaf, gradient in gradients.items():
             if leaf == "mm_moments":
                 results["mm_potential"] = gradient[:, 0]
             elif leaf == "external_field":
@@ -309,6 +299,42 @@ class Potential(nn.Module):
         baseline += self.charge_baseline * batch.charge.double()
         results["energy"] = energy.double() + baseline
         return results
+
+    def _compiled(self, batch: Batch, asked: Mapping[str, bool]) -> Results | None:
+        """Return what `_by_graph` does by another way, if there is one for this batch."""
+        return None
+
+    def _learning(self, batch: Batch, asked: Mapping[str, bool]) -> Results | None:
+        """Return the same with the graph of derivatives by parameters, if there is such a way."""
+        return None
+
+    def _by_graph(
+        self, batch: Batch, asked: Mapping[str, bool], create_graph: bool, stress: bool
+    ) -> Results:
+        """Return energies (B,), multipoles, and the gradients by leaves that are asked for."""
+        with torch.set_grad_enabled(any(asked.values()) or stress or torch.is_grad_enabled()):
+            leaves = {
+                name: getattr(batch, name).detach().requires_grad_()
+                for name, wanted in asked.items()
+                if wanted
+            }
+            given = replace(batch, **leaves)
+            if stress:
+                leaves["strain"] = batch.positions.new_zeros(batch.n_systems, 3, 3).requires_grad_()
+                given = strained(given, leaves["strain"])
+            energy, results = self._energy(given)
+            if batch.between:
+                results["energy_between"] = energy_between(given, results)
+                energy = energy + results["energy_between"]
+            gradients: Sequence[Tensor] = ()
+            if leaves:
+                gradients = torch.autograd.grad(
+                    energy.sum(),
+                    list(leaves.values()),
+                    create_graph=create_graph,
+                    materialize_grads=True,
+                )
+        return energy, results, dict(zip(leaves, gradients, strict=True))
 
     def _check_batch(self, batch: Batch, stress: bool) -> None:
         """Refuse a batch that the model cannot compute."""

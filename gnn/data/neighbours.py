@@ -4,10 +4,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gnn.data.images import image_pairs
+from multipoles.compiled.jit import jit
 from multipoles.lattice.cell import Cell
 from multipoles.lattice.search import pairs_within
 
-_DENSE_ATOMS = 32  # up to here a full distance matrix is faster than bins
+_DENSE_ATOMS = 32  # up to here all distances are faster than bins
 
 
 def neighbour_pairs(
@@ -34,9 +35,9 @@ def neighbour_pairs(
     """
     _check_cutoff(cutoff)
     if len(positions) <= _DENSE_ATOMS:
-        squared = ((positions[:, None, :] - positions[None, :, :]) ** 2).sum(-1)
-        receivers, senders = np.nonzero((squared > 0) & (squared < cutoff * cutoff))
-        return senders.astype(np.int64), receivers.astype(np.int64)
+        dense = np.array(positions, dtype=np.float64, order="C")
+        senders, receivers = _dense_pairs(dense, cutoff * cutoff)
+        return senders, receivers
     if not np.isfinite(positions).all():
         raise ValueError("the positions hold NaN or infinity")
     positions = np.ascontiguousarray(positions, dtype=np.float64)
@@ -46,6 +47,22 @@ def neighbour_pairs(
         np.sort(receivers * len(positions) + found.images), len(positions)
     )
     return senders, receivers
+
+
+@jit
+def _dense_pairs(positions, square):
+    """Return senders and receivers of all pairs whose squared distance is below `square`."""
+    n, count = len(positions), 0
+    senders, receivers = np.empty(n * n, np.int64), np.empty(n * n, np.int64)
+    for i in range(n):
+        for j in range(n):
+            apart = 0.0
+            for axis in range(3):
+                apart += (positions[i, axis] - positions[j, axis]) ** 2
+            if 0.0 < apart < square:
+                receivers[count], senders[count] = i, j
+                count += 1
+    return senders[:count], receivers[:count]
 
 
 def neighbours_in_cell(

@@ -36,4 +36,7 @@ def ready_model(
     if not isinstance(model, Potential):
         raise TypeError(f"expected a model or the path of a checkpoint, got {type(model).__name__}")
     model = copy.deepcopy(model).eval().requires_grad_(False)
-    return model if kind is None else model.to(kind)
+    model = model if kind is None else model.to(kind)
+    for own in model.models():  # nobody else has the copy
+        own.frozen = True
+    return model

@@ -102,8 +102,9 @@ class SurroundingsCoupling(nn.Module):
         self.factors = nn.Linear(features, outputs) if self.order else None
         if self.factors is not None:
             nn.init.normal_(self.factors.weight, std=0.1 / features**0.5)
-        # removes the trace of packed second derivatives and makes them packed moments
-        detrace = torch.tensor(traceless_matrix(2).T)
+        # three times what removes the trace of packed second derivatives and makes them packed
+        # moments: whole numbers, which no cast rounds
+        detrace = torch.tensor((3 * traceless_matrix(2).T).round()).contiguous()
         self.register_buffer("detrace", detrace, persistent=False)
 
     def induced(self, nodes: Tensor, surroundings: SurroundingsField) -> Tensor:
@@ -115,7 +116,7 @@ class SurroundingsCoupling(nn.Module):
         parts = [nodes.new_zeros(nodes.shape[0], 1, self.channels)]
         parts.append(field[:, :, 1:4].transpose(1, 2) @ factors[:, 0])
         if self.order > 1:
-            gradient = field[:, :, 4:] @ self.detrace.to(field.dtype)
+            gradient = field[:, :, 4:] @ (self.detrace.to(field.dtype) / 3)
             parts.append(gradient.transpose(1, 2) @ factors[:, 1])
         if self.padding:
             parts.append(nodes.new_zeros(nodes.shape[0], self.padding, self.channels))

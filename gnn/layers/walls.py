@@ -39,17 +39,17 @@ _DEPTH, _CROWD = _RAMP, 1.0
 _BOND = 30.0  # eV for each order of bonds that are too many
 #: Order of bonds beyond the largest sum in training where they become too many: a bond that is
 #: compressed by a fifth, as in a hot collision, adds one, and there the network knows better.
-_SPARE = 0.75
+SPARE = 0.75
 #: Times the largest output of a network in training is where outputs begin to saturate: of large
 #: sets some frames are looked at only.
 _SLACK = 1.25
 _LEAST = 1e-3  # length of an output that is let through, where training had none
 #: Å beyond covalent radii: where atoms repel that training never saw as close or never together.
-_CONTACT = 0.9
+CONTACT = 0.9
 #: The same for charges and atoms, if charges were seen farther away only.
-_FAR_CONTACT = 1.7
+FAR_CONTACT = 1.7
 #: V/Å and V/Å²; taken for the largest field at elements that training saw in no field.
-_FIELD, _CURVATURE = 1.0, 2.0
+FIELD, CURVATURE = 1.0, 2.0
 
 
 def zbl(distances: Tensor, first: Tensor, second: Tensor) -> Tensor:
@@ -192,14 +192,14 @@ class Border(nn.Module):
 
     def shortest(self, first: Tensor, second: Tensor) -> Tensor:
         """Return the distances in Å at which atoms of these elements begin to repel, (P,)."""
-        contact = self.radii[first] + self.radii[second] + _CONTACT
+        contact = self.radii[first] + self.radii[second] + CONTACT
         return torch.minimum(self.pairs[first, second], contact)
 
     def shortest_to_charges(self, numbers: Tensor) -> Tensor:
         """Return the distances in Å at which charges begin to repel atoms, (N,)."""
         trained, radii = self.charges[numbers], self.radii[numbers]
-        seen = torch.minimum(trained, radii + _FAR_CONTACT)
-        return torch.where(trained.isinf(), radii + _CONTACT, seen)
+        seen = torch.minimum(trained, radii + FAR_CONTACT)
+        return torch.where(trained.isinf(), radii + CONTACT, seen)
 
     def crossed(self, batch: Batch, lengths: Tensor, cutoff: float) -> bool:
         """Return whether any two atoms are too close, or an atom has too many neighbours."""
@@ -209,7 +209,7 @@ class Border(nn.Module):
             weight = self.pressed(batch, edges[0], torch.ones_like(edges[0]), cutoff)[1]
             return bool((weight != 1).any())
         arrays = (tensor.numpy() for tensor in (*edges, *tables))
-        return bool(crowded(*arrays, _SPARE, _CONTACT, cutoff, BOND_DECAY))
+        return bool(crowded(*arrays, SPARE, CONTACT, cutoff, BOND_DECAY))
 
     def pressed(
         self, batch: Batch, lengths: Tensor, fade: Tensor, cutoff: float
@@ -229,7 +229,7 @@ class Border(nn.Module):
         per_edge = torch.stack([half, missing * missing * missing, orders], dim=1)
         sums = zeros[:, None].expand(-1, 3).index_add(0, batch.receivers, per_edge)
         energy, depth, valence = sums.unbind(1)
-        largest = self.valence[batch.numbers] + _SPARE
+        largest = self.valence[batch.numbers] + SPARE
         crowd = (valence - largest).clamp(min=0)
         cubed = crowd * crowd * crowd
         energy = energy + _BOND * cubed / (1 + crowd * crowd)
@@ -259,7 +259,7 @@ class Border(nn.Module):
         if on_gpu(field):
             return bool((self.scale(field, numbers) != 1).any())
         arrays = (t.numpy() for t in (field.detach(), numbers, self.field, self.curvature))
-        return bool(too_strong(*arrays, _FIELD, _CURVATURE))
+        return bool(too_strong(*arrays, FIELD, CURVATURE))
 
     def scale(self, field: Tensor, numbers: Tensor) -> Tensor:
         """Return factors (N,) that bound the fields (N, F, 10) of the surroundings."""
@@ -306,8 +306,8 @@ class Border(nn.Module):
     def _largest(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Return the largest gradients and second derivatives that the network may see as is."""
         field, curvature = self.field[numbers], self.curvature[numbers]
-        curvature = curvature.masked_fill(curvature == 0, _CURVATURE)
-        return field.masked_fill(field == 0, _FIELD), curvature
+        curvature = curvature.masked_fill(curvature == 0, CURVATURE)
+        return field.masked_fill(field == 0, FIELD), curvature
 
 
 def _squares(field: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,24 +13,12 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from gnn.operators import _edge_kernels as kernels
+from gnn.operators import edge_arrays as arrays
 from gnn.operators import edges_torch
 from gnn.operators.derivatives import aliases, each_of_batch, gradients, transformed
 from gnn.operators.edge_math import invariant_terms
 from gnn.operators.gpu import on_gpu
 from multipoles import indexing
-from multipoles.compiled import jit
-from multipoles.compiled.simd import BYTES
-
-Range = tuple[int, int, int]
-
-# measured nanoseconds per edge, vector of channels and component (state) or invariant (pair)
-_STATE_COST = {"values": 0.3, "gradients": 0.6, "second": 1.5}
-_PAIR_COST = {"values": 1.0, "gradients": 3.5, "second": 7.0}
-# waking a thread costs some 50 microseconds, more when another library's threads still spin
-_THREAD_GRAIN = 1e5
-# times as long as that takes an edge whose channels do not fill a vector
-_MASKED_COST = 4
 
 
 class State(Function):
@@ -125,11 +113,8 @@ class PairInvariants(Function):
         if on_gpu(state):
             _gpu().run_pair_values(state, directions, (senders, receivers), found, order)
             return found
-        loop = kernels.pair_values_loop(order, _masked(state))
-        ends = _flat(senders), _flat(receivers)
-        args = _flat(state), _flat(directions), *ends, channels, _flat(found)
-        ranges = _ranges("values", _PAIR_COST, receivers, state, found.shape[1])
-        jit.run_ranges(lambda *part: loop(*args, *part), ranges)
+        ends = _array(senders), _array(receivers)
+        arrays.run_pair_values(_array(state), _array(directions), ends, found.numpy(), order)
         return found
 
     @staticmethod
@@ -209,15 +194,9 @@ def _run_state(
     if on_gpu(inputs[0]):
         _gpu().run_state(kind, inputs, receivers, outs, order)
         return
-    factory = {
-        "values": kernels.state_values_loop,
-        "gradients": kernels.state_gradients_loop,
-        "second": kernels.state_second_loop,
-    }[kind]
-    loop = factory(order, _masked(inputs[0]))
-    args = *map(_flat, inputs), _flat(receivers), inputs[0].shape[2], *map(_flat, outs)
-    ranges = _ranges(kind, _STATE_COST, receivers, inputs[0], indexing.n_components(order), n_nodes)
-    jit.run_ranges(lambda *part: loop(*args, *part), ranges)
+    arrays.run_state(
+        kind, [*map(_array, inputs)], _array(receivers), [*map(_array, outs)], order, n_nodes
+    )
 
 
 def _run_pair(
@@ -227,58 +206,11 @@ def _run_pair(
     outs: tuple[Tensor, ...],
     order: int,
 ) -> Tensor:
-    """Run a loop that adds to rows of receivers and of senders; return the sums, like the state.
-
-    Receivers belong to one part each. Senders do not: where there are several parts, each adds
-    them to rows of its own, from its lowest to its highest sender, and these are added in order
-    afterwards.
-    """
-    state = inputs[0]
-    if on_gpu(state):
+    if on_gpu(inputs[0]):
         return _gpu().run_pair(kind, inputs, ends, outs, order)
-    second = kind == "second"
-    factory = kernels.pair_second_loop if second else kernels.pair_gradients_loop
-    loop = factory(order, _masked(state))
-    by_state = _zeros(state)
-    total, senders, receivers = _flat(by_state), _flat(ends[0]), _flat(ends[1])
-    channels, row = state.shape[2], state.shape[1] * state.shape[2]
-    args = *map(_flat, inputs), senders, receivers, channels, total
-    results = [_flat(out) for out in outs]
-    ranges = _ranges(kind, _PAIR_COST, ends[1], state, len(invariant_terms(order)))
-
-    def task(first: int, last: int, edge: int) -> tuple[np.ndarray, int]:
-        rows, base = total, 0
-        if len(ranges) > 1:
-            own = senders[edge : receivers.searchsorted(last)]
-            base, top = (int(own.min()), int(own.max()) + 1) if len(own) else (0, 0)
-            rows = np.zeros((top - base) * row, dtype=total.dtype)
-        loop(*args, rows, base, *results, first, last, edge)
-        return rows, base
-
-    for rows, base in jit.run_ranges(task, ranges):
-        if rows is not total:
-            total[base * row : base * row + len(rows)] += rows
-    return by_state
-
-
-def _ranges(
-    kind: str,
-    cost: dict[str, float],
-    receivers: Tensor,
-    values: Tensor,
-    rows: int,
-    n_nodes: int | None = None,
-) -> list[Range]:
-    """Return the parts of the nodes that threads work on: one part where more do not pay."""
-    n_nodes = len(values) if n_nodes is None else n_nodes
-    vectors = values.shape[2] * values.element_size() // BYTES + 1
-    nanoseconds = cost[kind] * len(receivers) * rows * vectors
-    if _masked(values):
-        nanoseconds *= _MASKED_COST
-    parts = min(jit.get_num_threads(), int(nanoseconds // _THREAD_GRAIN))
-    if parts <= 1:
-        return [(0, n_nodes, 0)]
-    return kernels.node_ranges(_flat(receivers), n_nodes, parts)
+    ends_of = _array(ends[0]), _array(ends[1])
+    found = arrays.run_pair(kind, [*map(_array, inputs)], ends_of, [*map(_array, outs)], order)
+    return torch.from_numpy(found)
 
 
 def _gpu() -> Any:
@@ -288,13 +220,9 @@ def _gpu() -> Any:
     return _edge_cuda
 
 
-def _flat(tensor: Tensor) -> np.ndarray:
-    """Return a one-dimensional NumPy view of a tensor's numbers, made contiguous if need be."""
-    return tensor.detach().contiguous().numpy().reshape(-1)
-
-
-def _masked(values: Tensor) -> int:
-    return int(values.shape[2] * values.element_size() % BYTES != 0)
+def _array(tensor: Tensor) -> np.ndarray:
+    """Return the numbers of a tensor, made contiguous if need be."""
+    return tensor.detach().contiguous().numpy()
 
 
 def _empty(like: Tensor) -> Tensor:

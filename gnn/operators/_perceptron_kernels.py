@@ -41,7 +41,7 @@ def _vectors(numbers, lanes):
 
 
 @inline
-def _begin(first, rows, layer, bias, ends, projected, z, at, width):
+def _begin(first, rows, layer, bias, ends, projected, across, z, at, width):
     """Fill rows of the first layer: bias, and what sender and receiver of the edge contribute."""
     senders, receivers = ends
     outputs, pitch = layer[0], layer[1]
@@ -49,8 +49,8 @@ def _begin(first, rows, layer, bias, ends, projected, z, at, width):
         row = at + r * width
         copy(bias, 0, pitch, z, row)
         if len(senders):
-            one = senders[first + r] * 2 * outputs
-            two = receivers[first + r] * 2 * outputs + outputs
+            one = senders[first + r] * across
+            two = receivers[first + r] * across + outputs
             add_two(projected, one, two, outputs, z, row)
 
 
@@ -62,7 +62,8 @@ def _fill(z, at, width, rows, bias, begin, pitch):
 
 @jit
 def values(
-    begin, end, inputs, pitches, ends, projected, network, fade, kept, breadth, found, summed, lead,
+    begin, end, inputs, pitches, ends, projected, across, network, fade, kept, breadth, found,
+    summed, lead,
 ):  # fmt: skip
     """Write the outputs of rows [begin, end) to `found`, or add them to those of receivers.
 
@@ -86,7 +87,7 @@ def values(
             else:
                 z, at, width = b, ZERO, pitch
             if k == 0:
-                _begin(first, rows, layers[0], biases, ends, projected, z, at, width)
+                _begin(first, rows, layers[0], biases, ends, projected, across, z, at, width)
                 for n in range(len(blocks)):
                     x, step, count = inputs[n], pitches[n], blocks[n, 0]
                     multiply(
@@ -143,12 +144,13 @@ def _last_outputs(first, rows, network, kept, breadth, a, g):
 @jit
 def gradients(
     begin, end, ends, network, fade, kept, breadth, weights, summed, lead, asked,
-    by_fade, by_projected, by_senders, base, by_inputs,
+    by_fade, by_projected, gap, by_senders, step, base, by_inputs,
 ):  # fmt: skip
     """Write the gradients of the sum of weights times outputs, for rows [begin, end).
 
-    What belongs to senders is added to row ``sender - base`` of `by_senders`. `asked` says of
-    each block of inputs whether its gradient is wanted.
+    What belongs to receivers is added to `by_projected`, at the pitch `gap` and from the column
+    `hidden` on; to senders, to row ``sender - base`` of `by_senders`, at the pitch `step`. `asked`
+    says of each block of inputs whether its gradient is wanted.
     """
     matrices, _, blocks, layers = network
     senders, receivers = ends
@@ -188,8 +190,8 @@ def gradients(
         if len(senders):
             one_time = kept.dtype.type(1.0)
             for r in range(rows):
-                one = (senders[first + r] - base) * hidden
-                two = receivers[first + r] * 2 * hidden + hidden
+                one = (senders[first + r] - base) * step
+                two = receivers[first + r] * gap + hidden
                 add_scaled(a, r * width, hidden, one_time, by_senders, one)
                 add_scaled(a, r * width, hidden, one_time, by_projected, two)
         for n in range(len(blocks)):
@@ -205,3 +207,11 @@ def gradients(
                 to = (first + r) * (skipped + count)
                 clear(found, to, skipped)
                 copy(b, r * across, count, found, to + skipped)
+
+
+@jit
+def add_rows(rows, width, numbers, at, pitch):
+    """Add rows of a width to numbers, from a place on, at a pitch."""
+    one_time = rows.dtype.type(1.0)
+    for r in range(len(rows) // width):
+        add_scaled(rows, r * width, width, one_time, numbers, at + r * pitch)

@@ -58,3 +58,12 @@ def exceeding(rows, numbers, largest):
         if total > largest[numbers[i]] * largest[numbers[i]]:
             return True
     return False
+
+
+@jit
+def any_exceeding(arrays, numbers, largest, places):
+    """Return whether `exceeding` holds for any of some arrays, with rows `places` of `largest`."""
+    found = False
+    for k in range(len(arrays)):
+        found = found or exceeding(arrays[k], numbers[k], largest[places[k]])
+    return found

@@ -19,6 +19,7 @@ from multipoles.polynomials import detrace_matrix, multiplicity
 Numbers = Sequence[Any]
 
 
+@lru_cache
 def invariant_terms(order: int) -> list[tuple[int, int, int]]:
     """Return the invariants of a pair in order, as (rank 1, rank 2, indices shared)."""
     ranks = range(1, order + 1)
@@ -154,6 +155,27 @@ def state_second(
     return [_slopes(by_c), _slopes(by_u), _sums(before, added)]
 
 
+@emitted
+def state_change(
+    order: int, before: Numbers, c: Numbers, u: Numbers, dc: Numbers, du: Numbers
+) -> list[list[Any]]:
+    """Add how one edge's monomials times its coefficients change along (dc, du)."""
+    return [_sums(before, _slopes(_state_terms(order, _duals(c, dc), _duals(u, du))))]
+
+
+@emitted
+def state_second_by_coefficients(
+    order: int, u: Numbers, du: Numbers, g: Numbers, s: Numbers
+) -> list[list[Any]]:
+    """Return the second gradients by coefficients.
+
+    Of the sums of monomials, `s` is the second gradient by them, and `g` that by their changes.
+    """
+    powers = _monomials(order, _duals(u, du))
+    products = [bar * power for bar, power in zip(_duals(g, s), powers, strict=True)]
+    return [_slopes(_total(block) for block in _blocks(order, products))]
+
+
 # --- invariants of pairs ------------------------------------------------------------------------
 
 
@@ -281,3 +303,40 @@ def pair_second(
     )
     values, by_one, by_two, by_u = (_slopes(part) for part in found)
     return [by_one, _sums(before, by_two), by_u, values]
+
+
+@emitted
+def pair_change(
+    order: int, one: Numbers, two: Numbers, u: Numbers, d_one: Numbers, d_two: Numbers, du: Numbers
+) -> list[list[Any]]:
+    """Return how the invariants change along (d_one, d_two, du)."""
+    along = _duals(u, du)
+    first = _contractions(order, _duals(one, d_one), along)
+    return [_slopes(_invariants(order, first, _contractions(order, _duals(two, d_two), along)))]
+
+
+@emitted
+def pair_second_by_states(
+    order: int,
+    one: Numbers,
+    two: Numbers,
+    u: Numbers,
+    d_one: Numbers,
+    d_two: Numbers,
+    du: Numbers,
+    g: Numbers,
+    s: Numbers,
+    before: Numbers,
+) -> list[list[Any]]:
+    """Return the second gradients by both states, that by the second added to `before`.
+
+    Of the invariants, `s` is the second gradient by them, and `g` that by their changes: what the
+    gradient's own program makes of g changes as g's change to s and states and direction do.
+    """
+    along, bars = _duals(u, du), _duals(g, s)
+    first = _contractions(order, _duals(one, d_one), along)
+    second = _contractions(order, _duals(two, d_two), along)
+    left, right = _inner_gradients(order, bars, first, second)
+    by_one, _ = _lift(order, left, first, along)
+    by_two, _ = _lift(order, right, second, along)
+    return [_slopes(by_one), _sums(before, _slopes(by_two))]

@@ -33,22 +33,30 @@ def near_pairs(
     PairList
         Sorted by target.
     """
+    ends = near_ends(targets, sources, target_batch, source_batch, reach)
+    return PairList(np.stack(ends, axis=1), len(targets), len(sources))
+
+
+def near_ends(
+    targets: NDArray,
+    sources: NDArray,
+    target_batch: NDArray,
+    source_batch: NDArray,
+    reach: float | NDArray,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the targets and the sources of the same pairs, in the same order."""
     n, m = len(targets), len(sources)
     systems = int(target_batch[-1]) + 1 if n else 1
     reach = np.broadcast_to(np.asarray(reach, dtype=np.float64), n)
     ends = np.searchsorted(source_batch, np.arange(systems + 1))
     if n * m / systems > _BRUTE_FORCE and _finite(targets, sources, reach):
         target_ends = np.searchsorted(target_batch, np.arange(systems + 1))
-        pairs = _by_bins(targets, sources, target_ends, ends, reach)
-    else:
-        counts = np.zeros(n, np.int64)
-        none, reach2 = np.empty((0, 2), np.int64), reach * reach
-        _brute_force(targets, sources, target_batch, ends, reach2, counts, none)
-        pairs = np.empty((int(counts.sum()), 2), np.int64)
-        if len(pairs):
-            starts = np.cumsum(counts) - counts
-            _brute_force(targets, sources, target_batch, ends, reach2, starts, pairs)
-    return PairList(pairs, n, m)
+        return _by_bins(targets, sources, target_ends, ends, reach)
+    # memory that nobody writes to costs nothing
+    most = int((np.diff(ends)[target_batch] if n else ends[:1]).sum())
+    counts, found = np.empty(n, np.int64), np.empty(most + 1, np.int64)
+    total = _brute_force(targets, sources, target_batch, ends, reach * reach, counts, found)
+    return np.repeat(np.arange(n), counts), found[:total]
 
 
 def _finite(*arrays: NDArray) -> bool:
@@ -57,23 +65,23 @@ def _finite(*arrays: NDArray) -> bool:
 
 
 @jit.jit
-def _brute_force(targets, sources, target_batch, ends, reach2, rows, pairs):
-    """Count the pairs of each target in `rows`, or write them to `pairs` from these rows on."""
-    writing = len(pairs) > 0
+def _brute_force(targets, sources, target_batch, ends, reach2, counts, found):
+    """Write the sources of each target's pairs, one target after the other; return their number."""
+    row = 0
     for i in range(len(targets)):
         x, y, z = targets[i, 0], targets[i, 1], targets[i, 2]
-        row, within = rows[i], reach2[i]
+        start, within = row, reach2[i]
         for j in range(ends[target_batch[i]], ends[target_batch[i] + 1]):
             a, b, c = x - sources[j, 0], y - sources[j, 1], z - sources[j, 2]
-            if a * a + b * b + c * c <= within:
-                if writing:
-                    pairs[row, 0], pairs[row, 1] = i, j
-                row += 1
-        if not writing:
-            rows[i] = row
+            found[row] = j  # without a branch: the next one overwrites it
+            row += int(a * a + b * b + c * c <= within)
+        counts[i] = row - start
+    return row
 
 
-def _by_bins(targets, sources, target_ends, source_ends, reach) -> NDArray[np.int64]:
+def _by_bins(
+    targets, sources, target_ends, source_ends, reach
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the pairs by a search in bins, in threads."""
     # NaN: pairs that coincide are listed with the others
     found = pairs_within(
@@ -83,9 +91,9 @@ def _by_bins(targets, sources, target_ends, source_ends, reach) -> NDArray[np.in
         np.nan,
         (target_ends, source_ends),
     )
-    first = np.repeat(np.arange(len(targets)), np.diff(found.starts))
-    pairs = np.stack([first, found.images], axis=1)
+    first, second = np.repeat(np.arange(len(targets)), np.diff(found.starts)), found.images
     if np.all(reach == reach[0]):
-        return pairs
-    apart = ((targets[pairs[:, 0]] - sources[pairs[:, 1]]) ** 2).sum(1)
-    return pairs[apart <= reach[pairs[:, 0]] ** 2]
+        return first, second
+    apart = ((targets[first] - sources[second]) ** 2).sum(1)
+    near = apart <= reach[first] ** 2
+    return first[near], second[near]

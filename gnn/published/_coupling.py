@@ -1,12 +1,39 @@
 """Loops of point multipoles with point charges by 1/r: arrays in, arrays out.
 
-Charges are packed by `multipoles.direct_cpu.pack_sources`: slots in blocks of as many as a vector
-has lanes, of which x, y, z and charge are a vector each. The loops work on atoms [begin, end).
+Charges are packed: slots (`multipoles.neighbours`) in blocks of as many as a vector has lanes, of
+which x, y, z and charge are a vector each. The loops work on atoms [begin, end).
 """
 
 from multipoles.compiled.jit import bare, bare_inline
 from multipoles.compiled.simd import BYTES, lane_sum, load, rsqrt, splat, store
 from multipoles.pairwise import square
+
+
+@bare
+def pack(particles, charges, scale, slots, packed):
+    """Write blocks of charges (M, 1) times a factor, in the order of slots; zero where repeated."""
+    lanes = BYTES // packed.itemsize
+    for slot in range(len(slots)):
+        lane, source = slot % lanes, slots[slot]
+        at = 4 * (slot - lane) + lane
+        real = source >= 0
+        source = source if real else -1 - source
+        for axis in range(3):
+            packed[at + axis * lanes] = particles[source, axis]
+        packed[at + 3 * lanes] = charges[source, 0] * scale if real else 0
+
+
+@bare
+def unpack(packed, scale, slots, by_particles, by_charges):
+    """Write gradients by particles (M, 3), and by charges (M, 1) times a factor, from blocks."""
+    lanes = BYTES // packed.itemsize
+    for slot in range(len(slots)):
+        lane, source = slot % lanes, slots[slot]
+        at = 4 * (slot - lane) + lane
+        if source >= 0:
+            for axis in range(3):
+                by_particles[source, axis] = packed[at + axis * lanes]
+            by_charges[source, 0] = packed[at + 3 * lanes] * scale
 
 
 @bare_inline

@@ -92,6 +92,35 @@ def functions(r, i, j, atoms, constants, out):
 
 
 @bare
+def fill_atoms(numbers, free, radii, powers, charges, factors, least, atoms):
+    """Write rows of `atoms` as `energies` takes them, from tables by atomic number.
+
+    Factors on free C6 coefficients up to `least` count as zero.
+    """
+    for i in range(len(numbers)):
+        z, factor = numbers[i], np.float64(factors[i])
+        atoms[i, 0] = charges[i]
+        atoms[i, 1] = math.sqrt(free[z] * factor) if factor > least else 0.0
+        atoms[i, 2], atoms[i, 3], atoms[i, 4] = radii[z], z, powers[z]
+
+
+@bare
+def gradients(weights, systems, atoms, factors, slopes, by_positions, by_charges, by_factors):
+    """Write the gradients of the sum of weights (B, 3) times sums, from what `energies` derived."""
+    for i in range(len(systems)):
+        b = systems[i]
+        for axis in range(3):
+            total = 0.0
+            for k in range(3):
+                total += weights[b, k] * slopes[i, 3 * k + axis]
+            by_positions[i, axis] = total
+        by_charges[i] = weights[b, 0] * slopes[i, 9]
+        # the slope of sqrt(C6) by the factor is sqrt(C6) / (2 factor), and zero where C6 is
+        root = atoms[i, 1]
+        by_factors[i] = 0.5 * weights[b, 1] * slopes[i, 10] * root / factors[i] if root > 0 else 0
+
+
+@bare
 def energies(begin, end, x, atoms, systems, ends, box, constants, out, sums, slopes):
     """Add the energies of pairs whose first atom is in [begin, end) to rows of `sums` (B, 3).
 

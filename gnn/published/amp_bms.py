@@ -13,6 +13,7 @@ from gnn.data.streaming import Header
 from gnn.data.systems import Frame
 from gnn.layers.electrostatics import full_quadrupoles
 from gnn.layers.message import Graph
+from gnn.passes.weights import Weights
 from gnn.potential import Potential
 from gnn.published import constants, electrostatics, fused
 from gnn.published.dispersion import Dispersion
@@ -26,17 +27,18 @@ from gnn.published.layers import (
     per_system,
     scaled_by_order,
 )
+from gnn.published.near_charges import NearCoupling
 from gnn.published.networks import EdgePerceptron, perceptron
 from gnn.published.pair_energies import PairEnergies
 from gnn.published.pairs import Pairs, pairs_within
+from gnn.published.passes import Found, Passes, passes_of
 from gnn.published.polarisation import Polarisation
-from gnn.published.units import COULOMB
+from gnn.published.terms import CHARGE_UNIT
 from gnn.units import KJ_PER_MOL
 from multipoles.radial import ReactionField
 
 MODES = ("training", "simulation", "simulation-published")
-#: The network's charges are in units of 1 / this many e.
-_CHARGE_UNIT = COULOMB**0.5
+
 _CONTACT = 4.0
 _SIZES = (
     "features", "edge_features", "channels", "steps", "hidden", "readout", "n_radial",
@@ -119,7 +121,7 @@ class AmpBms(Potential):
             "elements": elements,
         }  # fmt: skip
         _check_arguments(self._arguments)
-        self._weights = constants.Weights()
+        self._weights = Weights()
         self.cutoff, self.cutoff_pairs, self.cutoff_mm = cutoff, cutoff_pairs, cutoff_mm
         self.mode, self.box = mode, box
         self.internal_kernel = ReactionField(cutoff_pairs, eps)
@@ -195,6 +197,15 @@ class AmpBms(Potential):
         with fused.twins(create_graph), constants.constant(weights), _one_thread(constant):
             return super().forward(batch, *given)
 
+    def _compiled(self, batch: Batch, asked: Mapping[str, bool]) -> Found | None:
+        own, same = type(self), batch.positions.dtype == batch.mm_moments.dtype == self.dtype
+        published = own._energy is AmpBms._energy and own.parts is AmpBms.parts
+        if not (constants.are_constant() and published and same and self.box is None):
+            return None
+        self._check_numbers(batch)
+        passes: Passes | None = self._weights.kept(lambda: passes_of(self))
+        return None if passes is None or passes.hooked else passes(batch, asked)
+
     def parts(self, batch: Batch) -> dict[str, Tensor]:
         """Return the parts of the energy, in the publication's units kJ/mol, Å and e.
 
@@ -223,8 +234,8 @@ class AmpBms(Potential):
             return torch.cat([state, induced[:, :, None]], 2)
 
         nodes, state, _ = self.steps[-1](nodes, graph, previous, append)
-        charges = neutralised(self.charge(nodes)[:, 0] / _CHARGE_UNIT, batch)
-        moments = (state[:, :, 0] + induced)[:, 1:] / _CHARGE_UNIT
+        charges = neutralised(self.charge(nodes)[:, 0] / CHARGE_UNIT, batch)
+        moments = (state[:, :, 0] + induced)[:, 1:] / CHARGE_UNIT
         moments = torch.cat([charges[:, None], moments], 1)
         factors = response[:, 0]
         energies = self._pair_energies(batch, box, charges, factors) | {
@@ -236,8 +247,8 @@ class AmpBms(Potential):
             "charges": charges,
             "dipoles": moments[:, 1:4],
             "quadrupoles": full_quadrupoles(moments[:, 4:]),
-            "induced_dipoles": induced[:, 1:4] / _CHARGE_UNIT,
-            "induced_quadrupoles": full_quadrupoles(induced[:, 4:] / _CHARGE_UNIT),
+            "induced_dipoles": induced[:, 1:4] / CHARGE_UNIT,
+            "induced_quadrupoles": full_quadrupoles(induced[:, 4:] / CHARGE_UNIT),
             "c6": self.dispersion.coefficients(factors, batch.numbers),
             "c6_factors": factors,
             "features": nodes,
@@ -274,11 +285,13 @@ class AmpBms(Potential):
 
     def _near(self, batch: Batch, box: Tensor | None) -> Pairs:
         """Return pairs of an atom and a surrounding particle near it."""
-        reach = self.polarisation.cutoff
-        if self.mode != "training":
-            reach = max(reach, self.cutoff_mm)
         points = batch.positions, batch.mm_positions
-        return pairs_within(*points, batch.batch, batch.mm_batch, reach, box)
+        return pairs_within(*points, batch.batch, batch.mm_batch, self.reach_near, box)
+
+    @property
+    def reach_near(self) -> float:
+        """Largest distance in Å of a surrounding particle that is near an atom."""
+        return max(self.polarisation.cutoff, 0 if self.mode == "training" else self.cutoff_mm)
 
     def _induced(self, batch: Batch, near: Pairs, response: Tensor) -> Tensor:
         """Return the multipoles induced by surrounding charges, (N, 10), in the network's units."""
@@ -291,23 +304,24 @@ class AmpBms(Potential):
         """Return the energies of pairs of atoms of each system."""
         inputs = batch.positions, charges, factors
         derived = torch.is_grad_enabled() and any(one.requires_grad for one in inputs)
-        pairs = PairEnergies(batch, self.dispersion, self.internal_kernel, _CONTACT, box, derived)
-        energies = fused.apply(pairs, *inputs)
+        energies = fused.apply(self.pair_energies(batch, box, derived), *inputs)
         names = ("coulomb_qm", "dispersion", "repulsion")
         return dict(zip(names, energies.unbind(1), strict=True))
+
+    def pair_energies(self, batch: Batch, box: Tensor | None, derived: bool) -> PairEnergies:
+        """Return what computes energies of pairs of atoms."""
+        return PairEnergies(batch, self.dispersion, self.internal_kernel, _CONTACT, box, derived)
 
     def _coulomb_mm(self, batch: Batch, near: Pairs, moments: Tensor) -> Tensor:
         if self.mode == "training":
             return per_system(electrostatics.energy_of_all(moments, batch), batch.batch, batch)
-        energies = electrostatics.energy_of_pairs(
-            moments,
-            batch.mm_charges,
-            near.vectors(batch.positions, batch.mm_positions),
-            near,
-            self.outer_kernel,
-            consistent=self.mode == "simulation",
-        )
-        return per_system(energies, batch.batch.index_select(0, near.first), batch)
+        inputs = batch.positions, batch.mm_positions, moments, batch.mm_charges
+        energies = fused.apply(self.near_coupling(near), *inputs)
+        return per_system(energies, batch.batch, batch)
+
+    def near_coupling(self, near: Pairs) -> NearCoupling:
+        """Return what computes energies of multipoles with charges near them."""
+        return NearCoupling(near, self.outer_kernel, self.mode == "simulation")
 
     def _check_numbers(self, batch: Batch) -> None:
         check_numbers(batch, self.embedding)

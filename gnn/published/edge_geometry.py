@@ -20,7 +20,7 @@ _MOST_SHIFT = 1e-5
 
 def near_multiples(frequencies: Tensor) -> bool:
     """Return whether frequencies are pi, 2 pi, … up to rounding, as the loops take them."""
-    return bool(np.abs(_shifts(frequencies)).max(initial=0.0) < _MOST_SHIFT)
+    return bool(np.abs(frequency_shifts(frequencies)).max(initial=0.0) < _MOST_SHIFT)
 
 
 def edge_geometry(
@@ -61,45 +61,78 @@ class _Geometry(Function):
         cutoff: float,
         frequencies: Tensor,
     ) -> tuple[Tensor, ...]:
-        shifts = _shifts(frequencies) / cutoff
-        points = (_array(t) for t in (positions, senders, receivers))
-        arguments = (*points, float(cutoff), np.pi / cutoff, shifts)
-        found = tuple(positions.new_empty(len(senders), width) for width in (3, 1, len(shifts)))
-        results = [tensor.numpy() for tensor in found]
-
-        def task(begin: int, end: int) -> None:
-            scratch = np.empty((2, len(shifts)))
-            _edge_loops.values(begin, end, *arguments, scratch, *results)
-
-        run_ranges(task, _ranges(len(senders)))
-        ctx.arguments = arguments
-        return found
+        ctx.edges = Edges(
+            _array(positions),
+            (_array(senders), _array(receivers)),
+            cutoff,
+            frequency_shifts(frequencies),
+        )
+        return tuple(map(torch.from_numpy, ctx.edges.values()))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *weights: Tensor) -> tuple:
-        positions, senders = ctx.arguments[:2]
-        given = [_array(weight) for weight in weights]
+        by_positions = ctx.edges.gradients(*map(_array, weights))
+        return torch.from_numpy(by_positions), None, None, None, None
+
+
+class Edges:
+    """The same of arrays.
+
+    Parameters
+    ----------
+    positions : ndarray
+        (N, 3) in Å.
+    ends : tuple of ndarray
+        Senders and receivers, (E,) int64.
+    cutoff : float
+        Of the envelope in Å.
+    shifts : ndarray
+        (n_radial,) by how much frequencies are more than multiples of pi.
+    """
+
+    def __init__(
+        self,
+        positions: NDArray,
+        ends: tuple[NDArray[np.int64], NDArray[np.int64]],
+        cutoff: float,
+        shifts: NDArray[np.float64],
+    ):
+        self._arguments = positions, *ends, float(cutoff), np.pi / cutoff, shifts / cutoff
+        self._ranges = equal_ranges(np.ones(len(ends[0])), _COST * len(ends[0]))
+
+    def values(self) -> tuple[NDArray, NDArray, NDArray]:
+        """Return directions (E, 3), envelopes (E, 1) and basis (E, n_radial)."""
+        positions, senders, shifts = self._arguments[0], self._arguments[1], self._arguments[-1]
+        directions, fade, basis = (
+            np.empty((len(senders), width), positions.dtype) for width in (3, 1, len(shifts))
+        )
+
+        def task(begin: int, end: int) -> None:
+            scratch = np.empty((2, len(shifts)))
+            _edge_loops.values(begin, end, *self._arguments, scratch, directions, fade, basis)
+
+        run_ranges(task, self._ranges)
+        return directions, fade, basis
+
+    def gradients(self, *weights: NDArray) -> NDArray:
+        """Return the gradient by the positions of the sum of weights times values."""
+        positions, shifts = self._arguments[0], self._arguments[-1]
 
         def task(begin: int, end: int) -> NDArray:
-            by_positions = np.zeros(positions.shape)
-            scratch = np.empty((2, len(ctx.arguments[-1])))
-            _edge_loops.gradients(begin, end, *ctx.arguments, scratch, *given, by_positions)
+            by_positions, scratch = np.zeros(positions.shape), np.empty((2, len(shifts)))
+            _edge_loops.gradients(begin, end, *self._arguments, scratch, *weights, by_positions)
             return by_positions
 
-        total = add_up(run_ranges(task, _ranges(len(senders))))
-        return torch.from_numpy(total.astype(positions.dtype)), None, None, None, None
+        total: NDArray = add_up(run_ranges(task, self._ranges)).astype(positions.dtype)
+        return total
 
 
-def _shifts(frequencies: Tensor) -> NDArray:
+def frequency_shifts(frequencies: Tensor) -> NDArray:
     """Return by how much frequencies are more than multiples of pi."""
     exact = frequencies.detach().double().numpy()
     shifts: NDArray = exact - np.pi * np.arange(1, len(exact) + 1)
     return shifts
-
-
-def _ranges(edges: int) -> list[tuple[int, int]]:
-    return equal_ranges(np.ones(edges), _COST * edges)
 
 
 def _array(tensor: Tensor) -> NDArray:

@@ -15,7 +15,7 @@ from gnn.published.units import COULOMB
 from gnn.units import KJ_PER_MOL
 from multipoles.compiled.jit import add_up, equal_ranges, run_chunks, run_ranges
 from multipoles.compiled.simd import BYTES
-from multipoles.direct_cpu import pack_sources
+from multipoles.layout import aligned
 from multipoles.neighbours import Slots
 from multipoles.radial import Coulomb, Kernel, ReactionField
 
@@ -81,7 +81,7 @@ class ChargeCoupling:
         self, atoms: NDArray, particles: NDArray, moments: NDArray, charges: NDArray
     ) -> NDArray:
         """Return the energies."""
-        packed, _, ranges = self._packed(particles, charges)
+        packed, _, ranges = self._kept = self._packed(particles, charges)
         field = np.empty_like(moments)
         run_chunks(
             lambda *part: _coupling.fields(*part, atoms, packed, ranges, field),
@@ -100,7 +100,7 @@ class ChargeCoupling:
         charges: NDArray,
     ) -> tuple[NDArray, NDArray, NDArray, NDArray]:
         """Return the gradients by both positions, by the moments and by the charges."""
-        packed, slots, ranges = self._packed(particles, charges)
+        packed, slots, ranges = self._kept
         by_atoms = np.empty_like(atoms)
 
         def task(begin: int, end: int) -> NDArray:
@@ -112,10 +112,10 @@ class ChargeCoupling:
             return by_slots
 
         parts = run_ranges(task, equal_ranges(ranges[:, 1] - ranges[:, 0], 2 * self.pairs.n_pairs))
-        by_slots = add_up(parts).reshape(-1, 4, BYTES // atoms.itemsize)
-        by_sources = by_slots.transpose(0, 2, 1).reshape(-1, 4)[slots >= 0]
-        by_charges = by_sources[:, 3:] * atoms.dtype.type(COULOMB)
-        return by_atoms, by_sources[:, :3], self._field * weights[:, None], by_charges
+        by_particles, by_charges = np.zeros_like(particles), np.zeros_like(charges)
+        unit = atoms.dtype.type(COULOMB)
+        _coupling.unpack(add_up(parts), unit, slots, by_particles, by_charges)
+        return by_atoms, by_particles, self._field * weights[:, None], by_charges
 
     def twin(self, atoms: Tensor, particles: Tensor, moments: Tensor, sources: Tensor) -> Tensor:
         """Return the energies by the field operator, which autograd differentiates."""
@@ -125,9 +125,9 @@ class ChargeCoupling:
 
     def _packed(self, particles: NDArray, charges: NDArray) -> tuple[NDArray, NDArray, NDArray]:
         slots, ranges = self.pairs.layout(BYTES // particles.itemsize)
-        sources = charges[:, None] * particles.dtype.type(COULOMB)
-        one = np.ones(1, particles.dtype)
-        return pack_sources(particles, sources, one, slots), slots, ranges
+        packed = aligned(4 * len(slots), particles.dtype)
+        _coupling.pack(particles, charges, particles.dtype.type(COULOMB), slots, packed)
+        return packed, slots, ranges
 
 
 def energy_of_pairs(

@@ -1,5 +1,7 @@
 """Energies of pairs of atoms beside the network: charges, dispersion and repulsion, fused."""
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -56,7 +58,8 @@ class PairEnergies:
         self.contact, self.box = contact, box
         self.derived = derived
         self._constants = (float(contact), kernel.parameter_array, _DAMPING, _ZBL)
-        self._ends = np.searchsorted(batch.batch.numpy(), np.arange(batch.n_systems + 1))
+        self._numbers, self._systems = batch.numbers.numpy(), batch.batch.numpy()
+        self._ends = np.searchsorted(self._systems, np.arange(batch.n_systems + 1))
 
     def values(self, positions: NDArray, charges: NDArray, factors: NDArray) -> NDArray:
         """Return the energies."""
@@ -70,16 +73,10 @@ class PairEnergies:
         """Return the gradients by all inputs."""
         if not self.derived:
             _, self._slopes = self._sums_and_slopes(positions, charges, factors, derived=True)
-        weights = (weights * _UNITS)[self.batch.batch.numpy()]
-        by_places = self._slopes[:, :9].reshape(-1, 3, 3)
-        by_positions = (weights[:, :, None] * by_places).sum(1)
-        # the slope of sqrt(C6) by the factor is sqrt(C6) / (2 factor), and zero where C6 is
-        some = factors > dispersion.LEAST
-        by_roots = weights[:, 1] * self._slopes[:, 10]
-        by_factors = 0.5 * by_roots * self._roots(factors) / np.where(some, factors, 1)
-        parts = by_positions, weights[:, 0] * self._slopes[:, 9], by_factors
-        by_positions, by_charges, by_factors = (part.astype(positions.dtype) for part in parts)
-        return by_positions, by_charges, by_factors
+        found = np.empty_like(positions), np.empty_like(charges), np.empty_like(factors)
+        kept = self._atoms, factors, self._slopes
+        _pair_loops.gradients(weights * _UNITS, self._systems, *kept, *found)
+        return found
 
     def twin(self, positions: Tensor, charges: Tensor, factors: Tensor) -> Tensor:
         """Return the energies in torch operations on a list of pairs."""
@@ -104,11 +101,11 @@ class PairEnergies:
         self, positions: NDArray, charges: NDArray, factors: NDArray, *, derived: bool
     ) -> tuple[NDArray, NDArray]:
         """Return the sums without units, and the derivatives by pairs if they are wanted."""
-        numbers, systems = self.batch.numbers, self.batch.batch.numpy()
-        radii, z = self.tables.radii[numbers].double().numpy(), numbers.numpy().astype(np.float64)
-        atoms = np.stack(
-            [charges, self._roots(factors), radii, z, z**0.23 / repulsion.LENGTH], axis=1
-        )
+        tables = self.tables.free.numpy(), self.tables.radii.numpy()
+        atoms, systems = np.empty((len(self._numbers), 5)), self._systems
+        given = *tables, _powers(len(tables[0])), charges, factors, dispersion.LEAST
+        _pair_loops.fill_atoms(self._numbers, *given, atoms)
+        self._atoms = atoms
         box = np.zeros(3) if self.box is None else self.box.numpy()
         arguments = positions, atoms, systems, self._ends, box, self._constants
 
@@ -124,7 +121,8 @@ class PairEnergies:
         sums, slopes = zip(*parts, strict=True)
         return add_up(sums), add_up(slopes)
 
-    def _roots(self, factors: NDArray) -> NDArray:
-        """Return the roots of the atoms' C6 coefficients."""
-        free = self.tables.free[self.batch.numbers].double().numpy()
-        return np.sqrt(free * np.where(factors > dispersion.LEAST, factors, 0))
+
+@lru_cache
+def _powers(elements: int) -> NDArray[np.float64]:
+    """Return the powers of nuclear charges in the rate of screening, over its length."""
+    return np.array(np.arange(elements) ** 0.23 / repulsion.LENGTH, np.float64)

@@ -1,5 +1,6 @@
 """Pairs of points within a distance, by minimum image where there is a box."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -7,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gnn.operators.near_pairs import near_pairs
+from gnn.operators.near_pairs import near_ends
+from multipoles.compiled.jit import equal_ranges
 
 _AT_ONCE = 1_000_000  # distances in memory
 
@@ -53,11 +55,27 @@ def pairs_within(
     points = one.detach().numpy(), two.detach().numpy()
     batches = batch_one.numpy(), batch_two.numpy()
     if box is None:
-        rows = near_pairs(*points, *batches, reach).pairs
-        first, second = torch.from_numpy(np.ascontiguousarray(rows.T))
-        return Pairs(first, second, None)
+        first, second = near_ends(*points, *batches, reach)
+        return Pairs(torch.from_numpy(first), torch.from_numpy(second), None)
     first, second, shift = _by_minimum_image(*points, *batches, reach, box.numpy())
     return Pairs(torch.from_numpy(first), torch.from_numpy(second), torch.from_numpy(shift))
+
+
+def ranges_of_atoms(first: NDArray[np.int64], cost: float) -> list[tuple[int, int]]:
+    """Return ranges of pairs for threads; those of an atom stay together.
+
+    Parameters
+    ----------
+    first : ndarray
+        Atom of each pair, sorted.
+    cost : float
+        What a pair takes, in pairs of point charges.
+    """
+    parts = equal_ranges(np.ones(len(first)), cost * len(first))
+    if len(parts) == 1:
+        return parts
+    cuts = np.searchsorted(first, first[[begin for begin, _ in parts[1:]]])
+    return list(pairwise([0, *cuts.tolist(), len(first)]))
 
 
 def pairs_among(points: Tensor, batch: Tensor, reach: float, box: Tensor | None = None) -> Pairs:

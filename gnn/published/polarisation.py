@@ -1,7 +1,5 @@
 """Multipoles that surrounding charges induce on atoms, with a learned dependence on distance."""
 
-from itertools import pairwise
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,8 +10,11 @@ from gnn.operators.edges import anisotropic_state
 from gnn.published import _polarisation_loops, fused
 from gnn.published.layers import ORDER, BesselBasis
 from gnn.published.networks import perceptron
-from gnn.published.pairs import Pairs
-from multipoles.compiled.jit import add_up, equal_ranges, run_ranges
+from gnn.published.pairs import Pairs, ranges_of_atoms
+from multipoles.compiled.jit import add_up, run_ranges
+
+# a pair takes as long as so many of point charges
+_COST = 100.0
 
 
 class Polarisation(nn.Module):
@@ -42,6 +43,21 @@ class Polarisation(nn.Module):
         """Return weight and bias of the hidden layer, and the weight of the output."""
         named = dict(self.network.named_parameters())
         return named["0.weight"], named["0.bias"], named["2.weight"]
+
+    def functions(self, distances: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return R^4 and R^5 times what a unit charge at R adds to dipole and quadrupole.
+
+        Of distances (…) in Å below the cutoff, (…, 2): per component of its vector, and of the
+        square of that. Unlike the sums, these are smooth at zero.
+        """
+        inner, bias, outer = (p.detach().double().numpy() for p in self.parameters_of_network())
+        x = distances[..., None] / self.cutoff
+        fade = 1 + x**6 * (-28 + x * (48 - 21 * x))
+        basis = fade / x * np.sin(x * self.radial.frequencies.double().numpy())
+        hidden = basis @ inner.T + bias
+        with np.errstate(over="ignore"):
+            hidden = hidden / (1 + np.exp(-hidden))
+        return self.scaling * self.cutoff * fade * (hidden @ outer.T)
 
     def forward(self, atoms: Tensor, particles: Tensor, charges: Tensor, pairs: Pairs) -> Tensor:
         """Return the sums (N, 10) at atoms (N, 3) for charges (M,) of particles (M, 3)."""
@@ -126,13 +142,7 @@ class InducedMultipoles:
         return anisotropic_state(weights, vectors / distances, *ends)[:, :, 0]
 
     def _parts(self) -> list[tuple[int, int]]:
-        """Return ranges of pairs for threads; those of an atom stay together."""
-        first = self.pairs.first.numpy()
-        # one pair takes as long as a hundred of point charges
-        parts = equal_ranges(np.ones(len(first)), 100.0 * len(first))
-        cuts = np.searchsorted(first, first[[begin for begin, _ in parts[1:]]])
-        bounds = [0, *cuts.tolist(), len(first)]
-        return list(pairwise(bounds))
+        return ranges_of_atoms(self.pairs.first.numpy(), _COST)
 
     def _arguments(
         self, atoms: NDArray, particles: NDArray, charges: NDArray, network: tuple

@@ -79,6 +79,8 @@ class Trainer:
         self.loader = Loader(training, model)
         self.average = copy.deepcopy(model).eval()
         self.optimizer = optimizer_of(model, self.settings)
+        # of steps on the small tensors of these models, most is the cost of calls
+        self._pairs: list[list[Tensor]] = [[*self.average.parameters()], [*model.parameters()]]
         self.epoch = self.step = self.skipped = self.stale = 0
         self.elapsed = 0.0
         self.best = math.inf
@@ -166,7 +168,7 @@ class Trainer:
             part.backward()
         self.ranks.add_gradients(self.model.parameters())
         loss = self.ranks.sum(np.array([part.item()]))[0]
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        norm = nn.utils.clip_grad_norm_(self._pairs[1], self.settings.clip, foreach=True)
         self.step += 1
         if not math.isfinite(loss) or not torch.isfinite(norm):
             self._skip()
@@ -204,8 +206,8 @@ class Trainer:
     def _update_average(self) -> None:
         # short memory at first, so that the random start is forgotten
         decay = min(self.settings.ema, (1 + self.step) / (10 + self.step))
-        for mean, value in zip(self.average.parameters(), self.model.parameters(), strict=True):
-            mean.lerp_(value, 1 - decay)
+        means, values = self._pairs
+        torch._foreach_lerp_(means, values, 1 - decay)
 
     def _validate(self) -> dict[str, Any]:
         """Validate the averaged weights, and save them if they are the best so far."""

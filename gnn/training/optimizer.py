@@ -68,7 +68,7 @@ class Muon(torch.optim.AdamW):
         chosen = {id(matrix) for matrix in matrices}
         others = [p for p in model.parameters() if id(p) not in chosen]
         groups = [{"params": others}, {"params": matrices, "momentum": momentum}]
-        super().__init__(groups, lr=lr, weight_decay=weight_decay)
+        super().__init__(groups, lr=lr, weight_decay=weight_decay, fused=True)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -113,4 +113,6 @@ def optimizer_of(model: nn.Module, settings: TrainingConfig) -> torch.optim.Opti
     """Return the optimiser that the settings name, its learning rate zero."""
     if settings.optimizer == "muon":
         return Muon(model, lr=0.0, weight_decay=settings.weight_decay)
-    return torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=settings.weight_decay)
+    # of steps on the small tensors of these models, most is the cost of calls
+    decay, parameters = settings.weight_decay, model.parameters()
+    return torch.optim.AdamW(parameters, lr=0.0, weight_decay=decay, fused=True)

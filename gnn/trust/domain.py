@@ -112,7 +112,7 @@ class Domain:
             Gradient of the potential of the surroundings at the atoms in V/Å, (N, 3); None where
             the model has none.
         """
-        numbers, vectors = _array(batch.numbers), _array(batch.edge_vectors)
+        numbers, vectors = _array(batch.numbers), _edge_vectors(batch)
         novelty = np.full(len(numbers), MOST)  # of elements that no frame had
         values = _array(features)
         for z in self.densities.keys() & set(numbers.tolist()):
@@ -204,6 +204,14 @@ def _extent(known: Sequence[int], pairs: Array, charges: Array, field: Array) ->
     all_charges, all_fields = np.full(size, np.inf), np.zeros(size)
     all_charges[known], all_fields[known] = charges, field
     return Extent(whole, all_charges, all_fields)
+
+
+def _edge_vectors(batch: Batch) -> NDArray[Any]:
+    if batch.cell is not None:
+        return _array(batch.edge_vectors)
+    positions = _array(batch.positions)
+    found: NDArray[Any] = positions[_array(batch.receivers)] - positions[_array(batch.senders)]
+    return found
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:

@@ -16,12 +16,34 @@ import numpy as np
 
 from multipoles.compiled.jit import bare, bare_inline, inline, jit
 from multipoles.compiled.simd import BYTES, lane_sum, load, splat, store
+from multipoles.compiled.simd_math import fit, nearest, polynomial
 
 LANES = BYTES // 8
 #: Vectors of points of a block: of a synthesis, whose sums are held in registers, and at most.
 BLOCK, MOST = 4, 16
 # phases are computed anew so often; those between are products
 _ANEW = 16
+_PI = np.longdouble("3.14159265358979323846264338327950288")
+
+
+def _half_turns(function):
+    """Return a function of the square of turns, of up to half a one, as a polynomial."""
+    return polynomial(lambda lanes: fit(lambda v: function((1 + v) / 8), 10, 0.125))
+
+
+# sin(πu)/u and cos(πu), in u² - 1/8
+_sine_over = _half_turns(lambda t: np.sin(_PI * np.sqrt(t)) / np.sqrt(t))
+_cosine = _half_turns(lambda t: np.cos(_PI * np.sqrt(t)))
+
+
+@bare_inline
+def _phase(place):
+    """Return cosines and sines of 2πu of a vector of places u."""
+    # whole turns are taken off first: what is left has all digits
+    place = place - nearest(place)
+    square = place * place - 0.125
+    sine, cosine = place * _sine_over(square), _cosine(square)
+    return 1.0 - sine * sine * 2.0, sine * cosine * 2.0
 
 
 @bare_inline
@@ -29,21 +51,19 @@ def _fill_phases(u, first, last, axis, limit, order, width, start, table):
     """Write T and its derivatives up to an order at points first ... last - 1, and at zero."""
     rows = 2 * limit + 1
     for j in range(width):
-        place = u[first + j, axis] if first + j < last else 0.0
-        # whole turns are taken off first: what is left has all digits
-        place -= np.rint(place)
-        x, y = math.cos(2 * math.pi * place), math.sin(2 * math.pi * place)
-        a, b = 1.0, 0.0
-        table[start + j] = 1.0
+        table[start + j] = u[first + j, axis] if first + j < last else 0.0
+    for j in range(0, width, LANES):
+        place = load(table, start + j)
+        x, y = _phase(place)
+        a, b = x, y
+        store(table, start + j, splat(table, 1.0))
         for m in range(1, limit + 1):
             if m % _ANEW == 0:
-                turn = m * place
-                turn = 2 * math.pi * (turn - np.rint(turn))
-                a, b = math.cos(turn), math.sin(turn)
-            else:
+                a, b = _phase(place * m)
+            elif m > 1:
                 a, b = a * x - b * y, a * y + b * x
-            table[start + (2 * m - 1) * width + j] = a
-            table[start + 2 * m * width + j] = b
+            store(table, start + (2 * m - 1) * width + j, a)
+            store(table, start + 2 * m * width + j, b)
     for n in range(1, order + 1):
         here, before = start + n * rows * width, start + (n - 1) * rows * width
         for j in range(width):

@@ -11,6 +11,7 @@ Each is the adjoint of the other, and their derivatives by u are the same with a
 """
 
 from functools import cached_property, lru_cache
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -49,6 +50,8 @@ class Waves:
         self._sizes = np.prod(2 * self.limits + 1, axis=1) + 1
         self._starts = np.stack([starts, np.zeros_like(starts)], axis=1)
         given = self.limits, self.inverses, float(longest), self._depth, self._starts
+        self._starts_known: dict[int, np.ndarray] = {}
+        self._longest_table = int((2 * self.limits + 1).sum(axis=1).max())
         #: m of all waves (n_waves, 3), and where those of each system start, (n_systems + 1,)
         self.numbers, self._places, self.ends = wave_loops.list_waves(*given)
 
@@ -79,7 +82,7 @@ class Waves:
         starts = self._starts_of(channels)
         boxes = np.zeros(int(starts[-1, 1]))
         # a block's phases stay in cache, however long the box
-        most = int(_PHASES / (2 * self.limits + 1).sum(axis=1).max())
+        most = int(_PHASES / self._longest_table)
         width = min(_whole(min(most, wave_loops.MOST * wave_loops.LANES)), _whole(len(u)))
         squares = (order + 1) ** 2 * width
         sizes = moments.shape[2] * width, squares, (order + 1) * width
@@ -134,21 +137,27 @@ class Waves:
 
     def _starts_of(self, channels: int) -> np.ndarray:
         """Return where each system starts in `depth`, and its boxes."""
-        starts = self._starts.copy()
-        np.cumsum(channels * self._sizes, out=starts[1:, 1])
-        return starts
+        if channels not in self._starts_known:
+            starts = self._starts.copy()
+            np.cumsum(channels * self._sizes, out=starts[1:, 1])
+            self._starts_known[channels] = starts
+        return self._starts_known[channels]
 
     def _scratch(self, order: int, width: int, sizes: tuple[int, ...]) -> tuple[np.ndarray, ...]:
-        rows = int((2 * self.limits + 1).sum(axis=1).max()) * (order + 1)
-        return tuple(aligned(n, _FLOAT) for n in (rows * width, *sizes))
+        rows = self._longest_table * (order + 1)
+        ends = list(accumulate((rows * width, *sizes), initial=0))
+        room = aligned(ends[-1], _FLOAT)  # widths are whole vectors: all parts are aligned
+        return tuple(room[start:end] for start, end in pairwise(ends))
 
     def _work(self, ends: np.ndarray, order: int) -> float:
         """Return the cost of a sum in pairs of charges."""
-        return 0.1 * (order + 1) * float((np.diff(ends) * np.diff(self.ends)).sum())
+        return 0.1 * (order + 1) * float((ends[1:] - ends[:-1]) @ (self.ends[1:] - self.ends[:-1]))
 
     def _parts(self) -> np.ndarray:
         """Return systems, or where these are too few for all threads, parts of their boxes."""
         rows, count = 2 * self.limits[:, 0] + 1, len(self.limits)
+        if count == 1 and get_num_threads() == 1:
+            return np.array([[0, 0, rows[0]]])
         pieces = max(4 * get_num_threads() // count, 1) if get_num_threads() > 1 else 1
         parts = np.arange(pieces + 1) * rows[:, None] // pieces
         system = np.repeat(np.arange(count), pieces)
@@ -162,6 +171,9 @@ def _whole(n: int) -> int:
 
 def _blocks(ends: np.ndarray, size: int) -> np.ndarray:
     """Return system, first point and one after the last of blocks of points."""
+    if len(ends) == 2:
+        first = np.arange(ends[0], ends[1], size)
+        return np.stack([np.zeros_like(first), first, np.minimum(first + size, ends[1])], axis=1)
     counts = -(-np.diff(ends) // size)
     system = np.repeat(np.arange(len(counts)), counts)
     place = np.arange(len(system)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -169,6 +181,7 @@ def _blocks(ends: np.ndarray, size: int) -> np.ndarray:
     return np.stack([system, first, np.minimum(first + size, ends[1:][system])], axis=1)
 
 
+@lru_cache
 def _powers(order: int) -> np.ndarray:
     return np.ascontiguousarray(indexing.multi_indices(order), np.int64)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gnn.operators import _edge_functions, edges, edges_torch
+from gnn.operators import edge_arrays, edges, edges_torch
 from gnn.operators.edges import anisotropic_state, n_invariants, pair_invariants, self_invariants
 from multipoles import indexing
 from multipoles.compiled import jit
@@ -249,7 +249,7 @@ def test_threads_change_nothing_but_rounding_and_repeat_exactly(monkeypatch):
     try:
         for count, grain in ((1, 1e5), (3, 1e-3), (3, 1e-3)):
             jit.set_num_threads(count)
-            monkeypatch.setattr(_edge_functions, "_THREAD_GRAIN", grain)
+            monkeypatch.setattr(edge_arrays, "_THREAD_GRAIN", grain)
             operators = both_operators(2, 5, "compiled", **options)
             runs.append([x for o in operators for x in all_derivatives(*o)])
     finally:

@@ -10,8 +10,8 @@ import torch
 from methanol import in_water
 
 from gnn import System, load_model
+from gnn.engines.embedding._group_loops import switched
 from gnn.engines.embedding.embedding import Embedding
-from gnn.engines.embedding.groups import switch
 from gnn.engines.embedding.images import nearest_image
 from gnn.engines.embedding.zone import Sites, Surroundings, Zone
 from gnn.units import KJ_PER_MOL, NANOMETER
@@ -78,6 +78,9 @@ def tiny(model, seed=0, n_waters=6, cutoff=6.0):
 
 
 # --- the embedding by itself ----------------------------------------------------------------------
+
+
+switch = np.vectorize(switched, otypes="dd")
 
 
 def test_switch_falls_smoothly_from_one_to_zero():

@@ -113,7 +113,7 @@ def test_potential_is_the_derivative_by_the_charges(mode):
 
 
 def test_threads_give_the_same(monkeypatch):
-    for module in ("perceptron", "_edge_functions"):
+    for module in ("network", "edge_arrays"):
         monkeypatch.setattr(f"gnn.operators.{module}._THREAD_GRAIN", 1.0)
     monkeypatch.setattr("multipoles.compiled.jit.equal_ranges.__defaults__", (1.0,))
     model = small_model()

@@ -9,9 +9,11 @@ from torch.autograd import gradcheck, gradgradcheck
 from gnn.data.batching import collate
 from gnn.published import fused
 from gnn.published.electrostatics import ChargeCoupling
+from gnn.published.near_charges import NearCoupling
 from gnn.published.pair_energies import PairEnergies
 from gnn.published.pairs import pairs_among, pairs_within
 from gnn.published.polarisation import InducedMultipoles
+from multipoles.radial import ReactionField
 
 BOX = torch.tensor([16.5, 17.0, 18.0], dtype=torch.float64)
 
@@ -55,7 +57,22 @@ def _induced(dtype, boxed):
     return operator, [*points, batch.mm_charges, *network]
 
 
+def _near(consistent):
+    def make(dtype, boxed):
+        batch, box = _batch(dtype, boxed), BOX if boxed else None
+        points = batch.positions, batch.mm_positions
+        pairs = pairs_within(*points, batch.batch, batch.mm_batch, 8.2, box)
+        moments = _random(len(batch.numbers), 10, dtype=dtype)
+        operator = NearCoupling(pairs, ReactionField(7.5, 78.4), consistent)
+        return operator, [*points, moments, batch.mm_charges]
+
+    return make
+
+
 CASES = {
+    "near charges": (_near(True), False),
+    "near charges in a box": (_near(True), True),
+    "near charges as published": (_near(False), False),
     "pair energies": (_pair_energies, False),
     "pair energies in a box": (_pair_energies, True),
     "charges": (_coupling, False),

@@ -116,6 +116,7 @@ class Embedding:
         self._tree = Tree(zone.held, particles)
         self._numbers = torch.tensor(numbers, dtype=torch.int64)
         self._charge = torch.tensor([zone.charge], dtype=model.dtype)
+        self._dtype = self._charge.numpy().dtype
         formal = zone.formal
         shares = np.full(len(numbers), zone.charge / len(numbers)) if formal is None else formal
         self._formal = torch.tensor(np.asarray(shares), dtype=model.dtype)
@@ -234,21 +235,25 @@ class Embedding:
         """Return the zone as a batch, for charges (k,) as they are seen."""
         atoms, around = placed.atoms, placed.near.points
         senders, receivers = neighbour_pairs(atoms, self.model.cutoff)
-        dtype, n = self.model.dtype, len(atoms)
+        n = len(atoms)
         field = np.zeros((n, 0)) if far is None else far.field()
+
+        def cast(values: Array) -> torch.Tensor:
+            return torch.from_numpy(values.astype(self._dtype))
+
         return Batch(
             numbers=self._numbers,
-            positions=torch.tensor(atoms, dtype=dtype),
+            positions=cast(atoms),
             batch=torch.zeros(n, dtype=torch.int64),
             charge=self._charge,
-            mm_positions=torch.tensor(around, dtype=dtype),
-            mm_moments=torch.tensor(seen[:, None], dtype=dtype),
+            mm_positions=cast(around),
+            mm_moments=cast(seen[:, None]),
             mm_batch=torch.zeros(len(around), dtype=torch.int64),
-            uniform_field=torch.zeros(1, 3, dtype=dtype),
-            external_field=torch.tensor(field, dtype=dtype),
-            origin=torch.tensor(placed.origin[None]),
-            senders=torch.tensor(senders),
-            receivers=torch.tensor(receivers),
+            uniform_field=torch.zeros(1, 3, dtype=self._charge.dtype),
+            external_field=cast(field),
+            origin=torch.from_numpy(placed.origin[None]),
+            senders=torch.from_numpy(senders),
+            receivers=torch.from_numpy(receivers),
             n_systems=1,
             formal=self._formal,
             between=() if far is None else (far.between,),

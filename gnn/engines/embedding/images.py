@@ -1,6 +1,7 @@
 """Images in a periodic box: nearest ones, whole molecules, and all that are within reach."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
@@ -9,6 +10,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import breadth_first_order, connected_components
 from scipy.spatial import cKDTree
+
+from gnn.engines.embedding._group_loops import are_whole
 
 Array = NDArray[Any]
 
@@ -26,7 +29,7 @@ def nearest_image(vectors: Array, box: Array | None) -> Array:
     if box is None:
         return vectors
     for axis in (2, 1, 0):
-        vectors = vectors - box[axis] * np.round(vectors[..., axis : axis + 1] / box[axis, axis])
+        vectors = vectors - box[axis] * np.rint(vectors[..., axis : axis + 1] / box[axis, axis])
     return vectors
 
 
@@ -60,8 +63,7 @@ class Tree:
         """Return positions (n, 3) in Å, with particles that are bonded in one image."""
         if box is None or not len(self.bonds):
             return positions
-        vectors = positions[self.bonds[:, 1]] - positions[self.bonds[:, 0]]
-        if np.allclose(vectors, nearest_image(vectors, box), rtol=0, atol=1e-6):
+        if are_whole(positions, self.bonds, np.asarray(box)):
             return positions
         moved = positions.copy()
         for i in self.order:
@@ -87,6 +89,14 @@ def moves_up_to(length: float, box: Array) -> Array:
     order = np.argsort(lengths, kind="stable")
     found: Array = moves[order[lengths[order] <= length]]
     return found
+
+
+@lru_cache(maxsize=16)
+def _shortest(box: bytes) -> float:
+    """Return the length in Å of the shortest vector of a lattice; steps in one box ask again."""
+    rows = np.frombuffer(box).reshape(3, 3)
+    most = (1 + 1e-9) * float(np.linalg.norm(rows, axis=1).min())
+    return float(np.linalg.norm(moves_up_to(most, rows)[1]))
 
 
 def steps_within(reach: float, box: Array | None) -> Array:
@@ -119,10 +129,11 @@ def gap_between_images(points: Array, box: Array, reach: float) -> float:
     reach
         Distances beyond this need not be found.
     """
-    radius = float(np.linalg.norm(points - points.mean(axis=0), axis=1).max())
-    moves = moves_up_to(2 * radius + reach, box)[1:]
-    if not len(moves):
+    about = points - points.mean(axis=0)
+    radius = float(np.sqrt((about * about).sum(axis=1).max()))
+    if 2 * radius + reach < _shortest(np.ascontiguousarray(box, dtype=np.float64).tobytes()):
         return reach
+    moves = moves_up_to(2 * radius + reach, box)[1:]
     # a move and its opposite find the same pairs
     ahead = (np.sign(moves.round(9)) * [9, 3, 1]).sum(axis=1) > 0
     lower, upper = points.min(axis=0) - reach, points.max(axis=0) + reach

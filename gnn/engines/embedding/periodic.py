@@ -10,48 +10,43 @@ charges is the adjoint sum, of the derivatives W of the energy by that field, as
 
 Images of the zone itself act on it by G - 1/r, between the multipoles that the model returns.
 
-G is split as on any mesh (`fmm.mesh`): a smooth part goes over a grid, pairs within a radius are
-summed one by one. Energy and forces come from one grid, so that they agree to rounding.
+G is split: pairs within a radius are summed one by one, what is smooth wave by wave, or on a grid
+(`fmm.mesh`) where there are too many waves. Energy and forces come from the same waves, so that
+they agree to rounding.
 """
 
 import warnings
-from collections.abc import Callable
-from functools import cached_property
-from itertools import product
-from typing import Any
+from functools import cached_property, lru_cache
 
 import numpy as np
-import torch
-from torch import Tensor
 
 import multipoles as mp
 from fmm.mesh.choice import Setting, setting_of
 from fmm.mesh.plan import MeshSum
 from gnn.engines.embedding.images import Array
+from gnn.engines.embedding.near import MULTIPOLES, ORDER, Charges, Near, images, pairs_of
+from gnn.engines.embedding.waves import WaveSum, waves_pay
+from gnn.outputs import Between
 from gnn.units import COULOMB
 from multipoles import indexing
-from multipoles.lattice import search
 from multipoles.lattice.cell import cell_of
 from multipoles.lattice.own import own_matrix
-from multipoles.neighbours import PairList, Slots
+from multipoles.lattice.smooth import Smooth
+from multipoles.neighbours import Slots
 from multipoles.radial import Coulomb
-from multipoles.radial.remainder import SmoothPart
+from multipoles.radial.remainder import Remainder, SmoothPart
 from multipoles.sums import field_arrays
 
 #: Relative error of the field at the atoms that is allowed.
 TOLERANCE = 1e-5
-#: Order of the field at the atoms: one more than the models take, for their forces.
-ORDER = 3
-# of the multipoles of atoms, and of what answers to the field
-_MULTIPOLES = 2
-# of the tolerance, what grid and radius are made for: the model of their errors is that of all
+# of the tolerance, what waves and radius are made for: the model of their errors is that of all
 # derivatives and of lattices, some hundred times more than those of a liquid's electric field
 _AIM = 30.0
 # atoms at which the error is measured, and the error of that sum
 _SAMPLES, _EXACT = 4, 1e-9
 _COULOMB = Coulomb()
 # Σ_β M_β Φ_(β + e) for the steps e
-_RAISED = indexing.sum_index(_MULTIPOLES, 1)[:, 1:]
+_RAISED = indexing.sum_index(MULTIPOLES, 1)[:, 1:]
 
 
 class FarField:
@@ -79,8 +74,8 @@ class FarField:
     def __init__(self, charges: Array, tolerance: float = TOLERANCE):
         self.charges = np.asarray(charges, dtype=np.float64)
         self.tolerance, self.error = tolerance, np.nan
-        self._setting: Setting | None = None
-        self._mesh: MeshSum | None = None
+        self._setting: Smooth | None = None
+        self._mesh: MeshSum | WaveSum | None = None
         self._box = np.zeros((3, 3))
 
     def around(
@@ -113,24 +108,29 @@ class FarField:
         return found
 
     def choose(self, n_atoms: int, box: Array) -> None:
-        """Choose grid and radius for a zone of some atoms, and a box about as large as this.
+        """Choose radius and waves for a zone of some atoms, and a box about as large as this.
 
         They stay for all configurations, so that runs which go on give the same numbers; for other
         boxes, only the number of waves changes.
         """
-        targets, sources = np.zeros((n_atoms, 3)), np.zeros((max(len(self.charges), 1), 3))
-        aim, orders = _AIM * self.tolerance, (_MULTIPOLES, ORDER)
-        self._setting = setting_of(targets, sources, cell_of(box), _COULOMB, aim, orders)
+        count, cell, aim = max(len(self.charges), 1), cell_of(box), _AIM * self.tolerance
+        self._setting = waves_pay(n_atoms, count, cell, aim, MULTIPOLES + ORDER)
+        if self._setting is None:
+            points = np.zeros((n_atoms, 3)), np.zeros((count, 3))
+            self._setting = setting_of(*points, cell, _COULOMB, aim, (MULTIPOLES, ORDER))
 
-    def _laid_out(self, atoms: Array, box: Array) -> MeshSum:
-        """Return the grid of a box, that of before where it is the same box."""
+    def _laid_out(self, atoms: Array, box: Array) -> MeshSum | WaveSum:
+        """Return the waves of a box, those of before where it is the same box."""
         if self._mesh is not None and np.array_equal(box, self._box):
             return self._mesh
         if self._setting is None:
             self.choose(len(atoms), box)
         assert self._setting is not None  # for the type checker
-        nowhere = np.zeros((1, 3))
-        self._mesh = MeshSum(nowhere, nowhere, cell_of(box), self._setting, _COULOMB)
+        if isinstance(self._setting, Setting):
+            nowhere = np.zeros((1, 3))
+            self._mesh = MeshSum(nowhere, nowhere, cell_of(box), self._setting, _COULOMB)
+        else:
+            self._mesh = WaveSum(cell_of(box), self._setting)
         self._box = np.array(box)
         return self._mesh
 
@@ -165,7 +165,7 @@ class Around:
 
     def __init__(
         self,
-        mesh: MeshSum,
+        mesh: MeshSum | WaveSum,
         charges: Array,
         atoms: Array,
         sites: Array,
@@ -174,17 +174,15 @@ class Around:
     ):
         self.mesh, self.charges = mesh, charges
         self.atoms, self.sites = np.ascontiguousarray(atoms), np.ascontiguousarray(sites)
-        self._points = np.ascontiguousarray(near[0])
-        self._seen = np.ascontiguousarray(near[1])[:, None, None]
-        self._slots = Slots(len(atoms), len(self._points))
+        points, seen = map(np.ascontiguousarray, near)
+        self._seen = Charges(self.atoms, points, seen)
         self._coupling = coupling
 
     # --- the field of all charges, and its adjoint ------------------------------------------------
 
     def field(self) -> Array:
         """Return the potential at the atoms and its derivatives, (n, 20) in V/Å^k, packed."""
-        given = self.atoms, self._points, self._seen, ORDER, _COULOMB, self._slots
-        found: Array = COULOMB * (self.of_all - field_arrays(*given)[:, 0])
+        found: Array = COULOMB * (self.of_all - self._seen.field())
         return found
 
     def work(self, response: Array) -> float:
@@ -199,13 +197,12 @@ class Around:
     @cached_property
     def of_all(self) -> Array:
         """The field (n, 20) at the atoms of all charges with all images, in e/Å^(k + 1)."""
-        atoms, images, origin, pairs = self._near
         moments = self.charges[:, None, None]
         spectrum = self.mesh.spectrum_of(self.sites, moments)
-        phi = self.mesh.smooth_field_at(self.atoms, spectrum, ORDER)
-        phi += self._pairs(atoms, images, moments[origin], ORDER, pairs)
-        phi[:, :, 0] += self.mesh.background(moments)
-        return phi[:, 0]
+        phi: Array = self.mesh.smooth_field_at(self.atoms, spectrum, ORDER)[:, 0]
+        phi += self._near.field()
+        phi[:, 0] += self.mesh.background(moments)
+        return phi
 
     def reaction(self, response: Array) -> tuple[Array, Array, Array]:
         """Return what follows from derivatives of an energy by the field.
@@ -222,108 +219,55 @@ class Around:
         by_seen : ndarray
             Derivatives of the energy by what the model sees of these charges, (k,) in V.
         """
-        moments = COULOMB * response[:, None, : len(_RAISED)].astype(np.float64)
-        moments = np.ascontiguousarray(moments)
-        atoms, images, origin, pairs = self._near
-        of_images = self._pairs(images, atoms, moments, 1, pairs.transposed)[:, 0, 1:]
-        smooth = self.mesh.smooth_field_at(
-            self.sites, self.mesh.spectrum_of(self.atoms, moments), 1
-        )
-        slopes = smooth[:, 0, 1:]
-        for axis in range(3):
-            slopes[:, axis] += np.bincount(origin, of_images[:, axis], len(slopes))
-        given = self._points, self.atoms, moments, 1, _COULOMB, self._slots.transposed
-        direct = field_arrays(*given)[:, 0]
-        return -self.charges[:, None] * slopes, self._seen[:, 0] * direct[:, 1:], -direct[:, 0]
+        moments = np.ascontiguousarray(COULOMB * response[:, : len(_RAISED)], dtype=np.float64)
+        spectrum = self.mesh.spectrum_of(self.atoms, moments[:, None])
+        smooth = self.mesh.smooth_field_at(self.sites, spectrum, 1)[:, 0, 1:]
+        on_sites = self._near.forces(moments) - self.charges[:, None] * smooth
+        forces, potentials = self._seen.answer(moments)
+        return on_sites, -forces, -potentials
 
     @cached_property
-    def _near(self) -> tuple[Array, Array, Array, PairList]:
-        """Atoms, images of charges near them, whose they are, and pairs within the radius."""
-        cell, radius = self.mesh.cell, self.mesh.setting.radius
-        # the zone in the middle of a cell, beyond which it may reach, and charges in that cell
-        middle = cell.vectors.sum(axis=0) / 2 - self.atoms.mean(axis=0)
-        atoms = self.atoms + middle
-        beyond = np.abs(atoms @ cell.inverse - 0.5).max(axis=0) - 0.5
-        reach = radius + float(np.maximum(beyond * cell.heights, 0).max())
-        images = search.images_within(cell.wrapped(self.sites + middle), cell, reach)
-        low, high = atoms.min(axis=0) - radius, atoms.max(axis=0) + radius
-        kept = np.flatnonzero(((images.points > low) & (images.points < high)).all(axis=1))
-        points = np.ascontiguousarray(images.points[kept])
-        found = search.pairs_within(atoms, points, radius, 0.0)
-        pairs = PairList.of_rows(found.starts, found.images, len(points))
-        return atoms, points, images.origin[kept], pairs
-
-    def _pairs(self, targets: Array, sources: Array, moments: Array, order: int, pairs: Any) -> Any:
-        """Return what the waves lack of the field, (targets, 1, components)."""
-        ((factor, kernel),) = self.mesh.near_kernels
-        return factor * field_arrays(targets, sources, moments, order, kernel, pairs)
+    def _near(self) -> Near:
+        """Charges within the radius of the atoms."""
+        return Near(self.atoms, self.sites, self.charges, self.mesh.cell, self.mesh.setting)
 
     # --- the zone's own images --------------------------------------------------------------------
 
-    def between(self, positions: Tensor, moments: Tensor) -> Tensor:
-        """Return the energy () in eV of the zone's multipoles with those of all its images.
+    @cached_property
+    def between(self) -> Between:
+        """The energy in eV of the zone's multipoles (n, 10) with those of all its images.
 
-        Half of it is that of one zone in the field of the images; differentiable once.
-
-        Parameters
-        ----------
-        positions : Tensor
-            Of the atoms in Å, (n, 3).
-        moments : Tensor
-            Packed, (n, 10) in e Å^k.
+        Half of it is that of one zone in the field of the images.
         """
-        energy: Tensor = self._coupling * _Between.apply(positions, moments, self.of_images)
-        return energy
+        return Between(self.between_arrays)
+
+    def between_arrays(self, atoms: Array, moments: Array) -> tuple[float, Array, Array]:
+        """Return `between` and its derivatives by positions (n, 3) and moments (n, 10)."""
+        phi = self._coupling * self.of_images(atoms, moments)
+        by_moments = phi[:, : moments.shape[1]]
+        by_positions = (moments[:, :, None] * phi[:, _RAISED]).sum(1)
+        return 0.5 * float((moments * by_moments).sum()), by_positions, by_moments
 
     def of_images(self, atoms: Array, moments: Array) -> Array:
         """Return the field (n, 20) in V/Å^k of multipoles (n, 10) of atoms in all other boxes."""
         given = np.ascontiguousarray(COULOMB * moments[:, None])
-        mesh, setting = self.mesh, self.mesh.setting
+        mesh = self.mesh
         phi = mesh.smooth_field_at(atoms, mesh.spectrum_of(atoms, given), ORDER)
         # of the box itself, the waves have the smooth part
-        smooth = SmoothPart(setting.radius, setting.band)
-        slots = Slots(len(atoms), len(atoms))
-        phi -= field_arrays(atoms, atoms, given, ORDER, smooth, slots)
-        phi -= given @ own_matrix(setting.at_zero(_MULTIPOLES + ORDER), _MULTIPOLES, ORDER)
-        images, origin = self._images_of(atoms)
-        if len(images):
-            found = search.pairs_within(atoms, images, setting.radius, 0.0)
-            pairs = PairList.of_rows(found.starts, found.images, len(images))
-            phi += self._pairs(atoms, images, given[origin], ORDER, pairs)
+        smooth, own = _of_box_itself(mesh.setting)
+        phi -= field_arrays(atoms, atoms, given, ORDER, smooth, Slots(len(atoms), len(atoms)))
+        phi -= given @ own
+        radius = mesh.setting.radius
+        points, origin = images(atoms, atoms, mesh.cell, radius, moved_only=True)
+        if len(points):
+            kernel, pairs = Remainder(radius, mesh.setting.band), pairs_of(atoms, points, radius)
+            phi += field_arrays(atoms, points, given[origin], ORDER, kernel, pairs)
         phi[:, :, 0] += mesh.background(given)
         return phi[:, 0]
 
-    def _images_of(self, atoms: Array) -> tuple[Array, Array]:
-        """Return images of atoms in other boxes, those near the atoms, and whose they are."""
-        cell, radius = self.mesh.cell, self.mesh.setting.radius
-        low, high = atoms.min(axis=0) - radius, atoms.max(axis=0) + radius
-        reach = radius + float(np.linalg.norm(high - low)) - 2 * radius
-        limits = np.ceil(reach / cell.heights).astype(int)
-        steps = np.array(list(product(*(range(-n, n + 1) for n in limits))))
-        moves = steps[steps.any(axis=1)] @ cell.vectors
-        images = (atoms + moves[:, None]).reshape(-1, 3)
-        kept = np.flatnonzero(((images > low) & (images < high)).all(axis=1))
-        return np.ascontiguousarray(images[kept]), kept % len(atoms)
 
-
-class _Between(torch.autograd.Function):
-    """Half the work of multipoles in the field that all images of them make."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, positions: Tensor, moments: Tensor, field: Callable[[Array, Array], Array]
-    ) -> Tensor:
-        x, m = (np.ascontiguousarray(t.detach().double().numpy()) for t in (positions, moments))
-        phi = field(x, m)
-        by_moments = phi[:, : m.shape[1]]
-        by_positions = (m[:, :, None] * phi[:, _RAISED]).sum(1)
-        ctx.save_for_backward(
-            *(torch.from_numpy(g).to(moments) for g in (by_positions, by_moments))
-        )
-        return moments.new_tensor(0.5 * (m * by_moments).sum())
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        by_positions, by_moments = ctx.saved_tensors
-        return gradient * by_positions, gradient * by_moments, None
+@lru_cache(maxsize=16)
+def _of_box_itself(setting: Smooth) -> tuple[SmoothPart, Array]:
+    """Return the smooth part of 1/r, and the matrix from moments to its field where they are."""
+    own = own_matrix(setting.at_zero(MULTIPOLES + ORDER), MULTIPOLES, ORDER)
+    return SmoothPart(setting.radius, setting.band), own

@@ -28,6 +28,7 @@ class Sites:
     def __init__(self, weights: csr_array):
         self.weights = csr_array(weights)
         self._transposed = csr_array(self.weights.T)
+        self._particles = _single(self.weights)
         wrong = np.flatnonzero(np.abs(self.weights.sum(axis=1) - 1) > 1e-12)
         if len(wrong):
             raise ValueError(
@@ -47,13 +48,33 @@ class Sites:
 
     def at(self, positions: Array) -> Array:
         """Return the places (n, 3) of the sites for positions (particles, 3)."""
+        if self._particles is not None:
+            return np.array(positions[self._particles])
         places: Array = self.weights @ positions
         return places
 
     def spread(self, forces: Array) -> Array:
         """Return forces on particles (particles, 3) from forces on sites (n, 3), by chain rule."""
+        if self._particles is not None:
+            on_particles = np.zeros((self.weights.shape[1], 3))
+            on_particles[self._particles] = forces
+            return on_particles
         found: Array = self._transposed @ forces
         return found
+
+
+def _single(weights: csr_array) -> Array | slice | None:
+    """Return the particle that each site is, if each is another one; None where some are means.
+
+    Particles that follow each other are a slice, which costs less than their numbers.
+    """
+    whole = weights.nnz == weights.shape[0] and bool((np.diff(weights.indptr) == 1).all())
+    if not whole or not (weights.data == 1).all():
+        return None
+    particles: Array = weights.indices.astype(np.int64)
+    if len(particles) and (np.diff(particles) == 1).all():
+        return slice(int(particles[0]), int(particles[-1]) + 1)
+    return particles if len(np.unique(particles)) == len(particles) else None
 
 
 @dataclass

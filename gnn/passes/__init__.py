@@ -1,0 +1,1 @@
+"""A model's energy and derivatives in compiled passes, without the graph of autograd."""
