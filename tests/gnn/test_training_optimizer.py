@@ -42,7 +42,8 @@ def gradients(model, seed):
 def test_all_but_matrices_are_adams_and_steps_have_its_size():
     models = [layers(), layers()]
     steps = [Muon(models[0], lr=1e-2, weight_decay=0.1),
-             torch.optim.AdamW(models[1].parameters(), lr=1e-2, weight_decay=0.1)]  # fmt: skip
+             torch.optim.AdamW(models[1].parameters(), lr=1e-2, weight_decay=0.1,
+                               fused=True)]  # fmt: skip
     start = models[0][1].weight.detach().clone()
     for model, optimizer in zip(models, steps, strict=True):
         gradients(model, 2)
