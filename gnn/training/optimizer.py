@@ -67,11 +67,12 @@ class Muon(torch.optim.AdamW):
         matrices = [layer.weight for layer in layers if min(layer.weight.shape) > 1]
         chosen = {id(matrix) for matrix in matrices}
         others = [p for p in model.parameters() if id(p) not in chosen]
-        groups = [{"params": others}, {"params": matrices, "momentum": momentum}]
+        own = {"params": matrices, "momentum": momentum}
+        groups: list[dict[str, Any]] = [{"params": others}, own]
         super().__init__(groups, lr=lr, weight_decay=weight_decay, fused=True)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take one step by the gradients that the parameters have."""
         others, matrices = self.param_groups
         self.param_groups = [others]
@@ -90,7 +91,7 @@ class Muon(torch.optim.AdamW):
             if matrix.grad is not None:
                 alike[matrix.shape].append(matrix)
         for shape, own in alike.items():
-            gradients = [matrix.grad for matrix in own]
+            gradients: list[Any] = [matrix.grad for matrix in own]
             means = [self._mean_of(matrix) for matrix in own]
             torch._foreach_lerp_(means, gradients, 1 - momentum)
             ahead = torch.stack(torch._foreach_lerp(gradients, means, momentum))
