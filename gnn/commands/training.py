@@ -19,7 +19,7 @@ def register(commands: Any) -> None:
     """Add the commands of this module."""
     demo = commands.add_parser("demo", help="train and test on the shipped QM/MM data in minutes")
     demo.add_argument("--output", help="folder for pictures and checkpoint (runs/demo)")
-    demo.add_argument("--time", type=seconds, default=None, help="training time in s (240)")
+    demo.add_argument("--time", type=seconds, default=None, help="training time in s (140)")
     demo.add_argument("--seed", type=int, default=0)
     demo.set_defaults(run=_demo)
 

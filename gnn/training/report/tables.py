@@ -222,9 +222,9 @@ def verdicts(comparison: Comparison) -> list[tuple[str, str, str, bool]]:
     rows = []
     if energy is not None:
         rows.append(
-            ("energy MAE", f"{energy.mae:.1f} meV", "< 43 meV (1 kcal/mol)", energy.mae < 43.0)
+            ("energy MAE", f"{energy.mae:.1f} meV", "< 10 meV (0.23 kcal/mol)", energy.mae < 10.0)
         )
-    for name, errors, share in (("forces", forces, 0.10), ("mm_forces", mm_forces, 0.25)):
+    for name, errors, share in (("forces", forces, 0.05), ("mm_forces", mm_forces, 0.05)):
         if errors is not None:
             reached = _percent(errors.ratio) + _worst_molecule(comparison, name)
             wanted = f"< {100 * share:.0f} %"
