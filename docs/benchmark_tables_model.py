@@ -23,8 +23,8 @@ def model_arithmetic() -> Table:
         ]
         for row in read("model_arithmetic")
     ]  # fmt: skip
-    header = ["model", "atoms + charges", "threads", "by graph, ms", "in passes, ms", "times faster",
-              "in a batch of 32, ms", "MFlop", "limit, ms", "reached"]  # fmt: skip
+    header = ["model", "atoms + charges", "threads", "by graph, ms", "in passes, ms",
+              "times faster", "in a batch of 32, ms", "MFlop", "limit, ms", "reached"]  # fmt: skip
     return header, body
 
 
