@@ -54,6 +54,7 @@ KINDS = {
     "vacuum": "vacuum", "pair": "a water beside it, vacuum",
     "hot": "vacuum, 800 K on a model's forces", "torn": "vacuum, a bond torn",
     "beside": "a water beside it, on a model's forces",
+    "near": "in water, charges pulled near",
 }  # fmt: skip
 ERRORS = (
     "energy_mae", "energy_rmse", "energy_constant_mae", "forces_mae", "forces_rmse",

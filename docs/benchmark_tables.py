@@ -237,6 +237,45 @@ def smearing() -> Table:
     return ["", "frames of", "energy MAE, meV", "QM forces", "MM forces"], body
 
 
+def error_sources() -> Table:
+    """Show which frames errors belong to, and what near charges change."""
+    columns = {"energy_mae": "energy MAE, meV", "forces_rmse": "QM forces RMSE, meV/Å",
+               "forces_percent": "of their spread", "mm_forces_rmse": "MM forces"}  # fmt: skip
+    models = {"ships": "ships", "after": "*after*", "control": "*control*"}
+    body = []
+    for row in read("error_sources"):
+        reach = row["molecule"] == "all"
+        if row["model"] == "ships" or reach or row["frames are"] == "runs of their own":
+            cells = [figure(row, key) + (" %" if "percent" in key else "") for key in columns]
+            what = [named(row["molecule"]), row["frames are"], row["frames"]]
+            body.append([models[row["model"]], *what, *cells])
+    return ["model", "molecule", "frames", "number", *columns.values()], body
+
+
+def error_sources_labels() -> Table:
+    header = ["labels of", "with", "energy, meV", "scatter", "QM forces, meV/Å", "MM forces"]
+    body = [
+        [named(row["molecule"]), row["against"],
+         *(short(row[key]) for key in ("energy_shift", "energy_scatter", "forces_rmse",
+                                       "mm_forces_rmse"))]
+        for row in read("error_sources_labels")
+    ]  # fmt: skip
+    return header, body
+
+
+def schedule() -> Table:
+    """Show errors of variants of the demonstration, and what their steps cost."""
+    times = {row["variant"]: row["ratio"] for row in read("schedule_time")}
+    body = []
+    for row in read("schedule"):
+        ratio = times.get(row["variant"], "")
+        cost = f"{float(ratio):.2f}" if ratio else "–"
+        head = [row["variant"], row["steps"], row["seed"], cost]
+        body.append([*head, *errors(row)])
+    header = ["", "steps of 8 frames", "seed", "time of a step", "energy MAE, meV"]
+    return [*header, "QM forces RMSE, meV/Å", "MM forces"], body
+
+
 def perturbation() -> Table:
     columns = ("energy_rmse", "forces_rmse", "spread_seen", "spread_unseen", "spread_stretched")
     body = [
@@ -696,6 +735,11 @@ TABLES = registry(
     ("finetune", finetune, ""),
     ("replicas", replicas, ""),
     ("smearing", smearing, ""),
+    ("error_sources", error_sources,
+     "python benchmarks/error_sources.py --more more.h5 --runs 400 700 800 1000"),
+    ("error_sources_labels", error_sources_labels,
+     "python benchmarks/error_sources.py --labels"),
+    ("schedule", schedule, ""),
     ("perturbation", perturbation, ""),
     ("committee", committee, ""),
     ("density_fitting", density_fitting, ""),

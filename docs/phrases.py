@@ -57,11 +57,28 @@ def evidence() -> list[str]:
     of = {(row["set"], row["model"]): row for row in read("shipped_model_beside")}
     unseen = [of["held-out molecules", m] for m in ("this model", "AMP-BMS fine-tuned")]
     size = (ROOT / "gnn" / "data" / "model.pt").stat().st_size
+    reach = {
+        (row["model"], row["frames are"]): row
+        for row in read("error_sources")
+        if row["molecule"] == "all"
+    }
+    beyond, mended = (reach[name, "beyond it"] for name in ("ships", "after"))
+    longest = {row["variant"]: row for row in read("schedule") if row["steps"] == "4000"}
+    muon, adam = longest["Muon, order 3"], longest["as it was"]
+    snapshots = int(beyond["frames"]) + int(reach["ships", "within the trained extent"]["frames"])
     widths = [number(row, "parameters") for row in read("direction")]
     equal = tables.count(round(sum(widths) / len(widths), -4))
     theirs, default = (number(row, "parameters") for row in (mace, ours))
     proton = {row["what"]: number(row, "value") for row in read("proton_transfer")}
     return [
+        f"{beyond['frames']} of {snapshots} reach beyond the trained extent, and there forces are "
+        f"off by {number(beyond, 'forces_rmse'):.0f} meV/Å and those on charges by "
+        f"{number(beyond, 'mm_forces_rmse'):.0f} meV/Å",
+        f"{number(mended, 'forces_rmse'):.0f} and {number(mended, 'mm_forces_rmse'):.0f} meV/Å "
+        "after one pass over them",
+        f"after 4000 energies are off by {number(muon, 'energy_mae'):.1f} meV and forces by "
+        f"{number(muon, 'forces_rmse'):.0f} meV/Å, with AdamW by {number(adam, 'energy_mae'):.1f} "
+        f"meV and {number(adam, 'forces_rmse'):.0f} meV/Å",
         f"The barrier is {proton['barrier, model']:.0f} meV (B3LYP: "
         f"{proton['barrier, reference']:.0f})",
         f"at the ends it does, by {proton['history, largest']:.0f} meV",

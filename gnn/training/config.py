@@ -186,6 +186,7 @@ class TrainingConfig(Section):
     epochs: int = Field(default=500, ge=1)
     time_limit: float | None = Field(default=None, gt=0)
     batch_size: int = Field(default=8, ge=1)
+    optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(default=2e-3, gt=0)
     min_learning_rate: float = Field(default=2e-5, ge=0)
     schedule: Literal["cosine", "exponential", "constant"] = "cosine"

@@ -19,6 +19,7 @@ from gnn.training.config import Config
 from gnn.training.frames.labels import labels_to_validate, with_weighted_labels
 from gnn.training.frames.loader import Frames, Loader
 from gnn.training.loss import label_counts, weighted_loss
+from gnn.training.optimizer import optimizer_of
 from gnn.training.parallel import Ranks, training_device
 from gnn.training.report.board import Board
 from gnn.training.report.log import COLUMNS, Log
@@ -77,9 +78,7 @@ class Trainer:
         self.report = report
         self.loader = Loader(training, model)
         self.average = copy.deepcopy(model).eval()
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=0.0, weight_decay=self.settings.weight_decay, fused=True
-        )
+        self.optimizer = optimizer_of(model, self.settings)
         # of steps on the small tensors of these models, most is the cost of calls
         self._pairs: list[list[Tensor]] = [[*self.average.parameters()], [*model.parameters()]]
         self.epoch = self.step = self.skipped = self.stale = 0
