@@ -620,14 +620,6 @@ def edge_operators() -> Table:
     return ["", "operator, ms", "values", "first derivatives", "second", "all"], body
 
 
-def training_step() -> Table:
-    rows = read("training_step")
-    body = [
-        [r["variant"], f"{float(r['median_ms']):.0f}", f"{float(r['ratio']):.2f} ×"] for r in rows
-    ]
-    return ["variant", "ms", "ratio"], body
-
-
 def long_range() -> Table:
     rows = read("long_range")
     sizes = [n for n in values(rows, "n") if math.log10(float(n)).is_integer()]
@@ -652,34 +644,6 @@ def surroundings_scaling() -> Table:
         found = [select(rows, n=n, method=method) for n in sizes]
         body.append([method, *(f"{short(r['again'])} s, {gigabytes(r['memory'])}" for r in found)])
     return ["", *map(count, sizes)], body
-
-
-def published_speed() -> Table:
-    rows = read("published_speed")
-    tasks = [key for key in rows[0] if "," in key]
-    body = [[task, *(f"{float(row[task]):.1f}" for row in rows)] for task in tasks]
-    return ["ms", *(f"{row['atoms']} + {row['charges']}" for row in rows)], body
-
-
-def protein_step() -> Table:
-    body = [
-        [
-            f"{row['atoms']} + {row['charges']}", row["threads"],
-            *(f"{float(row[key]):.0f}" for key in ("caller", "others", "sum", "wall")),
-            f"{float(row['gain']):.1f}",
-        ]
-        for row in read("protein_step")
-    ]  # fmt: skip
-    header = ["atoms + charges", "threads", "caller, ms", "all others, ms", "on free cores, ms",
-              "by the clock, ms", "times as fast"]  # fmt: skip
-    return header, body
-
-
-def protein_step_parts() -> Table:
-    rows = read("protein_step_parts")
-    columns = [key for key in rows[0] if key not in ("atoms", "charges", "edges")]
-    body = [[f"{row['atoms']} + {row['charges']}", *(row[key] for key in columns)] for row in rows]
-    return ["atoms + charges", *columns], body
 
 
 def native_race() -> Table:
@@ -747,60 +711,64 @@ def replicas() -> Table:
     return header, body
 
 
-TABLES: dict[str, tuple[Callable[[], Table], str]] = {
-    name: (function, command or f"python benchmarks/{name}.py")
-    for name, function, command in (
-        ("direction", direction, ""),
-        ("surroundings", surroundings, ""),
-        ("dimers", dimers, ""),
-        ("dimers_scan", dimers_scan, "python benchmarks/dimers.py"),
-        ("proton_transfer_path", proton_transfer_path, "python benchmarks/proton_transfer.py"),
-        ("periodic_boxes", periodic_boxes, ""),
-        ("periodic_boxes_waves", periodic_boxes_waves, "python benchmarks/periodic_boxes.py"),
-        ("against_mace", against_mace, ""),
-        ("against_mace_speed", against_mace_speed, "python benchmarks/against_mace.py"),
-        ("finetune", finetune, ""),
-        ("replicas", replicas, ""),
-        ("smearing", smearing, ""),
-        ("error_sources", error_sources,
-         "python benchmarks/error_sources.py --more more.h5 --runs 400 700 800 1000"),
-        ("error_sources_labels", error_sources_labels,
-         "python benchmarks/error_sources.py --labels"),
-        ("schedule", schedule, ""),
-        ("perturbation", perturbation, ""),
-        ("committee", committee, ""),
-        ("density_fitting", density_fitting, ""),
-        ("shipped_model_errors", shipped_model_errors, "python benchmarks/shipped_model.py"),
-        ("shipped_model_kinds", shipped_model_kinds, "python benchmarks/shipped_model.py"),
-        ("shipped_model_unseen", shipped_model_unseen, "python benchmarks/shipped_model.py"),
-        ("shipped_model_beside", shipped_model_beside, "python benchmarks/shipped_model.py"),
-        ("shipped_model_targets", shipped_model_targets, "python benchmarks/shipped_model.py"),
-        ("water_dimer", water_dimer, ""),
-        ("hot_runs", hot_runs, ""),
-        ("novelty", novelty, "python benchmarks/novelty.py --committee shipped.pt"),
-        ("novelty_examples", novelty_examples, "python benchmarks/novelty.py"),
-        ("trust", trust, "python benchmarks/trust.py"),
-        ("published_s66x8", published_s66x8, "python benchmarks/published_accuracy.py"),
-        ("published_shipped", published_shipped, "python benchmarks/published_accuracy.py"),
-        ("direct_sum", direct_sum, ""),
-        ("direct_sum_orders", direct_sum_orders, "python benchmarks/direct_sum.py"),
-        ("fmm_bench", fmm_bench, "python -m fmm bench"),
-        ("fmm_periodic", fmm_periodic, "python -m fmm bench --periodic"),
-        ("mesh_cost", mesh_cost, ""),
-        ("small_cells", small_cells, ""),
-        ("periodic_peers", periodic_peers,
-         "python benchmarks/periodic_peers.py"),
-        ("fmm_scaling", fmm_scaling, ""),
-        ("edge_operators", edge_operators, ""),
-        ("training_step", training_step, ""),
-        ("long_range", long_range, ""),
-        ("surroundings_scaling", surroundings_scaling, ""),
-        ("published_speed", published_speed, ""),
-        ("protein_step", protein_step, ""),
-        ("protein_step_parts", protein_step_parts, "python benchmarks/protein_step.py"),
-        ("gpu_kernels", gpu_kernels, ""),
-        ("native_race", native_race, BY_HAND),
-        ("single_runs", single_runs, BY_HAND),
-        ("vibrations", vibrations, BY_HAND),
-    )
-}  # fmt: skip
+Entry = tuple[str, Callable[[], Table], str]
+
+
+def registry(*entries: Entry) -> dict[str, tuple[Callable[[], Table], str]]:
+    """Return tables and the commands that measure them, by name; a script's is its name."""
+    return {
+        name: (function, command or f"python benchmarks/{name}.py")
+        for name, function, command in entries
+    }
+
+
+TABLES = registry(
+    ("direction", direction, ""),
+    ("surroundings", surroundings, ""),
+    ("dimers", dimers, ""),
+    ("dimers_scan", dimers_scan, "python benchmarks/dimers.py"),
+    ("proton_transfer_path", proton_transfer_path, "python benchmarks/proton_transfer.py"),
+    ("periodic_boxes", periodic_boxes, ""),
+    ("periodic_boxes_waves", periodic_boxes_waves, "python benchmarks/periodic_boxes.py"),
+    ("against_mace", against_mace, ""),
+    ("against_mace_speed", against_mace_speed, "python benchmarks/against_mace.py"),
+    ("finetune", finetune, ""),
+    ("replicas", replicas, ""),
+    ("smearing", smearing, ""),
+    ("error_sources", error_sources,
+     "python benchmarks/error_sources.py --more more.h5 --runs 400 700 800 1000"),
+    ("error_sources_labels", error_sources_labels,
+     "python benchmarks/error_sources.py --labels"),
+    ("schedule", schedule, ""),
+    ("perturbation", perturbation, ""),
+    ("committee", committee, ""),
+    ("density_fitting", density_fitting, ""),
+    ("shipped_model_errors", shipped_model_errors, "python benchmarks/shipped_model.py"),
+    ("shipped_model_kinds", shipped_model_kinds, "python benchmarks/shipped_model.py"),
+    ("shipped_model_unseen", shipped_model_unseen, "python benchmarks/shipped_model.py"),
+    ("shipped_model_beside", shipped_model_beside, "python benchmarks/shipped_model.py"),
+    ("shipped_model_targets", shipped_model_targets, "python benchmarks/shipped_model.py"),
+    ("water_dimer", water_dimer, ""),
+    ("hot_runs", hot_runs, ""),
+    ("novelty", novelty, "python benchmarks/novelty.py --committee shipped.pt"),
+    ("novelty_examples", novelty_examples, "python benchmarks/novelty.py"),
+    ("trust", trust, "python benchmarks/trust.py"),
+    ("published_s66x8", published_s66x8, "python benchmarks/published_accuracy.py"),
+    ("published_shipped", published_shipped, "python benchmarks/published_accuracy.py"),
+    ("direct_sum", direct_sum, ""),
+    ("direct_sum_orders", direct_sum_orders, "python benchmarks/direct_sum.py"),
+    ("fmm_bench", fmm_bench, "python -m fmm bench"),
+    ("fmm_periodic", fmm_periodic, "python -m fmm bench --periodic"),
+    ("mesh_cost", mesh_cost, ""),
+    ("small_cells", small_cells, ""),
+    ("periodic_peers", periodic_peers,
+     "python benchmarks/periodic_peers.py"),
+    ("fmm_scaling", fmm_scaling, ""),
+    ("edge_operators", edge_operators, ""),
+    ("long_range", long_range, ""),
+    ("surroundings_scaling", surroundings_scaling, ""),
+    ("gpu_kernels", gpu_kernels, ""),
+    ("native_race", native_race, BY_HAND),
+    ("single_runs", single_runs, BY_HAND),
+    ("vibrations", vibrations, BY_HAND),
+)  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import benchmark_tables as tables
+import benchmark_tables_model as of_steps
 from benchmark_tables import RESULTS, Row, Table
 
 DOCS = Path(__file__).resolve().parent
@@ -24,7 +25,7 @@ def make(folder: Path = FOLDER) -> None:
     """Write all tables and plots into a folder; files that would not change stay untouched."""
     folder.mkdir(exist_ok=True)
     shown: set[str] = set()
-    for name, (function, command) in tables.TABLES.items():
+    for name, (function, command) in (tables.TABLES | of_steps.TABLES).items():
         tables.FILES.clear()
         table = function()
         shown |= tables.FILES.keys()

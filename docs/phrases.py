@@ -23,6 +23,7 @@ from sources import (
     power,
     run,
     runs,
+    step_of,
     training_minutes,
 )
 
@@ -236,22 +237,33 @@ def getting_started() -> list[str]:
 
 def md() -> list[str]:
     """Return the speed of molecular dynamics."""
-    step = dynamics("time of one step")
-    parts = [
-        dynamics(f"time of {what}")
-        for what in (
-            "model, energy and gradient",
-            "all that is classical",
-            "images, weights, chain rule",
-        )
-    ]
+    periodic, cutoff = ways = [step_of(kind) for kind in ("periodic", "cutoff")]
+    rows = [[of[part] for of in ways] for part in ("force field alone, a step", "model")]
+    sums = [sum(of.get(part, 0.0) for part in OF_IMAGES) for of in ways]
+    around = [of["all around the model"] - images for of, images in zip(ways, sums, strict=True)]
+    rows += [sums, around, [of["call from OpenMM"] for of in ways]]
+    rest = [of["a step"] - sum(parts) for of, *parts in zip(ways, *rows, strict=True)]
+    of_models = {
+        (row["model"], row["atoms"]): row
+        for row in read("model_arithmetic")
+        if row["threads"] == "1"
+    }
+    small = of_models.pop(("shipped", "6"))
+    large = [100 * number(row, "fraction") for row in of_models.values()]
     return [
-        f"takes {step:.1f} ms at best, which is {nanoseconds(step):.1f} ns a day (a run of 2000 "
-        f"steps on two cores: {run('shipped box, 2000 steps of 0.5 fs, two cores: median step')} "
-        f"ms in the median, {run('shipped box, 2000 steps of 0.5 fs, two cores: speed')} ns a "
-        f"day); the force field alone takes {parts[1]:.1f} ms",
-        *(f"| {value:.1f} |\n" for value in (*parts, step - sum(parts))),
+        f"takes {periodic['a step']:.1f} ms at best, {periodic['a step over the force field']:.1f} "
+        f"times what the force field alone takes; that is {nanoseconds(periodic['a step']):.1f} ns "
+        f"a day. With `--electrostatics cutoff` it takes {cutoff['a step']:.1f} ms, "
+        f"{cutoff['a step over the force field']:.1f} times the force field and "
+        f"{nanoseconds(cutoff['a step']):.1f} ns a day",
+        *(f"| {' | '.join(f'{ms:.1f}' if ms else '–' for ms in row)} |\n" for row in (*rows, rest)),
+        f"takes {number(small, 'passes_ms'):.1f} ms by itself (within a step others have filled "
+        f"the caches), of which multiplications would take {100 * number(small, 'fraction'):.0f} %",
+        f"reach {min(large):.0f} to {max(large):.0f} % of their arithmetic",
     ]
+
+
+OF_IMAGES = "field of all images", "own images", "reaction"
 
 
 def md_electrostatics() -> list[str]:
@@ -375,7 +387,8 @@ def periodic_md() -> list[str]:
         ]
         lines.append(f"| {float(edge):.0f} | {' | '.join(cells)} |")
     cost = {(row["system"], row["quantity"]): row["value"] for row in rows if row["part"] == "cost"}
-    small, large = "methanol in 368 waters", "600 atoms, 13000 charges"
+    large, step = "600 atoms, 13000 charges", step_of("periodic")
+    images = sum(step[part] for part in OF_IMAGES)
     sums = [float(cost[large, what]) for what in ("field", "own images", "reaction")]
     drift = next(row for row in rows if row["part"] == "drift" and row["unit"] == "kT/dof/ns")
     spread = next(row for row in rows if row["part"] == "drift" and row["unit"] == "kJ/mol")
@@ -387,8 +400,8 @@ def periodic_md() -> list[str]:
     value, error = (power(number(drift, column)) for column in ("value", "error"))
     return [
         *lines,
-        f"The sums take {cost[small, 'share']} % of a step of methanol in 368 waters "
-        f"({cost[small, 'step, periodic']} ms, and {cost[small, 'step, cutoff']} ms with a cutoff",
+        f"The sums take {100 * images / step['a step']:.0f} % of a step of methanol in 368 waters "
+        f"({step['a step']:.1f} ms, and {step_of('cutoff')['a step']:.1f} ms with a cutoff",
         f"for 600 atoms among 13 000 charges they take {sum(sums):.0f} ms",
         f"drifts by {value} ± {error} kT per degree of freedom and ns",
         f"(standard deviation {spread['value']} kJ/mol)",
@@ -508,7 +521,8 @@ def published() -> list[str]:
     new = [number(row, "training, energy and forces") for row in read("published_speed")]
     old = [row["value"] for row in read("single_runs") if "original code" in row["quantity"]]
     ratio = [float(a) / b for a, b in zip(old, new, strict=True)]
-    protein = read("protein_step_parts")[0]
+    protein, threads = read("protein_step_parts")[0], read("protein_step")
+    one, two, many = (select(threads, atoms="875", threads=n) for n in ("1", "2", "16"))
     s66 = number(select(read("published_s66x8"), scale="all"), "mae")
     return [
         f"fetches the file of its authors ({KNOWN['amp-bms'].weights.megabytes}, from",
@@ -521,6 +535,8 @@ def published() -> list[str]:
         f"matrix products at {protein['GFlop/s']} GFlop/s would take "
         f"{float(protein['limit']):.0f} of "
         f"the {float(protein['all']):.0f} ms",
+        f"a step takes {number(one, 'wall'):.0f} ms on one thread, {number(two, 'wall'):.0f} ms on "
+        f"two, and by reckoning {number(many, 'sum'):.1f} ms on 16 free cores",
     ]
 
 
@@ -620,7 +636,7 @@ def questions() -> list[str]:
         for row in read("surroundings_scaling")
         if row["method"] == "direct"
     }
-    step = dynamics("time of one step")
+    small = select(read("model_arithmetic"), model="shipped", threads="1")
     times = {n: number(row, "training, energy and forces") for n, row in speed.items()}
     frames = ("60", "180", "730")
     ways = (("direction", "order", "3"), ("finetune", "start", "published, fine-tuned"))
@@ -629,8 +645,8 @@ def questions() -> list[str]:
         for name, key, way in ways
     ]
     return [
-        f"| {dynamics('time of model, energy and gradient'):.1f} ms | {nanoseconds(step):.1f} ns a "
-        "day, force field and all |",
+        f"| {number(small, 'passes_ms'):.1f} ms | "
+        f"{nanoseconds(step_of('periodic')['a step']):.1f} ns a day, force field and all |",
         *(
             f"| {n} atoms in {row['charges']} charges | AMP-BMS | {times[n]:.1f} ms | "
             f"{nanoseconds(times[n]):.1f} ns a day, the model alone |"

@@ -14,6 +14,7 @@ from sources import (
     race,
     run,
     runs,
+    step_of,
     training_minutes,
 )
 
@@ -137,6 +138,10 @@ def measured() -> list[str]:
     pair = [number(row, key) for key in keys for row in (ours, mace)]
     error = dynamics("NVE drift, standard error")
     amoeba = run("216 AMOEBA waters: relative difference to OpenMM")
+    ways = [step_of(kind) for kind in ("periodic", "cutoff")]
+    steps_md, alone = (
+        [of[part] for of in ways] for part in ("a step", "force field alone, a step")
+    )
     million = select(read("surroundings_scaling"), n="1000000", method="direct")
     s66 = number(select(read("published_s66x8"), scale="all"), "mae")
     return [
@@ -148,9 +153,8 @@ def measured() -> list[str]:
         f"{', '.join(exponents)}; without electrostatics 0",
         "energy MAE {:.1f} meV (MACE {:.1f}), forces RMSE {:.0f} meV/Å ({:.0f}); one frame {:.1f} "
         "ms ({:.1f}), in batches {:.1f} ms ({:.1f})".format(*pair),
-        f"{dynamics('time of one step'):.1f} ms a step at best, "
-        f"{run('shipped box, 2000 steps of 0.5 fs, two cores: speed')} ns/day in a run of 2000 "
-        f"(the force field alone: {dynamics('time of all that is classical'):.1f} ms); "
+        f"{steps_md[0]:.1f} ms a step at best, with charges cut off {steps_md[1]:.1f} ms; the "
+        f"force field alone {listed(alone, '.1f', ' and ')} ms; "
         f"{dynamics('QM/MM, 300 K: length'):g} ps at 300 K stable; energy drift "
         f"{power(dynamics('NVE drift of the energy'))} ± {power(error)} kT",
         f"{run('two clusters of 4000 stars: one step')} ms a step (direct sum: "

@@ -53,6 +53,15 @@ def dynamics(quantity: str) -> float:
     return number(select(read("md_methanol"), quantity=quantity), "value")
 
 
+def step_of(kind: str) -> dict[str, float]:
+    """Return ms of the parts of a step of dynamics by this version, with one electrostatics."""
+    return {
+        row["part"]: number(row, "ms")
+        for row in read("step_parts")
+        if (row["version"], row["electrostatics"]) == ("after", kind)
+    }
+
+
 def bench(case: str, program: str = "anisole", column: str = "seconds") -> float:
     """Return a figure of the fast multipole method, 100 000 points."""
     rows = read("fmm_bench")
