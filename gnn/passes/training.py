@@ -25,6 +25,7 @@ from gnn.passes.evaluation import Found, checked_shifts
 from gnn.passes.fields import Leaves
 from gnn.passes.learning import Dense, EdgeDense, Embedding, LearningWeights
 from gnn.passes.tape import Tape, Value
+from gnn.passes.weights import hooks_of
 
 #: Leaves by whose derivatives losses are differentiated.
 DERIVED = "positions", "mm_positions", "uniform_field"
@@ -68,14 +69,7 @@ class _Kept:
             for members in (module._parameters, module._modules)
             for name, member in members.items()
         ]
-        self.hooks = [
-            hooks
-            for one in modules
-            for hooks in (
-                one._forward_hooks, one._forward_pre_hooks, one._backward_hooks,
-                one._backward_pre_hooks,
-            )
-        ]  # fmt: skip
+        self.hooks = hooks_of(model)
         self.weights = LearningWeights(model.parameters())
         self._dtypes = {weight.parameter.dtype for weight in self.weights.all}
         parts = (partial(part, self.weights) for part in (Dense, EdgeDense, Embedding))

@@ -11,6 +11,19 @@ from torch import Tensor, nn
 from gnn.passes._weight_loops import WORD, differ
 
 
+def hooks_of(model: nn.Module) -> list[dict[int, Any]]:
+    """Return where the hooks of a model's layers are kept: passes do not call the layers."""
+    return [
+        hooks
+        for layer in model.children()
+        for module in layer.modules()
+        for hooks in (
+            module._forward_hooks, module._forward_pre_hooks, module._backward_hooks,
+            module._backward_pre_hooks,
+        )
+    ]  # fmt: skip
+
+
 class Weights:
     """Notices when a parameter or a buffer of a model has changed, in whatever way.
 

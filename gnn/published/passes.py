@@ -17,6 +17,7 @@ from gnn.passes.edges import anisotropic_state, pair_invariants
 from gnn.passes.operators import ByTorch, applied
 from gnn.passes.perceptrons import Dense, EdgeDense, join
 from gnn.passes.tape import Tape, Value
+from gnn.passes.weights import hooks_of
 from gnn.published import terms
 from gnn.published.edge_geometry import Edges, frequency_shifts, near_multiples
 from gnn.published.electrostatics import ChargeCoupling
@@ -91,12 +92,7 @@ class Passes:
 
     def __init__(self, model: Model, tables: Tables):
         self._model, self._induction, self._arenas = model, tables, Arenas()
-        self._hooks = [
-            hooks
-            for layer in model.children()
-            for module in layer.modules()
-            for hooks in (module._forward_hooks, module._forward_pre_hooks)
-        ]
+        self._hooks = hooks_of(cast(nn.Module, model))
         features, radial = model.edges.features, model.edges.edge_features
         edge_features = len(layers_of([model.edges.first, *model.edges.rest])[-1].weight)
         self._edges = _edge_dense(model.edges, 0, radial)

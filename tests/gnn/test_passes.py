@@ -202,6 +202,14 @@ def test_what_is_for_the_graph():
     assert model._compiled(batch_of(model, system), {}) is None
     batch = batch_of(model, system)
     assert model(batch)["energy"].grad_fn is None  # nothing asks for a graph
+    model = model_of()
+    before = model(batch)["energy"]
+    assert model._compiled(batch, {}) is not None
+    hook = model.atom_energy.register_forward_hook(lambda *given: given[-1] + 1)
+    assert model._compiled(batch, {}) is None
+    assert abs(model(batch)["energy"] - before - batch.n_atoms) < 1e-9
+    hook.remove()
+    assert model._compiled(batch, {}) is not None
 
 
 def test_gradients_by_weights_have_their_graph():
