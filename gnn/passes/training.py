@@ -23,7 +23,8 @@ from gnn.passes.blas import one_thread
 from gnn.passes.bounds import Beyond
 from gnn.passes.evaluation import Found, checked_shifts
 from gnn.passes.fields import Leaves
-from gnn.passes.learning import Dense, EdgeDense, Embedding, LearningWeights
+from gnn.passes.learning import Dense, EdgeDense, Embedding
+from gnn.passes.parameters import LearningWeights
 from gnn.passes.tape import Tape, Value
 from gnn.passes.weights import hooks_of
 

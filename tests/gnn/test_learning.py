@@ -11,7 +11,8 @@ from gnn.operators import edges_torch
 from gnn.operators.edge_math import invariant_terms
 from gnn.passes.amp import layers_of
 from gnn.passes.edges import anisotropic_state, pair_invariants
-from gnn.passes.learning import Dense, EdgeDense, LearningWeights
+from gnn.passes.learning import Dense, EdgeDense
+from gnn.passes.parameters import LearningWeights
 from gnn.passes.tape import Tape, Value
 from multipoles import indexing
 
