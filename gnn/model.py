@@ -30,6 +30,7 @@ from gnn.layers.radial import RadialBasis, envelope
 from gnn.layers.surroundings import FIELD_ORDER, SurroundingsField
 from gnn.layers.walls import Border, Seen
 from gnn.operators.derivatives import transformed
+from gnn.operators.gpu import on_gpu
 from gnn.options import Dispersion, Electrostatics, LongRange, Network, Surroundings, Walls
 from gnn.passes.bounds import Beyond
 from gnn.passes.evaluation import Compiled, evaluate
@@ -266,7 +267,7 @@ class AMP(SurroundedPotential):
     def _in_passes(self, batch: Batch) -> bool:
         """Return whether compiled passes may take a batch."""
         plain = type(self) is AMP and self.backend == "compiled" and self.dispersion is None
-        if not plain or batch.cell is not None or batch.positions.is_cuda or transformed():
+        if not plain or batch.cell is not None or on_gpu(batch.positions) or transformed():
             return False
         return {batch.positions.dtype, batch.mm_moments.dtype} == {self.dtype}
 
