@@ -16,7 +16,7 @@ from gnn.passes.bounds import Beyond
 from gnn.passes.fields import Leaves
 from gnn.passes.geometry import MOST_SHIFT, frequency_shifts
 from gnn.passes.tape import Tape, Value
-from gnn.passes.weights import Weights, hooks_of
+from gnn.passes.weights import Calls, Weights
 
 
 class Found(NamedTuple):
@@ -28,11 +28,11 @@ class Found(NamedTuple):
 
 
 class Laid(NamedTuple):
-    """Networks of a model, laid out, shifts of its radial functions, and hooks of its layers."""
+    """Networks of a model, laid out, shifts of its radial functions, and who calls its layers."""
 
     networks: Networks
     shifts: NDArray
-    hooks: list[dict[int, Any]]
+    calls: Calls
 
 
 class Compiled:
@@ -60,7 +60,7 @@ class Compiled:
             except Beyond:
                 laid = None
             self._kept = stamp, laid
-        if laid is None or any(laid.hooks):
+        if laid is None or laid.calls.awaited():
             raise Beyond
         return laid
 
@@ -84,7 +84,7 @@ def checked_shifts(model: Any) -> NDArray:
 
 
 def _laid_out(model: Any) -> Laid:
-    return Laid(Networks(model), checked_shifts(model), hooks_of(model))
+    return Laid(Networks(model), checked_shifts(model), Calls(model))
 
 
 def evaluate(model: Any, compiled: Compiled, batch: Batch, asked: Mapping[str, bool]) -> Found:

@@ -26,7 +26,7 @@ from gnn.passes.fields import Leaves
 from gnn.passes.learning import Dense, EdgeDense, Embedding
 from gnn.passes.parameters import LearningWeights
 from gnn.passes.tape import Tape, Value
-from gnn.passes.weights import hooks_of
+from gnn.passes.weights import Calls
 
 #: Leaves by whose derivatives losses are differentiated.
 DERIVED = "positions", "mm_positions", "uniform_field"
@@ -49,9 +49,10 @@ class Learner:
         if self._kept is None or not self._kept.holds():
             self._kept = _Kept(model)
         kept = self._kept
-        if kept.networks is None or any(kept.hooks):
+        if kept.networks is None or kept.calls.awaited():
             raise Beyond
-        kept.weights.look()
+        with kept.weights.lock:
+            kept.weights.look()
         return kept.weights, kept.networks, checked_shifts(model)
 
     def __reduce__(self) -> tuple[type["Learner"], tuple[()]]:
@@ -70,7 +71,7 @@ class _Kept:
             for members in (module._parameters, module._modules)
             for name, member in members.items()
         ]
-        self.hooks = hooks_of(model)
+        self.calls = Calls(model)
         self.weights = LearningWeights(model.parameters())
         self._dtypes = {weight.parameter.dtype for weight in self.weights.all}
         parts = (partial(part, self.weights) for part in (Dense, EdgeDense, Embedding))
@@ -140,8 +141,9 @@ class Evaluated:
         self.energies.add_second(by_energies)
         if by_moments is not None:
             self.moments.add_second(by_moments)
-        self.tape.pull()
-        found = self.weights.taken()
+        with self.weights.lock:
+            self.tape.pull()
+            found = self.weights.taken()
         return [None if one is None else torch.from_numpy(one) for one in found]
 
 
