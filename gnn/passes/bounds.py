@@ -13,7 +13,6 @@ from gnn.layers import walls
 from gnn.operators.borders import any_exceeding, crowded, too_strong
 from multipoles.compiled.jit import jit
 
-
 # all numbers of a batch that an energy depends on
 _NUMBERS = (
     "positions", "mm_positions", "mm_moments", "uniform_field", "external_field", "charge",

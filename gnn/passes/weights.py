@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from gnn.passes._weight_loops import WORD, differ
 
-
 # where the classes are whose computations passes know
 _KNOWN = "gnn.layers.", "gnn.published.", "torch.nn.modules."
 _HOOKS = (
@@ -78,6 +77,14 @@ class Weights:
             self.stamp, self._seen = object(), _Seen(model)
         return self.stamp
 
+    def are_all(self) -> bool:
+        """Return whether layers do, by all that is known, nothing but what their weights say.
+
+        It is asked after a `look`.
+        """
+        seen = self._seen
+        return seen is not None and seen.known and not seen.calls.awaited()
+
     def kept(self, make: Callable[[], Any]) -> Any:
         """Return what `make` made of the weights when they were first seen like this."""
         stamp = self.stamp
@@ -102,6 +109,7 @@ class _Seen:
             for members in (module._parameters, module._buffers, module._modules)
             for name, member in members.items()
         ]
+        self.known, self.calls = all_known(model), Calls(model)
         self._tensors = [*model.parameters(), *model.buffers()]
         self._layouts = [_layout(tensor) for tensor in self._tensors]
         self._versions = _versions(self._tensors)

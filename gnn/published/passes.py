@@ -1,6 +1,6 @@
 """AMP-BMS in compiled passes: energy and first derivatives, without the graph of autograd."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol, cast
 
 import numpy as np
@@ -17,7 +17,6 @@ from gnn.passes.edges import anisotropic_state, pair_invariants
 from gnn.passes.operators import ByTorch, applied
 from gnn.passes.perceptrons import Dense, EdgeDense, join
 from gnn.passes.tape import Tape, Value
-from gnn.passes.weights import Calls, all_known
 from gnn.published import terms
 from gnn.published.edge_geometry import Edges, frequency_shifts, near_multiples
 from gnn.published.electrostatics import ChargeCoupling
@@ -49,9 +48,6 @@ class Model(Protocol):
     response: Perceptron
     atom_energy: Perceptron
 
-    def children(self) -> Iterator[nn.Module]:
-        """Return the layers."""
-
     @property
     def reach_near(self) -> float:
         """Largest distance in Å of a surrounding particle that is near an atom."""
@@ -73,8 +69,6 @@ class Found(NamedTuple):
 
 def passes_of(model: Model) -> "Passes | None":
     """Return the passes of a model, if they do the same as its layers."""
-    if not all_known(cast(nn.Module, model)):
-        return None
     tables = tables_of(model.polarisation)
     if tables is None or not near_multiples(model.radial.frequencies):
         return None
@@ -94,7 +88,6 @@ class Passes:
 
     def __init__(self, model: Model, tables: Tables):
         self._model, self._induction, self._arenas = model, tables, Arenas()
-        self._calls = Calls(cast(nn.Module, model))
         features, radial = model.edges.features, model.edges.edge_features
         edge_features = len(layers_of([model.edges.first, *model.edges.rest])[-1].weight)
         self._edges = _edge_dense(model.edges, 0, radial)
@@ -112,11 +105,6 @@ class Passes:
         self._joint = self._edges.joint[0]
         self._projected = self._joint(Tape(records=False), Value(self._elements)).x
         self._shifts = frequency_shifts(model.radial.frequencies)
-
-    @property
-    def hooked(self) -> bool:
-        """Whether somebody waits for calls of the layers, which passes do not make."""
-        return self._calls.awaited()
 
     def __call__(self, batch: Batch, asked: Mapping[str, bool]) -> Found:
         """Return what is asked of a batch: gradients by leaves, by name."""

@@ -64,3 +64,13 @@ def test_of_a_frozen_model_what_torch_counts_is_seen(model):
     changed = weights.look(model)
     assert changed is not stamp
     assert weights.look(model) is changed
+
+
+def test_of_what_torch_counts_no_changes_all_is_read():
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Linear(4, 4))
+        weights, model.frozen = Weights(), True
+        stamp = weights.look(model)
+        assert weights.look(model) is stamp
+        model[0].weight.add_(1.0)
+        assert weights.look(model) is not stamp

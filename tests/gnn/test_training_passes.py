@@ -1,6 +1,7 @@
 """The training step in compiled passes against the graph of autograd, which is its twin."""
 
 import copy
+import threading
 
 import numpy as np
 import pytest
@@ -221,3 +222,21 @@ def test_a_run_goes_both_ways(monkeypatch):
 
 def test_long_range_coupling_takes_the_graph():
     assert not is_compiled(step(model_of(long_range=LongRange()), batch_of(0))[0])
+
+
+def test_threads_do_not_mix_their_gradients():
+    """Passes that are made while another thread's gradients are being added."""
+    model, batch = model_of(), batch_of()
+    learner, parameter = model._learner, model.steps[0].mix.weight
+    out = model(batch, forces=True, create_graph=True)
+    (expected,) = torch.autograd.grad(out["forces"].sum(), parameter, retain_graph=True)
+    weights = learner.of(model)[0]
+    reached = threading.Event()
+    other = threading.Thread(target=lambda: (learner.of(model), reached.set()))
+    with weights.lock:
+        other.start()
+        assert not reached.wait(0.1)  # it is not to forget what is being added
+    other.join()
+    assert reached.is_set()
+    (again,) = torch.autograd.grad(out["forces"].sum(), parameter)
+    assert torch.equal(again, expected)
