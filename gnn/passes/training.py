@@ -18,6 +18,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from gnn.data.batching import Batch
+from gnn.operators.derivatives import each_of_batch
 from gnn.passes.amp import Networks, Pass, tensors
 from gnn.passes.blas import one_thread
 from gnn.passes.bounds import Beyond
@@ -166,6 +167,7 @@ class Learned(Function):
         return energy, *map(torch.from_numpy, parts), *evaluated.by_leaves()
 
     @staticmethod
+    @each_of_batch
     @once_differentiable
     def backward(ctx, by_energy, by_charges, by_dipoles, by_quadrupoles, *by_derivatives):
         """Return the gradients by the parameters."""

@@ -68,7 +68,8 @@ class Weights:
     def look(self, model: nn.Module) -> object:
         """Compare everything with what it was; return the stamp.
 
-        Of a model that says of itself that it is `frozen`, versions and places are enough.
+        Of a model that says of itself that it is `frozen`, versions and places are enough, for as
+        long as it does not learn: torch's fused optimisers count no versions.
         """
         seen = self._seen
         frozen = getattr(model, "frozen", False)
@@ -127,11 +128,12 @@ class _Seen:
     def is_in_place(self) -> bool:
         """Return whether nobody changed anything but by ways that torch does not count.
 
-        Of tensors that are made in inference mode it counts nothing.
+        It counts nothing of tensors that are made in inference mode, nor of what fused optimisers
+        do to those that learn.
         """
-        if self._versions is None:
-            return self.holds()
         tensors = self._tensors
+        if self._versions is None or any(tensor.requires_grad for tensor in tensors):
+            return self.holds()
         return _versions(tensors) == self._versions and all(
             map(_is_laid_out, tensors, self._layouts)
         )

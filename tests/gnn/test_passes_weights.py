@@ -58,6 +58,7 @@ def test_a_copy_looks_for_itself(model):
 
 def test_of_a_frozen_model_what_torch_counts_is_seen(model):
     weights, model.frozen = Weights(), True
+    model.requires_grad_(False)
     stamp = weights.look(model)
     with torch.no_grad():
         model[0].weight.add_(1.0)
@@ -74,3 +75,11 @@ def test_of_what_torch_counts_no_changes_all_is_read():
         assert weights.look(model) is stamp
         model[0].weight.add_(1.0)
         assert weights.look(model) is not stamp
+
+
+def test_a_copy_of_a_frozen_model_that_learns_is_read(model):
+    weights, model.frozen = Weights(), True
+    stamp = weights.look(model)
+    model[0].weight.grad = torch.ones(4, 4)
+    torch.optim.AdamW(model.parameters(), fused=True).step()  # torch counts no version
+    assert weights.look(model) is not stamp

@@ -189,6 +189,18 @@ def test_two_losses_of_one_evaluation_and_copies():
     assert not torch.equal(changed["steps.0.mix.weight"], again["steps.0.mix.weight"])
 
 
+def test_gradients_of_several_losses_at_once():
+    model, batch = model_of(), batch_of()
+    out = model(batch, forces=True, create_graph=True)
+    parameter, energy = model.steps[0].mix.weight, out["energy"]
+    each = torch.eye(len(energy), dtype=energy.dtype)
+    given = {"is_grads_batched": True, "retain_graph": True}
+    (found,) = torch.autograd.grad(energy, parameter, each, **given)
+    for one, row in zip(found, energy, strict=True):
+        (expected,) = torch.autograd.grad(row, parameter, retain_graph=True)
+        torch.testing.assert_close(one, expected)
+
+
 def test_edges_are_not_needed(monkeypatch):
     """A batch of lone atoms, without particles."""
     rng = np.random.default_rng(0)
