@@ -14,6 +14,7 @@ from gnn.operators.near_pairs import near_ends
 from gnn.operators.network import EndArrays
 from gnn.passes.between import between
 from gnn.passes.edges import anisotropic_state, pair_invariants
+from gnn.passes.nodes import added
 from gnn.passes.operators import ByTorch, applied
 from gnn.passes.perceptrons import Dense, EdgeDense, join
 from gnn.passes.tape import Tape, Value
@@ -184,7 +185,7 @@ class Passes:
                 state, factors = terms.induced(tape, state, sums, response)
             invariants = pair_invariants(tape, state, directions, ends, ORDER)
             messages = step.message(tape, nodes, [invariants, features], ends, fade, True)
-            nodes = terms.added(tape, nodes, step.update(tape, nodes, messages))
+            nodes = added(tape, nodes, step.update(tape, nodes, messages))
             previous = [invariants]
         return nodes, state, factors
 
