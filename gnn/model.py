@@ -30,9 +30,8 @@ from gnn.layers.radial import RadialBasis, envelope
 from gnn.layers.surroundings import FIELD_ORDER, SurroundingsField
 from gnn.layers.walls import Border, Seen
 from gnn.operators.derivatives import transformed
-from gnn.operators.gpu import on_gpu
 from gnn.options import Dispersion, Electrostatics, LongRange, Network, Surroundings, Walls
-from gnn.passes.bounds import Beyond
+from gnn.passes.bounds import Beyond, suits
 from gnn.passes.evaluation import Compiled, evaluate
 from gnn.passes.training import Learner, evaluate_to_learn
 from gnn.potential import N_ELEMENTS, Results
@@ -257,19 +256,17 @@ class AMP(SurroundedPotential):
             return None
 
     def _learning(self, batch: Batch, asked: Mapping[str, bool]) -> Results | None:
-        if not self._in_passes(batch):
+        if not self._in_passes(batch, tuple(name for name, wanted in asked.items() if not wanted)):
             return None
         try:
             return evaluate_to_learn(self, self._learner, batch, asked)
         except Beyond:
             return None
 
-    def _in_passes(self, batch: Batch) -> bool:
-        """Return whether compiled passes may take a batch."""
+    def _in_passes(self, batch: Batch, constant: Sequence[str] = ()) -> bool:
+        """Return whether compiled passes may take a batch, of which some fields are constants."""
         plain = type(self) is AMP and self.backend == "compiled" and self.dispersion is None
-        if not plain or batch.cell is not None or on_gpu(batch.positions) or transformed():
-            return False
-        return {batch.positions.dtype, batch.mm_moments.dtype} == {self.dtype}
+        return plain and not transformed() and suits(batch, self.dtype, constant)
 
     def _energy(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         fields = self._outer_fields(batch)

@@ -60,7 +60,8 @@ class Potential(nn.Module):
         How `gnn.AMP` conserves charge, and so what a batch has to say of it; None for others.
     frozen : bool
         A promise that nobody changes weights by ways that torch does not count, such as ``.data``
-        or NumPy. Compiled passes then need not compare all of them in each call.
+        or NumPy. Compiled passes then need not compare all of them in each call. It counts for as
+        long as no weight requires a gradient.
     """
 
     cutoff: float

@@ -32,6 +32,7 @@ from gnn.passes.geometry import EdgeGeometry, Ends, edge_geometry
 from gnn.passes.nodes import added, column, induced, node_terms, potential_steps, read_moments
 from gnn.passes.perceptrons import Dense, EdgeDense, Embedding, join
 from gnn.passes.tape import Tape, Value
+from gnn.passes.weights import all_known
 from multipoles.neighbours import Slots
 from multipoles.radial import Kernel
 
@@ -48,7 +49,7 @@ def layers_of(modules: nn.Sequential | Sequence[nn.Module]) -> list[Layer]:
     for module in modules:
         if type(module) is nn.Linear:
             layers.append(Layer(module.weight, module.bias, False))
-        elif type(module) is nn.SiLU and layers:
+        elif type(module) is nn.SiLU and layers and not layers[-1].active:
             layers[-1] = layers[-1]._replace(active=True)
         else:
             raise Beyond
@@ -83,6 +84,11 @@ class Networks:
     dense, edge_dense, embedding : callable
         Make a network of `Layer`s and the widths of blocks of inputs, one of edges, and the
         embedding: those of `gnn.passes.perceptrons`, or networks that learn.
+
+    Raises
+    ------
+    Beyond
+        If the model has layers of other kinds, or numbers of several types.
     """
 
     def __init__(
@@ -92,6 +98,8 @@ class Networks:
         edge_dense: Any = EdgeDense,
         embedding: Any = Embedding,
     ):
+        if not all_known(model) or {weight.dtype for weight in model.parameters()} != {model.dtype}:
+            raise Beyond
         self._dense, self._edge_dense = dense, edge_dense
         features = model.embedding.weight.shape[1]
         self._features, self._step = features, [1] * model.surroundings.in_messages

@@ -1,18 +1,42 @@
 """Whether a pass stays inside of what a model was trained on: walls are for autograd's graph."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from gnn.data.batching import Batch
 from gnn.data.extent import BOND_DECAY
 from gnn.layers import walls
 from gnn.operators.borders import any_exceeding, crowded, too_strong
+from gnn.operators.gpu import on_gpu
 from multipoles.compiled.jit import jit
+
+# all numbers of a batch that an energy depends on
+_NUMBERS = (
+    "positions", "mm_positions", "mm_moments", "uniform_field", "external_field", "charge",
+    "formal",
+)  # fmt: skip
 
 
 class Beyond(Exception):
     """Something lies beyond the walls, or for another reason takes autograd's graph."""
+
+
+def suits(batch: Batch, dtype: torch.dtype, constant: Sequence[str] = ()) -> bool:
+    """Return whether a batch is in free space, on the CPU, and its numbers all of one type.
+
+    Nobody may ask for derivatives by charges of parts and systems, nor by any of `constant`.
+    """
+    if batch.cell is not None or on_gpu(batch.positions):
+        return False
+    given = [getattr(batch, name) for name in _NUMBERS]
+    if any(numbers is not None and numbers.dtype != dtype for numbers in given):
+        return False
+    constants = batch.charge, batch.formal, *(getattr(batch, name) for name in constant)
+    return not any(numbers is not None and numbers.requires_grad for numbers in constants)
 
 
 class Inside:

@@ -16,7 +16,7 @@ from gnn.passes.bounds import Beyond
 from gnn.passes.fields import Leaves
 from gnn.passes.geometry import MOST_SHIFT, frequency_shifts
 from gnn.passes.tape import Tape, Value
-from gnn.passes.weights import Weights, hooks_of
+from gnn.passes.weights import Weights
 
 
 class Found(NamedTuple):
@@ -28,11 +28,10 @@ class Found(NamedTuple):
 
 
 class Laid(NamedTuple):
-    """Networks of a model, laid out, shifts of its radial functions, and hooks of its layers."""
+    """Networks of a model, laid out, and shifts of its radial functions."""
 
     networks: Networks
     shifts: NDArray
-    hooks: list[dict[int, Any]]
 
 
 class Compiled:
@@ -53,6 +52,8 @@ class Compiled:
             If the model has layers of other kinds, or somebody waits for calls of its layers.
         """
         stamp = self._weights.look(model)
+        if not self._weights.are_all():
+            raise Beyond
         kept, laid = self._kept
         if kept is not stamp:
             try:
@@ -60,7 +61,7 @@ class Compiled:
             except Beyond:
                 laid = None
             self._kept = stamp, laid
-        if laid is None or any(laid.hooks):
+        if laid is None:
             raise Beyond
         return laid
 
@@ -84,7 +85,7 @@ def checked_shifts(model: Any) -> NDArray:
 
 
 def _laid_out(model: Any) -> Laid:
-    return Laid(Networks(model), checked_shifts(model), hooks_of(model))
+    return Laid(Networks(model), checked_shifts(model))
 
 
 def evaluate(model: Any, compiled: Compiled, batch: Batch, asked: Mapping[str, bool]) -> Found:
@@ -106,7 +107,7 @@ def evaluate(model: Any, compiled: Compiled, batch: Batch, asked: Mapping[str, b
     Beyond
         If the batch is for autograd's graph.
     """
-    networks, shifts, _ = compiled.laid_out(model)
+    networks, shifts = compiled.laid_out(model)
     # numbers that are not finite are refused where results are
     with compiled.arenas.lent() as arena, np.errstate(all="ignore"):
         return _evaluate(model, networks, shifts, batch, asked, arena)

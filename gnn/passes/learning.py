@@ -39,6 +39,20 @@ class _Layer:
         self.none = np.zeros(len(layer.weight), self.weight.x.dtype)
 
 
+def _of_layers(weights: LearningWeights, layers: Sequence[Layer]) -> list[_Layer]:
+    """Return layers as they run: SiLU follows all but the last.
+
+    Raises
+    ------
+    Beyond
+        If it does not.
+    """
+    *hidden, last = layers
+    if last.active or not all(layer.active for layer in hidden):
+        raise Beyond
+    return [_Layer(weights, layer) for layer in layers]
+
+
 class _Run:
     """One run of the layers of a perceptron, after the product of the first.
 
@@ -50,8 +64,6 @@ class _Run:
     """
 
     def __init__(self, layers: Sequence[_Layer], x: NDArray, sides: _Sides):
-        if layers[-1].active:
-            raise Beyond
         self.layers, rows, dtype = layers, len(x), x.dtype
         self.by = [np.empty((2, rows, len(layer.none)), dtype) for layer in layers]
         self.before: list[NDArray] = []
@@ -168,7 +180,7 @@ class Dense:
     """
 
     def __init__(self, weights: LearningWeights, layers: Sequence[Layer], widths: Sequence[int]):
-        self.layers = [_Layer(weights, layer) for layer in layers]
+        self.layers = _of_layers(weights, layers)
         self.first, self.columns = self.layers[0].weight, _slices(widths)
 
     def __call__(self, tape: Tape, *blocks: Value) -> Value:
@@ -229,7 +241,7 @@ class EdgeDense:
         features: int,
         widths: Sequence[int],
     ):
-        self.layers = [_Layer(weights, layer) for layer in layers]
+        self.layers = _of_layers(weights, layers)
         self.first, self.features = self.layers[0].weight, features
         self.columns = _slices(widths)
 

@@ -30,7 +30,8 @@ def added(tape: Tape, one: Value, two: Value) -> Value:
 
     def backward() -> None:
         if value.gradient is not None:
-            one.add(value.gradient.copy())
+            if one.live:
+                one.add(value.gradient.copy())
             two.add(value.gradient)
 
     def push() -> None:

@@ -1,6 +1,7 @@
 """Parameters of torch as arrays that gradients are added to."""
 
 from collections.abc import Iterable
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,9 +51,18 @@ class Weight:
 
 
 class LearningWeights:
-    """All weights of a model, by parameter."""
+    """All weights of a model, by parameter.
+
+    Attributes
+    ----------
+    all : list of Weight
+        In the order of the parameters.
+    lock : Lock
+        Held by the thread whose gradients are being added, until they are taken.
+    """
 
     def __init__(self, parameters: Iterable[Tensor]):
+        self.lock = Lock()
         self.all = [Weight(parameter) for parameter in parameters]
         self._by_id = {id(weight.parameter): weight for weight in self.all}
 

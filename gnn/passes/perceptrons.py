@@ -177,8 +177,12 @@ class EdgeDense:
 
 
 def join(networks: Sequence[Dense | EdgeDense], width: int) -> None:
-    """Let networks of the same rows run as one: all of `Dense`, what `EdgeDense` projects."""
-    if len(networks) < 2:
+    """Let networks of the same rows run as one: all of `Dense`, what `EdgeDense` projects.
+
+    Those of other depths, or other activations, stay apart.
+    """
+    active = [[layer.active for layer in network.layers] for network in networks]
+    if len(networks) < 2 or any(one != active[0] for one in active):
         return
     joint = Joint([network.layers for network in networks], width)
     for network, columns in zip(networks, joint.columns, strict=True):

@@ -18,6 +18,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from gnn.data.batching import Batch
+from gnn.operators.derivatives import each_of_batch
 from gnn.passes.amp import Networks, Pass, tensors
 from gnn.passes.blas import one_thread
 from gnn.passes.bounds import Beyond
@@ -26,7 +27,7 @@ from gnn.passes.fields import Leaves
 from gnn.passes.learning import Dense, EdgeDense, Embedding
 from gnn.passes.parameters import LearningWeights
 from gnn.passes.tape import Tape, Value
-from gnn.passes.weights import hooks_of
+from gnn.passes.weights import Calls
 
 #: Leaves by whose derivatives losses are differentiated.
 DERIVED = "positions", "mm_positions", "uniform_field"
@@ -49,9 +50,10 @@ class Learner:
         if self._kept is None or not self._kept.holds():
             self._kept = _Kept(model)
         kept = self._kept
-        if kept.networks is None or any(kept.hooks):
+        if kept.networks is None or kept.calls.awaited():
             raise Beyond
-        kept.weights.look()
+        with kept.weights.lock:
+            kept.weights.look()
         return kept.weights, kept.networks, checked_shifts(model)
 
     def __reduce__(self) -> tuple[type["Learner"], tuple[()]]:
@@ -70,7 +72,7 @@ class _Kept:
             for members in (module._parameters, module._modules)
             for name, member in members.items()
         ]
-        self.hooks = hooks_of(model)
+        self.calls = Calls(model)
         self.weights = LearningWeights(model.parameters())
         self._dtypes = {weight.parameter.dtype for weight in self.weights.all}
         parts = (partial(part, self.weights) for part in (Dense, EdgeDense, Embedding))
@@ -140,8 +142,9 @@ class Evaluated:
         self.energies.add_second(by_energies)
         if by_moments is not None:
             self.moments.add_second(by_moments)
-        self.tape.pull()
-        found = self.weights.taken()
+        with self.weights.lock:
+            self.tape.pull()
+            found = self.weights.taken()
         return [None if one is None else torch.from_numpy(one) for one in found]
 
 
@@ -164,6 +167,7 @@ class Learned(Function):
         return energy, *map(torch.from_numpy, parts), *evaluated.by_leaves()
 
     @staticmethod
+    @each_of_batch
     @once_differentiable
     def backward(ctx, by_energy, by_charges, by_dipoles, by_quadrupoles, *by_derivatives):
         """Return the gradients by the parameters."""

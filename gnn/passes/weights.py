@@ -1,6 +1,6 @@
 """Whether weights are what they were: what was laid out of them is good only then."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,18 +10,41 @@ from torch import Tensor, nn
 
 from gnn.passes._weight_loops import WORD, differ
 
+# where the classes are whose computations passes know
+_KNOWN = "gnn.layers.", "gnn.published.", "torch.nn.modules."
+_HOOKS = (
+    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
+)  # fmt: skip
+_GLOBAL_HOOKS: list[dict[int, Any]] = [
+    getattr(nn.modules.module, f"_global{name}") for name in _HOOKS
+]
 
-def hooks_of(model: nn.Module) -> list[dict[int, Any]]:
-    """Return where the hooks of a model's layers are kept: passes do not call the layers."""
-    return [
-        hooks
-        for layer in model.children()
-        for module in layer.modules()
-        for hooks in (
-            module._forward_hooks, module._forward_pre_hooks, module._backward_hooks,
-            module._backward_pre_hooks,
-        )
-    ]  # fmt: skip
+
+def all_known(model: nn.Module) -> bool:
+    """Return whether no layer of a model is of a class of which passes know nothing."""
+    layers = (module for layer in model.children() for module in layer.modules())
+    return all(type(layer).__module__.startswith(_KNOWN) for layer in layers)
+
+
+class Calls:
+    """Whether the layers of a model are to be called, which passes do not do.
+
+    They are where somebody listens to them, or gave one a ``forward`` of its own.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Whose layers these are; it is called itself.
+    """
+
+    def __init__(self, model: nn.Module):
+        layers = [module for layer in model.children() for module in layer.modules()]
+        self._members = [vars(layer) for layer in layers]
+        self._hooks = [own[name] for own in self._members for name in _HOOKS] + _GLOBAL_HOOKS
+
+    def awaited(self) -> bool:
+        """Return whether it is so now."""
+        return any(self._hooks) or any("forward" in members for members in self._members)
 
 
 class Weights:
@@ -45,13 +68,23 @@ class Weights:
     def look(self, model: nn.Module) -> object:
         """Compare everything with what it was; return the stamp.
 
-        Of a model that says of itself that it is `frozen`, versions and places are enough.
+        Of a model that says of itself that it is `frozen`, versions and places are enough, for as
+        long as it does not learn: torch's fused optimisers count no versions.
         """
         seen = self._seen
         frozen = getattr(model, "frozen", False)
         if seen is None or not (seen.is_in_place() if frozen else seen.holds()):
-            self._seen, self.stamp = _Seen(model), object()
+            # the stamp first, so that no thread sees new weights with the stamp of old ones
+            self.stamp, self._seen = object(), _Seen(model)
         return self.stamp
+
+    def are_all(self) -> bool:
+        """Return whether layers do, by all that is known, nothing but what their weights say.
+
+        It is asked after a `look`.
+        """
+        seen = self._seen
+        return seen is not None and seen.known and not seen.calls.awaited()
 
     def kept(self, make: Callable[[], Any]) -> Any:
         """Return what `make` made of the weights when they were first seen like this."""
@@ -77,9 +110,10 @@ class _Seen:
             for members in (module._parameters, module._buffers, module._modules)
             for name, member in members.items()
         ]
+        self.known, self.calls = all_known(model), Calls(model)
         self._tensors = [*model.parameters(), *model.buffers()]
         self._layouts = [_layout(tensor) for tensor in self._tensors]
-        self._versions = [tensor._version for tensor in self._tensors]
+        self._versions = _versions(self._tensors)
         # the loop reads whole words of what is contiguous
         whole = [tensor for tensor in self._tensors if tensor.is_contiguous()]
         self._others = [(t, t.detach().clone()) for t in self._tensors if not t.is_contiguous()]
@@ -92,9 +126,15 @@ class _Seen:
         self._ends = [(end, end.tobytes()) for end in ends if len(end)]
 
     def is_in_place(self) -> bool:
-        """Return whether nobody changed anything but by ways that torch does not count."""
+        """Return whether nobody changed anything but by ways that torch does not count.
+
+        It counts nothing of tensors that are made in inference mode, nor of what fused optimisers
+        do to those that learn.
+        """
         tensors = self._tensors
-        return [t._version for t in tensors] == self._versions and all(
+        if self._versions is None or any(tensor.requires_grad for tensor in tensors):
+            return self.holds()
+        return _versions(tensors) == self._versions and all(
             map(_is_laid_out, tensors, self._layouts)
         )
 
@@ -107,6 +147,13 @@ class _Seen:
             and all(end.tobytes() == before for end, before in self._ends)
             and not differ(self._addresses, self._words, self._copy)
         )
+
+
+def _versions(tensors: Sequence[Tensor]) -> list[int] | None:
+    """Return how often each was changed; None where torch does not count for all."""
+    if any(tensor.is_inference() for tensor in tensors):
+        return None
+    return [tensor._version for tensor in tensors]
 
 
 def _layout(tensor: Tensor) -> tuple[int, tuple[int, ...], Any]:

@@ -192,6 +192,7 @@ class AmpBms(Potential):
         constant = not create_graph and (derived or not torch.is_grad_enabled())
         if constant:
             self._weights.look(self)
+            constant = self._weights.are_all() and not batch.charge.requires_grad
         given = forces, mm_forces, create_graph, mm_potential, stress, field_response
         weights = self._weights if constant else None
         with fused.twins(create_graph), constants.constant(weights), _one_thread(constant):
@@ -204,7 +205,7 @@ class AmpBms(Potential):
             return None
         self._check_numbers(batch)
         passes: Passes | None = self._weights.kept(lambda: passes_of(self))
-        return None if passes is None or passes.hooked else passes(batch, asked)
+        return None if passes is None else passes(batch, asked)
 
     def parts(self, batch: Batch) -> dict[str, Tensor]:
         """Return the parts of the energy, in the publication's units kJ/mol, Å and e.

@@ -33,13 +33,24 @@ class Perceptron(nn.Sequential):
 
 
 def layers_of(modules: Iterable[nn.Module]) -> list[Layer]:
-    """Return linear modules, and which of them SiLU follows."""
+    """Return linear modules, and which of them SiLU follows.
+
+    Raises
+    ------
+    TypeError
+        If there are modules of other kinds.
+    """
     layers: list[Layer] = []
     for module in modules:
         if isinstance(module, nn.Linear):
             layers.append(Layer(module.weight, module.bias, False))
-        else:
+        elif isinstance(module, nn.SiLU) and layers and not layers[-1].active:
             layers[-1] = layers[-1]._replace(active=True)
+        else:
+            raise TypeError(
+                "expected linear layers, each followed by one SiLU or none, got "
+                f"{type(module).__name__} after {len(layers)} of them"
+            )
     return layers
 
 

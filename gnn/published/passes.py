@@ -1,6 +1,6 @@
 """AMP-BMS in compiled passes: energy and first derivatives, without the graph of autograd."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple, Protocol, cast
 
 import numpy as np
@@ -14,10 +14,10 @@ from gnn.operators.near_pairs import near_ends
 from gnn.operators.network import EndArrays
 from gnn.passes.between import between
 from gnn.passes.edges import anisotropic_state, pair_invariants
+from gnn.passes.nodes import added
 from gnn.passes.operators import ByTorch, applied
 from gnn.passes.perceptrons import Dense, EdgeDense, join
 from gnn.passes.tape import Tape, Value
-from gnn.passes.weights import hooks_of
 from gnn.published import terms
 from gnn.published.edge_geometry import Edges, frequency_shifts, near_multiples
 from gnn.published.electrostatics import ChargeCoupling
@@ -48,9 +48,6 @@ class Model(Protocol):
     charge: Perceptron
     response: Perceptron
     atom_energy: Perceptron
-
-    def children(self) -> Iterator[nn.Module]:
-        """Return the layers."""
 
     @property
     def reach_near(self) -> float:
@@ -92,7 +89,6 @@ class Passes:
 
     def __init__(self, model: Model, tables: Tables):
         self._model, self._induction, self._arenas = model, tables, Arenas()
-        self._hooks = hooks_of(cast(nn.Module, model))
         features, radial = model.edges.features, model.edges.edge_features
         edge_features = len(layers_of([model.edges.first, *model.edges.rest])[-1].weight)
         self._edges = _edge_dense(model.edges, 0, radial)
@@ -110,11 +106,6 @@ class Passes:
         self._joint = self._edges.joint[0]
         self._projected = self._joint(Tape(records=False), Value(self._elements)).x
         self._shifts = frequency_shifts(model.radial.frequencies)
-
-    @property
-    def hooked(self) -> bool:
-        """Whether somebody waits for calls of the layers, which passes do not make."""
-        return any(self._hooks)
 
     def __call__(self, batch: Batch, asked: Mapping[str, bool]) -> Found:
         """Return what is asked of a batch: gradients by leaves, by name."""
@@ -194,7 +185,7 @@ class Passes:
                 state, factors = terms.induced(tape, state, sums, response)
             invariants = pair_invariants(tape, state, directions, ends, ORDER)
             messages = step.message(tape, nodes, [invariants, features], ends, fade, True)
-            nodes = terms.added(tape, nodes, step.update(tape, nodes, messages))
+            nodes = added(tape, nodes, step.update(tape, nodes, messages))
             previous = [invariants]
         return nodes, state, factors
 

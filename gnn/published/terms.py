@@ -28,21 +28,6 @@ def edges_of(tape: Tape, positions: Value, edges: Edges) -> tuple[Value, Value, 
     return directions, fade, basis
 
 
-def added(tape: Tape, one: Value, two: Value) -> Value:
-    """Return the sum of two values."""
-    found = Value(one.x + two.x)
-
-    def backward() -> None:
-        if found.gradient is None:
-            return
-        if one.live:
-            one.add(found.gradient.copy())
-        two.add(found.gradient)
-
-    tape.note(backward)
-    return found
-
-
 def induced(tape: Tape, state: Value, sums: Value, raw: Value) -> tuple[Value, Value]:
     """Return states (N, 10, C) with one more channel, of what is induced, and C6 factors (N,).
 

@@ -219,6 +219,83 @@ def test_what_is_for_the_graph():
     assert model._compiled(batch, {}) is not None
 
 
+def deeper(model):
+    first, active, last = model.atom_energy
+    between = torch.nn.Linear(last.in_features, last.in_features, dtype=torch.float64)
+    model.atom_energy = torch.nn.Sequential(first, active, between, active, last)
+
+
+def without_activation(model):
+    model.atom_energy = torch.nn.Sequential(model.atom_energy[0], model.atom_energy[2])
+
+
+def activated_twice(model):
+    model.atom_energy.insert(1, torch.nn.SiLU())
+
+
+def halved(model):
+    class Half(torch.nn.Module):
+        def forward(self, weight):
+            return weight / 2
+
+    torch.nn.utils.parametrize.register_parametrization(model.embedding, "weight", Half())
+
+
+def of_another_class(model):
+    class Doubled(type(model.radial)):
+        def forward(self, distances):
+            basis, fade = super().forward(distances)
+            return 2 * basis, fade
+
+    model.radial.__class__ = Doubled
+
+
+def with_own_forward(model):
+    layer = model.atom_energy[2]
+    layer.forward = lambda nodes: 2 * type(layer).forward(layer, nodes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [deeper, without_activation, activated_twice, halved, of_another_class, with_own_forward],
+)
+def test_layers_that_are_not_as_they_were_made(change, monkeypatch):
+    model = model_of()
+    batch = batch_of(model, made(15))
+    if change is not of_another_class:  # which nobody sees who has looked before
+        model(batch, forces=True)
+    change(model)
+    found = model(batch, forces=True)
+    learned = model.requires_grad_(True)(batch, forces=True, create_graph=True)
+    monkeypatch.setattr(AMP, "_compiled", lambda *_: None)
+    expected = model(batch, forces=True)
+    for name in "energy", "forces":
+        for one in found, learned:
+            torch.testing.assert_close(one[name].detach(), expected[name].detach(), rtol=1e-10,
+                                       atol=1e-10)  # fmt: skip
+
+
+def test_hooks_of_all_modules_are_called():
+    model, heard = model_of(), []
+    batch = batch_of(model, made(16))
+    hook = torch.nn.modules.module.register_module_forward_hook(lambda *_: heard.append(1))
+    model(batch, forces=True)
+    hook.remove()
+    assert len(heard) > 10
+
+
+def test_what_others_differentiate_by_takes_the_graph():
+    model = model_of()
+    batch = batch_of(model, made(17))
+    formal = batch.formal.clone().requires_grad_()
+    assert model._compiled(replace(batch, formal=formal), {}) is None
+    sources = batch.mm_moments.clone().requires_grad_()
+    given = replace(batch, mm_moments=sources)
+    forces = model.requires_grad_(True)(given, forces=True, create_graph=True)["forces"]
+    (gradient,) = torch.autograd.grad(forces.square().sum(), sources)
+    assert gradient.abs().max() > 0
+
+
 def test_gradients_by_weights_have_their_graph():
     model = model_of().requires_grad_(True)
     batch = batch_of(model, made(14))

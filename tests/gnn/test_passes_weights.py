@@ -58,9 +58,28 @@ def test_a_copy_looks_for_itself(model):
 
 def test_of_a_frozen_model_what_torch_counts_is_seen(model):
     weights, model.frozen = Weights(), True
+    model.requires_grad_(False)
     stamp = weights.look(model)
     with torch.no_grad():
         model[0].weight.add_(1.0)
     changed = weights.look(model)
     assert changed is not stamp
     assert weights.look(model) is changed
+
+
+def test_of_what_torch_counts_no_changes_all_is_read():
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Linear(4, 4))
+        weights, model.frozen = Weights(), True
+        stamp = weights.look(model)
+        assert weights.look(model) is stamp
+        model[0].weight.add_(1.0)
+        assert weights.look(model) is not stamp
+
+
+def test_a_copy_of_a_frozen_model_that_learns_is_read(model):
+    weights, model.frozen = Weights(), True
+    stamp = weights.look(model)
+    model[0].weight.grad = torch.ones(4, 4)
+    torch.optim.AdamW(model.parameters(), fused=True).step()  # torch counts no version
+    assert weights.look(model) is not stamp

@@ -1,6 +1,7 @@
 """Compiled passes of AMP-BMS give what autograd gives."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -102,8 +103,24 @@ def test_what_passes_cannot_do_is_left_to_autograd():
     assert torch.allclose(model(batch, forces=True)["forces"], expected, rtol=1e-12)
     assert calls == [1]
     hook.remove()
+    hook = model.charge[0].register_forward_hook(lambda *given: 2 * given[-1])
+    changed = model(batch, forces=True)["forces"]
+    wanted = model(batch, forces=True, create_graph=True)["forces"]
+    assert torch.allclose(changed, wanted, rtol=1e-10)
+    assert not torch.allclose(changed, expected, rtol=1e-3)
+    hook.remove()
+    charge = replace(batch, charge=batch.charge.clone().requires_grad_())
+    assert torch.allclose(model(charge, forces=True)["forces"], expected, rtol=1e-12)
     # functions of the distance that no table follows
     model.polarisation.network[0].weight.data *= 1e6
     expected = by_autograd(model)(batch, **ASKED)["forces"]
     assert torch.allclose(model(batch, **ASKED)["forces"], expected, rtol=1e-12)
     assert model(batch, forces=True, create_graph=True)["forces"].requires_grad
+
+
+def test_layers_of_other_kinds_are_refused():
+    model = small_model()
+    model.atom_energy[1] = torch.nn.Tanh()
+    batch = collate([water()], model.cutoff, torch.float64)
+    with pytest.raises(TypeError, match="got Tanh"):
+        model(batch, forces=True)

@@ -1,6 +1,7 @@
 """The training step in compiled passes against the graph of autograd, which is its twin."""
 
 import copy
+import threading
 
 import numpy as np
 import pytest
@@ -188,6 +189,18 @@ def test_two_losses_of_one_evaluation_and_copies():
     assert not torch.equal(changed["steps.0.mix.weight"], again["steps.0.mix.weight"])
 
 
+def test_gradients_of_several_losses_at_once():
+    model, batch = model_of(), batch_of()
+    out = model(batch, forces=True, create_graph=True)
+    parameter, energy = model.steps[0].mix.weight, out["energy"]
+    each = torch.eye(len(energy), dtype=energy.dtype)
+    given = {"is_grads_batched": True, "retain_graph": True}
+    (found,) = torch.autograd.grad(energy, parameter, each, **given)
+    for one, row in zip(found, energy, strict=True):
+        (expected,) = torch.autograd.grad(row, parameter, retain_graph=True)
+        torch.testing.assert_close(one, expected)
+
+
 def test_edges_are_not_needed(monkeypatch):
     """A batch of lone atoms, without particles."""
     rng = np.random.default_rng(0)
@@ -221,3 +234,21 @@ def test_a_run_goes_both_ways(monkeypatch):
 
 def test_long_range_coupling_takes_the_graph():
     assert not is_compiled(step(model_of(long_range=LongRange()), batch_of(0))[0])
+
+
+def test_threads_do_not_mix_their_gradients():
+    """Passes that are made while another thread's gradients are being added."""
+    model, batch = model_of(), batch_of()
+    learner, parameter = model._learner, model.steps[0].mix.weight
+    out = model(batch, forces=True, create_graph=True)
+    (expected,) = torch.autograd.grad(out["forces"].sum(), parameter, retain_graph=True)
+    weights = learner.of(model)[0]
+    reached = threading.Event()
+    other = threading.Thread(target=lambda: (learner.of(model), reached.set()))
+    with weights.lock:
+        other.start()
+        assert not reached.wait(0.1)  # it is not to forget what is being added
+    other.join()
+    assert reached.is_set()
+    (again,) = torch.autograd.grad(out["forces"].sum(), parameter)
+    assert torch.equal(again, expected)
