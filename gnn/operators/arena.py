@@ -52,5 +52,7 @@ class Arenas:
         except IndexError:
             arena = Arena()
         arena.begin()
-        yield arena
-        self._free.append(arena)
+        try:
+            yield arena
+        finally:
+            self._free.append(arena)

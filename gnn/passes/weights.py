@@ -134,14 +134,19 @@ class _Seen:
         tensors = self._tensors
         if self._versions is None or any(tensor.requires_grad for tensor in tensors):
             return self.holds()
-        return _versions(tensors) == self._versions and all(
-            map(_is_laid_out, tensors, self._layouts)
+        return (
+            self._has_members()
+            and _versions(tensors) == self._versions
+            and all(map(_is_laid_out, tensors, self._layouts))
         )
+
+    def _has_members(self) -> bool:
+        return all(members.get(name) is member for members, name, member in self._members)
 
     def holds(self) -> bool:
         """Return whether everything is what it was."""
         return (
-            all(members.get(name) is member for members, name, member in self._members)
+            self._has_members()
             and all(map(_is_laid_out, self._tensors, self._layouts))
             and all(torch.equal(other, before) for other, before in self._others)
             and all(end.tobytes() == before for end, before in self._ends)

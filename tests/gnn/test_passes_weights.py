@@ -65,6 +65,8 @@ def test_of_a_frozen_model_what_torch_counts_is_seen(model):
     changed = weights.look(model)
     assert changed is not stamp
     assert weights.look(model) is changed
+    replace(model)
+    assert weights.look(model) is not changed
 
 
 def test_of_what_torch_counts_no_changes_all_is_read():
