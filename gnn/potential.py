@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -30,11 +30,16 @@ from gnn.trust.sanity import check_results
 from gnn.trust.words import checked_policy, tell
 
 N_ELEMENTS = 95
-#: Energies (B,), multipoles and whatever else `Potential._energy` returns, gradients by leaves.
-Results = tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]
-
 _AT_ONCE = 256  # frames evaluated at once to fit the baseline
 _SAMPLED = 1000  # frames whose node features are looked at, of those trained on
+
+
+class Results(NamedTuple):
+    """Energies (B,) in eV, what else `Potential._energy` returns, gradients by leaves by name."""
+
+    energy: Tensor
+    results: dict[str, Tensor]
+    gradients: dict[str, Tensor]
 
 
 class Potential(nn.Module):
@@ -335,7 +340,7 @@ class Potential(nn.Module):
                     create_graph=create_graph,
                     materialize_grads=True,
                 )
-        return energy, results, dict(zip(leaves, gradients, strict=True))
+        return Results(energy, results, dict(zip(leaves, gradients, strict=True)))
 
     def _check_batch(self, batch: Batch, stress: bool) -> None:
         """Refuse a batch that the model cannot compute."""

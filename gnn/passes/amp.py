@@ -13,6 +13,7 @@ from gnn.fields import DECAYED
 from gnn.layers.charges import LocalCharges
 from gnn.layers.networks import EdgeNetwork
 from gnn.layers.surroundings import FIELD_ORDER
+from gnn.operators.edge_geometry import Radial
 from gnn.operators.evaluators import Direct, Evaluator, evaluator
 from gnn.operators.near_pairs import near_pairs
 from gnn.operators.network import Layer
@@ -169,8 +170,8 @@ class Pass:
         The model.
     networks : Networks
         Its networks, laid out.
-    shifts : ndarray
-        See `gnn.passes.geometry.frequency_shifts`.
+    radial : Radial
+        Its radial functions.
     batch : Batch
         In free space, on the CPU.
     tape : Tape
@@ -183,12 +184,12 @@ class Pass:
         self,
         model: Any,
         networks: Networks,
-        shifts: NDArray,
+        radial: Radial,
         batch: Batch,
         tape: Tape,
         leaves: Leaves,
     ):
-        self.model, self.networks, self.shifts = model, networks, shifts
+        self.model, self.networks, self.radial = model, networks, radial
         self.batch, self.tape, self.leaves = batch, tape, leaves
         self.numbers, self.systems = batch.numbers.numpy(), batch.batch.numpy()
         self.ends: Ends = (
@@ -207,7 +208,7 @@ class Pass:
         """
         model, tape = self.model, self.tape
         fields = self._outer_fields()
-        geometry = edge_geometry(tape, self.leaves.positions, self.ends, model.cutoff, self.shifts)
+        geometry = edge_geometry(tape, self.leaves.positions, self.ends, self.radial)
         self.inside.edges(geometry.lengths, self.ends, model.cutoff)
         self.inside.fields(fields.x)
         start = self._initial_charges(geometry.fade)

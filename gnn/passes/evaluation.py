@@ -5,33 +5,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from gnn.data.batching import Batch
 from gnn.operators.arena import Arena, Arenas
+from gnn.operators.edge_geometry import MOST_SHIFT, Radial, frequency_shifts
 from gnn.passes.amp import Networks, Pass, tensors
 from gnn.passes.between import between
 from gnn.passes.bounds import Beyond
 from gnn.passes.fields import Leaves
-from gnn.passes.geometry import MOST_SHIFT, frequency_shifts
 from gnn.passes.tape import Tape, Value
 from gnn.passes.weights import Weights
-
-
-class Found(NamedTuple):
-    """Energies (B,) in eV, multipoles as `Potential._energy` returns them, gradients by leaves."""
-
-    energy: Tensor
-    results: dict[str, Tensor]
-    gradients: dict[str, Tensor]
+from gnn.potential import Results
 
 
 class Laid(NamedTuple):
     """Networks of a model, laid out, and shifts of its radial functions."""
 
     networks: Networks
-    shifts: NDArray
+    radial: Radial
 
 
 class Compiled:
@@ -44,7 +36,7 @@ class Compiled:
         self.arenas = Arenas()
 
     def laid_out(self, model: Any) -> Laid:
-        """Return the networks and shifts.
+        """Return the networks and radial functions.
 
         Raises
         ------
@@ -69,26 +61,26 @@ class Compiled:
         return Compiled, ()
 
 
-def checked_shifts(model: Any) -> NDArray:
-    """Return the shifts of a model's radial functions, see `edge_geometry`.
+def radial_of(model: Any) -> Radial:
+    """Return what the loops know of a model's `gnn.layers.radial.RadialBasis`.
 
     Raises
     ------
     Beyond
         If these are no Bessel functions of its cutoff.
     """
-    radial = model.radial
-    shifts = frequency_shifts(radial.frequencies.numpy(), model.cutoff)
-    if radial.cutoff != model.cutoff or np.abs(shifts).max(initial=0.0) > MOST_SHIFT:
+    radial, cutoff = model.radial, model.cutoff
+    shifts = frequency_shifts(radial.frequencies.numpy(), cutoff)
+    if radial.cutoff != cutoff or np.abs(shifts).max(initial=0.0) > MOST_SHIFT:
         raise Beyond
-    return shifts
+    return Radial(cutoff, (2 / cutoff) ** 0.5, False, shifts)
 
 
 def _laid_out(model: Any) -> Laid:
-    return Laid(Networks(model), checked_shifts(model))
+    return Laid(Networks(model), radial_of(model))
 
 
-def evaluate(model: Any, compiled: Compiled, batch: Batch, asked: Mapping[str, bool]) -> Found:
+def evaluate(model: Any, compiled: Compiled, batch: Batch, asked: Mapping[str, bool]) -> Results:
     """Return energies and gradients of a batch.
 
     Parameters
@@ -107,25 +99,25 @@ def evaluate(model: Any, compiled: Compiled, batch: Batch, asked: Mapping[str, b
     Beyond
         If the batch is for autograd's graph.
     """
-    networks, shifts = compiled.laid_out(model)
+    networks, radial = compiled.laid_out(model)
     # numbers that are not finite are refused where results are
     with compiled.arenas.lent() as arena, np.errstate(all="ignore"):
-        return _evaluate(model, networks, shifts, batch, asked, arena)
+        return _evaluate(model, networks, radial, batch, asked, arena)
 
 
 def _evaluate(
     model: Any,
     networks: Networks,
-    shifts: NDArray,
+    radial: Radial,
     batch: Batch,
     asked: Mapping[str, bool],
     arena: Arena,
-) -> Found:
+) -> Results:
     live = {name: asked.get(name, False) for name in Leaves._fields}
     arrays = {name: getattr(batch, name).detach().contiguous().numpy() for name in live}
     leaves = Leaves(*(Value(arrays[name], live[name]) for name in live))
     tape = Tape(any(live.values()), arena=arena)
-    energies, moments, nodes, fields = Pass(model, networks, shifts, batch, tape, leaves).energies()
+    energies, moments, nodes, fields = Pass(model, networks, radial, batch, tape, leaves).energies()
     energy = _sums(torch.from_numpy(energies.x), batch)
     results = {
         "charges": torch.from_numpy(moments.x[:, 0].copy()),
@@ -148,7 +140,7 @@ def _evaluate(
         for name, value in leaves._asdict().items()
         if value.live
     }
-    return Found(energy, results, gradients)
+    return Results(energy, results, gradients)
 
 
 def _sums(values: Tensor, batch: Batch) -> Tensor:

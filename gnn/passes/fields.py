@@ -59,7 +59,7 @@ class Term(NamedTuple):
 
 
 @lru_cache
-def _raised(count: int) -> NDArray[np.int64]:
+def raised_places(count: int) -> NDArray[np.int64]:
     """Return the components of beta + e_i for the first `count` beta, (count, 3)."""
     return np.ascontiguousarray(indexing.sum_index(indexing.order_of(count), 1)[:, 1:4])
 
@@ -90,13 +90,13 @@ def outer_fields(
             weights = np.ascontiguousarray(g[:, field : field + 1])
             one = x.dtype.type(sign)
             if leaves.positions.live:
-                loops.contract(weights, part, _raised(10), one, by_x)
+                loops.contract(weights, part, raised_places(10), one, by_x)
             if leaves.mm_positions.live or leaves.mm_moments.live:
                 reach = indexing.order_of(m.shape[1]) + int(leaves.mm_positions.live)
                 adjoint = evaluator.transposed.field(s, x, weights, reach)
                 by_m += (sign * COULOMB) * adjoint[:, 0, : m.shape[1]]
                 if leaves.mm_positions.live:
-                    loops.contract(sources, adjoint, _raised(m.shape[1]), one, by_s)
+                    loops.contract(sources, adjoint, raised_places(m.shape[1]), one, by_s)
         _add_given_gradients(leaves, batch, g[:, 0], by_x)
         for leaf, gradient in zip(
             (leaves[0], leaves[1], leaves[3]), (by_x, by_s, by_m), strict=True
@@ -124,7 +124,7 @@ def _outer_change(
     raised = None if moving is None else raised_moments(sources, moving)
     for (evaluator, field, sign), part in zip(terms, parts, strict=True):
         change = np.zeros((len(x), 1, 10), x.dtype)
-        loops.along(part, along, _raised(10), x.dtype.type(1.0), change)
+        loops.along(part, along, raised_places(10), x.dtype.type(1.0), change)
         if raised is not None:
             change += evaluator.field(x, s, raised, FIELD_ORDER)
         found[:, field] += sign * change[:, 0]
@@ -136,7 +136,7 @@ def raised_moments(moments: NDArray, along: NDArray) -> NDArray:
     n = moments.shape[2]
     size = indexing.n_components(indexing.order_of(n) + 1)
     found = np.zeros((*moments.shape[:2], size), moments.dtype)
-    loops.raise_moments(moments, along, _raised(n), found)
+    loops.raise_moments(moments, along, raised_places(n), found)
     return found
 
 
@@ -152,7 +152,7 @@ def _add_given_change(leaves: Leaves, batch: NDArray[np.int64], fields: NDArray)
         fields[:, 0, 1:4] -= own
     if known := _continued(external.shape[1]):
         found, field = np.zeros((len(x), 1, known), x.dtype), np.ascontiguousarray(external)
-        loops.along(field[:, None], along, _raised(known), x.dtype.type(1.0), found)
+        loops.along(field[:, None], along, raised_places(known), x.dtype.type(1.0), found)
         fields[:, 0, :known] += found[:, 0]
 
 
@@ -283,7 +283,7 @@ def _add_given_gradients(
     if known := _continued(size):
         field = np.ascontiguousarray(external.x[:, None])
         weights = np.ascontiguousarray(g[:, None, :known])
-        loops.contract(weights, field, _raised(known), x.dtype.type(1.0), by_x)
+        loops.contract(weights, field, raised_places(known), x.dtype.type(1.0), by_x)
     if external.live:
         by_external = zeros(external.x)
         by_external[:, : min(size, 10)] = g[:, : min(size, 10)]
@@ -339,7 +339,7 @@ def internal_energies(
         if positions.live:
             by_x = zeros(x)
             weights = np.ascontiguousarray((g * m)[:, None])
-            loops.contract(weights, field, _raised(10), x.dtype.type(1.0), by_x)
+            loops.contract(weights, field, raised_places(10), x.dtype.type(1.0), by_x)
             positions.add(by_x)
 
     kept: dict[str, NDArray] = {}
@@ -349,7 +349,7 @@ def internal_energies(
         sources = raised_moments(scaled, along)
         sources[:, 0, :10] += moved * m.dtype.type(COULOMB)
         change = evaluator.field(x, x, sources, FIELD_ORDER)
-        loops.along(field, along, _raised(10), x.dtype.type(1.0), change)
+        loops.along(field, along, raised_places(10), x.dtype.type(1.0), change)
         kept["change"] = change[:, 0]
         value.move(0.5 * (moved * field[:, 0, :10] + m * change[:, 0]).sum(1))
 

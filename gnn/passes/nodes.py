@@ -201,13 +201,11 @@ def read_moments(
 
 def column(tape: Tape, rows: Value) -> Value:
     """Return the first column (N,) of rows."""
-    value = Value(np.ascontiguousarray(rows.x[:, 0]))
+    value = Value(np.ascontiguousarray(rows.x[:, 0]), rows.live, rows.learned)
 
     def backward() -> None:
-        if value.gradient is not None:
-            by_rows = zeros(rows.x)
-            by_rows[:, 0] = value.gradient
-            rows.add(by_rows)
+        if value.gradient is not None and rows.live:
+            rows.room()[:, 0] += value.gradient
 
     def push() -> None:
         value.move(np.ascontiguousarray(rows.moved()[:, 0]))

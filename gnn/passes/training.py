@@ -19,15 +19,17 @@ from torch.autograd.function import once_differentiable
 
 from gnn.data.batching import Batch
 from gnn.operators.derivatives import each_of_batch
+from gnn.operators.edge_geometry import Radial
 from gnn.passes.amp import Networks, Pass, tensors
 from gnn.passes.blas import one_thread
 from gnn.passes.bounds import Beyond
-from gnn.passes.evaluation import Found, checked_shifts
+from gnn.passes.evaluation import radial_of
 from gnn.passes.fields import Leaves
 from gnn.passes.learning import Dense, EdgeDense, Embedding
 from gnn.passes.parameters import LearningWeights
 from gnn.passes.tape import Tape, Value
 from gnn.passes.weights import Calls
+from gnn.potential import Results
 
 #: Leaves by whose derivatives losses are differentiated.
 DERIVED = "positions", "mm_positions", "uniform_field"
@@ -39,8 +41,8 @@ class Learner:
     def __init__(self) -> None:
         self._kept: _Kept | None = None
 
-    def of(self, model: Any) -> tuple[LearningWeights, Networks, NDArray]:
-        """Return weights, networks, and the shifts of the radial functions.
+    def of(self, model: Any) -> tuple[LearningWeights, Networks, Radial]:
+        """Return weights, networks, and the radial functions.
 
         Raises
         ------
@@ -54,7 +56,7 @@ class Learner:
             raise Beyond
         with kept.weights.lock:
             kept.weights.look()
-        return kept.weights, kept.networks, checked_shifts(model)
+        return kept.weights, kept.networks, radial_of(model)
 
     def __reduce__(self) -> tuple[type["Learner"], tuple[()]]:
         return Learner, ()
@@ -104,13 +106,13 @@ class Evaluated:
 
     def __init__(self, model: Any, learner: Learner, batch: Batch):
         self.batch, self.tape = batch, Tape(learns=True)
-        self.weights, networks, shifts = learner.of(model)
+        self.weights, networks, radial = learner.of(model)
         leaves = {
             name: Value(getattr(batch, name).detach().contiguous().numpy(), name in DERIVED, False)
             for name in Leaves._fields
         }
         self.leaves = Leaves(**leaves)
-        one = Pass(model, networks, shifts, batch, self.tape, self.leaves)
+        one = Pass(model, networks, radial, batch, self.tape, self.leaves)
         self.energies, self.moments, self.nodes, self.fields = one.energies()
         self.energies.add(np.ones_like(self.energies.x))
         self.tape.rewind()
@@ -208,7 +210,7 @@ def _packed(
 
 def evaluate_to_learn(
     model: Any, learner: Learner, batch: Batch, asked: Mapping[str, bool]
-) -> Found:
+) -> Results:
     """Return energies and derivatives of a batch that know how to be differentiated by weights.
 
     Parameters
@@ -240,4 +242,4 @@ def evaluate_to_learn(
     gradient = np.ascontiguousarray(evaluated.fields.x[:, 0, 1:4])
     results["_gradient"] = torch.from_numpy(gradient)
     gradients = dict(zip(DERIVED, parts[3:], strict=True))
-    return Found(energy, results, {name: gradients[name] for name in derived})
+    return Results(energy, results, {name: gradients[name] for name in derived})

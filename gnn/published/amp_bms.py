@@ -14,7 +14,7 @@ from gnn.data.systems import Frame
 from gnn.layers.electrostatics import full_quadrupoles
 from gnn.layers.message import Graph
 from gnn.passes.weights import Weights
-from gnn.potential import Potential
+from gnn.potential import Potential, Results
 from gnn.published import constants, electrostatics, fused
 from gnn.published.dispersion import Dispersion
 from gnn.published.layers import (
@@ -31,7 +31,7 @@ from gnn.published.near_charges import NearCoupling
 from gnn.published.networks import EdgePerceptron, perceptron
 from gnn.published.pair_energies import PairEnergies
 from gnn.published.pairs import Pairs, pairs_within
-from gnn.published.passes import Found, Passes, passes_of
+from gnn.published.passes import Passes, passes_of
 from gnn.published.polarisation import Polarisation
 from gnn.published.terms import CHARGE_UNIT
 from gnn.units import KJ_PER_MOL
@@ -198,7 +198,7 @@ class AmpBms(Potential):
         with fused.twins(create_graph), constants.constant(weights), _one_thread(constant):
             return super().forward(batch, *given)
 
-    def _compiled(self, batch: Batch, asked: Mapping[str, bool]) -> Found | None:
+    def _compiled(self, batch: Batch, asked: Mapping[str, bool]) -> Results | None:
         own, same = type(self), batch.positions.dtype == batch.mm_moments.dtype == self.dtype
         published = own._energy is AmpBms._energy and own.parts is AmpBms.parts
         if not (constants.are_constant() and published and same and self.box is None):

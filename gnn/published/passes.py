@@ -1,7 +1,7 @@
 """AMP-BMS in compiled passes: energy and first derivatives, without the graph of autograd."""
 
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol, cast
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -14,12 +14,14 @@ from gnn.operators.near_pairs import near_ends
 from gnn.operators.network import EndArrays
 from gnn.passes.between import between
 from gnn.passes.edges import anisotropic_state, pair_invariants
-from gnn.passes.nodes import added
+from gnn.passes.geometry import edge_geometry
+from gnn.passes.nodes import added, column
 from gnn.passes.operators import ByTorch, applied
 from gnn.passes.perceptrons import Dense, EdgeDense, join
 from gnn.passes.tape import Tape, Value
+from gnn.potential import Results
 from gnn.published import terms
-from gnn.published.edge_geometry import Edges, frequency_shifts, near_multiples
+from gnn.published.edge_geometry import near_multiples, radial_of
 from gnn.published.electrostatics import ChargeCoupling
 from gnn.published.induction import Tables, TabulatedInduction, tables_of
 from gnn.published.layers import AMP_BMS_TERMS, ORDER, BesselBasis, PublishedStep
@@ -60,14 +62,6 @@ class Model(Protocol):
         """Return what computes energies of multipoles with charges near them."""
 
 
-class Found(NamedTuple):
-    """Energies (B,) in eV without the baseline, what else the model returns, and gradients."""
-
-    energy: Tensor
-    results: dict[str, Tensor]
-    gradients: dict[str, Tensor]
-
-
 def passes_of(model: Model) -> "Passes | None":
     """Return the passes of a model, if they do the same as its layers."""
     tables = tables_of(model.polarisation)
@@ -105,9 +99,9 @@ class Passes:
         self._elements = model.embedding.weight.detach().numpy()
         self._joint = self._edges.joint[0]
         self._projected = self._joint(Tape(records=False), Value(self._elements)).x
-        self._shifts = frequency_shifts(model.radial.frequencies)
+        self._radial = radial_of(model.cutoff, model.radial.frequencies)
 
-    def __call__(self, batch: Batch, asked: Mapping[str, bool]) -> Found:
+    def __call__(self, batch: Batch, asked: Mapping[str, bool]) -> Results:
         """Return what is asked of a batch: gradients by leaves, by name."""
         leaves = {
             name: Value(_array(getattr(batch, name)), live=asked.get(name, False))
@@ -123,14 +117,14 @@ class Passes:
             for name, wanted in asked.items()
             if wanted
         }
-        return Found(torch.from_numpy(energy), results, gradients)
+        return Results(torch.from_numpy(energy), results, gradients)
 
     def _energy(
         self, tape: Tape, batch: Batch, leaves: Mapping[str, Value]
     ) -> tuple[NDArray[np.float64], dict[str, Tensor]]:
         """Return energies in eV and results; gradients by energies are on the tape."""
         near, systems = self._near(batch, leaves), batch.batch.numpy()
-        charges = terms.column(tape, leaves["mm_moments"], 0)
+        charges = column(tape, leaves["mm_moments"])
         nodes, state, factors = self._messages(tape, batch, leaves, near, charges)
         moments, quadrupoles = terms.moments_of(tape, self._charge(tape, nodes), state, batch)
         energy = np.zeros(batch.n_systems)
@@ -166,10 +160,9 @@ class Passes:
         self, tape: Tape, batch: Batch, leaves: Mapping[str, Value], near: EndArrays, charges: Value
     ) -> tuple[Value, Value, Value]:
         """Return the last nodes (N, features) and state (N, 10, C), and C6 factors (N,)."""
-        model, numbers, positions = self._model, batch.numbers.numpy(), leaves["positions"]
+        numbers, positions = batch.numbers.numpy(), leaves["positions"]
         ends = _array(batch.senders), _array(batch.receivers)
-        edges = Edges(positions.x, ends, model.cutoff, self._shifts)
-        directions, fade, basis = terms.edges_of(tape, positions, edges)
+        _, directions, fade, basis = edge_geometry(tape, positions, ends, self._radial)
         nodes = Value(self._elements[numbers], live=False)
         nodes.made[self._joint] = Value(self._projected[numbers], live=False)
         features = self._edges(tape, nodes, [basis], ends)
@@ -199,7 +192,7 @@ class Passes:
     ) -> Value:
         """Return the energies of pairs of atoms, (B, 3)."""
         pairs = self._model.pair_energies(batch, None, tape.records)
-        charges = terms.column(tape, moments, 0)
+        charges = column(tape, moments)
         return applied(tape, pairs, leaves["positions"], charges, factors)
 
     def _coulomb_mm(

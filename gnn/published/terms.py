@@ -1,31 +1,16 @@
 """What AMP-BMS computes of atoms beside networks, on a tape: response, multipoles, fields."""
 
-from functools import lru_cache
-
 import numpy as np
 from numpy.typing import NDArray
 
 from gnn.data.batching import Batch
+from gnn.passes.fields import raised_places
 from gnn.passes.tape import Tape, Value
 from gnn.published import _atom_loops as loops
-from gnn.published.edge_geometry import Edges
 from gnn.published.units import COULOMB
-from multipoles import indexing
 
 #: The network's charges are in units of 1 / this many e.
 CHARGE_UNIT = COULOMB**0.5
-
-
-def edges_of(tape: Tape, positions: Value, edges: Edges) -> tuple[Value, Value, Value]:
-    """Return directions (E, 3), envelopes (E, 1) and basis (E, n_radial) of edges."""
-    directions, fade, basis = (Value(array) for array in edges.values())
-
-    def backward() -> None:
-        given = (np.ascontiguousarray(value.taken()) for value in (directions, fade, basis))
-        positions.add(edges.gradients(*given))
-
-    tape.note(backward)
-    return directions, fade, basis
 
 
 def induced(tape: Tape, state: Value, sums: Value, raw: Value) -> tuple[Value, Value]:
@@ -91,30 +76,7 @@ def add_energies(
     tape.note(lambda: value.add(np.full_like(value.x, scale)))
 
 
-def column(tape: Tape, value: Value, k: int) -> Value:
-    """Return a column (N,) of a value."""
-    found = Value(np.ascontiguousarray(value.x[:, k]), value.live)
-
-    def backward() -> None:
-        if found.gradient is None or not value.live:
-            return
-        if value.gradient is None:
-            value.gradient = np.zeros_like(value.x)
-        value.gradient[:, k] += found.gradient
-
-    tape.note(backward)
-    return found
-
-
 # --- fields that are given ------------------------------------------------------------------------
-
-
-@lru_cache
-def _raised() -> NDArray[np.int64]:
-    """Return the place of beta + e_i for each component beta up to order two, (10, 3)."""
-    indices = indexing.multi_indices(2)
-    return np.array([[indexing.component_index(*(b + e)) for e in np.eye(3, dtype=int)]
-                     for b in indices])  # fmt: skip
 
 
 class GivenField:
@@ -142,6 +104,6 @@ class GivenField:
         """Return the gradients by all inputs."""
         found = [np.zeros_like(array) for array in inputs]
         loops.given_gradients(
-            weights.astype(inputs[0].dtype), *inputs, self._systems, _raised(), *found
+            weights.astype(inputs[0].dtype), *inputs, self._systems, raised_places(10), *found
         )
         return found
