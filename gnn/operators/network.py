@@ -4,14 +4,14 @@ The rows go through all layers in small groups that stay in the cache, so that o
 nothing but the input of its activation is ever stored. Weights are constants.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from gnn.operators import _perceptron_kernels as kernels
 from gnn.operators._dense import pack
@@ -40,6 +40,28 @@ class Layer(NamedTuple):
     weight: Tensor
     bias: Tensor | None
     active: bool
+
+
+def layers_of(modules: Iterable[nn.Module]) -> list[Layer]:
+    """Return linear modules, and which of them SiLU follows.
+
+    Raises
+    ------
+    TypeError
+        If there are modules of other kinds.
+    """
+    layers: list[Layer] = []
+    for module in modules:
+        if isinstance(module, nn.Linear):
+            layers.append(Layer(module.weight, module.bias, False))
+        elif isinstance(module, nn.SiLU) and layers and not layers[-1].active:
+            layers[-1] = layers[-1]._replace(active=True)
+        else:
+            raise TypeError(
+                "expected linear layers, each followed by one SiLU or none, got "
+                f"{type(module).__name__} after {len(layers)} of them"
+            )
+    return layers
 
 
 class Projected(NamedTuple):

@@ -13,6 +13,7 @@ from gnn.fields import DECAYED
 from gnn.layers.charges import LocalCharges
 from gnn.layers.networks import EdgeNetwork
 from gnn.layers.surroundings import FIELD_ORDER
+from gnn.operators import network
 from gnn.operators.edge_geometry import Radial
 from gnn.operators.evaluators import Direct, Evaluator, evaluator
 from gnn.operators.near_pairs import near_pairs
@@ -46,15 +47,12 @@ def layers_of(modules: nn.Sequential | Sequence[nn.Module]) -> list[Layer]:
     Beyond
         If a module is of another kind.
     """
-    layers: list[Layer] = []
-    for module in modules:
-        if type(module) is nn.Linear:
-            layers.append(Layer(module.weight, module.bias, False))
-        elif type(module) is nn.SiLU and layers and not layers[-1].active:
-            layers[-1] = layers[-1]._replace(active=True)
-        else:
-            raise Beyond
-    return layers
+    if any(type(module) not in (nn.Linear, nn.SiLU) for module in modules):
+        raise Beyond
+    try:
+        return network.layers_of(modules)
+    except TypeError:
+        raise Beyond from None
 
 
 class Step(NamedTuple):

@@ -142,8 +142,8 @@ def _rows(pair: NDArray) -> NDArray:
 class _Inputs:
     """Blocks of columns side by side, with their changes."""
 
-    def __init__(self, blocks: Sequence[Value]):
-        self.blocks = blocks
+    def __init__(self, blocks: Sequence[Value], columns: Sequence[slice]):
+        self.blocks, self.columns = blocks, columns
         if len(blocks) == 1:
             self.x = np.ascontiguousarray(blocks[0].x)
             return
@@ -160,6 +160,22 @@ class _Inputs:
     def rows(self) -> NDArray:
         """Return all values and below them all changes."""
         return self.blocks[0].both() if len(self.blocks) == 1 else _rows(self._pair)
+
+    def add(self, g: NDArray, weight: NDArray) -> None:
+        """Add to the gradients, of those by the products with a weight."""
+        if any(block.live for block in self.blocks):
+            by_x = g @ weight
+            for block, columns in zip(self.blocks, self.columns, strict=True):
+                if block.live:
+                    block.add(by_x[:, columns])
+
+    def add_second(self, s: NDArray, weight: NDArray) -> None:
+        """Add to the second gradients, of those by the products with a weight."""
+        if any(block.learned for block in self.blocks):
+            by_x = s @ weight
+            for block, columns in zip(self.blocks, self.columns, strict=True):
+                if block.learned:
+                    block.add_second(by_x[:, columns])
 
 
 def _slices(widths: Sequence[int]) -> list[slice]:
@@ -185,19 +201,14 @@ class Dense:
 
     def __call__(self, tape: Tape, *blocks: Value) -> Value:
         """Return the outputs (n, outputs) of blocks of inputs (n, width)."""
-        inputs, weight = _Inputs(blocks), self.first.x
+        inputs, weight = _Inputs(blocks, self.columns), self.first.x
         none = _none(inputs.x.dtype)
         run = _Run(self.layers, inputs.x @ weight.T, none)
         value = Value(run.before[-1])
 
         def backward() -> None:
             run.by[-1][1] = value.taken()
-            g = run.gradients(none)
-            if any(block.live for block in blocks):
-                by_x = g @ weight
-                for block, columns in zip(blocks, self.columns, strict=True):
-                    if block.live:
-                        block.add(by_x[:, columns])
+            inputs.add(run.gradients(none), weight)
 
         def push() -> None:
             value.move(run.changes(inputs.changes() @ weight.T, none))
@@ -206,11 +217,7 @@ class Dense:
             run.by[-1][0] = value.taken_second()
             s = run.second(none)
             self.first.learn(_rows(run.by[0]), inputs.rows())
-            if any(block.learned for block in blocks):
-                by_x = s @ weight
-                for block, columns in zip(blocks, self.columns, strict=True):
-                    if block.learned:
-                        block.add_second(by_x[:, columns])
+            inputs.add_second(s, weight)
 
         tape.note(backward)
         tape.note_changes(push, pull)
@@ -255,7 +262,7 @@ class EdgeDense:
         summed: bool = False,
     ) -> Value:
         """Return (E, outputs) times `fade` (E, 1), or their sums at receivers, (N, outputs)."""
-        inputs, own = _Inputs(blocks), self._part(2)
+        inputs, own = _Inputs(blocks, self.columns), self._part(2)
         run = _Run(self.layers, inputs.x @ own.T, self._sides(ends, nodes.x))
         spread = _Spread(fade, ends[1] if summed else None, len(nodes.x), run.before[-1])
         value = Value(spread.values())
@@ -267,11 +274,7 @@ class EdgeDense:
             g = run.gradients(_Sides(ends, *by_ends[:, 1].reshape(2, -1)))
             if nodes.live:
                 nodes.add(by_ends[0, 1] @ self._part(0) + by_ends[1, 1] @ self._part(1))
-            if any(block.live for block in blocks):
-                by_x = g @ own
-                for block, columns in zip(blocks, self.columns, strict=True):
-                    if block.live:
-                        block.add(by_x[:, columns])
+            inputs.add(g, own)
 
         def push() -> None:
             sides = self._sides(ends, nodes.moved())
@@ -285,11 +288,7 @@ class EdgeDense:
             if self.first.learns:
                 self._learn(_rows(run.by[0]), inputs.rows(), by_ends, nodes.both())
             nodes.add_second(first @ self._part(0) + second @ self._part(1))
-            if any(block.learned for block in blocks):
-                by_x = s @ own
-                for block, columns in zip(blocks, self.columns, strict=True):
-                    if block.learned:
-                        block.add_second(by_x[:, columns])
+            inputs.add_second(s, own)
 
         tape.note(backward)
         tape.note_changes(push, pull)

@@ -28,7 +28,7 @@ from gnn.passes.fields import Leaves
 from gnn.passes.learning import Dense, EdgeDense, Embedding
 from gnn.passes.parameters import LearningWeights
 from gnn.passes.tape import Tape, Value
-from gnn.passes.weights import Calls
+from gnn.passes.weights import Calls, Members
 from gnn.potential import Results
 
 #: Leaves by whose derivatives losses are differentiated.
@@ -66,14 +66,7 @@ class _Kept:
     """What a model's networks were made of."""
 
     def __init__(self, model: nn.Module):
-        modules = list(model.modules())
-        # where modules keep what belongs to them: to see another one at the place of one
-        self._members: list[tuple[dict[str, Any], str, Any]] = [
-            (members, name, member)
-            for module in modules
-            for members in (module._parameters, module._modules)
-            for name, member in members.items()
-        ]
+        self._members = Members(model, "_parameters", "_modules")
         self.calls = Calls(model)
         self.weights = LearningWeights(model.parameters())
         self._dtypes = {weight.parameter.dtype for weight in self.weights.all}
@@ -86,9 +79,7 @@ class _Kept:
     def holds(self) -> bool:
         """Return whether the model is still made of it."""
         dtypes = {weight.parameter.dtype for weight in self.weights.all}
-        return dtypes == self._dtypes and all(
-            members.get(name) is member for members, name, member in self._members
-        )
+        return dtypes == self._dtypes and self._members.hold()
 
 
 class Evaluated:

@@ -26,6 +26,30 @@ def all_known(model: nn.Module) -> bool:
     return all(type(layer).__module__.startswith(_KNOWN) for layer in layers)
 
 
+class Members:
+    """What belongs to the modules of a model: to see another one at the place of one.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The model.
+    kinds : str
+        Where modules keep it.
+    """
+
+    def __init__(self, model: nn.Module, *kinds: str):
+        self._all: list[tuple[dict[str, Any], str, Any]] = [
+            (members, name, member)
+            for module in model.modules()
+            for members in (getattr(module, kind) for kind in kinds)
+            for name, member in members.items()
+        ]
+
+    def hold(self) -> bool:
+        """Return whether all are still there."""
+        return all(members.get(name) is member for members, name, member in self._all)
+
+
 class Calls:
     """Whether the layers of a model are to be called, which passes do not do.
 
@@ -103,13 +127,7 @@ class _Seen:
     """What the tensors of a model were, and where."""
 
     def __init__(self, model: nn.Module):
-        # where modules keep what belongs to them: to see another one at the place of one
-        self._members: list[tuple[dict[str, Any], str, Any]] = [
-            (members, name, member)
-            for module in model.modules()
-            for members in (module._parameters, module._buffers, module._modules)
-            for name, member in members.items()
-        ]
+        self._members = Members(model, "_parameters", "_buffers", "_modules")
         self.known, self.calls = all_known(model), Calls(model)
         self._tensors = [*model.parameters(), *model.buffers()]
         self._layouts = [_layout(tensor) for tensor in self._tensors]
@@ -135,18 +153,15 @@ class _Seen:
         if self._versions is None or any(tensor.requires_grad for tensor in tensors):
             return self.holds()
         return (
-            self._has_members()
+            self._members.hold()
             and _versions(tensors) == self._versions
             and all(map(_is_laid_out, tensors, self._layouts))
         )
 
-    def _has_members(self) -> bool:
-        return all(members.get(name) is member for members, name, member in self._members)
-
     def holds(self) -> bool:
         """Return whether everything is what it was."""
         return (
-            self._has_members()
+            self._members.hold()
             and all(map(_is_laid_out, self._tensors, self._layouts))
             and all(torch.equal(other, before) for other, before in self._others)
             and all(end.tobytes() == before for end, before in self._ends)

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from gnn.published._polarisation_loops import separation
+from gnn.published._polarisation_loops import add_forces, add_multipoles, separation
 from multipoles.compiled.jit import bare, bare_inline
 
 
@@ -49,16 +49,7 @@ def sums(begin, end, atoms, particles, charges, pairs, shift, table, cutoff, fou
         inverse = 1.0 / r
         scale = charges[j] * inverse * inverse * inverse * inverse
         one, two = scale * one, scale * two * inverse
-        third = r2 / 3.0
-        found[i, 1] += one * x
-        found[i, 2] += one * y
-        found[i, 3] += one * z
-        found[i, 4] += two * (x * x - third)
-        found[i, 5] += two * 2.0 * x * y
-        found[i, 6] += two * 2.0 * x * z
-        found[i, 7] += two * (y * y - third)
-        found[i, 8] += two * 2.0 * y * z
-        found[i, 9] += two * (z * z - third)
+        add_multipoles(found, i, x, y, z, r2, one, two)
 
 
 @bare
@@ -97,9 +88,4 @@ def gradients(
         fx = along * x + one * gx + two * hx
         fy = along * y + one * gy + two * hy
         fz = along * z + one * gz + two * hz
-        by_particles[j, 0] += fx
-        by_particles[j, 1] += fy
-        by_particles[j, 2] += fz
-        by_atoms[i, 0] -= fx
-        by_atoms[i, 1] -= fy
-        by_atoms[i, 2] -= fz
+        add_forces(by_atoms, by_particles, i, j, fx, fy, fz)

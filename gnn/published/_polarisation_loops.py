@@ -63,6 +63,32 @@ def separation(atoms, particles, shift, pair, i, j):
     return x, y, z, x * x + y * y + z * z
 
 
+@bare_inline
+def add_multipoles(found, i, x, y, z, r2, one, two):
+    """Add a dipole along a vector, and a traceless quadrupole, times two factors."""
+    third = r2 / 3.0
+    found[i, 1] += one * x
+    found[i, 2] += one * y
+    found[i, 3] += one * z
+    found[i, 4] += two * (x * x - third)
+    found[i, 5] += two * 2.0 * x * y
+    found[i, 6] += two * 2.0 * x * z
+    found[i, 7] += two * (y * y - third)
+    found[i, 8] += two * 2.0 * y * z
+    found[i, 9] += two * (z * z - third)
+
+
+@bare_inline
+def add_forces(by_atoms, by_particles, i, j, fx, fy, fz):
+    """Add the gradient by a particle's place, and take it off that by the atom's."""
+    by_particles[j, 0] += fx
+    by_particles[j, 1] += fy
+    by_particles[j, 2] += fz
+    by_atoms[i, 0] -= fx
+    by_atoms[i, 1] -= fy
+    by_atoms[i, 2] -= fz
+
+
 @bare
 def sums(begin, end, atoms, particles, charges, pairs, shift, constants, network, kept, found):
     """Add what the pairs [begin, end) induce to `found` (N, 10)."""
@@ -78,16 +104,7 @@ def sums(begin, end, atoms, particles, charges, pairs, shift, constants, network
         radial(pair, r, cutoff, frequencies, network, kept)
         scale = factor * charges[j] * envelope[pair, 0] / r2
         one, two = scale * beta[pair, 0, 0] / r, scale * beta[pair, 1, 0] / r2
-        third = r2 / 3.0
-        found[i, 1] += one * x
-        found[i, 2] += one * y
-        found[i, 3] += one * z
-        found[i, 4] += two * (x * x - third)
-        found[i, 5] += two * 2.0 * x * y
-        found[i, 6] += two * 2.0 * x * z
-        found[i, 7] += two * (y * y - third)
-        found[i, 8] += two * 2.0 * y * z
-        found[i, 9] += two * (z * z - third)
+        add_multipoles(found, i, x, y, z, r2, one, two)
 
 
 @bare
@@ -131,12 +148,7 @@ def gradients(
         fx = along * x + one * gx + two * hx
         fy = along * y + one * gy + two * hy
         fz = along * z + one * gz + two * hz
-        by_particles[j, 0] += fx
-        by_particles[j, 1] += fy
-        by_particles[j, 2] += fz
-        by_atoms[i, 0] -= fx
-        by_atoms[i, 1] -= fy
-        by_atoms[i, 2] -= fz
+        add_forces(by_atoms, by_particles, i, j, fx, fy, fz)
         for k in range(len(by_bias)):
             by_outer[0, k] += scale * dipole * hidden[pair, k, 0]
             by_outer[1, k] += scale * quadrupole * hidden[pair, k, 0]

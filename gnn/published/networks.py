@@ -5,12 +5,13 @@ receiver, then features of the edge; invariants by term and then by channel. Rea
 published weights (`gnn.published.weights`) bring columns to this order.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gnn.operators.network import layers_of
 from gnn.operators.perceptron import Ends, Layer, Network
 from gnn.operators.perceptron import perceptron as compiled
 from gnn.published import constants
@@ -30,28 +31,6 @@ class Perceptron(nn.Sequential):
         widths = tuple(block.shape[1] for block in blocks)
         network = self._laid_out.network(widths, lambda: Network(layers_of(self), widths))
         return compiled(network, blocks)
-
-
-def layers_of(modules: Iterable[nn.Module]) -> list[Layer]:
-    """Return linear modules, and which of them SiLU follows.
-
-    Raises
-    ------
-    TypeError
-        If there are modules of other kinds.
-    """
-    layers: list[Layer] = []
-    for module in modules:
-        if isinstance(module, nn.Linear):
-            layers.append(Layer(module.weight, module.bias, False))
-        elif isinstance(module, nn.SiLU) and layers and not layers[-1].active:
-            layers[-1] = layers[-1]._replace(active=True)
-        else:
-            raise TypeError(
-                "expected linear layers, each followed by one SiLU or none, got "
-                f"{type(module).__name__} after {len(layers)} of them"
-            )
-    return layers
 
 
 def perceptron(inputs: int, hidden: int, layers: int, outputs: int | None = None) -> Perceptron:

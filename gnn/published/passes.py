@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gnn.data.batching import Batch
 from gnn.operators.arena import Arenas
 from gnn.operators.near_pairs import near_ends
-from gnn.operators.network import EndArrays
+from gnn.operators.network import EndArrays, layers_of
 from gnn.passes.between import between
 from gnn.passes.edges import anisotropic_state, pair_invariants
 from gnn.passes.geometry import edge_geometry
@@ -26,7 +26,7 @@ from gnn.published.electrostatics import ChargeCoupling
 from gnn.published.induction import Tables, TabulatedInduction, tables_of
 from gnn.published.layers import AMP_BMS_TERMS, ORDER, BesselBasis, PublishedStep
 from gnn.published.near_charges import NearCoupling
-from gnn.published.networks import EdgePerceptron, Perceptron, layers_of
+from gnn.published.networks import EdgePerceptron, Perceptron
 from gnn.published.pair_energies import PairEnergies
 from gnn.published.pairs import Pairs
 from gnn.published.polarisation import Polarisation
