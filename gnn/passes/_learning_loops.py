@@ -60,37 +60,35 @@ def activate(x, bias, ends, first, second, active, y):
                 y[k] = x[k] * _gate(x[k])
 
 
+@bare_inline
+def _times_slopes(x, y, r, width, out):
+    """Write a row of y times the slopes of SiLU at x."""
+    lanes, one = BYTES // x.itemsize, splat(x, 1.0)
+    whole = width // lanes * lanes
+    for k in range(r * width, r * width + whole, lanes):
+        value = load(x, k)
+        gate = _sigmoid(value, one)
+        store(out, k, load(y, k) * (gate * (one + value * (one - gate))))
+    for k in range(r * width + whole, (r + 1) * width):
+        gate = _gate(x[k])
+        out[k] = y[k] * (gate * (1 + x[k] * (1 - gate)))
+
+
 @bare
 def activate_change(x, dx, width, ends, first, second, active, dy):
     """Add to rows of changes those of both ends; where active, write the change of SiLU."""
-    lanes, one = BYTES // x.itemsize, splat(x, 1.0)
-    whole = width // lanes * lanes
     for r in range(len(x) // width):
         _from_ends(dx, r, width, ends, first, second)
         if active:
-            for k in range(r * width, r * width + whole, lanes):
-                value = load(x, k)
-                gate = _sigmoid(value, one)
-                store(dy, k, load(dx, k) * (gate * (one + value * (one - gate))))
-            for k in range(r * width + whole, (r + 1) * width):
-                gate = _gate(x[k])
-                dy[k] = dx[k] * (gate * (1 + x[k] * (1 - gate)))
+            _times_slopes(x, dx, r, width, dy)
 
 
 @bare
 def activate_gradients(x, g, width, ends, active, out, first, second):
     """Write gradients by the arguments of SiLU, and add them to rows of both ends."""
-    lanes, one = BYTES // x.itemsize, splat(x, 1.0)
-    whole = width // lanes * lanes
     for r in range(len(x) // width):
         if active:
-            for k in range(r * width, r * width + whole, lanes):
-                value = load(x, k)
-                gate = _sigmoid(value, one)
-                store(out, k, load(g, k) * (gate * (one + value * (one - gate))))
-            for k in range(r * width + whole, (r + 1) * width):
-                gate = _gate(x[k])
-                out[k] = g[k] * (gate * (1 + x[k] * (1 - gate)))
+            _times_slopes(x, g, r, width, out)
         _to_ends(out, r, width, ends, first, second)
 
 
