@@ -39,6 +39,17 @@ class Space(ABC):
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return an uninitialised array on the device, as Numba sees it."""
 
+    def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
+        """Return an array of zeros on the device: the driver's memset, no kernel."""
+        out = self.empty(shape, dtype)
+        if out.size == 0:
+            return out
+        if SIMULATED:
+            out.copy_to_device(np.zeros(shape, dtype))
+            return out
+        cuda.cudadrv.driver.device_memset(out, 0, out.size * out.dtype.itemsize, stream=self.stream)
+        return out
+
     @abstractmethod
     def give(self, array: Any) -> Any:
         """Return an array made by `empty` as one of the caller's library."""
