@@ -103,6 +103,11 @@ static int copy_down(void *to, address from, size_t n) { return memcpy(to, (void
 static int copy_down_async(void *to, address from, size_t n, handle s) { return copy_down(to, from, n); }
 static int copy_there(address to, address from, size_t n) { return memmove((void *)to, (void *)from, n), OK; }
 static int copy_there_async(address to, address from, size_t n, handle s) { return copy_there(to, from, n); }
+static int mem_alloc_async(address *out, size_t bytes, handle stream) { return mem_alloc(out, bytes); }
+static int mem_free_async(address at, handle stream) { return mem_free(at); }
+static int default_pool(handle *out, int d) { return *out = (handle)0x4321, OK; }
+static int set_pool_attribute(handle pool, int which, void *value) { return OK; }
+static int set_bytes_async(address at, unsigned char value, size_t n, handle s) { return memset((void *)at, value, n), OK; }
 static int set_bytes(address at, unsigned char value, size_t n) { return memset((void *)at, value, n), OK; }
 static int mem_info(size_t *left, size_t *all) { return *left = *all = capacity, OK; }
 static int pointer_attribute(void *out, int which, address at) {
@@ -213,6 +218,9 @@ static const struct {
     {"cuMemcpyDtoH", copy_down}, {"cuMemcpyDtoD", copy_there},
     {"cuMemcpyHtoDAsync", copy_up_async}, {"cuMemcpyDtoHAsync", copy_down_async},
     {"cuMemcpyDtoDAsync", copy_there_async}, {"cuMemsetD8", set_bytes},
+    {"cuMemsetD8Async", set_bytes_async}, {"cuMemAllocAsync", mem_alloc_async},
+    {"cuMemFreeAsync", mem_free_async}, {"cuDeviceGetDefaultMemPool", default_pool},
+    {"cuMemPoolSetAttribute", set_pool_attribute},
     {"cuPointerGetAttribute", pointer_attribute}, {"cuStreamCreate", make_stream},
     {"cuStreamDestroy", drop}, {"cuStreamQuery", query}, {"cuStreamSynchronize", synchronize_one},
     {"cuStreamWaitEvent", wait}, {"cuEventCreate", make_event}, {"cuEventDestroy", drop},
