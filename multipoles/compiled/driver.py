@@ -139,6 +139,11 @@ def new_stream() -> int:
     return int(call("cuStreamCreate", _driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
 
 
+def drop_stream(stream: int) -> None:
+    """Let a stream go when it has done what it has to do."""
+    call("cuStreamDestroy", stream)
+
+
 def synchronize(stream: int) -> None:
     """Wait for all that was launched on a stream."""
     call("cuStreamSynchronize", _stream(stream))
@@ -194,3 +199,41 @@ def launch(
     found = _launch(kernel, *blocks, *threads, 0, _stream(stream), there.pointers, 0)
     if found[0]:
         _checked("cuLaunchKernel", found)
+
+
+# --- graphs ---------------------------------------------------------------------------------------
+
+
+def begin_capture(stream: int) -> None:
+    """Let what is launched on a stream be noted, not run; what other streams do goes on."""
+    relaxed = _driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+    call("cuStreamBeginCapture", _stream(stream), relaxed)
+
+
+def end_capture(stream: int) -> Any:
+    """Return what was noted since `begin_capture`."""
+    return call("cuStreamEndCapture", _stream(stream))
+
+
+class Graph:
+    """What was noted, ready to be launched.
+
+    Parameters
+    ----------
+    noted
+        As `end_capture` returns it; goes.
+    """
+
+    def __init__(self, noted: Any) -> None:
+        try:
+            self._ready = call("cuGraphInstantiate", noted, 0)
+        finally:
+            call("cuGraphDestroy", noted)
+
+    def launch(self, stream: int) -> None:
+        """Launch all of it on a stream."""
+        call("cuGraphLaunch", self._ready, _stream(stream))
+
+    def __del__(self) -> None:
+        if _driver is not None and hasattr(self, "_ready"):
+            _driver.cuGraphExecDestroy(self._ready)

@@ -6,7 +6,8 @@ made once and kept carries an event: other streams wait for it, on the device, b
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from math import prod
 from typing import Any, ClassVar
@@ -20,6 +21,10 @@ from multipoles.cuda.dlpack import CUDA, Exported, Imported
 if not SIMULATED:
     from multipoles.compiled import driver
     from multipoles.cuda.arrays import DeviceArray, Memory, row_strides
+
+
+class CannotBeNoted(RuntimeError):
+    """Work that is noted to be replayed waits for the host, or takes memory it did not take."""
 
 
 class Space(ABC):
@@ -36,10 +41,36 @@ class Space(ABC):
     stream: Any = 0
     key: Any = "numba"
     _constants: ClassVar[dict[Any, "_Kept"]] = {}
+    _arena: Any = None
+    _is_noting = False
 
-    @abstractmethod
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return an uninitialised array on the device, as kernels take it."""
+        if self._arena is not None:
+            return self._arena.take(shape, np.dtype(dtype))
+        return self.new(shape, np.dtype(dtype))
+
+    @abstractmethod
+    def new(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        """Return such an array in memory of the library, whatever `within` says."""
+
+    @contextmanager
+    def within(self, arena: Any) -> Iterator[None]:
+        """Take memory from an arena, see `multipoles.cuda.graphs`."""
+        before, self._arena = self._arena, arena
+        try:
+            yield
+        finally:
+            self._arena = before
+
+    @contextmanager
+    def noting(self, stream: int) -> Iterator[None]:
+        """Launch on a stream that notes, and refuse what cannot be noted."""
+        before, self.stream, self._is_noting = self.stream, stream, True
+        try:
+            yield
+        finally:
+            self.stream, self._is_noting = before, False
 
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
         """Return an array of zeros on the device: the driver's memset, no kernel."""
@@ -64,7 +95,11 @@ class Space(ABC):
         Other streams that ask for them later wait, on the device, until they are written.
         """
         if key not in kept:
-            kept[key] = _Kept(self, make())
+            if self._is_noting:
+                raise CannotBeNoted(f"it makes what is kept for later: {key}")
+            # longer than work in an arena
+            with self.within(None):
+                kept[key] = _Kept(self, make())
         return kept[key].on(self)
 
     def mark(self) -> Any:
@@ -86,6 +121,8 @@ class Space(ABC):
 
     def upload(self, array: np.ndarray) -> Any:
         """Return a copy of an array of the host on the device."""
+        if self._is_noting:
+            raise CannotBeNoted("it copies from the host")
         out = self.empty(array.shape, array.dtype)
         if array.size:
             out.copy_to_device(np.ascontiguousarray(array), stream=self.stream)
@@ -93,6 +130,8 @@ class Space(ABC):
 
     def download(self, array: Any) -> np.ndarray:
         """Return a copy on the host; waits for what the stream has to do before."""
+        if self._is_noting:
+            raise CannotBeNoted("it waits for the device")
         found: np.ndarray = array.copy_to_host(stream=self.stream)
         return found
 
@@ -106,7 +145,8 @@ class _Kept:
 
     def on(self, space: Space) -> Any:
         """Return the arrays for use on a stream, which waits for them the first time."""
-        if space.stream not in self._known_to:
+        # what is noted runs on streams that were here before
+        if space.stream not in self._known_to and not space._is_noting:
             self._event.wait(space.stream)
             self._known_to.add(space.stream)
         return self._arrays
@@ -126,11 +166,10 @@ class NumbaSpace(Space):
         if not SIMULATED:
             self.key = "numba", driver.device()
 
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+    def new(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """Return an uninitialised array on the device: memory of the driver's pool."""
         if SIMULATED:
-            return cuda.device_array(shape, np.dtype(dtype))
-        dtype = np.dtype(dtype)
+            return cuda.device_array(shape, dtype)
         memory = Memory(prod(shape) * dtype.itemsize, self.stream)
         return DeviceArray(memory.pointer, tuple(shape), dtype, memory)
 
@@ -157,9 +196,8 @@ class TorchSpace(Space):
         self.stream = self._stream.cuda_stream
         self._made: WeakSet[Any] = WeakSet()
 
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+    def new(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """Return an uninitialised tensor, as kernels take it."""
-        dtype = np.dtype(dtype)
         tensor = self._empty(shape, dtype)
         self._made.add(tensor)
         return DeviceArray(tensor.data_ptr(), tuple(shape), dtype, tensor)
@@ -198,11 +236,11 @@ class CupySpace(Space):
         self._stream = cupy.cuda.get_current_stream()
         self.stream = self._stream.ptr
 
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> Any:
+    def new(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """Return an uninitialised array, as kernels take it."""
         with self._stream:
-            made = self.cupy.empty(shape, np.dtype(dtype))
-        return DeviceArray(made.data.ptr, tuple(shape), np.dtype(dtype), made)
+            made = self.cupy.empty(shape, dtype)
+        return DeviceArray(made.data.ptr, tuple(shape), dtype, made)
 
     def _take_stream(self, other: Space) -> None:
         super()._take_stream(other)

@@ -25,7 +25,8 @@ enum { DEVICE_MEMORY = 2, MOST_OF_X = 2147483647, MOST_OF_YZ = 65535, MOST_THREA
 static struct {
   const char *name;
   long calls;
-} counts[] = {{"launch"}, {"record"}, {"wait"}, {"synchronize"}, {"allocate"}, {"free"}};
+} counts[] = {{"launch"}, {"record"}, {"wait"}, {"synchronize"}, {"allocate"}, {"free"},
+            {"graph"}};
 
 static void count(const char *name) {
   for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
@@ -163,7 +164,8 @@ static int make_stream(handle *out, unsigned flags) { return *out = fresh(), OK;
 static int make_event(handle *out, unsigned flags) { return *out = fresh(), OK; }
 static int drop(handle one) { return OK; }
 static int query(handle one) { return OK; }
-static int synchronize_one(handle one) { return synchronize(); }
+static handle noting;
+static int synchronize_one(handle one) { return one && one == noting ? INVALID : synchronize(); }
 static int record(handle event, handle stream) { return count("record"), event ? OK : INVALID; }
 static int wait(handle stream, handle event, unsigned flags) { return count("wait"), event ? OK : INVALID; }
 static int load_library(handle *out, const void *code, void *a, void *b, unsigned n, void *c, void *d, unsigned m) {
@@ -191,6 +193,18 @@ static int launch(handle f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, 
   launch_config config = {{gx, gy, gz}, {bx, by, bz}, shared, stream};
   return launch_ex(&config, f, arguments, extra);
 }
+
+/* graphs: what is launched on the stream that notes is counted when it is noted */
+static int begin_capture(handle stream, int mode) {
+  if (noting || !stream) return INVALID; /* the default stream cannot note */
+  return noting = stream, OK;
+}
+static int end_capture(handle stream, handle *out) {
+  if (stream != noting) return INVALID;
+  return noting = 0, *out = fresh(), OK;
+}
+static int instantiate(handle *out, handle graph, uint64_t flags) { return *out = fresh(), OK; }
+static int launch_graph(handle graph, handle stream) { return count("graph"), noting ? INVALID : OK; }
 
 static int error_name(int error, const char **out) { return *out = "STUB_ERROR", OK; }
 static int error_text(int error, const char **out) { return *out = "the stub driver refuses", OK; }
@@ -228,6 +242,9 @@ static const struct {
     {"cuLibraryLoadData", load_library}, {"cuLibraryUnload", drop},
     {"cuLibraryGetKernel", kernel_of}, {"cuKernelGetFunction", function_of},
     {"cuKernelGetAttribute", kernel_attribute}, {"cuFuncGetAttribute", function_attribute},
+    {"cuStreamBeginCapture", begin_capture}, {"cuStreamEndCapture", end_capture},
+    {"cuGraphInstantiate", instantiate}, {"cuGraphInstantiateWithFlags", instantiate},
+    {"cuGraphLaunch", launch_graph}, {"cuGraphDestroy", drop}, {"cuGraphExecDestroy", drop},
     {"cuLaunchKernelEx", launch_ex}, {"cuLaunchKernel", launch}, {"cuGetErrorName", error_name},
     {"cuGetErrorString", error_text},
 };
