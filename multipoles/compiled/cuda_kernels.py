@@ -212,9 +212,12 @@ class Access(Device):
     cost more than the arithmetic of a pair.
     """
 
-    def __init__(self, function: Callable[..., Any], intrinsic: Callable[[], Any]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], intrinsic: Callable[[], Any], aligned: int = 1
+    ) -> None:
         super().__init__(function)
         self._intrinsic = intrinsic
+        self.aligned = aligned  # places are multiples of it
 
     def of(self, dtype: np.dtype) -> Any:
         """Return the function; it serves arrays of all types."""
