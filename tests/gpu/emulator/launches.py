@@ -1,14 +1,17 @@
 """Launches of kernels on the CPU, and how they come here instead of to a device."""
 
+import ast
 import ctypes
 import hashlib
 import importlib
+import inspect
 import os
 import pickle
 import pkgutil
 import shutil
 import struct
 import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -159,7 +162,7 @@ def _state(kept=[]):  # noqa: B006
     """Return a name for the state of the library's sources and of these."""
     if not kept:
         digest = hashlib.sha256()
-        root = HERE.parents[2]
+        root = Path(cuda_kernels.__file__).resolve().parents[2]
         folders = [root / "multipoles", root / "fmm", root / "gnn" / "operators", HERE]
         for folder in folders:
             for path in sorted(folder.rglob("*.py")):
@@ -299,10 +302,13 @@ def installed(options=None, before=None):
 
 # --- sizes of blocks ------------------------------------------------------------------------------
 
-# modules that ask whether arrays are the simulator's; all others ask for the sizes of blocks
-_OF_ARRAYS = ("multipoles.cuda.device", "multipoles.cuda.dlpack", "gnn.operators._field_cuda",
-              "gnn.operators._edge_cuda", "gnn.operators.gpu")
 _device_sizes = not cuda_kernels.SIMULATED
+# where functions ask whether arrays are the simulator's, and where they ask for sizes of blocks
+_OF_ARRAYS = {
+    "multipoles.cuda.device", "fmm.cuda.steps", "gnn.operators.gpu", "gnn.operators._edge_cuda",
+    "gnn.operators._field_cuda",
+}  # fmt: skip
+_OF_SIZES = {"fmm.cuda.expansions", "fmm.cuda.translations"}
 
 
 def device_sizes():
@@ -311,18 +317,40 @@ def device_sizes():
     Arrays stay the simulator's. To be called before any of them is imported.
     """
     global _device_sizes
-    if not cuda_kernels.SIMULATED:
+    if _device_sizes:
         return
     import fmm.cuda
     import gnn.operators
     import multipoles.cuda
 
+    packages = multipoles.cuda, fmm.cuda, gnn.operators
+    names = [
+        found.name
+        for package in packages
+        for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
+    ]
+    early = [name for name in names if name in sys.modules and hasattr(sys.modules[name], "THREADS")]
+    if early:
+        raise RuntimeError(f"to be imported after emulator.device_sizes(): {early}")
     cuda_kernels.SIMULATED = False
-    for package in (multipoles.cuda, fmm.cuda, gnn.operators):
-        for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-            importlib.import_module(found.name)
+    modules = [importlib.import_module(name) for name in names]
     cuda_kernels.SIMULATED = _device_sizes = True
-    for name in _OF_ARRAYS:
-        module = importlib.import_module(name)
-        if hasattr(module, "SIMULATED"):
+    for module in modules:
+        asks = hasattr(module, "SIMULATED") and _asks_in_functions(module)
+        if module.__name__ in _OF_ARRAYS:
             module.SIMULATED = True
+        elif asks and module.__name__ not in _OF_SIZES:
+            raise RuntimeError(
+                f"{module.__name__}: a function asks for SIMULATED; whether it means arrays or "
+                f"sizes of blocks is to be said in {__file__}"
+            )
+
+
+def _asks_in_functions(module):
+    tree = ast.parse(inspect.getsource(module))
+    return any(
+        isinstance(node, ast.Name) and node.id == "SIMULATED"
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+    )
