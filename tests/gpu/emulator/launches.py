@@ -122,7 +122,9 @@ def code_of(launch, dtype, kinds, checked):
     key = launch, dtype, kinds, checked
     if key not in _codes:
         begun = time.perf_counter()
-        _codes[key] = _loaded(launch, dtype, kinds, checked) or _compiled(launch, dtype, kinds, checked)
+        _codes[key] = _loaded(launch, dtype, kinds, checked) or _compiled(
+            launch, dtype, kinds, checked
+        )
         statistics.compiling += time.perf_counter() - begun
     return _codes[key]
 
