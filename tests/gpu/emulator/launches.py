@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from pathlib import Path
 import numba
 import numpy as np
 from emulator import copies
-from numba.core import types
+from numba.core import config, types
 from numba.core.registry import cpu_target
 
 from multipoles.compiled import cuda_kernels
@@ -205,20 +206,25 @@ def run(launch, dtype, blocks, threads, *arguments, options=None):
         kinds.append(kind)
         packed += data
     code = code_of(launch, dtype, tuple(kinds), options.checked)
-    memory, report = ctypes.create_string_buffer(packed, len(packed) + 8), _Report()
-    begun = time.perf_counter()
+    memory = ctypes.create_string_buffer(packed, len(packed) + 8)
+    _run(launch, code, _three(blocks), _three(threads), ctypes.addressof(memory), options)
+
+
+def _run(launch, code, blocks, threads, words, options):
+    """Run a kernel on arguments packed as for the driver."""
+    report, begun = _Report(), time.perf_counter()
     failed = library().emulator_run(
-        code.address, ctypes.addressof(memory), _three(blocks), _three(threads), code.poison,
-        len(code.poison), options.shuffled, ctypes.byref(report),
+        code.address, words, blocks, threads, code.poison, len(code.poison), options.shuffled,
+        ctypes.byref(report),
     )  # fmt: skip
     spent = time.perf_counter() - begun
     statistics.launches += 1
     statistics.running += spent
     statistics.by_kernel[launch.origin] += spent
     if failed < 0:
-        raise EmulationError(f"{launch.origin}: expected at most 1024 threads, got {threads}")
+        raise EmulationError(f"{launch.origin}: expected at most 1024 threads, got {[*threads]}")
     if failed:
-        raise EmulationError(_said(launch, threads, report))
+        raise EmulationError(_said(launch, threads[0] * threads[1] * threads[2], report))
 
 
 def _three(sizes):
@@ -238,8 +244,11 @@ def _packed(argument, dtype):
     if isinstance(argument, np.generic):
         return numba.from_dtype(argument.dtype), argument.tobytes().ljust(8, b"\0")
     pointer, shape, kind = _memory(argument)
-    data = struct.pack(f"q{len(shape)}q", pointer, *shape)
-    return types.Array(numba.from_dtype(np.dtype(kind)), len(shape), "C"), data
+    kind, n = np.dtype(kind), len(shape)
+    strides = [int(np.prod(shape[k + 1 :])) * kind.itemsize for k in range(n)]
+    size = int(np.prod(shape))
+    data = struct.pack(f"{5 + 2 * n}q", 0, 0, size, kind.itemsize, pointer, *shape, *strides)
+    return types.Array(numba.from_dtype(kind), n, "C"), data
 
 
 def _memory(array):
@@ -285,7 +294,14 @@ def installed(options=None, before=None):
     before : callable, optional
         Called with the launch's method and its arguments before each: the stub driver's count.
     """
-    kept = cuda_kernels.Launch.__call__
+    kept, make = cuda_kernels.Launch.__call__, cuda_kernels.cuda.device_array
+
+    def device_array(*arguments, **named):
+        made = make(*arguments, **named)
+        # results of memory nobody wrote stand out
+        if made.size:
+            made._ary.reshape(-1).view(np.uint8)[:] = 0xEE
+        return made
 
     def launch(self, stream, dtype, blocks, threads, *arguments):
         if not np.all(blocks):
@@ -296,10 +312,71 @@ def installed(options=None, before=None):
         run(self, dtype, blocks, threads, *arguments, options=options)
 
     cuda_kernels.Launch.__call__ = launch
+    if config.ENABLE_CUDASIM:
+        cuda_kernels.cuda.device_array = device_array
     try:
         yield statistics
     finally:
-        cuda_kernels.Launch.__call__ = kept
+        cuda_kernels.Launch.__call__, cuda_kernels.cuda.device_array = kept, make
+
+
+@contextmanager
+def on_driver(options=None, compiled=False):
+    """Let the stub driver (tests/gpu/stub) run what it is given: the host's half is the real one.
+
+    Kernels run as the driver is told: by the packed arguments of a launch, at once or, where they
+    are noted for a graph, when that is launched.
+
+    Parameters
+    ----------
+    options : Options, optional
+        May be changed meanwhile.
+    compiled : bool
+        Whether kernels are compiled for the device, too: it takes seconds for each.
+    """
+    from multipoles.compiled import driver, launching
+
+    stub, options, known = ctypes.CDLL("libcuda.so.1"), options or Options(), {}
+    kept = launching._loaded
+
+    def loaded(kernel, dtype, device, kinds):
+        names = tuple(launching._name(kind, dtype) for kind in kinds)
+        function = driver.load(*kernel.compiled(dtype, names) if compiled else (b"", "emulated"))
+        types_ = tuple(map(_type_of_name, names))
+        words = sum(5 + 2 * t.ndim if isinstance(t, types.Array) else 1 for t in types_)
+        stub.stub_knows(ctypes.c_void_p(int(function)), words)
+        known[int(function)] = kernel, dtype, types_
+        return function
+
+    def run_known(function, blocks, threads, words):
+        try:
+            kernel, dtype, kinds = known[function]
+            code = code_of(kernel, dtype, kinds, options.checked)
+            sizes = ((ctypes.c_int32 * 3)(*three[:3]) for three in (blocks, threads))
+            _run(kernel, code, *sizes, words, options)
+            return 0
+        except BaseException:  # the driver says that a launch failed; here is why
+            traceback.print_exc()
+            return 1
+
+    three = ctypes.POINTER(ctypes.c_uint32)
+    kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, three, three, ctypes.c_int64)
+    callback = kind(run_known)
+    launching._loaded = loaded
+    launching._code.clear()
+    stub.stub_run(callback)
+    try:
+        yield statistics
+    finally:
+        stub.stub_run(None)
+        launching._loaded = kept
+        launching._code.clear()
+
+
+def _type_of_name(name):
+    kind, _, rest = name.partition("[")
+    scalar = numba.from_dtype(np.dtype(kind))
+    return types.Array(scalar, int(rest[:-1]), "C") if rest else scalar
 
 
 # --- sizes of blocks ------------------------------------------------------------------------------
