@@ -7,8 +7,9 @@ import json
 import sys
 import traceback
 
-import emulator
 import numpy as np
+
+import emulator
 
 emulator.device_sizes()
 
