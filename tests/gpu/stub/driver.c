@@ -25,7 +25,8 @@ enum { DEVICE_MEMORY = 2, MOST_OF_X = 2147483647, MOST_OF_YZ = 65535, MOST_THREA
 static struct {
   const char *name;
   long calls;
-} counts[] = {{"launch"}, {"record"}, {"wait"}, {"synchronize"}, {"allocate"}, {"free"}};
+} counts[] = {{"launch"}, {"record"}, {"wait"}, {"synchronize"}, {"allocate"}, {"free"},
+            {"graph"}};
 
 static void count(const char *name) {
   for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
@@ -103,6 +104,11 @@ static int copy_down(void *to, address from, size_t n) { return memcpy(to, (void
 static int copy_down_async(void *to, address from, size_t n, handle s) { return copy_down(to, from, n); }
 static int copy_there(address to, address from, size_t n) { return memmove((void *)to, (void *)from, n), OK; }
 static int copy_there_async(address to, address from, size_t n, handle s) { return copy_there(to, from, n); }
+static int mem_alloc_async(address *out, size_t bytes, handle stream) { return mem_alloc(out, bytes); }
+static int mem_free_async(address at, handle stream) { return mem_free(at); }
+static int default_pool(handle *out, int d) { return *out = (handle)0x4321, OK; }
+static int set_pool_attribute(handle pool, int which, void *value) { return OK; }
+static int set_bytes_async(address at, unsigned char value, size_t n, handle s) { return memset((void *)at, value, n), OK; }
 static int set_bytes(address at, unsigned char value, size_t n) { return memset((void *)at, value, n), OK; }
 static int mem_info(size_t *left, size_t *all) { return *left = *all = capacity, OK; }
 static int pointer_attribute(void *out, int which, address at) {
@@ -158,7 +164,8 @@ static int make_stream(handle *out, unsigned flags) { return *out = fresh(), OK;
 static int make_event(handle *out, unsigned flags) { return *out = fresh(), OK; }
 static int drop(handle one) { return OK; }
 static int query(handle one) { return OK; }
-static int synchronize_one(handle one) { return synchronize(); }
+static handle noting;
+static int synchronize_one(handle one) { return one && one == noting ? INVALID : synchronize(); }
 static int record(handle event, handle stream) { return count("record"), event ? OK : INVALID; }
 static int wait(handle stream, handle event, unsigned flags) { return count("wait"), event ? OK : INVALID; }
 static int load_library(handle *out, const void *code, void *a, void *b, unsigned n, void *c, void *d, unsigned m) {
@@ -187,6 +194,18 @@ static int launch(handle f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, 
   return launch_ex(&config, f, arguments, extra);
 }
 
+/* graphs: what is launched on the stream that notes is counted when it is noted */
+static int begin_capture(handle stream, int mode) {
+  if (noting || !stream) return INVALID; /* the default stream cannot note */
+  return noting = stream, OK;
+}
+static int end_capture(handle stream, handle *out) {
+  if (stream != noting) return INVALID;
+  return noting = 0, *out = fresh(), OK;
+}
+static int instantiate(handle *out, handle graph, uint64_t flags) { return *out = fresh(), OK; }
+static int launch_graph(handle graph, handle stream) { return count("graph"), noting ? INVALID : OK; }
+
 static int error_name(int error, const char **out) { return *out = "STUB_ERROR", OK; }
 static int error_text(int error, const char **out) { return *out = "the stub driver refuses", OK; }
 static int not_supported(void) { return NOT_SUPPORTED; }
@@ -213,6 +232,9 @@ static const struct {
     {"cuMemcpyDtoH", copy_down}, {"cuMemcpyDtoD", copy_there},
     {"cuMemcpyHtoDAsync", copy_up_async}, {"cuMemcpyDtoHAsync", copy_down_async},
     {"cuMemcpyDtoDAsync", copy_there_async}, {"cuMemsetD8", set_bytes},
+    {"cuMemsetD8Async", set_bytes_async}, {"cuMemAllocAsync", mem_alloc_async},
+    {"cuMemFreeAsync", mem_free_async}, {"cuDeviceGetDefaultMemPool", default_pool},
+    {"cuMemPoolSetAttribute", set_pool_attribute},
     {"cuPointerGetAttribute", pointer_attribute}, {"cuStreamCreate", make_stream},
     {"cuStreamDestroy", drop}, {"cuStreamQuery", query}, {"cuStreamSynchronize", synchronize_one},
     {"cuStreamWaitEvent", wait}, {"cuEventCreate", make_event}, {"cuEventDestroy", drop},
@@ -220,6 +242,9 @@ static const struct {
     {"cuLibraryLoadData", load_library}, {"cuLibraryUnload", drop},
     {"cuLibraryGetKernel", kernel_of}, {"cuKernelGetFunction", function_of},
     {"cuKernelGetAttribute", kernel_attribute}, {"cuFuncGetAttribute", function_attribute},
+    {"cuStreamBeginCapture", begin_capture}, {"cuStreamEndCapture", end_capture},
+    {"cuGraphInstantiate", instantiate}, {"cuGraphInstantiateWithFlags", instantiate},
+    {"cuGraphLaunch", launch_graph}, {"cuGraphDestroy", drop}, {"cuGraphExecDestroy", drop},
     {"cuLaunchKernelEx", launch_ex}, {"cuLaunchKernel", launch}, {"cuGetErrorName", error_name},
     {"cuGetErrorString", error_text},
 };
