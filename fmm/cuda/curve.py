@@ -422,7 +422,7 @@ def _fill():
             if alone < most:
                 cuda.atomic.add(shared, (1, alone), 1)
             for level in range(begins, min(alone, most)):
-                held = _end(keys, i, level, bits) - i
+                held = end_of_box(keys, i, level, bits) - i
                 cuda.atomic.add(shared, (2, level), held * held)
         cuda.syncthreads()
         for level in range(thread, most, BLOCK):
@@ -434,7 +434,7 @@ def _fill():
 
 
 @device
-def _end(keys, i, level, bits):
+def end_of_box(keys, i, level, bits):
     """Return the end of the box of a level that begins with a point, among sorted keys."""
     n = keys.shape[1]
     # steps that double find the end fast where boxes are small
