@@ -81,7 +81,7 @@ def build_tree(
     same = points.target_keys is points.source_keys
     keys, before = (points.source_keys,) * 2 if same else _merged(space, points)
     n = keys.shape[1]
-    blocks, chunk = chunks_of(n)
+    blocks, chunk = chunks_of(n, 4 * BLOCK, 4)
     systems = space.upload(
         np.stack([points.edge, last_digit(points.edge), most_halvings(points, smallest)])
     )

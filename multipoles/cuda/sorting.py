@@ -20,7 +20,7 @@ _LANES = 32
 _TILE = 64 if SIMULATED else 512
 _GROUPS = _TILE // _LANES
 # least items of a chunk, and most chunks: each block reads the counts of all
-_LEAST, _MOST = (64, 3) if SIMULATED else (2048, 528)
+_LEAST, _MOST = (64, 3) if SIMULATED else (2048, 264)
 _BITS = 8
 DIGITS = 1 << _BITS
 _SHARE = DIGITS // THREADS
@@ -34,9 +34,12 @@ def blocks_for(n: int, per_block: int = THREADS) -> int:
     return -(-n // per_block)
 
 
-def chunks_of(n: int, least: int = _LEAST) -> tuple[int, int]:
-    """Return how many chunks n items are cut into, and the items of each but the last."""
-    size = max(least, blocks_for(blocks_for(n, _MOST), _TILE) * _TILE)
+def chunks_of(n: int, least: int = _LEAST, more: int = 1) -> tuple[int, int]:
+    """Return how many chunks n items are cut into, and the items of each but the last.
+
+    That is a multiple of `least`; there are at most `more` times as many chunks as usual.
+    """
+    size = least * max(blocks_for(blocks_for(n, more * _MOST), least), 1)
     return blocks_for(n, size), size
 
 
@@ -71,6 +74,20 @@ def summed(shared, values, first, last):
     for i in range(first + cuda.threadIdx.x, last, THREADS):
         part += values[i]
     return scanned(shared, part)[1]
+
+
+@device
+def add_up(shared, parts, sums, whole):
+    """Write the sums over a block of several counts of each thread, and add them to those of all.
+
+    Column `blockIdx.x` of `sums` gets the first of them, as many as it has rows.
+    """
+    for kind in range(parts.shape[0]):
+        _, found = scanned(shared, parts[kind])
+        if cuda.threadIdx.x == 0:
+            if kind < sums.shape[0]:
+                sums[kind, cuda.blockIdx.x] = found
+            cuda.atomic.add(whole, kind, found)
 
 
 def running_sum(space: Space, counts: Any) -> Any:
