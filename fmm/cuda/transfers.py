@@ -107,7 +107,8 @@ class Transfers:
         targets, sources = (space.empty((n_pairs,), np.int32) for _ in range(2))
         there = space.upload(starts)
         if n_pairs > 0:
-            _begin()(space.stream, GEOMETRY, N_CODES, BLOCK, there, self._counts)
+            blocks = 2 if SIMULATED else N_CODES
+            _begin()(space.stream, GEOMETRY, blocks, BLOCK, there, self._counts)
             _write()(*self._grid, *self._boxes, self.colleagues, self._counts, targets, sources)
         return there, targets, sources
 
@@ -247,15 +248,18 @@ def _begin():
     def loop(starts, counts):
         """Replace the pairs of a code in each chunk by where the first of them goes."""
         shared = cuda.shared.array(BLOCK, np.int64)
-        thread, code, n = cuda.threadIdx.x, cuda.blockIdx.x, counts.shape[1]
-        before = starts[code]
-        for begin in range(0, n, BLOCK):
-            chunk = begin + thread
-            count = np.int64(counts[code, chunk]) if chunk < n else np.int64(0)
-            inside, whole = scanned(shared, count)
-            if chunk < n:
-                counts[code, chunk] = before + inside
-            before += whole
+        thread, n = cuda.threadIdx.x, counts.shape[1]
+        for code in range(cuda.blockIdx.x, N_CODES, cuda.gridDim.x):
+            before = starts[code]
+            if before == starts[code + 1]:
+                continue
+            for begin in range(0, n, BLOCK):
+                chunk = begin + thread
+                count = np.int64(counts[code, chunk]) if chunk < n else np.int64(0)
+                inside, whole = scanned(shared, count)
+                if chunk < n:
+                    counts[code, chunk] = before + inside
+                before += whole
 
     return loop
 
