@@ -32,7 +32,7 @@ def launch(
     arguments: tuple[Any, ...],
 ) -> None:
     """Launch a kernel on a stream of the current device, see `cuda_kernels.Launch`."""
-    kinds: list[Any] = [kernel, dtype, driver.device()]
+    kinds: list[Any] = [kernel, dtype, driver.device(stream)]
     words: list[bytes] = []
     for argument in arguments:
         if hasattr(argument, "words"):

@@ -194,7 +194,9 @@ def _voted_by_block(kind):
     @intrinsic
     def vote(context, predicate):
         def codegen(context, builder, sig, args):
-            found = call(builder, _SYNC_BLOCK, kind, context.cast(builder, args[0], sig.args[0], types.int64))
+            found = call(
+                builder, _SYNC_BLOCK, kind, context.cast(builder, args[0], sig.args[0], types.int64)
+            )
             return builder.trunc(found, _i32)
 
         return types.int32(predicate), codegen
@@ -221,9 +223,7 @@ def _exchange(kind):
             raise TypeError(f"shuffles take integers and reals of 32 or 64 bits, got {value}")
 
         def codegen(context, builder, sig, args):
-            mask, other = (
-                context.cast(builder, args[k], sig.args[k], types.int64) for k in (0, 2)
-            )
+            mask, other = (context.cast(builder, args[k], sig.args[k], types.int64) for k in (0, 2))
             own, bits = args[1], ir.IntType(value.bitwidth)
             if isinstance(value, types.Float):
                 own = builder.bitcast(own, bits)
@@ -243,7 +243,10 @@ def _voted_by_warp(kind, result=types.boolean):
     @intrinsic
     def vote(context, mask, predicate):
         def codegen(context, builder, sig, args):
-            mask, own = (context.cast(builder, a, t, types.int64) for a, t in zip(args, sig.args, strict=True))
+            mask, own = (
+                context.cast(builder, a, t, types.int64)
+                for a, t in zip(args, sig.args, strict=True)
+            )
             found = call(builder, _SYNC_WARP, kind, mask, own, 0)
             if result is types.boolean:
                 return builder.icmp_unsigned("!=", found, _i64(0))

@@ -119,7 +119,9 @@ def code_of(launch, dtype, kinds, checked):
     key = launch, dtype, kinds, checked
     if key not in _codes:
         begun = time.perf_counter()
-        _codes[key] = _loaded(launch, dtype, kinds, checked) or _compiled(launch, dtype, kinds, checked)
+        _codes[key] = _loaded(launch, dtype, kinds, checked) or _compiled(
+            launch, dtype, kinds, checked
+        )
         statistics.compiling += time.perf_counter() - begun
     return _codes[key]
 
@@ -300,8 +302,13 @@ def installed(options=None, before=None):
 # --- sizes of blocks ------------------------------------------------------------------------------
 
 # modules that ask whether arrays are the simulator's; all others ask for the sizes of blocks
-_OF_ARRAYS = ("multipoles.cuda.device", "multipoles.cuda.dlpack", "gnn.operators._field_cuda",
-              "gnn.operators._edge_cuda", "gnn.operators.gpu")
+_OF_ARRAYS = (
+    "multipoles.cuda.device",
+    "multipoles.cuda.dlpack",
+    "gnn.operators._field_cuda",
+    "gnn.operators._edge_cuda",
+    "gnn.operators.gpu",
+)
 _device_sizes = not cuda_kernels.SIMULATED
 
 

@@ -34,7 +34,7 @@ class OfStream(NumbaSpace):
 
     def __init__(self):
         super().__init__()
-        self.stream = driver.new_stream()
+        self.stream = driver.new_stream(0)
 
 
 def a_driver_that_runs_nothing_is_found_out():
@@ -140,7 +140,25 @@ def what_cannot_be_noted_is_done_as_it_comes_and_said_once():
             for _ in range(3):
                 repeated(given)
         assert len(said) == 1 and reason in str(said[0].message), [str(w.message) for w in said]
-        assert not space._is_noting and space.stream == 0 and space._arena is None
+        assert not space._is_noting and int(space.stream) == 0 and space._arena is None
+
+
+def work_goes_to_the_device_of_its_stream_whatever_others_do():
+    spaces = []
+    for number in range(2):
+        driver.work_on(number)
+        spaces.append(NumbaSpace())
+    assert spaces[0].key != spaces[1].key and spaces[0].stream != spaces[1].stream
+    for space, number in ((spaces[0], 0), (spaces[1], 1), (spaces[0], 0)):
+        for task in (
+            lambda space=space: space.upload(np.zeros(3)),
+            lambda space=space: space.zeros((3,), np.float64),
+            lambda space=space: direct_cuda.fill(space, space.empty((3,), np.float64), 1.0),
+        ):
+            driver.work_on(1 - number)  # as other libraries do
+            task()
+            assert driver.device() == number
+    driver.work_on(0)
 
 
 def results_for_jax_keep_their_memory():

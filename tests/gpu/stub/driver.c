@@ -4,7 +4,8 @@
    streams and events. A function that is not here answers "not supported", so that a caller which
    needs it fails by name. Memory lies at a fixed address in the file that STUB_ARENA names, where
    another process finds it under the same addresses (see worker.py); what is handed out holds
-   0xEE, so that results of memory nobody wrote stand out. */
+   0xEE, so that results of memory nobody wrote stand out (with STUB_QUICK only its first bytes, so
+   that the host's time is its own). */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdint.h>
@@ -26,7 +27,7 @@ static struct {
   const char *name;
   long calls;
 } counts[] = {{"launch"}, {"record"}, {"wait"}, {"synchronize"}, {"allocate"}, {"free"},
-            {"graph"}};
+            {"graph"}, {"copy"}, {"clear"}};
 
 static void count(const char *name) {
   for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
@@ -80,7 +81,8 @@ static int mem_alloc(address *out, size_t bytes) {
   block *made = malloc(sizeof *made);
   *made = (block){*out, power, blocks};
   blocks = made;
-  memset((void *)*out, 0xEE, (size_t)1 << power);
+  size_t held = (size_t)1 << power;
+  memset((void *)*out, 0xEE, getenv("STUB_QUICK") && held > 4096 ? 4096 : held);
   return OK;
 }
 
@@ -98,17 +100,17 @@ static int mem_free(address at) {
   return INVALID;
 }
 
-static int copy_up(address to, const void *from, size_t n) { return memcpy((void *)to, from, n), OK; }
+static int copy_up(address to, const void *from, size_t n) { return count("copy"), memcpy((void *)to, from, n), OK; }
 static int copy_up_async(address to, const void *from, size_t n, handle s) { return copy_up(to, from, n); }
-static int copy_down(void *to, address from, size_t n) { return memcpy(to, (void *)from, n), OK; }
+static int copy_down(void *to, address from, size_t n) { return count("copy"), memcpy(to, (void *)from, n), OK; }
 static int copy_down_async(void *to, address from, size_t n, handle s) { return copy_down(to, from, n); }
-static int copy_there(address to, address from, size_t n) { return memmove((void *)to, (void *)from, n), OK; }
+static int copy_there(address to, address from, size_t n) { return count("copy"), memmove((void *)to, (void *)from, n), OK; }
 static int copy_there_async(address to, address from, size_t n, handle s) { return copy_there(to, from, n); }
 static int mem_alloc_async(address *out, size_t bytes, handle stream) { return mem_alloc(out, bytes); }
 static int mem_free_async(address at, handle stream) { return mem_free(at); }
 static int default_pool(handle *out, int d) { return *out = (handle)0x4321, OK; }
 static int set_pool_attribute(handle pool, int which, void *value) { return OK; }
-static int set_bytes_async(address at, unsigned char value, size_t n, handle s) { return memset((void *)at, value, n), OK; }
+static int set_bytes_async(address at, unsigned char value, size_t n, handle s) { return count("clear"), memset((void *)at, value, n), OK; }
 static int set_bytes(address at, unsigned char value, size_t n) { return memset((void *)at, value, n), OK; }
 static int mem_info(size_t *left, size_t *all) { return *left = *all = capacity, OK; }
 static int pointer_attribute(void *out, int which, address at) {
@@ -119,17 +121,17 @@ static int pointer_attribute(void *out, int which, address at) {
   return OK;
 }
 
-/* --- one device, one context ------------------------------------------------------------------ */
+/* --- two devices, a context each ----------------------------------------------------------------- */
 
-static const handle the_context = (handle)0x1234;
+static char contexts[2];
 static __thread handle current;
 
 static int init(unsigned flags) { return open_arena(), OK; }
 static int version(int *out) { return *out = 13000, OK; }
 static int get_device(int *out, int i) { return *out = i, OK; }
-static int device_count(int *out) { return *out = 1, OK; }
+static int device_count(int *out) { return *out = 2, OK; }
 static int device_name(char *out, int n, int d) { return snprintf(out, n, "stub"), OK; }
-static int device_uuid(void *out, int d) { return memset(out, 7, 16), OK; }
+static int device_uuid(void *out, int d) { return memset(out, 7 + d, 16), OK; }
 static int device_memory(size_t *out, int d) { return *out = capacity, OK; }
 static int device_attribute(int *out, int which, int d) {
   switch (which) {
@@ -144,13 +146,13 @@ static int device_attribute(int *out, int which, int d) {
   }
   return OK;
 }
-static int retain(handle *out, int d) { return *out = the_context, OK; }
+static int retain(handle *out, int d) { return *out = contexts + d, OK; }
 static int release(int d) { return OK; }
 static int context_state(int d, unsigned *flags, int *active) { return *flags = 0, *active = 1, OK; }
 static int get_current(handle *out) { return *out = current, OK; }
 static int set_current(handle c) { return current = c, OK; }
 static int pop_current(handle *out) { return *out = current, current = 0, OK; }
-static int context_device(int *out) { return *out = 0, OK; }
+static int context_device(int *out) { return *out = (char *)current - contexts, OK; }
 static int context_id(handle c, uint64_t *out) { return *out = 1, OK; }
 static int synchronize(void) { return count("synchronize"), OK; }
 
