@@ -87,6 +87,7 @@ class DevicePairs(DeviceNeighbours):
     ) -> None:
         super().__init__(n_targets, n_sources)
         self.targets, self.sources, self.weights = targets, sources, weights
+        self.n_pairs = int(targets.shape[0])
 
     @property
     def is_complete(self) -> bool:
