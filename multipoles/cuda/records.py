@@ -179,12 +179,12 @@ def groups_for(n, most, targets):
 
     Of n targets, one or two for each of at most ``1 << most`` columns, as many come next as have
     columns: all, or, if more than a quarter of the columns would have none, half of that number,
-    and the rest later with twice as many groups.
+    and the rest later with twice as many groups. Not more groups than find sources in short ranges.
     """
-    columns = most
-    while columns > 0 and targets << (columns - 1) >= n:
+    columns, least = most, max(0, most - 3)
+    while columns > least and targets << (columns - 1) >= n:
         columns -= 1
-    if columns > most - 4 and columns > 0 and 4 * n <= 3 * targets << columns:
+    if columns > least and 4 * n <= 3 * targets << columns:
         columns -= 1
     return LOG_THREADS - columns
 

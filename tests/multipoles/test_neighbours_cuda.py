@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import multipoles as mp
+from multipoles import reference
 
 pytest.importorskip("numba.cuda")
 from multipoles.compiled.cuda_kernels import SIMULATED
@@ -50,7 +51,7 @@ def test_pairs_that_have_room_are_those_that_are_waited_for(given):
 def test_sums_over_pairs_with_room(given, dtype):
     (x, s), there, systems, pairs = given
     charges = np.linspace(-1, 2, 8).astype(dtype)
-    wanted = mp.field(x.astype(dtype), s.astype(dtype), charges, pairs=pairs)
+    wanted = reference.field(x.astype(dtype), s.astype(dtype), charges[:, None], pairs=pairs)
     points = [SPACE.upload(a.astype(dtype)) for a in (x, s)]
     moments = SPACE.upload(charges.reshape(8, 1, 1))
     # found among points of float64, summed in either type
@@ -67,7 +68,7 @@ def test_sums_over_pairs_with_room(given, dtype):
 
 def test_no_points_and_wrong_capacities(given):
     _, there, systems, _ = given
-    with pytest.raises(ValueError, match="capacity: expected at least one pair, got 0"):
+    with pytest.raises(ValueError, match="capacity: expected room for at least one pair, got 0"):
         pairs_within(SPACE, *there, systems, REACH, capacity=0)
     nothing = SPACE.upload(np.zeros((0, 3)))
     for points in ((nothing, there[1]), (there[0], nothing)):
