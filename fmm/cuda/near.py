@@ -10,7 +10,7 @@ import numpy as np
 from fmm.cuda.curve import DeviceArray
 from multipoles import indexing, plain
 from multipoles.compiled.cuda_access import loader, zeros
-from multipoles.compiled.cuda_kernels import REAL, cuda, kernels
+from multipoles.compiled.cuda_kernels import REAL, SIMULATED, cuda, kernels
 from multipoles.cuda.arithmetic import (
     MAX_EMITTED,
     add_pair_of_any_order,
@@ -20,8 +20,6 @@ from multipoles.cuda.arithmetic import (
 )
 from multipoles.cuda.device import Space
 from multipoles.cuda.records import (
-    LOG_THREADS,
-    THREADS,
     cell_size,
     gather_function,
     groups_for,
@@ -31,8 +29,10 @@ from multipoles.cuda.records import (
 )
 from multipoles.radial import Coulomb, Kernel
 
-# at most so many columns of threads have targets of their own, the logarithm
-_LOG_COLUMNS = LOG_THREADS - 1
+# logarithms of the threads of a block, and of the columns that have targets of their own
+_LOG_THREADS = 2 if SIMULATED else 5
+_LOG_COLUMNS = 1 if SIMULATED else 5
+THREADS = 1 << _LOG_THREADS
 _MOST_SHARES = 16
 _COULOMB = Coulomb()
 
@@ -103,11 +103,9 @@ def _near(orders_code, kernel):
     """Write the near field; a block takes every so many-th run of targets of a leaf."""
     _, order, group = plain.orders_of_code(orders_code)
     n_out, held = group * indexing.n_components(order), targets_of_thread(orders_code)
-    add_range, gather = (
-        sum_of_records(orders_code, kernel, cell_size(orders_code)),
-        gather_function(n_out),
-    )
-    point, zero = loader(3), zeros(n_out)
+    add_range = sum_of_records(orders_code, kernel, cell_size(orders_code))
+    gather = gather_function(n_out, THREADS)
+    point, pair, zero = loader(3), loader(2), zeros(n_out)
     most, size, two = held << _LOG_COLUMNS, THREADS * n_out, held == 2
 
     def loop(
@@ -117,21 +115,23 @@ def _near(orders_code, kernel):
         shared = cuda.shared.array(size, REAL)
         thread, leaf = cuda.threadIdx.x, cuda.blockIdx.x // shares
         before = cuda.blockIdx.y * n_sources
-        begin = leaf_targets[2 * leaf] + (cuda.blockIdx.x - leaf * shares) * most
-        last = leaf_targets[2 * leaf + 1]
+        held_by, own = pair(leaf_targets, 2 * leaf), pair(range_starts, leaf)
+        begin = held_by[0] + (cuda.blockIdx.x - leaf * shares) * most
+        last = held_by[1]
         while begin < last:
             stop = min(begin + most, last)
             while begin < stop:
-                shift = groups_for(stop - begin, _LOG_COLUMNS, held)
+                shift = groups_for(stop - begin, _LOG_THREADS, _LOG_COLUMNS, held)
                 groups, columns = 1 << shift, THREADS >> shift
-                group, column = thread >> (LOG_THREADS - shift), thread & (columns - 1)
+                group, column = thread >> (_LOG_THREADS - shift), thread & (columns - 1)
                 here = point(targets, 3 * min(begin + column, stop - 1))
                 there = point(targets, 3 * min(begin + columns + column, stop - 1))
                 first, second = zero(), zero()
-                for at in range(range_starts[leaf], range_starts[leaf + 1]):
+                for at in range(own[0], own[1]):
+                    range_ = pair(ranges, 2 * at)
                     first, second = add_range(
-                        records, before + ranges[2 * at], before + ranges[2 * at + 1], group,
-                        groups, here, there, parameters, first, second,
+                        records, before + range_[0], before + range_[1], group, groups, here,
+                        there, parameters, first, second,
                     )  # fmt: skip
                 place = begin * width + cuda.blockIdx.y * n_out
                 count = stop - begin

@@ -31,9 +31,6 @@ from multipoles.cuda.arithmetic import (
 from multipoles.cuda.device import Space
 from multipoles.cuda.neighbours import DeviceNeighbours, DevicePairs
 from multipoles.cuda.records import (
-    THREADS as TEAM,
-)
-from multipoles.cuda.records import (
     cell_size,
     gather_function,
     packed,
@@ -44,6 +41,8 @@ from multipoles.pairwise import square
 from multipoles.radial import Kernel
 
 THREADS = 4 if SIMULATED else 128
+# threads of blocks that sum pairs
+TEAM = 4 if SIMULATED else 64
 # pairs of all with all from which packing the sources pays
 _TILED = 50 if SIMULATED else 1 << 22
 # blocks, and threads that share sources, which keep a large device busy
@@ -65,7 +64,7 @@ def all_pairs(orders_code, kernel):
     n_out = group * indexing.n_components(order)
     add_range, gather = (
         sum_of_records(orders_code, kernel, 2 * cell_size(orders_code)),
-        gather_function(n_out),
+        gather_function(n_out, TEAM),
     )
     point, zero = loader(3), zeros(n_out)
     two = targets_of_thread(orders_code) == 2
@@ -126,7 +125,7 @@ def own_pairs(orders_code, kernel, step, listed, weighted):
     source_order, order, group = plain.orders_of_code(orders_code)
     n_in, n_out = (group * indexing.n_components(n) for n in (source_order, order))
     add_own = _add_own(orders_code, kernel, listed, weighted)
-    point, zero, gather = loader(3), zeros(n_out), gather_function(n_out)
+    point, zero, gather = loader(3), zeros(n_out), gather_function(n_out, TEAM)
     size, cell = TEAM * n_out, 4 if source_order + order <= 1 else 2 if n_out <= 10 else 1
 
     def loop(

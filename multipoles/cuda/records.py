@@ -18,12 +18,10 @@ from multipoles.cuda.arithmetic import add, add_field, chain_function
 from multipoles.cuda.device import Space
 from multipoles.pairwise import square
 
-THREADS = 4 if SIMULATED else 64
 # numbers of a record are read by so many at a time
 ALIGNED = 4
 # sources that a thread adds to one sum: the sum of such sums keeps the digits that a long one loses
 _RUN = 4 if SIMULATED else 128
-LOG_THREADS = THREADS.bit_length() - 1
 _PACKING = 4 if SIMULATED else 256
 
 
@@ -147,57 +145,60 @@ def sum_of_records(orders_code: int, kernel: int, cell: int) -> Device:
     add_one, add_cell = (_cell_function(orders_code, kernel, n) for n in (1, cell))
 
     def add_range(records, begin, end, group, groups, here, there, parameters, first, second):
-        while begin < end:
-            stop = min(begin + _RUN * groups, end)
+        mine, step, single = group * size, groups * size, groups * length
+        back, run = group * length - mine, _RUN * single
+        place, end = begin * length, end * length
+        while place < end:
+            stop = min(place + run, end)
             one, other = zero(), zero()
-            place, last = begin * length, stop * length
             # not a range: its counting would cost as much as a charge's arithmetic
-            own = place + group * size
-            last_own = last - (groups - group) * size
-            while own <= last_own:
+            own, last = place + mine, stop - step + mine
+            while own <= last:
                 block = load_cell(records, own)
                 one, other = add_cell(block, here, there, parameters, one, other)
-                own += groups * size
-            # what is left of the range is the same for all groups
-            own += group * (length - size)
-            while own < last:
+                own += step
+            # what is left begins at the same place for all groups
+            own += back
+            while own < stop:
                 block = load(records, own)
                 one, other = add_one(block, here, there, parameters, one, other)
-                own += groups * length
+                own += single
             first = add(orders_code, (first, one))[0]
             if two:
                 second = add(orders_code, (second, other))[0]
-            begin = stop
+            place = stop
         return first, second
 
     return Device(add_range)
 
 
 @device
-def groups_for(n, most, targets):
+def groups_for(n, threads, most, targets):
     """Return the logarithm of the number of groups that share the sources of the next targets.
 
     Of n targets, one or two for each of at most ``1 << most`` columns, as many come next as have
     columns: all, or, if more than a quarter of the columns would have none, half of that number,
     and the rest later with twice as many groups. Not more groups than find sources in short ranges.
+    `threads` is the logarithm of their number.
     """
     columns, least = most, max(0, most - 3)
     while columns > least and targets << (columns - 1) >= n:
         columns -= 1
     if columns > least and 4 * n <= 3 * targets << columns:
         columns -= 1
-    return LOG_THREADS - columns
+    return threads - columns
 
 
 @cache
-def gather_function(n_out: int) -> Device:
+def gather_function(n_out: int, threads: int) -> Device:
     """Return the function for kernels that adds the sums of all groups and writes them.
 
     The n_out sums of a thread come to `place` in `shared`, first those of all columns of the first
     group. Those of a target go to `out`, from `begin` on, `width` further for each; they are added
     to what is there if `added`. All threads of a block must come.
     """
-    store = storer(n_out)
+    # no places from the end, see `Access`
+    store, get, put = storer(n_out), loader(1), storer(1)
 
     def gather(shared, sums, thread, place, groups, columns, count, out, begin, width, added):
         store(shared, place * n_out, sums)
@@ -205,12 +206,15 @@ def gather_function(n_out: int) -> Device:
         while groups > 1:
             groups >>= 1
             size = groups * columns * n_out
-            for k in range(thread, size, THREADS):
-                shared[k] += shared[size + k]
+            for k in range(thread, size, threads):
+                put(shared, k, (get(shared, k)[0] + get(shared, size + k)[0],))
             cuda.syncthreads()
-        for k in range(thread, min(count, columns) * n_out, THREADS):
+        for k in range(thread, min(count, columns) * n_out, threads):
             to = begin + k // n_out * width + k % n_out
-            out[to] = out[to] + shared[k] if added else shared[k]
+            value = get(shared, k)[0]
+            if added:
+                value += get(out, to)[0]
+            put(out, to, (value,))
         # before it is used again
         cuda.syncthreads()
 
