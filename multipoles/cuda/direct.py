@@ -63,7 +63,7 @@ def all_pairs(orders_code, kernel):
     _, order, group = plain.orders_of_code(orders_code)
     n_out = group * indexing.n_components(order)
     add_range, gather = (
-        sum_of_records(orders_code, kernel, 2 * cell_size(orders_code)),
+        sum_of_records(orders_code, kernel, cell_size(orders_code, 2)),
         gather_function(n_out, TEAM),
     )
     point, zero = loader(3), zeros(n_out)

@@ -33,16 +33,16 @@ def record_length(orders_code: int) -> int:
 
 def targets_of_thread(orders_code: int) -> int:
     """Return how many targets a thread takes."""
-    _, order, group = plain.orders_of_code(orders_code)
-    return 2 if group * indexing.n_components(order) <= 4 else 1
+    source_order, order, group = plain.orders_of_code(orders_code)
+    return 2 if group * indexing.n_components(order) <= 4 and source_order <= 2 else 1
 
 
-def cell_size(orders_code: int) -> int:
-    """Return how many records in a row a thread reads at once."""
+def cell_size(orders_code: int, more: int = 1) -> int:
+    """Return how many records a thread reads at once, `more` times that where ranges are long."""
     source_order, order, group = plain.orders_of_code(orders_code)
     if source_order == 0 and targets_of_thread(orders_code) == 2:
-        return 2 if SIMULATED else 4
-    return 2 if source_order + order <= 2 and group == 1 else 1
+        return more * (2 if SIMULATED else 4)
+    return 2 * more if source_order + order <= 2 and group == 1 else 1
 
 
 def packed(space: Space, sources: Any, moments: Any, channels: int, orders_code: int) -> Any:
@@ -140,7 +140,9 @@ def sum_of_records(orders_code: int, kernel: int, cell: int) -> Device:
     """
     _, order, channels = plain.orders_of_code(orders_code)
     zero, length = zeros(channels * indexing.n_components(order)), record_length(orders_code)
-    size, two = cell * length, targets_of_thread(orders_code) == 2
+    size, two, several = cell * length, targets_of_thread(orders_code) == 2, cell > 1
+    # derivatives of high order fade soon and are many: there are no registers for sums of sums
+    runs = order < 4
     load, load_cell = loader(length, ALIGNED), loader(size, ALIGNED)
     add_one, add_cell = (_cell_function(orders_code, kernel, n) for n in (1, cell))
 
@@ -149,23 +151,24 @@ def sum_of_records(orders_code: int, kernel: int, cell: int) -> Device:
         back, run = group * length - mine, _RUN * single
         place, end = begin * length, end * length
         while place < end:
-            stop = min(place + run, end)
-            one, other = zero(), zero()
+            stop = min(place + run, end) if runs else end
+            one, other = (zero(), zero()) if runs else (first, second)
             # not a range: its counting would cost as much as a charge's arithmetic
             own, last = place + mine, stop - step + mine
-            while own <= last:
-                block = load_cell(records, own)
-                one, other = add_cell(block, here, there, parameters, one, other)
-                own += step
-            # what is left begins at the same place for all groups
-            own += back
+            if several:
+                while own <= last:
+                    block = load_cell(records, own)
+                    one, other = add_cell(block, here, there, parameters, one, other)
+                    own += step
+                # what is left begins at the same place for all groups
+                own += back
             while own < stop:
                 block = load(records, own)
                 one, other = add_one(block, here, there, parameters, one, other)
                 own += single
-            first = add(orders_code, (first, one))[0]
+            first = add(orders_code, (first, one))[0] if runs else one
             if two:
-                second = add(orders_code, (second, other))[0]
+                second = add(orders_code, (second, other))[0] if runs else other
             place = stop
         return first, second
 
