@@ -46,3 +46,14 @@ def test_sum_and_plan_with_kernels_run_by_the_simulator(tmp_path):
             worker.kill()
     assert run.returncode == 0, run.stderr[-3000:]
     assert int(run.stdout.split()[-1]) > 1
+
+
+@pytest.mark.slow
+def test_replayed_evaluations_are_those_kernel_by_kernel():
+    run = subprocess.run(
+        [sys.executable, str(HERE / "replayed.py")],
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]

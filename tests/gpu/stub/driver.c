@@ -4,7 +4,8 @@
    streams and events. A function that is not here answers "not supported", so that a caller which
    needs it fails by name. Memory lies at a fixed address in the file that STUB_ARENA names, where
    another process finds it under the same addresses (see worker.py); what is handed out holds
-   0xEE, so that results of memory nobody wrote stand out. */
+   0xEE, so that results of memory nobody wrote stand out (with STUB_QUICK only its first bytes, so
+   that the host's time is its own). */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdint.h>
@@ -25,7 +26,8 @@ enum { DEVICE_MEMORY = 2, MOST_OF_X = 2147483647, MOST_OF_YZ = 65535, MOST_THREA
 static struct {
   const char *name;
   long calls;
-} counts[] = {{"launch"}, {"record"}, {"wait"}, {"synchronize"}, {"allocate"}, {"free"}};
+} counts[] = {{"launch"}, {"record"}, {"wait"}, {"synchronize"}, {"allocate"}, {"free"},
+            {"graph"}, {"copy"}, {"clear"}};
 
 static void count(const char *name) {
   for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
@@ -79,7 +81,8 @@ static int mem_alloc(address *out, size_t bytes) {
   block *made = malloc(sizeof *made);
   *made = (block){*out, power, blocks};
   blocks = made;
-  memset((void *)*out, 0xEE, (size_t)1 << power);
+  size_t held = (size_t)1 << power;
+  memset((void *)*out, 0xEE, getenv("STUB_QUICK") && held > 4096 ? 4096 : held);
   return OK;
 }
 
@@ -97,12 +100,17 @@ static int mem_free(address at) {
   return INVALID;
 }
 
-static int copy_up(address to, const void *from, size_t n) { return memcpy((void *)to, from, n), OK; }
+static int copy_up(address to, const void *from, size_t n) { return count("copy"), memcpy((void *)to, from, n), OK; }
 static int copy_up_async(address to, const void *from, size_t n, handle s) { return copy_up(to, from, n); }
-static int copy_down(void *to, address from, size_t n) { return memcpy(to, (void *)from, n), OK; }
+static int copy_down(void *to, address from, size_t n) { return count("copy"), memcpy(to, (void *)from, n), OK; }
 static int copy_down_async(void *to, address from, size_t n, handle s) { return copy_down(to, from, n); }
-static int copy_there(address to, address from, size_t n) { return memmove((void *)to, (void *)from, n), OK; }
+static int copy_there(address to, address from, size_t n) { return count("copy"), memmove((void *)to, (void *)from, n), OK; }
 static int copy_there_async(address to, address from, size_t n, handle s) { return copy_there(to, from, n); }
+static int mem_alloc_async(address *out, size_t bytes, handle stream) { return mem_alloc(out, bytes); }
+static int mem_free_async(address at, handle stream) { return mem_free(at); }
+static int default_pool(handle *out, int d) { return *out = (handle)0x4321, OK; }
+static int set_pool_attribute(handle pool, int which, void *value) { return OK; }
+static int set_bytes_async(address at, unsigned char value, size_t n, handle s) { return count("clear"), memset((void *)at, value, n), OK; }
 static int set_bytes(address at, unsigned char value, size_t n) { return memset((void *)at, value, n), OK; }
 static int mem_info(size_t *left, size_t *all) { return *left = *all = capacity, OK; }
 static int pointer_attribute(void *out, int which, address at) {
@@ -113,17 +121,17 @@ static int pointer_attribute(void *out, int which, address at) {
   return OK;
 }
 
-/* --- one device, one context ------------------------------------------------------------------ */
+/* --- two devices, a context each ----------------------------------------------------------------- */
 
-static const handle the_context = (handle)0x1234;
+static char contexts[2];
 static __thread handle current;
 
 static int init(unsigned flags) { return open_arena(), OK; }
 static int version(int *out) { return *out = 13000, OK; }
 static int get_device(int *out, int i) { return *out = i, OK; }
-static int device_count(int *out) { return *out = 1, OK; }
+static int device_count(int *out) { return *out = 2, OK; }
 static int device_name(char *out, int n, int d) { return snprintf(out, n, "stub"), OK; }
-static int device_uuid(void *out, int d) { return memset(out, 7, 16), OK; }
+static int device_uuid(void *out, int d) { return memset(out, 7 + d, 16), OK; }
 static int device_memory(size_t *out, int d) { return *out = capacity, OK; }
 static int device_attribute(int *out, int which, int d) {
   switch (which) {
@@ -138,13 +146,13 @@ static int device_attribute(int *out, int which, int d) {
   }
   return OK;
 }
-static int retain(handle *out, int d) { return *out = the_context, OK; }
+static int retain(handle *out, int d) { return *out = contexts + d, OK; }
 static int release(int d) { return OK; }
 static int context_state(int d, unsigned *flags, int *active) { return *flags = 0, *active = 1, OK; }
 static int get_current(handle *out) { return *out = current, OK; }
 static int set_current(handle c) { return current = c, OK; }
 static int pop_current(handle *out) { return *out = current, current = 0, OK; }
-static int context_device(int *out) { return *out = 0, OK; }
+static int context_device(int *out) { return *out = (char *)current - contexts, OK; }
 static int context_id(handle c, uint64_t *out) { return *out = 1, OK; }
 static int synchronize(void) { return count("synchronize"), OK; }
 
@@ -158,7 +166,8 @@ static int make_stream(handle *out, unsigned flags) { return *out = fresh(), OK;
 static int make_event(handle *out, unsigned flags) { return *out = fresh(), OK; }
 static int drop(handle one) { return OK; }
 static int query(handle one) { return OK; }
-static int synchronize_one(handle one) { return synchronize(); }
+static handle noting;
+static int synchronize_one(handle one) { return one && one == noting ? INVALID : synchronize(); }
 static int record(handle event, handle stream) { return count("record"), event ? OK : INVALID; }
 static int wait(handle stream, handle event, unsigned flags) { return count("wait"), event ? OK : INVALID; }
 static int load_library(handle *out, const void *code, void *a, void *b, unsigned n, void *c, void *d, unsigned m) {
@@ -187,6 +196,18 @@ static int launch(handle f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, 
   return launch_ex(&config, f, arguments, extra);
 }
 
+/* graphs: what is launched on the stream that notes is counted when it is noted */
+static int begin_capture(handle stream, int mode) {
+  if (noting || !stream) return INVALID; /* the default stream cannot note */
+  return noting = stream, OK;
+}
+static int end_capture(handle stream, handle *out) {
+  if (stream != noting) return INVALID;
+  return noting = 0, *out = fresh(), OK;
+}
+static int instantiate(handle *out, handle graph, uint64_t flags) { return *out = fresh(), OK; }
+static int launch_graph(handle graph, handle stream) { return count("graph"), noting ? INVALID : OK; }
+
 static int error_name(int error, const char **out) { return *out = "STUB_ERROR", OK; }
 static int error_text(int error, const char **out) { return *out = "the stub driver refuses", OK; }
 static int not_supported(void) { return NOT_SUPPORTED; }
@@ -213,6 +234,9 @@ static const struct {
     {"cuMemcpyDtoH", copy_down}, {"cuMemcpyDtoD", copy_there},
     {"cuMemcpyHtoDAsync", copy_up_async}, {"cuMemcpyDtoHAsync", copy_down_async},
     {"cuMemcpyDtoDAsync", copy_there_async}, {"cuMemsetD8", set_bytes},
+    {"cuMemsetD8Async", set_bytes_async}, {"cuMemAllocAsync", mem_alloc_async},
+    {"cuMemFreeAsync", mem_free_async}, {"cuDeviceGetDefaultMemPool", default_pool},
+    {"cuMemPoolSetAttribute", set_pool_attribute},
     {"cuPointerGetAttribute", pointer_attribute}, {"cuStreamCreate", make_stream},
     {"cuStreamDestroy", drop}, {"cuStreamQuery", query}, {"cuStreamSynchronize", synchronize_one},
     {"cuStreamWaitEvent", wait}, {"cuEventCreate", make_event}, {"cuEventDestroy", drop},
@@ -220,6 +244,9 @@ static const struct {
     {"cuLibraryLoadData", load_library}, {"cuLibraryUnload", drop},
     {"cuLibraryGetKernel", kernel_of}, {"cuKernelGetFunction", function_of},
     {"cuKernelGetAttribute", kernel_attribute}, {"cuFuncGetAttribute", function_attribute},
+    {"cuStreamBeginCapture", begin_capture}, {"cuStreamEndCapture", end_capture},
+    {"cuGraphInstantiate", instantiate}, {"cuGraphInstantiateWithFlags", instantiate},
+    {"cuGraphLaunch", launch_graph}, {"cuGraphDestroy", drop}, {"cuGraphExecDestroy", drop},
     {"cuLaunchKernelEx", launch_ex}, {"cuLaunchKernel", launch}, {"cuGetErrorName", error_name},
     {"cuGetErrorString", error_text},
 };

@@ -34,8 +34,8 @@ def send_launches(worker):
         kept(self, stream, dtype, blocks, threads, *arguments)
         real = np.dtype(dtype).type
         sent = [
-            (a.device_ctypes_pointer.value or 0, tuple(a.shape), a.dtype.str)
-            if hasattr(a, "__cuda_ndarray__")
+            (a.pointer, tuple(a.shape), a.dtype.str)
+            if hasattr(a, "words")
             else (real(a) if isinstance(a, float | np.floating) else a)
             for a in arguments
         ]
