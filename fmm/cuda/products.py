@@ -32,6 +32,8 @@ from multipoles.compiled.cuda_vectors import repeated, written_out
 from multipoles.compiled.emit import emitted
 from multipoles.cuda.device import Space
 
+# blocks of a multiprocessor at once: enough that one computes while another waits
+_BLOCKS = 3
 # warps that fill a device about three times over, and most parts of the sums of one box
 _ENOUGH = 8 if SIMULATED else 7000
 _MOST_PARTS = 3 if SIMULATED else 32
@@ -251,6 +253,7 @@ def _transfer(n, wide):
             part * n_boxes - begin, part_length, parts,
         )  # fmt: skip
 
+    loop.bounds = threads, _BLOCKS
     return loop
 
 

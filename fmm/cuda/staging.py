@@ -72,8 +72,9 @@ def shape_of(n: int, wide: int) -> Shape:
 
     def divided(rows: int) -> tuple[int, int]:
         stretches = -(-n // rows)
-        row_blocks = -(-stretches // _WARPS)
-        return -(-stretches // row_blocks), row_blocks
+        # fewer warps than they might be have larger shares, and more registers
+        warps = _WARPS if stretches > 2 else stretches
+        return warps, -(-stretches // warps)
 
     def cost(rows: int) -> float:
         # a stretch of rows costs its products and its loads, empty rows too; a block its sources
