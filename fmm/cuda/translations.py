@@ -53,7 +53,7 @@ def grid_of(n_parents: int, channels: int, length: int) -> tuple[Any, Any]:
 
 @kernels
 def coarsen():
-    """Write to parents the translated multipoles of their children, behind a row of zeros."""
+    """Add to parents the translated multipoles of their children, behind a row of zeros."""
     room, apart, families = _TEAMS * _FAMILIES * _ROWS, _FAMILIES * _ROWS, _FAMILIES
     multiply, zero, n_rows = _multiplier(), zeros(_FAMILIES), _OCTANTS * _FAMILIES
 
@@ -82,7 +82,7 @@ def coarsen():
                     value = 0.0
                     for other in range(_TEAMS):
                         value += sums[other * apart + family * _ROWS + cuda.threadIdx.x]
-                    multipoles[((parent + 1) * channels + channel) * length + i] = value
+                    multipoles[((parent + 1) * channels + channel) * length + i] += value
             cuda.syncthreads()
 
     return loop
