@@ -52,8 +52,12 @@ def work_on(device: int) -> None:
         call("cuCtxSetCurrent", context)
 
 
-def device() -> int:
-    """Return the number of the device that this thread works on; 0 if it has worked on none."""
+def device(stream: int = 0) -> int:
+    """Return the number of the device that a stream is of, on which this thread works from now on.
+
+    That on which it works already, or the first, if the stream does not say.
+    """
+    _stream(stream)
     if not int(call("cuCtxGetCurrent")):
         work_on(0)
     return 0 if _count() == 1 else int(call("cuCtxGetDevice"))
@@ -75,6 +79,31 @@ def capability(device: int) -> tuple[int, int]:
     return tuple(int(call("cuDeviceGetAttribute", kind, device)) for kind in (major, minor))  # type: ignore[return-value]
 
 
+class Stream(int):
+    """The driver's handle of a stream, and the device that it is of; 0 is the default one.
+
+    Libraries change the device of a thread as they like, so whoever launches on a stream of this
+    kind lets the thread work on its device first.
+    """
+
+    device: int
+
+    def __new__(cls, handle: int, device: int) -> "Stream":
+        """Return the stream of a handle."""
+        made = super().__new__(cls, handle)
+        made.device = device
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stream) and (int(self), self.device) == (int(other), other.device)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((int(self), self.device))
+
+
 # --- memory ---------------------------------------------------------------------------------------
 
 
@@ -92,8 +121,9 @@ def _pooled(device: int) -> bool:
 
 def allocate(size: int, stream: int) -> int:
     """Return memory of so many bytes for what is launched on a stream from now on."""
+    there = _stream(stream)
     if _pooled(device()):
-        return int(call("cuMemAllocAsync", size, _stream(stream)))
+        return int(call("cuMemAllocAsync", size, there))
     return int(call("cuMemAlloc", size))
 
 
@@ -129,19 +159,28 @@ def clear(pointer: int, size: int, stream: int) -> None:
 # --- streams and events ---------------------------------------------------------------------------
 
 
+def _stream(stream: int) -> Any:
+    """Return a stream as the bindings take it; the thread works on its device from now on."""
+    if isinstance(stream, Stream) and _count() > 1:
+        work_on(stream.device)
+    return _handle(int(stream))
+
+
 @lru_cache(maxsize=64)
-def _stream(number: int) -> Any:
+def _handle(number: int) -> Any:
     return _driver.CUstream(number)
 
 
-def new_stream() -> int:
-    """Return a stream that does not wait for the default one."""
-    return int(call("cuStreamCreate", _driver.CUstream_flags.CU_STREAM_NON_BLOCKING))
+def new_stream(beside: int) -> Stream:
+    """Return a stream of the same device as another that does not wait for the default one."""
+    _stream(beside)
+    flag = _driver.CUstream_flags.CU_STREAM_NON_BLOCKING
+    return Stream(int(call("cuStreamCreate", flag)), device())
 
 
 def drop_stream(stream: int) -> None:
     """Let a stream go when it has done what it has to do."""
-    call("cuStreamDestroy", stream)
+    call("cuStreamDestroy", _stream(stream))
 
 
 def synchronize(stream: int) -> None:
@@ -196,7 +235,7 @@ def launch(
     """Launch a kernel with arguments of 8 bytes each, which the driver copies."""
     there = _arguments
     there.bytes[: len(words)] = words
-    found = _launch(kernel, *blocks, *threads, 0, _stream(stream), there.pointers, 0)
+    found = _launch(kernel, *blocks, *threads, 0, _handle(int(stream)), there.pointers, 0)
     if found[0]:
         _checked("cuLaunchKernel", found)
 

@@ -165,6 +165,7 @@ class NumbaSpace(Space):
     def __init__(self) -> None:
         if not SIMULATED:
             self.key = "numba", driver.device()
+            self.stream = driver.Stream(0, self.key[1])
 
     def new(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """Return an uninitialised array on the device: memory of the driver's pool."""
@@ -193,7 +194,7 @@ class TorchSpace(Space):
         self.key = "torch", tensor.device.index
         self._stream = torch.cuda.current_stream(self.device)
         # torch's default stream is the legacy one, which the driver calls 0
-        self.stream = self._stream.cuda_stream
+        self.stream = driver.Stream(self._stream.cuda_stream, tensor.device.index)
         self._made: WeakSet[Any] = WeakSet()
 
     def new(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
@@ -234,7 +235,7 @@ class CupySpace(Space):
         driver.work_on(array.device.id)
         self.key = "cupy", array.device.id
         self._stream = cupy.cuda.get_current_stream()
-        self.stream = self._stream.ptr
+        self.stream = driver.Stream(self._stream.ptr, array.device.id)
 
     def new(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """Return an uninitialised array, as kernels take it."""

@@ -102,7 +102,7 @@ class Repeated:
 
     def _noted(self, given: Any) -> tuple[Any, Any]:
         self._arena.is_full = True
-        stream = driver.new_stream()
+        stream = driver.new_stream(self._space.stream)
         try:
             with self._space.within(self._arena), self._captured(stream):
                 self._out, self._rest = self._work(self._given)

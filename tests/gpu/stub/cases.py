@@ -5,6 +5,7 @@ python cases.py     prints, as JSON, what each case says: null, or how it failed
 
 import ctypes
 import json
+import re
 import sys
 import traceback
 import types
@@ -34,7 +35,7 @@ class OfStream(NumbaSpace):
 
     def __init__(self):
         super().__init__()
-        self.stream = driver.new_stream()
+        self.stream = driver.new_stream(0)
 
 
 def a_driver_that_runs_nothing_is_found_out():
@@ -106,6 +107,51 @@ def neighbours_are_found_once_and_waited_for():
     assert neighbours.ranges(two) is first and calls("wait") == waits + 1
 
 
+@cuda_kernels.kernels
+def taking(columns):
+    def loop(a, b, c, d, e, f, g, h):
+        if d and b + g > c:
+            a[0, columns] += e[0] + f[0, 0, 0] + h[0, 0]
+
+    return loop
+
+
+def packed_by_numba(kernel, dtype, arguments):
+    """Return the words that Numba gives the driver for a kernel that is compiled for one list."""
+    ((kinds, compiled),) = kernel.of(dtype).overloads.items()
+    words = []
+    for kind, value in zip(kinds, arguments, strict=True):
+        given = cuda.as_cuda_array(value, sync=False) if hasattr(value, "words") else value
+        given = dtype.type(value) if isinstance(value, float) else given
+        compiled._prepare_args(kind, given, 0, [], words)
+    simple = (bytes(w) for w in words if isinstance(w, ctypes._SimpleCData))
+    return b"".join(
+        (next(simple) if isinstance(w, ctypes._SimpleCData) else int(w).to_bytes(8, "little"))
+        .ljust(8, b"\0")
+        for w in words
+    )  # fmt: skip
+
+
+def arguments_are_packed_as_numba_packs_them():
+    space, sent, kept = NumbaSpace(), [], driver.launch
+    arguments = (
+        space.empty((3, 5), np.float32), 7, -2.5, True, space.empty((4,), np.int64),
+        space.empty((2, 3, 4), np.float64), np.int64(-1), cuda.to_device(np.zeros((2, 2))),
+    )  # fmt: skip
+    driver.launch = lambda *given: sent.append(given[-1])
+    try:
+        for dtype in map(np.dtype, (np.float32, np.float64)):
+            kernel = cuda_kernels.Launch(taking(0).function, (__name__, "taking", (0,)))
+            kernel(0, dtype, 1, 1, *arguments)
+            assert sent[-1] == packed_by_numba(kernel, dtype, arguments)
+            real = dtype.name
+            kinds = ("float32[2]", "int64", real, "bool", "int64[1]", "float64[3]", "int64")
+            text = kernel.ptx(dtype, (*kinds, "float64[2]"), (9, 0))
+            assert 8 * len(re.findall(r"\.param \.", text)) == len(sent[-1])
+    finally:
+        driver.launch = kept
+
+
 def work_that_is_repeated_becomes_one_launch():
     space = NumbaSpace()
     given = space.upload(np.ones((5, 1, 1)))
@@ -140,7 +186,25 @@ def what_cannot_be_noted_is_done_as_it_comes_and_said_once():
             for _ in range(3):
                 repeated(given)
         assert len(said) == 1 and reason in str(said[0].message), [str(w.message) for w in said]
-        assert not space._is_noting and space.stream == 0 and space._arena is None
+        assert not space._is_noting and int(space.stream) == 0 and space._arena is None
+
+
+def work_goes_to_the_device_of_its_stream_whatever_others_do():
+    spaces = []
+    for number in range(2):
+        driver.work_on(number)
+        spaces.append(NumbaSpace())
+    assert spaces[0].key != spaces[1].key and spaces[0].stream != spaces[1].stream
+    for space, number in ((spaces[0], 0), (spaces[1], 1), (spaces[0], 0)):
+        for task in (
+            lambda space=space: space.upload(np.zeros(3)),
+            lambda space=space: space.zeros((3,), np.float64),
+            lambda space=space: direct_cuda.fill(space, space.empty((3,), np.float64), 1.0),
+        ):
+            driver.work_on(1 - number)  # as other libraries do
+            task()
+            assert driver.device() == number
+    driver.work_on(0)
 
 
 def results_for_jax_keep_their_memory():
@@ -190,8 +254,8 @@ def streams_that_other_libraries_name_are_waited_for():
 
 def main():
     module, found = sys.modules[__name__], {}
-    plain = (n for n, f in vars(module).items() if isinstance(f, types.FunctionType))
-    for name in [n for n in plain if n not in ("main", "calls")]:
+    plain = ((n, f) for n, f in vars(module).items() if isinstance(f, types.FunctionType))
+    for name in [n for n, f in plain if n != "main" and not f.__code__.co_argcount]:
         try:
             getattr(module, name)()
             found[name] = None

@@ -174,17 +174,17 @@ static int pointer_attribute(void *out, int which, address at) {
   return OK;
 }
 
-/* --- one device, one context ------------------------------------------------------------------ */
+/* --- two devices, a context each ----------------------------------------------------------------- */
 
-static const handle the_context = (handle)0x1234;
+static char contexts[2];
 static __thread handle current;
 
 static int init(unsigned flags) { return open_arena(), OK; }
 static int version(int *out) { return *out = 13000, OK; }
 static int get_device(int *out, int i) { return *out = i, OK; }
-static int device_count(int *out) { return *out = 1, OK; }
+static int device_count(int *out) { return *out = 2, OK; }
 static int device_name(char *out, int n, int d) { return snprintf(out, n, "stub"), OK; }
-static int device_uuid(void *out, int d) { return memset(out, 7, 16), OK; }
+static int device_uuid(void *out, int d) { return memset(out, 7 + d, 16), OK; }
 static int device_memory(size_t *out, int d) { return *out = capacity, OK; }
 static int device_attribute(int *out, int which, int d) {
   switch (which) {
@@ -199,13 +199,13 @@ static int device_attribute(int *out, int which, int d) {
   }
   return OK;
 }
-static int retain(handle *out, int d) { return *out = the_context, OK; }
+static int retain(handle *out, int d) { return *out = contexts + d, OK; }
 static int release(int d) { return OK; }
 static int context_state(int d, unsigned *flags, int *active) { return *flags = 0, *active = 1, OK; }
 static int get_current(handle *out) { return *out = current, OK; }
 static int set_current(handle c) { return current = c, OK; }
 static int pop_current(handle *out) { return *out = current, current = 0, OK; }
-static int context_device(int *out) { return *out = 0, OK; }
+static int context_device(int *out) { return *out = (char *)current - contexts, OK; }
 static int context_id(handle c, uint64_t *out) { return *out = 1, OK; }
 static int synchronize(void) { return count("synchronize"), OK; }
 
