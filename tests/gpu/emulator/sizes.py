@@ -9,12 +9,6 @@ import sys
 from multipoles.compiled import cuda_kernels
 
 _device_sizes = not cuda_kernels.SIMULATED
-# where functions ask whether arrays are the simulator's, and where they ask for sizes of blocks
-_OF_ARRAYS = {
-    "multipoles.cuda.device", "fmm.cuda.steps", "gnn.operators.gpu", "gnn.operators._edge_cuda",
-    "gnn.operators._field_cuda",
-}  # fmt: skip
-_OF_SIZES = {"fmm.cuda.expansions", "fmm.cuda.translations"}
 
 
 def of_device():
@@ -49,21 +43,30 @@ def device_sizes():
     modules = [importlib.import_module(name) for name in names]
     cuda_kernels.SIMULATED = _device_sizes = True
     for module in modules:
-        asks = hasattr(module, "SIMULATED") and _asks_in_functions(module)
-        if module.__name__ in _OF_ARRAYS:
-            module.SIMULATED = True
-        elif asks and module.__name__ not in _OF_SIZES:
+        asked = _asked(module)
+        if len(asked) > 1:
             raise RuntimeError(
-                f"{module.__name__}: a function asks for SIMULATED; whether it means arrays or "
-                f"sizes of blocks is to be said in {__file__}"
+                f"{module.__name__}: functions ask for SIMULATED to choose integers, and for other "
+                "ends: the emulator cannot give both answers; make the integers constants"
             )
+        if "arrays" in asked:
+            module.SIMULATED = True
 
 
-def _asks_in_functions(module):
+def _asked(module):
+    """Return what the functions of a module ask for: integers (sizes of blocks) or all else."""
     tree = ast.parse(inspect.getsource(module))
-    return any(
-        isinstance(node, ast.Name) and node.id == "SIMULATED"
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef)
-        for node in ast.walk(function)
-    )
+    bodies = [f for f in ast.walk(tree) if isinstance(f, ast.FunctionDef)]
+    choices = [
+        name
+        for body in bodies
+        for node in ast.walk(body)
+        if isinstance(node, ast.IfExp) and isinstance(getattr(node.body, "value", None), int)
+        for name in _names(node.test)
+    ]
+    found = {name: "sizes" for name in choices}
+    return {found.get(name, "arrays") for body in bodies for name in _names(body)}
+
+
+def _names(tree):
+    return [n for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id == "SIMULATED"]
