@@ -22,6 +22,8 @@ from multipoles.pairwise import square
 ALIGNED = 4
 # sources that a thread adds to one sum: the sum of such sums keeps the digits that a long one loses
 _RUN = 4 if SIMULATED else 128
+# sources that a thread of two targets reads at once: their loads do not wait for each other
+_CELL = 2 if SIMULATED else 4
 _PACKING = 4 if SIMULATED else 256
 
 
@@ -41,7 +43,7 @@ def cell_size(orders_code: int, more: int = 1) -> int:
     """Return how many records a thread reads at once, `more` times that where ranges are long."""
     source_order, order, group = plain.orders_of_code(orders_code)
     if source_order == 0 and targets_of_thread(orders_code) == 2:
-        return more * (2 if SIMULATED else 4)
+        return more * _CELL
     return 2 * more if source_order + order <= 2 and group == 1 else 1
 
 
