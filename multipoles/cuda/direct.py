@@ -44,7 +44,7 @@ THREADS = 4 if SIMULATED else 128
 # threads of blocks that sum pairs
 TEAM = 4 if SIMULATED else 64
 # pairs of all with all from which packing the sources pays
-_TILED = 50 if SIMULATED else 1 << 22
+_TILED = 50 if SIMULATED else 1 << 24
 # blocks, and threads that share sources, which keep a large device busy
 _BLOCKS = 4 if SIMULATED else 1 << 14
 _BUSY = 64 if SIMULATED else 1 << 17
