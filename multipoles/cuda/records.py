@@ -17,6 +17,7 @@ from multipoles.compiled.cuda_kernels import SIMULATED, Device, cuda, device, ke
 from multipoles.cuda.arithmetic import add, add_field, chain_function
 from multipoles.cuda.device import Space
 from multipoles.pairwise import square
+from multipoles.radial import Coulomb
 
 # numbers of a record are read by so many at a time
 ALIGNED = 4
@@ -39,8 +40,10 @@ def targets_of_thread(orders_code: int) -> int:
     return 2 if group * indexing.n_components(order) <= 4 and source_order <= 2 else 1
 
 
-def cell_size(orders_code: int, more: int = 1) -> int:
+def cell_size(orders_code: int, kernel: int, more: int = 1) -> int:
     """Return how many records a thread reads at once, `more` times that where ranges are long."""
+    if kernel != Coulomb.code:  # their chains are long enough to hide a load
+        return 1
     source_order, order, group = plain.orders_of_code(orders_code)
     if source_order == 0 and targets_of_thread(orders_code) == 2:
         return more * _CELL
