@@ -26,9 +26,9 @@ from fmm.tree.curve import MAX_LEVELS, SortedPoints, last_digit, parting
 from fmm.tree.lists import STRIDES
 from fmm.tree.morton import WORD
 from multipoles.compiled.cuda_kernels import cuda, device, kernels
+from multipoles.cuda.blocks import THREADS as BLOCK
+from multipoles.cuda.blocks import chunks_of, scanned, summed
 from multipoles.cuda.device import Space
-from multipoles.cuda.sorting import THREADS as BLOCK
-from multipoles.cuda.sorting import chunks_of, scanned, summed
 
 _MOST = MAX_LEVELS + 1
 _X, _Y, _Z = map(int, STRIDES)
