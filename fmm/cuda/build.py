@@ -216,6 +216,44 @@ def _held(before, first, last, is_same):
     return n_targets, last - first - n_targets
 
 
+@device
+def _last_level(
+    keys, before, i, begins, bits, n_levels, root_grid, origin, systems, leaf_size, is_same, box,
+    centre,
+):  # fmt: skip
+    """Return the last level on which a box holds a point, looking from `begins` - 1 on.
+
+    That is `begins` - 1 if the last box that begins before the point is not divided. Few points ask
+    for more than the number of points around them.
+    """
+    level, begin = begins, i
+    if begins > 0:
+        level, begin = begins - 1, _begin_of_box(keys, i, begins - 1, bits)
+    reached = np.int64(-1)
+    edge, digit, most = 0.0, 0.0, np.int64(0)
+    while True:
+        end = end_of_box(keys, i, level, bits)
+        n_targets, n_sources = _held(before, begin, end, is_same)
+        if max(n_targets, n_sources) <= leaf_size:
+            return level
+        if reached < 0:
+            reached = np.int64(0)
+            system = _begin_walk(keys, i, bits, root_grid, origin, systems, box, centre)
+            edge, digit = systems[_EDGE, system], systems[_DIGIT, system]
+            most = min(n_levels, np.int64(systems[_HALVINGS, system]))
+        if level >= most or parting(keys, begin, keys, end - 1, bits) > n_levels:
+            return level
+        # of all boxes that hold the point, as each of them must be divided
+        while reached <= level:
+            own = edge / (np.int64(1) << reached)
+            if not are_numbers(centre, 0, own, digit, reached):
+                return level
+            reached += 1
+            _walk(keys, i, bits, reached, edge, box, centre)
+        level += 1
+        begin = i
+
+
 @kernels
 def _find(is_same):
     def loop(
@@ -233,40 +271,14 @@ def _find(is_same):
         first = block * chunk
         for i in range(first + thread, min(first + chunk, keys.shape[1]), BLOCK):
             begins = parting(keys, i - 1, keys, i, bits) if i > 0 else 0
-            level = begins
+            end = begins
             if begins <= n_levels:
-                system = _begin_walk(keys, i, bits, root_grid, origin, systems, box, centre)
-                edge, digit = systems[_EDGE, system], systems[_DIGIT, system]
-                most = min(n_levels, np.int64(systems[_HALVINGS, system]))
-                begin = i
-                if begins > 0:
-                    begin = _begin_of_box(keys, i, begins - 1, bits)
-                    level = begins - 1
-                reached = 0
-                while True:
-                    # on which the box of `level` that holds the point is divided
-                    end = end_of_box(keys, i, level, bits)
-                    n_targets, n_sources = _held(before, begin, end, is_same)
-                    if max(n_targets, n_sources) <= leaf_size or level >= most:
-                        break
-                    if parting(keys, begin, keys, end - 1, bits) > n_levels:
-                        break
-                    is_divided = True
-                    while reached < level:
-                        own = edge / (np.int64(1) << reached)
-                        is_divided = is_divided and are_numbers(centre, 0, own, digit, reached)
-                        reached += 1
-                        _walk(keys, i, bits, reached, edge, box, centre)
-                    own = edge / (np.int64(1) << level)
-                    if not (is_divided and are_numbers(centre, 0, own, digit, level)):
-                        break
-                    level += 1
-                    begin = i
-                # the last level on which a box holds the point, if it begins there
-                level += 1
-            depth = max(level - begins, 0)
-            made[i] = begins * 64 + depth
-            for other in range(begins, begins + depth):
+                end = _last_level(
+                    keys, before, i, begins, bits, n_levels, root_grid, origin, systems, leaf_size,
+                    is_same, box, centre,
+                ) + 1  # fmt: skip
+            made[i] = begins * 64 + max(end - begins, 0)
+            for other in range(begins, end):
                 cuda.atomic.add(shared, other, 1)
         cuda.syncthreads()
         for level in range(thread, _MOST, BLOCK):

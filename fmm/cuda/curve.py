@@ -11,8 +11,8 @@ import numpy as np
 
 from fmm.cuda.keys import sorted_points
 from fmm.tree.curve import MAX_LEVELS, SortedPoints, bits_of, crowding, parting, roots, upper
-from fmm.tree.morton import cells
-from multipoles.compiled.cuda_kernels import SIMULATED, cuda, device, kernels
+from fmm.tree.morton import WORD, cells
+from multipoles.compiled.cuda_kernels import SIMULATED, cuda, device, kernels, substitute
 from multipoles.cuda.blocks import THREADS as BLOCK
 from multipoles.cuda.blocks import blocks_for, chunks_of
 from multipoles.cuda.device import Space
@@ -293,6 +293,25 @@ def _fill():
                     cuda.atomic.add(out, (row, level), shared[row, level])
 
     return loop
+
+
+@device
+def _parting(keys, i, others, j, bits):
+    """Return what `fmm.tree.curve.parting` does, from the highest bit that differs."""
+    level, shift = 0, 3 * bits
+    for word in range(keys.shape[0]):
+        different = keys[word, i] ^ others[word, j]
+        if different != 0:
+            # the first of 62 bits
+            high = different >> 31
+            zeros = cuda.clz(np.int32(high)) if high != 0 else 31 + cuda.clz(np.int32(different))
+            return level + max(shift - 62 + zeros + 2, 0) // 3
+        level += shift // 3 + 1
+        shift = 3 * (WORD - 1)
+    return level
+
+
+substitute(parting, _parting)
 
 
 @device

@@ -25,6 +25,8 @@ _TEAMS = BLOCK // _TEAM
 _TILE = 32
 # most chunks of boxes, but for what is left of each level
 _MOST = 3 if SIMULATED else 4096
+# blocks that sum over the chunks, a code each
+_SCANS = 2 if SIMULATED else N_CODES
 _NEAR = 27
 
 NEAR, M2P, P2L, SINGLE, CLOSE, LEAVES, N_NUMBERS = range(7)
@@ -109,8 +111,7 @@ class Transfers:
         targets, sources = (space.empty((n_pairs,), np.int32) for _ in range(2))
         there = space.upload(starts)
         if n_pairs > 0:
-            blocks = 2 if SIMULATED else N_CODES
-            _begin()(space.stream, GEOMETRY, blocks, BLOCK, there, self._counts)
+            _begin()(space.stream, GEOMETRY, _SCANS, BLOCK, there, self._counts)
             _write()(*self._grid, *self._boxes, self.colleagues, self._counts, targets, sources)
         return there, targets, sources
 
