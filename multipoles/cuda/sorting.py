@@ -193,8 +193,8 @@ def argsort(space: Space, keys: Any, bits: int = 63) -> tuple[Any, Any]:
     """
     n = keys.shape[0]
     order, sorted_keys = space.empty((n,), np.int64), space.empty((n,), np.int64)
-    if n > 0 and (by_library := sorter(space)) is not None:
-        by_library(keys, sorted_keys, order)
+    if (by_library := sorter(space, keys)) is not None:
+        by_library(order, sorted_keys)
         return order, sorted_keys
     numbers = None
     for low in range(0, max(bits, 1), HALF):
