@@ -343,7 +343,7 @@ def _write(is_same):
             i = tile + thread
             begins = made[i] // 64 if i < last else 0
             end = begins + made[i] % 64 if i < last else 0
-            if cuda.syncthreads_or(end > begins) == 0:
+            if cuda.syncthreads_or(np.int32(end > begins)) == 0:
                 continue
             edge, above = 0.0, np.int64(-1)
             if end > begins:
