@@ -5,6 +5,7 @@ python cases.py     prints, as JSON, what each case says: null, or how it failed
 
 import ctypes
 import json
+import re
 import sys
 import traceback
 import types
@@ -104,6 +105,53 @@ def neighbours_are_found_once_and_waited_for():
     neighbours = DeviceNeighbours(5, 7)
     first, waits = neighbours.ranges(one), calls("wait")
     assert neighbours.ranges(two) is first and calls("wait") == waits + 1
+
+
+@cuda_kernels.kernels
+def taking(columns):
+    def loop(a, b, c, d, e, f, g, h):
+        if d and b + g > c:
+            a[0, columns] += e[0] + f[0, 0, 0] + h[0, 0]
+
+    return loop
+
+
+def packed_by_numba(kernel, dtype, arguments):
+    """Return the words that Numba gives the driver for a kernel that is compiled for one list."""
+    ((kinds, compiled),) = kernel.of(dtype).overloads.items()
+    words = []
+    for kind, value in zip(kinds, arguments, strict=True):
+        given = cuda.as_cuda_array(value, sync=False) if hasattr(value, "words") else value
+        given = dtype.type(value) if isinstance(value, float) else given
+        compiled._prepare_args(kind, given, 0, [], words)
+    simple = (bytes(w) for w in words if isinstance(w, ctypes._SimpleCData))
+    return b"".join(
+        (next(simple) if isinstance(w, ctypes._SimpleCData) else int(w).to_bytes(8, "little"))
+        .ljust(8, b"\0")
+        for w in words
+    )  # fmt: skip
+
+
+def arguments_are_packed_as_numba_packs_them():
+    space, sent, kept = NumbaSpace(), [], driver.launch
+    arguments = (
+        space.empty((3, 5), np.float32), 7, -2.5, True, space.empty((4,), np.int64),
+        space.empty((2, 3, 4), np.float64), np.int64(-1), cuda.to_device(np.zeros((2, 2))),
+    )  # fmt: skip
+    driver.launch = lambda *given: sent.append(given[-1])
+    try:
+        for dtype in map(np.dtype, (np.float32, np.float64)):
+            kernel = cuda_kernels.Launch(taking(0).function, (__name__, "taking", (0,)))
+            real = dtype.name
+            kinds = ("float32[2]", "int64", real, "bool", "int64[1]", "float64[3]", "int64")
+            kinds = *kinds, "float64[2]"
+            kernel(0, dtype, 1, 1, *arguments)
+            kernel.compiled(dtype, kinds)  # by Numba, where the launch found it on the disk
+            assert sent[-1] == packed_by_numba(kernel, dtype, arguments)
+            text = kernel.ptx(dtype, kinds, (9, 0))
+            assert 8 * len(re.findall(r"\.param \.", text)) == len(sent[-1])
+    finally:
+        driver.launch = kept
 
 
 def work_that_is_repeated_becomes_one_launch():
@@ -208,8 +256,8 @@ def streams_that_other_libraries_name_are_waited_for():
 
 def main():
     module, found = sys.modules[__name__], {}
-    plain = (n for n, f in vars(module).items() if isinstance(f, types.FunctionType))
-    for name in [n for n in plain if n not in ("main", "calls")]:
+    plain = ((n, f) for n, f in vars(module).items() if isinstance(f, types.FunctionType))
+    for name in [n for n, f in plain if n != "main" and not f.__code__.co_argcount]:
         try:
             getattr(module, name)()
             found[name] = None
