@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 import multipoles as mp
-from multipoles.compiled.cuda_access import loader, storer
 from multipoles.compiled import driver
+from multipoles.compiled.cuda_access import loader, storer
 from multipoles.compiled.cuda_kernels import SIMULATED, Launch, cuda, kernels, positive_rsqrt
 from multipoles.compiled.emit import emitted
 from multipoles.cuda.device import NumbaSpace, space_of, view

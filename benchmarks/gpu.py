@@ -54,7 +54,7 @@ def multipole_method(place: Any) -> Iterator[Any]:
 
 
 def first(place: Any) -> Iterator[Any]:
-    """The first call of a process, and of a second one."""
+    """First call of a process, and of a second one."""
     from _gpu_first import first
 
     return first(place)

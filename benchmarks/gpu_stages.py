@@ -140,9 +140,10 @@ def leaves(place: Any, n: int) -> Iterator[dict]:
 
 def once(place: Any, n: int) -> None:
     """Plan and evaluate, and print the error."""
-    import fmm
     from _gpu import sampled_error
     from _gpu_sums import charges
+
+    import fmm
 
     x, q = charges(n)
     found = fmm.FMM(place.put(x), tolerance=TOLERANCE).field(place.put(q), 1)
@@ -151,9 +152,10 @@ def once(place: Any, n: int) -> None:
 
 def checked(place: Any, n: int) -> None:
     """Launch what there is on few points, and print how far plan and direct sum are apart."""
+    from _gpu_sums import in_batch, in_pairs
+
     import fmm
     import multipoles as mp
-    from _gpu_sums import in_batch, in_pairs
 
     x, q = points(place, n)
     direct = place.take(mp.field(x, x, q, 1))
