@@ -154,7 +154,7 @@ def jaxfmm(place: Any, x: np.ndarray, q: np.ndarray, error_of: Callable) -> Foun
 
 
 def keops(place: Any, x: np.ndarray, q: np.ndarray, error_of: Callable) -> Found:
-    """Formula, of which KeOps makes a kernel."""
+    """Let KeOps make a kernel of a formula."""
     from pykeops.torch import LazyTensor
 
     there, charges = place.tensor(x), place.tensor(q)
