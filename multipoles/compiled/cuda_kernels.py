@@ -14,6 +14,7 @@ compiles it in a process without the simulator.
 """
 
 import dis
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -302,12 +303,15 @@ class Launch:
     ----------
     function : function
         Takes arrays, integers and real numbers, no tuples; returns nothing. See `retargeted`.
+        Its attribute `bounds`, if there is one, says how many threads a block has at most, and how
+        many blocks a multiprocessor should hold at once: what registers are left to a thread.
     origin : tuple
         Module, name, and arguments of the factory that made it (see `kernels`).
     """
 
     def __init__(self, function: Callable[..., Any], origin: tuple[Any, ...]) -> None:
         self.function, self.origin = function, origin
+        self.bounds: tuple[int, int] | None = getattr(function, "bounds", None)
         self._compiled: dict[Any, Any] = {}
 
     def __call__(self, stream: Any, dtype: Any, blocks: Any, threads: Any, *args: Any) -> None:
@@ -342,7 +346,9 @@ class Launch:
     def of(self, dtype: np.dtype) -> Any:
         """Return what Numba compiles, for one type of numbers."""
         if dtype not in self._compiled:
-            self._compiled[dtype] = cuda.jit(fastmath=True)(retargeted(self.function, dtype))
+            options = {} if SIMULATED else {"launch_bounds": self.bounds}
+            compile_ = cuda.jit(fastmath=True, **options)
+            self._compiled[dtype] = compile_(retargeted(self.function, dtype))
         return self._compiled[dtype]
 
     def compiled(self, dtype: np.dtype, arguments: tuple[str, ...]) -> tuple[bytes, str]:
@@ -372,7 +378,12 @@ class Launch:
         """
         copy = retargeted(self.function, np.dtype(dtype))
         kinds = tuple(map(_type_of_name, arguments))
-        return str(cuda.compile_ptx(copy, kinds, cc=capability, fastmath=True, device=False)[0])
+        text = str(cuda.compile_ptx(copy, kinds, cc=capability, fastmath=True, device=False)[0])
+        if self.bounds is None:
+            return text
+        threads, blocks = self.bounds
+        bounds = f".maxntid {threads}\n.minnctapersm {blocks}"
+        return re.sub(r"(\.entry [^{]*?\))\s*\{", rf"\1\n{bounds}\n{{", text, count=1)
 
 
 def _three(sizes: Any) -> Grid:

@@ -10,6 +10,7 @@ import hashlib
 import struct
 from collections.abc import Callable
 from importlib.metadata import version
+from time import perf_counter
 from types import CodeType
 from typing import Any
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from multipoles.compiled import driver
 from multipoles.compiled.cache import cache_for
+from multipoles.compiled.notice import spent
 
 _integer, _single, _double = struct.Struct("=q"), struct.Struct("=f4x"), struct.Struct("=d")
 _PACKED = {np.dtype(np.float32): _single.pack, np.dtype(np.float64): _double.pack}
@@ -88,7 +90,9 @@ def _loaded(kernel: Any, dtype: np.dtype, device: int, kinds: tuple[Any, ...]) -
     )  # fmt: skip
     found = files.load(key) if files is not None else None
     if found is None:
+        start = perf_counter()
         found = kernel.compiled(dtype, names)
+        spent(perf_counter() - start)
         cache.keep(key, found)
     return driver.load(*found)
 

@@ -13,6 +13,14 @@ It does not find: races between threads whose order does not show, atomics in on
 on other blocks running meanwhile, and whatever the device's own rounding or memory order makes.
 """
 
-from emulator.launches import EmulationError, Options, device_sizes, installed, run, statistics
+from emulator.launches import (
+    EmulationError,
+    Options,
+    device_sizes,
+    installed,
+    on_driver,
+    run,
+    statistics,
+)
 
-__all__ = ["EmulationError", "Options", "device_sizes", "installed", "run", "statistics"]
+__all__ = ["EmulationError", "Options", "device_sizes", "installed", "on_driver", "run", "statistics"]

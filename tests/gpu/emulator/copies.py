@@ -130,8 +130,8 @@ def entry(function, dtype, kinds, checked):
     Returns
     -------
     cfunc : numba's C callback
-        Takes the address of packed arguments: 8 bytes each number, and 8 for the pointer and each
-        length of an array.
+        Takes the address of arguments as the driver is given them, in words of 8 bytes: a number
+        is one; an array is two of no use, size, size of a number, pointer, shape and strides.
     poison : bytes
         What a block's memory holds when it begins.
     """
@@ -160,21 +160,21 @@ def _unpacker(kinds):
     @intrinsic
     def unpack(context, packed):
         def codegen(context, builder, sig, args):
-            place = iter(range(0, 1 << 12, 8))
-
-            def load(kind):
-                address = builder.add(args[0], _I64(next(place)))
+            def load(word, kind):
+                address = builder.add(args[0], _I64(8 * word))
                 return builder.load(builder.inttoptr(address, kind.as_pointer()), typ=kind)
 
-            values = []
+            values, word = [], 0
             for kind in kinds:
                 if not isinstance(kind, types.Array):
-                    data = load(context.get_data_type(kind))
+                    data = load(word, context.get_data_type(kind))
                     values.append(context.data_model_manager[kind].from_data(builder, data))
+                    word += 1
                     continue
-                data = load(context.get_data_type(kind.dtype).as_pointer())
-                lengths = [load(_I64) for _ in range(kind.ndim)]
+                data = load(word + 4, context.get_data_type(kind.dtype).as_pointer())
+                lengths = [load(word + 5 + k, _I64) for k in range(kind.ndim)]
                 values.append(language.array_at(context, builder, kind, lengths, data))
+                word += 5 + 2 * kind.ndim
             return context.make_tuple(builder, result, values)
 
         return result(packed), codegen

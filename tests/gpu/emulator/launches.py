@@ -1,16 +1,20 @@
 """Launches of kernels on the CPU, and how they come here instead of to a device."""
 
+import ast
 import ctypes
 import hashlib
 import importlib
+import inspect
 import os
 import pickle
 import pkgutil
 import shutil
 import struct
 import subprocess
+import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +23,7 @@ from pathlib import Path
 import numba
 import numpy as np
 from emulator import copies
-from numba.core import types
+from numba.core import config, types
 from numba.core.registry import cpu_target
 
 from multipoles.compiled import cuda_kernels
@@ -161,7 +165,7 @@ def _state(kept=[]):  # noqa: B006
     """Return a name for the state of the library's sources and of these."""
     if not kept:
         digest = hashlib.sha256()
-        root = HERE.parents[2]
+        root = Path(cuda_kernels.__file__).resolve().parents[2]
         folders = [root / "multipoles", root / "fmm", root / "gnn" / "operators", HERE]
         for folder in folders:
             for path in sorted(folder.rglob("*.py")):
@@ -202,20 +206,25 @@ def run(launch, dtype, blocks, threads, *arguments, options=None):
         kinds.append(kind)
         packed += data
     code = code_of(launch, dtype, tuple(kinds), options.checked)
-    memory, report = ctypes.create_string_buffer(packed, len(packed) + 8), _Report()
-    begun = time.perf_counter()
+    memory = ctypes.create_string_buffer(packed, len(packed) + 8)
+    _run(launch, code, _three(blocks), _three(threads), ctypes.addressof(memory), options)
+
+
+def _run(launch, code, blocks, threads, words, options):
+    """Run a kernel on arguments packed as for the driver."""
+    report, begun = _Report(), time.perf_counter()
     failed = library().emulator_run(
-        code.address, ctypes.addressof(memory), _three(blocks), _three(threads), code.poison,
-        len(code.poison), options.shuffled, ctypes.byref(report),
+        code.address, words, blocks, threads, code.poison, len(code.poison), options.shuffled,
+        ctypes.byref(report),
     )  # fmt: skip
     spent = time.perf_counter() - begun
     statistics.launches += 1
     statistics.running += spent
     statistics.by_kernel[launch.origin] += spent
     if failed < 0:
-        raise EmulationError(f"{launch.origin}: expected at most 1024 threads, got {threads}")
+        raise EmulationError(f"{launch.origin}: expected at most 1024 threads, got {[*threads]}")
     if failed:
-        raise EmulationError(_said(launch, threads, report))
+        raise EmulationError(_said(launch, threads[0] * threads[1] * threads[2], report))
 
 
 def _three(sizes):
@@ -235,8 +244,11 @@ def _packed(argument, dtype):
     if isinstance(argument, np.generic):
         return numba.from_dtype(argument.dtype), argument.tobytes().ljust(8, b"\0")
     pointer, shape, kind = _memory(argument)
-    data = struct.pack(f"q{len(shape)}q", pointer, *shape)
-    return types.Array(numba.from_dtype(np.dtype(kind)), len(shape), "C"), data
+    kind, n = np.dtype(kind), len(shape)
+    strides = [int(np.prod(shape[k + 1 :])) * kind.itemsize for k in range(n)]
+    size = int(np.prod(shape))
+    data = struct.pack(f"{5 + 2 * n}q", 0, 0, size, kind.itemsize, pointer, *shape, *strides)
+    return types.Array(numba.from_dtype(kind), n, "C"), data
 
 
 def _memory(array):
@@ -282,7 +294,14 @@ def installed(options=None, before=None):
     before : callable, optional
         Called with the launch's method and its arguments before each: the stub driver's count.
     """
-    kept = cuda_kernels.Launch.__call__
+    kept, make = cuda_kernels.Launch.__call__, cuda_kernels.cuda.device_array
+
+    def device_array(*arguments, **named):
+        made = make(*arguments, **named)
+        # results of memory nobody wrote stand out
+        if made.size:
+            made._ary.reshape(-1).view(np.uint8)[:] = 0xEE
+        return made
 
     def launch(self, stream, dtype, blocks, threads, *arguments):
         if not np.all(blocks):
@@ -293,23 +312,82 @@ def installed(options=None, before=None):
         run(self, dtype, blocks, threads, *arguments, options=options)
 
     cuda_kernels.Launch.__call__ = launch
+    if config.ENABLE_CUDASIM:
+        cuda_kernels.cuda.device_array = device_array
     try:
         yield statistics
     finally:
-        cuda_kernels.Launch.__call__ = kept
+        cuda_kernels.Launch.__call__, cuda_kernels.cuda.device_array = kept, make
+
+
+@contextmanager
+def on_driver(options=None, compiled=False):
+    """Let the stub driver (tests/gpu/stub) run what it is given: the host's half is the real one.
+
+    Kernels run as the driver is told: by the packed arguments of a launch, at once or, where they
+    are noted for a graph, when that is launched.
+
+    Parameters
+    ----------
+    options : Options, optional
+        May be changed meanwhile.
+    compiled : bool
+        Whether kernels are compiled for the device, too: it takes seconds for each.
+    """
+    from multipoles.compiled import driver, launching
+
+    stub, options, known = ctypes.CDLL("libcuda.so.1"), options or Options(), {}
+    kept = launching._loaded
+
+    def loaded(kernel, dtype, device, kinds):
+        names = tuple(launching._name(kind, dtype) for kind in kinds)
+        function = driver.load(*kernel.compiled(dtype, names) if compiled else (b"", "emulated"))
+        types_ = tuple(map(_type_of_name, names))
+        words = sum(5 + 2 * t.ndim if isinstance(t, types.Array) else 1 for t in types_)
+        stub.stub_knows(ctypes.c_void_p(int(function)), words)
+        known[int(function)] = kernel, dtype, types_
+        return function
+
+    def run_known(function, blocks, threads, words):
+        try:
+            kernel, dtype, kinds = known[function]
+            code = code_of(kernel, dtype, kinds, options.checked)
+            sizes = ((ctypes.c_int32 * 3)(*three[:3]) for three in (blocks, threads))
+            _run(kernel, code, *sizes, words, options)
+            return 0
+        except BaseException:  # the driver says that a launch failed; here is why
+            traceback.print_exc()
+            return 1
+
+    three = ctypes.POINTER(ctypes.c_uint32)
+    kind = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, three, three, ctypes.c_int64)
+    callback = kind(run_known)
+    launching._loaded = loaded
+    launching._code.clear()
+    stub.stub_run(callback)
+    try:
+        yield statistics
+    finally:
+        stub.stub_run(None)
+        launching._loaded = kept
+        launching._code.clear()
+
+
+def _type_of_name(name):
+    kind, _, rest = name.partition("[")
+    scalar = numba.from_dtype(np.dtype(kind))
+    return types.Array(scalar, int(rest[:-1]), "C") if rest else scalar
 
 
 # --- sizes of blocks ------------------------------------------------------------------------------
 
-# modules that ask whether arrays are the simulator's; all others ask for the sizes of blocks
-_OF_ARRAYS = (
-    "multipoles.cuda.device",
-    "multipoles.cuda.dlpack",
-    "gnn.operators._field_cuda",
-    "gnn.operators._edge_cuda",
-    "gnn.operators.gpu",
-)
 _device_sizes = not cuda_kernels.SIMULATED
+# where functions ask whether arrays are the simulator's, and where they ask for sizes of blocks
+_OF_ARRAYS = {
+    "multipoles.cuda.device", "fmm.cuda.steps", "gnn.operators.gpu", "gnn.operators._edge_cuda",
+    "gnn.operators._field_cuda",
+}  # fmt: skip
+_OF_SIZES = {"fmm.cuda.expansions", "fmm.cuda.translations"}
 
 
 def device_sizes():
@@ -318,18 +396,40 @@ def device_sizes():
     Arrays stay the simulator's. To be called before any of them is imported.
     """
     global _device_sizes
-    if not cuda_kernels.SIMULATED:
+    if _device_sizes:
         return
     import fmm.cuda
     import gnn.operators
     import multipoles.cuda
 
+    packages = multipoles.cuda, fmm.cuda, gnn.operators
+    names = [
+        found.name
+        for package in packages
+        for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
+    ]
+    early = [name for name in names if name in sys.modules and hasattr(sys.modules[name], "THREADS")]
+    if early:
+        raise RuntimeError(f"to be imported after emulator.device_sizes(): {early}")
     cuda_kernels.SIMULATED = False
-    for package in (multipoles.cuda, fmm.cuda, gnn.operators):
-        for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-            importlib.import_module(found.name)
+    modules = [importlib.import_module(name) for name in names]
     cuda_kernels.SIMULATED = _device_sizes = True
-    for name in _OF_ARRAYS:
-        module = importlib.import_module(name)
-        if hasattr(module, "SIMULATED"):
+    for module in modules:
+        asks = hasattr(module, "SIMULATED") and _asks_in_functions(module)
+        if module.__name__ in _OF_ARRAYS:
             module.SIMULATED = True
+        elif asks and module.__name__ not in _OF_SIZES:
+            raise RuntimeError(
+                f"{module.__name__}: a function asks for SIMULATED; whether it means arrays or "
+                f"sizes of blocks is to be said in {__file__}"
+            )
+
+
+def _asks_in_functions(module):
+    tree = ast.parse(inspect.getsource(module))
+    return any(
+        isinstance(node, ast.Name) and node.id == "SIMULATED"
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef)
+        for node in ast.walk(function)
+    )

@@ -1,25 +1,78 @@
-/* A CUDA driver without a device: memory is the host's, launches are checked and counted, not run.
+/* A CUDA driver without a device: memory is the host's, launches are checked, counted and noted.
 
    With it the real host code of numba-cuda runs: compiling, linking, packing of arguments, grids,
-   streams and events. A function that is not here answers "not supported", so that a caller which
-   needs it fails by name. Memory lies at a fixed address in the file that STUB_ARENA names, where
-   another process finds it under the same addresses (see worker.py); what is handed out holds
-   0xEE, so that results of memory nobody wrote stand out (with STUB_QUICK only its first bytes, so
-   that the host's time is its own). */
+   streams, events and graphs. A function that is not here answers "not supported", so that a caller
+   which needs it fails by name. What is handed out of memory holds 0xEE, so that results of memory
+   nobody wrote stand out (with STUB_QUICK only its first bytes, so that the host's time is its own).
+   Kernels are run by whoever offers to (stub_run, see tests/gpu/emulator), or not at all. */
 #define _GNU_SOURCE
-#include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <unistd.h>
 
 typedef uint64_t address; /* CUdeviceptr */
 typedef void *handle;     /* CUcontext, CUstream, CUevent, CUlibrary, ... */
 
 enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, NOT_SUPPORTED = 801 };
 enum { DEVICE_MEMORY = 2, MOST_OF_X = 2147483647, MOST_OF_YZ = 65535, MOST_THREADS = 1024 };
+
+/* --- work of a stream: done at once, or noted in a graph and done when that is launched --------- */
+
+typedef struct {
+  unsigned grid[3], block[3], shared;
+  handle stream;
+} launch_config;
+typedef struct work {
+  enum { COPY, SET, RUN } kind;
+  address to, from;
+  size_t size;
+  unsigned char value;
+  handle function;
+  launch_config config;
+  uint64_t *words; /* of a kernel's arguments */
+  struct work *next;
+} work;
+typedef int (*runner)(handle function, const unsigned *grid, const unsigned *block, const uint64_t *words);
+enum { MOST_FUNCTIONS = 4096, MOST_WORDS = 512, LAUNCH_FAILED = 719 };
+static struct {
+  handle function;
+  int words;
+} known[MOST_FUNCTIONS];
+static int n_known;
+static runner run;
+static handle noting;
+static work *noted, **end_of_noted = &noted;
+
+/* From now on kernels run: those whose arguments take as many words of 8 bytes as is said here. */
+void stub_run(runner one) { run = one; }
+void stub_knows(handle function, int words) {
+  if (n_known == MOST_FUNCTIONS || words > MOST_WORDS) abort();
+  known[n_known].function = function;
+  known[n_known++].words = words;
+}
+static int words_of(handle function) {
+  for (int i = 0; i < n_known; i++)
+    if (known[i].function == function) return known[i].words;
+  return -1;
+}
+
+static int do_now(const work *one) {
+  if (one->kind == COPY) return memmove((void *)one->to, (void *)one->from, one->size), OK;
+  if (one->kind == SET) return memset((void *)one->to, one->value, one->size), OK;
+  if (!run || !one->words) return OK;
+  return run(one->function, one->config.grid, one->config.block, one->words) ? LAUNCH_FAILED : OK;
+}
+static int do_on(handle stream, work one) {
+  if (!stream || stream != noting) return do_now(&one);
+  if (one.words) {
+    size_t size = sizeof *one.words * words_of(one.function);
+    one.words = memcpy(malloc(size + 1), one.words, size);
+  }
+  *end_of_noted = memcpy(malloc(sizeof one), &one, sizeof one);
+  return end_of_noted = &(*end_of_noted)->next, OK;
+}
 
 /* --- calls that tests count ------------------------------------------------------------------- */
 
@@ -56,12 +109,8 @@ static block *blocks;
 static void open_arena(void) {
   static int opened;
   if (opened++) return;
-  const char *path = getenv("STUB_ARENA");
-  int file = path ? open(path, O_RDWR | O_CREAT, 0600) : -1;
-  int kind = path ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
-  if (path && (file < 0 || ftruncate(file, capacity))) abort();
-  void *at = mmap((void *)ARENA, capacity, PROT_READ | PROT_WRITE,
-                  kind | MAP_FIXED | MAP_NORESERVE, file, 0);
+  int kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE;
+  void *at = mmap((void *)ARENA, capacity, PROT_READ | PROT_WRITE, kind, -1, 0);
   if (at == MAP_FAILED) abort();
 }
 
@@ -105,12 +154,16 @@ static int copy_up_async(address to, const void *from, size_t n, handle s) { ret
 static int copy_down(void *to, address from, size_t n) { return count("copy"), memcpy(to, (void *)from, n), OK; }
 static int copy_down_async(void *to, address from, size_t n, handle s) { return copy_down(to, from, n); }
 static int copy_there(address to, address from, size_t n) { return count("copy"), memmove((void *)to, (void *)from, n), OK; }
-static int copy_there_async(address to, address from, size_t n, handle s) { return copy_there(to, from, n); }
+static int copy_there_async(address to, address from, size_t n, handle s) {
+  return count("copy"), do_on(s, (work){.kind = COPY, .to = to, .from = from, .size = n});
+}
+static int set_bytes_async(address at, unsigned char value, size_t n, handle s) {
+  return count("clear"), do_on(s, (work){.kind = SET, .to = at, .value = value, .size = n});
+}
 static int mem_alloc_async(address *out, size_t bytes, handle stream) { return mem_alloc(out, bytes); }
 static int mem_free_async(address at, handle stream) { return mem_free(at); }
 static int default_pool(handle *out, int d) { return *out = (handle)0x4321, OK; }
 static int set_pool_attribute(handle pool, int which, void *value) { return OK; }
-static int set_bytes_async(address at, unsigned char value, size_t n, handle s) { return count("clear"), memset((void *)at, value, n), OK; }
 static int set_bytes(address at, unsigned char value, size_t n) { return memset((void *)at, value, n), OK; }
 static int mem_info(size_t *left, size_t *all) { return *left = *all = capacity, OK; }
 static int pointer_attribute(void *out, int which, address at) {
@@ -166,7 +219,6 @@ static int make_stream(handle *out, unsigned flags) { return *out = fresh(), OK;
 static int make_event(handle *out, unsigned flags) { return *out = fresh(), OK; }
 static int drop(handle one) { return OK; }
 static int query(handle one) { return OK; }
-static handle noting;
 static int synchronize_one(handle one) { return one && one == noting ? INVALID : synchronize(); }
 static int record(handle event, handle stream) { return count("record"), event ? OK : INVALID; }
 static int wait(handle stream, handle event, unsigned flags) { return count("wait"), event ? OK : INVALID; }
@@ -178,17 +230,16 @@ static int function_of(handle *out, handle kernel) { return *out = kernel, OK; }
 static int kernel_attribute(int *out, int which, handle kernel, int d) { return *out = 64, OK; }
 static int function_attribute(int *out, int which, handle f) { return *out = 64, OK; }
 
-typedef struct {
-  unsigned grid[3], block[3], shared;
-  handle stream;
-} launch_config;
-
 static int launch_ex(const launch_config *c, handle f, void **arguments, void **extra) {
   count("launch");
   uint64_t threads = (uint64_t)c->block[0] * c->block[1] * c->block[2];
   int fits = c->grid[0] && c->grid[0] <= MOST_OF_X && c->grid[1] && c->grid[1] <= MOST_OF_YZ &&
              c->grid[2] && c->grid[2] <= MOST_OF_YZ && threads && threads <= MOST_THREADS;
-  return fits ? OK : INVALID;
+  if (!fits) return INVALID;
+  uint64_t words[MOST_WORDS];
+  int n = words_of(f);
+  for (int i = 0; i < n; i++) words[i] = *(uint64_t *)arguments[i];
+  return do_on(c->stream, (work){.kind = RUN, .function = f, .config = *c, .words = n < 0 ? 0 : words});
 }
 static int launch(handle f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                   unsigned bz, unsigned shared, handle stream, void **arguments, void **extra) {
@@ -196,17 +247,26 @@ static int launch(handle f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, 
   return launch_ex(&config, f, arguments, extra);
 }
 
-/* graphs: what is launched on the stream that notes is counted when it is noted */
+/* graphs: what is launched on the stream that notes is counted when it is noted; kept for ever */
 static int begin_capture(handle stream, int mode) {
   if (noting || !stream) return INVALID; /* the default stream cannot note */
   return noting = stream, OK;
 }
 static int end_capture(handle stream, handle *out) {
   if (stream != noting) return INVALID;
-  return noting = 0, *out = fresh(), OK;
+  work *first = calloc(1, sizeof *first); /* moves no bytes: an empty graph is one, too */
+  first->next = noted;
+  noted = 0, end_of_noted = &noted;
+  return noting = 0, *out = first, OK;
 }
-static int instantiate(handle *out, handle graph, uint64_t flags) { return *out = fresh(), OK; }
-static int launch_graph(handle graph, handle stream) { return count("graph"), noting ? INVALID : OK; }
+static int instantiate(handle *out, handle graph, uint64_t flags) { return *out = graph, OK; }
+static int launch_graph(handle graph, handle stream) {
+  count("graph");
+  if (noting) return INVALID;
+  for (const work *one = graph; one; one = one->next)
+    if (do_now(one)) return LAUNCH_FAILED;
+  return OK;
+}
 
 static int error_name(int error, const char **out) { return *out = "STUB_ERROR", OK; }
 static int error_text(int error, const char **out) { return *out = "the stub driver refuses", OK; }
