@@ -20,7 +20,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "gpu": (
         "440 s",
         "200 s",
-        "more than 100 s is said",
+        "more than 120 s is said",
         "at least 60 %",
         "replayed | 6 ms |",
         "| 20 ms; – |",
@@ -31,7 +31,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         "| 20 ms |",
         "report 13.5 ms on an RTX 4090 | 6 ms |",
         "4 times as fast",
-        "a launch takes 2.7 µs of the host's time, where Numba's own takes 86",  # on the stub driver
+        "a launch takes 2.7 µs of the host's time",  # counted on the stub driver
     ),
     "howto_train": ("far beyond 10 eV/Å",),
     "limits": ("beyond 1.3 times its usual length",),
