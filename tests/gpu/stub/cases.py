@@ -142,11 +142,13 @@ def arguments_are_packed_as_numba_packs_them():
     try:
         for dtype in map(np.dtype, (np.float32, np.float64)):
             kernel = cuda_kernels.Launch(taking(0).function, (__name__, "taking", (0,)))
-            kernel(0, dtype, 1, 1, *arguments)
-            assert sent[-1] == packed_by_numba(kernel, dtype, arguments)
             real = dtype.name
             kinds = ("float32[2]", "int64", real, "bool", "int64[1]", "float64[3]", "int64")
-            text = kernel.ptx(dtype, (*kinds, "float64[2]"), (9, 0))
+            kinds = *kinds, "float64[2]"
+            kernel(0, dtype, 1, 1, *arguments)
+            kernel.compiled(dtype, kinds)  # by Numba, where the launch found it on the disk
+            assert sent[-1] == packed_by_numba(kernel, dtype, arguments)
+            text = kernel.ptx(dtype, kinds, (9, 0))
             assert 8 * len(re.findall(r"\.param \.", text)) == len(sent[-1])
     finally:
         driver.launch = kept

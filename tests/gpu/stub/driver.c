@@ -11,12 +11,34 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
 
 typedef uint64_t address; /* CUdeviceptr */
 typedef void *handle;     /* CUcontext, CUstream, CUevent, CUlibrary, ... */
 
 enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, NOT_SUPPORTED = 801 };
 enum { DEVICE_MEMORY = 2, MOST_OF_X = 2147483647, MOST_OF_YZ = 65535, MOST_THREADS = 1024 };
+
+/* --- memory that a device would move: time of it is not the host's ------------------------------ */
+
+static double seconds;
+static double now(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return t.tv_sec + 1e-9 * t.tv_nsec;
+}
+static void move(void *to, const void *from, size_t n) {
+  double start = now();
+  memmove(to, from, n);
+  seconds += now() - start;
+}
+static void set(void *to, int value, size_t n) {
+  double start = now();
+  memset(to, value, n);
+  seconds += now() - start;
+}
+
+double stub_seconds(void) { return seconds; }
 
 /* --- work of a stream: done at once, or noted in a graph and done when that is launched --------- */
 
@@ -59,8 +81,8 @@ static int words_of(handle function) {
 }
 
 static int do_now(const work *one) {
-  if (one->kind == COPY) return memmove((void *)one->to, (void *)one->from, one->size), OK;
-  if (one->kind == SET) return memset((void *)one->to, one->value, one->size), OK;
+  if (one->kind == COPY) return move((void *)one->to, (void *)one->from, one->size), OK;
+  if (one->kind == SET) return set((void *)one->to, one->value, one->size), OK;
   if (!run || !one->words) return OK;
   return run(one->function, one->config.grid, one->config.block, one->words) ? LAUNCH_FAILED : OK;
 }
@@ -131,7 +153,7 @@ static int mem_alloc(address *out, size_t bytes) {
   *made = (block){*out, power, blocks};
   blocks = made;
   size_t held = (size_t)1 << power;
-  memset((void *)*out, 0xEE, getenv("STUB_QUICK") && held > 4096 ? 4096 : held);
+  set((void *)*out, 0xEE, getenv("STUB_QUICK") && held > 4096 ? 4096 : held);
   return OK;
 }
 
@@ -149,11 +171,11 @@ static int mem_free(address at) {
   return INVALID;
 }
 
-static int copy_up(address to, const void *from, size_t n) { return count("copy"), memcpy((void *)to, from, n), OK; }
+static int copy_up(address to, const void *from, size_t n) { return count("copy"), move((void *)to, from, n), OK; }
 static int copy_up_async(address to, const void *from, size_t n, handle s) { return copy_up(to, from, n); }
-static int copy_down(void *to, address from, size_t n) { return count("copy"), memcpy(to, (void *)from, n), OK; }
+static int copy_down(void *to, address from, size_t n) { return count("copy"), move(to, (void *)from, n), OK; }
 static int copy_down_async(void *to, address from, size_t n, handle s) { return copy_down(to, from, n); }
-static int copy_there(address to, address from, size_t n) { return count("copy"), memmove((void *)to, (void *)from, n), OK; }
+static int copy_there(address to, address from, size_t n) { return count("copy"), move((void *)to, (void *)from, n), OK; }
 static int copy_there_async(address to, address from, size_t n, handle s) {
   return count("copy"), do_on(s, (work){.kind = COPY, .to = to, .from = from, .size = n});
 }
@@ -164,7 +186,7 @@ static int mem_alloc_async(address *out, size_t bytes, handle stream) { return m
 static int mem_free_async(address at, handle stream) { return mem_free(at); }
 static int default_pool(handle *out, int d) { return *out = (handle)0x4321, OK; }
 static int set_pool_attribute(handle pool, int which, void *value) { return OK; }
-static int set_bytes(address at, unsigned char value, size_t n) { return memset((void *)at, value, n), OK; }
+static int set_bytes(address at, unsigned char value, size_t n) { return set((void *)at, value, n), OK; }
 static int mem_info(size_t *left, size_t *all) { return *left = *all = capacity, OK; }
 static int pointer_attribute(void *out, int which, address at) {
   if (which == 3)
