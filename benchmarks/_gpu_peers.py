@@ -77,10 +77,9 @@ def measured(name: str, n: int, smoke: bool) -> Iterator[dict]:
         return sampled_error(place, got, x, x, q, 1)
 
     for what, seconds, error, remark in PEERS[name](place, x, q, error_of):
-        direct = what == "direct sum"
+        direct, seconds = what == "direct sum", math.nan if smoke else seconds
         row = Row(
-            f"{name} {version}, charges to gradients: {what}", n, "float32",
-            math.nan if smoke else seconds, None, (n * n if direct else n) / seconds,
+            f"{name} {version}, charges to gradients: {what}", n, "float32", seconds, None, (n * n if direct else n) / seconds,
             "pairs" if direct else "points", None, error, remark=remark,
         )  # fmt: skip
         yield asdict(row)
