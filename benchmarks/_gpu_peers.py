@@ -80,7 +80,8 @@ def measured(name: str, n: int, smoke: bool) -> Iterator[dict]:
         direct, seconds = what == "direct sum", math.nan if smoke else seconds
         row = Row(
             f"{name} {version}, charges to gradients: {what}", n, "float32", seconds, None,
-            (n * n if direct else n) / seconds, "pairs" if direct else "points", None, error, remark=remark,
+            (n * n if direct else n) / seconds, "pairs" if direct else "points", None, error,
+            remark=remark,
         )  # fmt: skip
         yield asdict(row)
 
