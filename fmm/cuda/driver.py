@@ -7,7 +7,8 @@ boxes that are not there.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -69,13 +70,19 @@ class DeviceFarField:
         self.centres = self.tree.centre.reshape(-1)
         self.edges = taken(space, self.tree.edge, count_up(space, self.n_boxes), self.dtype)
 
-    def __call__(self, moments: DeviceArray) -> DeviceArray:
+    def __call__(
+        self,
+        moments: DeviceArray,
+        timed: Callable[[str], AbstractContextManager[None]] = nullcontext,
+    ) -> DeviceArray:
         """Return the far field of harmonic moments.
 
         Parameters
         ----------
         moments : device array, shape (n_sources, channels, (K + 1)^2)
             In tree order.
+        timed : callable
+            Given the name of a step, returns what takes its time.
 
         Returns
         -------
@@ -92,13 +99,20 @@ class DeviceFarField:
         n_targets = self.targets.shape[0] // 3
         field = space.zeros((n_targets, channels, columns), self.dtype)
         flat = moments.reshape(-1)
-        self._form(flat, channels, multipoles)
-        self._coarsen(channels, with_zeros)
-        self._transfer(channels, with_zeros, locals_)
-        self._form_locals(flat, channels, locals_)
-        self._refine(channels, locals_)
-        self._evaluate(channels, locals_, field.reshape(-1))
-        self._evaluate_multipoles(channels, multipoles, field.reshape(-1))
+        with timed("form multipoles"):
+            self._form(flat, channels, multipoles)
+        with timed("multipole to multipole"):
+            self._coarsen(channels, with_zeros)
+        with timed("multipole to local"):
+            self._transfer(channels, with_zeros, locals_)
+        with timed("particle to local"):
+            self._form_locals(flat, channels, locals_)
+        with timed("local to local"):
+            self._refine(channels, locals_)
+        with timed("evaluate locals"):
+            self._evaluate(channels, locals_, field.reshape(-1))
+        with timed("multipole to particle"):
+            self._evaluate_multipoles(channels, multipoles, field.reshape(-1))
         return field
 
     # --- points and expansions --------------------------------------------------------------------
