@@ -27,7 +27,6 @@ from fmm.far import harmonics
 from multipoles.cuda.device import Space
 from multipoles.cuda.sorting import blocks_for, count_up, marked, taken
 
-
 # by tree, and first and last box
 _columns_of: WeakKeyDictionary[Any, dict[tuple[int, int], Columns]] = WeakKeyDictionary()
 

@@ -223,9 +223,7 @@ class DeviceSteps(InFreeSpace):
         wide = harmonic.of(np.dtype(np.float64))
         return DeviceStrengths(self.space, moments, wide, source_order)
 
-    def acts(
-        self, moments: DeviceArray | Scaled, harmonic: "_Harmonic", source_order: int
-    ) -> bool:
+    def acts(self, moments: DeviceArray | Scaled, harmonic: "_Harmonic", source_order: int) -> bool:
         """Return whether moments have a field under 1/r; waits for it."""
         made = moments.made() if isinstance(moments, Scaled) else moments
         return bool(self.strengths(made, harmonic, source_order).mean.any())
