@@ -9,11 +9,11 @@ from uuid import uuid4
 
 import numba
 import numpy as np
-from emulator import language
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from emulator import language
 from multipoles.compiled import cuda_kernels
 
 # machine code calls other machine code by name, and some comes from the files of other processes

@@ -4,8 +4,6 @@ The registers of a thread and its block's memory lie at fixed addresses (see blo
 exchanges are calls of functions whose pointers lie there too.
 """
 
-import ctypes
-import operator
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field
