@@ -72,7 +72,7 @@ class DeviceFarField:
     def __call__(
         self,
         moments: DeviceArray,
-        timed: Callable[[str], AbstractContextManager[None]] = nullcontext,
+        timed: Callable[[str], AbstractContextManager[Any]] = nullcontext,
     ) -> DeviceArray:
         """Return the far field of harmonic moments.
 
@@ -248,7 +248,7 @@ class DeviceFarField:
             add_parts()(
                 self.space.stream, self.dtype,
                 blocks_for(n_boxes * channels * parts.length, OF_ROWS), OF_ROWS, parts.begin,
-                n_boxes, channels, parts.n, parts.count, parts.length, parts.values, self.length,
+                n_boxes, channels, parts.n, parts.n_parts, parts.length, parts.values, self.length,
                 locals_,
             )  # fmt: skip
 

@@ -81,8 +81,7 @@ class Parts(NamedTuple):
     begin, end : int
     n, length : int
         Harmonics, and how far apart those of two boxes (or channels) are.
-    count : int
-        Parts.
+    n_parts : int
     values : device array, shape (count * (end - begin) * channels * length,)
     """
 
@@ -90,7 +89,7 @@ class Parts(NamedTuple):
     end: int
     n: int
     length: int
-    count: int
+    n_parts: int
     values: DeviceArray
 
 

@@ -54,7 +54,7 @@ def test_the_coarsest_boxes_of_systems(n_systems, across):
     )
     there = SPACE.upload(np.append(multipoles, np.zeros(DEPTH)))
     parts = products.transfer(SPACE, made, degree, 1, padded(size), there, np.dtype(np.float64))
-    found = SPACE.download(parts.values).reshape(parts.count, n, -1)[..., :size].sum(0)
+    found = SPACE.download(parts.values).reshape(parts.n_parts, n, -1)[..., :size].sum(0)
     wanted = np.zeros((n, size))
     for code, shift in enumerate(shifts()):
         here = slice(boxes.starts[code], boxes.starts[code + 1])
