@@ -27,6 +27,8 @@ from fmm.far import harmonics
 from multipoles.cuda.device import Space
 from multipoles.cuda.sorting import blocks_for, count_up, marked, taken
 
+# levels of so many boxes are translated with others, by more degrees than they need
+_FEW = 4096
 # by tree, and first and last box
 _columns_of: WeakKeyDictionary[Any, dict[tuple[int, int], Columns]] = WeakKeyDictionary()
 
@@ -262,6 +264,14 @@ class DeviceFarField:
         n_levels = len(self.tree.level_starts) - 1
         return [k for k in range(n_levels) if self.degrees[k] and self.n_across << k > 2]
 
+    def _degree_of(self, level: int) -> int:
+        """Return the degree of a level's products: of levels with few boxes the highest of them.
+
+        What they cost is the launch.
+        """
+        few = [k for k in self._with_pairs if np.subtract(*self._boxes_of(k)[::-1]) <= _FEW]
+        return max(self.degrees[k] for k in few) if level in few else self.degrees[level]
+
     @property
     def _first_used(self) -> int:
         """The coarsest level whose multipoles are used."""
@@ -282,7 +292,7 @@ class DeviceFarField:
     def _made_columns(self) -> Iterator[tuple[Columns, int]]:
         lists, n_roots = self.lists, int(self.tree.level_starts[1])
         pairs = lists.m2l_starts, lists.m2l_targets, lists.m2l_sources
-        for degree, group in itertools.groupby(self._with_pairs, key=self.degrees.__getitem__):
+        for degree, group in itertools.groupby(self._with_pairs, key=self._degree_of):
             levels = list(group)
             begin, end = self._boxes_of(levels[0])[0], self._boxes_of(levels[-1])[1]
             known = _columns_of.setdefault(self.geometry, {})
