@@ -1,7 +1,7 @@
 """Multipole-to-local translations on the GPU: one grouped matrix product for all levels.
 
-Columns are target boxes of one octant, times channels, see `fmm.cuda.columns`; a block takes
-`TILE` of them and some rows through the codes of the octant. Each thread keeps the sums of several
+Columns are target boxes of one octant, times channels, see `fmm.cuda.columns`; a block takes a
+tile of them and some rows through the codes of the octant. Each thread keeps the sums of several
 rows and columns in registers to the end: nothing is added in memory, and every sum has a fixed
 order. A warp has one stretch of rows, which it reads from shared memory at once, and each of its
 threads columns of its own. While one stretch of a product is computed, the next is on its way from
