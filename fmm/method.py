@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import partial
 from time import perf_counter
@@ -16,7 +16,7 @@ from fmm.evaluation import Evaluation
 from fmm.ewald import with_virial
 from fmm.exclusions import Exclusions
 from fmm.layout import Layout, Request, lay_out
-from fmm.report import Report
+from fmm.report import PERMUTATION, Report
 from fmm.setting import carried
 from fmm.steps import Array
 from fmm.tree.geometry import Batches, Geometry
@@ -168,6 +168,8 @@ class FMM:
         self._layout, self._plan_seconds = layout, seconds
         self._report = Report(tolerance=self.tolerance, plan_seconds=seconds)
         self._shown = layout.geometry
+        # what evaluates as the last time, and shape and type of the moments it takes
+        self._again: tuple[Callable[[Array], Any], tuple[int, ...], np.dtype] | None = None
         if self._transposed is not None:
             self._transposed._transposed = None
             self._transposed = None
@@ -241,24 +243,28 @@ class FMM:
         key = source_order, order, moments.shape, dtype
         work = partial(self._evaluated, layout, source_order, order, dtype)
         out, (self._report, self._shown) = layout.repeated(key, work, moments)
+        self._again = work, moments.shape, moments.dtype
         return out
 
     def _evaluated(
         self, layout: Layout, source_order: int, order: int, dtype: np.dtype, moments: Array
     ) -> tuple[Array, tuple[Report, Geometry]]:
         """Return the field of moments, what to report, and the tree that was used."""
-        units = layout.steps.units(moments, source_order, layout.exponent)
         report = Report(
             tolerance=self.tolerance, plan_seconds=self._plan_seconds, source_order=source_order,
-            order=order, channels=moments.shape[1],
+            order=order, channels=moments.shape[1], wait=layout.steps.wait,
         )  # fmt: skip
-        scaled = units.scaled(moments)
+        with report.timed(PERMUTATION):
+            units = layout.steps.units(moments, source_order, layout.exponent)
+            scaled = units.scaled(moments)
         evaluation = Evaluation(layout, scaled, source_order, order, dtype, report)
         found = evaluation.run(units.kept(dtype))
         of_surface = layout.steps.of_surface(*self._given, scaled, order)
         if of_surface is not None:
             found = found + of_surface
-        return units.restored(found, order, dtype), (report, evaluation.geometry)
+        with report.timed(PERMUTATION):
+            out = units.restored(found, order, dtype)
+        return out, (report, evaluation.geometry)
 
     def energy(self, moments: Any) -> float:
         """Return the energy of the moments of sites, targets being sources, see `fmm.energy`.
@@ -395,6 +401,17 @@ class FMM:
             raise TypeError(f"expected points of {self.dtype} as before, got {s.dtype}")
         return x, s, batches
 
-    def report(self) -> Report:
-        """Return what was chosen, and cost and error of the last evaluation; print it to read."""
+    def report(self, *, synchronise: bool = False) -> Report:
+        """Return what was chosen, and cost and error of the last evaluation; print it to read.
+
+        Parameters
+        ----------
+        synchronise : bool
+            On a GPU, whether to evaluate once more, for moments of zeros of the same shape, with a
+            wait after each step: `seconds` are then the device's, some 10 µs of each the wait's.
+            Otherwise they are what the host spent. On the CPU nothing changes.
+        """
+        if synchronise and self._again is not None and self._layout.steps.device:
+            _, (found, _) = self._layout.steps.synchronised(*self._again)
+            self._report = replace(self._report, seconds=found.seconds, synchronised=True)
         return self._report.of(self._shown)

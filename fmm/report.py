@@ -1,7 +1,7 @@
 """What a plan chose, what each step cost and how accurate the result was."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 
@@ -24,6 +24,22 @@ STEPS = (
     "sample",
     PERMUTATION,
 )
+
+
+@contextmanager
+def timed(seconds: dict[str, float], step: str, wait: Callable[[], None]) -> Iterator[None]:
+    """Add the time spent inside to a step; `wait` is called before and after."""
+    wait()
+    start = perf_counter()
+    try:
+        yield
+    finally:
+        wait()
+        seconds[step] = seconds.get(step, 0.0) + perf_counter() - start
+
+
+def _nothing() -> None:
+    """Wait for nothing."""
 
 
 @dataclass
@@ -94,7 +110,11 @@ class Report(Measured):
         Of the far field: ``float32``, ``float64`` or empty.
     seconds : dict of str to float
         Time of each step of the last evaluation; on a GPU, which works on while the host goes on,
-        that which the host spent.
+        that which the host spent, unless `FMM.report` was told to synchronise.
+    synchronised : bool
+        Whether these are times of the GPU.
+    wait : callable
+        Called before and after each step.
     errors, bounds, each, sampled, warning
         See `Measured`.
     """
@@ -116,6 +136,8 @@ class Report(Measured):
     degrees: tuple[int, ...] = ()
     precision: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
+    synchronised: bool = False
+    wait: Callable[[], None] = field(default=_nothing, repr=False, compare=False)
 
     def of(self, geometry: Geometry) -> "Report":
         """Return the report with what there is to say of a tree."""
@@ -132,14 +154,9 @@ class Report(Measured):
             translations=geometry.lists.m2l_targets.shape[0],
         )
 
-    @contextmanager
-    def timed(self, step: str) -> Iterator[None]:
-        """Add the time spent inside to a step."""
-        start = perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[step] = self.seconds.get(step, 0.0) + perf_counter() - start
+    def timed(self, step: str) -> AbstractContextManager[None]:
+        """Return what adds the time spent inside to a step."""
+        return timed(self.seconds, step, self.wait)
 
     @property
     def degree(self) -> int:
@@ -166,6 +183,7 @@ class Report(Measured):
             lines.append(
                 f"last evaluation: moments of order {self.source_order} to field of order "
                 f"{self.order}{channels}; {far}; {1e3 * self.total_seconds:.1f} ms"
+                f"{' of the GPU, a wait after each step' if self.synchronised else ''}"
             )
             lines += [
                 f"  {step:<24}{1e3 * self.seconds[step]:9.1f} ms"

@@ -120,6 +120,14 @@ class Steps(Protocol):
     def repeated(self, work: Callable[[Array], Any]) -> Callable[[Array], Any]:
         """Return work that is done again and again as it costs least, see `Layout.repeated`."""
 
+    def wait(self) -> None:
+        """Wait until all is done, while `synchronised` asks for it."""
+
+    def synchronised(
+        self, work: Callable[[Array], Any], shape: tuple[int, ...], dtype: np.dtype
+    ) -> Any:
+        """Return what the work makes of moments of zeros, with a wait after each of its steps."""
+
     # --- units ------------------------------------------------------------------------------------
 
     def in_units(self, exponent: int) -> "Steps":
@@ -260,6 +268,15 @@ class InFreeSpace:
     def repeated(self, work: Callable[[Array], Any]) -> Callable[[Array], Any]:
         """Return the work itself."""
         return work
+
+    def wait(self) -> None:
+        """Wait for nothing: all is done."""
+
+    def synchronised(
+        self, work: Callable[[Array], Any], shape: tuple[int, ...], dtype: np.dtype
+    ) -> Any:
+        """Return what the work makes of moments of zeros."""
+        return work(np.zeros(shape, dtype))
 
     def root_grids(self, degree: int, n: int) -> tuple[int, ...]:
         """Return how many boxes there may be along the coarsest level, see `fmm.leaves`."""

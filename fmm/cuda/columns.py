@@ -231,9 +231,7 @@ def _count():
 
 @kernels
 def _place():
-    def loop(
-        begin, n, n_roots, anchor, order, of_blocks, starts, counts, boxes, origins, places
-    ):
+    def loop(begin, n, n_roots, anchor, order, of_blocks, starts, counts, boxes, origins, places):
         """Give the boxes of a chunk places behind those of the same class before them."""
         own = cuda.shared.array((CLASSES, _THREADS), np.int32)
         before = cuda.shared.array((2, CLASSES), np.int32)
@@ -288,7 +286,7 @@ def _fill():
         if pair >= targets.shape[0]:
             return
         box = targets[pair] - begin
-        if 0 <= box and box < places.shape[0]:
+        if box >= 0 and box < places.shape[0]:
             code = upper(pair_starts, 0, N_CODES + 1, pair) - 1
             place = places[box]
             slot = slot_of(origins[place], packed_shift(code))

@@ -7,7 +7,8 @@ boxes that are not there.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -26,7 +27,8 @@ from fmm.far import harmonics
 from multipoles.cuda.device import Space
 from multipoles.cuda.sorting import blocks_for, count_up, marked, taken
 
-
+# levels of so many boxes are translated with others, by more degrees than they need
+_FEW = 4096
 # by tree, and first and last box
 _columns_of: WeakKeyDictionary[Any, dict[tuple[int, int], Columns]] = WeakKeyDictionary()
 
@@ -69,13 +71,19 @@ class DeviceFarField:
         self.centres = self.tree.centre.reshape(-1)
         self.edges = taken(space, self.tree.edge, count_up(space, self.n_boxes), self.dtype)
 
-    def __call__(self, moments: DeviceArray) -> DeviceArray:
+    def __call__(
+        self,
+        moments: DeviceArray,
+        timed: Callable[[str], AbstractContextManager[Any]] = nullcontext,
+    ) -> DeviceArray:
         """Return the far field of harmonic moments.
 
         Parameters
         ----------
         moments : device array, shape (n_sources, channels, (K + 1)^2)
             In tree order.
+        timed : callable
+            Given the name of a step, returns what takes its time.
 
         Returns
         -------
@@ -92,13 +100,20 @@ class DeviceFarField:
         n_targets = self.targets.shape[0] // 3
         field = space.zeros((n_targets, channels, columns), self.dtype)
         flat = moments.reshape(-1)
-        self._form(flat, channels, multipoles)
-        self._coarsen(channels, with_zeros)
-        self._transfer(channels, with_zeros, locals_)
-        self._form_locals(flat, channels, locals_)
-        self._refine(channels, locals_)
-        self._evaluate(channels, locals_, field.reshape(-1))
-        self._evaluate_multipoles(channels, multipoles, field.reshape(-1))
+        with timed("form multipoles"):
+            self._form(flat, channels, multipoles)
+        with timed("multipole to multipole"):
+            self._coarsen(channels, with_zeros)
+        with timed("multipole to local"):
+            self._transfer(channels, with_zeros, locals_)
+        with timed("particle to local"):
+            self._form_locals(flat, channels, locals_)
+        with timed("local to local"):
+            self._refine(channels, locals_)
+        with timed("evaluate locals"):
+            self._evaluate(channels, locals_, field.reshape(-1))
+        with timed("multipole to particle"):
+            self._evaluate_multipoles(channels, multipoles, field.reshape(-1))
         return field
 
     # --- points and expansions --------------------------------------------------------------------
@@ -235,7 +250,7 @@ class DeviceFarField:
             add_parts()(
                 self.space.stream, self.dtype,
                 blocks_for(n_boxes * channels * parts.length, OF_ROWS), OF_ROWS, parts.begin,
-                n_boxes, channels, parts.n, parts.count, parts.length, parts.values, self.length,
+                n_boxes, channels, parts.n, parts.n_parts, parts.length, parts.values, self.length,
                 locals_,
             )  # fmt: skip
 
@@ -248,6 +263,14 @@ class DeviceFarField:
         """Levels whose boxes may have multipole-to-local pairs: there are three along an axis."""
         n_levels = len(self.tree.level_starts) - 1
         return [k for k in range(n_levels) if self.degrees[k] and self.n_across << k > 2]
+
+    def _degree_of(self, level: int) -> int:
+        """Return the degree of a level's products: of levels with few boxes the highest of them.
+
+        What they cost is the launch.
+        """
+        few = [k for k in self._with_pairs if np.subtract(*self._boxes_of(k)[::-1]) <= _FEW]
+        return max(self.degrees[k] for k in few) if level in few else self.degrees[level]
 
     @property
     def _first_used(self) -> int:
@@ -269,7 +292,7 @@ class DeviceFarField:
     def _made_columns(self) -> Iterator[tuple[Columns, int]]:
         lists, n_roots = self.lists, int(self.tree.level_starts[1])
         pairs = lists.m2l_starts, lists.m2l_targets, lists.m2l_sources
-        for degree, group in itertools.groupby(self._with_pairs, key=self.degrees.__getitem__):
+        for degree, group in itertools.groupby(self._with_pairs, key=self._degree_of):
             levels = list(group)
             begin, end = self._boxes_of(levels[0])[0], self._boxes_of(levels[-1])[1]
             known = _columns_of.setdefault(self.geometry, {})

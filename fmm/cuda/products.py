@@ -1,7 +1,7 @@
 """Multipole-to-local translations on the GPU: one grouped matrix product for all levels.
 
-Columns are target boxes of one octant, times channels, see `fmm.cuda.columns`; a block takes
-`TILE` of them and some rows through the codes of the octant. Each thread keeps the sums of several
+Columns are target boxes of one octant, times channels, see `fmm.cuda.columns`; a block takes a
+tile of them and some rows through the codes of the octant. Each thread keeps the sums of several
 rows and columns in registers to the end: nothing is added in memory, and every sum has a fixed
 order. A warp has one stretch of rows, which it reads from shared memory at once, and each of its
 threads columns of its own. While one stretch of a product is computed, the next is on its way from
@@ -81,8 +81,7 @@ class Parts(NamedTuple):
     begin, end : int
     n, length : int
         Harmonics, and how far apart those of two boxes (or channels) are.
-    count : int
-        Parts.
+    n_parts : int
     values : device array, shape (count * (end - begin) * channels * length,)
     """
 
@@ -90,7 +89,7 @@ class Parts(NamedTuple):
     end: int
     n: int
     length: int
-    count: int
+    n_parts: int
     values: DeviceArray
 
 
@@ -141,11 +140,8 @@ def parts_for(warps: int) -> int:
 
 def _accumulated(orders: int, sums: Numbers, column: Numbers, *xs: Numbers) -> list[Numbers]:
     """Return sums with the product of a matrix's column and one coefficient of each of several."""
-    return [[s + m * x for s, (x, m) in zip(sums, itertools.product(_first(xs), column), strict=True)]]
-
-
-def _first(xs: tuple[Numbers, ...]) -> Numbers:
-    return [x[0] for x in xs]
+    products = itertools.product((x[0] for x in xs), column)
+    return [[s + m * x for s, (x, m) in zip(sums, products, strict=True)]]
 
 
 accumulated = emitted(_accumulated)
@@ -165,7 +161,11 @@ def _transfer(n, wide):
     places_of, x_from_of, x_to_of = stage_of.places, stage_of.x_from, stage_of.x_to
     m_from_of, m_to_of, i_of, k_of = stage_of.m_from, stage_of.m_to, stage_of.i_of, stage_of.k_of
     origins_of, rows_of = stage_of.origins, stage_of.rows
-    fetch, put, multiply = stage_of.fetch, stage_of.put, _multiplier(rows, shape.columns, width, stride)
+    fetch, put, multiply = (
+        stage_of.fetch,
+        stage_of.put,
+        _multiplier(rows, shape.columns, width, stride),
+    )
     write, zero, lanes = _writer(rows, shape.columns), zeros(rows * shape.columns), LANES
     # signs of rows come first
     signs_of_columns = 8 * all_rows
@@ -216,9 +216,7 @@ def _transfer(n, wide):
                 for stage in range(1, n_stages):
                     m_at += m_step
                     of_columns += x_step
-                    fetched = fetch(
-                        box_rows, stage * x_step, multipoles, m_from, m_at, operators
-                    )
+                    fetched = fetch(box_rows, stage * x_step, multipoles, m_from, m_at, operators)
                     total = multiply(
                         total, quads, xs, half * x_size + x_here, ms, half * m_size + m_here
                     )

@@ -22,8 +22,10 @@ _LEAST_ROWS, _MOST_ROWS = 8, 13
 _WARPS = 2 if SIMULATED else 4
 # numbers read at once, and how many of these are computed between two barriers
 QUAD = 4
-QUADS = 3
+QUADS = 2
 DEPTH = QUAD * QUADS
+
+
 def padded(n: int) -> int:
     """Return the length of a row of n numbers that is read four at a time."""
     return -(-n // QUAD) * QUAD
@@ -145,7 +147,7 @@ def row_of(origin, shift, place, n_places, sources, size):
 def staging(n: int, wide: int) -> Staging:
     """Return the functions for products with n rows, of float64 numbers if `wide`."""
     shape = shape_of(n, wide)
-    threads, stride = LANES * shape.warps, DEPTH + 2 * wide
+    threads, stride = LANES * shape.warps, DEPTH + (2 if wide else 4)
     vectors, all_rows = shape.width // QUAD, shape.row_blocks * shape.width
     x_shares, m_shares = -(-shape.tile * QUADS // threads), -(-DEPTH * vectors // threads)
     # what exceeds the last share is done twice: the last column, or the last entries
@@ -187,8 +189,7 @@ def _fetch(x_shares: int, m_shares: int) -> Device:
     xs = "".join(f"read(multipoles, rows[{j}] + x_at), " for j in range(x_shares))
     ms = "".join(f"read(operators, m_from[{j}] + m_at), " for j in range(m_shares))
     source = (
-        "def fetch(rows, x_at, multipoles, m_from, m_at, operators):\n"
-        f"    return ({xs}), ({ms})"
+        f"def fetch(rows, x_at, multipoles, m_from, m_at, operators):\n    return ({xs}), ({ms})"
     )
     return Device(written_out(source, read=loader(QUAD, QUAD)))
 
@@ -204,5 +205,7 @@ def _put(x_shares: int, m_shares: int) -> Device:
         ]
     lines += [f"    write(xs, x_at + x_to[{j}], fetched[0][{j}])" for j in range(x_shares)]
     return Device(
-        written_out("\n".join(lines), read=loader(QUAD, QUAD), write=wide_storer(QUAD), signed=signed)
+        written_out(
+            "\n".join(lines), read=loader(QUAD, QUAD), write=wide_storer(QUAD), signed=signed
+        )
     )

@@ -17,6 +17,7 @@ from fmm.cuda.rows import move, multiply
 from fmm.cuda.sampling import DeviceProbe, DeviceStrengths
 from fmm.cuda.scaling import DeviceUnits, Ordered, Scaled, scaled
 from fmm.far import harmonics
+from fmm.report import PERMUTATION, timed
 from fmm.scaling import typical_extent
 from fmm.steps import FarField, InFreeSpace
 from fmm.tree.curve import SortedPoints
@@ -52,6 +53,7 @@ class DeviceSteps(InFreeSpace):
 
     def __init__(self, array: Any) -> None:
         self.space: Space = space_of(array)
+        self._waits = False
 
     def points(
         self, sources: Any, targets: Any, source_batch: Any, target_batch: Any
@@ -92,6 +94,21 @@ class DeviceSteps(InFreeSpace):
     def repeated(self, work: Callable[[DeviceArray], Any]) -> Callable[[DeviceArray], Any]:
         """Return work that is noted and replayed, see `multipoles.cuda.graphs`."""
         return work if SIMULATED else Repeated(self.space, work)
+
+    def wait(self) -> None:
+        """Wait for the device while `synchronised` asks for it."""
+        if self._waits:
+            self.space.download(self.space.constant("nothing", lambda: np.zeros(1)))
+
+    def synchronised(
+        self, work: Callable[[DeviceArray], Any], shape: tuple[int, ...], dtype: np.dtype
+    ) -> Any:
+        """Return what the work makes of moments of zeros; the host waits after each step."""
+        self._waits = True
+        try:
+            return work(self.space.zeros(shape, dtype))
+        finally:
+            self._waits = False
 
     def processor(self, dtype: np.dtype) -> str:
         """Return whose times decide about leaves."""
@@ -159,11 +176,13 @@ class DeviceSteps(InFreeSpace):
         order: int,
         dtype: np.dtype,
     ) -> FarField:
-        """Return what computes the far field of harmonic moments; no times are known."""
+        """Return what computes the far field of harmonic moments."""
         far = DeviceFarField(geometry, degrees, source_order, order, dtype, self.space)
 
         def run(moments: "_Harmonic", seconds: dict[str, float]) -> DeviceArray:
-            return far(moments.of(np.dtype(dtype)))
+            with timed(seconds, PERMUTATION, self.wait):
+                harmonic = moments.of(np.dtype(dtype))
+            return far(harmonic, lambda step: timed(seconds, step, self.wait))
 
         return run
 
@@ -204,9 +223,7 @@ class DeviceSteps(InFreeSpace):
         wide = harmonic.of(np.dtype(np.float64))
         return DeviceStrengths(self.space, moments, wide, source_order)
 
-    def acts(
-        self, moments: DeviceArray | Scaled, harmonic: "_Harmonic", source_order: int
-    ) -> bool:
+    def acts(self, moments: DeviceArray | Scaled, harmonic: "_Harmonic", source_order: int) -> bool:
         """Return whether moments have a field under 1/r; waits for it."""
         made = moments.made() if isinstance(moments, Scaled) else moments
         return bool(self.strengths(made, harmonic, source_order).mean.any())

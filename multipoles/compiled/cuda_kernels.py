@@ -5,8 +5,8 @@ Python sources are copied with helpers and constants exchanged (`retargeted`): h
 copies, numbers by numbers of the kernel's own type, for a bare ``1.0`` would promote float32 to
 float64. Integers promote too, so shared functions never multiply an integer with a real number.
 
-`multipoles.compiled.cuda_access` has the functions for kernels that read and write arrays; nothing
-else imports numba.cuda.
+`multipoles.compiled.cuda_access` and `cuda_vectors` have the functions for kernels that read and
+write arrays; nothing else imports numba.cuda.
 
 With ``NUMBA_ENABLE_CUDASIM=1`` in the environment the same kernels run in Numba's simulator, one
 thread at a time, on small cases and without a GPU; `launched` remembers what ran, and `ptx`

@@ -180,6 +180,17 @@ def test_multipole_to_local(geometry, parts, channels, dtype, monkeypatch):
     steps.close(steps.there_of(locals_) - steps.there_of(steps.boxes(multipoles)), wanted)
 
 
+def test_levels_with_few_boxes_are_translated_together(geometry, monkeypatch):
+    far = Steps(geometry, 0, 1, 1, np.float32).gpu
+    far.degrees = tuple(range(len(far.degrees), 0, -1))
+    first = far._with_pairs[0]
+    assert [degree for _, degree in far._columns] == [far.degrees[first]]
+    monkeypatch.setattr(driver_cuda, "_FEW", 0)
+    del far._columns
+    wanted = [far.degrees[level] for level in far._with_pairs]
+    assert [degree for _, degree in far._columns] == wanted and len(wanted) > 1
+
+
 @pytest.mark.parametrize(
     "source_order, order, channels, dtype, kernel",
     [
