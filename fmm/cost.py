@@ -44,13 +44,14 @@ class Machine(NamedTuple):
 
 
 GPU = {
-    "cuda float32": Machine(pair=1e-12, multiply=4e-13, harmonic=2e-12, leaf=2e-9, least=32.0),
-    "cuda float64": Machine(pair=4e-12, multiply=4e-13, harmonic=4e-12, leaf=4e-9, least=32.0),
+    "cuda float32": Machine(pair=8e-13, multiply=1.1e-13, harmonic=2e-12, leaf=1e-9, least=32.0),
+    "cuda float64": Machine(pair=4e-12, multiply=1.1e-13, harmonic=4e-12, leaf=2e-9, least=32.0),
 }
 """Estimates for GPUs, by the type of numbers of the near field.
 
-They are not measured but derived from the peak rates of an H100, of which near pairs reach a third
-to a half and translations a tenth. They decide the size of leaves; `leaf_size` overrides them."""
+They are not measured but derived from the instructions of the kernels and the peak rates of an
+H100, of which near pairs reach half and translations 60 %. They decide the size of leaves;
+`leaf_size` overrides them."""
 
 
 @lru_cache(maxsize=1)

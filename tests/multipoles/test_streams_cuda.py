@@ -9,9 +9,8 @@ import pytest
 pytest.importorskip("numba.cuda")
 
 import fmm
-from fmm.cuda import driver as driver_cuda
-from fmm.cuda import lists as lists_cuda
 from fmm.cuda import steps as steps_cuda
+from fmm.cuda import transfers as transfers_cuda
 from multipoles.compiled import cuda_kernels
 from multipoles.compiled.cuda_kernels import SIMULATED, check_grid
 from multipoles.cuda import device
@@ -192,11 +191,6 @@ def test_spaces_of_cupy_move_too():
 # --- sizes: nothing is launched -------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("boxes", [1, 64, 4_194_240, 4_194_305, 50_000_000, 2**31 - 1])
-def test_trees_of_any_size_have_a_grid(boxes):
-    check_grid(driver_cuda.grid_of_groups(boxes))
-
-
 @pytest.mark.parametrize("grid", [2**31, (1, 2**16), (5, 1, 2**16), (2**40, 1)])
 def test_grids_beyond_the_device_are_refused(grid):
     with pytest.raises(ValueError, match=r"expected a grid of at most \(2147483647, 65535, 65535"):
@@ -209,9 +203,9 @@ def test_grids_up_to_the_limit_are_taken(grid):
 
 
 def test_more_translations_than_32_bits_count_are_refused():
-    lists_cuda.check_pairs(2**31 - 1)
+    transfers_cuda.check_pairs(2**31 - 1)
     with pytest.raises(ValueError, match=r"fewer than 2\^31 .* got 2147483648: give a larger leaf"):
-        lists_cuda.check_pairs(2**31)
+        transfers_cuda.check_pairs(2**31)
 
 
 def test_more_channels_than_a_grid_has_blocks_are_refused():
