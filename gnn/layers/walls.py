@@ -19,7 +19,7 @@ from gnn.data.batching import Batch
 from gnn.data.checking.atoms import RADII
 from gnn.data.extent import BOND_DECAY, Extent
 from gnn.operators.borders import crowded, exceeding, too_strong
-from gnn.operators.gpu import on_gpu
+from gnn.operators.gpu import on_gpu, table
 from gnn.units import BOHR, COULOMB
 from multipoles.indexing import order_of, orders
 
@@ -61,8 +61,8 @@ def zbl(distances: Tensor, first: Tensor, second: Tensor) -> Tensor:
         (P,) distances, and charges of both nuclei.
     """
     rate = (first**0.23 + second**0.23) / _LENGTH
-    x = -(rate * distances)[:, None] * distances.new_tensor(RATES)
-    screening = torch.exp(x) @ distances.new_tensor(WEIGHTS)
+    x = -(rate * distances)[:, None] * table(RATES, distances)
+    screening = torch.exp(x) @ table(WEIGHTS, distances)
     return COULOMB * first * second * screening / distances
 
 
@@ -206,10 +206,16 @@ class Border(nn.Module):
         tables = self.pairs, self.valence, self.radii
         edges = lengths.detach(), batch.senders, batch.receivers, batch.numbers
         if on_gpu(lengths):
-            weight = self.pressed(batch, edges[0], torch.ones_like(edges[0]), cutoff)[1]
-            return bool((weight != 1).any())
+            return bool(self.is_crossed(batch, lengths, cutoff))
         arrays = (tensor.numpy() for tensor in (*edges, *tables))
         return bool(crowded(*arrays, SPARE, CONTACT, cutoff, BOND_DECAY))
+
+    def is_crossed(self, batch: Batch, lengths: Tensor, cutoff: float) -> Tensor:
+        """Return the same as a tensor, bool ()."""
+        edges = lengths.detach()
+        # an envelope of one; of edges that are not there zero
+        ones = torch.ones_like(edges) if batch.present is None else batch.present.to(edges.dtype)
+        return (self.pressed(batch, edges, ones, cutoff)[1] != 1).any()
 
     def pressed(
         self, batch: Batch, lengths: Tensor, fade: Tensor, cutoff: float
@@ -247,7 +253,7 @@ class Border(nn.Module):
         numbers = batch.numbers[atoms]
         shortest, first = self.shortest_to_charges(numbers), numbers.to(distances.dtype)
         bare = zbl(distances, first, torch.full_like(first, _CHARGE_AS))
-        steeper = 1.0 + moments.new_tensor(orders(order_of(moments.shape[1])))
+        steeper = 1.0 + table(orders(order_of(moments.shape[1])), moments)
         squares = (steeper * moments).square().sum(1)
         strength = squares / (squares + _SMALL_CHARGE**2).sqrt()
         energies = strength * repulsion(distances, shortest, bare, self.stiffness)
@@ -303,6 +309,11 @@ class Border(nn.Module):
         squares = values.square().sum(1)
         return saturation(squares, self.outputs[output, numbers], self.saturation)
 
+    def are_exceeded(self, output: int, values: Tensor, numbers: Tensor) -> Tensor:
+        """Return whether any factor is not one, as a tensor, bool ()."""
+        largest = self.outputs[output].index_select(0, numbers)
+        return (values.detach().square().sum(1) > largest.square()).any()
+
     def _largest(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Return the largest gradients and second derivatives that the network may see as is."""
         field, curvature = self.field[numbers], self.curvature[numbers]
@@ -313,5 +324,5 @@ class Border(nn.Module):
 def _squares(field: Tensor) -> tuple[Tensor, Tensor]:
     """Return squared norms (N,) of gradient and second derivatives of the field (N, F, 10)."""
     squares = field[:, 0].square()
-    twice = squares.new_tensor([1.0, 2, 2, 1, 2, 1])  # off the diagonal
+    twice = table((1.0, 2.0, 2.0, 1.0, 2.0, 1.0), squares)  # off the diagonal
     return squares[:, 1:4].sum(1), squares[:, 4:] @ twice

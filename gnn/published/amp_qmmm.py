@@ -59,8 +59,6 @@ class AmpQmmm(Potential):
     Thürlemann et al., arXiv:2411.19728.
     """
 
-    runs_on_gpu = False
-
     def __init__(
         self,
         kind: str = "minimal",
@@ -152,7 +150,7 @@ class AmpQmmm(Potential):
 
     def _internal(self, batch: Batch, charges: Tensor) -> Tensor:
         """Return the energies of atoms' charges with each other, (B,) in kJ/mol."""
-        pairs = pairs_among(batch.positions, batch.batch, _REACH)
+        pairs = pairs_among(batch.positions, batch.batch, _REACH, room=batch.room)
         distances = torch.linalg.vector_norm(pairs.vectors(batch.positions, batch.positions), dim=1)
         energies = electrostatics.charges_of_pairs(distances, pairs, charges, self.cutoff)
         return per_system(energies, batch.batch.index_select(0, pairs.first), batch)
@@ -163,7 +161,8 @@ class _Near:
 
     def __init__(self, batch: Batch, radial: BesselBasis):
         points = batch.positions, batch.mm_positions
-        self.pairs: Pairs = pairs_within(*points, batch.batch, batch.mm_batch, radial.cutoff)
+        index = batch.batch, batch.mm_batch
+        self.pairs: Pairs = pairs_within(*points, *index, radial.cutoff, room=batch.room)
         vectors = self.pairs.vectors(*points)
         distances = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
         self.directions = vectors / distances
@@ -212,7 +211,7 @@ class _Induction(nn.Module):
         own = state.index_select(0, near.pairs.first)
         if self.gate is None:
             own = own[:, :, :1]
-        squares = x[:, [0, 0, 0, 1, 1, 2]] * x[:, [0, 1, 2, 1, 2, 2]]
+        squares = electrostatics.squares_of(x)
         dipole = (own[:, 1:4] * x[:, :, None]).sum(1)
         quadrupole = (own[:, 4:] * squares[:, :, None]).sum(1)
         if self.gate is None:

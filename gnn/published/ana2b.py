@@ -41,8 +41,6 @@ class Ana2b(Potential):
     Thürlemann & Riniker, Chem. Sci. 14, 12661 (2023).
     """
 
-    runs_on_gpu = False
-
     def __init__(
         self,
         features: int = 128,
