@@ -248,6 +248,13 @@ class AMP(SurroundedPotential):
         assert isinstance(last, nn.Linear)  # for the type checker
         nn.init.constant_(last.bias, bond)
 
+    @property
+    def has_fixed_shapes(self) -> bool:
+        """Whether a step can be recorded: sums are direct, and no other library is asked."""
+        noting = self.border is not None and self.border._noted is not None
+        plain = self.method != "fmm" and self.backend == "compiled"
+        return plain and self.dispersion is None and not noting
+
     def _compiled(self, batch: Batch, asked: Mapping[str, bool]) -> Results | None:
         if not self._in_passes(batch):
             return None

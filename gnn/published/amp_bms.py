@@ -151,6 +151,10 @@ class AmpBms(Potential):
         """Return plain values from which `from_config` builds the same architecture."""
         return dict(self._arguments)
 
+    def _check_batch(self, batch: Batch, stress: bool) -> None:
+        super()._check_batch(batch, stress)
+        self._check_numbers(batch)
+
     def set_baseline(
         self, frames: Iterable[Frame | Header], isolated: Mapping[int, float] | None = None
     ) -> None:
@@ -195,9 +199,19 @@ class AmpBms(Potential):
             constant = self._weights.are_all() and not batch.charge.requires_grad
         given = forces, mm_forces, create_graph, mm_potential, stress, field_response
         weights = self._weights if constant else None
-        twins = create_graph or batch.room is not None
-        with fused.twins(twins), constants.constant(weights), _one_thread(constant):
+        with fused.twins(create_graph), constants.constant(weights), _one_thread(constant):
             return super().forward(batch, *given)
+
+    @property
+    def has_fixed_shapes(self) -> bool:
+        """Whether a step can be recorded: not in a box, whose pairs are as many as they are."""
+        return self.box is None
+
+    def evaluated(self, batch: Batch, asked: Mapping[str, bool]) -> dict[str, Tensor]:
+        """Return what `forward` does, but for novelty; see `gnn.potential.Potential.evaluated`."""
+        self._check_numbers(batch)
+        with fused.twins():  # lists of fixed length are theirs
+            return super().evaluated(batch, asked)
 
     def _compiled(self, batch: Batch, asked: Mapping[str, bool]) -> Results | None:
         own, same = type(self), batch.positions.dtype == batch.mm_moments.dtype == self.dtype

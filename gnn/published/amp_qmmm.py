@@ -114,6 +114,10 @@ class AmpQmmm(Potential):
         """Return plain values from which `from_config` builds the same architecture."""
         return dict(self._arguments)
 
+    def _check_batch(self, batch: Batch, stress: bool) -> None:
+        super()._check_batch(batch, stress)
+        check_numbers(batch, self.embedding)
+
     def _energy(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         check_numbers(batch, self.embedding)
         charges_near = self.induction.near(batch)

@@ -83,6 +83,10 @@ class Ana2b(Potential):
         """Return plain values from which `from_config` builds the same architecture."""
         return dict(self._arguments)
 
+    def _check_batch(self, batch: Batch, stress: bool) -> None:
+        super()._check_batch(batch, stress)
+        check_numbers(batch, self.embedding)
+
     def readout_features(self, batch: Batch) -> Tensor:
         """Return what the atoms' energies are read from, (N, features + 3 channels)."""
         check_numbers(batch, self.embedding)

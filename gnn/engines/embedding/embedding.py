@@ -229,7 +229,8 @@ class Embedding:
 
     def _of_model(self, batch: Batch) -> dict[str, torch.Tensor]:
         asked = {"forces": True, "mm_forces": True, "mm_potential": True}
-        return self.model(batch, **asked, field_response=batch.external_field.shape[1] > 0)
+        responds = batch.external_field.shape[1] > 0
+        return self.model.stepped(batch, **asked, field_response=responds)
 
     def _batch(self, placed: Placed, seen: Array, far: Around | None) -> Batch:
         """Return the zone as a batch, for charges (k,) as they are seen."""

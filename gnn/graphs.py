@@ -1,0 +1,365 @@
+"""A step of a model, energy and derivatives, recorded as a CUDA graph and replayed.
+
+A small system is a thousand small kernels: to launch them takes longer than to run them. Where the
+same shape comes again and again, as in a simulation, the step is recorded once for fixed shapes
+and replayed for other positions. What changes goes in through one buffer and comes out through
+another. Edges and near pairs are found on the device, in lists of fixed length (`Room`); whether
+these were long enough, and whether anything lies beyond the walls of the model, comes back with the
+results: then the step is recorded anew with more room, or done in the ordinary way.
+
+Without a GPU the same step runs unrecorded, for tests.
+"""
+
+import threading
+import warnings
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gnn.data.batching import Batch
+from gnn.operators.derivatives import forward_mode
+from gnn.operators.fixed_pairs import EDGES
+from gnn.operators.room import Room
+
+#: How often a shape has to come before it is recorded.
+REPEATED = 3
+_WARM_UP = 3  # runs before recording: kernels are compiled, tables copied, workspaces made
+_MOST = 8  # shapes that are kept
+_TRIES = 4  # recordings with ever more room for one step
+_OFTEN = 8  # steps in a row beyond the walls after which …
+_REST = 64  # … so many are not tried
+_FARTHER = 1e3  # Å: where particles are that fill the room for others
+_ALIGNED = 64  # numbers; blocks of a buffer begin at multiples of so many
+
+_FLOATS = (
+    "positions", "charge", "mm_positions", "mm_moments", "uniform_field", "external_field",
+    "formal",
+)  # fmt: skip
+_INTEGERS = "numbers", "batch", "mm_batch"
+_OF_PARTICLES = "mm_positions", "mm_moments", "mm_batch"
+_FOUND_OF_PARTICLES = "mm_forces", "mm_potential"
+
+
+def padded(count: int) -> int:
+    """Return the room for so many particles: an eighth of a power of two more at most."""
+    if count == 0:
+        return 0
+    unit = max(32, 1 << max(count.bit_length() - 4, 0))
+    return -(-count // unit) * unit
+
+
+class Buffer:
+    """Tensors of one type in one block of memory, on the host and on the device.
+
+    Parameters
+    ----------
+    given : dict of str to Tensor
+        On the host; gives shapes and the type.
+    device : torch.device
+        Where the other block is.
+    """
+
+    def __init__(self, given: Mapping[str, Tensor], device: torch.device) -> None:
+        self.places, size = {}, 0
+        for name, tensor in given.items():
+            self.places[name] = size, tuple(tensor.shape)
+            size += -(-tensor.numel() // _ALIGNED) * _ALIGNED
+        dtype = next(iter(given.values())).dtype
+        pinned = device.type == "cuda"
+        self.host = torch.zeros(size, dtype=dtype, pin_memory=pinned)
+        self.there = torch.zeros(size, dtype=dtype, device=device)
+
+    def of(self, block: Tensor, name: str) -> Tensor:
+        """Return a tensor as a part of one of the two blocks."""
+        start, shape = self.places[name]
+        return block.as_strided(shape, _strides(shape), start)
+
+    def send(self) -> None:
+        """Copy the block of the host to the device, without waiting."""
+        self.there.copy_(self.host, non_blocking=True)
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    strides = [1]
+    for length in reversed(shape[1:]):
+        strides.insert(0, strides[0] * max(length, 1))
+    return tuple(strides[-len(shape) :]) if shape else ()
+
+
+class Step:
+    """Energy and derivatives for one shape.
+
+    Parameters
+    ----------
+    model : gnn.potential.Potential
+        Whose weights may change in place, but not move.
+    batch : Batch
+        On the host, of the shape.
+    asked : dict of str to bool
+        What `Potential.forward` is asked for.
+    device : torch.device
+        That of the model.
+    """
+
+    def __init__(
+        self, model: Any, batch: Batch, asked: Mapping[str, bool], device: torch.device
+    ) -> None:
+        self.model, self.asked, self.device = model, dict(asked), device
+        self.room, self.recorded = Room(), False
+        self.said: list[str] = []  # of lists that were too short
+        self.beyond = self.rest = 0
+        given = {name: _roomy(name, getattr(batch, name)) for name in (*_FLOATS, *_INTEGERS)
+                 if getattr(batch, name) is not None}  # fmt: skip
+        self._floats, self._integers = (
+            Buffer({n: t for n, t in given.items() if n in names}, device)
+            for names in (_FLOATS, _INTEGERS)
+        )
+        self._sent_integers = False
+        inputs = {
+            name: buffer.of(buffer.there, name)
+            for buffer in (self._floats, self._integers)
+            for name in buffer.places
+        }
+        nothing = torch.zeros(0, dtype=torch.int64, device=device)
+        self._batch = Batch(
+            **inputs, origin=inputs["positions"].new_zeros(batch.n_systems, 3, dtype=torch.float64),
+            senders=nothing, receivers=nothing, n_systems=batch.n_systems, room=self.room,
+        )  # fmt: skip
+        self._graph: Any = None
+        self._pool: Any = None
+        self._kept = _places(model)
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor] | None:
+        """Return the results on the host; None if something lies beyond the walls.
+
+        Raises
+        ------
+        RuntimeError
+            If the step cannot be recorded; says why.
+        """
+        self._load(batch)
+        for _ in range(_TRIES):
+            if self.device.type == "cuda":
+                if self._graph is None:
+                    self._record()
+                self._graph.replay()
+            else:
+                self._compute()
+            found = self._fetch(batch)
+            lacking = self.room.lacking(self._counts)
+            if not lacking:
+                return None if self._doubted else found
+            self.said += lacking
+            self._graph = None
+        raise RuntimeError(f"lists are too short again and again ({'; '.join(self.said[-2:])})")
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the weights are still where they were."""
+        return self._kept == _places(self.model)
+
+    def _load(self, batch: Batch) -> None:
+        """Copy a batch to the device, behind what the stream has to do."""
+        floats, integers = self._floats, self._integers
+        for name in floats.places:
+            _fill(floats.of(floats.host, name), getattr(batch, name), name)
+        floats.send()
+        before = integers.host.clone()
+        for name in integers.places:
+            _fill(integers.of(integers.host, name), getattr(batch, name), name)
+        if not self._sent_integers or not torch.equal(before, integers.host):
+            integers.send()
+            self._sent_integers = True
+
+    def _compute(self) -> None:
+        """Compute everything from the buffers; all shapes are fixed once the room is known."""
+        room, batch = self.room, self._batch
+        room.begin()
+        x, index = batch.positions, (batch.batch, batch.batch)
+        edges = room.pairs("edges", x, x, index, self.model.cutoff, EDGES)
+        ends = {"receivers": edges.first, "senders": edges.second, "present": edges.present}
+        with torch.no_grad():
+            results = self.model.evaluated(replace(batch, **ends), self.asked)
+        own = {name: values.detach() for name, values in results.items() if name != "energy"}
+        self._shapes = {name: tuple(values.shape) for name, values in own.items()}
+        self._out = torch.cat([values.reshape(-1).to(x.dtype) for values in own.values()])
+        doubts = [torch.stack(room.doubts).any()[None]] if room.doubts else []
+        notes = [torch.stack(list(room.found.values())), *doubts]
+        wide = [results["energy"].detach().double(), *(note.double() for note in notes)]
+        self._wide = torch.cat(wide)
+
+    def _record(self) -> None:
+        """Run the step a few times, and record it."""
+        device = self.device
+        with torch.cuda.device(device):
+            # what is made once is made on the stream on which it is recorded
+            stream, now = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+            stream.wait_stream(now)
+            with torch.cuda.stream(stream):
+                for _ in range(_WARM_UP):
+                    self._compute()
+            now.wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            # other threads, as those of OpenMM, go on using the device
+            mode = "thread_local"
+            with torch.cuda.graph(graph, self._pool, stream, capture_error_mode=mode):
+                self._compute()
+            self._graph, self._pool, self.recorded = graph, graph.pool(), True
+
+    def _fetch(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the results on the host, for which it waits."""
+        wide, out = _to_host(self._wide, self._out)
+        n = batch.n_systems
+        counts = wide[n : n + len(self.room.found)].tolist()
+        self._counts = {name: int(c) for name, c in zip(self.room.found, counts, strict=True)}
+        self._doubted = bool(wide[n + len(counts) :].any())
+        found, start = {"energy": wide[:n].clone()}, 0
+        for name, shape in self._shapes.items():
+            size = torch.Size(shape).numel()
+            values = out[start : start + size].view(shape)
+            found[name] = values[: batch.n_mm] if name in _FOUND_OF_PARTICLES else values
+            start += size
+        return found
+
+
+def _to_host(*blocks: Tensor) -> list[Tensor]:
+    """Return copies on the host, for which it waits once."""
+    if blocks[0].device.type != "cuda":
+        return [block.clone() for block in blocks]
+    copies = [torch.empty(block.shape, dtype=block.dtype, pin_memory=True) for block in blocks]
+    for there, here in zip(blocks, copies, strict=True):
+        here.copy_(there, non_blocking=True)
+    torch.cuda.current_stream(blocks[0].device).synchronize()
+    return copies
+
+
+def _roomy(name: str, values: Tensor) -> Tensor:
+    """Return an empty tensor for values, with room for more particles."""
+    if name in _OF_PARTICLES:
+        return values.new_empty(padded(len(values)), *values.shape[1:])
+    return values
+
+
+def _fill(place: Tensor, values: Tensor, name: str) -> None:
+    """Write values; particles that are not there are far away, without charge, of the last system.
+
+    So their index stays sorted.
+    """
+    place[: len(values)] = values
+    if len(values) < len(place):
+        last = values[-1] if name == "mm_batch" else 0
+        place[len(values) :] = _FARTHER if name == "mm_positions" else last
+
+
+def _places(model: Any) -> tuple[int, ...]:
+    """Return where all weights and tables are, which a recorded step reads."""
+    tensors = (*model.parameters(), *model.buffers())
+    return tuple(tensor.data_ptr() for tensor in tensors)
+
+
+class Graphs:
+    """The steps of a model that are kept; a copy of the model begins with none.
+
+    Attributes
+    ----------
+    beyond : int
+        How many evaluations were repeated in the ordinary way, since walls act in them.
+    """
+
+    def __init__(self) -> None:
+        self._steps: OrderedDict[Any, Step] = OrderedDict()
+        self._came: Counter[Any] = Counter()
+        self._refused: set[Any] = set()
+        self._lock = threading.Lock()
+        self.beyond = 0
+
+    def __deepcopy__(self, memo: Any) -> "Graphs":
+        return Graphs()
+
+    def __reduce__(self) -> tuple[type["Graphs"], tuple[()]]:
+        return Graphs, ()
+
+    @property
+    def steps(self) -> list[Step]:
+        """Those that are kept."""
+        return list(self._steps.values())
+
+    def __call__(
+        self, model: Any, batch: Batch, asked: Mapping[str, bool], device: torch.device
+    ) -> dict[str, Tensor] | None:
+        """Return the results on the host, or None where the ordinary way has to be taken.
+
+        Warns
+        -----
+        RuntimeWarning
+            If a step cannot be recorded: says why, once for a shape.
+        """
+        if forward_mode() or not suits(model, batch, asked):
+            return None
+        key = _key(batch, asked, device)
+        with self._lock:
+            self._came[key] += 1
+            if key in self._refused or self._came[key] < REPEATED:
+                return None
+            step = self._steps.get(key)
+            if step is None or not step.is_current:
+                step = self._steps[key] = Step(model, batch, asked, device)
+            self._steps.move_to_end(key)
+            while len(self._steps) > _MOST:
+                self._steps.popitem(last=False)
+            return self._tried(key, step, batch)
+
+    def _tried(self, key: Any, step: Step, batch: Batch) -> dict[str, Tensor] | None:
+        if step.rest:
+            step.rest -= 1
+            return None
+        try:
+            found = step(batch)
+        except Exception as error:  # whatever it is, the ordinary way is there
+            self._refused.add(key)
+            del self._steps[key]
+            what = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            warnings.warn(
+                f"a step of {type(step.model).__name__} cannot be recorded as a CUDA graph and is "
+                f"computed kernel by kernel, which is slower ({what})",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+            return None
+        step.beyond = 0 if found is not None else step.beyond + 1
+        self.beyond += found is None
+        if step.beyond == _OFTEN:
+            step.beyond, step.rest = 0, _REST
+        return found
+
+
+def suits(model: Any, batch: Batch, asked: Mapping[str, bool]) -> bool:
+    """Return whether a step has fixed shapes and stays on the device."""
+    if batch.cell is not None or batch.between or asked.get("stress"):
+        return False
+    if batch.n_atoms == 0 or any(getattr(batch, name) is not None and
+                                 getattr(batch, name).requires_grad for name in _FLOATS):  # fmt: skip
+        return False
+    return bool(model.has_fixed_shapes)
+
+
+def _key(batch: Batch, asked: Mapping[str, bool], device: torch.device) -> Any:
+    shapes = tuple(
+        None if (values := getattr(batch, name)) is None else tuple(_shape(name, values))
+        for name in _FLOATS
+    )
+    return batch.n_systems, shapes, batch.positions.dtype, tuple(sorted(asked.items())), device
+
+
+def _shape(name: str, values: Tensor) -> tuple[int, ...]:
+    n = padded(len(values)) if name in _OF_PARTICLES else len(values)
+    return n, *values.shape[1:]
+
+
+def copied(output: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return results on the host."""
+    return {name: values.detach().cpu() for name, values in output.items()}
