@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import multipoles as mp
+from gnn.operators.gpu import table
 from multipoles import indexing
 from multipoles.radial import Kernel
 
@@ -76,8 +77,8 @@ def of_pairs(r: Tensor, moments: Tensor, order: int, kernel: Kernel) -> Tensor:
     """
     source_order = indexing.order_of(moments.shape[-1])
     tensor = derivatives(r, source_order + order, kernel)
-    sums = torch.tensor(indexing.sum_index(source_order, order), device=r.device)
-    signs = torch.tensor(indexing.signs(source_order), dtype=r.dtype, device=r.device)
+    sums = table(indexing.sum_index(source_order, order), r, torch.int64)
+    signs = table(indexing.signs(source_order), r)
     return torch.einsum("pca,pab->pcb", moments * signs, tensor[:, sums])
 
 
