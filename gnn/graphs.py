@@ -109,7 +109,7 @@ class Step:
         self, model: Any, batch: Batch, asked: Mapping[str, bool], device: torch.device
     ) -> None:
         self.model, self.asked, self.device = model, dict(asked), device
-        self.room, self.recorded = Room(), False
+        self.room, self.recorded = Room(is_even=is_even(batch)), False
         self.said: list[str] = []  # of lists that were too short
         self.beyond = self.rest = 0
         given = {name: _roomy(name, getattr(batch, name)) for name in (*_FLOATS, *_INTEGERS)
@@ -131,6 +131,7 @@ class Step:
         )  # fmt: skip
         self._graph: Any = None
         self._pool: Any = None
+        self._stream: Any = None
         self._kept = _places(model)
 
     def __call__(self, batch: Batch) -> dict[str, Tensor] | None:
@@ -187,17 +188,16 @@ class Step:
         own = {name: values.detach() for name, values in results.items() if name != "energy"}
         self._shapes = {name: tuple(values.shape) for name, values in own.items()}
         self._out = torch.cat([values.reshape(-1).to(x.dtype) for values in own.values()])
-        doubts = [torch.stack(room.doubts).any()[None]] if room.doubts else []
-        notes = [torch.stack(list(room.found.values())), *doubts]
-        wide = [results["energy"].detach().double(), *(note.double() for note in notes)]
-        self._wide = torch.cat(wide)
+        notes = torch.stack([*room.found.values(), room.doubts(x).to(torch.int64)])
+        self._wide = torch.cat([results["energy"].detach().double(), notes.double()])
 
     def _record(self) -> None:
         """Run the step a few times, and record it."""
         device = self.device
         with torch.cuda.device(device):
             # what is made once is made on the stream on which it is recorded
-            stream, now = torch.cuda.Stream(device), torch.cuda.current_stream(device)
+            self._stream = stream = self._stream or torch.cuda.Stream(device)
+            now = torch.cuda.current_stream(device)
             stream.wait_stream(now)
             with torch.cuda.stream(stream):
                 for _ in range(_WARM_UP):
@@ -352,7 +352,14 @@ def _key(batch: Batch, asked: Mapping[str, bool], device: torch.device) -> Any:
         None if (values := getattr(batch, name)) is None else tuple(_shape(name, values))
         for name in _FLOATS
     )
-    return batch.n_systems, shapes, batch.positions.dtype, tuple(sorted(asked.items())), device
+    kind = batch.positions.dtype, is_even(batch), device
+    return batch.n_systems, shapes, kind, tuple(sorted(asked.items()))
+
+
+def is_even(batch: Batch) -> bool:
+    """Return whether the given charges are the same for all atoms of a system."""
+    formal, index = batch.formal, batch.batch
+    return formal is not None and bool((formal[1:] == formal[:-1])[index[1:] == index[:-1]].all())
 
 
 def _shape(name: str, values: Tensor) -> tuple[int, ...]:

@@ -347,6 +347,8 @@ class AMP(SurroundedPotential):
                 "model's charges are local: make it with collate(…, local_charges=True), or give "
                 "System(…, charges=…)"
             )
+        if batch.room is not None and batch.room.is_even:  # they stay as they are
+            return batch.formal[:, None]
         # charges spread to be the same for whoever may have a proton; ions of metals keep theirs
         ends = batch.senders, batch.receivers
         bonded = [self.bonded.index_select(0, batch.numbers.index_select(0, end)) for end in ends]
@@ -361,7 +363,7 @@ class AMP(SurroundedPotential):
         near, repulsion = self._bounded_fields(batch, fields)
         if batch.room is not None:  # walls act in the ordinary way only: is there anything beyond?
             batch.room.doubt(border.is_crossed(batch, lengths, self.cutoff))
-            batch.room.doubt(border.scale(near.detach(), batch.numbers) != 1)
+            border.compare(near, batch.numbers, batch.room)
             return Seen(distances, near)
         if self._crossed(batch, lengths):
             fade = envelope(lengths, self.cutoff)
@@ -385,7 +387,8 @@ class AMP(SurroundedPotential):
         if border is None:
             return None
         if room is not None:
-            room.doubt(border.are_exceeded(output, values, numbers))
+            lengths = torch.linalg.vector_norm(values.detach(), dim=1)
+            room.compare(lengths, border.outputs[output].index_select(0, numbers))
             return None
         return border.factors(output, values, numbers)
 

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from gnn.data.common import LABELS
 from gnn.data.prepared import PreparedFrame, prepare
 from gnn.data.systems import Frame, System
-from gnn.operators.gpu import known, table
+from gnn.operators.gpu import at_host, known, table
 from gnn.operators.room import Room
 
 
@@ -205,7 +205,7 @@ class Batch:
     def has_uniform_field(self) -> bool:
         """True if any system is in a uniform field."""
         field = self.uniform_field.detach()
-        return bool(known(self.uniform_field, "any", lambda: bool(field.any())))
+        return bool(known(self.uniform_field, "any", lambda: at_host(field.any())))
 
     @property
     def mm_charges(self) -> Tensor:

@@ -19,7 +19,8 @@ from gnn.data.batching import Batch
 from gnn.data.checking.atoms import RADII
 from gnn.data.extent import BOND_DECAY, Extent
 from gnn.operators.borders import crowded, exceeding, too_strong
-from gnn.operators.gpu import on_gpu, table
+from gnn.operators.gpu import at_host, on_gpu, table
+from gnn.operators.room import Room
 from gnn.units import BOHR, COULOMB
 from multipoles.indexing import order_of, orders
 
@@ -206,16 +207,24 @@ class Border(nn.Module):
         tables = self.pairs, self.valence, self.radii
         edges = lengths.detach(), batch.senders, batch.receivers, batch.numbers
         if on_gpu(lengths):
-            return bool(self.is_crossed(batch, lengths, cutoff))
+            return bool(at_host(self.is_crossed(batch, lengths, cutoff).any()))
         arrays = (tensor.numpy() for tensor in (*edges, *tables))
         return bool(crowded(*arrays, SPARE, CONTACT, cutoff, BOND_DECAY))
 
     def is_crossed(self, batch: Batch, lengths: Tensor, cutoff: float) -> Tensor:
-        """Return the same as a tensor, bool ()."""
-        edges = lengths.detach()
-        # an envelope of one; of edges that are not there zero
-        ones = torch.ones_like(edges) if batch.present is None else batch.present.to(edges.dtype)
-        return (self.pressed(batch, edges, ones, cutoff)[1] != 1).any()
+        """Return which edges are too short, and which atoms too crowded: bool (E + N,)."""
+        first, second = (
+            batch.numbers.index_select(0, end) for end in (batch.receivers, batch.senders)
+        )
+        apart, bonds = lengths.detach(), self.radii[first] + self.radii[second]
+        shortest = torch.minimum(self.pairs[first, second], bonds + CONTACT)
+        orders = torch.exp((bonds - apart) / BOND_DECAY)  # the envelope is left out
+        if batch.present is not None:
+            orders = orders * batch.present
+        zeros = lengths.new_zeros(batch.n_atoms)
+        valence = zeros.index_add(0, batch.receivers, orders)
+        close = apart < shortest.clamp(max=cutoff)
+        return torch.cat([close, valence > self.valence[batch.numbers] + SPARE])
 
     def pressed(
         self, batch: Batch, lengths: Tensor, fade: Tensor, cutoff: float
@@ -263,7 +272,7 @@ class Border(nn.Module):
     def exceeded(self, field: Tensor, numbers: Tensor) -> bool:
         """Return whether `scale` is anywhere not one."""
         if on_gpu(field):
-            return bool((self.scale(field, numbers) != 1).any())
+            return bool(at_host((self.scale(field, numbers) != 1).any()))
         arrays = (t.numpy() for t in (field.detach(), numbers, self.field, self.curvature))
         return bool(too_strong(*arrays, FIELD, CURVATURE))
 
@@ -273,6 +282,12 @@ class Border(nn.Module):
         gradient, second = _squares(field)
         by_gradient = saturation(gradient, largest, self.saturation)
         return by_gradient * saturation(second, curvature, self.saturation)
+
+    def compare(self, field: Tensor, numbers: Tensor, room: Room) -> None:
+        """Note in a room how strong fields are that `scale` would bound."""
+        found, limits = _squares(field.detach()), self._largest(numbers)
+        for squares, largest in zip(found, limits, strict=True):
+            room.compare(squares, largest.square())
 
     @contextmanager
     def calibrated(self) -> Iterator[None]:
@@ -308,11 +323,6 @@ class Border(nn.Module):
         """Return the same without looking first whether any is too large."""
         squares = values.square().sum(1)
         return saturation(squares, self.outputs[output, numbers], self.saturation)
-
-    def are_exceeded(self, output: int, values: Tensor, numbers: Tensor) -> Tensor:
-        """Return whether any factor is not one, as a tensor, bool ()."""
-        largest = self.outputs[output].index_select(0, numbers)
-        return (values.detach().square().sum(1) > largest.square()).any()
 
     def _largest(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Return the largest gradients and second derivatives that the network may see as is."""

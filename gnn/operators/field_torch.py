@@ -191,7 +191,7 @@ def _thole(r2: Tensor, a: float, n_max: int) -> list[Tensor]:
     """B_n = (2n-1)!! / r^(2n+1) (1 - p_n(x) exp(-x)) with x = a r^3, for n >= 1."""
     r = torch.sqrt(r2)
     x = a * r2 * r
-    third = torch.tensor(2 / 3, dtype=r.dtype, device=r.device)
+    third = r.new_full((), 2 / 3)
     rest = a ** (1 / 3) * math.gamma(2 / 3) * torch.special.gammaincc(third, x)
     chain = [-torch.expm1(-x) / r + rest]
     polynomial, factor = [1.0], 1.0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gnn.operators.field_neighbours import gpu
-from gnn.operators.gpu import on_gpu
+from gnn.operators.gpu import at_host, on_gpu
 from multipoles.neighbours import PairList
 
 #: Which pairs: all within a distance (included); of different points closer than it; each
@@ -75,35 +75,32 @@ def fixed_pairs(
         `ALL`, `EDGES` or `HALF`.
     """
     x, s = targets.detach().contiguous(), sources.detach().contiguous()
-    limits = _squares(reach, x)
+    limits, n = _squares(reach, x), len(x)
     parts = _counts(x, s, batches, limits, kind)
     counts = parts.sum(1)
-    n, found = len(x), counts.sum()
-    size = int(found) if capacity is None else capacity
+    ends = torch.cumsum(counts, 0)
+    found = ends[-1] if n else counts.sum()
+    size = at_host(found) if capacity is None else capacity
     places = torch.arange(size, device=x.device)
-    starts = counts.new_zeros(n + 1)
-    if capacity is None or not n:
-        over = torch.zeros_like(counts)
-    else:
-        rest = (size - found).clamp(min=0)
-        over = rest // max(n, 1) + (torch.arange(n, device=x.device) < rest % max(n, 1))
-    starts[1:] = torch.cumsum(counts + over, 0)
-    first = torch.searchsorted(starts[1:], places, right=True).clamp(max=max(n - 1, 0))
+    if capacity is not None and n:
+        over = (size - found).clamp(min=0)
+        ends = ends + torch.arange(1, n + 1, device=x.device) * over // n
+    starts = torch.cat([ends.new_zeros(1), ends])
+    first = torch.searchsorted(ends, places, right=True).clamp(max=max(n - 1, 0))
     second = places % max(len(s), 1)
     _write(x, s, batches, limits, kind, parts, starts, second)
-    present = None
-    if capacity is not None:
-        present = places < (starts[:-1] + counts).index_select(0, first)
-        starts = starts.clamp(max=size)
-    return FixedPairs(first, second, present, starts, found)
+    if capacity is None:
+        return FixedPairs(first, second, None, starts, found)
+    present = places < (starts[:-1] + counts).index_select(0, first)
+    return FixedPairs(first, second, present, starts.clamp(max=size), found)
 
 
 def any_within(
     targets: Tensor, sources: Tensor, batches: tuple[Tensor, Tensor], reach: Tensor
 ) -> Tensor:
-    """Return whether any source is within its target's distance (n,), bool () on the device."""
+    """Return which targets have a source within their distance (n,), bool (n,)."""
     x, s = targets.detach().contiguous(), sources.detach().contiguous()
-    return (_counts(x, s, batches, _squares(reach, x), ALL) > 0).any()
+    return _counts(x, s, batches, _squares(reach, x), ALL).amax(1) > 0
 
 
 def _squares(reach: float | Tensor, x: Tensor) -> Tensor:

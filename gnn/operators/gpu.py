@@ -42,6 +42,14 @@ def standing_in(kind: str) -> Iterator[None]:
         _KINDS.discard(kind)
 
 
+def at_host(tensor: Tensor) -> Any:
+    """Return the one number of a tensor; of a device, for which the host waits."""
+    return _item(tensor)
+
+
+_item = Tensor.item
+
+
 def known(tensor: Tensor, name: str, make: Callable[[], Any]) -> Any:
     """Return what `make` finds out about a tensor's numbers; once, as long as these stay.
 
@@ -72,7 +80,7 @@ def table(values: Any, like: Tensor, dtype: torch.dtype | None = None) -> Tensor
     """
     wanted = like.dtype if dtype is None else dtype
     if like.device.type == "cpu":  # as fast as to look for it; tracers see tensors of their own
-        return torch.as_tensor(values, dtype=wanted)
+        return torch.tensor(values, dtype=wanted)
     if isinstance(values, np.ndarray):
         values = tuple(map(tuple, values.tolist())) if values.ndim == 2 else tuple(values.tolist())
     return _table(values, like.device, wanted)

@@ -6,9 +6,11 @@ that leaves room, and what it would have taken is noted on the device. So is whe
 beyond the walls of a model, which act in the ordinary way only.
 """
 
+import torch
 from torch import Tensor
 
 from gnn.operators.fixed_pairs import ALL, FixedPairs, fixed_pairs
+from gnn.operators.gpu import at_host
 
 # places beyond the pairs of the first positions: a share, and a number
 _SHARE, _LEAST = 0.15, 64
@@ -34,18 +36,20 @@ class Room:
     ----------
     found : dict of str to Tensor
         How many pairs there were, int64 (), by name.
-    doubts : list of Tensor
-        Of the last step: whether something lies beyond the walls, bool () each.
+    is_even : bool
+        Whether the given charges of atoms are the same for all of a system.
     """
 
-    def __init__(self, sizes: dict[str, int] | None = None) -> None:
+    def __init__(self, sizes: dict[str, int] | None = None, is_even: bool = False) -> None:
         self.sizes = {} if sizes is None else dict(sizes)
+        self.is_even = is_even
         self.found: dict[str, Tensor] = {}
-        self.doubts: list[Tensor] = []
+        self._doubts: list[Tensor] = []
+        self._lengths: list[tuple[Tensor, Tensor]] = []
 
     def begin(self) -> None:
         """Forget what the step before found."""
-        self.found, self.doubts = {}, []
+        self.found, self._doubts, self._lengths = {}, [], []
 
     def pairs(
         self,
@@ -59,14 +63,28 @@ class Room:
         """Return `fixed_pairs` in the list of a name."""
         given = targets, sources, batches, reach
         if name not in self.sizes:
-            self.sizes[name] = roomy(int(fixed_pairs(*given, kind=kind).found))
+            self.sizes[name] = roomy(at_host(fixed_pairs(*given, kind=kind).found))
         pairs = fixed_pairs(*given, self.sizes[name], kind)
         self.found[name] = pairs.found
         return pairs
 
     def doubt(self, beyond: Tensor) -> None:
-        """Note whether something lies beyond the walls, a tensor of booleans."""
-        self.doubts.append(beyond.any())
+        """Note what lies beyond the walls, a tensor of booleans."""
+        self._doubts.append(beyond.reshape(-1))
+
+    def compare(self, lengths: Tensor, largest: Tensor) -> None:
+        """Note lengths (n,) that should not be larger than others."""
+        self._lengths.append((lengths, largest))
+
+    def doubts(self, like: Tensor) -> Tensor:
+        """Return whether anything of the last step lies beyond the walls, bool ()."""
+        found = list(self._doubts)
+        if self._lengths:
+            lengths, largest = (torch.cat(columns) for columns in zip(*self._lengths, strict=True))
+            found.append(~(lengths <= largest))
+        if not found:
+            return torch.zeros((), dtype=torch.bool, device=like.device)
+        return torch.cat(found).any()
 
     def lacking(self, counts: dict[str, int]) -> list[str]:
         """Return what to say of lists that were too short, and let them be longer from now on."""

@@ -9,7 +9,7 @@ from gnn.data.batching import Batch, apart
 from gnn.layers.message import Graph
 from gnn.layers.radial import envelope
 from gnn.operators.edges import anisotropic_state, pair_invariants
-from gnn.operators.gpu import known, table
+from gnn.operators.gpu import at_host, known, table
 from gnn.published import constants
 from gnn.published.edge_geometry import edge_geometry, near_multiples
 from gnn.published.networks import EdgePerceptron, perceptron
@@ -269,7 +269,7 @@ def check_numbers(batch: Batch, table: nn.Embedding) -> None:
     """
     if batch.room is not None:  # checked before
         return
-    largest, found = table.num_embeddings - 1, known(batch.numbers, "max", batch.numbers.max)
+    largest, found = table.num_embeddings - 1, known(batch.numbers, "max", lambda: at_host(batch.numbers.max()))
     if int(found) > largest:
         raise ValueError(f"expected atomic numbers up to {largest}, got {int(found)}")
 

@@ -10,9 +10,10 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gnn.operators import _edge_cuda, _field_cuda, _fixed_pairs_cuda, field_neighbours
+from gnn.operators import _edge_cuda, _field_cuda, _fixed_pairs_cuda, gpu
 from gnn.operators.gpu import standing_in
 from multipoles import indexing
 
@@ -30,7 +31,7 @@ class Watch(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.torch, self.ours, self.copies = Counter(), Counter(), []
+        self.torch, self.ours, self.copies, self.waits = Counter(), Counter(), [], 0
 
     @property
     def launches(self):
@@ -49,6 +50,21 @@ class Watch(TorchDispatchMode):
         return out
 
 
+class Makes(TorchFunctionMode):
+    """Notes tensors that are made of numbers of the host, which operations do not show."""
+
+    def __init__(self, watch):
+        super().__init__()
+        self.watch = watch
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if function in (torch.tensor, torch.as_tensor, torch.Tensor.new_tensor):
+            if out.device.type == "meta":
+                self.watch.copies.append(function.__name__)
+        return out
+
+
 def is_tensor(value):
     return isinstance(value, torch.Tensor)
 
@@ -62,8 +78,11 @@ class Neighbours:
 
 
 @contextmanager
-def watched():
-    """Let tensors on "meta" be those of a GPU; yields what counts."""
+def watched(number=0):
+    """Let tensors on "meta" be those of a GPU; yields what counts.
+
+    Where code of ours asks for a number of the device, and waits, it gets this one.
+    """
     watch, patch = Watch(), pytest.MonkeyPatch()
 
     def launch(kernel, *arguments):
@@ -74,7 +93,14 @@ def watched():
         shape = len(targets), moments.shape[1], indexing.n_components(order)
         return moments.new_empty(shape)
 
+    def item(tensor):
+        if tensor.device.type == "cpu":
+            return tensor.item()
+        watch.waits += 1
+        return False if tensor.dtype == torch.bool else number
+
     with ExitStack() as stack:
+        patch.setattr(gpu, "_item", item)
         stack.callback(patch.undo)
         patch.setattr(_edge_cuda, "_launch", launch)
         patch.setattr(_fixed_pairs_cuda, "_launch", launch)
@@ -85,4 +111,5 @@ def watched():
         patch.setattr(_field_cuda, "of_fixed", lambda *given: Neighbours(False))
         stack.enter_context(standing_in("meta"))
         stack.enter_context(watch)
+        stack.enter_context(Makes(watch))
         yield watch
