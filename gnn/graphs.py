@@ -144,12 +144,7 @@ class Step:
         """
         self._load(batch)
         for _ in range(_TRIES):
-            if self.device.type == "cuda":
-                if self._graph is None:
-                    self._record()
-                self._graph.replay()
-            else:
-                self._compute()
+            self.replay()
             found = self._fetch(batch)
             lacking = self.room.lacking(self._counts)
             if not lacking:
@@ -157,6 +152,15 @@ class Step:
             self.said += lacking
             self._graph = None
         raise RuntimeError(f"lists are too short again and again ({'; '.join(self.said[-2:])})")
+
+    def replay(self) -> None:
+        """Do the step for what is in the buffers; recorded where there is a device."""
+        if self.device.type != "cuda":
+            self._compute()
+            return
+        if self._graph is None:
+            self._record()
+        self._graph.replay()
 
     @property
     def is_current(self) -> bool:
