@@ -53,9 +53,7 @@ class Case(NamedTuple):
     spacing: float = 1.45
 
 
-def system(
-    rng: np.random.Generator, atoms: int, particles: int, spacing: float = 1.45
-) -> System:
+def system(rng: np.random.Generator, atoms: int, particles: int, spacing: float = 1.45) -> System:
     """Return a compact cluster of atoms, at bond-like distances, within a shell of charges."""
     edge = int(np.ceil(atoms ** (1 / 3)))
     grid = spacing * (np.indices((edge, edge, edge)).reshape(3, -1).T - (edge - 1) / 2)
@@ -110,9 +108,7 @@ def evaluation(place: Place) -> Iterator[Row]:
     """Energy and forces on atoms and charges: kernel by kernel, and as a recorded step."""
     for case in cases(place):
         rng = np.random.default_rng(0)
-        items = [
-            system(rng, case.atoms, case.particles, case.spacing) for _ in range(case.count)
-        ]
+        items = [system(rng, case.atoms, case.particles, case.spacing) for _ in range(case.count)]
         model = case.make()
         host = collate([prepare(one, model.cutoff, local_charges=None) for one in items])
         few = [prepare(one, model.cutoff, torch.float64, local_charges=None) for one in items[:2]]

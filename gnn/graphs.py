@@ -119,7 +119,7 @@ class Step:
             for names in (_FLOATS, _INTEGERS)
         )
         self._sent_integers = False
-        inputs = {
+        inputs: dict[str, Any] = {
             name: buffer.of(buffer.there, name)
             for buffer in (self._floats, self._integers)
             for name in buffer.places
@@ -186,9 +186,9 @@ class Step:
         room.begin()
         x, index = batch.positions, (batch.batch, batch.batch)
         edges = room.pairs("edges", x, x, index, self.model.cutoff, EDGES)
-        ends = {"receivers": edges.first, "senders": edges.second, "present": edges.present}
+        batch = replace(batch, receivers=edges.first, senders=edges.second, present=edges.present)
         with torch.no_grad():
-            results = self.model.evaluated(replace(batch, **ends), self.asked)
+            results = self.model.evaluated(batch, self.asked)
         own = {name: values.detach() for name, values in results.items() if name != "energy"}
         self._shapes = {name: tuple(values.shape) for name, values in own.items()}
         self._out = torch.cat([values.reshape(-1).to(x.dtype) for values in own.values()])
@@ -345,8 +345,8 @@ def suits(model: Any, batch: Batch, asked: Mapping[str, bool]) -> bool:
     """Return whether a step has fixed shapes and stays on the device."""
     if batch.cell is not None or batch.between or asked.get("stress"):
         return False
-    if batch.n_atoms == 0 or any(getattr(batch, name) is not None and
-                                 getattr(batch, name).requires_grad for name in _FLOATS):  # fmt: skip
+    given = [values for name in _FLOATS if (values := getattr(batch, name)) is not None]
+    if batch.n_atoms == 0 or any(values.requires_grad for values in given):
         return False
     return bool(model.has_fixed_shapes)
 

@@ -309,7 +309,11 @@ class Potential(nn.Module):
             "external_field": field_response,
         }
         found, learns = None, create_graph and torch.is_grad_enabled()
-        if batch.room is None and not stress and (any(asked.values()) or not torch.is_grad_enabled()):
+        if (
+            batch.room is None
+            and not stress
+            and (any(asked.values()) or not torch.is_grad_enabled())
+        ):
             if learns:
                 found = self._learning(batch, asked)
             elif not create_graph:

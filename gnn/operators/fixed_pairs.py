@@ -138,7 +138,9 @@ def _write(
     second[places[inside]] = source[inside]
 
 
-def _near(x: Tensor, s: Tensor, batches: tuple[Tensor, Tensor], limits: Tensor, kind: int) -> Tensor:
+def _near(
+    x: Tensor, s: Tensor, batches: tuple[Tensor, Tensor], limits: Tensor, kind: int
+) -> Tensor:
     """Return which pairs there are, bool (n, m)."""
     squares = (x[:, None] - s).square().sum(2)
     near = batches[0][:, None] == batches[1]

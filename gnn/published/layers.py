@@ -269,7 +269,10 @@ def check_numbers(batch: Batch, table: nn.Embedding) -> None:
     """
     if batch.room is not None:  # checked before
         return
-    largest, found = table.num_embeddings - 1, known(batch.numbers, "max", lambda: at_host(batch.numbers.max()))
+    largest, found = (
+        table.num_embeddings - 1,
+        known(batch.numbers, "max", lambda: at_host(batch.numbers.max())),
+    )
     if int(found) > largest:
         raise ValueError(f"expected atomic numbers up to {largest}, got {int(found)}")
 

@@ -76,7 +76,8 @@ def pairs_within(
         return Pairs(*_by_minimum_image(*points, *batches, reach, box))
     if room is not None or on_gpu(one):
         return _of_fixed(pairs_of(room, name, *points, batches, reach))
-    first, second = near_ends(*(t.numpy() for t in (*points, *batches)), reach)
+    x, s, *index = (t.numpy() for t in (*points, *batches))
+    first, second = near_ends(x, s, index[0], index[1], reach)
     return Pairs(torch.from_numpy(first), torch.from_numpy(second), None)
 
 

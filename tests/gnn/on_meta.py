@@ -59,9 +59,9 @@ class Makes(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
-        if function in (torch.tensor, torch.as_tensor, torch.Tensor.new_tensor):
-            if out.device.type == "meta":
-                self.watch.copies.append(function.__name__)
+        makes = function in (torch.tensor, torch.as_tensor, torch.Tensor.new_tensor)
+        if makes and out.device.type == "meta":
+            self.watch.copies.append(function.__name__)
         return out
 
 
@@ -105,9 +105,7 @@ def watched(number=0):
         patch.setattr(_edge_cuda, "_launch", launch)
         patch.setattr(_fixed_pairs_cuda, "_launch", launch)
         patch.setattr(_field_cuda.Direct, "field", field)
-        patch.setattr(
-            _field_cuda, "everybody", lambda n, m, x, s: Neighbours(x is None)
-        )
+        patch.setattr(_field_cuda, "everybody", lambda n, m, x, s: Neighbours(x is None))
         patch.setattr(_field_cuda, "of_fixed", lambda *given: Neighbours(False))
         stack.enter_context(standing_in("meta"))
         stack.enter_context(watch)

@@ -208,8 +208,6 @@ def test_lists_of_fixed_length(kind, capacity):
     wanted = fixed_pairs.fixed_pairs(x, s, batches, reach, capacity, kind)
     given = [on_device(t) for t in (x, s, *batches, reach)]
     with emulated():
-        found = fixed_pairs.fixed_pairs(
-            *given[:2], (given[2], given[3]), given[4], capacity, kind
-        )
+        found = fixed_pairs.fixed_pairs(*given[:2], (given[2], given[3]), given[4], capacity, kind)
     for got, right in zip(found, wanted, strict=True):
         assert (got is None and right is None) or torch.equal(got.cpu(), right)

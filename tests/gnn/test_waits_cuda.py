@@ -68,6 +68,7 @@ def test_an_ordinary_step_waits_for_lengths_of_lists_and_walls_only(case):
     assert watch.waits <= waits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["amp", "bms", "minimal", "ana2b"])
 def test_a_training_step_stays_on_the_device(name):
     torch.manual_seed(0)
