@@ -23,7 +23,7 @@ from _output import write_table
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKER = ROOT / "tests" / "ptx_worker.py"
-CAPABILITIES = ((8, 0), (9, 0))
+CAPABILITIES = ((8, 0), (9, 0), (10, 0))
 REGISTERS_OF_SM = 65536
 COLUMNS = (
     "kernel", "constants", "dtype", "arguments", "capability", "ptx_version", "registers", "warps",

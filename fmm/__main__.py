@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     warm.add_argument("--source-order", default="0", help="of the moments; several with commas")
     warm.add_argument("--order", default="1", help="of the field; several with commas")
     warm.add_argument("--dtype", default="float64,float32", help="one, or several with commas")
+    warm.add_argument("--device", default="cpu", help="cpu, or cuda for the kernels of a GPU")
     return parser
 
 
@@ -73,6 +74,7 @@ def _warmup(options: argparse.Namespace) -> int:
             [int(text) for text in options.order.split(",")],
             options.dtype.split(","),
             lambda line: print(line, flush=True),
+            options.device,
         )
     except (TypeError, ValueError) as error:
         print(f"python -m fmm warmup: {error}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """What a plan is laid out on: its points in their tree, in units in which numbers are ordinary."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
@@ -19,6 +20,8 @@ from multipoles.radial import Coulomb, Kernel
 _NEGLIGIBLE = 0.05
 # logarithm of the ratio of two edges of boxes that count as the same
 _SAME_EDGE = 0.1
+# points of which the memory that a replayed evaluation keeps is no burden
+_MOST_REPLAYED = 4_000_000
 # leaves are chosen anew when the number of near pairs has changed by more than this factor
 _MORE_PAIRS = 2.0
 # logarithm of the ratio of two numbers of near pairs of points that lie much the same
@@ -74,6 +77,8 @@ class Layout:
     """What was enough, by order of moments and of the field."""
     far_fields: dict[tuple[Any, ...], FarField] = field(default_factory=dict)
     """By geometry, degrees, both orders and type of numbers: the arguments of `Steps.far`."""
+    replays: dict[Any, Any] = field(default_factory=dict)
+    """Evaluations that are asked for again and again, where the device takes them at one go."""
 
     @property
     def n_targets(self) -> int:
@@ -91,7 +96,7 @@ class Layout:
         x_batch, s_batch = self.batches
         return replace(
             self, request=self.request.transposed, batches=(s_batch, x_batch),
-            geometry=self.geometry.transposed, settings={}, far_fields={},
+            geometry=self.geometry.transposed, settings={}, far_fields={}, replays={},
         )  # fmt: skip
 
     def reach(self, derivatives: int) -> float:
@@ -103,6 +108,29 @@ class Layout:
             By source and target together.
         """
         return _reach(self.request, self.kernel, derivatives)
+
+    def repeated(
+        self, key: tuple[Any, ...], work: Callable[[Array], tuple[Array, Any]], moments: Array
+    ) -> tuple[Array, Any]:
+        """Return what the work makes of moments: an array, and what belongs to it.
+
+        Parameters
+        ----------
+        key : tuple
+            Orders of moments and field, and what else the work depends on.
+        work : callable
+            Takes moments.
+        moments : array
+        """
+        setting = self.settings.get((key[0], key[1]))
+        few = self.n_targets + self.n_sources <= _MOST_REPLAYED
+        if not (self.steps.device and few and setting) or self.request.exclusions is not None:
+            return work(moments)
+        kept = self.replays.get(key)
+        if kept is None or kept[0] is not setting:
+            kept = self.replays[key] = setting, self.steps.repeated(work)
+        found: tuple[Array, Any] = kept[1](moments)
+        return found
 
     def reaching(self, derivatives: int) -> "Layout":
         """Return a layout whose boxes are large enough for so many derivatives of the kernel."""

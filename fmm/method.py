@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections.abc import Collection
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -18,7 +19,7 @@ from fmm.layout import Layout, Request, lay_out
 from fmm.report import Report
 from fmm.setting import carried
 from fmm.steps import Array
-from fmm.tree.geometry import Batches
+from fmm.tree.geometry import Batches, Geometry
 from multipoles import checks
 from multipoles.checks import check_total_order
 from multipoles.indexing import MAX_TOTAL_ORDER
@@ -237,6 +238,15 @@ class FMM:
         layout = self._layout.reaching(source_order + order)
         if layout is not self._layout:
             self._take(layout, self._plan_seconds)
+        key = source_order, order, moments.shape, dtype
+        work = partial(self._evaluated, layout, source_order, order, dtype)
+        out, (self._report, self._shown) = layout.repeated(key, work, moments)
+        return out
+
+    def _evaluated(
+        self, layout: Layout, source_order: int, order: int, dtype: np.dtype, moments: Array
+    ) -> tuple[Array, tuple[Report, Geometry]]:
+        """Return the field of moments, what to report, and the tree that was used."""
         units = layout.steps.units(moments, source_order, layout.exponent)
         report = Report(
             tolerance=self.tolerance, plan_seconds=self._plan_seconds, source_order=source_order,
@@ -248,9 +258,7 @@ class FMM:
         of_surface = layout.steps.of_surface(*self._given, scaled, order)
         if of_surface is not None:
             found = found + of_surface
-        out = units.restored(found, order, dtype)
-        self._report, self._shown = report, evaluation.geometry
-        return out
+        return units.restored(found, order, dtype), (report, evaluation.geometry)
 
     def energy(self, moments: Any) -> float:
         """Return the energy of the moments of sites, targets being sources, see `fmm.energy`.

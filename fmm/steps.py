@@ -117,6 +117,9 @@ class Steps(Protocol):
     def give(self, out: Array, had_channels: bool) -> Any:
         """Return a field as the caller gets it."""
 
+    def repeated(self, work: Callable[[Array], Any]) -> Callable[[Array], Any]:
+        """Return work that is done again and again as it costs least, see `Layout.repeated`."""
+
     # --- units ------------------------------------------------------------------------------------
 
     def in_units(self, exponent: int) -> "Steps":
@@ -253,6 +256,10 @@ class InFreeSpace:
     def in_units(self, exponent: int) -> Any:
         """Return these steps: they know no lengths."""
         return self
+
+    def repeated(self, work: Callable[[Array], Any]) -> Callable[[Array], Any]:
+        """Return the work itself."""
+        return work
 
     def root_grids(self, degree: int, n: int) -> tuple[int, ...]:
         """Return how many boxes there may be along the coarsest level, see `fmm.leaves`."""

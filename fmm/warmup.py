@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ def warmup(
     orders: Sequence[int],
     dtypes: Sequence[str],
     say: Callable[[str], None],
+    device: str = "cpu",
 ) -> None:
     """Sum what makes each kernel of some orders compile, directly and by the fast method.
 
@@ -30,12 +32,20 @@ def warmup(
         Of points and moments: "float32", "float64".
     say
         Called with a line for each sum.
+    device
+        "cpu" or "cuda".
+
+    Raises
+    ------
+    ValueError
+        If there is no such device, or none that works.
     """
+    put = _putter(device)
     rng = np.random.default_rng(0)
     for dtype, source_order, order in itertools.product(dtypes, source_orders, orders):
-        points = rng.random((_POINTS, 3)).astype(dtype)
+        points = put(rng.random((_POINTS, 3)).astype(dtype))
         moments = rng.standard_normal((_POINTS, indexing.n_components(source_order)))
-        moments = moments.astype(dtype)
+        moments = put(moments.astype(dtype))
         started = time.perf_counter()
         mp.field(points, points, moments, order=order)
         if order == source_order + 1:
@@ -47,3 +57,19 @@ def warmup(
         seconds = time.perf_counter() - started
         say(f"{dtype}, moments of order {source_order} to derivatives of order {order}: "
             f"{seconds:.1f} s")  # fmt: skip
+
+
+def _putter(device: str) -> Callable[[np.ndarray], Any]:
+    """Return what brings an array of the host to a device."""
+    if device == "cpu":
+        return lambda array: array
+    if device != "cuda":
+        raise ValueError(f"expected a device cpu or cuda, got {device!r}")
+    try:
+        from multipoles.compiled.cuda_kernels import why_unusable
+        from multipoles.cuda.device import NumbaSpace
+    except ImportError as error:
+        raise ValueError(f"no GPU can be used: {error} (pip install '.[cuda]')") from None
+    if reason := why_unusable():
+        raise ValueError(f"no GPU can be used: {reason}")
+    return lambda array: NumbaSpace().give(NumbaSpace().upload(array))

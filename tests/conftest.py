@@ -35,6 +35,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options by which runs and scripts learn what kernels there are."""
     parser.addoption("--launches", metavar="FILE", help="write kernels that the simulator ran")
     parser.addoption("--launched", metavar="FILE", help="compile kernels that another run wrote")
+    parser.addoption(
+        "--emulated", action="store_true", help="run what needs a GPU (-m gpu) in an emulator of one"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Import kernels with blocks of a device's size, where they are to be emulated."""
+    if config.getoption("--emulated"):
+        os.environ |= {"NUMBA_ENABLE_CUDASIM": "1", "ANISOLE_EMULATED": "1"}
+        sys.path.insert(0, str(Path(__file__).resolve().parent / "gpu"))
+        import emulator
+
+        emulator.device_sizes()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -61,7 +74,9 @@ _obstacle = cache(obstacle)
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Leave out what needs a GPU where there is none; fail it where there is one of no use."""
-    if item.get_closest_marker("gpu") and (found := _obstacle()):
+    if not item.get_closest_marker("gpu") or item.config.getoption("--emulated"):
+        return
+    if found := _obstacle():
         verdict, reason = found
         if verdict == "skip":
             pytest.skip(reason)

@@ -23,7 +23,7 @@ from functools import cache, partial
 from pathlib import Path
 
 PROCESSES = 2
-CAPABILITIES = ((8, 0), (9, 0))
+CAPABILITIES = ((8, 0), (9, 0), (10, 0))
 # instructions counted in the text, each once, however often a loop runs them
 COUNTED = {
     "f64": r"\.f64\b",

@@ -1,41 +1,71 @@
 """The tree built on the GPU: the boxes of `fmm.tree.build`, from points that stay on the device.
 
-Box by box the arithmetic is that of the CPU. Levels follow one another: a thread looks at one
-octant of a box, running sums number the boxes, and the host reads one number per level, how many
-boxes follow.
+Box by box the arithmetic is that of the CPU. Every box begins with one of the points in the order
+of the curve, targets and sources together: a thread looks at each of them, walks down from the root
+and finds the levels on which a box begins there. All levels are made at once, and the host reads
+how many boxes each of them has.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
-from fmm.cuda.curve import DeviceArray, launch
+from fmm.cuda.curve import GEOMETRY, DeviceArray, end_of_box, launch
 from fmm.tree.build import (
     ANCHOR,
-    CHILDREN,
-    FIRST,
     KEY,
-    PARENT,
     ROW,
-    SOURCES,
     SYSTEM,
-    TARGETS,
     Tree,
-    divides,
+    are_numbers,
     most_halvings,
     place_child,
     place_root,
-    word_of_level,
 )
-from fmm.tree.curve import SortedPoints, last_digit, upper
+from fmm.tree.curve import MAX_LEVELS, SortedPoints, last_digit, parting
+from fmm.tree.lists import STRIDES
 from fmm.tree.morton import WORD
-from multipoles.compiled.cuda_kernels import cuda, kernels
+from multipoles.compiled.cuda_kernels import cuda, device, kernels
 from multipoles.cuda.device import Space
-from multipoles.cuda.sorting import blocks_for, running_sum, total
+from multipoles.cuda.sorting import THREADS as BLOCK
+from multipoles.cuda.sorting import chunks_of, scanned, summed
+
+_MOST = MAX_LEVELS + 1
+_X, _Y, _Z = map(int, STRIDES)
+# levels that are summed over together, each in so many bits of a number
+_TOGETHER, _FIELD = 6, 10
+_FIELD_MASK = (1 << _FIELD) - 1
+# what is known of each system, beside the origin: rows of an array
+_EDGE, _DIGIT, _HALVINGS = 0, 1, 2
 
 
-def build_tree(space: Space, points: SortedPoints, leaf_size: int, smallest: float = 0.0) -> Tree:
-    """Return the tree of `fmm.tree.build`, its arrays on the device but for `level_starts`.
+@dataclass(frozen=True)
+class DeviceTree(Tree):
+    """A tree on the device but for `level_starts`, and what lists are made from.
+
+    Attributes
+    ----------
+    starts : device array of int64, shape (n_levels + 1,)
+        `level_starts`.
+    octants : device array of int32, shape (n_boxes,)
+        A bit for each child.
+    cell : device array of int64, shape (n_boxes,)
+        See `fmm.tree.lists.Boxes`.
+    n_targets, n_sources : device array of int32, shape (n_boxes,)
+        How many points there are in each box.
+    """
+
+    starts: DeviceArray
+    octants: DeviceArray
+    cell: DeviceArray
+    n_targets: DeviceArray
+    n_sources: DeviceArray
+
+
+def build_tree(
+    space: Space, points: SortedPoints, leaf_size: int, smallest: float = 0.0
+) -> DeviceTree:
+    """Return the tree of `fmm.tree.build`; waits for the number of boxes.
 
     Parameters
     ----------
@@ -48,216 +78,277 @@ def build_tree(space: Space, points: SortedPoints, leaf_size: int, smallest: flo
     smallest : float
         Least edge of boxes that are made by division.
     """
-    grow = _Growth(space, points, leaf_size, smallest)
-    levels = [grow.roots()]
-    starts = [0, levels[0].shape[0]]
-    for number in range(points.n_levels):
-        below = grow.below(levels[-1], number, *starts[-2:])
-        if below.shape[0] == 0:
-            break
-        levels.append(below)
-        starts.append(starts[-1] + below.shape[0])
-    return _finish(space, points, levels, np.array(starts))
-
-
-class _Level(NamedTuple):
-    """Boxes of a level: rows as those of `fmm.tree.build`, and centres."""
-
-    rows: DeviceArray
-    centre: DeviceArray
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Of the rows."""
-        return self.rows.shape[0], ROW
-
-
-class _Growth:
-    """What the levels of a tree are made of."""
-
-    def __init__(self, space: Space, points: SortedPoints, leaf_size: int, smallest: float) -> None:
-        self.space, self.points, self.leaf_size = space, points, leaf_size
-        self.keys = points.target_keys, points.source_keys
-        self.words = word_of_level(points).tolist()
-        # of each system: how often its boxes may be halved, edge of the root and its last digit
-        self.systems = [
-            space.upload(array)
-            for array in (most_halvings(points, smallest), points.edge, last_digit(points.edge))
-        ]
-
-    def roots(self) -> _Level:
-        """Return the root cells that hold points."""
-        space, points = self.space, self.points
-        n_cells = len(points.edge) * points.root_grid**3
-        above = np.zeros((blocks_for(n_cells, 8), ROW), np.int64)
-        above[:, KEY] = np.arange(len(above))
-        above[:, TARGETS + 1], above[:, SOURCES + 1] = (keys.shape[1] for keys in self.keys)
-        whole = _Level(space.upload(above), space.empty((len(above), 3), np.float64))
-        roots = self._children(whole, -1, 0, 0)
-        launch(
-            space, _place_roots(), roots.shape[0], *roots, points.root_grid,
-            space.upload(points.origin), self.systems[1],
-        )  # fmt: skip
-        return roots
-
-    def below(self, level: _Level, number: int, first: int, next_: int) -> _Level:
-        """Return the children of the boxes of a level, which start at `first`, they at `next_`."""
-        children = self._children(level, number, first, next_)
-        launch(
-            self.space, _place_children(), children.shape[0], *children, *level, first, number,
-            self.systems[1],
-        )  # fmt: skip
-        return children
-
-    def _children(self, level: _Level, number: int, first: int, next_: int) -> _Level:
-        space, is_top = self.space, int(number < 0)
-        n = 8 * level.shape[0]
-        marks = space.empty((n,), np.int64)
-        word, shift = self.words[number + 1]
-        # on the first level of a word, keys start anew: they count the eight octants alone
-        fresh = int(word > 0 and shift == 3 * (WORD - 1))
-        own = [keys[word] for keys in self.keys]
-        launch(
-            space, _mark(is_top), n, *level, *self.keys, *own, number, self.points.bits, shift,
-            fresh, self.leaf_size, *self.systems, marks,
-        )  # fmt: skip
-        offsets = running_sum(space, marks)
-        n_children = total(space, offsets)
-        children = space.empty((n_children, ROW), np.int64)
-        launch(
-            space, _make(is_top), n, level.rows, *own, shift, fresh, first, next_, offsets, children
-        )  # fmt: skip
-        return _Level(children, space.empty((n_children, 3), np.float64))
-
-
-@kernels
-def _mark(is_top):
-    def loop(
-        boxes, centre, target_keys, source_keys, target_word, source_word, level, bits, shift,
-        fresh, leaf_size, halvings, edges, digits, marks,
-    ):  # fmt: skip
-        """Mark the octants of boxes that become boxes: those that hold points."""
-        i = cuda.grid(1)
-        if i >= marks.shape[0]:
-            return
-        row = i // 8
-        box = boxes[row]
-        if not is_top:
-            system = box[SYSTEM]
-            if not divides(
-                target_keys, source_keys, bits, boxes, centre, row, level, leaf_size,
-                halvings[system], edges[system], digits[system],
-            ):  # fmt: skip
-                marks[i] = 0
-                return
-        key = (0 if fresh else 8 * box[KEY]) + i % 8
-        low = (key << shift) - 1
-        high = low + (1 << shift)
-        first = upper(target_word, box[TARGETS], box[TARGETS + 1], low)
-        occupied = first < box[TARGETS + 1] and target_word[first] <= high
-        if not occupied:
-            first = upper(source_word, box[SOURCES], box[SOURCES + 1], low)
-            occupied = first < box[SOURCES + 1] and source_word[first] <= high
-        marks[i] = 1 if occupied else 0
-
-    return loop
-
-
-@kernels
-def _make(is_top):
-    def loop(boxes, target_keys, source_keys, shift, fresh, first, next_, offsets, children):
-        """Write the boxes that octants become, and tell their parents."""
-        i = cuda.grid(1)
-        if i >= offsets.shape[0] - 1:
-            return
-        box = boxes[i // 8]
-        if i % 8 == 0:
-            box[CHILDREN] = offsets[i + 8] - offsets[i]
-            box[FIRST] = next_ + offsets[i] if box[CHILDREN] > 0 else 0
-        if offsets[i] == offsets[i + 1]:
-            return
-        child = children[offsets[i]]
-        key = (0 if fresh else 8 * box[KEY]) + i % 8
-        low = (key << shift) - 1
-        high = low + (1 << shift)
-        child[KEY] = key
-        child[PARENT] = -1 if is_top else first + i // 8
-        child[FIRST] = 0
-        child[CHILDREN] = 0
-        begin = upper(target_keys, box[TARGETS], box[TARGETS + 1], low)
-        child[TARGETS] = begin
-        child[TARGETS + 1] = upper(target_keys, begin, box[TARGETS + 1], high)
-        begin = upper(source_keys, box[SOURCES], box[SOURCES + 1], low)
-        child[SOURCES] = begin
-        child[SOURCES + 1] = upper(source_keys, begin, box[SOURCES + 1], high)
-
-    return loop
-
-
-@kernels
-def _place_roots():
-    def loop(boxes, centre, root_grid, origin, edges):
-        i = cuda.grid(1)
-        if i < boxes.shape[0]:
-            place_root(boxes, centre, i, root_grid, origin, edges)
-
-    return loop
-
-
-@kernels
-def _place_children():
-    def loop(boxes, centre, above, centre_above, first, level, edges):
-        i = cuda.grid(1)
-        if i < boxes.shape[0]:
-            parent = boxes[i, PARENT] - first
-            edge = edges[above[parent, SYSTEM]] / (np.int64(1) << level)
-            place_child(boxes, centre, i, above, centre_above, parent, edge)
-
-    return loop
-
-
-def _finish(
-    space: Space, points: SortedPoints, levels: list[_Level], level_starts: np.ndarray
-) -> Tree:
-    """Return the tree of the rows of all levels."""
-    n = int(level_starts[-1])
-    parent, first_child, n_children, system = (space.empty((n,), np.int32) for _ in range(4))
-    anchor, centre = space.empty((n, 3), np.int64), space.empty((n, 3), np.float64)
-    targets, sources = (space.empty((n, 2), np.int64) for _ in range(2))
-    edge, edges = space.empty((n,), np.float64), space.upload(points.edge)
-    for number, level in enumerate(levels):
-        launch(
-            space, _spread(), level.shape[0], *level, int(level_starts[number]), number, edges,
-            parent, first_child, n_children, targets, sources, anchor, system, centre, edge,
-        )  # fmt: skip
     same = points.target_keys is points.source_keys
-    return Tree(
-        points.target_permutation, points.source_permutation, level_starts, anchor, parent,
-        first_child, n_children, system, targets, targets if same else sources, centre, edge,
+    keys, before = (points.source_keys,) * 2 if same else _merged(space, points)
+    n = keys.shape[1]
+    blocks, chunk = chunks_of(n, 4 * BLOCK, 4)
+    systems = space.upload(
+        np.stack([points.edge, last_digit(points.edge), most_halvings(points, smallest)])
+    )
+    given = (
+        keys, before, points.bits, points.n_levels, points.root_grid, space.upload(points.origin),
+        systems, chunk,
+    )  # fmt: skip
+    made, counts = space.empty((n,), np.int32), space.empty((_MOST, max(blocks, 1)), np.int64)
+    totals = space.zeros((_MOST,), np.int64)
+    grid = space.stream, GEOMETRY, blocks, BLOCK
+    _find(int(same))(*grid, *given, leaf_size, made, counts, totals)
+    found = space.download(totals)
+    n_levels = max(int(np.count_nonzero(found)), 1)
+    level_starts = np.append(0, np.cumsum(found[:n_levels]))
+    starts = space.upload(level_starts)
+    arrays = _empty(space, int(level_starts[-1]), same)
+    _write(int(same))(*grid, *given, starts, made, counts, *arrays.values())
+    return DeviceTree(
+        target_permutation=points.target_permutation,
+        source_permutation=points.source_permutation,
+        level_starts=level_starts, starts=starts, **arrays,
     )  # fmt: skip
 
 
+def _empty(space: Space, n: int, same: bool) -> dict[str, DeviceArray]:
+    """Return the arrays of n boxes; sources have the ranges of targets if they are the same."""
+    zeros = space.zeros((3, n), np.int32)
+    parent, system, n_targets, n_sources = (space.empty((n,), np.int32) for _ in range(4))
+    targets = space.empty((n, 2), np.int64)
+    return {
+        "parent": parent, "first_child": zeros[0], "n_children": zeros[1], "octants": zeros[2],
+        "system": system, "anchor": space.empty((n, 3), np.int64),
+        "cell": space.empty((n,), np.int64), "target_range": targets,
+        "source_range": targets if same else space.empty((n, 2), np.int64),
+        "n_targets": n_targets, "n_sources": n_targets if same else n_sources,
+        "centre": space.empty((n, 3), np.float64), "edge": space.empty((n,), np.float64),
+    }  # fmt: skip
+
+
+# --- targets and sources in one order -------------------------------------------------------------
+
+
+def _merged(space: Space, points: SortedPoints) -> tuple[DeviceArray, DeviceArray]:
+    """Return keys of targets and sources in one order, and how many targets are before each."""
+    targets, sources = points.target_keys, points.source_keys
+    n = targets.shape[1] + sources.shape[1]
+    keys = space.empty((sources.shape[0], n), np.int64)
+    before = space.empty((1, n + 1), np.int64)
+    launch(space, _merge(), n + 1, targets, sources, keys, before)
+    return keys, before
+
+
 @kernels
-def _spread():
-    def loop(
-        boxes, centres, first, level, edges, parent, first_child, n_children, target_range,
-        source_range, anchor, system, centre, edge,
-    ):  # fmt: skip
-        """Write the boxes of a level to arrays of their own."""
-        i = cuda.grid(1)
-        if i >= boxes.shape[0]:
+def _merge():
+    def loop(targets, sources, keys, before):
+        """Move each key behind those of the other kind that are lower; targets come first."""
+        i, n = cuda.grid(1), targets.shape[1]
+        if i == keys.shape[1]:
+            before[0, i] = n
+        if i >= keys.shape[1]:
             return
-        row, box = boxes[i], first + i
-        parent[box] = row[PARENT]
-        first_child[box] = row[FIRST]
-        n_children[box] = row[CHILDREN]
-        system[box] = row[SYSTEM]
-        edge[box] = edges[row[SYSTEM]] / (np.int64(1) << level)
-        for end in range(2):
-            target_range[box, end] = row[TARGETS + end]
-            source_range[box, end] = row[SOURCES + end]
-        for axis in range(3):
-            anchor[box, axis] = row[ANCHOR + axis]
-            centre[box, axis] = centres[i, axis]
+        is_source = i >= n
+        own, others = (sources, targets) if is_source else (targets, sources)
+        mine = i - n if is_source else i
+        first, last = 0, others.shape[1]
+        while first < last:
+            middle = (first + last) // 2
+            if _precedes(others, middle, own, mine, is_source):
+                first = middle + 1
+            else:
+                last = middle
+        before[0, mine + first] = first if is_source else mine
+        for word in range(keys.shape[0]):
+            keys[word, mine + first] = own[word, mine]
+
+    return loop
+
+
+@device
+def _precedes(keys, i, others, j, ties):
+    """Return whether a key comes before another, or is the same and `ties` is true."""
+    for word in range(keys.shape[0]):
+        if keys[word, i] != others[word, j]:
+            return keys[word, i] < others[word, j]
+    return ties
+
+
+# --- boxes ----------------------------------------------------------------------------------------
+
+
+@device
+def _begin_walk(keys, i, bits, root_grid, origin, systems, box, centre):
+    """Write the root box of a point as row 0 of two arrays; return its system."""
+    box[0, KEY] = keys[0, i] >> (3 * bits)
+    place_root(box, centre, 0, root_grid, origin, systems[_EDGE])
+    return box[0, SYSTEM]
+
+
+@device
+def _walk(keys, i, bits, level, edge, box, centre):
+    """Go from a box of the level above to its child that holds a point; `edge` is that of roots."""
+    if level <= bits:
+        box[0, KEY] = keys[0, i] >> (3 * (bits - level))
+    else:
+        below = level - bits - 1
+        box[0, KEY] = keys[1 + below // WORD, i] >> (3 * (WORD - 1 - below % WORD))
+    place_child(box, centre, 0, box, centre, 0, edge / (np.int64(1) << (level - 1)))
+
+
+@device
+def _begin_of_box(keys, i, level, bits):
+    """Return the first point of the box of a level that holds a point."""
+    step = 1
+    while i - step >= 0 and parting(keys, i - step, keys, i, bits) > level:
+        step *= 2
+    first, last = max(i - step + 1, 0), i - step // 2
+    while first < last:
+        middle = (first + last) // 2
+        if parting(keys, middle, keys, i, bits) > level:
+            last = middle
+        else:
+            first = middle + 1
+    return first
+
+
+@device
+def _held(before, first, last, is_same):
+    """Return how many targets and sources there are in a range of both."""
+    if is_same:
+        return last - first, last - first
+    n_targets = before[0, last] - before[0, first]
+    return n_targets, last - first - n_targets
+
+
+@kernels
+def _find(is_same):
+    def loop(
+        keys, before, bits, n_levels, root_grid, origin, systems, chunk, leaf_size, made, counts,
+        totals,
+    ):  # fmt: skip
+        """Find the boxes that begin with each point: levels that follow one another."""
+        shared = cuda.shared.array(_MOST, np.int32)
+        box = cuda.local.array((1, ROW), np.int64)
+        centre = cuda.local.array((1, 3), np.float64)
+        thread, block = cuda.threadIdx.x, cuda.blockIdx.x
+        for level in range(thread, _MOST, BLOCK):
+            shared[level] = 0
+        cuda.syncthreads()
+        first = block * chunk
+        for i in range(first + thread, min(first + chunk, keys.shape[1]), BLOCK):
+            begins = parting(keys, i - 1, keys, i, bits) if i > 0 else 0
+            level = begins
+            if begins <= n_levels:
+                system = _begin_walk(keys, i, bits, root_grid, origin, systems, box, centre)
+                edge, digit = systems[_EDGE, system], systems[_DIGIT, system]
+                most = min(n_levels, np.int64(systems[_HALVINGS, system]))
+                begin = i
+                if begins > 0:
+                    begin = _begin_of_box(keys, i, begins - 1, bits)
+                    level = begins - 1
+                reached = 0
+                while True:
+                    # on which the box of `level` that holds the point is divided
+                    end = end_of_box(keys, i, level, bits)
+                    n_targets, n_sources = _held(before, begin, end, is_same)
+                    if max(n_targets, n_sources) <= leaf_size or level >= most:
+                        break
+                    if parting(keys, begin, keys, end - 1, bits) > n_levels:
+                        break
+                    is_divided = True
+                    while reached < level:
+                        own = edge / (np.int64(1) << reached)
+                        is_divided = is_divided and are_numbers(centre, 0, own, digit, reached)
+                        reached += 1
+                        _walk(keys, i, bits, reached, edge, box, centre)
+                    own = edge / (np.int64(1) << level)
+                    if not (is_divided and are_numbers(centre, 0, own, digit, level)):
+                        break
+                    level += 1
+                    begin = i
+                # the last level on which a box holds the point, if it begins there
+                level += 1
+            depth = max(level - begins, 0)
+            made[i] = begins * 64 + depth
+            for other in range(begins, begins + depth):
+                cuda.atomic.add(shared, other, 1)
+        cuda.syncthreads()
+        for level in range(thread, _MOST, BLOCK):
+            counts[level, block] = shared[level]
+            if shared[level] > 0:
+                cuda.atomic.add(totals, level, shared[level])
+
+    return loop
+
+
+@kernels
+def _write(is_same):
+    def loop(
+        keys, before, bits, n_levels, root_grid, origin, systems, chunk, starts, made, counts,
+        parent, first_child, n_children, octants, system, anchor, cell, target_range, source_range,
+        n_targets, n_sources, centres, edges,
+    ):  # fmt: skip
+        """Write the boxes that begin with the points of a chunk, and tell their parents."""
+        shared = cuda.shared.array(BLOCK, np.int64)
+        next_ = cuda.shared.array(_MOST, np.int64)
+        box = cuda.local.array((1, ROW), np.int64)
+        centre = cuda.local.array((1, 3), np.float64)
+        thread, block, n_made = cuda.threadIdx.x, cuda.blockIdx.x, starts.shape[0] - 1
+        for level in range(n_made):
+            begun = summed(shared, counts[level], 0, block)
+            if thread == 0:
+                next_[level] = starts[level] + begun
+        cuda.syncthreads()
+        first = block * chunk
+        last = min(first + chunk, keys.shape[1])
+        for tile in range(first, last, BLOCK):
+            i = tile + thread
+            begins, end = 0, 0
+            if i < last:
+                begins = made[i] // 64
+                end = begins + made[i] % 64
+            edge, above = 0.0, np.int64(-1)
+            if end > begins:
+                own = _begin_walk(keys, i, bits, root_grid, origin, systems, box, centre)
+                edge = systems[_EDGE, own]
+            for low in range(0, n_made, _TOGETHER):
+                high = min(low + _TOGETHER, n_made)
+                marks = np.int64(0)
+                for level in range(max(low, begins), min(high, end)):
+                    marks |= np.int64(1) << _FIELD * (level - low)
+                ranks, wholes = scanned(shared, marks)
+                for level in range(low, min(high, end)):
+                    if begins == end:
+                        break
+                    number = next_[level] + (ranks >> _FIELD * (level - low) & _FIELD_MASK)
+                    if level > 0:
+                        _walk(keys, i, bits, level, edge, box, centre)
+                    if level < begins:
+                        # of the boxes that begin before on this level, the last holds the point
+                        above = number - 1
+                        continue
+                    parent[number] = above
+                    if above >= 0:
+                        cuda.atomic.add(n_children, above, 1)
+                        cuda.atomic.or_(octants, above, np.int32(1 << (box[0, KEY] & 7)))
+                        if level > begins:
+                            first_child[above] = number
+                    above = number
+                    system[number] = box[0, SYSTEM]
+                    edges[number] = edge / (np.int64(1) << level)
+                    cell[number] = (
+                        box[0, ANCHOR] * _X + box[0, ANCHOR + 1] * _Y + box[0, ANCHOR + 2] * _Z
+                    )
+                    for axis in range(3):
+                        anchor[number, axis] = box[0, ANCHOR + axis]
+                        centres[number, axis] = centre[0, axis]
+                    stop = end_of_box(keys, i, level, bits)
+                    held = _held(before, i, stop, is_same)
+                    n_targets[number], n_sources[number] = held
+                    target = i if is_same else before[0, i]
+                    source = i if is_same else i - before[0, i]
+                    target_range[number, 0], source_range[number, 0] = target, source
+                    target_range[number, 1] = target + held[0]
+                    source_range[number, 1] = source + held[1]
+                cuda.syncthreads()
+                for level in range(low + thread, high, BLOCK):
+                    next_[level] += wholes >> _FIELD * (level - low) & _FIELD_MASK
+                cuda.syncthreads()
 
     return loop

@@ -9,11 +9,34 @@ from typing import Any
 
 import numpy as np
 
-from fmm.tree.curve import CROWD, SortedPoints, bits_of, crowding, parting, roots, upper
+from fmm.tree.curve import (
+    CROWD,
+    MAX_LEVELS,
+    SortedPoints,
+    bits_of,
+    crowding,
+    parting,
+    roots,
+    upper,
+)
 from fmm.tree.morton import N_DEEP, WORD, cells, deep_key_of, key_of
-from multipoles.compiled.cuda_kernels import SIMULATED, cuda, kernels
+from multipoles.compiled.cuda_kernels import SIMULATED, cuda, device, kernels
 from multipoles.cuda.device import Space
-from multipoles.cuda.sorting import argsort, blocks_for, marked, taken
+from multipoles.cuda.sorting import (
+    DIGITS,
+    INDEX,
+    Digits,
+    argsort,
+    blocks_for,
+    chunks_of,
+    clear,
+    leading_bits,
+    marked,
+    settled,
+    store,
+    taken,
+)
+from multipoles.cuda.sorting import THREADS as BLOCK
 
 DeviceArray = Any
 """An array of `numba.cuda` or of its simulator, which have no types."""
@@ -23,6 +46,7 @@ GEOMETRY = np.dtype(np.float64)
 # blocks that share the points of a system when looking for its corners
 _PARTS = 4 if SIMULATED else 256
 _GRAIN = 32 if SIMULATED else 4096
+_MOST_LEVELS = MAX_LEVELS + 1
 
 
 def launch(space: Space, kernel: Any, n: int, *args: Any) -> None:
@@ -74,20 +98,8 @@ def sort_points(
     origin, edge = roots(low, high, root_grid, bits)
     grid = [space.upload(array) for array in cells(origin, edge, bits)]
     width = 3 * bits + (n_systems * root_grid**3 - 1).bit_length()
-    unsorted, sorted_once, crowds = [], [], []
-    for (x, _, _), first in zip(kinds, starts, strict=True):
-        keys = space.empty((x.shape[0],), np.int64)
-        launch(space, _encode(), x.shape[0], x, first, *grid, root_grid, bits, keys)
-        unsorted.append(keys)
-        sorted_once.append(argsort(space, keys, width))
-        crowds.append(_is_crowded(space, x, *sorted_once[-1]))
-    if any(crowds):
-        kept = [
-            _sorted_deeply(space, x, first, grid[1], keys, width)
-            for (x, _, _), first, keys in zip(kinds, starts, unsorted, strict=True)
-        ]
-    else:
-        kept = [(permutation, keys.reshape(1, keys.shape[0])) for permutation, keys in sorted_once]
+    named = [(x, first, *grid) for (x, _, _), first in zip(kinds, starts, strict=True)]
+    kept = _sorted(space, named, root_grid, bits, width)
     (source_permutation, source_keys), (target_permutation, target_keys) = kept[0], kept[-1]
     return SortedPoints(
         target_permutation,
@@ -101,14 +113,45 @@ def sort_points(
     )
 
 
-def _is_crowded(
-    space: Space, points: DeviceArray, permutation: DeviceArray, keys: DeviceArray
+def _sorted(
+    space: Space, kinds: list[tuple[DeviceArray, ...]], root_grid: int, bits: int, width: int
+) -> list[tuple[DeviceArray, DeviceArray]]:
+    """Return the permutation and the keys of each kind of points; waits for what crowds.
+
+    Leading bits tell most points apart. If not, all bits of a word are sorted by, and more words
+    where many points share one.
+    """
+    crowded = space.zeros((len(kinds),), np.int64)
+    keys, found = [], []
+    for number, kind in enumerate(kinds):
+        n = kind[0].shape[0]
+        leading = leading_bits(n)
+        digits = Digits(space, n, min(leading, width))
+        keys.append(space.empty((n,), np.int64))
+        _encode()(
+            space.stream, GEOMETRY, digits.blocks, BLOCK, *kind, root_grid, bits,
+            max(width - leading, 0), digits.chunk, keys[-1], digits.numbers, digits.counts,
+        )  # fmt: skip
+        found.append(settled(space, keys[-1], digits, CROWD, crowded[number : number + 1]))
+    many = space.download(crowded)
+    if many.any():
+        for number in np.flatnonzero(many).tolist():
+            found[number] = argsort(space, keys[number], width)
+        if _are_crowded(space, [kind[0] for kind in kinds], found):
+            return [
+                _sorted_deeply(space, x, first, inverse, own, width)
+                for (x, first, _, inverse), own in zip(kinds, keys, strict=True)
+            ]
+    return [(permutation, own.reshape(1, own.shape[0])) for permutation, own in found]
+
+
+def _are_crowded(
+    space: Space, points: list[DeviceArray], found: list[tuple[DeviceArray, DeviceArray]]
 ) -> bool:
     """Return whether many points share a key and are not all the same; waits for it."""
-    crowded = space.upload(np.zeros(1, np.int64))
-    launch(
-        space, _look_for_crowds(), max(points.shape[0] - 1, 0), points, permutation, keys, crowded
-    )
+    crowded = space.zeros((1,), np.int64)
+    for x, (permutation, keys) in zip(points, found, strict=True):
+        launch(space, _look_for_crowds(), max(x.shape[0] - 1, 0), x, permutation, keys, crowded)
     return bool(space.download(crowded)[0])
 
 
@@ -237,11 +280,21 @@ def _corners():
 
 @kernels
 def _encode():
-    def loop(points, starts, corner, inverse, root_grid, bits, keys):
-        i = cuda.grid(1)
-        if i < points.shape[0]:
+    def loop(
+        points, starts, corner, inverse, root_grid, bits, dropped, chunk, keys, numbers, counts
+    ):
+        """Write the keys of a chunk of points, and the leading bits of each to sort by."""
+        shared = cuda.shared.array(DIGITS, np.int32)
+        clear(shared)
+        first = cuda.blockIdx.x * chunk
+        for i in range(first + cuda.threadIdx.x, min(first + chunk, points.shape[0]), BLOCK):
             system = upper(starts, 0, starts.shape[0], i) - 1
-            keys[i] = key_of(points, i, system, corner, inverse, root_grid, bits)
+            key = key_of(points, i, system, corner, inverse, root_grid, bits)
+            keys[i] = key
+            leading = key >> dropped
+            numbers[i] = leading << INDEX | i
+            cuda.atomic.add(shared, leading & (DIGITS - 1), 1)
+        store(shared, counts)
 
     return loop
 
@@ -335,54 +388,64 @@ def occupancy(space: Space, points: SortedPoints) -> tuple[np.ndarray, np.ndarra
     """
     keys, n = points.source_keys, points.source_keys.shape[1]
     most = points.n_levels + 1
-    out = space.upload(np.zeros((2, most), np.int64))
-    launch(space, _count_first_levels(), n, keys, points.bits, out[0])
-    boxes = np.cumsum(space.download(out[0]))
+    out = space.zeros((3, most), np.int64)
+    blocks, chunk = chunks_of(n)
+    _fill()(space.stream, GEOMETRY, blocks, BLOCK, keys, points.bits, chunk, out)
+    begun, single, squares = space.download(out)
+    boxes = np.cumsum(begun)
     crowded = np.flatnonzero(2 * boxes > n)
     n_levels = int(crowded[0]) + 1 if len(crowded) else most
-    grid = blocks_for(n, THREADS), n_levels
-    _square()(space.stream, GEOMETRY, grid, THREADS, keys, points.bits, out[1])
-    return crowding(boxes[:n_levels], space.download(out[1])[:n_levels], n)
+    return crowding(boxes[:n_levels], (np.cumsum(single) + squares)[:n_levels], n)
 
 
 @kernels
-def _count_first_levels():
-    def loop(keys, bits, out):
-        """Count the points by the first level at which they lie in another box than the last."""
-        i = cuda.grid(1)
-        if i < keys.shape[1]:
-            level = parting(keys, i - 1, keys, i, bits) if i > 0 else 0
-            if level < out.shape[0]:
-                cuda.atomic.add(out, level, 1)
+def _fill():
+    def loop(keys, bits, chunk, out):
+        """Count the boxes of a chunk of points, each at its first point.
+
+        By the first level at which a point is in another box than the one before, and by that at
+        which it is alone; on levels between, add the squares of what boxes hold.
+        """
+        shared = cuda.shared.array((3, _MOST_LEVELS), np.int64)
+        thread, n, most = cuda.threadIdx.x, keys.shape[1], out.shape[1]
+        for level in range(thread, most, BLOCK):
+            for row in range(3):
+                shared[row, level] = 0
+        cuda.syncthreads()
+        first = cuda.blockIdx.x * chunk
+        for i in range(first + thread, min(first + chunk, n), BLOCK):
+            begins = parting(keys, i - 1, keys, i, bits) if i > 0 else 0
+            alone = parting(keys, i, keys, i + 1, bits) if i + 1 < n else 0
+            alone = max(begins, alone)
+            if begins < most:
+                cuda.atomic.add(shared, (0, begins), 1)
+            if alone < most:
+                cuda.atomic.add(shared, (1, alone), 1)
+            for level in range(begins, min(alone, most)):
+                held = end_of_box(keys, i, level, bits) - i
+                cuda.atomic.add(shared, (2, level), held * held)
+        cuda.syncthreads()
+        for level in range(thread, most, BLOCK):
+            for row in range(3):
+                if shared[row, level] > 0:
+                    cuda.atomic.add(out, (row, level), shared[row, level])
 
     return loop
 
 
-@kernels
-def _square():
-    def loop(keys, bits, out):
-        """Add the squares of what boxes hold: the first point of a box, at each level."""
-        shared = cuda.shared.array(1, np.int64)
-        if cuda.threadIdx.x == 0:
-            shared[0] = 0
-        cuda.syncthreads()
-        i, level, n = cuda.grid(1), cuda.blockIdx.y, keys.shape[1]
-        if i < n and (i == 0 or parting(keys, i - 1, keys, i, bits) <= level):
-            # steps that double find the end fast where boxes are small
-            step = 1
-            while i + step < n and parting(keys, i, keys, i + step, bits) > level:
-                step *= 2
-            first, last = i + step // 2, min(i + step, n)
-            while first < last:
-                middle = (first + last) // 2
-                if parting(keys, i, keys, middle, bits) > level:
-                    first = middle + 1
-                else:
-                    last = middle
-            held = first - i
-            cuda.atomic.add(shared, 0, held * held)
-        cuda.syncthreads()
-        if cuda.threadIdx.x == 0 and shared[0] > 0:
-            cuda.atomic.add(out, level, shared[0])
-
-    return loop
+@device
+def end_of_box(keys, i, level, bits):
+    """Return the end of the box of a level that begins with a point, among sorted keys."""
+    n = keys.shape[1]
+    # steps that double find the end fast where boxes are small
+    step = 1
+    while i + step < n and parting(keys, i, keys, i + step, bits) > level:
+        step *= 2
+    first, last = i + step // 2, min(i + step, n)
+    while first < last:
+        middle = (first + last) // 2
+        if parting(keys, i, keys, middle, bits) > level:
+            first = middle + 1
+        else:
+            last = middle
+    return first

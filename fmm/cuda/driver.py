@@ -1,34 +1,34 @@
-"""The far field on the GPU: the steps of `fmm.far.driver`, each a few launches.
+"""The far field on the GPU: the steps of `fmm.far.driver`, each a launch or one for every level.
 
 Every sum is gathered by the thread that owns its place, in a fixed order: every run gives the same
-bits. Expansions are (box, channel, harmonic), in units of the box's edge.
+bits. Expansions are (box, channel, harmonic), in units of the box's edge; a box's harmonics are
+padded to a multiple of four, and those of all boxes lie behind a row of zeros, which stands for
+boxes that are not there.
 """
 
 import itertools
+from collections.abc import Iterator
 from functools import cached_property
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from fmm.cuda import expansions as expansions_cuda
-from fmm.cuda.curve import GEOMETRY, DeviceArray, launch, mark_begins
+from fmm.cuda.columns import Columns, make_columns
+from fmm.cuda.curve import DeviceArray, launch, mark_begins
 from fmm.cuda.expansions import THREADS
-from fmm.cuda.translations import (
-    GROUP,
-    WORKERS,
-    coarsen,
-    find_group_starts,
-    refine,
-    shift_operators,
-    teams_for,
-    transfer,
-    transfer_operators,
-)
+from fmm.cuda.products import transfer
+from fmm.cuda.rows import THREADS as OF_ROWS
+from fmm.cuda.staging import DEPTH, padded
+from fmm.cuda.translations import add_parts, coarsen, grid_of, refine, shift_operators
 from fmm.far import harmonics
-from fmm.tree.lists import N_CODES
 from multipoles.cuda.device import Space
-from multipoles.cuda.direct import fill
-from multipoles.cuda.sorting import THREADS as BLOCK
 from multipoles.cuda.sorting import blocks_for, count_up, marked, taken
+
+
+# by tree, and first and last box
+_columns_of: WeakKeyDictionary[Any, dict[tuple[int, int], Columns]] = WeakKeyDictionary()
 
 
 class DeviceFarField:
@@ -61,8 +61,9 @@ class DeviceFarField:
         self.dtype = np.dtype(dtype)
         self.degrees, self.degree = degrees, max(degrees)
         self.source_order, self.order = source_order, order
-        self.length = harmonics.n_harmonics(self.degree)
+        self.length = padded(harmonics.n_harmonics(self.degree))
         self.n_boxes = self.tree.parent.shape[0]
+        self.geometry, self.n_across = geometry, geometry.n_across
         self.targets, self.sources = geometry.targets.reshape(-1), geometry.sources.reshape(-1)
         self.target_leaves, self.source_leaves = geometry.target_leaves, geometry.source_leaves
         self.centres = self.tree.centre.reshape(-1)
@@ -82,16 +83,18 @@ class DeviceFarField:
             Local expansions about every target, in tree order.
         """
         space, channels = self.space, moments.shape[1]
-        shape = (self.n_boxes, channels, self.length)
-        multipoles = fill(space, space.empty(shape, self.dtype), 0.0).reshape(-1)
-        locals_ = fill(space, space.empty(shape, self.dtype), 0.0).reshape(-1)
+        row = channels * self.length
+        # what is read beyond the last row is not used
+        with_zeros = space.zeros(((self.n_boxes + 1) * row + DEPTH,), self.dtype)
+        multipoles = with_zeros[row:]
+        locals_ = space.zeros((self.n_boxes * row,), self.dtype)
         columns = harmonics.n_harmonics(self.order)
         n_targets = self.targets.shape[0] // 3
-        field = fill(space, space.empty((n_targets, channels, columns), self.dtype), 0.0)
+        field = space.zeros((n_targets, channels, columns), self.dtype)
         flat = moments.reshape(-1)
         self._form(flat, channels, multipoles)
-        self._coarsen(channels, multipoles)
-        self._transfer(channels, multipoles, locals_)
+        self._coarsen(channels, with_zeros)
+        self._transfer(channels, with_zeros, locals_)
         self._form_locals(flat, channels, locals_)
         self._refine(channels, locals_)
         self._evaluate(channels, locals_, field.reshape(-1))
@@ -122,15 +125,18 @@ class DeviceFarField:
         degree: int,
         out: DeviceArray,
     ) -> None:
+        if boxes.shape[0] == 0:
+            return
         space, inner = self.space, self.source_order
         kind = "transfer" if irregular else "shift"
+        n = harmonics.n_harmonics(self.degree)
         expansions_cuda.form(degree, irregular)(
             space.stream, self.dtype, (rows.shape[0] - 1, channels), THREADS, rows, boxes, senders,
             self.tree.source_range.reshape(-1), self.centres, self.edges, self.sources, moments,
             channels, harmonics.n_harmonics(inner), expansions_cuda.column_degrees(space, inner),
             expansions_cuda.recursion(space, degree, self.dtype),
             *expansions_cuda.tables(space, kind, self.degree, inner, False, self.dtype),
-            self.length, self.length, out,
+            n, self.length, out,
         )  # fmt: skip
 
     def _evaluate(self, channels: int, locals_: DeviceArray, field: DeviceArray) -> None:
@@ -157,6 +163,8 @@ class DeviceFarField:
         degree: int,
         out: DeviceArray,
     ) -> None:
+        if boxes.shape[0] == 0:
+            return
         space = self.space
         made = ("transfer", self.order, self.degree) if irregular else (
             "shift", self.degree, self.order
@@ -194,60 +202,79 @@ class DeviceFarField:
 
     # --- expansions of boxes ----------------------------------------------------------------------
 
-    def _coarsen(self, channels: int, multipoles: DeviceArray) -> None:
+    def _coarsen(self, channels: int, with_zeros: DeviceArray) -> None:
         operators = shift_operators(self.space, "upward", self.degree, self.dtype)
-        starts = self.tree.level_starts
-        for level in range(len(starts) - 3, -1, -1):
-            begin, end = int(starts[level]), int(starts[level + 1])
+        last = len(self.tree.level_starts) - 2
+        for level in range(last - 1, self._first_used - 1, -1):
+            begin, end = self._boxes_of(level)
             coarsen()(
-                self.space.stream, self.dtype, (end - begin, channels), THREADS, begin,
-                self.tree.first_child, self.tree.n_children, self.tree.anchor, operators,
-                self.length, channels, multipoles,
+                self.space.stream, self.dtype, *grid_of(end - begin, channels, self.length), begin,
+                end, self.tree.first_child, self.tree.n_children, self.tree.anchor, operators,
+                self.length, channels, with_zeros,
             )  # fmt: skip
 
     def _refine(self, channels: int, locals_: DeviceArray) -> None:
         operators = shift_operators(self.space, "downward", self.degree, self.dtype)
-        starts = self.tree.level_starts
-        for level in range(1, len(starts) - 1):
-            begin, end = int(starts[level]), int(starts[level + 1])
+        last = len(self.tree.level_starts) - 2
+        for level in range(self._first_sent, last):
+            begin, end = self._boxes_of(level)
             refine()(
-                self.space.stream, self.dtype, (end - begin, channels), THREADS, begin,
-                self.tree.parent, self.tree.anchor, operators, self.length, channels, locals_,
+                self.space.stream, self.dtype, *grid_of(end - begin, channels, self.length), begin,
+                end, self.tree.first_child, self.tree.n_children, self.tree.anchor, operators,
+                self.length, channels, locals_,
             )  # fmt: skip
 
-    def _transfer(self, channels: int, multipoles: DeviceArray, locals_: DeviceArray) -> None:
-        levels = self.tree.level_starts
-        used = [level for level, degree in enumerate(self.degrees) if degree]
-        # levels of one degree together: a launch has more boxes
-        for degree, group in itertools.groupby(used, key=self.degrees.__getitem__):
-            together = list(group)
-            begin, end = int(levels[together[0]]), int(levels[together[-1] + 1])
-            starts = self._group_starts(begin, end)
-            codes, operators, signs = transfer_operators(self.space, degree, self.dtype)
-            n = harmonics.n_harmonics(degree)
-            transfer(teams_for(n))(
-                self.space.stream, self.dtype, (starts.shape[0] - 1, channels), WORKERS, starts,
-                codes, self.lists.m2l_targets, self.lists.m2l_sources, operators, signs, n,
-                self.length, channels, multipoles, locals_,
+    def _transfer(self, channels: int, with_zeros: DeviceArray, locals_: DeviceArray) -> None:
+        if self.lists.m2l_targets.shape[0] == 0:
+            return
+        for columns, degree in self._columns:
+            parts = transfer(
+                self.space, columns, degree, channels, self.length, with_zeros, self.dtype
+            )
+            n_boxes = parts.end - parts.begin
+            add_parts()(
+                self.space.stream, self.dtype,
+                blocks_for(n_boxes * channels * parts.length, OF_ROWS), OF_ROWS, parts.begin,
+                n_boxes, channels, parts.n, parts.count, parts.length, parts.values, self.length,
+                locals_,
             )  # fmt: skip
 
-    def _group_starts(self, begin: int, end: int) -> DeviceArray:
-        """Return where the pairs of each group of target boxes start, per code."""
-        if (begin, end) not in self._known_starts:
-            grid = grid_of_groups(end - begin)
-            group_starts = self.space.empty((grid[0], N_CODES), np.int32)
-            find_group_starts()(
-                self.space.stream, GEOMETRY, grid, BLOCK, begin, end, self.lists.m2l_starts,
-                self.lists.m2l_targets, group_starts,
-            )  # fmt: skip
-            self._known_starts[begin, end] = group_starts
-        return self._known_starts[begin, end]
+    def _boxes_of(self, level: int) -> tuple[int, int]:
+        starts = self.tree.level_starts
+        return int(starts[level]), int(starts[level + 1])
 
     @cached_property
-    def _known_starts(self) -> dict[tuple[int, int], DeviceArray]:
-        return {}
+    def _with_pairs(self) -> list[int]:
+        """Levels whose boxes may have multipole-to-local pairs: there are three along an axis."""
+        n_levels = len(self.tree.level_starts) - 1
+        return [k for k in range(n_levels) if self.degrees[k] and self.n_across << k > 2]
 
+    @property
+    def _first_used(self) -> int:
+        """The coarsest level whose multipoles are used."""
+        smaller = [1] if self.lists.m2p_targets.shape[0] else []
+        return min([len(self.tree.level_starts), *self._with_pairs[:1], *smaller])
 
-def grid_of_groups(n_boxes: int) -> tuple[int, int]:
-    """Return the blocks that find where the pairs of each group of boxes start, and the end."""
-    return -(-n_boxes // GROUP) + 1, blocks_for(N_CODES)
+    @property
+    def _first_sent(self) -> int:
+        """The coarsest level that has local expansions."""
+        smaller = [1] if self.lists.p2l_targets.shape[0] else []
+        return min([len(self.tree.level_starts), *self._with_pairs[:1], *smaller])
+
+    @cached_property
+    def _columns(self) -> list[tuple[Columns, int]]:
+        """Target boxes as columns of products, and the degree of these: levels of one together."""
+        return list(self._made_columns())
+
+    def _made_columns(self) -> Iterator[tuple[Columns, int]]:
+        lists, n_roots = self.lists, int(self.tree.level_starts[1])
+        pairs = lists.m2l_starts, lists.m2l_targets, lists.m2l_sources
+        for degree, group in itertools.groupby(self._with_pairs, key=self.degrees.__getitem__):
+            levels = list(group)
+            begin, end = self._boxes_of(levels[0])[0], self._boxes_of(levels[-1])[1]
+            known = _columns_of.setdefault(self.geometry, {})
+            if (begin, end) not in known:
+                known[begin, end] = make_columns(
+                    self.space, begin, end, n_roots, self.tree.anchor, pairs
+                )
+            yield known[begin, end], degree

@@ -8,8 +8,7 @@ import numpy as np
 from fmm.cuda.build import build_tree
 from fmm.cuda.curve import DeviceArray, gather, launch, scatter, sort_points
 from fmm.cuda.lists import DeviceLists, build_lists
-from fmm.cuda.tally import Tally, tally
-from fmm.cuda.tiles import leaves_with, near_of, tiles
+from fmm.cuda.tally import Tally
 from fmm.tree.build import Tree
 from fmm.tree.curve import SortedPoints
 from fmm.tree.geometry import Batches, Geometry, Outline, edges_of
@@ -100,40 +99,33 @@ class DeviceGeometry(Geometry):
         """Who meets whom; worked out when first needed."""
         return build_lists(self.space, self.tree, self.least, self.least)
 
-    @cached_property
+    @property
     def target_leaves(self) -> DeviceArray:
         """Leaves with targets, int64."""
-        return leaves_with(self.space, self.tree, self.tree.target_range)
+        return self.lists.leaves.targets
 
-    @cached_property
+    @property
     def source_leaves(self) -> DeviceArray:
         """Leaves with sources, int64."""
-        if self.sources is self.targets:
-            return self.target_leaves
-        return leaves_with(self.space, self.tree, self.tree.source_range)
+        leaves = self.lists.leaves
+        return leaves.targets if self.sources is self.targets else leaves.sources
 
-    @cached_property
+    @property
     def leaf_targets(self) -> DeviceArray:
         """Ranges of targets of `target_leaves`."""
-        return self._near_of_leaves[0]
+        return self.lists.leaves.target_ranges
 
-    @cached_property
-    def _near_of_leaves(self) -> tuple[DeviceArray, DeviceArray]:
-        """Ranges of targets of the leaves, and starts of their ranges of sources."""
-        starts = self.lists.near_range_starts
-        return near_of(self.space, self.target_leaves, self.tree.target_range, starts)
-
-    @cached_property
+    @property
     def near(self) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
         """Ranges of targets, starts of the ranges of sources near to each, and these.
 
         Of leaves, those of many targets cut into tiles, so that blocks may share the work.
         """
-        return tiles(self.space, *self._near_of_leaves, self.lists.near_ranges)
+        return self.lists.leaves.near
 
-    @cached_property
+    @property
     def _tally(self) -> Tally:
-        return tally(self.space, self.tree, self.lists, self.near)
+        return self.lists.tally
 
     @property
     def n_near_pairs(self) -> int:

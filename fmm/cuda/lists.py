@@ -1,33 +1,48 @@
 """The lists of `fmm.tree.lists`, made on the GPU for a tree there: same pairs, same order.
 
-A thread follows one box, first to count its pairs, then to write them behind those of the boxes
-before it; a stable sort puts them in order of translation codes or of targets. The host reads how
-many pairs of a kind there are, nothing else.
+A thread follows one box, first to count the pairs it has as a target, then to write them. A leaf
+finds colleagues and smaller boxes as on the CPU; larger leaves it finds, as all boxes do, among the
+colleagues of the boxes that hold it, from the root down: that is the order of the CPU. The host
+reads how many pairs there are, all counts at once.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from fmm.cuda.curve import DeviceArray, launch
-from fmm.tree.build import Tree
-from fmm.tree.curve import upper
+from fmm.cuda.build import DeviceTree
+from fmm.cuda.curve import GEOMETRY, DeviceArray
+from fmm.cuda.tally import Tally, tally
+from fmm.cuda.tiles import N_KINDS, Leaves, chunks_of_boxes, Ranges, kinds_of, leaves_of
+from fmm.cuda.transfers import (
+    CLOSE,
+    LEAVES,
+    M2P,
+    N_NUMBERS,
+    NEAR,
+    P2L,
+    SINGLE,
+    Counts,
+    Transfers,
+)
+from fmm.tree.curve import MAX_LEVELS, upper
 from fmm.tree.lists import (
-    N_CODES,
+    POINTS,
     STACK,
-    STRIDES,
     Boxes,
     Lists,
+    emit,
     merge_row,
     neighbours_of,
-    transfers_of,
+    touches,
 )
-from multipoles.compiled.cuda_kernels import cuda, kernels
+from multipoles.compiled.cuda_kernels import cuda, device, kernels, substitute
 from multipoles.cuda.device import Space
-from multipoles.cuda.sorting import argsort, row_starts, running_sum, taken, total
+from multipoles.cuda.sorting import THREADS as BLOCK
+from multipoles.cuda.sorting import add_up, scanned, summed
 
-_X, _Y, _Z = map(int, STRIDES)
-_CODE_BITS = (N_CODES - 1).bit_length()
+_LEVELS = MAX_LEVELS + 1
+_COLLEAGUES = 27
 
 
 @dataclass(frozen=True)
@@ -36,249 +51,257 @@ class DeviceLists(Lists):
 
     Attributes
     ----------
-    m2l_codes : device array of int64
-        Translation code of every pair.
+    leaves : Leaves
+        Those that hold points, and the sources near to each.
+    tally : Tally
+        What there is to compute, on the host.
     """
 
-    m2l_codes: DeviceArray
+    leaves: Leaves
+    tally: Tally
 
 
-def build_lists(space: Space, tree: Tree, m2p_least: int, p2l_least: int) -> DeviceLists:
+def build_lists(space: Space, tree: DeviceTree, m2p_least: int, p2l_least: int) -> DeviceLists:
     """Return the interaction lists of a tree on the device, see `fmm.tree.lists.build_lists`.
 
     Parameters
     ----------
     space : Space
         Where the arrays are.
-    tree : Tree
+    tree : DeviceTree
         On the device.
     m2p_least, p2l_least : int
         Fewer sources (or targets) than this in the smaller box are summed directly.
     """
-    n = tree.parent.shape[0]
-    boxes = _boxes(space, tree)
-    colleagues = space.empty((n, 27), np.int32)
-    targets, sources, codes, m2l_starts = _transfers(space, tree, boxes, colleagues)
-    starts, senders, rows = _neighbours(space, boxes, colleagues, (m2p_least, p2l_least))
-    near_end, m2p_end = (int(i) for i in space.download(_picked(space, starts, n)))
-    near = senders[:near_end]
-    range_starts, ranges = _ranges(space, starts, near, n, tree.source_range)
+    counts = Counts(space, len(tree.level_starts) - 1)
+    transfers = Transfers(space, tree, counts)
+    meetings = _Meetings(space, tree, transfers.colleagues, (m2p_least, p2l_least), counts)
+    numbers, weights = counts.read()
+    m2l_starts, m2l_targets, m2l_sources = transfers.pairs(numbers)
+    found, ranges = meetings.pairs(numbers)
+    near_starts, near, *mixed = found
+    leaves = leaves_of(space, tree, near_starts, ranges)
     return DeviceLists(
-        starts[: n + 1], near, range_starts, ranges, m2l_starts, targets, sources,
-        rows[near_end:m2p_end], senders[near_end:m2p_end], rows[m2p_end:], senders[m2p_end:], codes,
+        near_starts, near, leaves.range_starts, leaves.ranges, m2l_starts, m2l_targets, m2l_sources,
+        *mixed, leaves, tally(numbers, weights),
     )  # fmt: skip
 
 
-# --- what the loops read --------------------------------------------------------------------------
+class _Meetings:
+    """Near, multipole-to-particle and particle-to-local pairs of all targets.
 
-
-def _boxes(space: Space, tree: Tree) -> tuple[DeviceArray, ...]:
-    """Return the arrays of `Boxes`."""
-    n, n_roots = tree.parent.shape[0], int(tree.level_starts[1])
-    cell = space.empty((n,), np.int64)
-    n_targets, n_sources = (space.empty((n,), np.int32) for _ in range(2))
-    roots = space.empty((n_roots, 2), np.int64)
-    launch(
-        space, _describe(), n, tree.anchor, tree.system, tree.target_range, tree.source_range,
-        cell, n_targets, n_sources, roots,
-    )  # fmt: skip
-    level_starts = space.upload(tree.level_starts)
-    return (
-        level_starts, tree.anchor, cell, tree.parent, tree.first_child, tree.n_children, roots,
-        n_targets, n_sources,
-    )  # fmt: skip
-
-
-@kernels
-def _describe():
-    def loop(anchor, system, target_range, source_range, cell, n_targets, n_sources, roots):
-        box = cuda.grid(1)
-        if box >= cell.shape[0]:
-            return
-        cell[box] = anchor[box, 0] * _X + anchor[box, 1] * _Y + anchor[box, 2] * _Z
-        n_targets[box] = target_range[box, 1] - target_range[box, 0]
-        n_sources[box] = source_range[box, 1] - source_range[box, 0]
-        if box < roots.shape[0]:
-            last = roots.shape[0]
-            roots[box, 0] = upper(system, 0, last, system[box] - 1)
-            roots[box, 1] = upper(system, 0, last, system[box])
-
-    return loop
-
-
-# --- multipole to local ---------------------------------------------------------------------------
-
-
-def _transfers(
-    space: Space, tree: Tree, boxes: tuple[DeviceArray, ...], colleagues: DeviceArray
-) -> tuple[DeviceArray, DeviceArray, DeviceArray, DeviceArray]:
-    """Fill `colleagues`; return multipole-to-local pairs, their codes, and where codes start."""
-    n = colleagues.shape[0]
-    counts, nothing = space.empty((n,), np.int64), space.empty((0,), np.int32)
-    none = space.empty((0,), np.int64)
-    for first, last in zip(tree.level_starts[:-1], tree.level_starts[1:], strict=True):
-        launch(
-            space, _transfer(), int(last - first), *boxes, int(first), int(last), colleagues,
-            counts, counts, nothing, nothing, none,
-        )  # fmt: skip
-    offsets = running_sum(space, counts)
-    n_pairs = total(space, offsets)
-    check_pairs(n_pairs)
-    targets, sources = (space.empty((n_pairs,), np.int32) for _ in range(2))
-    codes = space.empty((n_pairs,), np.int64)
-    launch(
-        space, _transfer(), n, *boxes, 0, n, colleagues, offsets, counts, targets, sources, codes
-    )  # fmt: skip
-    permutation, codes = argsort(space, codes, _CODE_BITS)
-    starts = row_starts(space, codes, N_CODES)
-    return taken(space, targets, permutation), taken(space, sources, permutation), codes, starts
-
-
-def check_pairs(n_pairs: int) -> None:
-    """Refuse more translations than are counted in 32 bits, see `fmm.cuda.driver`."""
-    if n_pairs >= 2**31:
-        raise ValueError(
-            f"expected a tree of fewer than 2^31 multipole-to-local translations, got {n_pairs}: "
-            "give a larger leaf_size"
-        )
-
-
-@kernels
-def _transfer():
-    def loop(
-        level_starts, anchor, cell, parent, first_child, n_children, roots, n_targets, n_sources,
-        first, last, colleagues, offsets, counts, targets, sources, codes,
-    ):  # fmt: skip
-        """Count the pairs of every target, or write them from its offset on."""
-        box = first + cuda.grid(1)
-        if box >= last:
-            return
-        boxes = Boxes(
-            level_starts, anchor, cell, parent, first_child, n_children, roots, n_targets,
-            n_sources, n_targets, n_sources,
-        )  # fmt: skip
-        next_ = cuda.local.array(1, np.int64)
-        counting = targets.shape[0] == 0
-        next_[0] = 0 if counting else offsets[box]
-        transfers_of(boxes, box, colleagues, next_, 0, targets, sources, codes)
-        if counting:
-            counts[box] = next_[0]
-
-    return loop
-
-
-# --- leaves and their neighbours ------------------------------------------------------------------
-
-
-def _neighbours(
-    space: Space, boxes: tuple[DeviceArray, ...], colleagues: DeviceArray, least: tuple[int, int]
-) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
-    """Return near, m2p and p2l pairs, one kind after the other, by targets.
-
-    Where the rows, three times as many as boxes, start; the sources; and the targets.
+    Parameters
+    ----------
+    space, tree, counts
+        As those of `Transfers`.
+    colleagues : device array of int32, shape (n_boxes, 27)
+    least : tuple of int
+        See `build_lists`.
     """
-    n = colleagues.shape[0]
-    counts, nothing = space.empty((n,), np.int64), space.empty((0,), np.int32)
-    none = space.empty((0,), np.int64)
-    launch(space, _meet(), n, *boxes, colleagues, *least, counts, counts, nothing, none)
-    offsets = running_sum(space, counts)
-    n_pairs = total(space, offsets)
-    senders, rows = space.empty((n_pairs,), np.int32), space.empty((n_pairs,), np.int64)
-    launch(space, _meet(), n, *boxes, colleagues, *least, offsets, counts, senders, rows)
-    permutation, rows = argsort(space, rows, (3 * n).bit_length())
-    starts, targets = row_starts(space, rows, 3 * n), space.empty((n_pairs,), np.int32)
-    launch(space, _name_targets(), n_pairs, rows, n, targets)
-    return starts, taken(space, senders, permutation), targets
+
+    def __init__(
+        self,
+        space: Space,
+        tree: DeviceTree,
+        colleagues: DeviceArray,
+        least: tuple[int, int],
+        counts: Counts,
+    ) -> None:
+        self.space, self.tree = space, tree
+        n = tree.parent.shape[0]
+        blocks, chunk = chunks_of_boxes(n)
+        self._grid = space.stream, GEOMETRY, blocks, BLOCK
+        self._per_box = space.empty((3, n), np.int32)
+        self._per_chunk = space.empty((3, max(blocks, 1)), np.int64)
+        self._given = (
+            chunk, tree.starts, tree.anchor, tree.parent, tree.first_child, tree.n_children,
+            tree.n_targets, tree.n_sources, colleagues, *least, self._per_box, self._per_chunk,
+        )  # fmt: skip
+        _count()(*self._grid, *self._given, counts.numbers, counts.weights)
+
+    def pairs(self, numbers: np.ndarray) -> tuple[list[DeviceArray], Ranges]:
+        """Return pairs, and near boxes as ranges of sources.
+
+        Pairs are starts of the near ones of each box, these, targets and sources of the two mixed
+        kinds.
+        """
+        space, n = self.space, self.tree.parent.shape[0]
+        near, m2p, p2l = (int(numbers[kind]) for kind in (NEAR, M2P, P2L))
+        starts = space.zeros((n + 1,), np.int64)
+        arrays = [space.empty((k,), np.int32) for k in (near, m2p, m2p, p2l, p2l)]
+        ranges = Ranges(
+            space.empty((near, 2), np.int64), space.empty((n,), np.int32),
+            space.empty((N_KINDS, self._per_chunk.shape[1]), np.int64),
+            space.zeros((N_KINDS,), np.int64),
+        )  # fmt: skip
+        _write()(*self._grid, *self._given, self.tree.source_range, starts, *arrays, *ranges)
+        return [starts, *arrays], ranges
+
+
+# --- what a target meets --------------------------------------------------------------------------
+
+
+def _emit_own(into, row, source):
+    """Take a pair of a leaf's own: near, or with a multipole expansion; not what it sends."""
+    leaf, n, next_, lists, held = into
+    near, m2p_targets, m2p_sources, _, _ = lists
+    n_targets, n_sources, level_starts, weights, counting = held
+    if row == leaf:
+        if counting:
+            next_[CLOSE] += n_sources[source]
+        else:
+            near[next_[NEAR]] = source
+        next_[NEAR] += 1
+    elif row == n + leaf:
+        if counting:
+            next_[SINGLE] += n_targets[leaf]
+            level = upper(level_starts, 0, level_starts.shape[0], source) - 1
+            cuda.atomic.add(weights, level, np.int64(n_targets[leaf]) * n_sources[source])
+        else:
+            m2p_targets[next_[M2P]] = leaf
+            m2p_sources[next_[M2P]] = source
+        next_[M2P] += 1
+
+
+substitute(emit, device(_emit_own))
+
+
+@device
+def _from_larger(boxes, box, colleagues, least, path, into):
+    """Find the pairs of a target with leaves larger than itself.
+
+    `path` has room for the boxes that hold it.
+    """
+    _, n, next_, lists, held = into
+    _, _, _, p2l_targets, p2l_sources = lists
+    n_targets, n_sources, level_starts, weights, counting = held
+    level = upper(level_starts, 0, level_starts.shape[0], box) - 1
+    path[level] = box
+    for above in range(level - 1, -1, -1):
+        path[above] = boxes.parent[path[above + 1]]
+    for above in range(level):
+        for i in range(_COLLEAGUES):
+            leaf = colleagues[path[above], i]
+            if leaf < 0:
+                break
+            if boxes.n_children[leaf] > 0 or n_sources[leaf] == 0:
+                continue
+            # the first box on the way down that does not touch the leaf
+            apart = above + 1
+            while apart <= level and touches(boxes.anchor, leaf, path[apart], apart - above):
+                apart += 1
+            if apart > level or n_targets[path[apart]] < least[1]:
+                if boxes.n_children[box] == 0:
+                    emit(into, box, leaf)
+            elif apart == level:
+                if counting:
+                    next_[SINGLE] += n_sources[leaf]
+                    held_ = np.int64(n_targets[box]) * n_sources[leaf]
+                    cuda.atomic.add(weights, level, held_)
+                else:
+                    p2l_targets[next_[P2L]] = box
+                    p2l_sources[next_[P2L]] = leaf
+                next_[P2L] += 1
+
+
+@device
+def _meet(boxes, box, colleagues, least, stack, path, into):
+    """Find the pairs that a box has as a target."""
+    if boxes.n_targets[box] > 0:
+        _from_larger(boxes, box, colleagues, least, path, into)
+        neighbours_of(boxes, box, colleagues, least, stack, into)
 
 
 @kernels
-def _meet():
+def _count():
     def loop(
-        level_starts, anchor, cell, parent, first_child, n_children, roots, n_targets, n_sources,
-        colleagues, m2p_least, p2l_least, offsets, counts, senders, rows,
+        chunk, level_starts, anchor, parent, first_child, n_children, n_targets, n_sources,
+        colleagues, m2p_least, p2l_least, per_box, per_chunk, numbers, weights,
     ):  # fmt: skip
-        """Count the pairs that every leaf finds, or write them from its offset on."""
-        leaf = cuda.grid(1)
-        if leaf >= parent.shape[0]:
-            return
+        """Count the pairs of every target, and what they cost."""
+        shared = cuda.shared.array(BLOCK, np.int64)
+        points = cuda.shared.array(_LEVELS, np.int64)
+        stack = cuda.local.array((2, STACK), np.int32)
+        path = cuda.local.array(_LEVELS, np.int32)
+        next_, wholes = cuda.local.array(N_NUMBERS, np.int64), cuda.local.array(N_NUMBERS, np.int64)
+        thread, block, n = cuda.threadIdx.x, cuda.blockIdx.x, parent.shape[0]
         boxes = Boxes(
-            level_starts, anchor, cell, parent, first_child, n_children, roots, n_targets,
+            level_starts, anchor, n_targets, parent, first_child, n_children, anchor, n_targets,
             n_sources, n_targets, n_sources,
         )  # fmt: skip
-        next_ = cuda.local.array(1, np.int64)
+        nothing = n_targets[:0]
+        for level in range(thread, _LEVELS, BLOCK):
+            points[level] = 0
+        for kind in range(N_NUMBERS):
+            wholes[kind] = 0
+        cuda.syncthreads()
+        for box in range(block * chunk + thread, min((block + 1) * chunk, n), BLOCK):
+            for kind in range(N_NUMBERS):
+                next_[kind] = 0
+            lists = nothing, nothing, nothing, nothing, nothing
+            held = n_targets, n_sources, level_starts, points, True
+            least = m2p_least, p2l_least
+            into = box, n, next_, lists, held
+            _meet(boxes, box, colleagues, least, stack, path, into)
+            next_[CLOSE] *= n_targets[box]
+            next_[LEAVES] = 1 if n_children[box] == 0 else 0
+            for kind in range(3):
+                per_box[kind, box] = next_[kind]
+            for kind in range(N_NUMBERS):
+                wholes[kind] += next_[kind]
+        add_up(shared, wholes, per_chunk, numbers)
+        for level in range(thread, weights.shape[0], BLOCK):
+            if points[level] > 0:
+                cuda.atomic.add(weights, (level, POINTS), points[level])
+
+    return loop
+
+
+@kernels
+def _write():
+    def loop(
+        chunk, level_starts, anchor, parent, first_child, n_children, n_targets, n_sources,
+        colleagues, m2p_least, p2l_least, per_box, per_chunk, source_range, starts, near,
+        m2p_targets, m2p_sources, p2l_targets, p2l_sources, loose, lengths, kinds_per_chunk, totals,
+    ):  # fmt: skip
+        """Write the pairs of every target, and near boxes as ranges of sources."""
+        shared = cuda.shared.array(BLOCK, np.int64)
+        weights = cuda.shared.array(_LEVELS, np.int64)
         stack = cuda.local.array((2, STACK), np.int32)
-        counting = senders.shape[0] == 0
-        next_[0] = 0 if counting else offsets[leaf]
-        least = m2p_least, p2l_least
-        neighbours_of(boxes, leaf, colleagues, least, stack, (next_, 0, senders, rows))
-        if counting:
-            counts[leaf] = next_[0]
-
-    return loop
-
-
-@kernels
-def _name_targets():
-    def loop(rows, n, out):
-        i = cuda.grid(1)
-        if i < out.shape[0]:
-            out[i] = rows[i] % n
-
-    return loop
-
-
-def _picked(space: Space, starts: DeviceArray, n: int) -> DeviceArray:
-    """Return where m2p and p2l pairs start."""
-    out = space.empty((2,), np.int64)
-    launch(space, _pick(), 2, starts, n, out)
-    return out
-
-
-@kernels
-def _pick():
-    def loop(starts, n, out):
-        i = cuda.grid(1)
-        if i < 2:
-            out[i] = starts[(i + 1) * n]
-
-    return loop
-
-
-# --- near boxes as ranges -------------------------------------------------------------------------
-
-
-def _ranges(
-    space: Space, starts: DeviceArray, near: DeviceArray, n: int, source_range: DeviceArray
-) -> tuple[DeviceArray, DeviceArray]:
-    """Return where the ranges of sources of every box start, and these."""
-    loose, counts = space.empty((near.shape[0], 2), np.int64), space.empty((n,), np.int64)
-    launch(space, _merge(), n, starts, near, source_range, loose, counts)
-    range_starts = running_sum(space, counts)
-    ranges = space.empty((total(space, range_starts), 2), np.int64)
-    launch(space, _pack(), n, starts, loose, range_starts, ranges)
-    return range_starts, ranges
-
-
-@kernels
-def _merge():
-    def loop(starts, near, source_range, loose, counts):
-        box = cuda.grid(1)
-        if box < counts.shape[0]:
-            first = starts[box]
-            last = merge_row(near, first, starts[box + 1], source_range, loose, first)
-            counts[box] = last - first
-
-    return loop
-
-
-@kernels
-def _pack():
-    def loop(starts, loose, range_starts, ranges):
-        box = cuda.grid(1)
-        if box < range_starts.shape[0] - 1:
-            for i in range(range_starts[box], range_starts[box + 1]):
-                row = starts[box] + i - range_starts[box]
-                ranges[i, 0] = loose[row, 0]
-                ranges[i, 1] = loose[row, 1]
+        path = cuda.local.array(_LEVELS, np.int32)
+        next_, before = cuda.local.array(N_NUMBERS, np.int64), cuda.local.array(3, np.int64)
+        kinds, wholes = cuda.local.array(N_KINDS, np.int64), cuda.local.array(N_KINDS, np.int64)
+        thread, block, n = cuda.threadIdx.x, cuda.blockIdx.x, parent.shape[0]
+        boxes = Boxes(
+            level_starts, anchor, n_targets, parent, first_child, n_children, anchor, n_targets,
+            n_sources, n_targets, n_sources,
+        )  # fmt: skip
+        for kind in range(N_KINDS):
+            wholes[kind] = 0
+        for kind in range(3):
+            before[kind] = summed(shared, per_chunk[kind], 0, block)
+        last = min((block + 1) * chunk, n)
+        for begin in range(block * chunk, last, BLOCK):
+            box = begin + thread
+            for kind in range(3):
+                count = np.int64(per_box[kind, box]) if box < last else np.int64(0)
+                inside, whole = scanned(shared, count)
+                next_[kind] = before[kind] + inside
+                before[kind] += whole
+            if box >= last:
+                continue
+            first = next_[NEAR]
+            lists = near, m2p_targets, m2p_sources, p2l_targets, p2l_sources
+            held = n_targets, n_sources, level_starts, weights, False
+            least = m2p_least, p2l_least
+            into = box, n, next_, lists, held
+            _meet(boxes, box, colleagues, least, stack, path, into)
+            starts[box + 1] = next_[NEAR]
+            end = merge_row(near, first, next_[NEAR], source_range, loose, first)
+            lengths[box] = end - first
+            kinds_of(n_children[box], n_targets[box], n_sources[box], end - first, kinds)
+            for kind in range(N_KINDS):
+                wholes[kind] += kinds[kind]
+        add_up(shared, wholes, kinds_per_chunk, totals)
 
     return loop

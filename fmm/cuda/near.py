@@ -1,31 +1,39 @@
-"""The near field on the GPU: a block for each leaf, its sources in tiles of shared memory.
+"""The near field on the GPU: blocks of targets of a leaf run through the sources near to it.
 
-The arithmetic of a pair is that of `multipoles.cuda.direct`.
+Sources are packed once and the arithmetic of a pair is that of direct sums, see
+`multipoles.cuda.records`. A leaf of many targets has several blocks; where few targets are left,
+more threads share the sources of each.
 """
 
 import numpy as np
 
 from fmm.cuda.curve import DeviceArray
 from multipoles import indexing, plain
-from multipoles.compiled.cuda_access import WIDEST, loader, storer, zeros
+from multipoles.compiled.cuda_access import loader, zeros
 from multipoles.compiled.cuda_kernels import REAL, SIMULATED, cuda, kernels
-from multipoles.cuda.device import Space
-from multipoles.cuda.direct import (
-    ALIGNED,
+from multipoles.cuda.arithmetic import (
     MAX_EMITTED,
-    add,
-    add_field,
     add_pair_of_any_order,
-    chain_function,
     channel_group,
     parameters_of,
-    record_layout,
     tables_of_any_order,
 )
-from multipoles.pairwise import square
+from multipoles.cuda.device import Space
+from multipoles.cuda.records import (
+    cell_size,
+    gather_function,
+    groups_for,
+    packed,
+    sum_of_records,
+    targets_of_thread,
+)
 from multipoles.radial import Coulomb, Kernel
 
-THREADS = 4 if SIMULATED else 64
+# logarithms of the threads of a block, and of the columns that have targets of their own
+_LOG_THREADS = 2 if SIMULATED else 5
+_LOG_COLUMNS = 1 if SIMULATED else 5
+THREADS = 1 << _LOG_THREADS
+_MOST_SHARES = 16
 _COULOMB = Coulomb()
 
 
@@ -68,75 +76,74 @@ def near_field(
         return
     dtype = np.dtype(targets.dtype)
     source_order = indexing.order_of(moments.shape[2])
-    arrays = tuple(array.reshape(-1) for array in (targets, sources, moments))
+    points, there, values = (array.reshape(-1) for array in (targets, sources, moments))
     leaves = tuple(array.reshape(-1) for array in (leaf_targets, range_starts, ranges))
     parameters = parameters_of(space, kernel, dtype)
     flat = out.reshape(-1)
     if source_order + order > MAX_EMITTED:
         tables = tables_of_any_order(space, source_order, order, dtype)
         _near_of_any_order(source_order + order, kernel.code)(
-            space.stream, dtype, (n_leaves, channels), THREADS, *arrays, parameters, channels,
-            *leaves, *tables, flat,
+            space.stream, dtype, (n_leaves, channels), THREADS, points, there, values, parameters,
+            channels, *leaves, *tables, flat,
         )  # fmt: skip
         return
     group = channel_group(source_order, order, channels)
-    orders_code = plain.code_of_orders(source_order, order, group)
-    _near(orders_code, kernel.code)(
-        space.stream, dtype, (n_leaves, channels // group), THREADS, *arrays, parameters, channels,
-        *leaves, flat,
+    code = plain.code_of_orders(source_order, order, group)
+    mean = -(-targets.shape[0] // n_leaves)
+    shares = min(-(-mean // (targets_of_thread(code) << _LOG_COLUMNS)), _MOST_SHARES)
+    _near(code, kernel.code)(
+        space.stream, dtype, (n_leaves * shares, channels // group), THREADS, points,
+        packed(space, there, values, channels, code), sources.shape[0], parameters,
+        flat.shape[0] // targets.shape[0], shares, *leaves, flat,
     )  # fmt: skip
 
 
 @kernels
 def _near(orders_code, kernel):
-    """Write the near field of leaves: a block's threads take its targets, some at a time."""
-    source_order, order, group = plain.orders_of_code(orders_code)
-    n_in, n_out = (group * indexing.n_components(n) for n in (source_order, order))
-    chain_of = chain_function(orders_code, kernel)
-    length, tile = record_layout(n_in, THREADS)
-    size = length * tile
-    load, store, zero = loader(length, ALIGNED), storer(n_out), zeros(n_out)
-    point, end_of_moments = loader(3), 3 + n_in
+    """Write the near field; a block takes every so many-th run of targets of a leaf."""
+    _, order, group = plain.orders_of_code(orders_code)
+    n_out, held = group * indexing.n_components(order), targets_of_thread(orders_code)
+    add_range = sum_of_records(orders_code, kernel, cell_size(orders_code))
+    gather = gather_function(n_out, THREADS)
+    point, pair, zero = loader(3), loader(2), zeros(n_out)
+    most, size, two = held << _LOG_COLUMNS, THREADS * n_out, held == 2
 
     def loop(
-        targets, sources, moments, parameters, channels, leaf_targets, range_starts, ranges, out
-    ):
-        records = cuda.shared.array(size, REAL, WIDEST)
-        thread, leaf = cuda.threadIdx.x, cuda.blockIdx.x
-        row, column = channels * n_in // group, cuda.blockIdx.y * n_in
-        last = leaf_targets[2 * leaf + 1]
-        for begin in range(leaf_targets[2 * leaf], last, THREADS):
-            i = begin + thread
-            here = point(targets, 3 * min(i, last - 1))
-            total = zero()
-            for at in range(range_starts[leaf], range_starts[leaf + 1]):
-                stop = ranges[2 * at + 1]
-                for first in range(ranges[2 * at], stop, tile):
-                    full = length * min(tile, stop - first)
-                    cuda.syncthreads()
-                    for k in range(thread, full, THREADS):
-                        item, j = k % length, first + k // length
-                        value = 0.0
-                        if item < 3:
-                            value = sources[3 * j + item]
-                        elif item < end_of_moments:
-                            value = moments[j * row + column + item - 3]
-                        records[k] = value
-                    cuda.syncthreads()
-                    some = zero()
-                    offset = 0
-                    # a warp without targets only helps to copy
-                    end = full if begin + thread // 32 * 32 < last else 0
-                    while offset < end:
-                        source = load(records, offset)
-                        r = (here[0] - source[0], here[1] - source[1], here[2] - source[2])
-                        chain = chain_of(square(r[0], r[1], r[2]), parameters)
-                        some = add_field(orders_code, (some, chain, r, source[3:end_of_moments]))[0]
-                        offset += length
-                    total = add(orders_code, (total, some))[0]
-            if i < last:
-                width = channels * n_out // group
-                store(out, i * width + cuda.blockIdx.y * n_out, total)
+        targets, records, n_sources, parameters, width, shares, leaf_targets, range_starts, ranges,
+        out,
+    ):  # fmt: skip
+        shared = cuda.shared.array(size, REAL)
+        thread, leaf = cuda.threadIdx.x, cuda.blockIdx.x // shares
+        before = cuda.blockIdx.y * n_sources
+        held_by, own = pair(leaf_targets, 2 * leaf), pair(range_starts, leaf)
+        begin = held_by[0] + (cuda.blockIdx.x - leaf * shares) * most
+        last = held_by[1]
+        while begin < last:
+            stop = min(begin + most, last)
+            while begin < stop:
+                shift = groups_for(stop - begin, _LOG_THREADS, _LOG_COLUMNS, held)
+                groups, columns = 1 << shift, THREADS >> shift
+                group, column = thread >> (_LOG_THREADS - shift), thread & (columns - 1)
+                here = point(targets, 3 * min(begin + column, stop - 1))
+                there = point(targets, 3 * min(begin + columns + column, stop - 1))
+                first, second = zero(), zero()
+                for at in range(own[0], own[1]):
+                    range_ = pair(ranges, 2 * at)
+                    first, second = add_range(
+                        records, before + range_[0], before + range_[1], group, groups, here,
+                        there, parameters, first, second,
+                    )  # fmt: skip
+                place = begin * width + cuda.blockIdx.y * n_out
+                count = stop - begin
+                gather(shared, first, thread, thread, groups, columns, count, out, place, width,
+                       False)  # fmt: skip
+                if two:
+                    place += columns * width
+                    count -= columns
+                    gather(shared, second, thread, thread, groups, columns, count, out, place,
+                           width, False)  # fmt: skip
+                begin += min(stop - begin, held * columns)
+            begin += (shares - 1) * most
 
     return loop
 

@@ -4,6 +4,7 @@ The host waits for the device when it lays out a plan and when it chooses degree
 once for each pair of orders; later evaluations only launch.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,13 @@ from fmm.steps import FarField, InFreeSpace
 from fmm.tree.curve import SortedPoints
 from fmm.tree.geometry import Batches
 from multipoles import checks, indexing
+from multipoles.compiled.cuda_kernels import SIMULATED
 from multipoles.cuda import interactions
 from multipoles.cuda.device import Space, space_of
 from multipoles.radial import Kernel
+
+if not SIMULATED:
+    from multipoles.cuda.graphs import Repeated
 
 
 class DeviceSteps(InFreeSpace):
@@ -83,6 +88,10 @@ class DeviceSteps(InFreeSpace):
         packed, had_channels = interactions.moments_of(self.space, moments, like)
         self.space.move_to(space_of(moments))
         return packed, indexing.order_of(packed.shape[2]), had_channels, np.dtype(packed.dtype)
+
+    def repeated(self, work: Callable[[DeviceArray], Any]) -> Callable[[DeviceArray], Any]:
+        """Return work that is noted and replayed, see `multipoles.cuda.graphs`."""
+        return work if SIMULATED else Repeated(self.space, work)
 
     def processor(self, dtype: np.dtype) -> str:
         """Return whose times decide about leaves."""

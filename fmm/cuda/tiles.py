@@ -1,87 +1,148 @@
 """Leaves of a tree on the GPU and the sources near to each; leaves of many targets in tiles."""
 
+from typing import NamedTuple
+
 import numpy as np
 
-from fmm.cuda.curve import DeviceArray, launch
-from fmm.tree.build import Tree
+from fmm.cuda.build import DeviceTree
+from fmm.cuda.curve import GEOMETRY, DeviceArray, launch
 from fmm.tree.curve import upper
 from fmm.tree.geometry import MOST_TARGETS, TILE
-from multipoles.compiled.cuda_kernels import cuda, kernels
+from multipoles.compiled.cuda_kernels import cuda, device, kernels
 from multipoles.cuda.device import Space
-from multipoles.cuda.sorting import marked, running_sum, total
+from multipoles.cuda.sorting import THREADS as BLOCK
+from multipoles.cuda.sorting import chunks_of, scanned, summed
+
+# what is counted of every box
+_RANGES, _TARGETS, _SOURCES, _PARTS, _ENTRIES, N_KINDS = range(6)
 
 
-def leaves_with(space: Space, tree: Tree, ranges: DeviceArray) -> DeviceArray:
-    """Return the leaves that hold points."""
-    n = tree.parent.shape[0]
-    marks = space.empty((n,), np.int64)
-    launch(space, _mark_leaves(), n, tree.n_children, ranges, marks)
-    return marked(space, marks)
+class Leaves(NamedTuple):
+    """Leaves that hold points, ascending, and what is near to them; all on the device."""
+
+    range_starts: DeviceArray
+    """int64, (n_boxes + 1,): see `fmm.tree.lists.Lists.near_range_starts`."""
+    ranges: DeviceArray
+    targets: DeviceArray
+    """int64: leaves with targets."""
+    sources: DeviceArray
+    """int64: leaves with sources."""
+    target_ranges: DeviceArray
+    """int64, (n, 2): targets of each leaf."""
+    near: tuple[DeviceArray, DeviceArray, DeviceArray]
+    """Ranges of targets, starts of the ranges of sources near to each, and these: of leaves, those
+    of many targets cut into tiles."""
 
 
-@kernels
-def _mark_leaves():
-    def loop(n_children, ranges, out):
-        box = cuda.grid(1)
-        if box < out.shape[0]:
-            out[box] = 1 if n_children[box] == 0 and ranges[box, 1] > ranges[box, 0] else 0
+class Ranges(NamedTuple):
+    """Ranges of sources near to each box, with gaps between those of one box and the next."""
 
-    return loop
-
-
-def near_of(
-    space: Space, leaves: DeviceArray, target_range: DeviceArray, range_starts: DeviceArray
-) -> tuple[DeviceArray, DeviceArray]:
-    """Return ranges of targets of leaves, and starts of the ranges of sources near to each."""
-    n = leaves.shape[0]
-    targets, starts = space.empty((n, 2), np.int64), space.empty((n + 1,), np.int64)
-    launch(space, _near(), n + 1, leaves, target_range, range_starts, targets, starts)
-    return targets, starts
+    loose: DeviceArray
+    """int64, (n_pairs, 2): those of a box begin where its near pairs do."""
+    lengths: DeviceArray
+    """int32, (n_boxes,): how many each box has."""
+    per_chunk: DeviceArray
+    """int64, (N_KINDS, n_chunks): what is counted of the boxes of a chunk."""
+    totals: DeviceArray
+    """int64, (N_KINDS,): of all boxes."""
 
 
-@kernels
-def _near():
-    def loop(leaves, target_range, range_starts, targets, starts):
-        i = cuda.grid(1)
-        if i == leaves.shape[0]:
-            # boxes that are no leaves, or without targets, have no ranges
-            starts[i] = range_starts[range_starts.shape[0] - 1]
-        elif i < leaves.shape[0]:
-            box = leaves[i]
-            starts[i] = range_starts[box]
-            targets[i, 0] = target_range[box, 0]
-            targets[i, 1] = target_range[box, 1]
-
-    return loop
+def chunks_of_boxes(n: int) -> tuple[int, int]:
+    """Return how many chunks n boxes are cut into, and the boxes of each but the last."""
+    return chunks_of(n, BLOCK, 8)
 
 
-def tiles(
-    space: Space, targets: DeviceArray, starts: DeviceArray, ranges: DeviceArray
-) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
-    """Return ranges of targets, starts and ranges of sources, leaves of many targets cut up."""
-    n = targets.shape[0]
-    parts, entries = space.empty((n,), np.int64), space.empty((n,), np.int64)
-    launch(space, _count_tiles(), n, targets, starts, parts, entries)
-    first, offsets = running_sum(space, parts), running_sum(space, entries)
-    n_tiles = total(space, first)
-    if n_tiles == n:
-        return targets, starts, ranges
-    parts_of, begins = space.empty((n_tiles, 2), np.int64), space.empty((n_tiles + 1,), np.int64)
-    out = space.empty((total(space, offsets), 2), np.int64)
-    launch(
-        space, _cut(), n_tiles + 1, targets, starts, ranges, first, offsets, parts_of, begins, out
+def leaves_of(
+    space: Space, tree: DeviceTree, near_starts: DeviceArray, found: Ranges
+) -> Leaves:
+    """Return the leaves of a tree that hold points; waits for their number.
+
+    Parameters
+    ----------
+    space : Space
+        Where the arrays are.
+    tree : DeviceTree
+        On the device.
+    near_starts : device array of int64, shape (n_boxes + 1,)
+        Where the near pairs of each box begin.
+    found : Ranges
+        Sources near to each box.
+    """
+    n = found.lengths.shape[0]
+    blocks, chunk = chunks_of_boxes(n)
+    n_ranges, n_targets, n_sources, n_parts, n_entries = space.download(found.totals).tolist()
+    range_starts, ranges = space.zeros((n + 1,), np.int64), space.empty((n_ranges, 2), np.int64)
+    targets, sources = (space.empty((k,), np.int64) for k in (n_targets, n_sources))
+    of_targets = space.empty((n_targets, 2), np.int64)
+    rows = space.zeros((3, n_targets + 1), np.int64)
+    starts, first, offsets = rows[0], rows[1], rows[2]
+    _pack()(
+        space.stream, GEOMETRY, blocks, BLOCK, chunk, tree.n_children, tree.n_targets,
+        tree.n_sources, near_starts, *found[:3], tree.target_range, range_starts, ranges, targets,
+        sources, of_targets, starts, first, offsets,
     )  # fmt: skip
-    return parts_of, begins, out
+    near = of_targets, starts, ranges
+    if n_parts > n_targets:
+        tiles, begins = space.empty((n_parts, 2), np.int64), space.empty((n_parts + 1,), np.int64)
+        out = space.empty((n_entries, 2), np.int64)
+        launch(space, _cut(), n_parts + 1, *near, first, offsets, tiles, begins, out)
+        near = tiles, begins, out
+    return Leaves(range_starts, ranges, targets, sources, of_targets, near)
+
+
+@device
+def kinds_of(n_children, n_targets, n_sources, n_ranges, out):
+    """Write what is counted of a box."""
+    is_leaf = n_children == 0
+    out[_RANGES] = n_ranges
+    out[_TARGETS] = 1 if is_leaf and n_targets > 0 else 0
+    out[_SOURCES] = 1 if is_leaf and n_sources > 0 else 0
+    parts = (n_targets + TILE - 1) // TILE if n_targets > MOST_TARGETS else 1
+    out[_PARTS] = out[_TARGETS] * parts
+    out[_ENTRIES] = out[_PARTS] * n_ranges
 
 
 @kernels
-def _count_tiles():
-    def loop(targets, starts, parts, entries):
-        leaf = cuda.grid(1)
-        if leaf < parts.shape[0]:
-            held = targets[leaf, 1] - targets[leaf, 0]
-            parts[leaf] = (held + TILE - 1) // TILE if held > MOST_TARGETS else 1
-            entries[leaf] = parts[leaf] * (starts[leaf + 1] - starts[leaf])
+def _pack():
+    def loop(
+        chunk, n_children, n_targets, n_sources, near_starts, loose, lengths, per_chunk,
+        target_range, range_starts, ranges, targets, sources, of_targets, starts, first, offsets,
+    ):  # fmt: skip
+        """Close the gaps between ranges, and write the leaves."""
+        shared = cuda.shared.array(BLOCK, np.int64)
+        counts = cuda.local.array(N_KINDS, np.int64)
+        before, at = cuda.local.array(N_KINDS, np.int64), cuda.local.array(N_KINDS, np.int64)
+        thread, block, n = cuda.threadIdx.x, cuda.blockIdx.x, lengths.shape[0]
+        for kind in range(N_KINDS):
+            before[kind] = summed(shared, per_chunk[kind], 0, block)
+        last = min((block + 1) * chunk, n)
+        for begin in range(block * chunk, last, BLOCK):
+            box = begin + thread
+            for kind in range(N_KINDS):
+                counts[kind] = 0
+            if box < last:
+                kinds_of(n_children[box], n_targets[box], n_sources[box], lengths[box], counts)
+            for kind in range(N_KINDS):
+                inside, whole = scanned(shared, counts[kind])
+                at[kind] = before[kind] + inside
+                before[kind] += whole
+            if box >= last:
+                continue
+            range_starts[box + 1] = at[_RANGES] + counts[_RANGES]
+            for i in range(counts[_RANGES]):
+                for end in range(2):
+                    ranges[at[_RANGES] + i, end] = loose[near_starts[box] + i, end]
+            if counts[_SOURCES] > 0:
+                sources[at[_SOURCES]] = box
+            if counts[_TARGETS] > 0:
+                leaf = at[_TARGETS]
+                targets[leaf] = box
+                for end in range(2):
+                    of_targets[leaf, end] = target_range[box, end]
+                # boxes that are no leaves, or without targets, have no ranges
+                starts[leaf + 1] = at[_RANGES] + counts[_RANGES]
+                first[leaf + 1] = at[_PARTS] + counts[_PARTS]
+                offsets[leaf + 1] = at[_ENTRIES] + counts[_ENTRIES]
 
     return loop
 

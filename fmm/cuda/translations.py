@@ -1,273 +1,217 @@
-"""Translations between boxes on the GPU: matrices of `fmm.far.translations`, and loops over them.
+"""Translations between parents and children on the GPU.
 
+A block takes some parents and all their children, so that a matrix is read once for all of them.
 Every sum is gathered by the thread that owns its place, in a fixed order.
 """
 
-import itertools
 from functools import cache
 from typing import Any
 
 import numpy as np
 
 from fmm.cuda.curve import DeviceArray
-from fmm.cuda.expansions import THREADS
+from fmm.cuda.staging import QUAD, padded
 from fmm.far import harmonics, translations
-from fmm.tree.curve import upper
-from fmm.tree.lists import shifts
-from multipoles.compiled.cuda_access import WIDEST, loader, storer, zeros
-from multipoles.compiled.cuda_kernels import REAL, SIMULATED, Device, cuda, kernels
+from multipoles.compiled.cuda_access import loader, zeros
+from multipoles.compiled.cuda_kernels import REAL, SIMULATED, Device, cuda, device, kernels
+from multipoles.compiled.cuda_vectors import written_out
 from multipoles.compiled.emit import emitted
 from multipoles.cuda.device import Space
 
-# threads that translate the boxes of a group, and how many target boxes it has
-WORKERS = 4 if SIMULATED else 256
-GROUP = 32 if SIMULATED else 64
-# boxes that one thread translates together, and columns of a matrix that it reads at once
-_PAIRS = 4 if SIMULATED else 16
-_COLUMNS = 4
-# coefficients in shared memory
-_ENTRIES = 64 if SIMULATED else 4096
-
+# parents of a block, teams of its threads, each for some octants, and most rows of a team
+_FAMILIES = 2 if SIMULATED else 4
+_TEAMS = 2 if SIMULATED else 4
+_ROWS = 4 if SIMULATED else 128
+_OCTANTS = 8
 
 # numbers, or what stands for them while a kernel is compiled, see `multipoles.compiled.emit`
 Numbers = list[Any]
 
 
-def _scaled_sum(orders: int, sums: Numbers, values: Numbers, factor: Numbers) -> list[Numbers]:
-    """Return sums + values * factor."""
-    return [[s + v * factor[0] for s, v in zip(sums, values, strict=True)]]
-
-
-def _scaled(orders: int, values: Numbers, factor: Numbers) -> list[Numbers]:
-    """Return values * factor."""
-    return [[v * factor[0] for v in values]]
-
-
-scaled_sum, scaled = emitted(_scaled_sum), emitted(_scaled)
-
-
-def teams_for(n: int) -> int:
-    """Return into how many teams a block's threads divide if a team takes n rows of a matrix."""
-    if SIMULATED:
-        return 2
-    return next((teams for teams in (4, 2) if n <= WORKERS // teams), 1)
-
-
 def shift_operators(space: Space, way: str, degree: int, dtype: np.dtype) -> DeviceArray:
-    """Return the matrices of the eight octants, upward or downward, each column after column."""
+    """Return the matrices of the eight octants, upward or downward, each column after column.
+
+    Columns, and their number, are padded by zeros to a multiple of four.
+    """
+    n = harmonics.n_harmonics(degree)
 
     def make() -> np.ndarray:
-        matrices = [translations.shift_matrix(octant, degree) for octant in range(8)]
-        if way == "downward":
-            matrices = [0.5 * matrix.T for matrix in matrices]
-        return np.stack([m.T for m in matrices]).astype(dtype).reshape(-1)
+        out = np.zeros((_OCTANTS, padded(n), padded(n)), dtype)
+        for octant in range(_OCTANTS):
+            matrix = translations.shift_matrix(octant, degree)
+            out[octant, :n, :n] = matrix.T if way == "upward" else 0.5 * matrix
+        return out.reshape(-1)
 
     return space.constant((way, degree, dtype.name), make)
 
 
-def transfer_operators(
-    space: Space, degree: int, dtype: np.dtype
-) -> tuple[DeviceArray, DeviceArray, DeviceArray]:
-    """Return codes with their matrix and reflection, the matrices, and signs of reflections.
-
-    Matrices of shifts with components >= 0 alone, each column after column, columns of zeros up
-    to a multiple of `_COLUMNS`; others are theirs between reflected boxes.
-    """
-    reach = int(np.abs(shifts()).max())
-    span = range(reach + 1)
-    reflected = [shift for shift in itertools.product(span, span, span) if max(shift) > 1]
-
-    def codes() -> np.ndarray:
-        rows = []
-        for code, shift in enumerate(shifts().tolist()):
-            if max(map(abs, shift)) > 1:
-                octant = 4 * (shift[0] < 0) + 2 * (shift[1] < 0) + (shift[2] < 0)
-                rows.append((code, reflected.index(tuple(map(abs, shift))), octant))
-        # codes of one matrix follow each other: it is read from memory once
-        return np.array(sorted(rows, key=lambda row: row[1:]), np.int32)
-
-    def matrices() -> np.ndarray:
-        n = harmonics.n_harmonics(degree)
-        out = np.zeros((len(reflected), -(-n // _COLUMNS) * _COLUMNS, n), dtype)
-        for i, shift in enumerate(reflected):
-            out[i, :n] = translations.transfer_matrix(shift, degree).T
-        return out.reshape(-1)
-
-    def signs() -> np.ndarray:
-        size = harmonics.n_harmonics(degree)
-        return np.stack(
-            [translations.reflection(octant, degree, dtype)[:size] for octant in range(8)]
-        ).reshape(-1)
-
-    return (
-        space.constant("transfer codes", codes),
-        space.constant(("transfer", degree, dtype.name), matrices),
-        space.constant(("reflections", degree, dtype.name), signs),
-    )
+def grid_of(n_parents: int, channels: int, length: int) -> tuple[Any, Any]:
+    """Return blocks and threads for the families of some parents."""
+    rows = min(_ROWS, 2 if SIMULATED else -(-length // 32) * 32)
+    return (-(-n_parents // _FAMILIES), channels), (rows, _TEAMS)
 
 
 @kernels
 def coarsen():
-    """Add to a parent the translated multipoles of its children."""
+    """Add to parents the translated multipoles of their children, behind a row of zeros."""
+    room, apart, families = _TEAMS * _FAMILIES * _ROWS, _FAMILIES * _ROWS, _FAMILIES
+    multiply, zero, n_rows = _multiplier(), zeros(_FAMILIES), _OCTANTS * _FAMILIES
 
-    def loop(begin, first_child, n_children, anchor, operators, length, channels, multipoles):
-        parent, channel = begin + cuda.blockIdx.x, cuda.blockIdx.y
-        first = first_child[parent]
-        for i in range(cuda.threadIdx.x, length, THREADS):
-            total = 0.0
-            for child in range(first, first + n_children[parent]):
-                octant = (
-                    4 * (anchor[child, 0] & 1) + 2 * (anchor[child, 1] & 1) + (anchor[child, 2] & 1)
-                )
-                offset = (child * channels + channel) * length
-                matrix = octant * length * length + i
-                for j in range(length):
-                    total += operators[matrix + j * length] * multipoles[offset + j]
-            if n_children[parent] > 0:
-                multipoles[(parent * channels + channel) * length + i] += total
+    def loop(
+        begin, end, first_child, n_children, anchor, operators, length, channels, multipoles
+    ):
+        sums = cuda.shared.array(room, REAL)
+        rows = cuda.shared.array(n_rows, np.int32)
+        first, channel = begin + cuda.blockIdx.x * families, cuda.blockIdx.y
+        team, size = cuda.threadIdx.y, length * length
+        if find_children(first, end, first_child, n_children, anchor, rows) == 0:
+            return
+        for start in range(0, length, cuda.blockDim.x):
+            i = start + cuda.threadIdx.x
+            total = zero()
+            for octant in range(team, _OCTANTS if i < length else 0, _TEAMS):
+                total = multiply(
+                    total, rows, octant, 1, 0, channels, channel, length, operators,
+                    octant * size + i, multipoles,
+                )  # fmt: skip
+            put_sums(total, sums, team * apart + cuda.threadIdx.x)
+            cuda.syncthreads()
+            for family in range(team, families, _TEAMS):
+                parent = first + family
+                if parent < end and n_children[parent] > 0 and i < length:
+                    value = 0.0
+                    for other in range(_TEAMS):
+                        value += sums[other * apart + family * _ROWS + cuda.threadIdx.x]
+                    multipoles[((parent + 1) * channels + channel) * length + i] += value
+            cuda.syncthreads()
 
     return loop
 
 
 @kernels
 def refine():
-    """Add to a child the translated local expansion of its parent."""
+    """Add to children the translated local expansion of their parents."""
+    multiply, zero, n_rows = _multiplier(), zeros(_FAMILIES), _OCTANTS * _FAMILIES
+    families, add = _FAMILIES, _adder()
 
-    def loop(begin, parents, anchor, operators, length, channels, locals_):
-        child, channel = begin + cuda.blockIdx.x, cuda.blockIdx.y
-        octant = 4 * (anchor[child, 0] & 1) + 2 * (anchor[child, 1] & 1) + (anchor[child, 2] & 1)
-        offset = (parents[child] * channels + channel) * length
-        for i in range(cuda.threadIdx.x, length, THREADS):
-            matrix = octant * length * length + i
+    def loop(begin, end, first_child, n_children, anchor, operators, length, channels, locals_):
+        rows = cuda.shared.array(n_rows, np.int32)
+        first, channel = begin + cuda.blockIdx.x * families, cuda.blockIdx.y
+        team, size = cuda.threadIdx.y, length * length
+        if find_children(first, end, first_child, n_children, anchor, rows) == 0:
+            return
+        for i in range(cuda.threadIdx.x, length, cuda.blockDim.x):
+            for octant in range(team, _OCTANTS, _TEAMS):
+                total = multiply(
+                    zero(), rows, octant, 0, first, channels, channel, length, operators,
+                    octant * size + i, locals_,
+                )  # fmt: skip
+                add(total, rows, octant, channels, channel, length, i, locals_)
+
+    return loop
+
+
+@kernels
+def add_parts():
+    """Add to the local expansions of boxes the parts of their multipole-to-local translations."""
+
+    def loop(begin, n_boxes, channels, n, n_parts, part_length, parts, length, locals_):
+        i = cuda.grid(1)
+        size = n_boxes * channels * part_length
+        if i < size and i % part_length < n:
             total = 0.0
-            for j in range(length):
-                total += operators[matrix + j * length] * locals_[offset + j]
-            locals_[(child * channels + channel) * length + i] += total
+            for part in range(n_parts):
+                total += parts[part * size + i]
+            row = begin * channels + i // part_length
+            locals_[row * length + i % part_length] += total
 
     return loop
 
 
-@kernels
-def find_group_starts():
-    """Write the first pair of each code whose target is not before a group's first box."""
-
-    def loop(begin, end, starts, targets, group_starts):
-        # groups along x: a grid has no more than 65535 blocks along its other axes
-        group = cuda.blockIdx.x
-        code = cuda.blockIdx.y * cuda.blockDim.x + cuda.threadIdx.x
-        if code < group_starts.shape[1]:
-            bound = min(begin + group * GROUP, end)
-            group_starts[group, code] = upper(targets, starts[code], starts[code + 1], bound - 1)
-
-    return loop
+# --- families -------------------------------------------------------------------------------------
 
 
-@kernels
-def transfer(teams):
-    """Add multipole-to-local translations to the boxes of a group, code by code.
+@device
+def find_children(first, end, first_child, n_children, anchor, rows):
+    """Write each family's child of each octant, a box's number and one, or 0; return if any."""
+    thread = cuda.threadIdx.y * cuda.blockDim.x + cuda.threadIdx.x
+    n_threads = cuda.blockDim.x * cuda.blockDim.y
+    for i in range(thread, _OCTANTS * _FAMILIES, n_threads):
+        rows[i] = 0
+    cuda.syncthreads()
+    found = 0
+    for family in range(min(_FAMILIES, end - first)):
+        found += n_children[first + family]
+    for i in range(thread, _OCTANTS * _FAMILIES, n_threads):
+        family, child = i // _OCTANTS, i % _OCTANTS
+        if first + family < end and child < n_children[first + family]:
+            box = first_child[first + family] + child
+            octant = 4 * (anchor[box, 0] & 1) + 2 * (anchor[box, 1] & 1) + (anchor[box, 2] & 1)
+            rows[octant * _FAMILIES + family] = box + 1
+    cuda.syncthreads()
+    return found
 
-    Each team of threads takes some pairs of a code, each thread of it a row of the matrix. The
-    targets of one code are distinct, so that no two threads write to one place.
+
+def _sums_of_four(
+    orders: int, sums: Numbers, entries: Numbers, *values: Numbers
+) -> list[Numbers]:
+    """Return each family's sum with four entries of a matrix's row times its coefficients."""
+    for k in range(QUAD):
+        sums = [s + entries[k] * x[k] for s, x in zip(sums, values, strict=True)]
+    return [sums]
+
+
+sums_of_four = emitted(_sums_of_four)
+
+
+@cache
+def _multiplier() -> Device:
+    """Return the function for kernels that adds an octant's product to the sums of families.
+
+    It multiplies children's coefficients (behind a row of zeros), or those of parents from `first`
+    on, of which those without this child need not be there.
     """
-    rows, together = WORKERS // teams, teams * _PAIRS
-    chunk = _ENTRIES // together
-    # four more: fewer conflicts between the banks of shared memory
-    stride = together + 4
-    size = stride * chunk
-    gather, add_rows = _gather(rows, stride), _add_rows()
-    load, entry, zero = loader(_PAIRS, 4), loader(1), zeros(_PAIRS)
-
-    def loop(
-        group_starts,
-        codes,
-        targets,
-        sources,
-        operators,
-        signs,
-        n,
-        length,
-        channels,
-        multipoles,
-        locals_,
-    ):
-        x = cuda.shared.array(size, REAL, WIDEST)
-        work = cuda.local.array(_PAIRS, REAL)
-        thread, group, channel = cuda.threadIdx.x, cuda.blockIdx.x, cuda.blockIdx.y
-        team, row = thread // rows, thread % rows
-        n_columns = (n + _COLUMNS - 1) // _COLUMNS * _COLUMNS
-        for item in range(codes.shape[0]):
-            code, octant = codes[item, 0], codes[item, 2] * n
-            matrix = codes[item, 1] * n * n_columns
-            begin, stop = group_starts[group, code], group_starts[group + 1, code]
-            while begin < stop:
-                first = begin + team * _PAIRS
-                count = min(_PAIRS, stop - first)
-                for column in range(0, n_columns, chunk):
-                    width = min(chunk, n_columns - column)
-                    cuda.syncthreads()
-                    gather(
-                        row, team * _PAIRS, column, width, n, sources, first, count, channels,
-                        channel, length, multipoles, signs, octant, work, x,
-                    )  # fmt: skip
-                    cuda.syncthreads()
-                    for i in range(row, n if count > 0 else 0, rows):
-                        total = zero()
-                        offset, at = team * _PAIRS, matrix + column * n + i
-                        end = offset + width * stride
-                        while offset < end:
-                            a, b = entry(operators, at), entry(operators, at + n)
-                            c, d = entry(operators, at + 2 * n), entry(operators, at + 3 * n)
-                            total = scaled_sum(0, (total, load(x, offset), a))[0]
-                            total = scaled_sum(0, (total, load(x, offset + stride), b))[0]
-                            total = scaled_sum(0, (total, load(x, offset + 2 * stride), c))[0]
-                            total = scaled_sum(0, (total, load(x, offset + 3 * stride), d))[0]
-                            offset += _COLUMNS * stride
-                            at += _COLUMNS * n
-                        add_rows(
-                            total, signs[octant + i], i, targets, first, count, channels, channel,
-                            length, work, locals_,
-                        )  # fmt: skip
-                begin += together
-
-    return loop
+    lines = [
+        "def multiply(sums, rows, octant, of_children, first, channels, channel, length, operators,"
+        " entry, values):",
+        f"    families = octant * {_FAMILIES}",
+    ]
+    for f in range(_FAMILIES):
+        lines += [
+            f"    row{f} = rows[families + {f}] if of_children else "
+            f"(first + {f} if rows[families + {f}] > 0 else first)",
+            f"    at{f} = (row{f} * channels + channel) * length",
+        ]
+    xs = ", ".join(f"read(values, at{f} + j)" for f in range(_FAMILIES))
+    ms = ", ".join(f"operators[entry + {k} * length]" for k in range(QUAD))
+    lines += [
+        f"    for j in range(0, length, {QUAD}):",
+        f"        sums = sums_of_four(0, (sums, ({ms}), {xs}))[0]",
+        f"        entry += {QUAD} * length",
+        "    return sums",
+    ]
+    source = "\n".join(lines)
+    return Device(written_out(source, read=loader(QUAD, QUAD), sums_of_four=sums_of_four))
 
 
 @cache
-def _gather(rows: int, stride: int) -> Device:
-    """Return the function for kernels that reads some columns of a team's coefficients."""
-    load, store = loader(_PAIRS), storer(_PAIRS)
-
-    def gather(
-        row, team, column, width, n, sources, first, count, channels, channel, length, multipoles,
-        signs, octant, work, x,
-    ):  # fmt: skip
-        for j in range(row, width if count > 0 else 0, rows):
-            # columns beyond the last are zeros in the matrix, pairs beyond it are not written
-            harmonic = min(column + j, n - 1)
-            for pair in range(_PAIRS):
-                box = sources[first + min(pair, count - 1)] * channels + channel
-                work[pair] = multipoles[box * length + harmonic]
-            store(x, j * stride + team, scaled(0, (load(work, 0), (signs[octant + harmonic],)))[0])
-
-    return Device(gather)
+def _adder() -> Device:
+    """Return the function for kernels that adds families' sums to their child of an octant."""
+    lines = ["def add(sums, rows, octant, channels, channel, length, i, out):"]
+    for f in range(_FAMILIES):
+        lines += [
+            f"    child = rows[octant * {_FAMILIES} + {f}]",
+            "    if child > 0:",
+            f"        out[((child - 1) * channels + channel) * length + i] += sums[{f}]",
+        ]
+    return Device(written_out("\n".join(lines)))
 
 
-@cache
-def _add_rows() -> Device:
-    """Return the function for kernels that adds a row of each pair's product to its target."""
-    load, store = loader(_PAIRS), storer(_PAIRS)
-
-    def add_rows(
-        total, sign, i, targets, first, count, channels, channel, length, work, locals_
-    ):  # fmt: skip
-        # all are read before any is written: the device waits once
-        for pair in range(_PAIRS):
-            box = targets[first + min(pair, count - 1)] * channels + channel
-            work[pair] = locals_[box * length + i]
-        store(work, 0, scaled_sum(0, (load(work, 0), total, (sign,)))[0])
-        for pair in range(_PAIRS):
-            if pair < count:
-                box = targets[first + pair] * channels + channel
-                locals_[box * length + i] = work[pair]
-
-    return Device(add_rows)
+put_sums = Device(
+    written_out(
+        "\n".join(
+            ["def put_sums(sums, shared, at):"]
+            + [f"    shared[at + {f * _ROWS}] = sums[{f}]" for f in range(_FAMILIES)]
+        )
+    )
+)

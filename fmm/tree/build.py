@@ -141,7 +141,7 @@ def place_child(boxes, centre, box, above, centre_above, parent, edge_above):
 
 
 @bare_inline
-def _are_numbers(centre, box, edge, digit, level):
+def are_numbers(centre, box, edge, digit, level):
     """Return whether the centres of a box's children are numbers: multiples of their last digit.
 
     That is a quarter of the last digit of the box's edge.
@@ -164,7 +164,7 @@ def divides(
     )  # fmt: skip
     if max(t_last - t, s_last - s) <= leaf_size or level >= most:
         return False
-    if not _are_numbers(centre, box, edge / (np.int64(1) << level), digit, level):
+    if not are_numbers(centre, box, edge / (np.int64(1) << level), digit, level):
         return False
     # any level of the keys counts, even one that is not made: smaller boxes are better separated
     last, one = bits + WORD * (target_keys.shape[0] - 1), True

@@ -30,7 +30,7 @@ STRIDES = np.array([(2 * REACH + 1) ** 2, 2 * REACH + 1, 1], np.int64)
 POINTS = REACH * int(STRIDES.sum())
 """Code of no shift. No pair of boxes has it: it stands for single points that meet an expansion."""
 _BOX = 1000.0  # what finding the transfers of a box costs, in pairs
-_ADJACENT = (np.abs(np.indices((2 * REACH + 1,) * 3) - REACH).max(axis=0) <= 1).ravel()
+IS_ADJACENT = (np.abs(np.indices((2 * REACH + 1,) * 3) - REACH).max(axis=0) <= 1).ravel()
 
 
 @lru_cache
@@ -281,7 +281,7 @@ def _sort_out(boxes, box, first, last, n_colleagues, colleagues, into):
     here, receives = boxes.cell[box] + POINTS, boxes.receives[box]
     for other in range(first, last):
         code = here - boxes.cell[other]
-        if _ADJACENT[code]:
+        if IS_ADJACENT[code]:
             colleagues[box, n_colleagues] = other
             n_colleagues += 1
         elif receives and boxes.sends[other]:
@@ -321,11 +321,11 @@ def neighbours_of(boxes, leaf, colleagues, least, stack, into):
         if boxes.n_children[colleague] > 0:
             _descend(boxes, leaf, colleague, least, stack, into)
         elif boxes.receives[leaf] and boxes.sends[colleague]:
-            _emit(into, leaf, colleague)
+            emit(into, leaf, colleague)
 
 
 @bare_inline
-def _emit(into, row, source):
+def emit(into, row, source):
     offsets, stride, senders, rows = into
     offset = offsets[row * stride]
     if len(senders) > 0:
@@ -345,20 +345,20 @@ def _descend(boxes, leaf, colleague, least, stack, into):
         box, shift = stack[0, top], stack[1, top] + 1
         first = boxes.first_child[box]
         for other in range(first, first + boxes.n_children[box]):
-            if not _touches(boxes.anchor, leaf, other, shift):
+            if not touches(boxes.anchor, leaf, other, shift):
                 _separate(boxes, leaf, other, least, stack, top, into)
             elif boxes.n_children[other] > 0:
                 stack[0, top], stack[1, top] = other, shift
                 top += 1
             else:
                 if boxes.receives[leaf] and boxes.sends[other]:
-                    _emit(into, leaf, other)
+                    emit(into, leaf, other)
                 if boxes.receives[other] and boxes.sends[leaf]:
-                    _emit(into, other, leaf)
+                    emit(into, other, leaf)
 
 
 @bare_inline
-def _touches(anchor, leaf, other, shift):
+def touches(anchor, leaf, other, shift):
     """Return whether a box that is 2^shift times smaller touches the leaf."""
     for axis in range(3):
         low = anchor[leaf, axis] << shift
@@ -376,11 +376,11 @@ def _separate(boxes, leaf, other, least, stack, top, into):
     """
     n = len(boxes.parent)
     if boxes.receives[leaf] and boxes.sends[other]:
-        _emit(into, (n if boxes.n_sources[other] >= least[0] else 0) + leaf, other)
+        emit(into, (n if boxes.n_sources[other] >= least[0] else 0) + leaf, other)
     if not (boxes.receives[other] and boxes.sends[leaf]):
         return
     if boxes.n_targets[other] >= least[1]:
-        _emit(into, 2 * n + other, leaf)
+        emit(into, 2 * n + other, leaf)
         return
     # only leaves have near lists
     bottom = top
@@ -391,7 +391,7 @@ def _separate(boxes, leaf, other, least, stack, top, into):
         box = stack[0, top]
         if boxes.n_children[box] == 0:
             if boxes.receives[box]:
-                _emit(into, box, leaf)
+                emit(into, box, leaf)
             continue
         for child in range(boxes.first_child[box], boxes.first_child[box] + boxes.n_children[box]):
             stack[0, top] = child

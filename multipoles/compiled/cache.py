@@ -70,8 +70,16 @@ class _KernelCache(FunctionCache):
             return self._load_overload(sig, target_context)
 
     def save_overload(self, sig: Any, data: Any) -> None:
+        self._keep(super().save_overload, sig, data)
+
+    def keep(self, key: Any, data: Any) -> None:
+        """Write what is not Numba's own: machine code of a GPU."""
+        Path(self.cache_path).mkdir(parents=True, exist_ok=True)
+        self._keep(self._cache_file.save, key, data)
+
+    def _keep(self, save: Callable[[Any, Any], Any], key: Any, data: Any) -> None:
         try:
-            super().save_overload(sig, data)
+            save(key, data)
         except OSError as error:
             _warn(
                 f"a compiled kernel could not be kept in {self.cache_path} ({error}): what is not "
@@ -81,6 +89,9 @@ class _KernelCache(FunctionCache):
 
 
 class _NoCache(NullCache):
+    def keep(self, key: Any, data: Any) -> None:
+        self.save_overload(key, data)
+
     def save_overload(self, sig: Any, data: Any) -> None:
         _warn(
             "compiled kernels are not kept, so every process compiles them again: neither the "

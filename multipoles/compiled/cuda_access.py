@@ -53,7 +53,7 @@ def loader(n: int, aligned: int = 1) -> Access:
         return load
 
     items = "".join(f"a[i + {k}], " for k in range(n))
-    return Access(_made(f"def load(a, i):\n    return ({items})", "load"), compiled)
+    return Access(_made(f"def load(a, i):\n    return ({items})", "load"), compiled, aligned)
 
 
 @cache

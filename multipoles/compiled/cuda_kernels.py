@@ -14,6 +14,7 @@ compiles it in a process without the simulator.
 """
 
 import dis
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -27,7 +28,6 @@ from numba import config, cuda
 from multipoles.compiled.emit import typed
 
 SIMULATED = bool(config.ENABLE_CUDASIM)
-CAPABILITIES = ((8, 0), (9, 0))
 
 
 def _register_numpy() -> None:
@@ -76,6 +76,7 @@ if SIMULATED:
     _share_arrays_safely()
 else:
     _register_numpy()
+    from multipoles.compiled import launching
 
 
 class Real:
@@ -83,6 +84,7 @@ class Real:
 
 
 REAL = Real()
+Grid = tuple[int, int, int]
 _NUMBERS = {np.dtype(np.float32): np.float32, np.dtype(np.float64): np.float64}
 _substitutes: list[tuple[Any, "Device"]] = []
 launched: dict[tuple[Any, ...], "Launch"] = {}
@@ -211,9 +213,12 @@ class Access(Device):
     cost more than the arithmetic of a pair.
     """
 
-    def __init__(self, function: Callable[..., Any], intrinsic: Callable[[], Any]) -> None:
+    def __init__(
+        self, function: Callable[..., Any], intrinsic: Callable[[], Any], aligned: int = 1
+    ) -> None:
         super().__init__(function)
         self._intrinsic = intrinsic
+        self.aligned = aligned  # places are multiples of it
 
     def of(self, dtype: np.dtype) -> Any:
         """Return the function; it serves arrays of all types."""
@@ -275,6 +280,7 @@ def why_unusable() -> str | None:
     except Exception as error:  # no driver, one too old, no device, all devices taken
         return f"the driver gives Numba no device: {_one_line(error)}"
     try:
+        _probe().compiled(np.dtype(np.float32), ("float32", "float32[1]"))
         out = cuda.to_device(np.zeros(1, np.float32))
         _probe()(0, np.float32, 1, 1, 1.0, out)
         found = float(out.copy_to_host()[0])
@@ -297,21 +303,24 @@ class Launch:
     ----------
     function : function
         Takes arrays, integers and real numbers, no tuples; returns nothing. See `retargeted`.
+        Its attribute `bounds`, if there is one, says how many threads a block has at most, and how
+        many blocks a multiprocessor should hold at once: what registers are left to a thread.
     origin : tuple
         Module, name, and arguments of the factory that made it (see `kernels`).
     """
 
     def __init__(self, function: Callable[..., Any], origin: tuple[Any, ...]) -> None:
         self.function, self.origin = function, origin
-        self._compiled: dict[np.dtype, Any] = {}
+        self.bounds: tuple[int, int] | None = getattr(function, "bounds", None)
+        self._compiled: dict[Any, Any] = {}
 
     def __call__(self, stream: Any, dtype: Any, blocks: Any, threads: Any, *args: Any) -> None:
         """Launch on a stream; nothing happens if there are no blocks.
 
         Parameters
         ----------
-        stream
-            Of `numba.cuda`; 0 for the default one.
+        stream : int
+            The driver's handle; 0 for the default one.
         dtype : dtype
             Type of the kernel's numbers.
         blocks, threads : int or tuple of int
@@ -319,21 +328,41 @@ class Launch:
         *args
             Arrays on the device, integers, and floats, which become of type `dtype`.
         """
-        dtype = np.dtype(dtype)
-        if not np.all(blocks):
+        grid = _three(blocks)
+        if 0 in grid:
             return
-        check_grid(blocks)
+        check_grid(grid)
+        if SIMULATED:
+            self._simulate(grid, _three(threads), np.dtype(dtype), args)
+        else:
+            launching.launch(self, stream, np.dtype(dtype), grid, _three(threads), args)
+
+    def _simulate(self, grid: Grid, threads: Grid, dtype: np.dtype, args: tuple[Any, ...]) -> None:
         real = _NUMBERS[dtype]
         args = tuple(real(a) if isinstance(a, float | np.floating) else a for a in args)
-        if SIMULATED:
-            launched[(*self.origin, dtype.name, tuple(map(_type_name, args)))] = self
-        self.of(dtype)[blocks, threads, stream](*args)
+        launched[(*self.origin, dtype.name, tuple(map(_type_name, args)))] = self
+        self.of(dtype)[grid, threads](*args)
 
     def of(self, dtype: np.dtype) -> Any:
-        """Return the compiled kernel for one type of numbers."""
+        """Return what Numba compiles, for one type of numbers."""
         if dtype not in self._compiled:
-            self._compiled[dtype] = cuda.jit(fastmath=True)(retargeted(self.function, dtype))
+            options = {} if SIMULATED else {"launch_bounds": self.bounds}
+            compile_ = cuda.jit(fastmath=True, **options)
+            self._compiled[dtype] = compile_(retargeted(self.function, dtype))
         return self._compiled[dtype]
+
+    def compiled(self, dtype: np.dtype, arguments: tuple[str, ...]) -> tuple[bytes, str]:
+        """Return machine code for the current device, and the name of the kernel in it.
+
+        Parameters
+        ----------
+        dtype : dtype
+            Type of the kernel's numbers.
+        arguments : tuple of str
+            As `launched` holds them.
+        """
+        kernel = self.of(dtype).compile(tuple(map(_type_of_name, arguments)))
+        return bytes(kernel._codelibrary.get_cubin().code), str(kernel.entry_name)
 
     def ptx(self, dtype: Any, arguments: tuple[str, ...], capability: tuple[int, int]) -> str:
         """Return the assembly for arguments of named types, without a device.
@@ -349,7 +378,20 @@ class Launch:
         """
         copy = retargeted(self.function, np.dtype(dtype))
         kinds = tuple(map(_type_of_name, arguments))
-        return str(cuda.compile_ptx(copy, kinds, cc=capability, fastmath=True, device=False)[0])
+        text = str(cuda.compile_ptx(copy, kinds, cc=capability, fastmath=True, device=False)[0])
+        if self.bounds is None:
+            return text
+        threads, blocks = self.bounds
+        bounds = f".maxntid {threads}\n.minnctapersm {blocks}"
+        return re.sub(r"(\.entry [^{]*?\))\s*\{", rf"\1\n{bounds}\n{{", text, count=1)
+
+
+def _three(sizes: Any) -> Grid:
+    """Return sizes along three axes."""
+    if not isinstance(sizes, tuple):
+        return int(sizes), 1, 1
+    x, y, z = (*sizes, 1, 1)[:3]
+    return int(x), int(y), int(z)
 
 
 def kernels(factory: Callable[..., Callable[..., Any]]) -> Callable[..., Launch]:

@@ -10,7 +10,7 @@ from numba.core import event
 SECONDS = 1.0  # of compilation, after which the line is printed
 LINE = (
     "multipoles: compiling kernels for this processor, once (python -m fmm warmup does it "
-    "beforehand; MULTIPOLES_QUIET=1 hides this line)"
+    "beforehand, with --device cuda for a GPU; MULTIPOLES_QUIET=1 hides this line)"
 )
 _PACKAGES = ("multipoles", "fmm", "gnn")
 
@@ -32,8 +32,12 @@ class Notice(event.Listener):
         self.depth -= 1
         if self.depth or self.said or not _ours(event):
             return
-        self.total += time.perf_counter() - self.started
-        if self.total > SECONDS:
+        self.add(time.perf_counter() - self.started)
+
+    def add(self, seconds: float) -> None:
+        """Add time that was spent, and speak when it is enough."""
+        self.total += seconds
+        if self.total > SECONDS and not self.said:
             self.said = True
             print(LINE, file=sys.stderr, flush=True)
 
@@ -43,7 +47,16 @@ def _ours(event: Any) -> bool:
     return getattr(function, "__module__", "").partition(".")[0] in _PACKAGES
 
 
+_notice = Notice()
+
+
 def listen() -> None:
     """Let compilations be noticed, unless ``MULTIPOLES_QUIET`` is set."""
     if not os.environ.get("MULTIPOLES_QUIET"):
-        event.register("numba:compile", Notice())
+        event.register("numba:compile", _notice)
+
+
+def spent(seconds: float) -> None:
+    """Notice seconds of compiling that Numba does not tell of: kernels of a GPU."""
+    if not os.environ.get("MULTIPOLES_QUIET"):
+        _notice.add(seconds)

@@ -1,252 +1,199 @@
 """Loops over pairs on the GPU: device arrays in, device arrays out, no checks.
 
-A thread gathers the field at one target, for a group of channels, so that no two threads write to
-one place and every run gives the same bits. Up to `MAX_EMITTED` orders the arithmetic of a pair is
-written out (`multipoles.plain`) and everything of a thread stays in registers; above, one loop
-serves all orders by tables, as on the CPU.
+Two ways to sum, chosen by numbers that the host knows. Many targets that all meet the same
+sources: these are packed, and blocks of targets run through them (`multipoles.cuda.records`). Else
+the threads of a block share the sources of each target, more of them where there are fewer
+targets. No two threads write to one place, and sums are added in fixed order: every run gives the
+same bits.
 
 Positions, moments and results are flat arrays of one type; of moments and results, channels of a
 point follow each other.
 """
 
-from functools import cache, lru_cache, partial
-from types import SimpleNamespace
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from multipoles import indexing, plain
-from multipoles.compiled.cuda_access import WIDEST, loader, storer, zeros
-from multipoles.compiled.cuda_kernels import (
-    REAL,
-    SIMULATED,
-    Device,
-    cuda,
-    kernels,
-    rsqrt,
+from multipoles.compiled.cuda_access import loader, zeros
+from multipoles.compiled.cuda_kernels import REAL, SIMULATED, Device, cuda, kernels
+from multipoles.cuda.arithmetic import (
+    MAX_EMITTED,
+    add_field,
+    add_pair_of_any_order,
+    chain_function,
+    channel_group,
+    parameters_of,
+    tables_of_any_order,
+    times,
 )
-from multipoles.compiled.emit import emitted
 from multipoles.cuda.device import Space
 from multipoles.cuda.neighbours import DeviceNeighbours, DevicePairs
+from multipoles.cuda.records import (
+    cell_size,
+    gather_function,
+    packed,
+    sum_of_records,
+    targets_of_thread,
+)
 from multipoles.pairwise import square
-from multipoles.radial import Coulomb, Kernel
-from multipoles.radial.base import CUSTOM, KINDS
+from multipoles.radial import Kernel
 
-MAX_EMITTED = 6
 THREADS = 4 if SIMULATED else 128
-# records in shared memory start at multiples of this many numbers
-ALIGNED = 4
-# bytes of shared memory for a tile of sources
-_SHARED = 40_000
-# blocks that keep a large device busy
-_BLOCKS = 2 if SIMULATED else 1024
-
-coulomb_chain = emitted(plain.coulomb_chain)
-signed_chain = emitted(plain.signed_chain)
-add_field = emitted(plain.add_field)
-add = emitted(plain.add)
-times = emitted(plain.times)
-
-
-@cache
-def scalar_chain(kernel: int) -> Any:
-    """Return the scalar function of a radial kernel as kernels call it, ``(…, out, 0, 1)``."""
-    if kernel not in KINDS:
-        raise ValueError(f"kernel: expected the code of a radial kernel, got {kernel}")
-    function = KINDS[kernel].write_chain
-    if kernel < CUSTOM:
-        return function
-    # what has this attribute is copied for the GPU
-    write = SimpleNamespace(py_func=getattr(function, "py_func", function))
-
-    def custom(r2, parameters, last, out, start, stride):
-        # the unit of length is the last but one, see `Kernel.parameter_array`
-        inverse = 1.0 / parameters[parameters.shape[0] - 2]
-        square = inverse * inverse
-        write(r2 * square, parameters, last, out)
-        scale = inverse
-        for n in range(last + 1):
-            out[n] = out[n] * scale
-            scale *= square
-
-    return Device(custom)
+# threads of blocks that sum pairs
+TEAM = 4 if SIMULATED else 64
+# pairs of all with all from which packing the sources pays
+_TILED = 50 if SIMULATED else 1 << 22
+# blocks, and threads that share sources, which keep a large device busy
+_BLOCKS = 4 if SIMULATED else 1 << 14
+_BUSY = 64 if SIMULATED else 1 << 17
+# sources of a part, or of a thread, that are worth a sum of their own
+_LEAST_PART = 4 if SIMULATED else 128
+_LEAST_ROW = 2
+_MOST_PARTS = 64
 
 
-@cache
-def chain_function(orders_code: int, kernel: int) -> Device:
-    """Return the function for kernels that makes g_0 ... g_top of a radial kernel; r2 may be 0."""
-    source_order, order, _ = plain.orders_of_code(orders_code)
-    top = source_order + order
-    links, load = top + 1, loader(top + 1)
-    if kernel == Coulomb.code:
-
-        def coulomb(r2, parameters):
-            return coulomb_chain(orders_code, ((rsqrt(r2),),))[0]
-
-        return Device(coulomb)
-    one = scalar_chain(kernel)
-
-    def other(r2, parameters):
-        work = cuda.local.array(links, REAL)
-        for n in range(links):
-            work[n] = 0.0
-        if r2 > 0.0:
-            one(r2, parameters, top, work, 0, 1)
-        return signed_chain(orders_code, (load(work, 0),))[0]
-
-    return Device(other)
-
-
-def record_layout(n_in: int, threads: int) -> tuple[int, int]:
-    """Return the length of a source's record in shared memory, and how many records it holds."""
-    length = -(-(3 + n_in) // ALIGNED) * ALIGNED
-    tile = threads
-    while tile > 8 and tile * length * 8 > _SHARED:
-        tile //= 2
-    return length, tile
+# --- many targets and the same sources for all ----------------------------------------------------
 
 
 @kernels
 def all_pairs(orders_code, kernel):
-    """Sum all sources, in tiles; a block those of one part for some targets and channels."""
-    source_order, order, group = plain.orders_of_code(orders_code)
-    n_in, n_out = (group * indexing.n_components(n) for n in (source_order, order))
-    chain_of = chain_function(orders_code, kernel)
-    length, tile = record_layout(n_in, THREADS)
-    size = length * tile
-    load, store, zero = loader(length, ALIGNED), storer(n_out), zeros(n_out)
-    end_of_moments = 3 + n_in
+    """Sum all sources; a block those of one part for some targets and a group of channels."""
+    _, order, group = plain.orders_of_code(orders_code)
+    n_out = group * indexing.n_components(order)
+    add_range, gather = (
+        sum_of_records(orders_code, kernel, cell_size(orders_code, 2)),
+        gather_function(n_out, TEAM),
+    )
+    point, zero = loader(3), zeros(n_out)
+    two = targets_of_thread(orders_code) == 2
+    taken, size = TEAM * targets_of_thread(orders_code), TEAM * n_out
 
-    def loop(targets, sources, moments, parameters, channels, part, out):
-        records = cuda.shared.array(size, REAL, WIDEST)
-        thread = cuda.threadIdx.x
-        n_targets, n_sources = targets.shape[0] // 3, sources.shape[0] // 3
-        i = cuda.blockIdx.x * THREADS + thread
-        here = min(i, n_targets - 1)
-        x, y, z = targets[3 * here], targets[3 * here + 1], targets[3 * here + 2]
+    def loop(targets, records, n_sources, parameters, width, part, out):
+        shared = cuda.shared.array(size, REAL)
+        thread, n = cuda.threadIdx.x, targets.shape[0] // 3
+        i = cuda.blockIdx.x * taken + thread
+        here = point(targets, 3 * min(i, n - 1))
+        there = point(targets, 3 * min(i + TEAM, n - 1)) if two else here
         begin = cuda.blockIdx.y * part
         end = min(begin + part, n_sources)
-        row, column = channels * n_in // group, cuda.blockIdx.z * n_in
-        total = zero()
-        for first in range(begin, end, tile):
-            cuda.syncthreads()
-            for k in range(thread, size, THREADS):
-                item, j = k % length, first + k // length
-                value = 0.0  # no moments beyond the end, so that every tile is full
-                if item < 3:
-                    value = sources[3 * min(j, end - 1) + item]
-                elif item < end_of_moments and j < end:
-                    value = moments[j * row + column + item - 3]
-                records[k] = value
-            cuda.syncthreads()
-            some = zero()
-            # not a range: its counting would cost as much as a charge's arithmetic
-            place = 0
-            while place < size:
-                source = load(records, place)
-                r = (x - source[0], y - source[1], z - source[2])
-                chain = chain_of(square(r[0], r[1], r[2]), parameters)
-                some = add_field(orders_code, (some, chain, r, source[3:end_of_moments]))[0]
-                place += length
-            # the sum of sums keeps the digits that one long sum would lose
-            total = add(orders_code, (total, some))[0]
-        if i < n_targets:
-            width = channels * n_out // group
-            row = (cuda.blockIdx.y * n_targets + i) * width
-            store(out, row + cuda.blockIdx.z * n_out, total)
+        before = cuda.blockIdx.z * n_sources
+        first, second = add_range(
+            records, before + begin, before + end, 0, 1, here, there, parameters, zero(), zero()
+        )
+        i -= thread
+        place = (cuda.blockIdx.y * n + i) * width + cuda.blockIdx.z * n_out
+        gather(shared, first, thread, thread, 1, TEAM, n - i, out, place, width, False)
+        if two:
+            place += TEAM * width
+            rest = n - i - TEAM
+            gather(shared, second, thread, thread, 1, TEAM, rest, out, place, width, False)
 
     return loop
+
+
+# --- sources of each target -----------------------------------------------------------------------
+
+
+@cache
+def _add_own(orders_code: int, kernel: int, listed: int, weighted: int) -> Device:
+    """Return the function for kernels that adds the field of the k-th source of a target."""
+    source_order, _, group = plain.orders_of_code(orders_code)
+    n_in = group * indexing.n_components(source_order)
+    point, load = loader(3), loader(n_in)
+    chain_of = chain_function(orders_code, kernel)
+
+    def add_own(sums, here, k, sources, moments, row, column, parameters, list_, weights):
+        j = list_[k] if listed else k
+        there = point(sources, 3 * j)
+        r = (here[0] - there[0], here[1] - there[1], here[2] - there[2])
+        chain = chain_of(square(r[0], r[1], r[2]), parameters)
+        if weighted:
+            chain = times(orders_code, (chain, (weights[k],)))[0]
+        return add_field(orders_code, (sums, chain, r, load(moments, j * row + column)))[0]
+
+    return Device(add_own)
 
 
 @kernels
 def own_pairs(orders_code, kernel, step, listed, weighted):
-    """Sum the sources of each target: a range (step 2), or a row of a list (step 1)."""
+    """Sum the sources of each target: a range (step 2), a row of a list (1), or all (0).
+
+    ``1 << shift`` threads share those of a target in one part of all.
+    """
     source_order, order, group = plain.orders_of_code(orders_code)
     n_in, n_out = (group * indexing.n_components(n) for n in (source_order, order))
-    point, load, store, zero = loader(3), loader(n_in), storer(n_out), zeros(n_out)
-    chain_of = chain_function(orders_code, kernel)
+    add_own = _add_own(orders_code, kernel, listed, weighted)
+    point, zero, gather = loader(3), zeros(n_out), gather_function(n_out, TEAM)
+    size, cell = TEAM * n_out, 4 if source_order + order <= 1 else 2 if n_out <= 10 else 1
 
-    def loop(targets, sources, moments, parameters, channels, bounds, list_, weights, out):
-        i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
-        if i >= targets.shape[0] // 3:
-            return
-        here = point(targets, 3 * i)
-        row, column = channels * n_in // group, cuda.blockIdx.y * n_in
+    def loop(
+        targets, sources, moments, parameters, channels, shift, bounds, list_, weights, added, out
+    ):
+        shared = cuda.shared.array(size, REAL)
+        thread, n = cuda.threadIdx.x, targets.shape[0] // 3
+        lanes, columns = 1 << shift, TEAM >> shift
+        column, lane = thread >> shift, thread & (lanes - 1)
+        i = cuda.blockIdx.x * columns + column
+        mine = min(i, n - 1)
+        here = point(targets, 3 * mine)
+        row, own = channels * n_in // group, cuda.blockIdx.y * n_in
         total = zero()
-        k, end = bounds[step * i], bounds[step * i + 1]
+        k, end = 0, sources.shape[0] // 3
+        if step:
+            k, end = bounds[step * mine], bounds[step * mine + 1]
+        if i >= n:
+            end = k
+        k += lane + lanes * cuda.blockIdx.z
+        stride = lanes * cuda.gridDim.z
+        while k < end - (cell - 1) * stride:
+            for c in range(cell):
+                total = add_own(
+                    total, here, k + c * stride, sources, moments, row, own, parameters, list_,
+                    weights,
+                )  # fmt: skip
+            k += cell * stride
         while k < end:
-            j = list_[k] if listed else k
-            there = point(sources, 3 * j)
-            r = (here[0] - there[0], here[1] - there[1], here[2] - there[2])
-            chain = chain_of(square(r[0], r[1], r[2]), parameters)
-            if weighted:
-                chain = times(orders_code, (chain, (weights[k],)))[0]
-            total = add_field(orders_code, (total, chain, r, load(moments, j * row + column)))[0]
-            k += 1
-        store(out, i * (channels * n_out // group) + cuda.blockIdx.y * n_out, total)
+            total = add_own(total, here, k, sources, moments, row, own, parameters, list_, weights)
+            k += stride
+        i -= column
+        width = channels * n_out // group
+        place = (cuda.blockIdx.z * n + i) * width + cuda.blockIdx.y * n_out
+        gather(
+            shared, total, thread, lane * columns + column, lanes, columns, n - i, out, place,
+            width, added != 0,
+        )  # fmt: skip
 
     return loop
 
 
-@cache
-def add_pair_of_any_order(top: int, kernel: int) -> Device:
-    """Return the function for kernels that adds the field of one source, by tables."""
-    links = top + 1
-    one = scalar_chain(kernel)
-
-    def add_pair(
-        targets, i, sources, j, moments, source, weight, parameters, chain, tensor, recursion,
-        factors, levels, places, signs, out, start,
-    ):  # fmt: skip
-        x = targets[3 * i] - sources[3 * j]
-        y = targets[3 * i + 1] - sources[3 * j + 1]
-        z = targets[3 * i + 2] - sources[3 * j + 2]
-        r2 = square(x, y, z)
-        for n in range(links):
-            chain[n] = 0.0
-        if r2 > 0.0:
-            one(r2, parameters, top, chain, 0, 1)
-        for n in range(1, links, 2):
-            chain[n] = -chain[n]
-        tensor[0] = chain[top]
-        for n in range(top - 1, -1, -1):
-            for row in range(levels[top - n] - 1, 0, -1):
-                axis = recursion[row, 0]
-                step = x if axis == 0 else (y if axis == 1 else z)
-                value = step * tensor[recursion[row, 1]]
-                tensor[row] = value + tensor[recursion[row, 2]] * factors[row]
-            tensor[0] = chain[n]
-        n_out, n_in = places.shape
-        for beta in range(n_out):
-            value = 0.0
-            for alpha in range(n_in):
-                value += moments[source + alpha] * signs[alpha] * tensor[places[beta, alpha]]
-            out[start + beta] += value * weight
-
-    return Device(add_pair)
-
-
 @kernels
 def own_pairs_of_any_order(top, kernel, step, listed, weighted):
-    """Sum them for orders whose arithmetic is too long to write out."""
+    """Sum them for orders whose arithmetic is too long to write out; a thread one part of all."""
     rows = indexing.n_components(top)
     links = top + 1
     add_pair = add_pair_of_any_order(top, kernel)
 
     def loop(
-        targets, sources, moments, parameters, channels, bounds, list_, weights, recursion, factors,
-        levels, places, signs, out,
+        targets, sources, moments, parameters, channels, bounds, list_, weights, added, recursion,
+        factors, levels, places, signs, out,
     ):  # fmt: skip
         chain = cuda.local.array(links, REAL)
         tensor = cuda.local.array(rows, REAL)
         i, channel = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.blockIdx.y
-        if i >= targets.shape[0] // 3:
+        n = targets.shape[0] // 3
+        if i >= n:
             return
         n_out, n_in = places.shape
-        start = (i * channels + channel) * n_out
-        for beta in range(n_out):
-            out[start + beta] = 0.0
-        for k in range(bounds[step * i], bounds[step * i + 1]):
+        start = ((cuda.blockIdx.z * n + i) * channels + channel) * n_out
+        if added == 0:
+            for beta in range(n_out):
+                out[start + beta] = 0.0
+        first, end = 0, sources.shape[0] // 3
+        if step:
+            first, end = bounds[step * i], bounds[step * i + 1]
+        for k in range(first + cuda.blockIdx.z, end, cuda.gridDim.z):
             j = list_[k] if listed else k
             weight = weights[k] if weighted else 1.0
             add_pair(
@@ -288,6 +235,7 @@ def field(
     order: int,
     kernel: Kernel,
     neighbours: DeviceNeighbours,
+    out: Any = None,
 ) -> Any:
     """Return the field of multipoles at the targets, on the device.
 
@@ -303,121 +251,127 @@ def field(
     kernel : Kernel
     neighbours : DeviceNeighbours
         Which pairs.
+    out : device array, optional
+        To which the field is added, and which is returned.
 
     Returns
     -------
     device array, shape (n_targets, channels, n_components(order))
     """
     n, channels, n_in = len(targets), moments.shape[1], moments.shape[2]
-    shape = (n, channels, indexing.n_components(order))
-    dtype = np.dtype(targets.dtype)
-    out = space.empty(shape, dtype)
-    if out.size == 0 or len(sources) == 0:
-        return fill(space, out, 0.0)
-    flat = out.reshape(-1)
-    arrays = tuple(array.reshape(-1) for array in (targets, sources, moments))
-    parameters = parameters_of(space, kernel, dtype)
+    shape, dtype = (n, channels, indexing.n_components(order)), np.dtype(targets.dtype)
+    if 0 in shape or len(sources) == 0:
+        return space.zeros(shape, dtype) if out is None else out
     source_order = indexing.order_of(n_in)
+    arrays = tuple(array.reshape(-1) for array in (targets, sources, moments))
+    summed = _Sum(space, dtype, arrays, channels, source_order, order, kernel, neighbours)
+    added = out is not None
+    if out is None:
+        out = space.empty(shape, dtype)
     if source_order + order > MAX_EMITTED:
-        _of_any_order(space, dtype, arrays, parameters, channels, source_order, order, kernel,
-                      neighbours, flat)  # fmt: skip
-        return out
-    group = channel_group(source_order, order, channels)
-    orders_code = plain.code_of_orders(source_order, order, group)
-    if neighbours.is_complete:
-        _all_pairs(space, dtype, orders_code, kernel, arrays, parameters, channels, flat)
-        return out
-    bounds, list_, weights, flags = _own(space, neighbours, dtype)
-    own_pairs(orders_code, kernel.code, *flags)(
-        space.stream, dtype, (blocks_for(n), channels // group), THREADS, *arrays, parameters,
-        channels, bounds, list_, weights, flat,
-    )  # fmt: skip
+        summed.of_any_order(out.reshape(-1), added)
+    elif neighbours.is_complete and not added and n >= 4 * TEAM and n * len(sources) >= _TILED:
+        summed.of_all(out.reshape(-1))
+    else:
+        summed.of_own(out.reshape(-1), added)
     return out
 
 
-def channel_group(source_order: int, order: int, channels: int) -> int:
-    """Return how many channels a thread takes: what they share is computed once."""
-    numbers = indexing.n_components(order)
-    # more derivatives than that leave no registers for a second channel
-    if source_order + order > 4:
-        return 1
-    return next(g for g in (4, 2, 1) if channels % g == 0 and (g == 1 or g * numbers <= 40))
+class _Sum:
+    """A sum over pairs, and the ways to launch it; arrays are flat."""
 
+    def __init__(
+        self, space: Space, dtype: np.dtype, arrays: tuple[Any, ...], channels: int,
+        source_order: int, order: int, kernel: Kernel, neighbours: DeviceNeighbours,
+    ) -> None:  # fmt: skip
+        self.space, self.dtype, self.arrays, self.channels = space, dtype, arrays, channels
+        self.orders, self.kernel, self.neighbours = (source_order, order), kernel, neighbours
+        self.n_targets, self.n_sources = (array.shape[0] // 3 for array in arrays[:2])
+        self.parameters = parameters_of(space, kernel, dtype)
 
-def _all_pairs(
-    space: Space, dtype: np.dtype, orders_code: int, kernel: Kernel, arrays: tuple[Any, ...],
-    parameters: Any, channels: int, out: Any,
-) -> None:  # fmt: skip
-    targets, sources, _ = arrays
-    group = plain.orders_of_code(orders_code)[2]
-    blocks, groups = blocks_for(targets.shape[0] // 3), channels // group
-    n_sources = sources.shape[0] // 3
-    # few targets in many sources: the sources are divided too
-    parts = max(1, min(_BLOCKS // (blocks * groups), blocks_for(n_sources)))
-    length = -(-n_sources // parts)
-    parts = -(-n_sources // length)
-    sums = out if parts == 1 else space.empty((parts * out.shape[0],), dtype)
-    all_pairs(orders_code, kernel.code)(
-        space.stream, dtype, (blocks, parts, groups), THREADS, *arrays, parameters, channels,
-        length, sums,
-    )  # fmt: skip
-    if parts > 1:
-        sum_parts()(space.stream, dtype, blocks_for(out.shape[0]), THREADS, sums, parts, out)
+    def _grouped(self) -> tuple[int, int]:
+        """Return the code of orders and channels of a thread, and how many groups of channels."""
+        group = channel_group(*self.orders, self.channels)
+        return plain.code_of_orders(*self.orders, group), self.channels // group
 
+    def of_all(self, out: Any) -> None:
+        """Sum packed sources; parts of them where there are few targets."""
+        code, groups = self._grouped()
+        blocks = -(-self.n_targets // (TEAM * targets_of_thread(code)))
+        parts = max(1, min(_BLOCKS // (blocks * groups), self.n_sources // _LEAST_PART))
+        length = -(-self.n_sources // parts)
+        parts = -(-self.n_sources // length)
+        targets, sources, moments = self.arrays
+        records = packed(self.space, sources, moments, self.channels, code)
+        width = out.shape[0] // self.n_targets
+        sums = self._parts(out, parts)
+        all_pairs(code, self.kernel.code)(
+            self.space.stream, self.dtype, (blocks, parts, groups), TEAM, targets, records,
+            self.n_sources, self.parameters, width, length, sums,
+        )  # fmt: skip
+        self._add_parts(sums, parts, out)
 
-def _own(
-    space: Space, neighbours: Any, dtype: np.dtype
-) -> tuple[Any, Any, Any, tuple[int, int, int]]:
-    """Return bounds, list and weights of each target's sources, and what kernels ask of them."""
-    nothing = space.constant(("nothing", dtype.name), lambda: np.zeros(1, dtype))
-    if not isinstance(neighbours, DevicePairs):
+    def of_own(self, out: Any, added: bool) -> None:
+        """Sum the sources of each target, shared by threads of a block, and by blocks."""
+        code, groups = self._grouped()
+        bounds, list_, weights, flags = self._own()
+        row = self._row()
+        busy = max(1, _BUSY // (self.n_targets * groups))
+        lanes = max(1, min(busy, row // _LEAST_ROW, TEAM))
+        shift = lanes.bit_length() - 1
+        parts = 1
+        if lanes == TEAM and not added:
+            parts = max(1, min(busy // TEAM, row // (TEAM * _LEAST_PART // 2)))
+        blocks = -(-(self.n_targets << shift) // TEAM)
+        sums = self._parts(out, parts)
+        own_pairs(code, self.kernel.code, *flags)(
+            self.space.stream, self.dtype, (blocks, groups, parts), TEAM, *self.arrays,
+            self.parameters, self.channels, shift, bounds, list_, weights, int(added), sums,
+        )  # fmt: skip
+        self._add_parts(sums, parts, out)
+
+    def of_any_order(self, out: Any, added: bool) -> None:
+        """Sum them by tables; parts of them where there are few targets."""
+        source_order, order = self.orders
+        bounds, list_, weights, flags = self._own()
+        tables = tables_of_any_order(self.space, source_order, order, self.dtype)
+        busy = _BUSY // (self.n_targets * self.channels)
+        parts = 1 if added else max(1, min(busy, self._row() // _LEAST_ROW, _MOST_PARTS))
+        sums = self._parts(out, parts)
+        own_pairs_of_any_order(source_order + order, self.kernel.code, *flags)(
+            self.space.stream, self.dtype, (blocks_for(self.n_targets), self.channels, parts),
+            THREADS, *self.arrays, self.parameters, self.channels, bounds, list_, weights,
+            int(added), *tables, sums,
+        )  # fmt: skip
+        self._add_parts(sums, parts, out)
+
+    def _row(self) -> int:
+        """Return how many sources a target has: the mean of a list, or at most so many."""
+        if isinstance(self.neighbours, DevicePairs):
+            return -(-self.neighbours.n_pairs // self.n_targets)
+        return self.n_sources
+
+    def _parts(self, out: Any, parts: int) -> Any:
+        return out if parts == 1 else self.space.empty((parts * out.shape[0],), self.dtype)
+
+    def _add_parts(self, sums: Any, parts: int, out: Any) -> None:
+        if parts > 1:
+            blocks = blocks_for(out.shape[0])
+            sum_parts()(self.space.stream, self.dtype, blocks, THREADS, sums, parts, out)
+
+    def _own(self) -> tuple[Any, Any, Any, tuple[int, int, int]]:
+        """Return bounds, list and weights of each target's sources, and what kernels ask."""
+        space, neighbours = self.space, self.neighbours
+        nothing = space.constant(("nothing", self.dtype.name), lambda: np.zeros(1, self.dtype))
+        if isinstance(neighbours, DevicePairs):
+            starts, list_, weights = neighbours.rows(space, self.dtype)
+            weighted = weights is not None
+            return starts, list_, weights if weighted else nothing, (1, 1, int(weighted))
+        if neighbours.is_complete:
+            bounds = space.constant("no bounds", lambda: np.zeros(1, np.int64))
+            return bounds, bounds, nothing, (0, 0, 0)
         bounds = neighbours.ranges(space)
         return bounds, bounds, nothing, (2, 0, 0)
-    starts, list_, weights = neighbours.rows(space, dtype)
-    weighted = weights is not None
-    return starts, list_, weights if weighted else nothing, (1, 1, int(weighted))
-
-
-def _of_any_order(
-    space: Space, dtype: np.dtype, arrays: tuple[Any, ...], parameters: Any, channels: int,
-    source_order: int, order: int, kernel: Kernel, neighbours: Any, out: Any,
-) -> None:  # fmt: skip
-    top = source_order + order
-    bounds, list_, weights, flags = _own(space, neighbours, dtype)
-    tables = tables_of_any_order(space, source_order, order, dtype)
-    own_pairs_of_any_order(top, kernel.code, *flags)(
-        space.stream, dtype, (blocks_for(arrays[0].shape[0] // 3), channels), THREADS, *arrays,
-        parameters, channels, bounds, list_, weights, *tables, out,
-    )  # fmt: skip
-
-
-def parameters_of(space: Space, kernel: Kernel, dtype: np.dtype) -> Any:
-    """Return the parameters of a radial kernel on the device."""
-    return space.constant((kernel, dtype.name), lambda: kernel.parameter_array.astype(dtype))
-
-
-def tables_of_any_order(
-    space: Space, source_order: int, order: int, dtype: np.dtype
-) -> tuple[Any, ...]:
-    """Return what loops for any order read, on the device."""
-    names = ("recursion", "factors", "levels", "places", "signs")
-    made = _tables(source_order, order, dtype)
-    return tuple(
-        space.constant((name, source_order, order, dtype.name), partial(np.asarray, array))
-        for name, array in zip(names, made, strict=True)
-    )
-
-
-@lru_cache(maxsize=64)
-def _tables(source_order: int, order: int, dtype: np.dtype) -> tuple[np.ndarray, ...]:
-    """Return recursion, its factors, sizes of levels, places of products, and signs of moments."""
-    top = source_order + order
-    table = indexing.recursion_table(top)
-    recursion = np.stack([table.axis, table.parent, table.grandparent], axis=1).astype(np.int32)
-    levels = np.array([indexing.n_components(n) for n in range(top + 1)], np.int32)
-    places = np.ascontiguousarray(indexing.sum_index(source_order, order).T.astype(np.int32))
-    signs = indexing.signs(source_order).astype(dtype)
-    return recursion, table.weight.astype(dtype), levels, places, signs
 
 
 @kernels

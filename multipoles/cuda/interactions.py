@@ -10,10 +10,10 @@ import numpy as np
 
 from multipoles import indexing
 from multipoles.checks import check_total_order, on_device
-from multipoles.compiled.cuda_kernels import MOST_BLOCKS, cuda, kernels
+from multipoles.compiled.cuda_kernels import MOST_BLOCKS, REAL, cuda, device, kernels
 from multipoles.cuda import direct as direct_cuda
 from multipoles.cuda.device import Space, space_of, view
-from multipoles.cuda.direct import THREADS, blocks_for, sum_parts
+from multipoles.cuda.direct import THREADS, blocks_for
 from multipoles.cuda.neighbours import DeviceNeighbours, DevicePairs
 from multipoles.indexing import MAX_TOTAL_ORDER
 from multipoles.radial import Kernel
@@ -89,7 +89,7 @@ def _per_sites(
     order = indexing.order_of(n_in)
     dtype = np.dtype(packed.dtype)
     forces, gradients = space.empty((n, 3), dtype), space.empty(packed.shape, dtype)
-    energies = space.empty((n,), dtype)
+    energies = space.empty((blocks_for(n),), dtype)
     raised = space.constant(
         ("raised", order),
         lambda: np.ascontiguousarray(indexing.sum_index(order, 1)[:, 1:4].astype(np.int32)),
@@ -98,7 +98,10 @@ def _per_sites(
         space.stream, dtype, blocks_for(n), THREADS, packed.reshape(-1), phi.reshape(-1), channels,
         n_in, phi.shape[2], raised, forces.reshape(-1), gradients.reshape(-1), energies,
     )  # fmt: skip
-    total = float(space.download(_sum(space, energies))[0])
+    if len(energies) > 1:
+        blocks, energies = energies, space.empty((1,), dtype)
+        _sum_blocks()(space.stream, dtype, 1, THREADS, blocks, energies)
+    total = float(space.download(energies)[0]) if n else 0.0
     return total, space.give(forces), space.give(gradients.reshape(*shape))
 
 
@@ -223,9 +226,9 @@ def _site_field(
             "pair_scale: expected a tuple (pairs of shape (P, 2), factors of shape (P,)), got "
             f"{type(pair_scale).__name__}"
         )
-    first, second = _columns(space, pair_scale[0], "pair_scale pairs")
+    n = pair_scale[0].shape[0] if hasattr(pair_scale[0], "shape") else 0
+    pairs = _index(space, pair_scale[0], "pair_scale pairs", (n, 2))
     factors = _array(space, pair_scale[1], "pair_scale factors")
-    n = first.shape[0]
     _check_dtype(factors, x, "pair_scale factors", "positions")
     if tuple(factors.shape) != (n,):
         raise ValueError(
@@ -235,22 +238,22 @@ def _site_field(
     # difference is taken in float64
     wide = np.dtype(np.float64)
     points, values = (_cast(space, array, wide) for array in (x, moments))
+    total = direct_cuda.field(space, points, points, values, order, kernel, everyone)
+    listed = _corrections(space, pairs.reshape(-1), factors, index, len(x))
+    total = direct_cuda.field(space, points, points, values, order, kernel, listed, out=total)
+    return _cast(space, total, np.dtype(x.dtype))
+
+
+def _corrections(space: Space, pairs: Any, factors: Any, batch: Any, n_sites: int) -> DevicePairs:
+    """Return scaled pairs in both directions, weighted by what the sum of all lacks."""
+    n, wide = factors.shape[0], np.dtype(np.float64)
     ends = space.empty((2 * n,), np.int64), space.empty((2 * n,), np.int64)
     less = space.empty((2 * n,), wide)
-    batches = (index, 1) if index is not None else (first, 0)
+    batches = (pairs, 0) if batch is None else (batch, 1)
     _both_ways()(
-        space.stream, wide, blocks_for(n), THREADS, first, second, _cast(space, factors, wide),
-        *batches, *ends, less,
+        space.stream, wide, blocks_for(n), THREADS, pairs, factors, *batches, *ends, less
     )  # fmt: skip
-    listed = DevicePairs(*ends, len(x), len(x), less)
-    parts = space.empty((2, len(x), moments.shape[1], indexing.n_components(order)), wide)
-    for part, neighbours in enumerate((everyone, listed)):
-        phi = direct_cuda.field(space, points, points, values, order, kernel, neighbours)
-        parts[part].copy_to_device(phi, stream=space.stream)
-    total = space.empty(parts.shape[1:], wide)
-    flat = total.reshape(-1)
-    sum_parts()(space.stream, wide, blocks_for(flat.shape[0]), THREADS, parts.reshape(-1), 2, flat)
-    return _cast(space, total, np.dtype(x.dtype))
+    return DevicePairs(*ends, n_sites, n_sites, less)
 
 
 def _cast(space: Space, array: Any, dtype: np.dtype) -> Any:
@@ -260,31 +263,6 @@ def _cast(space: Space, array: Any, dtype: np.dtype) -> Any:
     flat = array.reshape(-1), out.reshape(-1)
     _copy()(space.stream, np.dtype(np.float64), blocks_for(flat[0].shape[0]), THREADS, *flat)
     return out
-
-
-def _sum(space: Space, values: Any) -> Any:
-    """Return the sum of an array as an array of one number, added in a fixed order."""
-    while values.shape[0] > 1:
-        n = -(-values.shape[0] // THREADS)
-        sums = space.empty((n,), values.dtype)
-        _sum_rows()(space.stream, values.dtype, blocks_for(n), THREADS, values, sums)
-        values = sums
-    return (
-        values if values.shape[0] else direct_cuda.fill(space, space.empty((1,), values.dtype), 0.0)
-    )
-
-
-@kernels
-def _sum_rows():
-    def loop(values, sums):
-        i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
-        if i < sums.shape[0]:
-            total = 0.0
-            for k in range(i * THREADS, min((i + 1) * THREADS, values.shape[0])):
-                total += values[k]
-            sums[i] = total
-
-    return loop
 
 
 @kernels
@@ -311,11 +289,11 @@ def _split():
 def _both_ways():
     """Write every pair in both directions, with its factor less one; none between systems."""
 
-    def loop(first, second, factors, batch, batched, targets, sources, less):
+    def loop(pairs, factors, batch, batched, targets, sources, less):
         i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
-        n = first.shape[0]
+        n = factors.shape[0]
         if i < n:
-            a, b = first[i], second[i]
+            a, b = pairs[2 * i], pairs[2 * i + 1]
             weight = factors[i] - 1.0
             if batched == 1 and batch[a] != batch[b]:
                 weight = 0.0
@@ -325,14 +303,28 @@ def _both_ways():
     return loop
 
 
+@device
+def _add_threads(shared, thread, value):
+    """Add the numbers of a block's threads, in fixed order; the sum is the first of `shared`."""
+    shared[thread] = value
+    half = THREADS // 2
+    while half > 0:
+        cuda.syncthreads()
+        if thread < half:
+            shared[thread] += shared[thread + half]
+        half //= 2
+
+
 @kernels
 def _per_site():
-    """Write every site's energy and force, and the field as gradient by its moments."""
+    """Write every site's force, the field as gradient by its moments, and energies of blocks."""
 
     def loop(moments, phi, channels, n_in, n_out, raised, forces, gradients, energies):
-        i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
-        if i < energies.shape[0]:
-            energy = fx = fy = fz = 0.0
+        shared = cuda.shared.array(THREADS, REAL)
+        thread = cuda.threadIdx.x
+        i = cuda.blockIdx.x * THREADS + thread
+        energy = fx = fy = fz = 0.0
+        if i < forces.shape[0] // 3:
             for channel in range(channels):
                 own, place = (i * channels + channel) * n_in, (i * channels + channel) * n_out
                 for beta in range(n_in):
@@ -342,7 +334,26 @@ def _per_site():
                     fx -= moment * phi[place + raised[beta, 0]]
                     fy -= moment * phi[place + raised[beta, 1]]
                     fz -= moment * phi[place + raised[beta, 2]]
-            energies[i] = 0.5 * energy
             forces[3 * i], forces[3 * i + 1], forces[3 * i + 2] = fx, fy, fz
+        _add_threads(shared, thread, 0.5 * energy)
+        if thread == 0:
+            energies[cuda.blockIdx.x] = shared[0]
+
+    return loop
+
+
+@kernels
+def _sum_blocks():
+    """Add all numbers by one block."""
+
+    def loop(values, out):
+        shared = cuda.shared.array(THREADS, REAL)
+        thread = cuda.threadIdx.x
+        total = 0.0
+        for k in range(thread, values.shape[0], THREADS):
+            total += values[k]
+        _add_threads(shared, thread, total)
+        if thread == 0:
+            out[0] = shared[0]
 
     return loop

@@ -3,18 +3,21 @@
 The counterparts of `multipoles.neighbours`; made once and used for many sums.
 """
 
+import math
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from multipoles.compiled.cuda_kernels import cuda, kernels
+from multipoles.compiled.cuda_kernels import SIMULATED, cuda, device, kernels
 from multipoles.cuda.device import Space
 from multipoles.cuda.sorting import (
     INTEGERS,
     THREADS,
     argsort,
     blocks_for,
+    count_up,
     first_not_below,
     row_starts,
     running_sum,
@@ -22,6 +25,10 @@ from multipoles.cuda.sorting import (
     total,
 )
 from multipoles.pairwise import square
+
+# threads that keep a large device busy, and sources that are worth one
+_BUSY = 32 if SIMULATED else 1 << 17
+_LEAST = 2 if SIMULATED else 16
 
 
 class DeviceNeighbours:
@@ -87,6 +94,7 @@ class DevicePairs(DeviceNeighbours):
     ) -> None:
         super().__init__(n_targets, n_sources)
         self.targets, self.sources, self.weights = targets, sources, weights
+        self.n_pairs = int(targets.shape[0])
 
     @property
     def is_complete(self) -> bool:
@@ -116,10 +124,66 @@ class DevicePairs(DeviceNeighbours):
         return other
 
 
+class NearPairs(DevicePairs):
+    """Pairs within a distance, in rows of targets, for which there is a fixed room.
+
+    Places without a pair hold targets and sources after the last. If there are more pairs than
+    places, the weights of those that have one are not numbers, and so is what is summed over them:
+    `check` says why.
+
+    Attributes
+    ----------
+    capacity : int
+        Number of places.
+    found : device array of int64, shape (1,)
+        Number of pairs.
+    """
+
+    def __init__(self, made: tuple[Any, ...], found: Any, n_targets: int, n_sources: int) -> None:
+        self._starts, targets, sources, weights = made
+        super().__init__(targets, sources, n_targets, n_sources, weights)
+        self.capacity, self.found = targets.shape[0], found
+
+    def rows(self, space: Space, dtype: np.dtype) -> tuple[Any, Any, Any]:
+        """Return the start of each target's row, the sources row by row, and weights."""
+        return self._starts, self.sources, space.once(self._kept, dtype, self._cast(space, dtype))
+
+    def _cast(self, space: Space, dtype: np.dtype) -> Callable[[], Any]:
+        if self.weights.dtype == dtype:
+            return lambda: self.weights
+        return lambda: taken(space, self.weights, count_up(space, self.capacity), dtype)
+
+    def check(self, space: Space) -> int:
+        """Return the number of pairs; waits for it.
+
+        Raises
+        ------
+        ValueError
+            If there are more than places.
+        """
+        found = int(space.download(self.found)[0])
+        if found > self.capacity:
+            raise ValueError(
+                f"expected at most {self.capacity} pairs within reach, the capacity, found "
+                f"{found}: what was summed over them is not a number; give a larger capacity"
+            )
+        return found
+
+    def ends(self, space: Space) -> tuple[Any, Any]:
+        """Return targets and sources of the pairs alone; waits for their number, and checks it."""
+        n = self.check(space)
+        return self.targets[:n], self.sources[:n]
+
+
 def pairs_within(
-    space: Space, targets: Any, sources: Any, neighbours: DeviceNeighbours, reach: float
+    space: Space,
+    targets: Any,
+    sources: Any,
+    neighbours: DeviceNeighbours,
+    reach: float,
+    capacity: int | None = None,
 ) -> DevicePairs:
-    """Return those pairs that are no further apart than a distance; waits for their number.
+    """Return those pairs that are no further apart than a distance.
 
     Parameters
     ----------
@@ -131,31 +195,66 @@ def pairs_within(
         All pairs, or those of systems.
     reach : float
         Largest distance.
+    capacity : int, optional
+        Most pairs that there may be: the host then does not wait for their number, and
+        `NearPairs.check` is to be called where it waits anyway. None waits and takes what there is.
+
+    Raises
+    ------
+    ValueError
+        If the capacity is less than one.
     """
+    if capacity is not None and capacity < 1:
+        raise ValueError(f"capacity: expected room for at least one pair, got {capacity}")
     n, dtype = len(targets), np.dtype(targets.dtype)
-    counts, blocks = space.empty((n,), np.int64), blocks_for(n)
+    lanes = max(1, min(_BUSY // max(n, 1), len(sources) // _LEAST))
+    counts, blocks = space.empty((n * lanes,), np.int64), blocks_for(n * lanes)
     points = targets.reshape(-1), sources.reshape(-1), neighbours.ranges(space), reach * reach
-    _count_near()(space.stream, dtype, blocks, THREADS, *points, counts)
-    starts = running_sum(space, counts)
-    n_pairs = total(space, starts)
-    ends = space.empty((n_pairs,), np.int64), space.empty((n_pairs,), np.int64)
-    _list_near()(space.stream, dtype, blocks if n_pairs else 0, THREADS, *points, starts, *ends)
-    found = DevicePairs(*ends, n, len(sources))
-    space.once(found._kept, "rows", lambda: (starts, ends[1], None))
-    return found
+    _count_near()(space.stream, dtype, blocks, THREADS, *points, lanes, counts)
+    offsets = running_sum(space, counts)
+    size = total(space, offsets) if capacity is None else int(capacity)
+    starts = space.empty((n + 1,), np.int64)
+    ends = space.empty((size,), np.int64), space.empty((size,), np.int64)
+    weights = space.empty((0 if capacity is None else size,), dtype)
+    found = space.empty((1,), np.int64)
+    _list_near()(
+        space.stream, dtype, max(blocks, 1), THREADS, *points, lanes, offsets, math.nan, starts,
+        *ends, weights, found,
+    )  # fmt: skip
+    if capacity is not None:
+        return NearPairs((starts, *ends, weights), found, n, len(sources))
+    exact = DevicePairs(*ends, n, len(sources))
+    space.once(exact._kept, "rows", lambda: (starts, ends[1], None))
+    return exact
+
+
+@device
+def _share(ranges, i, lanes):
+    """Return the sources of a thread: one of `lanes` parts of those of its target."""
+    target = i // lanes
+    first, n = ranges[2 * target], ranges[2 * target + 1] - ranges[2 * target]
+    lane = i - target * lanes
+    return target, first + n * lane // lanes, first + n * (lane + 1) // lanes
+
+
+@device
+def _apart(targets, i, sources, j):
+    """Return the square of the distance of two points."""
+    x = targets[3 * i] - sources[3 * j]
+    y = targets[3 * i + 1] - sources[3 * j + 1]
+    z = targets[3 * i + 2] - sources[3 * j + 2]
+    return square(x, y, z)
 
 
 @kernels
 def _count_near():
-    def loop(targets, sources, ranges, reach2, counts):
+    def loop(targets, sources, ranges, reach2, lanes, counts):
         i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
         if i < counts.shape[0]:
+            target, first, last = _share(ranges, i, lanes)
             count = 0
-            for j in range(ranges[2 * i], ranges[2 * i + 1]):
-                x = targets[3 * i] - sources[3 * j]
-                y = targets[3 * i + 1] - sources[3 * j + 1]
-                z = targets[3 * i + 2] - sources[3 * j + 2]
-                if square(x, y, z) <= reach2:
+            for j in range(first, last):
+                if _apart(targets, target, sources, j) <= reach2:
                     count += 1
             counts[i] = count
 
@@ -164,17 +263,29 @@ def _count_near():
 
 @kernels
 def _list_near():
-    def loop(targets, sources, ranges, reach2, starts, first, second):
+    def loop(
+        targets, sources, ranges, reach2, lanes, offsets, nan, starts, first, second, weights, found
+    ):
+        """Write the pairs that have a place, rows of targets, and what places without pair hold."""
         i = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
-        if i < starts.shape[0] - 1:
-            place = starts[i]
-            for j in range(ranges[2 * i], ranges[2 * i + 1]):
-                x = targets[3 * i] - sources[3 * j]
-                y = targets[3 * i + 1] - sources[3 * j + 1]
-                z = targets[3 * i + 2] - sources[3 * j + 2]
-                if square(x, y, z) <= reach2:
-                    first[place], second[place] = i, j
+        n, n_places = starts.shape[0] - 1, first.shape[0]
+        n_pairs = offsets[n * lanes]
+        if i < n * lanes:
+            target, begin, end = _share(ranges, i, lanes)
+            place = offsets[i]
+            if i == target * lanes:
+                starts[target] = min(place, n_places)
+            for j in range(begin, end):
+                if place < n_places and _apart(targets, target, sources, j) <= reach2:
+                    first[place], second[place] = target, j
                     place += 1
+        if i == 0:
+            starts[n], found[0] = min(n_pairs, n_places), n_pairs
+        step = cuda.gridDim.x * THREADS
+        for k in range(n_pairs + i, n_places, step):
+            first[k], second[k] = n, sources.shape[0] // 3
+        for k in range(i, weights.shape[0], step):
+            weights[k] = 1.0 if n_pairs <= n_places else nan
 
     return loop
 

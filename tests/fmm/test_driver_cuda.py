@@ -16,6 +16,8 @@ from multipoles import indexing
 pytest.importorskip("numba.cuda")
 from fmm.cuda import driver as driver_cuda
 from fmm.cuda import near as near_cuda
+from fmm.cuda import products
+from fmm.cuda.staging import DEPTH
 from multipoles.cuda.device import NumbaSpace
 from multipoles.cuda.direct import fill
 
@@ -23,6 +25,13 @@ pytestmark = pytest.mark.cuda
 
 SPACE = NumbaSpace()
 DEGREE = 2
+
+
+class Uploaded:
+    """A geometry on the device, which counts as another than all others."""
+
+    def __init__(self, **parts):
+        vars(self).update(parts)
 
 
 def uploaded(geometry):
@@ -37,7 +46,8 @@ def uploaded(geometry):
     tree = {name: there(array) for name, array in vars(geometry.tree).items()}
     tree["level_starts"] = geometry.tree.level_starts
     lists = {name: there(array) for name, array in vars(geometry.lists).items()}
-    return SimpleNamespace(
+    return Uploaded(
+        n_across=geometry.n_across,
         tree=SimpleNamespace(**tree),
         lists=SimpleNamespace(**lists),
         source_leaves=there(occupied(geometry.tree.source_range)),
@@ -78,16 +88,29 @@ class Steps:
 
     def state(self):
         """Return random expansions, as they lie on the CPU and on the GPU."""
-        rng = np.random.default_rng(6)
+        rng, size = np.random.default_rng(6), harmonics.n_harmonics(DEGREE)
         on_cpu = np.zeros((self.n + 1, self.channels, self.cpu.length), self.dtype)
-        on_gpu = rng.normal(size=(self.n, self.channels, self.gpu.length)).astype(self.dtype)
-        on_cpu[: self.n, :, : self.gpu.length] = on_gpu
-        return on_cpu.reshape(-1), SPACE.upload(on_gpu).reshape(-1)
+        on_gpu = np.zeros((self.n, self.channels, self.gpu.length), self.dtype)
+        values = rng.normal(size=(self.n, self.channels, size))
+        on_cpu[: self.n, :, :size] = on_gpu[..., :size] = values
+        zeros = np.zeros(self.channels * self.gpu.length), np.zeros(DEPTH)
+        flat = np.concatenate([zeros[0], on_gpu.reshape(-1), zeros[1]]).astype(self.dtype)
+        return on_cpu.reshape(-1), SPACE.upload(flat)
 
-    def compare(self, on_cpu, on_gpu):
-        found = SPACE.download(on_gpu).reshape(self.n, self.channels, -1)
-        wanted = on_cpu.reshape(self.n + 1, self.channels, -1)[: self.n, :, : self.gpu.length]
-        self.close(found, wanted)
+    def boxes(self, with_zeros):
+        """Return the expansions of boxes, behind which and before which there are zeros."""
+        row = self.channels * self.gpu.length
+        return with_zeros[row : row * (self.n + 1)]
+
+    def there_of(self, expansions):
+        """Return expansions of boxes (n, channels, harmonics) on the host."""
+        size = harmonics.n_harmonics(DEGREE)
+        return SPACE.download(expansions).reshape(self.n, self.channels, -1)[..., :size]
+
+    def compare(self, on_cpu, with_zeros):
+        size = harmonics.n_harmonics(DEGREE)
+        wanted = on_cpu.reshape(self.n + 1, self.channels, -1)[: self.n, :, :size]
+        self.close(self.there_of(self.boxes(with_zeros)), wanted)
 
     def close(self, found, wanted):
         tolerance = 1e-12 if self.dtype == np.float64 else 2e-5
@@ -104,25 +127,31 @@ def test_steps_between_points_and_expansions(geometry, source_order, order, chan
     for name in ("_form", "_form_locals"):
         on_cpu, on_gpu = steps.state()
         getattr(steps.cpu, name)(steps.moments, on_cpu)
-        getattr(steps.gpu, name)(steps.there, channels, on_gpu)
+        getattr(steps.gpu, name)(steps.there, channels, steps.boxes(on_gpu))
         steps.compare(on_cpu, on_gpu)
     shape = (len(geometry.targets), channels, harmonics.n_harmonics(order))
     for name in ("_evaluate", "_evaluate_multipoles"):
         on_cpu, on_gpu = steps.state()
         field, there = np.zeros(shape), fill(SPACE, SPACE.empty(shape, dtype), 0.0)
         getattr(steps.cpu, name)(on_cpu, field)
-        getattr(steps.gpu, name)(channels, on_gpu, there.reshape(-1))
+        getattr(steps.gpu, name)(channels, steps.boxes(on_gpu), there.reshape(-1))
         steps.close(SPACE.download(there), field)
 
 
 @pytest.mark.parametrize("channels, dtype", [(1, np.float32), (2, np.float64)])
-def test_steps_between_expansions(geometry, channels, dtype):
+def test_steps_between_expansions(geometry, channels, dtype, monkeypatch):
+    # all levels, of which an evaluation leaves out those whose expansions are not used
+    for name in ("_first_used", "_first_sent"):
+        monkeypatch.setattr(driver_cuda.DeviceFarField, name, 0)
     steps = Steps(geometry, 0, 1, channels, dtype)
-    for name in ("_coarsen", "_refine"):
-        on_cpu, on_gpu = steps.state()
-        getattr(steps.cpu, name)(channels, on_cpu)
-        getattr(steps.gpu, name)(channels, on_gpu)
-        steps.compare(on_cpu, on_gpu)
+    on_cpu, on_gpu = steps.state()
+    steps.cpu._coarsen(channels, on_cpu)
+    steps.gpu._coarsen(channels, on_gpu)
+    steps.compare(on_cpu, on_gpu)
+    on_cpu, on_gpu = steps.state()
+    steps.cpu._refine(channels, on_cpu)
+    steps.gpu._refine(channels, steps.boxes(on_gpu))
+    steps.compare(on_cpu, on_gpu)
 
 
 def transferred(geometry, multipoles, degree):
@@ -138,17 +167,17 @@ def transferred(geometry, multipoles, degree):
     return out
 
 
-@pytest.mark.parametrize("teams", [1, 2, 4])
-def test_multipole_to_local(geometry, teams, monkeypatch):
+@pytest.mark.parametrize("parts, channels, dtype", [(1, 1, np.float64), (3, 2, np.float32)])
+def test_multipole_to_local(geometry, parts, channels, dtype, monkeypatch):
     # not the CPU's, which cuts distant translations short
-    monkeypatch.setattr(driver_cuda, "teams_for", lambda n: teams)
-    steps = Steps(geometry, 0, 1, 2, np.float64)
+    monkeypatch.setattr(products, "parts_for", lambda warps: parts)
+    steps = Steps(geometry, 0, 1, channels, dtype)
     _, multipoles = steps.state()
-    locals_ = fill(SPACE, SPACE.empty(multipoles.shape, np.float64), 0.0)
-    steps.gpu._transfer(2, multipoles, locals_)
-    shape = steps.n, 2, steps.gpu.length
-    wanted = transferred(geometry, SPACE.download(multipoles).reshape(shape), DEGREE)
-    steps.close(SPACE.download(locals_).reshape(shape), wanted)
+    _, before = steps.state()
+    locals_ = steps.boxes(before)
+    steps.gpu._transfer(channels, multipoles, locals_)
+    wanted = transferred(geometry, steps.there_of(steps.boxes(multipoles)), DEGREE)
+    steps.close(steps.there_of(locals_) - steps.there_of(steps.boxes(multipoles)), wanted)
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ pytest.importorskip("torch")
 pytest.importorskip("numba.cuda")
 
 import torch
-from on_gpu import put, sample, take, worst_order
+from on_gpu import EMULATED, is_there, put, same, sample, size, take, worst_order
 
 import fmm
 import multipoles as mp
 
 pytestmark = pytest.mark.gpu
-MILLION = 10**6
+MILLION = size(10**6, 10**5)
 
 
 def uniform(n, seed=0):
@@ -36,7 +36,7 @@ def charges(n, order=0, channels=None):
 
 def error(plan, x, s, m, order):
     got = plan.field(put(m), order)
-    assert got.device.type == "cuda"
+    assert is_there(got)
     chosen, expected = sample(x, s, m, order)
     return worst_order(take(got)[chosen], expected, order)
 
@@ -51,13 +51,14 @@ def test_charges_at_a_million_points(cloud, tolerance):
 
 
 def test_quadrupoles_to_third_derivatives():
-    x = uniform(MILLION)
+    n = size(10**6, 20_000)
+    x = uniform(n)
     plan = fmm.FMM(put(x), tolerance=1e-3, source_order=2, order=3)
-    assert error(plan, x, x, charges(MILLION, 2), 3) < 2e-3
+    assert error(plan, x, x, charges(n, 2), 3) < 2e-3
 
 
 def test_targets_that_are_no_sources_and_channels():
-    x, s = uniform(200_000), uniform(300_000, 1)
+    x, s = uniform(size(200_000, 40_000)), uniform(size(300_000, 60_000), 1)
     plan = fmm.FMM(put(s), put(x), tolerance=1e-4, channels=3)
     assert error(plan, x, s, charges(len(s), channels=3), 1) < 2e-4
 
@@ -81,12 +82,14 @@ def test_rebuilt_plan_is_right_at_the_new_places():
 
 
 def test_every_run_gives_the_same_bits():
-    x, m = put(uniform(300_000)), put(charges(300_000))
+    n = size(300_000, 50_000)
+    x, m = put(uniform(n)), put(charges(n))
     plan = fmm.FMM(x, tolerance=1e-4)
     first = plan.field(m, 1)
-    assert all(torch.equal(first, plan.field(m, 1)) for _ in range(3))
+    assert all(same(first, plan.field(m, 1)) for _ in range(3))
 
 
+@pytest.mark.skipif(EMULATED, reason="there is one stream")
 def test_a_plan_on_a_second_stream_waits_for_the_first():
     x, m = put(uniform(300_000)), put(charges(300_000))
     expected = fmm.FMM(x, tolerance=1e-4).field(m, 1)

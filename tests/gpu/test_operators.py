@@ -1,5 +1,7 @@
 """Edge operators, fields and the model on a GPU against the same on the CPU."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ pytest.importorskip("torch")
 pytest.importorskip("numba.cuda")
 
 import torch
+from on_gpu import DEVICE, operators, size
 
 import multipoles as mp
 from gnn import AMP, System
@@ -40,7 +43,8 @@ def derivatives(function, *inputs):
 
 def compare(function, bound, *inputs):
     expected = derivatives(function, *(x.double() for x in inputs))
-    found = derivatives(function, *(x.cuda() for x in inputs))
+    with operators():
+        found = derivatives(function, *(x.to(DEVICE) for x in inputs))
     for got, right in zip(found, expected, strict=True):
         assert float((got - right).norm()) <= bound * float(right.norm()) + 1e-30
 
@@ -102,11 +106,12 @@ def test_energies_and_forces_of_the_model(count, dtype):
     model = AMP(long_range=LongRange(), method="direct").double()
     batch = collate([prepare(s, model.cutoff, torch.float64) for s in systems(count)])
     expected = model(batch, forces=True, mm_forces=True)
-    there = model.to("cuda", dtype)
-    got = there(batch.to("cuda", dtype), forces=True, mm_forces=True)
+    there = model.to(DEVICE, dtype)
+    with operators():
+        got = there(batch.to(DEVICE, dtype), forces=True, mm_forces=True)
     bound = 10 * BOUNDS[dtype]
     for name in ("forces", "mm_forces", "charges"):
-        assert got[name].device.type == "cuda"
+        assert got[name].device.type == DEVICE
         difference = got[name].detach().double().cpu() - expected[name].detach()
         assert float(difference.norm()) < bound * float(expected[name].detach().norm())
     assert torch.allclose(got["energy"].cpu(), expected["energy"], rtol=bound)
@@ -117,12 +122,13 @@ def test_a_training_step_has_the_gradients_of_the_cpu():
     model = AMP(method="direct").double()
     batch = collate([prepare(s, model.cutoff, torch.float64) for s in systems(4, 20, 300)])
     found = []
-    for device in ("cpu", "cuda"):
+    for device, where in (("cpu", nullcontext()), (DEVICE, operators())):
         model = model.to(device)
         model.zero_grad()
-        out = model(batch.to(device), forces=True, mm_forces=True, create_graph=True)
-        loss = out["forces"].square().mean() + out["mm_forces"].square().mean()
-        (loss + out["energy"].square().mean()).backward()
+        with where:
+            out = model(batch.to(device), forces=True, mm_forces=True, create_graph=True)
+            loss = out["forces"].square().mean() + out["mm_forces"].square().mean()
+            (loss + out["energy"].square().mean()).backward()
         found.append({n: p.grad.cpu() for n, p in model.named_parameters() if p.grad is not None})
     expected, got = found
     assert expected.keys() == got.keys() and expected

@@ -32,17 +32,20 @@ def test_case(said, case):
 
 
 @pytest.mark.slow
-def test_sum_and_plan_with_kernels_run_by_the_simulator(tmp_path):
-    socket, arena = str(tmp_path / "door"), str(tmp_path / "arena")
-    there = environment(STUB_ARENA=arena)
-    command = [sys.executable, str(HERE / "worker.py"), socket]
-    with subprocess.Popen(command, env=there | {"NUMBA_ENABLE_CUDASIM": "1"}) as worker:
-        try:
-            run = subprocess.run(
-                [sys.executable, str(HERE / "whole.py"), socket], env=there,
-                capture_output=True, text=True,
-            )  # fmt: skip
-        finally:
-            worker.kill()
+def test_sum_and_plan_with_kernels_run_by_the_emulator():
+    run = subprocess.run(
+        [sys.executable, str(HERE / "whole.py")], env=environment(), capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr[-3000:]
     assert int(run.stdout.split()[-1]) > 1
+
+
+@pytest.mark.slow
+def test_replayed_evaluations_are_those_kernel_by_kernel():
+    run = subprocess.run(
+        [sys.executable, str(HERE / "replayed.py")],
+        env=environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]

@@ -14,6 +14,7 @@ from multipoles.sums import field_arrays
 pytest.importorskip("numba.cuda")
 from multipoles.compiled import cuda_kernels
 from multipoles.compiled.cuda_kernels import SIMULATED, cuda
+from multipoles.cuda import arithmetic
 from multipoles.cuda import direct as direct_cuda
 from multipoles.cuda.device import NumbaSpace
 from multipoles.cuda.neighbours import DevicePairs
@@ -247,4 +248,4 @@ def test_kernels_of_users(rng, monkeypatch, dtype, source_order, order):
 
 def test_unknown_kernels_are_an_error():
     with pytest.raises(ValueError, match="the code of a radial kernel, got 63"):
-        direct_cuda.scalar_chain(63)
+        arithmetic.scalar_chain(63)

@@ -55,6 +55,28 @@ def test_no_line_where_none_is_wanted(monkeypatch):
     assert len(registered) == 1
 
 
+def test_kernels_of_a_gpu_are_explained_too(monkeypatch, capsys):
+    monkeypatch.setattr(notice, "_notice", notice.Notice())
+    monkeypatch.setenv("MULTIPOLES_QUIET", "1")
+    notice.spent(5.0)
+    monkeypatch.delenv("MULTIPOLES_QUIET")
+    notice.spent(0.9)
+    assert not capsys.readouterr().err
+    notice.spent(0.2)
+    assert capsys.readouterr().err == notice.LINE + "\n"
+
+
+def test_warmup_says_why_a_gpu_cannot_be_used(capsys):
+    pytest.importorskip("numba.cuda")
+    from multipoles.compiled.cuda_kernels import why_unusable
+
+    assert main(["warmup", "--device", "tpu"]) == 2
+    assert "expected a device cpu or cuda, got 'tpu'" in capsys.readouterr().err
+    if why_unusable():
+        assert main(["warmup", "--device", "cuda"]) == 2
+        assert "no GPU can be used: " in capsys.readouterr().err
+
+
 def test_warmup_sums_what_it_is_asked_to(capsys):
     assert main(["warmup", "--dtype", "float64"]) == 0
     assert capsys.readouterr().out.startswith(

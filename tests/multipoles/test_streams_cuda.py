@@ -36,10 +36,10 @@ class OnStream(NumbaSpace):
     _constants: ClassVar[dict] = {}  # not those of other tests
 
     def __init__(self, stream):
-        self.stream, self.number = stream, stream.number
+        self.stream = stream
 
     def mark(self):
-        made_on = self.number
+        made_on = self.stream.number
         self.stream.log.append(("record", made_on))
         return SimpleNamespace(wait=lambda s: s.log.append(("wait", s.number, made_on)))
 
@@ -123,6 +123,9 @@ class Tensor:
     def __init__(self, asked_on):
         self.asked_on, self.recorded = asked_on, []
 
+    def data_ptr(self):
+        return 0
+
     def record_stream(self, stream):
         self.recorded.append(stream)
 
@@ -159,13 +162,13 @@ def torch_space(torch):
     space = object.__new__(TorchSpace)
     space.torch, space.device, space._made = torch, "cuda:0", device.WeakSet()
     space._stream = torch.current
-    space.stream, space.number = torch.current, torch.current.cuda_stream
+    space.stream = torch.current.cuda_stream
     space.mark = lambda: SimpleNamespace(wait=lambda stream: None)
     return space
 
 
 def test_memory_of_torch_is_of_the_stream_that_uses_it(monkeypatch):
-    monkeypatch.setattr(device.cuda, "as_cuda_array", lambda t, sync: t, raising=False)
+    monkeypatch.setattr(device, "DeviceArray", lambda *given: given[3], raising=False)
     torch = FakeTorch()
     space, home = torch_space(torch), torch.current
     torch.current = SimpleNamespace(cuda_stream=7)
@@ -174,17 +177,16 @@ def test_memory_of_torch_is_of_the_stream_that_uses_it(monkeypatch):
     other = torch_space(torch)
     space.move_to(other)
     assert kept.recorded == [torch.current], "torch would give the memory away too early"
-    assert space.number == 7 and space.empty((3,), np.float64).asked_on is torch.current
+    assert space.stream == 7 and space.empty((3,), np.float64).asked_on is torch.current
 
 
 def test_spaces_of_cupy_move_too():
     spaces = [object.__new__(CupySpace) for _ in range(2)]
     for number, space in enumerate(spaces):
-        space._stream = space.stream = SimpleNamespace(ptr=number)
-        space.number = number
+        space._stream, space.stream = SimpleNamespace(ptr=number), number
         space.mark = lambda: SimpleNamespace(wait=lambda stream: None)
     spaces[0].move_to(spaces[1])
-    assert spaces[0]._stream is spaces[1]._stream and spaces[0].number == 1
+    assert spaces[0]._stream is spaces[1]._stream and spaces[0].stream == 1
 
 
 # --- sizes: nothing is launched -------------------------------------------------------------------

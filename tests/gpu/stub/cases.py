@@ -5,18 +5,22 @@ python cases.py     prints, as JSON, what each case says: null, or how it failed
 
 import ctypes
 import json
+import re
 import sys
 import traceback
 import types
+import warnings
 import weakref
 
 import numpy as np
 
 import multipoles as mp
-from multipoles.compiled import cuda_kernels
+from multipoles.compiled import cuda_kernels, driver
 from multipoles.compiled.cuda_kernels import cuda
 from multipoles.cuda import device, dlpack
+from multipoles.cuda import direct as direct_cuda
 from multipoles.cuda.device import NumbaSpace
+from multipoles.cuda.graphs import Repeated
 
 _LIBRARY = ctypes.CDLL("libcuda.so.1")
 _LIBRARY.stub_calls.restype = ctypes.c_long
@@ -30,8 +34,8 @@ class OfStream(NumbaSpace):
     """Numba's arrays on a stream of their own."""
 
     def __init__(self):
-        self.stream = cuda.stream()
-        self.number = int(self.stream.handle)
+        super().__init__()
+        self.stream = driver.new_stream(0)
 
 
 def a_driver_that_runs_nothing_is_found_out():
@@ -86,12 +90,12 @@ def constants_are_waited_for_once_on_every_other_stream():
 
 def a_space_that_moves_waits_for_its_last_stream():
     one, two = OfStream(), OfStream()
-    old, records, waits = one.number, calls("record"), calls("wait")
+    old, records, waits = one.stream, calls("record"), calls("wait")
     one.move_to(one)
     assert (calls("record"), calls("wait")) == (records, waits)
     one.move_to(two)
     assert (calls("record"), calls("wait")) == (records + 1, waits + 1)
-    assert one.stream is two.stream and one.number == two.number != old
+    assert one.stream == two.stream != old
 
 
 def neighbours_are_found_once_and_waited_for():
@@ -103,12 +107,114 @@ def neighbours_are_found_once_and_waited_for():
     assert neighbours.ranges(two) is first and calls("wait") == waits + 1
 
 
+@cuda_kernels.kernels
+def taking(columns):
+    def loop(a, b, c, d, e, f, g, h):
+        if d and b + g > c:
+            a[0, columns] += e[0] + f[0, 0, 0] + h[0, 0]
+
+    return loop
+
+
+def packed_by_numba(kernel, dtype, arguments):
+    """Return the words that Numba gives the driver for a kernel that is compiled for one list."""
+    ((kinds, compiled),) = kernel.of(dtype).overloads.items()
+    words = []
+    for kind, value in zip(kinds, arguments, strict=True):
+        given = cuda.as_cuda_array(value, sync=False) if hasattr(value, "words") else value
+        given = dtype.type(value) if isinstance(value, float) else given
+        compiled._prepare_args(kind, given, 0, [], words)
+    simple = (bytes(w) for w in words if isinstance(w, ctypes._SimpleCData))
+    return b"".join(
+        (next(simple) if isinstance(w, ctypes._SimpleCData) else int(w).to_bytes(8, "little"))
+        .ljust(8, b"\0")
+        for w in words
+    )  # fmt: skip
+
+
+def arguments_are_packed_as_numba_packs_them():
+    space, sent, kept = NumbaSpace(), [], driver.launch
+    arguments = (
+        space.empty((3, 5), np.float32), 7, -2.5, True, space.empty((4,), np.int64),
+        space.empty((2, 3, 4), np.float64), np.int64(-1), cuda.to_device(np.zeros((2, 2))),
+    )  # fmt: skip
+    driver.launch = lambda *given: sent.append(given[-1])
+    try:
+        for dtype in map(np.dtype, (np.float32, np.float64)):
+            kernel = cuda_kernels.Launch(taking(0).function, (__name__, "taking", (0,)))
+            real = dtype.name
+            kinds = ("float32[2]", "int64", real, "bool", "int64[1]", "float64[3]", "int64")
+            kinds = *kinds, "float64[2]"
+            kernel(0, dtype, 1, 1, *arguments)
+            kernel.compiled(dtype, kinds)  # by Numba, where the launch found it on the disk
+            assert sent[-1] == packed_by_numba(kernel, dtype, arguments)
+            text = kernel.ptx(dtype, kinds, (9, 0))
+            assert 8 * len(re.findall(r"\.param \.", text)) == len(sent[-1])
+    finally:
+        driver.launch = kept
+
+
+def work_that_is_repeated_becomes_one_launch():
+    space = NumbaSpace()
+    given = space.upload(np.ones((5, 1, 1)))
+
+    def work(array):
+        half = space.empty((5,), np.float64)
+        for _ in range(3):
+            half = space.empty((5,), np.float64)
+            direct_cuda.fill(space, half, 2.0)
+        return direct_cuda.fill(space, space.empty((5, 1, 1), np.float64), 1.0), "rest"
+
+    repeated, found = Repeated(space, work), []
+    for _ in range(5):
+        launches, graphs = calls("launch"), calls("graph")
+        out, rest = repeated(given)
+        found.append((calls("launch") - launches, calls("graph") - graphs))
+        assert out.shape == (5, 1, 1) and rest == "rest" and out.pointer != given.pointer
+    assert found == [(4, 0), (4, 0), (4, 1), (0, 1), (0, 1)], found
+
+
+def what_cannot_be_noted_is_done_as_it_comes_and_said_once():
+    space = NumbaSpace()
+    given, sizes = space.upload(np.ones(5)), iter(range(1, 100))
+    for work, reason in (
+        (lambda array: (space.upload(space.download(array)), None), "waits for the device"),
+        (lambda array: (space.empty((1000 * next(sizes),), np.float64), None), "more than the"),
+    ):
+        repeated = Repeated(space, work)
+        repeated(given), repeated(given)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            for _ in range(3):
+                repeated(given)
+        assert len(said) == 1 and reason in str(said[0].message), [str(w.message) for w in said]
+        assert not space._is_noting and int(space.stream) == 0 and space._arena is None
+
+
+def work_goes_to_the_device_of_its_stream_whatever_others_do():
+    spaces = []
+    for number in range(2):
+        driver.work_on(number)
+        spaces.append(NumbaSpace())
+    assert spaces[0].key != spaces[1].key and spaces[0].stream != spaces[1].stream
+    for space, number in ((spaces[0], 0), (spaces[1], 1), (spaces[0], 0)):
+        for task in (
+            lambda space=space: space.upload(np.zeros(3)),
+            lambda space=space: space.zeros((3,), np.float64),
+            lambda space=space: direct_cuda.fill(space, space.empty((3,), np.float64), 1.0),
+        ):
+            driver.work_on(1 - number)  # as other libraries do
+            task()
+            assert driver.device() == number
+    driver.work_on(0)
+
+
 def results_for_jax_keep_their_memory():
     jax = types.ModuleType("jax")
     jax.dlpack = types.SimpleNamespace(from_dlpack=lambda given: given.__dlpack__(stream=1))
     sys.modules["jax"] = jax
-    array = cuda.to_device(np.arange(6.0).reshape(2, 3))
-    pointer, seen = array.device_ctypes_pointer.value, weakref.ref(array)
+    array = NumbaSpace().upload(np.arange(6.0).reshape(2, 3))
+    pointer, seen = array.pointer, weakref.ref(array.owner)
     waits = calls("synchronize")
     capsule = device.JaxSpace().give(array)
     assert calls("synchronize") == waits + 1, "inputs may be freed while they are read"
@@ -150,8 +256,8 @@ def streams_that_other_libraries_name_are_waited_for():
 
 def main():
     module, found = sys.modules[__name__], {}
-    plain = (n for n, f in vars(module).items() if isinstance(f, types.FunctionType))
-    for name in [n for n in plain if n not in ("main", "calls")]:
+    plain = ((n, f) for n, f in vars(module).items() if isinstance(f, types.FunctionType))
+    for name in [n for n, f in plain if n != "main" and not f.__code__.co_argcount]:
         try:
             getattr(module, name)()
             found[name] = None

@@ -1,0 +1,278 @@
+"""The driver's calls: memory, streams, events, code and graphs, by numbers alone.
+
+What Numba offers for them wraps every array and every launch in objects that cost more time than
+the call; here a pointer, a stream and a function are integers. A call that fails raises
+`DriverError`, which names it.
+"""
+
+import threading
+from collections.abc import Callable
+from functools import cache, lru_cache
+from typing import Any
+
+import numpy as np
+from cuda.bindings import driver as _driver
+
+_MOST_WORDS = 512  # words of 8 bytes that the arguments of a kernel may take: 4 kB
+
+
+class DriverError(RuntimeError):
+    """A call of the driver failed; what was launched before may be the cause."""
+
+
+def _checked(name: str, found: tuple[Any, ...]) -> Any:
+    status, *rest = found
+    if status != _driver.CUresult.CUDA_SUCCESS:
+        raise DriverError(
+            f"{name} failed: {_driver.CUresult(status).name}; the driver tells of faults late, so "
+            "look at what was launched before, too"
+        )
+    return rest[0] if rest else None
+
+
+def call(name: str, *arguments: Any) -> Any:
+    """Return what a function of the driver returns beside its status."""
+    return _checked(name, getattr(_driver, name)(*arguments))
+
+
+# --- devices --------------------------------------------------------------------------------------
+
+
+@cache
+def _primary(device: int) -> int:
+    """Return the context that all libraries share on a device; it is never given back."""
+    call("cuInit", 0)
+    return int(call("cuDevicePrimaryCtxRetain", call("cuDeviceGet", device)))
+
+
+def work_on(device: int) -> None:
+    """Let what this thread launches go to a device by its number."""
+    context = _primary(device)
+    if int(call("cuCtxGetCurrent")) != context:
+        call("cuCtxSetCurrent", context)
+
+
+def device(stream: int = 0) -> int:
+    """Return the number of the device that a stream is of, on which this thread works from now on.
+
+    That on which it works already, or the first, if the stream does not say.
+    """
+    _stream(stream)
+    if not int(call("cuCtxGetCurrent")):
+        work_on(0)
+    return 0 if _count() == 1 else int(call("cuCtxGetDevice"))
+
+
+@cache
+def _count() -> int:
+    return int(call("cuDeviceGetCount"))
+
+
+@cache
+def capability(device: int) -> tuple[int, int]:
+    """Return the compute capability of a device."""
+    kinds = _driver.CUdevice_attribute
+    major, minor = (
+        kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
+        kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+    )
+    return tuple(int(call("cuDeviceGetAttribute", kind, device)) for kind in (major, minor))  # type: ignore[return-value]
+
+
+class Stream(int):
+    """The driver's handle of a stream, and the device that it is of; 0 is the default one.
+
+    Libraries change the device of a thread as they like, so whoever launches on a stream of this
+    kind lets the thread work on its device first.
+    """
+
+    device: int
+
+    def __new__(cls, handle: int, device: int) -> "Stream":
+        """Return the stream of a handle."""
+        made = super().__new__(cls, handle)
+        made.device = device
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stream) and (int(self), self.device) == (int(other), other.device)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((int(self), self.device))
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+@cache
+def _pooled(device: int) -> bool:
+    """Return whether the device has pools of memory; what is given back to them stays there."""
+    kind = _driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED
+    if not int(call("cuDeviceGetAttribute", kind, device)):
+        return False
+    pool = call("cuDeviceGetDefaultMemPool", device)
+    keep = _driver.CUmemPool_attribute.CU_MEMPOOL_ATTR_RELEASE_THRESHOLD
+    call("cuMemPoolSetAttribute", pool, keep, _driver.cuuint64_t(2**64 - 1))
+    return True
+
+
+def allocate(size: int, stream: int) -> int:
+    """Return memory of so many bytes for what is launched on a stream from now on."""
+    there = _stream(stream)
+    if _pooled(device()):
+        return int(call("cuMemAllocAsync", size, there))
+    return int(call("cuMemAlloc", size))
+
+
+def release(pointer: int, stream: int | None) -> None:
+    """Give memory back, for what is launched on a stream from now on, or waiting for all (None)."""
+    if stream is None or not _pooled(device()):
+        call("cuMemFree", pointer)
+    else:
+        call("cuMemFreeAsync", pointer, _stream(stream))
+
+
+def copy_up(pointer: int, array: np.ndarray, stream: int) -> None:
+    """Copy an array of the host, whose memory may change afterwards, to the device."""
+    call("cuMemcpyHtoDAsync", pointer, array.ctypes.data, array.nbytes, _stream(stream))
+
+
+def copy_down(array: np.ndarray, pointer: int, stream: int) -> None:
+    """Fill an array of the host; waits for it."""
+    call("cuMemcpyDtoHAsync", array.ctypes.data, pointer, array.nbytes, _stream(stream))
+    call("cuStreamSynchronize", _stream(stream))
+
+
+def copy_across(there: int, here: int, size: int, stream: int) -> None:
+    """Copy bytes on the device."""
+    call("cuMemcpyDtoDAsync", there, here, size, _stream(stream))
+
+
+def clear(pointer: int, size: int, stream: int) -> None:
+    """Set bytes to zero."""
+    call("cuMemsetD8Async", pointer, 0, size, _stream(stream))
+
+
+# --- streams and events ---------------------------------------------------------------------------
+
+
+def _stream(stream: int) -> Any:
+    """Return a stream as the bindings take it; the thread works on its device from now on."""
+    if isinstance(stream, Stream) and _count() > 1:
+        work_on(stream.device)
+    return _handle(int(stream))
+
+
+@lru_cache(maxsize=64)
+def _handle(number: int) -> Any:
+    return _driver.CUstream(number)
+
+
+def new_stream(beside: int) -> Stream:
+    """Return a stream of the same device as another that does not wait for the default one."""
+    _stream(beside)
+    flag = _driver.CUstream_flags.CU_STREAM_NON_BLOCKING
+    return Stream(int(call("cuStreamCreate", flag)), device())
+
+
+def drop_stream(stream: int) -> None:
+    """Let a stream go when it has done what it has to do."""
+    call("cuStreamDestroy", _stream(stream))
+
+
+def synchronize(stream: int) -> None:
+    """Wait for all that was launched on a stream."""
+    call("cuStreamSynchronize", _stream(stream))
+
+
+class Event:
+    """A mark on a stream, which others can wait for; without a time."""
+
+    def __init__(self, stream: int) -> None:
+        self._event = call("cuEventCreate", _driver.CUevent_flags.CU_EVENT_DISABLE_TIMING)
+        call("cuEventRecord", self._event, _stream(stream))
+
+    def wait(self, stream: int) -> None:
+        """Let what is launched on a stream from now on wait for the mark, on the device."""
+        call("cuStreamWaitEvent", _stream(stream), self._event, 0)
+
+    def __del__(self) -> None:
+        if _driver is not None and hasattr(self, "_event"):
+            _driver.cuEventDestroy(self._event)
+
+
+# --- code -----------------------------------------------------------------------------------------
+
+
+def load(cubin: bytes, name: str) -> Any:
+    """Return a kernel of machine code, for all devices of its capability; it stays loaded."""
+    library = call("cuLibraryLoadData", cubin, [], [], 0, [], [], 0)
+    return _driver.CUfunction(int(call("cuLibraryGetKernel", library, name.encode())))
+
+
+class _Arguments(threading.local):
+    """Memory for the arguments of a launch, 8 bytes each, and pointers to them; of one thread."""
+
+    def __init__(self) -> None:
+        self._words = np.zeros(_MOST_WORDS, np.uint64)
+        first = self._words.ctypes.data
+        self._pointers = first + 8 * np.arange(_MOST_WORDS, dtype=np.uint64)
+        self.bytes = memoryview(self._words).cast("B")  # type: ignore[arg-type]
+        self.pointers = int(self._pointers.ctypes.data)
+
+
+_arguments = _Arguments()
+_launch: Callable[..., Any] = _driver.cuLaunchKernel
+
+
+def launch(
+    kernel: Any, blocks: tuple[int, int, int], threads: tuple[int, int, int], stream: int,
+    words: bytes,
+) -> None:  # fmt: skip
+    """Launch a kernel with arguments of 8 bytes each, which the driver copies."""
+    there = _arguments
+    there.bytes[: len(words)] = words
+    found = _launch(kernel, *blocks, *threads, 0, _handle(int(stream)), there.pointers, 0)
+    if found[0]:
+        _checked("cuLaunchKernel", found)
+
+
+# --- graphs ---------------------------------------------------------------------------------------
+
+
+def begin_capture(stream: int) -> None:
+    """Let what is launched on a stream be noted, not run; what other streams do goes on."""
+    relaxed = _driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+    call("cuStreamBeginCapture", _stream(stream), relaxed)
+
+
+def end_capture(stream: int) -> Any:
+    """Return what was noted since `begin_capture`."""
+    return call("cuStreamEndCapture", _stream(stream))
+
+
+class Graph:
+    """What was noted, ready to be launched.
+
+    Parameters
+    ----------
+    noted
+        As `end_capture` returns it; goes.
+    """
+
+    def __init__(self, noted: Any) -> None:
+        try:
+            self._ready = call("cuGraphInstantiate", noted, 0)
+        finally:
+            call("cuGraphDestroy", noted)
+
+    def launch(self, stream: int) -> None:
+        """Launch all of it on a stream."""
+        call("cuGraphLaunch", self._ready, _stream(stream))
+
+    def __del__(self) -> None:
+        if _driver is not None and hasattr(self, "_ready"):
+            _driver.cuGraphExecDestroy(self._ready)
