@@ -10,10 +10,12 @@ results: then the step is recorded anew with more room, or done in the ordinary 
 Without a GPU the same step runs unrecorded, for tests.
 """
 
+import gc
 import threading
 import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -210,7 +212,10 @@ class Step:
             graph = torch.cuda.CUDAGraph()
             # other threads, as those of OpenMM, go on using the device
             mode = "thread_local"
-            with torch.cuda.graph(graph, self._pool, stream, capture_error_mode=mode):
+            with (
+                _uncollected(),
+                torch.cuda.graph(graph, self._pool, stream, capture_error_mode=mode),
+            ):
                 self._compute()
             self._graph, self._pool, self.recorded = graph, graph.pool(), True
 
@@ -228,6 +233,19 @@ class Step:
             found[name] = values[: batch.n_mm] if name in _FOUND_OF_PARTICLES else values
             start += size
         return found
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep what nobody refers to: to free memory of the device would spoil a recording."""
+    was = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _to_host(*blocks: Tensor) -> list[Tensor]:
