@@ -231,7 +231,9 @@ def _count():
 
 @kernels
 def _place():
-    def loop(begin, n, n_roots, anchor, order, of_blocks, starts, counts, boxes, origins, places):
+    def loop(
+        begin, n, n_roots, anchor, order, of_blocks, starts, counts, boxes, origins, places
+    ):
         """Give the boxes of a chunk places behind those of the same class before them."""
         own = cuda.shared.array((CLASSES, _THREADS), np.int32)
         before = cuda.shared.array((2, CLASSES), np.int32)

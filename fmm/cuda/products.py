@@ -141,9 +141,7 @@ def parts_for(warps: int) -> int:
 
 def _accumulated(orders: int, sums: Numbers, column: Numbers, *xs: Numbers) -> list[Numbers]:
     """Return sums with the product of a matrix's column and one coefficient of each of several."""
-    return [
-        [s + m * x for s, (x, m) in zip(sums, itertools.product(_first(xs), column), strict=True)]
-    ]
+    return [[s + m * x for s, (x, m) in zip(sums, itertools.product(_first(xs), column), strict=True)]]
 
 
 def _first(xs: tuple[Numbers, ...]) -> Numbers:
@@ -167,11 +165,7 @@ def _transfer(n, wide):
     places_of, x_from_of, x_to_of = stage_of.places, stage_of.x_from, stage_of.x_to
     m_from_of, m_to_of, i_of, k_of = stage_of.m_from, stage_of.m_to, stage_of.i_of, stage_of.k_of
     origins_of, rows_of = stage_of.origins, stage_of.rows
-    fetch, put, multiply = (
-        stage_of.fetch,
-        stage_of.put,
-        _multiplier(rows, shape.columns, width, stride),
-    )
+    fetch, put, multiply = stage_of.fetch, stage_of.put, _multiplier(rows, shape.columns, width, stride)
     write, zero, lanes = _writer(rows, shape.columns), zeros(rows * shape.columns), LANES
     # signs of rows come first
     signs_of_columns = 8 * all_rows
@@ -222,7 +216,9 @@ def _transfer(n, wide):
                 for stage in range(1, n_stages):
                     m_at += m_step
                     of_columns += x_step
-                    fetched = fetch(box_rows, stage * x_step, multipoles, m_from, m_at, operators)
+                    fetched = fetch(
+                        box_rows, stage * x_step, multipoles, m_from, m_at, operators
+                    )
                     total = multiply(
                         total, quads, xs, half * x_size + x_here, ms, half * m_size + m_here
                     )

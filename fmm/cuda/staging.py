@@ -24,8 +24,6 @@ _WARPS = 2 if SIMULATED else 4
 QUAD = 4
 QUADS = 3
 DEPTH = QUAD * QUADS
-
-
 def padded(n: int) -> int:
     """Return the length of a row of n numbers that is read four at a time."""
     return -(-n // QUAD) * QUAD
@@ -189,7 +187,8 @@ def _fetch(x_shares: int, m_shares: int) -> Device:
     xs = "".join(f"read(multipoles, rows[{j}] + x_at), " for j in range(x_shares))
     ms = "".join(f"read(operators, m_from[{j}] + m_at), " for j in range(m_shares))
     source = (
-        f"def fetch(rows, x_at, multipoles, m_from, m_at, operators):\n    return ({xs}), ({ms})"
+        "def fetch(rows, x_at, multipoles, m_from, m_at, operators):\n"
+        f"    return ({xs}), ({ms})"
     )
     return Device(written_out(source, read=loader(QUAD, QUAD)))
 
@@ -205,7 +204,5 @@ def _put(x_shares: int, m_shares: int) -> Device:
         ]
     lines += [f"    write(xs, x_at + x_to[{j}], fetched[0][{j}])" for j in range(x_shares)]
     return Device(
-        written_out(
-            "\n".join(lines), read=loader(QUAD, QUAD), write=wide_storer(QUAD), signed=signed
-        )
+        written_out("\n".join(lines), read=loader(QUAD, QUAD), write=wide_storer(QUAD), signed=signed)
     )

@@ -52,7 +52,9 @@ def chunks_of_boxes(n: int) -> tuple[int, int]:
     return chunks_of(n, BLOCK, 8)
 
 
-def leaves_of(space: Space, tree: DeviceTree, near_starts: DeviceArray, found: Ranges) -> Leaves:
+def leaves_of(
+    space: Space, tree: DeviceTree, near_starts: DeviceArray, found: Ranges
+) -> Leaves:
     """Return the leaves of a tree that hold points; waits for their number.
 
     Parameters

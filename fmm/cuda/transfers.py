@@ -144,11 +144,7 @@ def _is_at(anchor, box, x, y, z):
 @device
 def _touching(anchor, system, parent, first_child, octants, n_roots, box, k):
     """Return the k-th of the 27 boxes of one size around a box, -1 if it is not there."""
-    x, y, z = (
-        anchor[box, 0] + k // 9 - 1,
-        anchor[box, 1] + k // 3 % 3 - 1,
-        anchor[box, 2] + k % 3 - 1,
-    )
+    x, y, z = anchor[box, 0] + k // 9 - 1, anchor[box, 1] + k // 3 % 3 - 1, anchor[box, 2] + k % 3 - 1
     up = 0
     while parent[box] >= 0 and not _is_at(anchor, box, x >> up, y >> up, z >> up):
         box = parent[box]

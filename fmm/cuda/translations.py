@@ -57,7 +57,9 @@ def coarsen():
     room, apart, families = _TEAMS * _FAMILIES * _ROWS, _FAMILIES * _ROWS, _FAMILIES
     multiply, zero, n_rows = _multiplier(), zeros(_FAMILIES), _OCTANTS * _FAMILIES
 
-    def loop(begin, end, first_child, n_children, anchor, operators, length, channels, multipoles):
+    def loop(
+        begin, end, first_child, n_children, anchor, operators, length, channels, multipoles
+    ):
         sums = cuda.shared.array(room, REAL)
         rows = cuda.shared.array(n_rows, np.int32)
         first, channel = begin + cuda.blockIdx.x * families, cuda.blockIdx.y
@@ -150,7 +152,9 @@ def find_children(first, end, first_child, n_children, anchor, rows):
     return found
 
 
-def _sums_of_four(orders: int, sums: Numbers, entries: Numbers, *values: Numbers) -> list[Numbers]:
+def _sums_of_four(
+    orders: int, sums: Numbers, entries: Numbers, *values: Numbers
+) -> list[Numbers]:
     """Return each family's sum with four entries of a matrix's row times its coefficients."""
     for k in range(QUAD):
         sums = [s + entries[k] * x[k] for s, x in zip(sums, values, strict=True)]

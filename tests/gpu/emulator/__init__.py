@@ -23,12 +23,4 @@ from emulator.launches import (
     statistics,
 )
 
-__all__ = [
-    "EmulationError",
-    "Options",
-    "device_sizes",
-    "installed",
-    "on_driver",
-    "run",
-    "statistics",
-]
+__all__ = ["EmulationError", "Options", "device_sizes", "installed", "on_driver", "run", "statistics"]

@@ -408,9 +408,7 @@ def device_sizes():
         for package in packages
         for found in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
     ]
-    early = [
-        name for name in names if name in sys.modules and hasattr(sys.modules[name], "THREADS")
-    ]
+    early = [name for name in names if name in sys.modules and hasattr(sys.modules[name], "THREADS")]
     if early:
         raise RuntimeError(f"to be imported after emulator.device_sizes(): {early}")
     cuda_kernels.SIMULATED = False
