@@ -7,6 +7,9 @@ another. Edges and near pairs are found on the device, in lists of fixed length 
 these were long enough, and whether anything lies beyond the walls of the model, comes back with the
 results: then the step is recorded anew with more room, or done in the ordinary way.
 
+An energy of the multipoles that the host adds, as that of a zone with its own images, parts the
+step in two: up to the multipoles, and from the derivatives by them on.
+
 Without a GPU the same step runs unrecorded, for tests.
 """
 
@@ -15,10 +18,11 @@ import threading
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +30,7 @@ from gnn.data.batching import Batch
 from gnn.operators.derivatives import forward_mode
 from gnn.operators.fixed_pairs import EDGES
 from gnn.operators.room import Room
+from gnn.outputs import Between
 
 #: How often a shape has to come before it is recorded.
 REPEATED = 3
@@ -131,7 +136,13 @@ class Step:
             **inputs, origin=inputs["positions"].new_zeros(batch.n_systems, 3, dtype=torch.float64),
             senders=nothing, receivers=nothing, n_systems=batch.n_systems, room=self.room,
         )  # fmt: skip
+        self._halts = bool(batch.between)
+        if self._halts:
+            self.room.answer = self._answer
+            self._pull = Buffer({"pull": batch.positions.new_zeros(batch.n_atoms, 10)}, device)
+        self._recording = False
         self._graph: Any = None
+        self._second: Any = None  # what follows the host's answer
         self._pool: Any = None
         self._stream: Any = None
         self._kept = _places(model)
@@ -152,7 +163,7 @@ class Step:
             if not lacking:
                 return None if self._doubted else found
             self.said += lacking
-            self._graph = None
+            self._graph = self._second = None
         raise RuntimeError(f"lists are too short again and again ({'; '.join(self.said[-2:])})")
 
     def replay(self) -> None:
@@ -163,6 +174,9 @@ class Step:
         if self._graph is None:
             self._record()
         self._graph.replay()
+        if self._halts:
+            self._ask_host()
+            self._second.replay()
 
     @property
     def is_current(self) -> bool:
@@ -171,6 +185,7 @@ class Step:
 
     def _load(self, batch: Batch) -> None:
         """Copy a batch to the device, behind what the stream has to do."""
+        self._given = batch
         floats, integers = self._floats, self._integers
         for name in floats.places:
             _fill(floats.of(floats.host, name), getattr(batch, name), name)
@@ -209,15 +224,61 @@ class Step:
                 for _ in range(_WARM_UP):
                     self._compute()
             now.wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            # other threads, as those of OpenMM, go on using the device
-            mode = "thread_local"
-            with (
-                _uncollected(),
-                torch.cuda.graph(graph, self._pool, stream, capture_error_mode=mode),
-            ):
-                self._compute()
-            self._graph, self._pool, self.recorded = graph, graph.pool(), True
+            torch.cuda.synchronize(device)
+            torch.cuda.empty_cache()
+            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            with _uncollected(), torch.cuda.stream(stream):
+                self._capture()
+            self.recorded = True
+
+    def _capture(self) -> None:
+        """Record the step on the current stream."""
+        self._graph, self._second = torch.cuda.CUDAGraph(), None
+        self._begin(self._graph)
+        try:
+            self._compute()
+        except Exception:
+            with suppress(Exception):  # that the recording is spoilt is known
+                (self._second or self._graph).capture_end()
+            raise
+        finally:
+            self._recording = False
+        (self._second or self._graph).capture_end()
+
+    def _begin(self, graph: Any) -> None:
+        """Record from here on."""
+        self._recording = True
+        # other threads, as those of OpenMM, go on using the device
+        graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+
+    def _answer(self, moments: Tensor) -> Tensor:
+        """Return the derivatives by multipoles (N, 10) of what the host adds: a place for them."""
+        self._moments = moments
+        if self._recording:  # the host comes in between two graphs
+            self._graph.capture_end()
+            self._second = torch.cuda.CUDAGraph()
+            self._begin(self._second)
+        else:
+            self._ask_host()
+        return self._pull.of(self._pull.there, "pull")
+
+    def _ask_host(self) -> None:
+        """Let the host add its energies: (B,), derivatives by positions, and by multipoles."""
+        batch, pull = self._given, self._pull
+        (moments,) = (m.double().numpy() for m in _to_host(self._moments))
+        positions, index = batch.positions.double().numpy(), batch.batch.numpy()
+        self._energies = torch.zeros(batch.n_systems, dtype=torch.float64)
+        self._by_positions = torch.zeros(batch.n_atoms, 3, dtype=torch.float64)
+        here = pull.of(pull.host, "pull")
+        for number, of in enumerate(batch.between):
+            assert isinstance(of, Between)  # see `suits`
+            own = torch.from_numpy(index == number)
+            x, m = (np.ascontiguousarray(array[index == number]) for array in (positions, moments))
+            energy, by_x, by_m = of.arrays(x, m)
+            self._energies[number] = energy
+            self._by_positions[own] = torch.from_numpy(by_x)
+            here[own] = torch.from_numpy(by_m).to(here.dtype)
+        pull.send()
 
     def _fetch(self, batch: Batch) -> dict[str, Tensor]:
         """Return the results on the host, for which it waits."""
@@ -232,6 +293,11 @@ class Step:
             values = out[start : start + size].view(shape)
             found[name] = values[: batch.n_mm] if name in _FOUND_OF_PARTICLES else values
             start += size
+        if self._halts:
+            found["energy"] += self._energies
+            found["energy_between"] = self._energies.to(batch.positions.dtype)
+            if "forces" in found:
+                found["forces"] = found["forces"] - self._by_positions.to(found["forces"].dtype)
         return found
 
 
@@ -361,7 +427,9 @@ class Graphs:
 
 def suits(model: Any, batch: Batch, asked: Mapping[str, bool]) -> bool:
     """Return whether a step has fixed shapes and stays on the device."""
-    if batch.cell is not None or batch.between or asked.get("stress"):
+    if batch.cell is not None or asked.get("stress"):
+        return False
+    if not all(isinstance(of, Between) for of in batch.between):
         return False
     given = [values for name in _FLOATS if (values := getattr(batch, name)) is not None]
     if batch.n_atoms == 0 or any(values.requires_grad for values in given):
@@ -374,7 +442,7 @@ def _key(batch: Batch, asked: Mapping[str, bool], device: torch.device) -> Any:
         None if (values := getattr(batch, name)) is None else tuple(_shape(name, values))
         for name in _FLOATS
     )
-    kind = batch.positions.dtype, is_even(batch), device
+    kind = batch.positions.dtype, is_even(batch), bool(batch.between), device
     return batch.n_systems, shapes, kind, tuple(sorted(asked.items()))
 
 

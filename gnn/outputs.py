@@ -84,10 +84,15 @@ class _Between(torch.autograd.Function):
         return gradient * by_positions, gradient * by_moments, None
 
 
+def moments_of(results: Mapping[str, Tensor]) -> Tensor:
+    """Return the packed multipoles (N, 10) that a model returned."""
+    names = "charges", "dipoles", "quadrupoles"
+    return PhysicalMultipoles(*(results[name] for name in names)).packed()
+
+
 def energy_between(batch: Batch, results: Mapping[str, Tensor]) -> Tensor:
     """Return the energies (B,) in eV of `Batch.between`, for multipoles that a model returned."""
-    names = "charges", "dipoles", "quadrupoles"
-    moments = PhysicalMultipoles(*(results[name] for name in names)).packed()
+    moments = moments_of(results)
     index = batch.batch.cpu()  # what computes them, does so on the host
     counts = torch.bincount(index, minlength=batch.n_systems).tolist()
     parts = batch.positions.split(counts), moments.split(counts)

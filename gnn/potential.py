@@ -23,6 +23,7 @@ from gnn.outputs import (
     check_place,
     check_stress,
     energy_between,
+    moments_of,
     per_system,
     strained,
     stress_of,
@@ -395,9 +396,13 @@ class Potential(nn.Module):
                 results["energy_between"] = energy_between(given, results)
                 energy = energy + results["energy_between"]
             gradients: Sequence[Tensor] = ()
+            total = energy.sum()
+            if given.room is not None and given.room.answer is not None:
+                moments = moments_of(results)
+                total = total + (moments * given.room.answer(moments.detach())).sum()
             if leaves:
                 gradients = torch.autograd.grad(
-                    energy.sum(),
+                    total,
                     list(leaves.values()),
                     create_graph=create_graph,
                     materialize_grads=True,

@@ -6,6 +6,8 @@ that leaves room, and what it would have taken is noted on the device. So is whe
 beyond the walls of a model, which act in the ordinary way only.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -38,11 +40,15 @@ class Room:
         How many pairs there were, int64 (), by name.
     is_even : bool
         Whether the given charges of atoms are the same for all of a system.
+    answer : callable or None
+        Takes packed multipoles (N, 10), and returns the derivatives by these of an energy that the
+        host adds (`Batch.between`); None where there is none.
     """
 
     def __init__(self, sizes: dict[str, int] | None = None, is_even: bool = False) -> None:
         self.sizes = {} if sizes is None else dict(sizes)
         self.is_even = is_even
+        self.answer: Callable[[Tensor], Tensor] | None = None
         self.found: dict[str, Tensor] = {}
         self._doubts: list[Tensor] = []
         self._lengths: list[tuple[Tensor, Tensor]] = []

@@ -13,6 +13,7 @@ from gnn import AMP, System
 from gnn.data import collate, prepare
 from gnn.graphs import Graphs, Step, padded
 from gnn.options import LongRange, Network
+from gnn.outputs import Between
 from gnn.published.amp_qmmm import AmpQmmm
 from gnn.published.ana2b import Ana2b
 from gnn.training.committee import Committee
@@ -134,6 +135,66 @@ def test_a_shape_is_recorded_when_it_comes_again(monkeypatch):
     model.float().double()
     assert graphs(model, batch, ASKED, CPU) is not None
     assert graphs.steps[0] is not before
+
+
+def images(x, m):
+    """An energy of multipoles, with its derivatives by positions and multipoles."""
+    charges = m[:, 0]
+    squares = (x * x).sum(1)
+    energy = 0.01 * (m * m).sum() + 0.02 * (squares * charges * charges).sum()
+    by_moments = 0.02 * m
+    by_moments[:, 0] += 0.04 * squares * charges
+    return float(energy), 0.04 * x * (charges * charges)[:, None], by_moments
+
+
+@pytest.mark.parametrize("name", ["amp", "bms", "minimal"])
+def test_an_energy_that_the_host_adds(name):
+    model = MODELS[name]()
+    batch = batch_of(model, water(12), methanol(9))
+    batch = replace(batch, between=(Between(images), Between(images)))
+    assert gnn.graphs.suits(model, batch, ASKED)
+    wanted = model(batch, **ASKED, create_graph=name != "amp")
+    assert float(wanted["energy_between"].abs().min()) > 0
+    step = Step(model, batch, ASKED, CPU)
+    for _ in range(2):
+        assert worst(step(batch), wanted) < 1e-10
+
+
+class Captured:
+    """Stands for a graph of CUDA: notes when it is recorded and replayed."""
+
+    log: list = []  # noqa: RUF012
+
+    def capture_begin(self, **options):
+        assert options["capture_error_mode"] == "thread_local"
+        self.log.append("begin")
+
+    def capture_end(self):
+        self.log.append("end")
+
+    def replay(self):
+        self.log.append("replay")
+
+
+@pytest.mark.parametrize("between", [(), (Between(images),)])
+def test_a_recording_is_parted_where_the_host_adds(between, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Captured)
+    monkeypatch.setattr(Captured, "log", [])
+    model = MODELS["minimal"]()
+    batch = replace(batch_of(model, water(12)), between=between)
+    step = Step(model, batch, ASKED, CPU)
+    step(batch)
+    step._capture()
+    assert Captured.log == ["begin", "end"] * (1 + len(between))
+    assert not step._recording
+
+    def failing(*given):
+        raise ValueError("in the middle")
+
+    monkeypatch.setattr(type(model), "evaluated", failing)
+    with pytest.raises(ValueError, match="in the middle"):
+        step._capture()
+    assert Captured.log[-1] == "end" and not step._recording
 
 
 def test_what_does_not_suit_is_not_tried():
