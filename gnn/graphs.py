@@ -36,6 +36,7 @@ from gnn.outputs import Between
 REPEATED = 3
 _WARM_UP = 3  # runs before recording: kernels are compiled, tables copied, workspaces made
 _MOST = 8  # shapes that are kept
+_SHAPES = 10_000  # that are counted
 _TRIES = 4  # recordings with ever more room for one step
 _OFTEN = 8  # steps in a row beyond the walls after which …
 _REST = 64  # … so many are not tried
@@ -390,6 +391,8 @@ class Graphs:
             return None
         key = _key(batch, asked, device)
         with self._lock:
+            if len(self._came) > _SHAPES:  # of sets of many molecules
+                self._came.clear()
             self._came[key] += 1
             if key in self._refused or self._came[key] < REPEATED:
                 return None

@@ -81,6 +81,8 @@ def fixed_pairs(
     ends = torch.cumsum(counts, 0)
     found = ends[-1] if n else counts.sum()
     size = at_host(found) if capacity is None else capacity
+    if len(s) == 0:  # nothing that a place could name
+        size = 0
     places = torch.arange(size, device=x.device)
     if capacity is not None and n:
         over = (size - found).clamp(min=0)
