@@ -9,11 +9,11 @@ from _gpu import Place, Row, relative
 
 from gnn import AMP, System
 from gnn.data import collate, prepare
-from gnn.graphs import Step
 from gnn.operators.gpu import emulated
 from gnn.options import Network
 from gnn.potential import Potential
 from gnn.published import AmpBms
+from gnn.steps import Step
 
 # of a model whose kernels run in the simulator
 TINY = {

@@ -101,7 +101,7 @@ class Batch:
         Which edges are there, bool (E,); the others fill a list of fixed length and contribute
         nothing. None: all.
     room
-        Of a step of fixed shapes (`gnn.graphs`); None: lists are as long as they need to be.
+        Of a step of fixed shapes (`gnn.steps`); None: lists are as long as they need to be.
     """
 
     numbers: Tensor

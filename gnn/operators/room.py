@@ -1,6 +1,6 @@
 """Room for what a step finds while no shape may change: lists of fixed length, and doubts.
 
-A step of fixed shapes (`gnn.graphs`) is recorded once and replayed for other positions. How many
+A step of fixed shapes (`gnn.steps`) is recorded once and replayed for other positions. How many
 pairs are near each other changes from one to the next: each list of a step has a name and a length
 that leaves room, and what it would have taken is noted on the device. So is whether anything lies
 beyond the walls of a model, which act in the ordinary way only.

@@ -11,11 +11,12 @@ from published_cases import methanol, small_model, water
 import gnn.graphs
 from gnn import AMP, System
 from gnn.data import collate, prepare
-from gnn.graphs import Graphs, Step, padded
+from gnn.graphs import Graphs
 from gnn.options import LongRange, Network
 from gnn.outputs import Between
 from gnn.published.amp_qmmm import AmpQmmm
 from gnn.published.ana2b import Ana2b
+from gnn.steps import Step, padded
 from gnn.training.committee import Committee
 
 CPU = torch.device("cpu")

@@ -10,11 +10,11 @@ from published_cases import methanol, water
 
 from gnn import AMP
 from gnn.data import collate, prepare
-from gnn.graphs import Step
 from gnn.options import LongRange
 from gnn.published import AmpBms
 from gnn.published.amp_qmmm import AmpQmmm
 from gnn.published.ana2b import Ana2b
+from gnn.steps import Step
 
 pytestmark = pytest.mark.cuda
 META = torch.device("meta")
