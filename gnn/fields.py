@@ -147,8 +147,7 @@ class SurroundedPotential(Potential):
         shown = vectors * (seen / distances)[:, None]
         moments = moments[:, None] * COULOMB
         sharp, *smeared = (
-            field_torch.of_pairs(shown, moments, FIELD_ORDER, kernel)
-            - field_torch.of_pairs(vectors, moments, FIELD_ORDER, kernel)
+            _of_pairs(shown, moments, kernel) - _of_pairs(vectors, moments, kernel)
             for kernel in (self.kernel, *self.smeared_kernels)
         )
         change = torch.cat([sharp, *(field - sharp for field in smeared)], dim=1)
@@ -175,3 +174,14 @@ class SurroundedPotential(Potential):
             return None
         vectors = atoms.index_select(0, targets) - particles.index_select(0, sources)
         return targets, moments.index_select(0, sources), vectors
+
+
+def _of_pairs(vectors: Tensor, moments: Tensor, kernel: Kernel) -> Tensor:
+    """Return the field (P, channels, 10) of each pair at the end of its vector (P, 3)."""
+    if not on_gpu(vectors):
+        return field_torch.of_pairs(vectors, moments, FIELD_ORDER, kernel)
+    # one kernel in place of hundreds: each pair is a system of its own
+    own = torch.arange(len(vectors), device=vectors.device)
+    neighbours = neighbours_of_systems(vectors, own, own)
+    origins = torch.zeros_like(vectors)
+    return unchecked_field(vectors, origins, moments, FIELD_ORDER, kernel, neighbours)

@@ -10,7 +10,8 @@ from published_cases import methanol, small_model, water
 
 import multipoles as mp
 from gnn import AMP, System
-from gnn.data import collate, prepare
+from gnn.data import Frame, collate, prepare
+from gnn.data.extent import extent_of
 from gnn.operators import _field_cuda, fixed_pairs, multipole_field
 from gnn.operators.field_neighbours import neighbours_within
 from gnn.operators.gpu import emulated
@@ -142,6 +143,24 @@ def test_energy_and_forces_of_a_model(batch, backend, monkeypatch):
         found = model(there, forces=True, mm_forces=True)
     assert bool(sums) == (backend == "compiled")
     for name in ("energy", "forces", "mm_forces", "charges"):
+        torch.testing.assert_close(found[name].cpu(), wanted[name], rtol=1e-9, atol=1e-9)
+
+
+def test_a_charge_within_the_walls_of_a_model():
+    far, points = water(3), water(3).mm_positions.copy()
+    points[0] = far.positions[1] + [0.3, 0.5, -0.4]
+    near = System(far.numbers, far.positions, 0, points, far.mm_charges)
+    model = tiny_model()
+    model.set_extent(extent_of([Frame(far)], model.damping))
+    batch = collate([prepare(near, model.cutoff, torch.float64)])
+    wanted = model(batch, **ASKED)
+    assert model._close_particles(batch) is not None
+    there = batch
+    if not SIMULATED:
+        model, there = model.to("cuda"), batch.to("cuda")
+    with emulated():
+        found = model(there, **ASKED)
+    for name in ("energy", "forces", "mm_forces", "mm_potential"):
         torch.testing.assert_close(found[name].cpu(), wanted[name], rtol=1e-9, atol=1e-9)
 
 
