@@ -1,14 +1,19 @@
-"""What the benchmarks on the GPU share: arrays there, times by events, rows, and ceilings."""
+"""What the benchmarks on the GPU share: arrays there, times, launches, rows, errors, ceilings."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from itertools import pairwise
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 
+import multipoles as mp
+from multipoles.compiled import driver
 from multipoles.compiled.cuda_access import loader, storer
-from multipoles.compiled.cuda_kernels import SIMULATED, cuda, kernels, positive_rsqrt
+from multipoles.compiled.cuda_kernels import SIMULATED, Launch, cuda, kernels, positive_rsqrt
 from multipoles.compiled.emit import emitted
 from multipoles.cuda.device import NumbaSpace, space_of, view
 
@@ -69,9 +74,11 @@ class Place:
 
     def take(self, array: Any) -> np.ndarray:
         """Return a copy on the host, in float64."""
-        on_host = hasattr(array, "copy_to_host")
-        host = array.copy_to_host() if on_host else array.detach().cpu().numpy()
-        return np.asarray(host, np.float64)
+        if hasattr(array, "copy_to_host"):
+            array = array.copy_to_host()
+        elif hasattr(array, "detach"):
+            array = array.detach().cpu().numpy()
+        return np.asarray(array, np.float64)
 
     def seconds(self, task: Callable[[], Any], repeats: int = 7, warm: int = 2) -> float:
         """Return the least time of a task between two events of the current stream."""
@@ -84,7 +91,7 @@ class Place:
             task()
         times = []
         for _ in range(repeats):
-            torch.cuda.synchronize()
+            self.synchronize()
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
             task()
@@ -93,10 +100,64 @@ class Place:
             times.append(start.elapsed_time(end) * 1e-3)
         return min(times)
 
+    def synchronize(self) -> None:
+        """Wait for all that is queued."""
+        if not self.smoke:
+            import torch
+
+            torch.cuda.synchronize()
+
+
+class Launches:
+    """Counts the launches of all kernels while it is open, and the host's time in them.
+
+    A graph that is replayed counts as one, named ``graph``.
+    """
+
+    def __enter__(self) -> "Launches":
+        self.counts: Counter = Counter()
+        self.seconds, self._kept = 0.0, (Launch.__call__, driver.Graph.launch)
+        of_kernels, of_graphs = self._kept
+        Launch.__call__ = self._counted(  # type: ignore[method-assign]
+            of_kernels, lambda kernel: ".".join(kernel.origin[:2])
+        )
+        driver.Graph.launch = self._counted(  # type: ignore[method-assign]
+            of_graphs, lambda _: "graph"
+        )
+        return self
+
+    def _counted(self, call: Callable[..., None], name: Callable[[Any], str]) -> Any:
+        def counted(which: Any, *arguments: Any) -> None:
+            start = perf_counter()
+            call(which, *arguments)
+            self.seconds += perf_counter() - start
+            self.counts[name(which)] += 1
+
+        return counted
+
+    def __exit__(self, *_: Any) -> None:
+        Launch.__call__, driver.Graph.launch = self._kept  # type: ignore[method-assign]
+
 
 def relative(got: np.ndarray, expected: np.ndarray) -> float:
     """Return the relative L2 error; of a field, give one order of derivatives at a time."""
     return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+
+
+def sampled_error(place: Place, got: Any, x: Any, s: Any, m: Any, order: int) -> float:
+    """Return the relative error at some targets, of the order that has the largest.
+
+    Against a sum in float64 on the CPU, of the same points.
+    """
+    chosen = np.random.default_rng(1).choice(len(x), min(len(x), 200), replace=False)
+    wide = [np.asarray(array, np.float64) for array in (x[chosen], s, m)]
+    return worst_order(place.take(got)[chosen], mp.field(*wide, order), order)
+
+
+def worst_order(got: np.ndarray, expected: np.ndarray, order: int) -> float:
+    """Return the relative error of the order of derivatives that has the largest."""
+    starts = [0, *(mp.n_components(k) for k in range(order + 1))]
+    return max(relative(got[:, a:b], expected[:, a:b]) for a, b in pairwise(starts))
 
 
 # --- ceilings -------------------------------------------------------------------------------------

@@ -16,10 +16,12 @@ def prepared(smoke: bool) -> str | None:
     Parameters
     ----------
     smoke : bool
-        Take the simulator. Must be called before `numba` is imported.
+        Take the simulator. Must be called before `numba.cuda` is imported.
     """
     if smoke:
         os.environ["NUMBA_ENABLE_CUDASIM"] = "1"
+        if "numba" in sys.modules:  # it has read the environment
+            sys.modules["numba"].config.reload_config()
         sys.setswitchinterval(1e-5)  # its threads wait for each other by turns
         return "simulator"
     if reason := why_not():

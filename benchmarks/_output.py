@@ -14,7 +14,7 @@ import numpy as np
 from multipoles.files import atomic_write
 
 RESULTS = Path(__file__).resolve().parent / "results"
-THREADS = ("OMP_NUMTHREADS", "OPENBLAS_NUMTHREADS", "MKL_NUMTHREADS")
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def run_alone(script: str, arguments: Sequence, threads: int, **environment: str) -> list:

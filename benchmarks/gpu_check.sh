@@ -2,18 +2,21 @@
 # Everything worth knowing from a GPU in one call, without a network and without installing anything.
 #
 #   bash benchmarks/gpu_check.sh first     correctness, then times, then where they go (<= 440 s)
-#   bash benchmarks/gpu_check.sh second    memory checker, race checker, counters      (<= 200 s)
-#   bash benchmarks/gpu_check.sh           both
+#   bash benchmarks/gpu_check.sh second    checkers of memory and races, counters      (<= 200 s)
+#   bash benchmarks/gpu_check.sh peers     other libraries, as far as they are there   (<= 200 s)
+#   bash benchmarks/gpu_check.sh           all of it
 #
 # Every step has a limit of its own and no failure stops the others; what a step prints and the
 # tables, which grow row by row, are in $OUT after it. Ends with status 1 if there is no GPU that
-# can be used or if a step failed. PYTHON names the interpreter. GPU_CHECK_TINY=1 starts everything
+# can be used or if a step failed. PYTHON names the interpreter. WHEELS names a folder of wheels that
+# are unpacked for this run and come before what is installed. GPU_CHECK_TINY=1 starts everything
 # once on tiny sizes in the simulator, on a machine without a GPU.
 set -u
+WHEELS=${WHEELS:+$(realpath "$WHEELS")}
 cd "$(dirname "$0")/.." || exit 1
 parts=${1:-all}
-case $parts in first | second | all) ;; *)
-  echo "expected first, second or nothing, got '$parts'" >&2
+case $parts in first | second | peers | all) ;; *)
+  echo "expected first, second, peers or nothing, got '$parts'" >&2
   exit 2
   ;;
 esac
@@ -22,7 +25,8 @@ tiny=${GPU_CHECK_TINY:-}
 [ -n "${PYTHON:-}" ] || { PYTHON=python3 && [ -x .venv/bin/python ] && PYTHON=.venv/bin/python; }
 OUT=${OUT:-build/gpu_check}
 logs=$(mktemp -d)
-trap 'rm -rf "$logs"' EXIT
+carried=$(mktemp -d)
+trap 'rm -rf "$logs" "$carried"' EXIT
 mkdir -p "$OUT"
 summary=$OUT/summary.txt
 : >"$summary"
@@ -30,7 +34,13 @@ failed=0
 deadline=0
 smoke=()
 
-export PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PYTHONWARNINGS=ignore
+if [ -n "$WHEELS" ]; then
+  for wheel in "$WHEELS"/*.whl; do
+    "$PYTHON" -m zipfile -e "$wheel" "$carried" && found=carried || found="could not be unpacked"
+    echo "$(basename "$wheel"): $found" | tee -a "$summary"
+  done
+fi
+export PYTHONPATH=$PWD:$carried${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 PYTHONWARNINGS=ignore
 export NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS=0 XLA_PYTHON_CLIENT_PREALLOCATE=false
 # where libnvvm lies if no wheel brings it
 if [ -z "${CUDA_HOME:-}" ] && [ -d /usr/local/cuda ]; then export CUDA_HOME=/usr/local/cuda; fi
@@ -96,17 +106,24 @@ first() {
   done
   grep -hE "^(FAILED|ERROR|SKIPPED)" "$logs"/tests_*.txt | cut -c1-200 | tee -a "$summary"
   keep
-  # one after the other, the most telling first
-  for case in fmm direct model batches training; do
-    step "times_$case" 70 "$PYTHON" benchmarks/gpu.py "${smoke[@]}" --only "$case"
-    grep -E "target|error" "$logs/times_$case.txt" | cut -c1-200 | tee -a "$summary"
-  done
-  step stages 80 "$PYTHON" benchmarks/gpu_stages.py "${smoke[@]}"
+  # one after the other, the most telling first; the second process finds what the tests compiled
+  times fmm 75
+  times direct 40
+  times first 60
+  times model 60
+  step stages 60 "$PYTHON" benchmarks/gpu_stages.py "${smoke[@]}"
   grep -E "^stage|^leaf" "$logs/stages.txt" | cut -c1-200 | tee -a "$summary"
+  times batches 40
+  times training 50
 }
 
-checked() { # name limit tool,its,arguments points
-  local name=$1 limit=$2 tool=() points=$4
+times() { # case limit
+  step "times_$1" "$2" "$PYTHON" benchmarks/gpu.py "${smoke[@]}" --only "$1"
+  grep -E "target|error|left out" "$logs/times_$1.txt" | cut -c1-220 | tee -a "$summary"
+}
+
+with_tool() { # name limit tool,its,arguments option points
+  local name=$1 limit=$2 tool=() points=$5
   IFS=, read -r -a tool <<<"$3"
   if ! command -v "${tool[0]}" >/dev/null; then
     say "$name: ${tool[0]} is not installed"
@@ -114,14 +131,22 @@ checked() { # name limit tool,its,arguments points
     tool=()
   fi
   [ -z "$tiny" ] || points=60
-  step "$name" "$limit" "${tool[@]}" "$PYTHON" benchmarks/gpu_stages.py "${smoke[@]}" --once "$points"
+  step "$name" "$limit" "${tool[@]}" "$PYTHON" benchmarks/gpu_stages.py "${smoke[@]}" "$4" "$points"
 }
 
 second() {
-  checked memory 70 compute-sanitizer,--tool,memcheck,--error-exitcode,9 5000
-  checked races 60 compute-sanitizer,--tool,racecheck,--error-exitcode,9 3000
-  checked counters 60 "ncu,--clock-control,none,--set,basic,--section,MemoryWorkloadAnalysis,\
---section,WarpStateStats,-k,regex:(transfer|cuda.*near|all_pairs|cuda.*sorting.*scatter),-c,6" 1000000
+  local sanitizer=compute-sanitizer,--error-exitcode,9,--tool
+  with_tool memory 60 $sanitizer,memcheck --checked 5000
+  with_tool races 60 $sanitizer,racecheck --checked 2000
+  # all kernels of a plan and an evaluation
+  with_tool counters 50 "ncu,--clock-control,none,--set,basic,--section,MemoryWorkloadAnalysis,\
+--section,WarpStateStats,-c,150" --once 1000000
+  with_tool barriers 30 $sanitizer,synccheck --checked 2000
+  with_tool unwritten 40 $sanitizer,initcheck --checked 2000
+}
+
+peers() {
+  times peers 190
 }
 
 if command -v nvidia-smi >/dev/null; then
@@ -134,14 +159,15 @@ if [ $failed -ne 0 ] && [ -z "$tiny" ]; then
   keep
   exit 1
 fi
-if [ "$parts" != second ]; then
-  deadline=430 # seconds since the start, the look for a GPU among them
-  first
-fi
-if [ "$parts" != first ]; then
-  [ "$parts" = second ] && deadline=190 || deadline=$((SECONDS + 190))
-  second
-fi
+part() { # name seconds
+  [ "$parts" = all ] || [ "$parts" = "$1" ] || return 0
+  deadline=$((SECONDS + $2))
+  "$1"
+}
+
+part first 430
+part second 190
+part peers 190
 keep
 echo
 cat "$summary"

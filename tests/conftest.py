@@ -36,7 +36,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--launches", metavar="FILE", help="write kernels that the simulator ran")
     parser.addoption("--launched", metavar="FILE", help="compile kernels that another run wrote")
     parser.addoption(
-        "--emulated", action="store_true", help="run what needs a GPU (-m gpu) in an emulator of one"
+        "--emulated",
+        action="store_true",
+        help="run what needs a GPU (-m gpu) in an emulator of one",
     )
 
 

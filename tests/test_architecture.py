@@ -54,8 +54,9 @@ FLOORS = (
 )
 # modules of fmm.cuda, and the floor of fmm beside which each of them stands
 BESIDE = {
-    "curve": "fmm.tree", "build": "fmm.tree", "lists": "fmm.tree", "tiles": "fmm.tree",
-    "tally": "fmm.tree", "geometry": "fmm.tree", "rows": "fmm.tree", "near": "fmm.near",
+    "keys": "fmm.tree", "curve": "fmm.tree", "build": "fmm.tree", "transfers": "fmm.tree",
+    "lists": "fmm.tree", "tiles": "fmm.tree", "tally": "fmm.tree", "geometry": "fmm.tree",
+    "rows": "fmm.tree", "near": "fmm.near",
     "expansions": "fmm.far", "translations": "fmm.far", "driver": "fmm.far",
     "scaling": "fmm.scaling", "sampling": "fmm.scaling", "steps": "fmm.steps_cpu",
 }  # fmt: skip

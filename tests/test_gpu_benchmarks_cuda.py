@@ -4,6 +4,7 @@ import csv
 import os
 import subprocess
 import sys
+import zipfile
 from types import SimpleNamespace
 
 import gpu_state
@@ -21,12 +22,13 @@ BENCHMARKS = ROOT / "benchmarks"
 def scripts(monkeypatch, tmp_path):
     """The scripts as modules; their tables go to a folder of the test."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import _gpu_fmm
     import _output
     import gpu
     import gpu_stages
 
     monkeypatch.setattr(_output, "RESULTS", tmp_path)
-    return SimpleNamespace(gpu=gpu, gpu_stages=gpu_stages, results=tmp_path)
+    return SimpleNamespace(gpu=gpu, fmm=_gpu_fmm, gpu_stages=gpu_stages, results=tmp_path)
 
 
 def table(path):
@@ -75,18 +77,82 @@ def test_cases_run_in_the_simulator(scripts, name, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fmm", "model", "training"])
+@pytest.mark.parametrize("name", ["fmm", "model", "training", "first", "peers"])
 def test_longer_cases_run_in_the_simulator(scripts, name, capsys):
     assert scripts.gpu.measured([name], True, "simulator"), capsys.readouterr()
 
 
 @pytest.mark.slow
 def test_stages_run_in_the_simulator(scripts, monkeypatch, capsys):
-    for arguments in ([], ["--once", "30"]):
+    for arguments in ([], ["--once", "30"], ["--checked", "30"]):
         monkeypatch.setattr(sys, "argv", ["gpu_stages.py", "--smoke", *arguments])
         assert scripts.gpu_stages.main() == 0
     said = capsys.readouterr().out
     assert "launches" in said and "leaf size" in said and "difference of plan and direct" in said
+    assert "error of a plan of 30 points" in said
+
+
+def test_what_was_predicted_stands_beside_what_was_measured(scripts, monkeypatch, capsys):
+    import _gpu
+
+    monkeypatch.setattr(scripts.gpu, "PREDICTED", {("case", 1): 4.0})
+    rows = [_gpu.Row("case", n, "float32", 5e-3) for n in (1, 2)]
+    monkeypatch.setattr(scripts.gpu, "CASES", {"some": lambda _: rows})
+    assert scripts.gpu.measured(["some"], False, "a device")
+    assert capsys.readouterr().out.count("predicted 4 ms") == 1
+    found = table(scripts.results / "gpu.csv")
+    assert [row["predicted"] for row in found] == ["0.004", ""]
+
+
+def test_predictions_are_of_rows_that_there_are(scripts):
+    names = {
+        f"FMM, {name}: {part}"
+        for name in (*scripts.fmm.NAMES.values(), scripts.fmm.CLUSTERED)
+        for part in ("evaluation, first", "evaluation", "plan and evaluation")
+    }
+    known = {name for name, _ in scripts.gpu.PREDICTED if name.startswith("FMM")}
+    assert known <= names
+
+
+def test_launches_of_kernels_and_graphs_are_counted(scripts, monkeypatch):
+    import _gpu
+
+    calls = []
+    monkeypatch.setattr(_gpu.Launch, "__call__", lambda self, *rest: calls.append(self))
+    monkeypatch.setattr(_gpu.driver.Graph, "launch", lambda self, stream: calls.append(self))
+    kernel = _gpu.Launch(lambda: None, ("a.module", "factory", ()))
+    graph = object.__new__(_gpu.driver.Graph)
+    with _gpu.Launches() as seen:
+        kernel(0, "float32", 1, 1)
+        graph.launch(0)
+    graph.launch(0)
+    assert seen.counts == {"a.module.factory": 1, "graph": 1}
+    assert calls == [kernel, graph, graph]
+
+
+def test_other_libraries_that_are_missing_or_fail_are_said_and_left_out(
+    scripts, monkeypatch, capsys
+):
+    import _gpu
+    import _gpu_peers
+
+    row = 'row: {"case": "sum", "n": 1, "dtype": "float32", "seconds": 0.5}'
+    script = scripts.results / "peers.py"
+    script.write_text(
+        "import json, sys\n"
+        "name = json.loads(sys.argv[1])['name']\n"
+        "if name == 'absent': sys.exit('it is not installed')\n"
+        f"print('noise')\nprint('{row}', flush=True)\n"
+        "if name == 'slow': import time; time.sleep(60)\n"
+    )
+    monkeypatch.setattr(_gpu_peers, "__file__", str(script))
+    monkeypatch.setattr(_gpu_peers, "SECONDS", 2)
+    monkeypatch.setattr(_gpu_peers, "SIZES", dict.fromkeys(("absent", "slow", "there"), 1))
+    rows = list(_gpu_peers.peers(_gpu.Place(True)))
+    assert rows == 2 * [_gpu.Row("sum", 1, "float32", 0.5)], "what was made in time is kept"
+    said = capsys.readouterr().out
+    assert "absent: left out, it is not installed" in said
+    assert "slow: left out, not done after 2 s" in said
 
 
 def test_times_are_the_least_between_events(scripts, monkeypatch):
@@ -123,7 +189,8 @@ def run_check(*arguments, **environment):
 def test_the_check_is_a_script_that_bash_reads():
     subprocess.run(["bash", "-n", str(BENCHMARKS / "gpu_check.sh")], check=True)
     run = run_check("third")
-    assert run.returncode == 2 and "expected first, second or nothing, got 'third'" in run.stderr
+    assert run.returncode == 2
+    assert "expected first, second, peers or nothing, got 'third'" in run.stderr
 
 
 @pytest.mark.skipif(gpu_state.gpu_present(), reason="there is a GPU")
@@ -136,10 +203,17 @@ def test_without_a_gpu_the_check_says_so_and_fails(tmp_path):
 
 @pytest.mark.slow
 def test_the_whole_check_starts_every_command(tmp_path):
-    run = run_check(OUT=str(tmp_path), GPU_CHECK_TINY="1")
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    with zipfile.ZipFile(wheels / "carried-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("carried.py", "")
+    run = run_check(OUT=str(tmp_path), GPU_CHECK_TINY="1", WHEELS=str(wheels))
     said = (tmp_path / "summary.txt").read_text()
+    assert "carried-1.0-py3-none-any.whl: carried" in said
     # of all that can fail, nothing but the look for a GPU did
-    for name in ("times_fmm", "times_training", "stages", "memory", "races", "counters"):
+    cases = ("fmm", "direct", "first", "model", "batches", "training", "peers")
+    tools = ("memory", "races", "counters", "barriers", "unwritten")
+    for name in (*(f"times_{case}" for case in cases), "stages", *tools):
         assert f"{name}: status 0" in said, said
     assert run.returncode == 1 and (tmp_path / "logs.tgz").exists()
 

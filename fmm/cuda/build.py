@@ -26,9 +26,9 @@ from fmm.tree.curve import MAX_LEVELS, SortedPoints, last_digit, parting
 from fmm.tree.lists import STRIDES
 from fmm.tree.morton import WORD
 from multipoles.compiled.cuda_kernels import cuda, device, kernels
+from multipoles.cuda.blocks import THREADS as BLOCK
+from multipoles.cuda.blocks import chunks_of, scanned, summed
 from multipoles.cuda.device import Space
-from multipoles.cuda.sorting import THREADS as BLOCK
-from multipoles.cuda.sorting import chunks_of, scanned, summed
 
 _MOST = MAX_LEVELS + 1
 _X, _Y, _Z = map(int, STRIDES)
@@ -112,7 +112,7 @@ def _empty(space: Space, n: int, same: bool) -> dict[str, DeviceArray]:
     parent, system, n_targets, n_sources = (space.empty((n,), np.int32) for _ in range(4))
     targets = space.empty((n, 2), np.int64)
     return {
-        "parent": parent, "first_child": zeros[0], "n_children": zeros[1], "octants": zeros[2],
+        "first_child": zeros[0], "n_children": zeros[1], "octants": zeros[2], "parent": parent,
         "system": system, "anchor": space.empty((n, 3), np.int64),
         "cell": space.empty((n,), np.int64), "target_range": targets,
         "source_range": targets if same else space.empty((n, 2), np.int64),
@@ -216,6 +216,44 @@ def _held(before, first, last, is_same):
     return n_targets, last - first - n_targets
 
 
+@device
+def _last_level(
+    keys, before, i, begins, bits, n_levels, root_grid, origin, systems, leaf_size, is_same, box,
+    centre,
+):  # fmt: skip
+    """Return the last level on which a box holds a point, looking from `begins` - 1 on.
+
+    That is `begins` - 1 if the last box that begins before the point is not divided. Few points ask
+    for more than the number of points around them.
+    """
+    level, begin = begins, i
+    if begins > 0:
+        level, begin = begins - 1, _begin_of_box(keys, i, begins - 1, bits)
+    reached = np.int64(-1)
+    edge, digit, most = 0.0, 0.0, np.int64(0)
+    while True:
+        end = end_of_box(keys, i, level, bits)
+        n_targets, n_sources = _held(before, begin, end, is_same)
+        if max(n_targets, n_sources) <= leaf_size:
+            return level
+        if reached < 0:
+            reached = np.int64(0)
+            system = _begin_walk(keys, i, bits, root_grid, origin, systems, box, centre)
+            edge, digit = systems[_EDGE, system], systems[_DIGIT, system]
+            most = min(n_levels, np.int64(systems[_HALVINGS, system]))
+        if level >= most or parting(keys, begin, keys, end - 1, bits) > n_levels:
+            return level
+        # of all boxes that hold the point, as each of them must be divided
+        while reached <= level:
+            own = edge / (np.int64(1) << reached)
+            if not are_numbers(centre, 0, own, digit, reached):
+                return level
+            reached += 1
+            _walk(keys, i, bits, reached, edge, box, centre)
+        level += 1
+        begin = i
+
+
 @kernels
 def _find(is_same):
     def loop(
@@ -233,40 +271,14 @@ def _find(is_same):
         first = block * chunk
         for i in range(first + thread, min(first + chunk, keys.shape[1]), BLOCK):
             begins = parting(keys, i - 1, keys, i, bits) if i > 0 else 0
-            level = begins
+            end = begins
             if begins <= n_levels:
-                system = _begin_walk(keys, i, bits, root_grid, origin, systems, box, centre)
-                edge, digit = systems[_EDGE, system], systems[_DIGIT, system]
-                most = min(n_levels, np.int64(systems[_HALVINGS, system]))
-                begin = i
-                if begins > 0:
-                    begin = _begin_of_box(keys, i, begins - 1, bits)
-                    level = begins - 1
-                reached = 0
-                while True:
-                    # on which the box of `level` that holds the point is divided
-                    end = end_of_box(keys, i, level, bits)
-                    n_targets, n_sources = _held(before, begin, end, is_same)
-                    if max(n_targets, n_sources) <= leaf_size or level >= most:
-                        break
-                    if parting(keys, begin, keys, end - 1, bits) > n_levels:
-                        break
-                    is_divided = True
-                    while reached < level:
-                        own = edge / (np.int64(1) << reached)
-                        is_divided = is_divided and are_numbers(centre, 0, own, digit, reached)
-                        reached += 1
-                        _walk(keys, i, bits, reached, edge, box, centre)
-                    own = edge / (np.int64(1) << level)
-                    if not (is_divided and are_numbers(centre, 0, own, digit, level)):
-                        break
-                    level += 1
-                    begin = i
-                # the last level on which a box holds the point, if it begins there
-                level += 1
-            depth = max(level - begins, 0)
-            made[i] = begins * 64 + depth
-            for other in range(begins, begins + depth):
+                end = _last_level(
+                    keys, before, i, begins, bits, n_levels, root_grid, origin, systems, leaf_size,
+                    is_same, box, centre,
+                ) + 1  # fmt: skip
+            made[i] = begins * 64 + max(end - begins, 0)
+            for other in range(begins, end):
                 cuda.atomic.add(shared, other, 1)
         cuda.syncthreads()
         for level in range(thread, _MOST, BLOCK):
@@ -277,11 +289,39 @@ def _find(is_same):
     return loop
 
 
+@device
+def _put(number, above, level, edge, box, centre, places, arrays):
+    """Write a box; `places` is where its targets and sources begin, and how many they are."""
+    (
+        parent,
+        system,
+        anchor,
+        cell,
+        target_range,
+        source_range,
+        n_targets,
+        n_sources,
+        centres,
+        edges,
+    ) = arrays
+    target, source, held = places
+    parent[number] = above
+    system[number] = box[0, SYSTEM]
+    edges[number] = edge / (np.int64(1) << level)
+    cell[number] = box[0, ANCHOR] * _X + box[0, ANCHOR + 1] * _Y + box[0, ANCHOR + 2] * _Z
+    for axis in range(3):
+        anchor[number, axis] = box[0, ANCHOR + axis]
+        centres[number, axis] = centre[0, axis]
+    n_targets[number], n_sources[number] = held
+    target_range[number, 0], source_range[number, 0] = target, source
+    target_range[number, 1], source_range[number, 1] = target + held[0], source + held[1]
+
+
 @kernels
 def _write(is_same):
     def loop(
         keys, before, bits, n_levels, root_grid, origin, systems, chunk, starts, made, counts,
-        parent, first_child, n_children, octants, system, anchor, cell, target_range, source_range,
+        first_child, n_children, octants, parent, system, anchor, cell, target_range, source_range,
         n_targets, n_sources, centres, edges,
     ):  # fmt: skip
         """Write the boxes that begin with the points of a chunk, and tell their parents."""
@@ -290,19 +330,21 @@ def _write(is_same):
         box = cuda.local.array((1, ROW), np.int64)
         centre = cuda.local.array((1, 3), np.float64)
         thread, block, n_made = cuda.threadIdx.x, cuda.blockIdx.x, starts.shape[0] - 1
+        arrays = (
+            parent, system, anchor, cell, target_range, source_range, n_targets, n_sources, centres,
+            edges,
+        )  # fmt: skip
         for level in range(n_made):
             begun = summed(shared, counts[level], 0, block)
             if thread == 0:
                 next_[level] = starts[level] + begun
-        cuda.syncthreads()
-        first = block * chunk
-        last = min(first + chunk, keys.shape[1])
-        for tile in range(first, last, BLOCK):
+        last = min((block + 1) * chunk, keys.shape[1])
+        for tile in range(block * chunk, last, BLOCK):
             i = tile + thread
-            begins, end = 0, 0
-            if i < last:
-                begins = made[i] // 64
-                end = begins + made[i] % 64
+            begins = made[i] // 64 if i < last else 0
+            end = begins + made[i] % 64 if i < last else 0
+            if cuda.syncthreads_or(np.int32(end > begins)) == 0:
+                continue
             edge, above = 0.0, np.int64(-1)
             if end > begins:
                 own = _begin_walk(keys, i, bits, root_grid, origin, systems, box, centre)
@@ -313,9 +355,7 @@ def _write(is_same):
                 for level in range(max(low, begins), min(high, end)):
                     marks |= np.int64(1) << _FIELD * (level - low)
                 ranks, wholes = scanned(shared, marks)
-                for level in range(low, min(high, end)):
-                    if begins == end:
-                        break
+                for level in range(low, min(high, end) if end > begins else low):
                     number = next_[level] + (ranks >> _FIELD * (level - low) & _FIELD_MASK)
                     if level > 0:
                         _walk(keys, i, bits, level, edge, box, centre)
@@ -323,29 +363,17 @@ def _write(is_same):
                         # of the boxes that begin before on this level, the last holds the point
                         above = number - 1
                         continue
-                    parent[number] = above
                     if above >= 0:
                         cuda.atomic.add(n_children, above, 1)
                         cuda.atomic.or_(octants, above, np.int32(1 << (box[0, KEY] & 7)))
                         if level > begins:
                             first_child[above] = number
-                    above = number
-                    system[number] = box[0, SYSTEM]
-                    edges[number] = edge / (np.int64(1) << level)
-                    cell[number] = (
-                        box[0, ANCHOR] * _X + box[0, ANCHOR + 1] * _Y + box[0, ANCHOR + 2] * _Z
-                    )
-                    for axis in range(3):
-                        anchor[number, axis] = box[0, ANCHOR + axis]
-                        centres[number, axis] = centre[0, axis]
-                    stop = end_of_box(keys, i, level, bits)
-                    held = _held(before, i, stop, is_same)
-                    n_targets[number], n_sources[number] = held
+                    held = _held(before, i, end_of_box(keys, i, level, bits), is_same)
                     target = i if is_same else before[0, i]
                     source = i if is_same else i - before[0, i]
-                    target_range[number, 0], source_range[number, 0] = target, source
-                    target_range[number, 1] = target + held[0]
-                    source_range[number, 1] = source + held[1]
+                    places = target, source, held
+                    _put(number, above, level, edge, box, centre, places, arrays)
+                    above = number
                 cuda.syncthreads()
                 for level in range(low + thread, high, BLOCK):
                     next_[level] += wholes >> _FIELD * (level - low) & _FIELD_MASK

@@ -9,37 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from fmm.tree.curve import (
-    CROWD,
-    MAX_LEVELS,
-    SortedPoints,
-    bits_of,
-    crowding,
-    parting,
-    roots,
-    upper,
-)
-from fmm.tree.morton import N_DEEP, WORD, cells, deep_key_of, key_of
-from multipoles.compiled.cuda_kernels import SIMULATED, cuda, device, kernels
+from fmm.cuda.keys import sorted_points
+from fmm.tree.curve import MAX_LEVELS, SortedPoints, bits_of, crowding, parting, roots, upper
+from fmm.tree.morton import WORD, cells
+from multipoles.compiled.cuda_kernels import SIMULATED, cuda, device, kernels, substitute
+from multipoles.cuda.blocks import THREADS as BLOCK
+from multipoles.cuda.blocks import blocks_for, chunks_of
 from multipoles.cuda.device import Space
-from multipoles.cuda.sorting import (
-    DIGITS,
-    INDEX,
-    Digits,
-    argsort,
-    blocks_for,
-    chunks_of,
-    clear,
-    leading_bits,
-    marked,
-    settled,
-    store,
-    taken,
-)
-from multipoles.cuda.sorting import THREADS as BLOCK
+from multipoles.cuda.sorting import marked, taken
 
 DeviceArray = Any
-"""An array of `numba.cuda` or of its simulator, which have no types."""
+"""What kernels take: of `multipoles.cuda.arrays`, or of Numba's simulator, which has no types."""
 THREADS = 8 if SIMULATED else 128
 GEOMETRY = np.dtype(np.float64)
 """Type of the numbers of kernels that make boxes and lists."""
@@ -99,7 +79,7 @@ def sort_points(
     grid = [space.upload(array) for array in cells(origin, edge, bits)]
     width = 3 * bits + (n_systems * root_grid**3 - 1).bit_length()
     named = [(x, first, *grid) for (x, _, _), first in zip(kinds, starts, strict=True)]
-    kept = _sorted(space, named, root_grid, bits, width)
+    kept = sorted_points(space, named, root_grid, bits, width)
     (source_permutation, source_keys), (target_permutation, target_keys) = kept[0], kept[-1]
     return SortedPoints(
         target_permutation,
@@ -111,74 +91,6 @@ def sort_points(
         origin,
         edge,
     )
-
-
-def _sorted(
-    space: Space, kinds: list[tuple[DeviceArray, ...]], root_grid: int, bits: int, width: int
-) -> list[tuple[DeviceArray, DeviceArray]]:
-    """Return the permutation and the keys of each kind of points; waits for what crowds.
-
-    Leading bits tell most points apart. If not, all bits of a word are sorted by, and more words
-    where many points share one.
-    """
-    crowded = space.zeros((len(kinds),), np.int64)
-    keys, found = [], []
-    for number, kind in enumerate(kinds):
-        n = kind[0].shape[0]
-        leading = leading_bits(n)
-        digits = Digits(space, n, min(leading, width))
-        keys.append(space.empty((n,), np.int64))
-        _encode()(
-            space.stream, GEOMETRY, digits.blocks, BLOCK, *kind, root_grid, bits,
-            max(width - leading, 0), digits.chunk, keys[-1], digits.numbers, digits.counts,
-        )  # fmt: skip
-        found.append(settled(space, keys[-1], digits, CROWD, crowded[number : number + 1]))
-    many = space.download(crowded)
-    if many.any():
-        for number in np.flatnonzero(many).tolist():
-            found[number] = argsort(space, keys[number], width)
-        if _are_crowded(space, [kind[0] for kind in kinds], found):
-            return [
-                _sorted_deeply(space, x, first, inverse, own, width)
-                for (x, first, _, inverse), own in zip(kinds, keys, strict=True)
-            ]
-    return [(permutation, own.reshape(1, own.shape[0])) for permutation, own in found]
-
-
-def _are_crowded(
-    space: Space, points: list[DeviceArray], found: list[tuple[DeviceArray, DeviceArray]]
-) -> bool:
-    """Return whether many points share a key and are not all the same; waits for it."""
-    crowded = space.zeros((1,), np.int64)
-    for x, (permutation, keys) in zip(points, found, strict=True):
-        launch(space, _look_for_crowds(), max(x.shape[0] - 1, 0), x, permutation, keys, crowded)
-    return bool(space.download(crowded)[0])
-
-
-def _sorted_deeply(
-    space: Space,
-    points: DeviceArray,
-    starts: DeviceArray,
-    inverse: DeviceArray,
-    keys: DeviceArray,
-    width: int,
-) -> tuple[DeviceArray, DeviceArray]:
-    """Return the permutation by all words, of which `keys` is the first, and these permuted."""
-    n = points.shape[0]
-    words = space.empty((1 + N_DEEP, n), np.int64)
-    permutation = None
-    for word in range(N_DEEP, -1, -1):
-        values = keys
-        if word > 0:
-            values = space.empty((n,), np.int64)
-            launch(space, _encode_deep(), n, points, starts, inverse, word, values)
-        launch(space, copying(), n, values, words[word])
-        sent = values if permutation is None else taken(space, values, permutation)
-        after, _ = argsort(space, sent, 3 * WORD if word > 0 else width)
-        permutation = after if permutation is None else taken(space, permutation, after)
-    for word in range(1 + N_DEEP):
-        launch(space, copying(), n, taken(space, words[word], permutation), words[word])
-    return permutation, words
 
 
 def _names(space: Space, batch: DeviceArray, label: str) -> np.ndarray:
@@ -274,56 +186,6 @@ def _corners():
                 x = shared[thread, other]
                 extreme = min(extreme, x) if thread < 3 else max(extreme, x)
             out[block, thread] = extreme
-
-    return loop
-
-
-@kernels
-def _encode():
-    def loop(
-        points, starts, corner, inverse, root_grid, bits, dropped, chunk, keys, numbers, counts
-    ):
-        """Write the keys of a chunk of points, and the leading bits of each to sort by."""
-        shared = cuda.shared.array(DIGITS, np.int32)
-        clear(shared)
-        first = cuda.blockIdx.x * chunk
-        for i in range(first + cuda.threadIdx.x, min(first + chunk, points.shape[0]), BLOCK):
-            system = upper(starts, 0, starts.shape[0], i) - 1
-            key = key_of(points, i, system, corner, inverse, root_grid, bits)
-            keys[i] = key
-            leading = key >> dropped
-            numbers[i] = leading << INDEX | i
-            cuda.atomic.add(shared, leading & (DIGITS - 1), 1)
-        store(shared, counts)
-
-    return loop
-
-
-@kernels
-def _encode_deep():
-    def loop(points, starts, inverse, word, keys):
-        i = cuda.grid(1)
-        if i < points.shape[0]:
-            system = upper(starts, 0, starts.shape[0], i) - 1
-            keys[i] = deep_key_of(points, i, system, inverse, word)
-
-    return loop
-
-
-@kernels
-def _look_for_crowds():
-    def loop(points, permutation, keys, crowded):
-        """Look at a point and the next: whether they differ and share a key with many others."""
-        i = cuda.grid(1)
-        n = keys.shape[0]
-        if i >= n - 1 or keys[i] != keys[i + 1]:
-            return
-        a, b = permutation[i], permutation[i + 1]
-        differ = False
-        for axis in range(3):
-            differ = differ or points[a, axis] != points[b, axis]
-        if differ and upper(keys, i, n, keys[i]) - upper(keys, 0, i, keys[i] - 1) > CROWD:
-            crowded[0] = 1
 
     return loop
 
@@ -431,6 +293,25 @@ def _fill():
                     cuda.atomic.add(out, (row, level), shared[row, level])
 
     return loop
+
+
+@device
+def _parting(keys, i, others, j, bits):
+    """Return what `fmm.tree.curve.parting` does, from the highest bit that differs."""
+    level, shift = 0, 3 * bits
+    for word in range(keys.shape[0]):
+        different = keys[word, i] ^ others[word, j]
+        if different != 0:
+            # the first of 62 bits
+            high = different >> 31
+            zeros = cuda.clz(np.int32(high)) if high != 0 else 31 + cuda.clz(np.int32(different))
+            return level + max(shift - 62 + zeros + 2, 0) // 3
+        level += shift // 3 + 1
+        shift = 3 * (WORD - 1)
+    return level
+
+
+substitute(parting, _parting)
 
 
 @device

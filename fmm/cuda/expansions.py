@@ -11,30 +11,21 @@ import numpy as np
 
 from fmm.cuda.curve import DeviceArray
 from fmm.far import harmonics
-from fmm.far.expansions import write_harmonics
-from multipoles.compiled.cuda_kernels import (
-    REAL,
-    SIMULATED,
-    Device,
-    cuda,
-    kernels,
-    rsqrt,
-    substitute,
-)
-from multipoles.compiled.simd import store
+from multipoles.compiled.cuda_access import loader, storer
+from multipoles.compiled.cuda_kernels import REAL, SIMULATED, Device, cuda, device, kernels, rsqrt
 from multipoles.cuda.device import Space
 
 THREADS = 2 if SIMULATED else 128
+# points whose harmonics are made together; several threads share those of one point
+_POINTS = 16 if SIMULATED else 32
+_SHARES = max(1, THREADS // _POINTS)
+# columns of moments or of a field that are done at once
+_COLUMNS = 2 if SIMULATED else 4
 # bytes of shared memory for harmonics of points, and for sums over them
-_SHARED = 30_000
+_SHARED, _OF_SUMS = 30_000, 14_000
 
 
-def _put(out, offset, value):
-    out[offset] = value
-
-
-# on the CPU harmonics are vectors of points
-substitute(store, Device(_put))
+put = storer(1)
 
 
 def _points_at_once(size: int) -> tuple[int, int]:
@@ -42,9 +33,13 @@ def _points_at_once(size: int) -> tuple[int, int]:
 
     The distance is odd: threads that read neighbouring harmonics find them in different banks.
     """
-    most = 16 if SIMULATED else 32
     n = _SHARED // (8 * size)
-    return (most, most + 1) if n >= most else (max(n - 1, 0) | 1, max(n - 1, 0) | 1)
+    return (_POINTS, _POINTS + 1) if n >= _POINTS else (max(n - 1, 0) | 1, max(n - 1, 0) | 1)
+
+
+def _columns_at_once(size: int) -> int:
+    """Return how many columns have sums over so many harmonics together."""
+    return _COLUMNS if 8 * size * _COLUMNS <= _OF_SUMS else 1
 
 
 def _harmonics_function(stride: int, irregular: int) -> Device:
@@ -56,19 +51,55 @@ def _harmonics_function(stride: int, irregular: int) -> Device:
 
     def write(count, points, first, centres, box, scale, factor, h):
         zero = scale - scale
-        for i in range(cuda.threadIdx.x, count, THREADS):
-            x = REAL(points[3 * (first + i)] - centres[3 * box]) * scale
-            y = REAL(points[3 * (first + i) + 1] - centres[3 * box + 1]) * scale
-            z = REAL(points[3 * (first + i) + 2] - centres[3 * box + 2]) * scale
-            s = x * x + y * y + z * z
-            start = zero + 1.0
-            if irregular:
-                start = rsqrt(s)
-                s = start * start
-                x, y, z = x * s, y * s, z * s
-            write_harmonics(factor, x, y, z, s, start, zero, i, stride, h)
+        for task in range(cuda.threadIdx.x, _SHARES * _POINTS, THREADS):
+            for i in range(task % _POINTS, count, _POINTS):
+                x = REAL(points[3 * (first + i)] - centres[3 * box]) * scale
+                y = REAL(points[3 * (first + i) + 1] - centres[3 * box + 1]) * scale
+                z = REAL(points[3 * (first + i) + 2] - centres[3 * box + 2]) * scale
+                s = x * x + y * y + z * z
+                start = zero + 1.0
+                if irregular:
+                    start = rsqrt(s)
+                    s = start * start
+                    x, y, z = x * s, y * s, z * s
+                _write_share(task // _POINTS, factor, x, y, z, s, start, zero, i, stride, h)
 
     return Device(write)
+
+
+@device
+def _write_share(share, factor, x, y, z, s, start, zero, offset, step, out):
+    """Write the harmonics of some orders of one point, as `expansions.write_harmonics` all."""
+    degree = factor.shape[1] - 1
+    real, imaginary = start, zero
+    for m in range(degree + 1):
+        if m > 0:
+            diagonal = factor[0, m, m]
+            a = x * real - y * imaginary
+            b = y * real + x * imaginary
+            real, imaginary = a * diagonal, b * diagonal
+        if m % _SHARES == share:
+            c1, s1, c2, s2 = real, imaginary, zero, zero
+            for n in range(m, degree + 1):
+                if n > m:
+                    up, down = z * factor[1, n, m], s * factor[2, n, m]
+                    c0, s0 = up * c1 - down * c2, up * s1 - down * s2
+                    c2, s2, c1, s1 = c1, s1, c0, s0
+                index = offset + (n * n + 2 * m) * step
+                if m > 0:
+                    put(out, index - step, (c1,))
+                    put(out, index, (s1,))
+                else:
+                    put(out, index, (c1,))
+
+
+@device
+def _power(scale, zero, degree):
+    """Return a power of the inverse edge of a box."""
+    power = zero + 1.0
+    for _ in range(degree):
+        power *= scale
+    return power
 
 
 @kernels
@@ -77,8 +108,9 @@ def form(degree, irregular):
     size = harmonics.n_harmonics(degree)
     sign = -1.0 if irregular else 1.0
     step, stride = _points_at_once(size)
+    group = _columns_at_once(size)
     write = _harmonics_function(stride, irregular)
-    room = size * stride
+    room, of_sums, of_moments, read = size * stride, size * group, step * group, loader(1)
 
     def loop(
         rows, boxes, senders, ranges, centres, edges, points, moments, channels, columns,
@@ -86,35 +118,43 @@ def form(degree, irregular):
     ):  # fmt: skip
         # the simulator tells shared arrays apart by their lines
         h = cuda.shared.array(room, REAL)
-        sums = cuda.shared.array(size, REAL)
+        sums = cuda.shared.array(of_sums, REAL)
+        values = cuda.shared.array(of_moments, REAL)
         thread, channel = cuda.threadIdx.x, cuda.blockIdx.y
         box = boxes[rows[cuda.blockIdx.x]]
         scale = 1.0 / edges[box]
-        for column in range(columns):
-            power = scale - scale + 1.0
-            for _ in range(column_degrees[column]):
-                power *= scale
-            for k in range(thread, size, THREADS):
-                sums[k] = 0.0
+        zero = scale - scale
+        for column in range(0, columns, group):
+            width = min(group, columns - column)
+            for item in range(thread, of_sums, THREADS):
+                sums[item] = 0.0
             for entry in range(rows[cuda.blockIdx.x], rows[cuda.blockIdx.x + 1]):
                 begin, end = ranges[2 * senders[entry]], ranges[2 * senders[entry] + 1]
                 for first in range(begin, end, step):
                     count = min(step, end - first)
                     cuda.syncthreads()
                     write(count, points, first, centres, box, sign * scale, factor, h)
+                    for item in range(thread, count * width, THREADS):
+                        row = (first + item // width) * channels + channel
+                        values[item] = moments[row * columns + column + item % width]
                     cuda.syncthreads()
-                    for k in range(thread, size, THREADS):
-                        total = sums[k]
+                    for item in range(thread, size * width, THREADS):
+                        k, of_column = item % size, item // size
+                        total, at = sums[item], k * stride
                         for i in range(count):
-                            moment = moments[((first + i) * channels + channel) * columns + column]
-                            total += h[k * stride + i] * moment
-                        sums[k] = total
+                            total += read(h, at + i)[0] * read(values, of_column)[0]
+                            of_column += width
+                        sums[item] = total
             cuda.syncthreads()
             for row in range(thread, n, THREADS):
-                total = 0.0
-                for term in range(starts[column * n + row], starts[column * n + row + 1]):
-                    total += factors[term] * sums[harmonic[term]]
-                out[(box * channels + channel) * length + row] += total * power
+                value = 0.0
+                for of_column in range(width):
+                    total = 0.0
+                    at = (column + of_column) * n + row
+                    for term in range(starts[at], starts[at + 1]):
+                        total += factors[term] * sums[of_column * size + harmonic[term]]
+                    value += total * _power(scale, zero, column_degrees[column + of_column])
+                out[(box * channels + channel) * length + row] += value
             cuda.syncthreads()
 
     return loop
@@ -125,8 +165,9 @@ def evaluate(degree, irregular):
     """Add the field of boxes' expansions at points: a block works on one row of a list."""
     size = harmonics.n_harmonics(degree)
     step, stride = _points_at_once(size)
+    group = _columns_at_once(size)
     write = _harmonics_function(stride, irregular)
-    room = size * stride
+    room, of_sums, read = size * stride, size * group, loader(1)
 
     def loop(
         rows, boxes, receivers, ranges, centres, edges, points, coefficients, channels, columns,
@@ -134,34 +175,39 @@ def evaluate(degree, irregular):
     ):  # fmt: skip
         # the simulator tells shared arrays apart by their lines
         h = cuda.shared.array(room, REAL)
-        sums = cuda.shared.array(size, REAL)
+        sums = cuda.shared.array(of_sums, REAL)
         thread, channel = cuda.threadIdx.x, cuda.blockIdx.y
         receiver = receivers[rows[cuda.blockIdx.x]]
         begin, end = ranges[2 * receiver], ranges[2 * receiver + 1]
         for entry in range(rows[cuda.blockIdx.x], rows[cuda.blockIdx.x + 1]):
             box = boxes[entry]
             scale = 1.0 / edges[box]
+            zero = scale - scale
             offset = (box * channels + channel) * length
-            for column in range(columns):
-                power = scale
-                for _ in range(column_degrees[column]):
-                    power *= scale
+            for column in range(0, columns, group):
+                width = min(group, columns - column)
                 cuda.syncthreads()
-                for k in range(thread, size, THREADS):
+                for item in range(thread, size * width, THREADS):
                     total = 0.0
-                    for term in range(starts[column * size + k], starts[column * size + k + 1]):
+                    at = column * size + item
+                    for term in range(starts[at], starts[at + 1]):
                         total += factors[term] * coefficients[offset + row[term]]
-                    sums[k] = total * power
+                    degree_here = column_degrees[column + item // size]
+                    sums[item] = total * scale * _power(scale, zero, degree_here)
                 for first in range(begin, end, step):
                     count = min(step, end - first)
                     cuda.syncthreads()
                     write(count, points, first, centres, box, scale, factor, h)
                     cuda.syncthreads()
-                    for i in range(thread, count, THREADS):
-                        total = 0.0
-                        for k in range(size):
-                            total += sums[k] * h[k * stride + i]
-                        out[((first + i) * channels + channel) * columns + column] += total
+                    for item in range(thread, _POINTS * width, THREADS):
+                        of_column = item // _POINTS
+                        for i in range(item % _POINTS, count, _POINTS):
+                            total, at = 0.0, i
+                            for k in range(size):
+                                total += read(sums, of_column * size + k)[0] * read(h, at)[0]
+                                at += stride
+                            at = ((first + i) * channels + channel) * columns + column
+                            out[at + of_column] += total
 
     return loop
 

@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from fmm.cuda.build import build_tree
+from fmm.cuda.build import DeviceTree, build_tree
 from fmm.cuda.curve import DeviceArray, gather, launch, scatter, sort_points
 from fmm.cuda.lists import DeviceLists, build_lists
 from fmm.cuda.tally import Tally
@@ -36,6 +36,8 @@ class DeviceGeometry(Geometry):
         As those of `Geometry`.
     """
 
+    tree: DeviceTree
+
     def __init__(
         self,
         space: Space,
@@ -49,7 +51,7 @@ class DeviceGeometry(Geometry):
         self.space = space
         super().__init__(points, sources, targets, leaf_size, least, smallest)
 
-    def _tree(self) -> Tree:
+    def _tree(self) -> DeviceTree:
         return build_tree(self.space, self.sorted_points, self.leaf_size, self.smallest)
 
     def _like(

@@ -13,7 +13,7 @@ import numpy as np
 from fmm.cuda.build import DeviceTree
 from fmm.cuda.curve import GEOMETRY, DeviceArray
 from fmm.cuda.tally import Tally, tally
-from fmm.cuda.tiles import N_KINDS, Leaves, chunks_of_boxes, Ranges, kinds_of, leaves_of
+from fmm.cuda.tiles import N_KINDS, Leaves, Ranges, chunks_of_boxes, kinds_of, leaves_of
 from fmm.cuda.transfers import (
     CLOSE,
     LEAVES,
@@ -37,9 +37,9 @@ from fmm.tree.lists import (
     touches,
 )
 from multipoles.compiled.cuda_kernels import cuda, device, kernels, substitute
+from multipoles.cuda.blocks import THREADS as BLOCK
+from multipoles.cuda.blocks import add_up, scanned, summed
 from multipoles.cuda.device import Space
-from multipoles.cuda.sorting import THREADS as BLOCK
-from multipoles.cuda.sorting import add_up, scanned, summed
 
 _LEVELS = MAX_LEVELS + 1
 _COLLEAGUES = 27
@@ -79,11 +79,11 @@ def build_lists(space: Space, tree: DeviceTree, m2p_least: int, p2l_least: int) 
     numbers, weights = counts.read()
     m2l_starts, m2l_targets, m2l_sources = transfers.pairs(numbers)
     found, ranges = meetings.pairs(numbers)
-    near_starts, near, *mixed = found
+    near_starts, near, m2p_targets, m2p_sources, p2l_targets, p2l_sources = found
     leaves = leaves_of(space, tree, near_starts, ranges)
     return DeviceLists(
         near_starts, near, leaves.range_starts, leaves.ranges, m2l_starts, m2l_targets, m2l_sources,
-        *mixed, leaves, tally(numbers, weights),
+        m2p_targets, m2p_sources, p2l_targets, p2l_sources, leaves, tally(numbers, weights),
     )  # fmt: skip
 
 
@@ -172,7 +172,7 @@ def _from_larger(boxes, box, colleagues, least, path, into):
 
     `path` has room for the boxes that hold it.
     """
-    _, n, next_, lists, held = into
+    _, _, next_, lists, held = into
     _, _, _, p2l_targets, p2l_sources = lists
     n_targets, n_sources, level_starts, weights, counting = held
     level = upper(level_starts, 0, level_starts.shape[0], box) - 1

@@ -103,7 +103,7 @@ def _near(orders_code, kernel):
     """Write the near field; a block takes every so many-th run of targets of a leaf."""
     _, order, group = plain.orders_of_code(orders_code)
     n_out, held = group * indexing.n_components(order), targets_of_thread(orders_code)
-    add_range = sum_of_records(orders_code, kernel, cell_size(orders_code))
+    add_range = sum_of_records(orders_code, kernel, cell_size(orders_code, kernel))
     gather = gather_function(n_out, THREADS)
     point, pair, zero = loader(3), loader(2), zeros(n_out)
     most, size, two = held << _LOG_COLUMNS, THREADS * n_out, held == 2

@@ -19,14 +19,12 @@ def copy(space: Space, values: DeviceArray, out: DeviceArray) -> None:
     )  # fmt: skip
 
 
-def move(
-    space: Space, permutation: DeviceArray, values: DeviceArray, out: DeviceArray, scattered: bool
-) -> None:
-    """Copy ``values[permutation]``, or rows back by it; the type of numbers may change."""
+def move(space: Space, permutation: DeviceArray, values: DeviceArray, out: DeviceArray) -> None:
+    """Copy ``values[permutation]``; the type of numbers may change."""
     wide = np.result_type(values.dtype, out.dtype)
     width = values.shape[1] * values.shape[2]
     blocks = blocks_for(permutation.shape[0] * width, THREADS)
-    _move(int(scattered))(
+    _move()(
         space.stream, wide, blocks, THREADS, permutation, width, values.reshape(-1),
         out.reshape(-1),
     )  # fmt: skip
@@ -35,7 +33,7 @@ def move(
 def picked(space: Space, values: DeviceArray, rows: np.ndarray) -> np.ndarray:
     """Return some rows of values, on the host; waits for them."""
     out = space.empty((len(rows), *values.shape[1:]), values.dtype)
-    move(space, space.upload(np.asarray(rows, np.int64)), values, out, scattered=False)
+    move(space, space.upload(np.asarray(rows, np.int64)), values, out)
     return space.download(out)
 
 
@@ -44,19 +42,20 @@ def multiply(
     values: DeviceArray,
     key: tuple[str, int],
     matrix: np.ndarray,
-    added: bool,
     out: DeviceArray,
+    added: DeviceArray = None,
 ) -> None:
-    """Write, or add to `out`, the rows of values times a matrix, known by a key."""
-    wide = np.result_type(values.dtype, out.dtype)
+    """Write the rows of values times a matrix, known by a key, and another array's, if given."""
+    others = out if added is None else added
+    wide = np.result_type(values.dtype, others.dtype, out.dtype)
     table = space.constant(
         (*key, wide.name), lambda: np.ascontiguousarray(matrix.astype(wide)).reshape(-1)
     )
     n_in, n_out = matrix.shape
     n = out.shape[0] * out.shape[1] * n_out
-    _multiply(int(added))(
+    _multiply(int(added is not None))(
         space.stream, wide, blocks_for(n, THREADS), THREADS, values.reshape(-1), table, n_in,
-        n_out, out.reshape(-1),
+        n_out, others.reshape(-1), out.reshape(-1),
     )  # fmt: skip
 
 
@@ -64,23 +63,18 @@ def multiply(
 
 
 @kernels
-def _move(scattered):
+def _move():
     def loop(permutation, width, values, out):
         i = cuda.grid(1)
         if i < permutation.shape[0] * width:
-            row, column = i // width, i % width
-            there = permutation[row] * width + column
-            if scattered:
-                out[there] = values[i]
-            else:
-                out[i] = values[there]
+            out[i] = values[permutation[i // width] * width + i % width]
 
     return loop
 
 
 @kernels
 def _multiply(added):
-    def loop(values, matrix, n_in, n_out, out):
+    def loop(values, matrix, n_in, n_out, others, out):
         i = cuda.grid(1)
         if i < out.shape[0]:
             row, column = i // n_out, i % n_out
@@ -88,7 +82,7 @@ def _multiply(added):
             for k in range(n_in):
                 total += values[row * n_in + k] * matrix[k * n_out + column]
             if added:
-                total += out[i]
+                total += others[i]
             out[i] = total
 
     return loop

@@ -24,6 +24,7 @@ from fmm.far import harmonics
 from multipoles import indexing
 from multipoles.compiled.cuda_kernels import SIMULATED, cuda, kernels
 from multipoles.cuda.device import Space
+from multipoles.cuda.digits import INDEX
 from multipoles.cuda.sorting import argsort
 
 # blocks that share a sum over all points
@@ -32,6 +33,11 @@ _PARTS = 4 if SIMULATED else 512
 _SENDERS = 16 if SIMULATED else 4096
 # distances to the middle of a leaf are compared as integers of so many bits
 _BITS = 30
+# which are counted by the first of them
+_BIN = 18
+_BINS = 1 << (_BITS - _BIN)
+# more targets in the last corners than this and those that are wanted are sorted on the device
+_MOST_EQUAL = 4 if SIMULATED else 1 << 16
 # what rounding leaves of moments that are all trace, relative to them
 _TRACE = 1e-12
 _WIDE = np.dtype(np.float64)
@@ -155,15 +161,23 @@ class DeviceProbe(Probe):
     def _in_corners(self, size: int) -> np.ndarray:
         """Return the targets that are farthest from the centres of their leaves."""
         geometry, n = self._geometry, self._near.shape[0]
-        space, tree = geometry.space, geometry.tree
-        keys = space.upload(np.zeros(n, np.int64))
-        leaves, targets = geometry.target_leaves, geometry.targets
-        launch(
-            space, _measure(), n, targets, geometry.leaf_targets,
-            _by_start(space, geometry.leaf_targets), leaves, tree.centre, tree.edge, keys,
+        space, tree, leaves = geometry.space, geometry.tree, geometry.target_leaves
+        keys, counts = space.empty((n,), np.int64), space.zeros((_BINS + 1,), np.int64)
+        _measure()(
+            space.stream, GEOMETRY, leaves.shape[0], THREADS, geometry.targets,
+            geometry.leaf_targets, leaves, tree.centre, tree.edge, keys, counts,
         )  # fmt: skip
-        permutation, _ = argsort(space, keys, _BITS)
-        return space.download(permutation[max(n - size, 0) :])
+        wanted = min(size, n)
+        above = np.cumsum(space.download(counts)[_BINS - 1 :: -1])
+        first = int(np.searchsorted(above, wanted))
+        if above[first] > _MOST_EQUAL + wanted:
+            permutation, _ = argsort(space, keys, _BITS)
+            return space.download(permutation[n - wanted :])
+        found = space.empty((int(above[first]),), np.int64)
+        bound = (_BINS - 1 - first) << _BIN
+        launch(space, _collect(), n, keys, bound, counts[_BINS:], found)
+        chosen: np.ndarray = np.sort(space.download(found))[len(found) - wanted :]
+        return chosen & ((1 << INDEX) - 1)
 
     def _wide(self) -> DeviceArray:
         """Return the moments in float64."""
@@ -215,13 +229,6 @@ def _shared(counts: np.ndarray, senders: np.ndarray) -> tuple[np.ndarray, np.nda
     whole = np.concatenate(rows) if rows else np.empty(0, np.int64)
     pairs = np.array(leaves, np.int64).reshape(-1, 2), np.array(ranges, np.int64).reshape(-1, 2)
     return whole, *pairs
-
-
-def _by_start(space: Space, leaves: DeviceArray) -> DeviceArray:
-    """Return the permutation that sorts leaves by where they start."""
-    starts = space.empty((leaves.shape[0],), np.int64)
-    launch(space, _first_column(), leaves.shape[0], leaves, starts)
-    return argsort(space, starts)[0]
 
 
 def mean_squares(space: Space, values: DeviceArray, units: np.ndarray) -> np.ndarray:
@@ -285,34 +292,32 @@ def _powers(power):
 
 
 @kernels
-def _first_column():
-    def loop(pairs, out):
-        i = cuda.grid(1)
-        if i < out.shape[0]:
-            out[i] = pairs[i, 0]
+def _measure():
+    def loop(targets, ranges, leaves, centre, edge, keys, counts):
+        """Write the squared distances of the targets of a leaf from its middle, as integers.
+
+        They are counted by their first bits.
+        """
+        leaf = cuda.blockIdx.x
+        box = leaves[leaf]
+        for i in range(ranges[leaf, 0] + cuda.threadIdx.x, ranges[leaf, 1], THREADS):
+            square = 0.0
+            for axis in range(3):
+                x = (targets[i, axis] - centre[box, axis]) / edge[box]
+                square += x * x
+            key = int(min(square, 0.99) * (1 << _BITS))
+            keys[i] = key
+            cuda.atomic.add(counts, key >> _BIN, 1)
 
     return loop
 
 
 @kernels
-def _measure():
-    def loop(targets, ranges, permutation, leaves, centre, edge, keys):
-        """Write the squared distance of every target from the middle of its leaf, as integers."""
+def _collect():
+    def loop(keys, bound, count, found):
+        """Write keys that are not below a bound, and where they are; in any order."""
         i = cuda.grid(1)
-        if i >= keys.shape[0]:
-            return
-        first, last = 0, permutation.shape[0]
-        while first < last:
-            middle = (first + last) // 2
-            if ranges[permutation[middle], 0] <= i:
-                first = middle + 1
-            else:
-                last = middle
-        box = leaves[permutation[first - 1]]
-        square = 0.0
-        for axis in range(3):
-            x = (targets[i, axis] - centre[box, axis]) / edge[box]
-            square += x * x
-        keys[i] = int(min(square, 0.99) * (1 << _BITS))
+        if i < keys.shape[0] and keys[i] >= bound:
+            found[cuda.atomic.add(count, 0, 1)] = keys[i] << INDEX | i
 
     return loop

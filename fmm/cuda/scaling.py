@@ -4,7 +4,7 @@ The power of two that counts moments is a number on the device, which kernels re
 """
 
 from math import inf
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,9 +12,8 @@ from fmm.cuda.curve import GEOMETRY, THREADS, DeviceArray, launch
 from fmm.scaling import ORDINARY
 from fmm.tree.curve import upper
 from multipoles import indexing
-from multipoles.compiled.cuda_kernels import SIMULATED, cuda, kernels
+from multipoles.compiled.cuda_kernels import SIMULATED, cuda, device, kernels
 from multipoles.cuda.device import Space
-from multipoles.cuda.direct import fill
 
 # blocks that share a search through all points
 _PARTS = 4 if SIMULATED else 512
@@ -22,6 +21,8 @@ _PARTS = 4 if SIMULATED else 512
 _LEAST, _MOST, _STEP = -1074, 1023, 1000
 # beyond this all is zero or infinite
 _BOUND = 4 * _STEP
+# less than any exponent: there is no number
+_NOTHING = -10 * _BOUND
 
 
 class DeviceUnits:
@@ -43,24 +44,90 @@ class DeviceUnits:
         exponents = -length * indexing.orders(source_order)
         self.moment = space.empty((1,), np.int64)
         launch(
-            space, _choose(), 1, largest(space, moments), _exponents(space, exponents),
+            space, _choose(), THREADS, largest(space, moments), _exponents(space, exponents),
             _powers(space), self.moment,
         )  # fmt: skip
 
-    def scaled(self, moments: DeviceArray) -> DeviceArray:
-        """Return moments in these units."""
+    def scaled(self, moments: DeviceArray) -> "Scaled":
+        """Return moments in these units, which `carried` makes where they are wanted."""
         exponents = -self.length * indexing.orders(self.source_order)
-        return scaled(self.space, moments, exponents, self.moment, -1)
+        return Scaled(self.space, moments, exponents, self.moment)
 
     def kept(self, dtype: np.dtype) -> np.dtype:
         """Return the type that a field has in these units: in others it may not fit float32."""
         return np.dtype(np.float64)
 
-    def restored(self, field: DeviceArray, order: int, dtype: np.dtype) -> DeviceArray:
-        """Return a field, which may be overwritten, in the caller's units and type."""
+    def restored(self, field: "Ordered", order: int, dtype: np.dtype) -> DeviceArray:
+        """Return a field in the caller's order, units and type."""
         exponents = -self.length * (indexing.orders(order) + 1)
-        out = field if field.dtype == dtype else self.space.empty(field.shape, dtype)
-        return scaled(self.space, field, exponents, self.moment, 1, out)
+        out = self.space.empty(field.values.shape, dtype)
+        carry(
+            self.space, field.permutation, field.values, exponents, self.moment, 1, True, out
+        )  # fmt: skip
+        return out
+
+
+class Scaled:
+    """Moments in units, as the caller ordered them: not yet made.
+
+    Attributes
+    ----------
+    shape, dtype
+        Of the moments.
+    """
+
+    def __init__(
+        self, space: Space, values: DeviceArray, exponents: np.ndarray, unit: DeviceArray
+    ) -> None:
+        self._space, self._values, self._exponents, self._unit = space, values, exponents, unit
+        self.shape, self.dtype = values.shape, values.dtype
+
+    def made(self) -> DeviceArray:
+        """Return them in the caller's order."""
+        return scaled(self._space, self._values, self._exponents, self._unit, -1)
+
+    def ordered(self, permutation: DeviceArray, dtype: np.dtype) -> DeviceArray:
+        """Return them in the order of a permutation, as `dtype`."""
+        out = self._space.empty(self.shape, dtype)
+        given = self._values, self._exponents, self._unit
+        carry(self._space, permutation, *given, -1, False, out)
+        return out
+
+
+class Ordered(NamedTuple):
+    """A field in the order of the tree, and where each of its rows belongs."""
+
+    values: DeviceArray
+    permutation: DeviceArray
+
+
+def carry(
+    space: Space,
+    permutation: DeviceArray,
+    values: DeviceArray,
+    exponents: np.ndarray,
+    unit: DeviceArray,
+    sign: int,
+    scattered: bool,
+    out: DeviceArray,
+) -> None:
+    """Copy ``values[permutation]``, or rows back by it, times powers of two, to another type.
+
+    Parameters
+    ----------
+    values, out : device array, shape (n, channels, size)
+    exponents : ndarray, shape (size,)
+    unit : device array of int64, shape (1,)
+        Added to them, times `sign`.
+    scattered : bool
+        Whether rows go to the permutation's places, rather than come from there.
+    """
+    _, channels, size = values.shape
+    launch(
+        space, _carry(int(scattered)), int(np.prod(out.shape)), permutation, channels * size,
+        values.reshape(-1), _exponents(space, exponents), unit, sign, _powers(space),
+        out.reshape(-1),
+    )  # fmt: skip
 
 
 def scaled(
@@ -69,7 +136,6 @@ def scaled(
     exponents: Any,
     unit: DeviceArray = None,
     sign: int = 0,
-    out: DeviceArray = None,
 ) -> DeviceArray:
     """Return values times powers of two.
 
@@ -80,17 +146,15 @@ def scaled(
         One for all or one for each column.
     unit : device array of int64, shape (1,), optional
         Added to them, times `sign`.
-    out : device array, optional
-        Where to write, `values` itself perhaps; default a new array.
     """
     size = values.shape[len(values.shape) - 1]
     if unit is None:
         unit = space.constant(("no unit",), lambda: np.zeros(1, np.int64))
-    made = space.empty(values.shape, values.dtype) if out is None else out
+    made = space.empty(values.shape, values.dtype)
     launch(
         space, _scale(), int(np.prod(values.shape)), values.reshape(-1),
         _exponents(space, np.broadcast_to(exponents, size)), unit, sign, _powers(space),
-        int(made is not values), made.reshape(-1),
+        made.reshape(-1),
     )  # fmt: skip
     return made
 
@@ -110,9 +174,9 @@ def largest(space: Space, values: DeviceArray) -> DeviceArray:
     n, _, size = values.shape
     parts = max(1, min(_PARTS, n // THREADS))
     if size == 0 or n == 0:
-        return fill(space, space.empty((1, max(size, 1)), np.float64), 0.0)
+        return space.zeros((1, max(size, 1)), np.float64)
     out = space.empty((parts, size), np.float64)
-    _largest()(space.stream, GEOMETRY, (parts, size), THREADS, values.reshape(-1), size, out)
+    _largest()(space.stream, GEOMETRY, parts, THREADS, values.reshape(-1), size, out)
     return out
 
 
@@ -130,25 +194,41 @@ def _exponents(space: Space, exponents: np.ndarray) -> DeviceArray:
 # --- kernels --------------------------------------------------------------------------------------
 
 
+@device
+def _largest_of(values, size, first, last, column, shared):
+    """Return, to the first threads, the largest number of some columns of rows, one each.
+
+    The columns from `column` on, as many as there are threads. Threads read what lies side by side.
+    """
+    thread = cuda.threadIdx.x
+    width = min(size - column, THREADS)
+    together = THREADS // width
+    most = 0.0
+    for row in range(first + thread // width, last if thread < together * width else 0, together):
+        x = abs(np.float64(values[row * size + column + thread % width]))
+        # of NaN no comparison is true
+        most = x if x > most else most
+    shared[thread] = most
+    cuda.syncthreads()
+    if thread < width:
+        for other in range(1, together):
+            most = max(most, shared[other * width + thread])
+    cuda.syncthreads()
+    return most
+
+
 @kernels
 def _largest():
     def loop(values, size, out):
-        """Find the largest of one component, over a part of the points."""
+        """Find the largest of every component, over a part of the points."""
         shared = cuda.shared.array(THREADS, np.float64)
-        thread, part, column = cuda.threadIdx.x, cuda.blockIdx.x, cuda.blockIdx.y
+        thread, part = cuda.threadIdx.x, cuda.blockIdx.x
         n = values.shape[0] // size
         first, last = n * part // cuda.gridDim.x, n * (part + 1) // cuda.gridDim.x
-        most = 0.0
-        for i in range(first + thread, last, THREADS):
-            x = abs(np.float64(values[i * size + column]))
-            # of NaN no comparison is true
-            most = x if x > most else most
-        shared[thread] = most
-        cuda.syncthreads()
-        if thread == 0:
-            for other in range(1, THREADS):
-                most = max(most, shared[other])
-            out[part, column] = most
+        for column in range(0, size, THREADS):
+            most = _largest_of(values, size, first, last, column, shared)
+            if thread < min(size - column, THREADS):
+                out[part, column + thread] = most
 
     return loop
 
@@ -157,40 +237,62 @@ def _largest():
 def _choose():
     def loop(of_parts, exponents, powers, unit):
         """Write the exponent of the largest number of all; zero if it is ordinary."""
-        if cuda.grid(1) > 0:
-            return
-        most, known = 0, False
-        for column in range(of_parts.shape[1]):
-            value = 0.0
-            for part in range(of_parts.shape[0]):
-                value = max(value, of_parts[part, column])
-            if value > 0.0 and value < inf:
-                here = upper(powers, 0, powers.shape[0], value) + _LEAST + exponents[column]
-                most = max(most, here) if known else here
-                known = True
-        unit[0] = most if most > ORDINARY or most < -ORDINARY else 0
+        shared = cuda.shared.array(THREADS, np.float64)
+        found = cuda.shared.array(THREADS, np.int64)
+        thread, n, size = cuda.threadIdx.x, of_parts.shape[0], of_parts.shape[1]
+        found[thread] = _NOTHING
+        for column in range(0, size, THREADS):
+            value = _largest_of(of_parts.reshape(n * size), size, 0, n, column, shared)
+            if thread < min(size - column, THREADS) and value > 0.0 and value < inf:
+                here = upper(powers, 0, powers.shape[0], value) + _LEAST
+                found[thread] = max(found[thread], here + exponents[column + thread])
+        cuda.syncthreads()
+        if thread == 0:
+            most = _NOTHING
+            for other in range(THREADS):
+                most = max(most, found[other])
+            is_other = most > ORDINARY or (most < -ORDINARY and most > _NOTHING)
+            unit[0] = most if is_other else 0
+
+    return loop
+
+
+@device
+def _times_power(x, exponent, powers):
+    """Return a number of float64 times a power of two, however large."""
+    value = np.float64(x)
+    while exponent > _STEP:
+        value *= powers[_STEP - _LEAST]
+        exponent -= _STEP
+    while exponent < -_STEP:
+        value *= powers[-_STEP - _LEAST]
+        exponent += _STEP
+    return value * powers[exponent - _LEAST]
+
+
+@kernels
+def _scale():
+    def loop(values, exponents, unit, sign, powers, out):
+        i = cuda.grid(1)
+        if i < out.shape[0]:
+            exponent = exponents[i % exponents.shape[0]] + sign * unit[0]
+            out[i] = values[i] if exponent == 0 else _times_power(values[i], exponent, powers)
 
     return loop
 
 
 @kernels
-def _scale():
-    def loop(values, exponents, unit, sign, powers, copied, out):
+def _carry(scattered):
+    def loop(permutation, width, values, exponents, unit, sign, powers, out):
         i = cuda.grid(1)
         if i >= out.shape[0]:
             return
+        there = permutation[i // width] * width + i % width
+        source, target = (i, there) if scattered else (there, i)
         exponent = exponents[i % exponents.shape[0]] + sign * unit[0]
         if exponent == 0:
-            if copied:
-                out[i] = values[i]
-            return
-        value = np.float64(values[i])
-        while exponent > _STEP:
-            value *= powers[_STEP - _LEAST]
-            exponent -= _STEP
-        while exponent < -_STEP:
-            value *= powers[-_STEP - _LEAST]
-            exponent += _STEP
-        out[i] = value * powers[exponent - _LEAST]
+            out[target] = values[source]
+        else:
+            out[target] = _times_power(values[source], exponent, powers)
 
     return loop

@@ -13,9 +13,9 @@ from fmm.cuda.curve import DeviceArray, corners, gather, occupancy, sort_points
 from fmm.cuda.driver import DeviceFarField
 from fmm.cuda.geometry import DeviceGeometry, along_curve
 from fmm.cuda.near import near_field
-from fmm.cuda.rows import copy, move, multiply
+from fmm.cuda.rows import move, multiply
 from fmm.cuda.sampling import DeviceProbe, DeviceStrengths
-from fmm.cuda.scaling import DeviceUnits, scaled
+from fmm.cuda.scaling import DeviceUnits, Ordered, Scaled, scaled
 from fmm.far import harmonics
 from fmm.scaling import typical_extent
 from fmm.steps import FarField, InFreeSpace
@@ -121,11 +121,14 @@ class DeviceSteps(InFreeSpace):
         return DeviceGeometry(self.space, points, *ordered, leaf_size, least, smallest)
 
     def to_tree(
-        self, geometry: DeviceGeometry, moments: DeviceArray, dtype: np.dtype
+        self, geometry: DeviceGeometry, moments: DeviceArray | Scaled, dtype: np.dtype
     ) -> DeviceArray:
         """Return moments in the order of the tree."""
+        permutation = geometry.tree.source_permutation
+        if isinstance(moments, Scaled):
+            return moments.ordered(permutation, dtype)
         out = self.space.empty(moments.shape, dtype)
-        move(self.space, geometry.tree.source_permutation, moments, out, scattered=False)
+        move(self.space, permutation, moments, out)
         return out
 
     def near(
@@ -167,9 +170,8 @@ class DeviceSteps(InFreeSpace):
     def total(self, near: DeviceArray, local: DeviceArray, order: int) -> DeviceArray:
         """Return the near field and the derivatives that local expansions give."""
         out = self.space.empty(near.shape, near.dtype)
-        copy(self.space, near, out)
         matrix = harmonics.cartesian_map(order)
-        multiply(self.space, local, ("to cartesian", order), matrix, True, out)
+        multiply(self.space, local, ("to cartesian", order), matrix, out, near)
         return out
 
     def corners(self, points: DeviceArray) -> tuple[np.ndarray, np.ndarray]:
@@ -191,13 +193,9 @@ class DeviceSteps(InFreeSpace):
         """Return units of moments, where lengths are counted in two to a power."""
         return DeviceUnits(self.space, moments, source_order, length)
 
-    def from_tree(
-        self, geometry: DeviceGeometry, field: DeviceArray, dtype: np.dtype
-    ) -> DeviceArray:
-        """Return a field in the order in which targets were interactions."""
-        result = self.space.empty(field.shape, dtype)
-        move(self.space, geometry.tree.target_permutation, field, result, scattered=True)
-        return result
+    def from_tree(self, geometry: DeviceGeometry, field: DeviceArray, dtype: np.dtype) -> Ordered:
+        """Return a field and the order of the targets; `DeviceUnits.restored` gives it the type."""
+        return Ordered(field, geometry.tree.target_permutation)
 
     def strengths(
         self, moments: DeviceArray, harmonic: "_Harmonic", source_order: int
@@ -206,9 +204,12 @@ class DeviceSteps(InFreeSpace):
         wide = harmonic.of(np.dtype(np.float64))
         return DeviceStrengths(self.space, moments, wide, source_order)
 
-    def acts(self, moments: DeviceArray, harmonic: "_Harmonic", source_order: int) -> bool:
+    def acts(
+        self, moments: DeviceArray | Scaled, harmonic: "_Harmonic", source_order: int
+    ) -> bool:
         """Return whether moments have a field under 1/r; waits for it."""
-        return bool(self.strengths(moments, harmonic, source_order).mean.any())
+        made = moments.made() if isinstance(moments, Scaled) else moments
+        return bool(self.strengths(made, harmonic, source_order).mean.any())
 
     def give(self, out: DeviceArray, had_channels: bool) -> Any:
         """Return a field as the caller gets it."""
@@ -242,6 +243,6 @@ class _Harmonic:
             out = self.steps.space.empty((n, channels, size), dtype)
             matrix = harmonics.cartesian_map(self.source_order).T
             key = ("to harmonic", self.source_order)
-            multiply(self.steps.space, self.moments, key, matrix, False, out)
+            multiply(self.steps.space, self.moments, key, matrix, out)
             self._made[dtype] = out
         return self._made[dtype]

@@ -9,9 +9,9 @@ from fmm.cuda.curve import GEOMETRY, DeviceArray, launch
 from fmm.tree.curve import upper
 from fmm.tree.geometry import MOST_TARGETS, TILE
 from multipoles.compiled.cuda_kernels import cuda, device, kernels
+from multipoles.cuda.blocks import THREADS as BLOCK
+from multipoles.cuda.blocks import chunks_of, scanned, summed
 from multipoles.cuda.device import Space
-from multipoles.cuda.sorting import THREADS as BLOCK
-from multipoles.cuda.sorting import chunks_of, scanned, summed
 
 # what is counted of every box
 _RANGES, _TARGETS, _SOURCES, _PARTS, _ENTRIES, N_KINDS = range(6)
@@ -52,9 +52,7 @@ def chunks_of_boxes(n: int) -> tuple[int, int]:
     return chunks_of(n, BLOCK, 8)
 
 
-def leaves_of(
-    space: Space, tree: DeviceTree, near_starts: DeviceArray, found: Ranges
-) -> Leaves:
+def leaves_of(space: Space, tree: DeviceTree, near_starts: DeviceArray, found: Ranges) -> Leaves:
     """Return the leaves of a tree that hold points; waits for their number.
 
     Parameters

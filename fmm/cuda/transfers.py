@@ -6,6 +6,8 @@ one above. A target has at most one pair of each code: where it goes among those
 from how many targets before have one, which chunks of boxes count, and masks within a chunk.
 """
 
+from itertools import pairwise
+
 import numpy as np
 
 from fmm.cuda.build import DeviceTree
@@ -13,9 +15,9 @@ from fmm.cuda.curve import GEOMETRY, DeviceArray
 from fmm.tree.curve import upper
 from fmm.tree.lists import IS_ADJACENT, N_CODES, POINTS
 from multipoles.compiled.cuda_kernels import SIMULATED, cuda, device, kernels
+from multipoles.cuda.blocks import THREADS as BLOCK
+from multipoles.cuda.blocks import blocks_for, scanned
 from multipoles.cuda.device import Space
-from multipoles.cuda.sorting import THREADS as BLOCK
-from multipoles.cuda.sorting import blocks_for, scanned
 
 # threads that share a box, and boxes whose pairs are put in order together: a bit of a mask each
 _TEAM = 2 if SIMULATED else 32
@@ -23,6 +25,8 @@ _TEAMS = BLOCK // _TEAM
 _TILE = 32
 # most chunks of boxes, but for what is left of each level
 _MOST = 3 if SIMULATED else 4096
+# blocks that sum over the chunks, a code each
+_SCANS = 2 if SIMULATED else N_CODES
 _NEAR = 27
 
 NEAR, M2P, P2L, SINGLE, CLOSE, LEAVES, N_NUMBERS = range(7)
@@ -107,8 +111,7 @@ class Transfers:
         targets, sources = (space.empty((n_pairs,), np.int32) for _ in range(2))
         there = space.upload(starts)
         if n_pairs > 0:
-            blocks = 2 if SIMULATED else N_CODES
-            _begin()(space.stream, GEOMETRY, blocks, BLOCK, there, self._counts)
+            _begin()(space.stream, GEOMETRY, _SCANS, BLOCK, there, self._counts)
             _write()(*self._grid, *self._boxes, self.colleagues, self._counts, targets, sources)
         return there, targets, sources
 
@@ -127,7 +130,7 @@ def _chunks(level_starts: np.ndarray) -> np.ndarray:
     size = _TILE * max(blocks_for(blocks_for(int(level_starts[-1]), _MOST), _TILE), 1)
     rows = [
         (begin, min(begin + size, int(last)), level)
-        for level, (first, last) in enumerate(zip(level_starts[:-1], level_starts[1:], strict=True))
+        for level, (first, last) in enumerate(pairwise(level_starts))
         for begin in range(int(first), int(last), size)
     ]
     return np.array(rows, np.int64).reshape(-1, 3)
@@ -144,7 +147,11 @@ def _is_at(anchor, box, x, y, z):
 @device
 def _touching(anchor, system, parent, first_child, octants, n_roots, box, k):
     """Return the k-th of the 27 boxes of one size around a box, -1 if it is not there."""
-    x, y, z = anchor[box, 0] + k // 9 - 1, anchor[box, 1] + k // 3 % 3 - 1, anchor[box, 2] + k % 3 - 1
+    x, y, z = (
+        anchor[box, 0] + k // 9 - 1,
+        anchor[box, 1] + k // 3 % 3 - 1,
+        anchor[box, 2] + k % 3 - 1,
+    )
     up = 0
     while parent[box] >= 0 and not _is_at(anchor, box, x >> up, y >> up, z >> up):
         box = parent[box]
@@ -270,7 +277,7 @@ def _write():
         chunks, starts, system, parent, first_child, n_children, cell, n_targets, n_sources,
         colleagues, counts, targets, sources,
     ):  # fmt: skip
-        """Write the pairs of a chunk: a tile of boxes marks its codes, then each knows its place."""
+        """Write the pairs of a chunk: boxes of a tile mark their codes, then know their places."""
         next_ = cuda.shared.array(N_CODES, np.int32)
         masks = cuda.shared.array(N_CODES, np.uint32)
         thread, chunk = cuda.threadIdx.x, cuda.blockIdx.x

@@ -326,6 +326,7 @@ def neighbours_of(boxes, leaf, colleagues, least, stack, into):
 
 @bare_inline
 def emit(into, row, source):
+    """Take a pair, see `neighbours_of`; kernels for GPUs have another of their own."""
     offsets, stride, senders, rows = into
     offset = offsets[row * stride]
     if len(senders) > 0:

@@ -38,13 +38,13 @@ from multipoles.cuda.records import (
     targets_of_thread,
 )
 from multipoles.pairwise import square
-from multipoles.radial import Kernel
+from multipoles.radial import Coulomb, Kernel
 
 THREADS = 4 if SIMULATED else 128
 # threads of blocks that sum pairs
 TEAM = 4 if SIMULATED else 64
 # pairs of all with all from which packing the sources pays
-_TILED = 50 if SIMULATED else 1 << 22
+_TILED = 50 if SIMULATED else 1 << 24
 # blocks, and threads that share sources, which keep a large device busy
 _BLOCKS = 4 if SIMULATED else 1 << 14
 _BUSY = 64 if SIMULATED else 1 << 17
@@ -63,7 +63,7 @@ def all_pairs(orders_code, kernel):
     _, order, group = plain.orders_of_code(orders_code)
     n_out = group * indexing.n_components(order)
     add_range, gather = (
-        sum_of_records(orders_code, kernel, cell_size(orders_code, 2)),
+        sum_of_records(orders_code, kernel, cell_size(orders_code, kernel, 2)),
         gather_function(n_out, TEAM),
     )
     point, zero = loader(3), zeros(n_out)
@@ -126,7 +126,9 @@ def own_pairs(orders_code, kernel, step, listed, weighted):
     n_in, n_out = (group * indexing.n_components(n) for n in (source_order, order))
     add_own = _add_own(orders_code, kernel, listed, weighted)
     point, zero, gather = loader(3), zeros(n_out), gather_function(n_out, TEAM)
-    size, cell = TEAM * n_out, 4 if source_order + order <= 1 else 2 if n_out <= 10 else 1
+    size = TEAM * n_out
+    # sources of a thread whose loads do not wait for each other
+    cell = 1 if kernel != Coulomb.code or n_out > 10 else 4 if source_order + order <= 1 else 2
 
     def loop(
         targets, sources, moments, parameters, channels, shift, bounds, list_, weights, added, out

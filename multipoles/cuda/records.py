@@ -17,11 +17,14 @@ from multipoles.compiled.cuda_kernels import SIMULATED, Device, cuda, device, ke
 from multipoles.cuda.arithmetic import add, add_field, chain_function
 from multipoles.cuda.device import Space
 from multipoles.pairwise import square
+from multipoles.radial import Coulomb
 
 # numbers of a record are read by so many at a time
 ALIGNED = 4
 # sources that a thread adds to one sum: the sum of such sums keeps the digits that a long one loses
 _RUN = 4 if SIMULATED else 128
+# sources that a thread of two targets reads at once: their loads do not wait for each other
+_CELL = 2 if SIMULATED else 4
 _PACKING = 4 if SIMULATED else 256
 
 
@@ -37,11 +40,13 @@ def targets_of_thread(orders_code: int) -> int:
     return 2 if group * indexing.n_components(order) <= 4 and source_order <= 2 else 1
 
 
-def cell_size(orders_code: int, more: int = 1) -> int:
+def cell_size(orders_code: int, kernel: int, more: int = 1) -> int:
     """Return how many records a thread reads at once, `more` times that where ranges are long."""
+    if kernel != Coulomb.code:  # their chains are long enough to hide a load
+        return 1
     source_order, order, group = plain.orders_of_code(orders_code)
     if source_order == 0 and targets_of_thread(orders_code) == 2:
-        return more * (2 if SIMULATED else 4)
+        return more * _CELL
     return 2 * more if source_order + order <= 2 and group == 1 else 1
 
 

@@ -61,8 +61,12 @@ def test_direct_sums_of_the_same_points(root_grid):
     _compare(here.direct().transposed, direct.transposed)
 
 
-def test_points_are_the_callers():
-    x = (np.random.default_rng(2).random((30, 3)) + 1e7).astype(np.float32)
+@pytest.mark.parametrize("kind", ["far from zero", "cluster"])
+def test_points_are_the_callers(kind):
+    """Not rounded again about the middle of their root, where a cluster at zero loses digits."""
+    x = np.random.default_rng(2).random((30, 3))
+    x = x + 1e7 if kind == "far from zero" else x * np.repeat([1e-6, 1.0], 15)[:, None]
+    x = x.astype(np.float32)
     sources, targets = SPACE.upload(x), SPACE.upload(x)
     work = expected_work(30, 0.1, 0, 1, 1)
     there = arrange(DeviceSteps(sources), targets, sources, (None, None), work, 5)

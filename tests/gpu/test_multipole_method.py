@@ -7,7 +7,7 @@ pytest.importorskip("torch")
 pytest.importorskip("numba.cuda")
 
 import torch
-from on_gpu import EMULATED, is_there, put, same, sample, size, take, worst_order
+from on_gpu import EMULATED, is_there, put, same, sample, size, take, worst_order_of_all
 
 import fmm
 import multipoles as mp
@@ -38,14 +38,15 @@ def error(plan, x, s, m, order):
     got = plan.field(put(m), order)
     assert is_there(got)
     chosen, expected = sample(x, s, m, order)
-    return worst_order(take(got)[chosen], expected, order)
+    return worst_order_of_all(take(got), chosen, expected, order)
 
 
 @pytest.mark.parametrize("cloud", [uniform, clustered])
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-4])
 def test_charges_at_a_million_points(cloud, tolerance):
     x = cloud(MILLION)
-    plan = fmm.FMM(put(x), tolerance=tolerance)
+    # so few points that clusters alone would be summed directly
+    plan = fmm.FMM(put(x), tolerance=tolerance, leaf_size=200 if EMULATED else None)
     # the promise is over all targets; these are a hundred of them
     assert error(plan, x, x, charges(MILLION), 1) < 2 * tolerance
 
@@ -68,7 +69,7 @@ def test_double_precision_is_as_on_the_cpu():
     m = charges(50_000).astype(np.float64)
     got = fmm.FMM(put(x), tolerance=1e-9).field(put(m), 1)
     chosen, expected = sample(x, x, m, 1)
-    assert worst_order(take(got)[chosen], expected, 1) < 2e-9
+    assert worst_order_of_all(take(got), chosen, expected, 1) < 2e-9
 
 
 def test_rebuilt_plan_is_right_at_the_new_places():

@@ -9,7 +9,7 @@ pytest.importorskip("torch")
 pytest.importorskip("numba.cuda")
 
 import torch
-from on_gpu import DEVICE, operators, size
+from on_gpu import DEVICE, operators
 
 import multipoles as mp
 from gnn import AMP, System
@@ -96,7 +96,9 @@ def systems(count, atoms=60, particles=3000):
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         around = directions * rng.uniform(7, 20, (particles, 1))
         charges = np.resize([-0.834, 0.417, 0.417], particles)
-        yield System(rng.choice([1, 6, 7, 8], atoms), positions, 0, around, charges)
+        # some fall into several parts: all have no charge
+        numbers, none = rng.choice([1, 6, 7, 8], atoms), np.zeros(atoms)
+        yield System(numbers, positions, 0, around, charges, charges=none)
 
 
 @pytest.mark.parametrize("count", [1, 16])
@@ -132,5 +134,7 @@ def test_a_training_step_has_the_gradients_of_the_cpu():
         found.append({n: p.grad.cpu() for n, p in model.named_parameters() if p.grad is not None})
     expected, got = found
     assert expected.keys() == got.keys() and expected
+    # some are zero but for rounding: of what is antisymmetric in the ends of an edge
+    least = 1e-13 * max(float(gradient.norm()) for gradient in expected.values())
     for name, gradient in expected.items():
-        assert float((got[name] - gradient).norm()) <= 1e-9 * float(gradient.norm()) + 1e-18, name
+        assert float((got[name] - gradient).norm()) <= 1e-9 * float(gradient.norm()) + least, name

@@ -8,7 +8,6 @@ from multipoles import indexing, reference, validation
 
 pytest.importorskip("numba.cuda")
 from fmm.cuda.near import near_field
-from multipoles.compiled.cuda_kernels import SIMULATED
 from multipoles.cuda import direct, records
 from multipoles.cuda.device import NumbaSpace
 from multipoles.cuda.neighbours import DeviceNeighbours, DevicePairs
@@ -103,7 +102,7 @@ def way(request, monkeypatch):
 
 @pytest.mark.parametrize("source_order, order, channels", [(0, 1, 1), (1, 2, 2)])
 def test_every_way(way, source_order, order, channels):
-    n = 18 if SIMULATED else 300
+    n = 4 * direct.TEAM + 2
     case = Case(np.float64, source_order, channels, n, 2 * n)
     case.check(way, order, mp.Coulomb())
 
@@ -115,12 +114,12 @@ def test_few_points(way, n_targets, n_sources):
 
 def test_parts_of_sources_are_added(monkeypatch):
     monkeypatch.setattr(direct, "_LEAST_PART", 4)
-    monkeypatch.setattr(direct, "_BUSY", 1 << 10)
+    monkeypatch.setattr(direct, "_BUSY", 1 << 14)
     launched = []
     sum_parts = direct.sum_parts
     monkeypatch.setattr(direct, "sum_parts", lambda: launched.append(1) or sum_parts())
     for source_order, order in ((0, 1), (4, 3)):
-        Case(np.float64, source_order, 1, 2, 23).check("threads", order, mp.Coulomb())
+        Case(np.float64, source_order, 1, 2, 16 * direct.TEAM).check("threads", order, mp.Coulomb())
     assert len(launched) == 4
 
 

@@ -13,14 +13,11 @@ It does not find: races between threads whose order does not show, atomics in on
 on other blocks running meanwhile, and whatever the device's own rounding or memory order makes.
 """
 
-from emulator.launches import (
-    EmulationError,
-    Options,
-    device_sizes,
-    installed,
-    on_driver,
-    run,
-    statistics,
-)
+from emulator.code import statistics
+from emulator.launches import EmulationError, Options, run
+from emulator.routes import installed, on_driver
+from emulator.sizes import device_sizes
 
-__all__ = ["EmulationError", "Options", "device_sizes", "installed", "on_driver", "run", "statistics"]
+__all__ = [
+    "EmulationError", "Options", "device_sizes", "installed", "on_driver", "run", "statistics",
+]  # fmt: skip

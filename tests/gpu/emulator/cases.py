@@ -7,8 +7,9 @@ import json
 import sys
 import traceback
 
-import emulator
 import numpy as np
+
+import emulator
 
 emulator.device_sizes()
 
@@ -218,24 +219,27 @@ def cloud(kind, n):
     return np.concatenate([sphere, cluster, rng.random((n - 2 * (n // 3), 3))]).astype(np.float32)
 
 
-def planned(kind, n, options=None):
+def planned(kind, n, options=None, **plan_options):
     x, q = cloud(kind, n), RANDOM(1).standard_normal((n, 1)).astype(np.float32)
     with emulator.installed(options):
-        plan = fmm.FMM(cuda.to_device(x), tolerance=1e-4)
+        plan = fmm.FMM(cuda.to_device(x), tolerance=1e-4, **plan_options)
         found = plan.field(cuda.to_device(q), 1).copy_to_host()
     return x, q, found
 
 
-def a_plan_is_right(kind="uniform"):
-    x, q, found = planned(kind, 100_000)
+def a_plan_is_right(kind="uniform", **plan_options):
+    x, q, found = planned(kind, 100_000, **plan_options)
     chosen = RANDOM(2).choice(len(x), 300, replace=False)
     right = mp.field(*(a.astype(np.float64) for a in (x[chosen], x, q)), 1)
-    assert error(found[chosen, :1], right[:, :1]) < 1e-4
-    assert error(found[chosen, 1:], right[:, 1:]) < 1e-4
+    for part in (slice(0, 1), slice(1, 4)):
+        # of all targets: those with a close neighbour have most of the norm
+        off, all_ = found[chosen, part] - right[:, part], found[:, part]
+        assert np.sqrt(np.mean(off**2) / np.mean(all_**2)) < 1e-4
 
 
 def a_plan_of_clusters_is_right():
-    a_plan_is_right("clustered")
+    # left to itself it would sum all pairs
+    a_plan_is_right("clustered", leaf_size=200)
 
 
 def a_plan_does_not_depend_on_the_order_of_threads():

@@ -1,7 +1,7 @@
 """Kernels compiled for the CPU: copies of their functions with helpers and constants exchanged.
 
 What `multipoles.compiled.cuda_kernels.retargeted` does for a device is done here with what stands
-for `numba.cuda` (`language`).
+for `numba.cuda` (`language`, `vocabulary`).
 """
 
 from types import CellType, FunctionType
@@ -9,11 +9,11 @@ from uuid import uuid4
 
 import numba
 import numpy as np
-from emulator import language
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from emulator import language, vocabulary
 from multipoles.compiled import cuda_kernels
 
 # machine code calls other machine code by name, and some comes from the files of other processes
@@ -40,7 +40,7 @@ def copied(function, dtype):
 def _converted(value, dtype):
     """Return what stands for a global or a variable of the closure in the copy."""
     if value is cuda_kernels.cuda:
-        return language.cuda
+        return vocabulary.cuda
     for original, other in cuda_kernels._substitutes:
         if value is original:
             return _helper(other, dtype)
@@ -68,7 +68,7 @@ def _once(function, dtype, compile_):
 
 def _helper(device, dtype):
     if device is cuda_kernels.positive_rsqrt:
-        return language.rsqrtf if dtype == np.float32 else language.rsqrt
+        return vocabulary.rsqrtf if dtype == np.float32 else vocabulary.rsqrt
     if isinstance(device, cuda_kernels.Access):
         return _once(device.function, dtype, _access(device))
     # inlined before types are found, as on the device: shared memory is the kernel's, and integers

@@ -4,8 +4,6 @@ The registers of a thread and its block's memory lie at fixed addresses (see blo
 exchanges are calls of functions whose pointers lie there too.
 """
 
-import ctypes
-import operator
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -177,20 +175,20 @@ def _line():
     return 0
 
 
-_NOTHING, _COUNT, _AND, _OR, _SHUFFLE, _UP, _DOWN, _XOR, _ALL, _ANY, _EQUAL, _BALLOT = range(12)
-_MATCH_ANY, _MATCH_ALL = 12, 13
+NOTHING, COUNT, AND, OR, SHUFFLE, UP, DOWN, XOR, ALL, ANY, EQUAL, BALLOT = range(12)
+MATCH_ANY, MATCH_ALL = 12, 13
 
 
 @intrinsic
-def _syncthreads(context):
+def syncthreads(context):
     def codegen(context, builder, sig, args):
-        call(builder, _SYNC_BLOCK, _NOTHING, 0)
+        call(builder, _SYNC_BLOCK, NOTHING, 0)
         return context.get_dummy_value()
 
     return types.void(), codegen
 
 
-def _voted_by_block(kind):
+def voted_by_block(kind):
     @intrinsic
     def vote(context, predicate):
         def codegen(context, builder, sig, args):
@@ -205,18 +203,18 @@ def _voted_by_block(kind):
 
 
 @intrinsic
-def _syncwarp(context, mask=None):
+def syncwarp(context, mask=None):
     def codegen(context, builder, sig, args):
         some = 0xFFFFFFFF
         if sig.args[0] is not types.none:
             some = context.cast(builder, args[0], sig.args[0], types.int64)
-        call(builder, _SYNC_WARP, _NOTHING, some, 0, 0)
+        call(builder, _SYNC_WARP, NOTHING, some, 0, 0)
         return context.get_dummy_value()
 
     return types.void(types.none if mask is None else mask), codegen
 
 
-def _exchange(kind):
+def exchanged(kind):
     @intrinsic
     def exchange(context, mask, value, other):
         if value not in (types.int32, types.int64, types.float32, types.float64):
@@ -239,7 +237,7 @@ def _exchange(kind):
     return exchange
 
 
-def _voted_by_warp(kind, result=types.boolean):
+def voted_by_warp(kind, result=types.boolean):
     @intrinsic
     def vote(context, mask, predicate):
         def codegen(context, builder, sig, args):
@@ -258,7 +256,7 @@ def _voted_by_warp(kind, result=types.boolean):
 
 
 @intrinsic
-def _activemask(context):
+def activemask(context):
     def codegen(context, builder, sig, args):
         return builder.trunc(call(builder, _ACTIVE), _i32)
 
@@ -269,12 +267,12 @@ _lane = Namespace("lane", id=Register(12))
 
 
 @small
-def _lanemask_lt():
+def lanemask_lt():
     return np.uint32((1 << _lane.id) - 1)
 
 
 @small
-def _nothing():
+def nothing():
     pass
 
 
@@ -305,7 +303,7 @@ def array_at(context, builder, kind, lengths, pointer):
     return array._getvalue()
 
 
-def _maker(place):
+def maker(place):
     """Return the function that declares arrays at addresses that `place` gives."""
 
     def make(context, shape, dtype, alignment=None):
@@ -324,11 +322,11 @@ def _maker(place):
     return intrinsic(prefer_literal=True)(make)
 
 
-def _of_block(builder, dtype, count, alignment):
+def of_block(builder, dtype, count, alignment):
     return _pointer(_shared[-1].place(dtype, count, alignment), ir.IntType(8))
 
 
-def _of_thread(builder, dtype, count, alignment):
+def of_thread(builder, dtype, count, alignment):
     size = max(count, 1) * dtype.itemsize
     with builder.goto_entry_block():
         place = builder.alloca(ir.ArrayType(ir.IntType(8), size))
@@ -337,173 +335,3 @@ def _of_thread(builder, dtype, count, alignment):
     # not a number, or -1: what nobody wrote stands out
     cgutils.memset(builder, pointer, _i64(size), 0xFF)
     return pointer
-
-
-# --- atomic operations: one thread runs at a time -------------------------------------------------
-
-
-def _atomic(combine):
-    combine = small(combine)
-
-    def update(array, place, value):
-        old = array[place]
-        array[place] = combine(old, value)
-        return old
-
-    return small(update)
-
-
-def _compare_and_swap(array, old, value):
-    found = array[0]
-    if found == old:
-        array[0] = value
-    return found
-
-
-def _cas(array, place, old, value):
-    found = array[place]
-    if found == old:
-        array[place] = value
-    return found
-
-
-_ATOMIC = Namespace(
-    "cuda.atomic",
-    add=_atomic(lambda a, b: a + b),
-    sub=_atomic(lambda a, b: a - b),
-    max=_atomic(lambda a, b: max(a, b)),
-    min=_atomic(lambda a, b: min(a, b)),
-    and_=_atomic(lambda a, b: a & b),
-    or_=_atomic(lambda a, b: a | b),
-    xor=_atomic(lambda a, b: a ^ b),
-    exch=_atomic(lambda a, b: b),
-    inc=_atomic(lambda a, b: 0 if a >= b else a + 1),
-    dec=_atomic(lambda a, b: b if a == 0 or a > b else a - 1),
-    compare_and_swap=small(_compare_and_swap),
-    cas=small(_cas),
-)
-
-
-# --- bits and numbers -----------------------------------------------------------------------------
-
-
-def _of_bits(write):
-    @intrinsic
-    def count(context, value):
-        def codegen(context, builder, sig, args):
-            found = write(builder, args[0])
-            return found if found.type == _i32 else builder.trunc(found, _i32)
-
-        return types.int32(value), codegen
-
-    return count
-
-
-def _first_set(builder, value):
-    """Return the place of the lowest bit that is set, from one; zero if there is none."""
-    zero = value.type(0)
-    place = builder.add(builder.cttz(value, ir.IntType(1)(0)), value.type(1))
-    return builder.select(builder.icmp_unsigned("==", value, zero), zero, place)
-
-
-@intrinsic
-def _brev(context, value):
-    def codegen(context, builder, sig, args):
-        return builder.bitreverse(args[0])
-
-    return value(value), codegen
-
-
-@small
-def rsqrtf(x):
-    """Return 1/sqrt in float32."""
-    return np.float32(1.0) / np.sqrt(np.float32(x))
-
-
-@small
-def rsqrt(x):
-    """Return 1/sqrt in float64."""
-    return 1.0 / np.sqrt(np.float64(x))
-
-
-@small
-def _selp(condition, one, other):
-    return one if condition else other
-
-
-@small
-def _fma(a, b, c):
-    return a * b + c
-
-
-def _place(name, first):
-    return Namespace(f"cuda.{name}", **{axis: Register(first + k) for k, axis in enumerate("xyz")})
-
-
-_thread, _block = _place("threadIdx", 0), _place("blockIdx", 3)
-_block_size, _grid_size = _place("blockDim", 6), _place("gridDim", 9)
-
-
-def _over_grid(write):
-    """Return the function that gives an integer along one axis, or a tuple along two or three."""
-
-    @intrinsic(prefer_literal=True)
-    def grid(context, ndim):
-        n = getattr(ndim, "literal_value", None)
-        if n is None:
-            return None
-
-        def codegen(context, builder, sig, args):
-            found = []
-            for axis in range(n):
-                thread, block, size, blocks = (
-                    builder.sext(read(builder, 3 * k + axis), _i64) for k in range(4)
-                )
-                found.append(write(builder, thread, block, size, blocks))
-            return found[0] if n == 1 else cgutils.pack_array(builder, found)
-
-        return (types.int64 if n == 1 else types.UniTuple(types.int64, n))(ndim), codegen
-
-    return grid
-
-
-cuda = Namespace(
-    "cuda",
-    threadIdx=_thread,
-    blockIdx=_block,
-    blockDim=_block_size,
-    gridDim=_grid_size,
-    laneid=Register(12),
-    grid=_over_grid(lambda b, thread, block, size, _: b.add(b.mul(block, size), thread)),
-    gridsize=_over_grid(lambda b, thread, block, size, blocks: b.mul(size, blocks)),
-    warpsize=32,
-    syncthreads=_syncthreads,
-    syncthreads_count=_voted_by_block(_COUNT),
-    syncthreads_and=_voted_by_block(_AND),
-    syncthreads_or=_voted_by_block(_OR),
-    syncwarp=_syncwarp,
-    shfl_sync=_exchange(_SHUFFLE),
-    shfl_up_sync=_exchange(_UP),
-    shfl_down_sync=_exchange(_DOWN),
-    shfl_xor_sync=_exchange(_XOR),
-    all_sync=_voted_by_warp(_ALL),
-    any_sync=_voted_by_warp(_ANY),
-    eq_sync=_voted_by_warp(_EQUAL),
-    ballot_sync=_voted_by_warp(_BALLOT, types.uint32),
-    match_any_sync=_voted_by_warp(_MATCH_ANY, types.uint32),
-    activemask=_activemask,
-    lanemask_lt=_lanemask_lt,
-    threadfence=_nothing,
-    threadfence_block=_nothing,
-    threadfence_system=_nothing,
-    shared=Namespace("cuda.shared", array=_maker(_of_block)),
-    local=Namespace("cuda.local", array=_maker(_of_thread)),
-    atomic=_ATOMIC,
-    popc=_of_bits(lambda builder, value: builder.ctpop(value)),
-    clz=_of_bits(lambda builder, value: builder.ctlz(value, ir.IntType(1)(0))),
-    ffs=_of_bits(_first_set),
-    brev=_brev,
-    selp=_selp,
-    fma=_fma,
-    libdevice=Namespace("cuda.libdevice", rsqrtf=rsqrtf, rsqrt=rsqrt),
-)
