@@ -20,6 +20,7 @@ from gnn.layers.long_range import FieldOfAtoms
 from gnn.layers.surroundings import FIELD_ORDER, given_field
 from gnn.model import AMP
 from gnn.operators import field_torch
+from gnn.operators.room import Room
 from gnn.potential import Potential
 from gnn.units import COULOMB
 from multipoles import indexing
@@ -92,7 +93,9 @@ class Traceable(AMP):
     def _crossed(self, batch: Batch, lengths: Tensor) -> bool:
         return True
 
-    def _factors(self, output: int, values: Tensor, numbers: Tensor) -> Tensor | None:
+    def _factors(
+        self, output: int, values: Tensor, numbers: Tensor, room: Room | None = None
+    ) -> Tensor | None:
         border = self.border
         return None if border is None else border.saturated(output, values, numbers)
 

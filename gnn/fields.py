@@ -1,7 +1,7 @@
 """How a model sums fields at its atoms: of each other, of what surrounds them, of all images."""
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +15,9 @@ from gnn.operators import field_torch
 from gnn.operators.cells import Cells, FieldInCells
 from gnn.operators.field_neighbours import all_pairs, neighbours_of_systems, neighbours_within
 from gnn.operators.field_operator import FieldOf, unchecked_field
+from gnn.operators.fixed_pairs import any_within, fixed_pairs
 from gnn.operators.gpu import on_gpu
+from gnn.operators.room import pairs_of
 from gnn.options import Dispersion, Surroundings
 from gnn.potential import Potential
 from gnn.units import COULOMB
@@ -79,8 +81,9 @@ class SurroundedPotential(Potential):
         reach = decayed / min(kernel.alpha for kernel in self.smeared_kernels)
         atoms, particles, moments, index = around(batch, reach)
         moments = moments[:, None] * COULOMB
-        for kernel in self.smeared_kernels:
-            near = neighbours_within(atoms, particles, *index, decayed / kernel.alpha)
+        for number, kernel in enumerate(self.smeared_kernels):
+            points, within = (atoms, particles), decayed / kernel.alpha
+            near = self._near(batch, f"smeared {number}", points, index, within)
             smeared, sharp = (
                 unchecked_field(
                     atoms, particles, moments, FIELD_ORDER, k, near, backend=self.backend
@@ -89,6 +92,20 @@ class SurroundedPotential(Potential):
             )
             fields.append(smeared - sharp)
         return torch.cat(fields, dim=1)
+
+    @staticmethod
+    def _near(
+        batch: Batch,
+        name: str,
+        points: tuple[Tensor, Tensor],
+        index: tuple[Tensor, Tensor],
+        reach: float,
+    ) -> Any:
+        """Return the pairs of an atom and a particle within a distance, as sums take them."""
+        if batch.room is None and not on_gpu(points[0]):
+            return neighbours_within(*points, *index, reach)
+        pairs = pairs_of(batch.room, name, *points, index, reach)
+        return pairs.neighbours(points[0], len(points[1]))
 
     def _field_of_atoms(self, batch: Batch, kernel: Kernel, order: int) -> FieldOfAtoms:
         """Return the map of moments (N, channels, n_comp) on all atoms to their field there."""
@@ -107,7 +124,7 @@ class SurroundedPotential(Potential):
         """Return the map of moments to their field; `index` names each point's system."""
 
         def in_free_space(x: Tensor, s: Tensor, of: tuple[Tensor, Tensor]) -> FieldOf:
-            neighbours = neighbours_of_systems(x, *of)
+            neighbours = neighbours_of_systems(x, *of, single=batch.n_systems == 1)
             how = self.method, self.tolerance, self.backend
             return FieldOf(x, s, order, kernel, neighbours, *how)
 
@@ -130,8 +147,7 @@ class SurroundedPotential(Potential):
         shown = vectors * (seen / distances)[:, None]
         moments = moments[:, None] * COULOMB
         sharp, *smeared = (
-            field_torch.of_pairs(shown, moments, FIELD_ORDER, kernel)
-            - field_torch.of_pairs(vectors, moments, FIELD_ORDER, kernel)
+            _of_pairs(shown, moments, kernel) - _of_pairs(vectors, moments, kernel)
             for kernel in (self.kernel, *self.smeared_kernels)
         )
         change = torch.cat([sharp, *(field - sharp for field in smeared)], dim=1)
@@ -145,12 +161,27 @@ class SurroundedPotential(Potential):
         assert self.border is not None
         reach = self.border.shortest_to_charges(batch.numbers)
         atoms, particles, moments, index = around(batch, reach)
-        pairs = all_pairs(neighbours_within(atoms, particles, *index, reach), atoms.device)
-        if on_gpu(atoms):  # by the largest reach of all
-            vectors = atoms.detach()[pairs[:, 0]] - particles.detach()[pairs[:, 1]]
-            pairs = pairs[torch.linalg.vector_norm(vectors, dim=1) < reach[pairs[:, 0]]]
-        if not len(pairs):
+        if batch.room is not None:
+            batch.room.doubt(any_within(atoms, particles, index, reach))
             return None
-        targets, sources = pairs.unbind(1)
+        if on_gpu(atoms):
+            near = fixed_pairs(atoms, particles, index, reach)
+            targets, sources = near.first, near.second
+        else:
+            pairs = all_pairs(neighbours_within(atoms, particles, *index, reach), atoms.device)
+            targets, sources = pairs.unbind(1)
+        if not len(targets):
+            return None
         vectors = atoms.index_select(0, targets) - particles.index_select(0, sources)
         return targets, moments.index_select(0, sources), vectors
+
+
+def _of_pairs(vectors: Tensor, moments: Tensor, kernel: Kernel) -> Tensor:
+    """Return the field (P, channels, 10) of each pair at the end of its vector (P, 3)."""
+    if not on_gpu(vectors):
+        return field_torch.of_pairs(vectors, moments, FIELD_ORDER, kernel)
+    # one kernel in place of hundreds: each pair is a system of its own
+    own = torch.arange(len(vectors), device=vectors.device)
+    neighbours = neighbours_of_systems(vectors, own, own)
+    origins = torch.zeros_like(vectors)
+    return unchecked_field(vectors, origins, moments, FIELD_ORDER, kernel, neighbours)

@@ -30,6 +30,7 @@ from gnn.layers.radial import RadialBasis, envelope
 from gnn.layers.surroundings import FIELD_ORDER, SurroundingsField
 from gnn.layers.walls import Border, Seen
 from gnn.operators.derivatives import transformed
+from gnn.operators.room import Room
 from gnn.options import Dispersion, Electrostatics, LongRange, Network, Surroundings, Walls
 from gnn.passes.bounds import Beyond, suits
 from gnn.passes.evaluation import Compiled, evaluate
@@ -247,6 +248,13 @@ class AMP(SurroundedPotential):
         assert isinstance(last, nn.Linear)  # for the type checker
         nn.init.constant_(last.bias, bond)
 
+    @property
+    def has_fixed_shapes(self) -> bool:
+        """Whether a step can be recorded: sums are direct, and no other library is asked."""
+        noting = self.border is not None and self.border._noted is not None
+        plain = self.method != "fmm" and self.backend == "compiled"
+        return plain and self.dispersion is None and not noting
+
     def _compiled(self, batch: Batch, asked: Mapping[str, bool]) -> Results | None:
         if not self._in_passes(batch):
             return None
@@ -279,19 +287,25 @@ class AMP(SurroundedPotential):
             fade = fade * torch.mul(*ends)[:, None]
         start = self._initial_charges(batch, fade)
         nodes = self.embedding(batch.numbers)
-        nodes = nodes + self._bounded(0, self.charge_embedding(start), batch.numbers)
+        charged = self.charge_embedding(start)
+        nodes = nodes + self._bounded(0, charged, batch.numbers, batch.room)
         directions = vectors / lengths[:, None]
         graph, surroundings = self._graph(batch, nodes, seen, directions, basis, fade)
         # all steps use one plan of the sums
         field_of_atoms = self._field_of_atoms(batch, self.long_kernel, min(self.order, MAX_ORDER))
         previous: Tensor | None = None
         of_edges = batch.numbers.index_select(0, batch.receivers)
+        if batch.present is not None:  # edges that are not there are bounded by nothing
+            of_edges = of_edges * batch.present
         for i, step in enumerate(self.steps):
-            bounds = self._bounds(1 + _OF_STEP * i, of_edges, batch.numbers, batch.numbers)
+            of_step = of_edges, batch.numbers, batch.numbers
+            bounds = self._bounds(1 + _OF_STEP * i, *of_step, room=batch.room)
             nodes, state, previous = step(
                 nodes, graph, surroundings, previous, start, field_of_atoms, bounds
             )
-        bounds = self._bounds(1 + _OF_STEP * len(self.steps), *[batch.numbers] * _MOMENTS)
+        bounds = self._bounds(
+            1 + _OF_STEP * len(self.steps), *[batch.numbers] * _MOMENTS, room=batch.room
+        )
         local = self.charges == "local"
         given = (graph, start[:, 0], bounds) if local else (batch.charge, batch.batch)
         physical = self.multipoles(nodes, state, *given, bounds=bounds)
@@ -301,7 +315,8 @@ class AMP(SurroundedPotential):
             for i, readout in enumerate(self.penetration):
                 extra = readout(nodes, state).packed()
                 work = energy_in_field(extra, seen.fields[:, 1 + i])[:, None]
-                per_atom = per_atom + self._bounded(first + i, work, batch.numbers)[:, 0]
+                work = self._bounded(first + i, work, batch.numbers, batch.room)
+                per_atom = per_atom + work[:, 0]
         if seen.weight is not None:
             per_atom, physical = per_atom * seen.weight, physical.faded(seen.weight)
         if seen.repulsion is not None:
@@ -332,6 +347,8 @@ class AMP(SurroundedPotential):
                 "model's charges are local: make it with collate(…, local_charges=True), or give "
                 "System(…, charges=…)"
             )
+        if batch.room is not None and batch.room.is_even:  # they stay as they are
+            return batch.formal[:, None]
         # charges spread to be the same for whoever may have a proton; ions of metals keep theirs
         ends = batch.senders, batch.receivers
         bonded = [self.bonded.index_select(0, batch.numbers.index_select(0, end)) for end in ends]
@@ -344,6 +361,10 @@ class AMP(SurroundedPotential):
             return Seen(lengths, fields)
         distances, weight, scale = lengths, None, None
         near, repulsion = self._bounded_fields(batch, fields)
+        if batch.room is not None:  # walls act in the ordinary way only: is there anything beyond?
+            batch.room.doubt(border.is_crossed(batch, lengths, self.cutoff))
+            border.compare(near, batch.numbers, batch.room)
+            return Seen(distances, near)
         if self._crossed(batch, lengths):
             fade = envelope(lengths, self.cutoff)
             distances, weight, between = border.pressed(batch, lengths, fade, self.cutoff)
@@ -352,20 +373,30 @@ class AMP(SurroundedPotential):
             scale = border.scale(near, batch.numbers)
         return Seen(distances, near, scale, weight, repulsion)
 
-    def _bounded(self, output: int, values: Tensor, numbers: Tensor) -> Tensor:
+    def _bounded(
+        self, output: int, values: Tensor, numbers: Tensor, room: Room | None = None
+    ) -> Tensor:
         """Return an output (N, F) of a network that is not beyond those of training."""
-        return within(self._bounds(output, numbers), 0, values)
+        return within(self._bounds(output, numbers, room=room), 0, values)
 
-    def _factors(self, output: int, values: Tensor, numbers: Tensor) -> Tensor | None:
+    def _factors(
+        self, output: int, values: Tensor, numbers: Tensor, room: Room | None = None
+    ) -> Tensor | None:
         """Return the factors (N,) by which an output is bounded; None if all are one."""
         border = self.border
-        return None if border is None else border.factors(output, values, numbers)
+        if border is None:
+            return None
+        if room is not None:
+            lengths = torch.linalg.vector_norm(values.detach(), dim=1)
+            room.compare(lengths, border.outputs[output].index_select(0, numbers))
+            return None
+        return border.factors(output, values, numbers)
 
-    def _bounds(self, first: int, *numbers: Tensor) -> Bounds | None:
+    def _bounds(self, first: int, *numbers: Tensor, room: Room | None) -> Bounds | None:
         """Return the bounds of outputs from `first` on; `numbers` are the elements of each."""
         if self.border is None:
             return None
-        return lambda kind, values: self._factors(first + kind, values, numbers[kind])
+        return lambda kind, values: self._factors(first + kind, values, numbers[kind], room)
 
     def _crossed(self, batch: Batch, lengths: Tensor) -> bool:
         """Return whether the walls between atoms act anywhere."""

@@ -34,7 +34,7 @@ def check_place(batch: Batch, name: str, on_gpu: bool, in_cells: bool) -> None:
     """
     device = batch.positions.device
     if batch.positions.is_cuda and not on_gpu:
-        raise ValueError(f"{name} runs on the CPU, got a batch on {device}; AMP runs on a GPU")
+        raise ValueError(f"{name} runs on the CPU, got a batch on {device}")
     if batch.cell is None:
         return
     if not in_cells:
@@ -84,11 +84,17 @@ class _Between(torch.autograd.Function):
         return gradient * by_positions, gradient * by_moments, None
 
 
+def moments_of(results: Mapping[str, Tensor]) -> Tensor:
+    """Return the packed multipoles (N, 10) that a model returned."""
+    names = "charges", "dipoles", "quadrupoles"
+    return PhysicalMultipoles(*(results[name] for name in names)).packed()
+
+
 def energy_between(batch: Batch, results: Mapping[str, Tensor]) -> Tensor:
     """Return the energies (B,) in eV of `Batch.between`, for multipoles that a model returned."""
-    names = "charges", "dipoles", "quadrupoles"
-    moments = PhysicalMultipoles(*(results[name] for name in names)).packed()
-    counts = torch.bincount(batch.batch, minlength=batch.n_systems).tolist()
+    moments = moments_of(results)
+    index = batch.batch.cpu()  # what computes them, does so on the host
+    counts = torch.bincount(index, minlength=batch.n_systems).tolist()
     parts = batch.positions.split(counts), moments.split(counts)
     return torch.stack([of(*own) for of, *own in zip(batch.between, *parts, strict=True)])
 

@@ -1,5 +1,6 @@
 """The base class of all potentials: batches in, energies, forces and multipoles out."""
 
+import os
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,10 +18,12 @@ from gnn.data.extent import Extent, extent_of
 from gnn.data.parts import parts_of
 from gnn.data.streaming import Header, StreamedFrames
 from gnn.data.systems import Frame, System
+from gnn.graphs import Graphs, copied
 from gnn.outputs import (
     check_place,
     check_stress,
     energy_between,
+    moments_of,
     per_system,
     strained,
     stress_of,
@@ -61,6 +64,9 @@ class Potential(nn.Module):
     unknown : {"warn", "ignore", "raise"}
         What is done about systems outside of that: a warning, once for each composition; nothing;
         or a ValueError.
+    graphs : bool
+        Whether steps on a CUDA device are recorded and replayed where a shape comes again, in
+        `evaluate` and the engines; at first what the variable ANISOLE_GRAPHS says (0: no).
     charges : {"local", "shared"} or None
         How `gnn.AMP` conserves charge, and so what a batch has to say of it; None for others.
     frozen : bool
@@ -72,6 +78,7 @@ class Potential(nn.Module):
     cutoff: float
     domain: Domain | None = None
     unknown: str = "warn"
+    graphs: bool = os.environ.get("ANISOLE_GRAPHS", "1") != "0"
     frozen: bool = False
     damping: float = 2.0  # inverse width in 1/Å of the Gaussians as which charges act
     known: Tensor
@@ -89,6 +96,7 @@ class Potential(nn.Module):
         self.register_buffer("charge_baseline", torch.zeros((), dtype=torch.float64))
         self.register_buffer("known", torch.zeros(N_ELEMENTS, dtype=torch.bool))
         self._told: dict[Composition, int] = {}
+        self._graphs = Graphs()
 
     def config(self) -> dict[str, Any]:
         """Return plain values from which `from_config` builds the same architecture."""
@@ -269,6 +277,30 @@ class Potential(nn.Module):
         there by itself, as ``energy_between`` (B,) in eV.
         """
         self._check_batch(batch, stress)
+        given = forces, mm_forces, create_graph, mm_potential, stress, field_response
+        results = self._evaluated(batch, *given)
+        seen, field = (results.pop(name, None) for name in ("_features", "_gradient"))
+        if self.domain is not None and seen is not None:
+            results["novelty"] = self.domain.novelty(batch, seen, field)
+        return results
+
+    def evaluated(self, batch: Batch, asked: Mapping[str, bool]) -> dict[str, Tensor]:
+        """Return what `forward` does of a batch that the model can compute, but for novelty.
+
+        In its place there are ``_features`` and ``_gradient``, from which it is told.
+        """
+        return self._evaluated(batch, **asked)
+
+    def _evaluated(
+        self,
+        batch: Batch,
+        forces: bool = False,
+        mm_forces: bool = False,
+        create_graph: bool = False,
+        mm_potential: bool = False,
+        stress: bool = False,
+        field_response: bool = False,
+    ) -> dict[str, Tensor]:
         derived = forces or mm_forces
         asked = {
             "positions": forces,
@@ -278,7 +310,11 @@ class Potential(nn.Module):
             "external_field": field_response,
         }
         found, learns = None, create_graph and torch.is_grad_enabled()
-        if not stress and (any(asked.values()) or not torch.is_grad_enabled()):
+        if (
+            batch.room is None
+            and not stress
+            and (any(asked.values()) or not torch.is_grad_enabled())
+        ):
             if learns:
                 found = self._learning(batch, asked)
             elif not create_graph:
@@ -297,14 +333,41 @@ class Potential(nn.Module):
         if batch.cell is not None and "dipole" in results:
             inside = batch.in_cell[:, None]
             results["dipole"] = results["dipole"].masked_fill(inside, torch.nan)
-        seen, field = (results.pop(name, None) for name in ("_features", "_gradient"))
-        if self.domain is not None and seen is not None:
-            results["novelty"] = self.domain.novelty(batch, seen, field)
         baseline = energy.new_zeros(batch.n_systems, dtype=torch.float64)
         baseline.index_add_(0, batch.batch, self.baseline[batch.numbers])
         baseline += self.charge_baseline * batch.charge.double()
         results["energy"] = energy.double() + baseline
         return results
+
+    def stepped(self, batch: Batch, **asked: bool) -> dict[str, Tensor]:
+        """Evaluate a batch of the host where the model is; the results are on the host.
+
+        On a CUDA device, steps of a shape that comes again are recorded and replayed (`graphs`).
+
+        Parameters
+        ----------
+        batch : Batch
+            On the host.
+        **asked : bool
+            As in `forward`.
+        """
+        device, results = self.baseline.device, None
+        if self.graphs and _records_on(device):
+            self._check_batch(batch, bool(asked.get("stress")))
+            results = self._graphs(self, batch, asked, device)
+        if results is None:
+            if device.type == "cpu":
+                return self(batch, **asked)
+            return copied(self(batch.to(device), **asked))
+        seen, field = (results.pop(name, None) for name in ("_features", "_gradient"))
+        if self.domain is not None and seen is not None:
+            results["novelty"] = self.domain.novelty(batch, seen, field)
+        return results
+
+    @property
+    def has_fixed_shapes(self) -> bool:
+        """Whether a step of the model can be recorded: nothing in it waits for the host."""
+        return True
 
     def _compiled(self, batch: Batch, asked: Mapping[str, bool]) -> Results | None:
         """Return what `_by_graph` does by another way, if there is one for this batch."""
@@ -333,9 +396,13 @@ class Potential(nn.Module):
                 results["energy_between"] = energy_between(given, results)
                 energy = energy + results["energy_between"]
             gradients: Sequence[Tensor] = ()
+            total = energy.sum()
+            if given.room is not None and given.room.answer is not None:
+                moments = moments_of(results)
+                total = total + (moments * given.room.answer(moments.detach())).sum()
             if leaves:
                 gradients = torch.autograd.grad(
-                    energy.sum(),
+                    total,
                     list(leaves.values()),
                     create_graph=create_graph,
                     materialize_grads=True,
@@ -470,7 +537,7 @@ class Potential(nn.Module):
                 asked = {"forces": forces, "mm_forces": forces}
                 if stress and batch.cell is not None:  # others have none
                     asked["stress"] = True
-                output = self(batch.to(self.baseline.device), **asked)
+                output = self.stepped(batch, **asked)
             results += per_system(output, batch)
             check_results(results, part, start)
         self.judge(systems, results, "raise" if strict else unknown)
@@ -527,3 +594,8 @@ class Potential(nn.Module):
                     f"the model was trained on elements {known} (atomic numbers) and knows "
                     f"nothing of {unknown}; train on data that contain them"
                 )
+
+
+def _records_on(device: torch.device) -> bool:
+    """Return whether steps can be recorded on a device."""
+    return device.type == "cuda"

@@ -56,6 +56,12 @@ def register(commands: Any) -> None:
     add("--seed", type=int, default=0)
     add("--platform", help="of OpenMM: CPU, CUDA, Reference, … (default: the fastest)")
     add("--threads", type=int, help="of OpenMM's CPU platform (default: all cores)")
+    add(
+        "--model-device",
+        choices=["auto", "cpu"],
+        default="auto",
+        help="auto: with OpenMM, where its platform is CUDA",
+    )
     add("--model-threads", type=count, default=1, help="for the model (%(default)s)")
     limit = {"type": float, "metavar": "EV_PER_ANGSTROM"}
     about = "the spread of a committee's forces is above this, eV/Å"

@@ -11,6 +11,8 @@ from torch.nn.functional import pad
 from gnn.data.common import LABELS
 from gnn.data.prepared import PreparedFrame, prepare
 from gnn.data.systems import Frame, System
+from gnn.operators.gpu import at_host, known, table
+from gnn.operators.room import Room
 
 
 class Label(NamedTuple):
@@ -30,6 +32,15 @@ class Label(NamedTuple):
     def among(self, predicted: Tensor) -> Tensor:
         """Return the rows of a quantity of the whole batch that the label is known for."""
         return predicted if self.rows is None else predicted.index_select(0, self.rows)
+
+
+#: Å; so long is what stands for a pair that is not there.
+NOWHERE = 100.0
+
+
+def apart(vectors: Tensor, present: Tensor) -> Tensor:
+    """Return vectors (P, 3), of pairs that are not there a constant one beyond any cutoff."""
+    return torch.where(present[:, None], vectors, table((NOWHERE, 0.0, 0.0), vectors))
 
 
 @dataclass(eq=False)
@@ -86,6 +97,11 @@ class Batch:
         For each system a function of its positions (n, 3) and its atoms' packed multipoles (n, 10),
         in e Å^k, that returns an energy () in eV which these have beside what the model says: with
         images of themselves, for instance. Empty: there is none.
+    present
+        Which edges are there, bool (E,); the others fill a list of fixed length and contribute
+        nothing. None: all.
+    room
+        Of a step of fixed shapes (`gnn.steps`); None: lists are as long as they need to be.
     """
 
     numbers: Tensor
@@ -107,6 +123,8 @@ class Batch:
     periodic: Tensor | None = None
     shifts: Tensor | None = None
     between: tuple[Callable[[Tensor, Tensor], Tensor], ...] = ()
+    present: Tensor | None = None
+    room: Room | None = None
 
     @property
     def energy(self) -> Tensor | None:
@@ -162,10 +180,15 @@ class Batch:
 
     @property
     def edge_vectors(self) -> Tensor:
-        """Vectors from sender to receiver of every edge in Å, (E, 3)."""
+        """Vectors from sender to receiver of every edge in Å, (E, 3).
+
+        Those of edges that are not there are longer than any cutoff.
+        """
         ends = self.receivers, self.senders
         receivers, senders = (self.positions.index_select(0, end) for end in ends)
         vectors = receivers - senders
+        if self.present is not None:
+            return apart(vectors, self.present)
         if self.cell is None or self.shifts is None:
             return vectors
         cells = self.cell.index_select(0, self.batch.index_select(0, self.receivers))
@@ -181,7 +204,8 @@ class Batch:
     @property
     def has_uniform_field(self) -> bool:
         """True if any system is in a uniform field."""
-        return bool(self.uniform_field.detach().any())
+        field = self.uniform_field.detach()
+        return bool(known(self.uniform_field, "any", lambda: at_host(field.any())))
 
     @property
     def mm_charges(self) -> Tensor:

@@ -111,6 +111,7 @@ def create_system(
     watch: Callable[[dict[str, torch.Tensor]], None] | None = None,
     alchemical: bool = False,
     prepare: Callable[[Embedding], None] | None = None,
+    device: torch.device | str | None = None,
     **options: Any,
 ) -> Any:
     """Build an OpenMM system in which a model computes some of the atoms.
@@ -166,6 +167,9 @@ def create_system(
         atoms are in vacuum.
     prepare : callable, optional
         Called once with the `Embedding`, whose ``evaluate`` it may replace.
+    device : torch.device or str, optional
+        Where the model runs, such as "cuda:0"; None: where it is. That of a context's platform is
+        `gnn.engines.devices.device_of`.
     **options
         For ``mm_forcefield.createSystem``. Default: PME with a cutoff of 9 Å where there is a
         box, no cutoff else; rigid water; a smooth end of the Lennard-Jones interaction.
@@ -216,6 +220,7 @@ def create_system(
     periodic = system.usesPeriodicBoundaryConditions()
     electrostatics = checked_electrostatics(electrostatics, periodic)
     ready = prepared(ready_model(model, dtype), electrostatics, cutoff)
+    ready = ready if device is None else ready.to(device)
     zone = zone_of(topology, qm, charge, charges, ready.charges == "local", links)
     moved = redistributed(link_scheme or "shift", links, zone, qm, classical) if links else None
     surroundings = surroundings_of(topology, set(qm), classical, moved, links)

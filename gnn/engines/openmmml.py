@@ -15,6 +15,7 @@ import numpy as np
 
 from gnn.data.systems import System
 from gnn.engines._models import ready_model
+from gnn.engines.devices import in_its_thread
 from gnn.engines.embedding.embedding import Embedding
 from gnn.engines.embedding.topology import zone_of
 from gnn.engines.openmm import QMMMForce, create_system
@@ -242,7 +243,7 @@ class CellForce(QMMMForce):
         positions = np.asarray(state.getPositions(asNumpy=True)._value) * NANOMETER
         cell = np.asarray(state.getPeriodicBoxVectors(asNumpy=True)._value) * NANOMETER
         system = System(self.numbers, positions, self.charge, charges=self.formal, cell=cell)
-        (found,) = self.model.evaluate([system], forces=True)
+        (found,) = in_its_thread(self.model.baseline.device, self.model.evaluate, [system])
         return found["energy"] / KJ_PER_MOL, found["forces"] * (NANOMETER / KJ_PER_MOL)
 
 

@@ -7,6 +7,10 @@ from torch import Tensor, nn
 
 from gnn.layers.bounds import Bounds, within
 from gnn.layers.networks import dense
+from gnn.operators.gpu import table
+
+# places of xx, xy, xz, yy, yz, zz in a matrix, and of a matrix' components among these
+_UPPER, _WHOLE = (0, 1, 2, 4, 5, 8), (0, 1, 2, 1, 3, 4, 2, 4, 5)
 
 
 class PhysicalMultipoles(NamedTuple):
@@ -22,10 +26,9 @@ class PhysicalMultipoles(NamedTuple):
 
     def packed(self) -> Tensor:
         """Return packed moments, (N, 10)."""
-        q = self.quadrupoles
-        quadrupoles = torch.stack(
-            [q[:, 0, 0], 2 * q[:, 0, 1], 2 * q[:, 0, 2], q[:, 1, 1], 2 * q[:, 1, 2], q[:, 2, 2]], 1
-        )
+        places = table(_UPPER, self.charges, torch.int64)
+        upper = self.quadrupoles.flatten(1).index_select(1, places)
+        quadrupoles = upper * table((1.0, 2.0, 2.0, 1.0, 2.0, 1.0), upper)
         return torch.cat([self.charges[:, None], self.dipoles, quadrupoles], dim=1)
 
     def faded(self, weight: Tensor) -> "PhysicalMultipoles":
@@ -78,9 +81,8 @@ class MultipoleReadout(nn.Module):
 
 def full_quadrupoles(packed: Tensor) -> Tensor:
     """Return 3 x 3 tensors (N, 3, 3) of packed components (N, 6), whose off-diagonals are sums."""
-    xx, xy, xz, yy, yz, zz = packed.unbind(1)
-    xy, xz, yz = xy / 2, xz / 2, yz / 2
-    return torch.stack([xx, xy, xz, xy, yy, yz, xz, yz, zz], dim=1).view(-1, 3, 3)
+    halved = packed * table((1.0, 0.5, 0.5, 1.0, 0.5, 1.0), packed)
+    return halved.index_select(1, table(_WHOLE, packed, torch.int64)).view(-1, 3, 3)
 
 
 def energy_in_field(moments: Tensor, field: Tensor) -> Tensor:

@@ -25,6 +25,8 @@ class Graph:
         (E, edge_features) inputs of the edge networks.
     n_nodes : int
         Number of atoms.
+    present : Tensor or None
+        (E, 1) one for edges that are there and zero for others; None: all are.
     """
 
     def __init__(
@@ -35,10 +37,12 @@ class Graph:
         fade: Tensor,
         features: Tensor,
         n_nodes: int,
+        present: Tensor | None = None,
     ):
         self.senders, self.receivers = senders, receivers
         self.directions, self.fade, self.features = directions, fade, features
         self.n_nodes = n_nodes
+        self.present = None if present is None else present[:, None].to(fade.dtype)
 
     def sum_to_receivers(self, values: Tensor) -> Tensor:
         """Sum rows of edges (E, k) over the incoming edges of each node, (N, k)."""

@@ -1,13 +1,16 @@
 """The field of the surroundings at the atoms, and its coupling to the anisotropic state."""
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gnn.data.batching import Batch
 from gnn.operators.edge_math import traceless_matrix
+from gnn.operators.gpu import table
 from multipoles import indexing
 
 FIELD_ORDER = 2
@@ -50,19 +53,20 @@ def given_field(batch: Batch) -> Tensor:
 def _taylor(field: Tensor, displacement: Tensor) -> Tensor:
     """Return sum_gamma Phi_(beta + gamma) d^gamma / gamma! for |beta| <= 2, (N, 10)."""
     order = indexing.order_of(field.shape[1])
-    tables = (torch.tensor(table, device=field.device) for table in _sums(order))
-    exponents, places, known = tables
+    gamma, beta, there = _sums(order)
+    exponents, places = (table(one, field, torch.int64) for one in (gamma, beta))
+    known = table(there, field)
     powers = [torch.ones_like(displacement)]
     for k in range(1, 1 + order):
         powers.append(powers[-1] * displacement / k)
     of_axes = torch.stack(powers, dim=2)  # (N, 3, powers)
     x, y, z = (of_axes[:, axis].index_select(1, exponents[axis]) for axis in range(3))
     derivatives = field.index_select(1, places.flatten()).view(-1, *places.shape)
-    return (derivatives * known.to(field.dtype) * (x * y * z)[:, None]).sum(2)
+    return (derivatives * known * (x * y * z)[:, None]).sum(2)
 
 
 @lru_cache
-def _sums(order: int) -> tuple[list[list[int]], list[list[int]], list[list[bool]]]:
+def _sums(order: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Return all gamma (3, n), places of beta + gamma (10, n), and whether they are there."""
     gamma, beta = indexing.multi_indices(order), indexing.multi_indices(FIELD_ORDER)
     both = (beta[:, None] + gamma).tolist()
@@ -70,7 +74,7 @@ def _sums(order: int) -> tuple[list[list[int]], list[list[int]], list[list[bool]
     places = [
         [indexing.component_index(*one) if sum(one) <= order else 0 for one in row] for row in both
     ]
-    return gamma.T.tolist(), places, known
+    return gamma.T, np.array(places), np.array(known)
 
 
 class SurroundingsCoupling(nn.Module):

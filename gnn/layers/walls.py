@@ -19,7 +19,8 @@ from gnn.data.batching import Batch
 from gnn.data.checking.atoms import RADII
 from gnn.data.extent import BOND_DECAY, Extent
 from gnn.operators.borders import crowded, exceeding, too_strong
-from gnn.operators.gpu import on_gpu
+from gnn.operators.gpu import at_host, on_gpu, table
+from gnn.operators.room import Room
 from gnn.units import BOHR, COULOMB
 from multipoles.indexing import order_of, orders
 
@@ -61,8 +62,8 @@ def zbl(distances: Tensor, first: Tensor, second: Tensor) -> Tensor:
         (P,) distances, and charges of both nuclei.
     """
     rate = (first**0.23 + second**0.23) / _LENGTH
-    x = -(rate * distances)[:, None] * distances.new_tensor(RATES)
-    screening = torch.exp(x) @ distances.new_tensor(WEIGHTS)
+    x = -(rate * distances)[:, None] * table(RATES, distances)
+    screening = torch.exp(x) @ table(WEIGHTS, distances)
     return COULOMB * first * second * screening / distances
 
 
@@ -206,10 +207,24 @@ class Border(nn.Module):
         tables = self.pairs, self.valence, self.radii
         edges = lengths.detach(), batch.senders, batch.receivers, batch.numbers
         if on_gpu(lengths):
-            weight = self.pressed(batch, edges[0], torch.ones_like(edges[0]), cutoff)[1]
-            return bool((weight != 1).any())
+            return bool(at_host(self.is_crossed(batch, lengths, cutoff).any()))
         arrays = (tensor.numpy() for tensor in (*edges, *tables))
         return bool(crowded(*arrays, SPARE, CONTACT, cutoff, BOND_DECAY))
+
+    def is_crossed(self, batch: Batch, lengths: Tensor, cutoff: float) -> Tensor:
+        """Return which edges are too short, and which atoms too crowded: bool (E + N,)."""
+        first, second = (
+            batch.numbers.index_select(0, end) for end in (batch.receivers, batch.senders)
+        )
+        apart, bonds = lengths.detach(), self.radii[first] + self.radii[second]
+        shortest = torch.minimum(self.pairs[first, second], bonds + CONTACT)
+        orders = torch.exp((bonds - apart) / BOND_DECAY)  # the envelope is left out
+        if batch.present is not None:
+            orders = orders * batch.present
+        zeros = lengths.new_zeros(batch.n_atoms)
+        valence = zeros.index_add(0, batch.receivers, orders)
+        close = apart < shortest.clamp(max=cutoff)
+        return torch.cat([close, valence > self.valence[batch.numbers] + SPARE])
 
     def pressed(
         self, batch: Batch, lengths: Tensor, fade: Tensor, cutoff: float
@@ -247,7 +262,7 @@ class Border(nn.Module):
         numbers = batch.numbers[atoms]
         shortest, first = self.shortest_to_charges(numbers), numbers.to(distances.dtype)
         bare = zbl(distances, first, torch.full_like(first, _CHARGE_AS))
-        steeper = 1.0 + moments.new_tensor(orders(order_of(moments.shape[1])))
+        steeper = 1.0 + table(orders(order_of(moments.shape[1])), moments)
         squares = (steeper * moments).square().sum(1)
         strength = squares / (squares + _SMALL_CHARGE**2).sqrt()
         energies = strength * repulsion(distances, shortest, bare, self.stiffness)
@@ -257,7 +272,7 @@ class Border(nn.Module):
     def exceeded(self, field: Tensor, numbers: Tensor) -> bool:
         """Return whether `scale` is anywhere not one."""
         if on_gpu(field):
-            return bool((self.scale(field, numbers) != 1).any())
+            return bool(at_host((self.scale(field, numbers) != 1).any()))
         arrays = (t.numpy() for t in (field.detach(), numbers, self.field, self.curvature))
         return bool(too_strong(*arrays, FIELD, CURVATURE))
 
@@ -267,6 +282,12 @@ class Border(nn.Module):
         gradient, second = _squares(field)
         by_gradient = saturation(gradient, largest, self.saturation)
         return by_gradient * saturation(second, curvature, self.saturation)
+
+    def compare(self, field: Tensor, numbers: Tensor, room: Room) -> None:
+        """Note in a room how strong fields are that `scale` would bound."""
+        found, limits = _squares(field.detach()), self._largest(numbers)
+        for squares, largest in zip(found, limits, strict=True):
+            room.compare(squares, largest.square())
 
     @contextmanager
     def calibrated(self) -> Iterator[None]:
@@ -313,5 +334,5 @@ class Border(nn.Module):
 def _squares(field: Tensor) -> tuple[Tensor, Tensor]:
     """Return squared norms (N,) of gradient and second derivatives of the field (N, F, 10)."""
     squares = field[:, 0].square()
-    twice = squares.new_tensor([1.0, 2, 2, 1, 2, 1])  # off the diagonal
+    twice = table((1.0, 2.0, 2.0, 1.0, 2.0, 1.0), squares)  # off the diagonal
     return squares[:, 1:4].sum(1), squares[:, 4:] @ twice

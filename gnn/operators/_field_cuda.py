@@ -5,6 +5,7 @@ In Numba's simulator tensors of the CPU stand in for those of a device (`gpu.emu
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -140,6 +141,20 @@ def everybody(
 def listed(pairs: Tensor, n_targets: int, n_sources: int) -> DevicePairs:
     """Return the neighbours of a list (n_pairs, 2)."""
     return DevicePairs(_index(pairs[:, 0]), _index(pairs[:, 1]), n_targets, n_sources)
+
+
+def of_fixed(pairs: Any, like: Tensor, n_targets: int, n_sources: int) -> DevicePairs:
+    """Return the neighbours of a `fixed_pairs.FixedPairs`: of pairs that are none, weight zero."""
+    space = _space(like)
+    first, second, starts = (_index(t) for t in (pairs.first, pairs.second, pairs.starts))
+    if pairs.present is None:
+        found = DevicePairs(first, second, n_targets, n_sources)
+    else:
+        weights = view(pairs.present.to(like.dtype))
+        found = DevicePairs(first, second, n_targets, n_sources, weights)
+        space.once(found._kept, np.dtype(weights.dtype), lambda: weights)
+    space.once(found._kept, "rows", lambda: (starts, second, None))
+    return found
 
 
 def within(

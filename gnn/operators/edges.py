@@ -17,6 +17,7 @@ from gnn.operators._edge_functions import PairInvariants, State
 from gnn.operators._edge_kernels import check_edges
 from gnn.operators.derivatives import forward_mode
 from gnn.operators.edge_math import invariant_terms
+from gnn.operators.gpu import on_gpu
 from multipoles import indexing
 
 MAX_ORDER = 3
@@ -186,7 +187,7 @@ def _check_edges(directions: Tensor, senders: Tensor, receivers: Tensor, n_nodes
 
 
 def _check_indices(senders: Tensor, receivers: Tensor, n_nodes: int) -> None:
-    if senders.is_cuda:
+    if senders.device.type != "cpu":
         return  # reading them would make the host wait for the GPU
     error = check_edges(senders.contiguous().numpy(), receivers.contiguous().numpy(), n_nodes)
     if error == 1:
@@ -217,7 +218,8 @@ def _check_dtypes(values: Tensor, directions: Tensor) -> None:
 def _use_torch(backend: str, values: Tensor) -> bool:
     if backend not in BACKENDS:
         raise ValueError(f"expected backend to be one of {BACKENDS}, got {backend!r}")
-    if backend == "torch" or values.device.type not in ("cpu", "cuda") or forward_mode():
+    here = values.device.type == "cpu" or on_gpu(values)
+    if backend == "torch" or not here or forward_mode():
         return True
     if values.dtype not in (torch.float32, torch.float64):
         raise TypeError(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gnn.operators.edge_math import traceless_matrix
+from gnn.operators.gpu import table
 from multipoles import indexing
 from multipoles.polynomials import full_index, multiplicity
 
@@ -38,8 +39,10 @@ def traceless_harmonics(directions: Tensor, order: int) -> Tensor:
         axis, parent = _monomial_recursion(degree)
         lower = monomials[-1].index_select(1, _index(parent, directions))
         monomials.append(lower * directions.index_select(1, _index(axis, directions)))
-        matrix = torch.as_tensor(traceless_matrix(degree))
-        blocks.append(monomials[-1] @ matrix.to(directions).T if degree > 1 else monomials[-1])
+        lowest = monomials[-1]
+        if degree > 1:
+            lowest = lowest @ table(traceless_matrix(degree), directions).T
+        blocks.append(lowest)
     return torch.cat(blocks, dim=1)
 
 
@@ -62,7 +65,7 @@ def self_invariants(state: Tensor, order: int) -> Tensor:
     """Return the squared norms of a state's tensors of order 1 … order, (N, order * C)."""
     if order == 0:
         return state.new_zeros(state.shape[0], 0)
-    inverse = torch.as_tensor(1.0 / multiplicity(order)).to(state)
+    inverse = table(1.0 / multiplicity(order), state)
     squares = state * state * inverse[:, None]
     norms = [squares[:, indexing.order_slice(rank)].sum(1) for rank in range(1, order + 1)]
     return torch.cat(norms, dim=1)
@@ -73,7 +76,7 @@ def _full_tensor(state: Tensor, rank: int) -> Tensor:
     components = full_index(rank)
     full = state.index_select(1, _index(components, state))
     weights = 1.0 / multiplicity(rank)[components]
-    return full * torch.as_tensor(weights).to(state)[:, None] if rank > 1 else full
+    return full * table(weights, state)[:, None] if rank > 1 else full
 
 
 def _contractions(tensor: Tensor, directions: Tensor) -> list[Tensor]:
@@ -101,4 +104,4 @@ def _monomial_recursion(degree: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _index(components: np.ndarray, like: Tensor) -> Tensor:
-    return torch.tensor(components, dtype=torch.int64, device=like.device)
+    return table(components, like, torch.int64)

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
 
 
 def neighbours_of_systems(
-    points: Tensor, target_batch: Tensor, source_batch: Tensor
+    points: Tensor, target_batch: Tensor, source_batch: Tensor, single: bool = False
 ) -> "Neighbours | DeviceNeighbours":
-    """Return all pairs of points of one system."""
+    """Return all pairs of points of one system; `single` says that there is only one."""
     n_targets, n_sources = len(target_batch), len(source_batch)
     if on_gpu(points):
+        if single:  # sources are divided among blocks
+            return gpu().everybody(n_targets, n_sources, None, None)
         return gpu().everybody(n_targets, n_sources, target_batch, source_batch)
     return Slots(n_targets, n_sources, target_batch.numpy(), source_batch.numpy())
 

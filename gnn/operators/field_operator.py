@@ -276,5 +276,5 @@ _kept_index = cache(_new_index)
 def check_finite(name: str, tensor: Tensor) -> None:
     """Refuse NaN and infinity, but on a GPU."""
     # on a GPU the host would have to wait
-    if not tensor.is_cuda and not bool(torch.isfinite(tensor.detach()).all()):
+    if tensor.device.type == "cpu" and not bool(torch.isfinite(tensor.detach()).all()):
         raise ValueError(f"expected {name} of finite numbers, got NaN or infinity")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import multipoles as mp
+from gnn.operators.gpu import table
 from multipoles import indexing
 from multipoles.radial import Kernel
 
@@ -76,8 +77,8 @@ def of_pairs(r: Tensor, moments: Tensor, order: int, kernel: Kernel) -> Tensor:
     """
     source_order = indexing.order_of(moments.shape[-1])
     tensor = derivatives(r, source_order + order, kernel)
-    sums = torch.tensor(indexing.sum_index(source_order, order), device=r.device)
-    signs = torch.tensor(indexing.signs(source_order), dtype=r.dtype, device=r.device)
+    sums = table(indexing.sum_index(source_order, order), r, torch.int64)
+    signs = table(indexing.signs(source_order), r)
     return torch.einsum("pca,pab->pcb", moments * signs, tensor[:, sums])
 
 
@@ -190,7 +191,7 @@ def _thole(r2: Tensor, a: float, n_max: int) -> list[Tensor]:
     """B_n = (2n-1)!! / r^(2n+1) (1 - p_n(x) exp(-x)) with x = a r^3, for n >= 1."""
     r = torch.sqrt(r2)
     x = a * r2 * r
-    third = torch.tensor(2 / 3, dtype=r.dtype, device=r.device)
+    third = r.new_full((), 2 / 3)
     rest = a ** (1 / 3) * math.gamma(2 / 3) * torch.special.gammaincc(third, x)
     chain = [-torch.expm1(-x) / r + rest]
     polynomial, factor = [1.0], 1.0

@@ -13,6 +13,7 @@ from gnn.data.streaming import Header
 from gnn.data.systems import Frame
 from gnn.layers.electrostatics import full_quadrupoles
 from gnn.layers.message import Graph
+from gnn.operators.gpu import on_gpu, table
 from gnn.passes.weights import Weights
 from gnn.potential import Potential, Results
 from gnn.published import constants, electrostatics, fused
@@ -87,8 +88,6 @@ class AmpBms(Potential):
     The AMP-BMS model of the Riniker group, ETH Zurich, https://github.com/rinikerlab/amp_bms.
     """
 
-    runs_on_gpu = False
-
     def __init__(
         self,
         features: int = 128,
@@ -152,6 +151,10 @@ class AmpBms(Potential):
         """Return plain values from which `from_config` builds the same architecture."""
         return dict(self._arguments)
 
+    def _check_batch(self, batch: Batch, stress: bool) -> None:
+        super()._check_batch(batch, stress)
+        self._check_numbers(batch)
+
     def set_baseline(
         self, frames: Iterable[Frame | Header], isolated: Mapping[int, float] | None = None
     ) -> None:
@@ -190,6 +193,7 @@ class AmpBms(Potential):
         # the graph is gone once derivatives are taken, unless they are to be differentiated
         derived = forces or mm_forces or mm_potential or stress or field_response
         constant = not create_graph and (derived or not torch.is_grad_enabled())
+        constant = constant and batch.room is None and not on_gpu(batch.positions)
         if constant:
             self._weights.look(self)
             constant = self._weights.are_all() and not batch.charge.requires_grad
@@ -197,6 +201,17 @@ class AmpBms(Potential):
         weights = self._weights if constant else None
         with fused.twins(create_graph), constants.constant(weights), _one_thread(constant):
             return super().forward(batch, *given)
+
+    @property
+    def has_fixed_shapes(self) -> bool:
+        """Whether a step can be recorded: not in a box, whose pairs are as many as they are."""
+        return self.box is None
+
+    def evaluated(self, batch: Batch, asked: Mapping[str, bool]) -> dict[str, Tensor]:
+        """Return what `forward` does, but for novelty; see `gnn.potential.Potential.evaluated`."""
+        self._check_numbers(batch)
+        with fused.twins():  # lists of fixed length are theirs
+            return super().evaluated(batch, asked)
 
     def _compiled(self, batch: Batch, asked: Mapping[str, bool]) -> Results | None:
         own, same = type(self), batch.positions.dtype == batch.mm_moments.dtype == self.dtype
@@ -266,13 +281,15 @@ class AmpBms(Potential):
         return parts["total"] * KJ_PER_MOL, multipoles
 
     def _box(self) -> Tensor | None:
-        return None if self.box is None else torch.tensor(self.box, dtype=torch.float64)
+        if self.box is None:
+            return None
+        return table(tuple(self.box), self.embedding.weight, torch.float64)
 
     def _graph(self, batch: Batch, nodes: Tensor, box: Tensor | None) -> Graph:
         positions = batch.positions
         if box is None:
             ends = batch.senders, batch.receivers
-            directions, fade, basis = self.radial.of_edges(positions, *ends)
+            directions, fade, basis = self.radial.of_edges(positions, *ends, batch.present)
         else:  # the edges of a batch are not those of a periodic box
             atoms = positions, positions, batch.batch, batch.batch
             pairs = pairs_within(*atoms, self.cutoff, box)
@@ -287,7 +304,8 @@ class AmpBms(Potential):
     def _near(self, batch: Batch, box: Tensor | None) -> Pairs:
         """Return pairs of an atom and a surrounding particle near it."""
         points = batch.positions, batch.mm_positions
-        return pairs_within(*points, batch.batch, batch.mm_batch, self.reach_near, box)
+        index = batch.batch, batch.mm_batch
+        return pairs_within(*points, *index, self.reach_near, box, batch.room, "near charges")
 
     @property
     def reach_near(self) -> float:
@@ -326,6 +344,8 @@ class AmpBms(Potential):
 
     def _check_numbers(self, batch: Batch) -> None:
         check_numbers(batch, self.embedding)
+        if batch.room is not None:  # checked before
+            return
         if self.mode != "training" and batch.mm_moments.shape[1] > 1:
             raise ValueError(
                 "expected surrounding charges only: multipoles take part in mode 'training'"

@@ -59,8 +59,6 @@ class AmpQmmm(Potential):
     Thürlemann et al., arXiv:2411.19728.
     """
 
-    runs_on_gpu = False
-
     def __init__(
         self,
         kind: str = "minimal",
@@ -116,6 +114,10 @@ class AmpQmmm(Potential):
         """Return plain values from which `from_config` builds the same architecture."""
         return dict(self._arguments)
 
+    def _check_batch(self, batch: Batch, stress: bool) -> None:
+        super()._check_batch(batch, stress)
+        check_numbers(batch, self.embedding)
+
     def _energy(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         check_numbers(batch, self.embedding)
         charges_near = self.induction.near(batch)
@@ -152,7 +154,7 @@ class AmpQmmm(Potential):
 
     def _internal(self, batch: Batch, charges: Tensor) -> Tensor:
         """Return the energies of atoms' charges with each other, (B,) in kJ/mol."""
-        pairs = pairs_among(batch.positions, batch.batch, _REACH)
+        pairs = pairs_among(batch.positions, batch.batch, _REACH, room=batch.room)
         distances = torch.linalg.vector_norm(pairs.vectors(batch.positions, batch.positions), dim=1)
         energies = electrostatics.charges_of_pairs(distances, pairs, charges, self.cutoff)
         return per_system(energies, batch.batch.index_select(0, pairs.first), batch)
@@ -163,7 +165,8 @@ class _Near:
 
     def __init__(self, batch: Batch, radial: BesselBasis):
         points = batch.positions, batch.mm_positions
-        self.pairs: Pairs = pairs_within(*points, batch.batch, batch.mm_batch, radial.cutoff)
+        index = batch.batch, batch.mm_batch
+        self.pairs: Pairs = pairs_within(*points, *index, radial.cutoff, room=batch.room)
         vectors = self.pairs.vectors(*points)
         distances = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
         self.directions = vectors / distances
@@ -212,7 +215,7 @@ class _Induction(nn.Module):
         own = state.index_select(0, near.pairs.first)
         if self.gate is None:
             own = own[:, :, :1]
-        squares = x[:, [0, 0, 0, 1, 1, 2]] * x[:, [0, 1, 2, 1, 2, 2]]
+        squares = electrostatics.squares_of(x)
         dipole = (own[:, 1:4] * x[:, :, None]).sum(1)
         quadrupole = (own[:, 4:] * squares[:, :, None]).sum(1)
         if self.gate is None:

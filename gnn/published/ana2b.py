@@ -41,8 +41,6 @@ class Ana2b(Potential):
     Thürlemann & Riniker, Chem. Sci. 14, 12661 (2023).
     """
 
-    runs_on_gpu = False
-
     def __init__(
         self,
         features: int = 128,
@@ -84,6 +82,10 @@ class Ana2b(Potential):
     def config(self) -> dict[str, Any]:
         """Return plain values from which `from_config` builds the same architecture."""
         return dict(self._arguments)
+
+    def _check_batch(self, batch: Batch, stress: bool) -> None:
+        super()._check_batch(batch, stress)
+        check_numbers(batch, self.embedding)
 
     def readout_features(self, batch: Batch) -> Tensor:
         """Return what the atoms' energies are read from, (N, features + 3 channels)."""

@@ -1,12 +1,16 @@
 """Electrostatics of AMP-BMS: charges of atoms, and their multipoles with surrounding charges."""
 
+from functools import cached_property
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from gnn.data.batching import Batch
 from gnn.layers.electrostatics import energy_in_field
 from gnn.layers.surroundings import given_field
+from gnn.operators.field_neighbours import neighbours_of_systems
 from gnn.operators.field_operator import unchecked_field
 from gnn.operators.field_torch import radial_chain
 from gnn.published import _coupling, fused
@@ -38,7 +42,7 @@ def charges_of_pairs(
     x = (distances / contact).clamp(max=1)
     switch = x * x * x * (10 + x * (6 * x - 15))
     product = charges.index_select(0, pairs.first) * charges.index_select(0, pairs.second)
-    return COULOMB * product * switch * potential
+    return COULOMB * pairs.only(product) * switch * potential
 
 
 def energy_of_all(moments: Tensor, batch: Batch) -> Tensor:
@@ -49,9 +53,7 @@ def energy_of_all(moments: Tensor, batch: Batch) -> Tensor:
     energy = energy_in_field(moments, given_field(batch)) / KJ_PER_MOL
     if not batch.n_mm:
         return energy
-    coupling = ChargeCoupling(
-        batch.batch.numpy(), batch.mm_batch.numpy(), batch.mm_moments.requires_grad
-    )
+    coupling = ChargeCoupling(batch.batch, batch.mm_batch, batch.mm_moments.requires_grad)
     inputs = batch.positions, batch.mm_positions, moments, batch.mm_moments
     if batch.mm_moments.shape[1] > 1:
         return energy + coupling.twin(*inputs)
@@ -67,15 +69,20 @@ class ChargeCoupling:
 
     Parameters
     ----------
-    batch, mm_batch : ndarray of int64
+    batch, mm_batch : Tensor of int64
         Sorted system of each atom and particle.
     charged : bool
         Whether the gradient by the charges is wanted; without, it is zero.
     """
 
-    def __init__(self, batch: NDArray[np.int64], mm_batch: NDArray[np.int64], charged: bool = True):
-        self.charged = charged
-        self.pairs = Slots(len(batch), len(mm_batch), batch, mm_batch)
+    def __init__(self, batch: Tensor, mm_batch: Tensor, charged: bool = True):
+        self.charged, self._systems = charged, (batch, mm_batch)
+
+    @cached_property
+    def pairs(self) -> Slots:
+        """All pairs of an atom and a particle of one system, for the loops."""
+        batch, mm_batch = self._systems
+        return Slots(len(batch), len(mm_batch), batch.numpy(), mm_batch.numpy())
 
     def values(
         self, atoms: NDArray, particles: NDArray, moments: NDArray, charges: NDArray
@@ -120,7 +127,8 @@ class ChargeCoupling:
     def twin(self, atoms: Tensor, particles: Tensor, moments: Tensor, sources: Tensor) -> Tensor:
         """Return the energies by the field operator, which autograd differentiates."""
         sources = sources[:, None] * COULOMB
-        field = unchecked_field(atoms, particles, sources, FIELD_ORDER, _COULOMB, self.pairs)
+        pairs = neighbours_of_systems(atoms, *self._systems)
+        field = unchecked_field(atoms, particles, sources, FIELD_ORDER, _COULOMB, pairs)
         return energy_in_field(moments, field[:, 0])
 
     def _packed(self, particles: NDArray, charges: NDArray) -> tuple[NDArray, NDArray, NDArray]:
@@ -128,6 +136,12 @@ class ChargeCoupling:
         packed = aligned(4 * len(slots), particles.dtype)
         _coupling.pack(particles, charges, particles.dtype.type(COULOMB), slots, packed)
         return packed, slots, ranges
+
+
+def squares_of(vectors: Tensor) -> Tensor:
+    """Return the products of components xx, xy, xz, yy, yz, zz, (P, 6)."""
+    x, y, z = vectors.unbind(1)
+    return torch.stack([x * x, x * y, x * z, y * y, y * z, z * z], 1)
 
 
 def energy_of_pairs(
@@ -161,7 +175,7 @@ def energy_of_pairs(
         b2 = 3 * b1 / r2
     own = moments.index_select(0, pairs.first)
     dipole = (own[:, 1:4] * vectors).sum(1)
-    monomials = vectors[:, [0, 0, 0, 1, 1, 2]] * vectors[:, [0, 1, 2, 1, 2, 2]]
+    monomials = squares_of(vectors)
     quadrupole = (own[:, 4:] * monomials).sum(1)
     potential = own[:, 0] * b0 + dipole * b1 + quadrupole * b2
-    return COULOMB * charges.index_select(0, pairs.second) * potential
+    return COULOMB * pairs.only(charges.index_select(0, pairs.second)) * potential

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from gnn.operators.derivatives import aliases, gradients
+from gnn.operators.gpu import on_gpu
 
 
 class Operator(Protocol):
@@ -47,9 +48,12 @@ def apply(operator: Operator, *inputs: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        First derivatives are the operator's own; second and higher ones go through the twin.
+        First derivatives are the operator's own; second and higher ones go through the twin, and
+        on a GPU so do all.
     """
-    return operator.twin(*inputs) if _use_twins.get() else _Values.apply(operator, *inputs)
+    if _use_twins.get() or on_gpu(inputs[0]):
+        return operator.twin(*inputs)
+    return _Values.apply(operator, *inputs)
 
 
 _use_twins: ContextVar[bool] = ContextVar("use_twins", default=False)

@@ -5,10 +5,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from gnn.data.batching import Batch
+from gnn.data.batching import Batch, apart
 from gnn.layers.message import Graph
 from gnn.layers.radial import envelope
 from gnn.operators.edges import anisotropic_state, pair_invariants
+from gnn.operators.gpu import at_host, known, table
 from gnn.published import constants
 from gnn.published.edge_geometry import edge_geometry, near_multiples
 from gnn.published.networks import EdgePerceptron, perceptron
@@ -36,13 +37,17 @@ class BesselBasis(nn.Module):
         self.register_buffer("frequencies", frequencies)
 
     def of_edges(
-        self, positions: Tensor, senders: Tensor, receivers: Tensor
+        self, positions: Tensor, senders: Tensor, receivers: Tensor, present: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return directions (E, 3), envelopes (E, 1) and basis (E, size)."""
+        """Return directions (E, 3), envelopes (E, 1) and basis (E, size).
+
+        `present` (E,) says which edges are there; None: all.
+        """
         ends = senders, receivers
         if constants.are_constant() and near_multiples(self.frequencies):
             return edge_geometry(positions, *ends, self.cutoff, self.frequencies)
         vectors = positions.index_select(0, receivers) - positions.index_select(0, senders)
+        vectors = vectors if present is None else apart(vectors, present)
         directions, distances = directions_of(vectors)
         basis, fade = self(distances)
         return directions, fade, basis
@@ -208,7 +213,7 @@ class PublishedStep(nn.Module):
         """
         ends = graph.senders, graph.receivers
         before = [graph.features] if previous is None else [previous, graph.features]
-        fade = graph.fade if self.faded_state else None
+        fade = graph.fade if self.faded_state else graph.present
         lead = 0 if self.monopoles else self.channels
         weights = self.coefficients(nodes, before, *ends, fade, lead=lead)
         state = build_state(weights, graph, self.channels)
@@ -240,7 +245,8 @@ def state_norms(state: Tensor) -> Tensor:
     """
     dipoles = state[:, 1:4].square().sum(1)
     packed = state[:, 4:10].square()
-    quadrupoles = packed[:, [0, 3, 5]].sum(1) + 0.5 * packed[:, [1, 2, 4]].sum(1)
+    weights = table((1.0, 0.5, 0.5, 1.0, 0.5, 1.0), packed)
+    quadrupoles = (packed * weights[:, None]).sum(1)
     squares = torch.cat([dipoles, quadrupoles], 1)
     norms = torch.where(squares > 0, squares, torch.ones_like(squares)).sqrt()
     return torch.cat([state[:, 0], norms * (squares > 0)], 1)
@@ -249,7 +255,7 @@ def state_norms(state: Tensor) -> Tensor:
 def neutralised(charges: Tensor, batch: Batch) -> Tensor:
     """Return charges (N,), all shifted alike so that they sum to the charge of their system."""
     total = torch.zeros_like(batch.charge).index_add(0, batch.batch, charges)
-    atoms = torch.bincount(batch.batch, minlength=batch.n_systems)
+    atoms = torch.zeros_like(batch.charge).index_add(0, batch.batch, torch.ones_like(charges))
     return charges + ((batch.charge - total) / atoms).index_select(0, batch.batch)
 
 
@@ -261,14 +267,19 @@ def check_numbers(batch: Batch, table: nn.Embedding) -> None:
     ValueError
         With the largest number that it has.
     """
-    largest = table.num_embeddings - 1
-    if int(batch.numbers.max()) > largest:
-        raise ValueError(f"expected atomic numbers up to {largest}, got {int(batch.numbers.max())}")
+    if batch.room is not None:  # checked before
+        return
+    largest, found = (
+        table.num_embeddings - 1,
+        known(batch.numbers, "max", lambda: at_host(batch.numbers.max())),
+    )
+    if int(found) > largest:
+        raise ValueError(f"expected atomic numbers up to {largest}, got {int(found)}")
 
 
 def per_system(values: Tensor, system: Tensor, batch: Batch) -> Tensor:
     """Return the sums of each system's values, (B,), in float64."""
-    total = torch.zeros(batch.n_systems, dtype=torch.float64)
+    total = values.new_zeros(batch.n_systems, dtype=torch.float64)
     return total.index_add(0, system, values.double())
 
 
@@ -279,7 +290,7 @@ def species_graph(batch: Batch, radial: BesselBasis, edges: SpeciesEdges) -> Gra
     distances = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     basis, fade = radial(distances)
     features = edges(basis, *(batch.numbers.index_select(0, end) for end in ends))
-    return Graph(*ends, vectors / distances, fade, features, batch.n_atoms)
+    return Graph(*ends, vectors / distances, fade, features, batch.n_atoms, batch.present)
 
 
 def scaled_by_order(sums: Tensor, dipole: Tensor, quadrupole: Tensor) -> Tensor:

@@ -1,5 +1,8 @@
 """The energy of atoms' multipoles with charges near them, in a reaction field."""
 
+from functools import cached_property
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
@@ -33,10 +36,17 @@ class NearCoupling:
 
     def __init__(self, pairs: Pairs, kernel: ReactionField, consistent: bool):
         self._pairs, self._kernel, self._consistent = pairs, kernel, consistent
+
+    @cached_property
+    def _constants(self) -> tuple[Any, ...]:
+        pairs = self._pairs
         shift = np.empty((0, 3)) if pairs.shift is None else pairs.shift.double().numpy()
         ends = pairs.first.numpy(), pairs.second.numpy()
-        self._constants = ends, shift, kernel.parameter_array, consistent
-        self._ranges = ranges_of_atoms(ends[0], _COST)
+        return ends, shift, self._kernel.parameter_array, self._consistent
+
+    @cached_property
+    def _ranges(self) -> list[tuple[int, int]]:
+        return ranges_of_atoms(self._pairs.first.numpy(), _COST)
 
     def values(self, *inputs: NDArray) -> NDArray:
         """Return the energies."""

@@ -1,6 +1,6 @@
 """Energies of pairs of atoms beside the network: charges, dispersion and repulsion, fused."""
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -8,11 +8,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gnn.data.batching import Batch
+from gnn.operators.gpu import on_gpu
 from gnn.published import _pair_loops, dispersion, repulsion
 from gnn.published.dispersion import Dispersion
 from gnn.published.electrostatics import charges_of_pairs
 from gnn.published.layers import per_system
-from gnn.published.pairs import pairs_among
+from gnn.published.pairs import Pairs, pairs_among
 from gnn.published.units import BOHR, COULOMB, HARTREE
 from multipoles.compiled.jit import add_up, equal_ranges, run_ranges
 from multipoles.radial import ReactionField
@@ -58,8 +59,18 @@ class PairEnergies:
         self.contact, self.box = contact, box
         self.derived = derived
         self._constants = (float(contact), kernel.parameter_array, _DAMPING, _ZBL)
-        self._numbers, self._systems = batch.numbers.numpy(), batch.batch.numpy()
-        self._ends = np.searchsorted(self._systems, np.arange(batch.n_systems + 1))
+
+    @cached_property
+    def _numbers(self) -> NDArray[np.int64]:
+        return self.batch.numbers.numpy()
+
+    @cached_property
+    def _systems(self) -> NDArray[np.int64]:
+        return self.batch.batch.numpy()
+
+    @cached_property
+    def _ends(self) -> NDArray[np.int64]:
+        return np.searchsorted(self._systems, np.arange(self.batch.n_systems + 1))
 
     def values(self, positions: NDArray, charges: NDArray, factors: NDArray) -> NDArray:
         """Return the energies."""
@@ -81,21 +92,30 @@ class PairEnergies:
     def twin(self, positions: Tensor, charges: Tensor, factors: Tensor) -> Tensor:
         """Return the energies in torch operations on a list of pairs."""
         batch = self.batch
-        pairs = pairs_among(positions, batch.batch, self.kernel.cutoff, self.box)
+        pairs = pairs_among(positions, batch.batch, self.kernel.cutoff, self.box, batch.room)
         first, second = pairs.first, pairs.second
         distances = torch.linalg.vector_norm(pairs.vectors(positions, positions), dim=1)
         charged = charges_of_pairs(distances, pairs, charges, self.contact, self.kernel)
         dispersed = self.tables(distances, first, second, factors, batch.numbers)
-        close = torch.nonzero(distances.detach() < repulsion.OUTER)[:, 0]
-        first, second, short = (t.index_select(0, close) for t in (first, second, distances))
-        repelled = repulsion.zbl(short, first, second, batch.numbers)
         system = batch.batch.index_select(0, pairs.first)
         energies = [
             per_system(charged, system, batch),
-            per_system(dispersed, system, batch),
-            per_system(repelled, system.index_select(0, close), batch),
+            per_system(pairs.only(dispersed), system, batch),
+            self._repulsion(distances, pairs, system),
         ]
         return torch.stack(energies, 1)
+
+    def _repulsion(self, distances: Tensor, pairs: Pairs, system: Tensor) -> Tensor:
+        """Return the energies of repulsion, (B,), by pairs (P,) of which few are close."""
+        ends, numbers = (pairs.first, pairs.second), self.batch.numbers
+        if self.batch.room is not None or on_gpu(distances):  # zero of others, and so its slope
+            near = distances.clamp(max=repulsion.OUTER)
+            energies = pairs.only(repulsion.zbl(near, *ends, numbers))
+            return per_system(energies, system, self.batch)
+        close = torch.nonzero(distances.detach() < repulsion.OUTER)[:, 0]
+        first, second, short = (t.index_select(0, close) for t in (*ends, distances))
+        repelled = repulsion.zbl(short, first, second, numbers)
+        return per_system(repelled, system.index_select(0, close), self.batch)
 
     def _sums_and_slopes(
         self, positions: NDArray, charges: NDArray, factors: NDArray, *, derived: bool

@@ -209,7 +209,7 @@ class Passes:
             pairs = Pairs(torch.from_numpy(near[0]), torch.from_numpy(near[1]), None)
             return applied(tape, self._model.near_coupling(pairs), *points, moments, charges)
         sources = leaves["mm_moments"]
-        coupling = ChargeCoupling(batch.batch.numpy(), batch.mm_batch.numpy(), sources.live)
+        coupling = ChargeCoupling(batch.batch, batch.mm_batch, sources.live)
         if sources.x.shape[1] == 1:
             return applied(tape, coupling, *points, moments, sources)
         return applied(tape, ByTorch(coupling.twin, tape.records), *points, moments, sources)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from gnn.layers.walls import RATES, WEIGHTS
+from gnn.operators.gpu import table
 from gnn.published.units import BOHR, COULOMB
 
 LENGTH = 0.8854 * BOHR
@@ -16,8 +17,8 @@ def zbl(distances: Tensor, first: Tensor, second: Tensor, numbers: Tensor) -> Te
     charge = numbers.to(distances.dtype)
     power = charge**0.23
     rate = (power.index_select(0, first) + power.index_select(0, second)) / LENGTH
-    x = -(rate * distances)[:, None] * distances.new_tensor(RATES)
-    screening = torch.exp(x) @ distances.new_tensor(WEIGHTS)
+    x = -(rate * distances)[:, None] * table(RATES, distances)
+    screening = torch.exp(x) @ table(WEIGHTS, distances)
     product = charge.index_select(0, first) * charge.index_select(0, second)
     t = ((distances - INNER) / (OUTER - INNER)).clamp(min=0)
     fade = 1 + t * t * t * (-10 + t * (15 - 6 * t))

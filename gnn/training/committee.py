@@ -104,6 +104,10 @@ class Committee(Potential):
         """
         return self._joined([member(batch, *arguments, **options) for member in self.models()])
 
+    def stepped(self, batch: Batch, **asked: bool) -> dict[str, Tensor]:
+        """Evaluate a batch of the host by every member; see `gnn.potential.Potential.stepped`."""
+        return self._joined([member.stepped(batch, **asked) for member in self.models()])
+
     @property
     def domain(self) -> Domain | None:  # type: ignore[override]
         """What the first member was trained on; None unless all members say what they were."""

@@ -1,26 +1,31 @@
 """Fields and the model on the GPU, or in the simulator, against the CPU."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("numba.cuda")
 
+from published_cases import methanol, small_model, water
+
 import multipoles as mp
 from gnn import AMP, System
-from gnn.data import collate, prepare
-from gnn.operators import _field_cuda, multipole_field
+from gnn.data import Frame, collate, prepare
+from gnn.data.extent import extent_of
+from gnn.operators import _field_cuda, fixed_pairs, multipole_field
 from gnn.operators.field_neighbours import neighbours_within
 from gnn.operators.gpu import emulated
 from gnn.operators.near_pairs import near_pairs
 from gnn.options import Network
-from gnn.published import AmpBms
+from gnn.published.amp_qmmm import AmpQmmm
+from gnn.published.ana2b import Ana2b
+from gnn.training.committee import Committee
 from multipoles.compiled.cuda_kernels import SIMULATED
 from multipoles.cuda.device import NumbaSpace
 
 pytestmark = pytest.mark.cuda
+SMALL = {"features": 8, "edge_features": 4, "channels": 3}
+ASKED = {"forces": True, "mm_forces": True, "mm_potential": True}
 
 
 def on_device(tensor):
@@ -141,8 +146,87 @@ def test_energy_and_forces_of_a_model(batch, backend, monkeypatch):
         torch.testing.assert_close(found[name].cpu(), wanted[name], rtol=1e-9, atol=1e-9)
 
 
-def test_published_models_stay_on_the_cpu():
-    model = AmpBms(features=4, channels=2)
-    batch = SimpleNamespace(positions=SimpleNamespace(is_cuda=True, device="cuda:0"))
-    with pytest.raises(ValueError, match="AmpBms runs on the CPU, got a batch on cuda:0"):
-        model(batch)
+def test_a_charge_within_the_walls_of_a_model():
+    far, points = water(3), water(3).mm_positions.copy()
+    points[0] = far.positions[1] + [0.3, 0.5, -0.4]
+    near = System(far.numbers, far.positions, 0, points, far.mm_charges)
+    model = tiny_model()
+    model.set_extent(extent_of([Frame(far)], model.damping))
+    batch = collate([prepare(near, model.cutoff, torch.float64)])
+    wanted = model(batch, **ASKED)
+    assert model._close_particles(batch) is not None
+    there = batch
+    if not SIMULATED:
+        model, there = model.to("cuda"), batch.to("cuda")
+    with emulated():
+        found = model(there, **ASKED)
+    for name in ("energy", "forces", "mm_forces", "mm_potential"):
+        torch.testing.assert_close(found[name].cpu(), wanted[name], rtol=1e-9, atol=1e-9)
+
+
+PUBLISHED = {
+    "bms": lambda: small_model(mode="training"),
+    "bms simulation": lambda: small_model(mode="simulation"),
+    "bms published": lambda: small_model(mode="simulation-published"),
+    "bms in a box": lambda: small_model(mode="simulation", box=[30.0] * 3),
+    "minimal": lambda: AmpQmmm("minimal", **SMALL).double(),
+    "precision": lambda: AmpQmmm("precision", **SMALL).double(),
+    "ana2b": lambda: Ana2b(**SMALL).double(),
+    "committee": lambda: Committee([small_model(0), small_model(1)]),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_models(name):
+    torch.manual_seed(0)
+    model = PUBLISHED[name]()
+    assert model.runs_on_gpu
+    systems = [water(3)] if SIMULATED else [water(30), methanol(40)]
+    for dtype, bound in ((torch.float64, 1e-10), (torch.float32, 1e-4)):
+        host = collate([prepare(one, model.cutoff, dtype) for one in systems])
+        wanted = model.to("cpu", torch.float64)(host.to(torch.float64), **ASKED)
+        model, there = model.to(dtype), host
+        if not SIMULATED:
+            model, there = model.to("cuda"), host.to("cuda")
+        with emulated():
+            found = model(there, **ASKED)
+        for key in ("energy", "forces", "mm_forces", "mm_potential", "charges"):
+            right = wanted[key].detach()
+            error = (found[key].detach().double().cpu() - right).norm()
+            assert error <= bound * right.norm() + 1e-30, key
+
+
+def test_a_training_step_of_a_published_model():
+    torch.manual_seed(0)
+    model = small_model(mode="simulation")
+    batch = collate([prepare(water(3), model.cutoff, torch.float64)])
+
+    def gradient(model, batch):
+        model.zero_grad()
+        out = model(batch, forces=True, create_graph=True)
+        (out["energy"].sum() + out["forces"].square().sum()).backward()
+        return torch.cat([p.grad.cpu().reshape(-1) for p in model.parameters()])
+
+    wanted = gradient(model, batch)
+    if not SIMULATED:
+        model, batch = model.to("cuda"), batch.to("cuda")
+    with emulated():
+        found = gradient(model, batch)
+    torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", [fixed_pairs.ALL, fixed_pairs.EDGES, fixed_pairs.HALF])
+@pytest.mark.parametrize("capacity", [None, 20, 3, 0])
+def test_lists_of_fixed_length(kind, capacity):
+    torch.manual_seed(0)
+    x, s = (torch.randn(n, 3, dtype=torch.float64) for n in (5, 7))
+    batches = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 0, 0, 0, 1, 1, 1])
+    if kind != fixed_pairs.ALL:
+        s, batches = x, (batches[0], batches[0])
+    reach = 1.9 + 0.1 * torch.arange(5).double()
+    wanted = fixed_pairs.fixed_pairs(x, s, batches, reach, capacity, kind)
+    given = [on_device(t) for t in (x, s, *batches, reach)]
+    with emulated():
+        found = fixed_pairs.fixed_pairs(*given[:2], (given[2], given[3]), given[4], capacity, kind)
+    for got, right in zip(found, wanted, strict=True):
+        assert (got is None and right is None) or torch.equal(got.cpu(), right)

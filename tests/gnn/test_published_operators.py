@@ -41,7 +41,7 @@ def _pair_energies(dtype, boxed):
 
 def _coupling(dtype, boxed):
     batch = _batch(dtype)
-    operator = ChargeCoupling(batch.batch.numpy(), batch.mm_batch.numpy())
+    operator = ChargeCoupling(batch.batch, batch.mm_batch)
     moments = _random(len(batch.numbers), 10, dtype=dtype)
     # with a trace: it does no work
     return operator, [batch.positions, batch.mm_positions, moments, batch.mm_moments]
@@ -168,7 +168,7 @@ def test_loops_give_the_same_in_threads():
     atoms, particles = random.normal(size=(150, 3)), 9 * random.normal(size=(6000, 3))
     charges = random.normal(size=(6000, 1))
     arrays = atoms, particles, random.normal(size=(150, 10)), charges
-    systems = np.repeat([0, 1], 75), np.repeat([0, 1], 3000)
+    systems = (torch.arange(2).repeat_interleave(n) for n in (75, 3000))
     operator = ChargeCoupling(*systems)
     weights = np.ones(150)
     before = mp.get_num_threads()

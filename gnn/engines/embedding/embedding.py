@@ -1,6 +1,7 @@
 """A potential in a bath of charges, cut off or periodic: energies and forces that agree."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from gnn.data.batching import Batch
 from gnn.data.neighbours import neighbour_pairs
 from gnn.data.systems import System
+from gnn.engines.devices import in_its_thread
 from gnn.engines.embedding.groups import SWITCH_WIDTH, Groups, Near
 from gnn.engines.embedding.images import Array, Tree, gap_between_images
 from gnn.engines.embedding.periodic import Around, FarField
@@ -229,7 +231,9 @@ class Embedding:
 
     def _of_model(self, batch: Batch) -> dict[str, torch.Tensor]:
         asked = {"forces": True, "mm_forces": True, "mm_potential": True}
-        return self.model(batch, **asked, field_response=batch.external_field.shape[1] > 0)
+        asked["field_response"] = batch.external_field.shape[1] > 0
+        step = partial(self.model.stepped, batch, **asked)
+        return in_its_thread(self.model.baseline.device, step)
 
     def _batch(self, placed: Placed, seen: Array, far: Around | None) -> Batch:
         """Return the zone as a batch, for charges (k,) as they are seen."""

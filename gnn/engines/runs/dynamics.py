@@ -22,6 +22,7 @@ from gnn.engines._models import ready_model
 from gnn.engines.boxes.box import read_box
 from gnn.engines.boxes.naming import is_water, name_residues
 from gnn.engines.boxes.select import check_zone
+from gnn.engines.devices import device_of
 from gnn.engines.embedding.embedding import APART, Embedding, check_box
 from gnn.engines.embedding.images import Array
 from gnn.engines.openmm import INTERRUPTED, classical_system, create_system
@@ -63,7 +64,8 @@ COLUMNS = (
 _HOT = 3.0  # times the temperature asked for
 # may change on the way
 _STILL_FREE = (
-    "steps", "threads", "platform", "equilibration", "warn_spread", "stop_spread", "on_unknown",
+    "steps", "threads", "platform", "model_device", "equilibration", "warn_spread", "stop_spread",
+    "on_unknown",
 )  # fmt: skip
 
 
@@ -140,6 +142,7 @@ class Run:
         self._columns: Sequence[str] = COLUMNS
         self._saved = 0
         self._weights: str | None = None
+        self._embedding: Embedding | None = None
 
     def _zone(self, atoms: Sequence[int] | None) -> list[int]:
         """Return the model's atoms; misleading names of residues are changed."""
@@ -271,6 +274,7 @@ class Run:
         )
 
     def _prepare(self, embedding: Embedding) -> None:
+        self._embedding = embedding
         if self.embedded is not None:
             self.embedded(embedding)
         assert self.watch is not None  # for the type checker
@@ -304,7 +308,19 @@ class Run:
         warn_of_step(self.topology, system, settings.timestep)
         self.degrees_of_freedom = degrees_of_freedom(system)
         self._mass = float(masses(system).sum())
-        return app.Simulation(self.topology, system, integrator, *platform_of(settings))
+        simulation = app.Simulation(self.topology, system, integrator, *platform_of(settings))
+        self._place(simulation.context)
+        return simulation
+
+    def _place(self, context: Any) -> None:
+        """Let the model run where OpenMM does, unless it is to stay on the CPU."""
+        embedding = self._embedding
+        if embedding is None or self.settings.model_device == "cpu":
+            return
+        device = device_of(context)
+        if device.type != "cpu":
+            embedding.model.to(device)
+            self.say(f"the model runs on {device}, with OpenMM")
 
     def _begin(self, simulation: Any) -> int:
         """Start from the equilibrated box, with empty trajectory and log; return step 0."""

@@ -55,6 +55,9 @@ class Settings(Checked):
         Of OpenMM, "CPU", "Reference", "CUDA", …; None: the fastest.
     threads
         Of OpenMM's CPU platform; None: all.
+    model_device
+        Where the model runs: "auto", on the device of OpenMM's platform CUDA and on the CPU beside
+        others; or "cpu".
     warn_spread, stop_spread
         Spread of a committee's forces in eV/Å (`gnn.engines.spread.Spread`) above which the run
         warns, once, and above which it stops. None: neither.
@@ -82,6 +85,7 @@ class Settings(Checked):
     seed: int = Field(default=0, ge=0, lt=2**31 - 1)
     platform: str | None = None
     threads: int | None = Field(default=None, ge=1)
+    model_device: Literal["auto", "cpu"] = "auto"
     warn_spread: float | None = Field(default=None, gt=0)
     stop_spread: float | None = Field(default=None, gt=0)
     on_unknown: Literal["ignore", "warn", "save", "stop"] = "warn"
