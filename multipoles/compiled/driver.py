@@ -8,13 +8,16 @@ the call; here a pointer, a stream and a function are integers. A call that fail
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache, lru_cache
-from typing import Any
+from functools import cache, lru_cache, wraps
+from typing import Any, TypeVar
 
 import numpy as np
 from cuda.bindings import driver as _driver
 
 _MOST_WORDS = 512  # words of 8 bytes that the arguments of a kernel may take: 4 kB
+
+
+Called = TypeVar("Called", bound=Callable[..., Any])
 
 
 class DriverError(RuntimeError):
@@ -71,10 +74,35 @@ def _working_on(device: int) -> Iterator[None]:
             call("cuCtxSetCurrent", before)
 
 
+def passing(function: Called) -> Called:
+    """Let a call change the device on which the thread works until it is done.
+
+    Other libraries make what their users ask for on the current device of the thread.
+    """
+
+    @wraps(function)
+    def wrapper(*args: Any) -> Any:
+        if is_alone():
+            return function(*args)
+        before = int(call("cuCtxGetCurrent"))
+        try:
+            return function(*args)
+        finally:
+            if before and int(call("cuCtxGetCurrent")) != before:
+                call("cuCtxSetCurrent", before)
+
+    return wrapper  # type: ignore[return-value]
+
+
+def of_stream(stream: int) -> int:
+    """Return the number of the device that a stream is of; the current one if it does not say."""
+    return stream.device if isinstance(stream, Stream) else device()
+
+
 def device(stream: int = 0) -> int:
     """Return the number of the device that a stream is of, on which this thread works from now on.
 
-    That on which it works already, or the first, if the stream does not say.
+    That on which it works already, or the first, if the stream does not say. See `passing`.
     """
     _begin()
     _stream(stream)
@@ -118,7 +146,7 @@ class Stream(int):
     """The driver's handle of a stream, and the device that it is of; 0 is the default one.
 
     Libraries change the device of a thread as they like, so whoever launches on a stream of this
-    kind lets the thread work on its device first.
+    kind lets the thread work on its device first, and then on that on which it did.
     """
 
     device: int
@@ -154,6 +182,7 @@ def _pooled(device: int) -> bool:
     return True
 
 
+@passing
 def allocate(size: int, stream: int) -> int:
     """Return memory of so many bytes for what is launched on a stream from now on."""
     there = _stream(stream)
@@ -204,6 +233,7 @@ def _reads_late(device: int) -> bool:
     return bool(int(call("cuDeviceGetAttribute", kind, device)))
 
 
+@passing
 def copy_up(pointer: int, array: np.ndarray, stream: int) -> None:
     """Copy an array of the host, whose memory may change afterwards, to the device."""
     if is_noted(stream):
@@ -216,17 +246,20 @@ def copy_up(pointer: int, array: np.ndarray, stream: int) -> None:
         synchronize(stream)
 
 
+@passing
 def copy_down(array: np.ndarray, pointer: int, stream: int) -> None:
     """Fill an array of the host; waits for it."""
     call("cuMemcpyDtoHAsync", array.ctypes.data, pointer, array.nbytes, _stream(stream))
     call("cuStreamSynchronize", _stream(stream))
 
 
+@passing
 def copy_across(there: int, here: int, size: int, stream: int) -> None:
     """Copy bytes on the device."""
     call("cuMemcpyDtoDAsync", there, here, size, _stream(stream))
 
 
+@passing
 def clear(pointer: int, size: int, stream: int) -> None:
     """Set bytes to zero."""
     call("cuMemsetD8Async", pointer, 0, size, _stream(stream))
@@ -247,6 +280,7 @@ def _handle(number: int) -> Any:
     return _driver.CUstream(number)
 
 
+@passing
 def new_stream(beside: int) -> Stream:
     """Return a stream of the same device as another that does not wait for the default one."""
     _stream(beside)
@@ -254,6 +288,7 @@ def new_stream(beside: int) -> Stream:
     return Stream(int(call("cuStreamCreate", flag)), device())
 
 
+@passing
 def drop_stream(stream: int) -> None:
     """Let a stream go when it has done what it has to do."""
     call("cuStreamDestroy", _stream(stream))
@@ -267,6 +302,7 @@ def is_noted(stream: int) -> bool:
     return bool(call("cuStreamIsCapturing", _stream(stream)) != none)
 
 
+@passing
 def synchronize(stream: int) -> None:
     """Wait for all that was launched on a stream."""
     call("cuStreamSynchronize", _stream(stream))
@@ -275,11 +311,13 @@ def synchronize(stream: int) -> None:
 class Event:
     """A mark on a stream, which others can wait for; without a time."""
 
+    @passing
     def __init__(self, stream: int) -> None:
         device(stream)  # of which an event must be, too
         self._event = call("cuEventCreate", _driver.CUevent_flags.CU_EVENT_DISABLE_TIMING)
         call("cuEventRecord", self._event, _stream(stream))
 
+    @passing
     def wait(self, stream: int) -> None:
         """Let what is launched on a stream from now on wait for the mark, on the device."""
         # work that is captured may not wait for what is not; what is done needs no waiting
@@ -344,6 +382,7 @@ def launch(
 # --- graphs ---------------------------------------------------------------------------------------
 
 
+@passing
 def begin_capture(stream: int) -> None:
     """Let what is launched on a stream be noted, not run; what other streams do goes on."""
     relaxed = _driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
@@ -351,6 +390,7 @@ def begin_capture(stream: int) -> None:
     _captures.append(int(stream))
 
 
+@passing
 def end_capture(stream: int) -> Any:
     """Return what was noted since `begin_capture`."""
     _captures.remove(int(stream))
@@ -380,6 +420,7 @@ class Graph:
         finally:
             drop_graph(noted)
 
+    @passing
     def launch(self, stream: int) -> None:
         """Launch all of it on a stream."""
         call("cuGraphLaunch", self._ready, _stream(stream))

@@ -36,6 +36,7 @@ _PACKED = {np.dtype(np.float32): _packed_single, np.dtype(np.float64): _double.p
 _code: dict[Any, Any] = {}
 
 
+@driver.passing
 def launch(
     kernel: Any,
     stream: int,

@@ -156,7 +156,7 @@ class Memory:
     def __init__(self, size: int, stream: int) -> None:
         self._stream, self._is_lent = stream, False
         self.pointer = driver.allocate(size, stream) if size else 0
-        self._device = driver.device(stream)
+        self._device = driver.of_stream(stream)
 
     def lend(self) -> None:
         """Let others use it on streams of theirs: before it goes, all of them are waited for."""

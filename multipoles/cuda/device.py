@@ -200,7 +200,6 @@ class TorchSpace(Space):
         import torch
 
         self.torch, self.device = torch, tensor.device
-        driver.work_on(tensor.device.index)
         self.key = "torch", tensor.device.index
         self._stream = torch.cuda.current_stream(self.device)
         # torch's default stream is the legacy one, which the driver calls 0
@@ -249,15 +248,15 @@ class CupySpace(Space):
         import cupy
 
         self.cupy = cupy
-        driver.work_on(array.device.id)
         self.key = "cupy", array.device.id
-        self._stream = cupy.cuda.get_current_stream()
+        with cupy.cuda.Device(array.device.id):
+            self._stream = cupy.cuda.get_current_stream()
         self._left: list[Any] = []
         self.stream = driver.Stream(self._stream.ptr, array.device.id)
 
     def new(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """Return an uninitialised array, as kernels take it."""
-        with self._stream:
+        with self.cupy.cuda.Device(self.key[1]), self._stream:
             made = self.cupy.empty(shape, dtype)
         return DeviceArray(made.data.ptr, tuple(shape), dtype, made)
 

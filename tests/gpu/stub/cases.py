@@ -207,7 +207,8 @@ def work_goes_to_the_device_of_its_stream_whatever_others_do():
         ):
             driver.work_on(1 - number)  # as other libraries do
             task()
-            assert driver.device() == number
+            assert _LIBRARY.stub_device() == number
+            assert driver.device() == 1 - number, "the caller's own device is another now"
     driver.work_on(0)
 
 

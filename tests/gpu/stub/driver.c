@@ -107,7 +107,13 @@ static struct {
 } counts[] = {{"launch"}, {"record"}, {"wait"}, {"synchronize"}, {"allocate"}, {"free"},
             {"graph"}, {"copy"}, {"clear"}};
 
+static char contexts[2];
+static __thread handle current;
+static int last_device;
+int stub_device(void) { return last_device; } /* of the last call that was counted */
+
 static void count(const char *name) {
+  last_device = current ? (char *)current - contexts : -1;
   for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
     if (!strcmp(counts[i].name, name)) counts[i].calls++;
 }
@@ -203,8 +209,6 @@ static int pointer_attribute(void *out, int which, address at) {
 
 /* --- two devices, a context each ----------------------------------------------------------------- */
 
-static char contexts[2];
-static __thread handle current;
 
 static int has_begun;
 static int is_lost(void) { return !current; } /* calls of a thread that works on no device */
