@@ -268,7 +268,7 @@ static int wait(handle stream, handle event, unsigned flags) {
   return count("wait"), event ? OK : INVALID;
 }
 static int load_library(handle *out, const void *code, void *a, void *b, unsigned n, void *c, void *d, unsigned m) {
-  return *out = fresh(), memcmp(code, "\177ELF", 4) ? WRONG_CODE : OK;
+  return *out = fresh(), *(char *)code && memcmp(code, "\177ELF", 4) ? WRONG_CODE : OK;
 }
 static int kernel_of(handle *out, handle library, const char *name) { return *out = library, OK; }
 static int function_of(handle *out, handle kernel) { return *out = kernel, OK; }
