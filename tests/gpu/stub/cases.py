@@ -369,6 +369,66 @@ def what_a_kernel_is_made_of_names_it():
     assert len(set(names)) == 4 and _fingerprint(made(np.zeros(3000))) == names[0]
 
 
+def numbers_that_torch_has_yet_to_negate_are_negated():
+    try:
+        import torch
+    except ImportError:
+        return
+
+    class Own(torch.Tensor):
+        pass
+
+    seen = device.view(torch._neg_view(torch.ones(3)))
+    assert list((ctypes.c_float * 3).from_address(seen.pointer)) == [-1.0] * 3
+    assert device._library(torch.ones(3).as_subclass(Own)) == "torch"
+
+
+class _OfCupy:
+    """A stream, or a device, of what stands for CuPy."""
+
+    def __init__(self, number):
+        self.ptr = number
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return False
+
+
+def streams_of_cupy_that_were_left_wait_for_what_was_done_on_others():
+    """Its memory goes to later work of the stream on which it was made, as soon as it is dropped."""
+    cupy, current = types.ModuleType("cupy"), [_OfCupy(int(driver.new_stream(0)))]
+    cupy.cuda = types.SimpleNamespace(Device=_OfCupy, get_current_stream=lambda: current[0])
+
+    class Array:
+        __module__ = "cupy"
+
+        def __init__(self):
+            self.data, self.device = types.SimpleNamespace(ptr=0), types.SimpleNamespace(id=0)
+
+        def reshape(self, *shape):
+            return self
+
+        def __getitem__(self, part):
+            return self
+
+    cupy.empty = lambda shape, dtype: Array()
+    sys.modules["cupy"] = cupy
+    try:
+        space = device.space_of(Array())
+        waits = calls("wait")
+        space.give(space.empty((3,), np.float64))
+        assert calls("wait") == waits
+        current[0] = _OfCupy(int(driver.new_stream(0)))
+        space.move_to(device.space_of(Array()))
+        assert int(space.stream) == current[0].ptr and calls("wait") == waits + 1
+        space.give(space.empty((3,), np.float64))
+        assert calls("wait") == waits + 2
+    finally:
+        del sys.modules["cupy"]
+
+
 def streams_that_other_libraries_name_are_waited_for():
     owner, stream = cuda.to_device(np.arange(3.0)), cuda.stream()
 
