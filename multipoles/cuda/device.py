@@ -109,7 +109,8 @@ class Space(ABC):
         return found.on(self)
 
     def hold(self, arrays: Any) -> None:
-        """See that memory of arrays made on another stream is not given away while this reads."""
+        """Let nobody have the memory of arrays of another stream while they are read on this."""
+        return  # memory of one stream, or of none
 
     def mark(self) -> Any:
         """Return an event that comes when the stream has done what it has to do so far."""
@@ -251,7 +252,7 @@ class CupySpace(Space):
         self.key = "cupy", array.device.id
         with cupy.cuda.Device(array.device.id):
             self._stream = cupy.cuda.get_current_stream()
-        self._left: list[Any] = []
+        self._left: dict[Any, Any] = {}  # streams of before, which must not end
         self.stream = driver.Stream(self._stream.ptr, array.device.id)
 
     def new(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
@@ -261,14 +262,14 @@ class CupySpace(Space):
         return DeviceArray(made.data.ptr, tuple(shape), dtype, made)
 
     def _take_stream(self, other: Space) -> None:
-        self._left.append((self._stream, self.stream))
+        self._left[self.stream] = self._stream
         super()._take_stream(other)
         self._stream = other._stream  # type: ignore[attr-defined]
 
     def give(self, array: Any) -> Any:
         """Return the array of CuPy, or what the array is of it."""
         # CuPy gives what was made on streams that were left to later work of these, at once
-        for _, stream in self._left:
+        for stream in self._left.keys() - {self.stream}:
             self.mark().wait(stream)
         return array.owner.reshape(-1)[array.offset : array.offset + array.size].reshape(
             array.shape
@@ -388,6 +389,6 @@ def _dtype_of(name: str) -> np.dtype:
 
 
 def _library(array: Any) -> str:
-    """Return the library that an array is of; of classes of users, that of what they are made of."""
+    """Return the library that an array is of; of a user's class, that of what it is made of."""
     names = (kind.__module__.partition(".")[0] for kind in type(array).__mro__)
     return next((name for name in names if name in _SPACES), "")

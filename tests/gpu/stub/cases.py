@@ -397,7 +397,7 @@ class _OfCupy:
 
 
 def streams_of_cupy_that_were_left_wait_for_what_was_done_on_others():
-    """Its memory goes to later work of the stream on which it was made, as soon as it is dropped."""
+    """Its memory goes to later work of the stream on which it was made, once it is dropped."""
     cupy, current = types.ModuleType("cupy"), [_OfCupy(int(driver.new_stream(0)))]
     cupy.cuda = types.SimpleNamespace(Device=_OfCupy, get_current_stream=lambda: current[0])
 
