@@ -346,8 +346,8 @@ class FMM:
             Other systems; then the number of points may be another too. Default: those of before.
         check : bool, optional
             On a GPU, whether the next evaluation of each pair of orders measures errors again and
-            mends degrees. Default: if the edge of boxes is another by more than a tenth. On the
-            CPU every evaluation does.
+            mends degrees. Default: if the edge of boxes or the number of near pairs is another by
+            more than a tenth than where they were measured last. On the CPU every evaluation does.
         cell : array_like, shape (3, 3), optional
             Another cell, if the plan has one.
 

@@ -18,7 +18,7 @@ from gnn.data.extent import Extent
 from gnn.data.parts import BONDED
 from gnn.data.systems import Frame
 from gnn.fields import SurroundedPotential
-from gnn.layers.bounds import Bounds, within
+from gnn.layers.bounds import Bounds
 from gnn.layers.charges import FreeCharges, LocalCharges, SharedCharges
 from gnn.layers.diffusion import diffused
 from gnn.layers.dispersion import dispersion_energy, parameters
@@ -26,10 +26,11 @@ from gnn.layers.electrostatics import MultipoleReadout, energy_in_field
 from gnn.layers.long_range import MAX_ORDER, LongRangeCoupling
 from gnn.layers.message import Graph, MessageStep
 from gnn.layers.networks import EdgeNetwork, dense
-from gnn.layers.radial import RadialBasis, envelope
+from gnn.layers.radial import RadialBasis
 from gnn.layers.surroundings import FIELD_ORDER, SurroundingsField
 from gnn.layers.walls import Border, Seen
 from gnn.operators.derivatives import transformed
+from gnn.operators.fused import envelope, in_plain_torch, is_fused
 from gnn.operators.room import Room
 from gnn.options import Dispersion, Electrostatics, LongRange, Network, Surroundings, Walls
 from gnn.passes.bounds import Beyond, suits
@@ -277,11 +278,15 @@ class AMP(SurroundedPotential):
         return plain and not transformed() and suits(batch, self.dtype, constant)
 
     def _energy(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        with in_plain_torch(self.backend == "torch"):
+            return self._network_energy(batch)
+
+    def _network_energy(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         fields = self._outer_fields(batch)
-        vectors = batch.edge_vectors
-        lengths = torch.linalg.vector_norm(vectors, dim=1)
+        lengths, directions, fade, basis = self.radial.of_edges(batch.edge_vectors)
         seen = self._seen(batch, lengths, fields)
-        basis, fade = self.radial(seen.distances[:, None])
+        if seen.distances is not lengths:
+            basis, fade = self.radial(seen.distances[:, None])
         if seen.weight is not None:
             ends = (seen.weight.index_select(0, end) for end in (batch.senders, batch.receivers))
             fade = fade * torch.mul(*ends)[:, None]
@@ -289,7 +294,6 @@ class AMP(SurroundedPotential):
         nodes = self.embedding(batch.numbers)
         charged = self.charge_embedding(start)
         nodes = nodes + self._bounded(0, charged, batch.numbers, batch.room)
-        directions = vectors / lengths[:, None]
         graph, surroundings = self._graph(batch, nodes, seen, directions, basis, fade)
         # all steps use one plan of the sums
         field_of_atoms = self._field_of_atoms(batch, self.long_kernel, min(self.order, MAX_ORDER))
@@ -377,7 +381,10 @@ class AMP(SurroundedPotential):
         self, output: int, values: Tensor, numbers: Tensor, room: Room | None = None
     ) -> Tensor:
         """Return an output (N, F) of a network that is not beyond those of training."""
-        return within(self._bounds(output, numbers, room=room), 0, values)
+        if room is None and self.border is not None and is_fused(values):
+            return self.border.within(output, values, numbers)
+        factors = self._factors(output, values, numbers, room)
+        return values if factors is None else values * factors[:, None]
 
     def _factors(
         self, output: int, values: Tensor, numbers: Tensor, room: Room | None = None
@@ -396,7 +403,7 @@ class AMP(SurroundedPotential):
         """Return the bounds of outputs from `first` on; `numbers` are the elements of each."""
         if self.border is None:
             return None
-        return lambda kind, values: self._factors(first + kind, values, numbers[kind], room)
+        return _Bounds(self, first, numbers, room)
 
     def _crossed(self, batch: Batch, lengths: Tensor) -> bool:
         """Return whether the walls between atoms act anywhere."""
@@ -431,3 +438,25 @@ class AMP(SurroundedPotential):
             features = torch.cat([features, step], dim=1)
         graph = Graph(senders, receivers, directions, fade, features, batch.n_atoms)
         return graph, surroundings
+
+
+class _Bounds:
+    """Bounds of the outputs of a layer, the first of which has a number in the model.
+
+    `numbers` are the elements of each output's rows.
+    """
+
+    def __init__(
+        self, model: AMP, first: int, numbers: Sequence[Tensor], room: Room | None
+    ) -> None:
+        self._model, self._first, self._numbers, self._room = model, first, numbers, room
+
+    def factors(self, output: int, values: Tensor) -> Tensor | None:
+        """Return factors (N,) by which values (N, F) saturate; None if all are one."""
+        numbers = self._numbers[output]
+        return self._model._factors(self._first + output, values, numbers, self._room)
+
+    def within(self, output: int, values: Tensor) -> Tensor:
+        """Return values (N, F) times these factors."""
+        numbers = self._numbers[output]
+        return self._model._bounded(self._first + output, values, numbers, self._room)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from _style import BLUE, RED, plt, save
 
-from gnn.layers.radial import envelope
+from gnn.operators.fused import envelope
 
 
 def main() -> None:

@@ -4,12 +4,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gnn.operators.fused import SiLU, edge_silu, silu
+
 
 def dense(inputs: int, hidden: int, outputs: int, layers: int = 1) -> nn.Sequential:
     """Return `layers` hidden layers with SiLU and a linear output whose bias starts at zero."""
     parts: list[nn.Module] = []
     for _ in range(layers):
-        parts += [nn.Linear(inputs, hidden), nn.SiLU()]
+        parts += [nn.Linear(inputs, hidden), SiLU()]
         inputs = hidden
     last = nn.Linear(inputs, outputs)
     nn.init.zeros_(last.bias)
@@ -48,18 +50,17 @@ class EdgeNetwork(nn.Module):
         self.first = nn.Linear(2 * features + edge_features, hidden)
         rest: list[nn.Module] = []
         for _ in range(layers - 1):
-            rest += [nn.Linear(hidden, hidden), nn.SiLU()]
+            rest += [nn.Linear(hidden, hidden), SiLU()]
         self.rest = nn.Sequential(*rest, nn.Linear(hidden, outputs))
 
     def forward(self, nodes: Tensor, edges: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
         """Return (E, outputs) from nodes (N, features) and edges (E, edge_features)."""
         if not self.split:
             inputs = torch.cat([nodes[senders], nodes[receivers], edges], dim=1)
-            return self.rest(functional.silu(self.first(inputs)))
+            return self.rest(silu(self.first(inputs)))
         n = self.features
         weight, bias = self.first.weight, self.first.bias
-        sent = functional.linear(nodes, weight[:, :n]).index_select(0, senders)
-        received = functional.linear(nodes, weight[:, n : 2 * n], bias).index_select(0, receivers)
-        return self.rest(
-            functional.silu(functional.linear(edges, weight[:, 2 * n :]) + sent + received)
-        )
+        sent = functional.linear(nodes, weight[:, :n])
+        received = functional.linear(nodes, weight[:, n : 2 * n], bias)
+        own = functional.linear(edges, weight[:, 2 * n :])
+        return self.rest(edge_silu(own, sent, received, senders, receivers))

@@ -5,20 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-
-def envelope(distances: Tensor, cutoff: float) -> Tensor:
-    """Return a polynomial that falls from 1 to 0 at the cutoff, with two vanishing derivatives.
-
-    ``1 - 28 x^6 + 48 x^7 - 21 x^8`` with x = r / cutoff (Gasteiger et al. 2020, eq. 8 with p = 6,
-    without its 1/x, so that it stays bounded at short range), and zero beyond the cutoff. At the
-    cutoff it goes to zero as (1 - x)^3: energies built from it are twice continuously
-    differentiable.
-    """
-    x = distances / cutoff
-    x2 = x * x
-    x6 = x2 * x2 * x2
-    value = 1 + x6 * (-28 + x * (48 - 21 * x))
-    return value * (x < 1)
+from gnn.operators.fused import bessel, edge_geometry
 
 
 class RadialBasis(nn.Module):
@@ -42,6 +29,8 @@ class RadialBasis(nn.Module):
 
     def forward(self, distances: Tensor) -> tuple[Tensor, Tensor]:
         """Return the basis (E, size) and the envelope (E, 1) at distances of shape (E, 1)."""
-        fade = envelope(distances, self.cutoff)
-        waves = torch.sin(distances * self.frequencies)
-        return waves * (fade * math.sqrt(2 / self.cutoff) / distances), fade
+        return bessel(distances, self.frequencies, self.cutoff)
+
+    def of_edges(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return lengths (E,), directions (E, 3), envelope and basis of vectors (E, 3)."""
+        return edge_geometry(vectors, self.frequencies, self.cutoff)

@@ -19,6 +19,7 @@ from gnn.data.batching import Batch
 from gnn.data.checking.atoms import RADII
 from gnn.data.extent import BOND_DECAY, Extent
 from gnn.operators.borders import crowded, exceeding, too_strong
+from gnn.operators.fused import bounded_rows, saturation, saturation_factors
 from gnn.operators.gpu import at_host, on_gpu, table
 from gnn.operators.room import Room
 from gnn.units import BOHR, COULOMB
@@ -88,26 +89,6 @@ def clamped(distances: Tensor, shortest: Tensor, width: float) -> Tensor:
     """Return distances that stay above `shortest` less `width`, unchanged from `shortest` on."""
     below = shortest - width * torch.tanh((shortest - distances) / width)
     return torch.where(distances < shortest, below, distances)
-
-
-def saturation(squares: Tensor, largest: Tensor, factor: float) -> Tensor:
-    """Return by what to multiply vectors so that their lengths stay below `factor` times `largest`.
-
-    Parameters
-    ----------
-    squares : Tensor
-        (N,) squared lengths.
-    largest : Tensor
-        (N,) lengths up to which the result is exactly one.
-    factor : float
-        More than one.
-    """
-    beyond = squares > largest * largest
-    ones = torch.ones_like(squares)
-    length, border = torch.where(beyond, squares, ones).sqrt(), torch.where(beyond, largest, ones)
-    room = (factor - 1) * border
-    bounded = border + room * torch.tanh((length - border) / room)
-    return torch.where(beyond, bounded / length, ones)
 
 
 class Seen(NamedTuple):
@@ -272,7 +253,9 @@ class Border(nn.Module):
     def exceeded(self, field: Tensor, numbers: Tensor) -> bool:
         """Return whether `scale` is anywhere not one."""
         if on_gpu(field):
-            return bool(at_host((self.scale(field, numbers) != 1).any()))
+            found, limits = _squares(field.detach()), self._largest(numbers)
+            over = [a > b * b for a, b in zip(found, limits, strict=True)]
+            return bool(at_host(torch.logical_or(*over).any()))
         arrays = (t.numpy() for t in (field.detach(), numbers, self.field, self.curvature))
         return bool(too_strong(*arrays, FIELD, CURVATURE))
 
@@ -309,9 +292,7 @@ class Border(nn.Module):
 
         `numbers` (N,) are the elements to which they belong. None: all factors are one.
         """
-        if self._noted is not None:
-            lengths = torch.linalg.vector_norm(values.detach(), dim=1)
-            self._noted[output].scatter_reduce_(0, numbers, lengths, "amax")
+        self._note(output, values, numbers)
         largest = self.outputs[output]
         if not on_gpu(values) and not exceeding(
             values.detach().numpy(), numbers.numpy(), largest.numpy()
@@ -321,8 +302,18 @@ class Border(nn.Module):
 
     def saturated(self, output: int, values: Tensor, numbers: Tensor) -> Tensor:
         """Return the same without looking first whether any is too large."""
-        squares = values.square().sum(1)
-        return saturation(squares, self.outputs[output, numbers], self.saturation)
+        return saturation_factors(values, self.outputs[output], numbers, self.saturation)
+
+    def within(self, output: int, values: Tensor, numbers: Tensor) -> Tensor:
+        """Return values (N, F) times their `factors`, without looking whether any is too large."""
+        self._note(output, values, numbers)
+        return bounded_rows(values, self.outputs[output], numbers, self.saturation)
+
+    def _note(self, output: int, values: Tensor, numbers: Tensor) -> None:
+        """Keep the largest lengths of values while bounds are calibrated."""
+        if self._noted is not None:
+            lengths = torch.linalg.vector_norm(values.detach(), dim=1)
+            self._noted[output].scatter_reduce_(0, numbers, lengths, "amax")
 
     def _largest(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Return the largest gradients and second derivatives that the network may see as is."""

@@ -16,6 +16,7 @@ from gnn.layers.surroundings import FIELD_ORDER
 from gnn.operators import network
 from gnn.operators.edge_geometry import Radial
 from gnn.operators.evaluators import Direct, Evaluator, evaluator
+from gnn.operators.fused import SiLU
 from gnn.operators.near_pairs import near_pairs
 from gnn.operators.network import Layer
 from gnn.passes.bounds import Beyond, Inside
@@ -47,7 +48,7 @@ def layers_of(modules: nn.Sequential | Sequence[nn.Module]) -> list[Layer]:
     Beyond
         If a module is of another kind.
     """
-    if any(type(module) not in (nn.Linear, nn.SiLU) for module in modules):
+    if any(type(module) not in (nn.Linear, nn.SiLU, SiLU) for module in modules):
         raise Beyond
     try:
         return network.layers_of(modules)

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from gnn.data.batching import Batch, apart
 from gnn.layers.message import Graph
-from gnn.layers.radial import envelope
 from gnn.operators.edges import anisotropic_state, pair_invariants
+from gnn.operators.fused import envelope
 from gnn.operators.gpu import at_host, known, table
 from gnn.published import constants
 from gnn.published.edge_geometry import edge_geometry, near_multiples

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gnn.operators.fused import SiLU
 from gnn.operators.network import layers_of
 from gnn.operators.perceptron import Ends, Layer, Network
 from gnn.operators.perceptron import perceptron as compiled
@@ -40,7 +41,7 @@ def perceptron(inputs: int, hidden: int, layers: int, outputs: int | None = None
     """
     parts: list[nn.Module] = []
     for _ in range(layers):
-        parts += [nn.Linear(inputs, hidden), nn.SiLU()]
+        parts += [nn.Linear(inputs, hidden), SiLU()]
         inputs = hidden
     if outputs is not None:
         parts.append(nn.Linear(inputs, outputs, bias=False))
@@ -72,7 +73,7 @@ class EdgePerceptron(nn.Module):
         self.features, self.edge_features = features, edge_features
         self.first = nn.Linear(2 * features + edge_features, hidden)
         rest = perceptron(hidden, hidden, layers - 1, outputs)
-        self.rest = nn.Sequential(nn.SiLU(), *rest)
+        self.rest = nn.Sequential(SiLU(), *rest)
         self._laid_out = constants.LaidOut()
 
     def forward(

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gnn.operators.edges import anisotropic_state
+from gnn.operators.fused import silu
 from gnn.published import _polarisation_loops, fused
 from gnn.published.layers import ORDER, BesselBasis
 from gnn.published.networks import perceptron
@@ -134,7 +135,7 @@ class InducedMultipoles:
         vectors = self.pairs.vectors(atoms, particles)
         distances = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
         basis, fade = self.layer.radial(distances)
-        weights = functional.linear(functional.silu(functional.linear(basis, inner, bias)), outer)
+        weights = functional.linear(silu(functional.linear(basis, inner, bias)), outer)
         near = charges.index_select(0, self.pairs.second)[:, None]
         weights = weights * (fade * near / distances.square() * self.layer.scaling)
         weights = functional.pad(weights, (1, 0))[:, :, None]

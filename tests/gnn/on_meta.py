@@ -13,7 +13,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gnn.operators import _edge_cuda, _field_cuda, _fixed_pairs_cuda, gpu
+from gnn.operators import _edge_cuda, _field_cuda, _fixed_pairs_cuda, _fused_cuda, gpu
 from gnn.operators.gpu import standing_in
 from multipoles import indexing
 
@@ -103,6 +103,7 @@ def watched(number=0):
         patch.setattr(gpu, "_item", item)
         stack.callback(patch.undo)
         patch.setattr(_edge_cuda, "_launch", launch)
+        patch.setattr(_fused_cuda, "launch", launch)
         patch.setattr(_fixed_pairs_cuda, "_launch", launch)
         patch.setattr(_field_cuda.Direct, "field", field)
         patch.setattr(_field_cuda, "everybody", lambda n, m, x, s: Neighbours(x is None))

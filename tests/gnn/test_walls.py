@@ -13,7 +13,8 @@ from gnn.data import collate, load_shipped
 from gnn.data.checking.atoms import RADII
 from gnn.data.extent import Extent, extent_of, valences
 from gnn.export import Traceable
-from gnn.layers.walls import clamped, repulsion, saturation, zbl
+from gnn.layers.walls import clamped, repulsion, zbl
+from gnn.operators.fused import saturation
 from gnn.options import Walls
 from gnn.training.checkpoint import load_model, save_model
 from gnn.training.setup import build_model
