@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
 
@@ -179,14 +179,6 @@ class _Silu:
 def silu(x: Tensor) -> Tensor:
     """Return x / (1 + exp(-x)) of any shape; what torch does, but for derivatives on a GPU."""
     return applied(_Silu(), x)[0]
-
-
-class SiLU(nn.SiLU):
-    """`torch.nn.SiLU` with two derivatives that are one kernel each on a GPU."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x / (1 + exp(-x))."""
-        return silu(x)
 
 
 class _EdgeSilu:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gnn.operators.fused import SiLU, edge_silu, is_fused, of_ends
+from gnn.layers.networks import SiLU
+from gnn.operators.fused import edge_silu, is_fused, of_ends
 from gnn.operators.network import layers_of
 from gnn.operators.perceptron import Ends, Layer, Network
 from gnn.operators.perceptron import perceptron as compiled
