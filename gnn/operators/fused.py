@@ -35,10 +35,10 @@ def in_plain_torch(plain: bool = True) -> Iterator[None]:
 class Chain(Protocol):
     """What is computed of some tensors, and its derivatives."""
 
-    def twin(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def twin(self, *inputs: Any, **_: Any) -> tuple[Tensor, ...]:
         """Return the same in plain torch."""
 
-    def values(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def values(self, *inputs: Any, **_: Any) -> tuple[Tensor, ...]:
         """Return the outputs."""
 
     def gradients(self, inputs: Tensors, grads: Tensors) -> tuple[Tensor, ...]:
