@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gnn.data.batching import Batch
+from gnn.data.batching import Batch, is_even
 from gnn.operators.derivatives import forward_mode
 from gnn.outputs import Between
-from gnn.steps import FLOATS, OF_PARTICLES, Step, is_even, padded
+from gnn.steps import FLOATS, OF_PARTICLES, Step, padded
 
 #: How often a shape has to come before it is recorded.
 REPEATED = 3

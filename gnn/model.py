@@ -30,7 +30,8 @@ from gnn.layers.radial import RadialBasis
 from gnn.layers.surroundings import FIELD_ORDER, SurroundingsField
 from gnn.layers.walls import Border, Seen
 from gnn.operators.derivatives import transformed
-from gnn.operators.fused import envelope, in_plain_torch, is_fused
+from gnn.operators.fused import envelope, in_plain_torch, is_fused, lengths_and_largest
+from gnn.operators.gpu import recalled
 from gnn.operators.room import Room
 from gnn.options import Dispersion, Electrostatics, LongRange, Network, Surroundings, Walls
 from gnn.passes.bounds import Beyond, suits
@@ -351,12 +352,14 @@ class AMP(SurroundedPotential):
                 "model's charges are local: make it with collate(…, local_charges=True), or give "
                 "System(…, charges=…)"
             )
-        if batch.room is not None and batch.room.is_even:  # they stay as they are
-            return batch.formal[:, None]
+        room, charges = batch.room, batch.formal
+        even = recalled(charges, "even") if room is None else room.is_even
+        if even and not charges.requires_grad:  # they stay as they are
+            return charges[:, None]
         # charges spread to be the same for whoever may have a proton; ions of metals keep theirs
         ends = batch.senders, batch.receivers
         bonded = [self.bonded.index_select(0, batch.numbers.index_select(0, end)) for end in ends]
-        return diffused(batch.formal[:, None], fade * torch.mul(*bonded)[:, None], *ends)
+        return diffused(charges[:, None], fade * torch.mul(*bonded)[:, None], *ends)
 
     def _seen(self, batch: Batch, lengths: Tensor, fields: Tensor) -> Seen:
         """Return what the network sees of lengths (E,) and fields (N, F, 10) behind its walls."""
@@ -394,8 +397,7 @@ class AMP(SurroundedPotential):
         if border is None:
             return None
         if room is not None:
-            lengths = torch.linalg.vector_norm(values.detach(), dim=1)
-            room.compare(lengths, border.outputs[output].index_select(0, numbers))
+            room.compare(*lengths_and_largest(values, border.outputs[output], numbers))
             return None
         return border.factors(output, values, numbers)
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gnn.data.batching import Batch
+from gnn.data.batching import Batch, is_even
 from gnn.operators.fixed_pairs import EDGES
 from gnn.operators.room import Room
 from gnn.outputs import Between
@@ -335,9 +335,3 @@ def _places(model: Any) -> tuple[int, ...]:
     """Return where all weights and tables are, which a recorded step reads."""
     tensors = (*model.parameters(), *model.buffers())
     return tuple(tensor.data_ptr() for tensor in tensors)
-
-
-def is_even(batch: Batch) -> bool:
-    """Return whether the given charges are the same for all atoms of a system."""
-    formal, index = batch.formal, batch.batch
-    return formal is not None and bool((formal[1:] == formal[:-1])[index[1:] == index[:-1]].all())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn.functional import pad
 from gnn.data.common import LABELS
 from gnn.data.prepared import PreparedFrame, prepare
 from gnn.data.systems import Frame, System
-from gnn.operators.gpu import at_host, known, table
+from gnn.operators.gpu import at_host, known, remember, table
 from gnn.operators.room import Room
 
 
@@ -236,7 +237,20 @@ class Batch:
             value = getattr(self, one.name)
             if isinstance(value, Tensor):
                 changed[one.name] = moved(one.name, value)
-        return replace(self, **changed)
+        found = replace(self, **changed)
+        if (
+            self.formal is not None
+            and found.formal is not None
+            and self.formal.device.type == "cpu"
+        ):
+            remember(found.formal, "even", partial(is_even, self))
+        return found
+
+
+def is_even(batch: Batch) -> bool:
+    """Return whether the given charges are the same for all atoms of a system."""
+    formal, index = batch.formal, batch.batch
+    return formal is not None and bool((formal[1:] == formal[:-1])[index[1:] == index[:-1]].all())
 
 
 def _checked(

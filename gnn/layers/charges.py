@@ -46,7 +46,7 @@ class LocalCharges(nn.Module):
         ends = graph.senders, graph.receivers
         flow = (self.transfers(nodes, graph.features, *ends) * graph.fade)[:, 0]
         moved = _moved(start, flow, graph)
-        factors = bounds and bounds.factors(0, moved[:, None])
+        factors = None if bounds is None else bounds.factors(0, moved[:, None])
         if factors is not None:
             sent, received = (factors.index_select(0, end) for end in ends)
             moved = _moved(start, flow * sent * received, graph)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from gnn.layers.bounds import Bounds, within
 from gnn.layers.networks import dense
+from gnn.operators.edges_torch import by_order
 from gnn.operators.gpu import table
 
 # places of xx, xy, xz, yy, yz, zz in a matrix, and of a matrix' components among these
@@ -72,9 +73,10 @@ class MultipoleReadout(nn.Module):
         quadrupoles = state.new_zeros(nodes.shape[0], 3, 3)
         if self.weights is not None:
             weights = self.weights(nodes).view(nodes.shape[0], self.order, -1) * self.scale
-            dipoles = within(bounds, 1, (state[:, 1:4] * weights[:, None, 0]).sum(2))
+            of_ranks, ranks = weights[:, None].unbind(2), by_order(state, 1)
+            dipoles = within(bounds, 1, (ranks[1] * of_ranks[0]).sum(2))
             if self.order > 1:
-                packed = (state[:, 4:10] * weights[:, None, 1]).sum(2)
+                packed = (ranks[2] * of_ranks[1]).sum(2)
                 quadrupoles = within(bounds, 2, full_quadrupoles(packed))
         return PhysicalMultipoles(charges, dipoles, quadrupoles)
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gnn.data.batching import Batch
 from gnn.operators.edge_math import traceless_matrix
+from gnn.operators.edges_torch import by_order
 from gnn.operators.gpu import table
 from multipoles import indexing
 
@@ -118,10 +119,12 @@ class SurroundingsCoupling(nn.Module):
         factors = self.factors(nodes).view(-1, self.order, self.fields, self.channels)
         field = surroundings.field
         parts = [nodes.new_zeros(nodes.shape[0], 1, self.channels)]
-        parts.append(field[:, :, 1:4].transpose(1, 2) @ factors[:, 0])
+        of_ranks = factors.unbind(1)
+        _, gradient, second = by_order(field, 2)
+        parts.append(gradient.transpose(1, 2) @ of_ranks[0])
         if self.order > 1:
-            gradient = field[:, :, 4:] @ (self.detrace.to(field.dtype) / 3)
-            parts.append(gradient.transpose(1, 2) @ factors[:, 1])
+            second = second @ (self.detrace.to(field.dtype) / 3)
+            parts.append(second.transpose(1, 2) @ of_ranks[1])
         if self.padding:
             parts.append(nodes.new_zeros(nodes.shape[0], self.padding, self.channels))
         return torch.cat(parts, dim=1)
@@ -129,10 +132,12 @@ class SurroundingsCoupling(nn.Module):
     def forward(self, state: Tensor, surroundings: SurroundingsField) -> Tensor:
         """Return the invariants of state and field at each atom, (N, outputs)."""
         field, potential = surroundings.field, surroundings.potential
-        terms = [potential, (field[:, :, 1:4] ** 2).sum(2)]
-        terms.append((potential[:, :, None] * state[:, :1]).flatten(1))
+        _, gradient, second = by_order(field, 2)
+        ranks = by_order(state, 1)
+        terms = [potential, gradient.square().sum(2)]
+        terms.append((potential[:, :, None] * ranks[0]).flatten(1))
         if self.order > 0:
-            terms.append((field[:, :, 1:4] @ state[:, 1:4]).flatten(1))
+            terms.append((gradient @ ranks[1]).flatten(1))
         if self.order > 1:
-            terms.append((field[:, :, 4:] @ state[:, 4:10]).flatten(1))
+            terms.append((second @ ranks[2]).flatten(1))
         return torch.cat(terms, dim=1)

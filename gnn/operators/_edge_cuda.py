@@ -8,6 +8,7 @@ Arrays are as in `_edge_kernels`: flat, channels last. In Numba's simulator tens
 in for those of a device (`gpu.emulated`).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -119,8 +120,29 @@ def _add_channels(parts: Tensor, out: Tensor) -> None:
 
 
 def _row_starts(receivers: Tensor, nodes: int) -> Tensor:
-    """Return where the edges of each node start, and the end; receivers are sorted."""
-    return torch.searchsorted(receivers, torch.arange(nodes + 1, device=receivers.device))
+    """Return where the edges of each node start, and the end; receivers are sorted.
+
+    They are kept with the tensor.
+    """
+    found: Tensor = _kept(receivers, "_starts", nodes, lambda: _searched(receivers, nodes + 1))
+    return found
+
+
+def _searched(rows: Tensor, n: int) -> Tensor:
+    """Return where 0, 1, … n - 1 begin in sorted rows."""
+    return torch.searchsorted(rows, torch.arange(n, device=rows.device))
+
+
+def _kept(of: Tensor, name: str, nodes: int, make: Callable[[], Any]) -> Any:
+    """Return what is made once of the numbers of a tensor, and kept with it."""
+    if of.is_inference():  # whose changes nobody counts
+        return make()
+    state = of._version, nodes
+    kept = getattr(of, name, {})
+    if state not in kept:  # what was kept of other numbers goes
+        kept = {}
+        setattr(of, name, kept)
+    return _space(of).once(kept, state, make)
 
 
 def _rows_of(senders: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
@@ -131,15 +153,10 @@ def _rows_of(senders: Tensor, nodes: int) -> tuple[Tensor, Tensor]:
 
     def make() -> tuple[Tensor, Tensor]:
         permutation = torch.argsort(senders, stable=True)
-        return _row_starts(senders[permutation], nodes), permutation
+        return _searched(senders[permutation], nodes + 1), permutation
 
-    if senders.is_inference():  # whose changes nobody counts
-        return make()
-    state = senders._version, nodes
-    kept = getattr(senders, "_rows", {})
-    if state not in kept:  # what was kept of other numbers goes
-        kept = senders._rows = {}  # type: ignore[attr-defined]
-    return _space(senders).once(kept, state, make)
+    found: tuple[Tensor, Tensor] = _kept(senders, "_rows", nodes, make)
+    return found
 
 
 # --- the anisotropic state ------------------------------------------------------------------------

@@ -25,19 +25,16 @@ def launch(kernel: Any, like: Tensor, count: int, *arguments: Any) -> None:
         kernel(_space(like).stream, dtype, -(-count // THREADS), THREADS, *flat)
 
 
-def sums_at_ends(
-    values: Tensor, senders: Tensor, receivers: Tensor, n_nodes: int
-) -> tuple[Tensor, Tensor]:
-    """Return the sums (N, k) of rows of edges (E, k) over what nodes sent, and what they received.
+def sums_at_ends(values: Tensor, senders: Tensor, receivers: Tensor, n_nodes: int) -> Tensor:
+    """Return the sums of rows of edges (E, k) over what nodes sent and received, (N, 2 k).
 
     Receivers are sorted.
     """
     width = values.shape[1]
-    sent, received = (values.new_empty(n_nodes, width) for _ in range(2))
-    rows = _rows_of(senders, n_nodes)
-    starts = _row_starts(receivers, n_nodes)
-    launch(end_sums(), values, sent.numel(), values, starts, *rows, width, sent, received)
-    return sent, received
+    sums = values.new_empty(n_nodes, 2 * width)
+    rows, starts = _rows_of(senders, n_nodes), _row_starts(receivers, n_nodes)
+    launch(end_sums(), values, n_nodes * width, values, starts, *rows, width, sums)
+    return sums
 
 
 # --- scalar functions -----------------------------------------------------------------------------
@@ -128,21 +125,21 @@ def silu_second():
 
 
 @device
-def at_ends(t, width, own, sent, received, senders, receivers):
+def at_ends(t, width, own, nodes, senders, receivers):
     """Return the sum of what an edge has and what its ends have, in one column."""
     e, column = t // width, t % width
-    of_ends = sent[senders[e] * width + column] + received[receivers[e] * width + column]
-    return own[t] + of_ends
+    sent = nodes[2 * width * senders[e] + column]
+    return own[t] + (sent + nodes[width * (2 * receivers[e] + 1) + column])
 
 
 @kernels
 def edge_silu_values():
-    """Write silu(own + sent[sender] + received[receiver])."""
+    """Write silu(own + both[sender] + both[receiver]), of each node the half for that end."""
 
-    def loop(own, sent, received, senders, receivers, width, out):
+    def loop(own, nodes, senders, receivers, width, out):
         t = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
         if t < own.shape[0]:
-            out[t] = silu(at_ends(t, width, own, sent, received, senders, receivers))[0]
+            out[t] = silu(at_ends(t, width, own, nodes, senders, receivers))[0]
 
     return loop
 
@@ -151,10 +148,10 @@ def edge_silu_values():
 def edge_silu_gradients():
     """Write gradients by the argument."""
 
-    def loop(own, sent, received, grads, senders, receivers, width, out):
+    def loop(own, nodes, grads, senders, receivers, width, out):
         t = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
         if t < own.shape[0]:
-            z = at_ends(t, width, own, sent, received, senders, receivers)
+            z = at_ends(t, width, own, nodes, senders, receivers)
             out[t] = grads[t] * silu(z)[1]
 
     return loop
@@ -164,14 +161,11 @@ def edge_silu_gradients():
 def edge_silu_second():
     """Write gradients by argument and incoming gradient of gradients times cotangents."""
 
-    def loop(
-        own, sent, received, grads, d_own, d_sent, d_received, senders, receivers, width, by_z,
-        by_grads,
-    ):  # fmt: skip
+    def loop(own, nodes, grads, d_own, d_nodes, senders, receivers, width, by_z, by_grads):
         t = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
         if t < own.shape[0]:
-            z = at_ends(t, width, own, sent, received, senders, receivers)
-            along = at_ends(t, width, d_own, d_sent, d_received, senders, receivers)
+            z = at_ends(t, width, own, nodes, senders, receivers)
+            along = at_ends(t, width, d_own, d_nodes, senders, receivers)
             _, first, second = silu(z)
             by_z[t] = grads[t] * along * second
             by_grads[t] = along * first
@@ -183,18 +177,17 @@ def edge_silu_second():
 def end_sums():
     """Write the sums over edges of what a node sent, and of what it received."""
 
-    def loop(values, starts, sender_starts, permutation, width, sent, received):
+    def loop(values, starts, sender_starts, permutation, width, sums):
         t = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
         node, column = t // width, t % width
-        if t < sent.shape[0]:
-            total = 0.0
-            for e in range(starts[node], starts[node + 1]):
-                total += values[e * width + column]
-            received[t] = total
-            total = 0.0
+        if node < starts.shape[0] - 1:
+            sent, received = 0.0, 0.0
             for k in range(sender_starts[node], sender_starts[node + 1]):
-                total += values[permutation[k] * width + column]
-            sent[t] = total
+                sent += values[permutation[k] * width + column]
+            for e in range(starts[node], starts[node + 1]):
+                received += values[e * width + column]
+            place = 2 * width * node + column
+            sums[place], sums[place + width] = sent, received
 
     return loop
 
@@ -261,6 +254,19 @@ def bounded_second():
                 own = (2.0 * slope * gw + 4.0 * bent * vg * vw) * rows[t]
                 by_rows[t] = own + 2.0 * slope * (vw * grads[t] + vg * along[t])
                 by_grads[t] += 2.0 * slope * vw * rows[t]
+
+    return loop
+
+
+@kernels
+def row_lengths():
+    """Write lengths of rows, and the largest of their kinds."""
+
+    def loop(rows, table, kinds, width, lengths, largest):
+        row = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+        if row < lengths.shape[0]:
+            lengths[row] = math.sqrt(product(rows, rows, row * width, width))
+            largest[row] = table[kinds[row]]
 
     return loop
 
@@ -422,5 +428,48 @@ def geometry_second():
                 own * uy + across * wy + shear * (gy - radial * uy),
                 own * uz + across * wz + shear * (gz - radial * uz),
             )  # fmt: skip
+
+    return loop
+
+
+# --- contractions ---------------------------------------------------------------------------------
+
+
+@kernels
+def contraction():
+    """Write the sum over c and beta of weights[n, c, beta] field[n, c, beta + e_i]."""
+
+    def loop(weights, field, places, channels, count, size, out):
+        t = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+        row, axis = t // 3, t % 3
+        if t < out.shape[0]:
+            total = 0.0
+            for c in range(row * channels, (row + 1) * channels):
+                for k in range(count):
+                    total += weights[c * count + k] * field[c * size + places[3 * k + axis]]
+            out[t] = total
+
+    return loop
+
+
+@kernels
+def contraction_gradients():
+    """Write gradients by weights and field."""
+
+    def loop(weights, field, grads, places, below, channels, count, size, by_weights, by_field):
+        t = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
+        if t < field.shape[0]:
+            own, k = t // size, t % size
+            first = own // channels * 3
+            total = 0.0
+            for axis in range(3):
+                if below[3 * k + axis] >= 0:
+                    total += grads[first + axis] * weights[own * count + below[3 * k + axis]]
+            by_field[t] = total
+            if k < count:
+                total = 0.0
+                for axis in range(3):
+                    total += grads[first + axis] * field[own * size + places[3 * k + axis]]
+                by_weights[own * count + k] = total
 
     return loop

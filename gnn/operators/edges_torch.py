@@ -65,10 +65,14 @@ def self_invariants(state: Tensor, order: int) -> Tensor:
     """Return the squared norms of a state's tensors of order 1 … order, (N, order * C)."""
     if order == 0:
         return state.new_zeros(state.shape[0], 0)
-    inverse = table(1.0 / multiplicity(order), state)
-    squares = state * state * inverse[:, None]
-    norms = [squares[:, indexing.order_slice(rank)].sum(1) for rank in range(1, order + 1)]
-    return torch.cat(norms, dim=1)
+    norms = table(_norms(order), state) @ (state * state)
+    return norms.flatten(1)
+
+
+def by_order(packed: Tensor, dim: int) -> tuple[Tensor, ...]:
+    """Return the parts of packed components along an axis, by order, from 0 on."""
+    order = indexing.order_of(packed.shape[dim])
+    return packed.split([(rank + 1) * (rank + 2) // 2 for rank in range(order + 1)], dim)
 
 
 def _full_tensor(state: Tensor, rank: int) -> Tensor:
@@ -91,6 +95,16 @@ def _contractions(tensor: Tensor, directions: Tensor) -> list[Tensor]:
 
 
 # --- tables -------------------------------------------------------------------------------------
+
+
+@lru_cache
+def _norms(order: int) -> np.ndarray:
+    """Return the weights of packed components' squares in the norms of order 1 …, (order, n)."""
+    weights = np.zeros((order, indexing.n_components(order)))
+    for rank in range(1, order + 1):
+        of_rank = indexing.order_slice(rank)
+        weights[rank - 1, of_rank] = 1.0 / multiplicity(order)[of_rank]
+    return weights
 
 
 @lru_cache

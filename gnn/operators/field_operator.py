@@ -11,7 +11,6 @@ too, and `torch.func` transforms it like any function of torch. The sum itself i
 evaluator, which serves all derivatives: the fast multipole method plans its tree once.
 """
 
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from gnn.operators.derivatives import each_of_batch, transformed
 from gnn.operators.evaluators import Deferred, DeferredTransposed, Evaluator
 from gnn.operators.field_neighbours import all_pairs, gpu
 from gnn.operators.gpu import on_gpu
+from gnn.operators.raising import contract, raised, raised_index
 from multipoles import indexing
 from multipoles.checks import check_total_order
 from multipoles.neighbours import Neighbours
@@ -196,7 +196,7 @@ class _Field(torch.autograd.Function):
         if along_targets is not None:
             field = _field(targets, sources, moments, ctx.order + 1, ctx.evaluator)
             count = indexing.n_components(ctx.order)
-            tangent = tangent + (_raised(field, count) * along_targets[:, None, None]).sum(-1)
+            tangent = tangent + (raised(field, count) * along_targets[:, None, None]).sum(-1)
         return tangent
 
 
@@ -237,20 +237,6 @@ class _Transformable(_Field):
         return torch.stack(fields), 0
 
 
-def contract(weights: Tensor, field: Tensor) -> Tensor:
-    """Return sum over c and beta of weights[n, c, beta] field[n, c, beta + e_i], (n, 3)."""
-    count = weights.shape[-1]
-    if count == 1:
-        return (weights * field[..., 1:4]).sum(1)
-    return (weights[..., None] * _raised(field, count)).sum(dim=(1, 2))
-
-
-def _raised(field: Tensor, count: int) -> Tensor:
-    """Return field[n, c, beta + e_i] for the first `count` beta, (n, c, count, 3)."""
-    index = raised_index(indexing.order_of(count), field.device)
-    return field.index_select(-1, index).unflatten(-1, (count, 3))
-
-
 def _raise(moments: Tensor, vectors: Tensor) -> Tensor:
     """Return moments one order higher with moments[n, c, alpha] vectors[n, i] at alpha + e_i."""
     order = indexing.order_of(moments.shape[-1])
@@ -258,19 +244,6 @@ def _raise(moments: Tensor, vectors: Tensor) -> Tensor:
     rows = (moments[..., None] * vectors[:, None, None]).flatten(-2)
     zeros = rows.new_zeros(*rows.shape[:2], indexing.n_components(order + 1))
     return zeros.index_add(-1, index, rows)
-
-
-def raised_index(order: int, device: torch.device) -> Tensor:
-    """Return the components of beta + e_i for all beta up to an order."""
-    # a tensor made under a transform must not outlive it
-    return _new_index(order, device) if transformed() else _kept_index(order, device)
-
-
-def _new_index(order: int, device: torch.device) -> Tensor:
-    return torch.tensor(indexing.sum_index(order, 1)[:, 1:4].ravel(), device=device)
-
-
-_kept_index = cache(_new_index)
 
 
 def check_finite(name: str, tensor: Tensor) -> None:

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional
 
@@ -35,10 +35,10 @@ def in_plain_torch(plain: bool = True) -> Iterator[None]:
 class Chain(Protocol):
     """What is computed of some tensors, and its derivatives."""
 
-    def twin(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def twin(self, *inputs: Any, **_: Any) -> tuple[Tensor, ...]:
         """Return the same in plain torch."""
 
-    def values(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+    def values(self, *inputs: Any, **_: Any) -> tuple[Tensor, ...]:
         """Return the outputs."""
 
     def gradients(self, inputs: Tensors, grads: Tensors) -> tuple[Tensor, ...]:
@@ -144,7 +144,7 @@ def _by_twin(
         return found if along is None else gradients(found, used, along, further)
 
 
-def _gpu() -> Any:
+def gpu() -> Any:
     """Return the module of the GPU's kernels, which imports numba.cuda."""
     from gnn.operators import _fused_cuda
 
@@ -171,8 +171,8 @@ class _Silu:
 
     def second(self, inputs, grads, along):
         outs = _empty(*inputs, *grads)
-        gpu = _gpu()
-        gpu.launch(gpu.silu_second(), inputs[0], inputs[0].numel(), *inputs, *grads, *along, *outs)
+        (x,) = inputs
+        gpu().launch(gpu().silu_second(), x, x.numel(), x, *grads, *along, *outs)
         return outs
 
 
@@ -181,59 +181,57 @@ def silu(x: Tensor) -> Tensor:
     return applied(_Silu(), x)[0]
 
 
-class SiLU(nn.SiLU):
-    """`torch.nn.SiLU` with two derivatives that are one kernel each on a GPU."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x / (1 + exp(-x))."""
-        return silu(x)
-
-
 class _EdgeSilu:
-    """silu(own + sent[senders] + received[receivers])."""
+    """silu(own + the first half of nodes[senders] + the second half of nodes[receivers])."""
 
     def __init__(self, senders, receivers):
         self.ends = senders, receivers
 
-    def twin(self, own, sent, received):
-        ends = (x.index_select(0, end) for x, end in zip((sent, received), self.ends, strict=True))
-        return (functional.silu(sum(ends, own)),)
+    def twin(self, own, nodes):
+        halves = zip(nodes.tensor_split(2, 1), self.ends, strict=True)
+        return (functional.silu(sum((x.index_select(0, end) for x, end in halves), own)),)
 
     def values(self, *inputs):
         outs = _empty(inputs[0])
-        self._launch(_gpu().edge_silu_values(), *inputs, outs=outs)
+        self._launch(gpu().edge_silu_values(), *inputs, outs=outs)
         return outs
 
     def gradients(self, inputs, grads):
         outs = _empty(inputs[0])
-        self._launch(_gpu().edge_silu_gradients(), *inputs, *grads, outs=outs)
-        return *outs, *_gpu().sums_at_ends(*outs, *self.ends, len(inputs[1]))
+        self._launch(gpu().edge_silu_gradients(), *inputs, *grads, outs=outs)
+        return *outs, gpu().sums_at_ends(*outs, *self.ends, len(inputs[1]))
 
     def second(self, inputs, grads, along):
         by_z, by_grads = outs = _empty(inputs[0], *grads)
-        self._launch(_gpu().edge_silu_second(), *inputs, *grads, *along, outs=outs)
-        return by_z, *_gpu().sums_at_ends(by_z, *self.ends, len(inputs[1])), by_grads
+        self._launch(gpu().edge_silu_second(), *inputs, *grads, *along, outs=outs)
+        return by_z, gpu().sums_at_ends(by_z, *self.ends, len(inputs[1])), by_grads
 
     def _launch(self, kernel, *tensors, outs):
         own = tensors[0]
-        _gpu().launch(kernel, own, own.numel(), *tensors, *self.ends, own.shape[1], *outs)
+        gpu().launch(kernel, own, own.numel(), *tensors, *self.ends, own.shape[1], *outs)
 
 
-def edge_silu(
-    own: Tensor, sent: Tensor, received: Tensor, senders: Tensor, receivers: Tensor
-) -> Tensor:
-    """Return silu(own + sent[senders] + received[receivers]), (E, k).
+def edge_silu(own: Tensor, nodes: Tensor, senders: Tensor, receivers: Tensor) -> Tensor:
+    """Return silu(own + nodes[senders, :k] + nodes[receivers, k:]), (E, k).
 
     Parameters
     ----------
     own : Tensor
         (E, k) of the edges.
-    sent, received : Tensor
-        (N, k) of the nodes.
+    nodes : Tensor
+        (N, 2 k), what each node gives as sender and as receiver.
     senders, receivers : Tensor
         (E,) int64; receivers are sorted.
     """
-    return applied(_EdgeSilu(senders, receivers), own, sent, received)[0]
+    return applied(_EdgeSilu(senders, receivers), own, nodes)[0]
+
+
+def of_ends(weight: Tensor, features: int) -> Tensor:
+    """Return the part of a layer's weights that nodes meet, for `edge_silu`, (2 k, features).
+
+    Of weights (k, 2 features) of the features of sender and receiver.
+    """
+    return weight.unflatten(1, (2, features)).transpose(0, 1).flatten(0, 1)
 
 
 # --- rows that saturate ---------------------------------------------------------------------------
@@ -268,8 +266,18 @@ class _Saturating:
     def _launch(self, kernel, *tensors, outs, count=None):
         rows = tensors[0]
         count = rows.numel() if count is None else count
-        _gpu().launch(kernel, rows, count, *tensors, *self.given, rows.shape[1], *outs)
+        gpu().launch(kernel, rows, count, *tensors, *self.given, rows.shape[1], *outs)
         return outs
+
+
+def lengths_and_largest(rows: Tensor, table: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the lengths of rows (N, k), and ``table[kinds]``, without derivatives."""
+    rows = rows.detach()
+    if not is_fused(rows):
+        return torch.linalg.vector_norm(rows, dim=1), table.index_select(0, kinds)
+    outs = rows.new_empty(len(rows)), rows.new_empty(len(rows))
+    gpu().launch(gpu().row_lengths(), rows, len(rows), rows, table, kinds, rows.shape[1], *outs)
+    return outs
 
 
 class _Factors(_Saturating):
@@ -281,14 +289,14 @@ class _Factors(_Saturating):
 
     def values(self, rows):
         outs = (rows.new_empty(len(rows)),)
-        return self._launch(_gpu().factor_values(), rows, outs=outs, count=len(rows))
+        return self._launch(gpu().factor_values(), rows, outs=outs, count=len(rows))
 
     def gradients(self, inputs, grads):
-        return self._launch(_gpu().factor_gradients(), *inputs, *grads, outs=_empty(*inputs))
+        return self._launch(gpu().factor_gradients(), *inputs, *grads, outs=_empty(*inputs))
 
     def second(self, inputs, grads, along):
         outs = _empty(*inputs, *grads)
-        return self._launch(_gpu().factor_second(), *inputs, *grads, *along, outs=outs)
+        return self._launch(gpu().factor_second(), *inputs, *grads, *along, outs=outs)
 
 
 class _Bounded(_Saturating):
@@ -299,14 +307,14 @@ class _Bounded(_Saturating):
         return (rows * saturation(rows.square().sum(1), table[kinds], factor)[:, None],)
 
     def values(self, rows):
-        return self._launch(_gpu().bounded_values(), rows, outs=_empty(rows))
+        return self._launch(gpu().bounded_values(), rows, outs=_empty(rows))
 
     def gradients(self, inputs, grads):
-        return self._launch(_gpu().bounded_gradients(), *inputs, *grads, outs=_empty(*inputs))
+        return self._launch(gpu().bounded_gradients(), *inputs, *grads, outs=_empty(*inputs))
 
     def second(self, inputs, grads, along):
         outs = _empty(*inputs, *grads)
-        return self._launch(_gpu().bounded_second(), *inputs, *grads, *along, outs=outs)
+        return self._launch(gpu().bounded_second(), *inputs, *grads, *along, outs=outs)
 
 
 def saturation_factors(rows: Tensor, table: Tensor, kinds: Tensor, factor: float) -> Tensor:
@@ -371,18 +379,18 @@ class _Geometry:
         count, n = len(vectors), len(self.given[0])
         outs = tuple(vectors.new_empty(shape) for shape in ((count,), (count, 3), (count, 1)))
         return self._launch(
-            _gpu().geometry_values(), vectors, outs=(*outs, vectors.new_empty(count, n))
+            gpu().geometry_values(), vectors, outs=(*outs, vectors.new_empty(count, n))
         )
 
     def gradients(self, inputs, grads):
-        return self._launch(_gpu().geometry_gradients(), *inputs, *grads, outs=_empty(*inputs))
+        return self._launch(gpu().geometry_gradients(), *inputs, *grads, outs=_empty(*inputs))
 
     def second(self, inputs, grads, along):
         outs = _empty(*inputs, *grads)
-        return self._launch(_gpu().geometry_second(), *inputs, *grads, *along, outs=outs)
+        return self._launch(gpu().geometry_second(), *inputs, *grads, *along, outs=outs)
 
     def _launch(self, kernel, *tensors, outs):
-        _gpu().launch(kernel, tensors[0], len(tensors[0]), *tensors, *self.given, *outs)
+        gpu().launch(kernel, tensors[0], len(tensors[0]), *tensors, *self.given, *outs)
         return outs
 
 

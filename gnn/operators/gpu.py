@@ -67,6 +67,17 @@ def known(tensor: Tensor, name: str, make: Callable[[], Any]) -> Any:
     return kept[key]
 
 
+def remember(tensor: Tensor | None, name: str, make: Callable[[], Any]) -> None:
+    """Keep with a tensor of a device what the host knows of its numbers, for `recalled`."""
+    if tensor is not None and tensor.device.type != "cpu":
+        known(tensor, name, make)
+
+
+def recalled(tensor: Tensor, name: str) -> Any:
+    """Return what is kept with a tensor as long as its numbers stay; None where nothing is."""
+    return getattr(tensor, "_known", {}).get((name, tensor._version))
+
+
 def table(values: Any, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Return a small table on the device of a tensor, in its type or another; copied there once.
 

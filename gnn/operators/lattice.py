@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gnn.operators.field_operator import contract, field_by, unchecked_field
+from gnn.operators.field_operator import field_by, unchecked_field
 from gnn.operators.lattice_transform import transform
+from gnn.operators.raising import contract
 from multipoles import indexing
 from multipoles.lattice.cell import Cell
 from multipoles.lattice.ewald import Ewald, erf_at_zero

@@ -14,9 +14,9 @@ from torch import Tensor
 from fmm.mesh import grid, transforms, window
 from fmm.mesh.choice import setting_of
 from fmm.mesh.plan import MeshSum
-from gnn.operators.field_operator import contract
 from gnn.operators.lattice import System, by_orders, monomial_matrices, with_background
 from gnn.operators.lattice_transform import transform
+from gnn.operators.raising import contract
 from multipoles import indexing
 from multipoles.lattice import search, smooth
 from multipoles.lattice.cell import Cell

@@ -11,12 +11,11 @@ from torch import nn
 from gnn.data.batching import Batch
 from gnn.fields import DECAYED
 from gnn.layers.charges import LocalCharges
-from gnn.layers.networks import EdgeNetwork
+from gnn.layers.networks import EdgeNetwork, SiLU
 from gnn.layers.surroundings import FIELD_ORDER
 from gnn.operators import network
 from gnn.operators.edge_geometry import Radial
 from gnn.operators.evaluators import Direct, Evaluator, evaluator
-from gnn.operators.fused import SiLU
 from gnn.operators.near_pairs import near_pairs
 from gnn.operators.network import Layer
 from gnn.passes.bounds import Beyond, Inside

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gnn.operators.fused import SiLU
+from gnn.layers.networks import SiLU
+from gnn.operators.fused import edge_silu, is_fused, of_ends
 from gnn.operators.network import layers_of
 from gnn.operators.perceptron import Ends, Layer, Network
 from gnn.operators.perceptron import perceptron as compiled
@@ -138,6 +139,13 @@ class EdgePerceptron(nn.Module):
         self, nodes: Tensor, edges: Sequence[Tensor], senders: Tensor, receivers: Tensor
     ) -> Tensor:
         n, weight = self.features, self.first.weight
+        if is_fused(nodes):
+            of_nodes, *of_edges = weight.split([2 * n, *(block.shape[1] for block in edges)], 1)
+            own = functional.linear(edges[0], of_edges[0], self.first.bias)
+            for block, columns in zip(edges[1:], of_edges[1:], strict=True):
+                own = torch.addmm(own, block, columns.T)
+            both = functional.linear(nodes, of_ends(of_nodes, n))
+            return self.rest[1:](edge_silu(own, both, senders, receivers))
         sent = functional.linear(nodes, weight[:, :n])
         received = functional.linear(nodes, weight[:, n : 2 * n], self.first.bias)
         total = sent.index_select(0, senders) + received.index_select(0, receivers)

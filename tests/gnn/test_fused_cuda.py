@@ -8,6 +8,7 @@ import torch
 pytest.importorskip("numba.cuda")
 from gnn.operators import fused
 from gnn.operators.gpu import emulated
+from gnn.operators.raising import contract
 from multipoles.compiled.cuda_kernels import SIMULATED
 
 pytestmark = pytest.mark.cuda
@@ -18,9 +19,9 @@ def on_device(tensor):
     return tensor if SIMULATED else tensor.cuda()
 
 
-def edge_silu(own, sent, received):
+def edge_silu(own, nodes):
     ends = (on_device(torch.tensor(end)) for end in (SENDERS, RECEIVERS))
-    return fused.edge_silu(own, sent, received, *ends)
+    return fused.edge_silu(own, nodes, *ends)
 
 
 def saturating(operator):
@@ -49,11 +50,18 @@ def vectors():
     return (torch.nn.functional.normalize(torch.randn(4, 3).double(), dim=1) * lengths[:, None],)
 
 
+def packed(count, size):
+    return lambda: (torch.randn(3, 2, count).double(), torch.randn(3, 2, size).double())
+
+
 OPERATORS = {
+    "contraction of charges": (contract, packed(1, 4)),
+    "contraction": (contract, packed(4, 10)),
+    "contraction of more than needed": (contract, packed(4, 20)),
     "silu": (fused.silu, lambda: (4 * torch.randn(7).double(),)),
     "edge silu": (
         edge_silu,
-        lambda: tuple(2 * torch.randn(n, 3).double() for n in (len(SENDERS), NODES, NODES)),
+        lambda: (2 * torch.randn(len(SENDERS), 2).double(), 2 * torch.randn(NODES, 4).double()),
     ),
     "bounded rows": (saturating(fused.bounded_rows), rows),
     "factors": (saturating(fused.saturation_factors), rows),
@@ -115,10 +123,10 @@ def test_nothing_and_nobody():
     none = torch.zeros(0, 3, dtype=torch.float64)
     with emulated():
         assert geometry(on_device(none))[3].shape == (0, 3)
-        nodes = on_device(torch.zeros(0, 3, dtype=torch.float64))
+        nodes = on_device(torch.zeros(0, 6, dtype=torch.float64))
         ends = on_device(torch.zeros(0, dtype=torch.int64))
         own = on_device(none).requires_grad_()
-        fused.edge_silu(own, nodes, nodes, ends, ends).sum().backward()
+        fused.edge_silu(own, nodes, ends, ends).sum().backward()
     assert own.grad.shape == (0, 3)
 
 

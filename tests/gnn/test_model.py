@@ -185,7 +185,7 @@ def test_the_test_of_smoothness_sees_a_kink_in_the_force(monkeypatch):
         x = distances / cutoff
         return (1 - x) ** 2 * (1 + 2 * x) * (x < 1)
 
-    monkeypatch.setattr("gnn.layers.radial.envelope", once_differentiable)
+    monkeypatch.setattr("gnn.operators.fused.envelope", once_differentiable)
     monkeypatch.setattr(AMP, "_compiled", lambda *_: None)
     assert any(f2 > 0.3 * f1 + 1e-11 for _, f1, _, f2 in _across_cutoff(_model(2)))
 
