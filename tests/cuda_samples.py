@@ -53,6 +53,18 @@ def clean(n):
 
 
 @kernels
+def calling(n):
+    """Return a loop that calls a function of the compiler's library, which is not linked."""
+
+    def loop(x, out):
+        i = cuda.grid(1)
+        if i < x.shape[0]:
+            out[i] = n * x.reshape(x.shape[0])[i]
+
+    return loop
+
+
+@kernels
 def promoting(n):
     """Return a loop with a product of an integer and a real number."""
 

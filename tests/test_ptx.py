@@ -22,6 +22,8 @@ TESTS = ROOT / "tests"
 # bytes a thread may put aside for want of registers; arrays that a loop indexes are not counted.
 # Numbers of float64 take two registers each: second derivatives of high order have too many
 MAX_SPILL = {"float32": 0, "float64": 1024}
+# what an assembler says that is older than the compiler, or than the device
+TOO_OLD = "Unsupported .version", "is not defined for option"
 # kernels of float32 that subtract centres of boxes from points in float64: three differences of
 # two loads, each rounded once, and the line that declares their registers
 DIFFERENCES = 13
@@ -110,6 +112,16 @@ def test_every_kernel_compiles(compiled):
     assert not [(name, facts["error"]) for name, _, facts in compiled if "error" in facts]
 
 
+def refused(compiled: list[tuple[str, str, dict]]) -> list[tuple[str, str]]:
+    """Return the kernels that the assembler refuses, such as for functions that are nowhere."""
+    said = [(name, facts.get("assembler_error", "")) for name, _, facts in compiled]
+    return [(name, why) for name, why in said if why and not any(old in why for old in TOO_OLD)]
+
+
+def test_every_kernel_is_assembled(compiled):
+    assert not refused(compiled)
+
+
 def test_no_double_precision_in_kernels_of_float32(compiled):
     assert not double_precision(compiled)
 
@@ -153,7 +165,9 @@ def samples() -> dict[str, dict]:
     """Facts of kernels of which they are known, compiled without what NumPy 2.5 dropped."""
     arrays = ["float32[1]", "float32[1]"]
     scalars = ["float32", "float32", "int64", "float32[1]"]
-    names = {"clean": 2, "promoting": 2, "failing": 2, "unaligned": 8, "aligned": 8}
+    names = {
+        "clean": 2, "promoting": 2, "failing": 2, "calling": 2, "unaligned": 8, "aligned": 8,
+    }  # fmt: skip
     found = [["cuda_samples", name, [n], "float32", arrays] for name, n in names.items()]
     found.append(["_gpu", "multiply_add", [16], "float32", scalars])
     facts = [facts for _, _, facts in facts_of(found, ((9, 0),))]
@@ -167,6 +181,13 @@ def test_kernels_compile_with_numpy_2_5(samples):
 def test_double_precision_and_failures_are_found(samples):
     assert not samples["clean"]["f64"] and samples["promoting"]["f64"]
     assert "error" in samples["failing"]
+
+
+def test_functions_that_are_nowhere_are_found(samples):
+    if "registers" not in samples["clean"]:
+        pytest.skip("no assembler (ptxas) that takes this compiler's PTX")
+    found = [(name, "float32", facts) for name, facts in samples.items()]
+    assert [name for name, _ in refused(found)] == ["calling"]
 
 
 def test_shared_arrays_start_where_they_are_asked_to(samples):

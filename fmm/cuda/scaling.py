@@ -44,8 +44,8 @@ class DeviceUnits:
         exponents = -length * indexing.orders(source_order)
         self.moment = space.empty((1,), np.int64)
         launch(
-            space, _choose(), THREADS, largest(space, moments), _exponents(space, exponents),
-            _powers(space), self.moment,
+            space, _choose(), THREADS, largest(space, moments).reshape(-1),
+            _exponents(space, exponents), _powers(space), self.moment,
         )  # fmt: skip
 
     def scaled(self, moments: DeviceArray) -> "Scaled":
@@ -239,10 +239,11 @@ def _choose():
         """Write the exponent of the largest number of all; zero if it is ordinary."""
         shared = cuda.shared.array(THREADS, np.float64)
         found = cuda.shared.array(THREADS, np.int64)
-        thread, n, size = cuda.threadIdx.x, of_parts.shape[0], of_parts.shape[1]
+        thread, size = cuda.threadIdx.x, exponents.shape[0]
+        n = of_parts.shape[0] // size
         found[thread] = _NOTHING
         for column in range(0, size, THREADS):
-            value = _largest_of(of_parts.reshape(n * size), size, 0, n, column, shared)
+            value = _largest_of(of_parts, size, 0, n, column, shared)
             if thread < min(size - column, THREADS) and value > 0.0 and value < inf:
                 here = upper(powers, 0, powers.shape[0], value) + _LEAST
                 found[thread] = max(found[thread], here + exponents[column + thread])
