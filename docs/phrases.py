@@ -12,6 +12,7 @@ from statistics import median
 import benchmark_tables as tables
 import yaml
 from benchmark_tables import MOLECULES, Row, read, select, short
+from phrases_gpu import gpu
 from phrases_summary import readme, summary
 from sources import (
     ROOT,
@@ -676,6 +677,7 @@ PHRASES: dict[str, Callable[[], list[str]]] = {
     "index": index,
     "evidence": evidence,
     "fmm": fmm,
+    "gpu": gpu,
     "md": md,
     "md_electrostatics": md_electrostatics,
     "md_sampling": hydration,

@@ -18,8 +18,6 @@ from multipoles.files import atomic_write, cache_folder
 
 # from this tolerance on expansions are float32
 SINGLE = 1e-5
-# what a far field costs however few the points are
-FIXED_SECONDS = 2e-3
 # expansions beyond so many bytes are read from memory, which a translation has to wait for
 _CACHE, _MISS = 16e6, 55e-9
 # what a tile and a coefficient of translations in three steps cost, in products
@@ -41,17 +39,24 @@ class Machine(NamedTuple):
     """Other costs of a leaf than translations and pairs: lists, loops."""
     least: float = 1.0
     """Fewest points of a leaf on average: with fewer, threads without a target are idle."""
+    fixed: float = 2e-3
+    """What a far field costs however few the points are."""
 
 
 GPU = {
-    "cuda float32": Machine(pair=8e-13, multiply=1.1e-13, harmonic=2e-12, leaf=1e-9, least=32.0),
-    "cuda float64": Machine(pair=4e-12, multiply=1.1e-13, harmonic=4e-12, leaf=2e-9, least=32.0),
+    "cuda float32": Machine(
+        pair=8e-13, multiply=1.1e-13, harmonic=2e-12, leaf=1e-9, least=32.0, fixed=3e-4
+    ),
+    "cuda float64": Machine(
+        pair=4e-12, multiply=1.1e-13, harmonic=4e-12, leaf=2e-9, least=32.0, fixed=3e-4
+    ),
 }
 """Estimates for GPUs, by the type of numbers of the near field.
 
 They are not measured but derived from the instructions of the kernels and the peak rates of an
-H100, of which near pairs reach half and translations 60 %. They decide the size of leaves;
-`leaf_size` overrides them."""
+H100, of which near pairs reach half and translations 60 %. What is fixed are the about twenty
+launches of an evaluation, each of which has to fill the device anew. They decide the size of
+leaves; `leaf_size` overrides them."""
 
 
 @lru_cache(maxsize=1)

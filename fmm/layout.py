@@ -18,8 +18,8 @@ from multipoles.radial import Coulomb, Kernel
 
 # share of the tolerance by which a kernel that is taken for 1/r may differ from it
 _NEGLIGIBLE = 0.05
-# logarithm of the ratio of two edges of boxes that count as the same
-_SAME_EDGE = 0.1
+# logarithm of the ratio of two edges of boxes, or numbers of near pairs, that count as the same
+_SAME = 0.1
 # points of which the memory that a replayed evaluation keeps is no burden
 _MOST_REPLAYED = 4_000_000
 # leaves are chosen anew when the number of near pairs has changed by more than this factor
@@ -54,6 +54,29 @@ class Request:
 
 
 @dataclass(frozen=True, eq=False)
+class Outline:
+    """What tells trees apart that ask for other degrees, though little is known of their points."""
+
+    edges: np.ndarray
+    """Of the boxes of every system."""
+    n_near_pairs: int
+
+    @classmethod
+    def of(cls, geometry: Geometry) -> "Outline":
+        """Return that of a tree."""
+        return cls(geometry.sorted_points.edge, geometry.n_near_pairs)
+
+    def like(self, other: "Outline") -> bool:
+        """Return whether what was measured on one tree should hold on the other."""
+        if len(self.edges) != len(other.edges):
+            return False
+        pairs = np.log((1 + other.n_near_pairs) / (1 + self.n_near_pairs))
+        return bool(
+            abs(pairs) <= _SAME and np.all(np.abs(np.log(other.edges / self.edges)) <= _SAME)
+        )
+
+
+@dataclass(frozen=True, eq=False)
 class Layout:
     """Points in their tree, and what was enough for the moments at them so far.
 
@@ -79,6 +102,8 @@ class Layout:
     """By geometry, degrees, both orders and type of numbers: the arguments of `Steps.far`."""
     replays: dict[Any, Any] = field(default_factory=dict)
     """Evaluations that are asked for again and again, where the device takes them at one go."""
+    measured: "Outline | None" = None
+    """Of the tree on which errors were last measured on a GPU; None for this one."""
 
     @property
     def n_targets(self) -> int:
@@ -159,14 +184,15 @@ class Layout:
             x, s = after.unsorted()
             after = arrange(self.steps, x, s, batches, self.work, None, after.smallest)
             n_near_pairs = after.n_near_pairs
+        measured = self.measured or Outline.of(before)
         if check is None:
-            check = not _same_edges(before.sorted_points.edge, after.sorted_points.edge)
+            check = not measured.like(Outline.of(after))
         anew = check and self.steps.device
         like = abs(np.log(grown)) < _LIKE
         settings = {} if anew else carried(self.settings, before, after, like)
         return replace(
             self, batches=batches, geometry=after, n_near_pairs=n_near_pairs, settings=settings,
-            far_fields={},
+            far_fields={}, measured=None if anew else measured,
         )  # fmt: skip
 
 
@@ -237,8 +263,3 @@ def _in_distances(reach: float, steps: Steps, points: Array) -> float:
     low, high = steps.corners(points)
     distance = np.exp(np.mean(np.log(np.maximum(high - low, reach)))) / n ** (1 / 3)
     return float(2.0 ** (0.5 * round(2 * np.log2(reach / distance))))
-
-
-def _same_edges(one: np.ndarray, other: np.ndarray) -> bool:
-    """Return whether the boxes of all systems are about as large on two trees."""
-    return len(one) == len(other) and bool(np.all(np.abs(np.log(other / one)) <= _SAME_EDGE))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fmm import choice
-from fmm.cost import FIXED_SECONDS, Work, best_occupancy, seconds_per_point
+from fmm.cost import Work, best_occupancy, seconds_per_point
 from fmm.steps import ROOT_GRIDS, Array, Steps
 from fmm.tree.curve import SortedPoints
 from fmm.tree.geometry import Batches, Geometry
@@ -66,10 +66,10 @@ def cheaper(geometry: Geometry, work: Work) -> Geometry:
         return geometry
     direct = _direct_seconds(work, geometry.targets.shape[0], geometry.sources.shape[0])
     many_systems = len(geometry.sorted_points.edge) > 1
-    if many_systems or direct > _NEVER_DIRECT * FIXED_SECONDS or not geometry.has_far_field:
+    if many_systems or direct > _NEVER_DIRECT * work.machine().fixed or not geometry.has_far_field:
         return geometry
     degrees = (work.degree,) * (len(geometry.tree.level_starts) - 1)
-    expected = choice.seconds(geometry, work, degrees) + FIXED_SECONDS
+    expected = choice.seconds(geometry, work, degrees) + work.machine().fixed
     return geometry.direct() if direct < expected else geometry
 
 
@@ -126,7 +126,7 @@ def choose_leaves(
     least = _least_per_point(work, fewest, n, filled, near, seconds[best] - near)
     direct = images * _direct_seconds(work, *counts)
     # clusters of different density fill no grid evenly: `cheaper` then looks at the actual tree
-    uneven = crowd >= 2.0 and n_systems == 1 and direct > _WORTH_A_TREE * FIXED_SECONDS
+    uneven = crowd >= 2.0 and n_systems == 1 and direct > _WORTH_A_TREE * work.machine().fixed
     if direct < n * least and not uneven:
         return 1, int(4 * n)
     if crowd < 2.0 and n_systems == 1:
@@ -182,4 +182,4 @@ def _least_per_point(
     """
     busy = min(1.0, fewest / min(boxes, n))
     idle = 0.5 * work.harmonics()[work.degree] + work.seconds_per_leaf() * boxes / n
-    return near * fewest / n + far * busy + (1 - busy) * float(idle) + FIXED_SECONDS / n
+    return near * fewest / n + far * busy + (1 - busy) * float(idle) + work.machine().fixed / n

@@ -225,15 +225,16 @@ class FMM:
         """
         order = self.order if order is None else checks.order(order, maximum=MAX_TOTAL_ORDER)
         steps = self._layout.steps
-        packed, source_order, had_channels, dtype = steps.moments(
-            moments, self.n_sources, self.dtype
-        )
-        check_total_order(source_order, order)
-        steps.refuse(packed, self.kernel)
-        out = self._field(packed, source_order, order, dtype)
-        if self._report.warning:
-            warnings.warn(self._report.warning, RuntimeWarning, stacklevel=2)
-        result: np.ndarray = steps.give(out, had_channels)
+        with steps.alone():
+            packed, source_order, had_channels, dtype = steps.moments(
+                moments, self.n_sources, self.dtype
+            )
+            check_total_order(source_order, order)
+            steps.refuse(packed, self.kernel)
+            out = self._field(packed, source_order, order, dtype)
+            if self._report.warning:
+                warnings.warn(self._report.warning, RuntimeWarning, stacklevel=2)
+            result: np.ndarray = steps.give(out, had_channels)
         return result
 
     def _field(self, moments: Array, source_order: int, order: int, dtype: np.dtype) -> Array:
@@ -345,8 +346,8 @@ class FMM:
             Other systems; then the number of points may be another too. Default: those of before.
         check : bool, optional
             On a GPU, whether the next evaluation of each pair of orders measures errors again and
-            mends degrees. Default: if the edge of boxes is another by more than a tenth. On the
-            CPU every evaluation does.
+            mends degrees. Default: if the edge of boxes or the number of near pairs is another by
+            more than a tenth than where they were measured last. On the CPU every evaluation does.
         cell : array_like, shape (3, 3), optional
             Another cell, if the plan has one.
 
@@ -412,6 +413,7 @@ class FMM:
             Otherwise they are what the host spent. On the CPU nothing changes.
         """
         if synchronise and self._again is not None and self._layout.steps.device:
-            _, (found, _) = self._layout.steps.synchronised(*self._again)
+            with self._layout.steps.alone():
+                _, (found, _) = self._layout.steps.synchronised(*self._again)
             self._report = replace(self._report, seconds=found.seconds, synchronised=True)
         return self._report.of(self._shown)

@@ -5,6 +5,7 @@ which of the two it holds, but for what `Steps.device` tells.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -119,6 +120,9 @@ class Steps(Protocol):
 
     def repeated(self, work: Callable[[Array], Any]) -> Callable[[Array], Any]:
         """Return work that is done again and again as it costs least, see `Layout.repeated`."""
+
+    def alone(self) -> AbstractContextManager[Any]:
+        """Let other threads wait that use what these steps share: a stream, work that is noted."""
 
     def wait(self) -> None:
         """Wait until all is done, while `synchronised` asks for it."""
@@ -264,6 +268,10 @@ class InFreeSpace:
     def in_units(self, exponent: int) -> Any:
         """Return these steps: they know no lengths."""
         return self
+
+    def alone(self) -> AbstractContextManager[Any]:
+        """Return what lets nobody wait: nothing is shared."""
+        return nullcontext()
 
     def repeated(self, work: Callable[[Array], Any]) -> Callable[[Array], Any]:
         """Return the work itself."""

@@ -4,7 +4,9 @@ The host waits for the device when it lays out a plan and when it chooses degree
 once for each pair of orders; later evaluations only launch.
 """
 
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -53,7 +55,11 @@ class DeviceSteps(InFreeSpace):
 
     def __init__(self, array: Any) -> None:
         self.space: Space = space_of(array)
-        self._waits = False
+        self._waits, self._alone = False, threading.RLock()
+
+    def alone(self) -> AbstractContextManager[Any]:
+        """Let other threads wait: what they launch would be noted with the work of this one."""
+        return self._alone
 
     def points(
         self, sources: Any, targets: Any, source_batch: Any, target_batch: Any

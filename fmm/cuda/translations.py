@@ -23,6 +23,8 @@ _FAMILIES = 2 if SIMULATED else 4
 _TEAMS = 2 if SIMULATED else 4
 _ROWS = 4 if SIMULATED else 128
 _OCTANTS = 8
+# so many threads have half the registers that a thread may take: a compiler must know of them
+_MOST_THREADS = _ROWS * _TEAMS
 
 # numbers, or what stands for them while a kernel is compiled, see `multipoles.compiled.emit`
 Numbers = list[Any]
@@ -83,6 +85,7 @@ def coarsen():
                     multipoles[((parent + 1) * channels + channel) * length + i] += value
             cuda.syncthreads()
 
+    loop.bounds = _MOST_THREADS, 1
     return loop
 
 
@@ -106,6 +109,7 @@ def refine():
                 )  # fmt: skip
                 add(total, rows, octant, channels, channel, length, i, locals_)
 
+    loop.bounds = _MOST_THREADS, 1
     return loop
 
 

@@ -135,6 +135,8 @@ def _searched(rows: Tensor, n: int) -> Tensor:
 
 def _kept(of: Tensor, name: str, nodes: int, make: Callable[[], Any]) -> Any:
     """Return what is made once of the numbers of a tensor, and kept with it."""
+    if of.is_inference():  # whose changes nobody counts
+        return make()
     state = of._version, nodes
     kept = getattr(of, name, {})
     if state not in kept:  # what was kept of other numbers goes

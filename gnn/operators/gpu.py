@@ -55,7 +55,8 @@ def known(tensor: Tensor, name: str, make: Callable[[], Any]) -> Any:
 
     To read a number of a device, the host waits; with the same tensor again it does not.
     """
-    if tensor.device.type == "cpu":  # nobody waits, and NumPy may have changed them
+    # nobody waits, and NumPy may have changed them; or nobody counts changes
+    if tensor.device.type == "cpu" or tensor.is_inference():
         return make()
     kept = getattr(tensor, "_known", {})
     key = name, tensor._version

@@ -74,8 +74,12 @@ class _KernelCache(FunctionCache):
 
     def keep(self, key: Any, data: Any) -> None:
         """Write what is not Numba's own: machine code of a GPU."""
-        Path(self.cache_path).mkdir(parents=True, exist_ok=True)
-        self._keep(self._cache_file.save, key, data)
+
+        def save(key: Any, data: Any) -> None:
+            Path(self.cache_path).mkdir(parents=True, exist_ok=True)
+            self._cache_file.save(key, data)
+
+        self._keep(save, key, data)
 
     def _keep(self, save: Callable[[Any, Any], Any], key: Any, data: Any) -> None:
         try:

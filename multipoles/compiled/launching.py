@@ -9,7 +9,9 @@ Numba does not do for functions made in functions: other processes load it and c
 import hashlib
 import struct
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
+from math import inf
 from time import perf_counter
 from types import CodeType
 from typing import Any
@@ -21,10 +23,20 @@ from multipoles.compiled.cache import cache_for
 from multipoles.compiled.notice import spent
 
 _integer, _single, _double = struct.Struct("=q"), struct.Struct("=f4x"), struct.Struct("=d")
-_PACKED = {np.dtype(np.float32): _single.pack, np.dtype(np.float64): _double.pack}
+
+
+def _packed_single(value: float) -> bytes:
+    try:
+        return _single.pack(value)
+    except OverflowError:  # what is too large becomes infinite, as anywhere
+        return _single.pack(inf if value > 0 else -inf)
+
+
+_PACKED = {np.dtype(np.float32): _packed_single, np.dtype(np.float64): _double.pack}
 _code: dict[Any, Any] = {}
 
 
+@driver.passing
 def launch(
     kernel: Any,
     stream: int,
@@ -48,8 +60,9 @@ def launch(
             kinds.append(float)
             words.append(_PACKED[dtype](argument))
         else:
-            kinds.append(bool if isinstance(argument, bool | np.bool_) else int)
-            words.append(_integer.pack(argument))
+            is_bool = isinstance(argument, bool | np.bool_)
+            kinds.append(bool if is_bool else int)
+            words.append(_integer.pack(bool(argument) if is_bool else argument))
     key = tuple(kinds)
     function = _code.get(key)
     if function is None:
@@ -89,11 +102,14 @@ def _loaded(kernel: Any, dtype: np.dtype, device: int, kinds: tuple[Any, ...]) -
         driver.capability(device), version("numba-cuda"),
     )  # fmt: skip
     found = files.load(key) if files is not None else None
-    if found is None:
-        start = perf_counter()
-        found = kernel.compiled(dtype, names)
-        spent(perf_counter() - start)
-        cache.keep(key, found)
+    if found is not None:
+        # what a newer toolkit has written an older driver refuses
+        with suppress(driver.DriverError):
+            return driver.load(*found)
+    start = perf_counter()
+    found = kernel.compiled(dtype, names)
+    spent(perf_counter() - start)
+    cache.keep(key, found)
     return driver.load(*found)
 
 
@@ -117,12 +133,16 @@ def _fingerprint(function: Callable[..., Any]) -> str:
 def _tell(value: Any, say: Callable[[bytes], Any], seen: set[int]) -> None:
     function = getattr(value, "py_func", getattr(value, "function", value))
     if not hasattr(function, "__code__"):
-        known = isinstance(value, int | float | str | tuple | np.ndarray | np.generic)
+        if isinstance(value, np.ndarray):  # whose text leaves out numbers, and digits
+            say(repr((value.dtype.str, value.shape)).encode() + value.tobytes())
+            return
+        known = isinstance(value, int | float | str | tuple | np.generic)
         say(repr(value if known else type(value).__qualname__).encode())
         return
     if id(function) in seen:
         return
     seen.add(id(function))
+    say(repr((function.__defaults__, function.__kwdefaults__)).encode())
     for code in _codes(function.__code__):
         say(code.co_code)
         say(repr([c for c in code.co_consts if not isinstance(c, CodeType)]).encode())

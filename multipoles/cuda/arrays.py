@@ -151,18 +151,19 @@ class Memory:
         For work of which stream.
     """
 
-    __slots__ = ("__weakref__", "_stream", "pointer")
+    __slots__ = ("__weakref__", "_device", "_is_lent", "_stream", "pointer")
 
     def __init__(self, size: int, stream: int) -> None:
-        self._stream: int | None = stream
+        self._stream, self._is_lent = stream, False
         self.pointer = driver.allocate(size, stream) if size else 0
+        self._device = driver.of_stream(stream)
 
     def lend(self) -> None:
         """Let others use it on streams of theirs: before it goes, all of them are waited for."""
-        self._stream = None
+        self._is_lent = True
 
     def __del__(self) -> None:
         pointer: int = getattr(self, "pointer", 0)
         if pointer and driver is not None:
             with suppress(driver.DriverError):  # at the end of the process the driver may be gone
-                driver.release(pointer, self._stream)
+                driver.release(pointer, self._stream, self._device, self._is_lent)

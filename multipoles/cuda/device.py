@@ -5,6 +5,7 @@ library, or from the driver's pool, and kernels run on the stream that is curren
 made once and kept carries an event: other streams wait for it, on the device, before they read.
 """
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ from multipoles.cuda.dlpack import CUDA, Exported, Imported
 if not SIMULATED:
     from multipoles.compiled import driver
     from multipoles.cuda.arrays import DeviceArray, Memory, row_strides
+
+
+_making = threading.RLock()
 
 
 class CannotBeNoted(RuntimeError):
@@ -94,13 +98,19 @@ class Space(ABC):
 
         Other streams that ask for them later wait, on the device, until they are written.
         """
-        if key not in kept:
+        found = kept.get(key)
+        if found is None:
             if self._is_noting:
                 raise CannotBeNoted(f"it makes what is kept for later: {key}")
             # longer than work in an arena
-            with self.within(None):
-                kept[key] = _Kept(self, make())
-        return kept[key].on(self)
+            with _making, self.within(None):
+                # another thread may have made it meanwhile, and have given it to streams
+                found = kept.get(key) or kept.setdefault(key, _Kept(self, make()))
+        return found.on(self)
+
+    def hold(self, arrays: Any) -> None:
+        """Let nobody have the memory of arrays of another stream while they are read on this."""
+        return  # memory of one stream, or of none
 
     def mark(self) -> Any:
         """Return an event that comes when the stream has done what it has to do so far."""
@@ -148,6 +158,7 @@ class _Kept:
         # what is noted runs on streams that were here before
         if space.stream not in self._known_to and not space._is_noting:
             self._event.wait(space.stream)
+            space.hold(self._arrays)
             self._known_to.add(space.stream)
         return self._arrays
 
@@ -162,9 +173,9 @@ class _NoEvent:
 class NumbaSpace(Space):
     """Numba's own arrays, and those of libraries that are not known here."""
 
-    def __init__(self) -> None:
+    def __init__(self, array: Any = None) -> None:
         if not SIMULATED:
-            self.key = "numba", driver.device()
+            self.key = "numba", driver.device() if array is None else _device_of(array)
             self.stream = driver.Stream(0, self.key[1])
 
     def new(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
@@ -190,7 +201,6 @@ class TorchSpace(Space):
         import torch
 
         self.torch, self.device = torch, tensor.device
-        driver.work_on(tensor.device.index)
         self.key = "torch", tensor.device.index
         self._stream = torch.cuda.current_stream(self.device)
         # torch's default stream is the legacy one, which the driver calls 0
@@ -217,6 +227,13 @@ class TorchSpace(Space):
         for tensor in self._made:
             tensor.record_stream(self._stream)
 
+    def hold(self, arrays: Any) -> None:
+        """Tell torch that tensors are read on this stream, too."""
+        for array in arrays if isinstance(arrays, tuple) else (arrays,):
+            tensor = getattr(array, "owner", array)
+            if isinstance(tensor, self.torch.Tensor):
+                tensor.record_stream(self._stream)
+
     def give(self, array: Any) -> Any:
         """Return the tensor, or what the array is of it."""
         owner = array.owner
@@ -232,23 +249,28 @@ class CupySpace(Space):
         import cupy
 
         self.cupy = cupy
-        driver.work_on(array.device.id)
         self.key = "cupy", array.device.id
-        self._stream = cupy.cuda.get_current_stream()
+        with cupy.cuda.Device(array.device.id):
+            self._stream = cupy.cuda.get_current_stream()
+        self._left: dict[Any, Any] = {}  # streams of before, which must not end
         self.stream = driver.Stream(self._stream.ptr, array.device.id)
 
     def new(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """Return an uninitialised array, as kernels take it."""
-        with self._stream:
+        with self.cupy.cuda.Device(self.key[1]), self._stream:
             made = self.cupy.empty(shape, dtype)
         return DeviceArray(made.data.ptr, tuple(shape), dtype, made)
 
     def _take_stream(self, other: Space) -> None:
+        self._left[self.stream] = self._stream
         super()._take_stream(other)
         self._stream = other._stream  # type: ignore[attr-defined]
 
     def give(self, array: Any) -> Any:
         """Return the array of CuPy, or what the array is of it."""
+        # CuPy gives what was made on streams that were left to later work of these, at once
+        for stream in self._left.keys() - {self.stream}:
+            self.mark().wait(stream)
         return array.owner.reshape(-1)[array.offset : array.offset + array.size].reshape(
             array.shape
         )
@@ -262,7 +284,10 @@ class JaxSpace(NumbaSpace):
         import jax
 
         # JAX may reuse the memory of an argument as soon as its caller drops it
-        cuda.synchronize()
+        if SIMULATED:
+            cuda.synchronize()
+        else:
+            driver.synchronize(self.stream)
         if array.size == 0:
             return jax.numpy.zeros(tuple(array.shape), array.dtype)
         if not SIMULATED:
@@ -272,7 +297,7 @@ class JaxSpace(NumbaSpace):
 
 def exported(array: Any) -> Exported:
     """Return an array on the device as DLPack offers it to others; it stays as long as they do."""
-    place = CUDA, driver.device()
+    place = CUDA, driver.device_of(array.pointer)
     return Exported(array, array.pointer, array.shape, array.dtype, place)
 
 
@@ -284,9 +309,12 @@ def space_of(array: Any) -> Space:
     kind = _SPACES.get(_library(array), NumbaSpace)
     if SIMULATED and kind is not JaxSpace:
         return NumbaSpace()
-    if kind in (NumbaSpace, JaxSpace):
-        return kind()
-    return kind(array)
+    return kind(None if SIMULATED else array)
+
+
+def _device_of(array: Any) -> int:
+    """Return the number of an array's device, which is not always that on which a thread works."""
+    return driver.device() if driver.is_alone() else driver.device_of(view(array).pointer)
 
 
 def view(array: Any) -> Any:
@@ -306,6 +334,8 @@ def view(array: Any) -> Any:
     if hasattr(array, "__cuda_ndarray__" if SIMULATED else "words"):
         return array
     if not SIMULATED and _library(array) == "torch":
+        if array.is_neg():  # the memory holds the numbers with another sign
+            array = array.resolve_neg()
         here, dtype = array.is_contiguous(), _dtype_of(str(array.dtype))
         return DeviceArray(array.data_ptr(), tuple(array.shape), dtype, array, contiguous=here)
     found = _offered(array)
@@ -359,4 +389,6 @@ def _dtype_of(name: str) -> np.dtype:
 
 
 def _library(array: Any) -> str:
-    return type(array).__module__.partition(".")[0]
+    """Return the library that an array is of; of a user's class, that of what it is made of."""
+    names = (kind.__module__.partition(".")[0] for kind in type(array).__mro__)
+    return next((name for name in names if name in _SPACES), "")

@@ -8,7 +8,7 @@ take before, cannot be noted; that is said once, and it is done as it comes for 
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -127,7 +127,9 @@ class Repeated:
             try:
                 yield
             except BaseException:
-                driver.end_capture(stream)
+                # what was noted goes, if it was not spoilt
+                with suppress(driver.DriverError):
+                    driver.drop_graph(driver.end_capture(stream))
                 raise
             self._graph = driver.Graph(driver.end_capture(stream))
 

@@ -272,11 +272,12 @@ def _list_near():
         n_pairs = offsets[n * lanes]
         if i < n * lanes:
             target, begin, end = _share(ranges, i, lanes)
-            place = offsets[i]
+            # a pair more than were counted would be written over the next one's
+            place, last = offsets[i], min(offsets[i + 1], n_places)
             if i == target * lanes:
                 starts[target] = min(place, n_places)
             for j in range(begin, end):
-                if place < n_places and _apart(targets, target, sources, j) <= reach2:
+                if place < last and _apart(targets, target, sources, j) <= reach2:
                     first[place], second[place] = target, j
                     place += 1
         if i == 0:

@@ -17,6 +17,7 @@ pytest.importorskip("numba.cuda")
 from fmm.cuda import driver as driver_cuda
 from fmm.cuda import near as near_cuda
 from fmm.cuda import products
+from fmm.cuda import translations as translations_cuda
 from fmm.cuda.staging import DEPTH
 from multipoles.cuda.device import NumbaSpace
 from multipoles.cuda.direct import fill
@@ -189,6 +190,14 @@ def test_levels_with_few_boxes_are_translated_together(geometry, monkeypatch):
     del far._columns
     wanted = [far.degrees[level] for level in far._with_pairs]
     assert [degree for _, degree in far._columns] == wanted and len(wanted) > 1
+
+
+@pytest.mark.parametrize("length", [4, 28, 400])
+def test_the_compiler_knows_how_many_threads_share_registers(length):
+    """More than 256 threads cannot have all that a thread may take."""
+    _, threads = translations_cuda.grid_of(10, 1, length)
+    for kernel in (translations_cuda.coarsen(), translations_cuda.refine()):
+        assert kernel.bounds is not None and kernel.bounds[0] >= np.prod(threads)
 
 
 @pytest.mark.parametrize(

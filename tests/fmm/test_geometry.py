@@ -10,6 +10,7 @@ import fmm
 import multipoles as mp
 from fmm import choice
 from fmm.cost import expected_work
+from fmm.layout import Outline
 from fmm.leaves import arrange, cheaper
 from fmm.near import near_field
 from fmm.steps_cpu import HostSteps
@@ -120,6 +121,32 @@ def test_few_targets_are_summed_directly():
             assert not geometry.has_far_field and len(geometry.tree.parent) == 1
     # and many are not
     assert _arranged(s[:100_000] + 0.1, s).has_far_field
+
+
+@pytest.mark.parametrize("shape", ["uniform", "plummer", "two clusters"])
+def test_many_points_on_a_gpu_get_a_tree(shape):
+    def arranged(n):
+        x = clouds.SHAPES[shape](n, np.random.default_rng(8))
+        work = expected_work(n, 1e-4, 0, 1, 1)._replace(processor="cuda float32")
+        return arrange(HostSteps(), x, x, NO_BATCHES, work, None)
+
+    assert not arranged(10_000).has_far_field
+    # all pairs would take 8 ms, and launches 0.3 ms
+    assert arranged(100_000).has_far_field
+
+
+def test_trees_that_ask_for_another_look_at_errors():
+    def outline(x):
+        return Outline.of(_arranged(x, x, 20))
+
+    rng = np.random.default_rng(9)
+    x = rng.random((4000, 3))
+    first = outline(x)
+    assert first.like(outline(x + 1e-3 * rng.standard_normal(x.shape)))
+    assert not first.like(outline(1.2 * x))
+    # corners stay, and half of the points come together
+    assert not first.like(outline(np.where(np.arange(4000)[:, None] < 2000, x, 0.2 * x)))
+    assert not first.like(Outline(np.ones(2), first.n_near_pairs))
 
 
 @pytest.mark.parametrize("n", [1, 20, 3000])

@@ -182,10 +182,12 @@ def test_memory_of_torch_is_of_the_stream_that_uses_it(monkeypatch):
 def test_spaces_of_cupy_move_too():
     spaces = [object.__new__(CupySpace) for _ in range(2)]
     for number, space in enumerate(spaces):
-        space._stream, space.stream = SimpleNamespace(ptr=number), number
+        space._stream, space.stream, space._left = SimpleNamespace(ptr=number), number, {}
         space.mark = lambda: SimpleNamespace(wait=lambda stream: None)
+    left = spaces[0]._stream
     spaces[0].move_to(spaces[1])
     assert spaces[0]._stream is spaces[1]._stream and spaces[0].stream == 1
+    assert spaces[0]._left == {0: left}
 
 
 # --- sizes: nothing is launched -------------------------------------------------------------------

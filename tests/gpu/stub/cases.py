@@ -7,11 +7,13 @@ import ctypes
 import json
 import re
 import sys
+import threading
 import traceback
 import types
 import warnings
 import weakref
 
+import numba
 import numpy as np
 
 import multipoles as mp
@@ -205,7 +207,8 @@ def work_goes_to_the_device_of_its_stream_whatever_others_do():
         ):
             driver.work_on(1 - number)  # as other libraries do
             task()
-            assert driver.device() == number
+            assert _LIBRARY.stub_device() == number
+            assert driver.device() == 1 - number, "the caller's own device is another now"
     driver.work_on(0)
 
 
@@ -238,6 +241,192 @@ def arrays_of_jax_are_waited_for():
             waited.append(True)
 
     assert device.view(Array()).shape == (3,) and waited == [True]
+
+
+def a_thread_that_never_worked_on_a_device_gives_memory_back():
+    """Other libraries end what they were lent in threads of their own."""
+    arrays = [NumbaSpace().upload(np.zeros(300)) for _ in range(2)]
+    arrays[0].owner.lend()
+    frees = calls("free")
+    thread = threading.Thread(target=arrays.clear)
+    thread.start(), thread.join()
+    assert calls("free") == frees + 2
+
+
+def memory_that_was_lent_is_waited_for_before_it_goes():
+    """The driver does not: of memory of a pool it takes for granted that all is done."""
+    space = NumbaSpace()
+    array, own = space.upload(np.zeros(300)), space.upload(np.zeros(300))
+    given = space.give(array)
+    waits, frees = calls("synchronize"), calls("free")
+    del own
+    assert (calls("synchronize"), calls("free")) == (waits, frees + 1)
+    del array, given
+    assert (calls("synchronize"), calls("free")) == (waits + 1, frees + 2)
+
+
+def memory_that_was_lent_stays_while_work_is_noted():
+    space, stream = NumbaSpace(), driver.new_stream(0)
+    array = space.upload(np.zeros(300))
+    array.owner.lend()
+    frees = calls("free")
+    driver.begin_capture(stream)
+    del array
+    assert calls("free") == frees
+    driver.drop_graph(driver.end_capture(stream))
+    assert calls("free") == frees + 1
+
+
+def the_device_of_a_thread_is_that_of_before_when_memory_goes():
+    driver.work_on(0)
+    array = NumbaSpace().upload(np.zeros(300))
+    driver.work_on(1)
+    del array
+    assert driver.device() == 1
+    driver.work_on(0)
+
+
+def constants_that_are_there_are_used_in_a_capture_of_others():
+    one, two = OfStream(), OfStream()
+    first = one.constant("before the capture", lambda: np.arange(3))
+    driver.begin_capture(two.stream)
+    try:
+        assert two.constant("before the capture", lambda: np.arange(3)) is first
+        try:
+            two.constant("in the capture", lambda: np.arange(3))
+        except driver.DriverError as error:
+            assert "do the same once before" in str(error)
+        else:
+            raise AssertionError("a graph would read memory of the host that is gone")
+    finally:
+        driver.drop_graph(driver.end_capture(two.stream))
+
+
+def marks_are_made_by_threads_that_never_worked_on_a_device():
+    said = []
+    thread = threading.Thread(target=lambda: said.append(driver.Event(0)))
+    thread.start(), thread.join()
+    assert said
+
+
+def numbers_and_truths_of_numpy_are_packed():
+    out = cuda.to_device(np.zeros((2, 2)))
+    one = cuda.to_device(np.zeros(1))
+    three, two = cuda.to_device(np.zeros((1, 1, 1))), cuda.to_device(np.zeros((1, 1)))
+    sent, kept = [], driver.launch
+    driver.launch = lambda *given: sent.append(given[-1])
+    try:
+        for dtype, most in ((np.float32, np.float32(np.inf)), (np.float64, np.float64(1e39))):
+            taking(0)(
+                0, dtype, 1, 1, out, 1e39, np.float32(2), np.bool_(True), one, three, np.int32(1),
+                two,
+            )  # fmt: skip
+            assert np.asarray(most).tobytes() in sent[-1]
+    finally:
+        driver.launch = kept
+
+
+def kernels_that_a_device_refuses_are_compiled_again():
+    import os
+    import tempfile
+
+    from multipoles.compiled import cache, launching
+
+    with tempfile.TemporaryDirectory() as folder:
+        numba.config.CACHE_DIR, before = folder, numba.config.CACHE_DIR
+        try:
+            out, probe = cuda.to_device(np.zeros(1)), cuda_kernels._probe()
+            files = cache.cache_for(probe.function)._cache_file
+            saved, kept = [], cache._Files.save
+
+            def save(self, key, data):
+                saved.append(key)
+                kept(self, key, (b"of another toolkit", data[1]) if len(saved) == 1 else data)
+
+            cache._Files.save = save
+            for _ in range(3):
+                launching._code.clear()
+                probe(0, np.float64, 1, 1, 1.0, out)
+            cache._Files.save = kept
+            assert len(saved) == 2, saved
+            assert files.load(saved[0])[0].startswith(b"\x7fELF") and os.listdir(folder)
+        finally:
+            numba.config.CACHE_DIR = before
+
+
+def what_a_kernel_is_made_of_names_it():
+    from multipoles.compiled.launching import _fingerprint
+
+    def made(table, factor=1.0):
+        def function(x, times=factor):
+            return table[x] * times
+
+        return function
+
+    tables = [np.zeros(3000), np.zeros(3000), np.full(3000, 1e-12)]
+    tables[1][1500] = 1.0
+    names = [_fingerprint(made(table)) for table in tables] + [_fingerprint(made(tables[0], 2.0))]
+    assert len(set(names)) == 4 and _fingerprint(made(np.zeros(3000))) == names[0]
+
+
+def numbers_that_torch_has_yet_to_negate_are_negated():
+    try:
+        import torch
+    except ImportError:
+        return
+
+    class Own(torch.Tensor):
+        pass
+
+    seen = device.view(torch._neg_view(torch.ones(3)))
+    assert list((ctypes.c_float * 3).from_address(seen.pointer)) == [-1.0] * 3
+    assert device._library(torch.ones(3).as_subclass(Own)) == "torch"
+
+
+class _OfCupy:
+    """A stream, or a device, of what stands for CuPy."""
+
+    def __init__(self, number):
+        self.ptr = number
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return False
+
+
+def streams_of_cupy_that_were_left_wait_for_what_was_done_on_others():
+    """Its memory goes to later work of the stream on which it was made, once it is dropped."""
+    cupy, current = types.ModuleType("cupy"), [_OfCupy(int(driver.new_stream(0)))]
+    cupy.cuda = types.SimpleNamespace(Device=_OfCupy, get_current_stream=lambda: current[0])
+
+    class Array:
+        __module__ = "cupy"
+
+        def __init__(self):
+            self.data, self.device = types.SimpleNamespace(ptr=0), types.SimpleNamespace(id=0)
+
+        def reshape(self, *shape):
+            return self
+
+        def __getitem__(self, part):
+            return self
+
+    cupy.empty = lambda shape, dtype: Array()
+    sys.modules["cupy"] = cupy
+    try:
+        space = device.space_of(Array())
+        waits = calls("wait")
+        space.give(space.empty((3,), np.float64))
+        assert calls("wait") == waits
+        current[0] = _OfCupy(int(driver.new_stream(0)))
+        space.move_to(device.space_of(Array()))
+        assert int(space.stream) == current[0].ptr and calls("wait") == waits + 1
+        space.give(space.empty((3,), np.float64))
+        assert calls("wait") == waits + 2
+    finally:
+        del sys.modules["cupy"]
 
 
 def streams_that_other_libraries_name_are_waited_for():

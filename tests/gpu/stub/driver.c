@@ -16,7 +16,10 @@
 typedef uint64_t address; /* CUdeviceptr */
 typedef void *handle;     /* CUcontext, CUstream, CUevent, CUlibrary, ... */
 
-enum { OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, NOT_FOUND = 500, NOT_SUPPORTED = 801 };
+enum {
+  OK = 0, INVALID = 1, OUT_OF_MEMORY = 2, NOT_BEGUN = 3, NO_CONTEXT = 201, WRONG_CODE = 209,
+  NOT_FOUND = 500, NOT_SUPPORTED = 801, NOT_WHILE_NOTING = 900, OUTSIDE = 905
+};
 enum { DEVICE_MEMORY = 2, MOST_OF_X = 2147483647, MOST_OF_YZ = 65535, MOST_THREADS = 1024 };
 
 /* --- memory that a device would move: time of it is not the host's ------------------------------ */
@@ -104,7 +107,13 @@ static struct {
 } counts[] = {{"launch"}, {"record"}, {"wait"}, {"synchronize"}, {"allocate"}, {"free"},
             {"graph"}, {"copy"}, {"clear"}};
 
+static char contexts[2];
+static __thread handle current;
+static int last_device;
+int stub_device(void) { return last_device; } /* of the last call that was counted */
+
 static void count(const char *name) {
+  last_device = current ? (char *)current - contexts : -1;
   for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
     if (!strcmp(counts[i].name, name)) counts[i].calls++;
 }
@@ -182,8 +191,10 @@ static int copy_there_async(address to, address from, size_t n, handle s) {
 static int set_bytes_async(address at, unsigned char value, size_t n, handle s) {
   return count("clear"), do_on(s, (work){.kind = SET, .to = at, .value = value, .size = n});
 }
+static int is_lost(void);
 static int mem_alloc_async(address *out, size_t bytes, handle stream) { return mem_alloc(out, bytes); }
-static int mem_free_async(address at, handle stream) { return mem_free(at); }
+static int mem_free_async(address at, handle stream) { return is_lost() ? NO_CONTEXT : mem_free(at); }
+static int mem_free_here(address at) { return is_lost() ? NO_CONTEXT : mem_free(at); }
 static int default_pool(handle *out, int d) { return *out = (handle)0x4321, OK; }
 static int set_pool_attribute(handle pool, int which, void *value) { return OK; }
 static int set_bytes(address at, unsigned char value, size_t n) { return set((void *)at, value, n), OK; }
@@ -198,10 +209,10 @@ static int pointer_attribute(void *out, int which, address at) {
 
 /* --- two devices, a context each ----------------------------------------------------------------- */
 
-static char contexts[2];
-static __thread handle current;
 
-static int init(unsigned flags) { return open_arena(), OK; }
+static int has_begun;
+static int is_lost(void) { return !current; } /* calls of a thread that works on no device */
+static int init(unsigned flags) { return has_begun = 1, open_arena(), OK; }
 static int version(int *out) { return *out = 13000, OK; }
 static int get_device(int *out, int i) { return *out = i, OK; }
 static int device_count(int *out) { return *out = 2, OK; }
@@ -216,6 +227,7 @@ static int device_attribute(int *out, int which, int d) {
     case 16: *out = 132; break;  /* multiprocessors */
     case 75: *out = 9; break;    /* compute capability 9.0 */
     case 76: *out = 0; break;
+    case 100: *out = 0; break;   /* memory of the host is not read by its page tables */
     case 97: *out = 232448; break; /* shared memory of a block that asks for it */
     default: *out = 1;
   }
@@ -224,12 +236,16 @@ static int device_attribute(int *out, int which, int d) {
 static int retain(handle *out, int d) { return *out = contexts + d, OK; }
 static int release(int d) { return OK; }
 static int context_state(int d, unsigned *flags, int *active) { return *flags = 0, *active = 1, OK; }
-static int get_current(handle *out) { return *out = current, OK; }
+static int get_current(handle *out) { return *out = current, has_begun ? OK : NOT_BEGUN; }
 static int set_current(handle c) { return current = c, OK; }
 static int pop_current(handle *out) { return *out = current, current = 0, OK; }
 static int context_device(int *out) { return *out = (char *)current - contexts, OK; }
 static int context_id(handle c, uint64_t *out) { return *out = 1, OK; }
-static int synchronize(void) { return count("synchronize"), OK; }
+static int synchronize(void) {
+  if (!current) return NO_CONTEXT;
+  if (noting) return NOT_WHILE_NOTING; /* which spoils it, too */
+  return count("synchronize"), OK;
+}
 
 /* --- streams, events, kernels ----------------------------------------------------------------- */
 
@@ -238,14 +254,21 @@ static handle fresh(void) {
   return (handle)(last += 16);
 }
 static int make_stream(handle *out, unsigned flags) { return *out = fresh(), OK; }
-static int make_event(handle *out, unsigned flags) { return *out = fresh(), OK; }
+static int make_event(handle *out, unsigned flags) { return *out = fresh(), current ? OK : NO_CONTEXT; }
 static int drop(handle one) { return OK; }
 static int query(handle one) { return OK; }
-static int synchronize_one(handle one) { return one && one == noting ? INVALID : synchronize(); }
+static int synchronize_one(handle one) {
+  return one && one == noting ? INVALID : (count("synchronize"), OK);
+}
 static int record(handle event, handle stream) { return count("record"), event ? OK : INVALID; }
-static int wait(handle stream, handle event, unsigned flags) { return count("wait"), event ? OK : INVALID; }
+static int capture_mode(int *mode) { return *mode = 0, OK; }
+static int is_capturing(handle stream, int *out) { return *out = stream && stream == noting, OK; }
+static int wait(handle stream, handle event, unsigned flags) {
+  if (stream && stream == noting) return OUTSIDE; /* of the capture was the event recorded */
+  return count("wait"), event ? OK : INVALID;
+}
 static int load_library(handle *out, const void *code, void *a, void *b, unsigned n, void *c, void *d, unsigned m) {
-  return *out = fresh(), OK;
+  return *out = fresh(), *(char *)code && memcmp(code, "\177ELF", 4) ? WRONG_CODE : OK;
 }
 static int kernel_of(handle *out, handle library, const char *name) { return *out = library, OK; }
 static int function_of(handle *out, handle kernel) { return *out = kernel, OK; }
@@ -312,7 +335,7 @@ static const struct {
     {"cuCtxSetCurrent", set_current}, {"cuCtxPushCurrent", set_current},
     {"cuCtxPopCurrent", pop_current}, {"cuCtxGetDevice", context_device},
     {"cuCtxGetId", context_id}, {"cuCtxSynchronize", synchronize}, {"cuMemGetInfo", mem_info},
-    {"cuMemAlloc", mem_alloc}, {"cuMemFree", mem_free}, {"cuMemcpyHtoD", copy_up},
+    {"cuMemAlloc", mem_alloc}, {"cuMemFree", mem_free_here}, {"cuMemcpyHtoD", copy_up},
     {"cuMemcpyDtoH", copy_down}, {"cuMemcpyDtoD", copy_there},
     {"cuMemcpyHtoDAsync", copy_up_async}, {"cuMemcpyDtoHAsync", copy_down_async},
     {"cuMemcpyDtoDAsync", copy_there_async}, {"cuMemsetD8", set_bytes},
@@ -326,6 +349,7 @@ static const struct {
     {"cuLibraryLoadData", load_library}, {"cuLibraryUnload", drop},
     {"cuLibraryGetKernel", kernel_of}, {"cuKernelGetFunction", function_of},
     {"cuKernelGetAttribute", kernel_attribute}, {"cuFuncGetAttribute", function_attribute},
+    {"cuStreamIsCapturing", is_capturing}, {"cuThreadExchangeStreamCaptureMode", capture_mode},
     {"cuStreamBeginCapture", begin_capture}, {"cuStreamEndCapture", end_capture},
     {"cuGraphInstantiate", instantiate}, {"cuGraphInstantiateWithFlags", instantiate},
     {"cuGraphLaunch", launch_graph}, {"cuGraphDestroy", drop}, {"cuGraphExecDestroy", drop},

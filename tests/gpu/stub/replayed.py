@@ -7,6 +7,7 @@ so that what a replay does not write anew shows.
 
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -104,6 +105,22 @@ def main() -> None:
             if turn:  # the first has measured errors, and may have other degrees
                 assert np.array_equal(found, right), (order, turn)
     assert [r._next.__name__ for _, r in plan._layout.replays.values()] == ["_replayed"] * 2
+    together(rng)
+
+
+def together(rng) -> None:
+    """Threads that share a plan get what each gets alone, while work is noted, too."""
+    x = cuda.to_device(rng.random((300, 3), np.float32))
+    given = [cuda.to_device(rng.standard_normal((300, 1), np.float32)) for _ in range(8)]
+    plan, alone = (fmm.FMM(x, tolerance=1e-3, leaf_size=20) for _ in range(2))
+    for one in (plan, alone):
+        one.field(given[0])
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(plan.field, given))
+    for m, field in zip(given, found, strict=True):
+        alone._layout.replays.clear()
+        assert np.array_equal(field.copy_to_host(), alone.field(m).copy_to_host())
+    assert [r._next.__name__ for _, r in plan._layout.replays.values()] == ["_replayed"]
 
 
 if __name__ == "__main__":
