@@ -23,14 +23,14 @@ class RadialBasis(nn.Module):
 
     def __init__(self, cutoff: float, size: int):
         super().__init__()
-        self.cutoff = cutoff
+        self.cutoff, self.scale = cutoff, math.sqrt(2 / cutoff)
         frequencies = torch.arange(1, size + 1, dtype=torch.float64) * (math.pi / cutoff)
         self.register_buffer("frequencies", frequencies.to(torch.get_default_dtype()))
 
     def forward(self, distances: Tensor) -> tuple[Tensor, Tensor]:
         """Return the basis (E, size) and the envelope (E, 1) at distances of shape (E, 1)."""
-        return bessel(distances, self.frequencies, self.cutoff)
+        return bessel(distances, self.frequencies, self.cutoff, self.scale)
 
     def of_edges(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return lengths (E,), directions (E, 3), envelope and basis of vectors (E, 3)."""
-        return edge_geometry(vectors, self.frequencies, self.cutoff)
+        return edge_geometry(vectors, self.frequencies, self.cutoff, self.scale)

@@ -92,13 +92,18 @@ def bend(t):
 
 
 @device
-def basis_function(r, envelope, fall, bent, frequency, scale):
-    """Return ``scale sin(frequency r) f / r`` with two derivatives; f and its two are given."""
+def divided(r, value, fall, bent, scale):
+    """Return ``scale f / r`` with two derivatives, from those of f."""
+    height = scale * value / r
+    change = (scale * fall - height) / r
+    return height, change, (scale * bent - change - change) / r
+
+
+@device
+def wave(r, height, change, curvature, frequency):
+    """Return ``height sin(frequency r)`` with two derivatives, from those of the height."""
     angle = r * frequency * INVERSE_PI
     sine, cosine = sine_of_pi(angle), frequency * cosine_of_pi(angle)
-    height = scale * envelope / r
-    change = (scale * fall - height) / r
-    curvature = (scale * bent - change - change) / r
     value = height * sine
     slope = change * sine + height * cosine
     return value, slope, curvature * sine + 2.0 * change * cosine - frequency * frequency * value
@@ -350,7 +355,7 @@ def envelope_of(r, cutoff):
 
 
 @kernels
-def geometry_values():
+def geometry_values(is_divided):
     """Write lengths, directions, envelopes and Bessel functions of edges."""
 
     def loop(vectors, frequencies, cutoff, scale, lengths, directions, fade, basis):
@@ -359,17 +364,17 @@ def geometry_values():
             n = frequencies.shape[0]
             r, ux, uy, uz = edge_of(vectors, e)
             value, fall, bent = envelope_of(r, cutoff)
-            lengths[e], fade[e] = r, value
+            height, change, curve = divided(r, value, fall, bent, scale)
+            lengths[e], fade[e] = r, height if is_divided else value
             put(directions, e, ux, uy, uz)
             for k in range(n):
-                found = basis_function(r, value, fall, bent, frequencies[k], scale)
-                basis[e * n + k] = found[0]
+                basis[e * n + k] = wave(r, height, change, curve, frequencies[k])[0]
 
     return loop
 
 
 @kernels
-def geometry_gradients():
+def geometry_gradients(is_divided):
     """Write gradients by the edges' vectors."""
 
     def loop(
@@ -380,10 +385,10 @@ def geometry_gradients():
             n = frequencies.shape[0]
             r, ux, uy, uz = edge_of(vectors, e)
             value, fall, bent = envelope_of(r, cutoff)
-            slope = by_length[e] + by_fade[e] * fall
+            height, change, curve = divided(r, value, fall, bent, scale)
+            slope = by_length[e] + by_fade[e] * (change if is_divided else fall)
             for k in range(n):
-                found = basis_function(r, value, fall, bent, frequencies[k], scale)
-                slope += by_basis[e * n + k] * found[1]
+                slope += by_basis[e * n + k] * wave(r, height, change, curve, frequencies[k])[1]
             gx, gy, gz = row_of(by_direction, e)
             slope -= (gx * ux + gy * uy + gz * uz) / r
             put(out, e, gx / r + slope * ux, gy / r + slope * uy, gz / r + slope * uz)
@@ -392,7 +397,7 @@ def geometry_gradients():
 
 
 @kernels
-def geometry_second():
+def geometry_second(is_divided):
     """Write gradients by vectors and incoming gradients of gradients times cotangents."""
 
     def loop(
@@ -407,9 +412,12 @@ def geometry_second():
             wx, wy, wz = row_of(along, e)
             stretch = wx * ux + wy * uy + wz * uz
             wx, wy, wz = (wx - stretch * ux) / r, (wy - stretch * uy) / r, (wz - stretch * uz) / r
+            height, change, curve = divided(r, value, fall, bent, scale)
+            if is_divided:
+                fall, bent = change, curve
             slope, curvature = by_length[e] + by_fade[e] * fall, by_fade[e] * bent
             for k in range(n):
-                found = basis_function(r, value, fall, bent, frequencies[k], scale)
+                found = wave(r, height, change, curve, frequencies[k])
                 slope += by_basis[e * n + k] * found[1]
                 curvature += by_basis[e * n + k] * found[2]
                 to_basis[e * n + k] = found[1] * stretch

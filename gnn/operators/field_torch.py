@@ -5,12 +5,15 @@ stored. It is the tests' oracle, the path for export, and for whatever Numba doe
 """
 
 import math
+from functools import cache
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import multipoles as mp
-from gnn.operators.gpu import table
+from gnn.operators.gpu import on_gpu, table
 from multipoles import indexing
 from multipoles.radial import Kernel
 
@@ -221,10 +224,28 @@ def _thole_series(r: Tensor, a: float, n: int) -> Tensor:
     return total
 
 
+@cache
+def _sum_of_powers(terms: tuple[tuple[float, float], ...], n_max: int) -> tuple[Any, Any]:
+    """Return exponents (K,) of r^2, and the factors (K, n_max + 1) of these powers in the chain."""
+    found: dict[float, list[float]] = {}
+    for coefficient, power in terms:
+        factor = coefficient
+        for n in range(n_max + 1):
+            if factor:
+                found.setdefault(0.5 * power - n, [0.0] * (n_max + 1))[n] += factor
+            factor *= -(power - 2 * n)
+    return np.array([*found]), np.array([*found.values()])
+
+
 def _reaction_field(r2: Tensor, kernel: mp.ReactionField, n_max: int) -> list[Tensor]:
     cutoff, k, a_m, m, a_n, n_power, shift = kernel.parameters
     terms = ((1.0, -1.0), (k, 2.0), (a_m, m), (a_n, n_power), (-shift, 0.0))
     inside = r2 < cutoff**2
+    if on_gpu(r2):  # few kernels
+        exponents, factors = _sum_of_powers(terms, n_max)
+        powers = r2[..., None] ** table(exponents, r2)
+        found = torch.where(inside[..., None], powers @ table(factors, r2), 0.0)
+        return list(found.unbind(-1))
     chain = [torch.zeros_like(r2) for _ in range(n_max + 1)]
     for coefficient, power in terms:
         factor = coefficient

@@ -4,7 +4,6 @@ Elsewhere, and under transforms of `torch.func`, they are the few operations of 
 stand for: `twin` of each `Chain`.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -357,37 +356,61 @@ def envelope(distances: Tensor, cutoff: float) -> Tensor:
     return value * (x < 1)
 
 
-def bessel(distances: Tensor, frequencies: Tensor, cutoff: float) -> tuple[Tensor, Tensor]:
-    """Return Bessel functions (E, n) under the envelope, and this (E, 1), of distances (E, 1)."""
+def bessel(
+    distances: Tensor, frequencies: Tensor, cutoff: float, scale: float, divided: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return Bessel functions ``scale f / r sin(frequency r)`` and what fades edges.
+
+    Parameters
+    ----------
+    distances : Tensor
+        (E, 1) in Å.
+    frequencies : Tensor
+        (n,) in 1/Å, constants.
+    cutoff : float
+        Where the envelope f ends, in Å.
+    scale : float
+        Of the functions.
+    divided : bool
+        Edges fade by ``scale f / r`` in place of f.
+
+    Returns
+    -------
+    basis, fade : Tensor
+        (E, n) and (E, 1).
+    """
     fade = envelope(distances, cutoff)
-    waves = torch.sin(distances * frequencies)
-    return waves * (fade * math.sqrt(2 / cutoff) / distances), fade
+    height = fade * scale / distances
+    return torch.sin(distances * frequencies) * height, height if divided else fade
 
 
 class _Geometry:
     """Lengths, directions, envelopes and Bessel functions of edges."""
 
-    def __init__(self, frequencies, cutoff):
-        self.given = frequencies, float(cutoff), math.sqrt(2 / cutoff)
+    def __init__(self, frequencies, cutoff, scale, divided):
+        self.given = frequencies, float(cutoff), float(scale)
+        self.divided = int(divided)
 
     def twin(self, vectors):
+        frequencies, cutoff, scale = self.given
         lengths = torch.linalg.vector_norm(vectors, dim=1)
-        basis, fade = bessel(lengths[:, None], *self.given[:2])
-        return lengths, vectors / lengths[:, None], fade, basis
+        distances = lengths[:, None]
+        basis, fade = bessel(distances, frequencies, cutoff, scale, self.divided)
+        return lengths, vectors / distances, fade, basis
 
     def values(self, vectors):
         count, n = len(vectors), len(self.given[0])
-        outs = tuple(vectors.new_empty(shape) for shape in ((count,), (count, 3), (count, 1)))
-        return self._launch(
-            gpu().geometry_values(), vectors, outs=(*outs, vectors.new_empty(count, n))
-        )
+        shapes = (count,), (count, 3), (count, 1), (count, n)
+        outs = tuple(vectors.new_empty(shape) for shape in shapes)
+        return self._launch(gpu().geometry_values(self.divided), vectors, outs=outs)
 
     def gradients(self, inputs, grads):
-        return self._launch(gpu().geometry_gradients(), *inputs, *grads, outs=_empty(*inputs))
+        kernel = gpu().geometry_gradients(self.divided)
+        return self._launch(kernel, *inputs, *grads, outs=_empty(*inputs))
 
     def second(self, inputs, grads, along):
-        outs = _empty(*inputs, *grads)
-        return self._launch(gpu().geometry_second(), *inputs, *grads, *along, outs=outs)
+        kernel = gpu().geometry_second(self.divided)
+        return self._launch(kernel, *inputs, *grads, *along, outs=_empty(*inputs, *grads))
 
     def _launch(self, kernel, *tensors, outs):
         gpu().launch(kernel, tensors[0], len(tensors[0]), *tensors, *self.given, *outs)
@@ -395,7 +418,7 @@ class _Geometry:
 
 
 def edge_geometry(
-    vectors: Tensor, frequencies: Tensor, cutoff: float
+    vectors: Tensor, frequencies: Tensor, cutoff: float, scale: float, divided: bool = False
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return what edges are to a network: lengths, directions, envelopes and Bessel functions.
 
@@ -403,15 +426,14 @@ def edge_geometry(
     ----------
     vectors : Tensor
         (E, 3) in Å.
-    frequencies : Tensor
-        (n,) of the Bessel functions in 1/Å, constants.
-    cutoff : float
-        Where the envelope ends, in Å.
+    frequencies, cutoff, scale, divided
+        See `bessel`.
 
     Returns
     -------
     lengths, directions, fade, basis : Tensor
         (E,), (E, 3), (E, 1) and (E, n).
     """
-    lengths, directions, fade, basis = applied(_Geometry(frequencies, cutoff), vectors)
+    chain = _Geometry(frequencies, cutoff, scale, divided)
+    lengths, directions, fade, basis = applied(chain, vectors)
     return lengths, directions, fade, basis

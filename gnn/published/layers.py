@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from gnn.data.batching import Batch, apart
 from gnn.layers.message import Graph
 from gnn.operators.edges import anisotropic_state, pair_invariants
-from gnn.operators.fused import envelope
+from gnn.operators.fused import bessel
+from gnn.operators.fused import edge_geometry as of_vectors
 from gnn.operators.gpu import at_host, known, table
 from gnn.published import constants
 from gnn.published.edge_geometry import edge_geometry, near_multiples
@@ -48,14 +49,14 @@ class BesselBasis(nn.Module):
             return edge_geometry(positions, *ends, self.cutoff, self.frequencies)
         vectors = positions.index_select(0, receivers) - positions.index_select(0, senders)
         vectors = vectors if present is None else apart(vectors, present)
-        directions, distances = directions_of(vectors)
-        basis, fade = self(distances)
+        given = self.frequencies / self.cutoff, self.cutoff, self.cutoff
+        _, directions, fade, basis = of_vectors(vectors, *given, divided=True)
         return directions, fade, basis
 
     def forward(self, distances: Tensor) -> tuple[Tensor, Tensor]:
         """Return the basis (P, size) and the envelope (P, 1) at distances (P, 1)."""
-        fade = envelope(distances, self.cutoff) * (self.cutoff / distances)
-        return fade * torch.sin(distances * (self.frequencies / self.cutoff)), fade
+        frequencies = self.frequencies / self.cutoff
+        return bessel(distances, frequencies, self.cutoff, self.cutoff, divided=True)
 
 
 def directions_of(vectors: Tensor) -> tuple[Tensor, Tensor]:

@@ -34,9 +34,9 @@ def saturating(operator):
     return of
 
 
-def geometry(vectors):
+def geometry(vectors, divided=False):
     frequencies = math.pi / 2.5 * torch.arange(1, 4, dtype=torch.float64)
-    return fused.edge_geometry(vectors, on_device(frequencies).to(vectors.dtype), 2.5)
+    return fused.edge_geometry(vectors, on_device(frequencies).to(vectors.dtype), 2.5, 0.9, divided)
 
 
 def rows():
@@ -66,6 +66,7 @@ OPERATORS = {
     "bounded rows": (saturating(fused.bounded_rows), rows),
     "factors": (saturating(fused.saturation_factors), rows),
     "geometry": (geometry, vectors),
+    "geometry, divided": (lambda v: geometry(v, divided=True), vectors),
 }
 
 

@@ -215,6 +215,25 @@ def test_a_training_step_of_a_published_model():
     torch.testing.assert_close(found, wanted, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.parametrize("limit", [pytest.param(float("inf"), marks=pytest.mark.slow), 0.05])
+def test_a_training_step(batch, limit):
+    model = tiny_model()
+    model.border.outputs.fill_(limit)
+
+    def gradient(model, batch):
+        model.zero_grad()
+        out = model(batch, forces=True, create_graph=True)
+        (out["energy"].sum() + out["forces"].square().sum()).backward()
+        return torch.cat([p.grad.cpu().reshape(-1) for p in model.parameters()])
+
+    wanted = gradient(model, batch)
+    if not SIMULATED:
+        model, batch = model.to("cuda"), batch.to("cuda")
+    with emulated():
+        found = gradient(model, batch)
+    assert (found - wanted).abs().max() <= 1e-10 * wanted.abs().max()
+
+
 @pytest.mark.parametrize("kind", [fixed_pairs.ALL, fixed_pairs.EDGES, fixed_pairs.HALF])
 @pytest.mark.parametrize("capacity", [None, 20, 3, 0])
 def test_lists_of_fixed_length(kind, capacity):
