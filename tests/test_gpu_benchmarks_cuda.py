@@ -108,7 +108,12 @@ def test_predictions_are_of_rows_that_there_are(scripts):
     names = {
         f"FMM, {name}: {part}"
         for name in (*scripts.fmm.NAMES.values(), scripts.fmm.CLUSTERED)
-        for part in ("evaluation, first", "evaluation", "plan and evaluation")
+        for part in (
+            "evaluation, first",
+            "evaluation",
+            "rebuilt and evaluated",
+            "plan and evaluation",
+        )
     }
     known = {name for name, _ in scripts.gpu.PREDICTED if name.startswith("FMM")}
     assert known <= names
