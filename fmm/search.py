@@ -11,7 +11,6 @@ import numpy as np
 
 from fmm import choice
 from fmm.cost import Work
-from fmm.far.truncation import MAX_DEGREE
 from fmm.layout import Layout
 from fmm.setting import Setting
 from fmm.tree.geometry import Geometry
@@ -80,6 +79,8 @@ class Search:
                 )
             if choice.seconds(geometry, self.work, degrees) > self._direct_seconds:
                 return Setting(geometry.direct(), narrow=setting.narrow)
+        if max(degrees) > self.layout.steps.most_degree:
+            return Setting(geometry.direct(), narrow=setting.narrow)
         single = self.work.single and geometry.fits_single(self.work.source_order, self.work.order)
         return Setting(geometry, degrees, single, setting.narrow, signs)
 
@@ -98,7 +99,7 @@ class Search:
         if not np.isfinite(worst):
             return None
         more = max(1, int(np.ceil(2 * np.log2(worst / _AIM)))) if helped else 6
-        more = min(more, MAX_DEGREE - max(setting.degrees))
+        more = min(more, self.layout.steps.most_degree - max(setting.degrees))
         if more <= 0:
             return None
         degrees = tuple(d + more if d else 0 for d in setting.degrees)

@@ -12,6 +12,7 @@ import numpy as np
 
 from fmm.error.indicators import Where
 from fmm.error.sampling import Probe
+from fmm.far.truncation import MAX_DEGREE
 from fmm.tree.curve import SortedPoints
 from fmm.tree.geometry import Batches, Geometry
 from multipoles.lattice.cell import Cell
@@ -97,6 +98,10 @@ class Steps(Protocol):
     @property
     def images(self) -> int:
         """How many images of the sources are near: one, but in a cell."""
+
+    @property
+    def most_degree(self) -> int:
+        """Highest degree of expansions; what needs more is summed directly."""
 
     @property
     def probe(self) -> Callable[..., Probe]:
@@ -263,6 +268,7 @@ class InFreeSpace:
 
     images = 1
     unmeasured = 0
+    most_degree = MAX_DEGREE
     cell: Cell | None = None
 
     def in_units(self, exponent: int) -> Any:

@@ -47,6 +47,8 @@ class DeviceSteps(InFreeSpace):
     """
 
     device = True
+    # matrices of the translations are dense there: 117 of them take 0.9 GB in float64
+    most_degree = 30
 
     @property
     def probe(self) -> type[DeviceProbe]:

@@ -79,6 +79,19 @@ def test_few_points_are_summed_directly():
     np.testing.assert_allclose(found, mp.field(s, x, back, 2), rtol=1e-4, atol=1e-2)
 
 
+def test_what_needs_a_degree_too_high_is_summed_directly(monkeypatch):
+    s, q = _points(30), np.random.default_rng(3).standard_normal((30, 1))
+    plan = fmm.FMM(SPACE.upload(s), tolerance=1e-12, leaf_size=3)
+    assert plan._layout.geometry.has_far_field
+
+    def no_far_field(*_):
+        raise AssertionError("matrices of gigabytes")
+
+    monkeypatch.setattr(type(plan._layout.steps), "far", no_far_field)
+    found = SPACE.download(plan.field(SPACE.upload(q)))
+    assert plan.report().degrees == () and _error(found, mp.field(s, s, q, 1)) < 1e-12
+
+
 def test_systems_do_not_see_each_other():
     batch = np.repeat([0, 3], [8, 5])
     x, moments = _points(13), np.ones((13, 1))
