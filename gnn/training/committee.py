@@ -106,6 +106,8 @@ class Committee(Potential):
 
     def stepped(self, batch: Batch, **asked: bool) -> dict[str, Tensor]:
         """Evaluate a batch of the host by every member; see `gnn.potential.Potential.stepped`."""
+        if self.baseline.device.type == "cpu":
+            return self(batch, **asked)
         return self._joined([member.stepped(batch, **asked) for member in self.models()])
 
     @property
