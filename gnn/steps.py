@@ -24,10 +24,12 @@ from gnn.data.batching import Batch, is_even
 from gnn.operators.fixed_pairs import EDGES
 from gnn.operators.room import Room
 from gnn.outputs import Between
+from gnn.passes.weights import Calls, Members
 
 _WARM_UP = 3  # runs before recording: kernels are compiled, tables copied, workspaces made
 _TRIES = 4  # recordings with ever more room for one step
 _FARTHER = 1e3  # Å: where particles are that fill the room for others
+_PLAIN = bool, int, float, str, type(None)  # options that a recording took for granted
 _ALIGNED = 64  # numbers; blocks of a buffer begin at multiples of so many
 
 FLOATS = (
@@ -133,7 +135,8 @@ class Step:
         self._second: Any = None  # what follows the host's answer
         self._pool: Any = None
         self._stream: Any = None
-        self._kept = _places(model)
+        self._kept, self._calls = _places(model), Calls(model)
+        self._members = Members(model, "_parameters", "_buffers", "_modules")
 
     def __call__(self, batch: Batch) -> dict[str, Tensor] | None:
         """Return the results on the host; None if something lies beyond the walls.
@@ -168,8 +171,16 @@ class Step:
 
     @property
     def is_current(self) -> bool:
-        """Whether the weights are still where they were."""
-        return self._kept == _places(self.model)
+        """Whether the layers are the same, the weights where they were, and options as they were.
+
+        A recorded step knows nothing of what came at their place.
+        """
+        return self._kept == _places(self.model) and self._members.hold()
+
+    @property
+    def is_listened_to(self) -> bool:
+        """Whether layers are to be called, which a replay does not do."""
+        return self._calls.awaited()
 
     def _load(self, batch: Batch) -> None:
         """Copy a batch to the device, behind what the stream has to do."""
@@ -331,7 +342,8 @@ def _fill(place: Tensor, values: Tensor, name: str) -> None:
         place[len(values) :] = _FARTHER if name == "mm_positions" else last
 
 
-def _places(model: Any) -> tuple[int, ...]:
-    """Return where all weights and tables are, which a recorded step reads."""
+def _places(model: Any) -> tuple[Any, ...]:
+    """Return where all weights and tables are, which a recorded step reads, and plain options."""
     tensors = (*model.parameters(), *model.buffers())
-    return tuple(tensor.data_ptr() for tensor in tensors)
+    options = (value for value in vars(model).values() if isinstance(value, _PLAIN))
+    return *(tensor.data_ptr() for tensor in tensors), *options

@@ -146,6 +146,25 @@ def test_a_shape_is_recorded_when_it_comes_again(monkeypatch):
     assert graphs.steps[0] is not before
 
 
+def test_a_recording_knows_of_listeners_other_layers_and_options():
+    model, graphs = amp(), Graphs()
+    batch = batch_of(model, water(12))
+    for _ in range(3):
+        graphs(model, batch, ASKED, CPU)
+    (before,) = graphs.steps
+    layer = next(module for module in model.modules() if isinstance(module, torch.nn.Linear))
+    hook = layer.register_forward_hook(lambda *given: None)
+    assert graphs(model, batch, ASKED, CPU) is None  # a replay would not call it
+    hook.remove()
+    assert graphs(model, batch, ASKED, CPU) is not None and graphs.steps[0] is before
+    model.train(not model.training)
+    assert graphs(model, batch, ASKED, CPU) is not None and graphs.steps[0] is not before
+    before = graphs.steps[0]
+    name, child = next(iter(model.named_children()))
+    setattr(model, name, copy.deepcopy(child))
+    assert graphs(model, batch, ASKED, CPU) is not None and graphs.steps[0] is not before
+
+
 def images(x, m):
     """An energy of multipoles, with its derivatives by positions and multipoles."""
     charges = m[:, 0]
