@@ -1,13 +1,15 @@
 """Registers, shared memory, spills and instructions of every kernel for the GPU; needs no GPU.
 
-    python benchmarks/gpu_kernels.py [--launches FILE] [TESTS ...]
+    python benchmarks/gpu_kernels.py [--one] [--launches FILE] [TESTS ...]
 
 Runs the tests of kernels in Numba's simulator to learn which kernels there are (or takes what such
-a run wrote, ``pytest -m cuda --launches FILE``), compiles each for sm_80 and sm_90, and has the
-toolkit's assembler (ptxas, from the wheel nvidia-cuda-nvcc or from PATH) say what it uses. Prints a
-table for sm_90; writes results/gpu_kernels.csv for both. Instructions are counted in the PTX, each
-once, however often a loop runs it. Local memory holds arrays that a loop indexes; `spill` is what
-did not fit into registers. Warps are how many of at most 64 an SM holds for want of registers.
+a run wrote, ``pytest -m cuda --launches FILE``), compiles each for sm_80, sm_90 and sm_100, and has
+the toolkit's assembler (ptxas, from the wheel nvidia-cuda-nvcc or from PATH) say what it uses.
+Prints a table for sm_90; writes results/gpu_kernels.csv for all. With ``--one``, one launch stands
+for those of a kernel and type of numbers: of float32 that with most to do. Instructions are counted
+in the PTX, each once, however often a loop runs it. Local memory holds arrays that a loop indexes;
+`spill` is what did not fit into registers. Warps are how many of at most 64 an SM holds for want of
+registers.
 """
 
 import argparse
@@ -23,7 +25,9 @@ from _output import write_table
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKER = ROOT / "tests" / "ptx_worker.py"
-CAPABILITIES = ((8, 0), (9, 0), (10, 0))
+sys.path.insert(0, str(WORKER.parent))
+from ptx_worker import CAPABILITIES, one_of_each  # noqa: E402
+
 REGISTERS_OF_SM = 65536
 COLUMNS = (
     "kernel", "constants", "dtype", "arguments", "capability", "ptx_version", "registers", "warps",
@@ -91,13 +95,14 @@ def show(rows: list[dict]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--one", action="store_true", help="one launch of each kernel and dtype")
     parser.add_argument("--launches", type=Path, help="kernels that a run of the tests wrote")
     parser.add_argument("tests", nargs="*", default=["tests"], help="folders or files of tests")
     options = parser.parse_args()
     launches = (
         json.loads(options.launches.read_text()) if options.launches else run_tests(options.tests)
     )
-    rows = compiled(launches)
+    rows = compiled(one_of_each(launches) if options.one else launches)
     show([r for r in rows if r["capability"] == "sm_90"])
     print(f"written: {write_table('gpu_kernels', COLUMNS, rows)}")
 

@@ -51,6 +51,17 @@ def launches() -> list[list]:
     return sorted(([*one] for one in found if one[0].partition(".")[0] in packages), key=repr)
 
 
+def one_of_each(found: list[list]) -> list[list]:
+    """Return one launch for every kernel and type of numbers: of float32 that with most to do."""
+    best: dict[tuple, list] = {}
+    for launch in found:
+        key = launch[0], launch[1], launch[3]
+        kept = best.setdefault(key, launch)
+        most = max if launch[3] == "float32" else min
+        best[key] = most(kept, launch, key=lambda one: one[2])
+    return list(best.values())
+
+
 @cache
 def ptxas() -> str | None:
     """Return the assembler of the toolkit's wheel, or the one on the path."""

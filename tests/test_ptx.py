@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
-from ptx_worker import CAPABILITIES, launches
+from ptx_worker import CAPABILITIES, launches, one_of_each
 from source_state import ROOT, sources_hash
 
 pytestmark = pytest.mark.cuda
@@ -78,17 +78,6 @@ def double_precision(compiled: list[tuple[str, str, dict]]) -> list[tuple[str, i
     """Return the kernels of float32 with instructions of float64 but these, and how many."""
     counts = [(name, f.get("f64", 0)) for name, dtype, f in compiled if dtype == "float32"]
     return [(name, n) for name, n in counts if n > DIFFERENCES * name.startswith(OF_COORDINATES)]
-
-
-def one_of_each(found: list[list]) -> list[list]:
-    """Return one launch for every kernel and type of numbers: of float32 that with most to do."""
-    best: dict[tuple, list] = {}
-    for launch in found:
-        key = launch[0], launch[1], launch[3]
-        kept = best.setdefault(key, launch)
-        most = max if launch[3] == "float32" else min
-        best[key] = most(kept, launch, key=lambda one: one[2])
-    return list(best.values())
 
 
 @pytest.fixture(
