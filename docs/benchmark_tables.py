@@ -672,6 +672,7 @@ def vibrations() -> Table:
 
 
 def gpu_kernels() -> Table:
+    architectures = ("sm_80", "sm_90", "sm_100")
     groups: dict[tuple[str, str], list[Row]] = {}
     for row in read("gpu_kernels"):
         module = re.sub(r"^mp\.", "multipoles.", row["kernel"].rpartition(".")[0])
@@ -682,10 +683,12 @@ def gpu_kernels() -> Table:
         spilled = max(int(row["spill_stores"] or 0) + int(row["spill_loads"] or 0) for row in rows)
         most = [
             str(max(int(r["registers"]) for r in rows if r["capability"] == capability))
-            for capability in ("sm_80", "sm_90")
+            for capability in architectures
         ]
-        body.append([f"`{module}`", dtype, str(len(rows) // 2), *most, str(spilled)])
-    return ["module", "type", "variants", "registers, sm_80", "sm_90", "bytes spilled"], body
+        variants = str(len(rows) // len(architectures))
+        body.append([f"`{module}`", dtype, variants, *most, str(spilled)])
+    head = ["module", "type", "kernels", "registers, sm_80", *architectures[1:], "bytes spilled"]
+    return head, body
 
 
 # instead of a command, for what was measured once and written down

@@ -17,7 +17,7 @@ FOLDER = DOCS / "_generated"
 
 # of files that do not say it themselves in columns `machine` or `device`, and `date`
 MACHINE, DATE = "Shared AMD EPYC (Zen 5)", "November 2026"
-NO_MACHINE = {"gpu_kernels": "Compiled for both architectures without a device"}
+NO_MACHINE = {"gpu_kernels": "Compiled for three architectures without a device"}
 MOST_ROWS = 30
 
 
