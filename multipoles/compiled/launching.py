@@ -10,8 +10,9 @@ import hashlib
 import struct
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
 from importlib.metadata import version
-from math import inf
+from math import inf, prod
 from time import perf_counter
 from types import CodeType
 from typing import Any
@@ -70,17 +71,24 @@ def launch(
     driver.launch(function, blocks, threads, stream, b"".join(words))
 
 
+@lru_cache(maxsize=256)
+def row_strides(shape: tuple[int, ...], size: int) -> tuple[int, ...]:
+    """Return the distances of neighbours along each axis, in bytes, if rows follow one another."""
+    strides = []
+    for n in reversed(shape):
+        strides.append(size)
+        size *= n
+    return tuple(reversed(strides))
+
+
 def packed_array(pointer: int, shape: tuple[int, ...], item: int) -> bytes:
     """Return what a kernel is given: no owner, no parent, size, size of a number, pointer, shape.
 
     Rows follow one another.
     """
-    n, size, strides = len(shape), item, []
-    for length in reversed(shape):
-        strides.append(size)
-        size *= length
+    strides = row_strides(shape, item)
     return struct.pack(
-        f"={5 + 2 * n}q", 0, 0, size // item, item, pointer, *shape, *reversed(strides)
+        f"={5 + 2 * len(shape)}q", 0, 0, prod(shape), item, pointer, *shape, *strides
     )
 
 

@@ -1,7 +1,6 @@
 """Arrays on the device as kernels take them: pointer, shape, type, and who owns the memory."""
 
 from contextlib import suppress
-from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -9,16 +8,6 @@ import numpy as np
 
 from multipoles.compiled import driver
 from multipoles.compiled.launching import packed_array
-
-
-@lru_cache(maxsize=256)
-def row_strides(shape: tuple[int, ...], size: int) -> tuple[int, ...]:
-    """Return the distances of neighbours along each axis, in bytes, if rows follow one another."""
-    strides = []
-    for n in reversed(shape):
-        strides.append(size)
-        size *= n
-    return tuple(reversed(strides))
 
 
 class DeviceArray:

@@ -21,7 +21,8 @@ from multipoles.cuda.dlpack import CUDA, Exported, Imported
 
 if not SIMULATED:
     from multipoles.compiled import driver
-    from multipoles.cuda.arrays import DeviceArray, Memory, row_strides
+    from multipoles.compiled.launching import row_strides
+    from multipoles.cuda.arrays import DeviceArray, Memory
 
 
 _making = threading.RLock()

@@ -9,6 +9,7 @@ take before, cannot be noted; that is said once, and it is done as it comes for 
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ class Arena:
         CannotBeNoted
             If the arena is full and has no such block.
         """
-        size = int(np.prod(shape)) * dtype.itemsize
+        size = prod(shape) * dtype.itemsize
         size = -(-size // _ALIGNED) * _ALIGNED
         free = self._free.setdefault(size, [])
         if not free and self.is_full:
