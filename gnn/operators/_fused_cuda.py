@@ -209,6 +209,13 @@ def product(a, b, begin, width):
     return total
 
 
+@device
+def saturation_of(rows, row, table, kinds, factor, width):
+    """Return the factor by which a row saturates, with two derivatives by its square."""
+    square = product(rows, rows, row * width, width)
+    return saturating(square, table[kinds[row]], factor)
+
+
 @kernels
 def bounded_values():
     """Write rows times the factor by which they saturate."""
@@ -217,8 +224,7 @@ def bounded_values():
         t = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
         if t < rows.shape[0]:
             row = t // width
-            square = product(rows, rows, row * width, width)
-            out[t] = rows[t] * saturating(square, table[kinds[row]], factor)[0]
+            out[t] = rows[t] * saturation_of(rows, row, table, kinds, factor, width)[0]
 
     return loop
 
@@ -232,8 +238,7 @@ def bounded_gradients():
         if t < rows.shape[0]:
             row = t // width
             begin = row * width
-            square = product(rows, rows, begin, width)
-            value, slope, _ = saturating(square, table[kinds[row]], factor)
+            value, slope, _ = saturation_of(rows, row, table, kinds, factor, width)
             out[t] = value * grads[t]
             if slope != 0.0:
                 out[t] += 2.0 * slope * product(rows, grads, begin, width) * rows[t]
@@ -250,8 +255,7 @@ def bounded_second():
         if t < rows.shape[0]:
             row = t // width
             begin = row * width
-            square = product(rows, rows, begin, width)
-            value, slope, bent = saturating(square, table[kinds[row]], factor)
+            value, slope, bent = saturation_of(rows, row, table, kinds, factor, width)
             by_rows[t], by_grads[t] = 0.0, value * along[t]
             if slope != 0.0:
                 vg, vw = product(rows, grads, begin, width), product(rows, along, begin, width)
@@ -283,8 +287,7 @@ def factor_values():
     def loop(rows, table, kinds, factor, width, out):
         row = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
         if row < out.shape[0]:
-            square = product(rows, rows, row * width, width)
-            out[row] = saturating(square, table[kinds[row]], factor)[0]
+            out[row] = saturation_of(rows, row, table, kinds, factor, width)[0]
 
     return loop
 
@@ -297,8 +300,7 @@ def factor_gradients():
         t = cuda.blockIdx.x * THREADS + cuda.threadIdx.x
         if t < rows.shape[0]:
             row = t // width
-            square = product(rows, rows, row * width, width)
-            _, slope, _ = saturating(square, table[kinds[row]], factor)
+            _, slope, _ = saturation_of(rows, row, table, kinds, factor, width)
             out[t] = 2.0 * slope * grads[row] * rows[t]
 
     return loop
@@ -313,8 +315,7 @@ def factor_second():
         if t < rows.shape[0]:
             row = t // width
             begin = row * width
-            square = product(rows, rows, begin, width)
-            _, slope, bent = saturating(square, table[kinds[row]], factor)
+            _, slope, bent = saturation_of(rows, row, table, kinds, factor, width)
             vw = product(rows, along, begin, width)
             by_rows[t] = grads[row] * (2.0 * slope * along[t] + 4.0 * bent * vw * rows[t])
             if t == begin:
