@@ -46,8 +46,8 @@ def least_degrees(
     # points form and evaluate expansions of the highest degree: half of that counts on every level
     counts = geometry.translations.copy()
     counts[0] += geometry.root_transfers
-    costs = counts[:, None] * work.translations(_boxes(geometry))
-    costs += 0.5 * geometry.targets.shape[0] * work.harmonics()
+    costs = counts[:, None] * work.translations(geometry.n_boxes)
+    costs += 0.5 * geometry.everywhere[0] * work.harmonics()
     active = np.any(expected[:, :, 0] > 0, axis=0)
     if np.count_nonzero(active) > _DEGREES:
         # the operators of every degree are read once: with few boxes per level one degree is best
@@ -71,16 +71,12 @@ def seconds(geometry: Any, work: Work, degrees: tuple[int, ...]) -> float:
     full = min(max(degrees) + work.source_order + work.order, MAX_DEGREE)
     return float(
         geometry.n_near_pairs * work.seconds_per_pair()
-        + geometry.translations @ work.translations(_boxes(geometry))[list(degrees)]
+        + geometry.translations @ work.translations(geometry.n_boxes)[list(degrees)]
         + geometry.n_leaves * work._replace(degree=max(degrees)).seconds_per_leaf()
-        + geometry.targets.shape[0] * harmonics[max(degrees)]
+        + geometry.everywhere[0] * harmonics[max(degrees)]
         + 0.5 * geometry.n_mixed * harmonics[full]
         + operators
     )
-
-
-def _boxes(geometry: Any) -> int:
-    return int(geometry.tree.n_children.shape[0])
 
 
 def direct_seconds(geometry: Any, work: Work) -> float:

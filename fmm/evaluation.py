@@ -85,7 +85,7 @@ class Evaluation:
     def run(self, dtype: np.dtype) -> Array:
         """Return the field in the caller's order, as `dtype`."""
         layout, orders = self.layout, (self.source_order, self.order)
-        if not (self.steps.device or self.moments.any()):
+        if self.steps.are_zero(self.moments):
             return self._nothing(dtype)
         setting = layout.settings.get(orders)
         if self.steps.device and setting is not None:
@@ -225,7 +225,7 @@ class Evaluation:
         """Return what scaled pairs change, in the order of the tree; None without any."""
         if self._correction is None:
             return None
-        permuted: np.ndarray = self._correction[geometry.tree.target_permutation]
+        permuted: np.ndarray = self.steps.to_targets(geometry, self._correction)
         return permuted
 
     def _past(self, setting: Setting, channels: int) -> Evidence | None:

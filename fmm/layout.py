@@ -108,7 +108,7 @@ class Layout:
     @property
     def n_targets(self) -> int:
         """Number of targets."""
-        return int(self.geometry.targets.shape[0])
+        return self.geometry.n_targets
 
     @property
     def n_sources(self) -> int:
@@ -172,7 +172,7 @@ class Layout:
         Root grid, size of leaves and what was enough are taken over as far as they serve.
         """
         exponent = scaling.exponent(self.steps.in_units(0), targets, sources)
-        if exponent != self.exponent or self.n_sources == 0:
+        if exponent != self.exponent or self.steps.number(sources) == 0:
             return lay_out(self.steps, self.request, targets, sources, batches)
         x, s = _scaled(self.steps, targets, sources, -exponent)
         before, after = self.geometry, self.geometry.moved(x, s, batches)
@@ -227,7 +227,7 @@ def lay_out(
     x, s = _scaled(steps, targets, sources, -exponent)
     if derivatives is None:
         derivatives = request.source_order + request.order + 2
-    reach, n = _reach(request, kernel, derivatives), s.shape[0]
+    reach, n = _reach(request, kernel, derivatives), steps.number(s)
     work = expected_work(
         n, request.tolerance, request.source_order, request.order, request.channels,
         request.kernel.code != Coulomb.code, _in_distances(reach, steps, s),
@@ -257,7 +257,7 @@ def _reach(request: Request, kernel: Kernel, derivatives: int) -> float:
 
 def _in_distances(reach: float, steps: Steps, points: Array) -> float:
     """Return a length in units of the mean distance of points, rounded."""
-    n = points.shape[0]
+    n = steps.number(points)
     if n == 0 or reach <= 0:
         return 0.0
     low, high = steps.corners(points)

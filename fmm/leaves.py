@@ -50,8 +50,9 @@ def arrange(
     points = steps.sort(targets, sources, batches)
     chosen = leaf_size is None
     if leaf_size is None:
-        root_grids = steps.root_grids(work.degree, sources.shape[0])
-        given = points, steps.occupancy(points), work, smallest, root_grids, steps.images
+        numbers = steps.number(targets), steps.number(sources)
+        root_grids = steps.root_grids(work.degree, numbers[1])
+        given = points, numbers, steps.occupancy(points), work, smallest, root_grids, steps.images
         root_grid, leaf_size = choose_leaves(*given)
         if root_grid > 1:
             points = steps.sort(targets, sources, batches, root_grid)
@@ -64,7 +65,7 @@ def cheaper(geometry: Geometry, work: Work) -> Geometry:
     """Return a geometry, or that of direct sums if these turn out to cost less."""
     if not geometry.can_be_direct:
         return geometry
-    direct = _direct_seconds(work, geometry.targets.shape[0], geometry.sources.shape[0])
+    direct = _direct_seconds(work, *geometry.everywhere)
     many_systems = len(geometry.sorted_points.edge) > 1
     if many_systems or direct > _NEVER_DIRECT * work.machine().fixed or not geometry.has_far_field:
         return geometry
@@ -82,6 +83,7 @@ def _direct_seconds(work: Work, n_targets: float, n_sources: float) -> float:
 
 def choose_leaves(
     points: SortedPoints,
+    numbers: tuple[int, int],
     filling: tuple[np.ndarray, np.ndarray],
     work: Work,
     smallest: float = 0.0,
@@ -98,6 +100,8 @@ def choose_leaves(
     ----------
     points : SortedPoints
         On the host or the device.
+    numbers : tuple of int
+        Of targets and sources.
     filling : pair of ndarray
         What `occupancy` says of them.
     work : Work
@@ -110,7 +114,7 @@ def choose_leaves(
         How many images of the sources are near.
     """
     n_systems = max(1, len(points.edge))  # batches may be empty, too
-    counts = [keys.shape[1] / n_systems for keys in (points.target_keys, points.source_keys)]
+    counts = [number / n_systems for number in numbers]
     fewest, n = min(counts), max(counts)
     boxes, crowding = filling
     boxes = boxes / n_systems

@@ -143,15 +143,15 @@ class Report(Measured):
         """Return the report with what there is to say of a tree."""
         return replace(
             self,
-            n_targets=geometry.targets.shape[0],
+            n_targets=geometry.n_targets,
             n_sources=geometry.n_sources,
             n_levels=len(geometry.tree.level_starts) - 1,
-            n_boxes=geometry.tree.parent.shape[0],
+            n_boxes=geometry.n_boxes,
             n_leaves=geometry.n_leaves,
             leaf_size=geometry.leaf_size,
             root_grid=geometry.n_across,
             near_pairs=geometry.n_near_pairs,
-            translations=geometry.lists.m2l_targets.shape[0],
+            translations=int(geometry.translations.sum()),
         )
 
     def timed(self, step: str) -> AbstractContextManager[None]:

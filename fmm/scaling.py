@@ -4,6 +4,7 @@ Lengths are counted in 2^e, moments of order j in 2^(m + e j); fields of order k
 2^(m - e (k + 1)).
 """
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +23,9 @@ _GREATEST = np.finfo(np.float64).max
 class Extents(Protocol):
     """What is asked of `fmm.steps.Steps`."""
 
+    def number(self, points: Any) -> int:
+        """Return how many points there are, on all machines together."""
+
     def corners(self, points: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return the lowest and highest coordinates of points."""
 
@@ -36,7 +40,7 @@ def exponent(steps: Extents, targets: Any, sources: Any) -> int:
     far from all sources, by how far. Points are arrays of the steps.
     """
     arrays = (sources,) if targets is sources else (sources, targets)
-    corners = [steps.corners(points) for points in arrays if points.shape[0]]
+    corners = [steps.corners(points) for points in arrays if steps.number(points)]
     if not corners:
         return 0
     lows, highs = np.array(corners).swapaxes(0, 1)
@@ -78,11 +82,20 @@ class HostUnits:
         K.
     length : int
         Exponent of the unit of length.
+    overall : callable, optional
+        Returns the largest of numbers like this one on all machines.
     """
 
-    def __init__(self, moments: np.ndarray, source_order: int, length: int) -> None:
+    def __init__(
+        self,
+        moments: np.ndarray,
+        source_order: int,
+        length: int,
+        overall: Callable[[float], float] = float,
+    ) -> None:
         self.length, self.source_order = length, source_order
-        most = _exponent(_largest(moments, -length * indexing.orders(source_order)))
+        largest = overall(_largest(moments, -length * indexing.orders(source_order)))
+        most = _exponent(largest)
         self.moment = most if abs(most) > ORDINARY else 0
 
     def scaled(self, moments: np.ndarray) -> np.ndarray:

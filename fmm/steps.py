@@ -142,6 +142,9 @@ class Steps(Protocol):
     def in_units(self, exponent: int) -> "Steps":
         """Return the steps for points whose lengths are counted in two to a power."""
 
+    def number(self, points: Array) -> int:
+        """Return how many points there are, on all machines together."""
+
     def corners(self, points: Array) -> tuple[np.ndarray, np.ndarray]:
         """Return the lowest and highest coordinates of points; infinities if there are none."""
 
@@ -200,6 +203,9 @@ class Steps(Protocol):
     def to_tree(self, geometry: Any, moments: Array, dtype: np.dtype) -> Array:
         """Return moments, given in the caller's order, in that of the tree."""
 
+    def to_targets(self, geometry: Any, field: Array) -> Array:
+        """Return a field, given in the caller's order, in that of the tree."""
+
     def from_tree(self, geometry: Any, field: Array, dtype: np.dtype) -> Array:
         """Return a field in the caller's order."""
 
@@ -256,6 +262,9 @@ class Steps(Protocol):
     def strengths(self, moments: Array, harmonic: Harmonic, source_order: int) -> Strengths:
         """Return how strong moments are; `harmonic` are the same."""
 
+    def are_zero(self, moments: Array) -> bool:
+        """Return whether all moments are zero; False on a GPU, where nobody looks."""
+
     def acts(self, moments: Array, harmonic: Harmonic, source_order: int) -> bool:
         """Return whether moments have a field under 1/r: more than traces and rounding.
 
@@ -264,7 +273,7 @@ class Steps(Protocol):
 
 
 class InFreeSpace:
-    """What `Steps` are where nothing repeats."""
+    """What `Steps` are where nothing repeats, and all points are here."""
 
     images = 1
     unmeasured = 0
@@ -291,6 +300,10 @@ class InFreeSpace:
     ) -> Any:
         """Return what the work makes of moments of zeros."""
         return work(np.zeros(shape, dtype))
+
+    def number(self, points: Array) -> int:
+        """Return how many points there are."""
+        return int(points.shape[0])
 
     def root_grids(self, degree: int, n: int) -> tuple[int, ...]:
         """Return how many boxes there may be along the coarsest level, see `fmm.leaves`."""

@@ -166,6 +166,11 @@ class HostSteps(InFreeSpace):
         """Return the near field and the derivatives that local expansions give."""
         return with_derivatives(near, local, order)
 
+    def to_targets(self, geometry: Geometry, field: np.ndarray) -> np.ndarray:
+        """Return a field, given in the caller's order, in that of the tree."""
+        permuted: np.ndarray = field[geometry.tree.target_permutation]
+        return permuted
+
     def from_tree(self, geometry: Geometry, field: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """Return a field in the order in which targets were given."""
         return scattered(field, geometry.tree.target_permutation, dtype)
@@ -175,6 +180,10 @@ class HostSteps(InFreeSpace):
     ) -> HostStrengths:
         """Return how strong moments are."""
         return HostStrengths(harmonic, source_order)
+
+    def are_zero(self, moments: np.ndarray) -> bool:
+        """Return whether all moments are zero."""
+        return not moments.any()
 
     def acts(self, moments: np.ndarray, harmonic: np.ndarray, source_order: int) -> bool:
         """Return whether moments have a field under 1/r: more than traces and rounding."""

@@ -39,17 +39,17 @@ class CellProbe(Probe):
     def _sum(self, samples: np.ndarray) -> np.ndarray:
         """Return the whole field at ascending targets, in float64."""
         own = self._geometry.one_copy
-        targets, sources = self._geometry.points(np.dtype(np.float64))
+        sources = self._geometry.points(np.dtype(np.float64))[1]
         moments = np.ascontiguousarray(self._moments[own], np.float64)
         if not len(samples):
             width = indexing.n_components(self._order)
             return np.zeros((0, moments.shape[1], width))
-        ends = np.ascontiguousarray(targets[samples]), np.ascontiguousarray(sources[own])
+        ends = self._places(samples), np.ascontiguousarray(sources[own])
         return self._in_cell.field(*ends, moments, self._order)
 
-    def _terms_at(self, samples: np.ndarray) -> np.ndarray:
+    def _term_squares(self, samples: np.ndarray) -> np.ndarray:
         """Return the size of terms, see `Probe`: with those of images, as far as they are near."""
-        terms = super()._terms_at(samples)
+        terms = super()._term_squares(samples)
         moments = np.asarray(self._moments[self._geometry.one_copy], np.float64)
         away = self._geometry.grid.least_height * np.array(self._geometry.grid.counts).min()
         for k in range(self._order + 1):
@@ -58,7 +58,7 @@ class CellProbe(Probe):
                 square = square if self._per_channel else square.sum(keepdims=True)
                 n = np.arange(1, j + k + 1)
                 size = float(np.prod((2 * n - 1) * n)) / away ** (2 * (j + k + 1))
-                terms[k] = np.hypot(terms[k], np.sqrt(size * square))
+                terms[k] += size * square
         return terms
 
 

@@ -151,8 +151,9 @@ class DeviceProbe(Probe):
             np.append(even, np.zeros(len(corners), bool)),
         )  # fmt: skip
 
-    def _at(self, field: DeviceArray) -> np.ndarray:
-        return picked(self._geometry.space, field, self.samples).astype(np.float64)
+    def _at(self, field: DeviceArray, samples: np.ndarray | None = None) -> np.ndarray:
+        some = self.samples if samples is None else samples
+        return picked(self._geometry.space, field, some).astype(np.float64)
 
     @cached_property
     def _corners(self) -> np.ndarray:

@@ -231,6 +231,10 @@ class DeviceSteps(InFreeSpace):
         wide = harmonic.of(np.dtype(np.float64))
         return DeviceStrengths(self.space, moments, wide, source_order)
 
+    def are_zero(self, moments: DeviceArray) -> bool:
+        """Return False: nobody looks."""
+        return False
+
     def acts(self, moments: DeviceArray | Scaled, harmonic: "_Harmonic", source_order: int) -> bool:
         """Return whether moments have a field under 1/r; waits for it."""
         made = moments.made() if isinstance(moments, Scaled) else moments

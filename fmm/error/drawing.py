@@ -46,10 +46,10 @@ def draw(
         every = np.arange(first, last)
         return Drawn(every, np.full(n, 1.0 / max(n, 1)), np.ones(n, bool))
     rng, half = np.random.default_rng(seed), size // 2
-    even = _evenly(first, n, size - half, rng)
+    even = evenly(first, n, size - half, rng)
     by_indicator = where and _by_indicator(geometry, where, first, last, half, rng, even)
     if by_indicator is None:
-        samples = np.concatenate([even, _evenly(first, n, half, rng)])
+        samples = np.concatenate([even, evenly(first, n, half, rng)])
         return Drawn(samples, np.full(size, 1.0 / size), np.ones(size, bool))
     chosen, densities = by_indicator
     # the inverse probability under the mixture of both ways to draw, relative to even drawing
@@ -57,7 +57,7 @@ def draw(
     return Drawn(np.concatenate([even, chosen]), shares, np.arange(size) < len(even))
 
 
-def _evenly(first: int, n: int, size: int, rng: np.random.Generator) -> np.ndarray:
+def evenly(first: int, n: int, size: int, rng: np.random.Generator) -> np.ndarray:
     """Return one index in each of equal parts of a range."""
     inside = (np.arange(size) + rng.random(size)) * (n / size)
     return first + np.minimum(inside.astype(np.int64), n - 1)
@@ -91,9 +91,9 @@ def _by_indicator(
     chosen, densities = np.empty(size, np.int64), np.empty(size + len(others))
     shape = float(min(where.degree, indicators.STEEPEST))
     args = targets, tree.centre[leaves], tree.edge[leaves], ranges, weights, shape
-    _pick(rows, rng.random(size), *args, chosen)
+    pick(rows, rng.random(size), *args, chosen)
     theirs = np.searchsorted(ranges[:, 1], others, side="right")
-    _densities(np.concatenate([theirs, rows]), np.concatenate([others, chosen]), *args, densities)
+    densities_of(np.concatenate([theirs, rows]), np.concatenate([others, chosen]), *args, densities)
     return chosen, densities
 
 
@@ -101,7 +101,7 @@ def _by_indicator(
 
 
 @bare
-def _pick(rows, marks, targets, centre, edge, ranges, weights, shape, chosen):
+def pick(rows, marks, targets, centre, edge, ranges, weights, shape, chosen):
     """Draw a target in each leaf of a list, likelier towards its corners."""
     for draw in range(rows.shape[0]):
         row = rows[draw]
@@ -117,7 +117,7 @@ def _pick(rows, marks, targets, centre, edge, ranges, weights, shape, chosen):
 
 
 @bare
-def _densities(rows, samples, targets, centre, edge, ranges, weights, shape, out):
+def densities_of(rows, samples, targets, centre, edge, ranges, weights, shape, out):
     """Write the probability of each of some targets to be drawn."""
     for i in range(rows.shape[0]):
         row = rows[i]

@@ -85,7 +85,8 @@ class HostStrengths:
 
     def weights(self, geometry: Boxed) -> np.ndarray:
         """Return what `accuracy.predicted` asks for."""
-        return pair_weights(geometry, box_powers(geometry, self._squares))
+        powers = box_powers(geometry, self._of_boxes(geometry, self._squares))
+        return pair_weights(geometry, powers)
 
     def where(self, geometry: Boxed, degrees: tuple[int, ...], norms: np.ndarray) -> "Where":
         """Return where errors are expected, of all output orders alike.
@@ -103,9 +104,15 @@ class HostStrengths:
         shares = np.where(norms > 0, norms, np.inf)
         gains = (gains / (shares**2)[:, None, None, None]).sum(axis=0)
         degree = max(degrees)
-        powers = box_powers(geometry, self._squares, self._charges)
+        sums = self._of_boxes(geometry, np.concatenate([self._squares, self._charges], axis=1))
+        powers = box_powers(geometry, *np.split(sums, [self.source_order + 1], axis=1))
         leaves, errors = leaf_errors(geometry, powers, gains, degree)
         return Where(leaves, errors, degree)
+
+
+    def _of_boxes(self, geometry: Boxed, values: np.ndarray) -> np.ndarray:
+        """Return the sum over the sources of every box."""
+        return _over(geometry.tree.source_range, values)
 
 
 class Where(NamedTuple):
@@ -150,15 +157,14 @@ def box_powers(
     ----------
     geometry : Boxed
         Points and tree.
-    squares : ndarray, shape (n, K + 1)
-        See `moment_squares`.
-    charges : ndarray, shape (n, channels), optional
-        A share of the square of their sum is added: charges of one sign err alike.
+    squares : ndarray, shape (n_boxes, K + 1)
+        Sums of `moment_squares` over the sources of every box.
+    charges : ndarray, shape (n_boxes, channels), optional
+        Sums of charges. A share of their square is added: charges of one sign err alike.
     """
-    ranges = geometry.tree.source_range
-    sums = _over(ranges, squares)
+    sums = squares.copy()
     if charges is not None:
-        sums[:, 0] += _COHERENT * (_over(ranges, charges) ** 2).sum(axis=1)
+        sums[:, 0] += _COHERENT * (charges**2).sum(axis=1)
     # errors are estimated with the largest edge of each level: boxes of smaller systems, whose
     # moments have stronger fields for their size, count as if they held more
     ratio = geometry.edges[geometry.levels] / geometry.tree.edge

@@ -155,7 +155,7 @@ class Probe:
     def exact(self) -> np.ndarray:
         """The whole field at `samples`, in float64."""
         exact = self._sum(self.samples)
-        return exact if self._correction is None else exact + self._correction[self.samples]
+        return exact if self._correction is None else exact + self._at(self._correction)
 
     def norms(self) -> np.ndarray:
         """Return the root mean square of the whole field, roughly; see `squares` for the shape.
@@ -244,7 +244,7 @@ class Probe:
         samples = np.unique(np.concatenate(chosen))
         if not len(samples):
             return np.zeros_like(self._near_squares), 0
-        difference = field[samples] - self._by_other_loops(samples)
+        difference = self._at(field, samples) - self._by_other_loops(samples)
         squares = np.stack([self._reduced(difference, k) for k in range(self._order + 1)], axis=1)
         rows = [np.isin(samples, few) for few in chosen]
         return np.sqrt([squares[row].mean(axis=0) for row in rows]), len(samples)
@@ -258,16 +258,16 @@ class Probe:
     def _by_other_loops(self, samples: np.ndarray) -> np.ndarray:
         """Return the whole field at ascending targets by the loops of `multipoles.field`."""
         moments = np.ascontiguousarray(self._moments, _WIDE)
-        targets, sources = self._geometry.points(_WIDE)
-        counts, senders = senders_of(samples, *self._geometry.roots)
+        targets, sources = self._places(samples), self._geometry.points(_WIDE)[1]
+        counts, senders = self._senders(samples)
         out, end = np.zeros((len(samples), moments.shape[1], n_components(self._order))), 0
         for count, (first, last) in zip(counts.tolist(), senders.tolist(), strict=True):
             begin, end = end, end + count
             out[begin:end] = field_arrays(
-                np.ascontiguousarray(targets[samples[begin:end]]), sources[first:last],
+                targets[begin:end], sources[first:last],
                 moments[first:last], self._order, self._kernel, Slots(count, last - first),
             )  # fmt: skip
-        return out if self._correction is None else out + self._correction[samples]
+        return out if self._correction is None else out + self._at(self._correction, samples)
 
     def terms(self) -> np.ndarray:
         """Return the root mean square, over a few targets, of the root of the sum of squared terms.
@@ -277,7 +277,10 @@ class Probe:
         """
         out = np.zeros_like(self._near_squares)
         for group in range(len(self.groups)):
-            out[group] = self._terms_at(self._few_of(group)) / self.units[:, None]
+            squares = self._term_squares(self._few_of(group))
+            # terms that overflow say nothing: the field overflows with them, and that is reported
+            squares = np.where(np.isfinite(squares), squares, 0.0)
+            out[group] = np.sqrt(squares) / self.units[:, None]
         if self._correction is not None:
             out = np.hypot(out, np.sqrt(self.squares(self._correction)))
         return out
@@ -305,16 +308,24 @@ class Probe:
         np.add.at(out, self._group if group is None else group, values)
         return out
 
-    def _at(self, field: np.ndarray) -> np.ndarray:
-        """Return a field of all targets at `samples`."""
-        values: np.ndarray = field[self.samples]
+    def _at(self, field: np.ndarray, samples: np.ndarray | None = None) -> np.ndarray:
+        """Return a field of all targets at some; default at `samples`."""
+        values: np.ndarray = field[self.samples if samples is None else samples]
         return values
+
+    def _places(self, samples: np.ndarray) -> np.ndarray:
+        """Return where some targets are, float64."""
+        return np.ascontiguousarray(self._geometry.points(_WIDE)[0][samples])
+
+    def _senders(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return how many of ascending targets are of each system, and its range of sources."""
+        return senders_of(samples, *self._geometry.roots)
 
     def _sum(self, samples: np.ndarray) -> np.ndarray:
         """Return the whole field at ascending targets, in float64."""
         geometry, moments = self._geometry, self._moments.astype(_WIDE, copy=False)
-        targets, sources = geometry.points(_WIDE)
-        counts, senders = senders_of(samples, *geometry.roots)
+        targets, sources = self._places(samples), geometry.points(_WIDE)[1]
+        counts, senders = self._senders(samples)
         # a few targets at a time, so that threads may share them
         parts = -(-counts // _AT_ONCE)
         leaf = np.repeat(np.arange(len(counts)), parts)
@@ -323,16 +334,16 @@ class Probe:
         end = np.minimum(begin + _AT_ONCE, np.cumsum(counts)[leaf])
         exact = np.zeros((len(samples), moments.shape[1], n_components(self._order)))
         near_field(
-            np.ascontiguousarray(targets[samples]), sources, moments, self._order,
+            targets, sources, moments, self._order,
             (np.stack([begin, end], axis=1), np.arange(len(leaf) + 1),
              np.ascontiguousarray(senders[leaf])),
             exact, kernel=self._kernel, reach=self._reach,
         )  # fmt: skip
         return exact
 
-    def _terms_at(self, samples: np.ndarray) -> np.ndarray:
-        """Return the root mean square over some targets of the root of the sum of squared terms."""
-        counts, senders = senders_of(samples, *self._geometry.roots)
+    def _term_squares(self, samples: np.ndarray) -> np.ndarray:
+        """Return the mean over some targets of the sum of squared terms."""
+        counts, senders = self._senders(samples)
         order_of = indexing.order_of(self._moments.shape[2])
         starts = [order_slice(j).start for j in range(order_of + 1)]
         channels = self._near_squares.shape[2]
@@ -349,9 +360,7 @@ class Probe:
                     out[channel, begin:end],
                 )  # fmt: skip
             out[:, begin:end] *= step
-        terms = np.sqrt(out.sum(axis=1) / max(len(samples), 1)).T
-        # terms that overflow say nothing: the field overflows with them, and that is reported
-        return np.where(np.isfinite(terms), terms, 0.0)
+        return (out.sum(axis=1) / max(len(samples), 1)).T
 
     @cached_property
     def _damped(self) -> float:
@@ -362,8 +371,8 @@ class Probe:
 
     def _some(self, samples: np.ndarray, senders: np.ndarray) -> tuple[np.ndarray, ...]:
         """Return some targets, some sources and their moments, float64."""
-        targets, sources = self._geometry.points(_WIDE)
-        return targets[samples], sources[senders], self._moments[senders].astype(_WIDE)
+        sources = self._geometry.points(_WIDE)[1][senders]
+        return self._places(samples), sources, self._moments[senders].astype(_WIDE)
 
 
 def _units(field: np.ndarray, order: int) -> np.ndarray:

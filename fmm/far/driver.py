@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable
 from functools import cached_property
 from time import perf_counter
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -21,6 +21,22 @@ from multipoles.compiled.jit import bare, bare_inline, run_chunks
 # bytes of expansions that stay in cache
 _CACHE = 12e6
 _NO_TERMS = harmonics.Terms(*(np.empty(0, np.int32),) * 3, np.empty(0))
+
+
+class Pairs(Protocol):
+    """Multipole-to-local pairs, see `fmm.tree.lists.Lists`."""
+
+    @property
+    def m2l_starts(self) -> np.ndarray:
+        """First pair of every code."""
+
+    @property
+    def m2l_targets(self) -> np.ndarray:
+        """Boxes that receive."""
+
+    @property
+    def m2l_sources(self) -> np.ndarray:
+        """Boxes that send."""
 
 
 class HostFarField:
@@ -215,13 +231,12 @@ class HostFarField:
     def _families(self) -> list[list[np.ndarray]]:
         """Boxes of each level, by the octant of their parent that they are."""
         families = []
-        own_ends = self.geometry.own_ends
-        for first, last in zip(self.tree.level_starts[:-1], own_ends, strict=True):
-            odd = self.tree.anchor[first:last] & 1
+        for level in range(len(self.tree.level_starts) - 1):
+            own = self.geometry.own_boxes(level).astype(np.int32)
+            odd = self.tree.anchor[own] & 1
             octant = 4 * odd[:, 0] + 2 * odd[:, 1] + odd[:, 2]
-            boxes = np.argsort(octant, kind="stable").astype(np.int32)
             ends = np.cumsum(np.bincount(octant, minlength=8))[:-1]
-            families.append(np.split(boxes + np.int32(first), ends))
+            families.append(np.split(own[np.argsort(octant, kind="stable")], ends))
         return families
 
     def _translate(
@@ -246,7 +261,15 @@ class HostFarField:
         if len(sources):
             run_chunks(task, len(sources), 0.2 * len(sources) * channels * self.length**1.5)
 
-    def _transfer(self, channels: int, multipoles: np.ndarray, locals_: np.ndarray) -> None:
+    def _transfer(
+        self,
+        channels: int,
+        multipoles: np.ndarray,
+        locals_: np.ndarray,
+        lists: Pairs | None = None,
+    ) -> None:
+        """Add translations; of some pairs only, if these are given."""
+        lists = self.lists if lists is None else lists
         starts = self.tree.level_starts
         levels = np.flatnonzero(self.translations).tolist()
         # levels of one degree together: its matrices are read from memory once
@@ -256,21 +279,20 @@ class HostFarField:
                 degree, self.source_order, self.dtype, self._widest, self.geometry.shape
             )
             self._transfer_levels(
-                starts[together[0]], starts[together[-1] + 1], operators, channels, multipoles,
-                locals_,
+                starts[together[0]], starts[together[-1] + 1], lists, operators, channels,
+                multipoles, locals_,
             )  # fmt: skip
 
     def _transfer_levels(
         self,
         begin: int,
         end: int,
+        lists: Pairs,
         operators: "TransferOperators",
         channels: int,
         multipoles: np.ndarray,
         locals_: np.ndarray,
     ) -> None:
-        lists = self.lists
-
         def task(first: int, last: int) -> None:
             _transfer_boxes(
                 begin + first, begin + last, lists.m2l_starts, lists.m2l_targets,

@@ -144,8 +144,9 @@ class MeshProbe(Probe):
             points, moments, field, order, kernel, reach, lambda _: where, past=past
         )  # fmt: skip
 
-    def _at(self, field: np.ndarray) -> np.ndarray:
-        values: np.ndarray = field[self._placed.order[self.samples]]
+    def _at(self, field: np.ndarray, samples: np.ndarray | None = None) -> np.ndarray:
+        some = self.samples if samples is None else samples
+        values: np.ndarray = field[self._placed.order[some]]
         return values
 
     def _some(self, samples: np.ndarray, senders: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -19,6 +19,8 @@ KEY, PARENT, FIRST, CHILDREN, TARGETS, SOURCES, SYSTEM, ANCHOR, ROW = 0, 1, 2, 3
 _ROUNDING = 2.0**-53
 # exponent of the smallest last digit of a centre
 _LEAST_DIGIT = -1060
+#: Range of the first words of all keys, see `build_tree`.
+EVERYWHERE = (0, 1 << 62)
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,24 @@ class Tree:
     edge: np.ndarray
 
 
-def build_tree(points: SortedPoints, leaf_size: int, smallest: float = 0.0) -> Tree:
+def build_tree(
+    points: SortedPoints,
+    leaf_size: int,
+    smallest: float = 0.0,
+    domain: tuple[int, int] = EVERYWHERE,
+) -> Tree:
     """Return the tree whose leaves hold at most `leaf_size` targets and sources.
 
     Points that no level of the tree can tell apart stay together in larger leaves, and so do those
     of boxes whose halves would have an edge below `smallest`, or centres that are no numbers.
+
+    Boxes that reach beyond `domain`, a range of first words of keys, hold points that are not here:
+    they are divided however few are.
     """
     level_starts, boxes, centre = _divide(
         points.target_keys, points.source_keys, points.bits, leaf_size,
         most_halvings(points, smallest), last_digit(points.edge), word_of_level(points),
-        points.root_grid, points.origin, points.edge,
+        points.root_grid, points.origin, points.edge, *domain,
     )  # fmt: skip
     parent, first_child, n_children, system = (
         boxes[:, column].astype(np.int32) for column in (PARENT, FIRST, CHILDREN, SYSTEM)
@@ -178,6 +188,12 @@ def divides(
 
 
 @bare_inline
+def _is_within(key, shift, low, high):
+    """Return whether all keys of a box lie in low ... high - 1."""
+    return key << shift >= low and (key + 1) << shift <= high
+
+
+@bare_inline
 def _last(keys):
     """Return the last of some sorted keys, zero if there are none."""
     return keys[len(keys) - 1] if len(keys) > 0 else np.int64(0)
@@ -193,11 +209,13 @@ def _copy(rows, out):
 
 @jit
 def _divide(
-    target_keys, source_keys, bits, leaf_size, halvings, digits, words, root_grid, origin, edges
-):
+    target_keys, source_keys, bits, leaf_size, halvings, digits, words, root_grid, origin, edges,
+    low, high,
+):  # fmt: skip
     """Return level starts, rows and centres of all boxes.
 
-    The boxes of a system are divided into at most as many levels as `halvings` says.
+    The boxes of a system are divided into at most as many levels as `halvings` says, and those
+    that reach beyond the keys low ... high - 1 however few points they hold.
     """
     n_targets, n_sources = target_keys.shape[1], source_keys.shape[1]
     ranges = 0, n_targets, 0, n_sources
@@ -214,7 +232,8 @@ def _divide(
         word, shift = words[level + 1]
         for box in range(starts[level], starts[level + 1]):
             system = boxes[box, SYSTEM]
-            if not divides(
+            within = level > bits or _is_within(boxes[box, KEY], 3 * (bits - level), low, high)
+            if within and not divides(
                 target_keys, source_keys, bits, boxes, centre, box, level, leaf_size,
                 halvings[system], edges[system], digits[system],
             ):  # fmt: skip

@@ -83,9 +83,24 @@ class Geometry:
         return self.sources
 
     @property
+    def n_targets(self) -> int:
+        """Number of targets that were given."""
+        return int(self.targets.shape[0])
+
+    @property
     def n_sources(self) -> int:
-        """Number of sources."""
+        """Number of sources that were given."""
         return int(self.sources.shape[0])
+
+    @property
+    def everywhere(self) -> tuple[int, int]:
+        """Targets and sources on all machines together; so are the numbers that follow."""
+        return int(self.targets.shape[0]), int(self.sources.shape[0])
+
+    @property
+    def n_boxes(self) -> int:
+        """Boxes of the tree."""
+        return int(self.tree.n_children.shape[0])
 
     def points(self, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
         """Return targets and sources of a dtype, in the caller's coordinates."""
@@ -166,6 +181,10 @@ class Geometry:
     def own_ends(self) -> np.ndarray:
         """Where on every level the boxes end whose expansions are formed."""
         return self.tree.level_starts[1:]
+
+    def own_boxes(self, level: int) -> np.ndarray:
+        """Return the boxes of a level whose expansions are formed."""
+        return np.arange(self.tree.level_starts[level], self.own_ends[level])
 
     @cached_property
     def translations(self) -> np.ndarray:
