@@ -18,11 +18,12 @@ from fmm.exclusions import Exclusions
 from fmm.layout import Layout, Request, lay_out
 from fmm.report import PERMUTATION, Report
 from fmm.setting import carried
-from fmm.steps import Array
+from fmm.steps import Array, Steps
 from fmm.tree.geometry import Batches, Geometry
 from multipoles import checks
 from multipoles.checks import check_total_order
 from multipoles.indexing import MAX_TOTAL_ORDER
+from multipoles.lattice.options import Lattice
 from multipoles.radial import Coulomb, Kernel, kernel_object
 
 _COULOMB = Coulomb()
@@ -125,14 +126,14 @@ class FMM:
         channels = arguments.count(channels, "channels")
         leaf_size = arguments.leaf_size(leaf_size)
         kernel = kernel_object(kernel)
-        steps = arguments.steps_of(sources, targets)
+        steps = self._steps(sources, targets)
         self._options: dict[str, Any] = {
             "periodic": periodic, "background": background, "surface": surface,
         }  # fmt: skip
         self._cell = cell
         lattice = arguments.lattice(cell, **self._options, steps=steps)
         if lattice is not None:
-            steps = CellSteps(lattice, kernel, tolerance)
+            steps = self._steps_in(lattice, kernel, tolerance)
             arguments.one_system(source_batch, target_batch)
         each = arguments.each(each, steps.device)
         # targets of their own, even if they lie where the sources do
@@ -149,6 +150,14 @@ class FMM:
         layout = lay_out(steps, request, x, s, batches)
         self._take(layout, perf_counter() - start)
         self._keep(x, s)
+
+    def _steps(self, sources: Any, targets: Any) -> Steps:
+        """Return the steps of points in free space."""
+        return arguments.steps_of(sources, targets)
+
+    def _steps_in(self, lattice: Lattice, kernel: Kernel, tolerance: float) -> Steps:
+        """Return the steps of points in a cell."""
+        return CellSteps(lattice, kernel, tolerance)
 
     def _keep(self, targets: Array, sources: Array) -> None:
         """Keep points as they were given, where surface and virial of a cell ask for them."""
@@ -372,7 +381,7 @@ class FMM:
         before = self._layout
         lattice = arguments.lattice(cell, **self._options, steps=before.steps)
         assert lattice is not None
-        steps = CellSteps(lattice, self.kernel, self.tolerance)
+        steps = self._steps_in(lattice, self.kernel, self.tolerance)
         layout = lay_out(steps, before.request, targets, sources, (None, None))
         known = carried(before.settings, before.geometry, layout.geometry)
         # boxes of another shape have other errors
@@ -393,14 +402,18 @@ class FMM:
         sizes = x.shape[0], s.shape[0]
         if not has_batches:
             batches = self._layout.batches
-            if sizes != (self.n_targets, self.n_sources):
-                raise ValueError(
-                    f"expected as many points as before, {self.n_targets} targets and "
-                    f"{self.n_sources} sources, got {sizes[0]} and {sizes[1]}"
-                )
+            self._check_sizes(sizes)
         if checks.common_dtype(x, s) != self.dtype:
             raise TypeError(f"expected points of {self.dtype} as before, got {s.dtype}")
         return x, s, batches
+
+    def _check_sizes(self, sizes: tuple[int, int]) -> None:
+        """Refuse other numbers of targets and sources than before."""
+        if sizes != (self.n_targets, self.n_sources):
+            raise ValueError(
+                f"expected as many points as before, {self.n_targets} targets and "
+                f"{self.n_sources} sources, got {sizes[0]} and {sizes[1]}"
+            )
 
     def report(self, *, synchronise: bool = False) -> Report:
         """Return what was chosen, and cost and error of the last evaluation; print it to read.

@@ -125,6 +125,7 @@ class HostSteps(InFreeSpace):
         source_order = indexing.order_of(moments.shape[2])
         unit = 1.0
         if points != moments.dtype and source_order + order >= STEEP:
+            self._before_scaling()
             unit = narrow_unit(geometry.leaf_edges, source_order + order)
             same = targets is sources
             sources = unit * sources
@@ -132,9 +133,8 @@ class HostSteps(InFreeSpace):
             moments = moments * unit ** indexing.orders(source_order).astype(moments.dtype)
         shape = len(targets), moments.shape[1], indexing.n_components(order)
         out = np.empty(shape, moments.dtype)
-        coincident = near_field(
-            targets, sources, moments, order, geometry.near, out, kernel=kernel, reach=reach
-        )
+        given = targets, sources, moments, order, kernel, reach
+        coincident = self._sum_near(geometry, *given, out)
         if points == moments.dtype:
             return out
         # in two parts of float32, each point should coincide with itself alone
@@ -145,6 +145,17 @@ class HostSteps(InFreeSpace):
             with np.errstate(over="ignore"):  # what is beyond float32 is summed again
                 out *= unit ** (1 + indexing.orders(order)).astype(out.dtype)
         return out
+
+    def _before_scaling(self) -> None:
+        """Do what is to be done before all moments are known: nothing."""
+
+    def _sum_near(
+        self, geometry: Any, targets: np.ndarray, sources: np.ndarray, moments: np.ndarray,
+        order: int, kernel: Kernel, reach: float, out: np.ndarray,
+    ) -> int:  # fmt: skip
+        """Write the near field, see `near_field`."""
+        given = targets, sources, moments, order, geometry.near, out
+        return near_field(*given, kernel=kernel, reach=reach)
 
     def harmonic(self, moments: Any, source_order: int) -> Any:
         """Return moments by harmonics, as the far field takes them."""

@@ -79,9 +79,11 @@ class HostStrengths:
     def __init__(self, moments: np.ndarray, source_order: int) -> None:
         self.source_order = source_order
         self._squares, self._charges = moment_squares(moments, source_order), moments[:, :, 0]
-        self.mean = self._squares.mean(axis=0)
+        n = self._total(np.array([len(moments)]))[0]
+        self.mean = self._total(self._squares.sum(axis=0)) / max(n, 1)
         size = self._squares[:, 0] if self.mean[0] > 0 else self._squares.sum(axis=1)
-        self.spread = float(size.sum() ** 2 / max((size**2).sum(), _TINY))
+        total, squares = self._total(np.array([size.sum(), (size**2).sum()]))
+        self.spread = float(total**2 / max(squares, _TINY))
 
     def weights(self, geometry: Boxed) -> np.ndarray:
         """Return what `accuracy.predicted` asks for."""
@@ -109,6 +111,10 @@ class HostStrengths:
         leaves, errors = leaf_errors(geometry, powers, gains, degree)
         return Where(leaves, errors, degree)
 
+
+    def _total(self, sums: np.ndarray) -> np.ndarray:
+        """Return sums over the sources of all machines, from those over the sources here."""
+        return sums
 
     def _of_boxes(self, geometry: Boxed, values: np.ndarray) -> np.ndarray:
         """Return the sum over the sources of every box."""
@@ -197,7 +203,7 @@ def pair_weights(geometry: Boxed, powers: np.ndarray) -> np.ndarray:
     """
     lists, levels = geometry.lists, geometry.levels
     targets = np.diff(geometry.tree.target_range, axis=1)[:, 0].astype(np.float64)
-    out = np.zeros((powers.shape[1], int(levels[-1]) + 1, N_CODES))
+    out = np.zeros((powers.shape[1], len(geometry.edges), N_CODES))
 
     def task(first: int, last: int) -> None:
         pairs = lists.m2l_starts, lists.m2l_targets, lists.m2l_sources

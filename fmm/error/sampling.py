@@ -149,13 +149,19 @@ class Probe:
         self._shares = np.concatenate([shares for _, shares, _ in drawn])
         self._even = np.concatenate([even for _, _, even in drawn])
         self._group = np.repeat(np.arange(len(drawn)), [len(samples) for samples, _, _ in drawn])
-        self.__dict__.pop("exact", None)
+        self._exact = None
 
-    @cached_property
+    @property
     def exact(self) -> np.ndarray:
         """The whole field at `samples`, in float64."""
-        exact = self._sum(self.samples)
-        return exact if self._correction is None else exact + self._at(self._correction)
+        # no `cached_property`: its lock would keep ranks that are threads from meeting in the sum
+        if self._exact is None:
+            self._exact = self._sum(self.samples)
+            if self._correction is not None:
+                self._exact = self._exact + self._at(self._correction)
+        return self._exact
+
+    _exact: np.ndarray | None = None
 
     def norms(self) -> np.ndarray:
         """Return the root mean square of the whole field, roughly; see `squares` for the shape.

@@ -255,7 +255,8 @@ def occupancy(points: SortedPoints) -> tuple[np.ndarray, np.ndarray]:
     spreading. The last level is the first whose boxes hold less than two sources on average.
     """
     counts = np.zeros((points.n_levels + 1, 2), np.int64)
-    n_levels = _occupancy(points.source_keys, points.bits, counts)
+    parts = partings(points.source_keys, points.bits)
+    n_levels = _occupancy(points.source_keys, parts, counts)
     boxes, squares = counts[:n_levels].T
     return crowding(boxes, squares, points.source_keys.shape[1])
 
@@ -285,11 +286,17 @@ def parting(keys, i, others, j, bits):
 
 
 @jit
-def _occupancy(keys, bits, counts):
-    n = keys.shape[1]
-    parts = np.zeros(n, np.int8)
-    for i in range(1, n):
+def partings(keys, bits):
+    """Return on which level each point and the one before it part; zero for the first."""
+    parts = np.zeros(keys.shape[1], np.int8)
+    for i in range(1, keys.shape[1]):
         parts[i] = parting(keys, i - 1, keys, i, bits)
+    return parts
+
+
+@jit
+def _occupancy(keys, parts, counts):
+    n = keys.shape[1]
     for level in range(len(counts)):
         start = 0
         for i in range(1, n + 1):

@@ -1,0 +1,50 @@
+"""The far field of the points of one rank: see `fmm.far.driver`.
+
+Expansions of own boxes are on their way to other ranks while those that need no others are
+translated.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from fmm.distributed.geometry import Foreign
+from fmm.far.driver import HostFarField
+
+
+class SharedFarField(HostFarField):
+    """Expansions for one pair of orders on the tree of a rank, see `HostFarField`."""
+
+    geometry: Foreign
+
+    def _coarsen(self, channels: int, multipoles: np.ndarray) -> None:
+        super()._coarsen(channels, multipoles)
+        self._come = self._completed(channels, multipoles)
+
+    def _completed(self, channels: int, multipoles: np.ndarray) -> Callable[[], None]:
+        """Begin to exchange expansions; returns what waits for those of others."""
+        n, size = len(self.geometry.merged.own), (self.degree + 1) ** 2
+        rows = multipoles.reshape(-1, channels, self.length)[: len(self.tree.parent), :, :size]
+        first = self._merged_rows(rows, n)
+        fill = self.geometry.completed(first)
+
+        def come() -> None:
+            fill()
+            self._place(rows, first)
+
+        return come
+
+    def _merged_rows(self, rows: np.ndarray, n: int) -> np.ndarray:
+        """Return the expansions of merged boxes, images not among them: they may be these rows."""
+        return rows
+
+    def _place(self, rows: np.ndarray, first: np.ndarray) -> None:
+        """Put the expansions of merged boxes where they belong."""
+
+    def _transfer(  # type: ignore[override]
+        self, channels: int, multipoles: np.ndarray, locals_: np.ndarray
+    ) -> None:
+        at_once, later = self.geometry.pairs
+        super()._transfer(channels, multipoles, locals_, at_once)
+        self._come()
+        super()._transfer(channels, multipoles, locals_, later)

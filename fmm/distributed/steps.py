@@ -1,0 +1,274 @@
+"""The steps of a plan whose points lie on many ranks, see `fmm.steps`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fmm.distributed import placing
+from fmm.distributed.far import SharedFarField
+from fmm.distributed.geometry import Foreign, SharedGeometry
+from fmm.distributed.occupancy import occupancy
+from fmm.distributed.probe import SharedProbe, SharedStrengths
+from fmm.distributed.ranks import Pending, Ranks, agreed
+from fmm.far.rows import scattered
+from fmm.near import near_field
+from fmm.scaling import HostUnits, typical_extent
+from fmm.steps_cpu import HostSteps
+from fmm.tree.curve import SortedPoints
+from fmm.tree.geometry import Batches
+from fmm.tree.sorting import gathered
+from multipoles.layout import Tiles
+from multipoles.radial import Kernel
+
+# parts of the near field between which messages are looked after
+_PARTS = 8
+# points of which the bulk is known
+_SOME = 1000
+
+
+class OverRanks(HostSteps):
+    """What is the same in free space and in a cell: sums over ranks, and who owns what."""
+
+    ranks: Ranks
+
+    # --- arguments and results --------------------------------------------------------------------
+
+    def points(
+        self, sources: Any, targets: Any, source_batch: Any, target_batch: Any
+    ) -> tuple[Any, Any, Batches]:
+        """Return targets and sources of this rank, checked; a fault of one rank is told on all."""
+
+        def check() -> tuple[Any, Any, Batches]:
+            if source_batch is not None or target_batch is not None:
+                raise ValueError("expected one system on several ranks, got a batch")
+            return super(OverRanks, self).points(sources, targets, None, None)
+
+        x, s, batches = agreed(self.ranks, check)
+        dtypes = np.concatenate(self.ranks.gather(np.array([x.itemsize, s.itemsize])[None]))
+        if np.any(dtypes != dtypes[0]):
+            raise TypeError("expected points of one dtype on all ranks, got float32 and float64")
+        return x, s, batches
+
+    def moments(self, moments: Any, n: int | None, dtype: Any) -> tuple[Any, int, bool, np.dtype]:
+        """Return moments with channels, their order, whether they had them, and the result's type.
+
+        A fault of one rank is told on all, and all must have moments of one kind.
+        """
+        found = agreed(self.ranks, lambda: super(OverRanks, self).moments(moments, n, dtype))
+        packed, source_order, had_channels, kind = found
+        row = [packed.shape[1], source_order, had_channels, packed.itemsize]
+        rows = np.concatenate(self.ranks.gather(np.array(row)[None]))
+        if np.any(rows != rows[0]):
+            rank = int(np.flatnonzero((rows != rows[0]).any(axis=1))[0])
+            raise ValueError(
+                "moments: expected the same channels, order and dtype on all ranks, got "
+                f"{_kind(rows[0])} on rank 0 and {_kind(rows[rank])} on rank {rank}"
+            )
+        return packed, source_order, had_channels, kind
+
+    def number(self, points: Any) -> int:
+        """Return how many points there are on all ranks."""
+        return int(self.ranks.sum(np.array([len(points)]))[0])
+
+    def are_zero(self, moments: np.ndarray) -> bool:
+        """Return whether all moments of all ranks are zero."""
+        return not self.ranks.largest(np.array([int(moments.any())]))[0]
+
+    def acts(self, moments: np.ndarray, harmonic: np.ndarray, source_order: int) -> bool:
+        """Return whether moments of any rank have a field under 1/r."""
+        mine = len(moments) > 0 and super().acts(moments, harmonic, source_order)
+        return bool(self.ranks.largest(np.array([int(mine)]))[0])
+
+    # --- units ------------------------------------------------------------------------------------
+
+    def corners(self, points: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return the lowest and highest coordinates of the points of all ranks."""
+        return placing.corners(self.ranks, points)
+
+    def typical_extent(self, points: Any) -> float:
+        """Return the size of the bulk of the points of all ranks."""
+        step = 1 + self.number(points) // _SOME
+        return typical_extent(np.concatenate(self.ranks.gather(points[::step])))
+
+    def units(self, moments: np.ndarray, source_order: int, length: int) -> HostUnits:
+        """Return units for moments of all ranks."""
+
+        def overall(largest: float) -> float:
+            return float(self.ranks.largest(np.array([largest]))[0])
+
+        return HostUnits(moments, source_order, length, overall)
+
+    # --- evaluation -------------------------------------------------------------------------------
+
+    def to_tree(self, geometry: Any, moments: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        """Return moments of own sources, and room for those of others, which are on their way."""
+        self._geometry = geometry
+        come = self._of_owned(geometry, moments)
+        out = np.empty((len(geometry.sources), *moments.shape[1:]), dtype)
+        out[: geometry.n_own] = gathered(come, geometry.tree.source_permutation)
+        asked = geometry.source_link.post(out[: geometry.n_own])
+        self._awaited = self._filling(geometry, out, asked)
+        return out
+
+    _geometry: Foreign | None = None
+    _awaited: Callable[[], None] | None = None
+    _asked: Pending | None = None
+
+    def _of_owned(self, geometry: Foreign, moments: np.ndarray) -> np.ndarray:
+        """Return the moments of own sources in the order in which they come."""
+        return geometry.domain.sources.forth(moments)
+
+    def _filling(self, geometry: Any, moments: np.ndarray, asked: Pending) -> Callable[[], None]:
+        """Return what fills in the moments of others when they are there."""
+        self._asked = asked
+
+        def fill() -> None:
+            moments[geometry.n_own : geometry.n_first] = asked.wait()
+
+        return fill
+
+    def _finish(self) -> None:
+        if self._awaited is not None:
+            self._awaited()
+            self._awaited = None
+
+    def to_targets(self, geometry: Any, field: np.ndarray) -> np.ndarray:
+        """Return a field, given in the caller's order, in that of the tree."""
+        come = geometry.domain.targets.forth(field)
+        permuted: np.ndarray = come[geometry.tree.target_permutation]
+        return permuted
+
+    def from_tree(self, geometry: Any, field: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        """Return a field on the ranks, and in the order, in which targets were given."""
+        come = scattered(field, geometry.tree.target_permutation, dtype)
+        return geometry.domain.targets.back(come)
+
+    def near(self, geometry: Any, moments: Any, order: int, *given: Any) -> Any:
+        """Return the near field; None on all ranks if on one points are too close for it."""
+        found = super().near(geometry, moments, order, *given)
+        self._finish()
+        close = self.ranks.largest(np.array([int(found is None)]))[0]
+        return None if close else found
+
+    def _before_scaling(self) -> None:
+        """Wait for the moments of others, which are to be scaled, too."""
+        self._finish()
+
+    def _sum_near(
+        self, geometry: Any, targets: np.ndarray, sources: np.ndarray, moments: np.ndarray,
+        order: int, kernel: Kernel, reach: float, out: np.ndarray,
+    ) -> int:  # fmt: skip
+        """Write the near field: of own sources while others are on their way, then of these."""
+        own, others = geometry.near_parts
+        given = targets, sources, moments, order
+        n, coincident = len(own[0]), 0
+        for part in range(_PARTS):
+            some = _part(own, n * part // _PARTS, n * (part + 1) // _PARTS)
+            coincident += near_field(*given, some, out, kernel=kernel, reach=reach)
+            if self._asked is not None:
+                self._asked.poll()
+        self._finish()
+        more = np.empty_like(out)
+        coincident += near_field(*given, others, more, kernel=kernel, reach=reach)
+        for first, last in _stretches(others[0]):
+            out[first:last] += more[first:last]
+        return coincident
+
+    def far(
+        self, geometry: Any, degrees: tuple[int, ...], source_order: int, order: int,
+        dtype: np.dtype,
+    ) -> SharedFarField:  # fmt: skip
+        """Return what computes the far field of harmonic moments."""
+        return SharedFarField(geometry, degrees, source_order, order, dtype)
+
+    def strengths(
+        self, moments: np.ndarray, harmonic: np.ndarray, source_order: int
+    ) -> SharedStrengths:
+        """Return how strong the moments are that were put in the order of a tree last."""
+        assert self._geometry is not None
+        return SharedStrengths(harmonic, source_order, self._geometry)
+
+
+class SharedSteps(OverRanks):
+    """The steps of points on many ranks in free space.
+
+    Attributes
+    ----------
+    weights : pair of ndarray or None
+        What targets and sources cost that are given here, in any unit; None: all the same.
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self.ranks = ranks
+        self.weights: tuple[np.ndarray, np.ndarray] | None = None
+        self._last: tuple[Any, Any, tuple[int, float], placing.Owned] | None = None
+
+    @property
+    def probe(self) -> Any:
+        """What samples the field at some targets of all ranks and measures errors there."""
+        return SharedProbe
+
+    def sort(
+        self, targets: np.ndarray, sources: np.ndarray, batches: Batches, root_grid: int = 1
+    ) -> SortedPoints:
+        """Return the points that this rank is to own, along the Morton curve."""
+        return self._owned(targets, sources, root_grid, 0.0).points
+
+    def _owned(
+        self, targets: np.ndarray, sources: np.ndarray, root_grid: int, smallest: float
+    ) -> placing.Owned:
+        """Return points on the ranks that own them: those of the last call, if they are."""
+        last, key = self._last, (root_grid, smallest)
+        if last is None or last[0] is not targets or last[1] is not sources or last[2] != key:
+            made = placing.owned(self.ranks, targets, sources, root_grid, smallest, self.weights)
+            last = self._last = targets, sources, key, made
+        return last[3]
+
+    def occupancy(self, points: SortedPoints) -> tuple[np.ndarray, np.ndarray]:
+        """Return boxes and crowding of each level, of the points of all ranks."""
+        return occupancy(self.ranks, points)
+
+    def geometry(
+        self,
+        points: SortedPoints,
+        targets: np.ndarray,
+        sources: np.ndarray,
+        leaf_size: int,
+        least: int,
+        smallest: float,
+    ) -> SharedGeometry:
+        """Return own points, their tree and lists, with what they meet of other ranks."""
+        return self._placed(targets, sources, points.root_grid, leaf_size, least, smallest)
+
+    def _placed(
+        self,
+        targets: np.ndarray,
+        sources: np.ndarray,
+        root_grid: int,
+        leaf_size: int,
+        least: int,
+        smallest: float,
+    ) -> SharedGeometry:
+        domain, points, s, x = self._owned(targets, sources, root_grid, smallest)
+        return SharedGeometry(domain, self._placed, points, s, x, leaf_size, least, smallest)
+
+
+def _kind(row: np.ndarray) -> str:
+    """Return in words what moments are."""
+    channels, order, had, size = row.tolist()
+    return f"order {order}, {channels if had else 'no'} channels, float{8 * size}"
+
+
+def _part(tiles: Tiles, first: int, last: int) -> Tiles:
+    """Return some of the leaves of tiles."""
+    return tiles[0][first:last], tiles[1][first : last + 1], tiles[2]
+
+
+def _stretches(ranges: np.ndarray) -> list[tuple[int, int]]:
+    """Return ranges, ascending, with adjacent ones merged."""
+    if not len(ranges):
+        return []
+    begins = np.append(True, ranges[1:, 0] != ranges[:-1, 1])
+    ends = np.append(begins[1:], True)
+    return list(zip(ranges[begins, 0].tolist(), ranges[ends, 1].tolist(), strict=True))
