@@ -191,10 +191,12 @@ class Work(NamedTuple):
     """Whose times count: ``cpu``, ``cuda float32`` or ``cuda float64``."""
     narrow: bool = False
     """Whether near pairs may be float32."""
+    times: Machine | None = None
+    """Times that count, where several machines must agree; None: those of this one."""
 
     def machine(self) -> Machine:
         """Return the times that count."""
-        return GPU.get(self.processor) or machine()
+        return self.times or GPU.get(self.processor) or machine()
 
     def seconds_per_pair(self) -> float:
         """Seconds of a pair of the near field."""

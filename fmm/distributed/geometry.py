@@ -125,9 +125,13 @@ class Foreign(Geometry):
         ranges = self._own_source_ranges
         sums: np.ndarray = ends[ranges[:, 1]] - ends[ranges[:, 0]]
         self.completed(sums)()
-        return sums
+        return self.of_all(sums)
 
     _own_source_ranges: np.ndarray
+
+    def of_all(self, rows: np.ndarray) -> np.ndarray:
+        """Return values of all boxes of the tree from those of merged boxes: here they are one."""
+        return rows
 
     # --- what lists are made of -------------------------------------------------------------------
 

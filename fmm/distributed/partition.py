@@ -46,7 +46,7 @@ class Exchange:
         return self.ranks.deal(rows[self.order], self.sent)[0]
 
     def back(self, rows: np.ndarray) -> np.ndarray:
-        """Return rows of owned points on the ranks, and in the order, in which points were given."""
+        """Return rows of owned points on the ranks, and in the order, in which they were given."""
         out = np.empty((len(self.order), *rows.shape[1:]), rows.dtype)
         out[self.order] = self.ranks.deal(rows, self.received)[0]
         return out
@@ -92,7 +92,7 @@ class Domain:
         return int(self.bounds[self.ranks.rank]), int(self.bounds[self.ranks.rank + 1])
 
     def transposed(self) -> "Domain":
-        """The same with targets and sources exchanged, where there are no copies."""
+        """Return the same with targets and sources exchanged, where there are no copies."""
         n = int(self.targets.received.sum())
         has = np.concatenate(self.ranks.gather(np.array([self.sources.received.sum() > 0])))
         return replace(
@@ -221,7 +221,9 @@ def bounds_of(
     return np.concatenate([[0], np.maximum.accumulate(best), [_END]])
 
 
-def deepest_level(points: SortedPoints, halvings: np.ndarray, low: np.ndarray, high: np.ndarray) -> int:
+def deepest_level(
+    points: SortedPoints, halvings: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> int:
     """Return the finest level whose boxes can be parted wherever they lie.
 
     Parameters
