@@ -135,7 +135,7 @@ class SharedCellGeometry(Foreign, CellGeometry):
         return rows[self.of_merged]
 
     @property
-    def one_copy(self) -> np.ndarray | slice:  # type: ignore[override]
+    def one_copy(self) -> np.ndarray | slice:
         """Own sources that are not copies."""
         if len(self.grid.copies) == 1:
             return slice(0, self.n_own)
@@ -164,7 +164,7 @@ class SharedCellGeometry(Foreign, CellGeometry):
         return SharedCellGeometry(*given, leaf_size, least, self.smallest)
 
     @property
-    def transposed(self) -> "SharedCellGeometry":  # type: ignore[override]
+    def transposed(self) -> "SharedCellGeometry":
         """The same cell with targets and sources exchanged."""
         if self.same:
             return self
@@ -203,10 +203,8 @@ class SharedCellFarField(SharedFarField, CellFarField):
     def _place(self, rows: np.ndarray, first: np.ndarray) -> None:
         rows[:] = first[self.geometry.of_merged]
 
-    def _transfer(  # type: ignore[override]
-        self, channels: int, multipoles: np.ndarray, locals_: np.ndarray
-    ) -> None:
-        self._transfer_pairs(channels, multipoles, locals_)
+    def _transfer(self, channels: int, multipoles: np.ndarray, locals_: np.ndarray) -> None:
+        SharedFarField._transfer(self, channels, multipoles, locals_)
         self._transfer_roots(channels, multipoles, locals_)
 
 

@@ -41,14 +41,8 @@ class SharedFarField(HostFarField):
     def _place(self, rows: np.ndarray, first: np.ndarray) -> None:
         """Put the expansions of merged boxes where they belong."""
 
-    def _transfer(  # type: ignore[override]
-        self, channels: int, multipoles: np.ndarray, locals_: np.ndarray
-    ) -> None:
-        self._transfer_pairs(channels, multipoles, locals_)
-
-    def _transfer_pairs(self, channels: int, multipoles: np.ndarray, locals_: np.ndarray) -> None:
-        """Add translations: first of what is known, then of what comes from other ranks."""
+    def _transfer(self, channels: int, multipoles: np.ndarray, locals_: np.ndarray) -> None:
         at_once, later = self.geometry.pairs
-        HostFarField._transfer(self, channels, multipoles, locals_, at_once)
+        self._transfer_pairs(at_once, channels, multipoles, locals_)
         self._come()
-        HostFarField._transfer(self, channels, multipoles, locals_, later)
+        self._transfer_pairs(later, channels, multipoles, locals_)
