@@ -13,11 +13,11 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from multipoles.compiled.jit import inline, jit
+from multipoles.compiled.instructions import has_avx512
 from multipoles.compiled.simd import (
     BYTES,
     FLAGS,
     Vec,
-    _has_avx512,
     address_of,
     fill_lanes,
     lane_sum,
@@ -34,7 +34,7 @@ def panel(typing_context: Any) -> Any:
     """Return the vectors of a panel: the sums of six rows by one fill the registers."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return ir.Constant(ir.IntType(64), 4 if _has_avx512(context) else 1)
+        return ir.Constant(ir.IntType(64), 4 if has_avx512(context) else 1)
 
     return types.intp(), codegen
 

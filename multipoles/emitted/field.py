@@ -173,7 +173,7 @@ class _Form:
         sizes = (
             n_rows * loops.width(*orders, size, damped, self.split),
             loops.n_scratch(*orders, self.channels, size, damped),
-            (sum(orders) + 1) * BYTES // size,
+            loops.n_links(sum(orders), size, damped),
             n_targets * self.channels * loops.padded_sums(self.order, size, damped),
             n_targets * loops.n_places(self.split) if self.split else 0,
         )

@@ -20,8 +20,10 @@ from numba.extending import intrinsic
 
 from multipoles.compiled.emit import Written
 from multipoles.compiled.jit import name_by_constants
-from multipoles.compiled.simd import Vec, constant, fill_lanes, rsqrt
+from multipoles.compiled.lanes import constant, estimate, fill_lanes, joined, pieces, refined
+from multipoles.compiled.simd import Vec
 from multipoles.emitted import traceless, traces
+from multipoles.emitted.tiling import PITCH, RUN, Tiling, sources_at_once, targets_at_once, tiling
 from multipoles.radial import Coulomb
 from multipoles.radial.dispatch import chain_of_kernel
 from multipoles.radial.remainder import Remainder
@@ -69,22 +71,6 @@ def padded_sums(order: int, itemsize: int, damped: bool = False) -> int:
     return -(-len(arithmetic(damped).sum_names(order)) // lanes) * lanes
 
 
-def targets_at_once(source_order: int, order: int, single: bool) -> int:
-    """Return how many targets share the load of a source: as registers and latencies allow."""
-    if single:
-        return 2 if order <= 1 else 1
-    if order == 0:
-        return 2 if source_order <= 1 else 4
-    return 2 if source_order == 0 and order == 1 else 1
-
-
-def sources_at_once(source_order: int, order: int, single: bool, damped: bool = False) -> int:
-    """Return how many vectors of sources share the load and store of a channel's sums."""
-    if single or damped or traceless.has_products(source_order, order):
-        return 1
-    return {0: 4, 1: 2}.get(source_order, 1)
-
-
 def step(source_order: int, order: int, single: bool, lanes: int, damped: bool = False) -> int:
     """Return of what the number of sources in a block must be a multiple."""
     return lanes * sources_at_once(source_order, order, single, damped)
@@ -99,14 +85,20 @@ def n_scratch(
     return channels * n * 64 // itemsize
 
 
+def n_links(total_order: int, itemsize: int, damped: bool = False) -> int:
+    """Return the length of the scratch for links of a chain, or for distances under 1/r."""
+    return (total_order + 1) * 64 // itemsize if damped else 8 * PITCH
+
+
 class _Loop:
     """One loop being written: addresses, loads and calls of vector functions."""
 
     def __init__(
-        self, context: Any, builder: Any, lane: Vec, block: Any, orders: tuple[int, int],
-        damping: "_Damping | None" = None, split: bool = False,
+        self, context: Any, builder: Any, dtype: Any, block: Any, orders: tuple[int, int],
+        tiles: Tiling, damping: "_Damping | None" = None, split: bool = False,
     ) -> None:  # fmt: skip
-        self.context, self.builder, self.lane, self.block = context, builder, lane, block
+        self.context, self.builder, self.block, self.tiles = context, builder, block, tiles
+        self.lane = lane = Vec(dtype, tiles.lanes)
         self.vector = context.get_value_type(lane)
         self.orders, order = orders, orders[1]
         self.damping, damped = damping, damping is not None
@@ -140,12 +132,6 @@ class _Loop:
         place = self.word(place) if isinstance(place, int) else place
         return self.builder.bitcast(self.builder.gep(pointer, [place]), ir.PointerType(self.vector))
 
-    def inverse_root(self, value: Any) -> Any:
-        """Return `simd.rsqrt` of an LLVM vector."""
-        kind = self.context.typing_context.resolve_value_type(rsqrt)
-        signature = kind.get_call_type(self.context.typing_context, (self.lane,), {})
-        return self.context.get_function(kind, signature)(self.builder, [value])
-
     def zero(self) -> Any:
         return constant(self.vector, 0.0)
 
@@ -169,14 +155,118 @@ class _Loop:
         loads = ([self.builder.load(place) for place in places] for places in variables)
         return [self.number(values) for values in loads]
 
-    def distance(self, target: list[Written], place: Any) -> tuple[Written, ...]:
-        """Return x, y, z and 1/r from the vector of sources at `place` to a target."""
+    def distances(self, target: list[Written], places: list[Any]) -> list[tuple[Written, ...]]:
+        """Return x, y, z and 1/r from the vectors of sources at `places` to a target.
+
+        The roots of all are taken together: two vectors may share an estimate.
+        """
+        found = [self._difference(target, place) for place in places]
+        squares = [x * x + y * y + z * z for x, y, z in found]
+        roots = self._refined(squares, self._estimates(squares))
+        return [(*r, root) for r, root in zip(found, roots, strict=True)]
+
+    def _estimates(self, squares: list[Written]) -> list[Written]:
+        """Return estimates of 1/r, or what stands for them where there are none."""
+        values = [value for square in squares for value in square.values]
+        every = joined(self.builder, values)
+        found = pieces(
+            self.builder, estimate(self.context, self.builder, every), self.lane.lanes
+        )
+        n = len(squares[0].values)
+        return [self.number(found[i : i + n]) for i in range(0, len(found), n)]
+
+    def _refined(self, squares: list[Written], estimates: list[Written]) -> list[Written]:
+        """Return 1/r."""
+        out = []
+        for square, about in zip(squares, estimates, strict=True):
+            pairs = zip(square.values, about.values, strict=True)
+            out.append(self.number([refined(self.context, self.builder, *pair) for pair in pairs]))
+        return out
+
+    def _difference(self, target: list[Written], place: Any) -> list[Written]:
         source = self.builder.gep(self.block, [place])
         parts = [x - self.load(source, row * self.width) for row, x in enumerate(target)]
-        r = [a + b for a, b in zip(parts[:3], parts[3:], strict=True)] if self.split else parts
-        square = r[0] * r[0] + r[1] * r[1] + r[2] * r[2]
-        roots = [self.inverse_root(value) for value in square.values]
-        return *r, self.number(roots)
+        if not self.split:
+            return parts
+        return [a + b for a, b in zip(parts[:3], parts[3:], strict=True)]
+
+    def over_sources(
+        self, target: list[Written], n: Any, buffer: Any, add: Callable[..., None]
+    ) -> None:
+        """Write the loop over n sources that calls ``add(distance, place)`` for vectors of them.
+
+        A sum waits for 1/r, through a long chain of instructions. With many registers, 1/r of the
+        next vector is on its way meanwhile. With few, those of a run of sources are written to a
+        buffer first.
+        """
+        builder, lanes, first = self.builder, self.word(self.lane.lanes), self.word(0)
+        if self.tiles.ahead:
+            ahead = self.variables(4, len(target[0].values))
+            self.keep(ahead, self.distances(target, [first])[0])
+            with cgutils.for_range_slice(builder, first, n, lanes) as (j, _):
+                distance = self.kept(ahead)
+                self.keep(ahead, self.distances(target, [builder.add(j, lanes)])[0])
+                add(distance, j)
+            return
+        with cgutils.for_range_slice(builder, first, n, self.word(RUN)) as (start, _):
+            left = builder.sub(n, start)
+            full = builder.icmp_signed(">", left, self.word(RUN))
+            run = builder.select(full, self.word(RUN), left)
+            self._write_distances(target, start, run, buffer)
+            with cgutils.for_range_slice(builder, first, run, lanes) as (j, _):
+                place = builder.add(start, j)
+                add(self._written_distance(target, place, j, buffer), place)
+
+    def _write_distances(self, target: list[Written], start: Any, run: Any, buffer: Any) -> None:
+        """Write 1/r of a run of sources to the buffer, and x, y, z where these are not cheap.
+
+        Estimates of the next sources are on their way while these are improved.
+        """
+        builder, lanes, many = self.builder, self.lane.lanes, self.tiles.sources
+        step = self.word(lanes * many)
+        squares, estimates = (self.variables(many, len(target[0].values)) for _ in range(2))
+
+        def places(j: Any) -> list[Any]:
+            return [builder.add(j, self.word(k)) for k in range(0, step.constant, lanes)]
+
+        def begin(j: Any) -> None:
+            found = [self._difference(target, builder.add(start, place)) for place in places(j)]
+            if self.split:
+                for r, place in zip(found, places(j), strict=True):
+                    self._write(r, place, buffer)
+            begun = [x * x + y * y + z * z for x, y, z in found]
+            self.keep(squares, begun)
+            self.keep(estimates, self._estimates(begun))
+
+        begin(self.word(0))
+        with cgutils.for_range_slice(builder, self.word(0), run, step) as (j, _):
+            begun = self.kept(squares), self.kept(estimates)
+            begin(builder.add(j, step))
+            rows = self.buffer_rows(target)[-1]
+            for root, place in zip(self._refined(*begun), places(j), strict=True):
+                self._write([root], builder.add(place, self.word(rows)), buffer)
+
+    def _write(self, numbers: list[Written], place: Any, buffer: Any) -> None:
+        """Write the vectors of numbers to rows of the buffer."""
+        values = [value for number in numbers for value in number.values]
+        for row, value in enumerate(values):
+            self.store(buffer, self.builder.add(place, self.word(row * PITCH)), value)
+
+    def _written_distance(
+        self, target: list[Written], place: Any, offset: Any, buffer: Any
+    ) -> tuple[Written, ...]:
+        """Return x, y, z and 1/r of a vector of sources, with what the buffer has of them."""
+        n, out = len(target[0].values), []
+        for start in self.buffer_rows(target):
+            rows = range(start, start + n * PITCH, PITCH)
+            places = [self.builder.add(offset, self.word(row)) for row in rows]
+            out.append(self.number([self.load(buffer, at).values[0] for at in places]))
+        return tuple(out) if self.split else (*self._difference(target, place), *out)
+
+    def buffer_rows(self, target: list[Written]) -> range:
+        """Return where the rows of x, y, z and 1/r begin, or that of 1/r alone."""
+        step = len(target[0].values) * PITCH
+        return range(0, (4 if self.split else 1) * step, step)
 
     def shared(self, distance: Any, scaled: bool) -> Any:
         """Return what all channels of a pair share under 1/r."""
@@ -345,29 +435,32 @@ def add_sources(
     source_order, order, single (whether there is one channel), kernel_code (of the radial kernel)
     and split (whether coordinates are in two parts) are known when compiling. `n` is a multiple of
     `step(...)`; the block has room for one more vector of sources. `sums` is flat, row by row of
-    (target, channel, sum). `vectors` is scratch of length `n_scratch`, `chain` scratch for a vector
-    of every link of the chain. Where coordinates are split, the number of pairs that do not differ
+    (target, channel, sum). `vectors` and `chain` are scratch of lengths `n_scratch` and `n_links`. Where coordinates are split, the number of pairs that do not differ
     is added to ``coincident[0]``.
     """
-    lane = Vec(block.dtype)
+    dtype = block.dtype
     orders = source_order.literal_value, order.literal_value
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         data = {
             name: context.make_array(sig.args[i])(context, builder, args[i]).data
             for name, i in zip(
-                ("targets", "block", "vectors", "sums", "coincident"), (5, 8, 11, 12, 16),
+                ("targets", "block", "vectors", "sums", "chain", "coincident"),
+                (5, 8, 11, 12, 14, 16),
                 strict=True,
             )
         }  # fmt: skip
-        damping = None
-        if kernel_code.literal_value != Coulomb.code:
-            reach = context.cast(builder, args[15], sig.args[15], lane.dtype)
+        damping, damped = None, kernel_code.literal_value != Coulomb.code
+        tiles = tiling(context, dtype.bitwidth // 8, orders, single.literal_value, damped)
+        if damped:
+            reach = context.cast(builder, args[15], sig.args[15], dtype)
             square = builder.fmul(reach, reach)
             damping = _Damping(
-                context, lane, kernel_code.literal_value, sig.args[13:15], (*args[13:15], square)
+                context, Vec(dtype), kernel_code.literal_value, sig.args[13:15], (*args[13:15], square)
             )
-        loop = _Loop(context, builder, lane, data["block"], orders, damping, split.literal_value)
+        loop = _Loop(
+            context, builder, dtype, data["block"], orders, tiles, damping, split.literal_value
+        )
         if single.literal_value:
             _one_channel(loop, data, args[6], args[7], args[9])
         else:
@@ -385,22 +478,17 @@ def add_sources(
 def _one_channel(loop: _Loop, data: Any, first: Any, last: Any, n: Any) -> None:
     """Write the loop that keeps the sums of one or several targets in registers."""
     builder = loop.builder
-    at_once = targets_at_once(*loop.orders, True)
+    at_once = loop.tiles.targets
     with cgutils.for_range_slice(builder, first, last, loop.word(at_once)) as (base, _):
         indices, doubles = loop.group(base, last, at_once)
         points = loop.points(data["targets"], indices)
         sums, counters = loop.variables(loop.n_sums, at_once), loop.counters(at_once)
-        # the distance of the next sources is on its way while these are summed
-        ahead = loop.variables(4, at_once)
-        loop.keep(ahead, loop.distance(points, loop.word(0)))
-        lanes = loop.word(loop.lane.lanes)
-        with cgutils.for_range_slice(builder, loop.word(0), n, lanes) as (j, _):
-            distance = loop.kept(ahead)
-            loop.keep(ahead, loop.distance(points, builder.add(j, lanes)))
+
+        def add_to_sums(distance: Any, place: Any) -> None:
             loop.count(counters, distance[3])
 
-            def add(shared: Any, j: Any = j) -> None:
-                rows = loop.moments(j)
+            def add(shared: Any) -> None:
+                rows = loop.moments(place)
                 found = loop.arithmetic.add_field(*loop.orders, shared, rows, loop.kept(sums))
                 loop.keep(sums, found)
 
@@ -408,6 +496,8 @@ def _one_channel(loop: _Loop, data: Any, first: Any, last: Any, n: Any) -> None:
                 add(loop.shared(distance, False))
             else:
                 loop.by_reach(loop.damping, distance, add)
+
+        loop.over_sources(points, n, data["chain"], add_to_sums)
         totals = loop.kept(sums)
         for k in range(at_once):
             row = builder.mul(builder.sub(indices[k], first), loop.word(loop.row))
@@ -421,7 +511,7 @@ def _many_channels(loop: _Loop, data: Any, first: Any, last: Any, n: Any, channe
     """Write the loop that runs over channels inside, their sums in memory."""
     builder = loop.builder
     lanes, vectors = loop.lane.lanes, data["vectors"]
-    at_once = targets_at_once(*loop.orders, False)
+    at_once = loop.tiles.targets
     per_channel = loop.n_sums * at_once
     scaled = not traceless.has_products(*loop.orders)
 
@@ -438,10 +528,10 @@ def _many_channels(loop: _Loop, data: Any, first: Any, last: Any, n: Any, channe
         with cgutils.for_range(builder, builder.mul(channels, loop.word(per_channel))) as k:
             place = builder.mul(k.index, loop.word(lanes))
             loop.store(vectors, place, loop.zero())
-        step = lanes * sources_at_once(*loop.orders, False, loop.damping is not None)
+        step = lanes * loop.tiles.sources
         with cgutils.for_range_slice(builder, loop.word(0), n, loop.word(step)) as (j, _):
             starts = [builder.add(j, loop.word(k)) for k in range(0, step, lanes)]
-            distances = [loop.distance(points, start) for start in starts]
+            distances = loop.distances(points, starts)
             for distance in distances:
                 loop.count(counters, distance[3])
 
