@@ -133,7 +133,9 @@ def mix(
         scalar, align = context.get_value_type(x.dtype), x.dtype.bitwidth // 8
         size, count = registers(context)
         vector = ir.VectorType(scalar, size // align)
-        data = [context.make_array(sig.args[i])(context, builder, args[i]).data for i in (0, 2, 3, 6)]
+        data = [
+            context.make_array(sig.args[i])(context, builder, args[i]).data for i in (0, 2, 3, 6)
+        ]
         product = _Product(
             builder, vector, tall, builder.gep(data[0], [args[1]]), data[1],
             builder.gep(data[2], [args[4]]), args[5],
@@ -167,9 +169,7 @@ class _Product:
         self.entries, self.inputs, self.indices = entries, inputs, indices
         self.align = 8 if vector.element == ir.DoubleType() else 4
 
-    def write(
-        self, rows: range, offsets: list[int], length: int, outputs: Any, first: Any
-    ) -> None:
+    def write(self, rows: range, offsets: list[int], length: int, outputs: Any, first: Any) -> None:
         """Write the vectors at some offsets of some rows of y, the first of which is at `first`."""
         builder, word = self.builder, ir.IntType(64)
         zero = constant(self.vector, 0.0)

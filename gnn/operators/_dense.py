@@ -12,20 +12,10 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from multipoles.compiled.jit import inline, jit
 from multipoles.compiled.instructions import has_avx512
-from multipoles.compiled.simd import (
-    BYTES,
-    FLAGS,
-    Vec,
-    address_of,
-    fill_lanes,
-    lane_sum,
-    load,
-    splat,
-    store,
-    within,
-)
+from multipoles.compiled.jit import inline, jit
+from multipoles.compiled.lanes import FLAGS, fill_lanes
+from multipoles.compiled.simd import BYTES, Vec, address_of, lane_sum, load, splat, store, within
 from multipoles.compiled.simd_math import exp
 
 

@@ -10,12 +10,8 @@ class Registers(NamedTuple):
 
     size: int
     """Bytes of one."""
-    count: int
+    number: int
     """How many there are."""
-
-    def of_numbers(self, itemsize: int) -> int:
-        """Return how many numbers one holds."""
-        return self.size // itemsize
 
 
 def features(context: Any) -> tuple[str, frozenset[str]]:

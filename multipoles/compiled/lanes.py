@@ -173,14 +173,10 @@ def _of_high_words(builder: Any, value: Any) -> Any:
         return builder.lshr(a, word(digits))
 
     digits = builder.and_(builder.shl(high, word(3)), word(0x00FFFFFF))
-    f = builder.bitcast(
-        builder.or_(digits, word(0x3F000000)), ir.VectorType(ir.FloatType(), count)
-    )
+    f = builder.bitcast(builder.or_(digits, word(0x3F000000)), ir.VectorType(ir.FloatType(), count))
     root = builder.bitcast(_estimate_of_sse(builder, f), words)
     # exponents of the estimate in float64, less j: 1407 stands for 1023 - 127 + 511
-    exponent = builder.and_(
-        builder.sub(word((1408 << 20) - 1), shifted(high, 1)), word(0x7FF00000)
-    )
+    exponent = builder.and_(builder.sub(word((1408 << 20) - 1), shifted(high, 1)), word(0x7FF00000))
     root = builder.add(shifted(root, 3), exponent)
     normal = builder.icmp_signed(">", high, word(0x000FFFFF))
     root = builder.select(normal, root, word(0))

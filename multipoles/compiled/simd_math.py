@@ -13,14 +13,9 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from multipoles.compiled.simd import (
-    FLAGS,
-    Vec,
-    _as_vector,
-    constant,
-)
 from multipoles.compiled.instructions import has_avx512, has_fma
-from multipoles.compiled.lanes import estimate, call
+from multipoles.compiled.lanes import FLAGS, constant, estimate
+from multipoles.compiled.simd import Vec, _as_vector
 
 PIECES = 16
 """Pieces that a function of `piecewise` has: one AVX-512 instruction takes one of 16 numbers."""

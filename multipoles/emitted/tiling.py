@@ -10,7 +10,6 @@ from multipoles.compiled.instructions import registers
 from multipoles.compiled.simd import BYTES
 from multipoles.emitted import traceless
 
-
 #: Sources whose distances are written to a buffer at once: a multiple of every vector.
 RUN = 256
 #: Length of a row of that buffer: a vector more.

@@ -124,7 +124,13 @@ def test_other_processors_divide_by_the_root():
 
 @pytest.mark.parametrize(
     ("machine", "size", "count"),
-    [("neoverse", 16, 32), ("apple", 16, 32), ("avx512", 64, 32), ("avx2", 32, 16), ("sse", 16, 16)],
+    [
+        ("neoverse", 16, 32),
+        ("apple", 16, 32),
+        ("avx512", 64, 32),
+        ("avx2", 32, 16),
+        ("sse", 16, 16),
+    ],
 )
 def test_registers(machine, size, count):
     context = context_of(machine)
