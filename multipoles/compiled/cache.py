@@ -77,7 +77,7 @@ def _is_safe(folder: Path) -> bool:
 def _guarded(locator: Any) -> Any:
     """Return one of Numba's choices of a folder, which declines where others can write."""
 
-    class Guarded(locator):  # type: ignore[misc]
+    class Guarded(locator):
         def ensure_cache_path(self) -> None:
             # beside the sources a folder is as these are, which others may have to read
             if not issubclass(locator, InTreeCacheLocator):
