@@ -64,7 +64,13 @@ def test_a_namesake_in_our_place_is_named(site, tmp_path):
     assert code == 1 and str(place / "multipoles/__init__.py") in told.splitlines()[-1]
 
 
-@pytest.mark.parametrize("name", ["multipoles-0.5.0.dist-info", "FMM-0.12-py3.12.egg-info"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "multipoles-0.5.0.dist-info",
+        pytest.param("FMM-0.12-py3.12.egg-info", marks=pytest.mark.slow),
+    ],
+)
 def test_a_distribution_beside_ours_is_warned_of(site, name):
     (site / "fmm3dpy-1.0.dist-info").mkdir(exist_ok=True)  # a longer name
     (site / name).mkdir()

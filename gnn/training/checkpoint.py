@@ -196,6 +196,9 @@ def load_model(path: str | Path | None = None) -> Potential:
             model = model_from(content)
         model = model.to(_TYPES[content["dtype"]])
         model.load_state_dict(content["state_dict"])
+        for name, weights in model.named_parameters():
+            if not weights.isfinite().all():
+                raise ValueError(f"{name} holds numbers that are not finite")
         for one, state in zip(model.models(), content.get("domains", ()), strict=False):
             one.domain = state and Domain.from_state(state)
     except Exception as error:  # of many types, for what a damaged file may hold
