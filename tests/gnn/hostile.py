@@ -282,6 +282,14 @@ def _not_finite(content, path):
     content["state_dict"][key][0] = float("nan")
 
 
+def _flipped(path):
+    """One bit of a weight is another, as a bad disk makes it."""
+    checkpoint(lambda content, path: None)(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
 def _payload(content, path):
     content["config"]["method"] = Payload(path.with_suffix(".ran"))
 
@@ -296,6 +304,7 @@ TORCH = {
     "features": (checkpoint(_set(("config", "features"), 1 << 40)), "do not fit"),
     "order": (checkpoint(_set(("config", "order"), 10_000)), "do not fit"),
     "laughs": (checkpoint(_laughs), "with what references repeat"),
+    "bit": (_flipped, "the checksum of"),
     "nan": (checkpoint(_not_finite), "are not finite"),
     "type": (checkpoint(_set(("dtype",), "load")), "do not fit"),
     "version": (checkpoint(_set(("version",), "5")), "expected version to be of type int"),

@@ -46,3 +46,11 @@ def test_what_is_wrong_is_said(found, kind, name):
     assert error == ("ValueError" if said else "") and re.search(said, told), told
     assert seconds < SECONDS
     assert not said or f"{name}{hostile.KINDS[kind][0]}" in told, "the file is named"
+
+
+@pytest.mark.slow
+def test_random_damage_is_data_or_an_error_that_is_meant():
+    import fuzz_files
+
+    counts, wrong = fuzz_files.fuzz(60.0)
+    assert sum(counts.values()) > 200 and not wrong

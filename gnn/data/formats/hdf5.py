@@ -46,7 +46,7 @@ from numpy.typing import NDArray
 from gnn.data.charge import find_charge
 from gnn.data.common import ATOMIC_LABELS, UNITS, text_of, wanted_names
 from gnn.data.formats.hdf5_checks import check_layout, check_units, group_charge, warn_of_others
-from gnn.data.formats.hdf5_view import File
+from gnn.data.formats.hdf5_view import File, check_heaps
 from gnn.data.formats.names import Remarks
 from gnn.data.systems import Frame, System
 from gnn.data.values import run_number
@@ -122,6 +122,7 @@ def open_hdf5(path: Path) -> File:
     import h5py
 
     try:
+        check_heaps(path)
         return File(h5py.File(path, "r"), path)
     except (OSError, RuntimeError, OverflowError, MemoryError) as error:
         raise ValueError(f"{path}: not an HDF5 file, or damaged ({error})") from error

@@ -5,6 +5,8 @@ does not hold, and compress a hundred gigabytes into one chunk. What is read her
 text that stand in the file itself, of a size that its own allows (`gnn.untrusted.Allowance`).
 """
 
+import math
+import mmap
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +27,8 @@ _TEXTS = 256
 _HARMLESS, _DEFLATE = (2, 3), 1
 # bytes of a compressed chunk from which what it unfolds to is looked at: at most 1032 times as many
 _LARGE = 1 << 20
+# how a heap of texts begins, with its version
+_HEAP = b"GCOL\x01\x00\x00\x00"
 
 
 class Group:
@@ -127,10 +131,11 @@ class Dataset:
         self.dtype, self.shape, self.ndim = dataset.dtype, dataset.shape, dataset.ndim
         if self.shape is None:
             raise ValueError(f"{self.where} is empty")
-        self._check_kind()
+        plan = dataset.id.get_create_plist()
+        self._check_kind(plan)
         allowance.take(self.where, dataset.size * self.dtype.itemsize)
         if dataset.chunks is not None:
-            self._check_chunks()
+            self._check_chunks(plan)
 
     def __len__(self) -> int:
         return int(self._dataset.len())
@@ -157,25 +162,24 @@ class Dataset:
                 raise ValueError(f"{self.where} holds texts of more than {size:.3g} bytes")
         return np.concatenate(parts)
 
-    def _check_kind(self) -> None:
+    def _check_kind(self, plan: Any) -> None:
         import h5py
 
-        text = h5py.check_string_dtype(self.dtype) is not None
+        text = self.dtype.kind == "O" and h5py.check_string_dtype(self.dtype) is not None
         if self.dtype.kind not in "biufS" and not (text and self.ndim == 1):
             raise ValueError(f"{self.where} is of type {self.dtype}, expected numbers or texts")
-        if self._dataset.is_virtual or self._dataset.external:
+        if plan.get_layout() == h5py.h5d.VIRTUAL or plan.get_external_count():
             raise ValueError(
                 f"{self.where} takes its data from elsewhere, which is not followed: store them"
             )
 
-    def _check_chunks(self) -> None:
+    def _check_chunks(self, plan: Any) -> None:
         """Refuse chunks that unfold to more than they should, while they are unfolded."""
-        pipeline = self._dataset.id.get_create_plist()
-        filters = [pipeline.get_filter(i)[0] for i in range(pipeline.get_nfilters())]
+        filters = [plan.get_filter(i)[0] for i in range(plan.get_nfilters())]
         unfolding = [kind for kind in filters if kind not in _HARMLESS]
         if len(unfolding) > 1:
             raise ValueError(f"{self.where} is compressed twice (filters {filters})")
-        expected = int(np.prod(self._dataset.chunks, dtype=object)) * self.dtype.itemsize
+        expected = math.prod(self._dataset.chunks) * self.dtype.itemsize
         if expected > ROOM:
             raise ValueError(f"{self.where} has chunks of {expected} bytes, expected up to {ROOM}")
         large: list[Any] = []
@@ -184,9 +188,9 @@ class Dataset:
             if chunk.size > _LARGE:
                 large.append(chunk.chunk_offset)
 
-        if unfolding:
+        if _DEFLATE in unfolding and self._dataset.id.get_storage_size() > _LARGE:
             self._dataset.id.chunk_iter(look)
-        for offset in large if _DEFLATE in unfolding else ():
+        for offset in large:
             mask, content = self._dataset.id.read_direct_chunk(offset)
             skipped = mask & (1 << filters.index(_DEFLATE))
             unfolded = zlib.decompressobj().decompress(b"" if skipped else content, expected + 5)
@@ -194,6 +198,38 @@ class Dataset:
                 raise ValueError(
                     f"{self.where}: the chunk at {offset} unfolds to more than its {expected} bytes"
                 )
+
+
+def check_heaps(path: Path) -> None:
+    """Refuse a file whose texts are stored such that HDF5's library would look for them for ever.
+
+    In a heap of texts it goes from object to object by their sizes, and stays at one without any.
+    Files of more than `ROOM` bytes are not looked through.
+    """
+    if not 64 < path.stat().st_size <= ROOM:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        start = max(content.find(b"\x89HDF\r\n\x1a\n"), 0)
+        width = content[start + (14 if content[start + 8] < 2 else 10)]  # of a size
+        place = content.find(_HEAP)
+        while place >= 0 and width in (2, 4, 8):
+            if _is_endless(content, place, width):
+                raise ValueError(f"{path}: the heap of texts at byte {place} is damaged")
+            place = content.find(_HEAP, place + 1)
+
+
+def _is_endless(content: Any, place: int, width: int) -> bool:
+    """Tell whether an object of a heap has no size."""
+    head = 8 + width
+    end = min(place + int.from_bytes(content[place + 8 : place + head], "little"), len(content))
+    place += (head + 7) // 8 * 8
+    while place + head <= end:
+        index = int.from_bytes(content[place : place + 2], "little")
+        size = int.from_bytes(content[place + 8 : place + head], "little")
+        if index == 0 and size == 0:
+            return True
+        place += size if index == 0 else (head + 7) // 8 * 8 + (size + 7) // 8 * 8
+    return False
 
 
 @contextmanager
@@ -216,14 +252,15 @@ def _attributes(path: Path, item: Any) -> dict[str, Any]:
     with _damage(path, item.name):
         for name in item.attrs:
             attribute = h5py.h5a.open(item.id, name.encode())
-            texts = h5py.check_string_dtype(attribute.dtype) is not None
-            count = int(np.prod(attribute.shape, dtype=object))
-            size = count * attribute.dtype.itemsize
+            kind = attribute.dtype
+            texts = kind.kind == "O" and h5py.check_string_dtype(kind) is not None
+            count = math.prod(attribute.shape)
+            size = count * kind.itemsize
             if size > MOST_ATTRIBUTE or (texts and count > _TEXTS):
                 raise ValueError(
                     f"{path}: attribute {name!r} of {item.name!r} has {count} values in {size} "
                     f"bytes, expected up to {MOST_ATTRIBUTE} bytes, or {_TEXTS} texts"
                 )
-            if texts or attribute.dtype.kind in "biufS":
+            if texts or kind.kind in "biufS":
                 found[name] = item.attrs[name]
     return found
