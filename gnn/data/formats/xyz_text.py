@@ -33,7 +33,7 @@ class Lines(io.TextIOWrapper):
         super().__init__(path.open("rb"))
         self._ends = 0
 
-    def readline(self, size: int | None = -1, /) -> str:
+    def readline(self, size: int = -1, /) -> str:  # type: ignore[override]
         """Return the next line, a few times an empty one at the end.
 
         Raises
@@ -41,7 +41,7 @@ class Lines(io.TextIOWrapper):
         ValueError
             If a frame has far fewer atoms than the file says.
         """
-        line = super().readline(-1 if size is None else size)
+        line = super().readline(size)
         self._ends = 0 if line else self._ends + 1
         if self._ends > _MOST_ENDS:
             raise ValueError("the file ends within a frame, which has fewer atoms than it says")
