@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
+from ranks_given import draw, errors, on_ranks, owners, together
 
 import fmm.distributed.boxes as boxes
 import multipoles as mp
 from fmm.distributed import FMM
 from fmm.distributed.threads import run
-
-from ranks_given import draw, errors, on_ranks, owners, together
 
 
 def field(kind, n, size, how, tolerance, orders=(0, 1), targets=None, **options):
