@@ -118,7 +118,7 @@ class FMM(method.FMM):
         return found or Exclusions(none)
 
     def _steps_in(self, lattice: Lattice, kernel: Kernel, tolerance: float) -> Steps:
-        from fmm.distributed.cell import SharedCellSteps
+        from fmm.distributed.cell_steps import SharedCellSteps
 
         return SharedCellSteps(self._ranks, lattice, kernel, tolerance)
 
