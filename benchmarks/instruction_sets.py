@@ -49,11 +49,11 @@ def variants() -> dict[str, dict[str, str]]:
     haswell = {"OPENBLAS_CORETYPE": "Haswell"}
     found: dict[str, dict[str, str]] = {}
     if has.get("avx512f"):
-        found["AVX-512"] = {}
+        found["AVX-512"] = {"OPENBLAS_CORETYPE": "SkylakeX"}
     if has.get("avx2"):
         found["AVX2"] = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": narrow, **haswell}
-    found["SSE"] = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
-    return found | {"SSE": found["SSE"] | {"OPENBLAS_CORETYPE": "Nehalem"}}
+    least = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "OPENBLAS_CORETYPE": "Nehalem"}
+    return found | {"SSE": least}
 
 
 def measure(direct: int, fast: int, repeats: int) -> list[float]:
