@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gnn.commands import data, doctor, dynamics, export, models, sampling, training, use
+from multipoles.version import installed_version
 
 _GROUPS = (training, use, models, doctor, data, dynamics, sampling, export)
 _EXTRAS = dict.fromkeys(
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="anisole",
         description="Anisotropic message passing with Cartesian multipoles, for QM/MM.",
     )
+    parser.add_argument("--version", action="version", version=f"anisole {installed_version()}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
