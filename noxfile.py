@@ -18,7 +18,7 @@ import nox
 nox.options.default_venv_backend = "uv"
 nox.options.sessions = ["oldest", "newest"]
 
-TOOLS = ("pytest>=8", "hypothesis", "mpmath", "packaging")
+TOOLS = ("pytest>=8", "hypothesis", "mpmath")
 NUMBERS = tuple(
     f"tests/multipoles/test_{name}.py"
     for name in ("checks", "conventions", "cold_start", "emit", "energy", "field", "jit",
@@ -61,7 +61,7 @@ def support(session: nox.Session, name: str) -> None:
     setting, with_torch = SETTINGS[name], "--no-torch" not in session.posargs
     package = ".[gnn]" if with_torch else "."
     session.install("--resolution", setting.resolution, package, *setting.pins)
-    session.install(*TOOLS)
+    session.install(*TOOLS, *(("ase",) if with_torch else ()))
     outcome = Path(session.create_tmp()) / f"{name}.xml"
     session.run(
         "pytest", "-m", "not slow and not gpu and not cuda", f"--junitxml={outcome}",
