@@ -60,7 +60,11 @@ def support(session: nox.Session, name: str) -> None:
     """Install what a setting says, run the fast core of the tests, note the result."""
     setting, with_torch = SETTINGS[name], "--no-torch" not in session.posargs
     package = ".[gnn]" if with_torch else "."
-    session.install("--resolution", setting.resolution, package, *setting.pins)
+    # --reinstall-package: uv would take a wheel that it built of an older state of this folder
+    session.install(
+        "--compile-bytecode", "--resolution", setting.resolution, "--reinstall-package", "anisole",
+        package, *setting.pins,
+    )  # fmt: skip
     session.install(*TOOLS, *(("ase",) if with_torch else ()))
     outcome = Path(session.create_tmp()) / f"{name}.xml"
     session.run(

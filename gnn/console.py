@@ -1,4 +1,4 @@
-"""What the command needs before anything heavy is imported: its version, a console for every sign."""
+"""What the command needs before anything heavy: its version, a console that takes every sign."""
 
 import sys
 from importlib.metadata import PackageNotFoundError, version
