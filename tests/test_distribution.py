@@ -108,6 +108,26 @@ def test_floors_are_those_that_were_tested():
             assert Version(oldest[one.name]).release[: len(floor.release)] == floor.release, text
 
 
+COMMAND = """
+import sys, gnn.cli
+from gnn.console import print_anywhere
+late = {"multipoles", "numba", "torch"} & set(sys.modules)
+assert not late, late
+print_anywhere()
+print("3 → 4 Å")
+gnn.cli.main(["--version"])
+"""
+
+
+def test_the_command_starts_light_and_prints_on_every_console():
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND],
+        env=os.environ | {"PYTHONIOENCODING": "cp1252"}, capture_output=True, check=True,
+    )  # fmt: skip
+    signs, version = done.stdout.decode("cp1252").splitlines()
+    assert signs == "3 ? 4 Å" and version.startswith("anisole ")
+
+
 @pytest.mark.slow
 def test_the_wheel_runs_where_nothing_else_of_ours_is(tmp_path):
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
