@@ -1,8 +1,11 @@
-"""Frames that stay in their HDF5 file: read block by block when asked for.
+"""Frames that stay in their HDF5 files: read block by block when asked for.
 
 What is held of every frame is a row of a small index (a few dozen bytes); of the arrays only the
 blocks used last. So data larger than memory can be trained on. Frames are random access, but cheap
 only near each other: `StreamedFrames.order` shuffles them so that they stay near.
+
+Of several files each has its own blocks in memory, and a random order takes from all files evenly.
+So whoever reads the frames of some files alone, of a common order, never touches the others.
 """
 
 import zlib
@@ -14,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gnn.data.common import LABELS, is_hdf5
+from gnn.data.common import LABELS, is_hdf5, wanted_names
 from gnn.data.formats.hdf5 import (
     check_lengths,
     group_header,
@@ -127,8 +130,29 @@ class _Store:
         return read_group(where, rows, self.names[number], vacuum)[0]
 
 
+class _Stores:
+    """Several open files, with the interface of one: their groups one after the other."""
+
+    def __init__(self, stores: Sequence[_Store]):
+        self.stores, self.block = stores, stores[0].block
+        self.keys = [key for store in stores for key in store.keys]
+        self.names = [name for store in stores for name in store.names]
+        self.paths = [store.path for store in stores for _ in store.keys]
+        self.groups = [group for store in stores for group in store.groups]
+        self.numbers = [numbers for store in stores for numbers in store.numbers]
+        self.charges = [charge for store in stores for charge in store.charges]
+        self.pointers = [pointer for store in stores for pointer in store.pointers]
+        counts = [len(store.keys) for store in stores]
+        self.file_of = np.repeat(np.arange(len(stores)), counts)
+        self._first = np.cumsum([0, *counts])
+
+    def frame(self, vacuum: bool, group: int, row: int) -> Frame:
+        file = self.file_of[group]
+        return self.stores[file].frame(vacuum, group - int(self._first[file]), row)
+
+
 class StreamedFrames(Sequence[Any]):
-    """A sequence of frames in an HDF5 file that are read when they are asked for.
+    """A sequence of frames in HDF5 files that are read when they are asked for.
 
     Made by `stream_frames`. Slices are lists; `take` gives a part that is still in the file.
 
@@ -138,7 +162,7 @@ class StreamedFrames(Sequence[Any]):
         Place of each frame: group, row, and 1 where it stands for the vacuum copy, (n, 3).
     """
 
-    def __init__(self, store: _Store, entries: NDArray[np.int64], function: Any = None):
+    def __init__(self, store: _Stores, entries: NDArray[np.int64], function: Any = None):
         self._store, self.entries, self._function = store, entries, function
         self._labels: NDArray[np.bool_] | None = None
 
@@ -174,8 +198,8 @@ class StreamedFrames(Sequence[Any]):
         for number in np.unique(self.entries[:, 0]):
             if "vacuum" not in self._store.groups[number]:
                 raise ValueError(
-                    f"{self._store.path}, group {self._store.keys[number]!r}: has no vacuum "
-                    "labels (group 'vacuum' is missing)"
+                    f"{self._store.paths[number]}, group {self._store.keys[number]!r}: has no "
+                    "vacuum labels (group 'vacuum' is missing)"
                 )
         in_field = self.has_fields  # which of them are is not known without reading
         around = np.array([in_field or header.system.n_mm > 0 for header in self.headers()])
@@ -203,8 +227,10 @@ class StreamedFrames(Sequence[Any]):
         """Return "group" or "head" of each frame."""
         store = self._store
         texts = {
-            k: stored_texts(f"{store.path}, group {store.keys[k]!r}", g, len(g["positions"]), name)
-            for k, g in enumerate(store.groups)
+            k: stored_texts(f"{path}, group {key!r}", group, len(group["positions"]), name)
+            for k, (path, key, group) in enumerate(
+                zip(store.paths, store.keys, store.groups, strict=True)
+            )
         }
         return [texts[k][row] for k, row in self.entries[:, :2].tolist()]
 
@@ -254,22 +280,49 @@ class StreamedFrames(Sequence[Any]):
             for i in part.tolist():
                 yield i, rows[self.entries[i, 1] % size]
 
+    @property
+    def files(self) -> list[Path]:
+        """The files, in their order."""
+        return [store.path for store in self._store.stores]
+
+    def file_of(self) -> NDArray[np.int64]:
+        """Return the number of each frame's file, (n,)."""
+        return self._store.file_of[self.entries[:, 0]]
+
     def order(self, rng: np.random.Generator) -> list[NDArray[np.int64]]:
         """Return the frames in random order, in parts that fit into memory.
 
         Blocks are shuffled; then the frames of as many of them as are held are shuffled together.
-        Where all frames are held it is one permutation of them all.
+        Where all frames of one file are held it is one permutation of them all. Of several files
+        each is shuffled so, and all take turns: any stretch of the order has of each file its
+        share of the frames, to within one.
         """
-        places = np.column_stack([self.entries[:, ::2], self.entries[:, 1] // self._store.block])
+        if len(self._store.stores) == 1:
+            return self._order_of(np.arange(len(self)), self._store.stores[0].held, rng)
+        file_of = self.file_of()
+        own = [np.flatnonzero(file_of == k) for k in range(len(self._store.stores))]
+        turns = [(np.arange(len(part)) + rng.random()) / max(len(part), 1) for part in own]
+        parts = [
+            np.concatenate([part[:0], *self._order_of(part, store.held, rng)])
+            for part, store in zip(own, self._store.stores, strict=True)
+        ]
+        return [np.concatenate(parts)[np.argsort(np.concatenate(turns), kind="stable")]]
+
+    def _order_of(
+        self, frames: NDArray[np.int64], held: int, rng: np.random.Generator
+    ) -> list[NDArray[np.int64]]:
+        """Return some frames of one file in random order, in parts of as many blocks as held."""
+        entries = self.entries[frames]
+        places = np.column_stack([entries[:, ::2], entries[:, 1] // self._store.block])
         _, which, sizes = np.unique(places, axis=0, return_inverse=True, return_counts=True)
-        held, count = self._store.held, len(sizes)
+        count = len(sizes)
         if count <= held:
-            return [rng.permutation(len(self))]
+            return [rng.permutation(frames)]
         members = np.split(np.argsort(which.ravel(), kind="stable"), np.cumsum(sizes)[:-1])
         blocks = rng.permutation(count)
         return [
-            rng.permutation(np.concatenate([members[b] for b in blocks[start : start + held]]))
-            for start in range(0, count, held)
+            frames[rng.permutation(np.concatenate([members[b] for b in blocks[i : i + held]]))]
+            for i in range(0, count, held)
         ]
 
     def fingerprint(self) -> int:
@@ -295,43 +348,67 @@ class StreamedFrames(Sequence[Any]):
 
 
 def stream_frames(
-    path: str | Path, *, names: Sequence[str] | None = None, block: int = 256, held: int = 8
+    paths: str | Path | Sequence[str | Path],
+    *,
+    names: Sequence[str] | None = None,
+    block: int = 256,
+    held: int = 8,
 ) -> StreamedFrames:
-    """Open an HDF5 file of frames without reading them.
+    """Open HDF5 files of frames without reading them.
 
     Parameters
     ----------
-    path
-        Written by `write_frames`.
+    paths
+        Written by `write_frames`; a file, or several.
     names
         Only frames of molecules with these names. None: all.
     block
         Frames that are read at once.
     held
-        Blocks held in memory, and shuffled together.
+        Blocks held in memory, and shuffled together; of several files shared evenly among them, at
+        least one of each.
 
     Returns
     -------
     StreamedFrames
-        In the order of the file.
+        In the order of the files.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is not an HDF5 file of frames, or `block` or `held` is less than one.
+        If it is not an HDF5 file of frames, `block` or `held` is less than one, or a molecule is
+        in none of the files.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path} (looked in {path.resolve().parent})")
-    if not is_hdf5(path):
-        raise ValueError(
-            f"{path}: only HDF5 files can be streamed; convert it with read_frames and write_frames"
-        )
+    files = [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
+    if not files:
+        raise ValueError("expected at least one file to stream, got none")
+    for path in files:
+        if not path.is_file():
+            raise FileNotFoundError(f"no file {path} (looked in {path.resolve().parent})")
+        if not is_hdf5(path):
+            raise ValueError(
+                f"{path}: only HDF5 files can be streamed; convert it with read_frames and "
+                "write_frames"
+            )
     if block < 1 or held < 1:
         raise ValueError(f"expected block and held of at least 1, got {block} and {held}")
-    store = _Store(path, names, block, held)
+    if len(files) == 1:
+        stores = [_Store(files[0], names, block, held)]
+    else:  # a molecule may be in some of the files only
+        each = max(1, held // len(files))
+        stores = [_Store(path, None, block, each) for path in files]
+    joined = _Stores(stores)
+    entries = _entries(joined)
+    if names is not None and len(files) > 1:
+        wanted = wanted_names(", ".join(map(str, files)), names, joined.names)
+        entries = entries[np.array([n in wanted for n in joined.names])[entries[:, 0]]]
+    return StreamedFrames(joined, entries)
+
+
+def _entries(store: _Stores) -> NDArray[np.int64]:
+    """Return group, row and 0 of each frame, in the order of each file, (n, 3)."""
     entries: list[NDArray[np.int64]] = []
     order: list[NDArray[np.int64]] = []
     before = 0
@@ -341,5 +418,5 @@ def stream_frames(
         entries.append(np.column_stack([np.full(count, number), rows, np.zeros_like(rows)]))
         order.append(group["index"][()] if "index" in group else before + rows)
         before += count
-    places = np.concatenate(entries)[np.argsort(np.concatenate(order), kind="stable")]
-    return StreamedFrames(store, places)
+    joined = np.concatenate(entries)
+    return joined[np.lexsort([np.concatenate(order), store.file_of[joined[:, 0]]])]
