@@ -123,8 +123,13 @@ class _Store:
 
     def _read(self, vacuum: bool, number: int, block: int) -> list[Frame]:
         self.reads += 1
-        group, first = self.groups[number], block * self.block
-        count = min(self.block, len(group["positions"]) - first)
+        first = block * self.block
+        count = min(self.block, len(self.groups[number]["positions"]) - first)
+        return self.rows(vacuum, number, first, count)
+
+    def rows(self, vacuum: bool, number: int, first: int, count: int) -> list[Frame]:
+        """Read some frames of a group."""
+        group = self.groups[number]
         rows = _Rows(group, first, count, self.pointers[number])
         where = f"{self.path}, group {self.keys[number]!r}, from frame {first}"
         return read_group(where, rows, self.names[number], vacuum)[0]
@@ -150,6 +155,11 @@ class _Stores:
         file = self.file_of[group]
         return self.stores[file].frame(vacuum, group - int(self._first[file]), row)
 
+    def alone(self, vacuum: bool, group: int, row: int) -> Frame:
+        """Read one frame without its block."""
+        file = self.file_of[group]
+        return self.stores[file].rows(vacuum, group - int(self._first[file]), row, 1)[0]
+
 
 class StreamedFrames(Sequence[Any]):
     """A sequence of frames in HDF5 files that are read when they are asked for.
@@ -173,7 +183,9 @@ class StreamedFrames(Sequence[Any]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         group, row, vacuum = self.entries[index].tolist()
-        frame = self._store.frame(bool(vacuum), group, row)
+        return self._mapped(self._store.frame(bool(vacuum), group, row))
+
+    def _mapped(self, frame: Frame) -> Any:
         return frame if self._function is None else self._function(frame)
 
     def take(self, indices: Any) -> "StreamedFrames":
@@ -261,7 +273,8 @@ class StreamedFrames(Sequence[Any]):
             around = np.array([header.system.n_mm > 0 for header in self.headers()])
             kinds = np.column_stack([self.entries[:, ::2], around])
             _, first, which = np.unique(kinds, axis=0, return_index=True, return_inverse=True)
-            examples = [self[i] for i in first]
+            places = self.entries[first].tolist()
+            examples = [self._mapped(self._store.alone(bool(v), g, r)) for g, r, v in places]
             table = [[getattr(frame, name) is not None for name in LABELS] for frame in examples]
             self._labels = np.array(table)[which.ravel()]
         return self._labels

@@ -12,6 +12,7 @@ started them (``torchrun``) may start them anew, fewer or more.
 
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -207,11 +208,24 @@ def _join(backend: str, timeout: timedelta) -> None:
     gone. Several torchruns make a new one each time, and need not count restarts alike.
     """
     store, rank, size = next(rendezvous("env://", timeout=timeout))
-    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
-        store = distributed.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    asked = os.environ.get
+    if asked("GROUP_WORLD_SIZE", "1") == "1":
+        store = distributed.PrefixStore(asked("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    elif rank == 0 and _keeps_its_store():
+        warnings.warn(
+            "torchrun on several hosts cannot go on with other hosts than those it began with "
+            "unless TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 is set for it on all of them",
+            stacklevel=4,
+        )
     distributed.init_process_group(
         backend, store=store, rank=rank, world_size=size, timeout=timeout
     )
+
+
+def _keeps_its_store() -> bool:
+    """Tell whether torchrun means to restart, and would do so with the addresses of before."""
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+    return restarts > 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def restarted() -> bool:

@@ -1,17 +1,22 @@
 """Labels for frames that others made: those that a run saved because its model knew no better."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from gnn.data.common import LABELS
 from gnn.data.elements import symbol
 from gnn.data.formats.by_suffix import read_frames, write_frames
 from gnn.data.formats.hdf5 import read_remarks
 from gnn.data.making.finished import check_out
-from gnn.data.making.labelling import FITTING_BASIS, NotConverged, label, level_of
+from gnn.data.making.labelling import FITTING_BASIS, label, level_of
+from gnn.data.making.workers import Event, Here
 from gnn.data.systems import Frame, System
 
 _EVERY = 10  # frames between writing, since the file is written whole
@@ -37,16 +42,34 @@ class Theory:
         return {"level": self.level, "density_fit": fitting, "grid_level": str(self.grid_level)}
 
 
+@dataclass(frozen=True, eq=False)
+class LabelTask:
+    """A frame to label: its number and what it holds."""
+
+    index: int
+    system: System
+
+    def __str__(self) -> str:
+        return f"frame {self.index}"
+
+
+Work = Callable[[LabelTask], Iterator[dict[str, Any]]]
+
+
 def label_frames(
     frames: Sequence[Frame],
     out: Path,
     theory: Theory,
     progress: Callable[[int, int, str], None] | None = None,
+    workers: Callable[[Work], Any] = Here,
 ) -> tuple[int, int]:
     """Label frames by quantum chemistry, and write them to a file that is continued.
 
-    A frame that the file holds already, with the same atoms, charges and places, keeps its labels.
-    One whose self-consistent field does not converge is left out, with a warning.
+    A frame that the file holds already, with the same atoms, charges and places, keeps its labels,
+    and one that occurs again among the frames gets the same. One whose self-consistent field does
+    not converge, or that ends its worker, is left out, with a warning.
+
+    The order in the file is that of the frames, behind others that it held, whoever labels them.
 
     Parameters
     ----------
@@ -58,6 +81,9 @@ def label_frames(
         Of the labels.
     progress
         Called with the number of frames done, of all, and a line.
+    workers
+        Makes what does the work, such as `gnn.data.making.workers.Workers`, from the function that
+        labels one frame; by default this process does.
 
     Returns
     -------
@@ -69,6 +95,8 @@ def label_frames(
     ValueError
         If there are no frames, the level is none that PySCF knows, a frame is in a cell or has an
         odd number of electrons; or the file holds frames of another level.
+    OSError
+        If the file cannot be written, or the workers are lost.
     """
     check_out(out)
     if not frames:
@@ -78,20 +106,51 @@ def label_frames(
     for i, frame in enumerate(frames):
         _check(i, frame.system)
     there = {_key(one.system): one for one in _before(out, theory)}
-    done: list[Frame] = []
-    lost = 0
+    alike: dict[bytes, list[int]] = {}
     for i, frame in enumerate(frames):
-        labelled = there.pop(_key(frame.system), None)
-        told = "labelled before"
-        if labelled is None:
-            labelled, told = _labelled(i, frame, theory)
-        lost += labelled is None
-        done += [labelled] if labelled is not None else []
-        if done and (i % _EVERY == _EVERY - 1 or i == len(frames) - 1):
-            write_frames(out, [*there.values(), *done], attributes=theory.remarks())
-        if progress is not None:
-            progress(i + 1, len(frames), told)
+        alike.setdefault(_key(frame.system), []).append(i)
+    done: dict[int, Frame] = {}
+    for key, own in alike.items():
+        if (known := there.pop(key, None)) is not None:
+            done |= {i: _with_labels(frames[i], known) for i in own}
+    copies = {own[0]: own for own in alike.values()}
+    tasks = deque(LabelTask(i, frames[i].system) for i in copies if i not in done)
+    lost, ended = 0, len(done)
+    for k in range(ended if progress is not None else 0):
+        progress(k + 1, len(frames), "labelled before")
+    with workers(partial(label_task, theory)) as team:
+        for event in team.events(tasks):
+            if event.kind == "done":
+                continue
+            own = copies[event.task.index]
+            if event.kind == "item":
+                made = {i: _with_labels(frames[i], event.value) for i in own}
+                done |= made
+                told = f"energy {event.value['energy']:.3f} eV"
+            else:
+                told = _left_out(event)
+                lost += len(own)
+            before, ended = ended, ended + len(own)
+            if ended // _EVERY > before // _EVERY:
+                _write(out, there, done, theory)
+            if progress is not None:
+                progress(ended, len(frames), told)
+    _write(out, there, done, theory)
     return len(there) + len(done), lost
+
+
+def _write(out: Path, there: dict[bytes, Frame], done: dict[int, Frame], theory: Theory) -> None:
+    if done:
+        frames = [*there.values(), *(done[i] for i in sorted(done))]
+        write_frames(out, frames, attributes=theory.remarks())
+
+
+def _left_out(event: Event) -> str:
+    """Name a frame that has no labels, or raise an error that concerns all frames."""
+    if isinstance(event.value, OSError | ImportError):
+        raise event.value
+    warnings.warn(f"{event.task} is left out: {event.value}", stacklevel=3)
+    return str(event.value)
 
 
 def _before(out: Path, theory: Theory) -> list[Frame]:
@@ -107,19 +166,22 @@ def _before(out: Path, theory: Theory) -> list[Frame]:
     return read_frames(out)
 
 
-def _labelled(i: int, frame: Frame, theory: Theory) -> tuple[Frame | None, str]:
-    try:
-        labels, _ = label(
-            frame.system,
-            theory.level,
-            grid_level=theory.grid_level,
-            density_fit=theory.density_fit,
-        )
-    except NotConverged as error:
-        warnings.warn(f"frame {i} is left out: {error}", stacklevel=2)
-        return None, str(error)
-    made = Frame(frame.system, **labels, name=frame.name, group=frame.group, run=frame.run)
-    return made, f"energy {labels['energy']:.3f} eV"
+def label_task(theory: Theory, task: LabelTask) -> Iterator[dict[str, Any]]:
+    """Yield the labels of one frame."""
+    labels, _ = label(
+        task.system,
+        theory.level,
+        grid_level=theory.grid_level,
+        density_fit=theory.density_fit,
+    )
+    yield labels
+
+
+def _with_labels(frame: Frame, labels: Frame | dict[str, Any]) -> Frame:
+    """Return the system of a frame, under its name, with labels made or made before."""
+    if isinstance(labels, Frame):
+        labels = {name: getattr(labels, name) for name in LABELS}
+    return Frame(frame.system, **labels, name=frame.name, group=frame.group, run=frame.run)
 
 
 def _check(i: int, system: System) -> None:
