@@ -19,7 +19,7 @@ from gnn.data.making.labelling import FITTING_BASIS, label, level_of
 from gnn.data.making.workers import Event, Here
 from gnn.data.systems import Frame, System
 
-_EVERY = 10  # frames between writing, since the file is written whole
+_EVERY = 10  # frames between writing, at least, since the file is written whole
 
 
 @dataclass(frozen=True)
@@ -105,44 +105,82 @@ def label_frames(
     level_of(theory.level, elements)
     for i, frame in enumerate(frames):
         _check(i, frame.system)
-    there = {_key(one.system): one for one in _before(out, theory)}
-    alike: dict[bytes, list[int]] = {}
-    for i, frame in enumerate(frames):
-        alike.setdefault(_key(frame.system), []).append(i)
-    done: dict[int, Frame] = {}
-    for key, own in alike.items():
-        if (known := there.pop(key, None)) is not None:
-            done |= {i: _with_labels(frames[i], known) for i in own}
-    copies = {own[0]: own for own in alike.values()}
-    tasks = deque(LabelTask(i, frames[i].system) for i in copies if i not in done)
-    lost, ended = 0, len(done)
-    for k in range(ended if progress is not None else 0):
-        progress(k + 1, len(frames), "labelled before")
-    with workers(partial(label_task, theory)) as team:
-        for event in team.events(tasks):
-            if event.kind == "done":
-                continue
-            own = copies[event.task.index]
-            if event.kind == "item":
-                made = {i: _with_labels(frames[i], event.value) for i in own}
-                done |= made
-                told = f"energy {event.value['energy']:.3f} eV"
-            else:
-                told = _left_out(event)
-                lost += len(own)
-            before, ended = ended, ended + len(own)
-            if ended // _EVERY > before // _EVERY:
-                _write(out, there, done, theory)
-            if progress is not None:
-                progress(ended, len(frames), told)
-    _write(out, there, done, theory)
-    return len(there) + len(done), lost
+    sheet = _Sheet(frames, out, theory, progress or _silence)
+    try:
+        with workers(partial(label_task, theory)) as team:
+            for event in team.events(sheet.tasks()):
+                if event.kind != "done":
+                    sheet.take(event)
+    finally:
+        sheet.write()
+    return len(sheet.others) + len(sheet.done), sheet.lost
 
 
-def _write(out: Path, there: dict[bytes, Frame], done: dict[int, Frame], theory: Theory) -> None:
-    if done:
-        frames = [*there.values(), *(done[i] for i in sorted(done))]
-        write_frames(out, frames, attributes=theory.remarks())
+def _silence(*_: Any) -> None:
+    """Report no progress."""
+
+
+class _Sheet:
+    """Frames with the labels that they have so far, and the file that keeps them."""
+
+    def __init__(
+        self,
+        frames: Sequence[Frame],
+        out: Path,
+        theory: Theory,
+        progress: Callable[[int, int, str], None],
+    ) -> None:
+        self.frames, self.out, self.theory, self.progress = frames, out, theory, progress
+        alike: dict[bytes, list[int]] = {}
+        for i, frame in enumerate(frames):
+            alike.setdefault(_key(frame.system), []).append(i)
+        self.copies = {own[0]: own for own in alike.values()}
+        self.done: dict[int, Frame] = {}
+        self.lost = self.ended = self._written = 0
+        self.others: list[Frame] = []  # of the file, which are not asked for
+        before = _before(out, theory)
+        for one in before:
+            own = alike.get(_key(one.system))
+            if own is None:
+                self.others.append(one)
+            elif own[0] not in self.done:
+                self._label(own, {name: getattr(one, name) for name in LABELS}, "labelled before")
+        if len(self.others) + len(self.done) == len(before):
+            self._written = self.ended  # nothing is new
+
+    def tasks(self) -> deque[LabelTask]:
+        """Return what is to be labelled, of frames that are alike the first."""
+        return deque(LabelTask(i, self.frames[i].system) for i in self.copies if i not in self.done)
+
+    def take(self, event: Event) -> None:
+        """Note the labels of a frame, or that it has none."""
+        own = self.copies[event.task.index]
+        if event.kind == "item":
+            self._label(own, event.value, f"energy {event.value['energy']:.3f} eV")
+        else:
+            told = _left_out(event)
+            self.lost += len(own)
+            self._tell(own, told)
+        if self.ended - self._written >= max(_EVERY, self.ended // 20):
+            self.write()
+
+    def _label(self, own: list[int], labels: dict[str, Any], told: str) -> None:
+        for i in own:
+            one = self.frames[i]
+            self.done[i] = Frame(one.system, **labels, name=one.name, group=one.group, run=one.run)
+        self._tell(own, told)
+
+    def _tell(self, own: list[int], told: str) -> None:
+        for _ in own:
+            self.ended += 1
+            self.progress(self.ended, len(self.frames), told)
+
+    def write(self) -> None:
+        """Write all that have labels, if any is new."""
+        if self.done and self.ended > self._written:
+            frames = [*self.others, *(self.done[i] for i in sorted(self.done))]
+            write_frames(self.out, frames, attributes=self.theory.remarks())
+            self._written = self.ended
 
 
 def _left_out(event: Event) -> str:
@@ -175,13 +213,6 @@ def label_task(theory: Theory, task: LabelTask) -> Iterator[dict[str, Any]]:
         density_fit=theory.density_fit,
     )
     yield labels
-
-
-def _with_labels(frame: Frame, labels: Frame | dict[str, Any]) -> Frame:
-    """Return the system of a frame, under its name, with labels made or made before."""
-    if isinstance(labels, Frame):
-        labels = {name: getattr(labels, name) for name in LABELS}
-    return Frame(frame.system, **labels, name=frame.name, group=frame.group, run=frame.run)
 
 
 def _check(i: int, system: System) -> None:
