@@ -1,6 +1,7 @@
 """Frames divided by file among processes, and runs that lose one of them or are told to stop."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -157,9 +158,9 @@ def _until(path: Path, process):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 def test_a_scheduler_ends_a_run_and_has_it_again(name, files, tmp_path):
-    alone = write_config(tmp_path / "alone.yaml", files, epochs=60)
+    alone = write_config(tmp_path / "alone.yaml", files, epochs=40)
     assert main(["train", str(alone), "--no-blind"]) == 0
-    config = write_config(tmp_path / "run.yaml", files, epochs=60)
+    config = write_config(tmp_path / "run.yaml", files, epochs=40)
     first = _train(config, "--go-on")
     _until(tmp_path / "run" / "last.pt", first)
     first.send_signal(getattr(signal, name))
@@ -195,7 +196,7 @@ def test_any_number_of_processes_gives_the_same_weights(files, tmp_path):
         done = torchrun("train", str(config), "--no-blind", processes=count)
         assert done.returncode == 0, done.stderr
         assert count == 1 or f"3 files are divided among {count} processes" in done.stdout
-        assert_close(weights(tmp_path / "1"), weights(tmp_path / str(count)), 1e-12)
+        assert_close(weights(tmp_path / "1"), weights(tmp_path / str(count)), 1e-10)
 
 
 def _workers(agent):
@@ -211,9 +212,9 @@ def _workers(agent):
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds workers in /proc")
 def test_a_lost_worker_changes_nothing(files, tmp_path):
     """One of two is killed in the middle; both are started anew, and come to the same end."""
-    alone = write_config(tmp_path / "alone.yaml", files, epochs=60)
+    alone = write_config(tmp_path / "alone.yaml", files, epochs=40)
     assert main(["train", str(alone), "--no-blind"]) == 0
-    config = write_config(tmp_path / "run.yaml", files, epochs=60)
+    config = write_config(tmp_path / "run.yaml", files, epochs=40)
     agent = subprocess.Popen(
         [
             sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
@@ -246,3 +247,49 @@ def test_a_process_that_torchrun_started_anew_goes_on(files, tmp_path, monkeypat
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     run_training(config, Console(quiet=True), say=lines.append)
     assert any("trained" in line for line in lines)
+
+
+# --- the scripts of the documentation -------------------------------------------------------------
+
+SCRIPTS = sorted((ROOT / "docs" / "slurm").glob("*.sh"))
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_well_formed(script):
+    subprocess.run(["bash", "-n", script], check=True)
+    if shutil.which("shellcheck"):
+        subprocess.run(["shellcheck", script], check=True)
+
+
+_SRUN = 'while [[ $1 == --* ]]; do shift; done\nexec "$@"\n'
+_SCONTROL = 'case $1 in show) echo localhost ;; *) echo "$@" >>"$REQUEUED" ;; esac\n'
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_script_saves_and_queues_again(files, tmp_path):
+    """With stand-ins for the commands of SLURM on one node."""
+    alone = write_config(tmp_path / "alone.yaml", files, epochs=40)
+    assert main(["train", str(alone), "--no-blind"]) == 0
+    config = write_config(tmp_path / "run.yaml", files, epochs=40)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    torchrun = f'exec {sys.executable} -m torch.distributed.run "$@" --no-blind\n'
+    for name, text in (("srun", _SRUN), ("scontrol", _SCONTROL), ("torchrun", torchrun)):
+        (programs / name).write_text(f"#!/bin/bash\n{text}")
+        (programs / name).chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{programs}:{os.environ['PATH']}", "REQUEUED": str(tmp_path / "requeued"),
+        "SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NUM_NODES": "1",
+        "SLURM_JOB_NODELIST": "x", "SLURM_CPUS_PER_TASK": "2", "PROCESSES": "2",
+    }  # fmt: skip
+    words = ["bash", str(ROOT / "docs" / "slurm" / "train.sh"), str(config), str(tmp_path / "run")]
+    job = subprocess.Popen(words, cwd=ROOT, env=environment)
+    _until(tmp_path / "run" / "last.pt", job)
+    job.send_signal(signal.SIGUSR1)
+    assert job.wait(timeout=200) == 0
+    assert (tmp_path / "requeued").read_text() == f"requeue {os.getpid()}\n"
+    assert subprocess.run(words, cwd=ROOT, env=environment, timeout=300).returncode == 0
+    assert (tmp_path / "requeued").read_text().count("requeue") == 1
+    assert_close(weights(tmp_path / "alone"), weights(tmp_path / "run"), 1e-10)
