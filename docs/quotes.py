@@ -27,7 +27,6 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         "room for 15 % more pairs",
         "take 0.9 GB in float64",  # 117 of 961 x 961
     ),
-    "howto_hosts": ("more than 1.25 times the mean", "kills them 30 s later"),
     "howto_train": ("far beyond 10 eV/Å",),
     "limits": ("beyond 1.3 times its usual length",),
     "md": ("more than 2 %",),

@@ -34,8 +34,8 @@ def files(tmp_path_factory):
     return [folder / f"{k}.h5" for k in range(3)]
 
 
-#: Of weights after many steps. One of them, a constant of antisymmetric transfers, has no effect, so
-#: that its gradient is rounding, which Adam scales up: 5e-10 after 80 steps.
+#: Of weights after many steps. One of them, a constant of antisymmetric transfers, has no effect:
+#: its gradient is rounding, which Adam scales up (5e-10 after 80 steps).
 _ROUNDING = 1e-8
 
 
