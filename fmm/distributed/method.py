@@ -1,5 +1,6 @@
 """Plans of points that lie on the ranks of MPI: the same sums, by the same calls."""
 
+import warnings
 from collections.abc import Collection
 from typing import Any
 
@@ -19,6 +20,8 @@ from multipoles.neighbours import PairList
 from multipoles.radial import Coulomb, Kernel
 
 _COULOMB = Coulomb()
+# points of a rank, and times its share, from which on there is a warning
+_FEW, _UNEVEN = 1000, 3.0
 
 
 class FMM(method.FMM):
@@ -50,6 +53,11 @@ class FMM(method.FMM):
         infinity, or is another than on rank 0.
     ImportError
         If there is no mpi4py, or no MPI.
+
+    Warns
+    -----
+    RuntimeWarning
+        On all ranks, if one owns more than three times its share.
 
     Notes
     -----
@@ -96,6 +104,7 @@ class FMM(method.FMM):
             agreed(self._ranks, lambda: _check_each(each))
             _check_alike(self._ranks, options, targets is not None and targets is not sources)
             super().__init__(sources, targets, pair_scale=pair_scale, **options)
+            self._tell_balance()
 
     def _steps(self, sources: Any, targets: Any) -> Steps:
         def check() -> None:
@@ -210,6 +219,22 @@ class FMM(method.FMM):
             assert isinstance(steps, OverRanks)
             steps.weights = self._costs(sources, targets)
             super().rebuild(sources, targets, *given, **options)
+            self._tell_balance()
+
+    def _tell_balance(self) -> None:
+        """Warn, on all ranks, where one owns far more than its share."""
+        geometry = self._layout.geometry
+        owned = len(geometry.targets) + len(geometry.own_sources)
+        shares = np.concatenate(self._ranks.gather(np.array([owned])))
+        most, mean = int(shares.max()), float(shares.mean())
+        if mean >= _FEW and most > _UNEVEN * mean:
+            warnings.warn(
+                f"rank {int(shares.argmax())} owns {most / mean:.1f} times its share of the "
+                "points: they lie too close together, beside the extent of all, for ranks to part "
+                "them; sums are right, but others wait for it",
+                RuntimeWarning,
+                stacklevel=4,
+            )
 
     def _check_sizes(self, sizes: tuple[int, int]) -> None:
         """Refuse nothing: points may change ranks."""

@@ -36,7 +36,8 @@ class MpiRanks:
             from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
             raise ImportError(
-                "fmm.distributed: expected mpi4py and an MPI (pip install 'anisole[mpi]'), got "
+                "fmm.distributed: expected mpi4py and an MPI (in a checkout: pip install "
+                "'.[mpi-local]', or '.[mpi]' where there is an MPI), got "
                 f"{type(error).__name__}: {error}"
             ) from error
         comm = MPI.COMM_WORLD if comm is None else comm

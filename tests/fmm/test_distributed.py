@@ -53,6 +53,17 @@ def test_scales_and_depths(kind):
     assert max(errors(found, expected, 1)) < 1.2e-5
 
 
+def test_points_that_ranks_cannot_part_are_told_of():
+    rng = np.random.default_rng(2)
+    x = draw("deep", 6000, rng)
+
+    def work(ranks):
+        FMM(x[ranks.rank :: 4], tolerance=1e-3, comm=ranks)
+
+    with pytest.warns(RuntimeWarning, match="rank . owns 3.. times its share"):
+        run(4, work)
+
+
 @pytest.mark.parametrize("n", [1, 2, 5, 60])
 def test_fewer_points_than_ranks_ask_for(n):
     found, expected, _ = field("cube", n, 4, "at random", 1e-6)

@@ -151,7 +151,9 @@ class ClusterWorkers:
 
     def __enter__(self) -> "ClusterWorkers":
         if self.seen is not None:
-            self.seen.write_text("a worker that does not see this file is told so\n")
+            self.seen.write_text(
+                "a worker that does not see this file is told so\n", encoding="utf-8"
+            )
         self.client.subscribe_topic(self.name, lambda event: self.news.put(event[1]))
         return self
 
