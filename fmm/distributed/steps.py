@@ -135,6 +135,12 @@ class OverRanks(HostSteps):
 
         return HostUnits(moments, source_order, length, overall)
 
+    # --- tree ---------------------------------------------------------------------------------------
+
+    def occupancy(self, points: SortedPoints) -> tuple[np.ndarray, np.ndarray]:
+        """Return boxes and crowding of each level, of the points of all ranks."""
+        return occupancy(self.ranks, points)
+
     # --- evaluation -------------------------------------------------------------------------------
 
     def to_tree(self, geometry: Any, moments: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -253,10 +259,6 @@ class SharedSteps(OverRanks):
             made = placing.owned(self.ranks, targets, sources, root_grid, smallest, self.weights)
             last = self._last = targets, sources, key, made
         return last[3]
-
-    def occupancy(self, points: SortedPoints) -> tuple[np.ndarray, np.ndarray]:
-        """Return boxes and crowding of each level, of the points of all ranks."""
-        return occupancy(self.ranks, points)
 
     def geometry(
         self,
