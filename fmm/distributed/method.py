@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Collection
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -156,10 +157,11 @@ class FMM(method.FMM):
         RuntimeWarning
             On all ranks, if the tolerance is not kept.
         """
-        before = self._ranks.traffic.copy()
+        before, start = self._ranks.traffic.copy(), perf_counter()
         with together(self._ranks, "field"):
             found = super().field(moments, order)
         self._traffic = self._ranks.traffic - before
+        self._busy = max(perf_counter() - start - self._traffic.waited, 0.0)
         return found
 
     def energy(self, moments: Any) -> float:
@@ -244,14 +246,13 @@ class FMM(method.FMM):
         n_sources = np.shape(sources)[:1]
         n_targets = n_sources if targets is None else np.shape(targets)[:1]
         alike = n_sources == (self.n_sources,) and n_targets == (self.n_targets,)
-        busy = self._report.total_seconds - self._traffic.waited
-        known = alike and busy > 0 and self._shown is self._layout.geometry
+        known = alike and self._busy > 0 and self._shown is self._layout.geometry
         if -self._ranks.largest(np.array([-int(known)]))[0] == 0:
             return None
         assert isinstance(self._shown, Foreign)
-        return self._shown.costs(busy, self._report.seconds.get("near field", 0.0))
+        return self._shown.costs(self._busy, self._report.seconds.get("near field", 0.0))
 
-    _traffic = Traffic()
+    _traffic, _busy = Traffic(), 0.0
 
     def report(self, *, synchronise: bool = False) -> DistributedReport:
         """Return what was chosen, and cost, error and traffic of the last evaluation.
@@ -260,8 +261,7 @@ class FMM(method.FMM):
         """
         with together(self._ranks, "report"):
             found = super().report()
-            busy = found.total_seconds - self._traffic.waited
-            told = np.concatenate(self._ranks.gather(np.array([busy])))
+            told = np.concatenate(self._ranks.gather(np.array([self._busy])))
             return DistributedReport.of_ranks(found, self._ranks, self._traffic, told, self._shown)
 
 

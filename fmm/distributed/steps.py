@@ -135,7 +135,7 @@ class OverRanks(HostSteps):
 
         return HostUnits(moments, source_order, length, overall)
 
-    # --- tree ---------------------------------------------------------------------------------------
+    # --- tree -------------------------------------------------------------------------------------
 
     def occupancy(self, points: SortedPoints) -> tuple[np.ndarray, np.ndarray]:
         """Return boxes and crowding of each level, of the points of all ranks."""

@@ -422,7 +422,8 @@ def mean_squares(field: np.ndarray, units: np.ndarray) -> np.ndarray:
         _add_squares(first, last, field, factors, starts, out)
         return out
 
-    mean: np.ndarray = sum(run_chunks(task, n, 0.2 * field.size)) / max(n, 1)
+    nothing = np.zeros((order + 1, channels))
+    mean: np.ndarray = sum(run_chunks(task, n, 0.2 * field.size), start=nothing) / max(n, 1)
     return mean
 
 
