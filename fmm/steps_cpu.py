@@ -202,12 +202,17 @@ class HostSteps(InFreeSpace):
 
     def acts(self, moments: np.ndarray, harmonic: np.ndarray, source_order: int) -> bool:
         """Return whether moments have a field under 1/r: more than traces and rounding."""
-        for j in range(source_order + 1):
-            whole = np.abs(moments[..., order_slice(j)]).max()
-            traceless = np.abs(harmonic[..., j * j : (j + 1) ** 2]).max()
-            if traceless > _TRACE * whole:
-                return True
-        return False
+        orders = range(source_order + 1)
+        sizes = [
+            [np.abs(moments[..., order_slice(j)]).max(initial=0.0) for j in orders],
+            [np.abs(harmonic[..., j * j : (j + 1) ** 2]).max(initial=0.0) for j in orders],
+        ]
+        whole, traceless = self._largest(np.array(sizes, np.float64))
+        return bool(np.any(traceless > _TRACE * whole))
+
+    def _largest(self, values: np.ndarray) -> np.ndarray:
+        """Return the largest values of all machines."""
+        return values
 
     def give(self, out: Any, had_channels: bool) -> Any:
         """Return a field as the caller gets it."""
