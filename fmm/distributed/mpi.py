@@ -21,7 +21,7 @@ class MpiRanks:
     Parameters
     ----------
     comm : mpi4py.MPI.Comm, optional
-        Default ``MPI.COMM_WORLD``. It is duplicated: messages of others do not meet ours.
+        Default ``MPI.COMM_WORLD``. It is duplicated once: messages of others do not meet ours.
 
     Raises
     ------
@@ -44,7 +44,7 @@ class MpiRanks:
             raise TypeError(
                 f"comm: expected an intracommunicator of mpi4py, got a {type(comm).__name__}"
             )
-        self._mpi, self._comm, self._alarm = MPI, comm.Dup(), comm.Dup()
+        self._mpi, (self._comm, self._alarm) = MPI, _duplicates(MPI, comm)
         self.traffic = Traffic()
         if self.size > 1:
             _end_with_errors(self)
@@ -186,6 +186,23 @@ class MpiRanks:
         """End the run on all ranks, with a message."""
         print(f"fmm.distributed: {message}", file=sys.stderr, flush=True)
         self._comm.Abort(1)
+
+
+_keys: list[int] = []
+
+
+def _duplicates(mpi: Any, comm: Any) -> tuple[Any, Any]:
+    """Return two duplicates of a communicator, the same for all plans: MPI has but some thousand.
+
+    They are kept with it, as an attribute.
+    """
+    if not _keys:
+        _keys.append(mpi.Comm.Create_keyval())
+    found: tuple[Any, Any] | None = comm.Get_attr(_keys[0])
+    if found is None:
+        found = comm.Dup(), comm.Dup()
+        comm.Set_attr(_keys[0], found)
+    return found
 
 
 def _width(rows: np.ndarray) -> int:
