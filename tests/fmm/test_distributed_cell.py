@@ -106,7 +106,7 @@ def test_all_ranks_choose_the_same_boxes():
 def test_the_adjoint_of_a_cell_that_was_rebuilt():
     def work(ranks):
         rng = np.random.default_rng(ranks.rank)
-        x, s = rng.random((100 + 50 * ranks.rank, 3)) @ HEXAGONAL, rng.random((200, 3)) @ HEXAGONAL
+        x, s = rng.random((200 + 50 * ranks.rank, 3)) @ HEXAGONAL, rng.random((100, 3)) @ HEXAGONAL
         m, g = rng.standard_normal((len(s), 1)), rng.standard_normal((len(x), 1))
         plan = FMM(s, x, tolerance=1e-4, comm=ranks, cell=HEXAGONAL)
         plan.field(m)
