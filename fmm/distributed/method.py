@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fmm import method
+from fmm import arguments, method
 from fmm.distributed.geometry import Foreign
 from fmm.distributed.mpi import MpiRanks
 from fmm.distributed.ranks import Ranks, Traffic, agreed, together
@@ -159,6 +159,7 @@ class FMM(method.FMM):
         """
         before, start = self._ranks.traffic.copy(), perf_counter()
         with together(self._ranks, "field"):
+            _check_alike(self._ranks, {"order": self.order if order is None else order})
             found = super().field(moments, order)
         self._traffic = self._ranks.traffic - before
         self._busy = max(perf_counter() - start - self._traffic.waited, 0.0)
@@ -167,6 +168,7 @@ class FMM(method.FMM):
     def energy(self, moments: Any) -> float:
         """Return the energy of the moments of the sites of all ranks, see `fmm.FMM.energy`."""
         with together(self._ranks, "energy"):
+            self._check_moments(moments)
             return self._summed(super().energy(moments))
 
     def energy_forces(self, moments: Any, *, virial: bool = False) -> tuple[Any, ...]:
@@ -177,16 +179,23 @@ class FMM(method.FMM):
         TypeError, ValueError
             See `fmm.FMM.energy_forces`; ValueError also if the virial is asked for.
         """
-        if virial:
-            raise ValueError("virial: expected False on several ranks; use fmm.Mesh on one")
         with together(self._ranks, "energy_forces"):
+            _check_alike(self._ranks, {"virial": virial})
+            if virial:
+                raise ValueError("virial: expected False on several ranks; use fmm.Mesh on one")
+            self._check_moments(moments)
             energy, *others = super().energy_forces(moments)
             return (self._summed(energy), *others)
 
     def torques(self, moments: Any) -> np.ndarray:
         """Return the torque on each site of this rank, see `fmm.torques`."""
         with together(self._ranks, "torques"):
+            self._check_moments(moments)
             return super().torques(moments)
+
+    def _check_moments(self, moments: Any) -> None:
+        """Refuse moments of sites on all ranks, if they are not as they should be on one."""
+        agreed(self._ranks, lambda: checks.moments(moments, self.n_sources))
 
     def _summed(self, energy: float) -> float:
         return float(self._ranks.sum(np.array([energy]))[0])
@@ -198,7 +207,16 @@ class FMM(method.FMM):
         assert isinstance(other, FMM)
         return other
 
-    def rebuild(self, sources: Any, targets: Any = None, *given: Any, **options: Any) -> None:
+    def rebuild(
+        self,
+        sources: Any,
+        targets: Any = None,
+        source_batch: Any = None,
+        target_batch: Any = None,
+        *,
+        check: bool | None = None,
+        cell: Any = None,
+    ) -> None:
         """Go over to new positions, see `fmm.FMM.rebuild`; points change ranks as they move.
 
         Where a rank gives as many as before, points are shared out by what they have cost in the
@@ -208,8 +226,10 @@ class FMM(method.FMM):
         ----------
         sources, targets
             Those of this rank.
-        given, options
-            See `fmm.FMM.rebuild`; no batches.
+        source_batch, target_batch : None
+            There is one system.
+        check, cell
+            See `fmm.FMM.rebuild`, the same on all ranks.
 
         Raises
         ------
@@ -217,11 +237,27 @@ class FMM(method.FMM):
             On all ranks, see `fmm.FMM.rebuild`.
         """
         with together(self._ranks, "rebuild"):
+            batches = source_batch is not None or target_batch is not None
+            options = {"check": check, "cell": cell, "batches": batches}
+            _check_alike(self._ranks, options, targets is not None and targets is not sources)
+            shapes = agreed(self._ranks, lambda: self._shapes(sources, targets))
             steps = self._layout.steps
             assert isinstance(steps, OverRanks)
-            steps.weights = self._costs(sources, targets)
-            super().rebuild(sources, targets, *given, **options)
+            steps.weights = self._costs(*shapes)
+            try:
+                given = sources, targets, source_batch, target_batch
+                super().rebuild(*given, check=check, cell=cell)
+            finally:
+                # what is placed later are others, or targets that have become sources
+                for used in (steps, self._layout.steps):
+                    assert isinstance(used, OverRanks)
+                    used.weights = None
             self._tell_balance()
+
+    def _shapes(self, sources: Any, targets: Any) -> list[tuple[int, ...]]:
+        """Return the shapes of arrays beside those of the plan."""
+        arguments.same_place(self._layout.steps, sources, targets)
+        return [np.shape(sources), np.shape(sources if targets is None else targets)]
 
     def _tell_balance(self) -> None:
         """Warn, on all ranks, where one owns far more than its share."""
@@ -241,11 +277,14 @@ class FMM(method.FMM):
     def _check_sizes(self, sizes: tuple[int, int]) -> None:
         """Refuse nothing: points may change ranks."""
 
-    def _costs(self, sources: Any, targets: Any) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return what targets and sources cost in the last evaluation, if it is known."""
-        n_sources = np.shape(sources)[:1]
-        n_targets = n_sources if targets is None else np.shape(targets)[:1]
-        alike = n_sources == (self.n_sources,) and n_targets == (self.n_targets,)
+    def _costs(
+        self, sources: tuple[int, ...], targets: tuple[int, ...]
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return what targets and sources cost in the last evaluation, if it is known.
+
+        By the shapes of what is given now.
+        """
+        alike = sources[:1] == (self.n_sources,) and targets[:1] == (self.n_targets,)
         known = alike and self._busy > 0 and self._shown is self._layout.geometry
         if -self._ranks.largest(np.array([-int(known)]))[0] == 0:
             return None
@@ -271,10 +310,11 @@ def _check_each(each: Any) -> None:
         raise ValueError("each: expected 'channel' or nothing on several ranks, got 'system'")
 
 
-def _check_alike(ranks: Ranks, options: dict[str, Any], has_targets: bool) -> None:
-    """Refuse options that are not the same on all ranks."""
+def _check_alike(ranks: Ranks, options: dict[str, Any], has_targets: bool | None = None) -> None:
+    """Refuse options that are not the same on all ranks; None: not asked."""
     given = {name: _in_words(value) for name, value in options.items()}
-    given["targets"] = "targets of their own" if has_targets else "no targets of their own"
+    if has_targets is not None:
+        given["targets"] = "targets of their own" if has_targets else "no targets of their own"
     text = "\n".join(f"{name}: {value}" for name, value in given.items())
     told = ranks.gather(np.frombuffer(text.encode(), np.uint8))
     first = told[0].tobytes().decode().split("\n")
@@ -289,6 +329,7 @@ def _check_alike(ranks: Ranks, options: dict[str, Any], has_targets: bool) -> No
 
 def _in_words(value: Any) -> str:
     """Return a value so that equal ones have equal words, on one line."""
+    value = value.item() if isinstance(value, np.generic) else value
     if value is None or isinstance(value, str | bool | int | float):
         return repr(value)
     if isinstance(value, Kernel):

@@ -7,6 +7,7 @@ from ranks_given import draw, errors, on_ranks, owners, together
 import fmm.distributed.boxes as boxes
 import multipoles as mp
 from fmm.distributed import FMM
+from fmm.distributed.steps import SharedSteps
 from fmm.distributed.threads import run
 
 
@@ -211,3 +212,12 @@ def test_float32_and_float64():
     assert found.dtype == np.float32
     expected = mp.field(x.astype(float), x.astype(float), charges.astype(float), 1)
     assert max(errors(found, expected, 1)) < 1.2e-4
+
+
+def test_what_acts_is_known_to_all_ranks():
+    # moments are those that a rank gives, harmonics those that it owns: either may be none
+    def work(ranks):
+        given, owned = (3, 0) if ranks.rank else (0, 2)
+        return SharedSteps(ranks).acts(np.ones((given, 1, 1)), np.ones((owned, 1, 1)), 0)
+
+    assert run(2, work) == [True, True]

@@ -5,6 +5,7 @@ import pytest
 
 import multipoles as mp
 from fmm.distributed import FMM
+from fmm.distributed.mpi import MpiRanks
 from fmm.distributed.threads import run
 
 
@@ -119,3 +120,42 @@ def test_a_communicator_of_something_else():
     pytest.importorskip("mpi4py")
     with pytest.raises(TypeError, match="intracommunicator"):
         FMM(np.zeros((3, 3)), comm="world")
+
+
+def test_arguments_of_methods_that_differ():
+    def orders(ranks):
+        FMM(points(ranks), comm=ranks).field(np.ones((20, 1)), 1 + ranks.rank)
+
+    def sites(ranks):
+        FMM(points(ranks), comm=ranks).energy(np.ones((20 + ranks.rank, 1)))
+
+    def cells(ranks):
+        plan = FMM(points(ranks), comm=ranks, cell=np.eye(3))
+        plan.rebuild(points(ranks), cell=(1.0 + 0.01 * ranks.rank) * np.eye(3))
+
+    def targets(ranks):
+        FMM(points(ranks), comm=ranks).rebuild(points(ranks), points(ranks) if ranks.rank else None)
+
+    def ragged(ranks):
+        FMM(points(ranks), comm=ranks).rebuild(points(ranks) if ranks.rank else [[1], [1, 2]])
+
+    everywhere(orders, ValueError, "order: 1 on rank 0 and order: 2 on rank 1")
+    everywhere(sites, ValueError, "rank 1 of 3: moments: expected 20 sites")
+    everywhere(cells, ValueError, "cell: .* on rank 0")
+    everywhere(targets, ValueError, "no targets of their own on rank 0")
+    everywhere(ragged, ValueError, "rank 0 of 3")
+
+
+def test_numbers_of_numpy_are_numbers():
+    def work(ranks):
+        tolerance = np.float64(1e-4) if ranks.rank else 1e-4
+        return FMM(points(ranks), tolerance=tolerance, comm=ranks).field(np.ones((20, 1))).shape
+
+    assert run(2, work) == [(20, 4)] * 2
+
+
+def test_plans_of_a_communicator_share_its_duplicates():
+    pytest.importorskip("mpi4py")
+    first, other = MpiRanks(), MpiRanks()
+    assert first._comm is other._comm and first._alarm is other._alarm
+    assert first.traffic is not other.traffic

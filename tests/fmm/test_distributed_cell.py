@@ -7,6 +7,7 @@ from ranks_given import draw, errors, on_ranks, together
 import fmm
 import multipoles as mp
 from fmm.distributed import FMM
+from fmm.distributed.threads import run
 
 CUBE = 10 * np.eye(3)
 SKEWED = np.array([[10, 0, 0], [4, 9, 0], [3, -4, 11.0]])
@@ -94,3 +95,28 @@ def test_scaled_pairs_in_a_cell():
     found = together(owner, on_ranks(owner, 2, work))
     one = fmm.FMM(x, tolerance=1e-6, cell=CUBE, pair_scale=(pairs, factors))
     assert max(errors(found, one.field(charges), 1)) < 1.2e-5
+
+
+def test_all_ranks_choose_the_same_boxes():
+    # by what each owns alone, they would choose root grids of 1 and of 3
+    def work(ranks):
+        x = np.random.default_rng(5 + ranks.rank).random((2000, 3))
+        report = FMM(x, tolerance=1e-4, comm=ranks, cell=np.eye(3)).report()
+        return report.root_grid, report.leaf_size, report.n_levels
+
+    assert len(set(run(3, work))) == 1
+
+
+def test_the_adjoint_of_a_cell_that_was_rebuilt():
+    def work(ranks):
+        rng = np.random.default_rng(ranks.rank)
+        x, s = rng.random((200 + 50 * ranks.rank, 3)) @ HEXAGONAL, rng.random((100, 3)) @ HEXAGONAL
+        m, g = rng.standard_normal((len(s), 1)), rng.standard_normal((len(x), 1))
+        plan = FMM(s, x, tolerance=1e-4, comm=ranks, cell=HEXAGONAL)
+        plan.field(m)
+        plan.rebuild(s, x)
+        forth, back = plan.field(m, 0), plan.transpose().field(g, 0)
+        return ranks.sum(np.array([(forth * g).sum(), (back * m).sum()]))
+
+    one, other = run(2, work)[0]
+    assert abs(one - other) < 1e-3 * abs(one)
