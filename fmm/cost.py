@@ -13,6 +13,7 @@ from fmm.error import accuracy
 from fmm.far import expansions, harmonics, rotations, translations, truncation
 from fmm.near import has_parts, is_narrow, near_field, pair_cost
 from fmm.tree.lists import shifts
+from multipoles.compiled.instructions import instruction_set
 from multipoles.compiled.jit import processor, serial
 from multipoles.files import atomic_write, cache_folder
 
@@ -76,7 +77,8 @@ def machine() -> Machine:
 
 
 def _file() -> Path:
-    return cache_folder() / f"fmm-cost-3-{processor()}.json"
+    # the same processor may be compiled for with fewer of its instructions
+    return cache_folder() / f"fmm-cost-4-{processor()}-{instruction_set()}.json"
 
 
 def _keep(path: Path, times: Machine) -> None:
@@ -191,10 +193,12 @@ class Work(NamedTuple):
     """Whose times count: ``cpu``, ``cuda float32`` or ``cuda float64``."""
     narrow: bool = False
     """Whether near pairs may be float32."""
+    times: Machine | None = None
+    """Times that count, where several machines must agree; None: those of this one."""
 
     def machine(self) -> Machine:
         """Return the times that count."""
-        return GPU.get(self.processor) or machine()
+        return self.times or GPU.get(self.processor) or machine()
 
     def seconds_per_pair(self) -> float:
         """Seconds of a pair of the near field."""

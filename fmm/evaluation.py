@@ -14,7 +14,7 @@ from fmm.cost import SINGLE, Work
 from fmm.error import accuracy
 from fmm.error.evidence import Evidence
 from fmm.error.indicators import Where
-from fmm.error.sampling import HIGH, Probe, root_mean_squares
+from fmm.error.sampling import HIGH, Probe
 from fmm.error.verdict import LAST, ROUNDED, Verdict, zeros
 from fmm.layout import Layout
 from fmm.near import SHARE, has_parts, is_narrow, rounding
@@ -74,7 +74,7 @@ class Evaluation:
         work = Work(
             0, source_order, order, moments.shape[1], request.tolerance >= SINGLE,
             layout.kernel.code != Coulomb.code, layout.work.processor,
-            is_narrow(request.tolerance, source_order, order),
+            is_narrow(request.tolerance, source_order, order), layout.work.times,
         )  # fmt: skip
         may_be_narrow = work.narrow and self._correction is None
         if not single:
@@ -175,7 +175,7 @@ class Evaluation:
         out = self._with_far(setting, near, harmonic)
         with self.report.timed("sample"):
             strengths = self.steps.strengths(moments, harmonic, self.source_order)
-            signs = signs_of(strengths, root_mean_squares(out, self.order))
+            signs = signs_of(strengths, self.steps.root_mean_squares(out, self.order))
             if setting.signs is None or not alike(signs, setting.signs):
                 return None
             if setting.unmeasured:
@@ -248,7 +248,7 @@ class Evaluation:
         degrees = setting.degrees or self._search.expected_degrees(geometry)
         where: Callable[[np.ndarray], Where] | None = None
         if strengths is not None:
-            known = past and past.where(geometry, degrees)
+            known = past and self.steps.if_all(past.where(geometry, degrees))
             where = partial(strengths.where, geometry, degrees)
             where = (lambda _: known) if known else where
         return self.steps.probe(

@@ -231,7 +231,7 @@ def lay_out(
     work = expected_work(
         n, request.tolerance, request.source_order, request.order, request.channels,
         request.kernel.code != Coulomb.code, _in_distances(reach, steps, s),
-    )._replace(processor=steps.processor(request.dtype))  # fmt: skip
+    )._replace(processor=steps.processor(request.dtype), times=steps.times)  # fmt: skip
     smallest = steps.least_edge(reach)
     geometry = arrange(steps, x, s, batches, work, request.leaf_size, smallest)
     return Layout(steps, request, batches, exponent, kernel, work, geometry, geometry.n_near_pairs)

@@ -14,7 +14,6 @@ from fmm.cost import Work
 from fmm.layout import Layout
 from fmm.setting import Setting
 from fmm.tree.geometry import Geometry
-from multipoles.compiled.jit import get_num_threads
 
 # share of the tolerance that raised degrees aim at
 _AIM = 0.6
@@ -118,7 +117,7 @@ class Search:
             return replace(setting, narrow=False)
         geometry, direct = setting.geometry, self._direct_seconds
         expected = choice.seconds(geometry, self.work, setting.degrees)
-        if direct <= max(_PATIENCE * expected, _AT_ONCE * get_num_threads()):
+        if direct <= max(_PATIENCE * expected, _AT_ONCE * self.layout.steps.n_threads):
             return Setting(geometry.direct(), narrow=False)
         grown = geometry.with_leaves(8 * geometry.leaf_size)
         if grown.n_leaves < geometry.n_leaves and grown.has_far_field:

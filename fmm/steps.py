@@ -10,11 +10,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fmm.cost import Machine
 from fmm.error.indicators import Where
 from fmm.error.sampling import Probe
 from fmm.far.truncation import MAX_DEGREE
 from fmm.tree.curve import SortedPoints
 from fmm.tree.geometry import Batches, Geometry
+from multipoles.compiled.jit import get_num_threads
 from multipoles.lattice.cell import Cell
 from multipoles.radial import Kernel
 
@@ -142,6 +144,14 @@ class Steps(Protocol):
     def in_units(self, exponent: int) -> "Steps":
         """Return the steps for points whose lengths are counted in two to a power."""
 
+    @property
+    def n_threads(self) -> int:
+        """How many threads share the work; on all machines alike."""
+
+    @property
+    def times(self) -> Machine | None:
+        """Times by which all machines decide, see `fmm.cost.Work`; None: those of this one."""
+
     def number(self, points: Array) -> int:
         """Return how many points there are, on all machines together."""
 
@@ -259,11 +269,17 @@ class Steps(Protocol):
 
     # --- error ------------------------------------------------------------------------------------
 
+    def if_all(self, found: Where | None) -> Where | None:
+        """Return what was found here if it was on all machines, else None."""
+
     def strengths(self, moments: Array, harmonic: Harmonic, source_order: int) -> Strengths:
         """Return how strong moments are; `harmonic` are the same."""
 
     def are_zero(self, moments: Array) -> bool:
         """Return whether all moments are zero; False on a GPU, where nobody looks."""
+
+    def root_mean_squares(self, field: Array, order: int) -> np.ndarray:
+        """Return the root mean square over all targets of the size of each order, all channels."""
 
     def acts(self, moments: Array, harmonic: Harmonic, source_order: int) -> bool:
         """Return whether moments have a field under 1/r: more than traces and rounding.
@@ -277,6 +293,7 @@ class InFreeSpace:
 
     images = 1
     unmeasured = 0
+    times: Machine | None = None
     most_degree = MAX_DEGREE
     cell: Cell | None = None
 
@@ -301,9 +318,18 @@ class InFreeSpace:
         """Return what the work makes of moments of zeros."""
         return work(np.zeros(shape, dtype))
 
+    @property
+    def n_threads(self) -> int:
+        """How many threads share the work."""
+        return get_num_threads()
+
     def number(self, points: Array) -> int:
         """Return how many points there are."""
         return int(points.shape[0])
+
+    def if_all(self, found: Where | None) -> Where | None:
+        """Return what was found: there is no other machine."""
+        return found
 
     def root_grids(self, degree: int, n: int) -> tuple[int, ...]:
         """Return how many boxes there may be along the coarsest level, see `fmm.leaves`."""

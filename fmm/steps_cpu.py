@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from fmm.error.indicators import HostStrengths
-from fmm.error.sampling import Probe
+from fmm.error.sampling import Probe, root_mean_squares
 from fmm.far import harmonics
 from fmm.far.driver import HostFarField
 from fmm.far.rows import scattered, with_derivatives
@@ -191,6 +191,10 @@ class HostSteps(InFreeSpace):
     ) -> HostStrengths:
         """Return how strong moments are."""
         return HostStrengths(harmonic, source_order)
+
+    def root_mean_squares(self, field: np.ndarray, order: int) -> np.ndarray:
+        """Return the root mean square over all targets of the size of each order, all channels."""
+        return root_mean_squares(field, order)
 
     def are_zero(self, moments: np.ndarray) -> bool:
         """Return whether all moments are zero."""

@@ -16,6 +16,8 @@ from multipoles.radial import Coulomb, Kernel
 # sums of at least this cost, in pairs of charges, have loops written for their orders: the loop for
 # any order would take about 20 ms, or 5 for listed pairs, where sums are made often for one list
 _EMIT_FROM, _EMIT_LISTED_FROM = 6e7, 2e6
+# charges under 1/r have a loop of their own, which is nearly as fast
+_EMIT_CHARGES_FROM = 4e8
 # targets for which a block of sources is copied once
 _TILE = 128
 # writes the results of a range of targets
@@ -90,11 +92,13 @@ def field_arrays(
 def _pays_to_emit(moments: np.ndarray, order: int, kernel: Kernel, neighbours: Neighbours) -> bool:
     """Return whether a loop of its own, which takes a second to compile once, is worth it."""
     total = indexing.order_of(moments.shape[2]) + order
-    if total > MAX_EMITTED or _is_charge_field(moments, order, kernel):
+    if total > MAX_EMITTED:
         return False
     # the cheapest of sums over lists are no faster
     listed = isinstance(neighbours, PairList) and total > 0
     least = _EMIT_LISTED_FROM if listed else _EMIT_FROM
+    if _is_charge_field(moments, order, kernel):
+        least = _EMIT_CHARGES_FROM
     return neighbours.n_pairs * _cost(moments, order, kernel) >= least
 
 

@@ -45,18 +45,18 @@ def placed(grid: CellGrid, targets: np.ndarray, sources: np.ndarray) -> Placed:
     s, u, moved = grid.placed(copies)
     if same:
         if moved:
-            _unite(grid, s, u)
+            unite(grid, s, u)
         return Placed(s, s, u, u)
     x, v, also = grid.placed(targets)
     if not (moved or also):
         return Placed(x, s, v, u)
     both, fractions = np.concatenate([s, x]), np.concatenate([u, v])
-    _unite(grid, both, fractions)
+    unite(grid, both, fractions)
     n = len(s)
     return Placed(both[n:], both[:n], fractions[n:], fractions[:n])
 
 
-def _unite(grid: CellGrid, points: np.ndarray, fractions: np.ndarray) -> None:
+def unite(grid: CellGrid, points: np.ndarray, fractions: np.ndarray) -> None:
     """Give points that are one, but for rounding, the coordinates of the first of them."""
     near = coincidence_of(points, points, grid.cell)
     height = points @ _ALONG

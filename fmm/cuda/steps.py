@@ -18,6 +18,7 @@ from fmm.cuda.near import near_field
 from fmm.cuda.rows import move, multiply
 from fmm.cuda.sampling import DeviceProbe, DeviceStrengths
 from fmm.cuda.scaling import DeviceUnits, Ordered, Scaled, scaled
+from fmm.error.sampling import root_mean_squares
 from fmm.far import harmonics
 from fmm.report import PERMUTATION, timed
 from fmm.scaling import typical_extent
@@ -230,6 +231,15 @@ class DeviceSteps(InFreeSpace):
         """Return how strong moments are; waits for it."""
         wide = harmonic.of(np.dtype(np.float64))
         return DeviceStrengths(self.space, moments, wide, source_order)
+
+    def to_targets(self, geometry: Any, field: DeviceArray) -> DeviceArray:
+        """Return a field, given in the caller's order, in that of the tree; by the host."""
+        order = self.space.download(geometry.tree.target_permutation)
+        return self.space.upload(self.space.download(field)[order])
+
+    def root_mean_squares(self, field: DeviceArray, order: int) -> np.ndarray:
+        """Return the root mean square of the size of each order; by the host."""
+        return root_mean_squares(self.space.download(field), order)
 
     def are_zero(self, moments: DeviceArray) -> bool:
         """Return False: nobody looks."""

@@ -162,9 +162,11 @@ def _top(
     sources = np.add.reduceat(rows[:, _SOURCES], first) if len(first) else rows[:, _SOURCES]
     rows, keys, mine, rank = rows[first], keys[first], mine[first], rank[first]
     rows[:, _SOURCES] = np.where(rows[:, _INDEX] < 0, MANY * (sources > 0), sources)
-    above, _ = domain.keys(rows[:, _ANCHOR : _ANCHOR + 3] >> 1, np.maximum(rows[:, _LEVEL] - 1, 0))
-    number = {pair: i for i, pair in enumerate(zip(rows[:, _LEVEL].tolist(), keys.tolist()))}
-    pairs = zip((rows[:, _LEVEL] - 1).tolist(), above.tolist())
+    level = rows[:, _LEVEL]
+    above, _ = domain.keys(rows[:, _ANCHOR : _ANCHOR + 3] >> 1, np.maximum(level - 1, 0))
+    named = zip(level.tolist(), keys.tolist(), strict=True)
+    number = {pair: i for i, pair in enumerate(named)}
+    pairs = zip((level - 1).tolist(), above.tolist(), strict=True)
     rows[:, _PARENT] = [number.get(pair, -1) for pair in pairs]
     owner = np.where(rows[:, _INDEX] < 0, -1, rank)
     return _rows_of(rows, np.ones(len(rows), bool), owner), mine
@@ -186,9 +188,7 @@ def _told(
         above = home.parent[boxes]
         parent = np.where(top_of_own[above] >= 0, -1 - top_of_own[above], place[above])
         parts.append(_described(home, boxes, levels, parent, boxes))
-    rows, counts = domain.ranks.deal(
-        np.concatenate(parts), np.array([len(part) for part in parts])
-    )
+    rows, counts = domain.ranks.deal(np.concatenate(parts), np.array([len(part) for part in parts]))
     begin = np.repeat(np.cumsum(counts) - counts, counts)
     in_top = rows[:, _PARENT] < 0
     rows[:, _PARENT] = np.where(in_top, -1 - rows[:, _PARENT], rows[:, _PARENT] + begin)

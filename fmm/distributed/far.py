@@ -18,14 +18,14 @@ class SharedFarField(HostFarField):
     geometry: Foreign
 
     def _coarsen(self, channels: int, multipoles: np.ndarray) -> None:
-        super()._coarsen(channels, multipoles)
+        HostFarField._coarsen(self, channels, multipoles)
         self._come = self._completed(channels, multipoles)
 
     def _completed(self, channels: int, multipoles: np.ndarray) -> Callable[[], None]:
         """Begin to exchange expansions; returns what waits for those of others."""
-        n, size = len(self.geometry.merged.own), (self.degree + 1) ** 2
+        size = (self.degree + 1) ** 2
         rows = multipoles.reshape(-1, channels, self.length)[: len(self.tree.parent), :, :size]
-        first = self._merged_rows(rows, n)
+        first = self._merged_rows(rows)
         fill = self.geometry.completed(first)
 
         def come() -> None:
@@ -34,17 +34,15 @@ class SharedFarField(HostFarField):
 
         return come
 
-    def _merged_rows(self, rows: np.ndarray, n: int) -> np.ndarray:
+    def _merged_rows(self, rows: np.ndarray) -> np.ndarray:
         """Return the expansions of merged boxes, images not among them: they may be these rows."""
         return rows
 
     def _place(self, rows: np.ndarray, first: np.ndarray) -> None:
         """Put the expansions of merged boxes where they belong."""
 
-    def _transfer(  # type: ignore[override]
-        self, channels: int, multipoles: np.ndarray, locals_: np.ndarray
-    ) -> None:
+    def _transfer(self, channels: int, multipoles: np.ndarray, locals_: np.ndarray) -> None:
         at_once, later = self.geometry.pairs
-        super()._transfer(channels, multipoles, locals_, at_once)
+        self._transfer_pairs(at_once, channels, multipoles, locals_)
         self._come()
-        super()._transfer(channels, multipoles, locals_, later)
+        self._transfer_pairs(later, channels, multipoles, locals_)

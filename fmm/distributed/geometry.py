@@ -125,9 +125,13 @@ class Foreign(Geometry):
         ranges = self._own_source_ranges
         sums: np.ndarray = ends[ranges[:, 1]] - ends[ranges[:, 0]]
         self.completed(sums)()
-        return sums
+        return self.of_all(sums)
 
     _own_source_ranges: np.ndarray
+
+    def of_all(self, rows: np.ndarray) -> np.ndarray:
+        """Return values of all boxes of the tree from those of merged boxes: here they are one."""
+        return rows
 
     # --- what lists are made of -------------------------------------------------------------------
 
@@ -208,17 +212,17 @@ class Foreign(Geometry):
     _leaf_edges: tuple[float, float]
 
     @property
-    def n_near_pairs(self) -> int:  # type: ignore[override]
+    def n_near_pairs(self) -> int:
         """Pairs of points summed directly."""
         return self.numbers.near_pairs
 
     @property
-    def n_mixed(self) -> int:  # type: ignore[override]
+    def n_mixed(self) -> int:
         """Points that meet expansions of boxes."""
         return self.numbers.mixed
 
     @property
-    def n_leaves(self) -> int:  # type: ignore[override]
+    def n_leaves(self) -> int:
         """Boxes that are not divided."""
         return self.numbers.leaves
 
@@ -228,7 +232,7 @@ class Foreign(Geometry):
         return self.numbers.boxes
 
     @property
-    def translations(self) -> np.ndarray:  # type: ignore[override]
+    def translations(self) -> np.ndarray:
         """Multipole-to-local translations of each level."""
         return self.numbers.translations
 
@@ -238,7 +242,7 @@ class Foreign(Geometry):
         return self.numbers.targets, self.numbers.sources
 
     @property
-    def leaf_edges(self) -> tuple[float, float]:  # type: ignore[override]
+    def leaf_edges(self) -> tuple[float, float]:
         """Edges of the smallest and of the largest leaf of any rank."""
         return self._leaf_edges
 
@@ -345,7 +349,7 @@ class SharedGeometry(Foreign):
         return replace(tree, source_range=ranges)
 
     @property
-    def has_far_field(self) -> bool:  # type: ignore[override]
+    def has_far_field(self) -> bool:
         """Whether any pair of any rank is not summed directly."""
         return self.numbers.far > 0
 
@@ -369,7 +373,7 @@ class SharedGeometry(Foreign):
         return SharedGeometry(*given, leaf_size, least, self.smallest)
 
     @property
-    def transposed(self) -> "SharedGeometry":  # type: ignore[override]
+    def transposed(self) -> "SharedGeometry":
         """The same points with targets and sources exchanged."""
         if self.same:
             return self

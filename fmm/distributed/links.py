@@ -27,7 +27,7 @@ class Link:
     received: np.ndarray
 
     def post(self, values: np.ndarray) -> Pending:
-        """Begin to send values of the rows; what comes is in the order in which it was asked for."""
+        """Begin to send values of the rows; what comes is in the order in which it was asked."""
         return self.ranks.post(values[self.rows], self.sent, self.received)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fmm.distributed.ranks import Ranks
-from fmm.tree.curve import SortedPoints
+from fmm.tree.curve import SortedPoints, last_digit
 
 # of a rank's share, by which a stretch may be longer or shorter
 _UNEVEN = 0.03
@@ -46,7 +46,7 @@ class Exchange:
         return self.ranks.deal(rows[self.order], self.sent)[0]
 
     def back(self, rows: np.ndarray) -> np.ndarray:
-        """Return rows of owned points on the ranks, and in the order, in which points were given."""
+        """Return rows of owned points on the ranks, and in the order, in which they were given."""
         out = np.empty((len(self.order), *rows.shape[1:]), rows.dtype)
         out[self.order] = self.ranks.deal(rows, self.received)[0]
         return out
@@ -92,7 +92,7 @@ class Domain:
         return int(self.bounds[self.ranks.rank]), int(self.bounds[self.ranks.rank + 1])
 
     def transposed(self) -> "Domain":
-        """The same with targets and sources exchanged, where there are no copies."""
+        """Return the same with targets and sources exchanged, where there are no copies."""
         n = int(self.targets.received.sum())
         has = np.concatenate(self.ranks.gather(np.array([self.sources.received.sum() > 0])))
         return replace(
@@ -104,16 +104,16 @@ class Domain:
 
     def keys(self, anchor: np.ndarray, level: int | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the first key of boxes of a level, and how many keys they have."""
-        level = np.broadcast_to(np.asarray(level, np.int64), anchor.shape[:-1])
-        deep = np.maximum(level - self.bits, 0)
-        anchor, level = anchor >> deep[..., None], level - deep
-        root = anchor >> level[..., None]
-        inside = anchor - (root << level[..., None])
+        levels = np.broadcast_to(np.asarray(level, np.int64), anchor.shape[:-1])
+        deep = np.maximum(levels - self.bits, 0)
+        anchor, levels = anchor >> deep[..., None], levels - deep
+        root = anchor >> levels[..., None]
+        inside = anchor - (root << levels[..., None])
         cell = (root[..., 0] * self.root_grid + root[..., 1]) * self.root_grid + root[..., 2]
         spread = _spread(inside)
         key = spread[..., 0] << 2 | spread[..., 1] << 1 | spread[..., 2]
-        shift = 3 * (self.bits - level)
-        return (cell << 3 * self.bits) + (key << shift), np.int64(1) << shift
+        shift = 3 * (self.bits - levels)
+        return (cell << 3 * self.bits) + (key << shift), np.left_shift(np.int64(1), shift)
 
     def owners(self, keys: np.ndarray) -> np.ndarray:
         """Return the ranks in whose stretches keys lie."""
@@ -221,7 +221,9 @@ def bounds_of(
     return np.concatenate([[0], np.maximum.accumulate(best), [_END]])
 
 
-def deepest_level(points: SortedPoints, halvings: np.ndarray, low: np.ndarray, high: np.ndarray) -> int:
+def deepest_level(
+    points: SortedPoints, halvings: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> int:
     """Return the finest level whose boxes can be parted wherever they lie.
 
     Parameters
@@ -233,8 +235,6 @@ def deepest_level(points: SortedPoints, halvings: np.ndarray, low: np.ndarray, h
     low, high : ndarray
         Corners of all points.
     """
-    from fmm.tree.curve import last_digit
-
     digit, far = float(last_digit(points.edge)[0]), np.abs([low, high]).max(initial=0.0)
     # centres of children are multiples of their last digit (`fmm.tree.build.are_numbers`)
     room = 0.25 * digit / ((far + 2 * points.root_grid * float(points.edge[0])) * 2.0**-53)

@@ -20,6 +20,8 @@ class Owned(NamedTuple):
     sources: np.ndarray
     """In the order of the curve, float64; so are the targets."""
     targets: np.ndarray
+    deepest: int = 1
+    """Level whose boxes may be parted; 0: root boxes alone."""
 
 
 def corners(ranks: Ranks, *points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -58,18 +60,43 @@ def owned(
     bits = bits_of(1, root_grid)
     low, high = np.where(low > high, 0.0, low), np.where(low > high, 0.0, high)
     known = roots(low[None], high[None], root_grid, bits)
-    keys = [_keys(array, known, root_grid, bits) for array in kinds]
-    empty = np.empty((1, 0), np.int64)
-    like = SortedPoints(empty, empty, empty, empty, bits, root_grid, *known)
-    deepest = deepest_level(like, most_halvings(like, smallest), low, high)
-    costs = [np.ones(len(k)) for k in keys] if weights is None else list(weights[: len(keys)])
-    starts = _bounds(ranks, keys, costs, bits, root_grid, deepest)
-    exchanges = [Exchange.of(ranks, _owners(starts, k)) for k in keys]
+    starts, bits, exchanges, deepest = shared_out(
+        ranks, kinds, known, root_grid, smallest,
+        None if weights is None else [weights[1], weights[0]][: len(kinds)],
+    )  # fmt: skip
     come = [exchange.forth(array) for exchange, array in zip(exchanges, kinds, strict=True)]
     s, x = come[0], come[-1]
     points = sort_points(x, s, root_grid=root_grid, known_roots=known)
     domain = _domain(ranks, starts, points, exchanges, (targets, sources), x)
-    return Owned(domain, points, *along_curve(points, x, s))
+    return Owned(domain, points, *along_curve(points, x, s), deepest)
+
+
+def shared_out(
+    ranks: Ranks,
+    kinds: list[np.ndarray],
+    known: tuple[np.ndarray, np.ndarray],
+    root_grid: int,
+    smallest: float,
+    costs: list[np.ndarray] | None,
+) -> tuple[np.ndarray, int, list[Exchange], int]:
+    """Return where stretches of ranks begin, bits of keys, how points get there, and how deep.
+
+    Parameters
+    ----------
+    kinds : list of ndarray, shape (n, 3)
+        Sources, and targets if they are others.
+    known : pair of ndarray
+        Origin and edge of root boxes.
+    costs : list of ndarray, optional
+        Of each kind; default one.
+    """
+    bits, empty = bits_of(1, root_grid), np.empty((1, 0), np.int64)
+    like = SortedPoints(empty, empty, empty, empty, bits, root_grid, *known)
+    deepest = deepest_level(like, most_halvings(like, smallest), *corners(ranks, *kinds))
+    keys = [_keys(array, known, root_grid, bits) for array in kinds]
+    costs = [np.ones(len(k)) for k in keys] if costs is None else costs
+    starts = _bounds(ranks, keys, costs, bits, root_grid, deepest)
+    return starts, bits, [Exchange.of(ranks, _owners(starts, k)) for k in keys], deepest
 
 
 def _keys(
@@ -77,9 +104,7 @@ def _keys(
 ) -> np.ndarray:
     """Return the first words of keys."""
     wide = np.ascontiguousarray(array, np.float64)
-    first: np.ndarray = encode(
-        wide, np.empty(0, np.int64), cells(*known, bits), root_grid, bits
-    )[0]
+    first: np.ndarray = encode(wide, np.empty(0, np.int64), cells(*known, bits), root_grid, bits)[0]
     return first
 
 

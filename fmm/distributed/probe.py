@@ -1,4 +1,4 @@
-"""The error of a field over all ranks: targets are drawn on all, and all sum what they own there."""
+"""The error of a field over all ranks: targets are drawn on all, and all sum what they own."""
 
 from typing import Any
 
@@ -6,7 +6,6 @@ import numpy as np
 
 from fmm.distributed.geometry import Foreign
 from fmm.error.drawing import Drawn, densities_of, pick
-from fmm.error.evidence import Evidence
 from fmm.error.indicators import STEEPEST, Boxed, HostStrengths
 from fmm.error.sampling import Probe, mean_squares
 
@@ -71,7 +70,9 @@ class SharedProbe(Probe):
     def _sample(self, field: np.ndarray) -> np.ndarray:
         """Return a field at some targets, evenly."""
         some = super()._sample(field)
-        return np.concatenate(self._ranks.gather(np.abs(some).max(axis=0, keepdims=True, initial=0)))
+        return np.concatenate(
+            self._ranks.gather(np.abs(some).max(axis=0, keepdims=True, initial=0))
+        )
 
     def _largest(self, field: np.ndarray) -> np.ndarray:
         """Return a field that has the largest numbers of this one."""
@@ -176,10 +177,6 @@ class SharedProbe(Probe):
 
     def _term_squares(self, samples: np.ndarray) -> np.ndarray:
         return self._ranks.sum(super()._term_squares(samples))
-
-    def evidence(self, field: np.ndarray) -> Evidence | None:
-        """Return None: ranks whose points move would not agree on what it says."""
-        return None
 
 
 def _evenly(n: int, size: int, rng: np.random.Generator) -> np.ndarray:

@@ -5,12 +5,15 @@ from typing import Any
 
 import numpy as np
 
+from fmm.cost import Machine, machine
 from fmm.distributed import placing
 from fmm.distributed.far import SharedFarField
-from fmm.distributed.geometry import Foreign, SharedGeometry
+from fmm.distributed.geometry import AllPairs, Foreign, SharedGeometry
 from fmm.distributed.occupancy import occupancy
 from fmm.distributed.probe import SharedProbe, SharedStrengths
 from fmm.distributed.ranks import Pending, Ranks, agreed
+from fmm.error.indicators import Where
+from fmm.error.sampling import mean_squares, units_of
 from fmm.far.rows import scattered
 from fmm.near import near_field
 from fmm.scaling import HostUnits, typical_extent
@@ -18,6 +21,7 @@ from fmm.steps_cpu import HostSteps
 from fmm.tree.curve import SortedPoints
 from fmm.tree.geometry import Batches
 from fmm.tree.sorting import gathered
+from multipoles.compiled.jit import get_num_threads
 from multipoles.layout import Tiles
 from multipoles.radial import Kernel
 
@@ -28,9 +32,18 @@ _SOME = 1000
 
 
 class OverRanks(HostSteps):
-    """What is the same in free space and in a cell: sums over ranks, and who owns what."""
+    """What is the same in free space and in a cell: sums over ranks, and who owns what.
+
+    Attributes
+    ----------
+    ranks : Ranks
+        The ranks.
+    weights : pair of ndarray or None
+        What targets and sources cost that are given here, in any unit; None: all the same.
+    """
 
     ranks: Ranks
+    weights: tuple[np.ndarray, np.ndarray] | None = None
 
     # --- arguments and results --------------------------------------------------------------------
 
@@ -71,14 +84,38 @@ class OverRanks(HostSteps):
         """Return how many points there are on all ranks."""
         return int(self.ranks.sum(np.array([len(points)]))[0])
 
+    @property
+    def n_threads(self) -> int:
+        """How many threads share the work of every rank, as on the one with most."""
+        return int(self.ranks.largest(np.array([get_num_threads()]))[0])
+
+    @property
+    def times(self) -> Machine:  # type: ignore[override]
+        """Times of all ranks, on average: all decide by the same."""
+        mean = self.ranks.sum(np.array(machine())) / self.ranks.size
+        return Machine(*mean.tolist())
+
     def are_zero(self, moments: np.ndarray) -> bool:
         """Return whether all moments of all ranks are zero."""
         return not self.ranks.largest(np.array([int(moments.any())]))[0]
+
+    def root_mean_squares(self, field: np.ndarray, order: int) -> np.ndarray:
+        """Return the root mean square over all targets of the size of each order, all channels."""
+        most = np.abs(field).max(axis=0, keepdims=True, initial=0.0)
+        units = units_of(np.concatenate(self.ranks.gather(most)), order)
+        sums = self.ranks.sum(mean_squares(field, units).sum(axis=1) * len(field))
+        found: np.ndarray = np.sqrt(sums / max(self.number(field), 1)) * units
+        return found
 
     def acts(self, moments: np.ndarray, harmonic: np.ndarray, source_order: int) -> bool:
         """Return whether moments of any rank have a field under 1/r."""
         mine = len(moments) > 0 and super().acts(moments, harmonic, source_order)
         return bool(self.ranks.largest(np.array([int(mine)]))[0])
+
+    def if_all(self, found: Where | None) -> Where | None:
+        """Return what was found here if it was on all ranks, else None."""
+        lacking = self.ranks.largest(np.array([int(found is None)]))[0]
+        return None if lacking else found
 
     # --- units ------------------------------------------------------------------------------------
 
@@ -191,17 +228,10 @@ class OverRanks(HostSteps):
 
 
 class SharedSteps(OverRanks):
-    """The steps of points on many ranks in free space.
-
-    Attributes
-    ----------
-    weights : pair of ndarray or None
-        What targets and sources cost that are given here, in any unit; None: all the same.
-    """
+    """The steps of points on many ranks in free space."""
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
-        self.weights: tuple[np.ndarray, np.ndarray] | None = None
         self._last: tuple[Any, Any, tuple[int, float], placing.Owned] | None = None
 
     @property
@@ -250,8 +280,13 @@ class SharedSteps(OverRanks):
         least: int,
         smallest: float,
     ) -> SharedGeometry:
-        domain, points, s, x = self._owned(targets, sources, root_grid, smallest)
-        return SharedGeometry(domain, self._placed, points, s, x, leaf_size, least, smallest)
+        kind = SharedGeometry
+        found = self._owned(targets, sources, root_grid, smallest)
+        if found.deepest == 0:
+            # one box, for the kernel is 1/r only far away: all pairs, shared out evenly
+            kind, found = AllPairs, self._owned(targets, sources, root_grid, 0.0)
+        domain, points, s, x, _ = found
+        return kind(domain, self._placed, points, s, x, leaf_size, least, smallest)
 
 
 def _kind(row: np.ndarray) -> str:

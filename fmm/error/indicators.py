@@ -111,7 +111,6 @@ class HostStrengths:
         leaves, errors = leaf_errors(geometry, powers, gains, degree)
         return Where(leaves, errors, degree)
 
-
     def _total(self, sums: np.ndarray) -> np.ndarray:
         """Return sums over the sources of all machines, from those over the sources here."""
         return sums

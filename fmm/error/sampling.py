@@ -97,10 +97,10 @@ class Probe:
         self._looked_at: tuple[np.ndarray, np.ndarray] | None = None
         self.groups = targets_of_systems(geometry) if "system" in each else all_targets(geometry)
         # each order in a unit of its own, so that squares neither overflow nor vanish
-        self.units = _units(self._sample(near), order)
+        self.units = units_of(self._sample(near), order)
         self._near_squares = self.squares(near)
         if not np.isfinite(self._near_squares).all():
-            self.units, self._looked_at = _units(self._largest(near), order), None
+            self.units, self._looked_at = units_of(self._largest(near), order), None
             self._near_squares = self.squares(near)
         self._where = where and where(self.overall(np.sqrt(self._near_squares)))
         # highest degree of the expansions that are judged
@@ -110,7 +110,7 @@ class Probe:
             size, seed = self.later, 2 + past.age
         self._take([self._draw(*group, size, seed) for group in self.groups])
         if where is not None:
-            self._change_units(np.maximum(self.units, _units(self.exact, order)))
+            self._change_units(np.maximum(self.units, units_of(self.exact, order)))
 
     def _sample(self, field: np.ndarray) -> np.ndarray:
         """Return a field at some targets, evenly."""
@@ -381,7 +381,7 @@ class Probe:
         return self._places(samples), sources, self._moments[senders].astype(_WIDE)
 
 
-def _units(field: np.ndarray, order: int) -> np.ndarray:
+def units_of(field: np.ndarray, order: int) -> np.ndarray:
     """Return the power of two next to the largest number of each order; one where all are zero."""
     largest = [np.abs(field[..., order_slice(k)]).max(initial=0.0) for k in range(order + 1)]
     known = np.isfinite(largest) & (np.array(largest) > 0)
@@ -390,7 +390,7 @@ def _units(field: np.ndarray, order: int) -> np.ndarray:
 
 def root_mean_squares(field: np.ndarray, order: int) -> np.ndarray:
     """Return the root mean square over all targets of the size of each order, all channels."""
-    units = _units(field, order)
+    units = units_of(field, order)
     means: np.ndarray = mean_squares(field, units).sum(axis=1)
     return np.sqrt(means) * units
 

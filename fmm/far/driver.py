@@ -261,15 +261,13 @@ class HostFarField:
         if len(sources):
             run_chunks(task, len(sources), 0.2 * len(sources) * channels * self.length**1.5)
 
-    def _transfer(
-        self,
-        channels: int,
-        multipoles: np.ndarray,
-        locals_: np.ndarray,
-        lists: Pairs | None = None,
+    def _transfer(self, channels: int, multipoles: np.ndarray, locals_: np.ndarray) -> None:
+        self._transfer_pairs(self.lists, channels, multipoles, locals_)
+
+    def _transfer_pairs(
+        self, lists: Pairs, channels: int, multipoles: np.ndarray, locals_: np.ndarray
     ) -> None:
-        """Add translations; of some pairs only, if these are given."""
-        lists = self.lists if lists is None else lists
+        """Add the translations of some pairs."""
         starts = self.tree.level_starts
         levels = np.flatnonzero(self.translations).tolist()
         # levels of one degree together: its matrices are read from memory once

@@ -5,13 +5,16 @@ of rows by a small matrix; `scatter` adds rows to the coefficients of boxes. A r
 vectors, so that every number of a matrix is loaded for both.
 """
 
+from itertools import chain
 from typing import Any
 
 from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from multipoles.compiled.simd import FLAGS, Vec, address_of, constant, fill_lanes
+from multipoles.compiled.instructions import registers
+from multipoles.compiled.lanes import FLAGS, constant, fill_lanes
+from multipoles.compiled.simd import BYTES, Vec, address_of
 from multipoles.emitted.gather import transposed
 
 #: Vectors of a row.
@@ -124,42 +127,28 @@ def mix(
     These are ``columns[column : column + count]``; the matrix lies column by column in ``matrix``
     from `start` on.
     """
-    lane = Vec(x.dtype)
     tall = height.literal_value
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        vector, align = context.get_value_type(lane), lane.dtype.bitwidth // 8
-        word, length = ir.IntType(64), VECTORS * lane.lanes
-        entries, inputs, indices, outputs = (
+        scalar, align = context.get_value_type(x.dtype), x.dtype.bitwidth // 8
+        size, count = registers(context)
+        vector = ir.VectorType(scalar, size // align)
+        data = [
             context.make_array(sig.args[i])(context, builder, args[i]).data for i in (0, 2, 3, 6)
-        )
-        entries, indices = builder.gep(entries, [args[1]]), builder.gep(indices, [args[4]])
-        zero = constant(vector, 0.0)
-        sums = [
-            [cgutils.alloca_once_value(builder, zero) for _ in range(VECTORS)] for _ in range(tall)
         ]
-        for places in sums:
-            for place in places:
-                builder.store(zero, place)
-        with cgutils.for_range(builder, args[5]) as loop:
-            index = builder.load(builder.gep(indices, [loop.index]))
-            base = builder.gep(inputs, [builder.mul(index, ir.Constant(word, length))])
-            values = [
-                _load(builder, _vector(builder, base, v * lane.lanes, vector), align)
-                for v in range(VECTORS)
-            ]
-            here = builder.gep(entries, [builder.mul(loop.index, ir.Constant(word, tall))])
-            for r, places in enumerate(sums):
-                entry = builder.load(builder.gep(here, [ir.Constant(word, r)]))
-                spread = fill_lanes(builder, entry, vector)
-                for value, place in zip(values, places, strict=True):
-                    product = builder.fmul(spread, value, flags=FLAGS)
-                    builder.store(builder.fadd(builder.load(place), product, flags=FLAGS), place)
-        base = builder.gep(outputs, [builder.mul(args[7], ir.Constant(word, length))])
-        for r, places in enumerate(sums):
-            for v, place in enumerate(places):
-                address = _vector(builder, base, r * length + v * lane.lanes, vector)
-                builder.store(builder.load(place), address, align=align)
+        product = _Product(
+            builder, vector, tall, builder.gep(data[0], [args[1]]), data[1],
+            builder.gep(data[2], [args[4]]), args[5],
+        )  # fmt: skip
+        length = BYTES // align * VECTORS
+        first = builder.mul(args[7], ir.Constant(ir.IntType(64), length))
+        most, wide = (12, 2) if count < 32 else (24, 4)
+        wide = min(wide, length // vector.count)
+        rows = -(-tall // -(-tall // (most // wide)))
+        for offset in range(0, length, wide * vector.count):
+            for row in range(0, tall, rows):
+                places = [offset + v * vector.count for v in range(wide)]
+                product.write(range(row, min(row + rows, tall)), places, length, data[3], first)
         return context.get_dummy_value()
 
     integer = types.intp
@@ -167,6 +156,46 @@ def mix(
         matrix, integer, x, columns, integer, integer, y, integer, height
     )  # fmt: skip
     return signature, codegen
+
+
+class _Product:
+    """Rows of a matrix times rows of x, for as many at once as their sums have registers."""
+
+    def __init__(
+        self, builder: Any, vector: Any, tall: int, entries: Any, inputs: Any, indices: Any,
+        count: Any,
+    ) -> None:  # fmt: skip
+        self.builder, self.vector, self.tall, self.count = builder, vector, tall, count
+        self.entries, self.inputs, self.indices = entries, inputs, indices
+        self.align = 8 if vector.element == ir.DoubleType() else 4
+
+    def write(self, rows: range, offsets: list[int], length: int, outputs: Any, first: Any) -> None:
+        """Write the vectors at some offsets of some rows of y, the first of which is at `first`."""
+        builder, word = self.builder, ir.IntType(64)
+        zero = constant(self.vector, 0.0)
+        sums = [[cgutils.alloca_once_value(builder, zero) for _ in offsets] for _ in rows]
+        for place in chain.from_iterable(sums):
+            builder.store(zero, place)
+        with cgutils.for_range(builder, self.count) as loop:
+            index = builder.load(builder.gep(self.indices, [loop.index]))
+            base = builder.gep(self.inputs, [builder.mul(index, ir.Constant(word, length))])
+            values = [
+                _load(builder, _vector(builder, base, offset, self.vector), self.align)
+                for offset in offsets
+            ]
+            start = builder.mul(loop.index, ir.Constant(word, self.tall))
+            here = builder.gep(self.entries, [start])
+            for r, places in zip(rows, sums, strict=True):
+                entry = builder.load(builder.gep(here, [ir.Constant(word, r)]))
+                spread = fill_lanes(builder, entry, self.vector)
+                for value, place in zip(values, places, strict=True):
+                    product = builder.fmul(spread, value, flags=FLAGS)
+                    builder.store(builder.fadd(builder.load(place), product, flags=FLAGS), place)
+        base = builder.gep(outputs, [first])
+        for r, places in zip(rows, sums, strict=True):
+            for offset, place in zip(offsets, places, strict=True):
+                address = _vector(builder, base, r * length + offset, self.vector)
+                builder.store(builder.load(place), address, align=self.align)
 
 
 def _vector(builder: Any, base: Any, offset: int, vector: Any) -> Any:

@@ -12,20 +12,10 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from multipoles.compiled.instructions import has_avx512
 from multipoles.compiled.jit import inline, jit
-from multipoles.compiled.simd import (
-    BYTES,
-    FLAGS,
-    Vec,
-    _has_avx512,
-    address_of,
-    fill_lanes,
-    lane_sum,
-    load,
-    splat,
-    store,
-    within,
-)
+from multipoles.compiled.lanes import FLAGS, fill_lanes
+from multipoles.compiled.simd import BYTES, Vec, address_of, lane_sum, load, splat, store, within
 from multipoles.compiled.simd_math import exp
 
 
@@ -34,7 +24,7 @@ def panel(typing_context: Any) -> Any:
     """Return the vectors of a panel: the sums of six rows by one fill the registers."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        return ir.Constant(ir.IntType(64), 4 if _has_avx512(context) else 1)
+        return ir.Constant(ir.IntType(64), 4 if has_avx512(context) else 1)
 
     return types.intp(), codegen
 

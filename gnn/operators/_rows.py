@@ -8,7 +8,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from multipoles.compiled.simd import FLAGS, Vec, address_of, constant, fill_lanes
+from multipoles.compiled.lanes import FLAGS, constant, fill_lanes
+from multipoles.compiled.simd import Vec, address_of
 
 
 def _mask(builder: ir.IRBuilder, width: ir.Value, lanes: int) -> ir.Value:

@@ -38,7 +38,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from multipoles.compiled.simd import FLAGS, Vec, constant, fill_lanes
+from multipoles.compiled.lanes import FLAGS, constant, fill_lanes
+from multipoles.compiled.simd import Vec
 
 
 class Number:

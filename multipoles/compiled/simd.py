@@ -3,7 +3,7 @@
 A `Vec` holds 64 bytes of float64 or float32 (eight or sixteen *lanes*). It knows ``+ - * /`` and
 unary minus, with other vectors and with plain numbers, so a function written for scalars compiles
 for vectors unchanged. LLVM turns a vector into one AVX-512 register, two AVX2 ones, or four of
-NEON: the code is portable, and only `rsqrt` asks what the processor has.
+NEON: the code is portable, and only `rsqrt` asks what the processor has (`lanes`).
 
 Numba's and LLVM's objects have no types that mypy knows; they are ``Any`` here.
 """
@@ -12,22 +12,21 @@ import operator
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-from multipoles.compiled.jit import FASTMATH
+from multipoles.compiled.lanes import FLAGS, constant, fill_lanes, inverse_root
 
 BYTES = 64
-FLAGS = tuple(sorted(FASTMATH))
 
 
 class Vec(types.Type):
-    """Numba type of a vector of `lanes` numbers of type `dtype`."""
+    """Numba type of a vector of `lanes` numbers of type `dtype`: `BYTES`, if not said otherwise."""
 
-    def __init__(self, dtype: Any) -> None:
+    def __init__(self, dtype: Any, lanes: int | None = None) -> None:
         self.dtype = dtype
-        self.lanes = BYTES * 8 // dtype.bitwidth
+        self.lanes = BYTES * 8 // dtype.bitwidth if lanes is None else lanes
         super().__init__(name=f"Vec({dtype}x{self.lanes})")
 
 
@@ -36,19 +35,6 @@ class _VecModel(models.PrimitiveModel):
     def __init__(self, manager: Any, fe_type: Any) -> None:
         scalar = manager.lookup(fe_type.dtype).get_value_type()
         super().__init__(manager, fe_type, ir.VectorType(scalar, fe_type.lanes))
-
-
-def fill_lanes(builder: Any, value: Any, vector: Any) -> Any:
-    """Fill all lanes of a vector with one LLVM scalar."""
-    undefined = ir.Constant(vector, ir.Undefined)
-    first = builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [0] * vector.count)
-    return builder.shuffle_vector(first, undefined, mask)
-
-
-def constant(kind: Any, number: float) -> Any:
-    """Return a constant of an LLVM type: a scalar, or a vector with the number in all lanes."""
-    return ir.Constant(kind, [number] * kind.count if isinstance(kind, ir.VectorType) else number)
 
 
 def _as_vector(context: Any, builder: Any, value: Any, from_type: Any, to_type: Any) -> Any:
@@ -208,57 +194,15 @@ def within(typing_context: Any, value: Any, bound: Any, inside: Any, outside: An
     return value(value, bound, inside, outside), codegen
 
 
-def _has_avx512(context: Any) -> bool:
-    return "+avx512f" in context.codegen().magic_tuple()[2].split(",")
-
-
-def _approximate_rsqrt(builder: Any, r2: Any) -> Any:
-    """Return the processor's 14-bit estimate of 1/sqrt(r2), zero where r2 is zero."""
-    vector = r2.type
-    suffix, mask_type = ("pd", ir.IntType(8)) if vector.count == 8 else ("ps", ir.IntType(16))
-    name = f"llvm.x86.avx512.rsqrt14.{suffix}.512"
-    kind = ir.FunctionType(vector, [vector, vector, mask_type])
-    estimate = cgutils.get_or_insert_function(builder.module, kind, name)
-    positive = builder.fcmp_ordered(">", r2, constant(vector, 0.0))
-    return builder.call(estimate, [r2, constant(vector, 0.0), builder.bitcast(positive, mask_type)])
-
-
-def _refine_rsqrt(builder: Any, r2: Any, y: Any, terms: int) -> Any:
-    """Improve y by y (1 + e/2 + 3/8 e^2 + 5/16 e^3 ...), e = 1 - r2 y^2, up to `terms` terms."""
-    vector = r2.type
-
-    def mul(a: Any, b: Any) -> Any:
-        return builder.fmul(a, b, flags=FLAGS)
-
-    square = mul(y, y)
-    e = builder.fsub(constant(vector, 1.0), mul(r2, square), flags=FLAGS)
-    series = (0.5, 0.375, 0.3125)[:terms]
-    polynomial = constant(vector, series[-1])
-    for coefficient in series[-2::-1]:
-        polynomial = builder.fadd(mul(polynomial, e), constant(vector, coefficient), flags=FLAGS)
-    return builder.fadd(y, mul(mul(y, e), polynomial), flags=FLAGS)
-
-
 @intrinsic
 def rsqrt(typing_context: Any, r2: Any) -> Any:
     """Return 1/sqrt(r2), and zero where r2 is zero: coincident points contribute nothing.
 
-    AVX-512 processors give an estimate of 14 bits, refined by one step of a series: of three
-    terms in float64 (56 bits), one in float32 (28 bits). Others take the square root.
+    From an estimate of the processor, where it has one, which a series improves to the last digits;
+    see `lanes.inverse_root`.
     """
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        value = args[0]
-        vector = value.type
-        if _has_avx512(context):
-            terms = 3 if vector.count == 8 else 1
-            return _refine_rsqrt(builder, value, _approximate_rsqrt(builder, value), terms)
-        suffix = "f64" if vector.count == 8 else "f32"
-        kind = ir.FunctionType(vector, [vector])
-        name = f"llvm.sqrt.v{vector.count}{suffix}"
-        root = builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [value])
-        positive = builder.fcmp_ordered(">", value, constant(vector, 0.0))
-        inverse = builder.fdiv(constant(vector, 1.0), root, flags=FLAGS)
-        return builder.select(positive, inverse, constant(vector, 0.0))
+        return inverse_root(context, builder, args[0])
 
     return r2(r2), codegen

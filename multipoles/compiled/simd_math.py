@@ -13,14 +13,9 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from multipoles.compiled.simd import (
-    FLAGS,
-    Vec,
-    _approximate_rsqrt,
-    _as_vector,
-    _has_avx512,
-    constant,
-)
+from multipoles.compiled.instructions import has_avx512, has_fma
+from multipoles.compiled.lanes import FLAGS, constant, estimate
+from multipoles.compiled.simd import Vec, _as_vector
 
 PIECES = 16
 """Pieces that a function of `piecewise` has: one AVX-512 instruction takes one of 16 numbers."""
@@ -130,8 +125,8 @@ def rough_root(typing_context: Any, value: Any) -> Any:
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         x, lanes = args[0], args[0].type.count
-        if _has_avx512(context):
-            return builder.fmul(x, _approximate_rsqrt(builder, x))
+        if has_avx512(context):
+            return builder.fmul(x, estimate(context, builder, x))
         name = f"llvm.sqrt.v{lanes}{'f64' if lanes == 8 else 'f32'}"
         kind = ir.FunctionType(x.type, [x.type])
         return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [x])
@@ -202,7 +197,7 @@ def product_tail(typing_context: Any, a: Any, b: Any, product: Any) -> Any:
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         a, b, product = args
         kind = b.type
-        if not _has_fma(context):
+        if not has_fma(context):
             return constant(kind, 0.0)
         rest = None
         if isinstance(sig.args[0], types.Float) and isinstance(sig.args[1], Vec):
@@ -221,11 +216,6 @@ def product_tail(typing_context: Any, a: Any, b: Any, product: Any) -> Any:
         return tail if rest is None else builder.call(fma, [rest, b, tail])
 
     return b(a, b, product), codegen
-
-
-def _has_fma(context: Any) -> bool:
-    triple, _, features = context.codegen().magic_tuple()[:3]
-    return "+fma" in features.split(",") or triple.startswith(("aarch64", "arm64"))
 
 
 def polynomial(coefficients: Callable[[int], np.ndarray]) -> Any:
@@ -293,7 +283,7 @@ def _constants(builder: Any, kind: Any, table: np.ndarray) -> Any:
 def _pick(context: Any, builder: Any, row: Any, indices: Any, vector: Any) -> Any:
     """Return for each lane the number at its index in a row of `PIECES`."""
     lanes = vector.count
-    if _has_avx512(context):
+    if has_avx512(context):
         parts = []
         for first in range(0, PIECES, lanes):
             address = builder.gep(row, [ir.IntType(64)(first)])

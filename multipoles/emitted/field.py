@@ -15,7 +15,7 @@ import numpy as np
 from multipoles import indexing
 from multipoles.compiled.jit import bare, bare_inline, run_chunks
 from multipoles.compiled.simd import BYTES, load, store
-from multipoles.emitted import loops, traceless, traces
+from multipoles.emitted import sizes, traceless, traces
 from multipoles.emitted.gather import gather
 from multipoles.emitted.loops import add_sources
 from multipoles.emitted.parts import split_targets, store_parts
@@ -81,7 +81,7 @@ def field_of_tiles(
     source_order = indexing.order_of(moments.shape[2])
     form = _Form(source_order, order, channels, moments.dtype, kernel, split)
     places, folded = source_rows(sources, moments, order, form.damped)
-    n_rows = loops.n_places(split) + len(folded)
+    n_rows = sizes.n_places(split) + len(folded)
     loop = _loop_of_tiles(*form.key)
     largest = int((tiles[0][first:last, 1] - tiles[0][first:last, 0]).max())
     bounds, n_pairs = _shares(tiles, first, last)
@@ -162,7 +162,7 @@ class _Form:
         return unfolding(self.source_order, self.order, self.damped, self.dtype)
 
     def chunk(self, n_rows: int) -> int:
-        return loops.chunk(n_rows, self.dtype.itemsize)
+        return sizes.chunk(n_rows, self.dtype.itemsize)
 
     def pair_cost(self) -> float:
         return pair_cost(self.source_order, self.order, self.channels, self.damped)
@@ -170,14 +170,14 @@ class _Form:
     def scratch(self, n_rows: int, n_targets: int) -> tuple[np.ndarray, ...]:
         """Return a block of sources, vectors of sums, a chain, and sums and places of targets."""
         orders, size, damped = (self.source_order, self.order), self.dtype.itemsize, self.damped
-        sizes = (
-            n_rows * loops.width(*orders, size, damped, self.split),
-            loops.n_scratch(*orders, self.channels, size, damped),
-            (sum(orders) + 1) * BYTES // size,
-            n_targets * self.channels * loops.padded_sums(self.order, size, damped),
-            n_targets * loops.n_places(self.split) if self.split else 0,
+        lengths = (
+            n_rows * sizes.width(*orders, size, damped, self.split),
+            sizes.n_scratch(*orders, self.channels, size, damped),
+            sizes.n_links(sum(orders), size, damped),
+            n_targets * self.channels * sizes.padded_sums(self.order, size, damped),
+            n_targets * sizes.n_places(self.split) if self.split else 0,
         )
-        return tuple(aligned(n, self.dtype) for n in sizes)
+        return tuple(aligned(n, self.dtype) for n in lengths)
 
 
 def _shares(tiles: Tiles, first: int, last: int) -> tuple[np.ndarray, int]:
@@ -205,9 +205,9 @@ def _loop_of_tiles(
     if split:
         return _loop_of_split_tiles(source_order, order, single)
     damped = code != _COULOMB.code
-    step = loops.step(source_order, order, single, BYTES // itemsize, damped)
-    width = loops.width(source_order, order, itemsize, damped)
-    row = loops.padded_sums(order, itemsize, damped)
+    step = sizes.step(source_order, order, single, BYTES // itemsize, damped)
+    width = sizes.width(source_order, order, itemsize, damped)
+    row = sizes.padded_sums(order, itemsize, damped)
 
     @bare
     def of_tiles(
@@ -235,9 +235,9 @@ def _loop_of_tiles(
 
 def _loop_of_split_tiles(source_order: int, order: int, single: bool) -> Any:
     """Return the same loop in float32, for coordinates in two parts, under 1/r."""
-    step = loops.step(source_order, order, single, BYTES // 4)
-    width = loops.width(source_order, order, 4, split=True)
-    row = loops.padded_sums(order, 4)
+    step = sizes.step(source_order, order, single, BYTES // 4)
+    width = sizes.width(source_order, order, 4, split=True)
+    row = sizes.padded_sums(order, 4)
 
     @bare
     def of_split_tiles(
@@ -271,9 +271,9 @@ def _loop_of_pairs(
 ) -> Any:
     """Return the loop over targets first ... last - 1 and their listed sources."""
     damped = code != _COULOMB.code
-    step = loops.step(source_order, order, single, BYTES // itemsize, damped)
-    width = loops.width(source_order, order, itemsize, damped)
-    row = loops.padded_sums(order, itemsize, damped)
+    step = sizes.step(source_order, order, single, BYTES // itemsize, damped)
+    width = sizes.width(source_order, order, itemsize, damped)
+    row = sizes.padded_sums(order, itemsize, damped)
 
     @bare
     def of_pairs(
@@ -404,6 +404,6 @@ def pair_cost(source_order: int, order: int, channels: int = 1, damped: bool = F
         scaled = not single and not traceless.has_products(source_order, order)
         once, each = traceless.n_products(source_order, order, scaled)
     # moments of many channels come from the second-level cache
-    names = loops.arithmetic(damped).row_names(source_order, order)
+    names = sizes.arithmetic(damped).row_names(source_order, order)
     loads = 0.0 if single else 0.7 * len(names)
     return (_DISTANCE + once + channels * (each + loads)) / 20.0

@@ -11,7 +11,8 @@ from numba.core import types as nb_types
 from numba.extending import intrinsic
 
 from multipoles.compiled.jit import bare_inline
-from multipoles.compiled.simd import BYTES, address_of, fill_lanes
+from multipoles.compiled.lanes import fill_lanes
+from multipoles.compiled.simd import BYTES, address_of
 
 
 @bare_inline

@@ -12,7 +12,7 @@ import numpy as np
 from multipoles import indexing
 from multipoles.compiled.jit import bare, run_chunks
 from multipoles.compiled.simd import BYTES
-from multipoles.emitted import loops, traceless, traces
+from multipoles.emitted import sizes, traceless, traces
 
 # a matrix row by row: starts of rows, columns, factors
 Terms = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -91,7 +91,7 @@ def _terms(
 
 def _fold(source_order: int, order: int, damped: bool = False) -> np.ndarray:
     """Return the matrix from packed moments to the rows of moments that the loop reads."""
-    names = loops.arithmetic(damped).row_names(source_order, order)
+    names = sizes.arithmetic(damped).row_names(source_order, order)
     out = np.zeros((len(names), indexing.n_components(source_order)))
     mixed = damped or traceless.has_products(source_order, order)
     for row, name in enumerate(names):
@@ -105,7 +105,7 @@ def _fold(source_order: int, order: int, damped: bool = False) -> np.ndarray:
 
 def _unfold(source_order: int, order: int, damped: bool = False) -> np.ndarray:
     """Return the matrix from the loop's sums to packed derivatives."""
-    n_sums = len(loops.arithmetic(damped).sum_names(order))
+    n_sums = len(sizes.arithmetic(damped).sum_names(order))
     out = np.zeros((indexing.n_components(order), n_sums))
     mixed = damped or traceless.has_products(source_order, order)
     first = 0

@@ -46,6 +46,25 @@ def field_of_one(
     return _of_totals(targets, charge, dipole, second, order)
 
 
+def totals_of_one(points: np.ndarray, moments: np.ndarray, volume: float) -> np.ndarray:
+    """Return what the field of one system is made of, to be added up where its points are parted.
+
+    Returns
+    -------
+    ndarray, shape (channels, 5)
+    """
+    if not len(points):
+        return np.zeros((moments.shape[1], 5))
+    given = points, moments, np.array([volume]), np.array([0, len(points)])
+    charge, dipole, second = (total[0] for total in _weighted(*given))
+    return np.concatenate([charge[:, None], dipole, second[:, None]], axis=1)
+
+
+def field_of_totals(targets: np.ndarray, totals: np.ndarray, order: int) -> np.ndarray:
+    """Return the field of one system from the sum of its parts, see `totals_of_one`."""
+    return _of_totals(targets, totals[:, 0], totals[:, 1:4], totals[:, 4], order)
+
+
 def _of_totals(
     targets: np.ndarray, charge: np.ndarray, dipole: np.ndarray, second: np.ndarray, order: int
 ) -> np.ndarray:

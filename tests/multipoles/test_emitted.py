@@ -10,7 +10,7 @@ import pytest
 import multipoles as mp
 from multipoles import indexing, reference, sums
 from multipoles.compiled.jit import get_num_threads, set_num_threads
-from multipoles.emitted import field, loops, rows, traceless
+from multipoles.emitted import field, rows, sizes, traceless
 from multipoles.emitted.field import field_of_pairs, field_of_tiles, pair_cost
 from multipoles.neighbours import PairList, Slots
 
@@ -116,7 +116,7 @@ def test_more_sources_than_a_block_holds(K, D, channels):
     sources = rng.random((n, 3))
     moments = rng.normal(size=(n, channels, indexing.n_components(K)))
     n_rows = 3 + channels * len(traceless.row_names(K, D))
-    assert loops.chunk(n_rows, 8) < n // 2
+    assert sizes.chunk(n_rows, 8) < n // 2
     ranges = np.array([(0, 1100), (1100, 1101), (1000, n)])
     out = np.empty((5, channels, indexing.n_components(D)))
     arguments = targets, sources, moments, D, places, np.array([0, 3]), ranges, out
