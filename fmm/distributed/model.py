@@ -38,7 +38,7 @@ _SAMPLED = 32
 #: Of a rank's share, by which bounds may be off, see `partition`.
 _UNEVEN = 0.03
 #: Sums over all ranks, or short words to all of them, in an evaluation; as counted.
-REDUCTIONS = 27
+REDUCTIONS = 22
 _AROUND = np.stack(np.meshgrid(*[(-1, 0, 1)] * 3, indexing="ij"), -1).reshape(-1, 3)
 _OCTANTS = np.stack(np.meshgrid(*[(0, 1)] * 3, indexing="ij"), -1).reshape(-1, 3)
 
