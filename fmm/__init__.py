@@ -8,6 +8,7 @@
 (20000, 4)
 """
 
+from fmm import companions  # noqa: F401  # before anything of multipoles is imported
 from fmm.contract import Plan
 from fmm.ewald import Ewald
 from fmm.interactions import energy, energy_forces, field, torques
@@ -15,7 +16,12 @@ from fmm.mesh.mesh import Mesh
 from fmm.method import FMM
 from fmm.planning import plan
 from fmm.report import Report
+from multipoles.namesakes import warn_of_namesakes
+
+__distribution__ = "anisole"  # others have packages of this name
 
 __all__ = [
     "FMM", "Ewald", "Mesh", "Plan", "Report", "energy", "energy_forces", "field", "plan", "torques",
 ]  # fmt: skip
+
+warn_of_namesakes(__file__)

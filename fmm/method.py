@@ -142,7 +142,7 @@ class FMM:
         dtype = checks.common_dtype(x, s)
         if pair_scale is not None and steps.device:
             raise ValueError("pair_scale: expected none for points on a GPU")
-        exclusions = Exclusions.made(pair_scale, x, s, batches)
+        exclusions = self._exclusions(pair_scale, x, s, batches)
         request = Request(
             tolerance, source_order, order, channels, leaf_size, kernel, each, exclusions, dtype
         )
@@ -154,6 +154,10 @@ class FMM:
     def _steps(self, sources: Any, targets: Any) -> Steps:
         """Return the steps of points in free space."""
         return arguments.steps_of(sources, targets)
+
+    def _exclusions(self, pair_scale: Any, x: Array, s: Array, batches: Batches) -> Any:
+        """Return what scaled pairs mean, None if they change nothing."""
+        return Exclusions.made(pair_scale, x, s, batches)
 
     def _steps_in(self, lattice: Lattice, kernel: Kernel, tolerance: float) -> Steps:
         """Return the steps of points in a cell."""

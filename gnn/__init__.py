@@ -6,6 +6,8 @@ that autograd differentiates to any order.
 
 from typing import TYPE_CHECKING, Any
 
+from gnn import companions  # noqa: F401  # before anything of multipoles and fmm is imported
+
 if TYPE_CHECKING:
     from gnn.data.systems import Frame, System
     from gnn.model import AMP

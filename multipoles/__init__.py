@@ -20,6 +20,7 @@ from multipoles.conventions import convert, from_convention
 from multipoles.indexing import n_components
 from multipoles.interactions import energy, energy_forces, field
 from multipoles.moments import detrace, pack, rotate, shift, torques, unpack
+from multipoles.namesakes import warn_of_namesakes
 from multipoles.radial import (
     Coulomb,
     Erf,
@@ -35,6 +36,8 @@ from multipoles.radial.checking import check_kernel
 
 if TYPE_CHECKING:
     from multipoles import reference
+
+__distribution__ = "anisole"  # others have packages of this name
 
 __all__ = [
     "Coulomb",
@@ -63,6 +66,8 @@ __all__ = [
     "torques",
     "unpack",
 ]
+
+warn_of_namesakes(__file__)
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,6 @@ import gc
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -12,13 +11,11 @@ from pathlib import Path
 import pytest
 from gpu_state import gpu_present, obstacle
 from ptx_worker import launches
-from source_state import ROOT, sources_hash
+from source_state import ROOT, kept, sources_hash
 
 # A cache of their own, one for each state of the sources: tests of an older checkout do not throw
 # out what this one compiled. Both are set before numba is imported anywhere.
-os.environ.setdefault(
-    "NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"anisole-numba-{sources_hash()}")
-)
+os.environ.setdefault("NUMBA_CACHE_DIR", str(kept(f"numba-{sources_hash()}")))
 os.environ.setdefault("MULTIPOLES_QUIET", "1")  # output is compared
 if not gpu_present():
     os.environ.setdefault("NUMBA_ENABLE_CUDASIM", "1")

@@ -31,6 +31,7 @@ SUBCLASSES = {
 DRIVER = {"multipoles/compiled/driver.py": {"cuda"}}
 # floors of fmm from below: a module imports what is on lower floors, and from its own room
 FLOORS = (
+    ("fmm.companions",),
     ("fmm.tree",),
     ("fmm.near", "fmm.far"),
     ("fmm.error",),
@@ -65,7 +66,7 @@ BESIDE = {
 CHOOSERS = {"fmm.arguments"}
 # floors of multipoles; modules that are not named stand where they like
 ROOMS = (
-    ("indexing", "files"),
+    ("indexing", "files", "namesakes", "ownership"),
     ("checks",),
     ("compiled",),
     ("pairwise", "layout", "plain"),

@@ -9,13 +9,12 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from itertools import product
 from pathlib import Path
 
 import pytest
 from ptx_worker import CAPABILITIES, launches, one_of_each
-from source_state import ROOT, sources_hash
+from source_state import ROOT, kept, sources_hash
 
 pytestmark = pytest.mark.cuda
 TESTS = ROOT / "tests"
@@ -30,7 +29,7 @@ DIFFERENCES = 13
 OF_COORDINATES = ("fmm.cuda.expansions.form(", "fmm.cuda.expansions.evaluate(")
 
 
-FOLDER = Path(tempfile.gettempdir(), f"anisole-ptx-{sources_hash()}")
+FOLDER = kept(f"ptx-{sources_hash()}")
 
 
 def recorded(path: Path, *tests: str) -> list[list]:

@@ -11,9 +11,11 @@ from fmm.distributed.mpi import MpiRanks
 from fmm.distributed.ranks import Ranks, Traffic, agreed, together
 from fmm.distributed.report import DistributedReport
 from fmm.distributed.steps import OverRanks, SharedSteps
+from fmm.exclusions import Exclusions
 from fmm.steps import Steps
 from multipoles import checks
 from multipoles.lattice.options import Lattice
+from multipoles.neighbours import PairList
 from multipoles.radial import Coulomb, Kernel
 
 _COULOMB = Coulomb()
@@ -106,6 +108,14 @@ class FMM(method.FMM):
 
         agreed(self._ranks, check)
         return SharedSteps(self._ranks)
+
+    def _exclusions(self, pair_scale: Any, x: Any, s: Any, batches: Any) -> Exclusions | None:
+        """Return what scaled pairs mean: on all ranks something, if on any."""
+        found = agreed(self._ranks, lambda: Exclusions.made(pair_scale, x, s, batches))
+        if not self._ranks.largest(np.array([int(found is not None)]))[0]:
+            return None
+        none = PairList(np.empty((0, 2), np.int64), len(x), len(s), np.empty(0))
+        return found or Exclusions(none)
 
     def _steps_in(self, lattice: Lattice, kernel: Kernel, tolerance: float) -> Steps:
         from fmm.distributed.cell import SharedCellSteps

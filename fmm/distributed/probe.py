@@ -67,6 +67,9 @@ class SharedProbe(Probe):
     def _whole(self) -> int:
         return self._geometry.everywhere[0]
 
+    def _all_targets(self) -> list[tuple[int, int]]:
+        return [(0, self._whole())]
+
     def _sample(self, field: np.ndarray) -> np.ndarray:
         """Return a field at some targets, evenly."""
         some = super()._sample(field)

@@ -11,13 +11,15 @@ from fmm.distributed.ranks import Pending, Traffic
 
 #: Seconds after which threads that wait for others give up.
 PATIENCE = 300.0
+#: Seconds within which all must fail, if one does, for the others to go on.
+ALARM = 2.0
 
 
 class _Board:
     """Where threads leave what others take."""
 
     def __init__(self, size: int) -> None:
-        self.barrier = threading.Barrier(size)
+        self.barrier, self.alarm = threading.Barrier(size), threading.Barrier(size)
         self.left: list[Any] = [None] * size
         self.messages: dict[tuple[int, int, int, str], np.ndarray] = {}
         self.arrived = threading.Condition()
@@ -133,8 +135,12 @@ class ThreadRanks:
         return Pending(finish)
 
     def all_fail(self, error: BaseException) -> bool:
-        """Return whether all have failed: here others learn of it at once."""
-        return False
+        """Return whether all ranks have failed; False if some have not within some seconds."""
+        try:
+            self._board.alarm.wait(ALARM)
+        except threading.BrokenBarrierError:
+            return False
+        return True
 
     def abort(self, message: str) -> None:
         """Let no thread wait any more."""

@@ -95,7 +95,7 @@ class Probe:
         self._per_channel, self._correction = "channel" in each, correction
         self.enlarged, self._past = thorough, past
         self._looked_at: tuple[np.ndarray, np.ndarray] | None = None
-        self.groups = targets_of_systems(geometry) if "system" in each else all_targets(geometry)
+        self.groups = targets_of_systems(geometry) if "system" in each else self._all_targets()
         # each order in a unit of its own, so that squares neither overflow nor vanish
         self.units = units_of(self._sample(near), order)
         self._near_squares = self.squares(near)
@@ -111,6 +111,10 @@ class Probe:
         self._take([self._draw(*group, size, seed) for group in self.groups])
         if where is not None:
             self._change_units(np.maximum(self.units, units_of(self.exact, order)))
+
+    def _all_targets(self) -> list[tuple[int, int]]:
+        """Return the range of all targets."""
+        return all_targets(self._geometry)
 
     def _sample(self, field: np.ndarray) -> np.ndarray:
         """Return a field at some targets, evenly."""

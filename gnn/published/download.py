@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 
 from multipoles.files import atomic_write, cache_folder
 
-#: Environment variable that names a mirror (http or https) or a folder with the files.
+#: Environment variable that names a mirror (https) or a folder with the files.
 PLACE = "ANISOLE_MODELS"
 TIMEOUT = 30.0  # s without a byte
 LONGEST = 900.0  # s in all
@@ -115,7 +115,7 @@ def _in_folder(weights: Weights, place: str) -> bytes:
     folder = Path(os.path.expanduser(place))
     path = folder / weights.file
     if not folder.is_dir():
-        raise OSError(f"{PLACE} is {place!r}, which is neither a folder nor an http(s) address")
+        raise OSError(f"{PLACE} is {place!r}, which is neither a folder nor an https address")
     content = _read(weights, path)
     if content is None:
         raise OSError(
@@ -182,16 +182,23 @@ def _address(weights: Weights) -> str:
         return weights.url
     try:
         parts = urlsplit(place)
-        known = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc
+        known = _is_safe(place) and "@" not in parts.netloc
     except ValueError:
         known = None
     if not known:
         shown = place.rpartition("@")[2]  # no password
         raise OSError(
-            f"{PLACE}: expected a folder or an address such as https://host/path, without user "
-            f"and password, got {shown!r}"
+            f"{PLACE}: expected a folder or an address such as https://host/path (http on this "
+            f"machine only), without user and password, got {shown!r}"
         )
     return f"{place.rstrip('/')}/{weights.file}"
+
+
+def _is_safe(url: str) -> bool:
+    """Tell whether an address is one of https, or on this machine."""
+    parts = urlsplit(url)
+    here = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
+    return here or (parts.scheme == "https" and bool(parts.hostname))
 
 
 def _download(weights: Weights, url: str) -> bytes:
@@ -218,6 +225,8 @@ def _received(weights: Weights, url: str) -> bytes:
     started, content = time.monotonic(), bytearray()
     request = Request(url, headers={"User-Agent": "anisole"})
     with urlopen(request, timeout=TIMEOUT) as response, _bar(weights.size) as bar:
+        if not _is_safe(response.url):
+            raise ValueError("the server sent us on to an address that is not https")
         length = response.headers.get("Content-Length")
         if length is not None and length.strip() != str(weights.size):
             raise ValueError(f"the server has {length[:20]!a} bytes, expected {weights.size}")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gnn.published.amp_bms import AmpBms
+from gnn.untrusted import read_state
 
 #: Elements whose embeddings the published AMP-BMS weights were trained for.
 AMP_BMS_ELEMENTS = (1, 6, 7, 8, 9, 15, 16, 17, 35, 53)
@@ -70,13 +71,11 @@ _OWN = {"baseline", "charge_baseline", "known"}
 def _read(path: str | Path | BinaryIO) -> Mapping[str, Tensor]:
     if isinstance(path, str | Path) and not Path(path).is_file():
         raise FileNotFoundError(f"no weights at {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a bad file
-        if isinstance(error, PermissionError):
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} is not a state dict of torch ({reason})") from None
+    kind = "a state dict of torch"
+    if isinstance(path, str | Path):
+        content = read_state(Path(path), kind)
+    else:
+        content = read_state(Path(str(path)), kind, path)
     if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"{path} is not a state dict of torch: expected tensors by name")
     return content

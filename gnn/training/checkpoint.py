@@ -1,6 +1,7 @@
 """Checkpoints: models, and the state of a training run."""
 
 import io
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from gnn.data.elements import symbol
 from gnn.data.valence import METAL_IONS
@@ -16,6 +21,7 @@ from gnn.options import as_it_was
 from gnn.potential import Potential
 from gnn.published import by_name
 from gnn.trust.domain import Domain
+from gnn.untrusted import read_state
 from multipoles.files import atomic_write
 
 FORMAT = "anisole-model"
@@ -24,6 +30,9 @@ VERSION = 5
 _METALS_KEEP_CHARGE = 5
 #: The model trained on the shipped frames.
 SHIPPED = Path(__file__).parent.parent / "data" / "model.pt"
+_TYPES = {"float32": torch.float32, "float64": torch.float64}
+# numbers that a model makes itself and no file holds
+_SPARE = 1 << 20
 #: Classes of models and where they live.
 _KINDS = {"AMP": "gnn.model", "AmpBms": "gnn.published", "Committee": "gnn.training.committee"}
 
@@ -123,20 +132,19 @@ def load(path: str | Path) -> dict[str, Any]:
             f"no checkpoint at {path}: train a model with `anisole train`, or name one of those "
             f"that are known: {by_name.known_names()} (`anisole models`)"
         )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises errors of many types, OSError too, for a damaged file
-        if isinstance(error, PermissionError):
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"{path} is not a checkpoint of anisole, or it is damaged ({reason})"
-        ) from None
+    content = read_state(path, "a checkpoint of anisole")
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of anisole: it lacks format '{FORMAT}'")
     missing = [k for k in ("version", "config", "dtype", "state_dict") if k not in content]
     if missing:
         raise ValueError(f"{path} is not a complete checkpoint: {', '.join(missing)} is missing")
+    kinds = {"version": int, "config": dict, "dtype": str, "state_dict": dict}
+    for key, kind in kinds.items():
+        if not isinstance(content[key], kind):
+            raise ValueError(
+                f"{path} is damaged: expected {key} to be of type {kind.__name__}, got "
+                f"{type(content[key]).__name__}"
+            )
     if content["version"] > VERSION:
         raise ValueError(
             f"{path} was written by a newer anisole (version {content['version']} of the format, "
@@ -184,11 +192,16 @@ def load_model(path: str | Path | None = None) -> Potential:
         return known.load()
     content = load(path)
     try:
-        model = model_from(content).to(getattr(torch, content["dtype"]))
+        with _no_larger_than(content["state_dict"]):
+            model = model_from(content)
+        model = model.to(_TYPES[content["dtype"]])
         model.load_state_dict(content["state_dict"])
+        for name, weights in model.named_parameters():
+            if not weights.isfinite().all():
+                raise ValueError(f"{name} holds numbers that are not finite")
         for one, state in zip(model.models(), content.get("domains", ()), strict=False):
             one.domain = state and Domain.from_state(state)
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # of many types, for what a damaged file may hold
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"the weights in {path} do not fit this version's model ({reason}): load it with the "
@@ -197,6 +210,35 @@ def load_model(path: str | Path | None = None) -> Potential:
     if content["version"] < _METALS_KEEP_CHARGE:
         _check_metals(path, model)
     return model.eval()
+
+
+@contextmanager
+def _no_larger_than(state: dict[str, Any]) -> Iterator[None]:
+    """Refuse to build layers that hold more numbers than the weights that are to fill them.
+
+    Raises
+    ------
+    ValueError
+        Inside, as soon as a layer's weights are too many; they have not taken memory then.
+    """
+    left = _SPARE + 2 * sum(value.numel() for value in state.values())
+    mine = threading.get_ident()
+
+    def count(module: Any, name: str, values: Any) -> None:
+        nonlocal left
+        if values is None or threading.get_ident() != mine:
+            return
+        left -= values.numel()
+        if left < 0:
+            raise ValueError(f"its sizes ask for more weights ({name}) than there are")
+
+    hooks = [register_module_parameter_registration_hook(count)]
+    hooks += [register_module_buffer_registration_hook(count)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _check_metals(path: str | Path, model: Potential) -> None:

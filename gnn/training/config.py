@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     AfterValidator,
     AliasChoices,
@@ -18,6 +17,7 @@ from pydantic import (
 from gnn.data.elements import atomic_number, symbol
 from gnn.options import GROUPS, UnknownOption, from_config, option_names
 from gnn.settings import Section, explain, keys_of, suggestion
+from gnn.untrusted import read_yaml
 
 Share = float | list[int] | list[str] | None
 Files = str | list[str]
@@ -319,10 +319,7 @@ def load_config(path: str | Path) -> Config:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no configuration at {path}: give the path of a YAML file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from None
+    content = read_yaml(path)
     return parse_config(content if content is not None else {}, str(path))
 
 

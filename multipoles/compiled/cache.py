@@ -5,6 +5,9 @@ the same number, and the index then names machine code of other types, or of ano
 shares the folder; a damaged file, a full disk or a lack of writable folders ends the program. Here
 the name of a file tells all that its code depends on, a digest guards what is in it, and whatever
 is wrong with a file, the kernel is compiled again.
+
+What is in these files runs, and a digest is no signature: folders and files that others can write
+are not used (`multipoles.ownership`), those that are missing are made for the user alone.
 """
 
 import hashlib
@@ -21,9 +24,11 @@ from uuid import uuid4
 
 import llvmlite
 import numba
-from numba.core.caching import FunctionCache, NullCache
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, InTreeCacheLocator, NullCache
 from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
+
+from multipoles.ownership import is_ours, make_private, who_else_writes
 
 _DIGEST = 32  # bytes of SHA-256
 
@@ -32,7 +37,7 @@ def cache_for(function: Callable[..., Any]) -> Any:
     """Return the cache of a function's machine code; it keeps nothing where nothing can be kept."""
     try:
         return _KernelCache(function)
-    except RuntimeError:  # Numba found no folder that can be written
+    except RuntimeError:  # Numba found no folder that can be written, and by nobody else
         return _NoCache()
 
 
@@ -55,11 +60,54 @@ def noted_time(dispatcher: Any) -> float:
     return files.noted_time() if isinstance(files, _Files) else 0.0
 
 
+def _is_safe(folder: Path) -> bool:
+    """Tell whether code may be read from a folder, and warn where it may not."""
+    who = who_else_writes(folder)
+    if who:
+        _warn(
+            f"compiled kernels are code, and are neither read from {folder} nor kept there, since "
+            f"{who}: take the right to write from others (chmod go-w), or set NUMBA_CACHE_DIR to a "
+            "folder of your own; until then another folder is taken, or they are compiled again in "
+            "every process",
+            "unsafe",
+        )
+    return not who
+
+
+def _guarded(locator: Any) -> Any:
+    """Return one of Numba's choices of a folder, which declines where others can write."""
+
+    class Guarded(locator):
+        def ensure_cache_path(self) -> None:
+            # beside the sources a folder is as these are, which others may have to read
+            if not issubclass(locator, InTreeCacheLocator):
+                make_private(Path(self.get_cache_path()))
+            super().ensure_cache_path()
+
+        @classmethod
+        def from_function(cls, py_func: Any, py_file: Any) -> Any:
+            found = super().from_function(py_func, py_file)
+            safe = found is not None and _is_safe(Path(found.get_cache_path()))
+            return found if safe else None
+
+    return Guarded
+
+
+class _Implementation(CompileResultCacheImpl):
+    """Numba's, in folders that nobody else can write."""
+
+    _locator_classes = [*map(_guarded, CompileResultCacheImpl._locator_classes)]  # noqa: RUF012
+
+
 class _KernelCache(FunctionCache):
-    """Numba's cache of a function, but for its files and for how it fails."""
+    """Numba's cache of a function, but for its folders, its files and for how it fails."""
+
+    _impl_class = _Implementation
 
     def __init__(self, function: Callable[..., Any]):
         super().__init__(function)
+        if not _is_safe(Path(self.cache_path)):  # of NUMBA_CACHE_LOCATOR_CLASSES
+            raise RuntimeError
         self._cache_file = _Files(Path(self.cache_path), function)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
@@ -76,7 +124,7 @@ class _KernelCache(FunctionCache):
         """Write what is not Numba's own: machine code of a GPU."""
 
         def save(key: Any, data: Any) -> None:
-            Path(self.cache_path).mkdir(parents=True, exist_ok=True)
+            self._impl.locator.ensure_cache_path()
             self._cache_file.save(key, data)
 
         self._keep(save, key, data)
@@ -104,14 +152,13 @@ class _NoCache(NullCache):
         )
 
 
-_warned = False
+_warned: set[str] = set()
 
 
-def _warn(message: str) -> None:
-    """Warn about the cache, once in a process."""
-    global _warned
-    if not _warned:
-        _warned = True
+def _warn(message: str, kind: str = "not kept") -> None:
+    """Warn about the cache, once in a process for each kind."""
+    if kind not in _warned:
+        _warned.add(kind)
         warnings.warn(message, RuntimeWarning, stacklevel=2)
 
 
@@ -131,9 +178,12 @@ class _Files:
         self._name = f"{name}-{sys.implementation.cache_tag}-"
 
     def load(self, key: Any) -> Any:
-        """Return what was saved under the key, or None where that is missing or damaged."""
+        """Return what was saved under the key, or None where it is missing, damaged or foreign."""
         try:
-            content = memoryview(self._path(key).read_bytes())
+            with self._path(key).open("rb") as file:
+                if not is_ours(os.fstat(file.fileno())):
+                    return None
+                content = memoryview(file.read())
         except OSError:
             return None
         if hashlib.sha256(content[_DIGEST:]).digest() != content[:_DIGEST]:
@@ -147,6 +197,7 @@ class _Files:
         path = self._path(key)
         temporary = path.with_name(f"{path.name}.{uuid4().hex[:16]}")
         try:
+            temporary.touch(mode=0o644)  # what others could write would not be read again
             temporary.write_bytes(hashlib.sha256(content).digest() + content)
             os.replace(temporary, path)
         except BaseException:
@@ -161,7 +212,7 @@ class _Files:
     def note_time(self, seconds: float) -> None:
         """Add a line to a file of seconds; what cannot be written is lost."""
         with suppress(OSError):
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_private(self._folder)
             with self._times.open("a", encoding="ascii") as stream:
                 stream.write(f"{seconds:.3f}\n")
 

@@ -22,7 +22,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import threading
 import warnings
 from contextlib import contextmanager
@@ -33,13 +32,11 @@ from time import process_time
 
 if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parents[2]), str(Path(__file__).parents[1])]
-    from source_state import sources_hash
+    from source_state import kept, sources_hash
 
     # one thread: what another program does beside then costs no time of the processor
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    os.environ.setdefault(
-        "NUMBA_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"anisole-numba-{sources_hash()}")
-    )
+    os.environ.setdefault("NUMBA_CACHE_DIR", str(kept(f"numba-{sources_hash()}")))
 
 import fuzz_cases
 import fuzz_judge

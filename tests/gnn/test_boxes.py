@@ -294,6 +294,25 @@ def test_a_missing_library_is_named(tmp_path, peptide, monkeypatch):
         pdb_box(written(tmp_path, CELL + HEAVY), Preparation(), None, lambda _: None)
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "<Script>open('{ran}', 'w')</Script>",
+        "<InitializationScript>open('{ran}', 'w')</InitializationScript>",
+        """<NonbondedForce useDispersionCorrection="open('{ran}', 'w')"/>""",
+        "<Include file='other.xml'/>",
+    ],
+)
+def test_code_in_a_force_field_is_not_run(tmp_path, code):
+    path, ran = tmp_path / "field.xml", tmp_path / "ran"
+    script = f"<ForceField><Script>open('{ran}', 'w')</Script></ForceField>"
+    (tmp_path / "other.xml").write_text(script)
+    path.write_text(f"<ForceField>{code.format(ran=ran)}</ForceField>")
+    with pytest.raises(ValueError, match=r"\.xml holds code in Python"):
+        force_field([str(path)])
+    assert not ran.exists()
+
+
 def test_force_fields_of_files(tmp_path):
     path = tmp_path / "mine.xml"
     path.write_text("<ForceField><AtomTypes></ForceField>")

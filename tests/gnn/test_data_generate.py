@@ -296,6 +296,9 @@ def test_without_the_extra_one_line_names_all_that_is_missing(
         ("[CH3]", "has unpaired electrons"),
         ("O=O", "has unpaired electrons"),
         ("notasmiles", "SMILES 'notasmiles' is not understood; expected one such as CO"),
+        ("../../x", "SMILES '../../x' is not understood"),
+        ("[CH99999]", "is not understood"),  # of which RDKit speaks in its own errors
+        pytest.param("C" * 1_000_000, "has 1000000 letters; expected up to 4000", id="long"),
         ("[CH5]", "not understood (Explicit valence for atom # 0 C, 5, is greater than permitted)"),
     ],
 )

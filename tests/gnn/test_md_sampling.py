@@ -189,7 +189,7 @@ def test_umbrella_windows_are_replicas(tmp_path, capsys):
         ("variables: {x: {distanc: [0, 1]}}", "distanc"),
         ("variables: {}", "variables"),
         ("- 1", "expected keys such as 'variables'"),
-        ("variables: {x: [", "no YAML"),
+        ("variables: {x: [", "not valid YAML"),
         (TURN + "umbrella: {variable: y, centres: [1], force_constant: 1}", "one of the variables"),
         (TURN + "umbrella: {variable: turn, centres: [], force_constant: 1}", "one centre or more"),
         (TURN + "umbrella: {variable: turn, centres: [1], force_constant: -1}", "greater than 0"),

@@ -75,6 +75,13 @@ class _Server(BaseHTTPRequestHandler):
         self.send_header("Location", self.path)
         self.end_headers()
 
+    def away(self):
+        """Send on to this very machine, under a name that is not known to be its own."""
+        self.send_response(302)
+        place = self.path.replace("/away/", "/good/")
+        self.send_header("Location", f"http://0.0.0.0:{self.server.server_port}{place}")
+        self.end_headers()
+
     def no_http(self):
         self.wfile.write(b"\x00\x01\x02\r\n\r\n")
 
@@ -165,6 +172,7 @@ def test_without_a_length_it_is_fetched_too(tiny, cache):
         ("missing", "answered 404 Not Found"),
         ("broken", "answered 500 Internal Server Error"),
         ("loop", "answered 302"),
+        ("away", "an address that is not https"),
         ("no_http", "does not speak HTTP"),
         ("silent", "too slow"),
         ("drip", "too slow"),
@@ -249,7 +257,10 @@ def test_a_mirror(tiny, server, cache, monkeypatch):
     assert server.asked == [f"/good/mirror/{FILE}"] and _files(cache) == [FILE]
 
 
-@pytest.mark.parametrize("place", ["file:///tmp", "ftp://host/x", "http://", "http://me:pw@host/x"])
+@pytest.mark.parametrize(
+    "place",
+    ["file:///tmp", "ftp://host/x", "http://", "http://host/x", "https://", "https://me:pw@host/x"],
+)
 def test_what_is_no_mirror(tiny, cache, monkeypatch, place):
     monkeypatch.setenv(download.PLACE, place)
     with pytest.raises(OSError, match="expected a folder or an address") as caught:

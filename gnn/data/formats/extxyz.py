@@ -32,7 +32,7 @@ from typing import Any
 from gnn.data.common import ATOMIC_LABELS, LABELS, UNITS, wanted_names
 from gnn.data.formats.names import Remarks, is_gradient, run_numbers
 from gnn.data.formats.xyz_image import DEFAULT_KEYS, Image
-from gnn.data.formats.xyz_text import check_text, parse_comment, safe_text, with_symbols
+from gnn.data.formats.xyz_text import Lines, check_text, parse_comment, safe_text, with_symbols
 from gnn.data.systems import OPTIONAL_FIELDS, Frame
 
 
@@ -153,7 +153,8 @@ def _images(path: Path, remarks: Remarks, keys: Mapping[str, str]) -> list[Any]:
     )
     try:
         try:
-            images = read(path)
+            with Lines(path) as lines:
+                images = read(lines)
         except KeyError:  # a species unknown to ase
             text, changed = with_symbols(path)
             images = read(text)

@@ -46,6 +46,7 @@ from numpy.typing import NDArray
 from gnn.data.charge import find_charge
 from gnn.data.common import ATOMIC_LABELS, UNITS, text_of, wanted_names
 from gnn.data.formats.hdf5_checks import check_layout, check_units, group_charge, warn_of_others
+from gnn.data.formats.hdf5_view import File, check_heaps
 from gnn.data.formats.names import Remarks
 from gnn.data.systems import Frame, System
 from gnn.data.values import run_number
@@ -76,6 +77,8 @@ _PER_FRAME = (
     "run", "group", "head", "index", "uniform_field", "external_field", "formal_charges", "cell",
     "energy", "forces", "dipole", "stress", *ATOMIC_LABELS,
 )  # fmt: skip
+# bytes that a frame takes in memory beside its numbers, about
+_FRAME = 1000
 _KNOWN = ("numbers", "run", "group", "head", "mm_ptr", "index", "vacuum", *DATASET_UNITS)
 
 
@@ -88,6 +91,7 @@ def read_hdf5(
     remarks = Remarks(path)
     with open_hdf5(path) as file:
         for key, name in named_groups(path, file, names).items():
+            file.allowance.take(f"{path}, group {key!r}", _FRAME * _rows(file[key]))
             new, index = read_group(f"{path}, group {key!r}", file[key], name, vacuum)
             order.extend(range(len(frames), len(frames) + len(new)) if index is None else index)
             frames.extend(new)
@@ -100,6 +104,10 @@ def read_hdf5(
     return [frames[i] for i in np.argsort(order, kind="stable")]
 
 
+def _rows(group: Any) -> int:
+    return len(group["positions"]) if "positions" in group else 0
+
+
 def read_remarks(path: Path) -> tuple[dict[str, str], int, int]:
     """Return the remarks of a file, how many groups have vacuum labels, and how many there are."""
     with open_hdf5(path) as file:
@@ -109,13 +117,14 @@ def read_remarks(path: Path) -> tuple[dict[str, str], int, int]:
         return remarks, sum("vacuum" in group for group in groups), len(groups)
 
 
-def open_hdf5(path: Path) -> Any:
+def open_hdf5(path: Path) -> File:
     """Open a file of frames for reading, or raise a ValueError."""
     import h5py
 
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
+        check_heaps(path)
+        return File(h5py.File(path, "r"), path)
+    except (OSError, RuntimeError, OverflowError, MemoryError) as error:
         raise ValueError(f"{path}: not an HDF5 file, or damaged ({error})") from error
 
 
@@ -299,6 +308,9 @@ def _read_charges(where: str, group: Any, count: int) -> dict[str, Any]:
 
 def _pointer(where: str, group: Any, count: int) -> NDArray[np.int64]:
     pointer: Any = _dataset(where, group, "mm_ptr", (count + 1,))
+    if pointer.dtype.kind not in "iu":
+        raise ValueError(f"{where}: mm_ptr should hold whole numbers, got {pointer.dtype}")
+    pointer = pointer.astype(np.int64)  # differences of unsigned numbers never decrease
     if pointer[0] != 0 or (np.diff(pointer) < 0).any():
         raise ValueError(f"{where}: mm_ptr must begin at 0 and never decrease")
     return pointer

@@ -329,7 +329,7 @@ def _array(where: str, key: str, value: Any, shape: tuple[int, ...]) -> np.ndarr
         if np.asarray(value).dtype.kind == "b":
             raise TypeError("true or false")
         return np.asarray(value, dtype=np.float64).reshape(shape)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(
             f"{where}: {key!r} should hold numbers of shape "
             f"{str(shape).replace('-1', 'any')}, got {str(value)[:60]!r}"

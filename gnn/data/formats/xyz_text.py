@@ -15,11 +15,37 @@ from gnn.data.formats.names import Remarks
 from gnn.data.values import MAX_ATOMIC_NUMBER
 
 _CLOSING = {"'": "'", '"': '"', "{": "}", "[": "]"}
-# a key without a value in front of another key, or a quoted text, which is to be left alone
+# a key without a value in front of another key, or a quoted text, which is to be left alone; one
+# that begins within a word would be looked for at each of its letters
 _EMPTY = re.compile(
-    r"""([^\s="'{}\[\]]+\s*=(?:"")?\s+(?=[A-Za-z_][\w-]*\s*=))|"(?:\\.|[^"\\])*\""""
+    r"""((?<![^\s="'{}\[\]])[^\s="'{}\[\]]++\s*=(?:"")?\s+(?=[A-Za-z_][\w-]*\s*=))|"(?:\\.|[^"\\])*+(?:"|\\?\Z)""",
+    re.DOTALL,
 )
 _HYDROGEN = {"D", "T"}  # isotopes, which are hydrogen in quantum chemistry
+_MOST_COLUMNS = 10_000  # of an atom
+_MOST_ENDS = 1000  # times that the end of a file is read, by a reader that counts on more lines
+
+
+class Lines(io.TextIOWrapper):
+    """The lines of a file, whose end is not read for ever: ase asks for as many as a file says."""
+
+    def __init__(self, path: Path):
+        super().__init__(path.open("rb"))
+        self._ends = 0
+
+    def readline(self, size: int = -1, /) -> str:  # type: ignore[override]
+        """Return the next line, a few times an empty one at the end.
+
+        Raises
+        ------
+        ValueError
+            If a frame has far fewer atoms than the file says.
+        """
+        line = super().readline(size)
+        self._ends = 0 if line else self._ends + 1
+        if self._ends > _MOST_ENDS:
+            raise ValueError("the file ends within a frame, which has fewer atoms than it says")
+        return line
 
 
 def parse_comment(line: str, texts: Sequence[str], run: str) -> dict[str, Any]:
@@ -35,6 +61,8 @@ def parse_comment(line: str, texts: Sequence[str], run: str) -> dict[str, Any]:
     if re.search(r"=(\"\")?\s", line):  # comment lines are long, and this is rare
         line = _EMPTY.sub(lambda match: "" if match[1] else match[0], line)
     _check_repeated(line)
+    if found := re.search(r"Properties\s*=\s*\"?([^\s\"]+)", line):
+        _check_columns(found[1])
     info: dict[str, Any] = key_val_str_to_dict(line)
     kept = dict.fromkeys(texts, str) | {run: str | np.integer}  # ase's parser is faster
     changed = [key for key, kind in kept.items() if not isinstance(info.get(key, ""), kind)]
@@ -42,6 +70,16 @@ def parse_comment(line: str, texts: Sequence[str], run: str) -> dict[str, Any]:
         raw = _pairs(line)
         info |= {key: raw[key] for key in changed}
     return info
+
+
+def _check_columns(properties: str) -> None:
+    """Refuse more columns than lines of a file have."""
+    widths = [int(width) for width in properties.split(":")[2::3]]
+    if sum(widths) > _MOST_COLUMNS or min(widths, default=1) < 1:
+        raise ValueError(
+            f"Properties= names {sum(widths):.3g} columns of an atom, expected one or more each, "
+            f"and up to {_MOST_COLUMNS}"
+        )
 
 
 def _check_repeated(line: str) -> None:

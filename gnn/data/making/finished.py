@@ -12,6 +12,7 @@ import numpy as np
 
 from gnn.data.common import is_hdf5, locked
 from gnn.data.formats.by_suffix import read_frames, write_frames
+from gnn.data.formats.hdf5 import read_remarks
 from gnn.data.making.kinds import Kind, geometry, molecule_name
 from gnn.data.making.recipe import Recipe
 from gnn.data.making.sampling import load, snapshot_path
@@ -105,10 +106,7 @@ def other_frames(
     """Frames in the output file, and its remarks, after a check that the new ones belong there."""
     if not out.is_file():
         return [], {}
-    import h5py
-
-    with h5py.File(out, "r") as file:
-        remarks = {key: str(value) for key, value in file.attrs.items()}
+    remarks, _, _ = read_remarks(out)
     own = ("level", "density_fit")
     remarks = {key: remarks[key] for key in remarks if key in own or key.startswith("smiles_")}
     for recipe in recipes:

@@ -11,6 +11,7 @@ from gnn.data.common import locked
 from gnn.data.making.kinds import Kind
 from gnn.data.splits import RUNS_PER_BLOCK
 from gnn.settings import Checked
+from gnn.untrusted import read_npz
 from multipoles.files import atomic_write
 
 _PART = 1000  # steps of an equilibration after which the state is stored
@@ -143,8 +144,7 @@ def store(path: Path, arrays: dict[str, Any]) -> None:
 
 def load(path: Path) -> dict[str, Any]:
     """Read what :func:`store` wrote."""
-    with np.load(path) as file:
-        return {key: file[key] for key in file.files}
+    return read_npz(path)
 
 
 def _parts(steps: int) -> list[int]:

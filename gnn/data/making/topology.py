@@ -13,6 +13,7 @@ _PROGRAMS = ("antechamber", "parmchk2", "tleap")
 _INSTALL = 'pip install ".[data]", in a checkout'
 _GAFF = (1, 6, 7, 8, 9, 15, 16, 17, 35, 53)  # elements of GAFF2
 _MOST_ATOMS = 200  # up to which semi-empirical charges take minutes
+_MOST_LETTERS = 20 * _MOST_ATOMS  # RDKit takes a minute for a million
 
 
 def program(name: str) -> str:
@@ -109,11 +110,19 @@ def _parsed(smiles: str) -> Any:
         raise ValueError(f"expected a SMILES string such as CO or C[NH3+], got {smiles!r}: nothing")
     if len(smiles.split()) > 1 or smiles != smiles.strip():
         raise ValueError(f"SMILES {smiles!r} holds blanks; expected one molecule, such as C[NH3+]")
+    if len(smiles) > _MOST_LETTERS:
+        raise ValueError(
+            f"SMILES {smiles[:40]!r}… has {len(smiles)} letters; expected up to {_MOST_LETTERS}, "
+            f"since AM1-BCC charges are made for up to {_MOST_ATOMS} atoms"
+        )
     mol = Chem.MolFromSmiles(smiles)
     if mol is not None:
         return mol
     rough = Chem.MolFromSmiles(smiles, sanitize=False)
-    problems = [] if rough is None else Chem.DetectChemistryProblems(rough)
+    try:
+        problems = [] if rough is None else Chem.DetectChemistryProblems(rough)
+    except RuntimeError:  # of RDKit, for numbers that it cannot hold
+        problems = []
     reason = f" ({'; '.join(problem.Message() for problem in problems)})" if problems else ""
     raise ValueError(
         f"SMILES {smiles!r} is not understood{reason}; expected one such as CO or C[NH3+]"

@@ -14,6 +14,7 @@ import numpy as np
 from gnn.engines.boxes.topology import from_json, to_json
 from gnn.engines.embedding.images import Array, Tree, nearest_image
 from gnn.units import NANOMETER
+from gnn.untrusted import read_json, read_npz
 from multipoles.files import atomic_write
 
 #: Files of a box in a folder.
@@ -184,10 +185,10 @@ def read_box(folder: Path) -> Box:
     try:
         system = openmm.XmlSerializer.deserialize(path.read_text(encoding="utf-8"))
         path = folder / TOPOLOGY
-        topology = from_json(json.loads(path.read_text(encoding="utf-8")))
+        topology = from_json(read_json(path))
         path = folder / COORDINATES
-        with np.load(path) as file:
-            positions, vectors = file["positions"], file["vectors"]
+        arrays = read_npz(path)
+        positions, vectors = arrays["positions"], arrays["vectors"]
     except OSError:
         raise
     except Exception as error:  # of XML, JSON, zip

@@ -37,6 +37,8 @@ WATERS = {
 #: Force field where none is named, beside that of the water.
 DEFAULT = "amber14-all.xml"
 _HYDROGENS = {"H", "D"}
+# what OpenMM evaluates, as an expression of Python
+_SWITCHES = {"True", "False", "true", "false", "0", "1"}
 
 
 def force_field(names: Sequence[str]) -> Any:
@@ -50,7 +52,7 @@ def force_field(names: Sequence[str]) -> Any:
     Raises
     ------
     OSError, ValueError
-        If a file is missing or no force field; the message names it.
+        If a file is missing, no force field, or one by path that holds code; the message names it.
     """
     from openmm import app
 
@@ -63,8 +65,34 @@ def force_field(names: Sequence[str]) -> Any:
                 f"no force field {name}: expected the path of an XML file, or a name that OpenMM "
                 f"knows ({known}, …, amber14/tip3pfb.xml, charmm36/water.xml)"
             )
+        if path.is_file():
+            _check_no_code(path)
         parsed(path if path.is_file() else folder / name, app.ForceField, "force field (XML)")
     return app.ForceField(*names)
+
+
+def _check_no_code(path: Path, seen: tuple[Path, ...] = ()) -> None:
+    """Refuse a file with code in Python, which OpenMM would run, and those that it includes."""
+    from xml.etree import ElementTree
+
+    try:
+        root = ElementTree.parse(path).getroot()
+    except (ElementTree.ParseError, OSError, ValueError, LookupError):
+        return  # no XML, as OpenMM will say
+    code = [e.tag for tag in ("Script", "InitializationScript") for e in root.iter(tag)]
+    for element in root.iter():
+        value = element.get("useDispersionCorrection", "True")
+        code += [f'useDispersionCorrection="{value[:40]}"'] * (value not in _SWITCHES)
+    if code:
+        raise ValueError(
+            f"{path} holds code in Python ({code[0]}), which OpenMM would run: expected a force "
+            "field of parameters only, or the name of one that comes with OpenMM; for a file that "
+            "you trust, make the system with OpenMM and pass its topology"
+        )
+    for include in root.iter("Include"):
+        other = path.parent / include.get("file", "")
+        if other.is_file() and other not in seen:
+            _check_no_code(other, (*seen, path))
 
 
 def unmatched(field: Any, topology: Any) -> list[Any]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gnn.untrusted import read_json
 from multipoles.files import atomic_write
 
 #: File of a folder that says what its box was made of.
@@ -29,7 +30,7 @@ def read_origin(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(path)
         return {key: content[key] for key in ("files", "zone", "atoms")}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error})") from None

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from gnn.potential import Potential
+from gnn.untrusted import damage_of, read_npz
 from multipoles.files import atomic_write
 
 
@@ -40,11 +41,14 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], bytes]:
     ------
     FileNotFoundError
         If there is none.
+    ValueError
+        If it is damaged.
     """
     if not path.is_file():
         raise FileNotFoundError(f"nothing to resume in {path.parent}: leave out --resume")
-    with np.load(path) as file:
-        return json.loads(str(file["record"])), file["state"].tobytes()
+    arrays = read_npz(path)
+    with damage_of(path, "a checkpoint of a run"):
+        return json.loads(str(arrays["record"])), arrays["state"].tobytes()
 
 
 def load_state(context: Any, path: Path, record: Mapping[str, Any], state: bytes) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from gnn.engines.embedding.images import Array
 from gnn.engines.sampling.plan import BiasPlan, UmbrellaPlan, WallPlan
 from gnn.engines.sampling.variables import Variable, variable_of
+from gnn.untrusted import read_npz
 
 _CENTRE = "umbrella_centre"
 _PARTS = 100  # steps in which the centre of an umbrella moves
@@ -181,8 +182,8 @@ class Bias:
 
 def read_arrays(checkpoint: Path) -> dict[str, Array]:
     """Return what `Bias.state` put into a checkpoint."""
-    with np.load(checkpoint) as file:
-        return {"bias": file["bias"]} if "bias" in file else {}
+    arrays = read_npz(checkpoint)
+    return {"bias": arrays["bias"]} if "bias" in arrays else {}
 
 
 def column_of(name: str, unit: str) -> str:

@@ -1,6 +1,5 @@
 """Free energies along a variable, from umbrella windows (by pymbar) or metadynamics."""
 
-import json
 import logging
 import warnings
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import numpy as np
 
 from gnn.engines.embedding.images import Array
 from gnn.engines.runs.analysis import read_log
+from gnn.engines.runs.checkpoint import read_checkpoint
 from gnn.engines.sampling.bias import column_of, harmonic, read_arrays
 from gnn.engines.sampling.plan import PLAN, BiasPlan, UmbrellaPlan, read_plan, unit_of
 from gnn.units import GAS_CONSTANT
@@ -229,8 +229,8 @@ def metadynamics_free_energy(folder: Path, plan: BiasPlan) -> FreeEnergy:
 
 
 def _temperature(checkpoint: Path) -> float:
-    with np.load(checkpoint) as file:
-        return float(json.loads(str(file["record"]))["settings"]["temperature"])
+    record, _ = read_checkpoint(checkpoint)
+    return float(record["settings"]["temperature"])
 
 
 def write_free_energy(path: Path, found: FreeEnergy, plan: BiasPlan) -> None:

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from gnn.settings import Section, explain
+from gnn.untrusted import read_yaml
 
 Point = int | list[int] | str
 #: Name of the file in the folder of a run.
@@ -257,10 +257,7 @@ def read_plan(path: Path) -> BiasPlan:
     ValueError
         If it is no YAML, or not such a file; the message names what is wrong in one line.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: no YAML: {' '.join(str(error).split())}") from None
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected keys such as 'variables', got {str(values)[:40]!r}")
     try:

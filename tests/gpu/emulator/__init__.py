@@ -13,6 +13,11 @@ It does not find: races between threads whose order does not show, atomics in on
 on other blocks running meanwhile, and whatever the device's own rounding or memory order makes.
 """
 
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # where folders of tests are known
+
 from emulator.code import statistics
 from emulator.launches import EmulationError, Options, run
 from emulator.routes import installed, on_driver

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import pickle
-import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numba
 from numba.core.registry import cpu_target
+from source_state import kept
 
 from emulator import copies, sizes
 from multipoles.compiled import cuda_kernels
@@ -87,7 +87,7 @@ def _file(launch, dtype, kinds, checked):
     how = checked, sizes.of_device(), numba.__version__, _state()
     key = repr((launch.origin, dtype.name, kinds, how))
     name = hashlib.sha256(key.encode()).hexdigest()[:32]
-    return Path(tempfile.gettempdir(), f"anisole-emulated-{_state()}", name)
+    return kept(f"emulated-{_state()}") / name
 
 
 def _state(kept=[]):  # noqa: B006

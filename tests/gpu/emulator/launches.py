@@ -6,7 +6,6 @@ import importlib
 import os
 import struct
 import subprocess
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import numba
 import numpy as np
 from numba.core import types
+from source_state import kept
 
 from emulator.code import code_of, statistics
 
@@ -61,7 +61,7 @@ def library():
         return _library
     source = HERE / "blocks.c"
     name = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
-    path = Path(tempfile.gettempdir(), f"anisole-emulator-{name}.so")
+    path = kept(f"emulator-{name}.so")
     if not path.exists():
         made = path.with_suffix(f".{os.getpid()}")
         subprocess.run(["gcc", "-shared", "-fPIC", "-O2", "-o", made, source], check=True)

@@ -5,11 +5,13 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
+sys.path.append(str(ROOT / "tests"))
+
+from source_state import kept  # noqa: E402
 
 
 def compiler() -> str | None:
@@ -21,7 +23,7 @@ def library() -> Path:
     """Return the folder with the stub's libcuda.so.1, built once for each state of its source."""
     source = HERE / "driver.c"
     name = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir(), f"anisole-stub-driver-{name}")
+    folder = kept(f"stub-driver-{name}")
     if not (folder / "libcuda.so.1").exists():
         folder.mkdir(exist_ok=True)
         made = folder / f"libcuda.{os.getpid()}"
