@@ -49,7 +49,7 @@ FLOORS = (
     ("fmm.interactions",),
     ("fmm",),
     ("fmm.validation",),
-    ("fmm.bench", "fmm.validation_cell", "fmm.warmup"),
+    ("fmm.bench", "fmm.distributed", "fmm.validation_cell", "fmm.warmup"),
     ("fmm.bench_periodic",),
     ("fmm.__main__",),
 )

@@ -168,12 +168,12 @@ def details(row: Row) -> str:
         f"{row.ranks} ranks, {row.n} points ({kind}), tolerance {row.tolerance:g}: degree "
         f"{row.degree}, {row.levels} levels from {row.root_grid} boxes along an axis, leaves of at "
         f"most {row.leaf_size}",
-        f"seconds: plan {row.plan:.3f}, first field {row.first:.3f}, again {row.again:.3f}, rebuild "
-        f"{row.rebuild:.3f}",
+        f"seconds: plan {row.plan:.3f}, first field {row.first:.3f}, again {row.again:.3f}, "
+        f"rebuild {row.rebuild:.3f}",
         f"a field: busy {row.busy:.3f} s (at most {row.busy_most:.3f}, {row.imbalance:.2f} times "
         f"the mean), waited {row.waited:.3f} s",
-        f"a rank owns {row.owned:.0f} points, sums {row.ghosts:.0f} of others beside them, and sends "
-        f"{row.n_bytes / 1e6:.3g} MB (at most {row.bytes_most / 1e6:.3g}) in {row.messages:.1f} "
+        f"a rank owns {row.owned:.0f} points, sums {row.ghosts:.0f} of others beside them, and "
+        f"sends {row.n_bytes / 1e6:.3g} MB (at most {row.bytes_most / 1e6:.3g}) in {row.messages:.1f} "
         f"messages (at most {row.messages_most:.0f})",
         f"over all ranks: {row.reductions:.0f} reductions of {row.reduced_bytes / 1e6:.3g} MB",
         f"memory: {row.memory_plan:.0f} bytes a point for the plan, {row.memory:.0f} with a field",
@@ -203,14 +203,13 @@ def added(path: Path, row: Row) -> list[Row]:
 
 
 def table(rows: list[Row]) -> str:
-    """Return rows beside each other, with efficiencies against the fewest ranks of the same kind."""
+    """Return rows, with efficiencies against the fewest ranks of the same kind."""
     lines = [
         f"{'':<8}{'ranks':>6}{'points':>10}{'plan s':>9}{'again s':>9}{'rebuild s':>11}"
         f"{'busy s':>9}{'MB sent':>9}{'messages':>10}{'bytes/pt':>10}{'efficiency':>12}"
     ]
-    for row in sorted(rows, key=lambda r: (r.weak, r.tolerance, _size(r), r.ranks)):
-        like = [r for r in rows if (r.weak, r.tolerance, _size(r)) == (row.weak, row.tolerance, _size(row))]
-        least = min(like, key=lambda r: r.ranks)
+    for row in sorted(rows, key=lambda r: (_kind(r), r.ranks)):
+        least = min((r for r in rows if _kind(r) == _kind(row)), key=lambda r: r.ranks)
         share = least.again / row.again * (1.0 if row.weak else least.ranks / row.ranks)
         lines.append(
             f"{'weak' if row.weak else 'strong':<8}{row.ranks:>6}{row.n:>10}{row.plan:>9.3f}"
@@ -220,6 +219,6 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def _size(row: Row) -> int:
-    """Return what is the same in all runs of a kind: the points of a rank, or of all."""
-    return row.n // row.ranks if row.weak else row.n
+def _kind(row: Row) -> tuple[bool, float, int]:
+    """Return what is the same in all runs of a kind: the points of a rank, or of all, are."""
+    return row.weak, row.tolerance, row.n // row.ranks if row.weak else row.n

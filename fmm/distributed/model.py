@@ -13,9 +13,9 @@ Lashuk et al., Commun. ACM 55, 101 (2012)); were it a cube of edge ``s = V^(1/3)
 * few neighbours: 26 cubes touch one cube, whatever ``P``.
 
 Stretches of a Morton curve are no cubes, and at the surface of the whole there is nothing to ask
-for. So boxes are counted: the stretch of a rank is laid out on the grid, as `partition` would cut it
-(at faces of boxes as coarse as balance allows), and its halos are listed on every level. Boxes that
-ranks share, and those that very many ask for, are summed over all ranks (Yokota and Barba, Int. J.
+for. So boxes are counted: the stretch of a rank is laid out on the grid, as `partition` would cut
+it (at faces of boxes as coarse as balance allows), and its halos are listed on every level. Boxes
+that ranks share, and those that very many ask for, are summed over all ranks (Yokota and Barba, Int. J.
 High Perform. Comput. Appl. 26, 337 (2012), on the cost of the top of the tree).
 
 Time is that of arithmetic, as measured on one rank or as `fmm.cost` knows it, and of messages: a
@@ -346,8 +346,8 @@ def details(found: Prediction, network: Network, per_point: float | None = None)
         f"{grid.root << grid.depth} leaves along an axis, {grid.occupancy:.0f} points in each, "
         f"{grid.depth + 1} levels",
         f"a rank owns {found.owned.mean():.4g} points (at most {found.owned.max():.4g}), sums "
-        f"{found.ghosts.mean():.4g} of others beside them (at most {found.ghosts.max():.4g}; beside "
-        f"a cube {found.cube:.4g})",
+        f"{found.ghosts.mean():.4g} of others beside them (at most {found.ghosts.max():.4g}; "
+        f"beside a cube {found.cube:.4g})",
         f"expansions of others on each level  {levels}; at the top {found.top}",
         f"MB of a field: moments {_most(found.moments)}, expansions {_most(found.expansions)}, "
         f"callers {_most(found.dealt)}, summed over ranks {found.summed / 1e6:.3g}",

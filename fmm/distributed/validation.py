@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -91,7 +91,7 @@ class Problem:
         self.mine = np.flatnonzero(of_sources == ranks.rank)
         self.mine_of_targets = np.flatnonzero(of_targets == ranks.rank)
 
-    def plan(self, tolerance: float, source_order: int = 0, order: int = 1, **given: object) -> FMM:
+    def plan(self, tolerance: float, source_order: int = 0, order: int = 1, **given: Any) -> FMM:
         """Return a plan of the points."""
         return FMM(*self.points(), tolerance, source_order, order, comm=self.ranks, **given)
 
@@ -100,7 +100,7 @@ class Problem:
         targets = None if self.same else self.targets[self.mine_of_targets]
         return self.sources[self.mine], targets
 
-    def error(self, field: np.ndarray, sample: int = _SAMPLE, **given: object) -> float:
+    def error(self, field: np.ndarray, sample: int = _SAMPLE, **given: Any) -> float:
         """Return the largest relative L2 error of all output orders, see `validation.errors`.
 
         Parameters
@@ -215,7 +215,12 @@ def _energy(ranks: Ranks, n: int, tolerance: float, seed: int) -> Found:
     exact = interactions.field(problem.sources[problem.mine], problem.sources, charges, order=1)
     exact_forces = -charges[problem.mine] * exact[:, 1:]
     mine = 0.5 * np.sum(charges[problem.mine] * exact[:, :1])
-    sums = mine, np.sum((forces - exact_forces) ** 2), np.sum(exact_forces**2), np.sum(exact[:, 0] ** 2)
+    sums = (
+        mine,
+        np.sum((forces - exact_forces) ** 2),
+        np.sum(exact_forces**2),
+        np.sum(exact[:, 0] ** 2),
+    )
     total, off, size, potentials = ranks.sum(np.array(sums))
     of_energy = abs(energy - total) / (0.5 * np.sqrt(len(charges) * potentials))
     return float(max(of_energy, np.sqrt(off / size))), plan

@@ -16,7 +16,9 @@ from fmm.distributed.threads import run
 N = 3000
 
 
-@pytest.mark.parametrize("name", ["uniform", "empty ranks", "moved", "adjoint", "energy and forces"])
+@pytest.mark.parametrize(
+    "name", ["uniform", "empty ranks", "moved", "adjoint", "energy and forces"]
+)
 def test_cases_of_right_sums_are_kept_on_all_ranks(name):
     results = run(3, lambda ranks: validation.validate(ranks, name, N, 1e-4))
     assert all(result.kept for result in results)
