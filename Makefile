@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
 JOBS ?= 2
 
-.PHONY: setup demo test test-slow lint bench gpu docs clean
+.PHONY: setup demo test test-slow lint bench gpu docs support dist clean
 
 setup: $(STAMP)
 
@@ -48,6 +48,16 @@ docs: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
+# the fast core of the tests with the oldest and the newest of all dependencies (noxfile.py)
+support: setup
+	$(BIN)/nox
+
+# what is uploaded: the wheel is built from the sdist; docs/releasing.md
+dist: setup
+	rm -rf build dist *.egg-info
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+
 clean:
-	rm -rf $(VENV) runs build dist docs/_build docs/_generated docs/auto_gallery *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .nox runs build dist docs/_build docs/_generated docs/auto_gallery *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find multipoles fmm gnn tests -name __pycache__ -prune -exec rm -rf {} +

@@ -55,7 +55,7 @@ def monomer(name: str, rng: np.random.Generator | None) -> System:
     numbers, positions, charge = MONOMERS[name]
     if rng is not None:
         positions = positions + 0.03 * rng.standard_normal(positions.shape)
-        positions = positions @ Rotation.random(rng=rng).as_matrix().T
+        positions = positions @ Rotation.from_quat(rng.normal(size=4)).as_matrix().T
     return System(numbers, positions, charge)
 
 

@@ -8,9 +8,9 @@ processor's instructions alone (``NUMBA_CPU_NAME``, ``NUMBA_CPU_FEATURES``, and 
 is a product of matrices by BLAS: how fast units of this width can be at best. Processors differ:
 some have units of 64 bytes, others do AVX-512 in two halves, where AVX2 is as wide.
 
-Targets: AVX2 reaches 75 % of the rate of AVX-512, and its FMM takes at most 1.4 times as long,
-where it is as wide. Where it is not, both are to hold for what is left by the ratio of the
-products. Writes results/instruction_sets.csv and .png; exits with 1 where a target is missed.
+Targets: AVX2 reaches 75 % of the rate of AVX-512, and its FMM takes at most 1.4 times as long.
+Beside each stands what the ratio of the products alone would leave of it. Writes
+results/instruction_sets.csv and .png; exits with 1 where a target is missed.
 """
 
 import argparse
@@ -49,11 +49,11 @@ def variants() -> dict[str, dict[str, str]]:
     haswell = {"OPENBLAS_CORETYPE": "Haswell"}
     found: dict[str, dict[str, str]] = {}
     if has.get("avx512f"):
-        found["AVX-512"] = {}
+        found["AVX-512"] = {"OPENBLAS_CORETYPE": "SkylakeX"}
     if has.get("avx2"):
         found["AVX2"] = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": narrow, **haswell}
-    found["SSE"] = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
-    return found | {"SSE": found["SSE"] | {"OPENBLAS_CORETYPE": "Nehalem"}}
+    least = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": "", "OPENBLAS_CORETYPE": "Nehalem"}
+    return found | {"SSE": least}
 
 
 def measure(direct: int, fast: int, repeats: int) -> list[float]:
@@ -92,8 +92,11 @@ def best(rows: list[list[float]]) -> list[float]:
     return [(min if 2 <= k < 4 else max)(column) for k, column in enumerate(columns)]
 
 
-def verdicts(results: list[Result]) -> list[tuple[str, float, float, bool]]:
-    """Return what is asked of AVX2 beside AVX-512: name, what came, what is wanted, and if met."""
+def verdicts(results: list[Result]) -> list[tuple[str, float, float, float, bool]]:
+    """Return what is asked of AVX2 beside AVX-512.
+
+    Name, what came, what is wanted, what BLAS would leave of that, and whether it is met.
+    """
     by_name = {r.instructions: r for r in results}
     if not {"AVX-512", "AVX2"} <= set(by_name):
         return []
@@ -102,10 +105,10 @@ def verdicts(results: list[Result]) -> list[tuple[str, float, float, bool]]:
     out = []
     for name in ("float64", "float32"):
         share = getattr(narrow, name) / getattr(wide, name)
-        out.append((f"rate, {name}", share, SHARE * ratio, share >= SHARE * ratio))
+        out.append((f"rate, {name}", share, SHARE, SHARE * ratio, share >= SHARE))
     for name in ("fmm_1e_3", "fmm_3e_7"):
         factor = getattr(narrow, name) / getattr(wide, name)
-        out.append((f"time, {name}", factor, FACTOR / ratio, factor <= FACTOR / ratio))
+        out.append((f"time, {name}", factor, FACTOR, FACTOR / ratio, factor <= FACTOR))
     return out
 
 
@@ -160,10 +163,13 @@ def main() -> int:
     results = [Result(name, *best(found)) for name, found in rows.items()]
     show(results)
     met = True
-    for name, came, wanted, good in verdicts(results):
+    for name, came, wanted, left, good in verdicts(results):
         sign, met = ("≥" if name.startswith("rate") else "≤"), met and good
         verdict = "met" if good else "MISSED"
-        print(f"AVX2 by AVX-512, {name:<14} {came:.2f} {sign} {wanted:.2f}  {verdict}")
+        print(
+            f"AVX2 by AVX-512, {name:<14} {came:.2f} {sign} {wanted:.2f}  {verdict} "
+            f"(by the ratio of BLAS: {left:.2f})"
+        )
     print(f"written: {write_table('instruction_sets', Result._fields, results)}")
     plot(results)
     return 0 if met else 1

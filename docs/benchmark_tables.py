@@ -557,6 +557,22 @@ def direct_sum() -> Table:
     return ["sum", "type", "loop", "threads", "10⁹ pairs / s", "against plain Numba", "error"], body
 
 
+def instruction_sets() -> Table:
+    body = [
+        [
+            row["instructions"], f"{float(row['float64']) / 1e9:.2f}",
+            f"{float(row['float32']) / 1e9:.2f}", short(1e3 * float(row["fmm_1e_3"])),
+            short(1e3 * float(row["fmm_3e_7"]), 3), f"{float(row['blas']) / 1e9:.0f}",
+        ]
+        for row in read("instruction_sets")
+    ]  # fmt: skip
+    header = [
+        "instructions", "charges in float64, 10⁹ pairs / s", "in float32",
+        "FMM to 1e-3, ms", "to 3e-7, ms", "BLAS, 10⁹ products / s",
+    ]  # fmt: skip
+    return header, body
+
+
 def direct_sum_orders() -> Table:
     body = [
         [
@@ -760,6 +776,7 @@ TABLES = registry(
     ("published_shipped", published_shipped, "python benchmarks/published_accuracy.py"),
     ("direct_sum", direct_sum, ""),
     ("direct_sum_orders", direct_sum_orders, "python benchmarks/direct_sum.py"),
+    ("instruction_sets", instruction_sets, "python benchmarks/instruction_sets.py"),
     ("fmm_bench", fmm_bench, "python -m fmm bench"),
     ("fmm_periodic", fmm_periodic, "python -m fmm bench --periodic"),
     ("mesh_cost", mesh_cost, ""),

@@ -2,16 +2,14 @@
 
 import re
 import sys
-import tomllib
+from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
-
-_PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
 
 project = "anisole"
 author = "The anisole developers"
 copyright = author
-version = release = _PROJECT["version"]
+version = release = installed("anisole")
 
 extensions = [
     "myst_parser",

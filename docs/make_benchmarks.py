@@ -10,6 +10,7 @@ from typing import Any
 
 import benchmark_tables as tables
 import benchmark_tables_model as of_steps
+import benchmark_tables_support as of_versions
 from benchmark_tables import RESULTS, Row, Table
 
 DOCS = Path(__file__).resolve().parent
@@ -19,13 +20,14 @@ FOLDER = DOCS / "_generated"
 MACHINE, DATE = "Shared AMD EPYC (Zen 5)", "November 2026"
 NO_MACHINE = {"gpu_kernels": "Compiled for three architectures without a device"}
 MOST_ROWS = 30
+ALL = tables.TABLES | of_steps.TABLES | of_versions.TABLES
 
 
 def make(folder: Path = FOLDER) -> None:
     """Write all tables and plots into a folder; files that would not change stay untouched."""
     folder.mkdir(exist_ok=True)
     shown: set[str] = set()
-    for name, (function, command) in (tables.TABLES | of_steps.TABLES).items():
+    for name, (function, command) in ALL.items():
         tables.FILES.clear()
         table = function()
         shown |= tables.FILES.keys()

@@ -231,6 +231,19 @@ def howto_train() -> list[str]:
     ]
 
 
+def howto_hosts() -> list[str]:
+    """Return how fast frames come from files, beside training."""
+    arrays, ready, trained = (
+        tables.count(round(number(select(read("hosts"), what=what, processes="1"), column), -2))
+        for what in ("hdf5", "read", "train")
+        for column in ("frames_per_second",)
+    )
+    return [
+        f"one process gets arrays at {arrays} frames/s, and frames ready for a batch at {ready}, "
+        f"where it trains on {trained} frames/s"
+    ]
+
+
 def first() -> tuple[Row, str, str]:
     """Return the row of a first training from published weights, and its errors."""
     (row,) = read("start_by_name")
@@ -687,6 +700,7 @@ PHRASES: dict[str, Callable[[], list[str]]] = {
     "ase": ase,
     "doctor": doctor,
     "howto_tolerance": howto_tolerance,
+    "howto_hosts": howto_hosts,
     "howto_train": howto_train,
     "getting_started": getting_started,
     "data": data,

@@ -163,4 +163,6 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
+    if hasattr(sys.stdout, "reconfigure"):  # pipes under Windows have no →
+        sys.stdout.reconfigure(errors="replace")
     sys.exit(main())

@@ -65,7 +65,7 @@ def machine() -> Machine:
     """Return what was measured on this machine, from the file of an earlier process if there."""
     path = _file()
     try:
-        times = Machine(**json.loads(path.read_text()))
+        times = Machine(**json.loads(path.read_text(encoding="utf-8")))
         if all(isinstance(v, float) and v > 0 for v in times):
             return times
     except (OSError, ValueError, TypeError):
@@ -87,7 +87,7 @@ def _keep(path: Path, times: Machine) -> None:
         if not path.is_absolute():
             return
         with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(times._asdict()))
+            temporary.write_text(json.dumps(times._asdict()), encoding="utf-8")
     except OSError:
         pass
 

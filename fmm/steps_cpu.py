@@ -202,12 +202,15 @@ class HostSteps(InFreeSpace):
 
     def acts(self, moments: np.ndarray, harmonic: np.ndarray, source_order: int) -> bool:
         """Return whether moments have a field under 1/r: more than traces and rounding."""
-        for j in range(source_order + 1):
-            whole = np.abs(moments[..., order_slice(j)]).max()
-            traceless = np.abs(harmonic[..., j * j : (j + 1) ** 2]).max()
-            if traceless > _TRACE * whole:
-                return True
-        return False
+        orders = range(source_order + 1)
+        whole = [np.abs(moments[..., order_slice(j)]).max(initial=0.0) for j in orders]
+        traceless = [np.abs(harmonic[..., j * j : (j + 1) ** 2]).max(initial=0.0) for j in orders]
+        most = self._overall(np.array([traceless, whole], np.float64))
+        return bool(np.any(most[0] > _TRACE * most[1]))
+
+    def _overall(self, largest: np.ndarray) -> np.ndarray:
+        """Return the largest of numbers like these on all machines."""
+        return largest
 
     def give(self, out: Any, had_channels: bool) -> Any:
         """Return a field as the caller gets it."""

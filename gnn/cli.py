@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gnn.commands import data, doctor, dynamics, export, models, sampling, training, use
+from gnn.console import installed_version, print_anywhere
 
 _GROUPS = (training, use, models, doctor, data, dynamics, sampling, export)
 _EXTRAS = dict.fromkeys(
@@ -17,6 +18,7 @@ _EXPECTED = (ValueError, TypeError, OSError, FloatingPointError, ImportError)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, 1 where a check failed, or 2 where the input is wrong."""
+    print_anywhere()
     arguments = _parser().parse_args(argv)
     try:
         with warnings.catch_warnings():
@@ -54,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="anisole",
         description="Anisotropic message passing with Cartesian multipoles, for QM/MM.",
     )
+    parser.add_argument("--version", action="version", version=f"anisole {installed_version()}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

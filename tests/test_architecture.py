@@ -27,6 +27,8 @@ SUBCLASSES = {
     "gnn/engines/openmmml_factories.py": {"openmmml"},
     "gnn/engines/torch_sim.py": {"torch_sim"},
 }
+# messages between ranks, of plans that have them
+RANKS = {"fmm/distributed/mpi.py": {"mpi4py"}}
 # the driver of a GPU, whose bindings come with numba-cuda; imported where kernels run on a device
 DRIVER = {"multipoles/compiled/driver.py": {"cuda"}}
 # floors of fmm from below: a module imports what is on lower floors, and from its own room
@@ -52,6 +54,7 @@ FLOORS = (
     ("fmm.bench", "fmm.distributed", "fmm.validation_cell", "fmm.warmup"),
     ("fmm.bench_periodic",),
     ("fmm.__main__",),
+    ("fmm.distributed",),
 )
 # modules of fmm.cuda, and the floor of fmm beside which each of them stands
 BESIDE = {
@@ -107,7 +110,8 @@ def test_core_packages_import_the_core_only(package):
     for path in (ROOT / package).rglob("*.py"):
         late = (COMMANDS | ARRAYS).get(str(path.relative_to(ROOT)), set())
         assert not _imports(path, top_level_only=True) & late
-        late = late | DRIVER.get(str(path.relative_to(ROOT)), set())
+        name = str(path.relative_to(ROOT))
+        late = late | DRIVER.get(name, set()) | RANKS.get(name, set())
         foreign = _imports(path) - ALLOWED[package] - set(sys.stdlib_module_names) - late
         assert not foreign, f"{path.relative_to(ROOT)} imports {foreign}"
 

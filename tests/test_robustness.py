@@ -217,18 +217,3 @@ else:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_child_forked_while_a_thread_compiles_runs(tmp_path):
     assert run(FORK, tmp_path)[0] == "0"
-
-
-def test_packages_and_data_are_in_the_distribution():
-    import tomllib
-
-    from setuptools import find_packages
-
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    found = set(find_packages(str(ROOT), **settings["packages"]["find"]))
-    for package in PACKAGES:
-        for path in (ROOT / package).rglob("*.py"):
-            assert ".".join(path.parent.relative_to(ROOT).parts) in found, path
-    data = {p for pattern in settings["package-data"]["gnn"] for p in (ROOT / "gnn").glob(pattern)}
-    ours = [p for p in (ROOT / "gnn").rglob("*") if p.is_file() and "__pycache__" not in p.parts]
-    assert {p for p in ours if p.suffix not in (".py", ".pyc")} <= data

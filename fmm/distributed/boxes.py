@@ -4,8 +4,8 @@ A box that reaches beyond a rank's stretch of the curve is shared: every rank wi
 it, with a part of its sources. Shared boxes, and boxes that many ranks ask for, make the top of the
 tree, which all ranks know and whose expansions are summed over ranks. Of other boxes a rank gets
 those next to its own points, on every level (the local essential tree; Warren & Salmon, 1993;
-Lashuk et al., Commun. ACM 55, 101 (2012)). To the lists of the tree they are boxes like others, that
-send but never receive.
+Lashuk et al., Commun. ACM 55, 101 (2012)). To the lists of the tree they are boxes like others,
+that send but never receive.
 """
 
 from dataclasses import dataclass

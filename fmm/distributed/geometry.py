@@ -286,6 +286,11 @@ class Foreign(Geometry):
     # --- what was given ---------------------------------------------------------------------------
 
     @property
+    def own_sources(self) -> np.ndarray:
+        """Sources that this rank owns, in the order of the tree."""
+        return self.sources[: self.n_own]
+
+    @property
     def n_targets(self) -> int:
         """Number of targets that were given on this rank."""
         return len(self.domain.given[0])

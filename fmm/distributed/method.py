@@ -1,6 +1,8 @@
 """Plans of points that lie on the ranks of MPI: the same sums, by the same calls."""
 
+import warnings
 from collections.abc import Collection
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,8 @@ from multipoles.neighbours import PairList
 from multipoles.radial import Coulomb, Kernel
 
 _COULOMB = Coulomb()
+# points of a rank, and times its share, from which on there is a warning
+_FEW, _UNEVEN = 1000, 3.0
 
 
 class FMM(method.FMM):
@@ -50,6 +54,11 @@ class FMM(method.FMM):
         infinity, or is another than on rank 0.
     ImportError
         If there is no mpi4py, or no MPI.
+
+    Warns
+    -----
+    RuntimeWarning
+        On all ranks, if one owns more than three times its share.
 
     Notes
     -----
@@ -96,6 +105,7 @@ class FMM(method.FMM):
             agreed(self._ranks, lambda: _check_each(each))
             _check_alike(self._ranks, options, targets is not None and targets is not sources)
             super().__init__(sources, targets, pair_scale=pair_scale, **options)
+            self._tell_balance()
 
     def _steps(self, sources: Any, targets: Any) -> Steps:
         def check() -> None:
@@ -118,7 +128,7 @@ class FMM(method.FMM):
         return found or Exclusions(none)
 
     def _steps_in(self, lattice: Lattice, kernel: Kernel, tolerance: float) -> Steps:
-        from fmm.distributed.cell import SharedCellSteps
+        from fmm.distributed.cell_steps import SharedCellSteps
 
         return SharedCellSteps(self._ranks, lattice, kernel, tolerance)
 
@@ -147,10 +157,11 @@ class FMM(method.FMM):
         RuntimeWarning
             On all ranks, if the tolerance is not kept.
         """
-        before = self._ranks.traffic.copy()
+        before, start = self._ranks.traffic.copy(), perf_counter()
         with together(self._ranks, "field"):
             found = super().field(moments, order)
         self._traffic = self._ranks.traffic - before
+        self._busy = max(perf_counter() - start - self._traffic.waited, 0.0)
         return found
 
     def energy(self, moments: Any) -> float:
@@ -210,6 +221,22 @@ class FMM(method.FMM):
             assert isinstance(steps, OverRanks)
             steps.weights = self._costs(sources, targets)
             super().rebuild(sources, targets, *given, **options)
+            self._tell_balance()
+
+    def _tell_balance(self) -> None:
+        """Warn, on all ranks, where one owns far more than its share."""
+        geometry = self._layout.geometry
+        owned = len(geometry.targets) + len(geometry.own_sources)
+        shares = np.concatenate(self._ranks.gather(np.array([owned])))
+        most, mean = int(shares.max()), float(shares.mean())
+        if mean >= _FEW and most > _UNEVEN * mean:
+            warnings.warn(
+                f"rank {int(shares.argmax())} owns {most / mean:.1f} times its share of the "
+                "points: they lie too close together, beside the extent of all, for ranks to part "
+                "them; sums are right, but others wait for it",
+                RuntimeWarning,
+                stacklevel=4,
+            )
 
     def _check_sizes(self, sizes: tuple[int, int]) -> None:
         """Refuse nothing: points may change ranks."""
@@ -219,14 +246,13 @@ class FMM(method.FMM):
         n_sources = np.shape(sources)[:1]
         n_targets = n_sources if targets is None else np.shape(targets)[:1]
         alike = n_sources == (self.n_sources,) and n_targets == (self.n_targets,)
-        busy = self._report.total_seconds - self._traffic.waited
-        known = alike and busy > 0 and self._shown is self._layout.geometry
+        known = alike and self._busy > 0 and self._shown is self._layout.geometry
         if -self._ranks.largest(np.array([-int(known)]))[0] == 0:
             return None
         assert isinstance(self._shown, Foreign)
-        return self._shown.costs(busy, self._report.seconds.get("near field", 0.0))
+        return self._shown.costs(self._busy, self._report.seconds.get("near field", 0.0))
 
-    _traffic = Traffic()
+    _traffic, _busy = Traffic(), 0.0
 
     def report(self, *, synchronise: bool = False) -> DistributedReport:
         """Return what was chosen, and cost, error and traffic of the last evaluation.
@@ -235,8 +261,7 @@ class FMM(method.FMM):
         """
         with together(self._ranks, "report"):
             found = super().report()
-            busy = found.total_seconds - self._traffic.waited
-            told = np.concatenate(self._ranks.gather(np.array([busy])))
+            told = np.concatenate(self._ranks.gather(np.array([self._busy])))
             return DistributedReport.of_ranks(found, self._ranks, self._traffic, told, self._shown)
 
 

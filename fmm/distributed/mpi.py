@@ -21,7 +21,7 @@ class MpiRanks:
     Parameters
     ----------
     comm : mpi4py.MPI.Comm, optional
-        Default ``MPI.COMM_WORLD``. It is duplicated: messages of others do not meet ours.
+        Default ``MPI.COMM_WORLD``. It is duplicated, once: messages of others do not meet ours.
 
     Raises
     ------
@@ -36,7 +36,8 @@ class MpiRanks:
             from mpi4py import MPI
         except (ImportError, RuntimeError) as error:
             raise ImportError(
-                "fmm.distributed: expected mpi4py and an MPI (pip install 'anisole[mpi]'), got "
+                "fmm.distributed: expected mpi4py and an MPI (in a checkout: pip install "
+                "'.[mpi-local]', or '.[mpi]' where there is an MPI), got "
                 f"{type(error).__name__}: {error}"
             ) from error
         comm = MPI.COMM_WORLD if comm is None else comm
@@ -44,7 +45,8 @@ class MpiRanks:
             raise TypeError(
                 f"comm: expected an intracommunicator of mpi4py, got a {type(comm).__name__}"
             )
-        self._mpi, self._comm, self._alarm = MPI, comm.Dup(), comm.Dup()
+        self._mpi = MPI
+        self._comm, self._alarm = _duplicates(MPI, comm)
         self.traffic = Traffic()
         if self.size > 1:
             _end_with_errors(self)
@@ -186,6 +188,21 @@ class MpiRanks:
         """End the run on all ranks, with a message."""
         print(f"fmm.distributed: {message}", file=sys.stderr, flush=True)
         self._comm.Abort(1)
+
+
+_keyval: int | None = None
+
+
+def _duplicates(mpi: Any, comm: Any) -> tuple[Any, Any]:
+    """Return two duplicates of a communicator, which keeps them: there are not many to be had."""
+    global _keyval
+    if _keyval is None:
+        _keyval = mpi.Comm.Create_keyval()
+    found: tuple[Any, Any] | None = comm.Get_attr(_keyval)
+    if found is None:
+        found = comm.Dup(), comm.Dup()
+        comm.Set_attr(_keyval, found)
+    return found
 
 
 def _width(rows: np.ndarray) -> int:

@@ -93,11 +93,6 @@ class SharedProbe(Probe):
             self._looked_at = field, squares
         return self._looked_at[1]
 
-    def overall(self, norms: np.ndarray) -> np.ndarray:
-        """Return root mean squares over all channels, with the same bits on all ranks."""
-        norm: np.ndarray = np.sqrt((norms**2).sum(axis=(0, 2))) * self.units
-        return norm
-
     # --- targets that are drawn -------------------------------------------------------------------
 
     def _draw(self, first: int, last: int, size: int, seed: int) -> Drawn:

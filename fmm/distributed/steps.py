@@ -107,10 +107,9 @@ class OverRanks(HostSteps):
         found: np.ndarray = np.sqrt(sums / max(self.number(field), 1)) * units
         return found
 
-    def acts(self, moments: np.ndarray, harmonic: np.ndarray, source_order: int) -> bool:
-        """Return whether moments of any rank have a field under 1/r."""
-        mine = len(moments) > 0 and super().acts(moments, harmonic, source_order)
-        return bool(self.ranks.largest(np.array([int(mine)]))[0])
+    def _overall(self, largest: np.ndarray) -> np.ndarray:
+        """Return the largest of numbers like these on all ranks."""
+        return self.ranks.largest(largest)
 
     def if_all(self, found: Where | None) -> Where | None:
         """Return what was found here if it was on all ranks, else None."""
@@ -135,6 +134,12 @@ class OverRanks(HostSteps):
             return float(self.ranks.largest(np.array([largest]))[0])
 
         return HostUnits(moments, source_order, length, overall)
+
+    # --- tree -------------------------------------------------------------------------------------
+
+    def occupancy(self, points: SortedPoints) -> tuple[np.ndarray, np.ndarray]:
+        """Return boxes and crowding of each level, of the points of all ranks."""
+        return occupancy(self.ranks, points)
 
     # --- evaluation -------------------------------------------------------------------------------
 
@@ -254,10 +259,6 @@ class SharedSteps(OverRanks):
             made = placing.owned(self.ranks, targets, sources, root_grid, smallest, self.weights)
             last = self._last = targets, sources, key, made
         return last[3]
-
-    def occupancy(self, points: SortedPoints) -> tuple[np.ndarray, np.ndarray]:
-        """Return boxes and crowding of each level, of the points of all ranks."""
-        return occupancy(self.ranks, points)
 
     def geometry(
         self,

@@ -61,13 +61,21 @@ class ThreadRanks:
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         """Return the sum over all ranks."""
-        found: np.ndarray = np.sum(self.gather(np.asarray(values)), axis=0)
+        found: np.ndarray = np.sum(self._alike(values), axis=0)
         return found
 
     def largest(self, values: np.ndarray) -> np.ndarray:
         """Return the largest of all ranks."""
-        found: np.ndarray = np.max(self.gather(np.asarray(values)), axis=0)
+        found: np.ndarray = np.max(self._alike(values), axis=0)
         return found
+
+    def _alike(self, values: np.ndarray) -> list[np.ndarray]:
+        """Return the arrays of all ranks, which must be of one shape and type, as MPI asks."""
+        told = self.gather(np.asarray(values))
+        kinds = {(array.shape, array.dtype) for array in told}
+        if len(kinds) > 1:
+            raise RuntimeError(f"expected arrays of one kind on all ranks, got {sorted(kinds)}")
+        return told
 
     def deal(self, rows: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Give every rank its rows."""

@@ -422,8 +422,8 @@ def mean_squares(field: np.ndarray, units: np.ndarray) -> np.ndarray:
         _add_squares(first, last, field, factors, starts, out)
         return out
 
-    parts = run_chunks(task, n, 0.2 * field.size)
-    mean: np.ndarray = sum(parts, start=np.zeros((order + 1, channels))) / max(n, 1)
+    nothing = np.zeros((order + 1, channels))
+    mean: np.ndarray = sum(run_chunks(task, n, 0.2 * field.size), start=nothing) / max(n, 1)
     return mean
 
 

@@ -3,6 +3,8 @@
 import argparse
 import time
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,7 @@ def register(commands: Any) -> None:
     add = again.add_argument
     add("input", metavar="IN", help="HDF5 or extxyz, such as unknown.extxyz of anisole md")
     add("-o", "--output", type=Path, help="HDF5, continued (default: IN_labelled.h5)")
+    _worker_options(add)
     _level_options(add)
     add_keys(again)
     again.set_defaults(run=_label)
@@ -54,8 +57,7 @@ def _generate_options(parser: Any) -> None:
     add("--out", type=Path, help="HDF5 file (.h5); what it holds is kept (default: NAME.h5)")
     add("--frames", type=int, default=100, help="of each molecule (default %(default)s)")
     add("--runs", type=int, default=4, help="independent MD runs (default %(default)s)")
-    add("--processes", type=int, default=1, help="at work at a time (default %(default)s)")
-    add("--threads", type=int, default=1, help="of each process (default %(default)s)")
+    _worker_options(add)
     add("--mbis", action="store_true", help="add multipoles of the atoms, by MBIS")
     _level_options(add)
     add(
@@ -75,6 +77,34 @@ def _generate_options(parser: Any) -> None:
     add("--work", type=Path, help="folder for finished frames (default OUT.work)")
 
 
+def _worker_options(add: Any) -> None:
+    add("--processes", type=int, default=1, help="at work at a time (default %(default)s)")
+    add("--threads", type=int, default=1, help="of each process (default %(default)s)")
+    add(
+        "--scheduler",
+        metavar="WHERE",
+        help="let the workers of a Dask cluster do the work: tcp://HOST:PORT, its scheduler file "
+        "(.json), jobs of a batch system (.yaml), or local",
+    )
+
+
+@contextmanager
+def _cluster(arguments: argparse.Namespace, say: Callable[[str], None]) -> Iterator[Any]:
+    """Give the client of the cluster that is asked for, or None."""
+    if arguments.processes < 1 or arguments.threads < 1:
+        raise ValueError(
+            f"expected at least one process of at least one thread, got {arguments.processes} and "
+            f"{arguments.threads}"
+        )
+    if arguments.scheduler is None:
+        yield None
+        return
+    from gnn.data.making.cluster import connected
+
+    with connected(arguments.scheduler, arguments.processes, arguments.threads, say) as client:
+        yield client
+
+
 def _level_options(add: Any) -> None:
     add("--level", default="B3LYP/6-31G*", help="METHOD/BASIS (default %(default)s)")
     add("--grid-level", type=int, default=2, help="DFT grid of PySCF, 0-9 (default %(default)s)")
@@ -92,8 +122,9 @@ def _generate(arguments: argparse.Namespace) -> int:
         recipes = [_recipe(*pair, arguments) for pair in zip(arguments.smiles, names, strict=True)]
         if len({recipe.name for recipe in recipes}) < len(recipes):
             raise ValueError("two molecules have one name: give each its own by --name")
-        for recipe in recipes:
-            _generate_one(recipe, arguments)
+        with _cluster(arguments, _plain_say(console())) as client:
+            for recipe in recipes:
+                _generate_one(recipe, arguments, client)
     except RuntimeError as error:
         raise OSError(str(error)) from error
     return 0
@@ -138,13 +169,17 @@ def _kinds(words: list[str]) -> dict[str, float]:
     return shares
 
 
-def _generate_one(recipe: Any, arguments: argparse.Namespace) -> None:
+def _plain_say(screen: Any) -> Callable[[str], None]:
+    return partial(screen.print, markup=False, soft_wrap=True)  # brackets of SMILES are no markup
+
+
+def _generate_one(recipe: Any, arguments: argparse.Namespace, client: Any) -> None:
     from gnn.data.making.generate import generate
 
     out = arguments.out or Path(f"{recipe.name}.h5")
     work = None if arguments.work is None else arguments.work / recipe.name
     screen = console()
-    say = partial(screen.print, markup=False, soft_wrap=True)  # brackets of SMILES are no markup
+    say = _plain_say(screen)
     start = time.monotonic()
     with _Progress(screen, "force field, molecular dynamics") as progress:
         try:
@@ -154,6 +189,7 @@ def _generate_one(recipe: Any, arguments: argparse.Namespace) -> None:
                 out,
                 runs=arguments.runs,
                 processes=arguments.processes,
+                client=client,
                 work=work,
                 say=say,
                 progress=progress,
@@ -187,6 +223,21 @@ class _Progress(Bar):
             self.console.print(f"{line}; {pace}", markup=False, soft_wrap=True)
 
 
+def _labellers(
+    arguments: argparse.Namespace, client: Any, say: Callable[[str], None]
+) -> Callable[[Any], Any]:
+    """Return what makes the workers: of a cluster, processes of this machine, or this process."""
+    from gnn.data.making.workers import Here, Workers
+
+    if client is not None:
+        from gnn.data.making.cluster import ClusterWorkers
+
+        return lambda work: ClusterWorkers(client, work, say)
+    if arguments.processes > 1 or arguments.threads > 1:
+        return lambda work: Workers(work, arguments.processes, arguments.threads)
+    return Here
+
+
 def _label(arguments: argparse.Namespace) -> int:
     from gnn.data import read_frames
     from gnn.data.making.relabel import Theory, label_frames
@@ -198,8 +249,11 @@ def _label(arguments: argparse.Namespace) -> int:
     frames = read_frames(source, keys=arguments.keys)
     theory = Theory(arguments.level, arguments.grid_level, arguments.density_fit)
     start = time.monotonic()
-    with _Progress(console()) as progress:
-        count, lost = label_frames(frames, out, theory, progress)
+    screen = console()
+    say = _plain_say(screen)
+    with _cluster(arguments, say) as client, _Progress(screen) as progress:
+        workers = _labellers(arguments, client, say)
+        count, lost = label_frames(frames, out, theory, progress, workers)
     taken = _time(time.monotonic() - start)
     print(f"written: {out} ({count} frames at {theory.level}; {taken})")
     return 1 if lost else 0

@@ -1,6 +1,7 @@
 """``anisole demo``, ``train`` and ``evaluate``."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,11 @@ def register(commands: Any) -> None:
     )
     train.add_argument("--resume", action="store_true", help="continue from last.pt")
     train.add_argument(
+        "--go-on",
+        action="store_true",
+        help="continue from last.pt if it is there, begin otherwise: for jobs that are run again",
+    )
+    train.add_argument(
         "--committee", type=int, metavar="N", help="train N models that also tell their uncertainty"
     )
     train.add_argument("--no-blind", action="store_true", help="skip the blind baseline")
@@ -64,15 +70,23 @@ def _train(arguments: argparse.Namespace) -> int:
     from gnn.training.report import tables
     from gnn.training.results import AMP_NAME
     from gnn.training.run import run_training
+    from gnn.training.stopping import TRY_AGAIN, Stopped
 
+    if arguments.resume and arguments.go_on:
+        raise ValueError("--resume continues in any case, --go-on if it can: leave out one")
     config = changed(load_config(arguments.config), _changes(arguments), arguments.config)
     screen = console()
-    comparisons = run_training(
-        config,
-        screen,
-        resume=arguments.resume,
-        blind=None if arguments.no_blind else config,
-    )
+    try:
+        comparisons = run_training(
+            config,
+            screen,
+            resume=None if arguments.go_on else arguments.resume,
+            blind=None if arguments.no_blind else config,
+        )
+    except Stopped as stop:
+        told = f"anisole: stopped by a signal ({stop}): the same command with --go-on continues"
+        print(told, file=sys.stderr)
+        return TRY_AGAIN
     if not comparisons:  # another process of torchrun prints them
         return 0
     screen.print(tables.error_table(comparisons[AMP_NAME], "Errors on the held-out frames"))

@@ -1,12 +1,14 @@
-"""Frames that stay in their HDF5 file: read block by block when asked for.
+"""Frames that stay in their HDF5 files: read block by block when asked for.
 
 What is held of every frame is a row of a small index (a few dozen bytes); of the arrays only the
 blocks used last. So data larger than memory can be trained on. Frames are random access, but cheap
 only near each other: `StreamedFrames.order` shuffles them so that they stay near.
+
+Of several files each has its own blocks in memory, and a random order takes from all files evenly.
+So whoever reads the frames of some files alone, of a common order, never touches the others.
 """
 
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,15 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gnn.data.common import LABELS, is_hdf5
-from gnn.data.formats.hdf5 import (
-    check_lengths,
-    group_header,
-    named_groups,
-    open_hdf5,
-    read_group,
-    stored_texts,
-)
+from gnn.data.common import LABELS, is_hdf5, wanted_names
+from gnn.data.formats.hdf5 import stored_texts
+from gnn.data.stores import Store, Stores
 from gnn.data.systems import Frame
 
 
@@ -46,89 +42,8 @@ class Header(NamedTuple):
     head: str = ""
 
 
-class _Rows:
-    """Some rows of a group of the file, with the interface of the group.
-
-    Datasets per frame begin at `first`; those per point charge where `mm_ptr` says.
-    """
-
-    def __init__(self, group: Any, first: int, count: int, pointer: NDArray[np.int64] | None):
-        self.group, self.attrs = group, group.attrs
-        self.frames = slice(first, first + count)
-        self.pointer = pointer
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.group
-
-    def keys(self) -> Any:
-        return self.group.keys()
-
-    def __getitem__(self, name: str) -> Any:
-        item = self.group[name]
-        if hasattr(item, "keys"):
-            return _Rows(item, self.frames.start, self.frames.stop - self.frames.start, None)
-        if name == "numbers":
-            return item
-        if name == "mm_ptr":
-            own = self.pointer[self.frames.start : self.frames.stop + 1]  # type: ignore[index]
-            return _Part(item, None, own - own[0])
-        rows = self.frames
-        if name.startswith("mm_") and self.pointer is not None:
-            rows = slice(*(int(self.pointer[i]) for i in (rows.start, rows.stop)))
-        return _Part(item, rows)
-
-
-class _Part:
-    """Some rows of a dataset, with the interface of the dataset."""
-
-    def __init__(self, dataset: Any, rows: slice | None, values: Any = None):
-        self.dataset, self.rows, self.values = dataset, rows, values
-        self.attrs, self.ndim = dataset.attrs, dataset.ndim
-        length = len(values) if rows is None else rows.stop - rows.start
-        self.shape = (length, *dataset.shape[1:])
-
-    def __getitem__(self, _: tuple[()]) -> NDArray[Any]:
-        return self.values if self.rows is None else self.dataset[self.rows]
-
-
-class _Store:
-    """An open file: its groups, their small datasets, and the blocks of frames used last."""
-
-    def __init__(self, path: Path, names: Sequence[str] | None, block: int, held: int):
-        self.path, self.block, self.held = path, block, held
-        self.file = open_hdf5(path)
-        molecules = named_groups(path, self.file, names)
-        self.keys, self.names = list(molecules), list(molecules.values())
-        self.groups = [self.file[key] for key in self.keys]
-        headers = [group_header(f"{path}, group {key!r}", self.file[key]) for key in self.keys]
-        for key, group in zip(self.keys, self.groups, strict=True):
-            check_lengths(f"{path}, group {key!r}", group)
-        self.numbers = [numbers for numbers, _ in headers]
-        self.charges = [charge for _, charge in headers]
-        self.pointers = [g["mm_ptr"][()] if "mm_ptr" in g else None for g in self.groups]
-        self.blocks: OrderedDict[tuple[bool, int, int], list[Frame]] = OrderedDict()
-        self.reads = 0
-
-    def frame(self, vacuum: bool, group: int, row: int) -> Frame:
-        key = vacuum, group, row // self.block
-        if key not in self.blocks:
-            while len(self.blocks) >= self.held:
-                self.blocks.popitem(last=False)
-            self.blocks[key] = self._read(*key)
-        self.blocks.move_to_end(key)
-        return self.blocks[key][row % self.block]
-
-    def _read(self, vacuum: bool, number: int, block: int) -> list[Frame]:
-        self.reads += 1
-        group, first = self.groups[number], block * self.block
-        count = min(self.block, len(group["positions"]) - first)
-        rows = _Rows(group, first, count, self.pointers[number])
-        where = f"{self.path}, group {self.keys[number]!r}, from frame {first}"
-        return read_group(where, rows, self.names[number], vacuum)[0]
-
-
 class StreamedFrames(Sequence[Any]):
-    """A sequence of frames in an HDF5 file that are read when they are asked for.
+    """A sequence of frames in HDF5 files that are read when they are asked for.
 
     Made by `stream_frames`. Slices are lists; `take` gives a part that is still in the file.
 
@@ -138,7 +53,7 @@ class StreamedFrames(Sequence[Any]):
         Place of each frame: group, row, and 1 where it stands for the vacuum copy, (n, 3).
     """
 
-    def __init__(self, store: _Store, entries: NDArray[np.int64], function: Any = None):
+    def __init__(self, store: Stores, entries: NDArray[np.int64], function: Any = None):
         self._store, self.entries, self._function = store, entries, function
         self._labels: NDArray[np.bool_] | None = None
 
@@ -149,7 +64,9 @@ class StreamedFrames(Sequence[Any]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         group, row, vacuum = self.entries[index].tolist()
-        frame = self._store.frame(bool(vacuum), group, row)
+        return self._mapped(self._store.frame(bool(vacuum), group, row))
+
+    def _mapped(self, frame: Frame) -> Any:
         return frame if self._function is None else self._function(frame)
 
     def take(self, indices: Any) -> "StreamedFrames":
@@ -174,8 +91,8 @@ class StreamedFrames(Sequence[Any]):
         for number in np.unique(self.entries[:, 0]):
             if "vacuum" not in self._store.groups[number]:
                 raise ValueError(
-                    f"{self._store.path}, group {self._store.keys[number]!r}: has no vacuum "
-                    "labels (group 'vacuum' is missing)"
+                    f"{self._store.paths[number]}, group {self._store.keys[number]!r}: has no "
+                    "vacuum labels (group 'vacuum' is missing)"
                 )
         in_field = self.has_fields  # which of them are is not known without reading
         around = np.array([in_field or header.system.n_mm > 0 for header in self.headers()])
@@ -203,8 +120,10 @@ class StreamedFrames(Sequence[Any]):
         """Return "group" or "head" of each frame."""
         store = self._store
         texts = {
-            k: stored_texts(f"{store.path}, group {store.keys[k]!r}", g, len(g["positions"]), name)
-            for k, g in enumerate(store.groups)
+            k: stored_texts(f"{path}, group {key!r}", group, len(group["positions"]), name)
+            for k, (path, key, group) in enumerate(
+                zip(store.paths, store.keys, store.groups, strict=True)
+            )
         }
         return [texts[k][row] for k, row in self.entries[:, :2].tolist()]
 
@@ -235,7 +154,8 @@ class StreamedFrames(Sequence[Any]):
             around = np.array([header.system.n_mm > 0 for header in self.headers()])
             kinds = np.column_stack([self.entries[:, ::2], around])
             _, first, which = np.unique(kinds, axis=0, return_index=True, return_inverse=True)
-            examples = [self[i] for i in first]
+            places = self.entries[first].tolist()
+            examples = [self._mapped(self._store.alone(bool(v), g, r)) for g, r, v in places]
             table = [[getattr(frame, name) is not None for name in LABELS] for frame in examples]
             self._labels = np.array(table)[which.ravel()]
         return self._labels
@@ -254,22 +174,49 @@ class StreamedFrames(Sequence[Any]):
             for i in part.tolist():
                 yield i, rows[self.entries[i, 1] % size]
 
+    @property
+    def files(self) -> list[Path]:
+        """The files, in their order."""
+        return [store.path for store in self._store.stores]
+
+    def file_of(self) -> NDArray[np.int64]:
+        """Return the number of each frame's file, (n,)."""
+        return self._store.file_of[self.entries[:, 0]]
+
     def order(self, rng: np.random.Generator) -> list[NDArray[np.int64]]:
         """Return the frames in random order, in parts that fit into memory.
 
         Blocks are shuffled; then the frames of as many of them as are held are shuffled together.
-        Where all frames are held it is one permutation of them all.
+        Where all frames of one file are held it is one permutation of them all. Of several files
+        each is shuffled so, and all take turns: any stretch of the order has of each file its
+        share of the frames, to within one.
         """
-        places = np.column_stack([self.entries[:, ::2], self.entries[:, 1] // self._store.block])
+        if len(self._store.stores) == 1:
+            return self._order_of(np.arange(len(self)), self._store.stores[0].held, rng)
+        file_of = self.file_of()
+        own = [np.flatnonzero(file_of == k) for k in range(len(self._store.stores))]
+        turns = [(np.arange(len(part)) + rng.random()) / max(len(part), 1) for part in own]
+        parts = [
+            np.concatenate([part[:0], *self._order_of(part, store.held, rng)])
+            for part, store in zip(own, self._store.stores, strict=True)
+        ]
+        return [np.concatenate(parts)[np.argsort(np.concatenate(turns), kind="stable")]]
+
+    def _order_of(
+        self, frames: NDArray[np.int64], held: int, rng: np.random.Generator
+    ) -> list[NDArray[np.int64]]:
+        """Return some frames of one file in random order, in parts of as many blocks as held."""
+        entries = self.entries[frames]
+        places = np.column_stack([entries[:, ::2], entries[:, 1] // self._store.block])
         _, which, sizes = np.unique(places, axis=0, return_inverse=True, return_counts=True)
-        held, count = self._store.held, len(sizes)
+        count = len(sizes)
         if count <= held:
-            return [rng.permutation(len(self))]
+            return [rng.permutation(frames)]
         members = np.split(np.argsort(which.ravel(), kind="stable"), np.cumsum(sizes)[:-1])
         blocks = rng.permutation(count)
         return [
-            rng.permutation(np.concatenate([members[b] for b in blocks[start : start + held]]))
-            for start in range(0, count, held)
+            frames[rng.permutation(np.concatenate([members[b] for b in blocks[i : i + held]]))]
+            for i in range(0, count, held)
         ]
 
     def fingerprint(self) -> int:
@@ -295,43 +242,67 @@ class StreamedFrames(Sequence[Any]):
 
 
 def stream_frames(
-    path: str | Path, *, names: Sequence[str] | None = None, block: int = 256, held: int = 8
+    paths: str | Path | Sequence[str | Path],
+    *,
+    names: Sequence[str] | None = None,
+    block: int = 256,
+    held: int = 8,
 ) -> StreamedFrames:
-    """Open an HDF5 file of frames without reading them.
+    """Open HDF5 files of frames without reading them.
 
     Parameters
     ----------
-    path
-        Written by `write_frames`.
+    paths
+        Written by `write_frames`; a file, or several.
     names
         Only frames of molecules with these names. None: all.
     block
         Frames that are read at once.
     held
-        Blocks held in memory, and shuffled together.
+        Blocks held in memory, and shuffled together; of several files shared evenly among them, at
+        least one of each.
 
     Returns
     -------
     StreamedFrames
-        In the order of the file.
+        In the order of the files.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is not an HDF5 file of frames, or `block` or `held` is less than one.
+        If it is not an HDF5 file of frames, `block` or `held` is less than one, or a molecule is
+        in none of the files.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path} (looked in {path.resolve().parent})")
-    if not is_hdf5(path):
-        raise ValueError(
-            f"{path}: only HDF5 files can be streamed; convert it with read_frames and write_frames"
-        )
+    files = [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
+    if not files:
+        raise ValueError("expected at least one file to stream, got none")
+    for path in files:
+        if not path.is_file():
+            raise FileNotFoundError(f"no file {path} (looked in {path.resolve().parent})")
+        if not is_hdf5(path):
+            raise ValueError(
+                f"{path}: only HDF5 files can be streamed; convert it with read_frames and "
+                "write_frames"
+            )
     if block < 1 or held < 1:
         raise ValueError(f"expected block and held of at least 1, got {block} and {held}")
-    store = _Store(path, names, block, held)
+    if len(files) == 1:
+        stores = [Store(files[0], names, block, held)]
+    else:  # a molecule may be in some of the files only
+        each = max(1, held // len(files))
+        stores = [Store(path, None, block, each) for path in files]
+    joined = Stores(stores)
+    entries = _entries(joined)
+    if names is not None and len(files) > 1:
+        wanted = wanted_names(", ".join(map(str, files)), names, joined.names)
+        entries = entries[np.array([n in wanted for n in joined.names])[entries[:, 0]]]
+    return StreamedFrames(joined, entries)
+
+
+def _entries(store: Stores) -> NDArray[np.int64]:
+    """Return group, row and 0 of each frame, in the order of each file, (n, 3)."""
     entries: list[NDArray[np.int64]] = []
     order: list[NDArray[np.int64]] = []
     before = 0
@@ -341,5 +312,5 @@ def stream_frames(
         entries.append(np.column_stack([np.full(count, number), rows, np.zeros_like(rows)]))
         order.append(group["index"][()] if "index" in group else before + rows)
         before += count
-    places = np.concatenate(entries)[np.argsort(np.concatenate(order), kind="stable")]
-    return StreamedFrames(store, places)
+    joined = np.concatenate(entries)
+    return joined[np.lexsort([np.concatenate(order), store.file_of[joined[:, 0]]])]

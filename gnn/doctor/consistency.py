@@ -56,7 +56,7 @@ def invariance(patient: Patient, dtype: str) -> Finding:
 
 def _changes(system: System, random: np.random.Generator) -> list[_Change]:
     order, still = np.arange(system.n_atoms), np.eye(3)
-    turn = Rotation.random(rng=random).as_matrix()
+    turn = Rotation.from_quat(random.normal(size=4)).as_matrix()
     mixed = random.permutation(system.n_atoms)
     return [
         _Change("rotation", _turned(system, turn), order, turn),

@@ -30,7 +30,8 @@ def fit_blind(
     data = replace(data, splits=(training, validation, test))
     unperturbed = config.committee.model_copy(update={"perturbation": 0.0})
     config = config.model_copy(update={"committee": unperturbed})
-    resume = resume and (folder / "last.pt").exists()
+    first = ranks or Ranks()
+    resume = resume and bool(first.from_first((folder / "last.pt").exists()))
     return fit(config, data, console, folder, label="blind twin", resume=resume, ranks=ranks)
 
 

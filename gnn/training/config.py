@@ -197,6 +197,8 @@ class TrainingConfig(Section):
     patience: int | None = Field(default=None, ge=1)
     validate_every: int = Field(default=5, ge=1)
     checkpoint_every: int = Field(default=5, ge=1)
+    checkpoint_seconds: float | None = Field(default=600.0, gt=0)
+    collective_timeout: float = Field(default=600.0, gt=0)
     seed: int = Field(default=0, ge=0)
     dtype: Literal["float32", "float64"] = "float32"
     threads: int | None = Field(default=None, ge=1)

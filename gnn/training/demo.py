@@ -25,7 +25,7 @@ BLIND_SHARE = 0.35  # share of the time for the blind twin, whose steps are chea
 
 def demo_config(output: str | None, seconds: float, seed: int) -> Config:
     """Return the demonstration's configuration, with its training time set."""
-    content = yaml.safe_load(Path(__file__).with_name("demo.yaml").read_text())
+    content = yaml.safe_load(Path(__file__).with_name("demo.yaml").read_text(encoding="utf-8"))
     content["training"] |= {"time_limit": (1 - BLIND_SHARE) * seconds, "seed": seed}
     if output is not None:
         content["output"] = output
@@ -71,7 +71,9 @@ def _take_over(folder: Path, default: bool) -> None:
     for stale in (folder, folder / "blind"):
         (stale / "last.pt").unlink(missing_ok=True)
     with atomic_write(folder / MARK) as temporary:
-        temporary.write_text("Written by `anisole demo`; the next demonstration overwrites it.\n")
+        temporary.write_text(
+            "Written by `anisole demo`; the next demonstration overwrites it.\n", encoding="utf-8"
+        )
 
 
 def _goals_reached(own: Comparison, folder: Path, seconds: float, console: Any) -> bool:
@@ -92,7 +94,7 @@ def _goals_reached(own: Comparison, folder: Path, seconds: float, console: Any) 
 
 
 def _last_row(path: Path) -> dict[str, str]:
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))[-1]
 
 

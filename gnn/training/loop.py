@@ -25,10 +25,14 @@ from gnn.training.report.board import Board
 from gnn.training.report.log import COLUMNS, Log
 from gnn.training.resume import agree
 from gnn.training.schedule import learning_rate, reasons_to_end, share_of_time
+from gnn.training.sharing import Shares
+from gnn.training.stopping import Stopped
 from gnn.training.validation import validation_loss, validation_rmse
 
 MAX_SKIPPED = 20  # steps in a row whose loss or gradient is not finite
-_COUNTERS = ("epoch", "step", "skipped", "stale", "elapsed", "best")  # kept in last.pt
+#: Kept in last.pt: how far the run is, and of the epoch that it is in (older ones end an epoch).
+_COUNTERS = ("epoch", "step", "skipped", "stale", "elapsed", "best")
+_WITHIN = ("position", "losses")
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -36,8 +40,9 @@ class Trainer:
     """Train a model on frames, as a configuration says.
 
     Everything that decides the next step is in the checkpoint ``last.pt``: parameters, their
-    average, the optimiser, the counters and the clock. The order of the data depends on seed and
-    epoch alone. A run that was killed continues from the last checkpoint to the same weights.
+    average, the optimiser, the counters, the clock and the place in the epoch. The order of the
+    data depends on seed and epoch alone. A run that was killed continues from the last checkpoint,
+    on as many processes as there are then, to the same weights.
 
     Parameters
     ----------
@@ -55,6 +60,8 @@ class Trainer:
         Called after every epoch with a row of the history.
     ranks : Ranks, optional
         The processes that train together, each called with the same arguments.
+    shares : Shares, optional
+        Which of them works on which frames; by default decided here.
     """
 
     def __init__(
@@ -66,6 +73,7 @@ class Trainer:
         folder: str | Path | None = None,
         report: Report | None = None,
         ranks: Ranks | None = None,
+        shares: Shares | None = None,
     ):
         self.settings, self.ranks = config.training, ranks or Ranks()
         self.validated = labels_to_validate(training, validation, config.loss)
@@ -74,6 +82,9 @@ class Trainer:
         self.model, self.config = model.to(self.device), config
         self.ranks.copy_from_first(model.state_dict().values())
         self.validation = validation
+        self.shares = shares or Shares(self.ranks, training)
+        self._owner = self.shares.owner_of(training)
+        self.remarks = self.shares.lines(training, self.settings.batch_size)
         self.folder = None if folder is None else Path(folder)
         self.report = report
         self.loader = Loader(training, model)
@@ -81,7 +92,9 @@ class Trainer:
         self.optimizer = optimizer_of(model, self.settings)
         # of steps on the small tensors of these models, most is the cost of calls
         self._pairs: list[list[Tensor]] = [[*self.average.parameters()], [*model.parameters()]]
-        self.epoch = self.step = self.skipped = self.stale = 0
+        self.epoch = self.step = self.skipped = self.stale = self.position = 0
+        self.losses: list[float] = []  # of this epoch's steps, of which there are `position`
+        self._saved_at = time.perf_counter()
         self.elapsed = 0.0
         self.best = math.inf
         self.history: list[dict[str, Any]] = []
@@ -95,14 +108,21 @@ class Trainer:
     # --- running ----------------------------------------------------------------------------------
 
     def run(self, max_epochs: int | None = None) -> Potential:
-        """Train to the end (or `max_epochs` more epochs) and return the averaged model."""
+        """Train to the end (or `max_epochs` more epochs) and return the averaged model.
+
+        Raises
+        ------
+        Stopped
+            If a signal told any of the processes to stop; ``last.pt`` is that of the step.
+        """
         if self.folder is not None and self.ranks.first:
             checkpoint.check_folder(self.folder)  # fail now rather than after the first epochs
         stop_at = self.settings.epochs
         if max_epochs is not None:
             stop_at = min(stop_at, self.epoch + max_epochs)
-        while self.epoch < stop_at and not self.finished:
-            self._run_epoch()
+        with self.ranks.signals.noted():
+            while self.epoch < stop_at and not self.finished:
+                self._run_epoch()
         if self.folder is not None and self.ranks.first:
             self.save()
             if not (self.folder / "best.pt").exists():
@@ -120,15 +140,17 @@ class Trainer:
 
     def _run_epoch(self) -> None:
         started, before = time.perf_counter(), self.elapsed
-        losses = []
         batches = self._batches()
-        for indices in batches:
+        for indices in batches[self.position :]:
             progress = (self.step + 1) / (self.settings.epochs * len(batches))
             progress = max(progress, share_of_time(self.settings, self.elapsed))
-            losses.append(self._train_step(indices, progress))
+            self.losses.append(self._train_step(indices, progress))
+            self.position += 1
             self.elapsed = self.ranks.from_first(before + time.perf_counter() - started)
             if share_of_time(self.settings, self.elapsed) >= 1.0:
                 break
+            self._after_step()
+        losses, self.losses, self.position = self.losses, [], 0
         self.epoch += 1
         row: dict[str, Any] = dict.fromkeys(COLUMNS)
         row |= {"epoch": self.epoch, "step": self.step}
@@ -142,6 +164,23 @@ class Trainer:
         self.history.append(row)
         if self.ranks.first:
             self._record(row)
+        self._after_step()
+
+    def _after_step(self) -> None:
+        """Save where it is due within an epoch, and leave where one of the processes is told to."""
+        told = self.ranks.sum(np.array([bool(self.ranks.signals.name)], dtype=float))[0]
+        seconds, since = self.settings.checkpoint_seconds, time.perf_counter() - self._saved_at
+        due = seconds is not None and since >= seconds
+        if self.folder is not None and self.ranks.first and (told or due):
+            self.save()
+        if told:
+            self.ranks.wait()  # until the file is written
+            raise Stopped(self.place())
+
+    def place(self) -> str:
+        """Return in words how far the training is."""
+        steps = len(self._batches())
+        return f"epoch {self.epoch + 1}, after {self.position} of its {steps} steps"
 
     def _record(self, row: dict[str, Any]) -> None:
         """Write checkpoint and logs where they are due, and report the epoch."""
@@ -163,7 +202,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.settings, self.step, progress)
         self.optimizer.zero_grad()
-        part = self._loss(self.ranks.share(indices))
+        part = self._loss(self.shares.of_batch(indices, self._owner))
         if part.requires_grad:
             part.backward()
         self.ranks.add_gradients(self.model.parameters())
@@ -211,7 +250,8 @@ class Trainer:
 
     def _validate(self) -> dict[str, Any]:
         """Validate the averaged weights, and save them if they are the best so far."""
-        rmse = validation_rmse(self.average, self.validation, self.validated, self.ranks)
+        share = self.shares.mine(self.validation)
+        rmse = validation_rmse(self.average, self.validation, self.validated, self.ranks, share)
         loss = validation_loss(rmse, self.config.loss)
         if loss < self.best:
             self.best, self.stale = loss, 0
@@ -234,10 +274,11 @@ class Trainer:
             "config": self.config.model_dump(),
             "frames": self.loader.fingerprint,
             "history": self.history,
-            **{name: getattr(self, name) for name in _COUNTERS},
+            **{name: getattr(self, name) for name in (*_COUNTERS, *_WITHIN)},
         }
         content = checkpoint.model_state(self.average) | {"data": state["config"]["data"]}
         checkpoint.save(self.folder / "last.pt", content | {"trainer": state})
+        self._saved_at = time.perf_counter()
 
     def _save_best(self, **remarks: Any) -> None:
         assert self.folder is not None  # the caller asked
@@ -264,8 +305,11 @@ class Trainer:
         if path is None:
             if self.folder is None:
                 raise ValueError("this trainer has no folder: give the path of a checkpoint")
-            path = checkpoint.last_of(self.folder)
-        content = checkpoint.load(path)
+            path = self.folder / "last.pt"
+            if self.ranks.first:
+                checkpoint.last_of(self.folder)
+        with self.ranks.file_of_first(Path(path)) as own:
+            content = checkpoint.load(own)
         state = content.get("trainer")
         if state is None:
             raise ValueError(f"{path} holds a model but no training state: resume from last.pt")
@@ -280,7 +324,7 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["torch_rng"])
         self.history = state["history"]
-        for name in _COUNTERS:
+        for name in (*_COUNTERS, *(one for one in _WITHIN if one in state)):
             setattr(self, name, state[name])
         if self._board is not None:
             self._board.forget_after(self.step)

@@ -43,7 +43,7 @@ def fit_committee(
         training = config.training.model_copy(update={"seed": seed})
         member = config.model_copy(update={"training": training, "output": str(own)})
         chosen = resampled(data.splits[0], seed) if config.bootstrap else None
-        go_on = resume and (own / "last.pt").is_file()
+        go_on = resume and bool(ranks.from_first((own / "last.pt").is_file()))
         label = f"member {k + 1} of {config.committee.members}"
         model, _ = fit(
             member, data, console, own,

@@ -10,7 +10,10 @@ from gnn.training.config import Config
 #: Settings that say how long a run lasts; a run may be given more, or less.
 LENGTH = ("epochs", "time_limit", "patience")
 #: Settings that do not touch the weights, or only in rounding (`device`).
-HARMLESS = ("tensorboard", "threads", "checkpoint_every", "validate_every", "device")
+HARMLESS = (
+    "tensorboard", "threads", "checkpoint_every", "checkpoint_seconds", "collective_timeout",
+    "validate_every", "device",
+)  # fmt: skip
 _FILES = ("source", "train", "valid", "test")
 
 

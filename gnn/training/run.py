@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from gnn.data.checking.doubts import doubts
@@ -25,15 +26,17 @@ from gnn.training.parallel import Ranks
 from gnn.training.report.metrics import Comparison, compare
 from gnn.training.report.uncertainty import has_spread
 from gnn.training.results import report_spread, with_baselines, write_results
+from gnn.training.stopping import Stopped
 
 Console = Any
+_NOTE = "unfinished"  # file that a run leaves behind which a signal ended
 
 
 def run_training(
     config: Config,
     console: Console,
     *,
-    resume: bool = False,
+    resume: bool | None = False,
     blind: Config | None = None,
     say: Callable[[str], None] | None = None,
 ) -> dict[str, Comparison]:
@@ -46,7 +49,8 @@ def run_training(
     console : rich.console.Console
         For progress and what is found.
     resume : bool
-        Continue from ``last.pt`` of the folder.
+        Continue from ``last.pt`` of the folder; None: if it is there. A process that ``torchrun``
+        started anew, since another was lost, continues in any case.
     blind : Config, optional
         Settings under which a twin blind to its surroundings is trained; None trains none.
     say : callable, optional
@@ -62,14 +66,25 @@ def run_training(
     ------
     ValueError
         If the folder holds a run already and is not to be continued.
+    ConnectionError
+        If one of several processes is lost.
+    Stopped
+        If a signal told the run to stop. The folder then holds a file ``unfinished``, until the run
+        is continued.
     """
-    with parallel.start(parallel.training_device(config.training.device)) as ranks:
+    device, timeout = (
+        parallel.training_device(config.training.device),
+        config.training.collective_timeout,
+    )
+    with parallel.start(device, timeout) as ranks:
         if not ranks.first:
             from rich.console import Console as Screen
 
             console, say = Screen(quiet=True), _silence
             warnings.simplefilter("ignore")  # the first one's are the same
-        return _Run(config, console, say or console.print, resume, ranks).run(blind)
+        run = _Run(config, console, say or console.print, resume, ranks)
+        with ranks.signals.heard():
+            return run.run(blind)
 
 
 def _silence(_: str) -> None:
@@ -83,12 +98,25 @@ class _Run:
     config: Config
     console: Console
     say: Callable[[str], None]
-    resume: bool
+    resume: bool | None
     ranks: Ranks
 
     def run(self, blind: Config | None) -> dict[str, Comparison]:
+        """Do all of it, or leave a note of how far a signal let it come."""
+        try:
+            return self._run(blind)
+        except Stopped as stop:
+            if self.ranks.first and self.folder.is_dir():
+                name = self.ranks.signals.name or "a signal to another process"
+                (self.folder / _NOTE).write_text(f"{name}: {stop}\n", encoding="utf-8")
+            raise
+
+    def _run(self, blind: Config | None) -> dict[str, Comparison]:
+        self.resume = _to_resume(self.resume, self.folder, self.ranks)
         self.config = _ready(self.config, self.folder, self.resume, self.ranks)
-        data = load_data(self.config.data)
+        if self.ranks.first:
+            (self.folder / _NOTE).unlink(missing_ok=True)
+        data = load_data(self.config.data, check=self.ranks.first)
         self._introduce(data)
         model, history = self._train(data)
         seen = embedded(data.splits[0], self.config.data)
@@ -105,7 +133,7 @@ class _Run:
             self.say(f"{self.ranks.size} processes train together")
         for line in [*data.lines, *_about(self.config, data), *summary(data.splits)]:
             self.say(line)
-        for remark in doubts(data.splits[0]):
+        for remark in doubts(data.splits[0]) if self.ranks.first else ():
             self.say(f"doubt: {remark}")
 
     def _train(self, data: LoadedData) -> tuple[Potential, Sequence[dict[str, Any]]]:
@@ -163,26 +191,40 @@ def _effort(trainer: Trainer) -> str:
     return f"{trainer.step} steps, {trainer.epoch} epochs, {trainer.elapsed:.0f} s"
 
 
+def _begun(folder: Path, ranks: Ranks) -> bool:
+    """Tell whether the folder holds a run, as the first process sees it."""
+    runs = [folder / "last.pt", folder / "member_0" / "last.pt"]
+    return bool(ranks.from_first(any(path.exists() for path in runs)))
+
+
+def _to_resume(resume: bool | None, folder: Path, ranks: Ranks) -> bool:
+    """Decide, alike in all processes, whether a run goes on."""
+    anew = ranks.sum(np.array([parallel.restarted()], dtype=float))[0] > 0
+    return _begun(folder, ranks) if resume is None or anew else resume
+
+
 def _ready(config: Config, folder: Path, resume: bool, ranks: Ranks) -> Config:
     """Check that the folder is there to begin or to go on in.
 
     Of a run that goes on, return the configuration with the checkpoint that it started from.
     """
     if not resume:
-        runs = [folder / "last.pt", folder / "member_0" / "last.pt"]
-        if ranks.from_first(any(path.exists() for path in runs)):
+        if _begun(folder, ranks):
             raise ValueError(
-                f"{folder} holds a training run already: continue it with --resume, or set another "
-                "output folder"
+                f"{folder} holds a training run already: continue it with --resume (--go-on, where "
+                "the same command may begin it too), or set another output folder"
             )
         return config
-    committee = (folder / "member_0" / "last.pt").is_file()
+    committee = bool(ranks.from_first((folder / "member_0" / "last.pt").is_file()))
     if committee and config.committee.members == 1:
         raise ValueError(f"{folder} holds a committee: say of how many models (--committee N)")
-    if not committee and config.committee.members > 1 and (folder / "last.pt").is_file():
+    single = bool(ranks.from_first((folder / "last.pt").is_file()))
+    if not committee and config.committee.members > 1 and single:
         raise ValueError(f"{folder} holds a run of one model: continue it without a committee")
-    last = last_of(folder / "member_0" if committee else folder)
-    state = load(last).get("trainer") or {"config": {}}
+    own = folder / "member_0" if committee else folder
+    last = last_of(own) if ranks.first else own / "last.pt"
+    with ranks.file_of_first(last) as path:
+        state = load(path).get("trainer") or {"config": {}}
     start = state["config"].get("start") if config.start is None else config.start
     return changed(config, {"start": start})
 

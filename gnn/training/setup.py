@@ -29,6 +29,7 @@ def build_model(
     isolated: Mapping[int, float] | None = None,
     member: int = 0,
     extent: ExtentAt | None = None,
+    fitted: bool = True,
 ) -> Potential:
     """Return the model to train, seeded by the config, with a baseline for the training frames.
 
@@ -53,6 +54,9 @@ def build_model(
         Number of the committee's member.
     extent
         Gives the extent of the training frames for a damping. None: `extent_of`.
+    fitted
+        Fit the constant part to what the network adds, for which frames are read; not in a process
+        that gets the weights of another one.
 
     Raises
     ------
@@ -70,7 +74,7 @@ def build_model(
         model: Potential = AMP.from_config(config.model).to(dtype)
         _set_extent(model, extent)
         model.set_baseline(headers(training), isolated)
-        if not isolated and (some := _some_with_energies(training)):
+        if fitted and not isolated and (some := _some_with_energies(training)):
             # given charges act before anything is learned: a model that begins hundreds of eV off
             # learns to be without them first
             model.refit_baseline(some, warn=False)
@@ -79,7 +83,8 @@ def build_model(
         model.domain = None  # that of other frames
         perturb(model, config.perturbation, config.training.seed)
         _set_extent(model, extent, started=True)
-        model.refit_baseline(training)
+        if fitted:
+            model.refit_baseline(training)
     if config.committee.members > 1:
         fixed = {} if config.start is not None else isolated or {}
         draw_undetermined(model, headers(training), fixed, config.training.seed)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gnn.potential import Potential
 from gnn.training.config import LossConfig
@@ -15,13 +16,21 @@ _AT_ONCE = 256  # frames held at once
 
 
 def validation_rmse(
-    model: Potential, frames: Frames, quantities: Sequence[str], ranks: Ranks
+    model: Potential,
+    frames: Frames,
+    quantities: Sequence[str],
+    ranks: Ranks,
+    share: NDArray[np.int64],
 ) -> dict[str, float]:
     """Return the RMSE of some quantities, in the units of `QUANTITIES`.
 
     Each process works on its share of the frames; all return the errors on all of them.
+
+    Parameters
+    ----------
+    share
+        Indices of the frames of this process.
     """
-    share = np.array_split(np.arange(len(frames)), ranks.size)[ranks.rank]
     sums = np.zeros((len(quantities), 2))  # of squared errors, and of how many there are
     for start in range(0, len(share), _AT_ONCE):
         part = [frames[i] for i in share[start : start + _AT_ONCE]]

@@ -1,7 +1,7 @@
 """How many targets and sources a loop over pairs takes at once: as registers and latencies allow.
 
-A vector of `Vec` is one register of AVX-512, two of AVX2, four of NEON or SSE. Loops under 1/r take
-one register at a time: with less than that of the other kind in between, sums stay in registers.
+A vector of `BYTES` is one register of AVX-512, two of AVX2, four of NEON or SSE. Loops under 1/r
+take as many registers of sources at once as leave half of all for what is not a sum.
 """
 
 from typing import Any, NamedTuple

@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
+from ranks_given import draw, errors, on_ranks, owners, together
 
 import fmm.distributed.boxes as boxes
 import multipoles as mp
 from fmm.distributed import FMM
 from fmm.distributed.threads import run
-
-from ranks_given import draw, errors, on_ranks, owners, together
 
 
 def field(kind, n, size, how, tolerance, orders=(0, 1), targets=None, **options):
@@ -52,6 +51,17 @@ def test_whoever_gives_the_points(how, size):
 def test_scales_and_depths(kind):
     found, expected, _ = field(kind, 1500, 3, "in order", 1e-5)
     assert max(errors(found, expected, 1)) < 1.2e-5
+
+
+def test_points_that_ranks_cannot_part_are_told_of():
+    rng = np.random.default_rng(2)
+    x = draw("deep", 6000, rng)
+
+    def work(ranks):
+        FMM(x[ranks.rank :: 4], tolerance=1e-3, comm=ranks)
+
+    with pytest.warns(RuntimeWarning, match="rank . owns 3.. times its share"):
+        run(4, work)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 60])

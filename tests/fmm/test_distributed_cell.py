@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from ranks_given import errors, on_ranks, together
+from ranks_given import draw, errors, on_ranks, together
 
 import fmm
 import multipoles as mp
@@ -15,10 +15,13 @@ HEXAGONAL = np.array([[10, 0, 0], [5, 8.66, 0], [5, 2.88, 8.16]])
 LONG = np.diag([10, 10, 30.0])
 
 
-def field(cell, orders=(0, 1), targets=False, whole=0, size=3, n=1200, tolerance=1e-5, **options):
+def field(
+    cell, orders=(0, 1), targets=False, whole=0, size=3, n=1200, tolerance=1e-5, kind="cube",
+    **options,
+):  # fmt: skip
     """Return the field by ranks, and what it should be; points lie `whole` cells away."""
     rng = np.random.default_rng(11)
-    x = (rng.random((n, 3)) + rng.integers(-whole, whole + 1, (n, 3))) @ cell
+    x = (draw(kind, n, rng) + rng.integers(-whole, whole + 1, (n, 3))) @ cell
     moments = rng.standard_normal((n, mp.n_components(orders[0])))
     owner = rng.integers(0, size, n)
     y = rng.random((n // 2, 3)) @ cell if targets else None
@@ -42,12 +45,13 @@ def field(cell, orders=(0, 1), targets=False, whole=0, size=3, n=1200, tolerance
         {"cell": CUBE, "whole": 2},
         {"cell": LONG, "orders": (1, 2)},
         {"cell": SKEWED, "size": 4},
+        {"cell": CUBE, "size": 8, "n": 4000, "kind": "cluster"},
         {"cell": HEXAGONAL, "surface": "vacuum"},
         {"cell": HEXAGONAL, "targets": True},
         {"cell": CUBE, "periodic": (True, True, False)},
         {"cell": CUBE, "periodic": (False, False, True), "targets": True},
     ],
-    ids=["cube", "long", "skewed", "vacuum", "copies", "slab", "wire"],
+    ids=["cube", "long", "skewed", "cluster", "vacuum", "copies", "slab", "wire"],
 )
 def test_fields_are_those_of_all_images(given):
     found, expected = field(**given)

@@ -255,7 +255,7 @@ def test_permutation_and_rotation():
     model = random_model()
     system = pair(monomer("NH4"), monomer("acetate", [4.0, 0, 1.0]), monomer("H2O", [0, 5.0, 0]))
     order = np.random.default_rng(0).permutation(system.n_atoms)
-    turn = Rotation.random(rng=np.random.default_rng(1)).as_matrix()
+    turn = Rotation.from_quat(np.random.default_rng(1).normal(size=4)).as_matrix()
     other = System(system.numbers[order], system.positions[order] @ turn.T, 0)  # derived
     one, two = model.evaluate([system, other])
     assert two["energy"] == pytest.approx(one["energy"], abs=1e-10)

@@ -195,7 +195,7 @@ def test_only_some_blocks_are_in_memory(data, monkeypatch):
     order = streamed.order(np.random.default_rng(0))
     assert sorted(np.concatenate(order)) == list(range(24))
     assert [len(part) for part in order] == [8, 8, 8]  # two blocks of four at a time
-    import gnn.data.streaming as module
+    import gnn.data.stores as module
 
     real = module.read_group
 

@@ -4,12 +4,20 @@ from math import factorial
 
 import numpy as np
 import pytest
-from scipy.special import sph_harm_y
+from scipy import special
 
 from multipoles import conventions as co
 from multipoles import moments as mo
 from multipoles import reference
 from multipoles.indexing import n_components
+
+if hasattr(special, "sph_harm_y"):
+    sph_harm_y = special.sph_harm_y
+else:  # SciPy before 1.15
+
+    def sph_harm_y(n, m, theta, phi):
+        return special.sph_harm(m, n, phi, theta)
+
 
 ORDER = 4
 TRACELESS = ("buckingham", "spherical")

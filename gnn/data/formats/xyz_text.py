@@ -174,7 +174,7 @@ def with_symbols(path: Path) -> tuple[io.StringIO, dict[str, str]]:
         return plain
 
     lines: list[str] = []
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         for frame, header in enumerate(iter(file.readline, "")):
             if not header.strip():
                 break
@@ -208,7 +208,7 @@ def check_text(path: Path, sizes: Sequence[int], remarks: Remarks) -> None:
     ValueError
         If there is text behind the frames, which end where ase met an empty line.
     """
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         for frame, size in enumerate(sizes):
             file.readline()
             described, comment = 4, file.readline()

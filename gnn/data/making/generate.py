@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from gnn.data.common import ATOMIC_LABELS, LABELS, locked
+from gnn.data.making.cluster import ClusterWorkers
 from gnn.data.making.finished import (
     beside,
     check_out,
@@ -53,6 +54,7 @@ def generate(
     *,
     runs: int = 4,
     processes: int = 1,
+    client: Any = None,
     work: Path | None = None,
     say: Say = print,
     progress: Progress = lambda done, total, line: print(f"{line} ({done} of {total})"),
@@ -71,6 +73,8 @@ def generate(
         Number of independent molecular-dynamics runs of each kind.
     processes
         Number of processes at work; each takes the threads of ``recipe.dynamics``.
+    client : distributed.Client, optional
+        Of a Dask cluster whose workers do the work instead, and see the work folder.
     work
         Folder for what is finished. None: ``<out>.work/<name>``.
     say
@@ -98,8 +102,9 @@ def generate(
     other_frames([recipe], out)  # fail now rather than after hours
     try:
         make_frames(
-            recipe, frames, work, runs=runs, processes=processes, say=say, progress=progress
-        )
+            recipe, frames, work,
+            runs=runs, processes=processes, client=client, say=say, progress=progress,
+        )  # fmt: skip
     except BaseException:
         with suppress(OSError, ValueError):  # the first error is the one to show
             write_finished({work: recipe}, out)
@@ -116,6 +121,7 @@ def make_frames(
     *,
     runs: int,
     processes: int,
+    client: Any = None,
     say: Say,
     progress: Progress,
 ) -> None:
@@ -142,12 +148,18 @@ def make_frames(
         say(
             f"{recipe.name}: molecular dynamics of {len(tasks)} runs, then labels at {recipe.level}"
         )
-        _all_frames(recipe, tasks, work, processes, say, progress)
+        do, threads = partial(_do, recipe, work.resolve()), recipe.dynamics.threads
+        if client is None:
+            workers: Any = Workers(do, processes, threads)
+        else:
+            workers = ClusterWorkers(client, do, say, folder=work)
+        with workers:
+            _all_frames(tasks, work, workers, say, progress)
 
 
 def _remove_leftovers(work: Path) -> None:
     """Remove the temporary files of a call that was killed."""
-    for rest in [*work.glob("**/.run_*"), *work.glob(".recipe-*")]:
+    for rest in [*work.glob("**/.run_*"), *work.glob(".recipe-*"), *work.glob(".anisole-*")]:
         rest.unlink(missing_ok=True)
     for rest in work.glob(".amber-*"):
         shutil.rmtree(rest, ignore_errors=True)
@@ -193,39 +205,37 @@ def _do(recipe: Recipe, work: Path, task: _Task) -> Iterator[Any]:
     yield _summary(embedded, vacuum)
 
 
-def _all_frames(
-    recipe: Recipe, tasks: list[_Task], work: Path, processes: int, say: Say, progress: Progress
-) -> None:
+def _all_frames(tasks: list[_Task], work: Path, workers: Any, say: Say, progress: Progress) -> None:
     """Dynamics and labels of every frame that is not there yet."""
     total, done = sum(task.count for task in tasks), 0
     waiting = deque(tasks)
     seen: set[_Task] = set()
-    threads = recipe.dynamics.threads
-    with Workers(partial(_do, recipe, work), processes, threads) as workers:
-        for event in workers.events(waiting):
-            task = event.task
-            if event.kind in ("failed", "lost"):
-                _complain(event, say)
-                stored = [label for label in seen if label.run == task.run]
-                total -= task.count - len(stored) if task.index is None else 1
-            elif event.kind == "item" and task.index is not None:
-                done += 1
-                progress(done, total, f"{task}: {event.value}")
-            elif event.kind == "item" and event.value is not None:
-                label = replace(task, index=event.value)
-                if label in seen:
-                    continue
-                seen.add(label)
-                if label_path(work, label.run, event.value).is_file():
-                    total -= 1
-                else:  # before the dynamics of the runs that are left
-                    labels = sum(other.index is not None for other in waiting)
-                    waiting.insert(labels, label)
+    for event in workers.events(waiting):
+        task = event.task
+        if event.kind in ("failed", "lost"):
+            _complain(event, say)
+            stored = [label for label in seen if label.run == task.run]
+            total -= task.count - len(stored) if task.index is None else 1
+        elif event.kind == "item" and task.index is not None:
+            done += 1
+            progress(done, total, f"{task}: {event.value}")
+        elif event.kind == "item" and event.value is not None:
+            label = replace(task, index=event.value)
+            if label in seen:
+                continue
+            seen.add(label)
+            if label_path(work, label.run, event.value).is_file():
+                total -= 1
+            else:  # before the dynamics of the runs that are left
+                labels = sum(other.index is not None for other in waiting)
+                waiting.insert(labels, label)
 
 
 def _complain(event: Event, say: Say) -> None:
     """Report the failure of one task, or raise an error that concerns all tasks."""
-    if isinstance(event.value, OSError) or (event.kind == "failed" and event.task.index is None):
+    if isinstance(event.value, OSError | ImportError) or (
+        event.kind == "failed" and event.task.index is None
+    ):
         raise event.value
     say(f"{event.task}: left out, {event.value} (tried again by the next call)")
 

@@ -1,20 +1,25 @@
 """Labels for frames that others made: those that a run saved because its model knew no better."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from gnn.data.common import LABELS
 from gnn.data.elements import symbol
 from gnn.data.formats.by_suffix import read_frames, write_frames
 from gnn.data.formats.hdf5 import read_remarks
 from gnn.data.making.finished import check_out
-from gnn.data.making.labelling import FITTING_BASIS, NotConverged, label, level_of
+from gnn.data.making.labelling import FITTING_BASIS, label, level_of
+from gnn.data.making.workers import Event, Here
 from gnn.data.systems import Frame, System
 
-_EVERY = 10  # frames between writing, since the file is written whole
+_EVERY = 10  # frames between writing, at least, since the file is written whole
 
 
 @dataclass(frozen=True)
@@ -37,16 +42,34 @@ class Theory:
         return {"level": self.level, "density_fit": fitting, "grid_level": str(self.grid_level)}
 
 
+@dataclass(frozen=True, eq=False)
+class LabelTask:
+    """A frame to label: its number and what it holds."""
+
+    index: int
+    system: System
+
+    def __str__(self) -> str:
+        return f"frame {self.index}"
+
+
+Work = Callable[[LabelTask], Iterator[dict[str, Any]]]
+
+
 def label_frames(
     frames: Sequence[Frame],
     out: Path,
     theory: Theory,
     progress: Callable[[int, int, str], None] | None = None,
+    workers: Callable[[Work], Any] = Here,
 ) -> tuple[int, int]:
     """Label frames by quantum chemistry, and write them to a file that is continued.
 
-    A frame that the file holds already, with the same atoms, charges and places, keeps its labels.
-    One whose self-consistent field does not converge is left out, with a warning.
+    A frame that the file holds already, with the same atoms, charges and places, keeps its labels,
+    and one that occurs again among the frames gets the same. One whose self-consistent field does
+    not converge, or that ends its worker, is left out, with a warning.
+
+    The order in the file is that of the frames, behind others that it held, whoever labels them.
 
     Parameters
     ----------
@@ -58,6 +81,9 @@ def label_frames(
         Of the labels.
     progress
         Called with the number of frames done, of all, and a line.
+    workers
+        Makes what does the work, such as `gnn.data.making.workers.Workers`, from the function that
+        labels one frame; by default this process does.
 
     Returns
     -------
@@ -69,6 +95,8 @@ def label_frames(
     ValueError
         If there are no frames, the level is none that PySCF knows, a frame is in a cell or has an
         odd number of electrons; or the file holds frames of another level.
+    OSError
+        If the file cannot be written, or the workers are lost.
     """
     check_out(out)
     if not frames:
@@ -77,21 +105,90 @@ def label_frames(
     level_of(theory.level, elements)
     for i, frame in enumerate(frames):
         _check(i, frame.system)
-    there = {_key(one.system): one for one in _before(out, theory)}
-    done: list[Frame] = []
-    lost = 0
-    for i, frame in enumerate(frames):
-        labelled = there.pop(_key(frame.system), None)
-        told = "labelled before"
-        if labelled is None:
-            labelled, told = _labelled(i, frame, theory)
-        lost += labelled is None
-        done += [labelled] if labelled is not None else []
-        if done and (i % _EVERY == _EVERY - 1 or i == len(frames) - 1):
-            write_frames(out, [*there.values(), *done], attributes=theory.remarks())
-        if progress is not None:
-            progress(i + 1, len(frames), told)
-    return len(there) + len(done), lost
+    sheet = _Sheet(frames, out, theory, progress or _silence)
+    try:
+        with workers(partial(label_task, theory)) as team:
+            for event in team.events(sheet.tasks()):
+                if event.kind != "done":
+                    sheet.take(event)
+    finally:
+        sheet.write()
+    return len(sheet.others) + len(sheet.done), sheet.lost
+
+
+def _silence(*_: Any) -> None:
+    """Report no progress."""
+
+
+class _Sheet:
+    """Frames with the labels that they have so far, and the file that keeps them."""
+
+    def __init__(
+        self,
+        frames: Sequence[Frame],
+        out: Path,
+        theory: Theory,
+        progress: Callable[[int, int, str], None],
+    ) -> None:
+        self.frames, self.out, self.theory, self.progress = frames, out, theory, progress
+        alike: dict[bytes, list[int]] = {}
+        for i, frame in enumerate(frames):
+            alike.setdefault(_key(frame.system), []).append(i)
+        self.copies = {own[0]: own for own in alike.values()}
+        self.done: dict[int, Frame] = {}
+        self.lost = self.ended = self._written = 0
+        self.others: list[Frame] = []  # of the file, which are not asked for
+        before = _before(out, theory)
+        for one in before:
+            own = alike.get(_key(one.system))
+            if own is None:
+                self.others.append(one)
+            elif own[0] not in self.done:
+                self._label(own, {name: getattr(one, name) for name in LABELS}, "labelled before")
+        if len(self.others) + len(self.done) == len(before):
+            self._written = self.ended  # nothing is new
+
+    def tasks(self) -> deque[LabelTask]:
+        """Return what is to be labelled, of frames that are alike the first."""
+        return deque(LabelTask(i, self.frames[i].system) for i in self.copies if i not in self.done)
+
+    def take(self, event: Event) -> None:
+        """Note the labels of a frame, or that it has none."""
+        own = self.copies[event.task.index]
+        if event.kind == "item":
+            self._label(own, event.value, f"energy {event.value['energy']:.3f} eV")
+        else:
+            told = _left_out(event)
+            self.lost += len(own)
+            self._tell(own, told)
+        if self.ended - self._written >= max(_EVERY, self.ended // 20):
+            self.write()
+
+    def _label(self, own: list[int], labels: dict[str, Any], told: str) -> None:
+        for i in own:
+            one = self.frames[i]
+            self.done[i] = Frame(one.system, **labels, name=one.name, group=one.group, run=one.run)
+        self._tell(own, told)
+
+    def _tell(self, own: list[int], told: str) -> None:
+        for _ in own:
+            self.ended += 1
+            self.progress(self.ended, len(self.frames), told)
+
+    def write(self) -> None:
+        """Write all that have labels, if any is new."""
+        if self.done and self.ended > self._written:
+            frames = [*self.others, *(self.done[i] for i in sorted(self.done))]
+            write_frames(self.out, frames, attributes=self.theory.remarks())
+            self._written = self.ended
+
+
+def _left_out(event: Event) -> str:
+    """Name a frame that has no labels, or raise an error that concerns all frames."""
+    if isinstance(event.value, OSError | ImportError):
+        raise event.value
+    warnings.warn(f"{event.task} is left out: {event.value}", stacklevel=3)
+    return str(event.value)
 
 
 def _before(out: Path, theory: Theory) -> list[Frame]:
@@ -107,19 +204,15 @@ def _before(out: Path, theory: Theory) -> list[Frame]:
     return read_frames(out)
 
 
-def _labelled(i: int, frame: Frame, theory: Theory) -> tuple[Frame | None, str]:
-    try:
-        labels, _ = label(
-            frame.system,
-            theory.level,
-            grid_level=theory.grid_level,
-            density_fit=theory.density_fit,
-        )
-    except NotConverged as error:
-        warnings.warn(f"frame {i} is left out: {error}", stacklevel=2)
-        return None, str(error)
-    made = Frame(frame.system, **labels, name=frame.name, group=frame.group, run=frame.run)
-    return made, f"energy {labels['energy']:.3f} eV"
+def label_task(theory: Theory, task: LabelTask) -> Iterator[dict[str, Any]]:
+    """Yield the labels of one frame."""
+    labels, _ = label(
+        task.system,
+        theory.level,
+        grid_level=theory.grid_level,
+        density_fit=theory.density_fit,
+    )
+    yield labels
 
 
 def _check(i: int, system: System) -> None:

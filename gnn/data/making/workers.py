@@ -30,6 +30,30 @@ class Event:
     value: Any = None
 
 
+class Here:
+    """One worker: this process."""
+
+    def __init__(self, work: Callable[[Any], Iterator[Any]]) -> None:
+        self.work = work
+
+    def __enter__(self) -> "Here":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def events(self, tasks: deque[Any]) -> Iterator[Event]:
+        """Do all tasks; yield the events."""
+        while tasks:
+            task = tasks.popleft()
+            try:
+                for item in self.work(task):
+                    yield Event(task, "item", item)
+                yield Event(task, "done")
+            except Exception as error:
+                yield Event(task, "failed", error)
+
+
 class Workers:
     """A few processes that do tasks one after the other.
 
@@ -145,16 +169,16 @@ def _serve(link: Any, work: Callable[[Any], Iterator[Any]]) -> None:
                     link.send(("item", item))
                 answer: tuple[str, Any] = ("done", None)
             except Exception as error:
-                answer = ("failed", _plain(error))
+                answer = ("failed", plain(error))
             link.send(answer)
     except (EOFError, OSError):
         return
 
 
-def _plain(error: Exception) -> Exception:
+def plain(error: Exception) -> Exception:
     """Return an exception that can be pickled: of the nearest built-in type, with the same text."""
     text = str(error) or type(error).__name__
-    for kind in (OSError, ValueError, MemoryError):
+    for kind in (OSError, ValueError, MemoryError, ImportError):
         if isinstance(error, kind):
             return kind(text)
     return RuntimeError(text)

@@ -51,7 +51,7 @@ def load_splits(data: DataConfig) -> Splits:
     return load_data(data).splits
 
 
-def load_data(data: DataConfig) -> LoadedData:
+def load_data(data: DataConfig, check: bool = True) -> LoadedData:
     """Return training, validation and test frames, and the energies of isolated atoms.
 
     The frames of one source are split as `gnn.data.partition.partition` says; where there is a
@@ -61,7 +61,8 @@ def load_data(data: DataConfig) -> LoadedData:
     for.
 
     Warnings say how many held-out frames have the geometry of a training frame, or are of
-    molecules that no training frame has.
+    molecules that no training frame has; all frames are read for that. Not if `check` is false,
+    as in a process beside another one that warns.
 
     Raises
     ------
@@ -89,7 +90,8 @@ def load_data(data: DataConfig) -> LoadedData:
     _check_elements(training, validation, test)
     check_labelled(test if len(test) else validation, "frames to test on")
     unseen = UNSEEN if data.source == SHIPPED else ()
-    _warn_of_overlap(training, validation, test, data.split.test_molecules or unseen)
+    if check:
+        _warn_of_overlap(training, validation, test, data.split.test_molecules or unseen)
     _warn_of_single_atoms(training, validation, test)
     return LoadedData((training, validation, test), isolated, lines)
 

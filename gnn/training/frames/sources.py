@@ -57,19 +57,15 @@ def open_frames(data: DataConfig, named: Sequence[str]) -> Frames:
     Raises
     ------
     ValueError
-        If there is no frame, or several files are to be streamed as one.
+        If there is no frame, or a file to be streamed is not HDF5.
     """
     if not data.stream:
         return read(data, named)
     files = [shipped_path()] if list(named) == [SHIPPED] else files_of(named)
-    if len(files) > 1:
-        raise ValueError(
-            f"data.stream: frames are streamed from one file, got {len(files)} ({files[0]}, …): "
-            "join them by read_frames and write_frames"
-        )
-    _warn_of_key(data, files[0])
+    for file in files:
+        _warn_of_key(data, file)
     return stream_frames(
-        files[0], names=data.molecules, block=data.stream_block, held=data.stream_buffer
+        files, names=data.molecules, block=data.stream_block, held=data.stream_buffer
     )
 
 
