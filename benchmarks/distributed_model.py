@@ -6,8 +6,9 @@ Charges that fill a cube evenly, to potential and gradient at 1e-6. Ranks that a
 process count bytes and messages of 2 to 64 ranks; ranks of MPI on this machine, if mpi4py and an
 MPI are installed, take the time of 1 and 2, and as many single ranks at the same time. Beside what
 is counted stands what `fmm.distributed.model` predicts, which does not know it; then what it
-predicts for a million points on each of many ranks. Prints tables; writes results/distributed_model.csv (counted), _time.csv and _memory.csv (measured), _cluster.csv
-(predicted) and results/distributed_model.png.
+predicts for a million points on each of many ranks. Prints tables; writes, in results,
+distributed_model.csv (counted), distributed_time.csv and distributed_memory.csv (measured),
+distributed_cluster.csv (predicted) and distributed_model.png.
 """
 
 import argparse

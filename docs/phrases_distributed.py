@@ -17,16 +17,20 @@ def distributed() -> list[str]:
         for row in read("distributed_cluster")
         if row["ranks"] == "1000"
     )
+    from fmm.distributed.model import Network
+
+    network = Network()
     two = select(read("distributed_time"), ranks="2")
     fields = ("MB_neighbours", "MB_callers", "MB_summed", "messages_to_neighbours")
     near, callers, top, messages = (fast[name] for name in fields)
     return [
+        f"messages of {1e6 * network.latency:g} µs and {network.bandwidth / 1e9:g} GB/s",
         f"sources within {_off('ghosts')}, boxes within {_off('boxes')}, messages within "
         f"{_off('messages')} and bytes within {_off('MB')}",
         f"took {float(two['again']) / float(two['apart']):.2f} times as long as two that had "
         "nothing to do with each other",
-        f"{float(alone['memory']):.0f} bytes for each point on one rank, {float(pair['memory']):.0f} "
-        "on each of two",
+        f"{float(alone['memory']):.0f} bytes for each point on one rank, "
+        f"{float(pair['memory']):.0f} on each of two",
         f"{fast['ghosts'] / 1e3:.0f} 000 sources and {fast['boxes']:.0f} expansions of others",
         f"in {messages:.0f} messages of {near:.0f} MB together",
         f"{callers:.0f} MB to and from callers",

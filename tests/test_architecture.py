@@ -51,7 +51,7 @@ FLOORS = (
     ("fmm.interactions",),
     ("fmm",),
     ("fmm.validation",),
-    ("fmm.bench", "fmm.distributed", "fmm.validation_cell", "fmm.warmup"),
+    ("fmm.bench", "fmm.validation_cell", "fmm.warmup"),
     ("fmm.bench_periodic",),
     ("fmm.__main__",),
     ("fmm.distributed",),

@@ -173,8 +173,8 @@ def details(row: Row) -> str:
         f"a field: busy {row.busy:.3f} s (at most {row.busy_most:.3f}, {row.imbalance:.2f} times "
         f"the mean), waited {row.waited:.3f} s",
         f"a rank owns {row.owned:.0f} points, sums {row.ghosts:.0f} of others beside them, and "
-        f"sends {row.n_bytes / 1e6:.3g} MB (at most {row.bytes_most / 1e6:.3g}) in {row.messages:.1f} "
-        f"messages (at most {row.messages_most:.0f})",
+        f"sends {row.n_bytes / 1e6:.3g} MB (at most {row.bytes_most / 1e6:.3g}) in "
+        f"{row.messages:.1f} messages (at most {row.messages_most:.0f})",
         f"over all ranks: {row.reductions:.0f} reductions of {row.reduced_bytes / 1e6:.3g} MB",
         f"memory: {row.memory_plan:.0f} bytes a point for the plan, {row.memory:.0f} with a field",
     ))  # fmt: skip

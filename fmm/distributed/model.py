@@ -7,16 +7,16 @@ Lashuk et al., Commun. ACM 55, 101 (2012)); were it a cube of edge ``s = V^(1/3)
 
 * sources next to it: ``((s + 2)^3 - s^3) m``, a layer of one leaf;
 * on each level, where its edge is ``s_l = s / 2^(depth - l)``, expansions of the children of
-  boxes next to the parents of its own: a layer of two boxes, ``(s_l + 4)^3 - s_l^3``. Their sum
-  is ruled by the finest level, so that both grow as ``(N/P)^(2/3)``, and by up to 56 boxes or more
-  on each of the levels where ``s_l`` is about one, ``log P`` of them in all;
+  boxes next to the parents of its own: a layer of two boxes, ``(s_l + 4)^3 - s_l^3``. The finest
+  level rules the sum, so that both grow as ``(N/P)^(2/3)``; coarser ones than ``s_l = 1``, about
+  ``log8 P`` of them, are shared;
 * few neighbours: 26 cubes touch one cube, whatever ``P``.
 
 Stretches of a Morton curve are no cubes, and at the surface of the whole there is nothing to ask
 for. So boxes are counted: the stretch of a rank is laid out on the grid, as `partition` would cut
 it (at faces of boxes as coarse as balance allows), and its halos are listed on every level. Boxes
-that ranks share, and those that very many ask for, are summed over all ranks (Yokota and Barba, Int. J.
-High Perform. Comput. Appl. 26, 337 (2012), on the cost of the top of the tree).
+that ranks share, and those that very many ask for, are summed over all ranks (Yokota and Barba,
+Int. J. High Perform. Comput. Appl. 26, 337 (2012), on the cost of the top of the tree).
 
 Time is that of arithmetic, as measured on one rank or as `fmm.cost` knows it, and of messages: a
 latency for each and their bytes over a bandwidth (the model of Hockney), trees of ``log2 P`` steps
@@ -259,7 +259,7 @@ def _keys(grid: Grid, anchor: np.ndarray, level: int) -> np.ndarray:
 
 
 def _inside(grid: Grid, anchor: np.ndarray, level: int) -> np.ndarray:
-    inside: np.ndarray = ((anchor >= 0) & (anchor < grid.root << level)).all(axis=-1)
+    inside: np.ndarray = np.all((anchor >= 0) & (anchor < grid.root << level), axis=-1)
     return inside
 
 
