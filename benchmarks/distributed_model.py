@@ -31,6 +31,8 @@ RANKS = (2, 4, 8, 16, 32, 64)
 # points of each rank that are timed, and of those of a cluster
 TIMED, LARGE = 200_000, 1_000_000
 ROUNDS = 4
+# ranks, and points of each, whose memory is measured
+HELD = ((1, 1_000_000), (2, 1_000_000), (8, 600_000))
 CLUSTER = (1, 8, 27, 64, 125, 216, 512, 1000)
 QUANTITIES = ("ghosts", "boxes", "messages", "MB", "top", "MB summed")
 
@@ -135,11 +137,11 @@ def times(quick: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def memory() -> None:
-    """Write what a million points on each rank take of memory."""
-    runs = [run for ranks in (1, 2) if (run := timed(ranks, LARGE, True)) is not None]
+def memory(given: tuple[tuple[int, int], ...] = HELD) -> None:
+    """Write what points take of memory: ranks, and points of each."""
+    runs = [run for ranks, each in given if (run := timed(ranks, each, True)) is not None]
     if runs:
-        write_table("distributed_memory", ("ranks", "n", "memory_plan", "memory", "again"), runs)
+        write_table("distributed_memory", ("ranks", "n", "memory_plan", "memory"), runs)
 
 
 def cluster(per_point: float) -> list[tuple[int, Any]]:

@@ -12,6 +12,7 @@ def _off(quantity: str) -> str:
 def distributed() -> list[str]:
     """Return what ranks count, what they take, and what a thousand would."""
     alone, pair = (select(read("distributed_memory"), ranks=ranks) for ranks in ("1", "2"))
+    eight = select(read("distributed_memory"), ranks="8")
     fast, late, narrow = (
         {k: float(v) for k, v in row.items() if k != "network"}
         for row in read("distributed_cluster")
@@ -31,6 +32,7 @@ def distributed() -> list[str]:
         "nothing to do with each other",
         f"{float(alone['memory']):.0f} bytes for each point on one rank, "
         f"{float(pair['memory']):.0f} on each of two",
+        f"{float(eight['memory']):.0f} on the fullest of eight",
         f"{fast['ghosts'] / 1e3:.0f} 000 sources and {fast['boxes']:.0f} expansions of others",
         f"in {messages:.0f} messages of {near:.0f} MB together",
         f"{callers:.0f} MB to and from callers",
