@@ -12,6 +12,7 @@ from statistics import median
 import benchmark_tables as tables
 import yaml
 from benchmark_tables import MOLECULES, Row, read, select, short
+from phrases_distributed import distributed
 from phrases_gpu import gpu
 from phrases_summary import readme, summary
 from sources import (
@@ -689,6 +690,7 @@ PHRASES: dict[str, Callable[[], list[str]]] = {
     "summary": summary,
     "index": index,
     "evidence": evidence,
+    "distributed": distributed,
     "fmm": fmm,
     "gpu": gpu,
     "md": md,

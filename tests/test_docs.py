@@ -82,6 +82,8 @@ def test_snippets_of_a_page_run_and_print_what_they_say(
 ):
     if page.stem == "trust":  # about molecules that the model does not know
         monkeypatch.undo()
+    if page.stem == "distributed":
+        pytest.importorskip("mpi4py.MPI", reason="needs mpi4py and an MPI (extra 'mpi')")
     if page.stem == "md_engines":
         _register_potentials()
     monkeypatch.chdir(tmp_path)  # some write files

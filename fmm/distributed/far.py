@@ -44,5 +44,7 @@ class SharedFarField(HostFarField):
     def _transfer(self, channels: int, multipoles: np.ndarray, locals_: np.ndarray) -> None:
         at_once, later = self.geometry.pairs
         self._transfer_pairs(at_once, channels, multipoles, locals_)
-        self._come()
+        come, self._come = self._come, lambda: None  # which lets go of expansions
+        come()
+        del come
         self._transfer_pairs(later, channels, multipoles, locals_)

@@ -80,7 +80,10 @@ class Foreign(Geometry):
         ranges[boxes] = np.stack([ends - counts, ends], axis=1)
         come = link.post(self.sources).wait()
         if len(come):
+            same = self.same
             self.sources = np.concatenate([self.sources, come])
+            if same:
+                self.targets = self.sources[: self.n_own]
         self.source_link, self.n_first = link, len(self.sources)
         return ranges
 

@@ -54,6 +54,7 @@ class Pending:
         """Return what has come, as soon as it is there."""
         if not self._done:
             self._found, self._done = self.finish(), True
+            self.finish = self.poll = lambda: None  # which let go of what was sent
         return self._found
 
 
