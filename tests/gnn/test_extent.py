@@ -10,6 +10,8 @@ from gnn import Frame, System
 from gnn.data import load_shipped
 from gnn.data.extent import Extent, extent_of, field_derivatives
 from gnn.training.fit import _within
+from gnn.training.parallel import Ranks
+from gnn.training.sharing import Shares
 from gnn.units import COULOMB
 
 
@@ -134,9 +136,9 @@ def test_validation_frames_beyond_the_extent_choose_nothing():
     frames, said = methanol(), []
     system = frames[0].system
     near = replace(frames[0], system=replace(system, positions=0.9 * system.positions))
-    extent = extent_of(frames)
-    assert _within([*frames[:3], near], extent, 2.0, said.append) == frames[:3]
+    extent, shares = extent_of(frames), Shares(Ranks(), frames)
+    assert _within([*frames[:3], near], extent, 2.0, said.append, shares) == frames[:3]
     assert said[0].startswith("1 of 4 validation frames reach beyond the training frames")
     for unchanged in (frames[:3], [near]):  # nothing to leave out, or nothing would be left
-        assert _within(unchanged, extent, 2.0, said.append) is unchanged
+        assert _within(unchanged, extent, 2.0, said.append, shares) is unchanged
     assert len(said) == 1

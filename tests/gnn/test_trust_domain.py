@@ -285,6 +285,7 @@ def test_training_reads_the_extent_of_its_frames_once(chosen, tmp_path, monkeypa
     read = []
 
     def counted(frames, damping):
+        frames = list(frames)
         read.append(len(frames))
         return extent_of(frames, damping)
 
