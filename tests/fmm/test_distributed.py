@@ -85,6 +85,15 @@ def test_boxes_that_many_ask_for_are_summed_over_ranks(monkeypatch, most):
     assert report.traffic.reduced_bytes > usual.traffic.reduced_bytes
 
 
+def test_boxes_that_many_ask_for_may_lie_deep(monkeypatch):
+    # where first words of keys are the same; expansions that lack any would be given up
+    usual = field("corner", 3000, 3, "at random", 1e-6, leaf_size=10)[2]
+    monkeypatch.setattr(boxes, "MOST_USERS", 0)
+    found, expected, report = field("corner", 3000, 3, "at random", 1e-6, leaf_size=10)
+    assert max(errors(found, expected, 1)) < 1.2e-6
+    assert report.degrees == usual.degrees and report.n_levels > 25
+
+
 def test_one_rank_is_the_plan_of_one_machine():
     rng = np.random.default_rng(3)
     x, charges = rng.random((6000, 3)), rng.standard_normal((6000, 1))
