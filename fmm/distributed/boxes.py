@@ -154,20 +154,18 @@ def _top(
     mine = np.concatenate([np.full(len(rows), -1) for rows in told])
     mine[rank == domain.ranks.rank] = boxes
     rows = np.concatenate(told)
-    keys, _ = domain.keys(rows[:, _ANCHOR : _ANCHOR + 3], rows[:, _LEVEL])
-    order = np.lexsort((mine < 0, keys, rows[:, _LEVEL]))
-    rows, keys, rank, mine = rows[order], keys[order], rank[order], mine[order]
-    new = np.append(True, (np.diff(keys) != 0) | (np.diff(rows[:, _LEVEL]) != 0))[: len(rows)]
+    # by anchors: first words of keys do not tell boxes apart that are deeper
+    names = np.concatenate([rows[:, [_LEVEL]], rows[:, _ANCHOR : _ANCHOR + 3]], axis=1)
+    order = np.lexsort((mine < 0, *names.T))
+    rows, names, rank, mine = rows[order], names[order], rank[order], mine[order]
+    new = np.append(True, np.diff(names, axis=0).any(axis=1))[: len(rows)]
     first = np.flatnonzero(new)
     sources = np.add.reduceat(rows[:, _SOURCES], first) if len(first) else rows[:, _SOURCES]
-    rows, keys, mine, rank = rows[first], keys[first], mine[first], rank[first]
+    rows, names, mine, rank = rows[first], names[first], mine[first], rank[first]
     rows[:, _SOURCES] = np.where(rows[:, _INDEX] < 0, MANY * (sources > 0), sources)
-    level = rows[:, _LEVEL]
-    above, _ = domain.keys(rows[:, _ANCHOR : _ANCHOR + 3] >> 1, np.maximum(level - 1, 0))
-    named = zip(level.tolist(), keys.tolist(), strict=True)
-    number = {pair: i for i, pair in enumerate(named)}
-    pairs = zip((level - 1).tolist(), above.tolist(), strict=True)
-    rows[:, _PARENT] = [number.get(pair, -1) for pair in pairs]
+    number = {tuple(name): i for i, name in enumerate(names.tolist())}
+    above = np.concatenate([names[:, :1] - 1, names[:, 1:] >> 1], axis=1)
+    rows[:, _PARENT] = [number.get(tuple(name), -1) for name in above.tolist()]
     owner = np.where(rows[:, _INDEX] < 0, -1, rank)
     return _rows_of(rows, np.ones(len(rows), bool), owner), mine
 

@@ -199,11 +199,15 @@ def bounds_of(
     close = _UNEVEN * total / ranks.size
     best = np.zeros(len(aims), np.int64)
     missed = aims.copy()
-    start, width = np.zeros(len(aims), np.int64), n_cells
-    for level in range(deepest + 1):
+    # of many root cells first the faces of eights of eights of them
+    above, start, end = 0, np.zeros(len(aims), np.int64), n_cells << 3 * bits
+    while 8 ** (above + 1) < n_cells:
+        above += 1
+    width = -(-n_cells // 8**above)
+    for level in range(-above, deepest + 1):
         shift = 3 * (bits - level)
         steps = np.arange(1, width)
-        candidates = start[:, None] + (steps << shift)
+        candidates = np.minimum(start[:, None] + (steps << shift), end)
         before = ranks.sum(ends[np.searchsorted(keys, candidates.ravel())])
         before = before.reshape(candidates.shape)
         away = np.abs(before - aims[:, None])

@@ -21,6 +21,9 @@ def draw(name: str, n: int, rng: np.random.Generator) -> np.ndarray:
         return np.concatenate([cube[: n // 2], 0.5 + 1e-4 * rng.standard_normal((n - n // 2, 3))])
     if name == "deep":
         return np.concatenate([cube[: n // 9], 0.3 + 1e-8 * rng.standard_normal((n - n // 9, 3))])
+    if name == "corner":  # ever smaller boxes around the middle of the largest
+        x = 10.0 ** (-8 * cube[: n // 2, :1]) * rng.standard_normal((n // 2, 3))
+        return np.concatenate([x, -x])
     if name == "line":
         return cube * [1.0, 0.0, 0.0] + 0.3
     if name == "lattice":

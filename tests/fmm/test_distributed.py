@@ -7,6 +7,7 @@ from ranks_given import draw, errors, on_ranks, owners, together
 import fmm.distributed.boxes as boxes
 import multipoles as mp
 from fmm.distributed import FMM
+from fmm.distributed.partition import bounds_of
 from fmm.distributed.steps import SharedSteps
 from fmm.distributed.threads import run
 
@@ -94,6 +95,15 @@ def test_boxes_that_many_ask_for_are_summed_over_ranks(monkeypatch, most):
     found, expected, report = field("cube", 6000, 6, "at random", 1e-4, leaf_size=40)
     assert max(errors(found, expected, 1)) < 1.2e-4
     assert report.traffic.reduced_bytes > usual.traffic.reduced_bytes
+
+
+def test_boxes_that_many_ask_for_may_lie_deep(monkeypatch):
+    # where first words of keys are the same; expansions that lack any would be given up
+    usual = field("corner", 3000, 3, "at random", 1e-6, leaf_size=10)[2]
+    monkeypatch.setattr(boxes, "MOST_USERS", 0)
+    found, expected, report = field("corner", 3000, 3, "at random", 1e-6, leaf_size=10)
+    assert max(errors(found, expected, 1)) < 1.2e-6
+    assert report.degrees == usual.degrees and report.n_levels > 25
 
 
 def test_one_rank_is_the_plan_of_one_machine():
@@ -221,3 +231,19 @@ def test_what_acts_is_known_to_all_ranks():
         return SharedSteps(ranks).acts(np.ones((given, 1, 1)), np.ones((owned, 1, 1)), 0)
 
     assert run(2, work) == [True, True]
+
+
+@pytest.mark.parametrize("n_cells", [1, 8, 125, 60**3])
+def test_stretches_cost_the_same_and_few_faces_are_asked_for(n_cells):
+    bits = 12
+
+    def work(ranks):
+        rng = np.random.default_rng(ranks.rank)
+        keys = np.sort(rng.integers(0, n_cells << 3 * bits, 5000))
+        bounds = bounds_of(ranks, keys, np.ones(len(keys)), bits, n_cells, 3)
+        owned = ranks.sum(np.histogram(keys, bounds)[0])
+        return bounds, owned, ranks.traffic.reduced_bytes
+
+    bounds, owned, told = run(4, work)[0]
+    assert (np.diff(bounds) >= 0).all() and abs(owned / 5000 - 1).max() < 0.1
+    assert told < 4000
