@@ -365,8 +365,7 @@ class SharedGeometry(Foreign):
         """Return the same points, all pairs of which are summed directly: every rank has all."""
         own = self.targets if self.same else self.sources[: self.n_own]
         given = self.domain, self._place, self.sorted_points, own, self.targets
-        most = max(len(own), len(self.targets), 1)
-        return AllPairs(*given, most, self.least, self.smallest)
+        return AllPairs(*given, max(*self.everywhere, 1), self.least, self.smallest)
 
     def _like(
         self,

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from fmm.distributed.geometry import Foreign
-from fmm.error.drawing import Drawn, densities_of, pick
+from fmm.error.drawing import Drawn, densities_of, evenly, pick
 from fmm.error.indicators import STEEPEST, Boxed, HostStrengths
 from fmm.error.sampling import Probe, mean_squares
 
@@ -101,10 +101,10 @@ class SharedProbe(Probe):
         if n <= size:
             return Drawn(np.arange(n), np.full(n, 1.0 / max(n, 1)), np.ones(n, bool))
         rng, half = np.random.default_rng(seed), size // 2
-        even = _evenly(n, size - half, rng)
+        even = evenly(0, n, size - half, rng)
         found = self._by_indicator(even, half, rng)
         if found is None:
-            samples = np.concatenate([even, _evenly(n, half, rng)])
+            samples = np.concatenate([even, evenly(0, n, half, rng)])
             return Drawn(samples, np.full(size, 1.0 / size), np.ones(size, bool))
         chosen, densities = found
         shares = 2.0 / (size * (1.0 + densities * n))
@@ -180,9 +180,3 @@ class SharedProbe(Probe):
 
     def _term_squares(self, samples: np.ndarray) -> np.ndarray:
         return self._ranks.sum(super()._term_squares(samples))
-
-
-def _evenly(n: int, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Return one of all targets in each of equal parts."""
-    inside = (np.arange(size) + rng.random(size)) * (n / size)
-    return np.minimum(inside.astype(np.int64), n - 1)
