@@ -63,7 +63,8 @@ class FMM(method.FMM):
     Notes
     -----
     An error of one rank that the others do not share ends the run on all of them, with a message;
-    so does an exception that nobody catches.
+    so does an exception that nobody catches. ``sys.exit`` is none: a rank that may leave by it
+    should be run by ``python -m mpi4py script.py``, which ends the others, too.
 
     Examples
     --------
@@ -335,6 +336,7 @@ def _in_words(value: Any) -> str:
     if isinstance(value, Kernel):
         return f"{type(value).__name__}({sorted(vars(value).items())})".replace("\n", " ")
     try:
-        return repr(np.asarray(value).tolist())
+        array = np.asarray(value)
+        return repr((array.astype(float) if array.dtype.kind in "iuf" else array).tolist())
     except (TypeError, ValueError):
         return repr(value).replace("\n", " ")

@@ -21,6 +21,7 @@ from fmm.steps_cpu import HostSteps
 from fmm.tree.curve import SortedPoints
 from fmm.tree.geometry import Batches
 from fmm.tree.sorting import gathered
+from multipoles import indexing
 from multipoles.compiled.jit import get_num_threads
 from multipoles.layout import Tiles
 from multipoles.radial import Kernel
@@ -58,10 +59,28 @@ class OverRanks(HostSteps):
             return super(OverRanks, self).points(sources, targets, None, None)
 
         x, s, batches = agreed(self.ranks, check)
-        dtypes = np.concatenate(self.ranks.gather(np.array([x.itemsize, s.itemsize])[None]))
-        if np.any(dtypes != dtypes[0]):
-            raise TypeError("expected points of one dtype on all ranks, got float32 and float64")
-        return x, s, batches
+        return *self._of_one_dtype(x, s), batches
+
+    def _of_one_dtype(self, x: np.ndarray, s: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return targets and sources, with the dtype of other ranks where there are none.
+
+        Raises
+        ------
+        TypeError
+            On all ranks, if there are two.
+        """
+        arrays = [s] if x is s else [s, x]
+        mine = np.array([array.itemsize if len(array) else 0 for array in arrays])
+        told, found = np.array(self.ranks.gather(mine)), []
+        for array, sizes in zip(arrays, told.T, strict=True):
+            kinds = np.unique(sizes[sizes > 0])
+            if len(kinds) > 1:
+                raise TypeError(
+                    "expected points of one dtype on all ranks, got float32 and float64"
+                )
+            to = f"f{kinds[0]}" if len(kinds) else array.dtype
+            found.append(array if len(array) else array.astype(to))
+        return found[-1], found[0]
 
     def moments(self, moments: Any, n: int | None, dtype: Any) -> tuple[Any, int, bool, np.dtype]:
         """Return moments with channels, their order, whether they had them, and the result's type.
@@ -70,15 +89,23 @@ class OverRanks(HostSteps):
         """
         found = agreed(self.ranks, lambda: super(OverRanks, self).moments(moments, n, dtype))
         packed, source_order, had_channels, kind = found
-        row = [packed.shape[1], source_order, had_channels, packed.itemsize]
-        rows = np.concatenate(self.ranks.gather(np.array(row)[None]))
-        if np.any(rows != rows[0]):
-            rank = int(np.flatnonzero((rows != rows[0]).any(axis=1))[0])
+        row = [packed.shape[1], source_order, had_channels, packed.itemsize, len(packed) > 0]
+        rows = np.array(self.ranks.gather(np.array(row)))
+        # a rank without sources goes by the others
+        saying = np.flatnonzero(rows[:, 4]) if rows[:, 4].any() else np.arange(len(rows))
+        first = rows[saying[0]]
+        others = saying[(rows[saying] != first).any(axis=1)]
+        if len(others):
             raise ValueError(
                 "moments: expected the same channels, order and dtype on all ranks, got "
-                f"{_kind(rows[0])} on rank 0 and {_kind(rows[rank])} on rank {rank}"
+                f"{_kind(first)} on rank {saying[0]} and {_kind(rows[others[0]])} on rank "
+                f"{others[0]}"
             )
-        return packed, source_order, had_channels, kind
+        if len(packed):
+            return packed, source_order, had_channels, kind
+        channels, order, had, size, _ = first.tolist()
+        none = np.zeros((0, channels, indexing.n_components(order)), f"f{size}")
+        return none, order, bool(had), none.dtype if dtype is None else np.result_type(dtype, none)
 
     def number(self, points: Any) -> int:
         """Return how many points there are on all ranks."""
@@ -292,7 +319,7 @@ class SharedSteps(OverRanks):
 
 def _kind(row: np.ndarray) -> str:
     """Return in words what moments are."""
-    channels, order, had, size = row.tolist()
+    channels, order, had, size, _ = row.tolist()
     return f"order {order}, {channels if had else 'no'} channels, float{8 * size}"
 
 
