@@ -32,7 +32,7 @@ RANKS = (2, 4, 8, 16, 32, 64)
 TIMED, LARGE = 200_000, 1_000_000
 ROUNDS = 4
 # ranks, and points of each, whose memory is measured
-HELD = ((1, 1_000_000), (2, 1_000_000), (8, 600_000))
+HELD = ((1, 1_000_000), (2, 1_000_000), (8, 1_000_000))
 CLUSTER = (1, 8, 27, 64, 125, 216, 512, 1000)
 QUANTITIES = ("ghosts", "boxes", "messages", "MB", "top", "MB summed")
 

@@ -28,6 +28,8 @@ from multipoles.radial import Kernel
 
 # parts of the near field between which messages are looked after
 _PARTS = 8
+# points of a rank from which on memory counts more than messages
+_MANY = 100_000
 # points of which the bulk is known
 _SOME = 1000
 
@@ -210,8 +212,15 @@ class OverRanks(HostSteps):
 
     def from_tree(self, geometry: Any, field: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """Return a field on the ranks, and in the order, in which targets were given."""
-        come = scattered(field, geometry.tree.target_permutation, dtype)
-        return geometry.domain.targets.back(come)
+        back, order = geometry.domain.targets, geometry.tree.target_permutation
+        columns = field.reshape(len(field), -1)
+        out = np.empty((len(back.order), columns.shape[1]), dtype)
+        # of many points a column at a time: what is on its way takes as much memory again, twice
+        step = 1 if self.number(field) > _MANY * self.ranks.size else columns.shape[1]
+        for first in range(0, columns.shape[1], step):
+            some = columns[:, first : first + step]
+            out[:, first : first + step] = back.back(scattered(some, order, dtype))
+        return out.reshape(len(out), *field.shape[1:])
 
     def near(self, geometry: Any, moments: Any, order: int, *given: Any) -> Any:
         """Return the near field; None on all ranks if on one points are too close for it."""
