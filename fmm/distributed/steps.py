@@ -213,7 +213,7 @@ class OverRanks(HostSteps):
     def from_tree(self, geometry: Any, field: np.ndarray, dtype: np.dtype) -> np.ndarray:
         """Return a field on the ranks, and in the order, in which targets were given."""
         back, order = geometry.domain.targets, geometry.tree.target_permutation
-        columns = field.reshape(len(field), -1)
+        columns = field.reshape(len(field), field.shape[1] * field.shape[2])
         out = np.empty((len(back.order), columns.shape[1]), dtype)
         # of many points a column at a time: what is on its way takes as much memory again, twice
         step = 1 if self.number(field) > _MANY * self.ranks.size else columns.shape[1]
