@@ -60,7 +60,7 @@ def owned_in_cell(
     known = np.zeros((1, 3)), np.ones(1)
     root_grid = max(grid.counts)
     starts, bits, exchanges, _ = shared_out(
-        ranks, scaled, known, root_grid, smallest * grid.multiple, costs
+        ranks, scaled, float(root_grid), known, root_grid, smallest * grid.multiple, costs
     )
     first = np.repeat(np.arange(n_copies) == 0, len(sources))
     come = [

@@ -19,7 +19,7 @@ from fmm.distributed.ranks import Pending, Ranks
 from fmm.distributed.steps import OverRanks
 from fmm.error.indicators import Boxed, Where
 from fmm.tree.curve import SortedPoints
-from fmm.tree.geometry import Batches, Geometry
+from fmm.tree.geometry import Geometry
 from fmm.tree.sorting import gathered
 from multipoles.lattice import surface
 from multipoles.lattice.options import Lattice, check_neutral
@@ -31,15 +31,12 @@ class SharedCellFarField(SharedFarField, CellFarField):
 
     geometry: SharedCellGeometry
 
-    def _coarsen(self, channels: int, multipoles: np.ndarray) -> None:
-        # images come when the expansions of other ranks are there
-        SharedFarField._coarsen(self, channels, multipoles)
-
     def _merged_rows(self, rows: np.ndarray) -> np.ndarray:
         found: np.ndarray = rows[self.geometry.home_rows]
         return found
 
     def _place(self, rows: np.ndarray, first: np.ndarray) -> None:
+        # images get theirs now, when those of other ranks are there
         rows[:] = first[self.geometry.of_merged]
 
     def _transfer(self, channels: int, multipoles: np.ndarray, locals_: np.ndarray) -> None:
@@ -90,7 +87,6 @@ class SharedCellSteps(OverRanks, CellSteps):
     ) -> None:
         self.ranks = ranks
         CellSteps.__init__(self, lattice, kernel, tolerance, exponent)
-        self._made: tuple[Any, Any, tuple[int, float], OwnedInCell] | None = None
 
     corners = CellSteps.corners
     typical_extent = CellSteps.typical_extent
@@ -109,12 +105,6 @@ class SharedCellSteps(OverRanks, CellSteps):
         return partial(SharedCellProbe, exact=self._exact)
 
     # --- tree -------------------------------------------------------------------------------------
-
-    def sort(
-        self, targets: np.ndarray, sources: np.ndarray, batches: Batches, root_grid: int = 1
-    ) -> SortedPoints:
-        """Return the points that this rank is to own, see `CellSteps.sort`."""
-        return self._owned(targets, sources, root_grid, 0.0).points
 
     def geometry(
         self,
@@ -143,17 +133,12 @@ class SharedCellSteps(OverRanks, CellSteps):
         given = domain, self._placed_here, grid, points, s, x, leaf_size, least, smallest
         return SharedCellGeometry(*given)
 
-    def _owned(
-        self, targets: np.ndarray, sources: np.ndarray, multiple: int, smallest: float
+    def _made_owned(
+        self, targets: np.ndarray, sources: np.ndarray, root_grid: int, smallest: float
     ) -> OwnedInCell:
-        """Return points on the ranks that own them: those of the last call, if they are."""
-        last, key = self._made, (multiple, smallest)
-        if last is None or last[0] is not targets or last[1] is not sources or last[2] != key:
-            ends = extremes(self.ranks, self.cell, targets, sources)
-            grid = grid_of(self.cell, *ends).finer(multiple)
-            made = owned_in_cell(self.ranks, grid, targets, sources, smallest, self.weights)
-            last = self._made = targets, sources, key, made
-        return last[3]
+        ends = extremes(self.ranks, self.cell, targets, sources)
+        grid = grid_of(self.cell, *ends).finer(root_grid)
+        return owned_in_cell(self.ranks, grid, targets, sources, smallest, self.weights)
 
     # --- evaluation -------------------------------------------------------------------------------
 

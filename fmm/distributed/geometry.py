@@ -32,6 +32,7 @@ class SomePairs(NamedTuple):
 class Numbers(NamedTuple):
     """Numbers of all ranks together, by which all decide alike."""
 
+    translations: np.ndarray
     near_pairs: int
     mixed: int
     leaves: int
@@ -40,7 +41,6 @@ class Numbers(NamedTuple):
     sources: int
     far: int
     """Ranks with any far field."""
-    translations: np.ndarray
 
 
 class Foreign(Geometry):
@@ -73,7 +73,7 @@ class Foreign(Geometry):
 
     def _link_sources(self, home: Tree, needed: np.ndarray) -> np.ndarray:
         """Append sources of some boxes of others; return the ranges of all merged boxes."""
-        ranges = self._own_ranges(home)
+        ranges = self._own_source_ranges.copy()
         needed = needed[self.merged.own[needed] < 0]
         link, boxes, counts = sources_link(self.domain, self.merged, needed, home.source_range)
         ends = self.n_own + np.cumsum(counts)
@@ -196,17 +196,15 @@ class Foreign(Geometry):
     def _count(self) -> None:
         """Work out the numbers of all ranks together; all do when they make a geometry."""
         base: Any = super()
-        own = np.count_nonzero(self.is_own)
-        leaves = np.count_nonzero(self.is_own & (self.tree.n_children == 0))
+        is_own = self.is_own
+        is_leaf = is_own & (self.tree.n_children == 0)
         counts = [
-            base.n_near_pairs, base.n_mixed, leaves, own, len(self.targets), self.n_own,
-            base.has_far_field,
+            base.n_near_pairs, base.n_mixed, is_leaf.sum(), is_own.sum(), len(self.targets),
+            self.n_own, base.has_far_field,
         ]  # fmt: skip
         found = self.domain.ranks.sum(np.append(counts, base.translations).astype(np.int64))
-        near, mixed, all_leaves, boxes, targets, sources, far = found[:7].tolist()
-        numbers = near, mixed, all_leaves, boxes, targets, sources, far
-        self.numbers = Numbers(*numbers, found[7:])
-        edges = self.tree.edge[self.is_own & (self.tree.n_children == 0)]
+        self.numbers = Numbers(found[7:], *found[:7].tolist())
+        edges = self.tree.edge[is_leaf]
         ends = np.array([-edges.min(initial=np.inf), edges.max(initial=0.0)])
         smallest, largest = self.domain.ranks.largest(ends)
         self._leaf_edges = float(-smallest), float(largest)
@@ -363,7 +361,7 @@ class SharedGeometry(Foreign):
 
     def direct(self) -> Geometry:
         """Return the same points, all pairs of which are summed directly: every rank has all."""
-        own = self.targets if self.same else self.sources[: self.n_own]
+        own = self.targets if self.same else self.own_sources
         given = self.domain, self._place, self.sorted_points, own, self.targets
         return AllPairs(*given, max(*self.everywhere, 1), self.least, self.smallest)
 
@@ -386,7 +384,7 @@ class SharedGeometry(Foreign):
             return self
         if self._other is None:
             given = self.domain.transposed(), self._place, self.sorted_points.transposed()
-            own = self.targets, self.sources[: self.n_own]
+            own = self.targets, self.own_sources
             self._other = type(self)(*given, *own, self.leaf_size, self.least, self.smallest)
             self._other._other = self
         return self._other

@@ -117,7 +117,7 @@ class Domain:
 
     def owners(self, keys: np.ndarray) -> np.ndarray:
         """Return the ranks in whose stretches keys lie."""
-        return np.searchsorted(self.bounds[1:-1], keys, side="right")
+        return owners_of(self.bounds, keys)
 
     def is_shared(self, anchor: np.ndarray, level: int | np.ndarray) -> np.ndarray:
         """Tell which boxes reach beyond the stretch of this rank."""
@@ -127,16 +127,12 @@ class Domain:
         return shared
 
     def users(self, anchor: np.ndarray, level: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return which boxes of a level other ranks may ask for, and which ranks (n, n_ranks).
+        """Return which boxes of a level below the roots others may ask for, and who (n, n_ranks).
 
         Those of ranks whose stretches meet the parent of the box, or a box next to it, or an image
         of one.
         """
         size, own = self.ranks.size, self.ranks.rank
-        if level == 0:
-            every = np.broadcast_to(self.has_targets, (len(anchor), size)).copy()
-            every[:, own] = False
-            return np.arange(len(anchor)), every
         around = np.stack(np.meshgrid(*[(-1, 0, 1)] * 3, indexing="ij"), -1).reshape(-1, 3)
         places = (anchor >> 1)[:, None] + around
         most, periods = (np.left_shift(n, level - 1) for n in (self.counts, self.periods))
@@ -164,6 +160,11 @@ def _spread(i: np.ndarray) -> np.ndarray:
     ):  # fmt: skip
         i = (i | i << shift) & mask
     return i
+
+
+def owners_of(bounds: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Return the ranks in whose stretches, which begin at `bounds`, keys lie."""
+    return np.searchsorted(bounds[1:-1], keys, side="right")
 
 
 # --- where stretches begin ------------------------------------------------------------------------
@@ -225,9 +226,7 @@ def bounds_of(
     return np.concatenate([[0], np.maximum.accumulate(best), [_END]])
 
 
-def deepest_level(
-    points: SortedPoints, halvings: np.ndarray, low: np.ndarray, high: np.ndarray
-) -> int:
+def deepest_level(points: SortedPoints, halvings: np.ndarray, far: float) -> int:
     """Return the finest level whose boxes can be parted wherever they lie.
 
     Parameters
@@ -236,10 +235,10 @@ def deepest_level(
         What is known of the keys.
     halvings : ndarray
         See `fmm.tree.build.most_halvings`.
-    low, high : ndarray
-        Corners of all points.
+    far : float
+        Largest coordinate of all points.
     """
-    digit, far = float(last_digit(points.edge)[0]), np.abs([low, high]).max(initial=0.0)
+    digit = float(last_digit(points.edge)[0])
     # centres of children are multiples of their last digit (`fmm.tree.build.are_numbers`)
     room = 0.25 * digit / ((far + 2 * points.root_grid * float(points.edge[0])) * 2.0**-53)
     possible = int(np.floor(np.log2(room))) - 1 if np.isfinite(room) and room > 0 else points.bits

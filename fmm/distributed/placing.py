@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fmm.distributed.partition import Domain, Exchange, bounds_of, deepest_level
+from fmm.distributed.partition import Domain, Exchange, bounds_of, deepest_level, owners_of
 from fmm.distributed.ranks import Ranks
 from fmm.tree.build import most_halvings
 from fmm.tree.curve import SortedPoints, bits_of, bounds, roots, sort_points
@@ -57,11 +57,10 @@ def owned(
     same = targets is sources
     kinds = [sources] if same else [sources, targets]
     low, high = corners(ranks, *kinds)
-    bits = bits_of(1, root_grid)
     low, high = np.where(low > high, 0.0, low), np.where(low > high, 0.0, high)
-    known = roots(low[None], high[None], root_grid, bits)
-    starts, bits, exchanges, deepest = shared_out(
-        ranks, kinds, known, root_grid, smallest,
+    known = roots(low[None], high[None], root_grid, bits_of(1, root_grid))
+    starts, _, exchanges, deepest = shared_out(
+        ranks, kinds, float(np.abs([low, high]).max()), known, root_grid, smallest,
         None if weights is None else [weights[1], weights[0]][: len(kinds)],
     )  # fmt: skip
     come = [exchange.forth(array) for exchange, array in zip(exchanges, kinds, strict=True)]
@@ -74,6 +73,7 @@ def owned(
 def shared_out(
     ranks: Ranks,
     kinds: list[np.ndarray],
+    far: float,
     known: tuple[np.ndarray, np.ndarray],
     root_grid: int,
     smallest: float,
@@ -85,6 +85,8 @@ def shared_out(
     ----------
     kinds : list of ndarray, shape (n, 3)
         Sources, and targets if they are others.
+    far : float
+        Largest of their coordinates on all ranks.
     known : pair of ndarray
         Origin and edge of root boxes.
     costs : list of ndarray, optional
@@ -92,11 +94,11 @@ def shared_out(
     """
     bits, empty = bits_of(1, root_grid), np.empty((1, 0), np.int64)
     like = SortedPoints(empty, empty, empty, empty, bits, root_grid, *known)
-    deepest = deepest_level(like, most_halvings(like, smallest), *corners(ranks, *kinds))
+    deepest = deepest_level(like, most_halvings(like, smallest), far)
     keys = [_keys(array, known, root_grid, bits) for array in kinds]
     costs = [np.ones(len(k)) for k in keys] if costs is None else costs
     starts = _bounds(ranks, keys, costs, bits, root_grid, deepest)
-    return starts, bits, [Exchange.of(ranks, _owners(starts, k)) for k in keys], deepest
+    return starts, bits, [Exchange.of(ranks, owners_of(starts, k)) for k in keys], deepest
 
 
 def _keys(
@@ -120,10 +122,6 @@ def _bounds(
     together, cost = np.concatenate(keys), np.concatenate(costs)
     order = np.argsort(together, kind="stable")
     return bounds_of(ranks, together[order], cost[order], bits, root_grid**3, deepest)
-
-
-def _owners(starts: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    return np.searchsorted(starts[1:-1], keys, side="right")
 
 
 def _domain(

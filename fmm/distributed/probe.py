@@ -72,10 +72,7 @@ class SharedProbe(Probe):
 
     def _sample(self, field: np.ndarray) -> np.ndarray:
         """Return a field at some targets, evenly."""
-        some = super()._sample(field)
-        return np.concatenate(
-            self._ranks.gather(np.abs(some).max(axis=0, keepdims=True, initial=0))
-        )
+        return self._largest(super()._sample(field))
 
     def _largest(self, field: np.ndarray) -> np.ndarray:
         """Return a field that has the largest numbers of this one."""

@@ -170,6 +170,31 @@ class OverRanks(HostSteps):
         """Return boxes and crowding of each level, of the points of all ranks."""
         return occupancy(self.ranks, points)
 
+    def sort(
+        self, targets: np.ndarray, sources: np.ndarray, batches: Batches, root_grid: int = 1
+    ) -> SortedPoints:
+        """Return the points that this rank is to own, along the Morton curve."""
+        points: SortedPoints = self._owned(targets, sources, root_grid, 0.0).points
+        return points
+
+    def _owned(
+        self, targets: np.ndarray, sources: np.ndarray, root_grid: int, smallest: float
+    ) -> Any:
+        """Return points on the ranks that own them: those of the last call, if they are."""
+        kept, key = self._kept, (root_grid, smallest)
+        if kept is None or kept[0] is not targets or kept[1] is not sources or kept[2] != key:
+            made = self._made_owned(targets, sources, *key)
+            kept = self._kept = targets, sources, key, made
+        return kept[3]
+
+    _kept: tuple[Any, Any, tuple[int, float], Any] | None = None
+
+    def _made_owned(
+        self, targets: np.ndarray, sources: np.ndarray, root_grid: int, smallest: float
+    ) -> Any:
+        """Share points out anew."""
+        raise NotImplementedError
+
     # --- evaluation -------------------------------------------------------------------------------
 
     def to_tree(self, geometry: Any, moments: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -216,7 +241,7 @@ class OverRanks(HostSteps):
         columns = field.reshape(len(field), field.shape[1] * field.shape[2])
         out = np.empty((len(back.order), columns.shape[1]), dtype)
         # of many points a column at a time: what is on its way takes as much memory again, twice
-        step = 1 if self.number(field) > _MANY * self.ranks.size else columns.shape[1]
+        step = 1 if geometry.everywhere[0] > _MANY * self.ranks.size else columns.shape[1]
         for first in range(0, columns.shape[1], step):
             some = columns[:, first : first + step]
             out[:, first : first + step] = back.back(scattered(some, order, dtype))
@@ -273,28 +298,16 @@ class SharedSteps(OverRanks):
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
-        self._last: tuple[Any, Any, tuple[int, float], placing.Owned] | None = None
 
     @property
     def probe(self) -> Any:
         """What samples the field at some targets of all ranks and measures errors there."""
         return SharedProbe
 
-    def sort(
-        self, targets: np.ndarray, sources: np.ndarray, batches: Batches, root_grid: int = 1
-    ) -> SortedPoints:
-        """Return the points that this rank is to own, along the Morton curve."""
-        return self._owned(targets, sources, root_grid, 0.0).points
-
-    def _owned(
+    def _made_owned(
         self, targets: np.ndarray, sources: np.ndarray, root_grid: int, smallest: float
     ) -> placing.Owned:
-        """Return points on the ranks that own them: those of the last call, if they are."""
-        last, key = self._last, (root_grid, smallest)
-        if last is None or last[0] is not targets or last[1] is not sources or last[2] != key:
-            made = placing.owned(self.ranks, targets, sources, root_grid, smallest, self.weights)
-            last = self._last = targets, sources, key, made
-        return last[3]
+        return placing.owned(self.ranks, targets, sources, root_grid, smallest, self.weights)
 
     def geometry(
         self,
