@@ -147,18 +147,9 @@ class SharedCellGeometry(Foreign, CellGeometry):
         given = self.domain, self._place, self.grid, points, own, targets
         return SharedCellGeometry(*given, leaf_size, least, self.smallest)
 
-    @property
-    def transposed(self) -> "SharedCellGeometry":
-        """The same cell with targets and sources exchanged."""
-        if self.same:
-            return self
-        if self._other is None:
-            targets, sources = self.domain.given
-            self._other = self._moved(sources, targets)
-            self._other._other = self
-        return self._other
-
-    _other: "SharedCellGeometry | None" = None
+    def _exchanged(self) -> "SharedCellGeometry":
+        targets, sources = self.domain.given
+        return self._moved(sources, targets)
 
     def moved(
         self, targets: np.ndarray, sources: np.ndarray, batches: Batches

@@ -307,6 +307,22 @@ class Foreign(Geometry):
         wide = sources.astype(np.float64, copy=False)
         return wide if targets is sources else targets.astype(np.float64, copy=False), wide
 
+    @property
+    def transposed(self) -> Any:  # a geometry of the same kind
+        """The same points with targets and sources exchanged."""
+        if self.same:
+            return self
+        if self._other is None:
+            self._other = self._exchanged()
+            self._other._other = self
+        return self._other
+
+    _other: "Foreign | None" = None
+
+    def _exchanged(self) -> "Foreign":
+        """Make the geometry of exchanged points."""
+        raise NotImplementedError
+
 
 class SharedGeometry(Foreign):
     """Points of one rank in free space.
@@ -377,19 +393,10 @@ class SharedGeometry(Foreign):
         given = self.domain, self._place, points, own, targets
         return SharedGeometry(*given, leaf_size, least, self.smallest)
 
-    @property
-    def transposed(self) -> "SharedGeometry":
-        """The same points with targets and sources exchanged."""
-        if self.same:
-            return self
-        if self._other is None:
-            given = self.domain.transposed(), self._place, self.sorted_points.transposed()
-            own = self.targets, self.own_sources
-            self._other = type(self)(*given, *own, self.leaf_size, self.least, self.smallest)
-            self._other._other = self
-        return self._other
-
-    _other: "SharedGeometry | None" = None
+    def _exchanged(self) -> "SharedGeometry":
+        given = self.domain.transposed(), self._place, self.sorted_points.transposed()
+        own = self.targets, self.own_sources
+        return type(self)(*given, *own, self.leaf_size, self.least, self.smallest)
 
     def moved(self, targets: np.ndarray, sources: np.ndarray, batches: Batches) -> "SharedGeometry":
         """Return other points in a tree of the same kind, shared out anew."""
